@@ -1,0 +1,123 @@
+//! Why a job did not succeed: one enum, a stable code for each reason, and the class that decides what
+//! happens next.
+
+use serde::{Deserialize, Serialize};
+
+/// What the worker does with a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorClass {
+    /// The request, its input or the configured model is wrong: fail at once and say what to change.
+    Invalid,
+    /// Something around the job broke for now: try again later, here or elsewhere.
+    Transient,
+    /// This device or process can no longer be trusted: try again elsewhere and restart.
+    Device,
+    /// Somebody asked for the job to stop.
+    Cancelled,
+}
+
+/// The reason that an attempt ended without a result.
+///
+/// `Display` is written for the person who submitted the job: what was wrong, where, and what would be right.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum JobError {
+    #[error("{field}: {reason}")]
+    InvalidRequest { field: String, reason: String },
+    #[error("{input}: {reason}")]
+    InvalidImage { input: String, reason: String },
+    #[error("{input}: {reason}")]
+    ImageTooLarge { input: String, reason: String },
+    #[error("{input}: not found; check the path or address")]
+    InputNotFound { input: String },
+    #[error("{input}: {reason}")]
+    InputForbidden { input: String, reason: String },
+    #[error("model {model}: {reason}")]
+    ModelNotFound { model: String, reason: String },
+    #[error("model {model}: {reason}")]
+    ModelInvalid { model: String, reason: String },
+    #[error("model {model} does not fit: {reason}")]
+    ModelTooLarge { model: String, reason: String },
+    #[error("model {model} could not be downloaded: {reason}")]
+    Download { model: String, reason: String },
+    #[error("the latents became NaN or infinite at step {step}; no picture was written")]
+    NonFinite { step: usize },
+    #[error("{path}: no space left on the device; free some and try again")]
+    DiskFull { path: String },
+    #[error("{path}: {reason}")]
+    Storage { path: String, reason: String },
+    #[error("job database: {reason}")]
+    Database { reason: String },
+    #[error("device {device}: {reason}")]
+    Device { device: String, reason: String },
+    #[error("device {device} is out of memory: {reason}")]
+    OutOfMemory { device: String, reason: String },
+    #[error("quarantined after {attempts} attempts; the last one ended with: {last}")]
+    AttemptsExhausted { attempts: u32, last: String },
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl JobError {
+    /// A name that programs may match on; it never changes for a given reason.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest { .. } => "invalid_request",
+            Self::InvalidImage { .. } => "invalid_image",
+            Self::ImageTooLarge { .. } => "image_too_large",
+            Self::InputNotFound { .. } => "input_not_found",
+            Self::InputForbidden { .. } => "input_forbidden",
+            Self::ModelNotFound { .. } => "model_not_found",
+            Self::ModelInvalid { .. } => "model_invalid",
+            Self::ModelTooLarge { .. } => "model_too_large",
+            Self::Download { .. } => "download",
+            Self::NonFinite { .. } => "non_finite",
+            Self::DiskFull { .. } => "disk_full",
+            Self::Storage { .. } => "storage",
+            Self::Database { .. } => "database",
+            Self::Device { .. } => "device",
+            Self::OutOfMemory { .. } => "out_of_memory",
+            Self::AttemptsExhausted { .. } => "attempts_exhausted",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Decides between failing, retrying and restarting. Exhaustive on purpose: a new reason must choose.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::InvalidRequest { .. }
+            | Self::InvalidImage { .. }
+            | Self::ImageTooLarge { .. }
+            | Self::InputNotFound { .. }
+            | Self::InputForbidden { .. }
+            | Self::ModelNotFound { .. }
+            | Self::ModelInvalid { .. }
+            | Self::ModelTooLarge { .. }
+            | Self::NonFinite { .. }
+            | Self::AttemptsExhausted { .. } => ErrorClass::Invalid,
+            Self::Download { .. } | Self::DiskFull { .. } | Self::Storage { .. } | Self::Database { .. } => {
+                ErrorClass::Transient
+            }
+            Self::Device { .. } | Self::OutOfMemory { .. } => ErrorClass::Device,
+            Self::Cancelled => ErrorClass::Cancelled,
+        }
+    }
+
+    pub fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::InvalidRequest { field: field.into(), reason: reason.into() }
+    }
+}
+
+/// The form in which an error stands in the job row, in events and in `--json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorRecord {
+    pub code: String,
+    pub class: ErrorClass,
+    pub message: String,
+}
+
+impl From<&JobError> for ErrorRecord {
+    fn from(error: &JobError) -> Self {
+        Self { code: error.code().to_owned(), class: error.class(), message: error.to_string() }
+    }
+}

@@ -1,0 +1,54 @@
+//! Identities: a job's id, and the epoch that fences its attempts.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::JobError;
+
+/// A job's name: a UUID, time-ordered (version 7) when made here, any version when a submitter brings its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(Uuid);
+
+impl JobId {
+    #[expect(clippy::new_without_default, reason = "every call gives another id")]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The seed of a job that names none: a function of the id, so that a retry draws the same noise.
+    pub fn default_seed(&self) -> u64 {
+        let digest = Sha256::digest(self.0.as_bytes());
+        u64::from(u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]]))
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = JobError;
+
+    fn from_str(text: &str) -> Result<Self, JobError> {
+        Uuid::parse_str(text).map(Self).map_err(|_| {
+            JobError::invalid("id", format!("`{text}` is not a UUID such as 018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21"))
+        })
+    }
+}
+
+/// Raised by every claim of a job. A write that carries an older epoch than the row's loses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub i64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,80 @@
+//! The manifest: published last, it names every file of a result and how it came to be.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Epoch, JobId, JobRequest, Stage};
+
+/// `manifest.json`. A reader that finds it finds every file it names, whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub version: u32,
+    pub job: JobId,
+    pub epoch: Epoch,
+    pub attempt: u32,
+    /// acetate's own version.
+    pub generator: String,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    pub request: JobRequest,
+    /// The seed that was used, also where the request named none.
+    pub seed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caption: Option<Caption>,
+    pub models: Vec<ModelRecord>,
+    /// The device, its number format and the attention kernel that ran.
+    pub device: String,
+    pub files: Vec<FileEntry>,
+    /// Things worth knowing about the inputs or the run: a profile that was converted, a first frame that was taken.
+    pub notes: Vec<String>,
+    pub timings: Vec<StageTiming>,
+}
+
+/// The description that the text encoder wrote because the prompt was empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caption {
+    pub text: String,
+    pub tokens: u32,
+}
+
+/// A checkpoint that took part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// The pipeline class of `model_index.json`, for instance `QwenImageLayeredPipeline`.
+    pub pipeline: String,
+    /// The hub id or the folder.
+    pub id: String,
+    /// The commit of a hub snapshot; absent for a plain folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+}
+
+/// What a file is in the picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerRole {
+    /// `layer-00.png`: the whole picture as the model regenerates it.
+    Regenerated,
+    /// `layer-01.png` and on, back to front.
+    Layer,
+    /// A layer after its edit, in a workflow.
+    EditedLayer,
+    Edited,
+    Composite,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    pub name: String,
+    pub role: LayerRole,
+    pub width: u32,
+    pub height: u32,
+    /// Bytes.
+    pub size: u64,
+    pub sha256: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageTiming {
+    pub stage: Stage,
+    pub seconds: f64,
+}

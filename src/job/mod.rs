@@ -1,0 +1,15 @@
+//! The vocabulary of a job: what is asked for, how it is named, what states it goes through. No I/O.
+
+mod error;
+mod id;
+mod manifest;
+mod params;
+mod request;
+mod state;
+
+pub use error::{ErrorClass, ErrorRecord, JobError};
+pub use id::{Epoch, JobId};
+pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, StageTiming};
+pub use params::{CompositeParams, DecomposeParams, EditParams, LayerEdit, OutputSize, Sampling, WorkflowParams};
+pub use request::{InputRef, JobKind, JobRequest, Output, Task};
+pub use state::{JobState, Progress, Stage};

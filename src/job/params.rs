@@ -1,0 +1,235 @@
+//! Parameters, one struct for each kind of job, with their defaults and bounds.
+//!
+//! The names are diffusers' own where it has one; bounds are checked once, here, for every way in.
+
+use serde::{Deserialize, Serialize};
+
+use super::JobError;
+
+/// What both pipelines share, as the pipelines take it. Defaults are those of the reference, except that guidance
+/// is on.
+///
+/// The request carries these names beside the others of its kind; serde's `flatten` would let misspelt fields pass.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// Denoise steps.
+    pub steps: u32,
+    /// Guidance scale; 1 or less switches guidance (and the second forward pass) off.
+    pub cfg_scale: f64,
+    /// Seed of the initial noise, as `torch.Generator("cpu").manual_seed`. Absent: derived from the job's id.
+    pub seed: Option<u64>,
+    /// What the picture should not be; a single blank still guides.
+    pub negative_prompt: String,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { steps: 50, cfg_scale: 4.0, seed: None, negative_prompt: " ".to_owned() }
+    }
+}
+
+/// Decompose: one picture -> `layers` RGBA layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DecomposeParams {
+    /// A description of the whole picture; empty: the text encoder writes one.
+    pub prompt: String,
+    /// Number of layers, 2 to 10.
+    pub layers: u32,
+    /// Side of the square whose area the model works at, in pixels; a checkpoint names those that it was made for.
+    pub resolution: u32,
+    /// Rescale the guided prediction of each token to the norm of the unguided one.
+    pub cfg_normalize: bool,
+    /// See [`Sampling`].
+    pub steps: u32,
+    pub cfg_scale: f64,
+    pub seed: Option<u64>,
+    pub negative_prompt: String,
+}
+
+impl Default for DecomposeParams {
+    fn default() -> Self {
+        let Sampling { steps, cfg_scale, seed, negative_prompt } = Sampling::default();
+        Self {
+            prompt: String::new(),
+            layers: 4,
+            resolution: 640,
+            cfg_normalize: true,
+            steps,
+            cfg_scale,
+            seed,
+            negative_prompt,
+        }
+    }
+}
+
+/// What size an edited picture has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputSize {
+    /// The last input's own size, with its own alpha untouched.
+    #[default]
+    Source,
+    /// The size that the model works at; alpha is resized to it (Lanczos).
+    Model,
+}
+
+/// Edit: one to three pictures and an instruction -> one picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EditParams {
+    pub instruction: String,
+    pub output_size: OutputSize,
+    /// See [`Sampling`].
+    pub steps: u32,
+    pub cfg_scale: f64,
+    pub seed: Option<u64>,
+    pub negative_prompt: String,
+}
+
+/// Composite: layers, back to front -> one picture. It has no parameters yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompositeParams {}
+
+/// Workflow: decompose, then edit some of the layers, then composite.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkflowParams {
+    pub decompose: DecomposeParams,
+    pub edits: Vec<LayerEdit>,
+}
+
+/// One edit of a workflow: `layer` counts as the files do, 1 is the rearmost; the rest is as in [`EditParams`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerEdit {
+    pub layer: u32,
+    pub instruction: String,
+    #[serde(default = "default_steps")]
+    pub steps: u32,
+    #[serde(default = "default_cfg_scale")]
+    pub cfg_scale: f64,
+    #[serde(default)]
+    pub seed: Option<u64>,
+    #[serde(default = "default_negative_prompt")]
+    pub negative_prompt: String,
+}
+
+fn default_steps() -> u32 {
+    Sampling::default().steps
+}
+
+fn default_cfg_scale() -> f64 {
+    Sampling::default().cfg_scale
+}
+
+fn default_negative_prompt() -> String {
+    Sampling::default().negative_prompt
+}
+
+impl Default for EditParams {
+    fn default() -> Self {
+        let Sampling { steps, cfg_scale, seed, negative_prompt } = Sampling::default();
+        Self { instruction: String::new(), output_size: OutputSize::default(), steps, cfg_scale, seed, negative_prompt }
+    }
+}
+
+impl LayerEdit {
+    /// A layer goes back into its picture, so it keeps its own size and alpha.
+    pub fn params(&self) -> EditParams {
+        EditParams {
+            instruction: self.instruction.clone(),
+            output_size: OutputSize::Source,
+            steps: self.steps,
+            cfg_scale: self.cfg_scale,
+            seed: self.seed,
+            negative_prompt: self.negative_prompt.clone(),
+        }
+    }
+}
+
+impl Sampling {
+    fn validate(&self, at: &str) -> Result<(), JobError> {
+        let field = |name: &str| format!("{at}.{name}");
+        if !(1..=1000).contains(&self.steps) {
+            return Err(JobError::invalid(field("steps"), format!("{} is not between 1 and 1000", self.steps)));
+        }
+        if !self.cfg_scale.is_finite() || !(0.0..=100.0).contains(&self.cfg_scale) {
+            return Err(JobError::invalid(
+                field("cfg_scale"),
+                format!("{} is not a number between 0 and 100; 4 is usual, 1 switches guidance off", self.cfg_scale),
+            ));
+        }
+        if self.seed.is_some_and(|seed| seed > i64::MAX as u64) {
+            return Err(JobError::invalid(field("seed"), format!("a seed is between 0 and {}", i64::MAX)));
+        }
+        Ok(())
+    }
+}
+
+impl DecomposeParams {
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            steps: self.steps,
+            cfg_scale: self.cfg_scale,
+            seed: self.seed,
+            negative_prompt: self.negative_prompt.clone(),
+        }
+    }
+
+    pub(super) fn validate(&self, at: &str) -> Result<(), JobError> {
+        if !(2..=10).contains(&self.layers) {
+            return Err(JobError::invalid(format!("{at}.layers"), format!("{} is not between 2 and 10", self.layers)));
+        }
+        // Which resolutions a checkpoint takes is the checkpoint's to say; this only keeps the arithmetic sane.
+        if self.resolution < 32 || self.resolution > 4096 || !self.resolution.is_multiple_of(32) {
+            return Err(JobError::invalid(
+                format!("{at}.resolution"),
+                format!(
+                    "{} is not a multiple of 32 from 32 to 4096; the full model takes 640 and 1024",
+                    self.resolution
+                ),
+            ));
+        }
+        self.sampling().validate(at)
+    }
+}
+
+impl EditParams {
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            steps: self.steps,
+            cfg_scale: self.cfg_scale,
+            seed: self.seed,
+            negative_prompt: self.negative_prompt.clone(),
+        }
+    }
+
+    pub(super) fn validate(&self, at: &str) -> Result<(), JobError> {
+        if self.instruction.trim().is_empty() {
+            return Err(JobError::invalid(
+                format!("{at}.instruction"),
+                "is empty; say what to change, for instance \"Change the color to blue\"",
+            ));
+        }
+        self.sampling().validate(at)
+    }
+}
+
+impl WorkflowParams {
+    pub(super) fn validate(&self, at: &str) -> Result<(), JobError> {
+        self.decompose.validate(&format!("{at}.decompose"))?;
+        for (index, edit) in self.edits.iter().enumerate() {
+            let at = format!("{at}.edits[{index}]");
+            if edit.layer == 0 || edit.layer > self.decompose.layers {
+                return Err(JobError::invalid(
+                    format!("{at}.layer"),
+                    format!("{} is not between 1 and {}, the number of layers", edit.layer, self.decompose.layers),
+                ));
+            }
+            edit.params().validate(&at)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! The engine: one operating-system thread owns the device and the models.
+//!
+//! Commands go in through a bounded channel, one at a time; progress and cancel travel beside them. Nothing else
+//! touches the device, and no model call ever runs on a thread of the async runtime.
+
+mod resident;
+mod thread;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ::image::RgbaImage;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    hub::{HubConfig, ModelRef},
+    job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, Stage, StageTiming},
+};
+
+/// How the engine is set up; read by `config`, changed by flags.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The checkpoint that takes pictures apart.
+    pub model: Option<ModelRef>,
+    /// The checkpoint that edits.
+    pub edit_model: Option<ModelRef>,
+    /// Load the edit model at start instead of at its first use.
+    pub load_edit_model: bool,
+    pub device: DeviceChoice,
+    pub dtype: DTypeChoice,
+    pub hub: HubConfig,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    Cpu,
+    Cuda(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DTypeChoice {
+    F32,
+    Bf16,
+}
+
+/// One call of one pipeline.
+#[derive(Debug)]
+pub enum Work {
+    Decompose { image: RgbaImage, params: DecomposeParams, seed: u64 },
+    /// One to three pictures; the last one gives the output its shape and its alpha.
+    Edit { images: Vec<RgbaImage>, params: EditParams, seed: u64 },
+}
+
+/// What a call made.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Decompose: the regenerated composite, then the layers back to front. Edit: one picture.
+    pub images: Vec<RgbaImage>,
+    pub caption: Option<Caption>,
+    pub model: ModelRecord,
+    /// Device, number format and attention kernel.
+    pub device: String,
+    pub timings: Vec<StageTiming>,
+}
+
+/// Set from outside, read between steps.
+#[derive(Debug, Clone, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Told `(stage, step, steps)` as the work goes on; called on the engine's thread, so it must be quick.
+pub type ProgressFn = Box<dyn FnMut(Stage, u32, u32) + Send>;
+
+/// Which checkpoints are in memory, for `/readyz`, metrics and the seed's `edit-status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resident {
+    pub decompose: Option<String>,
+    pub edit: Option<String>,
+}
+
+/// The handle; clones share the thread, which ends when the last one is dropped.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    commands: mpsc::Sender<Command>,
+    resident: watch::Receiver<Resident>,
+}
+
+enum Command {
+    Run { work: Work, cancel: CancelToken, progress: ProgressFn, reply: oneshot::Sender<Result<Outcome, JobError>> },
+    LoadEdit { progress: ProgressFn, cancel: CancelToken, reply: oneshot::Sender<Result<(), JobError>> },
+}
+
+impl Engine {
+    /// Starts the thread. Opening the device happens there, so a missing GPU is reported by the first call.
+    pub fn start(config: EngineConfig) -> Result<Self, JobError> {
+        let (commands, inbox) = mpsc::channel(1);
+        let (tell_resident, resident) = watch::channel(Resident::default());
+        std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || thread::run(config, inbox, tell_resident))
+            .map_err(|error| JobError::Device { device: "engine".to_owned(), reason: error.to_string() })?;
+        Ok(Self { commands, resident })
+    }
+
+    /// Runs one call; waits for its turn. Dropping the future does not stop the work: cancel does.
+    pub async fn run(&self, work: Work, cancel: CancelToken, progress: ProgressFn) -> Result<Outcome, JobError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Run { work, cancel, progress, reply }).await?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Loads the edit model now, downloading it if need be.
+    pub async fn load_edit_model(&self, cancel: CancelToken, progress: ProgressFn) -> Result<(), JobError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::LoadEdit { progress, cancel, reply }).await?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    pub fn resident(&self) -> watch::Receiver<Resident> {
+        self.resident.clone()
+    }
+
+    async fn send(&self, command: Command) -> Result<(), JobError> {
+        self.commands.send(command).await.map_err(|_| gone())
+    }
+}
+
+fn gone() -> JobError {
+    JobError::Device {
+        device: "engine".to_owned(),
+        reason: "its thread has ended; restart the process, the job will be tried again".to_owned(),
+    }
+}
+

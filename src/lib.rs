@@ -1,1 +1,3 @@
 pub mod job;
+pub mod models;
+pub mod nn;

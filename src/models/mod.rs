@@ -1,0 +1,5 @@
+//! The models, named and ordered like the checkpoint: `text_encoder/`, `transformer/`, `vae/`.
+
+pub mod weights;
+
+pub use weights::{ModelError, Weights};

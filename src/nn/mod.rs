@@ -1,0 +1,20 @@
+//! Building blocks of the models: each picks its kernel by device and number format, in one place.
+//!
+//! On the CPU in float32 the hot ones are written here (one pass over memory, vector instructions chosen at run
+//! time, matrix products by the `gemm` crate); everywhere else they are plain candle expressions.
+
+mod activation;
+mod attention;
+mod conv;
+mod cpu;
+mod gemm;
+mod linear;
+mod norm;
+mod rope;
+
+pub use activation::{gelu_tanh, silu, swiglu};
+pub use attention::{Mask, attention, attention_kernel};
+pub use conv::{Conv2d, Padding, upsample_nearest_2x};
+pub use linear::Linear;
+pub use norm::{RmsNorm, gated_add, layer_norm_modulate, rms_normalize_silu};
+pub use rope::{Rotation, qk_norm_rope, rotate_half};

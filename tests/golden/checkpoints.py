@@ -49,14 +49,13 @@ SMALL = Size()
 
 # What the weights of a part are multiplied with, tuned until every path moves the picture: see sensitivity.json.
 TRANSFORMER_GAINS = [
-    (r"norm_added_[qk]\.weight", 3.0),
-    (r"norm_[qk]\.weight", 2.0),
+    (r"norm_added_[qk]\.weight", 2.0),
+    (r"norm_[qk]\.weight", 2.5),
+    (r"attn\.(to_v|to_out)", 2.0),
     (r"_mod\.1\.weight", 1.5),
-    (r"txt_in\.weight", 2.0),
-    (r"proj_out\.weight", 1.0),
 ]
-TEXT_GAINS = [(r"[qk]_proj\.weight", 2.0), (r"qkv\.weight", 1.5), (r"embed_tokens", 1.0), (r"lm_head", 2.0)]
-VAE_GAINS = [(r"decoder\.conv_out\.weight", 0.6), (r"conv_shortcut", 1.0), (r"time_conv", 1.0)]
+TEXT_GAINS = [(r"[qk]_proj\.weight", 2.0), (r"qkv\.weight", 1.5), (r"lm_head", 2.0)]
+VAE_GAINS = [(r"encoder\.conv_out\.weight", 3.0), (r"decoder\.conv_out", 0.5), (r"bias", 0.5)]
 
 # The published latent statistics differ per channel and are not 0 and 1; neither are these.
 LATENTS_MEAN = [round(float(value) * 0.4, 4) for value in normal((16,), "latents_mean")]

@@ -12,9 +12,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
 
+import cases  # noqa: E402
 import checkpoints  # noqa: E402
 import components  # noqa: E402
 import scenes  # noqa: E402
+import sensitivity  # noqa: E402
 import text  # noqa: E402
 import tokens  # noqa: E402
 from fixtures import CHECKPOINTS, PICTURES  # noqa: E402
@@ -59,7 +61,13 @@ def make_components() -> None:
     text.text_edit()
 
 
-STAGES = {"checkpoints": make_checkpoints, "components": make_components}
+STAGES = {
+    "checkpoints": make_checkpoints,
+    "components": make_components,
+    "captions": cases.captions,
+    "cases": cases.make,
+    "sensitivity": sensitivity.measure,
+}
 
 
 def main() -> None:

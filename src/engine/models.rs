@@ -126,8 +126,8 @@ impl Models {
         let mut done = 0;
         let mut on_event = |event: DownloadEvent| {
             match event {
-                DownloadEvent::Plan { bytes, present, .. } => (total, done) = (bytes, present),
-                DownloadEvent::Progress { bytes, .. } => done += bytes,
+                DownloadEvent::Planned { bytes, present, .. } => (total, done) = (bytes, present),
+                DownloadEvent::Progressed { bytes, .. } => done = bytes,
                 _ => {}
             }
             let mebibytes = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);

@@ -6,10 +6,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     CancelToken, Command, EngineConfig, Outcome, ProgressFn, Resident, Work,
-    models::{Models, Watcher, device_error, model_error},
+    models::{Models, Watcher, device_error},
 };
 use crate::{
     job::{JobError, Stage, StageTiming},
+    models::text_encoder::TextError,
     pipeline::{Control, PipelineError},
 };
 
@@ -51,7 +52,7 @@ fn serve(
             let made = loaded
                 .pipeline
                 .run(&image, &params, seed, &mut control, |_, _| ())
-                .map_err(|error| pipeline_error(&loaded.record.id, &device, error))?;
+                .map_err(|error| pipeline_error(&device, error))?;
             (made.images, made.caption, loaded.record.clone(), [load, control.into_timings()].concat())
         }
         Work::Edit { images, params, seed } => {
@@ -61,19 +62,30 @@ fn serve(
             let made = loaded
                 .pipeline
                 .run(&images, &params, seed, &mut control, |_, _| ())
-                .map_err(|error| pipeline_error(&loaded.record.id, &device, error))?;
+                .map_err(|error| pipeline_error(&device, error))?;
             (vec![made], None, loaded.record.clone(), [load, control.into_timings()].concat())
         }
     };
     Ok(Outcome { images, caption, model: record, device: models.description(), timings })
 }
 
-fn pipeline_error(model: &str, device: &str, error: PipelineError) -> JobError {
+fn pipeline_error(device: &str, error: PipelineError) -> JobError {
     match error {
         PipelineError::Cancelled => JobError::Cancelled,
         PipelineError::NonFinite { step } => JobError::NonFinite { step },
         PipelineError::Invalid { field, reason } => JobError::invalid(field, reason),
-        PipelineError::Model(error) => model_error(model, device, error),
+        PipelineError::Text(error) => text_error(device, error),
         PipelineError::Device(error) => device_error(device, &error),
+    }
+}
+
+fn text_error(device: &str, error: TextError) -> JobError {
+    match error {
+        TextError::Device(error) => device_error(device, &error),
+        TextError::NonFinite { .. } | TextError::Tokenizer(_) | TextError::NoHead => {
+            JobError::Device { device: device.to_owned(), reason: error.to_string() }
+        }
+        TextError::TooLong { .. } | TextError::Placeholders { .. } => JobError::invalid("params", error.to_string()),
+        TextError::Picture { .. } => JobError::invalid("input", error.to_string()),
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::models::{Loaded, ModelError, TextPositions, read_json};
+use crate::models::{Loaded, ModelError, read_json, text_encoder::PositionRule};
 
 /// Which of the two pipelines a checkpoint is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +35,27 @@ pub struct Constants {
     /// Tokens of the template before the user's text; their states are dropped.
     pub prompt_template_encode_start_idx: usize,
     pub caption_max_new_tokens: usize,
-    /// How an edit's text encoder numbers the tokens of pictures.
+    /// How an edit's text encoder counts the tokens of pictures.
     pub text_positions: TextPositions,
+}
+
+/// The reference (diffusers 0.42 with transformers 5) counts a picture's tokens like words. The models were trained
+/// with rows and columns, as older transformers still counted: `multimodal` in `acetate.json` asks for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextPositions {
+    #[default]
+    Sequential,
+    Multimodal,
+}
+
+impl TextPositions {
+    pub fn rule(self) -> PositionRule {
+        match self {
+            Self::Sequential => PositionRule::Sequence,
+            Self::Multimodal => PositionRule::Grid,
+        }
+    }
 }
 
 /// Longest prompt, in tokens after the template; what is beyond is cut off, as in the reference.

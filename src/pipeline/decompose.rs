@@ -1,6 +1,6 @@
 //! Qwen-Image-Layered: a picture -> its composite as the model regenerates it, and RGBA layers, back to front.
 
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use ::image::RgbaImage;
 use candle_core::{DType, Device, Tensor};
@@ -19,7 +19,8 @@ use crate::{
     image,
     job::{Caption, DecomposeParams, Stage},
     models::{
-        Loaded, ModelError, RgbPicture, TextEncoder,
+        Loaded, ModelError,
+        text_encoder::{PositionRule, Prompt, TextEncoder},
         transformer::Transformer,
         vae::{Tiling, Vae},
     },
@@ -131,30 +132,31 @@ impl DecomposePipeline {
     }
 
     fn embed(&self, text: &str) -> Result<Tensor> {
-        let drop = self.constants.prompt_template_encode_start_idx;
-        let embeds = self.text_encoder.embed(&prompt::decompose(text), None, drop)?;
-        let tokens = embeds.dim(1)?.min(MAX_PROMPT_TOKENS);
-        Ok(embeds.narrow(1, 0, tokens)?)
+        let prompt = Prompt {
+            text: &prompt::decompose(text),
+            pictures: &[],
+            rule: PositionRule::Sequence,
+            drop: self.constants.prompt_template_encode_start_idx,
+            keep: Some(MAX_PROMPT_TOKENS),
+        };
+        let embedded = self.text_encoder.embed(&prompt)?;
+        if embedded.tokens > MAX_PROMPT_TOKENS {
+            tracing::warn!(tokens = embedded.tokens, read = MAX_PROMPT_TOKENS, "the prompt is too long; its end is not read");
+        }
+        Ok(embedded.states)
     }
 
     /// The text encoder's own description of the picture.
     fn caption(&self, resized: &RgbaImage, control: &mut Control<'_>) -> Result<Caption> {
         let flat = picture::on_white(resized);
-        let picture = RgbPicture { width: flat.width(), height: flat.height(), bytes: flat.as_raw() };
         let most = self.constants.caption_max_new_tokens;
-        let mut stopped = None;
-        let written = self.text_encoder.caption(prompt::CAPTION, picture, most, &mut |token, of| {
-            match control.report(Stage::Caption, token, of) {
-                Ok(()) => std::ops::ControlFlow::Continue(()),
-                Err(error) => {
-                    stopped = Some(error);
-                    std::ops::ControlFlow::Break(())
-                }
-            }
-        })?;
-        match stopped {
-            Some(error) => Err(error),
-            None => Ok(Caption { text: written.text.trim().to_owned(), tokens: written.tokens as u32 }),
+        let mut report = |token: usize, of: usize| match control.report(Stage::Caption, token, of) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        };
+        match self.text_encoder.caption(prompt::CAPTION, picture::view(&flat), most, &mut report)? {
+            Some(caption) => Ok(Caption { tokens: caption.tokens.len() as u32, text: caption.text }),
+            None => Err(PipelineError::Cancelled),
         }
     }
 }

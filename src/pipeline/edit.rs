@@ -19,7 +19,8 @@ use crate::{
     image,
     job::{EditParams, OutputSize, Stage},
     models::{
-        Loaded, ModelError, RgbPicture, TextEncoder,
+        Loaded, ModelError,
+        text_encoder::{Prompt, TextEncoder},
         transformer::Transformer,
         vae::{Tiling, Vae},
     },
@@ -84,22 +85,21 @@ impl EditPipeline {
         watch: impl FnMut(usize, &Tensor),
     ) -> Result<RgbImage> {
         let (positive, negative) = control.stage(Stage::TextEncode, |_| {
-            let seen: Vec<_> = pictures
-                .iter()
-                .map(|picture| {
-                    let size = Size::with_area(self.constants.condition_area, picture.width(), picture.height());
-                    image::lanczos_rgb(picture, size.width, size.height)
-                })
-                .collect();
-            let seen: Vec<_> = seen
-                .iter()
-                .map(|picture| RgbPicture { width: picture.width(), height: picture.height(), bytes: picture.as_raw() })
-                .collect();
-            let tokens = self.text_encoder.encode_pictures(&seen, self.constants.text_positions)?;
+            let mut tokens = Vec::with_capacity(pictures.len());
+            for picture in pictures {
+                let size = Size::with_area(self.constants.condition_area, picture.width(), picture.height());
+                let resized = image::lanczos_rgb(picture, size.width, size.height);
+                tokens.push(self.text_encoder.encode_picture(picture::view(&resized))?);
+            }
             let embed = |text: &str| -> Result<Tensor> {
-                let prompt = prompt::edit(pictures.len(), text);
-                let drop = self.constants.prompt_template_encode_start_idx;
-                Ok(self.text_encoder.embed(&prompt, Some(&tokens), drop)?)
+                let prompt = Prompt {
+                    text: &prompt::edit(pictures.len(), text),
+                    pictures: &tokens,
+                    rule: self.constants.text_positions.rule(),
+                    drop: self.constants.prompt_template_encode_start_idx,
+                    keep: None,
+                };
+                Ok(self.text_encoder.embed(&prompt)?.states)
             };
             let negative = (params.cfg_scale > 1.0).then(|| embed(&params.negative_prompt)).transpose()?;
             Ok((embed(&params.instruction)?, negative))

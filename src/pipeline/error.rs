@@ -1,6 +1,6 @@
 //! Why a pipeline stopped without a picture.
 
-use crate::models::ModelError;
+use crate::models::text_encoder::TextError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -13,7 +13,7 @@ pub enum PipelineError {
     #[error("{field}: {reason}")]
     Invalid { field: &'static str, reason: String },
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Text(#[from] TextError),
     #[error("{0}")]
     Device(#[from] candle_core::Error),
 }

@@ -17,7 +17,7 @@ mod schedule;
 
 use std::path::Path;
 
-use crate::models::{Loaded, ModelError, TextEncoder, transformer::Transformer, vae::Vae};
+use crate::models::{Loaded, ModelError, text_encoder::TextEncoder, transformer::Transformer, vae::Vae};
 
 pub use constants::{Constants, Pipeline};
 pub use control::Control;

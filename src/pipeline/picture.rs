@@ -4,6 +4,7 @@ use ::image::{RgbImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
 
 use super::error::Result;
+use crate::models::text_encoder::RgbPicture;
 
 /// A size in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,11 @@ pub fn to_bytes(picture: &Tensor) -> Result<(Vec<u8>, Size)> {
     let values: Vec<f32> = picture.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     let byte = |value: f32| ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
     Ok((values.into_iter().map(byte).collect(), Size { width: w as u32, height: h as u32 }))
+}
+
+/// The picture as the text encoder takes it.
+pub fn view(picture: &RgbImage) -> RgbPicture<'_> {
+    RgbPicture { width: picture.width() as usize, height: picture.height() as usize, bytes: picture.as_raw() }
 }
 
 /// The picture on white, as the text encoder's processor flattens it (Pillow's `alpha_composite`, in integers).

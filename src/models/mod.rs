@@ -1,5 +1,6 @@
 //! The models, named and ordered like the checkpoint: `text_encoder/`, `transformer/`, `vae/`.
 
+pub mod text_encoder;
 pub mod transformer;
 pub mod vae;
 mod weights;

@@ -100,6 +100,12 @@ impl Weights {
 
     /// A tensor of exactly this shape, on the component's device and in its number format.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, ModelError> {
+        let tensor = self.get_stored(shape, name)?;
+        Ok(tensor.to_dtype(self.dtype())?)
+    }
+
+    /// Like [`Self::get`], but in the file's number format: for tables of which a pass reads few rows.
+    pub fn get_stored(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, ModelError> {
         let tensor = self.get_any(name)?;
         let shape = shape.into();
         if tensor.shape() != &shape {
@@ -115,11 +121,11 @@ impl Weights {
 
     fn get_any(&self, name: &str) -> Result<Tensor, ModelError> {
         let name = self.path(name);
-        let Files { folder, tensors, names, read, device, dtype } = &*self.files;
+        let Files { folder, tensors, names, read, device, .. } = &*self.files;
         if !names.contains(&name) {
             return Err(ModelError::MissingTensor { path: folder.clone(), name });
         }
-        let tensor = tensors.load(&name, device)?.to_dtype(*dtype)?;
+        let tensor = tensors.load(&name, device)?;
         read.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
         Ok(tensor)
     }

@@ -148,7 +148,7 @@ impl DecomposePipeline {
 
     /// The text encoder's own description of the picture.
     fn caption(&self, resized: &RgbaImage, control: &mut Control<'_>) -> Result<Caption> {
-        let flat = picture::on_white(resized);
+        let flat = image::on_white(resized);
         let most = self.constants.caption_max_new_tokens;
         let mut report = |token: usize, of: usize| match control.report(Stage::Caption, token, of) {
             Ok(()) => ControlFlow::Continue(()),

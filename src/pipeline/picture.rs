@@ -49,21 +49,5 @@ pub fn to_bytes(picture: &Tensor) -> Result<(Vec<u8>, Size)> {
 
 /// The picture as the text encoder takes it.
 pub fn view(picture: &RgbImage) -> RgbPicture<'_> {
-    RgbPicture { width: picture.width() as usize, height: picture.height() as usize, bytes: picture.as_raw() }
-}
-
-/// The picture on white, as the text encoder's processor flattens it (Pillow's `alpha_composite`, in integers).
-pub fn on_white(picture: &RgbaImage) -> RgbImage {
-    let mut flat = RgbImage::new(picture.width(), picture.height());
-    for (out, pixel) in flat.pixels_mut().zip(picture.pixels()) {
-        let [rgb @ .., alpha] = pixel.0;
-        let alpha = u32::from(alpha);
-        out.0 = rgb.map(|colour| {
-            // Weights in 7 more bits, then a division by 255 as shifts.
-            let sum = u32::from(colour) * alpha * 128 + 255 * (255 - alpha) * 128;
-            let rounded = sum / 128 + 0x80;
-            (((rounded >> 8) + rounded) >> 8) as u8
-        });
-    }
-    flat
+    RgbPicture { width: picture.width() as usize, height: picture.height() as usize, pixels: picture.as_raw() }
 }

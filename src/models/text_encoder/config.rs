@@ -1,0 +1,320 @@
+//! `text_encoder/config.json` and `generation_config.json`.
+//!
+//! Two layouts are in use: older files hold the language model's sizes at the top level, newer ones under
+//! `text_config`. Files in between hold both, and then the nested ones count.
+
+use std::path::Path;
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::models::{ModelError, weights::read_json};
+
+/// Sizes of the whole model.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub text: TextConfig,
+    pub vision: VisionConfig,
+    /// The token that stands for one merged patch of a picture.
+    pub image_token: u32,
+    /// The language head is the embedding table.
+    pub tied: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct TextConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    #[serde(default = "default_eps")]
+    pub rms_norm_eps: f64,
+    #[serde(default = "default_positions")]
+    pub max_position_embeddings: usize,
+    #[serde(default)]
+    pub rope_theta: Option<f64>,
+    #[serde(default, alias = "rope_scaling")]
+    rope_parameters: Option<RopeParameters>,
+    #[serde(default = "silu")]
+    hidden_act: String,
+    #[serde(default)]
+    use_sliding_window: bool,
+    #[serde(default)]
+    tie_word_embeddings: Option<bool>,
+    #[serde(default)]
+    eos_token_id: Option<Ids>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct VisionConfig {
+    pub depth: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_heads: usize,
+    pub out_hidden_size: usize,
+    #[serde(default = "three", alias = "in_chans")]
+    pub in_channels: usize,
+    #[serde(default = "fourteen")]
+    pub patch_size: usize,
+    #[serde(default = "two")]
+    pub spatial_merge_size: usize,
+    #[serde(default = "two")]
+    pub temporal_patch_size: usize,
+    /// Side of an attention window, in pixels.
+    #[serde(default = "default_window")]
+    pub window_size: usize,
+    /// Blocks that attend over the whole picture.
+    pub fullatt_block_indexes: Vec<usize>,
+    #[serde(default = "silu")]
+    hidden_act: String,
+    #[serde(default)]
+    rope_parameters: Option<RopeParameters>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct RopeParameters {
+    rope_theta: Option<f64>,
+    mrope_section: Option<Vec<usize>>,
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    /// Files of some versions name the type twice.
+    #[serde(flatten)]
+    _rest: serde_json::Map<String, Value>,
+}
+
+/// One token or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Ids {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl Ids {
+    fn into_vec(self) -> Vec<u32> {
+        match self {
+            Self::One(id) => vec![id],
+            Self::Many(ids) => ids,
+        }
+    }
+}
+
+impl Config {
+    /// Reads `config.json` in `folder` and checks that its numbers fit together.
+    pub fn load(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("config.json");
+        let value: Value = read_json(&path)?;
+        let config = Self::from_value(&value).map_err(|reason| ModelError::invalid(&path, reason))?;
+        config.check().map_err(|reason| ModelError::invalid(&path, reason))?;
+        Ok(config)
+    }
+
+    fn from_value(value: &Value) -> Result<Self, String> {
+        if let Some(kind) = value.get("model_type").and_then(Value::as_str)
+            && kind != "qwen2_5_vl"
+        {
+            return Err(format!("`model_type` is `{kind}`; the text encoder of these models is a `qwen2_5_vl`"));
+        }
+        let nested = value.get("text_config").filter(|text| text.get("hidden_size").is_some());
+        let mut text_value = nested.unwrap_or(value).clone();
+        merge_rope_type(&mut text_value);
+        let text: TextConfig = part(&text_value, "language model")?;
+        let mut vision_value =
+            value.get("vision_config").ok_or("`vision_config` is missing; is this a language model only?")?.clone();
+        merge_rope_type(&mut vision_value);
+        let image_token = value.get("image_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+        let tied = value.get("tie_word_embeddings").and_then(Value::as_bool).or(text.tie_word_embeddings);
+        Ok(Self {
+            vision: part(&vision_value, "`vision_config`")?,
+            image_token: image_token.ok_or("`image_token_id` is missing")?,
+            tied: tied.unwrap_or(false),
+            text,
+        })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Self { text, vision, .. } = self;
+        for (name, value) in [
+            ("num_attention_heads", text.num_attention_heads),
+            ("num_key_value_heads", text.num_key_value_heads),
+            ("vision_config.num_heads", vision.num_heads),
+            ("vision_config.patch_size", vision.patch_size),
+            ("vision_config.spatial_merge_size", vision.spatial_merge_size),
+            ("vision_config.temporal_patch_size", vision.temporal_patch_size),
+        ] {
+            if value == 0 {
+                return Err(format!("`{name}` is 0"));
+            }
+        }
+        let divides = |part: usize, whole: usize, what: &str| {
+            if whole.is_multiple_of(part) {
+                Ok(())
+            } else {
+                Err(format!("{what}: {whole} is not a multiple of {part}"))
+            }
+        };
+        divides(text.num_attention_heads, text.hidden_size, "`hidden_size` over `num_attention_heads`")?;
+        divides(
+            text.num_key_value_heads,
+            text.num_attention_heads,
+            "`num_attention_heads` over `num_key_value_heads`",
+        )?;
+        divides(4 * vision.num_heads, vision.hidden_size, "`vision_config.hidden_size` over 4 times its heads")?;
+        let sections: usize = text.mrope_section().iter().sum();
+        if 2 * sections != text.head_dim() {
+            return Err(format!(
+                "`mrope_section` sums to {sections}, which is not half of the head's {}",
+                text.head_dim()
+            ));
+        }
+        if vision.out_hidden_size != text.hidden_size {
+            return Err(format!(
+                "the vision tower gives {} features (`out_hidden_size`), the language model reads {}",
+                vision.out_hidden_size, text.hidden_size
+            ));
+        }
+        if vision.window() == 0 {
+            return Err(format!("`window_size` {} is smaller than one merged patch", vision.window_size));
+        }
+        for act in [&text.hidden_act, &vision.hidden_act] {
+            if act != "silu" {
+                return Err(format!("`hidden_act` is `{act}`; only `silu` is built"));
+            }
+        }
+        if text.use_sliding_window {
+            return Err("`use_sliding_window` is true; only full attention is built".to_owned());
+        }
+        match text.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()) {
+            None | Some("default" | "mrope") => Ok(()),
+            Some(kind) => Err(format!("rotary embeddings of type `{kind}` are not built, only `default`")),
+        }
+    }
+}
+
+impl TextConfig {
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    pub fn theta(&self) -> f64 {
+        let nested = self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
+        nested.or(self.rope_theta).unwrap_or(1e6)
+    }
+
+    /// Frequencies that turn with time, height and width, in this order.
+    pub fn mrope_section(&self) -> &[usize] {
+        self.rope_parameters.as_ref().and_then(|rope| rope.mrope_section.as_deref()).unwrap_or(&[16, 24, 24])
+    }
+}
+
+impl VisionConfig {
+    pub fn theta(&self) -> f64 {
+        self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).unwrap_or(1e4)
+    }
+
+    /// Side of an attention window, in merged patches.
+    pub fn window(&self) -> usize {
+        self.window_size / self.spatial_merge_size / self.patch_size
+    }
+
+    /// Values of one patch.
+    pub fn patch_len(&self) -> usize {
+        self.in_channels * self.temporal_patch_size * self.patch_size * self.patch_size
+    }
+}
+
+/// How captions are written. Only settings that come down to the most likely token are taken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationConfig {
+    pub repetition_penalty: f32,
+    /// Tokens that end the text.
+    pub eos: Vec<u32>,
+}
+
+impl GenerationConfig {
+    /// Reads `generation_config.json` in `folder`; without one, the model's own end token and no penalty.
+    ///
+    /// # Errors
+    /// When the settings really sample or search: near-greedy ones (`top_k` 1, or a `top_p` or `temperature` of
+    /// 0.001 and less) are the published ones.
+    pub fn load(folder: &Path, config: &Config) -> Result<Self, ModelError> {
+        #[derive(Default, Deserialize)]
+        struct Raw {
+            eos_token_id: Option<Ids>,
+            repetition_penalty: Option<f32>,
+            do_sample: Option<bool>,
+            temperature: Option<f64>,
+            top_k: Option<i64>,
+            top_p: Option<f64>,
+            num_beams: Option<usize>,
+        }
+        let path = folder.join("generation_config.json");
+        let raw: Raw = if path.is_file() { read_json(&path)? } else { Raw::default() };
+        let tiny = |value: Option<f64>| value.is_some_and(|value| value <= 1e-3);
+        let greedy =
+            !raw.do_sample.unwrap_or(false) || raw.top_k == Some(1) || tiny(raw.top_p) || tiny(raw.temperature);
+        if !greedy {
+            let reason = "asks for real sampling, but captions take the most likely token: set `top_k` to 1";
+            return Err(ModelError::invalid(path, reason));
+        }
+        if raw.num_beams.is_some_and(|beams| beams > 1) {
+            return Err(ModelError::invalid(path, "asks for a beam search (`num_beams`), which is not built"));
+        }
+        let repetition_penalty = raw.repetition_penalty.unwrap_or(1.0);
+        if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
+            return Err(ModelError::invalid(path, "`repetition_penalty` must be above 0"));
+        }
+        let eos = raw.eos_token_id.or_else(|| config.text.eos_token_id.clone()).map_or_else(Vec::new, Ids::into_vec);
+        Ok(Self { repetition_penalty, eos })
+    }
+}
+
+/// Some files name the rope's type under both of its names; the newer one counts.
+fn merge_rope_type(value: &mut Value) {
+    for key in ["rope_parameters", "rope_scaling"] {
+        if let Some(Value::Object(rope)) = value.get_mut(key)
+            && rope.contains_key("rope_type")
+        {
+            rope.remove("type");
+        }
+    }
+    if let Value::Object(object) = value
+        && object.get("rope_parameters").is_some_and(|rope| !rope.is_null())
+    {
+        object.remove("rope_scaling");
+    }
+}
+
+fn part<T: DeserializeOwned>(value: &Value, what: &str) -> Result<T, String> {
+    T::deserialize(value).map_err(|error| format!("{what}: {error}"))
+}
+
+fn default_eps() -> f64 {
+    1e-5
+}
+
+fn default_positions() -> usize {
+    32768
+}
+
+fn default_window() -> usize {
+    112
+}
+
+fn silu() -> String {
+    "silu".to_owned()
+}
+
+fn two() -> usize {
+    2
+}
+
+fn three() -> usize {
+    3
+}
+
+fn fourteen() -> usize {
+    14
+}

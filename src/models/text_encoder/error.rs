@@ -1,0 +1,27 @@
+use crate::models::ModelError;
+
+/// Why a prompt or a picture cannot be read by the text encoder.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    #[error(
+        "the prompt is {tokens} tokens long with its template and pictures, the text encoder reads up to {limit}; shorten it"
+    )]
+    TooLong { tokens: usize, limit: usize },
+    #[error("the prompt holds {found} times {token}, but {pictures} pictures were given; remove it from the text")]
+    Placeholders { token: String, found: usize, pictures: usize },
+    #[error("the picture is {width}x{height}: {reason}")]
+    Picture { width: usize, height: usize, reason: String },
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+    #[error("this text encoder was loaded without its language head, so it writes no captions")]
+    NoHead,
+    #[error("the text encoder's scores became NaN or infinite after {tokens} tokens of the caption")]
+    NonFinite { tokens: usize },
+    #[error("the device refused: {0}")]
+    Device(#[from] candle_core::Error),
+}
+
+/// Reading a checkpoint's tokenizer can fail as a checkpoint, not as a prompt.
+pub(super) fn broken_tokenizer(path: &std::path::Path, error: impl std::fmt::Display) -> ModelError {
+    ModelError::invalid(path, format!("is not a tokenizer that can be read ({error}); fetch it again"))
+}

@@ -1,0 +1,121 @@
+//! Pictures inside a prompt: room for their tokens, and where each token stands.
+
+use candle_core::Tensor;
+
+use super::{error::TextError, processor::Grid};
+
+/// A picture as tokens of the language model.
+#[derive(Debug, Clone)]
+pub struct PictureTokens {
+    /// `(1, n, hidden)`.
+    pub embeds: Tensor,
+    pub grid: Grid,
+}
+
+/// How the tokens of pictures are counted by the rotary embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PositionRule {
+    /// Like words, one after the other. diffusers 0.42 with transformers 5 reads prompts so: the pipelines do not
+    /// pass the token types that the grid needs.
+    Sequence,
+    /// By row and column, as the model was trained, and as transformers' `generate` does.
+    Grid,
+}
+
+/// Time, height and width of each token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Positions {
+    pub rows: [Vec<u32>; 3],
+}
+
+impl Positions {
+    /// `len` words from `start` on: the three rows are the same.
+    pub fn sequence(start: usize, len: usize) -> Self {
+        let row: Vec<u32> = (start..start + len).map(|position| position as u32).collect();
+        Self { rows: [row.clone(), row.clone(), row] }
+    }
+
+    /// A word stands one behind the one before it; a picture's tokens share the time, count rows and columns, and
+    /// the next word stands behind the longer of its sides. `pictures` are sizes in tokens.
+    ///
+    /// Source: `get_rope_index` in transformers' `modeling_qwen2_5_vl.py`, for pictures.
+    pub fn grid(ids: &[u32], image_token: u32, pictures: &[(usize, usize)]) -> Self {
+        let mut rows = [const { Vec::new() }; 3];
+        let (mut next, mut at) = (0, 0);
+        let mut pictures = pictures.iter();
+        while at < ids.len() {
+            if ids[at] == image_token
+                && let Some(&(height, width)) = pictures.next()
+            {
+                for (row, column) in (0..height * width).map(|index| (index / width, index % width)) {
+                    for (rows, offset) in rows.iter_mut().zip([0, row, column]) {
+                        rows.push((next + offset) as u32);
+                    }
+                }
+                next += height.max(width);
+                at += height * width;
+            } else {
+                rows.iter_mut().for_each(|rows| rows.push(next as u32));
+                next += 1;
+                at += 1;
+            }
+        }
+        Self { rows }
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows[0].len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows[0].is_empty()
+    }
+
+    /// The position of a word that follows.
+    pub fn next(&self) -> usize {
+        self.rows.iter().flatten().max().map_or(0, |&last| last as usize + 1)
+    }
+}
+
+/// Repeats each picture's placeholder once for each of its tokens.
+///
+/// # Errors
+/// When there are not as many placeholders as pictures: a text that holds the placeholder itself.
+pub fn expand(ids: &[u32], image_token: u32, tokens: &[usize]) -> Result<Vec<u32>, TextError> {
+    let found = ids.iter().filter(|&&id| id == image_token).count();
+    if found != tokens.len() {
+        return Err(TextError::Placeholders { token: "<|image_pad|>".to_owned(), found, pictures: tokens.len() });
+    }
+    let mut tokens = tokens.iter();
+    let mut out = Vec::new();
+    for &id in ids {
+        let count = if id == image_token { tokens.next().copied().unwrap_or(1) } else { 1 };
+        out.extend(std::iter::repeat_n(id, count));
+    }
+    Ok(out)
+}
+
+/// Puts the pictures' tokens in the places of their placeholders; `embeds` is `(1, n, hidden)` and so is the result.
+pub fn splice(embeds: &Tensor, ids: &[u32], image_token: u32, pictures: &[&Tensor]) -> candle_core::Result<Tensor> {
+    if pictures.is_empty() {
+        return Ok(embeds.clone());
+    }
+    let mut parts = Vec::new();
+    let (mut start, mut at) = (0, 0);
+    let mut pictures = pictures.iter();
+    while at < ids.len() {
+        if ids[at] == image_token
+            && let Some(&picture) = pictures.next()
+        {
+            parts.push(embeds.narrow(1, start, at - start)?);
+            parts.push(picture.clone());
+            at += picture.dim(1)?;
+            start = at;
+        } else {
+            at += 1;
+        }
+    }
+    parts.push(embeds.narrow(1, start, at - start)?);
+    parts.retain(|part| part.dims()[1] > 0);
+    Tensor::cat(&parts, 1)
+}

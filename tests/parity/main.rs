@@ -4,6 +4,7 @@
 
 mod bars;
 mod noise;
+mod pipelines;
 mod schedule;
 mod transformer;
 mod vae;

@@ -1,3 +1,4 @@
+pub mod image;
 pub mod job;
 pub mod models;
 pub mod nn;

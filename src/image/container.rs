@@ -179,6 +179,10 @@ fn webp(bytes: &[u8]) -> Option<Survey> {
         return None;
     }
     let mut survey = Survey { size: None, frames: 0, cmyk: false };
+    if bytes.get(12..16) == Some(b"VP8X") {
+        // The canvas: 24 bits a side, less one.
+        survey.size = Some(((le32(bytes, 24)? & 0xff_ffff) + 1, (le32(bytes, 26)? >> 8) + 1));
+    }
     let mut at = 12usize;
     while let (Some(kind), Some(length)) = (bytes.get(at..at + 4), le32(bytes, at + 4)) {
         survey.frames += usize::from(kind == b"ANMF");

@@ -1,3 +1,4 @@
 pub mod job;
 pub mod models;
 pub mod nn;
+pub mod pipeline;

@@ -1,6 +1,8 @@
 //! The models, named and ordered like the checkpoint: `text_encoder/`, `transformer/`, `vae/`.
 
 pub mod text_encoder;
-pub mod weights;
+pub mod transformer;
+pub mod vae;
+mod weights;
 
-pub use weights::{ModelError, Weights};
+pub use weights::{Loaded, ModelError, Weights, read_json};

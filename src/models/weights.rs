@@ -30,6 +30,9 @@ pub enum ModelError {
     Device(#[from] candle_core::Error),
 }
 
+/// What loading gives.
+pub type Loaded<T> = Result<T, ModelError>;
+
 impl ModelError {
     pub fn invalid(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Self::Invalid { path: path.into(), reason: reason.into() }

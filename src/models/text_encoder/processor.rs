@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{config::VisionConfig, error::TextError};
-use crate::models::{ModelError, weights::read_json};
+use crate::models::{Loaded, ModelError, read_json};
 
 /// A picture as rows of red, green and blue bytes.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +92,7 @@ const BICUBIC: u32 = 3;
 
 impl PictureProcessor {
     /// Reads `preprocessor_config.json`, or the newer `processor_config.json` that holds it, in `folder`.
-    pub fn load(folder: &Path, vision: &VisionConfig) -> Result<Self, ModelError> {
+    pub fn load(folder: &Path, vision: &VisionConfig) -> Loaded<Self> {
         let (path, settings) = read_settings(folder)?;
         let fail = |reason: String| Err(ModelError::invalid(&path, reason));
         let here = (settings.patch_size, settings.merge_size, settings.temporal_patch_size);
@@ -186,7 +186,7 @@ impl PictureProcessor {
     }
 }
 
-fn read_settings(folder: &Path) -> Result<(std::path::PathBuf, Settings), ModelError> {
+fn read_settings(folder: &Path) -> Loaded<(std::path::PathBuf, Settings)> {
     let nested = folder.join("processor_config.json");
     if nested.is_file()
         && let Some(inner) = read_json::<Value>(&nested)?.get("image_processor")

@@ -1,0 +1,121 @@
+//! `QwenImageTransformer2DModel`: a two-stream diffusion transformer over text tokens and packed latent patches.
+
+mod block;
+mod config;
+mod rope;
+mod time;
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use self::{
+    block::{Block, Modulation, Streams},
+    config::Config,
+    time::TimeEmbedding,
+};
+use super::{Loaded, Weights, weights::read_json};
+use crate::nn::{self, Linear, RmsNorm};
+
+pub use self::rope::{Frame, TokenRotations};
+
+#[derive(Debug)]
+pub struct Transformer {
+    config: Config,
+    time: TimeEmbedding,
+    txt_norm: RmsNorm,
+    txt_in: Linear,
+    img_in: Linear,
+    blocks: Vec<Block>,
+    norm_out: Linear,
+    proj_out: Linear,
+}
+
+/// What a timestep means to every block. Both branches of guidance share it.
+#[derive(Debug)]
+pub struct Conditioning {
+    blocks: Vec<Modulation>,
+    /// Scale and shift of the last norm, `(1, 1, 2 dim)`.
+    out: Tensor,
+}
+
+impl Transformer {
+    /// Loads the `transformer/` folder of a checkpoint.
+    pub fn load(folder: &Path, device: &Device, dtype: DType) -> Loaded<Self> {
+        let path = folder.join("config.json");
+        let config: Config = read_json(&path)?;
+        config.check(&path)?;
+        let w = Weights::open(folder, device, dtype)?;
+        let dim = config.inner_dim();
+        let blocks = (0..config.num_layers)
+            .map(|index| {
+                let last = index + 1 == config.num_layers;
+                Block::load(&w.pp("transformer_blocks").pp(index), &config, last)
+            })
+            .collect::<Loaded<_>>()?;
+        let model = Self {
+            time: TimeEmbedding::load(&w.pp("time_text_embed"), dim, config.use_additional_t_cond)?,
+            txt_norm: w.pp("txt_norm").rms_norm(config.joint_attention_dim, 1e-6)?,
+            txt_in: w.pp("txt_in").linear(config.joint_attention_dim, dim, true)?,
+            img_in: w.pp("img_in").linear(config.in_channels, dim, true)?,
+            blocks,
+            norm_out: w.pp("norm_out.linear").linear(dim, 2 * dim, true)?,
+            proj_out: w.pp("proj_out").linear(dim, config.patch_channels(), true)?,
+            config,
+        };
+        w.finish()?;
+        Ok(model)
+    }
+
+    /// Channels of a packed latent patch, four times those of the VAE's latents.
+    pub fn in_channels(&self) -> usize {
+        self.config.in_channels
+    }
+
+    /// The text part of the input; it does not depend on the timestep. `(1, t, joint)` -> `(1, t, dim)`.
+    pub fn project_text(&self, embeds: &Tensor) -> Result<Tensor> {
+        self.txt_in.forward(&self.txt_norm.forward(embeds)?)
+    }
+
+    /// Rotations for these frames of patches and so many text tokens.
+    pub fn rotations(&self, frames: &[Frame], text_tokens: usize, device: &Device) -> Result<TokenRotations> {
+        TokenRotations::new(&self.config, frames, text_tokens, device)
+    }
+
+    /// `timestep` is the scheduler's divided by 1000, so it is the noise level, 1 to 0.
+    pub fn condition(&self, timestep: f32, device: &Device) -> Result<Conditioning> {
+        let dtype = self.dtype();
+        let embed = |t: f32| self.time.forward(t, device, dtype).and_then(|t| nn::silu(&t));
+        let now = embed(timestep)?;
+        // With `zero_cond_t` everything but the first frame is modulated as if it were free of noise.
+        let clean = self.config.zero_cond_t.then(|| embed(0.0)).transpose()?;
+        let blocks = self.blocks.iter().map(|block| block.modulation(&now, clean.as_ref())).collect::<Result<_>>()?;
+        Ok(Conditioning { blocks, out: self.norm_out.forward(&now)? })
+    }
+
+    /// Predicts the velocity of the first `targets` patches.
+    ///
+    /// `hidden` is `(1, s, in_channels)`: the patches of all frames in order, noisy ones first; `text` is what
+    /// [`Self::project_text`] gave. Returns `(1, targets, patch channels)`.
+    pub fn forward(
+        &self,
+        hidden: &Tensor,
+        text: &Tensor,
+        conditioning: &Conditioning,
+        rotations: &TokenRotations,
+        targets: usize,
+    ) -> Result<Tensor> {
+        let mut streams = Streams { img: self.img_in.forward(hidden)?, txt: text.clone() };
+        for (block, modulation) in self.blocks.iter().zip(&conditioning.blocks) {
+            streams = block.forward(streams, modulation, rotations, targets)?;
+        }
+        let dim = self.config.inner_dim();
+        let (scale, shift) = (conditioning.out.narrow(2, 0, dim)?, conditioning.out.narrow(2, dim, dim)?);
+        let hidden = nn::layer_norm_modulate(&streams.img.narrow(1, 0, targets)?, &scale, &shift, 1e-6)?;
+        self.proj_out.forward(&hidden)
+    }
+
+    fn dtype(&self) -> DType {
+        self.txt_norm.weight().dtype()
+    }
+}

@@ -1,0 +1,5 @@
+mod noise;
+mod schedule;
+
+pub use noise::randn;
+pub use schedule::{Schedule, Scheduler};

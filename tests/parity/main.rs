@@ -1,0 +1,10 @@
+//! Equality with the reference: every component and both pipelines against what diffusers computed.
+//!
+//! `tests/golden/` holds the small checkpoints, the stored tensors and the script that made them.
+
+mod bars;
+mod noise;
+mod schedule;
+mod text_encoder;
+mod transformer;
+mod vae;

@@ -1,3 +1,6 @@
+pub mod engine;
+pub mod hub;
+pub mod image;
 pub mod job;
 pub mod models;
 pub mod nn;

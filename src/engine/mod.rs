@@ -3,7 +3,8 @@
 //! Commands go in through a bounded channel, one at a time; progress and cancel travel beside them. Nothing else
 //! touches the device, and no model call ever runs on a thread of the async runtime.
 
-mod resident;
+mod memory;
+mod models;
 mod thread;
 
 use std::{
@@ -32,6 +33,8 @@ pub struct EngineConfig {
     pub load_edit_model: bool,
     pub device: DeviceChoice,
     pub dtype: DTypeChoice,
+    /// Most bytes that the models may take; absent: what the machine has free.
+    pub memory_budget: Option<u64>,
     pub hub: HubConfig,
 }
 

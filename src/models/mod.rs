@@ -5,4 +5,4 @@ pub mod transformer;
 pub mod vae;
 mod weights;
 
-pub use weights::{Loaded, ModelError, Weights, read_json};
+pub use weights::{Loaded, ModelError, Weights, checkpoint_bytes, read_json};

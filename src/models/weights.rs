@@ -69,7 +69,7 @@ impl Weights {
     pub fn open(folder: &Path, device: &Device, dtype: DType) -> Result<Self, ModelError> {
         let paths = find_files(folder)?;
         for path in &paths {
-            check_header(path)?;
+            read_header(path)?;
         }
         // SAFETY: the files are mapped read-only; a checkpoint that is rewritten while it is loaded is outside of
         // what any reader of mapped files can guard against.
@@ -208,8 +208,24 @@ fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     }
 }
 
-/// Compares the file's length with what its header promises, so that half a download is told as such.
-fn check_header(path: &Path) -> Result<(), ModelError> {
+/// Bytes that a checkpoint's tensors take in this number format, all components together.
+pub fn checkpoint_bytes(folder: &Path, dtype: DType) -> Loaded<u64> {
+    let mut elements = 0;
+    for component in ["text_encoder", "transformer", "vae"] {
+        for path in find_files(&folder.join(component))? {
+            elements += read_header(&path)?.values().filter_map(elements_of).sum::<u64>();
+        }
+    }
+    Ok(elements * dtype.size_in_bytes() as u64)
+}
+
+fn elements_of(tensor: &serde_json::Value) -> Option<u64> {
+    tensor.get("shape")?.as_array()?.iter().map(serde_json::Value::as_u64).product()
+}
+
+/// Reads a file's header, and compares its length with what the header promises, so that half a download is told
+/// as such.
+fn read_header(path: &Path) -> Loaded<serde_json::Map<String, serde_json::Value>> {
     use std::io::Read;
     let fail = |reason: String| ModelError::invalid(path, reason);
     let mut file = fs::File::open(path).map_err(|error| fail(error.to_string()))?;
@@ -233,5 +249,5 @@ fn check_header(path: &Path) -> Result<(), ModelError> {
     if promised != length {
         return Err(fail(format!("has {length} bytes of {promised}; the download is not complete")));
     }
-    Ok(())
+    Ok(header)
 }

@@ -4,6 +4,7 @@
 
 mod bars;
 mod noise;
+mod pipelines;
 mod schedule;
 mod text_encoder;
 mod transformer;

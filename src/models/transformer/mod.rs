@@ -72,6 +72,11 @@ impl Transformer {
         self.config.in_channels
     }
 
+    /// Width of the prompt embeddings.
+    pub fn joint_attention_dim(&self) -> usize {
+        self.config.joint_attention_dim
+    }
+
     /// The text part of the input; it does not depend on the timestep. `(1, t, joint)` -> `(1, t, dim)`.
     pub fn project_text(&self, embeds: &Tensor) -> Result<Tensor> {
         self.txt_in.forward(&self.txt_norm.forward(embeds)?)

@@ -1,0 +1,48 @@
+//! Does a checkpoint fit? Answered before anything is loaded, with the numbers.
+
+use std::path::Path;
+
+use candle_core::DType;
+
+use crate::{job::JobError, models::checkpoint_bytes};
+
+/// Work space beside the weights, as a share of them: activations, the text encoder's cache, the stacked copies
+/// made while loading.
+const OVERHEAD: f64 = 0.15;
+const LEAST_OVERHEAD: u64 = 128 << 20;
+
+/// Refuses a checkpoint that needs more than `budget`, or more than the machine has free.
+pub fn check(name: &str, folder: &Path, dtype: DType, budget: Option<u64>) -> Result<(), JobError> {
+    let weights = checkpoint_bytes(folder, dtype)
+        .map_err(|error| JobError::ModelInvalid { model: name.to_owned(), reason: error.to_string() })?;
+    let needed = weights + LEAST_OVERHEAD.max((weights as f64 * OVERHEAD) as u64);
+    let available = budget.unwrap_or_else(available_memory);
+    if needed <= available {
+        return Ok(());
+    }
+    let reason = format!(
+        "it needs about {} as {} ({} of weights and work space), and {} {}; use a smaller checkpoint, a smaller \
+         number format or a larger machine",
+        gib(needed),
+        dtype.as_str(),
+        gib(weights),
+        gib(available),
+        if budget.is_some() { "are allowed (memory_budget)" } else { "are free" },
+    );
+    Err(JobError::ModelTooLarge { model: name.to_owned(), reason })
+}
+
+/// Free memory of the machine, or of the control group when that is less.
+fn available_memory() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    match system.cgroup_limits() {
+        Some(limits) => limits.free_memory.min(system.available_memory()),
+        None => system.available_memory(),
+    }
+}
+
+fn gib(bytes: u64) -> String {
+    let gib = bytes as f64 / f64::from(1 << 30);
+    if gib < 0.1 { format!("{:.1} MiB", gib * 1024.0) } else { format!("{gib:.1} GiB") }
+}

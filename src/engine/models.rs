@@ -1,0 +1,189 @@
+//! Which models are in memory. A checkpoint is found, measured and loaded at its first use, then kept.
+
+use std::{ops::ControlFlow, path::PathBuf};
+
+use candle_core::{DType, Device};
+use tokio::sync::watch;
+
+use super::{CancelToken, DTypeChoice, DeviceChoice, EngineConfig, ProgressFn, Resident, memory};
+use crate::{
+    hub::{self, DownloadEvent, ModelRef},
+    job::{JobError, ModelRecord, Stage},
+    models::ModelError,
+    nn,
+    pipeline::{DecomposePipeline, EditPipeline, Pipeline},
+};
+
+pub struct Models {
+    config: EngineConfig,
+    device: Option<(Device, DType)>,
+    decompose: Option<Loaded<DecomposePipeline>>,
+    edit: Option<Loaded<EditPipeline>>,
+    tell: watch::Sender<Resident>,
+}
+
+pub struct Loaded<P> {
+    pub pipeline: P,
+    pub record: ModelRecord,
+}
+
+/// A checkpoint on this machine.
+struct Found {
+    folder: PathBuf,
+    record: ModelRecord,
+}
+
+/// Who is told and asked while a model comes in.
+pub struct Watcher<'a> {
+    pub progress: &'a mut ProgressFn,
+    pub cancel: &'a CancelToken,
+}
+
+impl Models {
+    pub fn new(config: EngineConfig, tell: watch::Sender<Resident>) -> Self {
+        Self { config, device: None, decompose: None, edit: None, tell }
+    }
+
+    pub fn decompose(&mut self, watcher: &mut Watcher<'_>) -> Result<&Loaded<DecomposePipeline>, JobError> {
+        if self.decompose.is_none() {
+            let (device, dtype) = self.device()?;
+            let found = self.find(self.config.model.clone(), Pipeline::Layered, dtype, watcher)?;
+            let pipeline = DecomposePipeline::load(&found.folder, &device, dtype, loading(&found.record, watcher))
+                .map_err(|error| model_error(&found.record.id, &self.device_name(), error))?;
+            self.tell.send_modify(|resident| resident.decompose = Some(found.record.id.clone()));
+            self.decompose = Some(Loaded { pipeline, record: found.record });
+        }
+        self.decompose.as_ref().ok_or_else(unreachable_model)
+    }
+
+    pub fn edit(&mut self, watcher: &mut Watcher<'_>) -> Result<&Loaded<EditPipeline>, JobError> {
+        if self.edit.is_none() {
+            let (device, dtype) = self.device()?;
+            let found = self.find(self.config.edit_model.clone(), Pipeline::EditPlus, dtype, watcher)?;
+            let pipeline = EditPipeline::load(&found.folder, &device, dtype, loading(&found.record, watcher))
+                .map_err(|error| model_error(&found.record.id, &self.device_name(), error))?;
+            self.tell.send_modify(|resident| resident.edit = Some(found.record.id.clone()));
+            self.edit = Some(Loaded { pipeline, record: found.record });
+        }
+        self.edit.as_ref().ok_or_else(unreachable_model)
+    }
+
+    /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for the manifest.
+    pub fn description(&self) -> String {
+        match &self.device {
+            Some((device, dtype)) => {
+                format!("{} {} {}", self.device_name(), dtype.as_str(), nn::attention_kernel(device, *dtype))
+            }
+            None => self.device_name(),
+        }
+    }
+
+    pub fn device_name(&self) -> String {
+        match self.config.device {
+            DeviceChoice::Cpu => "cpu".to_owned(),
+            DeviceChoice::Cuda(index) => format!("cuda:{index}"),
+        }
+    }
+
+    fn device(&mut self) -> Result<(Device, DType), JobError> {
+        if let Some(open) = &self.device {
+            return Ok(open.clone());
+        }
+        let device = match self.config.device {
+            DeviceChoice::Cpu => Ok(Device::Cpu),
+            DeviceChoice::Cuda(index) => Device::new_cuda(index),
+        }
+        .map_err(|error| JobError::Device { device: self.device_name(), reason: first_line(&error) })?;
+        let dtype = match self.config.dtype {
+            DTypeChoice::F32 => DType::F32,
+            DTypeChoice::Bf16 => DType::BF16,
+        };
+        tracing::info!(
+            device = self.device_name(),
+            dtype = dtype.as_str(),
+            attention = nn::attention_kernel(&device, dtype),
+            "device opened"
+        );
+        self.device = Some((device.clone(), dtype));
+        Ok((device, dtype))
+    }
+
+    fn find(
+        &self,
+        model: Option<ModelRef>,
+        pipeline: Pipeline,
+        dtype: DType,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<Found, JobError> {
+        let Some(model) = model else {
+            return Err(JobError::ModelNotFound {
+                model: pipeline.class_name().to_owned(),
+                reason: "none is configured; give --model (or --edit-model) a checkpoint folder or a hub id".to_owned(),
+            });
+        };
+        (watcher.progress)(Stage::Load, 0, 0);
+        let mut total = 0;
+        let mut done = 0;
+        let mut on_event = |event: DownloadEvent| {
+            match event {
+                DownloadEvent::Planned { bytes, present, .. } => (total, done) = (bytes, present),
+                DownloadEvent::Progressed { bytes, .. } => done = bytes,
+                _ => {}
+            }
+            let mebibytes = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+            (watcher.progress)(Stage::Load, mebibytes(done), mebibytes(total));
+            if watcher.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let snapshot = hub::resolve(&self.config.hub, &model, &hub::diffusers_file, &mut on_event)?;
+        memory::check(&snapshot.id, &snapshot.folder, dtype, self.config.memory_budget)?;
+        Ok(Found {
+            folder: snapshot.folder,
+            record: ModelRecord {
+                pipeline: pipeline.class_name().to_owned(),
+                id: snapshot.id,
+                revision: snapshot.revision,
+            },
+        })
+    }
+}
+
+fn loading<'a>(record: &'a ModelRecord, watcher: &'a mut Watcher<'_>) -> impl FnMut(&str) + 'a {
+    let mut parts = 0;
+    move |part| {
+        parts += 1;
+        tracing::info!(model = record.id, part, "loaded");
+        (watcher.progress)(Stage::Load, parts, 3);
+    }
+}
+
+pub fn model_error(model: &str, device: &str, error: ModelError) -> JobError {
+    let model = model.to_owned();
+    match error {
+        ModelError::NotFound { .. } => JobError::ModelNotFound { model, reason: error.to_string() },
+        ModelError::Device(error) => device_error(device, &error),
+        ModelError::Invalid { .. }
+        | ModelError::MissingTensor { .. }
+        | ModelError::WrongShape { .. }
+        | ModelError::UnexpectedTensor { .. } => JobError::ModelInvalid { model, reason: error.to_string() },
+    }
+}
+
+/// candle has no kind for "out of memory"; the driver's words are all there is.
+pub fn device_error(device: &str, error: &candle_core::Error) -> JobError {
+    let reason = first_line(error);
+    let device = device.to_owned();
+    if reason.to_ascii_lowercase().contains("out of memory") || reason.contains("OUT_OF_MEMORY") {
+        JobError::OutOfMemory { device, reason }
+    } else {
+        JobError::Device { device, reason }
+    }
+}
+
+/// The message without the backtrace that candle appends to it.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+fn unreachable_model() -> JobError {
+    JobError::Device { device: "engine".to_owned(), reason: "the model was not kept".to_owned() }
+}

@@ -1,0 +1,21 @@
+//! Why a pipeline stopped without a picture.
+
+use crate::models::text_encoder::TextError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    #[error("cancelled")]
+    Cancelled,
+    /// A latent became NaN or infinite; `step` counts from 1.
+    #[error("the latents became NaN or infinite at step {step}")]
+    NonFinite { step: usize },
+    /// The request does not suit this checkpoint.
+    #[error("{field}: {reason}")]
+    Invalid { field: &'static str, reason: String },
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error("{0}")]
+    Device(#[from] candle_core::Error),
+}
+
+pub type Result<T> = std::result::Result<T, PipelineError>;

@@ -1,0 +1,53 @@
+//! Pictures as tensors, and the sizes that the models work at.
+
+use ::image::{RgbImage, RgbaImage};
+use candle_core::{DType, Device, Tensor};
+
+use super::error::Result;
+use crate::models::text_encoder::RgbPicture;
+
+/// A size in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    pub width: u32,
+    pub height: u32,
+}
+
+impl Size {
+    /// About `area` square pixels in the shape of `width` x `height`, sides rounded to 32 as Python rounds (halves
+    /// to the even neighbour) and never below 32.
+    pub fn with_area(area: u32, width: u32, height: u32) -> Self {
+        let ratio = f64::from(width) / f64::from(height);
+        let target = (f64::from(area) * ratio).sqrt();
+        let round = |side: f64| (((side / 32.0).round_ties_even() * 32.0) as u32).max(32);
+        Self { width: round(target), height: round(target / ratio) }
+    }
+}
+
+/// `(1, h, w, 4)` in -1..1.
+pub fn rgba_to_tensor(picture: &RgbaImage, device: &Device) -> Result<Tensor> {
+    to_tensor(picture.as_raw(), picture.width(), picture.height(), 4, device)
+}
+
+/// `(1, h, w, 3)` in -1..1.
+pub fn rgb_to_tensor(picture: &RgbImage, device: &Device) -> Result<Tensor> {
+    to_tensor(picture.as_raw(), picture.width(), picture.height(), 3, device)
+}
+
+fn to_tensor(bytes: &[u8], width: u32, height: u32, channels: usize, device: &Device) -> Result<Tensor> {
+    let values: Vec<f32> = bytes.iter().map(|&byte| 2.0 * (f32::from(byte) / 255.0) - 1.0).collect();
+    Ok(Tensor::from_vec(values, (1, height as usize, width as usize, channels), device)?)
+}
+
+/// The bytes of `(1, h, w, c)` in -1..1, rounded as numpy rounds, with the size.
+pub fn to_bytes(picture: &Tensor) -> Result<(Vec<u8>, Size)> {
+    let (_, h, w, _) = picture.dims4()?;
+    let values: Vec<f32> = picture.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    let byte = |value: f32| ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+    Ok((values.into_iter().map(byte).collect(), Size { width: w as u32, height: h as u32 }))
+}
+
+/// The picture as the text encoder takes it.
+pub fn view(picture: &RgbImage) -> RgbPicture<'_> {
+    RgbPicture { width: picture.width() as usize, height: picture.height() as usize, pixels: picture.as_raw() }
+}

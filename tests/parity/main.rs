@@ -6,5 +6,6 @@ mod bars;
 mod noise;
 mod pipelines;
 mod schedule;
+mod text_encoder;
 mod transformer;
 mod vae;

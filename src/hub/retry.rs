@@ -38,3 +38,41 @@ impl Backoff {
 fn chance() -> f64 {
     (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retry() -> Retry {
+        let second = Duration::from_secs(1);
+        Retry { attempts: 4, first_wait: second, longest_wait: 3 * second, ..Retry::default() }
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_end() {
+        let mut backoff = Backoff::new(retry());
+        for expected in [1.0, 2.0, 3.0] {
+            let wait = backoff.next_wait(0, None).unwrap().as_secs_f64();
+            assert!((0.75 * expected..=1.25 * expected).contains(&wait), "{wait}");
+        }
+        assert_eq!(backoff.next_wait(0, None), None);
+    }
+
+    #[test]
+    fn an_attempt_that_brought_much_starts_the_count_again() {
+        let mut backoff = Backoff::new(retry());
+        for _ in 0..20 {
+            assert!(backoff.next_wait(PROGRESS, None).is_some());
+        }
+        assert!(backoff.next_wait(PROGRESS - 1, None).is_some());
+        assert!(backoff.next_wait(PROGRESS - 1, None).is_some());
+        assert_eq!(backoff.next_wait(PROGRESS - 1, None), None);
+    }
+
+    #[test]
+    fn what_the_server_asks_for_is_a_lower_bound_until_it_is_too_long() {
+        let asked = Some(Duration::from_secs(60));
+        assert_eq!(Backoff::new(retry()).next_wait(0, asked), asked);
+        assert_eq!(Backoff::new(retry()).next_wait(0, Some(Duration::from_secs(301))), None);
+    }
+}

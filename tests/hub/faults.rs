@@ -228,6 +228,10 @@ fn nobody_listening_is_a_network_error_after_bounded_attempts() {
     assert!(error.to_string().contains("http://127.0.0.1:9"), "{error}");
     assert_eq!(events.iter().filter(|event| matches!(event, DownloadEvent::Retrying { .. })).count(), 3);
 
+    // The TLS stack is there, and a server that does not speak it is an error like any other.
+    fixture.config.endpoint = fixture.hub.endpoint.replace("http:", "https:");
+    assert!(matches!(fixture.pull(), Err(HubError::Network { .. })));
+
     fixture.config.endpoint = "no address".to_owned();
     assert!(fixture.pull().unwrap_err().to_string().contains("not an http or https address"));
 }

@@ -35,12 +35,23 @@ fn a_model_is_fetched_at_one_commit_and_verified() {
         DownloadEvent::Planned { id: "Org/Model".into(), commit: COMMIT.into(), files: 6, bytes, present: 0 }
     );
     assert_eq!(events.last(), Some(&DownloadEvent::Finished { folder: snapshot.folder }));
-    let last = events.iter().rev().find_map(|event| match event {
+    assert_eq!(last_count(&events), Some(bytes));
+    assert_eq!(events.iter().filter(|e| matches!(e, DownloadEvent::Verified { .. })).count(), 6);
+}
+
+/// The last count of bytes of the whole plan.
+fn last_count(events: &[DownloadEvent]) -> Option<u64> {
+    events.iter().rev().find_map(|event| match event {
         DownloadEvent::Progressed { bytes, .. } => Some(*bytes),
         _ => None,
-    });
-    assert_eq!(last, Some(bytes));
-    assert_eq!(events.iter().filter(|e| matches!(e, DownloadEvent::Verified { .. })).count(), 6);
+    })
+}
+
+fn planned(events: &[DownloadEvent]) -> Option<u64> {
+    events.iter().find_map(|event| match event {
+        DownloadEvent::Planned { bytes, .. } => Some(*bytes),
+        _ => None,
+    })
 }
 
 #[test]
@@ -214,6 +225,9 @@ fn a_stop_is_noticed_at_once_and_the_next_run_goes_on() {
     let shard = fixture.hub.fetches(SHARD);
     assert_eq!(shard.len(), 1);
     assert_eq!(shard[0].range.as_deref(), Some("bytes=200000-"));
+    // The counts of the second run go on from there, too.
+    assert!(matches!(events[0], DownloadEvent::Planned { present, .. } if present > 200_000), "{:?}", events[0]);
+    assert_eq!(last_count(&events), planned(&events));
     assert!(
         events
             .iter()

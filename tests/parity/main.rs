@@ -3,6 +3,8 @@
 //! `tests/golden/` holds the small checkpoints, the stored tensors and the script that made them.
 
 mod bars;
+mod broken_checkpoints;
+mod engine;
 mod noise;
 mod pipelines;
 mod schedule;

@@ -1,0 +1,153 @@
+//! Checkpoints that cannot work say what is wrong, where, and what would be right.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use acetate::pipeline::{DecomposePipeline, EditPipeline};
+use candle_core::{DType, Device};
+
+use crate::bars::golden;
+
+/// A copy of a golden checkpoint that may be damaged.
+struct Broken {
+    folder: tempfile::TempDir,
+}
+
+impl Broken {
+    fn new(checkpoint: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&golden(&format!("checkpoints/{checkpoint}")), folder.path());
+        Self { folder }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    /// Sets a value of a JSON file.
+    fn set(&self, file: &str, key: &str, value: serde_json::Value) {
+        let path = self.path(file);
+        let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        json[key] = value;
+        fs::write(path, json.to_string()).unwrap();
+    }
+
+    /// What loading says, with the folder cut out of it.
+    fn decompose_error(&self) -> String {
+        let result = DecomposePipeline::load(self.folder.path(), &Device::Cpu, DType::F32, |_| ());
+        self.shorten(result.err().expect("a broken checkpoint was loaded").to_string())
+    }
+
+    fn edit_error(&self) -> String {
+        let result = EditPipeline::load(self.folder.path(), &Device::Cpu, DType::F32, |_| ());
+        self.shorten(result.err().expect("a broken checkpoint was loaded").to_string())
+    }
+
+    fn shorten(&self, message: String) -> String {
+        message.replace(&self.folder.path().display().to_string(), "CHECKPOINT")
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+const SINGLE: &str = "transformer/diffusion_pytorch_model.safetensors";
+
+#[test]
+fn no_checkpoint_at_all() {
+    let broken = Broken::new("layered");
+    fs::remove_file(broken.path("model_index.json")).unwrap();
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT: not found; a checkpoint is a folder in the diffusers layout, with a model_index.json");
+}
+
+#[test]
+fn the_other_of_the_two_models() {
+    insta::assert_snapshot!(Broken::new("edit").decompose_error(), @"CHECKPOINT/model_index.json: is a QwenImageEditPlusPipeline, but this needs a QwenImageLayeredPipeline; is it the other of the two models?");
+}
+
+#[test]
+fn a_missing_folder() {
+    let broken = Broken::new("layered");
+    fs::remove_dir_all(broken.path("vae")).unwrap();
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/vae/config.json: is missing; the checkpoint is not complete");
+}
+
+#[test]
+fn a_missing_shard() {
+    let broken = Broken::new("edit");
+    let shard = "transformer/diffusion_pytorch_model-00002-of-00002.safetensors";
+    fs::remove_file(broken.path(shard)).unwrap();
+    insta::assert_snapshot!(broken.edit_error(), @"CHECKPOINT/transformer/diffusion_pytorch_model-00002-of-00002.safetensors: is missing; the index names 2 shards, so the download is not complete");
+}
+
+#[test]
+fn half_a_file() {
+    let broken = Broken::new("layered");
+    let file = fs::OpenOptions::new().write(true).open(broken.path(SINGLE)).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.set_len(length / 2).unwrap();
+    let message = broken.decompose_error();
+    let expected = format!("CHECKPOINT/{SINGLE}: has {} bytes of {length}; the download is not complete", length / 2);
+    assert_eq!(message, expected);
+    file.set_len(100).unwrap();
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/diffusion_pytorch_model.safetensors: ends inside its header; the download is not complete");
+}
+
+#[test]
+fn not_safetensors() {
+    let broken = Broken::new("layered");
+    fs::write(broken.path(SINGLE), "<!DOCTYPE html><title>Sign in</title>").unwrap();
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/diffusion_pytorch_model.safetensors: is not a safetensors file; fetch it again");
+}
+
+#[test]
+fn a_pickle() {
+    let broken = Broken::new("layered");
+    fs::rename(broken.path(SINGLE), broken.path("transformer/pytorch_model.bin")).unwrap();
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/pytorch_model.bin: is a pickle, which can run code when it is opened; convert the checkpoint to safetensors");
+}
+
+#[test]
+fn tensors_of_another_shape() {
+    let broken = Broken::new("layered");
+    broken.set("transformer/config.json", "joint_attention_dim", 80.into());
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer: tensor `txt_norm.weight` has shape [64], but the config asks for [80]");
+}
+
+#[test]
+fn too_few_and_too_many_tensors() {
+    let broken = Broken::new("layered");
+    broken.set("transformer/config.json", "num_layers", 4.into());
+    insta::assert_snapshot!(broken.decompose_error(), @"");
+    broken.set("transformer/config.json", "num_layers", 2.into());
+    insta::assert_snapshot!(broken.decompose_error(), @"");
+}
+
+#[test]
+fn a_config_that_contradicts_itself() {
+    let broken = Broken::new("layered");
+    broken.set("transformer/config.json", "axes_dims_rope", serde_json::json!([4, 10, 8]));
+    insta::assert_snapshot!(broken.decompose_error(), @"");
+    let broken = Broken::new("layered");
+    broken.set("scheduler/scheduler_config.json", "use_karras_sigmas", true.into());
+    insta::assert_snapshot!(broken.decompose_error(), @"");
+}
+
+#[test]
+fn a_misspelt_override() {
+    let broken = Broken::new("layered");
+    broken.set("acetate.json", "resolution", 128.into());
+    insta::assert_snapshot!(broken.decompose_error(), @"");
+}

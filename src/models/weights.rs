@@ -168,7 +168,7 @@ impl Weights {
 }
 
 /// The files of a component, by the index when there is one. The stem differs between diffusers and transformers.
-fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
+pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if !folder.is_dir() {
         return Err(ModelError::invalid(folder, "is missing; the checkpoint is not complete"));
     }
@@ -219,13 +219,13 @@ pub fn checkpoint_bytes(folder: &Path, dtype: DType) -> Loaded<u64> {
     Ok(elements * dtype.size_in_bytes() as u64)
 }
 
-fn elements_of(tensor: &serde_json::Value) -> Option<u64> {
+pub(super) fn elements_of(tensor: &serde_json::Value) -> Option<u64> {
     tensor.get("shape")?.as_array()?.iter().map(serde_json::Value::as_u64).product()
 }
 
 /// Reads a file's header, and compares its length with what the header promises, so that half a download is told
 /// as such.
-fn read_header(path: &Path) -> Loaded<serde_json::Map<String, serde_json::Value>> {
+pub(super) fn read_header(path: &Path) -> Loaded<serde_json::Map<String, serde_json::Value>> {
     use std::io::Read;
     let fail = |reason: String| ModelError::invalid(path, reason);
     let mut file = fs::File::open(path).map_err(|error| fail(error.to_string()))?;

@@ -1,0 +1,157 @@
+//! `acetate doctor`: is this machine ready, and if not, what is missing?
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    Failure,
+    global::{GlobalArgs, block_on},
+    output,
+};
+use crate::{
+    app,
+    config::Loaded,
+    engine::{DTypeChoice, DeviceChoice},
+    hub::{self, ModelRef},
+    job::JobError,
+    models::inspect,
+    store::FolderStore,
+};
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    state: State,
+    text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Ok,
+    /// Nothing is broken, but some jobs need it.
+    Missing,
+    Broken,
+}
+
+impl DoctorArgs {
+    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let loaded = global.load(Vec::new())?;
+        let checks = vec![
+            settings(&loaded),
+            objects(&loaded),
+            block_on(async { Ok(database(&loaded).await) })?,
+            device(&loaded),
+            model("model", &loaded, loaded.config.qwen_image.model_path.as_deref()),
+            model(
+                "edit model",
+                &loaded,
+                Some(loaded.config.qwen_image.edit_model_path.as_deref().unwrap_or(app::DEFAULT_EDIT_MODEL)),
+            ),
+        ];
+        let ready = checks.iter().all(|check| check.state != State::Broken);
+        if self.json {
+            output::json(&json!({ "ready": ready, "checks": checks }))?;
+        } else {
+            for check in &checks {
+                let state = match check.state {
+                    State::Ok => "ok",
+                    State::Missing => "missing",
+                    State::Broken => "BROKEN",
+                };
+                output::line(&format!("{:<11} {state:<8} {}", check.name, check.text))?;
+            }
+        }
+        if ready { Ok(()) } else { Err(Failure::Silent(1)) }
+    }
+}
+
+fn settings(loaded: &Loaded) -> Check {
+    let text = match &loaded.file {
+        Some(path) => format!("{}, profile {}", path.display(), loaded.profile),
+        None => "the defaults; no file".to_owned(),
+    };
+    Check { name: "settings", state: State::Ok, text }
+}
+
+fn objects(loaded: &Loaded) -> Check {
+    let opened = FolderStore::open(&app::store_url(&loaded.config)).and_then(|store| {
+        let free = store.free_space()?;
+        Ok(format!("{}, {} free", store.root().display(), output::size(free)))
+    });
+    from_result("results", opened)
+}
+
+async fn database(loaded: &Loaded) -> Check {
+    let counted = async {
+        let status = app::open_status(&loaded.config).await?;
+        let jobs: Vec<String> =
+            status.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
+        let jobs = if jobs.is_empty() { "no jobs".to_owned() } else { jobs.join(", ") };
+        Ok::<_, JobError>(format!("{}, {jobs}", status.path().display()))
+    };
+    from_result("database", counted.await)
+}
+
+fn device(loaded: &Loaded) -> Check {
+    let settings = &loaded.config.qwen_image;
+    let text = settings.dtype().map(|dtype| {
+        let dtype = match dtype {
+            DTypeChoice::F32 => "f32",
+            DTypeChoice::Bf16 => "bf16",
+        };
+        match settings.device {
+            DeviceChoice::Cpu => {
+                let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                format!("cpu, {threads} threads, {dtype}")
+            }
+            DeviceChoice::Cuda(index) => format!("cuda:{index}, {dtype}; opened by the first job"),
+        }
+    });
+    from_result("device", text.map_err(|reason| JobError::invalid("qwen_image.dtype", reason)))
+}
+
+fn model(name: &'static str, loaded: &Loaded, setting: Option<&str>) -> Check {
+    let Some(setting) = setting else {
+        let text = "none configured; give --model to each run, or set qwen_image.model_path".to_owned();
+        return Check { name, state: State::Missing, text };
+    };
+    match ModelRef::parse(setting).map_err(JobError::from) {
+        Err(error) => from_result(name, Err(error)),
+        Ok(ModelRef::Folder(folder)) => match inspect(&folder) {
+            Err(error) => Check { name, state: State::Broken, text: error.to_string() },
+            Ok(report) => match report.components.iter().find_map(|part| part.error.clone()) {
+                Some(error) => Check { name, state: State::Broken, text: error },
+                None => Check { name, state: State::Ok, text: format!("{}, {}", folder.display(), report.pipeline) },
+            },
+        },
+        Ok(ModelRef::Hub { id, .. }) => {
+            let cached = hub::list(&loaded.hub).unwrap_or_default();
+            let complete = cached.iter().any(|model| model.id == id && model.revisions.iter().any(|r| r.complete));
+            if complete {
+                return Check { name, state: State::Ok, text: format!("{id}, downloaded") };
+            }
+            let how = if loaded.hub.offline {
+                "and the hub is offline"
+            } else {
+                "acetate models pull gets it now, else its first use"
+            };
+            Check { name, state: State::Missing, text: format!("{id} is not downloaded; {how}") }
+        }
+    }
+}
+
+fn from_result(name: &'static str, result: Result<String, JobError>) -> Check {
+    match result {
+        Ok(text) => Check { name, state: State::Ok, text },
+        Err(error) => Check { name, state: State::Broken, text: error.to_string() },
+    }
+}

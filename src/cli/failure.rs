@@ -1,0 +1,60 @@
+//! What a command ends with when it does not end well.
+
+use std::process::ExitCode;
+
+use super::output;
+use crate::{
+    config::ConfigError,
+    job::{ErrorClass, ErrorRecord, JobError},
+};
+
+#[derive(Debug)]
+pub enum Failure {
+    /// The command line or the configuration is wrong; nothing was done.
+    Usage(String),
+    /// Something failed before there was a job, or beside it.
+    Error(JobError),
+    /// The job ended without a result. Its row has been printed where `--json` asked for it.
+    Job(String),
+    /// Ctrl-C, or `acetate jobs cancel`.
+    Cancelled(String),
+    /// Everything has been said already.
+    Silent(u8),
+}
+
+impl Failure {
+    /// Says on stderr what went wrong, with `json` also on stdout as `{"error": ...}` where no job's row was printed.
+    pub fn report(self, json: bool) -> ExitCode {
+        let (code, message, record) = match self {
+            Self::Usage(message) => {
+                let record = ErrorRecord::from(&JobError::invalid("command", message.clone()));
+                (2, message.clone(), Some(ErrorRecord { message, ..record }))
+            }
+            Self::Error(error) => {
+                let record = ErrorRecord::from(&error);
+                let code = if record.class == ErrorClass::Invalid { 2 } else { 1 };
+                (code, record.message.clone(), Some(record))
+            }
+            Self::Job(message) => (1, message, None),
+            Self::Cancelled(message) => (130, message, None),
+            Self::Silent(code) => return ExitCode::from(code),
+        };
+        output::error(&format!("error: {message}"));
+        if let Some(record) = record.filter(|_| json) {
+            let _ = output::json(&serde_json::json!({ "error": record }));
+        }
+        ExitCode::from(code)
+    }
+}
+
+impl From<JobError> for Failure {
+    fn from(error: JobError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}

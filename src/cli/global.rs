@@ -1,0 +1,93 @@
+//! Flags of every command, and what is made of them: the configuration, the log, the runtime.
+
+use std::{io::IsTerminal, path::PathBuf};
+
+use clap::{ArgAction, Args};
+
+use super::{Failure, output};
+use crate::{
+    config::{Environment, Flag, Loaded, LogFormat, Sources, load},
+    telemetry::{self, LogOptions},
+};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// Read settings from this file instead of ./acetate.toml or the one in your configuration folder
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Use this profile of the configuration file, over its default one
+    #[arg(long, global = true, value_name = "NAME")]
+    profile: Option<String>,
+    /// Log more: -v what happens, -vv details
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// No progress, and only errors in the log
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// How the log on stderr is written
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgressStyle {
+    Bar,
+    Lines,
+    None,
+}
+
+impl GlobalArgs {
+    /// Loads the configuration and starts the log.
+    pub fn load(&self, flags: Vec<Flag>) -> Result<Loaded, Failure> {
+        let loaded = load(&Sources {
+            file: self.config.clone(),
+            profile: self.profile.clone(),
+            environment: Environment::of_this_process(),
+            flags,
+        })?;
+        let telemetry = &loaded.config.telemetry;
+        let filter = match (self.quiet, self.verbose) {
+            (true, _) => "error".to_owned(),
+            (_, 0) => telemetry.level.clone(),
+            (_, 1) => "info".to_owned(),
+            (_, 2) => "debug".to_owned(),
+            _ => "trace".to_owned(),
+        };
+        let json = self.log_format.unwrap_or(telemetry.format) == LogFormat::Json;
+        let color = std::io::stderr().is_terminal();
+        telemetry::start(&LogOptions { filter, json, color }).map_err(Failure::Usage)?;
+        Ok(loaded)
+    }
+
+    /// A bar on a terminal, unless log lines would run through it.
+    pub fn progress_style(&self) -> ProgressStyle {
+        if self.quiet {
+            ProgressStyle::None
+        } else if std::io::stderr().is_terminal() && self.verbose == 0 {
+            ProgressStyle::Bar
+        } else {
+            ProgressStyle::Lines
+        }
+    }
+
+    pub fn say(&self, text: &str) {
+        if !self.quiet {
+            output::error(text);
+        }
+    }
+}
+
+/// Runs a command's async part. Two threads are enough: the work is on the engine's and on blocking ones.
+pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Usage(format!("the async runtime does not start: {error}")))?;
+    let result = runtime.block_on(work);
+    // A second Ctrl-C or a failed job must not wait for a thread that still computes.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,86 @@
+//! The command line: one file per command. Results go to stdout, everything else to stderr.
+//!
+//! Exit codes: 0 done; 1 the job failed, or something around it did; 2 the command, the configuration or the request
+//! is wrong; 130 cancelled by Ctrl-C.
+
+mod config;
+mod doctor;
+mod download_bar;
+mod failure;
+mod global;
+mod jobs;
+mod models;
+mod output;
+mod progress;
+mod run;
+mod view;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+use global::GlobalArgs;
+
+/// Takes pictures apart into transparent RGBA layers, and edits layers by instruction.
+#[derive(Debug, Parser)]
+#[command(name = "acetate", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one job here and wait for its result
+    Run(run::RunArgs),
+    /// List, show or cancel jobs
+    Jobs(jobs::JobsArgs),
+    /// List, download or check model checkpoints
+    Models(models::ModelsArgs),
+    /// Show the configuration and where each value comes from
+    Config(config::ConfigArgs),
+    /// Check that this machine is ready: folders, database, disk, models, device
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Parses, dispatches, and turns what went wrong into a message and an exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let Cli { global, command } = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, on stdout and with code 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let json = command.wants_json();
+    match command.run(&global) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}
+
+impl Command {
+    fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        match self {
+            Self::Run(args) => args.run(global),
+            Self::Jobs(args) => args.run(global),
+            Self::Models(args) => args.run(global),
+            Self::Config(args) => args.run(global),
+            Self::Doctor(args) => args.run(global),
+        }
+    }
+
+    fn wants_json(&self) -> bool {
+        match self {
+            Self::Run(args) => args.json(),
+            Self::Jobs(args) => args.json(),
+            Self::Models(args) => args.json(),
+            Self::Config(args) => args.json,
+            Self::Doctor(args) => args.json,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! `acetate models`: the checkpoints on this machine.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{
+    Failure,
+    download_bar::download_bar,
+    global::{GlobalArgs, ProgressStyle},
+    output,
+};
+use crate::{
+    hub::{self, ModelRef},
+    job::{ErrorRecord, JobError},
+    models::inspect,
+};
+
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    #[command(subcommand)]
+    command: ModelsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelsCommand {
+    /// List the models in the download cache
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download a model, or go on with a download that was cut off
+    Pull {
+        /// The hub id, for instance Qwen/Qwen-Image-Layered, with @REVISION for a certain version
+        #[arg(value_name = "ID[@REVISION]")]
+        model: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look into a checkpoint folder: its parts, their sizes and number formats, what is missing or broken
+    Check {
+        /// The folder that holds model_index.json
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl ModelsArgs {
+    pub fn json(&self) -> bool {
+        match &self.command {
+            ModelsCommand::List { json } | ModelsCommand::Pull { json, .. } | ModelsCommand::Check { json, .. } => {
+                *json
+            }
+        }
+    }
+
+    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let loaded = global.load(Vec::new())?;
+        match self.command {
+            ModelsCommand::List { json } => list(&loaded.hub, json),
+            ModelsCommand::Pull { model, json } => pull(global, &loaded.hub, &model, json),
+            ModelsCommand::Check { folder, json } => check(&folder, json),
+        }
+    }
+}
+
+fn list(config: &hub::HubConfig, as_json: bool) -> Result<(), Failure> {
+    let models = hub::list(config).map_err(JobError::from)?;
+    if as_json {
+        let models: Vec<_> = models
+            .iter()
+            .map(|model| {
+                let revisions: Vec<_> = model
+                    .revisions
+                    .iter()
+                    .map(|revision| json!({ "commit": revision.commit, "names": revision.names, "complete": revision.complete }))
+                    .collect();
+                json!({ "id": model.id, "folder": model.folder, "bytes": model.bytes, "revisions": revisions })
+            })
+            .collect();
+        return output::json(&json!({ "models": models }));
+    }
+    if models.is_empty() {
+        return output::line(&format!("no models in {}", config.cache_dir.display()));
+    }
+    let mut rows = Vec::new();
+    for model in &models {
+        for revision in &model.revisions {
+            let state = if revision.complete { "complete" } else { "cut off" };
+            let short: String = revision.commit.chars().take(12).collect();
+            rows.push(vec![
+                model.id.clone(),
+                revision.names.join(", "),
+                short,
+                state.to_owned(),
+                output::size(model.bytes),
+            ]);
+        }
+    }
+    output::table(&["MODEL", "REVISION", "COMMIT", "", "ON DISK"], &rows)
+}
+
+fn pull(global: &GlobalArgs, config: &hub::HubConfig, model: &str, as_json: bool) -> Result<(), Failure> {
+    let model = ModelRef::parse(model).map_err(JobError::from)?;
+    if let ModelRef::Folder(folder) = &model {
+        let reason = format!("{} is a folder on this machine; give a hub id to download", folder.display());
+        return Err(JobError::invalid("ID", reason).into());
+    }
+    let mut bar = download_bar(global.progress_style() == ProgressStyle::Bar, || false);
+    let snapshot = hub::resolve(config, &model, &hub::diffusers_files, &mut bar).map_err(JobError::from)?;
+    if as_json {
+        return output::json(&json!({
+            "id": snapshot.id, "revision": snapshot.revision, "folder": snapshot.folder
+        }));
+    }
+    output::line(&snapshot.folder.display().to_string())
+}
+
+fn check(folder: &std::path::Path, as_json: bool) -> Result<(), Failure> {
+    let report = inspect(folder)
+        .map_err(|error| JobError::ModelInvalid { model: folder.display().to_string(), reason: error.to_string() })?;
+    let sound = report.components.iter().all(|component| component.error.is_none());
+    if as_json {
+        let components: Vec<_> = report
+            .components
+            .iter()
+            .map(|part| {
+                let error = part.error.as_ref().map(|message| {
+                    let error = JobError::ModelInvalid { model: part.name.to_owned(), reason: message.clone() };
+                    ErrorRecord { message: message.clone(), ..ErrorRecord::from(&error) }
+                });
+                json!({
+                    "name": part.name, "files": part.files, "tensors": part.tensors, "parameters": part.parameters,
+                    "bytes": part.bytes, "dtypes": part.dtypes, "error": error,
+                })
+            })
+            .collect();
+        output::json(&json!({ "pipeline": report.pipeline, "components": components, "sound": sound }))?;
+    } else {
+        output::line(&format!("{}  {}", report.pipeline, folder.display()))?;
+        let rows: Vec<Vec<String>> = report
+            .components
+            .iter()
+            .map(|part| match &part.error {
+                Some(error) => {
+                    vec![part.name.to_owned(), "-".into(), "-".into(), "-".into(), format!("BROKEN: {error}")]
+                }
+                None => vec![
+                    part.name.to_owned(),
+                    part.parameters.to_string(),
+                    output::size(part.bytes),
+                    part.dtypes.join(", "),
+                    "ok".to_owned(),
+                ],
+            })
+            .collect();
+        output::table(&["PART", "PARAMETERS", "SIZE", "FORMAT", ""], &rows)?;
+    }
+    if sound { Ok(()) } else { Err(Failure::Silent(1)) }
+}

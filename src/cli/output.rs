@@ -1,0 +1,83 @@
+//! Writing to the two streams. A reader that has gone (`acetate jobs list | head`) is no error.
+
+use std::io::{ErrorKind, Write};
+
+use serde::Serialize;
+
+use super::Failure;
+use crate::job::JobError;
+
+/// One line, or several, of a result.
+pub fn line(text: &str) -> Result<(), Failure> {
+    let written = writeln!(std::io::stdout().lock(), "{text}");
+    match written {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Error(JobError::Storage {
+            path: "stdout".to_owned(),
+            reason: format!("cannot write: {error}"),
+        })),
+        _ => Ok(()),
+    }
+}
+
+pub fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| JobError::Storage { path: "stdout".to_owned(), reason: error.to_string() })?;
+    line(&text)
+}
+
+/// For people: what is being done, what went wrong.
+pub fn error(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Columns wide enough for their longest cell; the last one is not padded.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let print = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        line(padded.join("  ").trim_end())
+    };
+    print(header.to_vec())?;
+    rows.iter().try_for_each(|row| print(row.iter().map(String::as_str).collect()))
+}
+
+/// `812 B`, `1.4 MB`.
+pub fn size(bytes: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1000.0;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if value < 9.95 { format!("{value:.1} {}", units[unit]) } else { format!("{value:.0} {}", units[unit]) }
+}
+
+/// `0.8 s`, `2 min 5 s`, `1 h 3 min`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!([size(12), size(1_440), size(999_600), size(57_000_000_000)], ["12 B", "1.4 kB", "1.0 MB", "57 GB"]);
+        assert_eq!([duration(0.84), duration(125.0), duration(3780.0)], ["0.8 s", "2 min 5 s", "1 h 3 min"]);
+    }
+}

@@ -1,0 +1,151 @@
+//! How far a run has come, on stderr: a bar on a terminal, now and then a line elsewhere.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as BarStyle};
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{global::ProgressStyle, output, view::progress_text};
+use crate::job::{Progress, Stage};
+
+/// At most one line in this time, beside the first of each stage.
+const LINE_EVERY: Duration = Duration::from_secs(15);
+
+/// Shows progress until it is finished.
+pub struct Shown {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+pub fn show(mut progress: watch::Receiver<Option<Progress>>, style: ProgressStyle) -> Shown {
+    let (stop, mut stopped) = watch::channel(false);
+    let task = tokio::spawn(async move {
+        let mut view = match style {
+            ProgressStyle::Bar => View::Bar(Bar::default()),
+            ProgressStyle::Lines => View::Lines(Lines::default()),
+            ProgressStyle::None => return,
+        };
+        loop {
+            tokio::select! {
+                changed = progress.changed() => if changed.is_err() { break },
+                _ = stopped.changed() => break,
+            }
+            let latest = *progress.borrow_and_update();
+            if let Some(latest) = latest {
+                view.update(&latest);
+            }
+        }
+        view.end();
+    });
+    Shown { stop, task }
+}
+
+impl Shown {
+    /// Takes the bar away, so that what follows has the terminal for itself.
+    pub async fn finish(self) {
+        drop(self.stop);
+        let _ = self.task.await;
+    }
+}
+
+enum View {
+    Bar(Bar),
+    Lines(Lines),
+}
+
+impl View {
+    fn update(&mut self, progress: &Progress) {
+        match self {
+            Self::Bar(bar) => bar.update(progress),
+            Self::Lines(lines) => lines.update(progress),
+        }
+    }
+
+    fn end(&mut self) {
+        if let Self::Bar(bar) = self {
+            bar.end_stage();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Bar {
+    current: Option<(Stage, Instant, ProgressBar)>,
+}
+
+impl Bar {
+    fn update(&mut self, progress: &Progress) {
+        if self.current.as_ref().is_none_or(|(stage, ..)| *stage != progress.stage) {
+            self.end_stage();
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_prefix(name(progress.stage));
+            bar.enable_steady_tick(Duration::from_millis(120));
+            self.current = Some((progress.stage, Instant::now(), bar));
+        }
+        let Some((_, start, bar)) = &self.current else { return };
+        let template = if progress.steps > 1 {
+            "{prefix:>14} {bar:32} {pos}/{len}  {msg}"
+        } else {
+            "{prefix:>14} {spinner} {elapsed}"
+        };
+        if let Ok(style) = BarStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_length(u64::from(progress.steps.max(1)));
+        bar.set_position(u64::from(progress.step));
+        bar.set_message(pace(progress, start.elapsed()));
+    }
+
+    /// Leaves one line about a stage that took a while.
+    fn end_stage(&mut self) {
+        let Some((stage, start, bar)) = self.current.take() else { return };
+        bar.finish_and_clear();
+        let seconds = start.elapsed().as_secs_f64();
+        if seconds >= 0.1 {
+            output::error(&format!("{:>14} {}", name(stage), output::duration(seconds)));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Lines {
+    stage: Option<(Stage, Instant)>,
+    last: Option<Instant>,
+}
+
+impl Lines {
+    fn update(&mut self, progress: &Progress) {
+        let new = self.stage.is_none_or(|(stage, _)| stage != progress.stage);
+        if new {
+            self.stage = Some((progress.stage, Instant::now()));
+        }
+        let due = self.last.is_none_or(|last| last.elapsed() >= LINE_EVERY);
+        // The quick stages before and after the model are not worth a line each.
+        let worth_a_line = matches!(
+            progress.stage,
+            Stage::Load | Stage::Caption | Stage::TextEncode | Stage::Denoise | Stage::VaeDecode
+        );
+        if !(due && !new || new && worth_a_line) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let since = self.stage.map_or(Duration::ZERO, |(_, start)| start.elapsed());
+        let pace = pace(progress, since);
+        let pace = if pace.is_empty() { pace } else { format!(", {pace}") };
+        output::error(&format!("{}{pace}", progress_text(progress)));
+    }
+}
+
+/// `1.2 s per step, 40.8 s left`, of the stages that are made of equal steps.
+fn pace(progress: &Progress, elapsed: Duration) -> String {
+    if progress.step == 0 || progress.steps <= 1 || progress.stage != Stage::Denoise {
+        return String::new();
+    }
+    let per_step = elapsed.as_secs_f64() / f64::from(progress.step);
+    let left = per_step * f64::from(progress.steps.saturating_sub(progress.step));
+    format!("{per_step:.2} s per step, {} left", output::duration(left))
+}
+
+fn name(stage: Stage) -> String {
+    stage.as_str().replace('_', " ")
+}

@@ -1,0 +1,29 @@
+//! `acetate run composite`.
+
+use clap::Args;
+
+use super::{
+    drive::{Plan, drive},
+    flags::{JobFlags, input},
+};
+use crate::{
+    cli::{Failure, global::GlobalArgs},
+    job::{CompositeParams, Task},
+};
+
+#[derive(Debug, Args)]
+pub struct CompositeArgs {
+    /// Layers, back to front: files, or job:ID:LAYER for layers of earlier jobs
+    #[arg(required = true, value_name = "LAYER")]
+    layers: Vec<String>,
+    #[command(flatten)]
+    pub job: JobFlags,
+}
+
+impl CompositeArgs {
+    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let loaded = global.load(Vec::new())?;
+        let inputs = self.layers.iter().map(|layer| input(layer)).collect::<Result<_, _>>()?;
+        drive(global, loaded, Plan { task: Task::Composite(CompositeParams::default()), inputs, flags: self.job })
+    }
+}

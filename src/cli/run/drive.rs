@@ -1,0 +1,245 @@
+//! From a plan to a result in the output folder: check everything that can be checked, find or make the job, work on
+//! it, copy its files out.
+
+use super::{
+    flags::JobFlags,
+    summary::{self, Finished},
+};
+use crate::{
+    app::{self, Embedded},
+    cli::{
+        Failure,
+        global::{GlobalArgs, block_on},
+        output, progress,
+        view::JobView,
+    },
+    config::Loaded,
+    engine::CancelToken,
+    hub::ModelRef,
+    job::{ErrorRecord, InputRef, JobError, JobId, JobRequest, JobState, Output, Task},
+    status::{Claim, JobRow, Submitted},
+    store::{ObjectKey, OutFolder, file_url},
+    worker::{Reporter, Verdict},
+};
+
+/// What a command line asks for.
+pub struct Plan {
+    pub task: Task,
+    pub inputs: Vec<InputRef>,
+    pub flags: JobFlags,
+}
+
+pub fn drive(global: &GlobalArgs, loaded: Loaded, plan: Plan) -> Result<(), Failure> {
+    let Plan { task, inputs, flags } = plan;
+    let mut request = JobRequest {
+        id: flags.id.unwrap_or_else(JobId::new),
+        inputs,
+        output: Output { prefix: "file:///".to_owned() },
+        task,
+        labels: flags.labels.iter().cloned().collect(),
+        priority: 0,
+    };
+    request.validate().map_err(in_words_of_flags)?;
+    check_models(&loaded, &request.task).map_err(in_words_of_flags)?;
+    let out = OutFolder::prepare(&flags.out).map_err(in_words_of_flags)?;
+    request.output.prefix = format!("{}/", file_url(out.path()).trim_end_matches('/'));
+
+    block_on(async {
+        let app = Embedded::open(&loaded).await?;
+        let run = Run { global, loaded: &loaded, app: &app, out: &out, json: flags.json };
+        let result = run.to_the_end(&request, flags.id).await;
+        app.close().await;
+        result
+    })
+}
+
+struct Run<'a> {
+    global: &'a GlobalArgs,
+    loaded: &'a Loaded,
+    app: &'a Embedded,
+    out: &'a OutFolder,
+    json: bool,
+}
+
+/// What is left to do for a job.
+enum Todo {
+    Work(JobId),
+    Export(Box<JobRow>),
+}
+
+impl Run<'_> {
+    async fn to_the_end(&self, request: &JobRequest, id: Option<JobId>) -> Result<(), Failure> {
+        let row = match self.find(request, id).await? {
+            Todo::Work(id) => self.work(id).await?,
+            Todo::Export(row) => {
+                self.global.say(&format!("job {} has succeeded before; its results are given out again", row.id()));
+                *row
+            }
+        };
+        self.finish(row).await
+    }
+
+    /// The job of this request: the one of the given id, one that was cut off before its end, or a new one.
+    async fn find(&self, request: &JobRequest, id: Option<JobId>) -> Result<Todo, Failure> {
+        let status = &self.app.worker.status;
+        if id.is_none() {
+            if let Some(row) = status.find_unfinished(&request.fingerprint()).await? {
+                let progress =
+                    row.progress.map_or(String::new(), |at| format!(", at {}", crate::cli::view::progress_text(&at)));
+                self.global.say(&format!("resuming job {}, which was cut off{progress}", row.id()));
+                return Ok(Todo::Work(row.id()));
+            }
+            // Its files were being copied when the process ended.
+            if let Some(unfinished) = self.out.unfinished
+                && let Some(row) = status.get(unfinished).await?
+                && row.state == JobState::Succeeded
+                && row.request.fingerprint() == request.fingerprint()
+            {
+                return Ok(Todo::Export(Box::new(row)));
+            }
+        }
+        match status.submit(request).await.map_err(in_words_of_flags)? {
+            Submitted::New(row) => Ok(Todo::Work(row.id())),
+            Submitted::Known(row) => match row.state {
+                JobState::Queued | JobState::Running => Ok(Todo::Work(row.id())),
+                JobState::Succeeded => Ok(Todo::Export(row)),
+                JobState::Failed | JobState::Cancelled => Err(self.ended_badly(*row)),
+            },
+        }
+    }
+
+    async fn work(&self, id: JobId) -> Result<JobRow, Failure> {
+        let (cancel, reporter) = (CancelToken::default(), Reporter::default());
+        let on_ctrl_c = tokio::spawn(cancel_on_ctrl_c(cancel.clone()));
+        let shown = progress::show(reporter.watch(), self.global.progress_style());
+        let verdict = async {
+            if self.loaded.config.qwen_image.load_edit_model {
+                let told = reporter.clone();
+                let progress = Box::new(move |stage, step, steps| told.at(stage, step, steps));
+                self.app.worker.engine.load_edit_model(cancel.clone(), progress).await?;
+            }
+            self.app.run_job(id, &cancel, &reporter).await
+        }
+        .await;
+        shown.finish().await;
+        on_ctrl_c.abort();
+
+        match verdict? {
+            Some(Verdict::Settled(row)) => Ok(*row),
+            Some(Verdict::NotTaken(Claim::Ended(row))) => Ok(*row),
+            Some(Verdict::NotTaken(Claim::Held { worker, until })) => {
+                let reason = format!(
+                    "job {id} is being worked on by {worker}, whose lease lasts until {until}; wait for it, or stop it \
+                     with `acetate jobs cancel {id}`"
+                );
+                Err(JobError::Database { reason }.into())
+            }
+            Some(Verdict::NotTaken(Claim::NotBefore(at))) => {
+                Err(JobError::Database { reason: format!("job {id} waits for its next attempt until {at}") }.into())
+            }
+            Some(Verdict::Lost) => {
+                let reason = format!("another process took job {id} over; `acetate jobs show {id}` tells how it goes");
+                Err(JobError::Database { reason }.into())
+            }
+            None | Some(Verdict::NotTaken(Claim::Unknown | Claim::Taken(_))) => {
+                Err(JobError::Database { reason: format!("job {id} has vanished from the database") }.into())
+            }
+        }
+    }
+
+    /// Copies the result out and says what came of it.
+    async fn finish(&self, row: JobRow) -> Result<(), Failure> {
+        let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
+            return Err(self.ended_badly(row));
+        };
+        let key = ObjectKey::parse(&result.manifest)?;
+        let manifest = self.out.export(&self.app.worker.store, &key).await?;
+        if self.json {
+            return output::json(&JobView::new(row, &self.app.worker.store)?);
+        }
+        summary::print(&Finished { row: &row, manifest: &manifest, folder: self.out.path() })
+    }
+
+    /// The failure that a row without a result stands for, after its JSON where that was asked for.
+    fn ended_badly(&self, row: JobRow) -> Failure {
+        let (id, state) = (row.id(), row.state);
+        let error = row.error.clone().unwrap_or_else(|| ErrorRecord::from(&JobError::Cancelled));
+        if self.json {
+            let printed =
+                JobView::new(row, &self.app.worker.store).map_err(Failure::from).and_then(|view| output::json(&view));
+            if let Err(failure) = printed {
+                return failure;
+            }
+        }
+        match state {
+            JobState::Cancelled => Failure::Cancelled(format!("job {id} was cancelled; nothing was written")),
+            JobState::Queued | JobState::Running => Failure::Job(format!(
+                "{}\nthe job is kept; run the same command again to retry (job {id})",
+                error.message
+            )),
+            JobState::Failed | JobState::Succeeded => {
+                Failure::Job(format!("{} (job {id}, {})", error.message, error.code))
+            }
+        }
+    }
+}
+
+/// Models that the task needs must be named, and folders must be there, before anything starts.
+fn check_models(loaded: &Loaded, task: &Task) -> Result<(), JobError> {
+    let engine = app::engine_config(loaded)?;
+    let (decomposes, edits) = match task {
+        Task::Decompose(_) => (true, engine.load_edit_model),
+        Task::Edit(_) => (false, true),
+        Task::Composite(_) => (false, false),
+        Task::Workflow(params) => (true, !params.edits.is_empty() || engine.load_edit_model),
+    };
+    if decomposes && engine.model.is_none() {
+        return Err(JobError::invalid(
+            "model",
+            "no checkpoint is named; give --model a folder in diffusers' layout or a hub id such as \
+             Qwen/Qwen-Image-Layered (a download of about 58 GB), or set ACETATE__QWEN_IMAGE__MODEL_PATH",
+        ));
+    }
+    let needed = [engine.model.filter(|_| decomposes), engine.edit_model.filter(|_| edits)];
+    for model in needed.into_iter().flatten() {
+        if let ModelRef::Folder(folder) = &model
+            && !folder.join("model_index.json").is_file()
+        {
+            let reason = if folder.is_dir() {
+                "the folder holds no model_index.json; give the folder of a whole checkpoint in diffusers' layout"
+            } else {
+                "there is no such folder; give a checkpoint folder or a hub id such as Qwen/Qwen-Image-Layered"
+            };
+            return Err(JobError::ModelNotFound { model: model.to_string(), reason: reason.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// `params.cfg_scale: ...` as `--cfg-scale: ...`, for somebody who typed flags.
+fn in_words_of_flags(error: JobError) -> JobError {
+    let JobError::InvalidRequest { field, reason } = error else { return error };
+    let name = field.rsplit('.').next().unwrap_or(&field);
+    let field = match (field.as_str(), name) {
+        (edit, _) if edit.starts_with("params.edits[") => "--edit".to_owned(),
+        ("input", _) => "IMAGE".to_owned(),
+        (setting, _) if setting.starts_with("qwen_image.") => format!("--{}", name.replace('_', "-")),
+        (param, _) if param.starts_with("params.") => format!("--{}", name.replace('_', "-")),
+        (_, "out" | "id" | "model") => format!("--{name}"),
+        _ => field,
+    };
+    JobError::InvalidRequest { field, reason }
+}
+
+/// The first Ctrl-C cancels the job, which then ends within a step; the second one leaves at once.
+async fn cancel_on_ctrl_c(cancel: CancelToken) {
+    if tokio::signal::ctrl_c().await.is_err() {
+        return;
+    }
+    output::error("cancelling, within one step; press Ctrl-C again to leave at once");
+    cancel.cancel();
+    if tokio::signal::ctrl_c().await.is_ok() {
+        // The row stays as it is; the next run of the same command takes the job up again.
+        std::process::exit(130);
+    }
+}

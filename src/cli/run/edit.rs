@@ -1,0 +1,64 @@
+//! `acetate run edit`.
+
+use clap::{Args, ValueEnum};
+
+use super::{
+    drive::{Plan, drive},
+    flags::{DeviceFlags, JobFlags, SamplingFlags, input, text_flag},
+};
+use crate::{
+    cli::{Failure, global::GlobalArgs},
+    job::{EditParams, OutputSize, Task},
+};
+
+#[derive(Debug, Args)]
+pub struct EditArgs {
+    /// One to three pictures; the last one gives the result its shape and its alpha. A file, or job:ID:LAYER for a
+    /// layer of an earlier job
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// What to change, for instance "Change the color to blue"
+    #[arg(long, value_name = "TEXT")]
+    instruction: String,
+    #[command(flatten)]
+    pub job: JobFlags,
+    /// Checkpoint of Qwen-Image-Edit-2509: a folder or a hub id [default: Qwen/Qwen-Image-Edit-2509, downloaded at
+    /// its first use]
+    #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
+    model: Option<String>,
+    #[command(flatten)]
+    device: DeviceFlags,
+    /// Size of the result: that of the last picture, its alpha untouched, or the size that the model works at
+    #[arg(long, value_name = "SIZE", default_value = "source", help_heading = "Parameters")]
+    output_size: Size,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Size {
+    Source,
+    Model,
+}
+
+impl EditArgs {
+    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let mut flags = self.device.settings();
+        flags.extend(text_flag("--model", "qwen_image.edit_model_path", self.model.as_ref()));
+        let loaded = global.load(flags)?;
+        let sampling = self.sampling.over(&loaded.config.qwen_image);
+        let params = EditParams {
+            instruction: self.instruction,
+            output_size: match self.output_size {
+                Size::Source => OutputSize::Source,
+                Size::Model => OutputSize::Model,
+            },
+            steps: sampling.steps,
+            cfg_scale: sampling.cfg_scale,
+            seed: sampling.seed,
+            negative_prompt: sampling.negative_prompt,
+        };
+        let inputs = self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?;
+        drive(global, loaded, Plan { task: Task::Edit(params), inputs, flags: self.job })
+    }
+}

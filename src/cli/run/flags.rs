@@ -1,0 +1,139 @@
+//! Flags that several kinds of jobs share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{
+    cli::Failure,
+    config::{Flag, QwenImage, parse_device, parse_dtype},
+    job::{InputRef, JobError, JobId, Sampling},
+    store::file_url,
+};
+
+/// Where the result goes and what the job is called.
+#[derive(Debug, Args)]
+pub struct JobFlags {
+    /// Folder for the results: a new or empty one, or one that holds an earlier result, which is replaced
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Name of the job, a UUID. The same id again is the same job: done once, its results given out again
+    #[arg(long, value_name = "ID")]
+    pub id: Option<JobId>,
+    /// Label of the job, shown by `acetate jobs`; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// Print the job as JSON, as `acetate jobs show --json` does
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What the models run on.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct DeviceFlags {
+    /// Where the model runs: cpu, cuda or cuda:N [default: cpu]
+    #[arg(long, value_name = "DEVICE", value_parser = checked_device)]
+    device: Option<String>,
+    /// Number format: f32, or bf16 on a GPU [default: f32 on the CPU, bf16 on a GPU]
+    #[arg(long, value_name = "FORMAT", value_parser = checked_dtype)]
+    dtype: Option<String>,
+    /// Load the edit model at start instead of at its first use
+    #[arg(long)]
+    load_edit_model: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Parameters")]
+pub struct SamplingFlags {
+    /// Denoise steps, 1 to 1000 [default: 50]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub steps: Option<u32>,
+    /// Guidance; 1 switches it off and halves the time [default: 4.0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub cfg_scale: Option<f64>,
+    /// Seed of the noise, the same as in torch on the CPU [default: from the job's id]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_seed)]
+    pub seed: Option<u64>,
+    /// What the picture should not be [default: " "]
+    #[arg(long, value_name = "TEXT")]
+    pub negative_prompt: Option<String>,
+}
+
+impl SamplingFlags {
+    /// The flags over the configured defaults.
+    pub fn over(&self, settings: &QwenImage) -> Sampling {
+        let reference = Sampling::default();
+        Sampling {
+            steps: self.steps.unwrap_or(settings.num_inference_steps),
+            cfg_scale: self.cfg_scale.unwrap_or(settings.cfg_scale),
+            seed: self.seed,
+            negative_prompt: self.negative_prompt.clone().unwrap_or(reference.negative_prompt),
+        }
+    }
+}
+
+impl DeviceFlags {
+    pub fn settings(&self) -> Vec<Flag> {
+        let mut flags = Vec::new();
+        flags.extend(text_flag("--device", "qwen_image.device", self.device.as_ref()));
+        flags.extend(text_flag("--dtype", "qwen_image.dtype", self.dtype.as_ref()));
+        if self.load_edit_model {
+            flags.push(Flag { name: "--load-edit-model", key: "qwen_image.load_edit_model", value: true.into() });
+        }
+        flags
+    }
+}
+
+pub fn text_flag(name: &'static str, key: &'static str, value: Option<&String>) -> Option<Flag> {
+    value.map(|value| Flag { name, key, value: value.clone().into() })
+}
+
+/// A picture on the command line: a path, a `file:///` address, or `job:ID:LAYER`.
+pub fn input(text: &str) -> Result<InputRef, Failure> {
+    if let Some(rest) = text.strip_prefix("job:") {
+        let parts = rest.split_once(':').and_then(|(job, layer)| Some((job, layer.parse().ok()?)));
+        let Some((job, layer)) = parts else {
+            let reason = format!(
+                "`{text}` is not a layer of a job; write job:ID:LAYER, for instance job:018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21:2"
+            );
+            return Err(JobError::invalid("input", reason).into());
+        };
+        return Ok(InputRef::Layer { job: job.parse()?, layer });
+    }
+    if text.contains("://") {
+        return Ok(InputRef::Url(text.to_owned()));
+    }
+    let absolute = std::path::absolute(text).map_err(|_| JobError::InputNotFound { input: text.to_owned() })?;
+    // Symbolic links and steps upwards are resolved here, so that the row names one file.
+    let path = absolute.canonicalize().map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => JobError::InputForbidden {
+            input: text.to_owned(),
+            reason: "permission denied; make the file readable".to_owned(),
+        },
+        _ => JobError::InputNotFound { input: text.to_owned() },
+    })?;
+    Ok(InputRef::Url(file_url(&path)))
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE, for instance dataset=posters".to_owned()),
+    }
+}
+
+fn parse_seed(text: &str) -> Result<u64, String> {
+    text.parse()
+        .ok()
+        .filter(|seed| *seed <= i64::MAX as u64)
+        .ok_or_else(|| format!("a seed is a whole number between 0 and {}", i64::MAX))
+}
+
+fn checked_device(text: &str) -> Result<String, String> {
+    parse_device(text).map(|_| text.to_owned())
+}
+
+fn checked_dtype(text: &str) -> Result<String, String> {
+    parse_dtype(text).map(|_| text.to_owned())
+}

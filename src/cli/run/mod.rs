@@ -1,0 +1,51 @@
+//! `acetate run`: one job, here, now. Its row, its files and its retries are those of any other job.
+
+mod composite;
+mod decompose;
+mod drive;
+mod edit;
+mod flags;
+mod summary;
+mod workflow;
+
+use clap::{Args, Subcommand};
+
+use super::{Failure, global::GlobalArgs};
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(subcommand)]
+    command: RunCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunCommand {
+    /// Take a picture apart into RGBA layers
+    Decompose(decompose::DecomposeArgs),
+    /// Change a picture, or a layer, by an instruction
+    Edit(edit::EditArgs),
+    /// Put layers together, back to front
+    Composite(composite::CompositeArgs),
+    /// Take a picture apart, edit some of its layers, and put them together
+    Workflow(workflow::WorkflowArgs),
+}
+
+impl RunArgs {
+    pub fn json(&self) -> bool {
+        match &self.command {
+            RunCommand::Decompose(args) => args.job.json,
+            RunCommand::Edit(args) => args.job.json,
+            RunCommand::Composite(args) => args.job.json,
+            RunCommand::Workflow(args) => args.job.json,
+        }
+    }
+
+    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        match self.command {
+            RunCommand::Decompose(args) => args.run(global),
+            RunCommand::Edit(args) => args.run(global),
+            RunCommand::Composite(args) => args.run(global),
+            RunCommand::Workflow(args) => args.run(global),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What a finished run says to a person.
+
+use std::path::Path;
+
+use crate::{
+    cli::{Failure, output},
+    job::{LayerRole, Manifest},
+    status::JobRow,
+};
+
+pub struct Finished<'a> {
+    pub row: &'a JobRow,
+    pub manifest: &'a Manifest,
+    pub folder: &'a Path,
+}
+
+pub fn print(finished: &Finished<'_>) -> Result<(), Failure> {
+    let manifest = finished.manifest;
+    output::line(&finished.folder.display().to_string())?;
+    let width = manifest.files.iter().map(|file| file.name.len()).max().unwrap_or(0);
+    for file in &manifest.files {
+        let pixels = format!("{}x{}", file.width, file.height);
+        let size = output::size(file.size);
+        output::line(&format!("  {:<width$}  {pixels:>9}  {size:>7}  {}", file.name, meaning(file.role)))?;
+    }
+    output::line("  manifest.json")?;
+
+    if let Some(caption) = &manifest.caption {
+        output::line(&format!("caption   {}", caption.text.trim()))?;
+    }
+    for model in &manifest.models {
+        let revision = model.revision.as_ref().map_or(String::new(), |revision| format!(" at {revision}"));
+        output::line(&format!("model     {}{revision}", model.id))?;
+    }
+    if !manifest.models.is_empty() {
+        output::line(&format!("seed      {}", manifest.seed))?;
+    }
+    output::line(&format!("device    {}", manifest.device))?;
+    let seconds: f64 = manifest.timings.iter().map(|timing| timing.seconds).sum();
+    let attempt = if manifest.attempt > 1 { format!(", attempt {}", manifest.attempt) } else { String::new() };
+    output::line(&format!("time      {}{attempt}", output::duration(seconds)))?;
+    output::line(&format!("job       {}", finished.row.id()))?;
+    manifest.notes.iter().try_for_each(|note| output::line(&format!("note      {note}")))
+}
+
+fn meaning(role: LayerRole) -> &'static str {
+    match role {
+        LayerRole::Regenerated => "the whole picture, as the model sees it",
+        LayerRole::Layer => "",
+        LayerRole::EditedLayer => "the layer after its edit",
+        LayerRole::Edited => "the edited picture",
+        LayerRole::Composite => "the layers put together",
+    }
+}

@@ -1,0 +1,85 @@
+//! A job row as `--json` shows it and as people read it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    job::{Epoch, ErrorRecord, JobError, JobId, JobKind, JobState, Progress},
+    status::{Attempt, JobRow},
+    store::{FolderStore, ObjectKey},
+};
+
+/// The shape of `jobs show --json` and `run --json`. Names only get added.
+#[derive(Debug, Serialize)]
+pub struct JobView {
+    pub id: JobId,
+    pub kind: JobKind,
+    pub state: JobState,
+    pub attempts: u32,
+    pub epoch: Epoch,
+    pub progress: Option<Progress>,
+    pub error: Option<ErrorRecord>,
+    /// Address of the manifest; absent until the job has succeeded.
+    pub manifest: Option<String>,
+    pub outputs: Vec<OutputView>,
+    pub cancel_requested: bool,
+    pub labels: BTreeMap<String, String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Attempt>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct OutputView {
+    pub name: String,
+    pub url: String,
+    /// Bytes.
+    pub size: u64,
+    pub sha256: String,
+}
+
+impl JobView {
+    pub fn new(row: JobRow, store: &FolderStore) -> Result<Self, JobError> {
+        let mut manifest = None;
+        let mut outputs = Vec::new();
+        if let Some(result) = &row.published {
+            let key = ObjectKey::parse(&result.manifest)?;
+            manifest = Some(store.url(&key));
+            for file in &result.files {
+                let url = store.url(&key.sibling(&file.name)?);
+                outputs.push(OutputView { name: file.name.clone(), url, size: file.size, sha256: file.sha256.clone() });
+            }
+        }
+        Ok(Self {
+            id: row.id(),
+            kind: row.request.task.kind(),
+            state: row.state,
+            attempts: row.attempts,
+            epoch: row.epoch,
+            progress: row.progress,
+            error: row.error,
+            manifest,
+            outputs,
+            cancel_requested: row.cancel_requested,
+            labels: row.request.labels,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            finished_at: row.finished_at,
+            history: Vec::new(),
+        })
+    }
+}
+
+/// `denoise 12/50`.
+pub fn progress_text(progress: &Progress) -> String {
+    let stage = progress.stage.as_str().replace('_', " ");
+    match (progress.step, progress.steps) {
+        (0, 0) => stage,
+        (step, 0) => format!("{stage} {step}"),
+        (step, steps) => format!("{stage} {step}/{steps}"),
+    }
+}

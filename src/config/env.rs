@@ -1,0 +1,69 @@
+//! The environment: read once, then passed as a value.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use super::layers::{ConfigError, known_key};
+
+const PREFIX: &str = "ACETATE__";
+
+/// The variables of this process, or those of a test.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    /// Names whose values are not UTF-8.
+    unreadable: Vec<String>,
+}
+
+impl Environment {
+    pub fn of_this_process() -> Self {
+        let mut environment = Self::default();
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => drop(environment.variables.insert(name, value)),
+                Err(_) => environment.unreadable.push(name),
+            }
+        }
+        environment
+    }
+
+    pub fn from_pairs<const N: usize>(pairs: [(&str, &str); N]) -> Self {
+        let variables = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Self { variables, unreadable: Vec::new() }
+    }
+
+    /// An empty variable counts as not set.
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.variables.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+
+    pub(super) fn home(&self) -> Option<PathBuf> {
+        self.get("HOME").map(PathBuf::from).or_else(dirs::home_dir)
+    }
+
+    /// `$XDG_CONFIG_HOME/acetate/config.toml`, or where this system keeps such files.
+    pub(super) fn user_file(&self) -> Option<PathBuf> {
+        let folder = self.get("XDG_CONFIG_HOME").map(PathBuf::from).or_else(dirs::config_dir)?;
+        Some(folder.join("acetate").join("config.toml"))
+    }
+
+    pub(super) fn data_dir(&self) -> Option<PathBuf> {
+        let folder = self.get("XDG_DATA_HOME").map(PathBuf::from).or_else(dirs::data_dir)?;
+        Some(folder.join("acetate"))
+    }
+
+    /// `(variable, key, value)` of every setting; a variable with our prefix that is no setting is an error.
+    pub(super) fn settings(&self) -> Result<Vec<(String, String, String)>, ConfigError> {
+        if let Some(name) = self.unreadable.iter().find(|name| name.starts_with(PREFIX)) {
+            return Err(ConfigError::new(name, "its value is not UTF-8"));
+        }
+        let mut settings = Vec::new();
+        for (name, value) in &self.variables {
+            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+            let key = rest.to_ascii_lowercase().replace("__", ".");
+            known_key(&key).map_err(|reason| ConfigError::new(name, reason))?;
+            settings.push((name.clone(), key, value.clone()));
+        }
+        Ok(settings)
+    }
+}

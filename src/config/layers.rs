@@ -1,0 +1,246 @@
+//! The layers put over one another, with the place that each value came from.
+
+use std::{fmt, path::PathBuf, sync::LazyLock};
+
+use figment::{
+    Figment, Metadata, Profile, Provider,
+    providers::{Format, Toml},
+    value::{Dict, Map, Value},
+};
+
+use super::{Config, Environment, file, file::FileLayer, redact::shown};
+use crate::hub::HubConfig;
+
+const DEFAULTS: &str = include_str!("../../config/default.toml");
+
+/// Where settings come from beside the embedded defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// `--profile`; else `ACETATE_PROFILE`.
+    pub profile: Option<String>,
+    pub environment: Environment,
+    pub flags: Vec<Flag>,
+}
+
+/// A flag that stands for a setting.
+#[derive(Debug, Clone)]
+pub struct Flag {
+    /// As it is written, for messages: `--model`.
+    pub name: &'static str,
+    /// `qwen_image.model_path`.
+    pub key: &'static str,
+    pub value: Value,
+}
+
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub config: Config,
+    /// `[hub]` and the variables of Hugging Face's tools.
+    pub hub: HubConfig,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+    pub profile: String,
+    /// Every setting with its value and origin, secrets hidden.
+    pub settings: Vec<Setting>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Setting {
+    pub key: String,
+    pub value: String,
+    pub from: String,
+}
+
+/// A setting that cannot be used: where it stands, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    place: String,
+    reason: String,
+}
+
+impl ConfigError {
+    pub(super) fn new(place: &str, reason: impl Into<String>) -> Self {
+        Self { place: place.to_owned(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "configuration, {}: {}", self.place, self.reason)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads everything and checks it.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let mut figment = Figment::from(Named { origin: "the defaults".to_owned(), provider: Toml::string(DEFAULTS) });
+
+    let named = sources.profile.clone().or_else(|| sources.environment.get("ACETATE_PROFILE"));
+    let profile = named.clone().unwrap_or_else(|| "default".to_owned());
+    let found = file::find(sources.file.as_deref(), &sources.environment)?;
+    let mut profiles = Vec::new();
+    let mut has_profile = profile.eq_ignore_ascii_case("default");
+    if let Some((path, text)) = &found {
+        let layer = FileLayer::parse(&path.display().to_string(), text)?;
+        has_profile |= layer.has_profile(&profile);
+        profiles = layer.profile_names();
+        figment = figment.merge(layer);
+    }
+    if !has_profile {
+        let place = if sources.profile.is_some() { "--profile" } else { "ACETATE_PROFILE" };
+        let known = match &found {
+            Some((path, _)) => format!("{} has {}", path.display(), profiles.join(", ")),
+            None => "no configuration file was found".to_owned(),
+        };
+        return Err(ConfigError::new(place, format!("there is no profile `{profile}`; {known}")));
+    }
+
+    for (variable, key, text) in sources.environment.settings()? {
+        let value = read_as_default(&key, text);
+        figment = figment.merge(One { origin: variable, key, value });
+    }
+    for flag in &sources.flags {
+        figment =
+            figment.merge(One { origin: flag.name.to_owned(), key: flag.key.to_owned(), value: flag.value.clone() });
+    }
+
+    let figment = figment.select(Profile::new(&profile));
+    let mut config: Config = figment.extract().map_err(explain)?;
+    let origin = |key: &str| figment.find_metadata(key).map_or_else(String::new, |data| data.name.to_string());
+    config.worker.check().map_err(|(key, reason)| ConfigError::new(&origin(key), format!("{key}: {reason}")))?;
+    let hub = config.hub.resolve(&sources.environment);
+    config.data_dir = absolute_data_dir(&config.data_dir, &sources.environment)?;
+    if let Some(filter) = sources.environment.get("RUST_LOG") {
+        config.telemetry.level = filter;
+    }
+
+    let settings = keys()
+        .map(|key| Setting {
+            value: figment.find_value(key).map_or_else(|_| String::new(), |value| shown(key, &text_of(&value))),
+            from: origin(key),
+            key: key.to_owned(),
+        })
+        .collect();
+    Ok(Loaded { config, hub, file: found.map(|(path, _)| path), profile, settings })
+}
+
+fn absolute_data_dir(set: &std::path::Path, environment: &Environment) -> Result<PathBuf, ConfigError> {
+    let path = if set.as_os_str().is_empty() { environment.data_dir() } else { Some(set.to_owned()) };
+    let path = path.ok_or_else(|| {
+        ConfigError::new("data_dir", "there is no home folder to keep data in; set ACETATE__DATA_DIR to a folder")
+    })?;
+    std::path::absolute(&path).map_err(|error| ConfigError::new("data_dir", format!("{}: {error}", path.display())))
+}
+
+/// Every setting as `section.key` with its default, in the order of `config/default.toml`'s sections.
+static KNOWN: LazyLock<Vec<(String, Value)>> = LazyLock::new(|| {
+    let defaults = Toml::string(DEFAULTS).data().unwrap_or_default();
+    let mut known = Vec::new();
+    for (section, value) in defaults.into_values().flatten() {
+        match value {
+            Value::Dict(_, keys) => {
+                known.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+            }
+            value => known.push((section, value)),
+        }
+    }
+    known
+});
+
+fn keys() -> impl Iterator<Item = &'static str> {
+    KNOWN.iter().map(|(key, _)| key.as_str())
+}
+
+pub(super) fn section_names() -> Vec<&'static str> {
+    let mut names: Vec<_> = keys().filter_map(|key| key.split_once('.').map(|(section, _)| section)).collect();
+    names.dedup();
+    names
+}
+
+pub(super) fn is_section(name: &str) -> bool {
+    keys().any(|key| key == name || key.split_once('.').is_some_and(|(section, _)| section == name))
+}
+
+/// Refuses what is no setting and says which there are.
+pub(super) fn known_key(key: &str) -> Result<(), String> {
+    if keys().any(|known| known == key) {
+        return Ok(());
+    }
+    let section = key.split_once('.').map_or(key, |(section, _)| section);
+    if !is_section(section) {
+        return Err(format!("`{key}` is not a setting; the sections are {}", section_names().join(", ")));
+    }
+    let there: Vec<_> = keys().filter_map(|known| known.strip_prefix(section)?.strip_prefix('.')).collect();
+    Err(format!("`{key}` is not a setting; [{section}] has {}", there.join(", ")))
+}
+
+/// A variable is text: where the default is a text it stays one, so that a token of digits is not a number.
+fn read_as_default(key: &str, text: String) -> Value {
+    let default = KNOWN.iter().find(|(known, _)| known == key).map(|(_, value)| value);
+    match default {
+        Some(Value::String(..)) | None => Value::from(text),
+        Some(_) => text.parse().unwrap_or_else(|_| Value::from(text)),
+    }
+}
+
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => text.clone(),
+        Value::Bool(_, value) => value.to_string(),
+        Value::Num(_, number) => number
+            .to_i128()
+            .map(|number| number.to_string())
+            .or_else(|| number.to_f64().map(|number| number.to_string()))
+            .unwrap_or_default(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// figment's first error as place, key and reason.
+fn explain(error: figment::Error) -> ConfigError {
+    let place = error.metadata.as_ref().map_or("the settings".to_owned(), |data| data.name.to_string());
+    ConfigError { place, reason: format!("{}: {}", error.path.join("."), error.kind) }
+}
+
+/// A provider under a name that people know.
+struct Named<P> {
+    origin: String,
+    provider: P,
+}
+
+impl<P: Provider> Provider for Named<P> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.origin.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        self.provider.data()
+    }
+}
+
+/// One setting, over all profiles.
+struct One {
+    origin: String,
+    key: String,
+    value: Value,
+}
+
+impl Provider for One {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.origin.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let dict = match self.key.split_once('.') {
+            Some((section, key)) => {
+                let inner = Dict::from([(key.to_owned(), self.value.clone())]);
+                Dict::from([(section.to_owned(), Value::from(inner))])
+            }
+            None => Dict::from([(self.key.clone(), self.value.clone())]),
+        };
+        Ok(Map::from([(Profile::Global, dict)]))
+    }
+}

@@ -1,0 +1,55 @@
+//! Configuration: embedded defaults, then a file, then the environment, then flags.
+//!
+//! The only reader of configuration files and of the environment. Every setting stands in `config/default.toml`; a key
+//! that does not is an error that names the file or variable it came from.
+
+mod env;
+mod file;
+mod hub;
+mod layers;
+mod queue;
+mod qwen_image;
+mod redact;
+mod services;
+mod telemetry;
+mod worker;
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+pub use env::Environment;
+pub use hub::Hub;
+pub use layers::{ConfigError, Flag, Loaded, Setting, Sources, load};
+pub use queue::Queue;
+pub use qwen_image::{QwenImage, parse_device, parse_dtype};
+pub use redact::Secret;
+pub use services::{Http, ImageLimits, Status, Store};
+pub use telemetry::{LogFormat, Telemetry};
+pub use worker::Worker;
+
+/// All settings, as the sections of the file.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Absolute once loaded.
+    pub data_dir: PathBuf,
+    pub qwen_image: QwenImage,
+    pub queue: Queue,
+    pub status: Status,
+    pub store: Store,
+    pub http: Http,
+    pub worker: Worker,
+    pub image: ImageLimits,
+    pub hub: Hub,
+    pub telemetry: Telemetry,
+}
+
+/// In a file, an empty text stands for "not set".
+fn set<'de, D: serde::Deserializer<'de>, T: From<String>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok(if text.is_empty() { None } else { Some(T::from(text)) })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! `[qwen_image]`: the checkpoints, the device, and the defaults of requests.
+
+use serde::Deserialize;
+
+use super::set;
+use crate::engine::{DTypeChoice, DeviceChoice};
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QwenImage {
+    /// A folder or a hub id.
+    #[serde(deserialize_with = "set")]
+    pub model_path: Option<String>,
+    #[serde(deserialize_with = "set")]
+    pub edit_model_path: Option<String>,
+    pub load_edit_model: bool,
+    pub cpu_offload: bool,
+    pub layer_num: u32,
+    pub num_inference_steps: u32,
+    pub cfg_scale: f64,
+    pub resolution: u32,
+    #[serde(deserialize_with = "device")]
+    pub device: DeviceChoice,
+    /// Absent: chosen by the device.
+    #[serde(deserialize_with = "dtype")]
+    pub dtype: Option<DTypeChoice>,
+    /// Bytes; 0: what the machine has free.
+    pub memory_budget: u64,
+}
+
+impl QwenImage {
+    /// The number format that the device gets, or why it cannot have the one that was asked for.
+    pub fn dtype(&self) -> Result<DTypeChoice, String> {
+        match (self.device, self.dtype) {
+            (DeviceChoice::Cpu, Some(DTypeChoice::Bf16)) => {
+                Err("bf16 is for GPUs: a CPU would only be slower with it, and less exact; use f32, or a CUDA device"
+                    .to_owned())
+            }
+            (DeviceChoice::Cpu, None) => Ok(DTypeChoice::F32),
+            (DeviceChoice::Cuda(_), None) => Ok(DTypeChoice::Bf16),
+            (_, Some(dtype)) => Ok(dtype),
+        }
+    }
+}
+
+/// `cpu`, `cuda` or `cuda:N`.
+pub fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    let index = match text {
+        "cpu" => return Ok(DeviceChoice::Cpu),
+        "cuda" => Some(0),
+        other => other.strip_prefix("cuda:").and_then(|index| index.parse().ok()),
+    };
+    index.map(DeviceChoice::Cuda).ok_or_else(|| format!("`{text}` is not a device; write cpu, cuda or cuda:0"))
+}
+
+/// `f32` or `bf16`; 16-bit floats are refused with the reason.
+pub fn parse_dtype(text: &str) -> Result<DTypeChoice, String> {
+    match text {
+        "f32" | "float32" => Ok(DTypeChoice::F32),
+        "bf16" | "bfloat16" => Ok(DTypeChoice::Bf16),
+        "fp16" | "f16" | "float16" | "half" => Err(format!(
+            "{text} gives black pictures with this model: its activations overflow 16-bit floats; use bf16 or f32"
+        )),
+        other => Err(format!("`{other}` is not a number format; write f32 or bf16")),
+    }
+}
+
+fn device<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DeviceChoice, D::Error> {
+    parse_device(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn dtype<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<DTypeChoice>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Ok(None) } else { parse_dtype(&text).map(Some).map_err(serde::de::Error::custom) }
+}

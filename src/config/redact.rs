@@ -1,0 +1,62 @@
+//! Values that no log and no `--json` may show.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+/// A token, or an address that may carry a password. Only [`Secret::reveal`] gives it away.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = if self.0.contains("://") { without_password(&self.0) } else { HIDDEN.to_owned() };
+        write!(f, "{shown:?}")
+    }
+}
+
+const HIDDEN: &str = "***";
+
+/// What may be shown of the setting `key`.
+pub(super) fn shown(key: &str, value: &str) -> String {
+    if key.ends_with("token") && !value.is_empty() { HIDDEN.to_owned() } else { without_password(value) }
+}
+
+/// `scheme://user:password@host` with the password hidden; anything else as it is.
+fn without_password(text: &str) -> String {
+    let hidden = || {
+        let (scheme, rest) = text.split_once("://")?;
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (credentials, host) = authority.rsplit_once('@')?;
+        let (user, _password) = credentials.split_once(':')?;
+        Some(format!("{scheme}://{user}:{HIDDEN}@{host}{path}"))
+    };
+    hidden().unwrap_or_else(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_and_tokens_are_hidden() {
+        assert_eq!(format!("{:?}", Secret("hunter2".to_owned())), "\"***\"");
+        let url = Secret("amqp://me:hun@ter2@host:5672/v".to_owned());
+        assert_eq!(format!("{url:?}"), "\"amqp://me:***@host:5672/v\"");
+        assert_eq!(shown("http.token", "hunter2"), "***");
+        assert_eq!(shown("store.url", "file:///a@b:c"), "file:///a@b:c");
+    }
+}

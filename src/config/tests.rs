@@ -1,0 +1,113 @@
+//! The layers, and the messages about what is wrong in them.
+
+use super::*;
+use crate::engine::{DTypeChoice, DeviceChoice};
+
+fn with_file(text: &str, environment: Environment, profile: Option<&str>) -> Result<Loaded, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("acetate.toml");
+    std::fs::write(&path, text).unwrap();
+    let sources = Sources { file: Some(path), profile: profile.map(str::to_owned), environment, flags: Vec::new() };
+    load(&sources).map_err(|error| error.to_string())
+}
+
+fn home() -> Environment {
+    Environment::from_pairs([("HOME", "/home/me"), ("XDG_DATA_HOME", "/data")])
+}
+
+#[test]
+fn the_defaults_are_complete() {
+    let sources = Sources { file: Some("/dev/null".into()), environment: home(), ..Sources::default() };
+    let loaded = load(&sources).unwrap();
+    assert_eq!(loaded.config.data_dir, PathBuf::from("/data/acetate"));
+    assert_eq!(loaded.config.qwen_image.layer_num, 4);
+    assert_eq!(loaded.config.qwen_image.dtype(), Ok(DTypeChoice::F32));
+    assert_eq!(loaded.hub.cache_dir, PathBuf::from("/home/me/.cache/huggingface/hub"));
+    assert!(loaded.settings.iter().all(|setting| setting.from == "the defaults"));
+}
+
+#[test]
+fn the_seeds_file_is_honoured_with_and_without_a_profile() {
+    let seed = "[default.qwen_image]\nmodel_path = \"/m\"\nedit_model_path = \"\"\ncpu_offload = true\nlayer_num = 3\n\
+                num_inference_steps = 20\ncfg_scale = 2\nresolution = 1024\n";
+    for text in [seed.to_owned(), seed.replace("default.", "")] {
+        let config = with_file(&text, home(), None).unwrap().config.qwen_image;
+        assert_eq!((config.model_path.as_deref(), config.edit_model_path), (Some("/m"), None));
+        assert_eq!((config.layer_num, config.num_inference_steps, config.resolution), (3, 20, 1024));
+        assert!(config.cpu_offload && config.cfg_scale == 2.0);
+    }
+}
+
+#[test]
+fn later_layers_win_and_say_so() {
+    let text =
+        "[qwen_image]\nlayer_num = 3\nresolution = 32\n[production.qwen_image]\nlayer_num = 5\ncfg_scale = 1.5\n";
+    let environment = Environment::from_pairs([
+        ("HOME", "/home/me"),
+        ("ACETATE__QWEN_IMAGE__CFG_SCALE", "7.5"),
+        ("ACETATE__HTTP__TOKEN", "0123"),
+        ("ACETATE_PROFILE", "production"),
+    ]);
+    let loaded = with_file(text, environment, None).unwrap();
+    let config = &loaded.config;
+    assert_eq!((config.qwen_image.layer_num, config.qwen_image.resolution), (5, 32));
+    assert_eq!(config.qwen_image.cfg_scale, 7.5);
+    assert_eq!(config.http.token.as_ref().unwrap().reveal(), "0123");
+    let setting = |key: &str| loaded.settings.iter().find(|setting| setting.key == key).unwrap();
+    assert_eq!(setting("qwen_image.cfg_scale").from, "ACETATE__QWEN_IMAGE__CFG_SCALE");
+    assert!(setting("qwen_image.layer_num").from.ends_with("acetate.toml"));
+    assert_eq!(setting("http.token").value, "***");
+}
+
+#[test]
+fn flags_win_over_everything() {
+    let environment = Environment::from_pairs([("HOME", "/h"), ("ACETATE__QWEN_IMAGE__DEVICE", "cuda:1")]);
+    let flag = Flag { name: "--device", key: "qwen_image.device", value: "cpu".into() };
+    let sources = Sources { file: Some("/dev/null".into()), environment, flags: vec![flag], profile: None };
+    assert_eq!(load(&sources).unwrap().config.qwen_image.device, DeviceChoice::Cpu);
+}
+
+#[test]
+fn mistakes_name_their_place_and_what_there_is() {
+    let cases = [
+        ("[qwen_image]\nlayers = 3", "acetate.toml: `qwen_image.layers` is not a setting; [qwen_image] has "),
+        ("[qwen_imge]\nlayer_num = 3", "acetate.toml: [qwen_imge] is neither a section nor a profile: `layer_num`"),
+        ("[default.qwen]\nx = 3", "acetate.toml: [default] is neither a section nor a profile: `qwen`"),
+        ("speed = 3", "acetate.toml: `speed` is not a setting; the sections are "),
+        ("[qwen_image]\nlayer_num = \"many\"", "acetate.toml: qwen_image.layer_num: invalid type"),
+        ("[qwen_image]\ndtype = \"fp16\"", "acetate.toml: qwen_image.dtype: fp16 gives black pictures"),
+        ("[worker]\nlease_seconds = 0", "acetate.toml: worker.lease_seconds: 0 is not between 1 and 86400 seconds"),
+        ("[qwen_image\n", "acetate.toml: "),
+    ];
+    for (text, wanted) in cases {
+        let error = with_file(text, home(), None).unwrap_err();
+        assert!(error.contains(wanted), "{text:?} gave: {error}");
+    }
+    let environment = Environment::from_pairs([("HOME", "/h"), ("ACETATE__QWEN_IMAGE__MODLE_PATH", "x")]);
+    let error = with_file("", environment, None).unwrap_err();
+    assert!(error.contains("ACETATE__QWEN_IMAGE__MODLE_PATH: `qwen_image.modle_path` is not a setting"), "{error}");
+    let environment = Environment::from_pairs([("HOME", "/h"), ("ACETATE__WORKER__MAX_ATTEMPTS", "-1")]);
+    let error = with_file("", environment, None).unwrap_err();
+    assert!(error.contains("ACETATE__WORKER__MAX_ATTEMPTS: worker.max_attempts: "), "{error}");
+    let error = with_file("[qwen_image]\n", home(), Some("producton")).unwrap_err();
+    assert!(error.contains("--profile: there is no profile `producton`"), "{error}");
+}
+
+#[test]
+fn bf16_on_the_cpu_is_refused() {
+    let config = with_file("[qwen_image]\ndtype = \"bf16\"", home(), None).unwrap().config;
+    assert!(config.qwen_image.dtype().unwrap_err().contains("use f32"));
+}
+
+#[test]
+fn nothing_secret_is_printed() {
+    let environment = Environment::from_pairs([
+        ("HOME", "/h"),
+        ("HF_TOKEN", "hf_secret"),
+        ("ACETATE__HTTP__TOKEN", "s3cret"),
+        ("ACETATE__STATUS__URL", "postgres://me:s3cret@db/acetate"),
+    ]);
+    let loaded = with_file("", environment, None).unwrap();
+    let printed = format!("{loaded:?}");
+    assert!(!printed.contains("s3cret") && !printed.contains("hf_secret"), "{printed}");
+}

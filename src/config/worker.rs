@@ -1,0 +1,43 @@
+//! `[worker]`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Worker {
+    pub lease_seconds: f64,
+    pub heartbeat_seconds: f64,
+    pub max_attempts: u32,
+    pub retry_base_seconds: f64,
+    pub retry_longest_seconds: f64,
+}
+
+impl Worker {
+    /// The first setting that makes no sense, and why.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let seconds = |key, value: f64, least: f64| {
+            if (least..=86_400.0).contains(&value) {
+                return Ok(());
+            }
+            Err((key, format!("{value} is not between {least} and 86400 seconds")))
+        };
+        seconds("worker.lease_seconds", self.lease_seconds, 1.0)?;
+        seconds("worker.heartbeat_seconds", self.heartbeat_seconds, 0.05)?;
+        seconds("worker.retry_base_seconds", self.retry_base_seconds, 0.0)?;
+        seconds("worker.retry_longest_seconds", self.retry_longest_seconds, 0.0)?;
+        if self.max_attempts == 0 {
+            return Err(("worker.max_attempts", "0 would try no job at all; 1 is the least".to_owned()));
+        }
+        Ok(())
+    }
+
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs_f64(self.lease_seconds)
+    }
+
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_secs_f64(self.heartbeat_seconds)
+    }
+}

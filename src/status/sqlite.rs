@@ -1,0 +1,120 @@
+//! The SQLite file: how it is opened, brought up to date and kept safe between processes.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use sqlx::{
+    Row, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::job::JobError;
+
+/// In order; the file's `user_version` says how many of them it has seen.
+const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/sqlite/0001_jobs.sql")];
+
+/// How long a write waits for another process to finish its own.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Job rows in one SQLite file, in WAL mode: one writer, readers that never wait for it.
+#[derive(Debug, Clone)]
+pub struct SqliteStatus {
+    pub(super) writer: SqlitePool,
+    pub(super) readers: SqlitePool,
+    path: PathBuf,
+}
+
+impl SqliteStatus {
+    /// Opens the file, making it and its folder if need be, and brings its tables up to date.
+    pub async fn open(path: &Path) -> Result<Self, JobError> {
+        let at = |reason: String| JobError::Database { reason: format!("{}: {reason}", path.display()) };
+        if let Some(folder) = path.parent() {
+            tokio::fs::create_dir_all(folder)
+                .await
+                .map_err(|error| at(format!("cannot make the folder for it ({error})")))?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // An accepted job must outlive a power cut; a commit per heartbeat is cheap enough for that.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await
+            .map_err(|error| at(explain(&error)))?;
+        migrate(&writer).await.map_err(|reason| at(reason))?;
+        let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.pragma("query_only", "on"));
+        Ok(Self { writer, readers, path: path.to_owned() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the log back into the file and closes it.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Runs the migrations that are missing. The write lock is taken first, so two processes never run the same one.
+async fn migrate(writer: &SqlitePool) -> Result<(), String> {
+    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(|error| explain(&error))?;
+    let done = user_version(&mut tx).await.map_err(|error| explain(&error))?;
+    if done > MIGRATIONS.len() {
+        return Err(format!(
+            "was written by a newer acetate (schema {done}, this one knows {}); update acetate, or name another file \
+             with ACETATE__STATUS__URL",
+            MIGRATIONS.len()
+        ));
+    }
+    for sql in &MIGRATIONS[done..] {
+        sqlx::raw_sql(*sql).execute(&mut *tx).await.map_err(|error| format!("cannot make the tables ({error})"))?;
+    }
+    // A pragma takes no bound values; the number is ours.
+    let version = sqlx::AssertSqlSafe(format!("PRAGMA user_version = {}", MIGRATIONS.len()));
+    sqlx::raw_sql(version).execute(&mut *tx).await.map_err(|error| explain(&error))?;
+    tx.commit().await.map_err(|error| explain(&error))
+}
+
+async fn user_version(connection: &mut SqliteConnection) -> Result<usize, sqlx::Error> {
+    let row = sqlx::query("PRAGMA user_version").fetch_one(connection).await?;
+    Ok(usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default())
+}
+
+pub(super) fn database(error: sqlx::Error) -> JobError {
+    JobError::Database { reason: explain(&error) }
+}
+
+/// SQLite's own words, with what to do about the usual ones.
+fn explain(error: &sqlx::Error) -> String {
+    let text = match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        other => other.to_string(),
+    };
+    let hint = match text.as_str() {
+        "unable to open database file" => "; is the folder writable?",
+        "file is not a database" => "; name another file with ACETATE__STATUS__URL, or move this one away",
+        "database is locked" => "; another acetate has been writing for more than 10 seconds",
+        "database or disk is full" => "; free some space and try again",
+        _ => "",
+    };
+    format!("{text}{hint}")
+}
+
+pub(super) fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+/// `now + duration` in milliseconds.
+pub(super) fn after(now: i64, duration: Duration) -> i64 {
+    now.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,119 @@
+//! The folder that `acetate run --out` names: a finished result, copied out of the store.
+//!
+//! A folder holds one result. While files are being copied a marker stands in it, so that a copy that was cut short is
+//! known for what it is and may be finished.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    FolderStore, MANIFEST, ObjectKey,
+    errors::io_error,
+    folder::{blocking, check_writable, sync_folder, write_whole},
+    key::check_name,
+};
+use crate::job::{JobError, JobId, Manifest};
+
+/// Holds the id of the job whose files are being copied.
+const MARKER: &str = ".acetate-export";
+
+#[derive(Debug, Clone)]
+pub struct OutFolder {
+    path: PathBuf,
+    /// A job whose copy into this folder was cut short.
+    pub unfinished: Option<JobId>,
+}
+
+impl OutFolder {
+    /// Makes the folder if need be and refuses it, before any work, when it cannot be written or holds other things.
+    pub fn prepare(path: &Path) -> Result<Self, JobError> {
+        fs::create_dir_all(path).map_err(|error| io_error(path, "make the output folder", &error))?;
+        let path = path.canonicalize().map_err(|error| io_error(path, "open the output folder", &error))?;
+        let unfinished = read_optional(&path.join(MARKER))?.and_then(|id| id.trim().parse().ok());
+        let ours = unfinished.is_some() || read_manifest(&path)?.is_some();
+        if !ours && !is_empty(&path)? {
+            return Err(JobError::invalid(
+                "out",
+                format!("{} holds other files and no acetate result; give an empty or a new folder", path.display()),
+            ));
+        }
+        check_writable(&path)?;
+        Ok(Self { path, unfinished })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Copies a published result here: each file whole, the manifest last. Files of an earlier result in this folder
+    /// that the new one does not have are taken away; anything else in it is left alone.
+    ///
+    /// Copies, not links: a picture that is painted over here must not change the one in the store.
+    pub async fn export(&self, store: &FolderStore, manifest_key: &ObjectKey) -> Result<Manifest, JobError> {
+        let (folder, store, manifest_key) = (self.path.clone(), store.clone(), manifest_key.clone());
+        blocking(move || export(&folder, &store, &manifest_key)).await
+    }
+}
+
+fn export(folder: &Path, store: &FolderStore, manifest_key: &ObjectKey) -> Result<Manifest, JobError> {
+    let source = store.path(manifest_key);
+    let text = fs::read(&source).map_err(|error| io_error(&source, "read the manifest", &error))?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| JobError::Storage {
+        path: source.display().to_string(),
+        reason: format!("is not a manifest: {error}"),
+    })?;
+
+    let old = read_manifest(folder)?;
+    write_whole(&folder.join(MARKER), manifest.job.to_string().as_bytes())?;
+    remove(&folder.join(MANIFEST))?;
+    for file in old.iter().flat_map(|old| &old.files) {
+        // The name comes from a file that anybody may have written.
+        if check_name(&file.name).is_ok() && !manifest.files.iter().any(|new| new.name == file.name) {
+            remove(&folder.join(&file.name))?;
+        }
+    }
+    for file in &manifest.files {
+        let source = store.path(&manifest_key.sibling(&file.name)?);
+        let bytes = fs::read(&source).map_err(|error| io_error(&source, "read the result", &error))?;
+        write_whole(&folder.join(&file.name), &bytes)?;
+    }
+    write_whole(&folder.join(MANIFEST), &text)?;
+    remove(&folder.join(MARKER))?;
+    sync_folder(folder).map_err(|error| io_error(folder, "flush the output folder", &error))?;
+    Ok(manifest)
+}
+
+/// The manifest of an earlier result; absent also when `manifest.json` is some other program's.
+fn read_manifest(folder: &Path) -> Result<Option<Manifest>, JobError> {
+    Ok(read_optional(&folder.join(MANIFEST))?.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+fn read_optional(path: &Path) -> Result<Option<String>, JobError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8(bytes).ok()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error(path, "read what is in the output folder", &error)),
+    }
+}
+
+/// Temporary files of a copy that was killed do not count.
+fn is_empty(folder: &Path) -> Result<bool, JobError> {
+    let failed = |error: std::io::Error| io_error(folder, "look into the output folder", &error);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        if !entry.map_err(failed)?.file_name().to_string_lossy().starts_with(".acetate-") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn remove(path: &Path) -> Result<(), JobError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error(path, "replace the file", &error)),
+    }
+}

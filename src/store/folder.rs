@@ -1,0 +1,225 @@
+//! The store in a local folder.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    ObjectKey,
+    errors::{input_error, io_error},
+    url::{file_url, path_of},
+};
+use crate::job::JobError;
+
+/// Less than this free is taken for a full disk before any work starts, in bytes.
+const LEAST_FREE: u64 = 16 << 20;
+
+/// Objects as files below one folder.
+#[derive(Debug, Clone)]
+pub struct FolderStore {
+    root: PathBuf,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub key: ObjectKey,
+    /// Bytes.
+    pub size: u64,
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+}
+
+impl FolderStore {
+    /// The folder behind a `file:///` address, as it is: enough to read objects and to name them.
+    pub fn at(url: &str) -> Result<Self, JobError> {
+        Ok(Self { root: path_of("store.url", url)? })
+    }
+
+    /// As [`FolderStore::at`], and makes the folder if need be and makes sure that it takes files.
+    pub fn open(url: &str) -> Result<Self, JobError> {
+        let store = Self::at(url)?;
+        let root = &store.root;
+        fs::create_dir_all(root).map_err(|error| io_error(root, "make the folder for objects", &error))?;
+        check_writable(root)?;
+        Ok(store)
+    }
+
+    /// Bytes that may still be written.
+    pub fn free_space(&self) -> Result<u64, JobError> {
+        fs4::available_space(&self.root).map_err(|error| io_error(&self.root, "ask for free space", &error))
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Writes an object whole or not at all.
+    pub async fn put(&self, key: ObjectKey, bytes: Vec<u8>) -> Result<Stored, JobError> {
+        let path = self.path(&key);
+        blocking(move || {
+            write_whole(&path, &bytes)?;
+            Ok(Stored { key, size: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) })
+        })
+        .await
+    }
+
+    /// Reads an object back from the disk and compares it with what was written.
+    pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
+        let bytes = self.get(&stored.key, stored.size).await?;
+        if bytes.len() as u64 != stored.size || hex(&Sha256::digest(&bytes)) != stored.sha256 {
+            return Err(JobError::Storage {
+                path: self.path(&stored.key).display().to_string(),
+                reason: "reads back other bytes than were written; check the disk".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads an object of at most `cap` bytes.
+    pub async fn get(&self, key: &ObjectKey, cap: u64) -> Result<Vec<u8>, JobError> {
+        let path = self.path(key);
+        blocking(move || {
+            let file = File::open(&path).map_err(|error| io_error(&path, "read the object", &error))?;
+            let mut bytes = Vec::new();
+            file.take(cap + 1).read_to_end(&mut bytes).map_err(|error| io_error(&path, "read the object", &error))?;
+            if bytes.len() as u64 > cap {
+                let reason = format!("is larger than the {cap} bytes that it should have");
+                return Err(JobError::Storage { path: path.display().to_string(), reason });
+            }
+            Ok(bytes)
+        })
+        .await
+    }
+
+    /// Reads a picture that a request names by its `file:///` address, of at most `cap` bytes.
+    pub async fn read_input(&self, url: &str, cap: u64) -> Result<Vec<u8>, JobError> {
+        let path = path_of("input", url)?;
+        blocking(move || read_input(&path, cap)).await
+    }
+
+    pub fn url(&self, key: &ObjectKey) -> String {
+        file_url(&self.path(key))
+    }
+
+    pub fn path(&self, key: &ObjectKey) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+}
+
+fn read_input(path: &Path, cap: u64) -> Result<Vec<u8>, JobError> {
+    let name = path.display().to_string();
+    let failed = |error: std::io::Error| input_error(&name, &error);
+    // Looked at before it is opened: opening a pipe would wait for a writer.
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(JobError::InvalidImage { input: name, reason: "is not a file; give a picture".to_owned() });
+    }
+    let file = File::open(path).map_err(failed)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(cap)).unwrap_or_default());
+    file.take(cap + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > cap {
+        let reason = format!("{} bytes are more than the {cap} allowed (image.max_bytes)", metadata.len());
+        return Err(JobError::ImageTooLarge { input: name, reason });
+    }
+    Ok(bytes)
+}
+
+/// Writes under a temporary name in the same folder, flushes, renames, and flushes the folder's entry.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), JobError> {
+    let failed = |error: std::io::Error| io_error(path, "write the file", &error);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(|error| io_error(folder, "make the folder", &error))?;
+    let mut file = new_file(folder).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    sync_folder(folder).map_err(failed)
+}
+
+/// A temporary file with the rights of an ordinary one; it vanishes when it is dropped.
+fn new_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".acetate-").suffix(".part");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+pub(super) fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+/// Writes a block into the folder and takes it away again: better to fail now than after an hour of work.
+pub(super) fn check_writable(folder: &Path) -> Result<(), JobError> {
+    let failed = |error: std::io::Error| io_error(folder, "write into the folder", &error);
+    let free = fs4::available_space(folder).map_err(failed)?;
+    if free < LEAST_FREE {
+        return Err(JobError::DiskFull { path: folder.display().to_string() });
+    }
+    let mut file = new_file(folder).map_err(failed)?;
+    file.write_all(&[0; 4096]).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Runs file work on a thread that may wait.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
+) -> Result<T, JobError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(JobError::Storage { path: "store".to_owned(), reason: format!("its thread ended: {error}") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Epoch, JobId};
+
+    #[tokio::test]
+    async fn objects_are_written_whole_and_verified() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderStore::open(&file_url(folder.path())).unwrap();
+        let key = ObjectKey::new(JobId::new(), Epoch(1), "a.png").unwrap();
+        let stored = store.put(key.clone(), b"abc".to_vec()).await.unwrap();
+        assert_eq!(stored.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        store.verify(&stored).await.unwrap();
+        assert_eq!(store.get(&key, 3).await.unwrap(), b"abc");
+        assert!(store.get(&key, 2).await.is_err());
+
+        fs::write(store.path(&key), b"abd").unwrap();
+        let error = store.verify(&stored).await.unwrap_err();
+        assert_eq!(error.code(), "storage");
+        let names: Vec<_> = fs::read_dir(store.path(&key).parent().unwrap()).unwrap().collect();
+        assert_eq!(names.len(), 1, "no temporary file is left");
+    }
+
+    #[tokio::test]
+    async fn inputs_are_read_under_a_cap_and_named_in_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderStore::open(&file_url(&folder.path().join("objects"))).unwrap();
+        let picture = folder.path().join("in.png");
+        fs::write(&picture, [0; 10]).unwrap();
+        assert_eq!(store.read_input(&file_url(&picture), 10).await.unwrap().len(), 10);
+        assert_eq!(store.read_input(&file_url(&picture), 9).await.unwrap_err().code(), "image_too_large");
+        let missing = store.read_input(&file_url(&folder.path().join("no.png")), 9).await.unwrap_err();
+        assert!(missing.code() == "input_not_found" && missing.to_string().contains("no.png"), "{missing}");
+        assert_eq!(store.read_input(&file_url(folder.path()), 9).await.unwrap_err().code(), "invalid_image");
+    }
+}

@@ -1,0 +1,88 @@
+//! Object keys: `{job}/{epoch}/{name}`.
+
+use std::fmt;
+
+use crate::job::{Epoch, JobError, JobId};
+
+/// The name of an object inside the store; always relative, never with a step upwards.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ObjectKey(String);
+
+impl ObjectKey {
+    pub fn new(job: JobId, epoch: Epoch, name: &str) -> Result<Self, JobError> {
+        check_name(name)?;
+        Ok(Self(format!("{job}/{epoch}/{name}")))
+    }
+
+    /// Reads a key back from a job row. One that this module would not have made is refused.
+    pub fn parse(text: &str) -> Result<Self, JobError> {
+        let mut parts = text.split('/');
+        let made_here = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(job), Some(epoch), Some(name), None) => {
+                let job: JobId = job.parse().map_err(|_| refused(text))?;
+                let epoch = Epoch(epoch.parse().map_err(|_| refused(text))?);
+                Self::new(job, epoch, name).map_err(|_| refused(text))?
+            }
+            _ => return Err(refused(text)),
+        };
+        if made_here.0 == text { Ok(made_here) } else { Err(refused(text)) }
+    }
+
+    /// Another object of the same attempt.
+    pub fn sibling(&self, name: &str) -> Result<Self, JobError> {
+        check_name(name)?;
+        let folder = self.0.rsplit_once('/').map_or("", |(folder, _)| folder);
+        Ok(Self(format!("{folder}/{name}")))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// File names that acetate gives: letters, digits, `-`, `_` and dots, not starting with a dot.
+pub(super) fn check_name(name: &str) -> Result<(), JobError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(refused(name));
+    }
+    Ok(())
+}
+
+fn refused(key: &str) -> JobError {
+    JobError::Storage {
+        path: key.to_owned(),
+        reason: "is not an object key that acetate makes ({job}/{epoch}/{name})".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_the_row() {
+        let key = ObjectKey::new(JobId::new(), Epoch(3), "layer-00.png").unwrap();
+        assert_eq!(ObjectKey::parse(key.as_str()).unwrap(), key);
+        assert!(key.sibling("manifest.json").unwrap().as_str().ends_with("/3/manifest.json"));
+    }
+
+    #[test]
+    fn tricks_with_paths_are_refused() {
+        let job = JobId::new();
+        for name in ["", "..", ".hidden", "a/b", "../../etc/passwd", "a\\b", "a\0b", "x y"] {
+            assert!(ObjectKey::new(job, Epoch(1), name).is_err(), "{name:?}");
+        }
+        for key in
+            ["", "/etc/passwd", "a/1/x.png", &format!("{job}/1/../x"), &format!("{job}/1/x/y"), &format!("{job}//x")]
+        {
+            assert!(ObjectKey::parse(key).is_err(), "{key:?}");
+        }
+    }
+}

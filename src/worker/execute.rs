@@ -1,0 +1,142 @@
+//! The four kinds of jobs, as calls of the engine and of the compositor.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use ::image::RgbaImage;
+
+use super::{
+    Reporter, Worker,
+    inputs::{Pictures, blocking, count},
+    progress::Timings,
+};
+use crate::{
+    engine::{CancelToken, Outcome, Work},
+    image,
+    job::{
+        Caption, DecomposeParams, EditParams, JobError, JobRequest, LayerRole, ModelRecord, Stage, StageTiming, Task,
+        WorkflowParams,
+    },
+};
+
+/// Everything that a job made, not yet written.
+#[derive(Default)]
+pub(super) struct Made {
+    pub pictures: Vec<Picture>,
+    pub caption: Option<Caption>,
+    pub models: Vec<ModelRecord>,
+    /// Of the engine; absent when no model took part.
+    pub device: Option<String>,
+    pub notes: Vec<String>,
+    pub timings: Vec<StageTiming>,
+}
+
+pub(super) struct Picture {
+    pub name: String,
+    pub role: LayerRole,
+    pub image: RgbaImage,
+}
+
+pub(super) async fn execute(
+    worker: &Worker,
+    request: &JobRequest,
+    pictures: Pictures,
+    cancel: &CancelToken,
+    reporter: &Reporter,
+) -> Result<Made, JobError> {
+    let seed = request.seed();
+    let mut job = Execution { worker, cancel, reporter, made: Made::default(), timings: Timings::default() };
+    job.made.notes = pictures.notes;
+    match &request.task {
+        Task::Decompose(params) => job.decompose(one(pictures.images)?, params, seed).await?,
+        Task::Edit(params) => {
+            let edited = job.edit(pictures.images, params.clone(), seed).await?;
+            job.add("edited.png".to_owned(), LayerRole::Edited, edited);
+        }
+        Task::Composite(_) => job.composite(pictures.images).await?,
+        Task::Workflow(params) => job.workflow(one(pictures.images)?, params, seed).await?,
+    }
+    job.made.timings = job.timings.into_vec();
+    Ok(job.made)
+}
+
+struct Execution<'a> {
+    worker: &'a Worker,
+    cancel: &'a CancelToken,
+    reporter: &'a Reporter,
+    made: Made,
+    timings: Timings,
+}
+
+impl Execution<'_> {
+    async fn decompose(&mut self, image: RgbaImage, params: &DecomposeParams, seed: u64) -> Result<(), JobError> {
+        let images = self.engine(Work::Decompose { image, params: params.clone(), seed }).await?;
+        let wanted = params.layers as usize + 1;
+        if images.len() != wanted {
+            let reason = format!("gave {} pictures instead of {wanted}", images.len());
+            return Err(JobError::Device { device: "engine".to_owned(), reason });
+        }
+        for (index, image) in images.into_iter().enumerate() {
+            let role = if index == 0 { LayerRole::Regenerated } else { LayerRole::Layer };
+            self.add(format!("layer-{index:02}.png"), role, image);
+        }
+        Ok(())
+    }
+
+    async fn edit(&mut self, images: Vec<RgbaImage>, params: EditParams, seed: u64) -> Result<RgbaImage, JobError> {
+        let seed = params.seed.unwrap_or(seed);
+        one(self.engine(Work::Edit { images, params, seed }).await?)
+    }
+
+    async fn composite(&mut self, layers: Vec<RgbaImage>) -> Result<(), JobError> {
+        let start = Instant::now();
+        let total = count(layers.len());
+        self.reporter.at(Stage::Composite, 0, total);
+        let picture = blocking(move || image::composite(&layers)).await?;
+        self.reporter.at(Stage::Composite, total, total);
+        self.timings.add(Stage::Composite, start.elapsed());
+        self.add("composite.png".to_owned(), LayerRole::Composite, picture);
+        Ok(())
+    }
+
+    /// Several edits of one layer follow one another; the file holds the last.
+    async fn workflow(&mut self, image: RgbaImage, params: &WorkflowParams, seed: u64) -> Result<(), JobError> {
+        self.decompose(image, &params.decompose, seed).await?;
+        let mut layers: Vec<RgbaImage> = self.made.pictures.iter().map(|picture| picture.image.clone()).collect();
+        let mut edited = BTreeMap::new();
+        for edit in &params.edits {
+            let index = edit.layer as usize;
+            let result = self.edit(vec![layers[index].clone()], edit.params(), seed).await?;
+            layers[index] = result.clone();
+            edited.insert(index, result);
+        }
+        for (index, image) in edited {
+            self.add(format!("edited-layer-{index:02}.png"), LayerRole::EditedLayer, image);
+        }
+        self.composite(layers.split_off(1)).await
+    }
+
+    async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {
+        let Outcome { images, caption, model, device, timings } =
+            self.worker.engine.run(work, self.cancel.clone(), self.reporter.for_engine()).await?;
+        self.made.caption = self.made.caption.take().or(caption);
+        if !self.made.models.contains(&model) {
+            self.made.models.push(model);
+        }
+        self.made.device = Some(device);
+        self.timings.merge(timings);
+        Ok(images)
+    }
+
+    fn add(&mut self, name: String, role: LayerRole, image: RgbaImage) {
+        self.made.pictures.push(Picture { name, role, image });
+    }
+}
+
+fn one(images: Vec<RgbaImage>) -> Result<RgbaImage, JobError> {
+    let given = images.len();
+    let mut images = images.into_iter();
+    match (images.next(), images.next()) {
+        (Some(image), None) => Ok(image),
+        _ => Err(JobError::invalid("input", format!("one picture is wanted, {given} given"))),
+    }
+}

@@ -1,0 +1,111 @@
+//! The pictures that a request names: read under a byte cap, decoded under limits.
+
+use std::path::Path;
+
+use ::image::RgbaImage;
+
+use super::{Reporter, Worker};
+use crate::{
+    image,
+    job::{InputRef, JobError, JobId, JobRequest, LayerRole, Stage},
+    store::{ObjectKey, Stored, path_of},
+};
+
+/// Bytes, and the name that an error would call them by.
+pub(super) struct InputFile {
+    name: String,
+    bytes: Vec<u8>,
+}
+
+pub(super) struct Pictures {
+    pub images: Vec<RgbaImage>,
+    /// What was done to them on the way in.
+    pub notes: Vec<String>,
+}
+
+pub(super) async fn fetch(
+    worker: &Worker,
+    request: &JobRequest,
+    reporter: &Reporter,
+) -> Result<Vec<InputFile>, JobError> {
+    let total = count(request.inputs.len());
+    let mut files = Vec::with_capacity(request.inputs.len());
+    for (index, input) in request.inputs.iter().enumerate() {
+        reporter.at(Stage::Fetch, count(index), total);
+        files.push(match input {
+            InputRef::Url(url) => {
+                let name = path_of("input", url)?.display().to_string();
+                InputFile { name, bytes: worker.store.read_input(url, worker.options.max_input_bytes).await? }
+            }
+            InputRef::Layer { job, layer } => earlier_layer(worker, *job, *layer).await?,
+        });
+    }
+    reporter.at(Stage::Fetch, total, total);
+    Ok(files)
+}
+
+pub(super) async fn decode(worker: &Worker, files: Vec<InputFile>, reporter: &Reporter) -> Result<Pictures, JobError> {
+    let (limits, reporter) = (worker.options.limits.clone(), reporter.clone());
+    blocking(move || {
+        let total = count(files.len());
+        let mut pictures = Pictures { images: Vec::new(), notes: Vec::new() };
+        for (index, file) in files.iter().enumerate() {
+            reporter.at(Stage::Decode, count(index), total);
+            let decoded = image::decode(&file.name, &file.bytes, &limits)?;
+            pictures.images.push(decoded.pixels);
+            pictures.notes.extend(decoded.notes.into_iter().map(|note| format!("{}: {note}", short(&file.name))));
+        }
+        reporter.at(Stage::Decode, total, total);
+        Ok(pictures)
+    })
+    .await
+}
+
+/// A layer out of the result of an earlier job.
+async fn earlier_layer(worker: &Worker, job: JobId, layer: u32) -> Result<InputFile, JobError> {
+    let name = format!("layer {layer} of job {job}");
+    let Some(row) = worker.status.get(job).await? else {
+        return Err(JobError::InputNotFound { input: name });
+    };
+    let Some(result) = row.published else {
+        return Err(JobError::invalid(
+            "input",
+            format!("{name}: the job is {}; wait until it has succeeded", row.state),
+        ));
+    };
+    let file_name = format!("layer-{layer:02}.png");
+    let is_layer = |role| matches!(role, LayerRole::Regenerated | LayerRole::Layer);
+    let Some(file) = result.files.iter().find(|file| file.name == file_name && is_layer(file.role)) else {
+        let layers = result.files.iter().filter(|file| is_layer(file.role)).count();
+        let reason = if layers == 0 {
+            format!("{name}: a {} job has no layers", row.request.task.kind())
+        } else {
+            format!("{name}: its layers are 0 to {}", layers - 1)
+        };
+        return Err(JobError::invalid("input", reason));
+    };
+    let key = ObjectKey::parse(&result.manifest)?.sibling(&file.name)?;
+    let stored = Stored { key, size: file.size, sha256: file.sha256.clone() };
+    worker.store.verify(&stored).await?;
+    Ok(InputFile { name, bytes: worker.store.get(&stored.key, stored.size).await? })
+}
+
+/// Runs picture work on a thread that may compute for long.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
+) -> Result<T, JobError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            Err(JobError::Device { device: "cpu".to_owned(), reason: format!("picture work ended: {error}") })
+        }
+    }
+}
+
+fn short(name: &str) -> &str {
+    Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or(name)
+}
+
+pub(super) fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,88 @@
+//! How far an attempt has come, and how long each stage took.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::{
+    engine::ProgressFn,
+    job::{Progress, Stage, StageTiming},
+};
+
+/// Takes progress from the worker and the engine's thread and shows the latest to whoever looks: the heartbeat, the
+/// progress bar. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    latest: watch::Sender<Option<Progress>>,
+    base: std::sync::Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Self { latest: watch::Sender::new(None), base: Default::default() }
+    }
+}
+
+impl Reporter {
+    pub fn at(&self, stage: Stage, step: u32, steps: u32) {
+        let base = self.base.load(std::sync::atomic::Ordering::Relaxed);
+        self.latest.send_modify(|latest| {
+            let before = latest.map_or(base, |progress| progress.sequence.max(base));
+            *latest = Some(Progress { sequence: before + 1, stage, step, steps });
+        });
+    }
+
+    pub fn latest(&self) -> Option<Progress> {
+        *self.latest.borrow()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Option<Progress>> {
+        self.latest.subscribe()
+    }
+
+    /// Earlier attempts got to this sequence number.
+    pub(super) fn continue_after(&self, sequence: u64) {
+        self.base.store(sequence, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(super) fn for_engine(&self) -> ProgressFn {
+        let reporter = self.clone();
+        Box::new(move |stage, step, steps| reporter.at(stage, step, steps))
+    }
+}
+
+/// Seconds per stage, in the order in which the stages first ran; a stage that runs again adds up.
+#[derive(Debug, Default)]
+pub(super) struct Timings(Vec<StageTiming>);
+
+impl Timings {
+    pub(super) async fn measure<T>(&mut self, stage: Stage, work: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let result = work.await;
+        self.add(stage, start.elapsed());
+        result
+    }
+
+    pub(super) fn merge(&mut self, more: Vec<StageTiming>) {
+        for timing in more {
+            self.add_seconds(timing.stage, timing.seconds);
+        }
+    }
+
+    pub(super) fn add(&mut self, stage: Stage, time: Duration) {
+        self.add_seconds(stage, time.as_secs_f64());
+    }
+
+    /// To the microsecond.
+    pub(super) fn into_vec(self) -> Vec<StageTiming> {
+        let round = |timing: StageTiming| StageTiming { seconds: (timing.seconds * 1e6).round() / 1e6, ..timing };
+        self.0.into_iter().map(round).collect()
+    }
+
+    fn add_seconds(&mut self, stage: Stage, seconds: f64) {
+        match self.0.iter_mut().find(|timing| timing.stage == stage) {
+            Some(timing) => timing.seconds += seconds,
+            None => self.0.push(StageTiming { stage, seconds }),
+        }
+    }
+}

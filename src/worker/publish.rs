@@ -1,0 +1,101 @@
+//! From pictures to a result: PNGs, objects, and last of all the manifest that names them.
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+
+use super::{
+    Reporter, Worker,
+    execute::{Made, Picture},
+    inputs::count,
+    progress::Timings,
+};
+use crate::{
+    image,
+    job::{FileEntry, JobError, LayerRole, Manifest, Stage},
+    status::{JobRow, Published},
+    store::{MANIFEST, ObjectKey, Stored},
+};
+
+pub(super) struct Png {
+    name: String,
+    role: LayerRole,
+    width: u32,
+    height: u32,
+    bytes: Vec<u8>,
+}
+
+/// Encodes the pictures beside one another and lets go of their pixels.
+pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<Png>, JobError> {
+    let pictures = std::mem::take(&mut made.pictures);
+    let total = count(pictures.len());
+    reporter.at(Stage::EncodePng, 0, total);
+    let mut tasks = JoinSet::new();
+    for (index, Picture { name, role, image }) in pictures.into_iter().enumerate() {
+        tasks.spawn_blocking(move || {
+            let bytes = image::encode_png(&image)?;
+            Ok::<_, JobError>((index, Png { name, role, width: image.width(), height: image.height(), bytes }))
+        });
+    }
+    let mut pngs = Vec::with_capacity(tasks.len());
+    while let Some(done) = tasks.join_next().await {
+        let failed =
+            |error| JobError::Device { device: "cpu".to_owned(), reason: format!("PNG encoder ended: {error}") };
+        pngs.push(done.map_err(failed)??);
+        reporter.at(Stage::EncodePng, count(pngs.len()), total);
+    }
+    pngs.sort_by_key(|(index, _)| *index);
+    Ok(pngs.into_iter().map(|(_, png)| png).collect())
+}
+
+/// Writes each file under the attempt's own epoch and reads it back.
+pub(super) async fn store(
+    worker: &Worker,
+    row: &JobRow,
+    pngs: Vec<Png>,
+    reporter: &Reporter,
+) -> Result<Vec<FileEntry>, JobError> {
+    let total = count(pngs.len());
+    let mut files = Vec::with_capacity(pngs.len());
+    for (index, Png { name, role, width, height, bytes }) in pngs.into_iter().enumerate() {
+        reporter.at(Stage::Store, count(index), total);
+        let key = ObjectKey::new(row.id(), row.epoch, &name)?;
+        let stored = worker.store.put(key, bytes).await?;
+        worker.store.verify(&stored).await?;
+        let Stored { size, sha256, .. } = stored;
+        files.push(FileEntry { name, role, width, height, size, sha256 });
+    }
+    reporter.at(Stage::Store, total, total);
+    Ok(files)
+}
+
+/// Writes the manifest. Every file that it names is there, whole and verified.
+pub(super) async fn manifest(
+    worker: &Worker,
+    row: &JobRow,
+    made: Made,
+    files: Vec<FileEntry>,
+    timings: Timings,
+) -> Result<Published, JobError> {
+    let manifest = Manifest {
+        version: 1,
+        job: row.id(),
+        epoch: row.epoch,
+        attempt: row.attempts,
+        generator: concat!("acetate ", env!("CARGO_PKG_VERSION")).to_owned(),
+        created_at: Timestamp::now().to_string(),
+        request: row.request.clone(),
+        seed: row.request.seed(),
+        caption: made.caption,
+        models: made.models,
+        device: made.device.unwrap_or_else(|| "cpu (no model)".to_owned()),
+        files,
+        notes: made.notes,
+        timings: timings.into_vec(),
+    };
+    let key = ObjectKey::new(row.id(), row.epoch, MANIFEST)?;
+    let json = serde_json::to_vec_pretty(&manifest)
+        .map_err(|error| JobError::Storage { path: key.to_string(), reason: error.to_string() })?;
+    let stored = worker.store.put(key, json).await?;
+    worker.store.verify(&stored).await?;
+    Ok(Published { manifest: stored.key.to_string(), files: manifest.files })
+}

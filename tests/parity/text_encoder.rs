@@ -257,3 +257,20 @@ fn what_cannot_be_read_is_said() {
     let error = encoder.caption("", picture, 1, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, TextError::NoHead), "{error}");
 }
+
+/// The path of other devices and number formats: plain candle expressions, with the cache too.
+#[test]
+fn bfloat16_stays_near_float32() {
+    let folder = golden("checkpoints/layered");
+    let narrow = TextEncoder::load(&folder, &Device::Cpu, DType::BF16, true).unwrap();
+    let case = captions().remove(0);
+    let (picture, question) = (case.picture(), case.question());
+    let states = |encoder: &TextEncoder| {
+        let tokens = [encoder.encode_picture(picture.as_rgb()).unwrap()];
+        embed(encoder, &question, &tokens, PositionRule::Grid).to_dtype(DType::F32).unwrap()
+    };
+    assert_close("bf16", &states(&narrow), &states(&encoder("layered", false)), 5e-2);
+    let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
+    let caption = narrow.caption(&question, picture.as_rgb(), 3, go_on).unwrap().unwrap();
+    assert_eq!(caption.tokens, case.ids[..3]);
+}

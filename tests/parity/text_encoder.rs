@@ -1,10 +1,11 @@
 use std::ops::ControlFlow;
 
+use acetate::image::{lanczos, on_white};
 use acetate::models::text_encoder::{
-    PictureTokens, PositionRule, Positions, Prompt, RgbPicture, TextEncoder, TextError, Tokenizer, rgb_over_white,
+    PictureTokens, PositionRule, Positions, Prompt, RgbPicture, TextEncoder, TextError, Tokenizer,
 };
 use candle_core::{DType, Device, Tensor};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images};
+use image::RgbaImage;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -37,7 +38,11 @@ impl Picture {
     fn new(tensor: &Tensor) -> Self {
         let (height, width, channels) = tensor.dims3().unwrap();
         let bytes: Vec<u8> = tensor.flatten_all().unwrap().to_vec1().unwrap();
-        Self { width, height, pixels: if channels == 4 { rgb_over_white(&bytes) } else { bytes } }
+        let pixels = match channels {
+            4 => on_white(&RgbaImage::from_raw(width as u32, height as u32, bytes).unwrap()).into_raw(),
+            _ => bytes,
+        };
+        Self { width, height, pixels }
     }
 
     fn as_rgb(&self) -> RgbPicture<'_> {
@@ -83,7 +88,7 @@ fn prompts_with_one_and_two_pictures() {
 
         let found = encoder.input_ids(text, tokens).unwrap();
         assert_eq!(found, ids(expected("input_ids")));
-        let image_token = found[found.len() - 1 - found.iter().rev().position(|id| found[0] + 11 == *id).unwrap()];
+        let image_token = encoder.input_ids("<|image_pad|>", &tokens[..1]).unwrap()[0];
         let sizes: Vec<_> = tokens.iter().map(|picture| picture.grid.merged(2)).collect();
         let positions = Positions::grid(&found, image_token, &sizes);
         assert_eq!(positions.rows.concat(), ids(expected("position_ids")));
@@ -166,12 +171,8 @@ impl Captioned {
     fn picture(&self) -> Picture {
         let source = image::open(golden("pictures").join(&self.picture)).unwrap().to_rgba8();
         let [width, height] = self.resized;
-        let kind = PixelType::U8x4;
-        let source = images::ImageRef::new(source.width(), source.height(), source.as_raw(), kind).unwrap();
-        let mut target = images::Image::new(width as u32, height as u32, kind);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
-        Resizer::new().resize(&source, &mut target, &options).unwrap();
-        Picture { width, height, pixels: rgb_over_white(target.buffer()) }
+        let resized = lanczos(&source, width as u32, height as u32);
+        Picture { width, height, pixels: on_white(&resized).into_raw() }
     }
 }
 
@@ -255,4 +256,21 @@ fn what_cannot_be_read_is_said() {
     let picture = RgbPicture { width: 2, height: 2, pixels: &[0; 12] };
     let error = encoder.caption("", picture, 1, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, TextError::NoHead), "{error}");
+}
+
+/// The path of other devices and number formats: plain candle expressions, with the cache too.
+#[test]
+fn bfloat16_stays_near_float32() {
+    let folder = golden("checkpoints/layered");
+    let narrow = TextEncoder::load(&folder, &Device::Cpu, DType::BF16, true).unwrap();
+    let case = captions().remove(0);
+    let (picture, question) = (case.picture(), case.question());
+    let states = |encoder: &TextEncoder| {
+        let tokens = [encoder.encode_picture(picture.as_rgb()).unwrap()];
+        embed(encoder, &question, &tokens, PositionRule::Grid).to_dtype(DType::F32).unwrap()
+    };
+    assert_close("bf16", &states(&narrow), &states(&encoder("layered", false)), 5e-2);
+    let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
+    let caption = narrow.caption(&question, picture.as_rgb(), 3, go_on).unwrap().unwrap();
+    assert_eq!(caption.tokens, case.ids[..3]);
 }

@@ -1,4 +1,4 @@
-//! `text_encoder/config.json` and `generation_config.json`.
+//! `text_encoder/config.json`.
 //!
 //! Two layouts are in use: older files hold the language model's sizes at the top level, newer ones under
 //! `text_config`. Files in between hold both, and then the nested ones count.
@@ -44,7 +44,7 @@ pub struct TextConfig {
     #[serde(default)]
     tie_word_embeddings: Option<bool>,
     #[serde(default)]
-    eos_token_id: Option<Ids>,
+    pub eos_token_id: Option<Ids>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -87,13 +87,13 @@ struct RopeParameters {
 /// One token or several.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-enum Ids {
+pub enum Ids {
     One(u32),
     Many(Vec<u32>),
 }
 
 impl Ids {
-    fn into_vec(self) -> Vec<u32> {
+    pub fn into_vec(self) -> Vec<u32> {
         match self {
             Self::One(id) => vec![id],
             Self::Many(ids) => ids,
@@ -225,52 +225,6 @@ impl VisionConfig {
     }
 }
 
-/// How captions are written. Only settings that come down to the most likely token are taken.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GenerationConfig {
-    pub repetition_penalty: f32,
-    /// Tokens that end the text.
-    pub eos: Vec<u32>,
-}
-
-impl GenerationConfig {
-    /// Reads `generation_config.json` in `folder`; without one, the model's own end token and no penalty.
-    ///
-    /// # Errors
-    /// When the settings really sample or search: near-greedy ones (`top_k` 1, or a `top_p` or `temperature` of
-    /// 0.001 and less) are the published ones.
-    pub fn load(folder: &Path, config: &Config) -> Loaded<Self> {
-        #[derive(Default, Deserialize)]
-        struct Raw {
-            eos_token_id: Option<Ids>,
-            repetition_penalty: Option<f32>,
-            do_sample: Option<bool>,
-            temperature: Option<f64>,
-            top_k: Option<i64>,
-            top_p: Option<f64>,
-            num_beams: Option<usize>,
-        }
-        let path = folder.join("generation_config.json");
-        let raw: Raw = if path.is_file() { read_json(&path)? } else { Raw::default() };
-        let tiny = |value: Option<f64>| value.is_some_and(|value| value <= 1e-3);
-        let greedy =
-            !raw.do_sample.unwrap_or(false) || raw.top_k == Some(1) || tiny(raw.top_p) || tiny(raw.temperature);
-        if !greedy {
-            let reason = "asks for real sampling, but captions take the most likely token: set `top_k` to 1";
-            return Err(ModelError::invalid(path, reason));
-        }
-        if raw.num_beams.is_some_and(|beams| beams > 1) {
-            return Err(ModelError::invalid(path, "asks for a beam search (`num_beams`), which is not built"));
-        }
-        let repetition_penalty = raw.repetition_penalty.unwrap_or(1.0);
-        if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
-            return Err(ModelError::invalid(path, "`repetition_penalty` must be above 0"));
-        }
-        let eos = raw.eos_token_id.or_else(|| config.text.eos_token_id.clone()).map_or_else(Vec::new, Ids::into_vec);
-        Ok(Self { repetition_penalty, eos })
-    }
-}
-
 /// Some files name the rope's type under both of its names; the newer one counts.
 fn merge_rope_type(value: &mut Value) {
     for key in ["rope_parameters", "rope_scaling"] {
@@ -317,4 +271,66 @@ fn three() -> usize {
 
 fn fourteen() -> usize {
     14
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Sizes of the published text encoder, in the layout that it is published in.
+    fn published() -> Value {
+        json!({
+            "model_type": "qwen2_5_vl", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
+            "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 128000, "rope_theta": 1e6, "image_token_id": 151655, "eos_token_id": 151645,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "use_sliding_window": false,
+            "sliding_window": 32768, "tie_word_embeddings": false,
+            "vision_config": {
+                "depth": 32, "hidden_act": "silu", "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+                "in_chans": 3, "out_hidden_size": 3584, "patch_size": 14, "spatial_merge_size": 2,
+                "spatial_patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
+                "tokens_per_second": 2, "temporal_patch_size": 2
+            }
+        })
+    }
+
+    #[test]
+    fn the_published_config_is_read_in_every_layout() {
+        let flat = published();
+        let mut both = flat.clone();
+        both["text_config"] = flat.clone();
+        both["hidden_size"] = 1.into();
+        both["text_config"]["rope_scaling"] =
+            json!({"type": "default", "rope_type": "default", "mrope_section": [16, 24, 24]});
+        for value in [flat, both] {
+            let config = Config::from_value(&value).unwrap();
+            config.check().unwrap();
+            assert_eq!((config.text.head_dim(), config.text.theta(), config.vision.window()), (128, 1e6, 4));
+            assert_eq!((config.vision.patch_len(), config.vision.theta()), (1176, 1e4));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_named() {
+        let check = |key: &str, value: Value| {
+            let mut config = published();
+            config[key] = value;
+            Config::from_value(&config).and_then(|config| config.check()).unwrap_err()
+        };
+        for (key, value, expected) in [
+            (
+                "num_attention_heads",
+                json!(27),
+                "`hidden_size` over `num_attention_heads`: 3584 is not a multiple of 27",
+            ),
+            ("use_sliding_window", json!(true), "`use_sliding_window` is true; only full attention is built"),
+            ("rope_scaling", json!({"type": "yarn"}), "rotary embeddings of type `yarn` are not built, only `default`"),
+            ("model_type", json!("t5"), "`model_type` is `t5`; the text encoder of these models is a `qwen2_5_vl`"),
+            ("hidden_size", json!(null), "language model: invalid type: null, expected usize"),
+        ] {
+            assert_eq!(check(key, value), expected);
+        }
+    }
 }

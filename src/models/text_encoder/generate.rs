@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::Tensor;
 
-use super::{config::GenerationConfig, error::TextError, language::LanguageModel, prompt::Positions};
+use super::{error::TextError, generation_config::GenerationConfig, language::LanguageModel, prompt::Positions};
 
 /// Writes up to `limit` tokens after a prompt. Gives them with the end token, if it came to that; none when
 /// `on_token` asked to stop, which is called with the tokens written and the limit.

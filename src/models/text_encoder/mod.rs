@@ -9,28 +9,23 @@ mod cache;
 mod config;
 mod error;
 mod generate;
+mod generation_config;
 mod language;
 mod processor;
 mod prompt;
 mod tokenizer;
 mod vision;
-mod white;
 
 use std::{ops::ControlFlow, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 
-use self::{
-    config::{Config, GenerationConfig},
-    language::LanguageModel,
-    vision::VisionTower,
-};
+use self::{config::Config, generation_config::GenerationConfig, language::LanguageModel, vision::VisionTower};
 pub use self::{
     error::TextError,
     processor::{Grid, PictureProcessor, RgbPicture},
     prompt::{PictureTokens, PositionRule, Positions},
     tokenizer::Tokenizer,
-    white::rgb_over_white,
 };
 use crate::models::{Loaded, ModelError, Weights};
 

@@ -134,7 +134,7 @@ impl Models {
             (watcher.progress)(Stage::Load, mebibytes(done), mebibytes(total));
             if watcher.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let snapshot = hub::resolve(&self.config.hub, &model, &hub::diffusers_file, &mut on_event)?;
+        let snapshot = hub::resolve(&self.config.hub, &model, &hub::diffusers_files, &mut on_event)?;
         memory::check(&snapshot.id, &snapshot.folder, dtype, self.config.memory_budget)?;
         Ok(Found {
             folder: snapshot.folder,

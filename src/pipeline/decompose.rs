@@ -92,9 +92,8 @@ impl DecomposePipeline {
             let negative = (params.cfg_scale > 1.0).then(|| self.embed(&params.negative_prompt)).transpose()?;
             Ok((self.embed(&prompt)?, negative))
         })?;
-        let condition = control.stage(Stage::VaeEncode, |_| {
-            Ok(self.vae.encode(&picture::rgba_to_tensor(&resized, &self.device)?)?)
-        })?;
+        let condition = control
+            .stage(Stage::VaeEncode, |_| Ok(self.vae.encode(&picture::rgba_to_tensor(&resized, &self.device)?)?))?;
 
         let frame = latents::frame_of(&condition)?;
         let targets = params.layers as usize + 1;
@@ -141,7 +140,11 @@ impl DecomposePipeline {
         };
         let embedded = self.text_encoder.embed(&prompt)?;
         if embedded.tokens > MAX_PROMPT_TOKENS {
-            tracing::warn!(tokens = embedded.tokens, read = MAX_PROMPT_TOKENS, "the prompt is too long; its end is not read");
+            tracing::warn!(
+                tokens = embedded.tokens,
+                read = MAX_PROMPT_TOKENS,
+                "the prompt is too long; its end is not read"
+            );
         }
         Ok(embedded.states)
     }

@@ -69,7 +69,8 @@ impl EditPipeline {
         let Some(source) = pictures.last() else {
             return Err(PipelineError::Invalid { field: "input", reason: "an edit needs a picture".to_owned() });
         };
-        let edited = self.run_rgb(&pictures.iter().map(image::rgb_of).collect::<Vec<_>>(), params, seed, control, watch)?;
+        let edited =
+            self.run_rgb(&pictures.iter().map(image::rgb_of).collect::<Vec<_>>(), params, seed, control, watch)?;
         Ok(match params.output_size {
             OutputSize::Source => image::back_to_source(&edited, source),
             OutputSize::Model => image::at_model_size(&edited, source),
@@ -137,7 +138,8 @@ impl EditPipeline {
             denoise.run(noise, control, watch)
         })?;
         control.stage(Stage::VaeDecode, |_| {
-            let (bytes, Size { width, height }) = picture::to_bytes(&self.vae.decode(&latents::unpack(&latents, frame)?)?)?;
+            let (bytes, Size { width, height }) =
+                picture::to_bytes(&self.vae.decode(&latents::unpack(&latents, frame)?)?)?;
             RgbImage::from_raw(width, height, bytes)
                 .ok_or_else(|| candle_core::Error::Msg("the decoded picture has another size".to_owned()).into())
         })

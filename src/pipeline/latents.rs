@@ -10,22 +10,23 @@ use crate::models::transformer::Frame;
 /// `(1, h, w, z)` -> `(1, h/2 * w/2, 4 z)`.
 pub fn pack(latents: &Tensor) -> Result<Tensor> {
     let (_, h, w, z) = latents.dims4()?;
-    latents
-        .reshape((h / 2, 2, w / 2, 2, z))?
-        .permute((0, 2, 4, 1, 3))?
-        .contiguous()?
-        .reshape((1, h / 2 * (w / 2), 4 * z))
+    latents.reshape((h / 2, 2, w / 2, 2, z))?.permute((0, 2, 4, 1, 3))?.contiguous()?.reshape((
+        1,
+        h / 2 * (w / 2),
+        4 * z,
+    ))
 }
 
 /// The inverse of [`pack`] for one frame.
 pub fn unpack(patches: &Tensor, frame: Frame) -> Result<Tensor> {
     let z = patches.dim(2)? / 4;
     let Frame { height, width } = frame;
-    patches
-        .reshape((height, width, z, 2, 2))?
-        .permute((0, 3, 1, 4, 2))?
-        .contiguous()?
-        .reshape((1, 2 * height, 2 * width, z))
+    patches.reshape((height, width, z, 2, 2))?.permute((0, 3, 1, 4, 2))?.contiguous()?.reshape((
+        1,
+        2 * height,
+        2 * width,
+        z,
+    ))
 }
 
 /// Packed noise for so many equal frames, drawn as the reference draws it: `(frames, z, h, w)` in one go.

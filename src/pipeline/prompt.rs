@@ -53,8 +53,7 @@ pub fn decompose(prompt: &str) -> String {
 
 /// The whole text for an edit of so many pictures, which come first and are numbered from 1.
 pub fn edit(pictures: usize, instruction: &str) -> String {
-    let places: String = (1..=pictures)
-        .map(|number| format!("Picture {number}: <|vision_start|><|image_pad|><|vision_end|>"))
-        .collect();
+    let places: String =
+        (1..=pictures).map(|number| format!("Picture {number}: <|vision_start|><|image_pad|><|vision_end|>")).collect();
     format!("{EDIT_SYSTEM}{places}{instruction}{ASSISTANT}")
 }

@@ -18,7 +18,6 @@ import components  # noqa: E402
 import scenes  # noqa: E402
 import sensitivity  # noqa: E402
 import text  # noqa: E402
-import tokens  # noqa: E402
 from fixtures import CHECKPOINTS, PICTURES  # noqa: E402
 
 ACETATE = {

@@ -7,6 +7,10 @@ use candle_core::{DType, Device, Tensor};
 /// Relative error in the 2-norm of a component in float32 on the CPU.
 pub const COMPONENT: f64 = 1e-4;
 
+/// A finished picture in float32: how far any channel of any pixel may be off, and all of them on average, of 255.
+pub const PIXEL_WORST: u8 = 2;
+pub const PIXEL_MEAN: f64 = 0.05;
+
 pub fn golden(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
 }

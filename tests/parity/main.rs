@@ -4,6 +4,8 @@
 
 mod bars;
 mod noise;
+mod pipelines;
 mod schedule;
+mod text_encoder;
 mod transformer;
 mod vae;

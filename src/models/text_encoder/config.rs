@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::models::{ModelError, weights::read_json};
+use crate::models::{Loaded, ModelError, read_json};
 
 /// Sizes of the whole model.
 #[derive(Debug, Clone)]
@@ -103,7 +103,7 @@ impl Ids {
 
 impl Config {
     /// Reads `config.json` in `folder` and checks that its numbers fit together.
-    pub fn load(folder: &Path) -> Result<Self, ModelError> {
+    pub fn load(folder: &Path) -> Loaded<Self> {
         let path = folder.join("config.json");
         let value: Value = read_json(&path)?;
         let config = Self::from_value(&value).map_err(|reason| ModelError::invalid(&path, reason))?;
@@ -239,7 +239,7 @@ impl GenerationConfig {
     /// # Errors
     /// When the settings really sample or search: near-greedy ones (`top_k` 1, or a `top_p` or `temperature` of
     /// 0.001 and less) are the published ones.
-    pub fn load(folder: &Path, config: &Config) -> Result<Self, ModelError> {
+    pub fn load(folder: &Path, config: &Config) -> Loaded<Self> {
         #[derive(Default, Deserialize)]
         struct Raw {
             eos_token_id: Option<Ids>,

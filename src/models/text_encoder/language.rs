@@ -8,7 +8,7 @@ use super::{
     prompt::Positions,
 };
 use crate::{
-    models::{ModelError, Weights},
+    models::{Loaded, ModelError, Weights},
     nn::{Linear, Mask, RmsNorm, Rotation, attention, rotate_half, swiglu},
 };
 
@@ -24,7 +24,7 @@ pub struct LanguageModel {
 
 impl LanguageModel {
     /// `weights` holds `embed_tokens`, `layers` and `norm`; `top` holds `lm_head`.
-    pub fn load(weights: &Weights, top: &Weights, config: &Config, with_head: bool) -> Result<Self, ModelError> {
+    pub fn load(weights: &Weights, top: &Weights, config: &Config, with_head: bool) -> Loaded<Self> {
         let (text, dtype) = (&config.text, weights.dtype());
         let hidden = text.hidden_size;
         let embeddings = weights.pp("embed_tokens").get_stored((text.vocab_size, hidden), "weight")?;
@@ -97,7 +97,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(weights: &Weights, config: &TextConfig) -> Result<Self, ModelError> {
+    fn load(weights: &Weights, config: &TextConfig) -> Loaded<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim());
         let (attention, mlp) = (weights.pp("self_attn"), weights.pp("mlp"));

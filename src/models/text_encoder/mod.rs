@@ -4,6 +4,7 @@
 //! placeholder among the prompt's tokens ([`tokenizer`], [`prompt`]), and all of it goes through the [`language`]
 //! model. [`generate`] runs that model on, token by token, for captions.
 
+mod bicubic;
 mod cache;
 mod config;
 mod error;
@@ -13,6 +14,7 @@ mod processor;
 mod prompt;
 mod tokenizer;
 mod vision;
+mod white;
 
 use std::{ops::ControlFlow, path::Path};
 
@@ -28,8 +30,9 @@ pub use self::{
     processor::{Grid, PictureProcessor, RgbPicture},
     prompt::{PictureTokens, PositionRule, Positions},
     tokenizer::Tokenizer,
+    white::rgb_over_white,
 };
-use crate::models::{ModelError, Weights};
+use crate::models::{Loaded, ModelError, Weights};
 
 pub struct TextEncoder {
     language: LanguageModel,
@@ -74,7 +77,7 @@ pub struct Caption {
 impl TextEncoder {
     /// Reads `text_encoder/`, `tokenizer/` and `processor/` of the checkpoint at `folder`. `with_head` also reads
     /// what only captions need.
-    pub fn load(folder: &Path, device: &Device, dtype: DType, with_head: bool) -> Result<Self, ModelError> {
+    pub fn load(folder: &Path, device: &Device, dtype: DType, with_head: bool) -> Loaded<Self> {
         let model = folder.join("text_encoder");
         let config = Config::load(&model)?;
         let generation = with_head.then(|| GenerationConfig::load(&model, &config)).transpose()?;

@@ -5,12 +5,11 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{config::VisionConfig, error::TextError};
-use crate::models::{ModelError, weights::read_json};
+use super::{bicubic, config::VisionConfig, error::TextError};
+use crate::models::{Loaded, ModelError, read_json};
 
 /// A picture as rows of red, green and blue bytes.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +91,7 @@ const BICUBIC: u32 = 3;
 
 impl PictureProcessor {
     /// Reads `preprocessor_config.json`, or the newer `processor_config.json` that holds it, in `folder`.
-    pub fn load(folder: &Path, vision: &VisionConfig) -> Result<Self, ModelError> {
+    pub fn load(folder: &Path, vision: &VisionConfig) -> Loaded<Self> {
         let (path, settings) = read_settings(folder)?;
         let fail = |reason: String| Err(ModelError::invalid(&path, reason));
         let here = (settings.patch_size, settings.merge_size, settings.temporal_patch_size);
@@ -124,7 +123,7 @@ impl PictureProcessor {
         let resized;
         let (rows, columns, pixels) = if self.settings.do_resize {
             let (rows, columns) = self.target_size(height, width)?;
-            resized = resize(picture, columns, rows).map_err(|error| fail(&error.to_string()))?;
+            resized = bicubic::resize(picture, columns, rows);
             (rows, columns, resized.as_slice())
         } else {
             (height, width, pixels)
@@ -186,7 +185,7 @@ impl PictureProcessor {
     }
 }
 
-fn read_settings(folder: &Path) -> Result<(std::path::PathBuf, Settings), ModelError> {
+fn read_settings(folder: &Path) -> Loaded<(std::path::PathBuf, Settings)> {
     let nested = folder.join("processor_config.json");
     if nested.is_file()
         && let Some(inner) = read_json::<Value>(&nested)?.get("image_processor")
@@ -225,23 +224,6 @@ fn smart_resize(
         return Ok((fit(h), fit(w)));
     }
     Ok((whole(nearest.0), whole(nearest.1)))
-}
-
-/// Pillow's bicubic filter: Catmull-Rom, widened when it shrinks, rows and columns rounded to bytes.
-fn resize(
-    picture: RgbPicture<'_>,
-    width: usize,
-    height: usize,
-) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
-    if (picture.width, picture.height) == (width, height) {
-        return Ok(picture.pixels.to_vec());
-    }
-    let kind = PixelType::U8x3;
-    let source = images::ImageRef::new(picture.width.try_into()?, picture.height.try_into()?, picture.pixels, kind)?;
-    let mut target = images::Image::new(width.try_into()?, height.try_into()?, kind);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    Resizer::new().resize(&source, &mut target, &options)?;
-    Ok(target.into_vec())
 }
 
 #[cfg(test)]

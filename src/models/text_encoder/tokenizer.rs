@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::{TextError, broken_tokenizer};
-use crate::models::{ModelError, weights::read_json};
+use crate::models::{Loaded, ModelError, read_json};
 
 /// How text is cut before merging; a fact of the model (transformers' `tokenization_qwen2.py`).
 const PIECES: &str = concat!(
@@ -24,7 +24,7 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Reads `tokenizer.json` in `folder`, or builds it from `vocab.json`, `merges.txt` and the added tokens.
-    pub fn load(folder: &Path) -> Result<Self, ModelError> {
+    pub fn load(folder: &Path) -> Loaded<Self> {
         let path = folder.join("tokenizer.json");
         let mut inner = if path.is_file() {
             tokenizers::Tokenizer::from_file(&path).map_err(|error| broken_tokenizer(&path, error))?
@@ -109,7 +109,7 @@ impl Name {
 }
 
 /// Writes the `tokenizer.json` that the files amount to, and reads it.
-fn build(folder: &Path) -> Result<tokenizers::Tokenizer, ModelError> {
+fn build(folder: &Path) -> Loaded<tokenizers::Tokenizer> {
     let vocabulary: BTreeMap<String, u32> = read_json(&folder.join("vocab.json"))?;
     let config: TokenizerConfig = read_optional(&folder.join("tokenizer_config.json"))?;
     let prefix_space = config.add_prefix_space.unwrap_or(false);
@@ -153,7 +153,7 @@ fn build(folder: &Path) -> Result<tokenizers::Tokenizer, ModelError> {
 
 /// Added tokens by number: as `tokenizer_config.json` describes them, else from `added_tokens.json`, where those are
 /// special that either config names.
-fn added_tokens(folder: &Path, mut config: TokenizerConfig) -> Result<BTreeMap<u32, AddedToken>, ModelError> {
+fn added_tokens(folder: &Path, mut config: TokenizerConfig) -> Loaded<BTreeMap<u32, AddedToken>> {
     let mut added = BTreeMap::new();
     for (id, token) in std::mem::take(&mut config.added_tokens_decoder) {
         let id = id.parse().map_err(|_| {
@@ -179,7 +179,7 @@ fn added_tokens(folder: &Path, mut config: TokenizerConfig) -> Result<BTreeMap<u
 }
 
 /// Pairs to merge, the most frequent first.
-fn read_merges(path: &Path) -> Result<Vec<[String; 2]>, ModelError> {
+fn read_merges(path: &Path) -> Loaded<Vec<[String; 2]>> {
     let text = fs::read_to_string(path).map_err(|error| {
         ModelError::invalid(path, format!("cannot be read ({error}); the checkpoint is not complete"))
     })?;
@@ -192,6 +192,6 @@ fn read_merges(path: &Path) -> Result<Vec<[String; 2]>, ModelError> {
         .collect()
 }
 
-fn read_optional<T: serde::de::DeserializeOwned + Default>(path: &Path) -> Result<T, ModelError> {
+fn read_optional<T: serde::de::DeserializeOwned + Default>(path: &Path) -> Loaded<T> {
     if path.is_file() { read_json(path) } else { Ok(T::default()) }
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{config::VisionConfig, processor::Grid};
 use crate::{
-    models::{ModelError, Weights},
+    models::{Loaded, Weights},
     nn::{Linear, Mask, RmsNorm, Rotation, attention, rotate_half, swiglu},
 };
 
@@ -25,7 +25,7 @@ pub struct VisionTower {
 }
 
 impl VisionTower {
-    pub fn load(weights: &Weights, config: &VisionConfig) -> Result<Self, ModelError> {
+    pub fn load(weights: &Weights, config: &VisionConfig) -> Loaded<Self> {
         let VisionConfig { hidden_size: hidden, in_channels, temporal_patch_size, patch_size, .. } = *config;
         let kernel = (hidden, in_channels, temporal_patch_size, patch_size, patch_size);
         let patch = weights.pp("patch_embed.proj").get(kernel, "weight")?.reshape((hidden, config.patch_len()))?;
@@ -111,7 +111,7 @@ struct Block {
 }
 
 impl Block {
-    fn load(weights: &Weights, config: &VisionConfig) -> Result<Self, ModelError> {
+    fn load(weights: &Weights, config: &VisionConfig) -> Loaded<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let mlp = weights.pp("mlp");
         let gate_up =

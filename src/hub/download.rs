@@ -1,0 +1,304 @@
+//! One file from the hub into the cache: lock, resume, hash, rename.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use super::cache::{RepoCache, create_parent};
+use super::event::{DownloadEvent, Events, emit};
+use super::hash::Hasher;
+use super::http::{Client, Failure, Piece, Stream, encode_part, encode_path, pause};
+use super::listing::{Listing, RemoteFile};
+use super::reference::is_commit;
+use super::retry::Backoff;
+use super::{HubError, Retry};
+
+/// A list of files is text; the longest on the hub are a few megabytes.
+const MAX_LISTING: usize = 64 * 1024 * 1024;
+const READ_BACK: usize = 1024 * 1024;
+
+/// What is being downloaded, and how far the whole of it is.
+pub(super) struct Download<'a> {
+    pub client: &'a Client,
+    pub cache: &'a RepoCache,
+    pub id: &'a str,
+    pub revision: &'a str,
+    pub retry: Retry,
+    /// Bytes of the plan that are on disk.
+    pub done: u64,
+}
+
+/// An attempt at a file that ended without all of it.
+enum Setback {
+    Failed(Failure),
+    /// The bytes are not those of the listing: these cannot be resumed.
+    Wrong {
+        expected: String,
+        actual: String,
+    },
+    Stop(HubError),
+}
+
+impl From<HubError> for Setback {
+    fn from(error: HubError) -> Self {
+        Self::Stop(error)
+    }
+}
+
+impl Download<'_> {
+    /// Asks which commit the revision is, and which files it has.
+    pub fn listing(&self, events: &mut Events<'_>) -> Result<Listing, HubError> {
+        let path = format!("api/models/{}/revision/{}?blobs=true", self.id, encode_part(self.revision));
+        let mut backoff = Backoff::new(self.retry);
+        loop {
+            match read_whole(&self.client.get(&path, 0), events)? {
+                Ok(json) => return self.read_listing(&json),
+                Err(failure) => self.wait(&mut backoff, failure, 0, "the list of files", events)?,
+            }
+        }
+    }
+
+    fn read_listing(&self, json: &[u8]) -> Result<Listing, HubError> {
+        let refuse = |reason| HubError::Listing { id: self.id.to_owned(), reason };
+        let listing = Listing::from_api(json).map_err(refuse)?;
+        if is_commit(self.revision) && listing.commit != self.revision {
+            return Err(refuse(format!("it is for commit {}, not {}", listing.commit, self.revision)));
+        }
+        Ok(listing)
+    }
+
+    /// Fetches one blob, unless it is there. Whoever else fetches it is waited for. `counted` is what the plan
+    /// found of it on disk.
+    pub fn file(
+        &mut self,
+        commit: &str,
+        file: &RemoteFile,
+        counted: u64,
+        events: &mut Events<'_>,
+    ) -> Result<(), HubError> {
+        let _lock = self.lock(file, events)?;
+        // From here on this file counts what it really has.
+        self.done -= counted;
+        if self.cache.has_blob(file)? {
+            // Another process has finished it while we waited for the lock.
+            self.done += file.size;
+            return emit(events, DownloadEvent::Verified { file: file.path.clone() });
+        }
+        let partial = self.cache.partial(&file.hash);
+        create_parent(&partial)?;
+        let present = fs::metadata(&partial).map_or(0, |meta| meta.len());
+        emit(events, DownloadEvent::Started { file: file.path.clone(), bytes: file.size, present })?;
+        let mut second_try = false;
+        loop {
+            match self.fill(commit, file, &partial, events) {
+                Ok(()) => break,
+                Err(Setback::Stop(error)) => return Err(error),
+                Err(Setback::Failed(failure)) => return Err(self.give_up(failure, &file.path)),
+                Err(Setback::Wrong { expected, actual }) => {
+                    fs::remove_file(&partial).map_err(HubError::io(&partial))?;
+                    if second_try {
+                        let (id, file) = (self.id.to_owned(), file.path.clone());
+                        return Err(HubError::Checksum { id, file, expected, actual });
+                    }
+                    second_try = true;
+                    let reason = format!("wrong content: expected {expected}, got {actual}");
+                    let wait = self.retry.first_wait;
+                    emit(events, DownloadEvent::Retrying { file: file.path.clone(), reason, wait })?;
+                    pause(wait, events)?;
+                }
+            }
+        }
+        let blob = self.cache.blob(&file.hash);
+        fs::rename(&partial, &blob).map_err(HubError::io(&blob))?;
+        self.done += file.size;
+        emit(events, DownloadEvent::Verified { file: file.path.clone() })
+    }
+
+    fn lock(&self, file: &RemoteFile, events: &mut Events<'_>) -> Result<File, HubError> {
+        let mut told = false;
+        loop {
+            if let Some(lock) = self.cache.try_lock(&file.hash)? {
+                return Ok(lock);
+            }
+            if !told {
+                emit(events, DownloadEvent::Locked { file: file.path.clone() })?;
+                told = true;
+            }
+            pause(std::time::Duration::from_millis(50), events)?;
+        }
+    }
+
+    /// Brings the partial file to its full length and checks its hash.
+    fn fill(&self, commit: &str, file: &RemoteFile, partial: &Path, events: &mut Events<'_>) -> Result<(), Setback> {
+        let mut target = Target::open(partial, file, events)?;
+        let url = format!("{}/resolve/{commit}/{}", self.id, encode_path(&file.path));
+        let mut backoff = Backoff::new(self.retry);
+        while target.length < file.size {
+            let before = target.length;
+            let stream = self.client.get(&url, before);
+            match self.receive(&stream, &mut target, events) {
+                Ok(()) => {}
+                Err(Setback::Failed(failure)) => {
+                    let failure = match failure {
+                        Failure::Missing => {
+                            Failure::Final { reason: "the hub lists it and does not have it".to_owned() }
+                        }
+                        Failure::Range => {
+                            target.restart()?;
+                            failure
+                        }
+                        _ => failure,
+                    };
+                    let brought = target.length.saturating_sub(before);
+                    self.wait(&mut backoff, failure, brought, &file.path, events)?;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        target.finish()
+    }
+
+    /// Writes one answer to the file, up to where it ends or is cut.
+    fn receive(&self, stream: &Stream, target: &mut Target<'_>, events: &mut Events<'_>) -> Result<(), Setback> {
+        let size = target.file.size;
+        loop {
+            match stream.next(events)?.map_err(Setback::Failed)? {
+                Piece::Head(head) => {
+                    if let Some(total) = head.total.filter(|&total| total != size) {
+                        return Err(wrong_size(size, total));
+                    }
+                    if head.start != target.length {
+                        target.restart()?;
+                    }
+                }
+                Piece::Bytes(bytes) => {
+                    if target.length + bytes.len() as u64 > size {
+                        return Err(wrong_size(size, target.length + bytes.len() as u64));
+                    }
+                    target.write(&bytes)?;
+                    let file_bytes = target.length;
+                    let file = target.file.path.clone();
+                    emit(events, DownloadEvent::Progressed { file, file_bytes, bytes: self.done + file_bytes })?;
+                }
+                Piece::End if target.length == size => return Ok(()),
+                Piece::End => {
+                    let reason = format!("the answer ended after {} of {size} bytes", target.length);
+                    return Err(Setback::Failed(Failure::Passing { reason, after: None }));
+                }
+            }
+        }
+    }
+
+    /// Waits before the next attempt, or says that there is none.
+    fn wait(
+        &self,
+        backoff: &mut Backoff,
+        failure: Failure,
+        brought: u64,
+        what: &str,
+        events: &mut Events<'_>,
+    ) -> Result<(), HubError> {
+        let (reason, after) = match &failure {
+            Failure::Passing { reason, after } => (reason.clone(), *after),
+            Failure::Range => ("the server has no such part of the file".to_owned(), None),
+            _ => return Err(self.give_up(failure, what)),
+        };
+        let Some(wait) = backoff.next_wait(brought, after) else {
+            return Err(self.give_up(failure, what));
+        };
+        emit(events, DownloadEvent::Retrying { file: what.to_owned(), reason, wait })?;
+        pause(wait, events)
+    }
+
+    fn give_up(&self, failure: Failure, what: &str) -> HubError {
+        let (id, endpoint) = (self.id.to_owned(), self.client.endpoint().to_owned());
+        match failure {
+            Failure::Forbidden { reason } => HubError::Unauthorized { id, endpoint, reason },
+            Failure::Missing => HubError::NotFound { id, revision: self.revision.to_owned(), endpoint },
+            Failure::Passing { reason, after: Some(after) } => {
+                HubError::Network { id, reason: format!("{what}: {reason}, and asks to wait {} s", after.as_secs()) }
+            }
+            Failure::Passing { reason, after: None } | Failure::Final { reason } => {
+                HubError::Network { id, reason: format!("{what}: {reason}") }
+            }
+            Failure::Range => HubError::Network { id, reason: format!("{what}: the server has no such part of it") },
+        }
+    }
+}
+
+/// The partial file and the hash of what is in it.
+struct Target<'a> {
+    file: &'a RemoteFile,
+    path: &'a Path,
+    disk: File,
+    hasher: Hasher,
+    length: u64,
+}
+
+impl<'a> Target<'a> {
+    /// Opens what an earlier attempt left and hashes it, or starts an empty file.
+    fn open(path: &'a Path, file: &'a RemoteFile, events: &mut Events<'_>) -> Result<Self, HubError> {
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let disk = open.map_err(HubError::io(path))?;
+        let mut target = Self { file, path, disk, hasher: file.hash.hasher(file.size), length: 0 };
+        if target.disk.metadata().map_err(HubError::io(path))?.len() > file.size {
+            target.restart()?;
+        }
+        let mut piece = vec![0; READ_BACK];
+        loop {
+            match target.disk.read(&mut piece).map_err(HubError::io(path))? {
+                0 => return Ok(target),
+                length => {
+                    target.hasher.update(&piece[..length]);
+                    target.length += length as u64;
+                }
+            }
+            emit(events, DownloadEvent::Waiting)?;
+        }
+    }
+
+    /// Writes at the known position: should a lock not hold, two writers put the same bytes in the same place.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), HubError> {
+        let at = SeekFrom::Start(self.length);
+        self.disk.seek(at).and_then(|_| self.disk.write_all(bytes)).map_err(HubError::io(self.path))?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<(), HubError> {
+        self.disk.set_len(0).and_then(|()| self.disk.rewind()).map_err(HubError::io(self.path))?;
+        self.hasher = self.file.hash.hasher(self.file.size);
+        self.length = 0;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), Setback> {
+        let actual = self.hasher.finish();
+        let expected = self.file.hash.as_str();
+        if actual != expected {
+            return Err(Setback::Wrong { expected: expected.to_owned(), actual });
+        }
+        // The name that says "complete" must not reach the disk before the content does.
+        Ok(self.disk.sync_data().map_err(HubError::io(self.path))?)
+    }
+}
+
+fn wrong_size(expected: u64, actual: u64) -> Setback {
+    Setback::Wrong { expected: format!("{expected} bytes"), actual: format!("{actual} bytes") }
+}
+
+fn read_whole(stream: &Stream, events: &mut Events<'_>) -> Result<Result<Vec<u8>, Failure>, HubError> {
+    let mut whole = Vec::new();
+    loop {
+        match stream.next(events)? {
+            Ok(Piece::Head(_)) => {}
+            Ok(Piece::Bytes(bytes)) if whole.len() + bytes.len() > MAX_LISTING => {
+                return Ok(Err(Failure::Final { reason: format!("longer than {MAX_LISTING} bytes") }));
+            }
+            Ok(Piece::Bytes(bytes)) => whole.extend_from_slice(&bytes),
+            Ok(Piece::End) => return Ok(Ok(whole)),
+            Err(failure) => return Ok(Err(failure)),
+        }
+    }
+}

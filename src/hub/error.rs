@@ -1,0 +1,96 @@
+//! Why a model is not there, in words that say how to mend it.
+
+use std::path::{Path, PathBuf};
+
+use crate::job::JobError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    #[error("{text:?} does not name a model: {reason}; give a folder, or a hub id such as Qwen/Qwen-Image-Layered")]
+    Reference { text: String, reason: String },
+    #[error("{}: {reason}; give the folder that holds model_index.json", folder.display())]
+    Folder { folder: PathBuf, reason: String },
+    #[error("{id} has no revision {revision} at {endpoint}; check the spelling of both")]
+    NotFound { id: String, revision: String, endpoint: String },
+    #[error(
+        "{endpoint} does not let us read {id} ({reason}): if the name is right it is private or gated; accept its \
+         license at {endpoint}/{id} and set HF_TOKEN to a token that may read it"
+    )]
+    Unauthorized { id: String, endpoint: String, reason: String },
+    #[error(
+        "{id}@{revision} is not complete in {} and the hub is offline; unset HF_HUB_OFFLINE, or run \
+         `acetate models pull {id}@{revision}` where there is a network and copy the cache here",
+        cache.display()
+    )]
+    Offline { id: String, revision: String, cache: PathBuf },
+    #[error(
+        "{id} needs {} more in {} and {} are free; make room, or set HF_HOME to a larger disk",
+        human_bytes(*needed), folder.display(), human_bytes(*available)
+    )]
+    NoSpace { id: String, needed: u64, available: u64, folder: PathBuf },
+    #[error("{id}: {file} arrived twice with the wrong content: expected {expected}, got {actual}")]
+    Checksum { id: String, file: String, expected: String, actual: String },
+    #[error("{id}: {reason}; what has arrived is kept, and the next try goes on from there")]
+    Network { id: String, reason: String },
+    #[error("{id}: the hub's list of files cannot be used: {reason}")]
+    Listing { id: String, reason: String },
+    #[error(
+        "{id}@{revision} keeps weights only as pickle ({example}), which can run any code when it is read; use a \
+         repository with .safetensors files"
+    )]
+    Pickle { id: String, revision: String, example: String },
+    #[error("{id}@{revision} is not a diffusers model: it has no model_index.json")]
+    NotAModel { id: String, revision: String },
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("the download was cancelled; what has arrived is kept")]
+    Cancelled,
+}
+
+impl HubError {
+    /// For `map_err`: an input or output error at this path.
+    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+impl From<HubError> for JobError {
+    fn from(error: HubError) -> Self {
+        let reason = error.to_string();
+        let without_id = |id: &str| reason.strip_prefix(&format!("{id}: ")).unwrap_or(&reason).to_owned();
+        match error {
+            HubError::Reference { text, .. } => Self::ModelNotFound { model: text, reason },
+            HubError::Folder { folder, .. } => Self::ModelNotFound { model: folder.display().to_string(), reason },
+            HubError::NotFound { id, .. } | HubError::Unauthorized { id, .. } | HubError::Offline { id, .. } => {
+                Self::ModelNotFound { model: id, reason }
+            }
+            HubError::NoSpace { id, needed, available, folder } => {
+                let (needed, free) = (human_bytes(needed), human_bytes(available));
+                Self::DiskFull { path: format!("{} ({id} needs {needed} more, {free} are free)", folder.display()) }
+            }
+            HubError::Checksum { ref id, .. } | HubError::Network { ref id, .. } | HubError::Listing { ref id, .. } => {
+                Self::Download { model: id.clone(), reason: without_id(id) }
+            }
+            HubError::Pickle { id, .. } | HubError::NotAModel { id, .. } => Self::ModelInvalid { model: id, reason },
+            HubError::Io { path, source } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Self::DiskFull { path: path.display().to_string() }
+            }
+            HubError::Io { path, source } => {
+                Self::Storage { path: path.display().to_string(), reason: source.to_string() }
+            }
+            HubError::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// Decimal units, as disks and the hub's pages count: `57.7 GB`.
+fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}

@@ -1,0 +1,65 @@
+//! What a download tells the one who waits for it.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::HubError;
+
+/// Sent in this order: `Planned`, then for each file `Started`, `Progressed`..., `Verified`, and last `Finished`.
+/// A model that is already there sends nothing but `Finished`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DownloadEvent {
+    /// `bytes` is the size of all wanted files, `present` what of them is already on disk.
+    Planned {
+        id: String,
+        commit: String,
+        files: usize,
+        bytes: u64,
+        present: u64,
+    },
+    /// `present` bytes of this file are on disk from an earlier, cut download.
+    Started {
+        file: String,
+        bytes: u64,
+        present: u64,
+    },
+    /// Absolute counts: of this file, and of the whole plan. They fall when a file has to start again.
+    Progressed {
+        file: String,
+        file_bytes: u64,
+        bytes: u64,
+    },
+    /// Nothing new; sent several times a second while waiting, so that a stop is noticed.
+    Waiting,
+    /// Another process fetches this file; we wait for it.
+    Locked {
+        file: String,
+    },
+    /// The next attempt begins after `wait`.
+    Retrying {
+        file: String,
+        reason: String,
+        wait: Duration,
+    },
+    Verified {
+        file: String,
+    },
+    /// The hub cannot be asked what `main` is now; the complete copy in the cache is used.
+    Unreachable {
+        reason: String,
+    },
+    Finished {
+        folder: PathBuf,
+    },
+}
+
+/// Receives events; `ControlFlow::Break` stops the download with [`HubError::Cancelled`].
+pub type Events<'a> = dyn FnMut(DownloadEvent) -> ControlFlow<()> + 'a;
+
+pub(super) fn emit(events: &mut Events<'_>, event: DownloadEvent) -> Result<(), HubError> {
+    match events(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(HubError::Cancelled),
+    }
+}

@@ -1,0 +1,268 @@
+//! The hub over HTTP: one GET, on its own thread, with redirects that never carry the token to another host.
+//!
+//! The caller receives the answer in pieces and is woken while none come, so that a stop works even when a server
+//! has gone silent.
+
+use std::io::Read;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use ureq::Agent;
+use ureq::http::{HeaderMap, Uri, header};
+
+use super::event::{DownloadEvent, Events, emit};
+use super::{HubConfig, HubError, Token};
+
+const USER_AGENT: &str = concat!("acetate/", env!("CARGO_PKG_VERSION"));
+const MAX_REDIRECTS: usize = 10;
+const PIECE: usize = 256 * 1024;
+/// Pieces that may wait for a slow disk.
+const PIECES_AHEAD: usize = 16;
+/// How often a waiting caller looks whether it should stop.
+const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Clone)]
+pub(super) struct Client {
+    agent: Agent,
+    endpoint: String,
+    token: Option<Token>,
+}
+
+/// The start of an answer with status 200 or 206.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// Position in the file of the first byte that follows: 0 when the server ignored the range.
+    pub start: u64,
+    /// The size that the server gives for the whole file, if it gives one.
+    pub total: Option<u64>,
+}
+
+/// Why a request brought no bytes, or stopped bringing them.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// May work in a moment; `after` is what the server asked for.
+    Passing { reason: String, after: Option<Duration> },
+    /// 404: the repository, revision or file is unknown.
+    Missing,
+    /// 401 or 403 from the hub itself.
+    Forbidden { reason: String },
+    /// 416: the server has no such bytes.
+    Range,
+    /// Asking again would change nothing.
+    Final { reason: String },
+}
+
+/// The body of one answer, arriving on another thread.
+pub(super) struct Stream(Receiver<Result<Piece, Failure>>);
+
+pub(super) enum Piece {
+    Head(Head),
+    Bytes(Vec<u8>),
+    End,
+}
+
+impl Client {
+    pub fn new(config: &HubConfig) -> Self {
+        let builder = Agent::config_builder()
+            .user_agent(USER_AGENT)
+            // A compressed answer cannot be resumed: some servers then ignore the range.
+            .accept_encoding("identity")
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(config.retry.stall))
+            .timeout_recv_response(Some(config.retry.stall))
+            .timeout_per_read(Some(config.retry.stall));
+        let builder = if config.use_proxy { builder } else { builder.proxy(None) };
+        Self { agent: builder.build().into(), endpoint: config.endpoint.clone(), token: config.token.clone() }
+    }
+
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Starts a GET of `{endpoint}/{path}` from byte `from` on. `path` is percent-encoded already.
+    pub fn get(&self, path: &str, from: u64) -> Stream {
+        let (sender, receiver) = sync_channel(PIECES_AHEAD);
+        let (client, url) = (self.clone(), format!("{}/{path}", self.endpoint));
+        // The thread ends with the answer, at the first piece that nobody takes, or when the server stalls.
+        thread::spawn(move || {
+            if let Err(failure) = client.send_pieces(&url, from, &sender) {
+                sender.send(Err(failure)).ok();
+            }
+        });
+        Stream(receiver)
+    }
+
+    fn send_pieces(&self, url: &str, from: u64, to: &SyncSender<Result<Piece, Failure>>) -> Result<(), Failure> {
+        let (head, mut body) = self.follow(url, from)?;
+        if to.send(Ok(Piece::Head(head))).is_err() {
+            return Ok(());
+        }
+        loop {
+            let mut piece = vec![0; PIECE];
+            let length = match body.read(&mut piece) {
+                Ok(length) => length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(passing(format!("the connection was cut ({error})"))),
+            };
+            piece.truncate(length);
+            let last = length == 0;
+            if to.send(Ok(if last { Piece::End } else { Piece::Bytes(piece) })).is_err() || last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends the request, and again to wherever the answer points.
+    fn follow(&self, url: &str, from: u64) -> Result<(Head, impl Read + use<>), Failure> {
+        let home = parse_url(url)?;
+        let mut at = home.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let is_home = same_origin(&home, &at);
+            let mut request = self.agent.get(at.clone());
+            if from > 0 {
+                request = request.header(header::RANGE, format!("bytes={from}-"));
+            }
+            if let Some(token) = self.token.as_ref().filter(|_| is_home) {
+                request = request.header(header::AUTHORIZATION, token.bearer());
+            }
+            let response = request.call().map_err(|error| transport_failure(&at, &error))?;
+            let (status, headers) = (response.status().as_u16(), response.headers());
+            if let (301 | 302 | 303 | 307 | 308, Some(location)) = (status, text(headers, "location")) {
+                at = join(&at, location)?;
+                continue;
+            }
+            let head = read_head(status, headers, from).ok_or_else(|| status_failure(status, headers, &at, is_home))?;
+            return Ok((head, response.into_body().into_reader()));
+        }
+        Err(Failure::Final { reason: format!("{} redirects without end", origin(&home)) })
+    }
+}
+
+impl Stream {
+    /// The next piece; events get a [`DownloadEvent::Waiting`] for every tick without one.
+    ///
+    /// # Errors
+    /// [`HubError::Cancelled`] outside, the server's failure inside.
+    pub fn next(&self, events: &mut Events<'_>) -> Result<Result<Piece, Failure>, HubError> {
+        loop {
+            match self.0.recv_timeout(TICK) {
+                Ok(piece) => return Ok(piece),
+                Err(RecvTimeoutError::Timeout) => emit(events, DownloadEvent::Waiting)?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(Err(passing("the connection ended".to_owned()))),
+            }
+        }
+    }
+}
+
+/// Sleeps, but wakes to notice a stop.
+pub(super) fn pause(wait: Duration, events: &mut Events<'_>) -> Result<(), HubError> {
+    let mut left = wait;
+    while !left.is_zero() {
+        let nap = left.min(TICK);
+        thread::sleep(nap);
+        left -= nap;
+        emit(events, DownloadEvent::Waiting)?;
+    }
+    Ok(())
+}
+
+/// Encodes everything but unreserved characters; `/` is kept between the parts of a path.
+pub(super) fn encode_path(path: &str) -> String {
+    path.split('/').map(encode_part).collect::<Vec<_>>().join("/")
+}
+
+pub(super) fn encode_part(part: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => (byte as char).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    part.bytes().map(encode).collect()
+}
+
+fn read_head(status: u16, headers: &HeaderMap, from: u64) -> Option<Head> {
+    match status {
+        200 => Some(Head { start: 0, total: text(headers, "content-length").and_then(|v| v.parse().ok()) }),
+        206 => {
+            // `bytes 5-9/10`, or `*` for a size that is not known.
+            let range = text(headers, "content-range")?.strip_prefix("bytes ")?;
+            let (span, total) = range.split_once('/')?;
+            let start = span.split_once('-')?.0.trim().parse().ok()?;
+            (start == from || start == 0).then_some(Head { start, total: total.trim().parse().ok() })
+        }
+        _ => None,
+    }
+}
+
+fn status_failure(status: u16, headers: &HeaderMap, at: &Uri, is_home: bool) -> Failure {
+    let said = text(headers, "x-error-message").map(|message| format!(": {message}")).unwrap_or_default();
+    let reason = format!("{} answered {status}{said}", origin(at));
+    let after = text(headers, "retry-after").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
+    match status {
+        401 | 403 if is_home => Failure::Forbidden { reason },
+        404 if is_home => Failure::Missing,
+        416 => Failure::Range,
+        408 | 429 | 500..=599 => Failure::Passing { reason, after },
+        // The address of a large file is signed for an hour: a new one is got from the hub by asking again.
+        400 | 401 | 403 if !is_home => Failure::Passing { reason, after },
+        206 => passing(format!("{} answered with another range than was asked for", origin(at))),
+        _ => Failure::Final { reason },
+    }
+}
+
+fn transport_failure(at: &Uri, error: &ureq::Error) -> Failure {
+    let reason = format!("{} cannot be reached ({error})", origin(at));
+    match error {
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Rustls(_) | ureq::Error::Tls(_) => {
+            Failure::Final { reason }
+        }
+        _ => passing(reason),
+    }
+}
+
+fn passing(reason: String) -> Failure {
+    Failure::Passing { reason, after: None }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn parse_url(url: &str) -> Result<Uri, Failure> {
+    let uri = url.parse::<Uri>().ok();
+    let is_web = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+    // The query of a signed address is a secret for as long as it lasts.
+    let shown = url.split('?').next().unwrap_or(url);
+    uri.filter(is_web).ok_or_else(|| Failure::Final { reason: format!("{shown} is not an http or https address") })
+}
+
+/// Where a `Location` leads from here: a whole address, one without scheme, an absolute path or a relative one.
+fn join(base: &Uri, location: &str) -> Result<Uri, Failure> {
+    let scheme = base.scheme_str().unwrap_or("https");
+    let authority = base.authority().map_or("", |authority| authority.as_str());
+    if let Some(rest) = location.strip_prefix("//") {
+        parse_url(&format!("{scheme}://{rest}"))
+    } else if location.starts_with('/') {
+        parse_url(&format!("{scheme}://{authority}{location}"))
+    } else if location.contains("://") {
+        parse_url(location)
+    } else {
+        let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        parse_url(&format!("{scheme}://{authority}{folder}/{location}"))
+    }
+}
+
+fn same_origin(a: &Uri, b: &Uri) -> bool {
+    let port = |uri: &Uri| uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+    let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
+    a.scheme() == b.scheme() && host(a) == host(b) && port(a) == port(b)
+}
+
+/// Scheme, host and port, for messages.
+fn origin(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or("?");
+    let port = uri.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{host}{port}", uri.scheme_str().unwrap_or("?"))
+}

@@ -1,0 +1,78 @@
+//! How long to wait before asking again, and when to stop.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use super::Retry;
+
+/// An attempt that brought this much was worth it: the count starts again.
+const PROGRESS: u64 = 16 * 1024 * 1024;
+
+/// Attempts in a row that brought next to nothing.
+pub(super) struct Backoff {
+    retry: Retry,
+    failed: u32,
+}
+
+impl Backoff {
+    pub fn new(retry: Retry) -> Self {
+        Self { retry, failed: 0 }
+    }
+
+    /// Called after each failed attempt. `None`: give up.
+    pub fn next_wait(&mut self, brought: u64, asked: Option<Duration>) -> Option<Duration> {
+        if brought >= PROGRESS {
+            self.failed = 0;
+        }
+        self.failed += 1;
+        if self.failed >= self.retry.attempts || asked.is_some_and(|asked| asked > self.retry.longest_asked) {
+            return None;
+        }
+        let doubled = self.retry.first_wait.saturating_mul(1 << (self.failed - 1).min(16));
+        let wait = doubled.min(self.retry.longest_wait).mul_f64(0.75 + 0.5 * chance());
+        Some(wait.max(asked.unwrap_or_default()))
+    }
+}
+
+/// In 0..1, so that machines that failed together do not come back together.
+fn chance() -> f64 {
+    (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retry() -> Retry {
+        let second = Duration::from_secs(1);
+        Retry { attempts: 4, first_wait: second, longest_wait: 3 * second, ..Retry::default() }
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_end() {
+        let mut backoff = Backoff::new(retry());
+        for expected in [1.0, 2.0, 3.0] {
+            let wait = backoff.next_wait(0, None).unwrap().as_secs_f64();
+            assert!((0.75 * expected..=1.25 * expected).contains(&wait), "{wait}");
+        }
+        assert_eq!(backoff.next_wait(0, None), None);
+    }
+
+    #[test]
+    fn an_attempt_that_brought_much_starts_the_count_again() {
+        let mut backoff = Backoff::new(retry());
+        for _ in 0..20 {
+            assert!(backoff.next_wait(PROGRESS, None).is_some());
+        }
+        assert!(backoff.next_wait(PROGRESS - 1, None).is_some());
+        assert!(backoff.next_wait(PROGRESS - 1, None).is_some());
+        assert_eq!(backoff.next_wait(PROGRESS - 1, None), None);
+    }
+
+    #[test]
+    fn what_the_server_asks_for_is_a_lower_bound_until_it_is_too_long() {
+        let asked = Some(Duration::from_secs(60));
+        assert_eq!(Backoff::new(retry()).next_wait(0, asked), asked);
+        assert_eq!(Backoff::new(retry()).next_wait(0, Some(Duration::from_secs(301))), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! What the file formats say outside their pixels: which format it is, how large, how many pictures, and whether the
+//! file is whole. Decoders are lenient about the last, and do not tell all of the others.
+
+use ::image::ImageFormat;
+
+/// Facts read by walking over a file's parts without decoding them.
+pub(super) struct Survey {
+    /// Width and height, where a fixed place in the file says so.
+    pub size: Option<(u32, u32)>,
+    /// Frames of an animation or pages of a document; at least 1.
+    pub frames: usize,
+    /// A JPEG with four components; the decoder hands out RGB and does not tell.
+    pub cmyk: bool,
+}
+
+/// The format that the first bytes announce, or the reason why this is none of ours.
+pub(super) fn recognise(bytes: &[u8]) -> Result<ImageFormat, String> {
+    const ACCEPTED: &str = "PNG, JPEG, WebP, GIF, BMP and TIFF are accepted";
+    let starts = |magic: &[u8]| bytes.starts_with(magic);
+    if starts(b"\x89PNG\r\n\x1a\n") {
+        Ok(ImageFormat::Png)
+    } else if starts(b"\xff\xd8\xff") {
+        Ok(ImageFormat::Jpeg)
+    } else if starts(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
+        Ok(ImageFormat::WebP)
+    } else if starts(b"GIF87a") || starts(b"GIF89a") {
+        Ok(ImageFormat::Gif)
+    } else if starts(b"II*\0") || starts(b"MM\0*") || starts(b"II+\0") || starts(b"MM\0+") {
+        Ok(ImageFormat::Tiff)
+    } else if starts(b"BM") {
+        Ok(ImageFormat::Bmp)
+    } else if bytes.is_empty() {
+        Err(format!("the file is empty; {ACCEPTED}"))
+    } else {
+        Err(format!("not a picture that can be read: {}; {ACCEPTED}", describe(bytes)))
+    }
+}
+
+pub(super) fn label(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Png => "PNG",
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Gif => "GIF",
+        ImageFormat::Bmp => "BMP",
+        _ => "TIFF",
+    }
+}
+
+/// A guess for the message, for the files that people send by mistake.
+fn describe(bytes: &[u8]) -> String {
+    const KNOWN: [(&[u8], &str); 14] = [
+        (b"%PDF", "PDF"),
+        (b"%!PS", "PostScript"),
+        (b"8BPS", "a Photoshop file"),
+        (b"PK\x03\x04", "a ZIP archive"),
+        (b"\x1f\x8b", "gzip"),
+        (b"\x00\x00\x01\x00", "an icon (ICO)"),
+        (b"\xff\x0a", "JPEG XL"),
+        (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+        (b"v/1\x01", "OpenEXR"),
+        (b"#?RADIANCE", "Radiance HDR"),
+        (b"qoif", "QOI"),
+        (b"DDS ", "DDS"),
+        (b"\x89PNG", "a PNG whose first bytes were changed, as by a transfer in text mode"),
+        (b"version https://git-lfs", "a Git LFS pointer; fetch the real file"),
+    ];
+    if let Some((_, what)) = KNOWN.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+        return format!("the bytes look like {what}");
+    }
+    if bytes.get(4..8) == Some(b"ftyp") {
+        return match bytes.get(8..12) {
+            Some(b"avif" | b"avis") => "the bytes look like AVIF",
+            Some(b"heic" | b"heix" | b"hevc" | b"mif1" | b"msf1") => "the bytes look like HEIC",
+            _ => "the bytes look like a video",
+        }
+        .to_owned();
+    }
+    let head = &bytes[..bytes.len().min(512)];
+    let Ok(text) = std::str::from_utf8(head).or_else(|error| std::str::from_utf8(&head[..error.valid_up_to()])) else {
+        return "the bytes are unknown".to_owned();
+    };
+    let text = text.trim_start_matches('\u{feff}').trim_start().to_lowercase();
+    if text.starts_with("<!doctype html") || text.starts_with("<html") {
+        "the bytes look like HTML, perhaps an error page".to_owned()
+    } else if text.contains("<svg") {
+        "the bytes look like SVG; render it to PNG first".to_owned()
+    } else if text.starts_with("<?xml") {
+        "the bytes look like XML, perhaps an error message of a store".to_owned()
+    } else if text.starts_with('{') || text.starts_with('[') {
+        "the bytes look like JSON".to_owned()
+    } else if text.len() >= head.len().min(16) && !text.contains(|c: char| c.is_control() && !c.is_whitespace()) {
+        "the bytes look like plain text".to_owned()
+    } else {
+        let hex: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("the bytes begin with {}, which is no format known here", hex.join(" "))
+    }
+}
+
+/// Walks over the file. An error says where it is cut short.
+pub(super) fn survey(format: ImageFormat, bytes: &[u8]) -> Result<Survey, String> {
+    let found = match format {
+        ImageFormat::Png => png(bytes),
+        ImageFormat::Jpeg => jpeg(bytes),
+        ImageFormat::WebP => webp(bytes),
+        ImageFormat::Gif => gif(bytes),
+        ImageFormat::Bmp => Some(Survey { size: bmp_size(bytes), frames: 1, cmyk: false }),
+        _ => Some(Survey { size: None, frames: tiff_pages(bytes), cmyk: false }),
+    };
+    found.ok_or_else(|| {
+        format!("the {} is cut short: it ends after {} bytes; fetch or save it again", label(format), bytes.len())
+    })
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u16::from_be_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?).into())
+}
+
+fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+fn le16(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?).into())
+}
+
+fn le32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+/// Chunk after chunk until IEND.
+fn png(bytes: &[u8]) -> Option<Survey> {
+    let mut survey = Survey { size: Some((be32(bytes, 16)?, be32(bytes, 20)?)), frames: 1, cmyk: false };
+    let mut at = 8usize;
+    loop {
+        let length = be32(bytes, at)? as usize;
+        let kind = bytes.get(at + 4..at + 8)?;
+        if kind == b"acTL" {
+            survey.frames = be32(bytes, at + 8)?.max(1) as usize;
+        }
+        at = at.checked_add(length)?.checked_add(12)?;
+        if at > bytes.len() {
+            return None;
+        }
+        if kind == b"IEND" {
+            return Some(survey);
+        }
+    }
+}
+
+/// Segment after segment until the end-of-image marker. Thumbnails lie inside segments and do not confuse it.
+fn jpeg(bytes: &[u8]) -> Option<Survey> {
+    let mut survey = Survey { size: None, frames: 1, cmyk: false };
+    let mut at = 2usize;
+    loop {
+        at += bytes.get(at..)?.iter().position(|byte| *byte == 0xff)?;
+        let marker = *bytes.get(at + 1)?;
+        match marker {
+            0xff => at += 1,
+            0x00 | 0x01 | 0xd0..=0xd7 => at += 2,
+            0xd9 => return Some(survey),
+            _ => {
+                // SOF0 to SOF15, without the three codes in between that mean something else.
+                if matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) {
+                    survey.size = Some((be16(bytes, at + 7)?, be16(bytes, at + 5)?));
+                    survey.cmyk = *bytes.get(at + 9)? == 4;
+                }
+                // After a start of scan this lands in entropy-coded data, where 0xff is followed by 0 or a restart.
+                at += 2 + be16(bytes, at + 2)?.max(2) as usize;
+            }
+        }
+    }
+}
+
+/// RIFF chunks; each frame of an animation is one.
+fn webp(bytes: &[u8]) -> Option<Survey> {
+    let end = (le32(bytes, 4)? as usize).checked_add(8)?;
+    if end > bytes.len() {
+        return None;
+    }
+    let mut survey = Survey { size: None, frames: 0, cmyk: false };
+    if bytes.get(12..16) == Some(b"VP8X") {
+        // The canvas: 24 bits a side, less one.
+        survey.size = Some(((le32(bytes, 24)? & 0xff_ffff) + 1, (le32(bytes, 26)? >> 8) + 1));
+    }
+    let mut at = 12usize;
+    while let (Some(kind), Some(length)) = (bytes.get(at..at + 4), le32(bytes, at + 4)) {
+        survey.frames += usize::from(kind == b"ANMF");
+        at = at.checked_add(8)?.checked_add(length as usize)?.checked_add(length as usize % 2)?;
+    }
+    survey.frames = survey.frames.max(1);
+    Some(survey)
+}
+
+/// Blocks until the trailer. What follows a whole first frame may be missing: it is not used.
+fn gif(bytes: &[u8]) -> Option<Survey> {
+    let mut survey = Survey { size: Some((le16(bytes, 6)?, le16(bytes, 8)?)), frames: 0, cmyk: false };
+    let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
+    let mut at = 13 + table(*bytes.get(10)?);
+    loop {
+        let next = match bytes.get(at) {
+            Some(0x21) => sub_blocks(bytes, at + 2),
+            Some(0x2c) => bytes.get(at + 9).and_then(|flags| sub_blocks(bytes, at + 11 + table(*flags))),
+            _ => break,
+        };
+        let Some(next) = next else { break };
+        survey.frames += usize::from(bytes[at] == 0x2c);
+        at = next;
+    }
+    (survey.frames > 0).then_some(survey)
+}
+
+/// Where the chain of length-prefixed GIF blocks that starts at `at` ends.
+fn sub_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        let length = usize::from(*bytes.get(at)?);
+        at += 1 + length;
+        if length == 0 {
+            return Some(at);
+        }
+    }
+}
+
+/// The old core header has 16-bit sides; in later ones the height is negative when rows run downwards.
+fn bmp_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    if le32(bytes, 14)? == 12 {
+        Some((le16(bytes, 18)?, le16(bytes, 20)?))
+    } else {
+        Some((le32(bytes, 18)?, le32(bytes, 22)?.cast_signed().unsigned_abs()))
+    }
+}
+
+/// Directories in the chain of a classic TIFF. A chain that loops or breaks off ends the count.
+fn tiff_pages(bytes: &[u8]) -> usize {
+    const MOST: usize = 10_000;
+    let little = bytes.starts_with(b"II");
+    let word = |at| if little { le16(bytes, at) } else { be16(bytes, at) };
+    let long = |at| if little { le32(bytes, at) } else { be32(bytes, at) };
+    if word(2) != Some(42) {
+        return 1;
+    }
+    let mut pages = 0;
+    let mut next = long(4);
+    while let Some(at) = next.filter(|at| *at != 0 && pages < MOST) {
+        let at = at as usize;
+        let Some(entries) = word(at) else { break };
+        pages += 1;
+        next = long(at + 2 + 12 * entries as usize);
+    }
+    pages.max(1)
+}

@@ -1,0 +1,20 @@
+//! Pictures: decoded under limits, resized as the reference does it, split from and joined with alpha, composited,
+//! written as PNG. Everything is a pure function of bytes and pixels; files and addresses are somebody else's.
+//!
+//! The pixel type is [`::image::RgbaImage`] throughout: 8 bits, sRGB, straight (not premultiplied) alpha.
+
+mod alpha;
+mod composite;
+mod container;
+mod decode;
+mod icc;
+mod png;
+mod resize;
+mod sheet;
+
+pub use alpha::{alpha_of, at_model_size, back_to_source, has_transparency, on_white, rgb_of, with_alpha};
+pub use composite::composite;
+pub use decode::{Decoded, Limits, decode};
+pub use png::encode_png;
+pub use resize::{bicubic_rgb, lanczos, lanczos_l, lanczos_rgb};
+pub use sheet::contact_sheet;

@@ -1,0 +1,56 @@
+//! A contact sheet: input, layers and composite side by side, for people.
+
+use ::image::{Rgba, RgbaImage, imageops};
+
+use super::composite::composite;
+use super::resize::lanczos;
+use crate::job::JobError;
+
+/// The longest side of a picture on the sheet, the gap around it and the side of a checkerboard square, in pixels.
+const CELL: u32 = 256;
+const GAP: u32 = 12;
+const SQUARE: u32 = 8;
+/// Pictures in one row.
+const COLUMNS: usize = 6;
+
+/// Lays `input`, `layers` (back to front) and `composite` out in rows on white, each shrunk to fit its cell and on a
+/// checkerboard that shows through where it is transparent.
+///
+/// # Errors
+/// None in practice; a blend of picture and board that does not fit together would be reported as by [`composite`].
+pub fn contact_sheet(input: &RgbaImage, layers: &[RgbaImage], whole: &RgbaImage) -> Result<RgbaImage, JobError> {
+    let pictures: Vec<RgbaImage> =
+        std::iter::once(input).chain(layers).chain(std::iter::once(whole)).map(fit).collect();
+    let columns = pictures.len().min(COLUMNS);
+    let rows = pictures.len().div_ceil(COLUMNS);
+    let cell_width = pictures.iter().map(RgbaImage::width).max().unwrap_or(CELL);
+    let cell_height = pictures.iter().map(RgbaImage::height).max().unwrap_or(CELL);
+    let side = |cells: usize, cell: u32| cells as u32 * (cell + GAP) + GAP;
+
+    let mut sheet =
+        RgbaImage::from_pixel(side(columns, cell_width), side(rows, cell_height), Rgba([255, 255, 255, 255]));
+    for (index, picture) in pictures.into_iter().enumerate() {
+        let board = checkerboard(picture.width(), picture.height());
+        let x = side(index % COLUMNS, cell_width) + (cell_width - picture.width()) / 2;
+        let y = side(index / COLUMNS, cell_height) + (cell_height - picture.height()) / 2;
+        imageops::replace(&mut sheet, &composite(&[board, picture])?, i64::from(x), i64::from(y));
+    }
+    Ok(sheet)
+}
+
+/// Shrinks to the cell; a smaller picture stays as it is.
+fn fit(picture: &RgbaImage) -> RgbaImage {
+    let longest = picture.width().max(picture.height()).max(1);
+    if longest <= CELL {
+        return picture.clone();
+    }
+    let scaled = |side: u32| (u64::from(side) * u64::from(CELL) / u64::from(longest)).max(1) as u32;
+    lanczos(picture, scaled(picture.width()), scaled(picture.height()))
+}
+
+fn checkerboard(width: u32, height: u32) -> RgbaImage {
+    RgbaImage::from_fn(width, height, |x, y| {
+        let grey = if (x / SQUARE + y / SQUARE).is_multiple_of(2) { 255 } else { 204 };
+        Rgba([grey, grey, grey, 255])
+    })
+}

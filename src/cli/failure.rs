@@ -32,7 +32,11 @@ impl Failure {
             }
             Self::Error(error) => {
                 let record = ErrorRecord::from(&error);
-                let code = if record.class == ErrorClass::Invalid { 2 } else { 1 };
+                let code = match record.class {
+                    ErrorClass::Invalid => 2,
+                    ErrorClass::Cancelled => 130,
+                    ErrorClass::Transient | ErrorClass::Device => 1,
+                };
                 (code, record.message.clone(), Some(record))
             }
             Self::Job(message) => (1, message, None),

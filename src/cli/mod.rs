@@ -24,7 +24,7 @@ use global::GlobalArgs;
 
 /// Takes pictures apart into transparent RGBA layers, and edits layers by instruction.
 #[derive(Debug, Parser)]
-#[command(name = "acetate", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "acetate", bin_name = "acetate", version, arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
@@ -82,5 +82,15 @@ impl Command {
             Self::Config(args) => args.json,
             Self::Doctor(args) => args.json,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -119,7 +119,7 @@ impl Lines {
         if new {
             self.stage = Some((progress.stage, Instant::now()));
         }
-        let due = self.last.is_none_or(|last| last.elapsed() >= LINE_EVERY);
+        let due = self.last.get_or_insert_with(Instant::now).elapsed() >= LINE_EVERY;
         // The quick stages before and after the model are not worth a line each.
         let worth_a_line = matches!(
             progress.stage,

@@ -116,7 +116,11 @@ impl Run<'_> {
             if self.loaded.config.qwen_image.load_edit_model {
                 let told = reporter.clone();
                 let progress = Box::new(move |stage, step, steps| told.at(stage, step, steps));
-                self.app.worker.engine.load_edit_model(cancel.clone(), progress).await?;
+                match self.app.worker.engine.load_edit_model(cancel.clone(), progress).await {
+                    // The job is not claimed yet; the worker sees the same token and cancels its row.
+                    Ok(()) | Err(JobError::Cancelled) => {}
+                    Err(error) => return Err(error),
+                }
             }
             self.app.run_job(id, &cancel, &reporter).await
         }

@@ -21,7 +21,8 @@ pub fn print(finished: &Finished<'_>) -> Result<(), Failure> {
     for file in &manifest.files {
         let pixels = format!("{}x{}", file.width, file.height);
         let size = output::size(file.size);
-        output::line(&format!("  {:<width$}  {pixels:>9}  {size:>7}  {}", file.name, meaning(file.role)))?;
+        let line = format!("  {:<width$}  {pixels:>9}  {size:>7}  {}", file.name, meaning(file.role));
+        output::line(line.trim_end())?;
     }
     output::line("  manifest.json")?;
 

@@ -1,0 +1,238 @@
+//! What people read and type: help texts, and every mistake with its message and exit code.
+
+mod common;
+
+use std::{fs, os::unix::process::CommandExt, process::Command};
+
+use acetate::job::JobRequest;
+use common::{Place, Ran, checkpoint, is_root, names, ran, skipped};
+
+#[test]
+fn help_texts() {
+    let place = Place::new();
+    for (name, args) in [
+        ("help", &["--help"] as &[&str]),
+        ("help_run", &["run", "--help"]),
+        ("help_run_decompose", &["run", "decompose", "--help"]),
+        ("help_run_edit", &["run", "edit", "--help"]),
+        ("help_run_composite", &["run", "composite", "--help"]),
+        ("help_run_workflow", &["run", "workflow", "--help"]),
+        ("help_jobs", &["jobs", "--help"]),
+        ("help_models", &["models", "--help"]),
+    ] {
+        let Ran { code, stdout, stderr } = place.run(args);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        insta::assert_snapshot!(name, stdout);
+    }
+}
+
+/// A command line that must fail before any work, and what its message must say.
+fn refused(args: &[&str], wanted: &[&str]) {
+    let place = Place::new();
+    place.picture("in.png", [1, 2, 3, 255]);
+    let Ran { code, stdout, stderr } = place.run(args);
+    assert_eq!(code, Some(2), "{args:?}: {stderr}");
+    assert_eq!(stdout, "");
+    for text in wanted {
+        assert!(stderr.contains(text), "{args:?} said: {stderr}");
+    }
+    assert!(names(&place.path("out")).is_empty(), "{args:?} left files");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn parameters_out_of_bounds() {
+    let model = checkpoint("layered");
+    let decompose = |more: &[&str], wanted: &[&str]| {
+        refused(&[&["run", "decompose", "in.png", "--out", "out", "--model", &model], more].concat(), wanted);
+    };
+    decompose(&["--layers", "0"], &["--layers: 0 is not between 2 and 10"]);
+    decompose(&["--layers", "11"], &["--layers: 11 is not between 2 and 10"]);
+    decompose(&["--layers", "-1"], &["-1", "--layers"]);
+    decompose(&["--resolution", "700"], &["--resolution: 700", "multiple of 32"]);
+    decompose(&["--steps", "0"], &["--steps: 0 is not between 1 and 1000"]);
+    decompose(&["--cfg-scale", "NaN"], &["--cfg-scale: NaN is not a number between 0 and 100"]);
+    decompose(&["--cfg-scale", "-2"], &["--cfg-scale: -2"]);
+    decompose(&["--seed", "-1"], &["--seed", "between 0 and 9223372036854775807"]);
+    decompose(&["--seed", "9223372036854775808"], &["--seed", "between 0 and 9223372036854775807"]);
+    decompose(&["--id", "seven"], &["`seven` is not a UUID"]);
+    decompose(&["--label", "nothing"], &["write KEY=VALUE"]);
+    decompose(&["--dtype", "fp16"], &["black pictures", "bf16 or f32"]);
+    decompose(&["--dtype", "bf16"], &["--dtype", "bf16 is for GPUs"]);
+    decompose(&["--device", "tpu"], &["`tpu` is not a device; write cpu, cuda or cuda:0"]);
+}
+
+#[test]
+fn edits_without_sense() {
+    let model = checkpoint("edit");
+    let edit = ["run", "edit", "in.png", "--out", "out", "--model", &model];
+    refused(&[&edit[..], &["--instruction", " "]].concat(), &["--instruction: is empty; say what to change"]);
+    refused(&edit, &["--instruction <TEXT>"]);
+    let many = ["run", "edit", "in.png", "in.png", "in.png", "in.png", "--out", "out", "--instruction", "x"];
+    refused(&many, &["IMAGE: edit takes 1 to 3 pictures, 4 given"]);
+    let workflow = ["run", "workflow", "in.png", "--out", "out", "--edit", "5=Make it red"];
+    refused(&workflow, &["--edit: 5 is not between 1 and 4"]);
+    refused(&["run", "workflow", "in.png", "--out", "out", "--edit", "red"], &["write N=INSTRUCTION"]);
+}
+
+#[test]
+fn models_that_are_not_there() {
+    refused(&["run", "decompose", "in.png", "--out", "out"], &["--model", "no checkpoint is named", "hub id"]);
+    let missing = ["run", "decompose", "in.png", "--out", "out", "--model", "./nowhere"];
+    refused(&missing, &["./nowhere", "there is no such folder"]);
+    let empty = ["run", "decompose", "in.png", "--out", "out", "--model", "/"];
+    refused(&empty, &["holds no model_index.json"]);
+}
+
+#[test]
+fn inputs_that_are_not_there() {
+    refused(&["run", "composite", "nothing.png", "--out", "out"], &["nothing.png: not found"]);
+    refused(&["run", "composite", "job:x", "--out", "out"], &["write job:ID:LAYER"]);
+}
+
+#[test]
+fn unknown_fields_of_a_request_are_named() {
+    let body = |params: &str, more: &str| {
+        format!(
+            r#"{{"version": 1, "id": "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21", "kind": "decompose",
+                "input": {{"image": "file:///in.png"}}, "output": {{"prefix": "file:///out/"}},
+                "params": {{{params}}}{more}}}"#
+        )
+    };
+    assert!(JobRequest::from_json(body("\"layers\": 3", "").as_bytes()).is_ok());
+    for (params, more, wanted) in [
+        ("\"layer\": 3", "", "unknown field `layer`"),
+        ("", ", \"colour\": 1", "unknown field `colour`"),
+        ("\"layers\": 11", "", "params.layers: 11 is not between 2 and 10"),
+        ("\"steps\": \"many\"", "", "expected u32"),
+    ] {
+        let error = JobRequest::from_json(body(params, more).as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+#[test]
+fn mistakes_come_as_json_too() {
+    let place = Place::new();
+    let ran = place.run(&["run", "composite", "nothing.png", "--out", "out", "--json"]);
+    assert_eq!(ran.code, Some(2));
+    let printed: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(printed["error"]["code"], "input_not_found");
+}
+
+#[test]
+fn folders_that_cannot_take_results() {
+    let place = Place::new();
+    let picture = place.picture("in.png", [1, 2, 3, 255]);
+    let composite = |out: &str| place.run(&["run", "composite", &picture, "--out", out]);
+
+    fs::create_dir(place.path("full")).unwrap();
+    fs::write(place.path("full/letter.txt"), "not ours").unwrap();
+    let mixed = composite("full");
+    assert_eq!(mixed.code, Some(2));
+    assert!(mixed.stderr.contains("--out: ") && mixed.stderr.contains("holds other files"), "{}", mixed.stderr);
+    assert_eq!(names(&place.path("full")), ["letter.txt"]);
+
+    let below_a_file = composite("in.png/out");
+    assert_eq!(below_a_file.code, Some(1));
+    assert!(below_a_file.stderr.contains("a part of the path is a file"), "{}", below_a_file.stderr);
+}
+
+#[test]
+fn unwritable_folders() {
+    let place = Place::new();
+    let picture = place.picture("in.png", [1, 2, 3, 255]);
+    let locked = place.path("locked");
+    fs::create_dir(&locked).unwrap();
+    let mut command = place.command(&["run", "composite", &picture, "--out", "locked"]);
+    chmod(&["a-w", "locked"], &place);
+    if is_root() {
+        // Root may write anywhere; nobody may not.
+        chmod(&["a+rwx", "."], &place);
+        command.uid(65534).gid(65534);
+    }
+    let output = match command.output() {
+        Ok(output) => ran(output),
+        Err(error) => return skipped("unwritable folders", &format!("the program cannot run as nobody ({error})")),
+    };
+    chmod(&["u+w", "locked"], &place);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("locked") && output.stderr.contains("permission denied"), "{}", output.stderr);
+    assert!(!place.path("data/objects").exists(), "refused before any work");
+}
+
+#[test]
+fn a_full_disk() {
+    let place = Place::new();
+    let picture = place.picture("in.png", [1, 2, 3, 255]);
+    let small = place.path("small");
+    fs::create_dir(&small).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&small).output();
+    if !mounted.as_ref().is_ok_and(|output| output.status.success()) {
+        return skipped("a full disk", "mounting a small file system is not permitted here");
+    }
+    let out = place.run(&["run", "composite", &picture, "--out", "small/out"]);
+    let mut data = place.command(&["run", "composite", &picture, "--out", "out"]);
+    let data = ran(data.env("ACETATE__DATA_DIR", small.join("data")).output().unwrap());
+    assert!(Command::new("umount").arg(&small).status().unwrap().success());
+    for ran in [out, data] {
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.stderr.contains("small") && ran.stderr.contains("no space left"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_the_configuration_says() {
+    let place = Place::new();
+    fs::write(place.path("acetate.toml"), "[default.qwen_image]\nlayer_num = 3\nedit_model_path = \"\"\n").unwrap();
+    let shown = place.json(&["config", "show", "--json"]);
+    let settings = shown["settings"].as_array().unwrap();
+    let of = |key: &str| settings.iter().find(|setting| setting["key"] == key).unwrap();
+    assert_eq!(
+        (&of("qwen_image.layer_num")["value"], &of("qwen_image.layer_num")["from"]),
+        (&"3".into(), &"acetate.toml".into())
+    );
+    assert_eq!(of("data_dir")["from"], "ACETATE__DATA_DIR");
+
+    fs::write(place.path("acetate.toml"), "[qwen_image]\nlayers = 3\n").unwrap();
+    let ran = place.run(&["config", "show"]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("acetate.toml: `qwen_image.layers` is not a setting"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_doctor_and_the_checkpoints() {
+    let place = Place::new();
+    let report = place.json(&["doctor", "--json"]);
+    assert_eq!(report["ready"], true, "{report}");
+    let report = place.json(&["models", "check", &checkpoint("layered"), "--json"]);
+    assert_eq!((&report["pipeline"], &report["sound"]), (&"QwenImageLayeredPipeline".into(), &true.into()));
+
+    let broken = place.path("broken");
+    copy(std::path::Path::new(&checkpoint("layered")), &broken);
+    let vae = broken.join("vae/diffusion_pytorch_model.safetensors");
+    let bytes = fs::read(&vae).unwrap();
+    fs::write(&vae, &bytes[..bytes.len() / 2]).unwrap();
+    fs::remove_file(broken.join("text_encoder/model.safetensors")).unwrap();
+    fs::write(broken.join("text_encoder/pytorch_model.bin"), b"pickle").unwrap();
+    let ran = place.run(&["models", "check", "broken"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stdout.contains("the download is not complete") && ran.stdout.contains("pickle"), "{}", ran.stdout);
+}
+
+fn chmod(args: &[&str], place: &Place) {
+    assert!(Command::new("chmod").args(args).current_dir(place.folder.path()).status().unwrap().success());
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

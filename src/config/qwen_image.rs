@@ -18,6 +18,7 @@ pub struct QwenImage {
     pub layer_num: u32,
     pub num_inference_steps: u32,
     pub cfg_scale: f64,
+    /// 0: what the checkpoint was made for.
     pub resolution: u32,
     #[serde(deserialize_with = "device")]
     pub device: DeviceChoice,

@@ -7,11 +7,9 @@ mod memory;
 mod models;
 mod thread;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use ::image::RgbaImage;
@@ -53,9 +51,17 @@ pub enum DTypeChoice {
 /// One call of one pipeline.
 #[derive(Debug)]
 pub enum Work {
-    Decompose { image: RgbaImage, params: DecomposeParams, seed: u64 },
+    Decompose {
+        image: RgbaImage,
+        params: DecomposeParams,
+        seed: u64,
+    },
     /// One to three pictures; the last one gives the output its shape and its alpha.
-    Edit { images: Vec<RgbaImage>, params: EditParams, seed: u64 },
+    Edit {
+        images: Vec<RgbaImage>,
+        params: EditParams,
+        seed: u64,
+    },
 }
 
 /// What a call made.
@@ -64,6 +70,8 @@ pub struct Outcome {
     /// Decompose: the regenerated composite, then the layers back to front. Edit: one picture.
     pub images: Vec<RgbaImage>,
     pub caption: Option<Caption>,
+    /// Of a decompose: the side that its model worked at.
+    pub resolution: Option<u32>,
     pub model: ModelRecord,
     /// Device, number format and attention kernel.
     pub device: String,
@@ -147,4 +155,3 @@ fn gone() -> JobError {
         reason: "its thread has ended; restart the process, the job will be tried again".to_owned(),
     }
 }
-

@@ -44,7 +44,7 @@ fn serve(
     let mut watcher = Watcher { progress, cancel };
     let device = models.device_name();
     let cancelled = || cancel.is_cancelled();
-    let (images, caption, record, timings) = match work {
+    let (images, caption, resolution, record, timings) = match work {
         Work::Decompose { image, params, seed } => {
             let loaded = models.decompose(&mut watcher)?;
             let load = loading();
@@ -53,7 +53,13 @@ fn serve(
                 .pipeline
                 .run(&image, &params, seed, &mut control, |_, _| ())
                 .map_err(|error| pipeline_error(&device, error))?;
-            (made.images, made.caption, loaded.record.clone(), [load, control.into_timings()].concat())
+            (
+                made.images,
+                made.caption,
+                Some(made.resolution),
+                loaded.record.clone(),
+                [load, control.into_timings()].concat(),
+            )
         }
         Work::Edit { images, params, seed } => {
             let loaded = models.edit(&mut watcher)?;
@@ -63,10 +69,10 @@ fn serve(
                 .pipeline
                 .run(&images, &params, seed, &mut control, |_, _| ())
                 .map_err(|error| pipeline_error(&device, error))?;
-            (vec![made], None, loaded.record.clone(), [load, control.into_timings()].concat())
+            (vec![made], None, None, loaded.record.clone(), [load, control.into_timings()].concat())
         }
     };
-    Ok(Outcome { images, caption, model: record, device: models.description(), timings })
+    Ok(Outcome { images, caption, resolution, model: record, device: models.description(), timings })
 }
 
 fn pipeline_error(device: &str, error: PipelineError) -> JobError {

@@ -18,6 +18,9 @@ pub struct Manifest {
     pub request: JobRequest,
     /// The seed that was used, also where the request named none.
     pub seed: u64,
+    /// The `resolution` that a decompose worked at, also where the request named none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<Caption>,
     pub models: Vec<ModelRecord>,

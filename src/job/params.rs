@@ -36,8 +36,10 @@ pub struct DecomposeParams {
     pub prompt: String,
     /// Number of layers, 2 to 10.
     pub layers: u32,
-    /// Side of the square whose area the model works at, in pixels; a checkpoint names those that it was made for.
-    pub resolution: u32,
+    /// Side of the square whose area the model works at, in pixels: 640 or 1024 for the full model. Absent: the first
+    /// of those that the checkpoint was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<u32>,
     /// Rescale the guided prediction of each token to the norm of the unguided one.
     pub cfg_normalize: bool,
     /// See [`Sampling`].
@@ -53,7 +55,7 @@ impl Default for DecomposeParams {
         Self {
             prompt: String::new(),
             layers: 4,
-            resolution: 640,
+            resolution: None,
             cfg_normalize: true,
             steps,
             cfg_scale,
@@ -183,13 +185,12 @@ impl DecomposeParams {
             return Err(JobError::invalid(format!("{at}.layers"), format!("{} is not between 2 and 10", self.layers)));
         }
         // Which resolutions a checkpoint takes is the checkpoint's to say; this only keeps the arithmetic sane.
-        if self.resolution < 32 || self.resolution > 4096 || !self.resolution.is_multiple_of(32) {
+        if let Some(resolution) = self.resolution
+            && !((32..=4096).contains(&resolution) && resolution.is_multiple_of(32))
+        {
             return Err(JobError::invalid(
                 format!("{at}.resolution"),
-                format!(
-                    "{} is not a multiple of 32 from 32 to 4096; the full model takes 640 and 1024",
-                    self.resolution
-                ),
+                format!("{resolution} is not a multiple of 32 from 32 to 4096; the full model takes 640 and 1024"),
             ));
         }
         self.sampling().validate(at)

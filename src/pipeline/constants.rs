@@ -26,7 +26,7 @@ impl Pipeline {
 /// Defaults are those of the full models; `acetate.json` beside `model_index.json` overrides them one by one.
 #[derive(Debug, Clone)]
 pub struct Constants {
-    /// Accepted values of `resolution`.
+    /// Accepted values of `resolution`; the first is the default.
     pub resolutions: Vec<u32>,
     /// Area of a reference as the text encoder sees it, in square pixels.
     pub condition_area: u32,
@@ -105,6 +105,9 @@ impl Constants {
             caption_max_new_tokens: given.caption_max_new_tokens.unwrap_or(defaults.caption_max_new_tokens),
             text_positions: given.text_positions.unwrap_or(defaults.text_positions),
         };
+        if constants.resolutions.is_empty() {
+            return Err(ModelError::invalid(path, "`resolutions` is empty"));
+        }
         let areas = [constants.condition_area, constants.vae_area];
         if areas.iter().any(|area| !(1024..=1 << 24).contains(area)) {
             return Err(ModelError::invalid(path, "areas are between 1024 and 16777216 square pixels"));

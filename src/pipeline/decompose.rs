@@ -41,6 +41,8 @@ pub struct Decomposed {
     /// The composite, then the layers.
     pub images: Vec<RgbaImage>,
     pub caption: Option<Caption>,
+    /// The `resolution` that the model worked at.
+    pub resolution: u32,
 }
 
 impl DecomposePipeline {
@@ -74,11 +76,12 @@ impl DecomposePipeline {
         watch: impl FnMut(usize, &Tensor),
     ) -> Result<Decomposed> {
         let accepted = &self.constants.resolutions;
-        if !accepted.contains(&params.resolution) {
-            let reason = format!("{} is not one that this checkpoint was made for: {accepted:?}", params.resolution);
+        let resolution = params.resolution.unwrap_or(accepted[0]);
+        if !accepted.contains(&resolution) {
+            let reason = format!("{resolution} is not one that this checkpoint was made for: {accepted:?}");
             return Err(PipelineError::Invalid { field: "params.resolution", reason });
         }
-        let size = Size::with_area(params.resolution * params.resolution, picture.width(), picture.height());
+        let size = Size::with_area(resolution * resolution, picture.width(), picture.height());
         let resized = image::lanczos(picture, size.width, size.height);
 
         let mut prompt = params.prompt.clone();
@@ -127,7 +130,7 @@ impl DecomposePipeline {
             }
             Ok(images)
         })?;
-        Ok(Decomposed { images, caption })
+        Ok(Decomposed { images, caption, resolution })
     }
 
     fn embed(&self, text: &str) -> Result<Tensor> {
@@ -151,7 +154,7 @@ impl DecomposePipeline {
 
     /// The text encoder's own description of the picture.
     fn caption(&self, resized: &RgbaImage, control: &mut Control<'_>) -> Result<Caption> {
-        let flat = image::on_white(resized);
+        let flat = picture::fit(&self.text_encoder, &image::on_white(resized))?;
         let most = self.constants.caption_max_new_tokens;
         let mut report = |token: usize, of: usize| match control.report(Stage::Caption, token, of) {
             Ok(()) => ControlFlow::Continue(()),

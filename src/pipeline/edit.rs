@@ -90,7 +90,8 @@ impl EditPipeline {
             for picture in pictures {
                 let size = Size::with_area(self.constants.condition_area, picture.width(), picture.height());
                 let resized = image::lanczos_rgb(picture, size.width, size.height);
-                tokens.push(self.text_encoder.encode_picture(picture::view(&resized))?);
+                let seen = picture::fit(&self.text_encoder, &resized)?;
+                tokens.push(self.text_encoder.encode_picture(picture::view(&seen))?);
             }
             let embed = |text: &str| -> Result<Tensor> {
                 let prompt = Prompt {

@@ -4,7 +4,10 @@ use ::image::{RgbImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
 
 use super::error::Result;
-use crate::models::text_encoder::RgbPicture;
+use crate::{
+    image,
+    models::text_encoder::{RgbPicture, TextEncoder},
+};
 
 /// A size in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,12 @@ pub fn to_bytes(picture: &Tensor) -> Result<(Vec<u8>, Size)> {
     let values: Vec<f32> = picture.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     let byte = |value: f32| ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
     Ok((values.into_iter().map(byte).collect(), Size { width: w as u32, height: h as u32 }))
+}
+
+/// The picture as the text encoder's processor resizes it.
+pub fn fit(text_encoder: &TextEncoder, picture: &RgbImage) -> Result<RgbImage> {
+    let (height, width) = text_encoder.processor().target_size(picture.height() as usize, picture.width() as usize)?;
+    Ok(image::bicubic_rgb(picture, width as u32, height as u32))
 }
 
 /// The picture as the text encoder takes it.

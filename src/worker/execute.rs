@@ -23,6 +23,7 @@ use crate::{
 pub(super) struct Made {
     pub pictures: Vec<Picture>,
     pub caption: Option<Caption>,
+    pub resolution: Option<u32>,
     pub models: Vec<ModelRecord>,
     /// Of the engine; absent when no model took part.
     pub device: Option<String>,
@@ -116,9 +117,10 @@ impl Execution<'_> {
     }
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {
-        let Outcome { images, caption, model, device, timings } =
+        let Outcome { images, caption, resolution, model, device, timings } =
             self.worker.engine.run(work, self.cancel.clone(), self.reporter.for_engine()).await?;
         self.made.caption = self.made.caption.take().or(caption);
+        self.made.resolution = self.made.resolution.or(resolution);
         if !self.made.models.contains(&model) {
             self.made.models.push(model);
         }

@@ -85,6 +85,7 @@ pub(super) async fn manifest(
         created_at: Timestamp::now().to_string(),
         request: row.request.clone(),
         seed: row.request.seed(),
+        resolution: made.resolution,
         caption: made.caption,
         models: made.models,
         device: made.device.unwrap_or_else(|| "cpu (no model)".to_owned()),

@@ -31,19 +31,12 @@ fn picture(path: &str) -> RgbaImage {
 }
 
 fn decompose(steps: u32) -> Work {
-    let params = DecomposeParams {
-        prompt: "A house.".to_owned(),
-        layers: 2,
-        resolution: 128,
-        steps,
-        ..DecomposeParams::default()
-    };
+    let params = DecomposeParams { prompt: "A house.".to_owned(), layers: 2, steps, ..DecomposeParams::default() };
     Work::Decompose { image: picture("house.png"), params, seed: 1 }
 }
 
 fn edit(output_size: OutputSize, input: RgbaImage) -> Work {
-    let params =
-        EditParams { instruction: "Make it blue.".to_owned(), steps: 1, output_size, ..EditParams::default() };
+    let params = EditParams { instruction: "Make it blue.".to_owned(), steps: 1, output_size, ..EditParams::default() };
     Work::Edit { images: vec![input], params, seed: 1 }
 }
 
@@ -129,7 +122,7 @@ async fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
 #[tokio::test]
 async fn a_resolution_that_the_checkpoint_does_not_know_names_those_it_does() {
     let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
-    let params = DecomposeParams { resolution: 640, prompt: "x".into(), ..DecomposeParams::default() };
+    let params = DecomposeParams { resolution: Some(640), prompt: "x".into(), ..DecomposeParams::default() };
     let error = run(&engine, Work::Decompose { image: picture("house.png"), params, seed: 1 }).await.unwrap_err();
     insta::assert_snapshot!(error, @"params.resolution: 640 is not one that this checkpoint was made for: [128, 192]");
 }

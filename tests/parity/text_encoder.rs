@@ -1,6 +1,6 @@
 use std::ops::ControlFlow;
 
-use acetate::image::{lanczos, on_white};
+use acetate::image::{bicubic_rgb, lanczos, on_white};
 use acetate::models::text_encoder::{
     PictureTokens, PositionRule, Positions, Prompt, RgbPicture, TextEncoder, TextError, Tokenizer,
 };
@@ -43,6 +43,13 @@ impl Picture {
             _ => bytes,
         };
         Self { width, height, pixels }
+    }
+
+    /// Resized as the processor wants it.
+    fn fit(&self, encoder: &TextEncoder) -> Self {
+        let (height, width) = encoder.processor().target_size(self.height, self.width).unwrap();
+        let source = image::RgbImage::from_raw(self.width as u32, self.height as u32, self.pixels.clone()).unwrap();
+        Self { width, height, pixels: bicubic_rgb(&source, width as u32, height as u32).into_raw() }
     }
 
     fn as_rgb(&self) -> RgbPicture<'_> {
@@ -109,7 +116,7 @@ fn pictures_become_the_references_patches() {
     let tensors = tensors("processor");
     for name in ["square", "wide", "tiny", "exact", "rgba"] {
         let picture = Picture::new(&tensors[&format!("{name}_image")]);
-        let (patches, grid) = processor.process(picture.as_rgb(), &Device::Cpu).unwrap();
+        let (patches, grid) = processor.process(picture.fit(&encoder).as_rgb(), &Device::Cpu).unwrap();
         assert_eq!(vec![1, grid.height as u32, grid.width as u32], ids(&tensors[&format!("{name}_grid_thw")]));
         let difference = (patches - &tensors[&format!("{name}_pixel_values")]).unwrap().abs().unwrap();
         let worst: f32 = difference.max_all().unwrap().to_scalar().unwrap();
@@ -123,7 +130,7 @@ fn pictures_become_the_references_patches() {
     let tensors = self::tensors("text_edit");
     for (picture, patches) in [("picture_1", "one_pixel_values"), ("picture_2", "two_pixel_values_2")] {
         let picture = Picture::new(&tensors[picture]);
-        let (found, _) = processor.process(picture.as_rgb(), &Device::Cpu).unwrap();
+        let (found, _) = processor.process(picture.fit(&encoder).as_rgb(), &Device::Cpu).unwrap();
         assert_close(patches, &found, &tensors[patches], 1e-7);
     }
 }
@@ -190,8 +197,10 @@ fn captions_token_by_token() {
             calls.push((done, limit));
             ControlFlow::Continue(())
         };
-        let caption =
-            encoder.caption(&question, picture.as_rgb(), case.max_new_tokens, &mut on_token).unwrap().unwrap();
+        let caption = encoder
+            .caption(&question, picture.fit(&encoder).as_rgb(), case.max_new_tokens, &mut on_token)
+            .unwrap()
+            .unwrap();
         assert_eq!(caption.tokens, case.ids, "{}", case.picture);
         assert_eq!(caption.text, case.text);
         assert_eq!(calls, (1..=case.ids.len()).map(|n| (n, case.max_new_tokens)).collect::<Vec<_>>());
@@ -217,7 +226,7 @@ fn captions_stop_when_asked_and_at_the_end_token() {
     std::fs::write(&path, config.to_string()).unwrap();
     let encoder = TextEncoder::load(folder.path(), &Device::Cpu, DType::F32, true).unwrap();
     let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
-    let caption = encoder.caption(&question, picture.as_rgb(), 24, go_on).unwrap().unwrap();
+    let caption = encoder.caption(&question, picture.fit(&encoder).as_rgb(), 24, go_on).unwrap().unwrap();
     assert_eq!(caption.tokens, case.ids[..5]);
 
     let mut calls = 0;
@@ -225,7 +234,7 @@ fn captions_stop_when_asked_and_at_the_end_token() {
         calls += 1;
         if done == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    assert_eq!(encoder.caption(&question, picture.as_rgb(), 24, stop).unwrap(), None);
+    assert_eq!(encoder.caption(&question, picture.fit(&encoder).as_rgb(), 24, stop).unwrap(), None);
     assert_eq!(calls, 3);
 
     config["top_k"] = 20.into();
@@ -271,6 +280,6 @@ fn bfloat16_stays_near_float32() {
     };
     assert_close("bf16", &states(&narrow), &states(&encoder("layered", false)), 5e-2);
     let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
-    let caption = narrow.caption(&question, picture.as_rgb(), 3, go_on).unwrap().unwrap();
+    let caption = narrow.caption(&question, picture.fit(&narrow).as_rgb(), 3, go_on).unwrap().unwrap();
     assert_eq!(caption.tokens, case.ids[..3]);
 }

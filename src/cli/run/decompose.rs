@@ -47,7 +47,8 @@ pub struct DecomposeFlags {
     /// Number of layers, 2 to 10 [default: 4]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     layers: Option<u32>,
-    /// Side of the square whose area the model works at: 640 or 1024 for the full model [default: 640]
+    /// Side of the square whose area the model works at: 640 or 1024 for the full model [default: what the checkpoint
+    /// was made for, 640 for the full model]
     #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
     resolution: Option<u32>,
     /// Keep the length of each guided prediction at that of the unguided one [default: true]
@@ -62,7 +63,7 @@ impl DecomposeFlags {
         DecomposeParams {
             prompt: self.prompt.clone().unwrap_or(reference.prompt),
             layers: self.layers.unwrap_or(settings.layer_num),
-            resolution: self.resolution.unwrap_or(settings.resolution),
+            resolution: self.resolution.or(Some(settings.resolution).filter(|&side| side != 0)),
             cfg_normalize: self.cfg_normalize.unwrap_or(reference.cfg_normalize),
             steps: sampling.steps,
             cfg_scale: sampling.cfg_scale,

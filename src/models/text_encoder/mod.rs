@@ -4,7 +4,6 @@
 //! placeholder among the prompt's tokens ([`tokenizer`], [`prompt`]), and all of it goes through the [`language`]
 //! model. [`generate`] runs that model on, token by token, for captions.
 
-mod bicubic;
 mod cache;
 mod config;
 mod error;

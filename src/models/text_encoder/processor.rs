@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{bicubic, config::VisionConfig, error::TextError};
+use super::{config::VisionConfig, error::TextError};
 use crate::models::{Loaded, ModelError, read_json};
 
 /// A picture as rows of red, green and blue bytes.
@@ -113,21 +113,18 @@ impl PictureProcessor {
     }
 
     /// Patches `(n, 3 * frames * patch * patch)`, float32 on `device`, in the order that the vision tower merges
-    /// them: four neighbours, then the next four.
+    /// them: four neighbours, then the next four. The picture has its [`Self::target_size`] already (by Pillow's
+    /// bicubic filter).
     pub fn process(&self, picture: RgbPicture<'_>, device: &Device) -> Result<(Tensor, Grid), TextError> {
         let RgbPicture { width, height, pixels } = picture;
         let fail = |reason: &str| TextError::Picture { width, height, reason: reason.to_owned() };
         if width == 0 || height == 0 || pixels.len() != width * height * 3 {
             return Err(fail(&format!("{} bytes of RGB do not fill it", pixels.len())));
         }
-        let resized;
-        let (rows, columns, pixels) = if self.settings.do_resize {
-            let (rows, columns) = self.target_size(height, width)?;
-            resized = bicubic::resize(picture, columns, rows);
-            (rows, columns, resized.as_slice())
-        } else {
-            (height, width, pixels)
-        };
+        let (rows, columns) = if self.settings.do_resize { self.target_size(height, width)? } else { (height, width) };
+        if (rows, columns) != (height, width) {
+            return Err(fail(&format!("it must be resized to {columns}x{rows} first")));
+        }
         let grid = Grid { height: rows / self.patch, width: columns / self.patch };
         if rows % (self.patch * self.merge) != 0 || columns % (self.patch * self.merge) != 0 {
             return Err(fail(&format!("its sides must be multiples of {}", self.patch * self.merge)));

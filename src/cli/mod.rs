@@ -35,7 +35,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one job here and wait for its result
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// List, show or cancel jobs
     Jobs(jobs::JobsArgs),
     /// List, download or check model checkpoints

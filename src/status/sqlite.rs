@@ -49,7 +49,7 @@ impl SqliteStatus {
             .connect_with(options.clone())
             .await
             .map_err(|error| at(explain(&error)))?;
-        migrate(&writer).await.map_err(|reason| at(reason))?;
+        migrate(&writer).await.map_err(at)?;
         let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.pragma("query_only", "on"));
         Ok(Self { writer, readers, path: path.to_owned() })
     }

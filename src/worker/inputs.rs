@@ -45,7 +45,7 @@ pub(super) async fn fetch(
 }
 
 pub(super) async fn decode(worker: &Worker, files: Vec<InputFile>, reporter: &Reporter) -> Result<Pictures, JobError> {
-    let (limits, reporter) = (worker.options.limits.clone(), reporter.clone());
+    let (limits, reporter) = (worker.options.limits, reporter.clone());
     blocking(move || {
         let total = count(files.len());
         let mut pictures = Pictures { images: Vec::new(), notes: Vec::new() };

@@ -87,9 +87,9 @@ fn a_missing_folder() {
 #[test]
 fn a_missing_shard() {
     let broken = Broken::new("edit");
-    let shard = "transformer/diffusion_pytorch_model-00002-of-00002.safetensors";
+    let shard = "text_encoder/model-00002-of-00002.safetensors";
     fs::remove_file(broken.path(shard)).unwrap();
-    insta::assert_snapshot!(broken.edit_error(), @"CHECKPOINT/transformer/diffusion_pytorch_model-00002-of-00002.safetensors: is missing; the index names 2 shards, so the download is not complete");
+    insta::assert_snapshot!(broken.edit_error(), @"CHECKPOINT/text_encoder/model-00002-of-00002.safetensors: is missing; the index names 2 shards, so the download is not complete");
 }
 
 #[test]
@@ -130,24 +130,24 @@ fn tensors_of_another_shape() {
 fn too_few_and_too_many_tensors() {
     let broken = Broken::new("layered");
     broken.set("transformer/config.json", "num_layers", 4.into());
-    insta::assert_snapshot!(broken.decompose_error(), @"");
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer: tensor `transformer_blocks.3.attn.to_q.weight` is missing");
     broken.set("transformer/config.json", "num_layers", 2.into());
-    insta::assert_snapshot!(broken.decompose_error(), @"");
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer: 32 tensors that the model does not have, the first is `transformer_blocks.2.attn.add_k_proj.bias`; is this another model's file?");
 }
 
 #[test]
 fn a_config_that_contradicts_itself() {
     let broken = Broken::new("layered");
     broken.set("transformer/config.json", "axes_dims_rope", serde_json::json!([4, 10, 8]));
-    insta::assert_snapshot!(broken.decompose_error(), @"");
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/config.json: `axes_dims_rope` [4, 10, 8] must be even and add up to `attention_head_dim`, 24");
     let broken = Broken::new("layered");
     broken.set("scheduler/scheduler_config.json", "use_karras_sigmas", true.into());
-    insta::assert_snapshot!(broken.decompose_error(), @"");
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/scheduler/scheduler_config.json: `use_karras_sigmas` is true, which is not supported");
 }
 
 #[test]
 fn a_misspelt_override() {
     let broken = Broken::new("layered");
     broken.set("acetate.json", "resolution", 128.into());
-    insta::assert_snapshot!(broken.decompose_error(), @"");
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/acetate.json: unknown field `resolution`, expected one of `resolutions`, `condition_area`, `vae_area`, `prompt_template_encode_start_idx`, `caption_max_new_tokens`, `text_positions` at line 1 column 79");
 }

@@ -275,7 +275,7 @@ fn bfloat16_stays_near_float32() {
     let case = captions().remove(0);
     let (picture, question) = (case.picture(), case.question());
     let states = |encoder: &TextEncoder| {
-        let tokens = [encoder.encode_picture(picture.as_rgb()).unwrap()];
+        let tokens = [encoder.encode_picture(picture.fit(encoder).as_rgb()).unwrap()];
         embed(encoder, &question, &tokens, PositionRule::Grid).to_dtype(DType::F32).unwrap()
     };
     assert_close("bf16", &states(&narrow), &states(&encoder("layered", false)), 5e-2);

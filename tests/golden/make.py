@@ -27,7 +27,7 @@ ACETATE = {
 
 
 def make_checkpoints() -> None:
-    for kind, shards in (("layered", {}), ("edit", {"transformer": "1500KB"})):
+    for kind, shards in (("layered", {}), ("edit", {"transformer": "700KB"})):
         checkpoints.write(kind, CHECKPOINTS / kind, checkpoints.SMALL, ACETATE[kind], shards)
         pipe = checkpoints.load(kind, CHECKPOINTS / kind)
         before_prompt = pipe.prompt_template_encode.split("{}")[0]

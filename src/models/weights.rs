@@ -155,7 +155,7 @@ impl Weights {
     pub fn linear(&self, in_features: usize, out_features: usize, bias: bool) -> Result<Linear, ModelError> {
         let weight = self.get((out_features, in_features), "weight")?;
         let bias = bias.then(|| self.get(out_features, "bias")).transpose()?;
-        Ok(Linear::new(weight, bias))
+        Ok(Linear::new(&weight, bias)?)
     }
 
     pub fn rms_norm(&self, size: usize, eps: f64) -> Result<RmsNorm, ModelError> {

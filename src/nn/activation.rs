@@ -1,6 +1,7 @@
 //! Pointwise functions.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use multiversion::multiversion;
 
 use super::cpu;
 
@@ -39,27 +40,28 @@ impl CustomOp1 for Pointwise {
         let x = cpu::contiguous(storage, layout)?;
         let mut out = x.to_vec();
         match self {
-            Self::Gelu => cpu::for_row_blocks(&mut out, WIDTH, |_, block| {
-                for value in block {
-                    *value = gelu(*value);
-                }
-            }),
-            Self::Silu => cpu::for_row_blocks(&mut out, WIDTH, |_, block| {
-                for value in block {
-                    *value = cpu::silu(*value);
-                }
-            }),
+            Self::Gelu => cpu::for_row_blocks(&mut out, WIDTH, |_, block| gelu_block(block)),
+            Self::Silu => cpu::for_row_blocks(&mut out, WIDTH, |_, block| silu_block(block)),
         }
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
 
 /// `x/2 (1 + tanh u)` is `x sigmoid(2u)`.
-#[inline(always)]
-fn gelu(x: f32) -> f32 {
+#[multiversion(targets = "simd")]
+fn gelu_block(block: &mut [f32]) {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    let u = SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x);
-    x / (1.0 + cpu::exp(-2.0 * u))
+    for x in block {
+        let u = SQRT_2_OVER_PI * (*x + 0.044_715 * *x * *x * *x);
+        *x /= 1.0 + cpu::exp(-2.0 * u);
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn silu_block(block: &mut [f32]) {
+    for x in block {
+        *x = cpu::silu(*x);
+    }
 }
 
 struct Swiglu;
@@ -73,14 +75,17 @@ impl CustomOp2 for Swiglu {
         let (gate, up) = (cpu::Rows::new(s1, l1)?, cpu::Rows::new(s2, l2)?);
         let width = gate.width;
         let mut out = vec![0.0; gate.count * width];
-        cpu::for_row_blocks(&mut out, width, |first, block| {
-            for (index, row) in block.chunks_exact_mut(width).enumerate() {
-                let (gate, up) = (gate.row(first + index), up.row(first + index));
-                for ((out, &gate), &up) in row.iter_mut().zip(gate).zip(up) {
-                    *out = cpu::silu(gate) * up;
-                }
-            }
-        });
+        cpu::for_row_blocks(&mut out, width, |first, block| swiglu_rows(block, first, gate, up));
         Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn swiglu_rows(out: &mut [f32], first: usize, gate: cpu::Rows, up: cpu::Rows) {
+    for (index, row) in out.chunks_exact_mut(gate.width).enumerate() {
+        let (gate, up) = (gate.row(first + index), up.row(first + index));
+        for ((out, &gate), &up) in row.iter_mut().zip(gate).zip(up) {
+            *out = cpu::silu(gate) * up;
+        }
     }
 }

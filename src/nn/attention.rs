@@ -5,11 +5,12 @@
 //! softmax over slices of the queries, small enough for candle's 32-bit indices and a bounded buffer.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{
     cpu,
-    gemm::{Matrix, Threads, gemm},
+    gemm::{Matrix, gemm},
 };
 
 /// Which keys a query sees.
@@ -99,7 +100,7 @@ struct Blocked<'a> {
 }
 
 /// Queries and keys of a block: scores of a block stay in the second-level cache.
-const QUERIES: usize = 64;
+const QUERIES: usize = 128;
 const KEYS: usize = 512;
 
 /// A block of queries of one head, and the keys that it may see.
@@ -126,13 +127,14 @@ impl CustomOp3 for Blocked<'_> {
         let (q, k, v) = (cpu::contiguous(s1, l1)?, cpu::contiguous(s2, l2)?, cpu::contiguous(s3, l3)?);
         let (_, s, h, d) = l1.shape().dims4()?;
         let (_, t, g, _) = l2.shape().dims4()?;
+        let turned = turn_keys(k, g, t, d);
         let blocks: Vec<_> = self
             .tasks(s, t, h)
             .into_par_iter()
             .map(|task| {
                 let kv = task.head / (h / g);
-                let keys = Matrix { data: &k[kv * d..], rows: t, cols: d, row_stride: g * d, col_stride: 1 };
-                let values = Matrix { data: &v[kv * d..], ..keys };
+                let keys = Matrix::row_major(&turned[kv * d * t..][..d * t], d, t);
+                let values = Matrix { data: &v[kv * d..], rows: t, cols: d, row_stride: g * d, col_stride: 1 };
                 let queries = Matrix { data: &q[task.head * d..], rows: s, cols: d, row_stride: h * d, col_stride: 1 };
                 let block = self.block(&task, queries, keys, values);
                 (task, block)
@@ -146,6 +148,22 @@ impl CustomOp3 for Blocked<'_> {
         }
         Ok((CpuStorage::F32(out), Shape::from((1, s, h * d))))
     }
+}
+
+/// Keys `(t, g, d)` as `(g, d, t)`: the form in which products read them without packing, for every block of queries.
+fn turn_keys(k: &[f32], g: usize, t: usize, d: usize) -> Vec<f32> {
+    let mut turned = vec![0.0; k.len()];
+    turned.par_chunks_mut(d * t).enumerate().for_each(|(head, turned)| {
+        // Squares of the cache line's size keep both sides in the cache.
+        for from in (0..t).step_by(16) {
+            for (channel, out) in turned.chunks_exact_mut(t).enumerate() {
+                for key in from..(from + 16).min(t) {
+                    out[key] = k[(key * g + head) * d + channel];
+                }
+            }
+        }
+    });
+    turned
 }
 
 fn rows<'a>(matrix: Matrix<'a>, range: &std::ops::Range<usize>) -> Matrix<'a> {
@@ -176,7 +194,7 @@ impl Blocked<'_> {
         tasks
     }
 
-    /// The output rows of one task, `(queries, d)`.
+    /// The output rows of one task, `(queries, d)`; `keys` is `(d, t)`, the others are `(tokens, d)`.
     fn block(&self, task: &Task, queries: Matrix<'_>, keys: Matrix<'_>, values: Matrix<'_>) -> Vec<f32> {
         let (n, d) = (task.queries.len(), queries.cols);
         let query_rows = rows(queries, &task.queries);
@@ -188,23 +206,20 @@ impl Blocked<'_> {
             let range = start..(start + KEYS).min(task.keys.end);
             let width = range.len();
             let scores = &mut scores[..n * width];
-            gemm(scores, width, query_rows, rows(keys, &range).transposed(), false, self.scale, Threads::One);
-            pulp::Arch::new().dispatch(|| {
-                for (index, row) in scores.chunks_exact_mut(width).enumerate() {
-                    let visible = match self.mask {
-                        Mask::Causal { past } => {
-                            (task.queries.start + index + past + 1).saturating_sub(start).min(width)
-                        }
-                        Mask::All | Mask::Segments(_) => width,
-                    };
-                    let correction = softmax_step(row, visible, &mut highest[index], &mut sums[index]);
-                    if correction != 1.0 {
-                        out[index * d..][..d].iter_mut().for_each(|value| *value *= correction);
-                    }
+            let keys = Matrix { data: &keys.data[range.start..], cols: width, ..keys };
+            gemm(scores, width, query_rows, keys, false, self.scale);
+            let visible = |index: usize| match self.mask {
+                Mask::Causal { past } => (task.queries.start + index + past + 1).saturating_sub(start).min(width),
+                Mask::All | Mask::Segments(_) => width,
+            };
+            for (index, row) in scores.chunks_exact_mut(width).enumerate() {
+                let correction = softmax_step(row, visible(index), &mut highest[index], &mut sums[index]);
+                if correction != 1.0 {
+                    out[index * d..][..d].iter_mut().for_each(|value| *value *= correction);
                 }
-            });
+            }
             let weights = Matrix::row_major(scores, n, width);
-            gemm(&mut out, d, weights, rows(values, &range), true, 1.0, Threads::One);
+            gemm(&mut out, d, weights, rows(values, &range), true, 1.0);
         }
         for (row, sum) in out.chunks_exact_mut(d).zip(sums) {
             row.iter_mut().for_each(|value| *value /= sum);
@@ -215,7 +230,7 @@ impl Blocked<'_> {
 
 /// Turns a row of scores into weights relative to the highest score so far; returns what earlier weights must be
 /// multiplied by.
-#[inline(always)]
+#[multiversion(targets = "simd")]
 fn softmax_step(row: &mut [f32], visible: usize, highest: &mut f32, sum: &mut f32) -> f32 {
     let (seen, hidden) = row.split_at_mut(visible);
     hidden.fill(0.0);

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     cpu,
-    gemm::{Matrix, Threads, gemm},
+    gemm::{Matrix, gemm},
 };
 
 /// Zeros around the input.
@@ -30,7 +30,7 @@ impl Padding {
 
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    /// `(out, kh, kw, in)`.
+    /// `(kh, kw, in, out)`.
     weight: Tensor,
     bias: Tensor,
     stride: usize,
@@ -40,7 +40,7 @@ pub struct Conv2d {
 impl Conv2d {
     /// Takes the checkpoint's weight, `(out, in, kh, kw)`.
     pub fn new(weight: &Tensor, bias: Tensor, stride: usize, padding: Padding) -> Result<Self> {
-        Ok(Self { weight: weight.permute((0, 2, 3, 1))?.contiguous()?, bias, stride, padding })
+        Ok(Self { weight: weight.permute((2, 3, 1, 0))?.contiguous()?, bias, stride, padding })
     }
 
     /// `(n, h, w, in)` -> `(n, h', w', out)`.
@@ -55,7 +55,7 @@ impl Conv2d {
             .pad_with_zeros(2, padding.top, padding.bottom)?
             .pad_with_zeros(3, padding.left, padding.right)?
             .contiguous()?;
-        let kernel = weight.permute((0, 3, 1, 2))?.contiguous()?;
+        let kernel = weight.permute((3, 2, 0, 1))?.contiguous()?;
         x.conv2d(&kernel, 0, *stride, 1, 1)?.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(bias)
     }
 }
@@ -93,7 +93,7 @@ impl CustomOp3 for Im2Col {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) = (cpu::contiguous(s1, l1)?, cpu::contiguous(s2, l2)?, cpu::contiguous(s3, l3)?);
         let (n, h, w, c) = l1.shape().dims4()?;
-        let (out_c, kh, kw, in_c) = l2.shape().dims4()?;
+        let (kh, kw, in_c, out_c) = l2.shape().dims4()?;
         let Padding { top, left, bottom, right } = self.padding;
         if in_c != c || h + top + bottom < kh || w + left + right < kw {
             candle_core::bail!("a convolution with weight {:?} was given {:?}", l2.shape(), l1.shape());
@@ -101,7 +101,7 @@ impl CustomOp3 for Im2Col {
         let out_h = (h + top + bottom - kh) / self.stride + 1;
         let out_w = (w + left + right - kw) / self.stride + 1;
         let taps = kh * kw * c;
-        let kernel = Matrix::row_major(weight, out_c, taps).transposed();
+        let kernel = Matrix::row_major(weight, taps, out_c);
         let mut out = vec![0.0; n * out_h * out_w * out_c];
 
         let pixels = (PATCH_FLOATS / taps).clamp(16, 4096).min(out_h * out_w);
@@ -142,7 +142,7 @@ fn product(out: &mut [f32], patches: Matrix<'_>, kernel: Matrix<'_>, bias: &[f32
     for row in out.chunks_exact_mut(bias.len()) {
         row.copy_from_slice(bias);
     }
-    gemm(out, bias.len(), patches, kernel, true, 1.0, Threads::One);
+    gemm(out, bias.len(), patches, kernel, true, 1.0);
 }
 
 struct Upsample;

@@ -67,15 +67,16 @@ fn rows_per_task(width: usize) -> usize {
     (16 * 1024 / width.max(1)).max(1)
 }
 
-/// Calls `body(first_row, rows)` on blocks of rows of `out`, in parallel, with the widest vector instructions.
+/// Calls `body(first_row, rows)` on blocks of rows of `out`, in parallel.
+///
+/// `body` should do its work in one call of a function marked `#[multiversion(targets = "simd")]`: loops in there are
+/// compiled for the vector instructions of the machine.
 pub fn for_row_blocks(out: &mut [f32], width: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
     let block = rows_per_task(width);
-    let arch = pulp::Arch::new();
     if out.len() <= block * width {
-        arch.dispatch(|| body(0, out));
-        return;
+        return body(0, out);
     }
-    out.par_chunks_mut(block * width).enumerate().for_each(|(index, rows)| arch.dispatch(|| body(index * block, rows)));
+    out.par_chunks_mut(block * width).enumerate().for_each(|(index, rows)| body(index * block, rows));
 }
 
 /// `e^x` to about one unit in the last place, without branches or calls, so that loops over it vectorise.
@@ -95,7 +96,8 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let y = p * r * r + r + 1.0;
-    let scale = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    // The integer's bits, moved into the exponent.
+    let scale = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
     y * scale
 }
 

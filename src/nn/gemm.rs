@@ -1,4 +1,5 @@
-//! Matrix products on slices: a checked face on the `gemm` crate.
+//! Matrix products on slices: a checked face on the `gemm` crate. One thread each: callers split their work into
+//! tasks.
 
 /// A matrix inside a slice: element `(r, c)` stands at `r * row_stride + c * col_stride`.
 #[derive(Clone, Copy)]
@@ -15,16 +16,6 @@ impl<'a> Matrix<'a> {
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
-    pub fn transposed(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            data: self.data,
-        }
-    }
-
     fn span(&self) -> usize {
         if self.rows == 0 || self.cols == 0 {
             return 0;
@@ -33,27 +24,11 @@ impl<'a> Matrix<'a> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Threads {
-    /// The caller is one of many tasks already.
-    One,
-    /// Split over rayon's pool.
-    All,
-}
-
 /// `dst = scale * a b`, or `dst += scale * a b` with `accumulate`; `dst` is row-major with `dst_stride` between rows.
 ///
 /// # Panics
 /// When shapes do not match or a matrix reaches beyond its slice.
-pub fn gemm(
-    dst: &mut [f32],
-    dst_stride: usize,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    accumulate: bool,
-    scale: f32,
-    threads: Threads,
-) {
+pub fn gemm(dst: &mut [f32], dst_stride: usize, a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, scale: f32) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(a.cols, b.rows, "inner dimensions differ");
     if m == 0 || n == 0 {
@@ -61,10 +36,6 @@ pub fn gemm(
     }
     assert!(dst_stride >= n && dst.len() >= (m - 1) * dst_stride + n, "the destination is too short");
     assert!(a.data.len() >= a.span() && b.data.len() >= b.span(), "an operand reaches beyond its slice");
-    let parallelism = match threads {
-        Threads::One => gemm::Parallelism::None,
-        Threads::All => gemm::Parallelism::Rayon(0),
-    };
     // SAFETY: the assertions above keep every element that is read or written inside its slice, strides are the
     // slices' own, and `dst` is borrowed mutably, so it overlaps neither operand.
     unsafe {
@@ -87,7 +58,7 @@ pub fn gemm(
             false,
             false,
             false,
-            parallelism,
+            gemm::Parallelism::None,
         );
     }
 }

@@ -2,32 +2,37 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
+use rayon::prelude::*;
+
 use super::{
     cpu,
-    gemm::{Matrix, Threads, gemm},
+    gemm::{Matrix, gemm},
 };
 
-/// `x W^T + b`; the weight is stored `(out, in)` as in the checkpoint.
+/// `x W^T + b`, from a weight `(out, in)` as in the checkpoint.
 #[derive(Debug, Clone)]
 pub struct Linear {
+    /// `(in, out)` for the CPU kernel, so that products read it as it lies; `(out, in)` elsewhere.
     weight: Tensor,
     bias: Option<Tensor>,
 }
 
 impl Linear {
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+    pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let weight = if cpu::is_cpu_f32(weight) { weight.t()?.contiguous()? } else { weight.clone() };
+        Ok(Self { weight, bias })
     }
 
-    /// Stacks layers that read the same input into one, `(out_1 + out_2 + ..., in)`: one product instead of several.
+    /// Joins layers that read the same input into one whose outputs follow one another: one product instead of
+    /// several.
     pub fn stacked(layers: &[Self]) -> Result<Self> {
         let weights: Vec<_> = layers.iter().map(|layer| &layer.weight).collect();
         let biases: Option<Vec<_>> = layers.iter().map(|layer| layer.bias.as_ref()).collect();
-        Ok(Self { weight: Tensor::cat(&weights, 0)?, bias: biases.map(|biases| Tensor::cat(&biases, 0)).transpose()? })
-    }
-
-    pub fn out_features(&self) -> Result<usize> {
-        self.weight.dim(0)
+        let axis = usize::from(weights.first().is_some_and(|weight| cpu::is_cpu_f32(weight)));
+        Ok(Self {
+            weight: Tensor::cat(&weights, axis)?,
+            bias: biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?,
+        })
     }
 
     /// `(..., in)` -> `(..., out)`.
@@ -51,6 +56,9 @@ impl Linear {
     }
 }
 
+/// Fewer rows than this are not worth a task.
+const LEAST_ROWS: usize = 24;
+
 /// The product with the bias already in the destination, so that the output is written once.
 struct Product;
 
@@ -60,21 +68,40 @@ impl Product {
         weight: (&CpuStorage, &Layout),
         bias: Option<&[f32]>,
     ) -> Result<(CpuStorage, Shape)> {
-        let (out_features, in_features) = weight.1.shape().dims2()?;
+        let (in_features, out_features) = weight.1.shape().dims2()?;
         let rows = cpu::Rows::new(x.0, x.1)?;
         if rows.width != in_features {
             candle_core::bail!("a linear layer for {in_features} features was given {:?}", x.1.shape());
         }
-        let weight = cpu::contiguous(weight.0, weight.1)?;
+        let weight = Matrix::row_major(cpu::contiguous(weight.0, weight.1)?, in_features, out_features);
         let mut out = Vec::with_capacity(rows.count * out_features);
         match bias {
             Some(bias) => (0..rows.count).for_each(|_| out.extend_from_slice(bias)),
             None => out.resize(rows.count * out_features, 0.0),
         }
-        let a =
-            Matrix { data: rows.data(), rows: rows.count, cols: in_features, row_stride: rows.stride, col_stride: 1 };
-        let b = Matrix::row_major(weight, out_features, in_features).transposed();
-        gemm(&mut out, out_features, a, b, bias.is_some(), 1.0, Threads::All);
+        let input = |first: usize, count: usize| Matrix {
+            data: &rows.data()[first * rows.stride..],
+            rows: count,
+            cols: in_features,
+            row_stride: rows.stride,
+            col_stride: 1,
+        };
+        let add = bias.is_some();
+        // One task a piece of the output, each with a product of its own: threads meet once a layer.
+        let tasks = 2 * rayon::current_num_threads();
+        if rows.count == 1 {
+            let columns = out_features.div_ceil(tasks).next_multiple_of(64);
+            out.par_chunks_mut(columns).enumerate().for_each(|(task, out)| {
+                let weight = Matrix { data: &weight.data[task * columns..], cols: out.len(), ..weight };
+                gemm(out, out.len(), input(0, 1), weight, add, 1.0);
+            });
+        } else {
+            let count = rows.count.div_ceil(tasks).max(LEAST_ROWS);
+            out.par_chunks_mut(count * out_features).enumerate().for_each(|(task, out)| {
+                let input = input(task * count, out.len() / out_features);
+                gemm(out, out_features, input, weight, add, 1.0);
+            });
+        }
         let mut dims = x.1.dims().to_vec();
         let last = dims.len() - 1;
         dims[last] = out_features;

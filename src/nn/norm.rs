@@ -4,6 +4,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 
+use multiversion::multiversion;
+
 use super::cpu;
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
@@ -84,16 +86,7 @@ impl CustomOp2 for Rms {
         let (rows, weight) = (cpu::Rows::new(s1, l1)?, cpu::contiguous(s2, l2)?);
         let width = rows.width;
         let mut out = vec![0.0; rows.count * width];
-        cpu::for_row_blocks(&mut out, width, |first, block| {
-            for (index, out) in block.chunks_exact_mut(width).enumerate() {
-                let x = rows.row(first + index);
-                let mean = cpu::sum_by(x, |v| v * v) / width as f32;
-                let factor = 1.0 / (mean + self.eps).sqrt();
-                for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
-                    *out = x * factor * weight;
-                }
-            }
-        });
+        cpu::for_row_blocks(&mut out, width, |first, block| rms_rows(block, first, rows, weight, self.eps));
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 }
@@ -120,18 +113,7 @@ impl CustomOp3 for Modulate {
         let width = rows.width;
         let mut out = vec![0.0; rows.count * width];
         cpu::for_row_blocks(&mut out, width, |first, block| {
-            for (index, out) in block.chunks_exact_mut(width).enumerate() {
-                let at = first + index;
-                let x = rows.row(at);
-                let scale = scale.row(if scale.count == 1 { 0 } else { at });
-                let shift = shift.row(if shift.count == 1 { 0 } else { at });
-                let mean = cpu::sum_by(x, |v| v) / width as f32;
-                let variance = cpu::sum_by(x, |v| (v - mean) * (v - mean)) / width as f32;
-                let factor = 1.0 / (variance + self.eps).sqrt();
-                for (((out, &x), &scale), &shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
-                    *out = (x - mean) * factor * (1.0 + scale) + shift;
-                }
-            }
+            modulate_rows(block, first, [rows, scale, shift], self.eps)
         });
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
@@ -156,15 +138,7 @@ impl CustomOp3 for GatedAdd {
         let (residual, gate, x) = (cpu::Rows::new(s1, l1)?, cpu::Rows::new(s2, l2)?, cpu::Rows::new(s3, l3)?);
         let width = x.width;
         let mut out = vec![0.0; x.count * width];
-        cpu::for_row_blocks(&mut out, width, |first, block| {
-            for (index, out) in block.chunks_exact_mut(width).enumerate() {
-                let at = first + index;
-                let gate = gate.row(if gate.count == 1 { 0 } else { at });
-                for (((out, &residual), &gate), &x) in out.iter_mut().zip(residual.row(at)).zip(gate).zip(x.row(at)) {
-                    *out = residual + gate * x;
-                }
-            }
-        });
+        cpu::for_row_blocks(&mut out, width, |first, block| gated_add_rows(block, first, [residual, gate, x]));
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 }
@@ -182,21 +156,67 @@ impl CustomOp2 for Normalize {
         let (rows, gamma) = (cpu::Rows::new(s1, l1)?, cpu::contiguous(s2, l2)?);
         let width = rows.width;
         let mut out = vec![0.0; rows.count * width];
-        cpu::for_row_blocks(&mut out, width, |first, block| {
-            for (index, out) in block.chunks_exact_mut(width).enumerate() {
-                let x = rows.row(first + index);
-                let length = cpu::sum_by(x, |v| v * v).sqrt().max(1e-12);
-                let factor = (width as f32).sqrt() / length;
-                for ((out, &x), &gamma) in out.iter_mut().zip(x).zip(gamma) {
-                    *out = x * factor * gamma;
-                }
-                if self.activate {
-                    for out in out {
-                        *out = cpu::silu(*out);
-                    }
-                }
-            }
-        });
+        cpu::for_row_blocks(&mut out, width, |first, block| normalize_rows(block, first, rows, gamma, self.activate));
         Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn rms_rows(out: &mut [f32], first: usize, rows: cpu::Rows, weight: &[f32], eps: f32) {
+    let width = rows.width;
+    for (index, out) in out.chunks_exact_mut(width).enumerate() {
+        let x = rows.row(first + index);
+        let mean = cpu::sum_by(x, |v| v * v) / width as f32;
+        let factor = 1.0 / (mean + eps).sqrt();
+        for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * factor * weight;
+        }
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn modulate_rows(out: &mut [f32], first: usize, [rows, scale, shift]: [cpu::Rows; 3], eps: f32) {
+    let width = rows.width;
+    for (index, out) in out.chunks_exact_mut(width).enumerate() {
+        let at = first + index;
+        let x = rows.row(at);
+        let scale = scale.row(if scale.count == 1 { 0 } else { at });
+        let shift = shift.row(if shift.count == 1 { 0 } else { at });
+        let mean = cpu::sum_by(x, |v| v) / width as f32;
+        let variance = cpu::sum_by(x, |v| (v - mean) * (v - mean)) / width as f32;
+        let factor = 1.0 / (variance + eps).sqrt();
+        for (((out, &x), &scale), &shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
+            *out = (x - mean) * factor * (1.0 + scale) + shift;
+        }
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn gated_add_rows(out: &mut [f32], first: usize, [residual, gate, x]: [cpu::Rows; 3]) {
+    let width = x.width;
+    for (index, out) in out.chunks_exact_mut(width).enumerate() {
+        let at = first + index;
+        let gate = gate.row(if gate.count == 1 { 0 } else { at });
+        for (((out, &residual), &gate), &x) in out.iter_mut().zip(residual.row(at)).zip(gate).zip(x.row(at)) {
+            *out = residual + gate * x;
+        }
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn normalize_rows(out: &mut [f32], first: usize, rows: cpu::Rows, gamma: &[f32], activate: bool) {
+    let width = rows.width;
+    for (index, out) in out.chunks_exact_mut(width).enumerate() {
+        let x = rows.row(first + index);
+        let length = cpu::sum_by(x, |v| v * v).sqrt().max(1e-12);
+        let factor = (width as f32).sqrt() / length;
+        for ((out, &x), &gamma) in out.iter_mut().zip(x).zip(gamma) {
+            *out = x * factor * gamma;
+        }
+        if activate {
+            for out in out {
+                *out = cpu::silu(*out);
+            }
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 
+use multiversion::multiversion;
+
 use super::{RmsNorm, cpu};
 
 /// Angles of a sequence as their cosines and sines, float32.
@@ -83,18 +85,7 @@ impl CustomOp3 for NormPairs {
         }
         let mut out = vec![0.0; rows.count * width];
         cpu::for_row_blocks(&mut out, width, |first, block| {
-            for (index, out) in block.chunks_exact_mut(width).enumerate() {
-                let (cos, sin) = angles.row(first + index).split_at(head / 2);
-                for (out, x) in out.chunks_exact_mut(head).zip(rows.row(first + index).chunks_exact(head)) {
-                    let factor = 1.0 / (cpu::sum_by(x, |v| v * v) / head as f32 + self.eps).sqrt();
-                    let pairs = out.chunks_exact_mut(2).zip(x.chunks_exact(2)).zip(weight.chunks_exact(2));
-                    for (((out, x), weight), (&cos, &sin)) in pairs.zip(cos.iter().zip(sin)) {
-                        let (re, im) = (x[0] * factor * weight[0], x[1] * factor * weight[1]);
-                        out[0] = re * cos - im * sin;
-                        out[1] = re * sin + im * cos;
-                    }
-                }
-            }
+            norm_pairs_rows(block, first, rows, weight, angles, self.eps)
         });
         let (b, s, _) = l1.shape().dims3()?;
         Ok((CpuStorage::F32(out), Shape::from((b, s, width / head, head))))
@@ -116,19 +107,40 @@ impl CustomOp2 for Halves {
         }
         let width = heads * head;
         let mut out = vec![0.0; x.len()];
-        cpu::for_row_blocks(&mut out, width, |first, block| {
-            for (index, out) in block.chunks_exact_mut(width).enumerate() {
-                let (cos, sin) = angles.row(first + index).split_at(head);
-                let row = &x[(first + index) * width..][..width];
-                for (out, x) in out.chunks_exact_mut(head).zip(row.chunks_exact(head)) {
-                    let half = head / 2;
-                    for i in 0..half {
-                        out[i] = x[i] * cos[i] - x[i + half] * sin[i];
-                        out[i + half] = x[i + half] * cos[i + half] + x[i] * sin[i + half];
-                    }
-                }
-            }
-        });
+        cpu::for_row_blocks(&mut out, width, |first, block| halves_rows(block, first, x, angles, width));
         Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn norm_pairs_rows(out: &mut [f32], first: usize, rows: cpu::Rows, weight: &[f32], angles: cpu::Rows, eps: f32) {
+    let (width, head) = (rows.width, weight.len());
+    for (index, out) in out.chunks_exact_mut(width).enumerate() {
+        let (cos, sin) = angles.row(first + index).split_at(head / 2);
+        for (out, x) in out.chunks_exact_mut(head).zip(rows.row(first + index).chunks_exact(head)) {
+            let factor = 1.0 / (cpu::sum_by(x, |v| v * v) / head as f32 + eps).sqrt();
+            let pairs = out.chunks_exact_mut(2).zip(x.chunks_exact(2)).zip(weight.chunks_exact(2));
+            for (((out, x), weight), (&cos, &sin)) in pairs.zip(cos.iter().zip(sin)) {
+                let (re, im) = (x[0] * factor * weight[0], x[1] * factor * weight[1]);
+                out[0] = re * cos - im * sin;
+                out[1] = re * sin + im * cos;
+            }
+        }
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn halves_rows(out: &mut [f32], first: usize, x: &[f32], angles: cpu::Rows, width: usize) {
+    let head = angles.width / 2;
+    for (index, out) in out.chunks_exact_mut(width).enumerate() {
+        let (cos, sin) = angles.row(first + index).split_at(head);
+        let row = &x[(first + index) * width..][..width];
+        for (out, x) in out.chunks_exact_mut(head).zip(row.chunks_exact(head)) {
+            let half = head / 2;
+            for i in 0..half {
+                out[i] = x[i] * cos[i] - x[i + half] * sin[i];
+                out[i + half] = x[i + half] * cos[i + half] + x[i] * sin[i + half];
+            }
+        }
     }
 }

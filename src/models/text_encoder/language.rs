@@ -30,7 +30,7 @@ impl LanguageModel {
         let embeddings = weights.pp("embed_tokens").get_stored((text.vocab_size, hidden), "weight")?;
         let head = if !with_head || config.tied {
             top.skip("lm_head");
-            with_head.then(|| Ok::<_, ModelError>(Linear::new(embeddings.to_dtype(dtype)?, None))).transpose()?
+            with_head.then(|| Ok::<_, ModelError>(Linear::new(&embeddings.to_dtype(dtype)?, None)?)).transpose()?
         } else {
             Some(top.pp("lm_head").linear(hidden, text.vocab_size, false)?)
         };

@@ -35,7 +35,7 @@ impl VisionTower {
         let merger = weights.pp("merger");
         let merged = hidden * config.spatial_merge_size * config.spatial_merge_size;
         Ok(Self {
-            patch: Linear::new(patch, None),
+            patch: Linear::new(&patch, None)?,
             blocks,
             norm: merger.pp("ln_q").rms_norm(hidden, EPS)?,
             merge_in: merger.pp("mlp.0").linear(merged, merged, true)?,

@@ -70,6 +70,8 @@ pub struct Outcome {
     /// Decompose: the regenerated composite, then the layers back to front. Edit: one picture.
     pub images: Vec<RgbaImage>,
     pub caption: Option<Caption>,
+    /// What the checkpoint says about itself.
+    pub note: Option<String>,
     /// Of a decompose: the side that its model worked at.
     pub resolution: Option<u32>,
     pub model: ModelRecord,

@@ -44,7 +44,7 @@ fn serve(
     let mut watcher = Watcher { progress, cancel };
     let device = models.device_name();
     let cancelled = || cancel.is_cancelled();
-    let (images, caption, resolution, record, timings) = match work {
+    let (images, caption, resolution, note, record, timings) = match work {
         Work::Decompose { image, params, seed } => {
             let loaded = models.decompose(&mut watcher)?;
             let load = loading();
@@ -57,6 +57,7 @@ fn serve(
                 made.images,
                 made.caption,
                 Some(made.resolution),
+                loaded.pipeline.note().map(str::to_owned),
                 loaded.record.clone(),
                 [load, control.into_timings()].concat(),
             )
@@ -69,10 +70,17 @@ fn serve(
                 .pipeline
                 .run(&images, &params, seed, &mut control, |_, _| ())
                 .map_err(|error| pipeline_error(&device, error))?;
-            (vec![made], None, None, loaded.record.clone(), [load, control.into_timings()].concat())
+            (
+                vec![made],
+                None,
+                None,
+                loaded.pipeline.note().map(str::to_owned),
+                loaded.record.clone(),
+                [load, control.into_timings()].concat(),
+            )
         }
     };
-    Ok(Outcome { images, caption, resolution, model: record, device: models.description(), timings })
+    Ok(Outcome { images, caption, note, resolution, model: record, device: models.description(), timings })
 }
 
 fn pipeline_error(device: &str, error: PipelineError) -> JobError {

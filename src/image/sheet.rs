@@ -1,4 +1,4 @@
-//! A contact sheet: input, layers and composite side by side, for people.
+//! A contact sheet: pictures side by side, for people.
 
 use ::image::{Rgba, RgbaImage, imageops};
 
@@ -13,14 +13,13 @@ const SQUARE: u32 = 8;
 /// Pictures in one row.
 const COLUMNS: usize = 6;
 
-/// Lays `input`, `layers` (back to front) and `composite` out in rows on white, each shrunk to fit its cell and on a
-/// checkerboard that shows through where it is transparent.
+/// Lays pictures out in rows on white, each shrunk to fit its cell and on a checkerboard that shows through where it
+/// is transparent.
 ///
 /// # Errors
 /// None in practice; a blend of picture and board that does not fit together would be reported as by [`composite`].
-pub fn contact_sheet(input: &RgbaImage, layers: &[RgbaImage], whole: &RgbaImage) -> Result<RgbaImage, JobError> {
-    let pictures: Vec<RgbaImage> =
-        std::iter::once(input).chain(layers).chain(std::iter::once(whole)).map(fit).collect();
+pub fn contact_sheet(pictures: &[RgbaImage]) -> Result<RgbaImage, JobError> {
+    let pictures: Vec<RgbaImage> = pictures.iter().map(fit).collect();
     let columns = pictures.len().min(COLUMNS);
     let rows = pictures.len().div_ceil(COLUMNS);
     let cell_width = pictures.iter().map(RgbaImage::width).max().unwrap_or(CELL);

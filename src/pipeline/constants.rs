@@ -37,6 +37,8 @@ pub struct Constants {
     pub caption_max_new_tokens: usize,
     /// How an edit's text encoder counts the tokens of pictures.
     pub text_positions: TextPositions,
+    /// What its users should know about this checkpoint; it goes into the manifest of every job.
+    pub note: Option<String>,
 }
 
 /// The reference (diffusers 0.42 with transformers 5) counts a picture's tokens like words. The models were trained
@@ -70,6 +72,7 @@ struct Overrides {
     prompt_template_encode_start_idx: Option<usize>,
     caption_max_new_tokens: Option<usize>,
     text_positions: Option<TextPositions>,
+    note: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -104,6 +107,7 @@ impl Constants {
                 .unwrap_or(defaults.prompt_template_encode_start_idx),
             caption_max_new_tokens: given.caption_max_new_tokens.unwrap_or(defaults.caption_max_new_tokens),
             text_positions: given.text_positions.unwrap_or(defaults.text_positions),
+            note: given.note,
         };
         if constants.resolutions.is_empty() {
             return Err(ModelError::invalid(path, "`resolutions` is empty"));
@@ -126,6 +130,7 @@ impl Constants {
             },
             caption_max_new_tokens: 512,
             text_positions: TextPositions::default(),
+            note: None,
         }
     }
 }

@@ -66,6 +66,11 @@ impl DecomposePipeline {
         Ok(Self { constants, scheduler, text_encoder, transformer, vae, device: device.clone(), dtype })
     }
 
+    /// What the checkpoint says about itself.
+    pub fn note(&self) -> Option<&str> {
+        self.constants.note.as_deref()
+    }
+
     /// Takes the picture apart. `watch` sees the packed latents after every step.
     pub fn run(
         &self,

@@ -57,6 +57,11 @@ impl EditPipeline {
         Ok(Self { constants, scheduler, text_encoder, transformer, vae, device: device.clone(), dtype })
     }
 
+    /// What the checkpoint says about itself.
+    pub fn note(&self) -> Option<&str> {
+        self.constants.note.as_deref()
+    }
+
     /// Edits the last picture, with the others as references. The model sees RGB; alpha goes around it.
     pub fn run(
         &self,

@@ -117,11 +117,12 @@ impl Execution<'_> {
     }
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {
-        let Outcome { images, caption, resolution, model, device, timings } =
+        let Outcome { images, caption, note, resolution, model, device, timings } =
             self.worker.engine.run(work, self.cancel.clone(), self.reporter.for_engine()).await?;
         self.made.caption = self.made.caption.take().or(caption);
         self.made.resolution = self.made.resolution.or(resolution);
         if !self.made.models.contains(&model) {
+            self.made.notes.extend(note.map(|note| format!("{}: {note}", model.id)));
             self.made.models.push(model);
         }
         self.made.device = Some(device);

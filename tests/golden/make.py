@@ -20,9 +20,10 @@ import sensitivity  # noqa: E402
 import text  # noqa: E402
 from fixtures import CHECKPOINTS, PICTURES  # noqa: E402
 
+NOTE = {"note": "random weights, made for tests; what it makes is noise"}
 ACETATE = {
-    "layered": {"resolutions": [128, 192], "prompt_template_encode_start_idx": 34, "caption_max_new_tokens": 24},
-    "edit": {"condition_area": 12544, "vae_area": 16384, "prompt_template_encode_start_idx": 64},
+    "layered": {"resolutions": [128, 192], "prompt_template_encode_start_idx": 34, "caption_max_new_tokens": 24, **NOTE},
+    "edit": {"condition_area": 12544, "vae_area": 16384, "prompt_template_encode_start_idx": 64, **NOTE},
 }
 
 

@@ -1,8 +1,11 @@
 //! From a plan to a result in the output folder: check everything that can be checked, find or make the job, work on
 //! it, copy its files out.
 
+use std::path::Path;
+
 use super::{
     flags::JobFlags,
+    sheet,
     summary::{self, Finished},
 };
 use crate::{
@@ -46,7 +49,8 @@ pub fn drive(global: &GlobalArgs, loaded: Loaded, plan: Plan) -> Result<(), Fail
 
     block_on(async {
         let app = Embedded::open(&loaded).await?;
-        let run = Run { global, loaded: &loaded, app: &app, out: &out, json: flags.json };
+        let run =
+            Run { global, loaded: &loaded, app: &app, out: &out, sheet: flags.sheet.as_deref(), json: flags.json };
         let result = run.to_the_end(&request, flags.id).await;
         app.close().await;
         result
@@ -58,6 +62,7 @@ struct Run<'a> {
     loaded: &'a Loaded,
     app: &'a Embedded,
     out: &'a OutFolder,
+    sheet: Option<&'a Path>,
     json: bool,
 }
 
@@ -158,6 +163,10 @@ impl Run<'_> {
         };
         let key = ObjectKey::parse(&result.manifest)?;
         let manifest = self.out.export(&self.app.worker.store, &key).await?;
+        if let Some(path) = self.sheet {
+            let limits = &self.app.worker.options.limits;
+            sheet::write(path, &self.app.worker.store, limits, self.out.path(), &manifest).await?;
+        }
         if self.json {
             return output::json(&JobView::new(row, &self.app.worker.store)?);
         }

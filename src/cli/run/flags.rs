@@ -23,6 +23,9 @@ pub struct JobFlags {
     /// Label of the job, shown by `acetate jobs`; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
+    /// Also write one picture that shows input, layers and result side by side
+    #[arg(long, value_name = "FILE")]
+    pub sheet: Option<PathBuf>,
     /// Print the job as JSON, as `acetate jobs show --json` does
     #[arg(long)]
     pub json: bool,

@@ -5,6 +5,7 @@ mod decompose;
 mod drive;
 mod edit;
 mod flags;
+mod sheet;
 mod summary;
 mod workflow;
 

@@ -232,20 +232,25 @@ def star(cx, cy, outer, inner, count, turn=-np.pi / 2):
 
 
 def poster():
+    """Drawn on five sheets, which are kept beside the picture: layers to put together with `run composite`."""
     width, height = 480, 640
     image = gradient(width, height, [(0, "17224d"), (0.45, "3b3b7a"), (0.68, "c9607d"), (0.8, "f4a261"), (1, "f4a261")])
     for _ in range(70):
         x, y, r = RNG.random() * width, RNG.random() * 320, 0.5 + RNG.random() * 1.3
         ellipse(image, x, y, r, r, "fff7dd", int(110 + 140 * RNG.random()))
+    sheets = [image]
+    sheets.append(image := canvas(width, height))
     ellipse(image, 330, 150, 120, 120, "ffe9a8", 60, blur=26)
     polygon(image, star(330, 150, 84, 36, 5), "ffd35c")
     polygon(image, star(330, 150, 62, 26, 5), "ffe79a")
 
+    sheets.append(image := canvas(width, height))
     polygon(image, [*ridge(width, 455, [(60, 22, 0.2), (21, 6, 1)]), (width, height), (0, height)], "4a3f74")
     polygon(image, [*ridge(width, 505, [(95, 20, 2.6)]), (width, height), (0, height)], "2f5d5a")
     polygon(image, [*ridge(width, 560, [(130, 15, 0.4)]), (width, height), (0, height)], "3f7d58")
 
     # The tree.
+    sheets.append(image := canvas(width, height))
     ellipse(image, 385, 572, 70, 9, "173326", 130, blur=5)
     polygon(image, [(372, 572), (378, 440), (394, 440), (402, 572)], "5a3a2a")
     polygon(image, [(388, 440), (394, 440), (402, 572), (390, 572)], "432a20")
@@ -255,6 +260,7 @@ def poster():
         ellipse(image, cx, cy, 6, 6, "e4573d")
 
     # The house.
+    sheets.append(image := canvas(width, height))
     ellipse(image, 160, 578, 120, 11, "173326", 140, blur=6)
     polygon(image, [(70, 440), (232, 440), (232, 576), (70, 576)], "f3e3c3")
     polygon(image, [(188, 440), (232, 440), (232, 576), (188, 576)], "dcc7a2")
@@ -277,7 +283,13 @@ def poster():
         if not 95 < x < 220:
             colour = ["ffd35c", "f6f1ff", "ff8f76"][RNG.integers(3)]
             ellipse(image, x, y, 2.6, 2.6, colour)
-    finish(image, "poster.png", noise=0)
+    whole = canvas(width, height)
+    for number, (sheet, name) in enumerate(zip(sheets, ["sky", "star", "hills", "tree", "house"], strict=True), 1):
+        whole.alpha_composite(sheet)
+        path = HERE / "poster" / f"{number}-{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        sheet.resize((width, height), Image.LANCZOS).save(path, optimize=True)
+    finish(whole, "poster.png", noise=0)
 
 
 def small():

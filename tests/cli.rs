@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{fs, os::unix::process::CommandExt, process::Command};
+use std::{fs, os::unix::process::CommandExt, path::Path, process::Command};
 
 use acetate::job::JobRequest;
 use common::{Place, Ran, checkpoint, is_root, names, ran, skipped};
@@ -24,6 +24,26 @@ fn help_texts() {
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
         insta::assert_snapshot!(name, stdout);
     }
+}
+
+/// What a stranger types first.
+#[test]
+fn the_readmes_first_command() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(repository.join("README.md")).unwrap();
+    let line = readme.lines().find_map(|line| line.strip_prefix("cargo run --release -- ")).unwrap();
+    assert!(!line.contains(['"', '\'', '\\']), "this test splits at blanks: {line}");
+    let place = Place::new();
+    for folder in ["examples", "tests"] {
+        std::os::unix::fs::symlink(repository.join(folder), place.path(folder)).unwrap();
+    }
+    let Ran { code, stdout, stderr } = place.run(&line.split(' ').collect::<Vec<_>>());
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("noise"), "it must say that the layers are noise: {stdout}");
+    let layers = ["layer-00.png", "layer-01.png", "layer-02.png", "layer-03.png", "layer-04.png", "manifest.json"];
+    assert_eq!(names(&place.path("out/house")), layers);
+    let sheet = image::open(place.path("out/house.png")).unwrap();
+    assert!(sheet.width() > 5 * 128, "the sheet shows the input, four layers and their composite");
 }
 
 /// A command line that must fail before any work, and what its message must say.

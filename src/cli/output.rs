@@ -9,7 +9,7 @@ use crate::job::JobError;
 
 /// One line, or several, of a result.
 pub fn line(text: &str) -> Result<(), Failure> {
-    let written = writeln!(std::io::stdout().lock(), "{text}");
+    let written = writeln!(std::io::stdout().lock(), "{}", printable(text));
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Error(JobError::Storage {
             path: "stdout".to_owned(),
@@ -27,7 +27,12 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// For people: what is being done, what went wrong.
 pub fn error(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
+}
+
+/// Captions, prompts and file names are other people's text: their control characters must not steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Columns wide enough for their longest cell; the last one is not padded.

@@ -11,6 +11,8 @@ mod gemm;
 mod linear;
 mod norm;
 mod rope;
+#[cfg(test)]
+mod tests;
 
 pub use activation::{gelu_tanh, silu, swiglu};
 pub use attention::{Mask, attention, attention_kernel};

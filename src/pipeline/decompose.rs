@@ -6,35 +6,25 @@ use ::image::RgbaImage;
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    constants::{Constants, MAX_PROMPT_TOKENS, Pipeline},
+    checkpoint::Checkpoint,
+    constants::{MAX_PROMPT_TOKENS, Pipeline},
     control::Control,
     denoise::Denoise,
     error::{PipelineError, Result},
     latents, picture,
     picture::Size,
     prompt,
-    schedule::Scheduler,
 };
 use crate::{
     image,
     job::{Caption, DecomposeParams, Stage},
     models::{
-        Loaded, ModelError,
-        text_encoder::{PositionRule, Prompt, TextEncoder},
-        transformer::Transformer,
-        vae::{Tiling, Vae},
+        Loaded,
+        text_encoder::{PositionRule, Prompt},
     },
 };
 
-pub struct DecomposePipeline {
-    constants: Constants,
-    scheduler: Scheduler,
-    text_encoder: TextEncoder,
-    transformer: Transformer,
-    vae: Vae,
-    device: Device,
-    dtype: DType,
-}
+pub struct DecomposePipeline(Checkpoint);
 
 /// What a run made.
 pub struct Decomposed {
@@ -46,29 +36,14 @@ pub struct Decomposed {
 }
 
 impl DecomposePipeline {
-    /// Loads a checkpoint folder. `loaded` is told after each part.
-    pub fn load(folder: &Path, device: &Device, dtype: DType, mut loaded: impl FnMut(&str)) -> Loaded<Self> {
-        let constants = Constants::load(folder, Pipeline::Layered)?;
-        let scheduler = Scheduler::load(&folder.join("scheduler"))?;
-        let text_encoder = TextEncoder::load(folder, device, dtype, true)?;
-        loaded("text encoder");
-        let transformer = Transformer::load(&folder.join("transformer"), device, dtype)?;
-        loaded("transformer");
-        let vae = Vae::load(&folder.join("vae"), device, dtype, Tiling::default())?;
-        loaded("vae");
-        super::check_parts(folder, &transformer, &vae, &text_encoder)?;
-        if vae.channels() != 4 {
-            return Err(ModelError::invalid(
-                folder.join("vae"),
-                format!("has {} channels; layers need one with 4", vae.channels()),
-            ));
-        }
-        Ok(Self { constants, scheduler, text_encoder, transformer, vae, device: device.clone(), dtype })
+    /// Loads a checkpoint folder. `loaded` is told after each large part.
+    pub fn load(folder: &Path, device: &Device, dtype: DType, loaded: impl FnMut(&str)) -> Loaded<Self> {
+        Checkpoint::load(folder, Pipeline::Layered, device, dtype, loaded).map(Self)
     }
 
     /// What the checkpoint says about itself.
     pub fn note(&self) -> Option<&str> {
-        self.constants.note.as_deref()
+        self.0.constants.note.as_deref()
     }
 
     /// Takes the picture apart. `watch` sees the packed latents after every step.
@@ -80,7 +55,7 @@ impl DecomposePipeline {
         control: &mut Control<'_>,
         watch: impl FnMut(usize, &Tensor),
     ) -> Result<Decomposed> {
-        let accepted = &self.constants.resolutions;
+        let accepted = &self.0.constants.resolutions;
         let resolution = params.resolution.unwrap_or(accepted[0]);
         if !accepted.contains(&resolution) {
             let reason = format!("{resolution} is not one that this checkpoint was made for: {accepted:?}");
@@ -100,18 +75,19 @@ impl DecomposePipeline {
             let negative = (params.cfg_scale > 1.0).then(|| self.embed(&params.negative_prompt)).transpose()?;
             Ok((self.embed(&prompt)?, negative))
         })?;
-        let condition = control
-            .stage(Stage::VaeEncode, |_| Ok(self.vae.encode(&picture::rgba_to_tensor(&resized, &self.device)?)?))?;
+        let condition = control.stage(Stage::VaeEncode, |_| {
+            Ok(self.0.vae.encode(&picture::rgba_to_tensor(&resized, &self.0.device)?)?)
+        })?;
 
         let frame = latents::frame_of(&condition)?;
         let targets = params.layers as usize + 1;
-        let noise = latents::noise(seed, targets, frame, self.vae.latent_channels(), &self.device)?;
-        let schedule = self.scheduler.layered(params.steps as usize, frame.patches());
+        let noise = latents::noise(seed, targets, frame, self.0.vae.latent_channels(), &self.0.device)?;
+        let schedule = self.0.scheduler.layered(params.steps as usize, frame.patches());
         let packed = control.stage(Stage::Denoise, |control| {
             let denoise = Denoise {
-                transformer: &self.transformer,
-                device: &self.device,
-                dtype: self.dtype,
+                transformer: &self.0.transformer,
+                device: &self.0.device,
+                dtype: self.0.dtype,
                 schedule: &schedule,
                 frames: &vec![frame; targets + 1],
                 condition: &latents::pack(&condition)?,
@@ -127,7 +103,7 @@ impl DecomposePipeline {
             let mut images = Vec::with_capacity(targets);
             for index in 0..targets {
                 let patches = packed.narrow(1, index * frame.patches(), frame.patches())?;
-                let decoded = self.vae.decode(&latents::unpack(&patches, frame)?)?;
+                let decoded = self.0.vae.decode(&latents::unpack(&patches, frame)?)?;
                 let (bytes, Size { width, height }) = picture::to_bytes(&decoded)?;
                 let image = RgbaImage::from_raw(width, height, bytes);
                 images.extend(image);
@@ -143,10 +119,10 @@ impl DecomposePipeline {
             text: &prompt::decompose(text),
             pictures: &[],
             rule: PositionRule::Sequence,
-            drop: self.constants.prompt_template_encode_start_idx,
+            drop: self.0.constants.prompt_template_encode_start_idx,
             keep: Some(MAX_PROMPT_TOKENS),
         };
-        let embedded = self.text_encoder.embed(&prompt)?;
+        let embedded = self.0.text_encoder.embed(&prompt)?;
         if embedded.tokens > MAX_PROMPT_TOKENS {
             tracing::warn!(
                 tokens = embedded.tokens,
@@ -159,13 +135,13 @@ impl DecomposePipeline {
 
     /// The text encoder's own description of the picture.
     fn caption(&self, resized: &RgbaImage, control: &mut Control<'_>) -> Result<Caption> {
-        let flat = picture::fit(&self.text_encoder, &image::on_white(resized))?;
-        let most = self.constants.caption_max_new_tokens;
+        let flat = picture::fit(&self.0.text_encoder, &image::on_white(resized))?;
+        let most = self.0.constants.caption_max_new_tokens;
         let mut report = |token: usize, of: usize| match control.report(Stage::Caption, token, of) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         };
-        match self.text_encoder.caption(prompt::CAPTION, picture::view(&flat), most, &mut report)? {
+        match self.0.text_encoder.caption(prompt::CAPTION, picture::view(&flat), most, &mut report)? {
             Some(caption) => Ok(Caption { tokens: caption.tokens.len() as u32, text: caption.text }),
             None => Err(PipelineError::Cancelled),
         }

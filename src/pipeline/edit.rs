@@ -6,60 +6,32 @@ use ::image::{RgbImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    constants::{Constants, Pipeline},
+    checkpoint::Checkpoint,
+    constants::Pipeline,
     control::Control,
     denoise::Denoise,
     error::{PipelineError, Result},
     latents, picture,
     picture::Size,
     prompt,
-    schedule::Scheduler,
 };
 use crate::{
     image,
     job::{EditParams, OutputSize, Stage},
-    models::{
-        Loaded, ModelError,
-        text_encoder::{Prompt, TextEncoder},
-        transformer::Transformer,
-        vae::{Tiling, Vae},
-    },
+    models::{Loaded, text_encoder::Prompt},
 };
 
-pub struct EditPipeline {
-    constants: Constants,
-    scheduler: Scheduler,
-    text_encoder: TextEncoder,
-    transformer: Transformer,
-    vae: Vae,
-    device: Device,
-    dtype: DType,
-}
+pub struct EditPipeline(Checkpoint);
 
 impl EditPipeline {
-    /// Loads a checkpoint folder. `loaded` is told after each part.
-    pub fn load(folder: &Path, device: &Device, dtype: DType, mut loaded: impl FnMut(&str)) -> Loaded<Self> {
-        let constants = Constants::load(folder, Pipeline::EditPlus)?;
-        let scheduler = Scheduler::load(&folder.join("scheduler"))?;
-        let text_encoder = TextEncoder::load(folder, device, dtype, false)?;
-        loaded("text encoder");
-        let transformer = Transformer::load(&folder.join("transformer"), device, dtype)?;
-        loaded("transformer");
-        let vae = Vae::load(&folder.join("vae"), device, dtype, Tiling::default())?;
-        loaded("vae");
-        super::check_parts(folder, &transformer, &vae, &text_encoder)?;
-        if vae.channels() != 3 {
-            return Err(ModelError::invalid(
-                folder.join("vae"),
-                format!("has {} channels; edits need one with 3", vae.channels()),
-            ));
-        }
-        Ok(Self { constants, scheduler, text_encoder, transformer, vae, device: device.clone(), dtype })
+    /// Loads a checkpoint folder. `loaded` is told after each large part.
+    pub fn load(folder: &Path, device: &Device, dtype: DType, loaded: impl FnMut(&str)) -> Loaded<Self> {
+        Checkpoint::load(folder, Pipeline::EditPlus, device, dtype, loaded).map(Self)
     }
 
     /// What the checkpoint says about itself.
     pub fn note(&self) -> Option<&str> {
-        self.constants.note.as_deref()
+        self.0.constants.note.as_deref()
     }
 
     /// Edits the last picture, with the others as references. The model sees RGB; alpha goes around it.
@@ -93,20 +65,20 @@ impl EditPipeline {
         let (positive, negative) = control.stage(Stage::TextEncode, |_| {
             let mut tokens = Vec::with_capacity(pictures.len());
             for picture in pictures {
-                let size = Size::with_area(self.constants.condition_area, picture.width(), picture.height());
+                let size = Size::with_area(self.0.constants.condition_area, picture.width(), picture.height());
                 let resized = image::lanczos_rgb(picture, size.width, size.height);
-                let seen = picture::fit(&self.text_encoder, &resized)?;
-                tokens.push(self.text_encoder.encode_picture(picture::view(&seen))?);
+                let seen = picture::fit(&self.0.text_encoder, &resized)?;
+                tokens.push(self.0.text_encoder.encode_picture(picture::view(&seen))?);
             }
             let embed = |text: &str| -> Result<Tensor> {
                 let prompt = Prompt {
                     text: &prompt::edit(pictures.len(), text),
                     pictures: &tokens,
-                    rule: self.constants.text_positions.rule(),
-                    drop: self.constants.prompt_template_encode_start_idx,
+                    rule: self.0.constants.text_positions.rule(),
+                    drop: self.0.constants.prompt_template_encode_start_idx,
                     keep: None,
                 };
-                Ok(self.text_encoder.embed(&prompt)?.states)
+                Ok(self.0.text_encoder.embed(&prompt)?.states)
             };
             let negative = (params.cfg_scale > 1.0).then(|| embed(&params.negative_prompt)).transpose()?;
             Ok((embed(&params.instruction)?, negative))
@@ -114,9 +86,9 @@ impl EditPipeline {
         let references = control.stage(Stage::VaeEncode, |control| {
             let mut references = Vec::with_capacity(pictures.len());
             for (index, picture) in pictures.iter().enumerate() {
-                let size = Size::with_area(self.constants.vae_area, picture.width(), picture.height());
+                let size = Size::with_area(self.0.constants.vae_area, picture.width(), picture.height());
                 let resized = image::lanczos_rgb(picture, size.width, size.height);
-                references.push(self.vae.encode(&picture::rgb_to_tensor(&resized, &self.device)?)?);
+                references.push(self.0.vae.encode(&picture::rgb_to_tensor(&resized, &self.0.device)?)?);
                 control.report(Stage::VaeEncode, index + 1, pictures.len())?;
             }
             Ok(references)
@@ -126,13 +98,13 @@ impl EditPipeline {
         let frames: Vec<_> = references.iter().map(latents::frame_of).collect::<candle_core::Result<_>>()?;
         let frame = frames[frames.len() - 1];
         let packed: Vec<_> = references.iter().map(latents::pack).collect::<candle_core::Result<_>>()?;
-        let noise = latents::noise(seed, 1, frame, self.vae.latent_channels(), &self.device)?;
-        let schedule = self.scheduler.edit(params.steps as usize, frame.patches());
+        let noise = latents::noise(seed, 1, frame, self.0.vae.latent_channels(), &self.0.device)?;
+        let schedule = self.0.scheduler.edit(params.steps as usize, frame.patches());
         let latents = control.stage(Stage::Denoise, |control| {
             let denoise = Denoise {
-                transformer: &self.transformer,
-                device: &self.device,
-                dtype: self.dtype,
+                transformer: &self.0.transformer,
+                device: &self.0.device,
+                dtype: self.0.dtype,
                 schedule: &schedule,
                 frames: &[&[frame], frames.as_slice()].concat(),
                 condition: &Tensor::cat(&packed, 1)?,
@@ -145,7 +117,7 @@ impl EditPipeline {
         })?;
         control.stage(Stage::VaeDecode, |_| {
             let (bytes, Size { width, height }) =
-                picture::to_bytes(&self.vae.decode(&latents::unpack(&latents, frame)?)?)?;
+                picture::to_bytes(&self.0.vae.decode(&latents::unpack(&latents, frame)?)?)?;
             RgbImage::from_raw(width, height, bytes)
                 .ok_or_else(|| candle_core::Error::Msg("the decoded picture has another size".to_owned()).into())
         })

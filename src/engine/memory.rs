@@ -11,23 +11,23 @@ use crate::{job::JobError, models::checkpoint_bytes};
 const OVERHEAD: f64 = 0.15;
 const LEAST_OVERHEAD: u64 = 128 << 20;
 
-/// Refuses a checkpoint that needs more than `budget`, or more than the machine has free.
-pub fn check(name: &str, folder: &Path, dtype: DType, budget: Option<u64>) -> Result<(), JobError> {
+/// The bytes of a checkpoint's weights; refuses one that needs more than `budget`, or more than the machine has free.
+pub fn check(name: &str, folder: &Path, dtype: DType, budget: Option<u64>) -> Result<u64, JobError> {
     let weights = checkpoint_bytes(folder, dtype)
         .map_err(|error| JobError::ModelInvalid { model: name.to_owned(), reason: error.to_string() })?;
     let needed = weights + LEAST_OVERHEAD.max((weights as f64 * OVERHEAD) as u64);
     let available = budget.unwrap_or_else(available_memory);
     if needed <= available {
-        return Ok(());
+        return Ok(weights);
     }
     let reason = format!(
-        "it needs about {} as {} ({} of weights and work space), and {} {}; use a smaller checkpoint, a smaller \
-         number format or a larger machine",
-        gib(needed),
+        "it needs about {} as {}, {} for its weights and the rest to work in, and {} {}; use a smaller checkpoint, a \
+         smaller number format or a larger machine",
+        size(needed),
         dtype.as_str(),
-        gib(weights),
-        gib(available),
-        if budget.is_some() { "are allowed (memory_budget)" } else { "are free" },
+        size(weights),
+        size(available),
+        if budget.is_some() { "are left of memory_budget" } else { "are free" },
     );
     Err(JobError::ModelTooLarge { model: name.to_owned(), reason })
 }
@@ -43,7 +43,7 @@ fn available_memory() -> u64 {
     }
 }
 
-fn gib(bytes: u64) -> String {
-    let gib = bytes as f64 / f64::from(1 << 30);
-    if gib < 0.1 { format!("{:.1} MiB", gib * 1024.0) } else { format!("{gib:.1} GiB") }
+fn size(bytes: u64) -> String {
+    let mebibytes = bytes as f64 / f64::from(1 << 20);
+    if mebibytes < 1024.0 { format!("{mebibytes:.1} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
 }

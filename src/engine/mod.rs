@@ -70,8 +70,8 @@ pub struct Outcome {
     /// Decompose: the regenerated composite, then the layers back to front. Edit: one picture.
     pub images: Vec<RgbaImage>,
     pub caption: Option<Caption>,
-    /// What the checkpoint says about itself.
-    pub note: Option<String>,
+    /// What the user should know: about the checkpoint, or about this call.
+    pub notes: Vec<String>,
     /// Of a decompose: the side that its model worked at.
     pub resolution: Option<u32>,
     pub model: ModelRecord,
@@ -118,7 +118,13 @@ enum Command {
 
 impl Engine {
     /// Starts the thread. Opening the device happens there, so a missing GPU is reported by the first call.
+    ///
+    /// # Errors
+    /// When the configuration asks for a device that this build cannot drive.
     pub fn start(config: EngineConfig) -> Result<Self, JobError> {
+        if matches!(config.device, DeviceChoice::Cuda(_)) && !candle_core::utils::cuda_is_available() {
+            return Err(JobError::invalid("device", "this acetate is built without CUDA; use cpu"));
+        }
         let (commands, inbox) = mpsc::channel(1);
         let (tell_resident, resident) = watch::channel(Resident::default());
         std::thread::Builder::new()

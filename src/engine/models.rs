@@ -19,6 +19,8 @@ pub struct Models {
     device: Option<(Device, DType)>,
     decompose: Option<Loaded<DecomposePipeline>>,
     edit: Option<Loaded<EditPipeline>>,
+    /// Weights of the models above.
+    resident_bytes: u64,
     tell: watch::Sender<Resident>,
 }
 
@@ -29,6 +31,8 @@ pub struct Loaded<P> {
 
 /// A checkpoint on this machine.
 struct Found {
+    /// Of its weights in memory.
+    bytes: u64,
     folder: PathBuf,
     record: ModelRecord,
 }
@@ -41,7 +45,7 @@ pub struct Watcher<'a> {
 
 impl Models {
     pub fn new(config: EngineConfig, tell: watch::Sender<Resident>) -> Self {
-        Self { config, device: None, decompose: None, edit: None, tell }
+        Self { config, device: None, decompose: None, edit: None, resident_bytes: 0, tell }
     }
 
     pub fn decompose(&mut self, watcher: &mut Watcher<'_>) -> Result<&Loaded<DecomposePipeline>, JobError> {
@@ -51,6 +55,7 @@ impl Models {
             let pipeline = DecomposePipeline::load(&found.folder, &device, dtype, loading(&found.record, watcher))
                 .map_err(|error| model_error(&found.record.id, &self.device_name(), error))?;
             self.tell.send_modify(|resident| resident.decompose = Some(found.record.id.clone()));
+            self.resident_bytes += found.bytes;
             self.decompose = Some(Loaded { pipeline, record: found.record });
         }
         self.decompose.as_ref().ok_or_else(unreachable_model)
@@ -63,6 +68,7 @@ impl Models {
             let pipeline = EditPipeline::load(&found.folder, &device, dtype, loading(&found.record, watcher))
                 .map_err(|error| model_error(&found.record.id, &self.device_name(), error))?;
             self.tell.send_modify(|resident| resident.edit = Some(found.record.id.clone()));
+            self.resident_bytes += found.bytes;
             self.edit = Some(Loaded { pipeline, record: found.record });
         }
         self.edit.as_ref().ok_or_else(unreachable_model)
@@ -135,8 +141,11 @@ impl Models {
             if watcher.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let snapshot = hub::resolve(&self.config.hub, &model, &hub::diffusers_files, &mut on_event)?;
-        memory::check(&snapshot.id, &snapshot.folder, dtype, self.config.memory_budget)?;
+        // A budget is for all models; free memory is what the resident ones have left.
+        let budget = self.config.memory_budget.map(|budget| budget.saturating_sub(self.resident_bytes));
+        let bytes = memory::check(&snapshot.id, &snapshot.folder, dtype, budget)?;
         Ok(Found {
+            bytes,
             folder: snapshot.folder,
             record: ModelRecord {
                 pipeline: pipeline.class_name().to_owned(),
@@ -147,12 +156,13 @@ impl Models {
     }
 }
 
-fn loading<'a>(record: &'a ModelRecord, watcher: &'a mut Watcher<'_>) -> impl FnMut(&str) + 'a {
+fn loading<'a>(record: &'a ModelRecord, watcher: &'a mut Watcher<'_>) -> impl FnMut(&str) -> ControlFlow<()> + 'a {
     let mut parts = 0;
     move |part| {
         parts += 1;
         tracing::info!(model = record.id, part, "loaded");
         (watcher.progress)(Stage::Load, parts, 3);
+        if watcher.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
@@ -161,6 +171,7 @@ pub fn model_error(model: &str, device: &str, error: ModelError) -> JobError {
     match error {
         ModelError::NotFound { .. } => JobError::ModelNotFound { model, reason: error.to_string() },
         ModelError::Device(error) => device_error(device, &error),
+        ModelError::Cancelled => JobError::Cancelled,
         ModelError::Invalid { .. }
         | ModelError::MissingTensor { .. }
         | ModelError::WrongShape { .. }

@@ -1,15 +1,19 @@
 //! The loop of the engine's thread: one command at a time, until the last handle is gone.
 
-use std::time::Instant;
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
 
 use tokio::sync::{mpsc, watch};
 
 use super::{
     CancelToken, Command, EngineConfig, Outcome, ProgressFn, Resident, Work,
-    models::{Models, Watcher, device_error},
+    models::{Loaded, Models, Watcher, device_error},
 };
 use crate::{
-    job::{JobError, Stage, StageTiming},
+    job::{JobError, ModelRecord, Stage, StageTiming},
     models::text_encoder::TextError,
     pipeline::{Control, PipelineError},
 };
@@ -19,8 +23,14 @@ pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch
     while let Some(command) = inbox.blocking_recv() {
         match command {
             Command::Run { work, cancel, mut progress, reply } => {
+                let served = catch_unwind(AssertUnwindSafe(|| serve(&mut models, work, &cancel, &mut progress)));
+                let panicked = served.is_err();
                 // The caller may have gone; the result is then dropped, as it should be.
-                let _ = reply.send(serve(&mut models, work, &cancel, &mut progress));
+                let _ = reply.send(served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref()))));
+                if panicked {
+                    // Whatever it left behind is not to be trusted: the process must be restarted.
+                    return;
+                }
             }
             Command::LoadEdit { cancel, mut progress, reply } => {
                 let mut watcher = Watcher { progress: &mut progress, cancel: &cancel };
@@ -28,6 +38,12 @@ pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch
             }
         }
     }
+}
+
+fn panic_error(panic: &(dyn Any + Send)) -> JobError {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    let reason = format!("its thread panicked: {}", text.unwrap_or("for an unknown reason"));
+    JobError::Device { device: "engine".to_owned(), reason }
 }
 
 fn serve(
@@ -44,62 +60,70 @@ fn serve(
     let mut watcher = Watcher { progress, cancel };
     let device = models.device_name();
     let cancelled = || cancel.is_cancelled();
-    let (images, caption, resolution, note, record, timings) = match work {
+    let outcome = match work {
         Work::Decompose { image, params, seed } => {
-            let loaded = models.decompose(&mut watcher)?;
+            let Loaded { pipeline, record } = models.decompose(&mut watcher)?;
             let load = loading();
             let mut control = Control::new(progress, &cancelled);
-            let made = loaded
-                .pipeline
+            let made = pipeline
                 .run(&image, &params, seed, &mut control, |_, _| ())
-                .map_err(|error| pipeline_error(&device, error))?;
-            (
-                made.images,
-                made.caption,
-                Some(made.resolution),
-                loaded.pipeline.note().map(str::to_owned),
-                loaded.record.clone(),
-                [load, control.into_timings()].concat(),
-            )
+                .map_err(|error| pipeline_error(&device, "prompt", error))?;
+            Outcome {
+                images: made.images,
+                caption: made.caption,
+                resolution: Some(made.resolution),
+                notes: about(record, pipeline.note()).into_iter().chain(made.notes).collect(),
+                model: record.clone(),
+                timings: [load, control.into_timings()].concat(),
+                device: models.description(),
+            }
         }
         Work::Edit { images, params, seed } => {
-            let loaded = models.edit(&mut watcher)?;
+            let Loaded { pipeline, record } = models.edit(&mut watcher)?;
             let load = loading();
             let mut control = Control::new(progress, &cancelled);
-            let made = loaded
-                .pipeline
+            let edited = pipeline
                 .run(&images, &params, seed, &mut control, |_, _| ())
-                .map_err(|error| pipeline_error(&device, error))?;
-            (
-                vec![made],
-                None,
-                None,
-                loaded.pipeline.note().map(str::to_owned),
-                loaded.record.clone(),
-                [load, control.into_timings()].concat(),
-            )
+                .map_err(|error| pipeline_error(&device, "instruction", error))?;
+            Outcome {
+                images: vec![edited],
+                caption: None,
+                resolution: None,
+                notes: about(record, pipeline.note()).into_iter().collect(),
+                model: record.clone(),
+                timings: [load, control.into_timings()].concat(),
+                device: models.description(),
+            }
         }
     };
-    Ok(Outcome { images, caption, note, resolution, model: record, device: models.description(), timings })
+    Ok(outcome)
 }
 
-fn pipeline_error(device: &str, error: PipelineError) -> JobError {
+/// What a checkpoint says about itself, with its name.
+fn about(record: &ModelRecord, note: Option<&str>) -> Option<String> {
+    note.map(|note| format!("{}: {note}", record.id))
+}
+
+/// `text` is the parameter that the text encoder reads first.
+fn pipeline_error(device: &str, text: &str, error: PipelineError) -> JobError {
     match error {
         PipelineError::Cancelled => JobError::Cancelled,
         PipelineError::NonFinite { step } => JobError::NonFinite { step },
         PipelineError::Invalid { field, reason } => JobError::invalid(field, reason),
-        PipelineError::Text(error) => text_error(device, error),
+        PipelineError::Text(error) => text_error(device, text, error),
         PipelineError::Device(error) => device_error(device, &error),
     }
 }
 
-fn text_error(device: &str, error: TextError) -> JobError {
+fn text_error(device: &str, text: &str, error: TextError) -> JobError {
     match error {
         TextError::Device(error) => device_error(device, &error),
         TextError::NonFinite { .. } | TextError::Tokenizer(_) | TextError::NoHead => {
             JobError::Device { device: device.to_owned(), reason: error.to_string() }
         }
-        TextError::TooLong { .. } | TextError::Placeholders { .. } => JobError::invalid("params", error.to_string()),
+        TextError::TooLong { .. } | TextError::Placeholders { .. } => {
+            JobError::invalid(format!("params.{text}"), error.to_string())
+        }
         TextError::Picture { .. } => JobError::invalid("input", error.to_string()),
     }
 }

@@ -26,6 +26,9 @@ pub enum ModelError {
     WrongShape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("{}: {count} tensors that the model does not have, the first is `{name}`; is this another model's file?", path.display())]
     UnexpectedTensor { path: PathBuf, name: String, count: usize },
+    /// Whoever watched the loading stopped it.
+    #[error("cancelled while the model was loaded")]
+    Cancelled,
     #[error("the device refused: {0}")]
     Device(#[from] candle_core::Error),
 }

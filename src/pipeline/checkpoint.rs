@@ -1,11 +1,12 @@
 //! The parts of a checkpoint, loaded and held against each other.
 
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use candle_core::{DType, Device};
 
 use super::{
     constants::{Constants, Pipeline},
+    prompt,
     schedule::Scheduler,
 };
 use crate::models::{
@@ -26,23 +27,28 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Loads a folder in diffusers' layout for this pipeline. `loaded` is told after each large part.
+    /// Loads a folder in diffusers' layout for this pipeline. `loaded` is told after each large part, and may stop
+    /// the loading there.
     pub fn load(
         folder: &Path,
         pipeline: Pipeline,
         device: &Device,
         dtype: DType,
-        mut loaded: impl FnMut(&str),
+        mut loaded: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Loaded<Self> {
         let constants = Constants::load(folder, pipeline)?;
         let scheduler = Scheduler::load(&folder.join("scheduler"))?;
         let captions = pipeline == Pipeline::Layered;
         let text_encoder = TextEncoder::load(folder, device, dtype, captions)?;
-        loaded("text encoder");
+        let mut loaded = |part: &str| match loaded(part) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(ModelError::Cancelled),
+        };
+        loaded("text encoder")?;
         let transformer = Transformer::load(&folder.join("transformer"), device, dtype)?;
-        loaded("transformer");
+        loaded("transformer")?;
         let vae = Vae::load(&folder.join("vae"), device, dtype, Tiling::default())?;
-        loaded("vae");
+        loaded("vae")?;
         let checkpoint = Self { constants, scheduler, text_encoder, transformer, vae, device: device.clone(), dtype };
         checkpoint.check(folder, pipeline)?;
         Ok(checkpoint)
@@ -57,6 +63,18 @@ impl Checkpoint {
         let (reads, writes) = (self.transformer.joint_attention_dim(), self.text_encoder.hidden_size());
         if reads != writes {
             return fail(format!("the transformer reads text of width {reads}, but the text encoder writes {writes}"));
+        }
+        let template = match pipeline {
+            Pipeline::Layered => prompt::decompose(""),
+            Pipeline::EditPlus => prompt::edit(0, ""),
+        };
+        let drop = self.constants.prompt_template_encode_start_idx;
+        let tokens = self.text_encoder.input_ids(&template, &[]).map_or(0, |ids| ids.len());
+        if drop >= tokens {
+            return Err(ModelError::invalid(
+                folder.join("acetate.json"),
+                format!("`prompt_template_encode_start_idx` is {drop}, but the whole template has {tokens} tokens"),
+            ));
         }
         let (channels, wanted, what) = match pipeline {
             Pipeline::Layered => (self.vae.channels(), 4, "layers need"),

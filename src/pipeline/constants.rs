@@ -109,8 +109,10 @@ impl Constants {
             text_positions: given.text_positions.unwrap_or(defaults.text_positions),
             note: given.note,
         };
-        if constants.resolutions.is_empty() {
-            return Err(ModelError::invalid(path, "`resolutions` is empty"));
+        let sane = |side: &u32| (32..=4096).contains(side) && side.is_multiple_of(32);
+        if constants.resolutions.is_empty() || !constants.resolutions.iter().all(sane) {
+            let reason = format!("`resolutions` {:?} are multiples of 32 from 32 to 4096", constants.resolutions);
+            return Err(ModelError::invalid(path, reason));
         }
         let areas = [constants.condition_area, constants.vae_area];
         if areas.iter().any(|area| !(1024..=1 << 24).contains(area)) {

@@ -33,11 +33,19 @@ pub struct Decomposed {
     pub caption: Option<Caption>,
     /// The `resolution` that the model worked at.
     pub resolution: u32,
+    /// What the user should know about this run.
+    pub notes: Vec<String>,
 }
 
 impl DecomposePipeline {
-    /// Loads a checkpoint folder. `loaded` is told after each large part.
-    pub fn load(folder: &Path, device: &Device, dtype: DType, loaded: impl FnMut(&str)) -> Loaded<Self> {
+    /// Loads a checkpoint folder. `loaded` is told after each large part, and may stop
+    /// the loading there.
+    pub fn load(
+        folder: &Path,
+        device: &Device,
+        dtype: DType,
+        loaded: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Loaded<Self> {
         Checkpoint::load(folder, Pipeline::Layered, device, dtype, loaded).map(Self)
     }
 
@@ -55,6 +63,7 @@ impl DecomposePipeline {
         control: &mut Control<'_>,
         watch: impl FnMut(usize, &Tensor),
     ) -> Result<Decomposed> {
+        picture::check_shape(picture)?;
         let accepted = &self.0.constants.resolutions;
         let resolution = params.resolution.unwrap_or(accepted[0]);
         if !accepted.contains(&resolution) {
@@ -71,9 +80,12 @@ impl DecomposePipeline {
             prompt.clone_from(&written.text);
             caption = Some(written);
         }
+        let mut notes = Vec::new();
         let (positive, negative) = control.stage(Stage::TextEncode, |_| {
-            let negative = (params.cfg_scale > 1.0).then(|| self.embed(&params.negative_prompt)).transpose()?;
-            Ok((self.embed(&prompt)?, negative))
+            let negative = (params.cfg_scale > 1.0)
+                .then(|| self.embed("negative_prompt", &params.negative_prompt, &mut notes))
+                .transpose()?;
+            Ok((self.embed("prompt", &prompt, &mut notes)?, negative))
         })?;
         let condition = control.stage(Stage::VaeEncode, |_| {
             Ok(self.0.vae.encode(&picture::rgba_to_tensor(&resized, &self.0.device)?)?)
@@ -111,10 +123,11 @@ impl DecomposePipeline {
             }
             Ok(images)
         })?;
-        Ok(Decomposed { images, caption, resolution })
+        Ok(Decomposed { images, caption, resolution, notes })
     }
 
-    fn embed(&self, text: &str) -> Result<Tensor> {
+    /// Embeds a text; when its end had to be cut off, a note says so.
+    fn embed(&self, name: &str, text: &str, notes: &mut Vec<String>) -> Result<Tensor> {
         let prompt = Prompt {
             text: &prompt::decompose(text),
             pictures: &[],
@@ -124,11 +137,10 @@ impl DecomposePipeline {
         };
         let embedded = self.0.text_encoder.embed(&prompt)?;
         if embedded.tokens > MAX_PROMPT_TOKENS {
-            tracing::warn!(
-                tokens = embedded.tokens,
-                read = MAX_PROMPT_TOKENS,
-                "the prompt is too long; its end is not read"
-            );
+            notes.push(format!(
+                "{name} has {} tokens; the model reads {MAX_PROMPT_TOKENS}, so its end was not read",
+                embedded.tokens
+            ));
         }
         Ok(embedded.states)
     }

@@ -1,6 +1,6 @@
 //! Qwen-Image-Edit-2509 and -2511: one to three pictures and an instruction -> one picture.
 
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use ::image::{RgbImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
@@ -24,8 +24,14 @@ use crate::{
 pub struct EditPipeline(Checkpoint);
 
 impl EditPipeline {
-    /// Loads a checkpoint folder. `loaded` is told after each large part.
-    pub fn load(folder: &Path, device: &Device, dtype: DType, loaded: impl FnMut(&str)) -> Loaded<Self> {
+    /// Loads a checkpoint folder. `loaded` is told after each large part, and may stop
+    /// the loading there.
+    pub fn load(
+        folder: &Path,
+        device: &Device,
+        dtype: DType,
+        loaded: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Loaded<Self> {
         Checkpoint::load(folder, Pipeline::EditPlus, device, dtype, loaded).map(Self)
     }
 
@@ -46,6 +52,7 @@ impl EditPipeline {
         let Some(source) = pictures.last() else {
             return Err(PipelineError::Invalid { field: "input", reason: "an edit needs a picture".to_owned() });
         };
+        pictures.iter().try_for_each(picture::check_shape)?;
         let edited =
             self.run_rgb(&pictures.iter().map(image::rgb_of).collect::<Vec<_>>(), params, seed, control, watch)?;
         Ok(match params.output_size {
@@ -62,13 +69,14 @@ impl EditPipeline {
         control: &mut Control<'_>,
         watch: impl FnMut(usize, &Tensor),
     ) -> Result<RgbImage> {
-        let (positive, negative) = control.stage(Stage::TextEncode, |_| {
+        let (positive, negative) = control.stage(Stage::TextEncode, |control| {
             let mut tokens = Vec::with_capacity(pictures.len());
             for picture in pictures {
                 let size = Size::with_area(self.0.constants.condition_area, picture.width(), picture.height());
                 let resized = image::lanczos_rgb(picture, size.width, size.height);
                 let seen = picture::fit(&self.0.text_encoder, &resized)?;
                 tokens.push(self.0.text_encoder.encode_picture(picture::view(&seen))?);
+                control.report(Stage::TextEncode, tokens.len(), pictures.len())?;
             }
             let embed = |text: &str| -> Result<Tensor> {
                 let prompt = Prompt {

@@ -3,7 +3,7 @@
 use ::image::{RgbImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
 
-use super::error::Result;
+use super::error::{PipelineError, Result};
 use crate::{
     image,
     models::text_encoder::{RgbPicture, TextEncoder},
@@ -25,6 +25,21 @@ impl Size {
         let round = |side: f64| (((side / 32.0).round_ties_even() * 32.0) as u32).max(32);
         Self { width: round(target), height: round(target / ratio) }
     }
+}
+
+/// The text encoder's processor sets this bound; without it the rounding to 32 would blow a line up to a wide strip.
+const MOST_ELONGATED: u32 = 200;
+
+/// Refuses a picture that is all length.
+pub fn check_shape(picture: &RgbaImage) -> Result<()> {
+    let (width, height) = picture.dimensions();
+    if width.max(height) <= MOST_ELONGATED * width.min(height) {
+        return Ok(());
+    }
+    let reason = format!(
+        "the picture is {width}x{height}; one side may be at most {MOST_ELONGATED} times the other, so crop it"
+    );
+    Err(PipelineError::Invalid { field: "input", reason })
 }
 
 /// `(1, h, w, 4)` in -1..1.

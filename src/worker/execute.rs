@@ -117,12 +117,16 @@ impl Execution<'_> {
     }
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {
-        let Outcome { images, caption, note, resolution, model, device, timings } =
+        let Outcome { images, caption, notes, resolution, model, device, timings } =
             self.worker.engine.run(work, self.cancel.clone(), self.reporter.for_engine()).await?;
         self.made.caption = self.made.caption.take().or(caption);
         self.made.resolution = self.made.resolution.or(resolution);
+        for note in notes {
+            if !self.made.notes.contains(&note) {
+                self.made.notes.push(note);
+            }
+        }
         if !self.made.models.contains(&model) {
-            self.made.notes.extend(note.map(|note| format!("{}: {note}", model.id)));
             self.made.models.push(model);
         }
         self.made.device = Some(device);

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -36,12 +37,13 @@ impl Broken {
 
     /// What loading says, with the folder cut out of it.
     fn decompose_error(&self) -> String {
-        let result = DecomposePipeline::load(self.folder.path(), &Device::Cpu, DType::F32, |_| ());
+        let result =
+            DecomposePipeline::load(self.folder.path(), &Device::Cpu, DType::F32, |_| ControlFlow::Continue(()));
         self.shorten(result.err().expect("a broken checkpoint was loaded").to_string())
     }
 
     fn edit_error(&self) -> String {
-        let result = EditPipeline::load(self.folder.path(), &Device::Cpu, DType::F32, |_| ());
+        let result = EditPipeline::load(self.folder.path(), &Device::Cpu, DType::F32, |_| ControlFlow::Continue(()));
         self.shorten(result.err().expect("a broken checkpoint was loaded").to_string())
     }
 
@@ -150,4 +152,22 @@ fn a_misspelt_override() {
     let broken = Broken::new("layered");
     broken.set("acetate.json", "resolution", 128.into());
     insta::assert_snapshot!(broken.decompose_error().split(" at line").next().unwrap(), @"CHECKPOINT/acetate.json: unknown field `resolution`, expected one of `resolutions`, `condition_area`, `vae_area`, `prompt_template_encode_start_idx`, `caption_max_new_tokens`, `text_positions`, `note`");
+}
+
+#[test]
+fn overrides_out_of_bounds() {
+    let broken = Broken::new("layered");
+    broken.set("acetate.json", "resolutions", serde_json::json!([128, 65536]));
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/acetate.json: `resolutions` [128, 65536] are multiples of 32 from 32 to 4096");
+    broken.set("acetate.json", "resolutions", serde_json::json!([128]));
+    broken.set("acetate.json", "prompt_template_encode_start_idx", 100_000.into());
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/acetate.json: `prompt_template_encode_start_idx` is 100000, but the whole template has 39 tokens");
+}
+
+#[test]
+fn loading_stops_when_asked() {
+    let result = DecomposePipeline::load(&golden("checkpoints/layered"), &Device::Cpu, DType::F32, |part| {
+        if part == "transformer" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(result.err(), Some(acetate::models::ModelError::Cancelled)));
 }

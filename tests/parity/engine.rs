@@ -115,8 +115,50 @@ async fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
     let error = run(&engine, decompose(1)).await.unwrap_err();
     assert_eq!(error.code(), "model_too_large");
     let message = error.to_string();
-    assert!(message.contains("as f32") && message.contains("1.0 MiB are allowed (memory_budget)"), "{message}");
+    assert!(message.contains("as f32") && message.contains("1.0 MiB are left of memory_budget"), "{message}");
     assert!(engine.resident().borrow().decompose.is_none());
+}
+
+/// Each model alone fits into this budget, both do not.
+#[tokio::test]
+async fn the_budget_is_for_both_models() {
+    let budget = Some(137 << 20);
+    let engine =
+        Engine::start(EngineConfig { memory_budget: budget, ..config(&golden("checkpoints/layered")) }).unwrap();
+    run(&engine, decompose(1)).await.unwrap();
+    let error = run(&engine, edit(OutputSize::Source, picture("badge.png"))).await.unwrap_err();
+    assert_eq!(error.code(), "model_too_large", "{error}");
+    let engine = Engine::start(EngineConfig { memory_budget: budget, ..config(Path::new("unused")) }).unwrap();
+    run(&engine, edit(OutputSize::Source, picture("badge.png"))).await.expect("alone it fits");
+}
+
+#[tokio::test]
+async fn a_line_is_no_picture() {
+    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let params = DecomposeParams { prompt: "x".into(), ..DecomposeParams::default() };
+    let image = RgbaImage::new(3000, 1);
+    let error = run(&engine, Work::Decompose { image, params, seed: 1 }).await.unwrap_err();
+    insta::assert_snapshot!(error, @"input: the picture is 3000x1; one side may be at most 200 times the other, so crop it");
+    let error = run(&engine, edit(OutputSize::Source, RgbaImage::new(3, 900))).await.unwrap_err();
+    assert_eq!(error.code(), "invalid_request");
+}
+
+#[tokio::test]
+async fn a_device_that_this_build_cannot_drive_is_refused_at_once() {
+    if candle_core::utils::cuda_is_available() {
+        return;
+    }
+    let config = EngineConfig { device: DeviceChoice::Cuda(0), ..config(Path::new("unused")) };
+    insta::assert_snapshot!(Engine::start(config).unwrap_err(), @"device: this acetate is built without CUDA; use cpu");
+}
+
+#[tokio::test]
+async fn the_end_of_a_long_prompt_is_noted() {
+    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let params = DecomposeParams { prompt: "red house ".repeat(1500), steps: 1, ..DecomposeParams::default() };
+    let outcome = run(&engine, Work::Decompose { image: picture("house.png"), params, seed: 1 }).await.unwrap();
+    assert!(outcome.notes.iter().any(|note| note.starts_with("prompt has ")), "{:?}", outcome.notes);
+    assert!(outcome.notes.iter().any(|note| note.contains("noise")), "the checkpoint's own note: {:?}", outcome.notes);
 }
 
 #[tokio::test]

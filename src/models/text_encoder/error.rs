@@ -7,7 +7,7 @@ pub enum TextError {
         "the prompt is {tokens} tokens long with its template and pictures, the text encoder reads up to {limit}; shorten it"
     )]
     TooLong { tokens: usize, limit: usize },
-    #[error("the prompt holds {found} times {token}, but {pictures} pictures were given; remove it from the text")]
+    #[error("the text holds {token}, the place of a picture, {found} times for {pictures} pictures; remove it")]
     Placeholders { token: String, found: usize, pictures: usize },
     #[error("the picture is {width}x{height}: {reason}")]
     Picture { width: usize, height: usize, reason: String },

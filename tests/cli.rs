@@ -240,6 +240,75 @@ fn the_doctor_and_the_checkpoints() {
     assert!(ran.stdout.contains("the download is not complete") && ran.stdout.contains("pickle"), "{}", ran.stdout);
 }
 
+#[test]
+fn a_folder_without_a_model_and_a_model_that_no_run_would_take() {
+    let place = Place::new();
+    fs::create_dir(place.path("bad")).unwrap();
+    fs::write(place.path("file"), b"").unwrap();
+    for (name, said) in [
+        ("bad", "error: model bad: the folder holds no model_index.json; give the folder of a whole checkpoint"),
+        ("file", "error: model file: is a file; give the folder"),
+        ("nowhere", "error: model nowhere: not found"),
+    ] {
+        let ran = place.run(&["models", "check", name]);
+        assert_eq!(ran.code, Some(2));
+        assert!(ran.stderr.starts_with(said), "{}", ran.stderr);
+    }
+
+    let broken = place.path("broken");
+    copy(std::path::Path::new(&checkpoint("layered")), &broken);
+    fs::remove_dir_all(broken.join("tokenizer")).unwrap();
+    fs::write(broken.join("scheduler/scheduler_config.json"), b"{").unwrap();
+    let config = fs::read_to_string(broken.join("transformer/config.json")).unwrap();
+    fs::write(broken.join("transformer/config.json"), config.replace("\"num_layers\": 3", "\"num_layers\": 9"))
+        .unwrap();
+    let ran = place.run(&["models", "check", "broken", "--json"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["sound"], false);
+    let parts = report["components"].as_array().unwrap();
+    let broken: Vec<_> = parts.iter().filter(|part| !part["error"].is_null()).map(|part| &part["name"]).collect();
+    assert_eq!(broken, ["tokenizer", "transformer", "scheduler"], "{report}");
+}
+
+/// A misspelt folder looks like a hub id: it must neither take minutes nor be silent.
+#[test]
+fn a_misspelt_folder_is_told_soon_when_there_is_no_network() {
+    let place = Place::new();
+    place.picture("in.png", [1, 2, 3, 255]);
+    let args = ["run", "decompose", "in.png", "--out", "out", "--model", "m/typo"];
+    let start = std::time::Instant::now();
+    let hub = |endpoint: &str| {
+        let mut command = place.command(&args);
+        ran(command.env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", endpoint).output().unwrap())
+    };
+    let Ran { code, stderr, .. } = hub("http://127.0.0.1:9");
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("download interrupted"), "{stderr}");
+    assert!(stderr.contains("there is no folder m/typo here, so it was taken for a hub id"), "{stderr}");
+    assert!(start.elapsed().as_secs() < 30, "it took {:?}", start.elapsed());
+
+    let Ran { code, stderr, .. } = hub("localhost");
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("\"localhost\" is not an http or https address; set HF_ENDPOINT"), "{stderr}");
+
+    let offline = place.run(&args);
+    assert!(offline.stderr.contains("HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE, or hub.offline"), "{}", offline.stderr);
+    assert!(offline.stderr.contains("there is no folder m/typo here"), "{}", offline.stderr);
+}
+
+#[test]
+fn notes_name_a_picture_once() {
+    let place = Place::new();
+    let deep = image::ImageBuffer::<image::Rgba<u16>, _>::from_pixel(8, 6, image::Rgba([9000, 1, 2, 65535]));
+    deep.save(place.path("deep.png")).unwrap();
+    let made = place.run(&["run", "composite", "deep.png", "--out", "out"]);
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(place.path("out/manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["notes"], serde_json::json!(["deep.png: 16 bits a channel, rounded to 8"]));
+}
+
 fn chmod(args: &[&str], place: &Place) {
     assert!(Command::new("chmod").args(args).current_dir(place.folder.path()).status().unwrap().success());
 }

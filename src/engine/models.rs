@@ -134,7 +134,15 @@ impl Models {
             match event {
                 DownloadEvent::Planned { bytes, present, .. } => (total, done) = (bytes, present),
                 DownloadEvent::Progressed { bytes, .. } => done = bytes,
-                _ => {}
+                DownloadEvent::Retrying { file, reason, wait } => {
+                    tracing::warn!(%file, %reason, wait_seconds = wait.as_secs_f64(), "download interrupted");
+                }
+                DownloadEvent::Unreachable { reason } => tracing::warn!(%reason, "using the copy in the cache"),
+                DownloadEvent::Locked { file } => tracing::info!(%file, "another process fetches this file"),
+                DownloadEvent::Started { .. }
+                | DownloadEvent::Verified { .. }
+                | DownloadEvent::Waiting
+                | DownloadEvent::Finished { .. } => {}
             }
             let mebibytes = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
             (watcher.progress)(Stage::Load, mebibytes(done), mebibytes(total));

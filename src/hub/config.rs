@@ -29,6 +29,8 @@ pub struct HubConfig {
 pub struct Retry {
     /// Attempts in a row that bring (almost) nothing before a download gives up.
     pub attempts: u32,
+    /// Attempts at reaching the hub at all, before it has answered once.
+    pub first_attempts: u32,
     /// Wait before the second attempt; it doubles from there.
     pub first_wait: Duration,
     /// The longest wait that we choose ourselves.
@@ -43,6 +45,7 @@ impl Default for Retry {
     fn default() -> Self {
         Self {
             attempts: 8,
+            first_attempts: 3,
             first_wait: Duration::from_secs(1),
             longest_wait: Duration::from_secs(30),
             longest_asked: Duration::from_secs(300),

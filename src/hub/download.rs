@@ -50,10 +50,18 @@ impl Download<'_> {
     pub fn listing(&self, events: &mut Events<'_>) -> Result<Listing, HubError> {
         let path = format!("api/models/{}/revision/{}?blobs=true", self.id, encode_part(self.revision));
         let mut backoff = Backoff::new(self.retry);
+        let mut unanswered = 0;
         loop {
             match read_whole(&self.client.get(&path, 0), events)? {
                 Ok(json) => return self.read_listing(&json),
-                Err(failure) => self.wait(&mut backoff, failure, 0, "the list of files", events)?,
+                // A misspelt folder looks like a hub id: nobody should wait for minutes to be told.
+                Err(Failure::Unreachable { reason }) if unanswered + 1 >= self.retry.first_attempts => {
+                    return Err(HubError::Unreachable { id: self.id.to_owned(), reason });
+                }
+                Err(failure) => {
+                    unanswered = if matches!(failure, Failure::Unreachable { .. }) { unanswered + 1 } else { 0 };
+                    self.wait(&mut backoff, failure, 0, "the list of files", events)?;
+                }
             }
         }
     }
@@ -200,6 +208,7 @@ impl Download<'_> {
     ) -> Result<(), HubError> {
         let (reason, after) = match &failure {
             Failure::Passing { reason, after } => (reason.clone(), *after),
+            Failure::Unreachable { reason } => (reason.clone(), None),
             Failure::Range => ("the server has no such part of the file".to_owned(), None),
             _ => return Err(self.give_up(failure, what)),
         };
@@ -218,7 +227,7 @@ impl Download<'_> {
             Failure::Passing { reason, after: Some(after) } => {
                 HubError::Network { id, reason: format!("{what}: {reason}, and asks to wait {} s", after.as_secs()) }
             }
-            Failure::Passing { reason, after: None } | Failure::Final { reason } => {
+            Failure::Passing { reason, after: None } | Failure::Unreachable { reason } | Failure::Final { reason } => {
                 HubError::Network { id, reason: format!("{what}: {reason}") }
             }
             Failure::Range => HubError::Network { id, reason: format!("{what}: the server has no such part of it") },

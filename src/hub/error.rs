@@ -10,17 +10,24 @@ pub enum HubError {
     Reference { text: String, reason: String },
     #[error("{}: {reason}; give the folder that holds model_index.json", folder.display())]
     Folder { folder: PathBuf, reason: String },
-    #[error("{id} has no revision {revision} at {endpoint}; check the spelling of both")]
+    #[error(
+        "{endpoint:?} is not an http or https address; set HF_ENDPOINT, or hub.endpoint in the configuration, to one \
+         such as https://huggingface.co, or leave it out"
+    )]
+    Endpoint { endpoint: String },
+    #[error("{id} has no revision {revision} at {endpoint}; check the spelling of both ({})", taken_for_id(id))]
     NotFound { id: String, revision: String, endpoint: String },
     #[error(
         "{endpoint} does not let us read {id} ({reason}): if the name is right it is private or gated; accept its \
-         license at {endpoint}/{id} and set HF_TOKEN to a token that may read it"
+         license at {endpoint}/{id} and set HF_TOKEN to a token that may read it ({})",
+        taken_for_id(id)
     )]
     Unauthorized { id: String, endpoint: String, reason: String },
     #[error(
-        "{id}@{revision} is not complete in {} and the hub is offline; unset HF_HUB_OFFLINE, or run \
-         `acetate models pull {id}@{revision}` where there is a network and copy the cache here",
-        cache.display()
+        "{id}@{revision} is not complete in {} and the hub is offline; switch that off (HF_HUB_OFFLINE, \
+         TRANSFORMERS_OFFLINE, or hub.offline in the configuration), or run `acetate models pull {id}@{revision}` \
+         where there is a network and copy the cache here ({})",
+        cache.display(), taken_for_id(id)
     )]
     Offline { id: String, revision: String, cache: PathBuf },
     #[error(
@@ -30,6 +37,8 @@ pub enum HubError {
     NoSpace { id: String, needed: u64, available: u64, folder: PathBuf },
     #[error("{id}: {file} arrived twice with the wrong content: expected {expected}, got {actual}")]
     Checksum { id: String, file: String, expected: String, actual: String },
+    #[error("{id}: {reason}; check the network and the spelling: {}", taken_for_id(id))]
+    Unreachable { id: String, reason: String },
     #[error("{id}: {reason}; what has arrived is kept, and the next try goes on from there")]
     Network { id: String, reason: String },
     #[error("{id}: the hub's list of files cannot be used: {reason}")]
@@ -68,9 +77,11 @@ impl From<HubError> for JobError {
                 let (needed, free) = (human_bytes(needed), human_bytes(available));
                 Self::DiskFull { path: format!("{} ({id} needs {needed} more, {free} are free)", folder.display()) }
             }
-            HubError::Checksum { ref id, .. } | HubError::Network { ref id, .. } | HubError::Listing { ref id, .. } => {
-                Self::Download { model: id.clone(), reason: without_id(id) }
-            }
+            HubError::Checksum { ref id, .. }
+            | HubError::Unreachable { ref id, .. }
+            | HubError::Network { ref id, .. }
+            | HubError::Listing { ref id, .. } => Self::Download { model: id.clone(), reason: without_id(id) },
+            HubError::Endpoint { .. } => Self::invalid("hub.endpoint", reason),
             HubError::Pickle { id, .. } | HubError::NotAModel { id, .. } => Self::ModelInvalid { model: id, reason },
             HubError::Io { path, source } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Self::DiskFull { path: path.display().to_string() }
@@ -81,6 +92,11 @@ impl From<HubError> for JobError {
             HubError::Cancelled => Self::Cancelled,
         }
     }
+}
+
+/// Why a name that was perhaps meant as a path is looked for on the hub.
+fn taken_for_id(id: &str) -> String {
+    format!("there is no folder {id} here, so it was taken for a hub id")
 }
 
 /// Decimal units, as disks and the hub's pages count: `57.7 GB`.

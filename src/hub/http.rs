@@ -43,6 +43,8 @@ pub(super) struct Head {
 pub(super) enum Failure {
     /// May work in a moment; `after` is what the server asked for.
     Passing { reason: String, after: Option<Duration> },
+    /// There was no answer; may work in a moment.
+    Unreachable { reason: String },
     /// 404: the repository, revision or file is unknown.
     Missing,
     /// 401 or 403 from the hub itself.
@@ -63,7 +65,12 @@ pub(super) enum Piece {
 }
 
 impl Client {
-    pub fn new(config: &HubConfig) -> Self {
+    /// # Errors
+    /// [`HubError::Endpoint`] when the configured address is none of the web.
+    pub fn new(config: &HubConfig) -> Result<Self, HubError> {
+        if parse_url(&config.endpoint).is_err() {
+            return Err(HubError::Endpoint { endpoint: config.endpoint.clone() });
+        }
         let builder = Agent::config_builder()
             .user_agent(USER_AGENT)
             // A compressed answer cannot be resumed: some servers then ignore the range.
@@ -75,7 +82,7 @@ impl Client {
             .timeout_recv_response(Some(config.retry.stall))
             .timeout_per_read(Some(config.retry.stall));
         let builder = if config.use_proxy { builder } else { builder.proxy(None) };
-        Self { agent: builder.build().into(), endpoint: config.endpoint.clone(), token: config.token.clone() }
+        Ok(Self { agent: builder.build().into(), endpoint: config.endpoint.clone(), token: config.token.clone() })
     }
 
     pub fn endpoint(&self) -> &str {
@@ -218,7 +225,7 @@ fn transport_failure(at: &Uri, error: &ureq::Error) -> Failure {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Rustls(_) | ureq::Error::Tls(_) => {
             Failure::Final { reason }
         }
-        _ => passing(reason),
+        _ => Failure::Unreachable { reason },
     }
 }
 

@@ -105,7 +105,7 @@ fn from_hub(
         _ => {}
     }
 
-    let client = Client::new(config);
+    let client = Client::new(config)?;
     let mut retry = config.retry;
     if cached.is_some() {
         retry.attempts = 1;
@@ -113,7 +113,14 @@ fn from_hub(
     let mut download = Download { client: &client, cache: &cache, id, revision, retry, done: 0 };
     let listing = match (download.listing(events), &cached) {
         // A list that cannot be read is most often the sign-in page of some network.
-        (Err(HubError::Network { reason, .. } | HubError::Listing { reason, .. }), Some(commit)) => {
+        (
+            Err(
+                HubError::Unreachable { reason, .. }
+                | HubError::Network { reason, .. }
+                | HubError::Listing { reason, .. },
+            ),
+            Some(commit),
+        ) => {
             emit(events, DownloadEvent::Unreachable { reason })?;
             return Ok(snapshot(commit));
         }

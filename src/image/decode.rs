@@ -33,11 +33,11 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
     pub pixels: RgbaImage,
-    /// What was done to it beyond reading it, in sentences for the manifest.
+    /// What was done to it beyond reading it, for the manifest; without its name.
     pub notes: Vec<String>,
 }
 
-/// Decodes PNG, JPEG, WebP, GIF, BMP or TIFF, told apart by content. `name` only serves messages and notes.
+/// Decodes PNG, JPEG, WebP, GIF, BMP or TIFF, told apart by content. `name` only serves messages.
 ///
 /// Animations and multi-page files give their first picture, EXIF orientation is applied, an embedded colour profile
 /// is converted to sRGB, 16 bits are rounded to 8 and CMYK becomes RGB; each of these leaves a note.
@@ -63,7 +63,7 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobE
     check_size(name, decoder.dimensions(), limits)?;
 
     let mut notes = Vec::new();
-    let mut note = |text: String| notes.push(format!("{name}: {text}"));
+    let mut note = |text: String| notes.push(text);
     note_kind(format, &survey, decoder.as_ref(), &mut note).map_err(invalid)?;
 
     // Metadata that cannot be read is not a reason to refuse the pixels.
@@ -178,7 +178,18 @@ fn explain(name: &str, format: ImageFormat, error: ImageError) -> JobError {
         ImageError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
             format!("the {label} is cut short; fetch or save it again")
         }
-        error => format!("the {label} is damaged or cut short ({error}); fetch or save it again"),
+        error => match plain(&error.to_string()) {
+            Some(said) => format!("the {label} is damaged or cut short ({said}); fetch or save it again"),
+            None => format!("the {label} is damaged; fetch or save it again"),
+        },
     };
     JobError::InvalidImage { input, reason }
+}
+
+/// What a decoder says, as far as it is for people: some print their own values, braces and all.
+fn plain(said: &str) -> Option<&str> {
+    if said.contains("CRC error") {
+        return Some("its checksum does not match its data");
+    }
+    (!said.contains(['{', '}'])).then_some(said)
 }

@@ -224,16 +224,45 @@ fn nobody_listening_is_a_network_error_after_bounded_attempts() {
     fixture.config.endpoint = "http://127.0.0.1:9".to_owned();
     let (result, events) = fixture.pull_revision("main");
     let error = result.unwrap_err();
-    assert!(matches!(error, HubError::Network { .. }), "{error:?}");
-    assert!(error.to_string().contains("http://127.0.0.1:9"), "{error}");
-    assert_eq!(events.iter().filter(|event| matches!(event, DownloadEvent::Retrying { .. })).count(), 3);
+    assert!(matches!(error, HubError::Unreachable { .. }), "{error:?}");
+    let text = error.to_string();
+    for said in ["http://127.0.0.1:9", "there is no folder Org/Model here, so it was taken for a hub id"] {
+        assert!(text.contains(said), "{text}");
+    }
+    assert!(!text.contains("what has arrived"), "nothing has: {text}");
+    assert_eq!(events.iter().filter(|event| matches!(event, DownloadEvent::Retrying { .. })).count(), 2);
+    let job = JobError::from(error);
+    assert_eq!((job.code(), job.class()), ("download", ErrorClass::Transient));
 
     // The TLS stack is there, and a server that does not speak it is an error like any other.
     fixture.config.endpoint = fixture.hub.endpoint.replace("http:", "https:");
-    assert!(matches!(fixture.pull(), Err(HubError::Network { .. })));
+    assert!(matches!(fixture.pull(), Err(HubError::Unreachable { .. })));
+}
 
-    fixture.config.endpoint = "no address".to_owned();
-    assert!(fixture.pull().unwrap_err().to_string().contains("not an http or https address"));
+/// Once the hub has answered, a network that breaks is worth all the attempts.
+#[test]
+fn a_hub_that_answered_before_is_tried_longer() {
+    let fixture = Fixture::new();
+    fixture.hub.always("listing", Fault::Status(503, ""));
+    let (result, events) = fixture.pull_revision("main");
+    assert!(matches!(result, Err(HubError::Network { .. })), "{result:?}");
+    assert_eq!(events.iter().filter(|event| matches!(event, DownloadEvent::Retrying { .. })).count(), 3);
+}
+
+#[test]
+fn an_endpoint_that_is_no_address_is_a_mistake_of_the_configuration() {
+    let mut fixture = Fixture::new();
+    for endpoint in ["no address", "huggingface.co", "ftp://huggingface.co", "https://"] {
+        fixture.config.endpoint = endpoint.to_owned();
+        let (result, events) = fixture.pull_revision("main");
+        let error = result.unwrap_err();
+        assert!(matches!(error, HubError::Endpoint { .. }), "{error:?}");
+        for said in [endpoint, "not an http or https address", "HF_ENDPOINT", "hub.endpoint"] {
+            assert!(error.to_string().contains(said), "{error}");
+        }
+        assert_eq!(JobError::from(error).class(), ErrorClass::Invalid);
+        assert_eq!(events, []);
+    }
 }
 
 #[test]

@@ -111,7 +111,9 @@ fn offline_uses_what_is_there_and_says_how_to_get_the_rest() {
     fixture.config.offline = true;
     let error = fixture.pull().unwrap_err();
     assert!(matches!(error, HubError::Offline { .. }));
-    assert!(error.to_string().contains("acetate models pull Org/Model@main"), "{error}");
+    for said in ["acetate models pull Org/Model@main", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "hub.offline"] {
+        assert!(error.to_string().contains(said), "{error}");
+    }
     assert_eq!(fixture.hub.log().len(), 0);
 
     fixture.config.offline = false;

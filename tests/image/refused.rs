@@ -131,6 +131,20 @@ fn truncated_png_and_jpeg_say_so() {
     assert!(message(decode("n.jpg", &nested[..nested.len() - 100])).contains("cut short"));
 }
 
+/// A decoder's own values, braces and all, are not for people.
+#[test]
+fn a_wrong_checksum_is_told_in_words() {
+    let mut png = encode(&gradient(64, 64).into(), ImageFormat::Png);
+    let data = png.windows(4).position(|kind| kind == b"IDAT").expect("pixel data");
+    let length = u32::from_be_bytes(png[data - 4..data].try_into().expect("four bytes")) as usize;
+    png[data + 4 + length] ^= 1;
+    assert_eq!(
+        message(decode("crc.png", &png)),
+        "invalid_image crc.png: the PNG is damaged or cut short (its checksum does not match its data); \
+         fetch or save it again"
+    );
+}
+
 /// Whatever the format and wherever the cut: an error, or all of the picture.
 #[test]
 fn no_cut_gives_part_of_a_picture() {

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use acetate::pipeline::{DecomposePipeline, EditPipeline};
+use acetate::{
+    models,
+    pipeline::{DecomposePipeline, EditPipeline},
+};
 use candle_core::{DType, Device};
 
 use crate::bars::golden;
@@ -45,6 +48,13 @@ impl Broken {
     fn edit_error(&self) -> String {
         let result = EditPipeline::load(self.folder.path(), &Device::Cpu, DType::F32, |_| ControlFlow::Continue(()));
         self.shorten(result.err().expect("a broken checkpoint was loaded").to_string())
+    }
+
+    /// What a check says about the parts that are broken.
+    fn inspected(&self) -> Vec<String> {
+        let report = models::inspect(self.folder.path()).unwrap();
+        let errors = report.components.into_iter().filter_map(|part| part.error);
+        errors.map(|error| self.shorten(error)).collect()
     }
 
     fn shorten(&self, message: String) -> String {
@@ -170,4 +180,56 @@ fn loading_stops_when_asked() {
         if part == "transformer" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert!(matches!(result.err(), Some(acetate::models::ModelError::Cancelled)));
+}
+
+#[test]
+fn a_check_finds_nothing_wrong_with_what_loads() {
+    for (checkpoint, pipeline) in [("layered", "QwenImageLayeredPipeline"), ("edit", "QwenImageEditPlusPipeline")] {
+        let report = models::inspect(&golden(&format!("checkpoints/{checkpoint}"))).unwrap();
+        assert_eq!(report.pipeline, pipeline);
+        for part in report.components {
+            assert!(part.loaded && part.error.is_none(), "{part:?}");
+        }
+    }
+}
+
+/// Whatever loading refuses, a check refuses in the same words.
+#[test]
+fn a_check_refuses_what_loading_refuses() {
+    let cases: [(&str, &str, serde_json::Value); 10] = [
+        ("transformer/config.json", "num_layers", 9.into()),
+        ("transformer/config.json", "num_layers", 2.into()),
+        ("transformer/config.json", "axes_dims_rope", serde_json::json!([4, 10, 8])),
+        ("transformer/config.json", "guidance_embeds", true.into()),
+        ("vae/config.json", "latents_std", serde_json::json!([0.0])),
+        ("vae/config.json", "base_dim", 40.into()),
+        ("processor/preprocessor_config.json", "resample", 2.into()),
+        ("scheduler/scheduler_config.json", "use_karras_sigmas", true.into()),
+        ("scheduler/scheduler_config.json", "stochastic_sampling", true.into()),
+        ("text_encoder/generation_config.json", "num_beams", 4.into()),
+    ];
+    for (file, key, value) in cases {
+        let broken = Broken::new("layered");
+        broken.set(file, key, value.clone());
+        assert_eq!(broken.inspected(), [broken.decompose_error()], "{file}: {key} {value}");
+    }
+    for gone in ["tokenizer", "scheduler", "vae"] {
+        let broken = Broken::new("layered");
+        fs::remove_dir_all(broken.path(gone)).unwrap();
+        assert_eq!(broken.inspected(), [broken.decompose_error()], "{gone}");
+    }
+}
+
+/// These two are found where parts are held against each other, so the words differ.
+#[test]
+fn a_check_holds_the_parts_against_each_other() {
+    let broken = Broken::new("layered");
+    broken.set("transformer/config.json", "joint_attention_dim", 80.into());
+    insta::assert_snapshot!(broken.inspected().join("\n"), @"CHECKPOINT/transformer/config.json: `joint_attention_dim` is 80, but the text encoder's states have 64 values");
+    let broken = Broken::new("layered");
+    broken.set("model_index.json", "_class_name", "QwenImageEditPlusPipeline".into());
+    insta::assert_snapshot!(broken.inspected().join("\n"), @"CHECKPOINT/vae/config.json: `input_channels` is 4, but this pipeline's pictures have 3");
+    broken.set("model_index.json", "_class_name", "FluxPipeline".into());
+    let error = models::inspect(broken.folder.path()).unwrap_err().to_string();
+    insta::assert_snapshot!(broken.shorten(error), @"CHECKPOINT/model_index.json: is a FluxPipeline; a QwenImageLayeredPipeline or a QwenImageEditPlusPipeline is needed");
 }

@@ -5,10 +5,10 @@
 //! model. [`generate`] runs that model on, token by token, for captions.
 
 mod cache;
-mod config;
+pub(super) mod config;
 mod error;
 mod generate;
-mod generation_config;
+pub(super) mod generation_config;
 mod language;
 mod processor;
 mod prompt;

@@ -1,7 +1,7 @@
 //! `QwenImageTransformer2DModel`: a two-stream diffusion transformer over text tokens and packed latent patches.
 
 mod block;
-mod config;
+pub(super) mod config;
 mod rope;
 mod time;
 

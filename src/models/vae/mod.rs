@@ -4,7 +4,7 @@
 //! temporal resamplers are skipped, so it is folded to two dimensions as it is loaded. Pictures and latents are
 //! channels last.
 
-mod config;
+pub(super) mod config;
 mod decoder;
 mod encoder;
 mod layers;

@@ -6,12 +6,13 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::{
+    checks::{check_apart, check_models, in_words_of_flags},
     flags::JobFlags,
     sheet,
     summary::{self, Finished},
 };
 use crate::{
-    app::{self, Embedded},
+    app::Embedded,
     cli::{
         Failure,
         global::{GlobalArgs, block_on},
@@ -20,10 +21,9 @@ use crate::{
     },
     config::Loaded,
     engine::CancelToken,
-    hub::ModelRef,
     job::{ErrorRecord, InputRef, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
     status::{Claim, JobRow, Submitted},
-    store::{ObjectKey, OutFolder, file_url, path_of},
+    store::{ObjectKey, OutFolder, file_url},
     worker::{Reporter, Verdict, WorkerName},
 };
 
@@ -265,71 +265,6 @@ fn same_model(asked: &str, recorded: &str) -> bool {
     let folder = |name: &str| Path::new(name).canonicalize().ok();
     let id = |name: &str| name.split('@').next().unwrap_or(name).to_owned();
     folder(asked).zip(folder(recorded)).map_or_else(|| id(asked) == id(recorded), |(asked, there)| asked == there)
-}
-
-/// A new result takes the place of the old one in `--out`, which must then not be what the job reads.
-fn check_apart(inputs: &[InputRef], out: &Path) -> Result<(), JobError> {
-    let Ok(out) = out.canonicalize() else { return Ok(()) };
-    for input in inputs {
-        let InputRef::Url(url) = input else { continue };
-        let Ok(path) = path_of("input", url) else { continue };
-        let path = path.canonicalize().unwrap_or(path);
-        if path.parent() == Some(&out) {
-            let reason = format!(
-                "{} is an input, and the result would take the place of what is in its folder; give another folder",
-                path.display()
-            );
-            return Err(JobError::invalid("--out", reason));
-        }
-    }
-    Ok(())
-}
-
-/// Models that the task needs must be named, and folders must be there, before anything starts.
-fn check_models(loaded: &Loaded, task: &Task) -> Result<(), JobError> {
-    let engine = app::engine_config(loaded)?;
-    let (decomposes, edits) = match task {
-        Task::Decompose(_) => (true, engine.load_edit_model),
-        Task::Edit(_) => (false, true),
-        Task::Composite(_) => (false, false),
-        Task::Workflow(params) => (true, !params.edits.is_empty() || engine.load_edit_model),
-    };
-    if decomposes && engine.model.is_none() {
-        return Err(JobError::invalid(
-            "model",
-            "no checkpoint is named; give --model a folder in diffusers' layout or a hub id such as \
-             Qwen/Qwen-Image-Layered (a download of about 58 GB), or set ACETATE__QWEN_IMAGE__MODEL_PATH",
-        ));
-    }
-    let needed = [engine.model.filter(|_| decomposes), engine.edit_model.filter(|_| edits)];
-    for model in needed.into_iter().flatten() {
-        if let ModelRef::Folder(folder) = &model
-            && !folder.join("model_index.json").is_file()
-        {
-            let reason = if folder.is_dir() {
-                "the folder holds no model_index.json; give the folder of a whole checkpoint in diffusers' layout"
-            } else {
-                "there is no such folder; give a checkpoint folder or a hub id such as Qwen/Qwen-Image-Layered"
-            };
-            return Err(JobError::ModelNotFound { model: model.to_string(), reason: reason.to_owned() });
-        }
-    }
-    Ok(())
-}
-
-/// `params.cfg_scale: ...` as `--cfg-scale: ...`, for somebody who typed flags.
-fn in_words_of_flags(error: JobError) -> JobError {
-    let JobError::InvalidRequest { field, reason } = error else { return error };
-    let name = field.rsplit('.').next().unwrap_or(&field);
-    let field = match (field.as_str(), name) {
-        (edit, _) if edit.starts_with("params.edits[") => "--edit".to_owned(),
-        ("input", _) => "IMAGE".to_owned(),
-        (setting, _) if setting.starts_with("qwen_image.") => format!("--{}", name.replace('_', "-")),
-        (param, _) if param.starts_with("params.") => format!("--{}", name.replace('_', "-")),
-        (_, "out" | "id" | "model") => format!("--{name}"),
-        _ => field,
-    };
-    JobError::InvalidRequest { field, reason }
 }
 
 /// The first Ctrl-C cancels the job, which then ends within a step; the second one leaves at once.

@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, os::unix::process::CommandExt, path::Path, process::Command};
 
-use acetate::job::JobRequest;
+use acetate::job::{JobRequest, Task};
 use common::{Place, Ran, checkpoint, is_root, names, ran, skipped};
 
 #[test]
@@ -107,6 +107,7 @@ fn models_that_are_not_there() {
 #[test]
 fn inputs_that_are_not_there() {
     refused(&["run", "composite", "nothing.png", "--out", "out"], &["nothing.png: not found"]);
+    refused(&["run", "composite", "", "--out", "out"], &["IMAGE: is empty; give a picture"]);
     refused(&["run", "composite", "job:x", "--out", "out"], &["write job:ID:LAYER"]);
 }
 
@@ -138,6 +139,43 @@ fn mistakes_come_as_json_too() {
     assert_eq!(ran.code, Some(2));
     let printed: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(printed["error"]["code"], "input_not_found");
+
+    let ran = place.run(&["run", "decompose", "in.png", "--out", "out", "--seed", "x", "--json"]);
+    assert_eq!(ran.code, Some(2));
+    let printed: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&printed["error"]["code"], &printed["error"]["class"]), (&"invalid_request".into(), &"invalid".into()));
+    assert!(printed["error"]["message"].as_str().unwrap().contains("--seed"), "{printed}");
+}
+
+#[test]
+fn a_request_that_is_too_long() {
+    let prompt = |bytes: usize| {
+        let mut request = JobRequest::from_json(
+            br#"{"version": 1, "id": "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21", "kind": "decompose",
+                 "input": {"image": "file:///in.png"}, "output": {"prefix": "file:///out/"}}"#,
+        )
+        .unwrap();
+        let Task::Decompose(params) = &mut request.task else { panic!("{request:?}") };
+        params.prompt = "x".repeat(bytes);
+        request
+    };
+    prompt(200_000).validate().unwrap();
+    let long = prompt(300_000);
+    let error = long.validate().unwrap_err().to_string();
+    assert!(error.starts_with("params.prompt: is 300000 bytes long"), "{error}");
+    // A row of an earlier version, which took it, stays readable.
+    assert_eq!(JobRequest::from_stored(&long.to_json()), Ok(long));
+
+    let words = "x".repeat(100_000);
+    let negative = ["--negative-prompt", &words];
+    let args = ["run", "decompose", "in.png", "--out", "out", "--model", &checkpoint("layered"), "--prompt", &words];
+    let place = Place::new();
+    place.picture("in.png", [1, 2, 3, 255]);
+    let label = format!("k={}", "x".repeat(110_000));
+    let ran = place.run(&[&args[..], &negative, &["--label", &label]].concat());
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("labels.k: is 110000 bytes long"), "{}", ran.stderr);
+    assert_eq!(place.json(&["jobs", "list", "--json"])["jobs"], serde_json::json!([]));
 }
 
 #[test]
@@ -153,9 +191,11 @@ fn folders_that_cannot_take_results() {
     assert!(mixed.stderr.contains("--out: ") && mixed.stderr.contains("holds other files"), "{}", mixed.stderr);
     assert_eq!(names(&place.path("full")), ["letter.txt"]);
 
-    let below_a_file = composite("in.png/out");
-    assert_eq!(below_a_file.code, Some(1));
-    assert!(below_a_file.stderr.contains("a part of the path is a file"), "{}", below_a_file.stderr);
+    for out in ["in.png", "in.png/out"] {
+        let file = composite(out);
+        assert_eq!(file.code, Some(2));
+        assert!(file.stderr.contains("--out: in.png is a file; give a folder"), "{}", file.stderr);
+    }
 }
 
 #[test]
@@ -197,7 +237,7 @@ fn a_full_disk() {
     assert!(Command::new("umount").arg(&small).status().unwrap().success());
     for ran in [out, data] {
         assert_eq!(ran.code, Some(1), "{ran:?}");
-        assert!(ran.stderr.contains("small") && ran.stderr.contains("no space left"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("small") && ran.stderr.contains("too little space"), "{}", ran.stderr);
     }
 }
 

@@ -179,3 +179,66 @@ fn the_same_seed_gives_the_same_bytes() {
     assert_eq!(first, run("two", "5"));
     assert_ne!(first, run("three", "6"));
 }
+
+#[test]
+fn an_edit_model_that_cannot_be_loaded_leaves_no_job() {
+    let place = Place::new();
+    let model = checkpoint("layered");
+    fs::create_dir(place.path("bad")).unwrap();
+    fs::write(place.path("bad/model_index.json"), "{}").unwrap();
+    let mut command = place.command(&[
+        "run",
+        "decompose",
+        &golden("pictures/boat.png"),
+        "--model",
+        &model,
+        "--load-edit-model",
+        "--out",
+        "out",
+    ]);
+    let ran = common::ran(command.env("ACETATE__QWEN_IMAGE__EDIT_MODEL_PATH", place.path("bad")).output().unwrap());
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert_eq!(place.json(&["jobs", "list", "--json"])["jobs"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn the_result_never_replaces_its_own_input() {
+    let place = Place::new();
+    let picture = place.picture("in.png", [1, 2, 3, 255]);
+    place.json(&["run", "composite", &picture, "--out", "out", "--json"]);
+    let before = fs::read(place.path("out/composite.png")).unwrap();
+    let ran = place.run(&["run", "composite", "out/composite.png", &picture, "--out", "./out"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("composite.png is an input"), "{ran:?}");
+    assert_eq!(fs::read(place.path("out/composite.png")).unwrap(), before);
+    assert_eq!(place.json(&["jobs", "list", "--json"])["jobs"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_result_that_is_given_out_again_names_what_differs() {
+    let place = Place::new();
+    let (model, other) = (checkpoint("layered"), place.text("other"));
+    fs::create_dir(&other).unwrap();
+    fs::copy(format!("{model}/model_index.json"), format!("{other}/model_index.json")).unwrap();
+    let run = |model: &str, out: &str| {
+        let picture = golden("pictures/boat.png");
+        let args = ["run", "decompose", &picture, "--id", ID, "--model", model, "--out", out];
+        let quick = ["--resolution", "128", "--layers", "2", "--steps", "1", "--cfg-scale", "1", "--prompt", "x"];
+        place.run(&[&args[..], &quick].concat())
+    };
+    let first = run(&model, "out");
+    assert!(first.code == Some(0) && !first.stderr.contains("warning"), "{first:?}");
+    let again = run(&model, "out");
+    assert!(again.code == Some(0) && !again.stderr.contains("warning"), "{again:?}");
+    let with_other = run(&other, "out");
+    assert!(with_other.stderr.contains(&format!("warning: these pictures were made with {model}")), "{with_other:?}");
+    let elsewhere = run(&model, "elsewhere");
+    assert!(elsewhere.code == Some(2) && elsewhere.stderr.contains("with another output folder"), "{elsewhere:?}");
+
+    // A layer whose file has gone will not come back by trying again.
+    let layer = format!("job:{ID}:2");
+    fs::remove_file(place.path(&format!("data/objects/{ID}/1/layer-02.png"))).unwrap();
+    let gone = place.run(&["run", "composite", &layer, "--out", "next", "--json"]);
+    let job: Value = serde_json::from_str(&gone.stdout).unwrap();
+    assert_eq!((&job["state"], &job["error"]["class"]), (&"failed".into(), &"invalid".into()), "{job}");
+    assert!(job["error"]["message"].as_str().unwrap().contains("is no longer in the store"), "{job}");
+}

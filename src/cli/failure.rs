@@ -14,6 +14,8 @@ pub enum Failure {
     Usage(String),
     /// Something failed before there was a job, or beside it.
     Error(JobError),
+    /// The job has its result, but what comes after it failed.
+    AfterSuccess { error: JobError, advice: String },
     /// The job ended without a result. Its row has been printed where `--json` asked for it.
     Job(String),
     /// Ctrl-C, or `acetate jobs cancel`.
@@ -29,6 +31,11 @@ impl Failure {
             Self::Usage(message) => {
                 let record = ErrorRecord::from(&JobError::invalid("command", message.clone()));
                 (2, message.clone(), Some(ErrorRecord { message, ..record }))
+            }
+            Self::AfterSuccess { error, advice } => {
+                let record = ErrorRecord::from(&error);
+                let message = format!("{error}\n{advice}");
+                (1, message.clone(), Some(ErrorRecord { message, ..record }))
             }
             Self::Error(error) => {
                 let record = ErrorRecord::from(&error);

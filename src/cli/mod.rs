@@ -48,9 +48,14 @@ enum Command {
 
 /// Parses, dispatches, and turns what went wrong into a message and an exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Cli { global, command } = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let Cli { global, command } = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
+            if error.use_stderr() && arguments.iter().any(|argument| argument == "--json") {
+                let text = error.render().to_string();
+                return Failure::Usage(text.trim_start_matches("error: ").trim_end().to_owned()).report(true);
+            }
             // Help and version come this way too, on stdout and with code 0.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));

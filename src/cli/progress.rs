@@ -11,6 +11,8 @@ use crate::job::{Progress, Stage};
 /// At most one line in this time, beside the first of each stage.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
+const TICK: Duration = Duration::from_millis(120);
+
 /// Shows progress until it is finished.
 pub struct Shown {
     stop: watch::Sender<bool>,
@@ -75,11 +77,11 @@ struct Bar {
 
 impl Bar {
     fn update(&mut self, progress: &Progress) {
-        if self.current.as_ref().is_none_or(|(stage, ..)| *stage != progress.stage) {
+        let new = self.current.as_ref().is_none_or(|(stage, ..)| *stage != progress.stage);
+        if new {
             self.end_stage();
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_prefix(name(progress.stage));
-            bar.enable_steady_tick(Duration::from_millis(120));
             self.current = Some((progress.stage, Instant::now(), bar));
         }
         let Some((_, start, bar)) = &self.current else { return };
@@ -94,6 +96,10 @@ impl Bar {
         bar.set_length(u64::from(progress.steps.max(1)));
         bar.set_position(u64::from(progress.step));
         bar.set_message(pace(progress, start.elapsed()));
+        if new {
+            // A tick draws: not before the bar has its looks.
+            bar.enable_steady_tick(TICK);
+        }
     }
 
     /// Leaves one line about a stage that took a while.

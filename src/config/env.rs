@@ -43,13 +43,18 @@ impl Environment {
 
     /// `$XDG_CONFIG_HOME/acetate/config.toml`, or where this system keeps such files.
     pub(super) fn user_file(&self) -> Option<PathBuf> {
-        let folder = self.get("XDG_CONFIG_HOME").map(PathBuf::from).or_else(dirs::config_dir)?;
+        let folder = self.base_folder("XDG_CONFIG_HOME").or_else(dirs::config_dir)?;
         Some(folder.join("acetate").join("config.toml"))
     }
 
     pub(super) fn data_dir(&self) -> Option<PathBuf> {
-        let folder = self.get("XDG_DATA_HOME").map(PathBuf::from).or_else(dirs::data_dir)?;
+        let folder = self.base_folder("XDG_DATA_HOME").or_else(dirs::data_dir)?;
         Some(folder.join("acetate"))
+    }
+
+    /// The XDG specification wants a path that is not absolute to be ignored.
+    fn base_folder(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }
 
     /// `(variable, key, value)` of every setting; a variable with our prefix that is no setting is an error.

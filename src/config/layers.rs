@@ -110,7 +110,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let figment = figment.select(Profile::new(&profile));
     let mut config: Config = figment.extract().map_err(explain)?;
     let origin = |key: &str| figment.find_metadata(key).map_or_else(String::new, |data| data.name.to_string());
-    config.worker.check().map_err(|(key, reason)| ConfigError::new(&origin(key), format!("{key}: {reason}")))?;
+    config
+        .worker
+        .check()
+        .and_then(|()| config.qwen_image.check())
+        .map_err(|(key, reason)| ConfigError::new(&origin(key), format!("{key}: {reason}")))?;
     let hub = config.hub.resolve(&sources.environment);
     config.data_dir = absolute_data_dir(&config.data_dir, &sources.environment)?;
     if let Some(filter) = sources.environment.get("RUST_LOG") {

@@ -3,7 +3,10 @@
 use serde::Deserialize;
 
 use super::set;
-use crate::engine::{DTypeChoice, DeviceChoice};
+use crate::{
+    engine::{DTypeChoice, DeviceChoice},
+    job::{DecomposeParams, JobError},
+};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +33,29 @@ pub struct QwenImage {
 }
 
 impl QwenImage {
+    /// The first default of requests that no request may have, and why. The bounds are those of requests.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let params = DecomposeParams {
+            layers: self.layer_num,
+            steps: self.num_inference_steps,
+            cfg_scale: self.cfg_scale,
+            resolution: Some(self.resolution).filter(|resolution| *resolution > 0),
+            ..DecomposeParams::default()
+        };
+        let Err(error) = params.validate("") else { return Ok(()) };
+        let JobError::InvalidRequest { field, reason } = error else {
+            return Err(("qwen_image", error.to_string()));
+        };
+        let key = match field.as_str() {
+            ".layers" => "qwen_image.layer_num",
+            ".steps" => "qwen_image.num_inference_steps",
+            ".cfg_scale" => "qwen_image.cfg_scale",
+            ".resolution" => "qwen_image.resolution",
+            _ => "qwen_image",
+        };
+        Err((key, reason))
+    }
+
     /// The number format that the device gets, or why it cannot have the one that was asked for.
     pub fn dtype(&self) -> Result<DTypeChoice, String> {
         match (self.device, self.dtype) {

@@ -27,6 +27,13 @@ fn the_defaults_are_complete() {
 }
 
 #[test]
+fn a_relative_base_folder_is_ignored() {
+    let environment = Environment::from_pairs([("HOME", "/home/me"), ("XDG_DATA_HOME", "data")]);
+    let data_dir = with_file("", environment, None).unwrap().config.data_dir;
+    assert!(data_dir.is_absolute() && !data_dir.ends_with("data/acetate"), "{}", data_dir.display());
+}
+
+#[test]
 fn the_seeds_file_is_honoured_with_and_without_a_profile() {
     let seed = "[default.qwen_image]\nmodel_path = \"/m\"\nedit_model_path = \"\"\ncpu_offload = true\nlayer_num = 3\n\
                 num_inference_steps = 20\ncfg_scale = 2\nresolution = 1024\n";
@@ -77,6 +84,10 @@ fn mistakes_name_their_place_and_what_there_is() {
         ("[qwen_image]\nlayer_num = \"many\"", "acetate.toml: qwen_image.layer_num: invalid type"),
         ("[qwen_image]\ndtype = \"fp16\"", "acetate.toml: qwen_image.dtype: fp16 gives black pictures"),
         ("[worker]\nlease_seconds = 0", "acetate.toml: worker.lease_seconds: 0 is not between 1 and 86400 seconds"),
+        ("[qwen_image]\nlayer_num = 11", "acetate.toml: qwen_image.layer_num: 11 is not between 2 and 10"),
+        ("[qwen_image]\nnum_inference_steps = 0", "acetate.toml: qwen_image.num_inference_steps: 0 is not between"),
+        ("[qwen_image]\ncfg_scale = -1", "acetate.toml: qwen_image.cfg_scale: -1 is not a number between 0 and 100"),
+        ("[qwen_image]\nresolution = 700", "acetate.toml: qwen_image.resolution: 700 is not a multiple of 32"),
         ("[qwen_image\n", "acetate.toml: "),
     ];
     for (text, wanted) in cases {

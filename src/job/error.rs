@@ -42,12 +42,14 @@ pub enum JobError {
     Download { model: String, reason: String },
     #[error("the latents became NaN or infinite at step {step}; no picture was written")]
     NonFinite { step: usize },
-    #[error("{path}: no space left on the device; free some and try again")]
+    #[error("{path}: too little space left on the device; free some and try again")]
     DiskFull { path: String },
     #[error("{path}: {reason}")]
     Storage { path: String, reason: String },
     #[error("job database: {reason}")]
     Database { reason: String },
+    #[error("{reason}")]
+    Busy { reason: String },
     #[error("device {device}: {reason}")]
     Device { device: String, reason: String },
     #[error("device {device} is out of memory: {reason}")]
@@ -75,6 +77,7 @@ impl JobError {
             Self::DiskFull { .. } => "disk_full",
             Self::Storage { .. } => "storage",
             Self::Database { .. } => "database",
+            Self::Busy { .. } => "busy",
             Self::Device { .. } => "device",
             Self::OutOfMemory { .. } => "out_of_memory",
             Self::AttemptsExhausted { .. } => "attempts_exhausted",
@@ -95,9 +98,11 @@ impl JobError {
             | Self::ModelTooLarge { .. }
             | Self::NonFinite { .. }
             | Self::AttemptsExhausted { .. } => ErrorClass::Invalid,
-            Self::Download { .. } | Self::DiskFull { .. } | Self::Storage { .. } | Self::Database { .. } => {
-                ErrorClass::Transient
-            }
+            Self::Download { .. }
+            | Self::DiskFull { .. }
+            | Self::Storage { .. }
+            | Self::Database { .. }
+            | Self::Busy { .. } => ErrorClass::Transient,
             Self::Device { .. } | Self::OutOfMemory { .. } => ErrorClass::Device,
             Self::Cancelled => ErrorClass::Cancelled,
         }

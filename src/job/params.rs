@@ -180,7 +180,7 @@ impl DecomposeParams {
         }
     }
 
-    pub(super) fn validate(&self, at: &str) -> Result<(), JobError> {
+    pub fn validate(&self, at: &str) -> Result<(), JobError> {
         if !(2..=10).contains(&self.layers) {
             return Err(JobError::invalid(format!("{at}.layers"), format!("{} is not between 2 and 10", self.layers)));
         }

@@ -121,7 +121,15 @@ impl JobRequest {
         }
         let wire: Wire =
             serde_json::from_slice(bytes).map_err(|error| JobError::invalid("request", error.to_string()))?;
-        Self::try_from(wire)
+        let request = Self::try_from(wire)?;
+        request.validate()?;
+        Ok(request)
+    }
+
+    /// Reads back what [`JobRequest::to_json`] wrote. The limits of the way in are not applied again: a request that
+    /// was accepted once stays readable, whatever they are today.
+    pub fn from_stored(json: &str) -> Result<Self, JobError> {
+        serde_json::from_str(json).map_err(|error| JobError::invalid("request", error.to_string()))
     }
 
     pub fn to_json(&self) -> String {
@@ -177,7 +185,25 @@ impl JobRequest {
         if self.output.prefix.is_empty() {
             return Err(JobError::invalid("output.prefix", "is empty; give an s3:// or file:// prefix"));
         }
-        Ok(())
+        self.check_size()
+    }
+
+    /// The names of files and the instruction are free text; together they must still fit into a message.
+    fn check_size(&self) -> Result<(), JobError> {
+        let bytes = self.to_json().len();
+        if bytes <= MAX_REQUEST_BYTES {
+            return Ok(());
+        }
+        let value =
+            serde_json::to_value(Wire::from(self.clone())).unwrap_or_else(|error| unreachable!("plain data: {error}"));
+        let (field, longest) = longest_text("", &value);
+        Err(JobError::invalid(
+            field,
+            format!(
+                "is {longest} bytes long, which makes the request {bytes} bytes; a request has at most \
+                 {MAX_REQUEST_BYTES}"
+            ),
+        ))
     }
 }
 
@@ -226,17 +252,34 @@ impl TryFrom<Wire> for JobRequest {
             (None, images) => images,
             (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one of them")),
         };
-        let request = Self {
+        Ok(Self {
             id: wire.id.parse()?,
             inputs,
             output: wire.output,
             task,
             labels: wire.labels,
             priority: wire.priority,
-        };
-        request.validate()?;
-        Ok(request)
+        })
     }
+}
+
+/// The place of the longest text in a value, as `params.prompt`, and its bytes.
+fn longest_text(at: &str, value: &serde_json::Value) -> (String, usize) {
+    let inside: Vec<_> = match value {
+        serde_json::Value::String(text) => return (at.to_owned(), text.len()),
+        serde_json::Value::Array(items) => {
+            items.iter().enumerate().map(|(index, item)| longest_text(&format!("{at}[{index}]"), item)).collect()
+        }
+        serde_json::Value::Object(fields) => fields
+            .iter()
+            .map(|(name, field)| {
+                let dot = if at.is_empty() { "" } else { "." };
+                longest_text(&format!("{at}{dot}{name}"), field)
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    inside.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or_else(|| (at.to_owned(), 0))
 }
 
 fn read_params<T: serde::de::DeserializeOwned>(params: serde_json::Value) -> Result<T, JobError> {

@@ -1,6 +1,7 @@
 //! Reading rows.
 
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{QueryBuilder, Sqlite, sqlite::SqliteRow};
+use tracing::warn;
 
 use super::{
     row::{Attempt, JobRow, get, read_attempt, read_job},
@@ -51,10 +52,11 @@ impl SqliteStatus {
         // One more than asked for tells whether there is another page.
         query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit) + 1);
         let rows = query.build().fetch_all(&self.readers).await.map_err(database)?;
-        let mut jobs = rows.iter().map(read_job).collect::<Result<Vec<_>, _>>()?;
-        let more = jobs.len() > limit as usize;
-        jobs.truncate(limit as usize);
-        let next = if more { jobs.last().map(JobRow::id) } else { None };
+        let more = rows.len() > limit as usize;
+        let shown = &rows[..rows.len().min(limit as usize)];
+        let next = if more { shown.last().and_then(|row| get::<String>(row, "id").ok()?.parse().ok()) } else { None };
+        // One row that cannot be read, of another version say, must not hide the others.
+        let jobs = shown.iter().filter_map(readable).collect();
         Ok(Page { jobs, next })
     }
 
@@ -68,7 +70,7 @@ impl SqliteStatus {
         .fetch_optional(&self.readers)
         .await
         .map_err(database)?;
-        row.as_ref().map(read_job).transpose()
+        Ok(row.as_ref().and_then(readable))
     }
 
     /// The history of a job, oldest attempt first.
@@ -95,4 +97,9 @@ impl SqliteStatus {
             })
             .collect()
     }
+}
+
+/// The row, or a line in the log about why it is left out.
+fn readable(row: &SqliteRow) -> Option<JobRow> {
+    read_job(row).inspect_err(|error| warn!("left out: {error}")).ok()
 }

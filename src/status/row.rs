@@ -64,8 +64,7 @@ pub(super) fn read_job(row: &SqliteRow) -> Result<JobRow, JobError> {
         None => None,
     };
     Ok(JobRow {
-        request: JobRequest::from_json(request.as_bytes())
-            .map_err(|error| unreadable(row, "request", &error.to_string()))?,
+        request: JobRequest::from_stored(&request).map_err(|error| unreadable(row, "request", &error.to_string()))?,
         state: state.parse().map_err(|error: String| unreadable(row, "state", &error))?,
         attempts: get(row, "attempts")?,
         epoch: Epoch(get(row, "epoch")?),

@@ -225,3 +225,19 @@ async fn a_file_that_is_no_database_is_named() {
     let error = SqliteStatus::open(&path).await.unwrap_err().to_string();
     assert!(error.contains("rows.db") && error.contains("not a database"), "{error}");
 }
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_does_not_hide_the_others() {
+    let (_folder, status) = open().await;
+    let (good, bad, last) = (submitted(&status).await, submitted(&status).await, submitted(&status).await);
+    sqlx::query("UPDATE jobs SET request = '{}' WHERE id = ?")
+        .bind(bad.to_string())
+        .execute(&status.writer)
+        .await
+        .unwrap();
+    let page = status.list(&Filter { limit: 2, ..Filter::default() }).await.unwrap();
+    assert_eq!(page.jobs.iter().map(JobRow::id).collect::<Vec<_>>(), [last]);
+    let page = status.list(&Filter { limit: 2, after: page.next, ..Filter::default() }).await.unwrap();
+    assert_eq!((page.jobs.iter().map(JobRow::id).collect::<Vec<_>>(), page.next), (vec![good], None));
+    assert!(status.get(bad).await.is_err());
+}

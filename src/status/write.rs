@@ -76,6 +76,14 @@ impl SqliteStatus {
             reason: format!("job {} vanished while it was submitted; submit it again", request.id),
         })?;
         if known.request.fingerprint() != fingerprint {
+            let there = JobRequest { output: known.request.output.clone(), ..request.clone() };
+            if there.fingerprint() == known.request.fingerprint() {
+                let reason = format!(
+                    "{} is already this job with another output folder, {}; name that one, or take another id",
+                    request.id, known.request.output.prefix
+                );
+                return Err(JobError::invalid("id", reason));
+            }
             return Err(JobError::invalid(
                 "id",
                 format!(

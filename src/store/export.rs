@@ -4,10 +4,12 @@
 //! known for what it is and may be finished.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::ErrorKind,
     path::{Path, PathBuf},
 };
+
+use tracing::warn;
 
 use super::{
     FolderStore, MANIFEST, ObjectKey,
@@ -30,7 +32,7 @@ pub struct OutFolder {
 impl OutFolder {
     /// Makes the folder if need be and refuses it, before any work, when it cannot be written or holds other things.
     pub fn prepare(path: &Path) -> Result<Self, JobError> {
-        fs::create_dir_all(path).map_err(|error| io_error(path, "make the output folder", &error))?;
+        fs::create_dir_all(path).map_err(|error| not_a_folder(path, &error))?;
         let path = path.canonicalize().map_err(|error| io_error(path, "open the output folder", &error))?;
         let unfinished = read_optional(&path.join(MARKER))?.and_then(|id| id.trim().parse().ok());
         let ours = unfinished.is_some() || read_manifest(&path)?.is_some();
@@ -66,6 +68,8 @@ fn export(folder: &Path, store: &FolderStore, manifest_key: &ObjectKey) -> Resul
         reason: format!("is not a manifest: {error}"),
     })?;
 
+    // Read under the lock: another process may have put its result here since `prepare`.
+    let _lock = lock(folder)?;
     let old = read_manifest(folder)?;
     write_whole(&folder.join(MARKER), manifest.job.to_string().as_bytes())?;
     remove(&folder.join(MANIFEST))?;
@@ -84,6 +88,30 @@ fn export(folder: &Path, store: &FolderStore, manifest_key: &ObjectKey) -> Resul
     remove(&folder.join(MARKER))?;
     sync_folder(folder).map_err(|error| io_error(folder, "flush the output folder", &error))?;
     Ok(manifest)
+}
+
+/// Keeps other processes from copying into this folder until the value is dropped, or the process dies.
+fn lock(folder: &Path) -> Result<File, JobError> {
+    let failed = |error: std::io::Error| io_error(folder, "lock the output folder", &error);
+    // The folder itself where it can be opened, so that no lock file stays behind in it.
+    #[cfg(unix)]
+    let file = File::open(folder).map_err(failed)?;
+    #[cfg(not(unix))]
+    let file = File::create(folder.join(".acetate-lock")).map_err(failed)?;
+    if let Err(error) = file.lock() {
+        // Some network file systems lock no folders; a lone process needs no lock.
+        warn!("{}: cannot be locked ({error}); let no other acetate write into it now", folder.display());
+    }
+    Ok(file)
+}
+
+/// A file where a folder should be is the caller's to correct.
+fn not_a_folder(path: &Path, error: &std::io::Error) -> JobError {
+    if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
+        return io_error(path, "make the output folder", error);
+    }
+    let file = path.ancestors().find(|part| part.exists() && !part.is_dir()).unwrap_or(path);
+    JobError::invalid("out", format!("{} is a file; give a folder", file.display()))
 }
 
 /// The manifest of an earlier result; absent also when `manifest.json` is some other program's.

@@ -166,7 +166,9 @@ pub(super) fn check_writable(folder: &Path) -> Result<(), JobError> {
     let failed = |error: std::io::Error| io_error(folder, "write into the folder", &error);
     let free = fs4::available_space(folder).map_err(failed)?;
     if free < LEAST_FREE {
-        return Err(JobError::DiskFull { path: folder.display().to_string() });
+        let (free, least) = (free >> 20, LEAST_FREE >> 20);
+        let path = format!("{} ({free} MiB free; work starts with {least} MiB or more)", folder.display());
+        return Err(JobError::DiskFull { path });
     }
     let mut file = new_file(folder).map_err(failed)?;
     file.write_all(&[0; 4096]).map_err(failed)?;

@@ -22,6 +22,11 @@ impl WorkerName {
         Self { host, pid, start: start_of(pid).unwrap_or_default() }
     }
 
+    /// `process 4711 on builder`, out of a worker's name; a name of another form as it is.
+    pub fn in_words(name: &str) -> String {
+        name.parse::<Self>().map_or_else(|()| name.to_owned(), |name| format!("process {} on {}", name.pid, name.host))
+    }
+
     pub fn pid(&self) -> u32 {
         self.pid
     }
@@ -88,5 +93,7 @@ mod tests {
         let elsewhere = WorkerName { host: "elsewhere".to_owned(), ..other };
         assert!(!me.knows_dead(&elsewhere.to_string()), "another machine's processes cannot be seen");
         assert!(!me.knows_dead("nonsense"));
+        assert_eq!(WorkerName::in_words("vm:12:34"), "process 12 on vm");
+        assert_eq!(WorkerName::in_words("nonsense"), "nonsense");
     }
 }

@@ -86,6 +86,12 @@ async fn earlier_layer(worker: &Worker, job: JobId, layer: u32) -> Result<InputF
     };
     let key = ObjectKey::parse(&result.manifest)?.sibling(&file.name)?;
     let stored = Stored { key, size: file.size, sha256: file.sha256.clone() };
+    let path = worker.store.path(&stored.key);
+    if !path.exists() {
+        let reason =
+            format!("{name}: {} is no longer in the store; run that job anew, or give a picture", path.display());
+        return Err(JobError::invalid("input", reason));
+    }
     worker.store.verify(&stored).await?;
     Ok(InputFile { name, bytes: worker.store.get(&stored.key, stored.size).await? })
 }

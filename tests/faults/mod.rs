@@ -111,7 +111,8 @@ fn a_job_that_runs_is_not_run_twice_and_can_be_cancelled_from_outside() {
 
     let second = place.run(&as_strs(&args));
     assert_eq!(second.code, Some(1), "{second:?}");
-    assert!(second.stderr.contains(&format!("job {id} is being worked on")), "{}", second.stderr);
+    let worker = format!("error: job {id} is being worked on by process {} on ", child.id());
+    assert!(second.stderr.contains(&worker) && !second.stderr.contains("resuming"), "{}", second.stderr);
 
     let asked = place.run(&["jobs", "cancel", &id]);
     assert!(asked.code == Some(0) && asked.stdout.contains("asked to stop"), "{asked:?}");
@@ -148,8 +149,48 @@ fn a_store_that_cannot_be_written_leaves_the_job_for_another_run() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("run the same command again to retry"), "{}", ran.stderr);
     assert_eq!(place.json(&["jobs", "show", id, "--json"])["state"], "queued");
+    let again = place.run(&["run", "composite", &picture, "--out", "out"]);
+    assert!(again.stderr.contains(&format!("resuming job {id}, which failed before: ")), "{}", again.stderr);
 
     fs::remove_file(place.path("data/objects").join(id)).unwrap();
     assert_eq!(place.run(&args).code, Some(0));
-    assert_eq!(place.json(&["jobs", "show", id, "--json"])["attempts"], 2);
+    assert_eq!(place.json(&["jobs", "show", id, "--json"])["attempts"], 3);
+}
+
+#[test]
+fn a_result_that_cannot_be_copied_out_is_not_lost() {
+    let place = Place::new();
+    let picture = place.picture("in.png", [1, 2, 3, 255]);
+    // A folder where the result's file should be: found only when it is copied.
+    let id = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
+    place.json(&["run", "composite", &picture, "--out", "out", "--json"]);
+    fs::remove_file(place.path("out/composite.png")).unwrap();
+    fs::create_dir(place.path("out/composite.png")).unwrap();
+    let args = ["run", "composite", &picture, "--out", "out", "--id", id];
+    let ran = place.run(&args);
+    assert_eq!(ran.code, Some(1));
+    let advice = format!("job {id} has succeeded and its files are in ");
+    assert!(ran.stderr.contains(&advice) && ran.stderr.contains(&format!("with --id {id}")), "{}", ran.stderr);
+
+    fs::remove_dir(place.path("out/composite.png")).unwrap();
+    assert_eq!(place.run(&args).code, Some(0));
+    assert_eq!(place.json(&["jobs", "show", id, "--json"])["attempts"], 1);
+    assert_eq!(names(&place.path("out")), ["composite.png", "manifest.json"]);
+}
+
+#[test]
+fn results_of_two_processes_in_one_folder_are_never_mixed() {
+    let place = Place::new();
+    let picture = place.picture("in.png", [1, 2, 3, 255]);
+    for round in 0..5 {
+        let runs = ["one", "two", "three"].map(|label| {
+            let label = format!("run={label}{round}");
+            place.start(&["run", "composite", &picture, "--out", "out", "--label", &label, "--json"])
+        });
+        for child in runs {
+            let ran = ran(child.wait_with_output().unwrap());
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+        }
+        assert_eq!(names(&place.path("out")), ["composite.png", "manifest.json"], "round {round}");
+    }
 }

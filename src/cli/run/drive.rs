@@ -3,26 +3,28 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use super::{
+    checks::{check_apart, check_models, in_words_of_flags},
     flags::JobFlags,
     sheet,
     summary::{self, Finished},
 };
 use crate::{
-    app::{self, Embedded},
+    app::Embedded,
     cli::{
         Failure,
         global::{GlobalArgs, block_on},
         output, progress,
-        view::JobView,
+        view::{JobView, progress_text},
     },
     config::Loaded,
     engine::CancelToken,
-    hub::ModelRef,
-    job::{ErrorRecord, InputRef, JobError, JobId, JobRequest, JobState, Output, Task},
+    job::{ErrorRecord, InputRef, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
     status::{Claim, JobRow, Submitted},
     store::{ObjectKey, OutFolder, file_url},
-    worker::{Reporter, Verdict},
+    worker::{Reporter, Verdict, WorkerName},
 };
 
 /// What a command line asks for.
@@ -44,6 +46,7 @@ pub fn drive(global: &GlobalArgs, loaded: Loaded, plan: Plan) -> Result<(), Fail
     };
     request.validate().map_err(in_words_of_flags)?;
     check_models(&loaded, &request.task).map_err(in_words_of_flags)?;
+    check_apart(&request.inputs, &flags.out)?;
     let out = OutFolder::prepare(&flags.out).map_err(in_words_of_flags)?;
     request.output.prefix = format!("{}/", file_url(out.path()).trim_end_matches('/'));
 
@@ -74,14 +77,40 @@ enum Todo {
 
 impl Run<'_> {
     async fn to_the_end(&self, request: &JobRequest, id: Option<JobId>) -> Result<(), Failure> {
-        let row = match self.find(request, id).await? {
-            Todo::Work(id) => self.work(id).await?,
+        self.load_edit_model(id).await?;
+        match self.find(request, id).await? {
+            Todo::Work(id) => self.finish(self.work(id).await?).await.map(drop),
             Todo::Export(row) => {
                 self.global.say(&format!("job {} has succeeded before; its results are given out again", row.id()));
-                *row
+                let manifest = self.finish(*row).await?;
+                self.warn_of_other_models(&manifest);
+                Ok(())
             }
-        };
-        self.finish(row).await
+        }
+    }
+
+    /// Before there is a job: one whose model cannot be loaded must not be left waiting.
+    async fn load_edit_model(&self, id: Option<JobId>) -> Result<(), Failure> {
+        if !self.loaded.config.qwen_image.load_edit_model {
+            return Ok(());
+        }
+        if let Some(id) = id
+            && self.app.worker.status.get(id).await?.is_some_and(|row| row.state.is_terminal())
+        {
+            return Ok(());
+        }
+        let (cancel, reporter) = (CancelToken::default(), Reporter::default());
+        let on_ctrl_c = tokio::spawn(cancel_on_ctrl_c(cancel.clone()));
+        let shown = progress::show(reporter.watch(), self.global.progress_style());
+        let told = reporter.clone();
+        let progress = Box::new(move |stage, step, steps| told.at(stage, step, steps));
+        let loaded = self.app.worker.engine.load_edit_model(cancel, progress).await;
+        shown.finish().await;
+        on_ctrl_c.abort();
+        loaded.map_err(|error| match error {
+            JobError::Cancelled => Failure::Cancelled("cancelled before there was a job".to_owned()),
+            error => error.into(),
+        })
     }
 
     /// The job of this request: the one of the given id, one that was cut off before its end, or a new one.
@@ -89,9 +118,13 @@ impl Run<'_> {
         let status = &self.app.worker.status;
         if id.is_none() {
             if let Some(row) = status.find_unfinished(&request.fingerprint()).await? {
-                let progress =
-                    row.progress.map_or(String::new(), |at| format!(", at {}", crate::cli::view::progress_text(&at)));
-                self.global.say(&format!("resuming job {}, which was cut off{progress}", row.id()));
+                self.check_free(&row)?;
+                let past = match (&row.error, &row.progress) {
+                    (Some(error), _) => format!("failed before: {}", error.message),
+                    (None, Some(at)) => format!("was cut off, at {}", progress_text(at)),
+                    (None, None) => "was cut off".to_owned(),
+                };
+                self.global.say(&format!("resuming job {}, which {past}", row.id()));
                 return Ok(Todo::Work(row.id()));
             }
             // Its files were being copied when the process ended.
@@ -106,49 +139,44 @@ impl Run<'_> {
         match status.submit(request).await.map_err(in_words_of_flags)? {
             Submitted::New(row) => Ok(Todo::Work(row.id())),
             Submitted::Known(row) => match row.state {
-                JobState::Queued | JobState::Running => Ok(Todo::Work(row.id())),
+                JobState::Queued | JobState::Running => {
+                    self.check_free(&row)?;
+                    Ok(Todo::Work(row.id()))
+                }
                 JobState::Succeeded => Ok(Todo::Export(row)),
                 JobState::Failed | JobState::Cancelled => Err(self.ended_badly(*row)),
             },
         }
     }
 
+    /// Refuses a job that a living process works on, before anything is said about resuming it.
+    fn check_free(&self, row: &JobRow) -> Result<(), Failure> {
+        let Some(worker) = row.worker.as_deref().filter(|_| row.state == JobState::Running) else { return Ok(()) };
+        let over = row.lease_until.is_none_or(|until| until <= Timestamp::now());
+        if over || self.app.worker.options.name.knows_dead(worker) {
+            return Ok(());
+        }
+        Err(busy(row.id(), worker))
+    }
+
     async fn work(&self, id: JobId) -> Result<JobRow, Failure> {
         let (cancel, reporter) = (CancelToken::default(), Reporter::default());
         let on_ctrl_c = tokio::spawn(cancel_on_ctrl_c(cancel.clone()));
         let shown = progress::show(reporter.watch(), self.global.progress_style());
-        let verdict = async {
-            if self.loaded.config.qwen_image.load_edit_model {
-                let told = reporter.clone();
-                let progress = Box::new(move |stage, step, steps| told.at(stage, step, steps));
-                match self.app.worker.engine.load_edit_model(cancel.clone(), progress).await {
-                    // The job is not claimed yet; the worker sees the same token and cancels its row.
-                    Ok(()) | Err(JobError::Cancelled) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            self.app.run_job(id, &cancel, &reporter).await
-        }
-        .await;
+        let verdict = self.app.run_job(id, &cancel, &reporter).await;
         shown.finish().await;
         on_ctrl_c.abort();
 
         match verdict? {
             Some(Verdict::Settled(row)) => Ok(*row),
             Some(Verdict::NotTaken(Claim::Ended(row))) => Ok(*row),
-            Some(Verdict::NotTaken(Claim::Held { worker, until })) => {
-                let reason = format!(
-                    "job {id} is being worked on by {worker}, whose lease lasts until {until}; wait for it, or stop it \
-                     with `acetate jobs cancel {id}`"
-                );
-                Err(JobError::Database { reason }.into())
-            }
+            Some(Verdict::NotTaken(Claim::Held { worker, .. })) => Err(busy(id, &worker)),
             Some(Verdict::NotTaken(Claim::NotBefore(at))) => {
-                Err(JobError::Database { reason: format!("job {id} waits for its next attempt until {at}") }.into())
+                Err(JobError::Busy { reason: format!("job {id} waits for its next attempt until {at}") }.into())
             }
             Some(Verdict::Lost) => {
                 let reason = format!("another process took job {id} over; `acetate jobs show {id}` tells how it goes");
-                Err(JobError::Database { reason }.into())
+                Err(JobError::Busy { reason }.into())
             }
             None | Some(Verdict::NotTaken(Claim::Unknown | Claim::Taken(_))) => {
                 Err(JobError::Database { reason: format!("job {id} has vanished from the database") }.into())
@@ -157,20 +185,47 @@ impl Run<'_> {
     }
 
     /// Copies the result out and says what came of it.
-    async fn finish(&self, row: JobRow) -> Result<(), Failure> {
+    async fn finish(&self, row: JobRow) -> Result<Manifest, Failure> {
         let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
             return Err(self.ended_badly(row));
         };
         let key = ObjectKey::parse(&result.manifest)?;
-        let manifest = self.out.export(&self.app.worker.store, &key).await?;
+        let store = &self.app.worker.store;
+        // The work is done, and may have taken hours: whoever reads the error must learn how to get at it.
+        let kept = |error| Failure::AfterSuccess {
+            error,
+            advice: format!(
+                "job {id} has succeeded and its files are in {}; mend this and run the same command with --id {id}",
+                store.path(&key).with_file_name("").display(),
+                id = row.id(),
+            ),
+        };
+        let manifest = self.out.export(store, &key).await.map_err(kept)?;
         if let Some(path) = self.sheet {
             let limits = &self.app.worker.options.limits;
-            sheet::write(path, &self.app.worker.store, limits, self.out.path(), &manifest).await?;
+            sheet::write(path, store, limits, self.out.path(), &manifest).await.map_err(kept)?;
         }
         if self.json {
-            return output::json(&JobView::new(row, &self.app.worker.store)?);
+            output::json(&JobView::new(row, store)?)?;
+        } else {
+            summary::print(&Finished { row: &row, manifest: &manifest, folder: self.out.path() })?;
         }
-        summary::print(&Finished { row: &row, manifest: &manifest, folder: self.out.path() })
+        Ok(manifest)
+    }
+
+    /// The model is no part of a job's identity: a result that is given out again may be another model's.
+    fn warn_of_other_models(&self, manifest: &Manifest) {
+        let settings = &self.loaded.config.qwen_image;
+        for record in &manifest.models {
+            let asked = if record.pipeline.contains("Edit") { &settings.edit_model_path } else { &settings.model_path };
+            if asked.as_ref().is_some_and(|asked| !same_model(asked, &record.id)) {
+                output::error(&format!(
+                    "warning: these pictures were made with {}, not with the model that you named; take another id \
+                     to make new ones",
+                    record.id
+                ));
+            }
+        }
     }
 
     /// The failure that a row without a result stands for, after its JSON where that was asked for.
@@ -197,51 +252,19 @@ impl Run<'_> {
     }
 }
 
-/// Models that the task needs must be named, and folders must be there, before anything starts.
-fn check_models(loaded: &Loaded, task: &Task) -> Result<(), JobError> {
-    let engine = app::engine_config(loaded)?;
-    let (decomposes, edits) = match task {
-        Task::Decompose(_) => (true, engine.load_edit_model),
-        Task::Edit(_) => (false, true),
-        Task::Composite(_) => (false, false),
-        Task::Workflow(params) => (true, !params.edits.is_empty() || engine.load_edit_model),
-    };
-    if decomposes && engine.model.is_none() {
-        return Err(JobError::invalid(
-            "model",
-            "no checkpoint is named; give --model a folder in diffusers' layout or a hub id such as \
-             Qwen/Qwen-Image-Layered (a download of about 58 GB), or set ACETATE__QWEN_IMAGE__MODEL_PATH",
-        ));
-    }
-    let needed = [engine.model.filter(|_| decomposes), engine.edit_model.filter(|_| edits)];
-    for model in needed.into_iter().flatten() {
-        if let ModelRef::Folder(folder) = &model
-            && !folder.join("model_index.json").is_file()
-        {
-            let reason = if folder.is_dir() {
-                "the folder holds no model_index.json; give the folder of a whole checkpoint in diffusers' layout"
-            } else {
-                "there is no such folder; give a checkpoint folder or a hub id such as Qwen/Qwen-Image-Layered"
-            };
-            return Err(JobError::ModelNotFound { model: model.to_string(), reason: reason.to_owned() });
-        }
-    }
-    Ok(())
+fn busy(id: JobId, worker: &str) -> Failure {
+    let reason = format!(
+        "job {id} is being worked on by {}; wait for it, or stop it with `acetate jobs cancel {id}`",
+        WorkerName::in_words(worker)
+    );
+    JobError::Busy { reason }.into()
 }
 
-/// `params.cfg_scale: ...` as `--cfg-scale: ...`, for somebody who typed flags.
-fn in_words_of_flags(error: JobError) -> JobError {
-    let JobError::InvalidRequest { field, reason } = error else { return error };
-    let name = field.rsplit('.').next().unwrap_or(&field);
-    let field = match (field.as_str(), name) {
-        (edit, _) if edit.starts_with("params.edits[") => "--edit".to_owned(),
-        ("input", _) => "IMAGE".to_owned(),
-        (setting, _) if setting.starts_with("qwen_image.") => format!("--{}", name.replace('_', "-")),
-        (param, _) if param.starts_with("params.") => format!("--{}", name.replace('_', "-")),
-        (_, "out" | "id" | "model") => format!("--{name}"),
-        _ => field,
-    };
-    JobError::InvalidRequest { field, reason }
+/// Whether a model's name means the one that was recorded: as a folder by any path to it, or as a hub id.
+fn same_model(asked: &str, recorded: &str) -> bool {
+    let folder = |name: &str| Path::new(name).canonicalize().ok();
+    let id = |name: &str| name.split('@').next().unwrap_or(name).to_owned();
+    folder(asked).zip(folder(recorded)).map_or_else(|| id(asked) == id(recorded), |(asked, there)| asked == there)
 }
 
 /// The first Ctrl-C cancels the job, which then ends within a step; the second one leaves at once.

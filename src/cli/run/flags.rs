@@ -104,6 +104,9 @@ pub fn input(text: &str) -> Result<InputRef, Failure> {
         };
         return Ok(InputRef::Layer { job: job.parse()?, layer });
     }
+    if text.is_empty() {
+        return Err(JobError::invalid("IMAGE", "is empty; give a picture").into());
+    }
     if text.contains("://") {
         return Ok(InputRef::Url(text.to_owned()));
     }

@@ -1,5 +1,6 @@
 //! `acetate run`: one job, here, now. Its row, its files and its retries are those of any other job.
 
+mod checks;
 mod composite;
 mod decompose;
 mod drive;

@@ -1,0 +1,76 @@
+//! What is refused before any work, in the words of somebody who typed flags.
+
+use std::path::Path;
+
+use crate::{
+    app,
+    config::Loaded,
+    hub::ModelRef,
+    job::{InputRef, JobError, Task},
+    store::path_of,
+};
+
+/// A new result takes the place of the old one in `--out`, which must then not be what the job reads.
+pub fn check_apart(inputs: &[InputRef], out: &Path) -> Result<(), JobError> {
+    let Ok(out) = out.canonicalize() else { return Ok(()) };
+    for input in inputs {
+        let InputRef::Url(url) = input else { continue };
+        let Ok(path) = path_of("input", url) else { continue };
+        let path = path.canonicalize().unwrap_or(path);
+        if path.parent() == Some(&out) {
+            let reason = format!(
+                "{} is an input, and the result would take the place of what is in its folder; give another folder",
+                path.display()
+            );
+            return Err(JobError::invalid("--out", reason));
+        }
+    }
+    Ok(())
+}
+
+/// Models that the task needs must be named, and folders must be there, before anything starts.
+pub fn check_models(loaded: &Loaded, task: &Task) -> Result<(), JobError> {
+    let engine = app::engine_config(loaded)?;
+    let (decomposes, edits) = match task {
+        Task::Decompose(_) => (true, engine.load_edit_model),
+        Task::Edit(_) => (false, true),
+        Task::Composite(_) => (false, false),
+        Task::Workflow(params) => (true, !params.edits.is_empty() || engine.load_edit_model),
+    };
+    if decomposes && engine.model.is_none() {
+        return Err(JobError::invalid(
+            "model",
+            "no checkpoint is named; give --model a folder in diffusers' layout or a hub id such as \
+             Qwen/Qwen-Image-Layered (a download of about 58 GB), or set ACETATE__QWEN_IMAGE__MODEL_PATH",
+        ));
+    }
+    let needed = [engine.model.filter(|_| decomposes), engine.edit_model.filter(|_| edits)];
+    for model in needed.into_iter().flatten() {
+        if let ModelRef::Folder(folder) = &model
+            && !folder.join("model_index.json").is_file()
+        {
+            let reason = if folder.is_dir() {
+                "the folder holds no model_index.json; give the folder of a whole checkpoint in diffusers' layout"
+            } else {
+                "there is no such folder; give a checkpoint folder or a hub id such as Qwen/Qwen-Image-Layered"
+            };
+            return Err(JobError::ModelNotFound { model: model.to_string(), reason: reason.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// `params.cfg_scale: ...` as `--cfg-scale: ...`, for somebody who typed flags.
+pub fn in_words_of_flags(error: JobError) -> JobError {
+    let JobError::InvalidRequest { field, reason } = error else { return error };
+    let name = field.rsplit('.').next().unwrap_or(&field);
+    let field = match (field.as_str(), name) {
+        (edit, _) if edit.starts_with("params.edits[") => "--edit".to_owned(),
+        ("input", _) => "IMAGE".to_owned(),
+        (setting, _) if setting.starts_with("qwen_image.") => format!("--{}", name.replace('_', "-")),
+        (param, _) if param.starts_with("params.") => format!("--{}", name.replace('_', "-")),
+        (_, "out" | "id" | "model") => format!("--{name}"),
+        _ => field,
+    };
+    JobError::InvalidRequest { field, reason }
+}

@@ -181,16 +181,19 @@ fn a_result_that_cannot_be_copied_out_is_not_lost() {
 #[test]
 fn results_of_two_processes_in_one_folder_are_never_mixed() {
     let place = Place::new();
-    let picture = place.picture("in.png", [1, 2, 3, 255]);
-    for round in 0..5 {
-        let runs = ["one", "two", "three"].map(|label| {
-            let label = format!("run={label}{round}");
-            place.start(&["run", "composite", &picture, "--out", "out", "--label", &label, "--json"])
+    let pictures = [10, 20, 30].map(|red| place.picture(&format!("{red}.png"), [red, 2, 3, 255]));
+    for round in 0..8 {
+        let runs = pictures.each_ref().map(|picture| {
+            let label = format!("round={round}");
+            place.start(&["run", "composite", picture, "--out", "out", "--label", &label, "--json"])
         });
         for child in runs {
             let ran = ran(child.wait_with_output().unwrap());
             assert_eq!(ran.code, Some(0), "{ran:?}");
         }
         assert_eq!(names(&place.path("out")), ["composite.png", "manifest.json"], "round {round}");
+        let manifest: Value = serde_json::from_slice(&fs::read(place.path("out/manifest.json")).unwrap()).unwrap();
+        let digest = crate::hex(&fs::read(place.path("out/composite.png")).unwrap());
+        assert_eq!(manifest["files"][0]["sha256"], digest, "round {round}: the manifest of one, the file of another");
     }
 }

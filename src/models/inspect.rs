@@ -8,10 +8,10 @@ use std::{
 
 use candle_core::{DType, Device};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
-    Loaded, ModelError, read_json,
+    Loaded, ModelError, Scheduler, read_json,
     text_encoder::{self, PictureProcessor, TextEncoder, Tokenizer, generation_config::GenerationConfig},
     transformer::{self, Transformer},
     vae::{self, Tiling, Vae},
@@ -66,7 +66,7 @@ fn inspect_loading(folder: &Path, below: u64) -> Loaded<Checkpoint> {
         part("processor", |part| part.loaded(parts.processor())),
         part("transformer", |part| parts.transformer(part)),
         part("vae", |part| parts.vae(part)),
-        part("scheduler", |part| part.loaded(parts.scheduler())),
+        part("scheduler", |part| part.loaded(Scheduler::load(&parts.folder.join("scheduler")))),
     ];
     Ok(Checkpoint { pipeline, components })
 }
@@ -208,26 +208,6 @@ impl Parts<'_> {
         read_headers(&folder, part)?;
         if part.is_below(self.below) {
             return part.loaded(Vae::load(&folder, &Device::Cpu, DType::F32, Tiling::default()));
-        }
-        Ok(())
-    }
-
-    /// What `pipeline` makes of it is not known here, only what it refuses.
-    fn scheduler(&self) -> Loaded<()> {
-        const REFUSED: [&str; 5] =
-            ["invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "stochastic_sampling"];
-        const NUMBERS: [&str; 6] =
-            ["num_train_timesteps", "shift", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"];
-        let path = self.folder.join("scheduler/scheduler_config.json");
-        let config: Map<String, Value> = read_json(&path)?;
-        let find = |names: &'static [&str], is_wrong: fn(&Value) -> bool| {
-            names.iter().filter_map(|name| Some((*name, config.get(*name)?))).find(|(_, value)| is_wrong(value))
-        };
-        if let Some((name, value)) = find(&REFUSED, |value| value != &Value::Bool(false)) {
-            return Err(ModelError::invalid(path, format!("`{name}` is {value}, which is not supported")));
-        }
-        if let Some((name, value)) = find(&NUMBERS, |value| !value.is_number()) {
-            return Err(ModelError::invalid(path, format!("`{name}` is {value}; it must be a number")));
         }
         Ok(())
     }

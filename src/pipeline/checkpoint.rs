@@ -7,10 +7,9 @@ use candle_core::{DType, Device};
 use super::{
     constants::{Constants, Pipeline},
     prompt,
-    schedule::Scheduler,
 };
 use crate::models::{
-    Loaded, ModelError,
+    Loaded, ModelError, Scheduler,
     text_encoder::TextEncoder,
     transformer::Transformer,
     vae::{Tiling, Vae},

@@ -5,11 +5,13 @@ use candle_core::{D, DType, Device, Tensor};
 use super::{
     control::Control,
     error::{PipelineError, Result},
-    schedule::Schedule,
 };
 use crate::{
     job::Stage,
-    models::transformer::{Frame, TokenRotations, Transformer},
+    models::{
+        Schedule,
+        transformer::{Frame, TokenRotations, Transformer},
+    },
 };
 
 /// One run of the loop.

@@ -14,7 +14,6 @@ mod latents;
 mod noise;
 mod picture;
 mod prompt;
-mod schedule;
 
 pub use constants::{Constants, Pipeline};
 pub use control::Control;
@@ -22,4 +21,3 @@ pub use decompose::{DecomposePipeline, Decomposed};
 pub use edit::EditPipeline;
 pub use error::PipelineError;
 pub use noise::randn;
-pub use schedule::{Schedule, Scheduler};

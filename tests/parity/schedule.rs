@@ -1,4 +1,4 @@
-use acetate::pipeline::{Schedule, Scheduler};
+use acetate::models::{Schedule, Scheduler};
 use candle_core::{Device, Tensor};
 
 use crate::bars::{assert_close, golden, tensors};

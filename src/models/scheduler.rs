@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::models::{Loaded, ModelError, read_json};
+use super::{Loaded, ModelError, read_json};
 
 /// `scheduler/scheduler_config.json`; defaults as in diffusers.
 #[derive(Debug, Clone, Deserialize)]

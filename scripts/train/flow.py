@@ -1,0 +1,317 @@
+"""Stages `layered` and `edit`: the transformers, by flow matching on what the pipelines feed them.
+
+Scenes are drawn, encoded by the frozen VAE and read by the frozen text encoder into a pool on the device, from which
+batches are drawn; the oldest are replaced all the time. A transformer's step costs less than encoding its batch.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from diffusers import QwenImageTransformer2DModel
+from torch.nn import functional as F
+
+import draw
+import edits
+import folded
+import metrics
+import text
+import vae as vae_stage
+import words
+import world
+from common import CONFIG, Clock, Log, Trainer, autocast, fresh_scenes, load_state, save_state
+
+SIDE = world.SIZE // 16  # patches of two by two latents along a side
+FRAMES = {"layered": 1 + 1 + world.OBJECTS, "edit": 1}
+# The pipelines' time shift at 128x128: sqrt(64 / 256) for Layered, the scheduler's line at 64 tokens for Edit.
+SHIFT = {"layered": math.sqrt(SIDE * SIDE / 256), "edit": 0.5 + (SIDE * SIDE - 256) * 0.4 / (8192 - 256)}
+
+
+def build(kind: str) -> QwenImageTransformer2DModel:
+    size, layered = CONFIG["transformer"][kind], kind == "layered"
+    model = QwenImageTransformer2DModel(
+        num_layers=size["blocks"], attention_head_dim=sum(size["axes"]), num_attention_heads=size["heads"],
+        joint_attention_dim=CONFIG["text"]["hidden"], axes_dims_rope=tuple(size["axes"]),
+        use_additional_t_cond=layered, use_layer3d_rope=layered,
+    )  # fmt: skip
+    # Blocks start as identities: no gate is open and nothing is predicted.
+    zeros = [model.proj_out.weight, model.proj_out.bias]
+    for block in model.transformer_blocks:
+        for linear in (block.img_mod[1], block.txt_mod[1]):
+            zeros += [linear.weight, linear.bias]
+    for tensor in zeros:
+        torch.nn.init.zeros_(tensor)
+    return model
+
+
+class Attend:
+    """diffusers' joint attention with rope in real numbers, which the compiler can fuse."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states, encoder_hidden_states_mask, image_rotary_emb,
+                 attention_mask=None):  # fmt: skip
+        head = attn.inner_dim // attn.heads
+
+        def heads(to_q, to_k, to_v, norm_q, norm_k, x, rope):
+            q, k, v = (to(x).unflatten(-1, (-1, head)).transpose(1, 2) for to in (to_q, to_k, to_v))
+            return rotate(norm_q(q), *rope), rotate(norm_k(k), *rope), v
+
+        picture, prompt = image_rotary_emb
+        image = heads(attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k, hidden_states, picture)
+        txt = heads(attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k,
+                    encoder_hidden_states, prompt)  # fmt: skip
+        q, k, v = (torch.cat([a, b.to(a.dtype)], dim=2) for a, b in zip(txt, image))
+        v = v.to(q.dtype)
+        mask = F.pad(encoder_hidden_states_mask, (0, hidden_states.shape[1]), value=True)[:, None, None]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        split = encoder_hidden_states.shape[1]
+        return attn.to_out[0](out[:, split:]), attn.to_add_out(out[:, :split])
+
+
+def rotate(x, cos, sin):
+    """Rope of the pairs' form: neighbours in the last axis are one complex number."""
+    real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+class Denoiser(torch.nn.Module):
+    """The transformer's forward without its host-side work: rope tables are made once."""
+
+    def __init__(self, kind: str, model: QwenImageTransformer2DModel, device):
+        super().__init__()
+        self.kind, self.model = kind, model
+        model.set_attn_processor(Attend())
+        shapes = [[(1, SIDE, SIDE)] * (FRAMES[kind] + 1)]
+        tables = model.pos_embed(shapes, max_txt_seq_len=CONFIG["transformer"][kind]["prompt_tokens"], device=device)
+        self.rope = tuple((table.real.contiguous(), table.imag.contiguous()) for table in tables)
+
+    def forward(self, tokens, prompt, mask, sigma):
+        """Noisy frames and the condition (b, t, 64), states (b, p, hidden), mask (b, p), sigma (b,) -> (b, t, 64)."""
+        model = self.model
+        x, states = model.img_in(tokens), model.txt_in(model.txt_norm(prompt))
+        flag = torch.zeros(len(x), dtype=torch.long, device=x.device) if self.kind == "layered" else None
+        time_ = model.time_text_embed(sigma, x, flag)
+        for block in model.transformer_blocks:
+            states, x = block(hidden_states=x, encoder_hidden_states=states, encoder_hidden_states_mask=mask,
+                              temb=time_, image_rotary_emb=self.rope)  # fmt: skip
+        return model.proj_out(model.norm_out(x, time_))
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """(b, frames, 16, 2h, 2w) -> (b, frames * h * w, 64)."""
+    b, f, c, h, w = latents.shape
+    return latents.view(b, f, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4, 6).reshape(b, f * h * w // 4, c * 4)
+
+
+def unpack(tokens: torch.Tensor, frames: int) -> torch.Tensor:
+    x = tokens.view(len(tokens), frames, SIDE, SIDE, 16, 2, 2).permute(0, 1, 4, 2, 5, 3, 6)
+    return x.reshape(len(tokens), frames, 16, 2 * SIDE, 2 * SIDE)
+
+
+class Source:
+    """Turns fresh scenes into what the transformer sees: target tokens, condition tokens, prompt states and mask."""
+
+    def __init__(self, kind: str, state: Path, device):
+        self.kind, self.device = kind, device
+        self.vae, self.mean, self.std = vae_stage.load(kind, state, device)
+        self.reader = text.load(state, device)
+        self.encode = torch.compile(folded.encode, dynamic=False) if device.type == "cuda" else folded.encode
+        pipeline = words.LAYERED if kind == "layered" else words.EDIT
+        self.skip, self.room = words.prefix(pipeline.prompt_template_encode), CONFIG["transformer"][kind]["prompt_tokens"]
+
+    def latents(self, pictures: torch.Tensor) -> torch.Tensor:
+        pictures = (pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
+        with autocast(self.device):
+            return (self.encode(self.vae, pictures).float() - self.mean) / self.std
+
+    def pictures(self, latents: torch.Tensor) -> torch.Tensor:
+        """Normalised latents (b, 16, h, w) -> pictures in 0..1."""
+        return folded.decode(self.vae, latents * self.std + self.mean).clamp(-1, 1) / 2 + 0.5
+
+    def prompts(self, sequences: list[list[int]], seen: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, count = words.batch(sequences, self.skip + self.room)
+        ids = ids.to(self.device)
+        with autocast(self.device):
+            pictures = None if seen is None else text.see(self.reader.model.visual, text.patches(seen))
+            states = text.read(self.reader, ids, text.sequence(ids.shape[1], self.device), pictures)[:, self.skip :]
+        mask = torch.arange(self.room)[None] < (count - self.skip)[:, None]
+        mask = mask.to(self.device)
+        return (states * mask[..., None]).to(torch.bfloat16), mask
+
+    def negative(self, count: int, seen: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        sequence = words.layered_prompt(edits.NEGATIVE) if self.kind == "layered" else words.edit_prompt(edits.NEGATIVE)
+        return self.prompts([sequence] * count, seen)
+
+    @torch.no_grad()
+    def make(self, count: int, generator: torch.Generator, dropout: float | None = None) -> dict[str, torch.Tensor]:
+        """`true` and `before` are for measuring: layers or pictures."""
+        dropout = CONFIG["transformer"]["dropout"] if dropout is None else dropout
+        scenes = world.sample(count, generator)
+        silent = (torch.rand(count, generator=generator) < dropout).tolist()
+        if self.kind == "layered":
+            spoken = [world.loose_caption(scenes, index, generator) for index in range(count)]
+            told = [edits.NEGATIVE if quiet else words_ for words_, quiet in zip(spoken, silent)]
+            layers = draw.draw(scenes.to(self.device))
+            whole = draw.composite(layers)
+            whole = torch.cat([whole, torch.ones_like(whole[:, :1])], dim=1)
+            frames = torch.cat([whole.unsqueeze(1), layers], dim=1)
+            latents = self.latents(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+            states, mask = self.prompts([words.layered_prompt(one) for one in told], None)
+            extra = {"true": layers, "before": whole[:, :3]}
+            condition = latents[:, :1]
+        else:
+            made = edits.make(scenes, generator)
+            told = [edits.NEGATIVE if quiet else one for one, quiet in zip(made.words, silent)]
+            only = made.only.to(self.device)
+            before, after = (edits.show(which.to(self.device), only) for which in (made.before, made.after))
+            # A layer that a model took apart is not perfectly black where it is transparent.
+            dirt = torch.rand(count, 1, 1, 1, device=self.device) * 0.04 * torch.rand_like(before[:, :, ::8, ::8])
+            given = before + F.interpolate(dirt, scale_factor=8.0, mode="bilinear") * (before.amax(1, keepdim=True) == 0)
+            latents = self.latents(torch.cat([after, given])).unflatten(0, (2, count)).unsqueeze(2)
+            states, mask = self.prompts([words.edit_prompt(one) for one in told], given)
+            latents, condition = latents
+            extra = {"true": after, "before": given, "words": made.words, "target": made.target}
+        return {"target_tokens": pack(latents), "condition": pack(condition), "states": states, "mask": mask, **extra}
+
+
+class Pool:
+    """A ring of ready samples on the device."""
+
+    def __init__(self, source: Source, size: int):
+        self.source, self.size, self.filled, self.next, self.columns = source, size, 0, 0, {}
+
+    def add(self, count: int, generator) -> None:
+        made = self.source.make(count, generator)
+        for name in ("target_tokens", "condition", "states", "mask"):
+            value = made[name] if made[name].dtype == torch.bool else made[name].to(torch.bfloat16)
+            if name not in self.columns:
+                self.columns[name] = torch.empty(self.size, *value.shape[1:], dtype=value.dtype, device=value.device)
+            where = (torch.arange(count, device=value.device) + self.next) % self.size
+            self.columns[name][where] = value
+        self.next = (self.next + count) % self.size
+        self.filled = min(self.size, self.filled + count)
+
+    def draw(self, count: int, device) -> list[torch.Tensor]:
+        rows = torch.randint(self.filled, (count,), device=device)
+        return [self.columns[name][rows] for name in ("target_tokens", "condition", "states", "mask")]
+
+
+def shifted(u: torch.Tensor, kind: str) -> torch.Tensor:
+    """The scheduler's exponential time shift."""
+    factor = math.exp(SHIFT[kind])
+    return factor * u / (1 + (factor - 1) * u)
+
+
+@torch.no_grad()
+def generate(denoiser: Denoiser, source: Source, made: dict, steps: int, guidance: float, seed: int = 0) -> torch.Tensor:
+    """Pictures (b, frames, c, h, w) in 0..1 by the pipelines' own rule, for a whole batch."""
+    kind, device = denoiser.kind, made["condition"].device
+    last = 0.0 if kind == "layered" else 1 / steps
+    u = torch.linspace(1, last, steps + 1 if kind == "layered" else steps)[:steps]
+    sigmas = shifted(u, kind)
+    sigmas = 1 - (1 - sigmas) * (1 - 0.02) / (1 - sigmas[-1])
+    sigmas = torch.cat([sigmas, torch.zeros(1)]).to(device)
+    shape = made["target_tokens"].shape
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    negative = source.negative(shape[0], made["before"] if kind == "edit" else None)
+    for now, then in zip(sigmas, sigmas[1:]):
+        tokens, sigma = torch.cat([x, made["condition"]], dim=1), now.expand(shape[0])
+        with autocast(device):
+            velocity = denoiser(tokens, made["states"].float(), made["mask"], sigma)[:, : shape[1]].float()
+            if guidance > 1:
+                other = denoiser(tokens, negative[0].float(), negative[1], sigma)[:, : shape[1]].float()
+                mixed = other + guidance * (velocity - other)
+                velocity = mixed * velocity.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True)
+        x = x + (then - now) * velocity
+    frames = FRAMES[kind]
+    return source.pictures(unpack(x, frames).flatten(0, 1)).unflatten(0, (shape[0], frames))
+
+
+def measure(denoiser: Denoiser, source: Source, count: int, steps: int, guidance: float) -> dict[str, float]:
+    """The figures of metrics.py on unseen scenes."""
+    made = source.make(count, torch.Generator().manual_seed(999_983), dropout=0.0)
+    found = generate(denoiser, source, made, steps, guidance).float().cpu()
+    true = made["true"].float().cpu()
+    if denoiser.kind == "layered":
+        return metrics.gather([metrics.decomposition(a, b[1:]) for a, b in zip(true, found)])
+    before = made["before"].float().cpu()
+    each = [metrics.edit(b, a, f[0], t) for b, a, f, t in zip(before, true, found, made["target"])]
+    return metrics.gather(each)
+
+
+def train(kind: str, state: Path, seconds: float, device, smoke: bool, hold: bool = False) -> None:
+    settings, size = CONFIG["transformer"], CONFIG["transformer"][kind]
+    log = Log(state, kind)
+    torch.manual_seed(CONFIG["seed"])
+    model = build(kind)
+    before = load_state(state, kind)
+    generator, runs = fresh_scenes(before)
+    if before:
+        model.load_state_dict(before)
+    denoiser = Denoiser(kind, model.to(device), device)
+    source = Source(kind, state, device)
+    clock = Clock(seconds, size["rate"], 20 if smoke else None, hold)
+    trainer = Trainer(denoiser, clock)
+    resume_optimizer(trainer, state, kind, log)
+
+    pool = Pool(source, 64 if smoke else settings["pool"])
+    chunk = 8 if smoke else settings["refill"]
+    began, first = time.monotonic(), 16 if smoke else settings["first"]
+    while pool.filled < first:
+        pool.add(chunk, generator)
+    synchronize(device)
+    cost = (time.monotonic() - began) / (first / chunk)
+    log(f"pool of {pool.filled}, {cost * 1000:.0f} ms for {chunk} scenes")
+
+    def loss_of(target, condition, states, mask, noise, sigma):
+        noisy = target + sigma[:, None, None] * (noise - target)
+        predicted = denoiser(torch.cat([noisy, condition], dim=1), states, mask, sigma)[:, : target.shape[1]]
+        return F.mse_loss(predicted.float(), noise - target)
+
+    if device.type == "cuda":
+        loss_of = torch.compile(loss_of, dynamic=False)
+    batch, running = 4 if smoke else size["batch"], None
+    spent, started = 0.0, time.monotonic()
+    while not clock.over(trainer.step):
+        if spent < settings["refill_share"] * (time.monotonic() - started):
+            pool.add(chunk, generator)
+            spent += cost
+        target, condition, states, mask = pool.draw(batch, device)
+        u = (torch.randperm(batch, device=device) + torch.rand(batch, device=device)) / batch
+        with autocast(device):
+            loss = loss_of(target.float(), condition.float(), states.float(), mask,
+                           torch.randn(target.shape, device=device), shifted(u, kind))  # fmt: skip
+        trainer.update(loss)
+        running = loss.detach() if running is None else torch.lerp(running, loss.detach(), 0.01)
+        if trainer.step % 50 == 0:
+            synchronize(device)  # the host must not run ahead of the clock
+        if trainer.step % 500 == 0 or smoke:
+            rate = trainer.step / (time.monotonic() - started)
+            log(f"step {trainer.step} loss {running.item():.5f} ({rate:.1f} steps/s, {pool.filled} scenes)")
+    log(f"done: {trainer.step} steps in {seconds:.0f} s, loss {running.item():.5f}")
+    save_state(state, kind, {**trainer.average.model.state_dict(), "runs": runs})
+    keep_optimizer(trainer, state, kind)
+    average = trainer.average.eval()
+    average.rope = denoiser.rope
+    for guidance in (1.0, 4.0):
+        found = measure(average, source, 2 if smoke else 64, 2 if smoke else 20, guidance)
+        log(f"guidance {guidance}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+
+
+def keep_optimizer(trainer: Trainer, state: Path, kind: str) -> None:
+    """The moments and the latest weights, for a run on the same machine; too large to travel, and not needed to go on."""
+    torch.save({"weights": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict()}, state / f"{kind}.pt")
+
+
+def resume_optimizer(trainer: Trainer, state: Path, kind: str, log: Log) -> None:
+    path = state / f"{kind}.pt"
+    if path.exists():
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        trainer.model.load_state_dict(kept["weights"])
+        trainer.optimizer.load_state_dict(kept["optimizer"])
+        log("resumed with the optimizer's moments")
+
+
+def synchronize(device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -75,14 +75,15 @@ class Log:
         self.file.flush()
 
 
-def save_state(folder: Path, name: str, weights: dict[str, torch.Tensor], half: bool = True) -> None:
+def save_state(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
     """Writes `name-0.safetensors`, `name-1.safetensors`, ... below 16 MB each; float16 keeps more than bfloat16."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{name}-*.safetensors"):
         old.unlink()
     shards, size = [{}], 0
     for key, value in weights.items():
-        value = value.detach().to("cpu", torch.float16 if half else torch.float32).contiguous()
+        kept = torch.float16 if value.numel() > 32 else torch.float32  # latent statistics and counts stay exact
+        value = value.detach().to("cpu", kept).contiguous()
         if size + value.nbytes > SHARD_BYTES:
             shards.append({})
             size = 0
@@ -105,6 +106,33 @@ def fresh_scenes(state: dict[str, torch.Tensor] | None) -> tuple[torch.Generator
     runs = (state.pop("runs") if state else torch.zeros(1)) + 1
     torch.manual_seed(CONFIG["seed"] + int(runs))
     return torch.Generator().manual_seed(CONFIG["seed"] * 1000 + int(runs)), runs
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """What `make` gives from its own generator in every worker, without end."""
+
+    def __init__(self, make, generator: torch.Generator):
+        self.make, self.seed = make, generator.initial_seed()
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * (1 + worker.id if worker else 0))
+        while True:
+            yield self.make(generator)
+
+
+def stream(make, generator: torch.Generator, workers: int):
+    """Scenes and words are made by processes beside the one that trains: in one process they take most of a step."""
+    dataset = Stream(make, generator)
+    if workers == 0:
+        return iter(dataset)
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=4, collate_fn=same)
+    return iter(loader)
+
+
+def same(value):
+    return value
 
 
 def device_of(name: str | None) -> torch.device:

@@ -11,6 +11,7 @@ NEGATIVE = " "
 RECOLOUR = ["Change the {} to {}", "Make the {} {}", "Paint the {} {}", "Turn the {} {}", "Change the color of the {} to {}"]
 RECOLOUR_IT = ["Make it {}", "Change it to {}", "Paint it {}", "Turn it {}", "Change the color to {}"]
 SHADES = {"darker": lambda rgb: rgb * 0.6, "lighter": lambda rgb: rgb + (1 - rgb) * 0.5}
+PALETTE_ARRAY = PALETTE.numpy()
 PLAIN = ["Remove the pattern", "Make the background plain"]
 
 
@@ -30,8 +31,9 @@ def make(scenes: Scenes, generator: torch.Generator) -> Edits:
     after = scenes.clone()
     words, targets, only = [], [], torch.full((len(scenes),), -1)
     numbers = torch.rand(len(scenes), 6, generator=generator).tolist()
+    before, changed = scenes.light(), after.light()
     for scene, draw_ in enumerate(numbers):
-        text, target, only[scene] = one(scenes, after, scene, draw_)
+        text, target, only[scene] = one(before, changed, scene, draw_)
         words.append(text if draw_[5] < 0.5 else text + ".")
         targets.append(target)
     return Edits(scenes, after, words, only, targets)
@@ -57,7 +59,7 @@ def one(before: Scenes, after: Scenes, scene: int, numbers: list[float]) -> tupl
             after.style[scene] = 0
             return pick(PLAIN, form), None, shown
         colour = new_colour(int(before.ground[scene]), before, scene, new)
-        after.ground[scene], after.ground_rgb[scene] = colour, PALETTE[colour]
+        after.ground[scene], after.ground_rgb[scene] = colour, PALETTE_ARRAY[colour]
         return recolour("background", colour, alone and which < 0.5, form), NAMES[colour], shown
     if task < 0.32:
         word = pick(list(SHADES), new)
@@ -67,7 +69,7 @@ def one(before: Scenes, after: Scenes, scene: int, numbers: list[float]) -> tupl
         after.visible[scene, index] = False
         return f"{pick(['Remove', 'Delete', 'Take away'], form)} the {name}", None, shown
     colour = new_colour(int(before.colour[scene, index]), before, scene, new)
-    after.colour[scene, index], after.rgb[scene, index] = colour, PALETTE[colour]
+    after.colour[scene, index], after.rgb[scene, index] = colour, PALETTE_ARRAY[colour]
     it = alone and (which * 10) % 1 < 0.5
     return recolour(name, colour, it, form), NAMES[colour], shown
 

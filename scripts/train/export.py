@@ -1,4 +1,4 @@
-"""Writes the two checkpoints in diffusers' layout: bfloat16 safetensors, one text encoder for both, `acetate.json`."""
+"""Writes the two checkpoints in diffusers' layout (bfloat16, one text encoder for both, `acetate.json`), and reads them back."""
 
 import json
 import shutil
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load_file
+from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import flow
@@ -13,7 +15,7 @@ import folded
 import text
 import words
 import world
-from common import CONFIG, load_state
+from common import CONFIG, load_state, save_state
 
 PIPELINES = {"layered": "QwenImageLayeredPipeline", "edit": "QwenImageEditPlusPipeline"}
 AREA = world.SIZE**2
@@ -90,6 +92,25 @@ def write(state: Path, out: Path) -> None:
     files = [file for folder in folders.values() for file in folder.rglob("*.safetensors")]
     once = [file for file in files if file.relative_to(out) != Path("edit-nano/text_encoder") / file.name]
     print(f"{sum(file.stat().st_size for file in once) / 1e6:.1f} MB of weights, the text encoder counted once")
+
+
+def read(state: Path, models: Path) -> None:
+    """The other way: a state to go on from, out of published checkpoints. Rounded to bfloat16, which training mends."""
+    runs = torch.ones(1)
+    for kind in PIPELINES:
+        folder = models / f"{kind}-nano"
+        weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+        save_state(state, kind, {**weights, "runs": runs})
+        taps = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+        names = folded.build(CONFIG["vae"][kind]).state_dict()
+        used = {name: (taps[name][:, :, -1] if taps[name].dim() == 5 else taps[name]).reshape(shape.shape)
+                for name, shape in names.items()}  # fmt: skip
+        config = json.loads((folder / "vae" / "config.json").read_text())
+        statistics = {name: torch.tensor(config[name]) for name in ("latents_mean", "latents_std")}
+        save_state(state, f"vae-{kind}", {**used, **statistics, "runs": runs})
+    # transformers writes the names of older versions; the model has those of now.
+    reader = Qwen2_5_VLForConditionalGeneration.from_pretrained(models / "layered-nano" / "text_encoder")
+    save_state(state, "text", {**reader.state_dict(), "runs": runs})
 
 
 def write_json(path: Path, value) -> None:

@@ -6,6 +6,7 @@ batches are drawn; the oldest are replaced all the time. A transformer's step co
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ import text
 import vae as vae_stage
 import words
 import world
-from common import CONFIG, Clock, Log, Trainer, autocast, fresh_scenes, load_state, save_state
+from common import CONFIG, Clock, Log, Trainer, autocast, fresh_scenes, load_state, save_state, stream
 
 SIDE = world.SIZE // 16  # patches of two by two latents along a side
 FRAMES = {"layered": 1 + 1 + world.OBJECTS, "edit": 1}
@@ -128,8 +129,8 @@ class Source:
         """Normalised latents (b, 16, h, w) -> pictures in 0..1."""
         return folded.decode(self.vae, latents * self.std + self.mean).clamp(-1, 1) / 2 + 0.5
 
-    def prompts(self, sequences: list[list[int]], seen: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        ids, count = words.batch(sequences, self.skip + self.room)
+    def prompts(self, ids: torch.Tensor, count: torch.Tensor, seen: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """States behind the template (b, p, hidden), 0 where there is no token, and the mask (b, p)."""
         ids = ids.to(self.device)
         with autocast(self.device):
             pictures = None if seen is None else text.see(self.reader.model.visual, text.patches(seen))
@@ -140,48 +141,53 @@ class Source:
 
     def negative(self, count: int, seen: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         sequence = words.layered_prompt(edits.NEGATIVE) if self.kind == "layered" else words.edit_prompt(edits.NEGATIVE)
-        return self.prompts([sequence] * count, seen)
+        return self.prompts(*words.batch([sequence] * count, self.skip + self.room), seen)
 
-    @torch.no_grad()
-    def make(self, count: int, generator: torch.Generator, dropout: float | None = None) -> dict[str, torch.Tensor]:
-        """`true` and `before` are for measuring: layers or pictures."""
-        dropout = CONFIG["transformer"]["dropout"] if dropout is None else dropout
+    def plan(self, count: int, dropout: float, generator: torch.Generator) -> dict:
+        """Scenes and words, on the CPU."""
         scenes = world.sample(count, generator)
         silent = (torch.rand(count, generator=generator) < dropout).tolist()
         if self.kind == "layered":
-            spoken = [world.loose_caption(scenes, index, generator) for index in range(count)]
-            told = [edits.NEGATIVE if quiet else words_ for words_, quiet in zip(spoken, silent)]
-            layers = draw.draw(scenes.to(self.device))
+            spoken = [world.loose_caption(scenes.light(), index, generator) for index in range(count)]
+            planned, prompt = {"scenes": scenes}, words.layered_prompt
+        else:
+            made = edits.make(scenes, generator)
+            spoken, planned, prompt = made.words, {"made": made}, words.edit_prompt
+        told = [edits.NEGATIVE if quiet else one for one, quiet in zip(spoken, silent)]
+        return {**planned, "ids": words.batch([prompt(one) for one in told], self.skip + self.room)}
+
+    @torch.no_grad()
+    def finish(self, planned: dict) -> dict[str, torch.Tensor]:
+        """Draws, encodes and reads a plan. `true` and `before` are for measuring: layers or pictures."""
+        if self.kind == "layered":
+            layers = draw.draw(planned["scenes"].to(self.device))
             whole = draw.composite(layers)
             whole = torch.cat([whole, torch.ones_like(whole[:, :1])], dim=1)
             frames = torch.cat([whole.unsqueeze(1), layers], dim=1)
             latents = self.latents(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-            states, mask = self.prompts([words.layered_prompt(one) for one in told], None)
-            extra = {"true": layers, "before": whole[:, :3]}
-            condition = latents[:, :1]
+            condition, given, extra = latents[:, :1], None, {"true": layers, "before": whole[:, :3]}
         else:
-            made = edits.make(scenes, generator)
-            told = [edits.NEGATIVE if quiet else one for one, quiet in zip(made.words, silent)]
+            made = planned["made"]
             only = made.only.to(self.device)
             before, after = (edits.show(which.to(self.device), only) for which in (made.before, made.after))
             # A layer that a model took apart is not perfectly black where it is transparent.
-            dirt = torch.rand(count, 1, 1, 1, device=self.device) * 0.04 * torch.rand_like(before[:, :, ::8, ::8])
+            dirt = torch.rand(len(before), 1, 1, 1, device=self.device) * 0.04 * torch.rand_like(before[:, :, ::8, ::8])
             given = before + F.interpolate(dirt, scale_factor=8.0, mode="bilinear") * (before.amax(1, keepdim=True) == 0)
-            latents = self.latents(torch.cat([after, given])).unflatten(0, (2, count)).unsqueeze(2)
-            states, mask = self.prompts([words.edit_prompt(one) for one in told], given)
-            latents, condition = latents
+            latents, condition = self.latents(torch.cat([after, given])).unflatten(0, (2, len(before))).unsqueeze(2)
             extra = {"true": after, "before": given, "words": made.words, "target": made.target}
+        states, mask = self.prompts(*planned["ids"], given)
         return {"target_tokens": pack(latents), "condition": pack(condition), "states": states, "mask": mask, **extra}
 
 
 class Pool:
     """A ring of ready samples on the device."""
 
-    def __init__(self, source: Source, size: int):
-        self.source, self.size, self.filled, self.next, self.columns = source, size, 0, 0, {}
+    def __init__(self, source: Source, plans, size: int):
+        self.source, self.plans, self.size, self.filled, self.next, self.columns = source, plans, size, 0, 0, {}
 
-    def add(self, count: int, generator) -> None:
-        made = self.source.make(count, generator)
+    def add(self) -> None:
+        made = self.source.finish(next(self.plans))
+        count = len(made["mask"])
         for name in ("target_tokens", "condition", "states", "mask"):
             value = made[name] if made[name].dtype == torch.bool else made[name].to(torch.bfloat16)
             if name not in self.columns:
@@ -229,7 +235,7 @@ def generate(denoiser: Denoiser, source: Source, made: dict, steps: int, guidanc
 
 def measure(denoiser: Denoiser, source: Source, count: int, steps: int, guidance: float) -> dict[str, float]:
     """The figures of metrics.py on unseen scenes."""
-    made = source.make(count, torch.Generator().manual_seed(999_983), dropout=0.0)
+    made = source.finish(source.plan(count, 0.0, torch.Generator().manual_seed(999_983)))
     found = generate(denoiser, source, made, steps, guidance).float().cpu()
     true = made["true"].float().cpu()
     if denoiser.kind == "layered":
@@ -254,11 +260,13 @@ def train(kind: str, state: Path, seconds: float, device, smoke: bool, hold: boo
     trainer = Trainer(denoiser, clock)
     resume_optimizer(trainer, state, kind, log)
 
-    pool = Pool(source, 64 if smoke else settings["pool"])
     chunk = 8 if smoke else settings["refill"]
+    planned = partial(source.plan, chunk, settings["dropout"])
+    plans = stream(planned, generator, 0 if smoke else CONFIG["workers"])
+    pool = Pool(source, plans, 64 if smoke else settings["pool"])
     began, first = time.monotonic(), 16 if smoke else settings["first"]
     while pool.filled < first:
-        pool.add(chunk, generator)
+        pool.add()
     synchronize(device)
     cost = (time.monotonic() - began) / (first / chunk)
     log(f"pool of {pool.filled}, {cost * 1000:.0f} ms for {chunk} scenes")
@@ -269,12 +277,13 @@ def train(kind: str, state: Path, seconds: float, device, smoke: bool, hold: boo
         return F.mse_loss(predicted.float(), noise - target)
 
     if device.type == "cuda":
-        loss_of = torch.compile(loss_of, dynamic=False)
+        for block in model.transformer_blocks:  # one block is compiled for all
+            block.compile(dynamic=False)
     batch, running = 4 if smoke else size["batch"], None
     spent, started = 0.0, time.monotonic()
     while not clock.over(trainer.step):
         if spent < settings["refill_share"] * (time.monotonic() - started):
-            pool.add(chunk, generator)
+            pool.add()
             spent += cost
         target, condition, states, mask = pool.draw(batch, device)
         u = (torch.randperm(batch, device=device) + torch.rand(batch, device=device)) / batch

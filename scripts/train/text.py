@@ -8,6 +8,7 @@ states that the pipelines hand to the transformers hold what those need.
 attention picture by picture.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ import draw
 import edits
 import words
 import world
-from common import CONFIG, Clock, Log, Trainer, autocast, fresh_scenes, load_state, save_state
+from common import CONFIG, Clock, Log, Trainer, autocast, fresh_scenes, load_state, save_state, stream
 
 PATCH, MERGE, GRID = 14, 2, 10
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -162,36 +163,46 @@ def lengths() -> dict[str, int]:
     }
 
 
-def lessons(counts: tuple[int, int, int], generator: torch.Generator, device) -> list[tuple]:
+def plan(counts: tuple[int, int, int], generator: torch.Generator) -> list[tuple]:
+    """Three lessons without their pictures: ids, labels, positions and how to draw what is shown."""
     captions, instructions, texts = counts
     room = lengths()
     scenes = world.sample(captions, generator)
     question, positions = words.question()
-    ids, labels = lesson([question] * captions, [world.caption(scenes, i) for i in range(captions)], room["caption"])
-    layers = draw.draw(scenes.to(device))
-    result = [(ids.to(device), labels.to(device), positions.to(device), draw.composite(layers))]
+    told = [world.caption(scenes.light(), index) for index in range(captions)]
+    ids, labels = lesson([question] * captions, told, room["caption"])
+    whole = torch.full((captions,), -1)
+    result = [(ids, labels, positions, (scenes, whole))]
 
     made = edits.make(world.sample(instructions, generator), generator)
     prompts = [words.edit_prompt(text) for text in made.words]
-    told = [describe(made, index) for index in range(instructions)]
+    after = made.after.light()
+    told = [describe(after, int(made.only[index]), index) for index in range(instructions)]
     ids, labels = lesson(prompts, told, room["edit"])
-    shown = edits.show(made.before.to(device), made.only.to(device))
-    result.append((ids.to(device), labels.to(device), sequence(room["edit"], device), shown))
+    result.append((ids, labels, sequence(room["edit"], "cpu").contiguous(), (made.before, made.only)))
 
-    scenes = world.sample(texts, generator)
+    scenes = world.sample(texts, generator).light()
     loose = [world.loose_caption(scenes, index, generator) for index in range(texts)]
     ids, labels = lesson([words.layered_prompt(text) for text in loose], loose, room["text"])
-    return result + [(ids.to(device), labels.to(device), sequence(room["text"], device), None)]
+    return result + [(ids, labels, sequence(room["text"], "cpu").contiguous(), None)]
 
 
-def describe(made: edits.Edits, index: int) -> str:
+def lessons(planned: list[tuple], device) -> list[tuple]:
+    """The same on the device, with pictures."""
+    result = []
+    for ids, labels, positions, shown in planned:
+        pictures = None if shown is None else edits.show(shown[0].to(device), shown[1].to(device))
+        result.append((*(part.to(device, non_blocking=True) for part in (ids, labels, positions)), pictures))
+    return result
+
+
+def describe(after: world.Scenes, shown: int, index: int) -> str:
     """The result of an edit in words: of what is shown, only that."""
-    shown = int(made.only[index])
     if shown < 0:
-        return world.caption(made.after, index)
+        return world.caption(after, index)
     if shown == 0:
-        return f"{world.background(made.after, index).capitalize()}."
-    name = world.thing(made.after, index, shown - 1)
+        return f"{world.background(after, index).capitalize()}."
+    name = world.thing(after, index, shown - 1)
     return f"{world.article(name).capitalize()} {name}."
 
 
@@ -228,14 +239,13 @@ def train(state: Path, seconds: float, device, smoke: bool) -> None:
     tutor = Tutor(model).to(device)
     if before:
         log(f"resumed at {accuracy(model, device)}")
-    clock = Clock(seconds, settings["rate"] * (0.5 if before else 1), 20 if smoke else None)
+    clock = Clock(seconds, settings["rate"] * (0.8 if before else 1), 20 if smoke else None)
     trainer = Trainer(tutor, clock)
-    if device.type == "cuda":
-        tutor.compile(dynamic=False)
     counts = (2, 2, 2) if smoke else (settings["captions"], settings["edits"], settings["texts"])
+    planned = stream(partial(plan, counts), generator, 0 if smoke else CONFIG["workers"])
     while not clock.over(trainer.step):
         with torch.no_grad():
-            told = lessons(counts, generator, device)
+            told = lessons(next(planned), device)
         with autocast(device):
             losses = tutor(told)
         trainer.update(losses.sum())
@@ -244,7 +254,7 @@ def train(state: Path, seconds: float, device, smoke: bool) -> None:
         if trainer.step % 1000 == 0:
             log(f"step {trainer.step} captions right {accuracy(trainer.average.model, device)}")
     log(f"done: {trainer.step} steps in {seconds:.0f} s, captions right {accuracy(trainer.average.model, device)}")
-    save_state(state, "text", {**trainer.average.model.state_dict(), "runs": runs}, half=True)
+    save_state(state, "text", {**trainer.average.model.state_dict(), "runs": runs})
 
 
 def load(state: Path, device) -> Qwen2_5_VLForConditionalGeneration:

@@ -1,7 +1,8 @@
 """Trains one part of the small checkpoints for a given time, or exports what is trained.
 
     python train.py vae-layered|vae-edit|text|layered|edit --state DIR --seconds S
-    python train.py export --state DIR --out DIR
+    python train.py export --state DIR --models DIR    writes layered-nano and edit-nano
+    python train.py import --state DIR --models DIR    a state to go on from, out of those two
 
 The order: the VAEs and the text encoder (side by side), then the transformers (side by side). Every stage goes on from
 its files in the state folder. See README.md.
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from common import device_of
 
-STAGES = ["vae-layered", "vae-edit", "text", "layered", "edit", "export"]
+STAGES = ["vae-layered", "vae-edit", "text", "layered", "edit", "export", "import"]
 
 
 def main() -> None:
@@ -25,14 +26,16 @@ def main() -> None:
     parser.add_argument("--decoder", action="store_true", help="VAE stages: train the decoder alone, latents stay")
     parser.add_argument("--hold", action="store_true", help="transformers: keep the learning rate for a later run")
     parser.add_argument("--smoke", action="store_true", help="20 tiny steps, to see that it runs")
-    parser.add_argument("--out", type=Path, help="export: where layered-nano and edit-nano go")
+    parser.add_argument("--models", type=Path, help="export, import: the folder of layered-nano and edit-nano")
     chosen = parser.parse_args()
     device = device_of(chosen.device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    if chosen.stage == "export":
+    if chosen.stage in ("export", "import"):
         import export
 
-        export.write(chosen.state, chosen.out or parser.error("export needs --out"))
+        folder = chosen.models or parser.error(f"{chosen.stage} needs --models")
+        move = export.write if chosen.stage == "export" else export.read
+        move(chosen.state, folder)
     elif chosen.stage.startswith("vae-"):
         import vae
 

@@ -131,4 +131,4 @@ def train(kind: str, state: Path, seconds: float, device, smoke: bool, only_deco
     if not only_decoder:
         mean, std = statistics(kind, trained, device)
         kept = {"latents_mean": torch.tensor(mean), "latents_std": torch.tensor(std)}
-    save_state(state, f"vae-{kind}", {**trained.state_dict(), **kept, "runs": runs}, half=False)
+    save_state(state, f"vae-{kind}", {**trained.state_dict(), **kept, "runs": runs})

@@ -57,6 +57,10 @@ class Scenes:
     def clone(self) -> "Scenes":
         return Scenes(*(getattr(self, field.name).clone() for field in fields(self)))
 
+    def light(self) -> "Scenes":
+        """The same memory as numpy arrays: reading single numbers for the words is ten times faster."""
+        return Scenes(*(getattr(self, field.name).numpy() for field in fields(self)))
+
     def __len__(self) -> int:
         return len(self.style)
 

@@ -1,4 +1,4 @@
-"""Writes the two checkpoints in diffusers' layout (bfloat16, one text encoder for both, `acetate.json`), and reads them back."""
+"""Writes the checkpoints in diffusers' layout (bfloat16, one text encoder, `acetate.json`), and reads them back."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-import flow
+import denoiser
 import folded
 import text
 import words
@@ -57,7 +57,7 @@ def vae(kind: str, state: Path):
 def transformer(kind: str, state: Path):
     weights = load_state(state, kind)
     weights.pop("runs")
-    model = flow.build(kind)
+    model = denoiser.build(kind)
     model.load_state_dict(weights)
     return model
 

@@ -1,0 +1,165 @@
+"""Draws scenes: signed distances of the shapes in torch, the same code on the CPU and on a GPU."""
+
+import math
+
+import torch
+
+from world import OBJECTS, SIZE, Scenes
+
+SOFT = 1.5  # width of an edge in pixels
+WOOD = (0.40, 0.26, 0.13)
+GLASS = (0.93, 0.90, 0.70)
+
+
+def box(x, y, centre, half):
+    dx, dy = (x - centre[0]).abs() - half[0], (y - centre[1]).abs() - half[1]
+    outside = torch.hypot(dx.clamp(min=0), dy.clamp(min=0))
+    return outside + torch.maximum(dx, dy).clamp(max=0)
+
+
+def disc(x, y, centre, radius):
+    return torch.hypot(x - centre[0], y - centre[1]) - radius
+
+
+def union(*distances):
+    result = distances[0]
+    for distance in distances[1:]:
+        result = torch.minimum(result, distance)
+    return result
+
+
+def triangle(x, y):
+    side = x.abs() * math.cos(math.pi / 6) - y * 0.5
+    return torch.maximum(side, y) - 0.52
+
+
+def star(x, y):
+    sector = 2 * math.pi / 5
+    turn = torch.atan2(x, -y)
+    turn = (torch.remainder(turn + sector / 2, sector) - sector / 2).abs()
+    length = torch.hypot(x, y)
+    along, across = length * turn.cos(), length * turn.sin()
+    return (along - 1.05) * 0.384 + across * 0.923
+
+
+def heart(x, y):
+    half = 0.55
+    y = y - 0.08
+    turned = box((x + y) * math.sqrt(0.5), (y - x) * math.sqrt(0.5), (0, 0), (half, half))
+    lobe = half * math.sqrt(0.5)
+    return union(turned, disc(x.abs(), y, (lobe, -lobe), half))
+
+
+def roof(x, y):
+    return torch.maximum(y + 0.15, (x.abs() * 0.75 - (y + 0.9) * 0.95) / 1.21)
+
+
+def crown(x, y):
+    return union(disc(x, y, (0, -0.38), 0.55), disc(x.abs(), y, (0.38, 0.08), 0.42))
+
+
+def cloud(x, y):
+    return union(disc(x, y, (0, -0.12), 0.48), disc(x.abs(), y, (0.55, 0.16), 0.36), box(x, y, (0, 0.3), (0.55, 0.22)))
+
+
+def sun(x, y):
+    sector = math.pi / 4
+    turn = torch.atan2(y, x)
+    turn = torch.remainder(turn + sector / 2, sector) - sector / 2
+    length = torch.hypot(x, y)
+    ray = box(length * turn.cos(), length * turn.sin(), (0.86, 0), (0.14, 0.09))
+    return union(length - 0.58, ray)
+
+
+def distances(x, y) -> torch.Tensor:
+    """Distance of every kind, in world.KINDS' order, in units of the object's radius; stacked on a new first axis."""
+    length = torch.hypot(x, y)
+    house = union(roof(x, y), box(x, y, (0, 0.3), (0.68, 0.5)))
+    tree = union(crown(x, y), box(x, y, (0, 0.65), (0.15, 0.32)))
+    return torch.stack([
+        length - 0.92, box(x, y, (0, 0), (0.78, 0.78)), triangle(x, y), star(x, y), (length - 0.7).abs() - 0.25,
+        heart(x, y), house, tree, cloud(x, y), sun(x, y),
+    ])  # fmt: skip
+
+
+def grid(device):
+    line = torch.arange(SIZE, device=device) + 0.5
+    return line[None, :].expand(SIZE, SIZE), line[:, None].expand(SIZE, SIZE)
+
+
+def draw_objects(scenes: Scenes) -> torch.Tensor:
+    """(b, 3, 4, h, w): colour and alpha of every object, in 0..1; colour is 0 where alpha is."""
+    columns, rows = grid(scenes.x.device)
+    dx = columns - scenes.x[..., None, None]
+    dy = rows - scenes.y[..., None, None]
+    radius = scenes.radius[..., None, None]
+    cos, sin = (f(scenes.angle)[..., None, None] for f in (torch.cos, torch.sin))
+    x, y = (dx * cos + dy * sin) / radius, (dy * cos - dx * sin) / radius
+
+    def cover(distance):
+        return (0.5 - distance * radius / SOFT).clamp(0, 1)
+
+    kind = scenes.kind[..., None, None]
+    distance = distances(x, y).gather(0, kind.expand_as(x)[None])[0]
+    alpha = cover(distance) * scenes.visible[..., None, None]
+
+    colour = scenes.rgb[..., None, None] * (1.04 - 0.12 * y.clamp(-1, 1)).unsqueeze(2)
+
+    def paint(colour, where, distance, other):
+        share = (cover(distance) * (kind == where)).unsqueeze(2)
+        return colour * (1 - share) + other * share
+
+    def tone(values):
+        return torch.tensor(values, device=x.device).view(1, 1, 3, 1, 1)
+
+    colour = paint(colour, 6, roof(x, y), colour * 0.6)
+    colour = paint(colour, 6, box(x, y, (-0.25, 0.5), (0.17, 0.3)), tone(WOOD) * 0.7)
+    colour = paint(colour, 6, box(x, y, (0.3, 0.25), (0.17, 0.17)), tone(GLASS))
+    colour = paint(colour, 7, torch.maximum(box(x, y, (0, 0.65), (0.15, 0.32)), -crown(x, y)), tone(WOOD))
+    alpha = alpha * (alpha > 0.5 / 255)
+    colour = colour.clamp(0, 1) * (alpha > 0).unsqueeze(2)
+    return torch.cat([colour, alpha.unsqueeze(2)], dim=2)
+
+
+def draw_backgrounds(scenes: Scenes) -> torch.Tensor:
+    """(b, 4, h, w), opaque."""
+    columns, rows = grid(scenes.x.device)
+    period, slant = scenes.period[:, None, None], scenes.slant[:, None, None]
+    along = columns * slant.cos() + rows * slant.sin()
+
+    def band(position):
+        """0..1: soft stripes of half a period."""
+        return (0.5 + (2 * math.pi * position / period).sin() * period / (math.pi * 2 * SOFT)).clamp(0, 1)
+
+    phase = scenes.phase[:, :, None, None] * period[:, None]
+    u, v = columns + phase[:, 0], rows + phase[:, 1]
+    stripes = band(along + phase[:, 0])
+    first, second = band(u), band(v)
+    checks = first * (1 - second) + second * (1 - first)
+    near = torch.hypot(torch.remainder(u, period) - period / 2, torch.remainder(v, period) - period / 2)
+    dots = (0.5 - (near - period * 0.26) / SOFT).clamp(0, 1)
+    centre = (columns - SIZE / 2) * slant.cos() + (rows - SIZE / 2) * slant.sin()
+    gradient = (0.5 + centre / (SIZE * 1.2)).clamp(0, 1) * 2.0
+    share = torch.stack([torch.zeros_like(stripes), gradient, stripes, dots, checks])
+    share = share.gather(0, scenes.style[None, :, None, None].expand(1, *stripes.shape))[0].unsqueeze(1)
+    base = scenes.ground_rgb[:, :, None, None]
+    towards = scenes.lighter[:, None, None, None].to(base.dtype)
+    colour = base + (towards - base) * share * 0.22
+    return torch.cat([colour.clamp(0, 1), torch.ones_like(share)], dim=1)
+
+
+def composite(layers: torch.Tensor) -> torch.Tensor:
+    """Straight-alpha layers (b, n, 4, h, w), back to front, the first opaque -> RGB (b, 3, h, w)."""
+    picture = layers[:, 0, :3]
+    for index in range(1, layers.shape[1]):
+        alpha = layers[:, index, 3:]
+        picture = picture * (1 - alpha) + layers[:, index, :3] * alpha
+    return picture
+
+
+def draw(scenes: Scenes) -> torch.Tensor:
+    """Layers (b, 1 + 3, 4, h, w) in 0..1: background, then objects back to front; absent ones are all 0."""
+    return torch.cat([draw_backgrounds(scenes).unsqueeze(1), draw_objects(scenes)], dim=1)
+
+
+assert OBJECTS == 3

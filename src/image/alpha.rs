@@ -22,11 +22,6 @@ pub fn alpha_of(image: &RgbaImage) -> GrayImage {
     GrayImage::from_fn(image.width(), image.height(), |x, y| Luma([image.get_pixel(x, y).0[3]]))
 }
 
-/// Whether some pixel is not fully opaque.
-pub fn has_transparency(image: &RgbaImage) -> bool {
-    image.pixels().any(|pixel| pixel.0[3] != 255)
-}
-
 /// The colour of `rgb` with the alpha of `alpha_from`, bit for bit.
 ///
 /// # Errors

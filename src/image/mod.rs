@@ -12,7 +12,7 @@ mod png;
 mod resize;
 mod sheet;
 
-pub use alpha::{alpha_of, at_model_size, back_to_source, has_transparency, on_white, rgb_of, with_alpha};
+pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_alpha};
 pub use composite::composite;
 pub use decode::{Decoded, Limits, decode};
 pub use png::encode_png;

@@ -107,7 +107,7 @@ pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// The sum in eight independent lanes, which is both faster and more accurate than one after the other.
+/// The sum in sixteen independent lanes, which is both faster and more accurate than one after the other.
 #[inline(always)]
 pub fn sum_by(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0_f32; 16];

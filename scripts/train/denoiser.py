@@ -43,14 +43,13 @@ class Attend:
             q, k, v = (to(x).unflatten(-1, (-1, head)).transpose(1, 2) for to in (to_q, to_k, to_v))
             return rotate(norm_q(q), *rope), rotate(norm_k(k), *rope), v
 
-        picture, prompt = image_rotary_emb
+        picture, prompt = image_rotary_emb  # (t, d / 2) and (b, 1, p, d / 2), each a cosine and a sine
         image = heads(attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k, hidden_states, picture)
         txt = heads(attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k,
                     encoder_hidden_states, prompt)  # fmt: skip
         q, k, v = (torch.cat([a, b.to(a.dtype)], dim=2) for a, b in zip(txt, image))
         v = v.to(q.dtype)
-        mask = F.pad(encoder_hidden_states_mask, (0, hidden_states.shape[1]), value=True)[:, None, None]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=encoder_hidden_states_mask).transpose(1, 2).flatten(2)
         split = encoder_hidden_states.shape[1]
         return attn.to_out[0](out[:, split:]), attn.to_add_out(out[:, :split])
 
@@ -68,19 +67,32 @@ class Denoiser(torch.nn.Module):
         super().__init__()
         self.kind, self.model = kind, model
         model.set_attn_processor(Attend())
-        shapes = [[(1, SIDE, SIDE)] * (FRAMES[kind] + 1)]
-        tables = model.pos_embed(shapes, max_txt_seq_len=CONFIG["transformer"][kind]["prompt_tokens"], device=device)
-        self.rope = tuple((table.real.contiguous(), table.imag.contiguous()) for table in tables)
+        # One table for each number of frames: where the prompt's positions begin depends on it.
+        room = CONFIG["transformer"][kind]["prompt_tokens"]
+        tables = [model.pos_embed([[(1, SIDE, SIDE)] * (frames + 1)], max_txt_seq_len=room, device=device)
+                  for frames in range(1, FRAMES[kind] + 1)]  # fmt: skip
+        prompts = torch.stack([prompt for _, prompt in tables])
+        self.rope = tuple((table.real.contiguous(), table.imag.contiguous()) for table in (tables[-1][0], prompts))
+        frame = torch.arange(FRAMES[kind] + 1, device=device).repeat_interleave(SIDE * SIDE)
+        self.frame = torch.where(frame == FRAMES[kind], 0, frame)  # the condition is always there
 
-    def forward(self, tokens, prompt, mask, sigma):
-        """Noisy frames and the condition (b, t, 64), states (b, p, hidden), mask (b, p), sigma (b,) -> (b, t, 64)."""
+    def used(self, frames: torch.Tensor) -> torch.Tensor:
+        """Which picture tokens a sample of `frames` (b,) frames has: (b, t) bool."""
+        return self.frame < frames[:, None]
+
+    def forward(self, tokens, prompt, mask, frames, sigma):
+        """Noisy frames and the condition (b, t, 64), states (b, p, hidden), mask (b, p), how many of the frames are
+        there (b,), sigma (b,) -> (b, t, 64)."""
         model = self.model
+        picture, prompts = self.rope
+        rope = picture, tuple(table[frames - 1].unsqueeze(1) for table in prompts)
+        mask = torch.cat([mask, self.used(frames)], dim=1)[:, None, None]
         x, states = model.img_in(tokens), model.txt_in(model.txt_norm(prompt))
         flag = torch.zeros(len(x), dtype=torch.long, device=x.device) if self.kind == "layered" else None
         time_ = model.time_text_embed(sigma, x, flag)
         for block in model.transformer_blocks:
             states, x = block(hidden_states=x, encoder_hidden_states=states, encoder_hidden_states_mask=mask,
-                              temb=time_, image_rotary_emb=self.rope)  # fmt: skip
+                              temb=time_, image_rotary_emb=rope)  # fmt: skip
         return model.proj_out(model.norm_out(x, time_))
 
 

@@ -4,11 +4,13 @@ import math
 
 import torch
 
-from world import OBJECTS, SIZE, Scenes
+from world import SIZE, Scenes
 
 SOFT = 1.5  # width of an edge in pixels
 WOOD = (0.40, 0.26, 0.13)
 GLASS = (0.93, 0.90, 0.70)
+SHADE, BLUR = 0.4, 6.0  # a shadow's alpha, and the width of its edge in pixels
+GRAIN = 9.0  # period of an object's texture in pixels
 
 
 def box(x, y, centre, half):
@@ -88,37 +90,55 @@ def grid(device):
 
 
 def draw_objects(scenes: Scenes) -> torch.Tensor:
-    """(b, 3, 4, h, w): colour and alpha of every object, in 0..1; colour is 0 where alpha is."""
+    """(b, n, 4, h, w): colour and alpha of every object with its shadow, in 0..1; colour is 0 where alpha is."""
     columns, rows = grid(scenes.x.device)
-    dx = columns - scenes.x[..., None, None]
-    dy = rows - scenes.y[..., None, None]
     radius = scenes.radius[..., None, None]
     cos, sin = (f(scenes.angle)[..., None, None] for f in (torch.cos, torch.sin))
-    x, y = (dx * cos + dy * sin) / radius, (dy * cos - dx * sin) / radius
-
-    def cover(distance):
-        return (0.5 - distance * radius / SOFT).clamp(0, 1)
-
     kind = scenes.kind[..., None, None]
-    distance = distances(x, y).gather(0, kind.expand_as(x)[None])[0]
-    alpha = cover(distance) * scenes.visible[..., None, None]
+    visible = scenes.visible[..., None, None]
 
-    colour = scenes.rgb[..., None, None] * (1.04 - 0.12 * y.clamp(-1, 1)).unsqueeze(2)
+    def place(right, down):
+        """Pixels in an object's own axes and units, the object moved by so many pixels."""
+        dx, dy = columns - scenes.x[..., None, None] - right, rows - scenes.y[..., None, None] - down
+        return (dx * cos + dy * sin) / radius, (dy * cos - dx * sin) / radius
+
+    def cover(distance, width=SOFT):
+        return (0.5 - distance * radius / width).clamp(0, 1)
+
+    def shape(x, y):
+        return distances(x, y).gather(0, kind.expand_as(x)[None])[0]
+
+    x, y = place(0, 0)
+    alpha = cover(shape(x, y)) * visible
+    colour = scenes.rgb[..., None, None] * (tone(x, y, radius, scenes.texture) - 0.12 * y.clamp(-1, 1)).unsqueeze(2)
 
     def paint(colour, where, distance, other):
         share = (cover(distance) * (kind == where)).unsqueeze(2)
         return colour * (1 - share) + other * share
 
-    def tone(values):
+    def fixed(values):
         return torch.tensor(values, device=x.device).view(1, 1, 3, 1, 1)
 
     colour = paint(colour, 6, roof(x, y), colour * 0.6)
-    colour = paint(colour, 6, box(x, y, (-0.25, 0.5), (0.17, 0.3)), tone(WOOD) * 0.7)
-    colour = paint(colour, 6, box(x, y, (0.3, 0.25), (0.17, 0.17)), tone(GLASS))
-    colour = paint(colour, 7, torch.maximum(box(x, y, (0, 0.65), (0.15, 0.32)), -crown(x, y)), tone(WOOD))
-    alpha = alpha * (alpha > 0.5 / 255)
-    colour = colour.clamp(0, 1) * (alpha > 0).unsqueeze(2)
-    return torch.cat([colour, alpha.unsqueeze(2)], dim=2)
+    colour = paint(colour, 6, box(x, y, (-0.25, 0.5), (0.17, 0.3)), fixed(WOOD) * 0.7)
+    colour = paint(colour, 6, box(x, y, (0.3, 0.25), (0.17, 0.17)), fixed(GLASS))
+    colour = paint(colour, 7, torch.maximum(box(x, y, (0, 0.65), (0.15, 0.32)), -crown(x, y)), fixed(WOOD))
+
+    right, down = scenes.shadow[:, :1, None, None], scenes.shadow[:, 1:, None, None]
+    shade = SHADE * cover(shape(*place(right, down)), BLUR) * visible * (down > 0)
+    both = alpha + shade * (1 - alpha)
+    both = both * (both > 0.5 / 255)
+    colour = colour.clamp(0, 1) * (alpha / both.clamp(min=1e-6)).unsqueeze(2) * (both > 0).unsqueeze(2)
+    return torch.cat([colour, both.unsqueeze(2)], dim=2)
+
+
+def tone(x, y, radius, texture):
+    """How bright an object is, about 1, by its texture; world.TEXTURES' order."""
+    turn = 2 * math.pi * radius / GRAIN
+    stripes = 0.9 + 0.14 * (1.6 * (turn * (x + y) * math.sqrt(0.5)).sin()).clamp(-1, 1)
+    dots = 0.94 + 0.14 * (2.5 * ((turn * x).sin() * (turn * y).sin() - 0.35)).clamp(-1, 1)
+    kinds = torch.stack([torch.full_like(x, 1.04), stripes, dots, 0.96 - 0.2 * x.clamp(-1, 1)])
+    return kinds.gather(0, texture[..., None, None].expand_as(x)[None])[0]
 
 
 def draw_backgrounds(scenes: Scenes) -> torch.Tensor:
@@ -158,8 +178,29 @@ def composite(layers: torch.Tensor) -> torch.Tensor:
 
 
 def draw(scenes: Scenes) -> torch.Tensor:
-    """Layers (b, 1 + 3, 4, h, w) in 0..1: background, then objects back to front; absent ones are all 0."""
+    """Layers (b, 1 + n, 4, h, w) in 0..1: background, then objects back to front; absent ones are all 0."""
     return torch.cat([draw_backgrounds(scenes).unsqueeze(1), draw_objects(scenes)], dim=1)
 
 
-assert OBJECTS == 3
+def gathered(layers: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """The same scenes in `count` (b,) layers each: the objects that have no layer of their own share the last.
+
+    Layers (b, 1 + n, 4, h, w) as `draw` gives them; those behind `count` become all 0.
+    """
+    result = layers.clone()
+    for wanted in range(2, layers.shape[1]):
+        last = over(layers[:, wanted - 1 :])
+        few = (count == wanted)[:, None, None, None]
+        result[:, wanted - 1] = torch.where(few, last, result[:, wanted - 1])
+        result[:, wanted:] = torch.where(few[:, None], 0.0, result[:, wanted:])
+    return result
+
+
+def over(layers: torch.Tensor) -> torch.Tensor:
+    """One straight-alpha layer (b, 4, h, w) out of several (b, n, 4, h, w), back to front."""
+    colour, alpha = layers[:, 0, :3] * layers[:, 0, 3:], layers[:, 0, 3:]
+    for index in range(1, layers.shape[1]):
+        above = layers[:, index, 3:]
+        colour = colour * (1 - above) + layers[:, index, :3] * above
+        alpha = alpha * (1 - above) + above
+    return torch.cat([colour / alpha.clamp(min=1e-6), alpha], dim=1)

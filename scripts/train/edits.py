@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from draw import composite, draw
-from world import KINDS, NAMES, OBJECTS, PALETTE, PATTERNS, Scenes, thing
+from world import KINDS, NAMES, PALETTE, PATTERNS, Scenes, thing
 
 NEGATIVE = " "
 RECOLOUR = ["Change the {} to {}", "Make the {} {}", "Paint the {} {}", "Turn the {} {}", "Change the color of the {} to {}"]
@@ -61,6 +61,9 @@ def one(before: Scenes, after: Scenes, scene: int, numbers: list[float]) -> tupl
         colour = new_colour(int(before.ground[scene]), before, scene, new)
         after.ground[scene], after.ground_rgb[scene] = colour, PALETTE_ARRAY[colour]
         return recolour("background", colour, alone and which < 0.5, form), NAMES[colour], shown
+    if alone and task < 0.23 and before.texture[scene, index]:
+        after.texture[scene, index] = 0
+        return PLAIN[0], None, shown
     if task < 0.32:
         word = pick(list(SHADES), new)
         after.rgb[scene, index] = SHADES[word](before.rgb[scene, index])
@@ -100,5 +103,3 @@ def phrases() -> list[str]:
     texts += [f"{verb} the {name}." for verb in ("Remove", "Delete", "Take away") for name in KINDS]
     return texts + [f"Make it {shade}." for shade in SHADES] + PLAIN
 
-
-assert OBJECTS == 3

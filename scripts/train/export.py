@@ -110,7 +110,22 @@ def read(state: Path, models: Path) -> None:
         save_state(state, f"vae-{kind}", {**used, **statistics, "runs": runs})
     # transformers writes the names of older versions; the model has those of now.
     reader = Qwen2_5_VLForConditionalGeneration.from_pretrained(models / "layered-nano" / "text_encoder")
-    save_state(state, "text", {**reader.state_dict(), "runs": runs})
+    weights, order = reader.state_dict(), rows(models / "layered-nano" / "tokenizer" / "tokenizer.json")
+    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = weights[name][order]
+    save_state(state, "text", {**weights, "runs": runs})
+
+
+def rows(path: Path) -> torch.Tensor:
+    """Which row of a checkpoint's embedding each token of today has: with other scenes the tokenizer counts anew."""
+    then = json.loads(path.read_text())["model"]["vocab"]
+    now = json.loads(words.fast().to_str())["model"]["vocab"]
+    if then.keys() != now.keys():
+        raise SystemExit(f"{path}: other tokens than the words of today: {sorted(then.keys() ^ now.keys())}")
+    order = torch.arange(words.ROWS)
+    for token, row in now.items():
+        order[row] = then[token]
+    return order
 
 
 def write_json(path: Path, value) -> None:

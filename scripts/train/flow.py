@@ -22,6 +22,9 @@ import world
 from common import CONFIG, Clock, Log, Trainer, autocast, fresh_scenes, load_state, save_state, stream
 from denoiser import FRAMES, Denoiser, build, pack, shifted, unpack
 
+COLUMNS = ("target_tokens", "condition", "states", "mask", "frames")
+# How often how many layers are asked for; four is what people get who do not say.
+LAYERS = torch.tensor([2, 3, 3, 4, 4, 4, 4, 5, 5, 5])
 
 class Source:
     """Turns fresh scenes into what the transformer sees: target tokens, condition tokens, prompt states and mask."""
@@ -58,13 +61,15 @@ class Source:
         sequence = words.layered_prompt(edits.NEGATIVE) if self.kind == "layered" else words.edit_prompt(edits.NEGATIVE)
         return self.prompts(*words.batch([sequence] * count, self.skip + self.room), seen)
 
-    def plan(self, count: int, dropout: float, generator: torch.Generator) -> dict:
-        """Scenes and words, on the CPU."""
+    def plan(self, count: int, dropout: float, generator: torch.Generator, layers: int | None = None) -> dict:
+        """Scenes and words, on the CPU; as many layers for every scene, or some."""
         scenes = world.sample(count, generator)
         silent = (torch.rand(count, generator=generator) < dropout).tolist()
         if self.kind == "layered":
             spoken = [world.loose_caption(scenes.light(), index, generator) for index in range(count)]
-            planned, prompt = {"scenes": scenes}, words.layered_prompt
+            wanted = LAYERS[torch.randint(len(LAYERS), (count,), generator=generator)]
+            planned = {"scenes": scenes, "layers": wanted if layers is None else torch.full((count,), layers)}
+            prompt = words.layered_prompt
         else:
             made = edits.make(scenes, generator)
             spoken, planned, prompt = made.words, {"made": made}, words.edit_prompt
@@ -75,12 +80,14 @@ class Source:
     def finish(self, planned: dict) -> dict[str, torch.Tensor]:
         """Draws, encodes and reads a plan. `true` and `before` are for measuring: layers or pictures."""
         if self.kind == "layered":
-            layers = draw.draw(planned["scenes"].to(self.device))
+            count = planned["layers"].to(self.device)
+            layers = draw.gathered(draw.draw(planned["scenes"].to(self.device)), count)
             whole = draw.composite(layers)
             whole = torch.cat([whole, torch.ones_like(whole[:, :1])], dim=1)
             frames = torch.cat([whole.unsqueeze(1), layers], dim=1)
             latents = self.latents(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
             condition, given, extra = latents[:, :1], None, {"true": layers, "before": whole[:, :3]}
+            present = count + 1
         else:
             made = planned["made"]
             only = made.only.to(self.device)
@@ -90,9 +97,11 @@ class Source:
             dirt = F.interpolate(dirt, scale_factor=8.0, mode="bilinear")
             given = before + dirt * (before.amax(1, keepdim=True) == 0)
             latents, condition = self.latents(torch.cat([after, given])).unflatten(0, (2, len(before))).unsqueeze(2)
+            present = torch.ones(len(before), dtype=torch.long, device=self.device)
             extra = {"true": after, "before": given, "words": made.words, "target": made.target}
         states, mask = self.prompts(*planned["ids"], given)
-        return {"target_tokens": pack(latents), "condition": pack(condition), "states": states, "mask": mask, **extra}
+        return {"target_tokens": pack(latents), "condition": pack(condition), "states": states, "mask": mask,
+                "frames": present, **extra}  # fmt: skip
 
 
 class Pool:
@@ -104,8 +113,8 @@ class Pool:
     def add(self) -> None:
         made = self.source.finish(next(self.plans))
         count = len(made["mask"])
-        for name in ("target_tokens", "condition", "states", "mask"):
-            value = made[name] if made[name].dtype == torch.bool else made[name].to(torch.bfloat16)
+        for name in COLUMNS:
+            value = made[name].to(torch.bfloat16) if made[name].is_floating_point() else made[name]
             if name not in self.columns:
                 self.columns[name] = torch.empty(self.size, *value.shape[1:], dtype=value.dtype, device=value.device)
             where = (torch.arange(count, device=value.device) + self.next) % self.size
@@ -115,7 +124,7 @@ class Pool:
 
     def draw(self, count: int, device) -> list[torch.Tensor]:
         rows = torch.randint(self.filled, (count,), device=device)
-        return [self.columns[name][rows] for name in ("target_tokens", "condition", "states", "mask")]
+        return [self.columns[name][rows] for name in COLUMNS]
 
 
 @torch.no_grad()
@@ -133,9 +142,9 @@ def generate(denoiser: Denoiser, source: Source, made: dict, steps: int, guidanc
     for now, then in zip(sigmas, sigmas[1:]):
         tokens, sigma = torch.cat([x, made["condition"]], dim=1), now.expand(shape[0])
         with autocast(device):
-            velocity = denoiser(tokens, made["states"].float(), made["mask"], sigma)[:, : shape[1]].float()
+            velocity = denoiser(tokens, made["states"].float(), made["mask"], made["frames"], sigma)[:, : shape[1]].float()
             if guidance > 1:
-                other = denoiser(tokens, negative[0].float(), negative[1], sigma)[:, : shape[1]].float()
+                other = denoiser(tokens, negative[0].float(), negative[1], made["frames"], sigma)[:, : shape[1]].float()
                 mixed = other + guidance * (velocity - other)
                 velocity = mixed * velocity.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True)
         x = x + (then - now) * velocity
@@ -145,7 +154,7 @@ def generate(denoiser: Denoiser, source: Source, made: dict, steps: int, guidanc
 
 def measure(denoiser: Denoiser, source: Source, count: int, steps: int, guidance: float) -> dict[str, float]:
     """The figures of metrics.py on unseen scenes."""
-    made = source.finish(source.plan(count, 0.0, torch.Generator().manual_seed(999_983)))
+    made = source.finish(source.plan(count, 0.0, torch.Generator().manual_seed(999_983), 1 + world.OBJECTS))
     found = generate(denoiser, source, made, steps, guidance).float().cpu()
     true = made["true"].float().cpu()
     if denoiser.kind == "layered":
@@ -181,10 +190,11 @@ def train(kind: str, state: Path, seconds: float, device, smoke: bool, hold: boo
     cost = (time.monotonic() - began) / (first / chunk)
     log(f"pool of {pool.filled}, {cost * 1000:.0f} ms for {chunk} scenes")
 
-    def loss_of(target, condition, states, mask, noise, sigma):
+    def loss_of(target, condition, states, mask, frames, noise, sigma):
         noisy = target + sigma[:, None, None] * (noise - target)
-        predicted = denoiser(torch.cat([noisy, condition], dim=1), states, mask, sigma)[:, : target.shape[1]]
-        return F.mse_loss(predicted.float(), noise - target)
+        predicted = denoiser(torch.cat([noisy, condition], dim=1), states, mask, frames, sigma)[:, : target.shape[1]]
+        used = denoiser.used(frames)[:, : target.shape[1], None]
+        return ((predicted.float() - noise + target) ** 2 * used).sum() / (used.sum() * target.shape[2])
 
     if device.type == "cuda":
         for block in model.transformer_blocks:  # one block is compiled for all
@@ -195,10 +205,10 @@ def train(kind: str, state: Path, seconds: float, device, smoke: bool, hold: boo
         if spent < settings["refill_share"] * (time.monotonic() - started):
             pool.add()
             spent += cost
-        target, condition, states, mask = pool.draw(batch, device)
+        target, condition, states, mask, frames = pool.draw(batch, device)
         u = (torch.randperm(batch, device=device) + torch.rand(batch, device=device)) / batch
         with autocast(device):
-            loss = loss_of(target.float(), condition.float(), states.float(), mask,
+            loss = loss_of(target.float(), condition.float(), states.float(), mask, frames,
                            torch.randn(target.shape, device=device), shifted(u, kind))  # fmt: skip
         trainer.update(loss)
         running = loss.detach() if running is None else torch.lerp(running, loss.detach(), 0.01)
@@ -211,7 +221,7 @@ def train(kind: str, state: Path, seconds: float, device, smoke: bool, hold: boo
     save_state(state, kind, {**trainer.average.model.state_dict(), "runs": runs})
     keep_optimizer(trainer, state, kind)
     average = trainer.average.eval()
-    average.rope = denoiser.rope
+    average.rope, average.frame = denoiser.rope, denoiser.frame
     for guidance in (1.0, 4.0):
         found = measure(average, source, 2 if smoke else 64, 2 if smoke else 20, guidance)
         log(f"guidance {guidance}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))

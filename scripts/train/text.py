@@ -228,7 +228,7 @@ def accuracy(model, device, count: int = 64) -> tuple[float, str]:
     return sum(right) / count, said[0]
 
 
-def train(state: Path, seconds: float, device, smoke: bool) -> None:
+def train(state: Path, seconds: float, device, smoke: bool, hold: bool = False) -> None:
     settings, log = CONFIG["text"], Log(state, "text")
     torch.manual_seed(CONFIG["seed"])
     model = build()
@@ -239,7 +239,7 @@ def train(state: Path, seconds: float, device, smoke: bool) -> None:
     tutor = Tutor(model).to(device)
     if before:
         log(f"resumed at {accuracy(model, device)}")
-    clock = Clock(seconds, settings["rate"] * (0.8 if before else 1), 20 if smoke else None)
+    clock = Clock(seconds, settings["rate"] * (0.8 if before else 1), 20 if smoke else None, hold)
     trainer = Trainer(tutor, clock)
     counts = (2, 2, 2) if smoke else (settings["captions"], settings["edits"], settings["texts"])
     planned = stream(partial(plan, counts), generator, 0 if smoke else CONFIG["workers"])

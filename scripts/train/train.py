@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300, help="how long to train")
     parser.add_argument("--device", help="cpu or cuda; cuda if there is one")
     parser.add_argument("--decoder", action="store_true", help="VAE stages: train the decoder alone, latents stay")
-    parser.add_argument("--hold", action="store_true", help="transformers: keep the learning rate for a later run")
+    parser.add_argument("--hold", action="store_true", help="text encoder, transformers: keep the learning rate for a later run")
     parser.add_argument("--smoke", action="store_true", help="20 tiny steps, to see that it runs")
     parser.add_argument("--models", type=Path, help="export, import: the folder of layered-nano and edit-nano")
     chosen = parser.parse_args()
@@ -44,7 +44,7 @@ def main() -> None:
     elif chosen.stage == "text":
         import text
 
-        text.train(chosen.state, chosen.seconds, device, chosen.smoke)
+        text.train(chosen.state, chosen.seconds, device, chosen.smoke, chosen.hold)
     else:
         import flow
 

@@ -16,9 +16,9 @@ def frames(kind: str, scenes: world.Scenes, generator: torch.Generator) -> torch
     count = len(scenes)
     layers = draw.draw(scenes)
     whole = draw.composite(layers)
-    index = (torch.rand(count, 3, generator=generator).to(whole.device) * scenes.visible).argmax(dim=1)
+    index = (torch.rand(count, world.OBJECTS, generator=generator).to(whole.device) * scenes.visible).argmax(dim=1)
     row = torch.arange(count, device=whole.device)
-    objects, others = layers[row, index + 1], layers[row, 1 + (index + 1) % 3]
+    objects, others = layers[row, index + 1], layers[row, 1 + (index + 1) % world.OBJECTS]
     half = count // 2
     if kind == "layered":
         opaque = torch.cat([whole, torch.ones_like(whole[:, :1])], dim=1)

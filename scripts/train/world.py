@@ -1,7 +1,8 @@
 """The world of scenes: what stands where and in which colour, and the words for it. Drawing is in draw.py.
 
-A scene is a background and one to three objects. Objects are sorted from top to bottom, and the lower one is nearer,
-so that the order of the layers is a function of the picture and can be learned.
+A scene is a background and one to four objects. Objects are sorted from top to bottom, and the lower one is nearer,
+so that the order of the layers is a function of the picture and can be learned. Textures of objects and shadows are
+not told in words.
 """
 
 from dataclasses import dataclass, fields
@@ -9,13 +10,14 @@ from dataclasses import dataclass, fields
 import torch
 
 SIZE = 128
-OBJECTS = 3
+OBJECTS = 4
 KINDS = ["circle", "square", "triangle", "star", "ring", "heart", "house", "tree", "cloud", "sun"]
 TURNING = torch.tensor([False, True, True, True, False, True, False, False, False, False])
 # Where a kind likes to be: clouds and suns above, houses and trees below.
 HEIGHT = torch.tensor([0.5, 0.55, 0.5, 0.4, 0.5, 0.5, 0.8, 0.8, 0.2, 0.1])
 STYLES = ["plain", "gradient", "striped", "dotted", "checkered"]
 PATTERNS = (2, 3, 4)
+TEXTURES = ["smooth", "striped", "dotted", "shaded"]
 
 COLOURS = {
     "red": (0.86, 0.14, 0.14), "orange": (0.96, 0.52, 0.08), "yellow": (0.97, 0.87, 0.16),
@@ -29,20 +31,23 @@ PALETTE = torch.tensor([COLOURS[name] for name in NAMES])
 HUES = ["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"]
 
 MARGIN, GAP = 20.0, 16.0
+SHADOWED = 0.35  # share of scenes whose objects throw shadows
 
 
 @dataclass
 class Scenes:
-    """Scenes as tensors; first axis: scene, second axis of objects: from top to bottom. Lengths in pixels."""
+    """Scenes as tensors; first axis: scene, second axis of the `n = OBJECTS` objects: from top to bottom. Lengths in pixels."""
 
-    visible: torch.Tensor  # (b, 3) bool
-    kind: torch.Tensor  # (b, 3) index into KINDS, no kind twice in a scene
-    colour: torch.Tensor  # (b, 3) index into NAMES, no colour twice in a scene
-    rgb: torch.Tensor  # (b, 3, 3) in 0..1
-    x: torch.Tensor  # (b, 3)
-    y: torch.Tensor  # (b, 3)
-    radius: torch.Tensor  # (b, 3)
-    angle: torch.Tensor  # (b, 3) radians
+    visible: torch.Tensor  # (b, n) bool
+    kind: torch.Tensor  # (b, n) index into KINDS, no kind twice in a scene
+    colour: torch.Tensor  # (b, n) index into NAMES, no colour twice in a scene
+    rgb: torch.Tensor  # (b, n, 3) in 0..1
+    x: torch.Tensor  # (b, n)
+    y: torch.Tensor  # (b, n)
+    radius: torch.Tensor  # (b, n)
+    angle: torch.Tensor  # (b, n) radians
+    texture: torch.Tensor  # (b, n) index into TEXTURES
+    shadow: torch.Tensor  # (b, 2) where shadows fall, in pixels; 0, 0: there are none
     style: torch.Tensor  # (b,) index into STYLES
     ground: torch.Tensor  # (b,) index into NAMES
     ground_rgb: torch.Tensor  # (b, 3)
@@ -101,10 +106,14 @@ def sample(count: int, generator: torch.Generator) -> Scenes:
     radius = 16.0 + uniform(count, OBJECTS) * (largest - 16.0)
     angle = uniform(count, OBJECTS, low=-0.4, high=0.4) * TURNING[kind]
 
+    texture = torch.tensor([0, 0, 0, 0, 0, 1, 2, 3])[integers(8, count, OBJECTS)]
+    fall, side = uniform(count, low=2.5, high=6), uniform(count, low=-0.9, high=0.9)
+    shadow = torch.stack([fall * side.sin(), fall * side.cos()], dim=1) * (uniform(count, 1) < SHADOWED)
+
     # A plain background is as frequent as all patterns together.
     style = torch.tensor([0, 0, 0, 1, 1, 2, 3, 4])[integers(8, count)]
     return Scenes(
-        visible, kind, colours[:, 1:], rgb[:, 1:], x, y, radius, angle, style, colours[:, 0], rgb[:, 0],
+        visible, kind, colours[:, 1:], rgb[:, 1:], x, y, radius, angle, texture, shadow, style, colours[:, 0], rgb[:, 0],
         uniform(count) < 0.5, uniform(count, low=18, high=30), uniform(count, low=-1.57, high=1.57),
         uniform(count, 2),
     )  # fmt: skip

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     config::{Config, Loaded},
     engine::{CancelToken, Engine, EngineConfig},
-    hub::ModelRef,
+    hub::{ModelRef, Small},
     image::Limits,
     job::{JobError, JobId},
     queue::EmbeddedQueue,
@@ -15,9 +15,6 @@ use crate::{
     store::{FolderStore, file_url, path_of},
     worker::{Backoff, Options, Reporter, Verdict, Worker, WorkerName, run},
 };
-
-/// What edits when no edit model is configured.
-pub const DEFAULT_EDIT_MODEL: &str = "Qwen/Qwen-Image-Edit-2509";
 
 /// Everything in one process: SQLite, a folder, the queue in memory, the engine.
 pub struct Embedded {
@@ -85,16 +82,38 @@ pub fn store_url(config: &Config) -> String {
 
 pub fn engine_config(loaded: &Loaded) -> Result<EngineConfig, JobError> {
     let settings = &loaded.config.qwen_image;
-    let model = |path: &str| ModelRef::parse(path).map_err(JobError::from);
     Ok(EngineConfig {
-        model: settings.model_path.as_deref().map(model).transpose()?,
-        edit_model: Some(model(settings.edit_model_path.as_deref().unwrap_or(DEFAULT_EDIT_MODEL))?),
+        model: model(loaded)?,
+        edit_model: edit_model(loaded)?,
         load_edit_model: settings.load_edit_model,
         device: settings.device,
         dtype: settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?,
         memory_budget: Some(settings.memory_budget).filter(|budget| *budget > 0),
         hub: loaded.hub.clone(),
     })
+}
+
+/// What takes pictures apart: the configured checkpoint, else the small one.
+pub fn model(loaded: &Loaded) -> Result<ModelRef, JobError> {
+    match &loaded.config.qwen_image.model_path {
+        Some(path) => Ok(ModelRef::parse(path)?),
+        None => Ok(small(loaded, Small::Layered)),
+    }
+}
+
+/// What edits. Who has chosen a model for the layers, but none for edits, gets the full one: a small one beside it
+/// would be a surprise.
+pub fn edit_model(loaded: &Loaded) -> Result<ModelRef, JobError> {
+    let settings = &loaded.config.qwen_image;
+    match (&settings.edit_model_path, &settings.model_path) {
+        (Some(path), _) => Ok(ModelRef::parse(path)?),
+        (None, Some(_)) => Ok(ModelRef::parse(Small::Edit.full_model())?),
+        (None, None) => Ok(small(loaded, Small::Edit)),
+    }
+}
+
+fn small(loaded: &Loaded, which: Small) -> ModelRef {
+    ModelRef::Small { which, around: loaded.surroundings.clone() }
 }
 
 fn worker_options(config: &Config) -> Options {

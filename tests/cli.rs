@@ -34,16 +34,33 @@ fn the_readmes_first_command() {
     let line = readme.lines().find_map(|line| line.strip_prefix("cargo run --release -- ")).unwrap();
     assert!(!line.contains(['"', '\'', '\\']), "this test splits at blanks: {line}");
     let place = Place::new();
-    for folder in ["examples", "tests"] {
+    for folder in ["examples", "models"] {
         std::os::unix::fs::symlink(repository.join(folder), place.path(folder)).unwrap();
     }
     let Ran { code, stdout, stderr } = place.run(&line.split(' ').collect::<Vec<_>>());
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(stdout.contains("noise"), "it must say that the layers are noise: {stdout}");
-    let layers = ["layer-00.png", "layer-01.png", "layer-02.png", "layer-03.png", "layer-04.png", "manifest.json"];
-    assert_eq!(names(&place.path("out/house")), layers);
-    let sheet = image::open(place.path("out/house.png")).unwrap();
+    assert!(stdout.contains("a small checkpoint") && stdout.contains("no model was chosen"), "{stdout}");
+    let files = ["layer-00.png", "layer-01.png", "layer-02.png", "layer-03.png", "layer-04.png", "manifest.json"];
+    assert_eq!(names(&place.path("out/scene")), files);
+    let sheet = image::open(place.path("out/scene.png")).unwrap();
     assert!(sheet.width() > 5 * 128, "the sheet shows the input, four layers and their composite");
+
+    let open = |name: &str| image::open(place.path(name)).unwrap().to_rgba8();
+    let layers: Vec<_> = files[1..5].iter().map(|name| open(&format!("out/scene/{name}"))).collect();
+    // Several layers with something on them, over a background: not the picture on one of them.
+    let seen = |layer: &image::RgbaImage| layer.pixels().filter(|pixel| pixel.0[3] > 127).count() * 100 / (128 * 128);
+    let shares: Vec<_> = layers.iter().map(seen).collect();
+    assert!(shares[0] > 95 && shares[1..].iter().filter(|share| (1..50).contains(*share)).count() > 1, "{shares:?}");
+    let psnr = psnr(&acetate::image::composite(&layers).unwrap(), &open("examples/scene.png"));
+    assert!(psnr >= 28.0, "the layers make a picture that is {psnr:.1} dB from the input");
+}
+
+/// Of the colours, in dB.
+fn psnr(a: &image::RgbaImage, b: &image::RgbaImage) -> f64 {
+    assert_eq!(a.dimensions(), b.dimensions());
+    let squares = a.pixels().zip(b.pixels()).flat_map(|(a, b)| (0..3).map(|c| f64::from(a.0[c]) - f64::from(b.0[c])));
+    let sum: f64 = squares.map(|difference| difference * difference).sum();
+    10.0 * (255.0 * 255.0 * 3.0 * f64::from(a.width() * a.height()) / sum).log10()
 }
 
 /// A command line that must fail before any work, and what its message must say.
@@ -97,7 +114,6 @@ fn edits_without_sense() {
 
 #[test]
 fn models_that_are_not_there() {
-    refused(&["run", "decompose", "in.png", "--out", "out"], &["--model", "no checkpoint is named", "hub id"]);
     let missing = ["run", "decompose", "in.png", "--out", "out", "--model", "./nowhere"];
     refused(&missing, &["./nowhere", "there is no such folder"]);
     let empty = ["run", "decompose", "in.png", "--out", "out", "--model", "/"];

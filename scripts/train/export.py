@@ -22,18 +22,26 @@ AREA = world.SIZE**2
 CAPTION_TOKENS = 40
 
 
+def note(full: str) -> str:
+    """What acetate says of the checkpoint after every job."""
+    scenes = f"drawn {world.SIZE}x{world.SIZE} scenes of simple shapes"
+    return f"a small checkpoint trained on {scenes}; photographs, text and people need {full}"
+
+
 def settings() -> dict[str, dict]:
-    """`acetate.json` of each: what the Python pipelines keep as constants."""
+    """`acetate.json` of each: what the Python pipelines keep as constants, and a note for its users."""
     return {
         "layered": {
             "resolutions": [world.SIZE],
             "prompt_template_encode_start_idx": words.prefix(words.LAYERED.prompt_template_encode),
             "caption_max_new_tokens": CAPTION_TOKENS,
+            "note": note("Qwen/Qwen-Image-Layered"),
         },
         "edit": {
             "condition_area": AREA, "vae_area": AREA,
             "prompt_template_encode_start_idx": words.prefix(words.EDIT.prompt_template_encode),
             "text_positions": "sequential",
+            "note": note("Qwen/Qwen-Image-Edit-2509"),
         },
     }  # fmt: skip
 

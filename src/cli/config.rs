@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Failure, global::GlobalArgs, output};
+use crate::{app, hub::ModelRef, job::JobError};
 
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
@@ -25,18 +26,23 @@ impl ConfigArgs {
         let ConfigCommand::Show = self.command;
         let loaded = global.load(Vec::new())?;
         let data_dir = loaded.config.data_dir.display().to_string();
+        let (model, edit_model) = (app::model(&loaded), app::edit_model(&loaded));
         if self.json {
             return output::json(&json!({
                 "file": loaded.file,
                 "profile": loaded.profile,
                 "data_dir": data_dir,
+                "model": model.and_then(name_of).ok(),
+                "edit_model": edit_model.and_then(name_of).ok(),
                 "settings": loaded.settings,
             }));
         }
         let file = loaded.file.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
-        output::line(&format!("file      {file}"))?;
-        output::line(&format!("profile   {}", loaded.profile))?;
-        output::line(&format!("data_dir  {data_dir}\n"))?;
+        output::line(&format!("file        {file}"))?;
+        output::line(&format!("profile     {}", loaded.profile))?;
+        output::line(&format!("data_dir    {data_dir}"))?;
+        output::line(&format!("model       {}", in_words(model)))?;
+        output::line(&format!("edit_model  {}\n", in_words(edit_model)))?;
         let rows: Vec<Vec<String>> = loaded
             .settings
             .into_iter()
@@ -46,5 +52,24 @@ impl ConfigArgs {
             })
             .collect();
         output::table(&["SETTING", "VALUE", "FROM"], &rows)
+    }
+}
+
+/// A folder or a hub id, as `--model` takes it.
+fn name_of(model: ModelRef) -> Result<String, JobError> {
+    match model {
+        ModelRef::Small { which, around } => Ok(around.find(which)?.display().to_string()),
+        ModelRef::Folder(_) | ModelRef::Hub { .. } => Ok(model.to_string()),
+    }
+}
+
+fn in_words(model: Result<ModelRef, JobError>) -> String {
+    let remark = match &model {
+        Ok(ModelRef::Small { .. }) => ", the small one, as none is configured",
+        _ => "",
+    };
+    match model.and_then(name_of) {
+        Ok(name) => format!("{name}{remark}"),
+        Err(error) => format!("none; {error}"),
     }
 }

@@ -1,5 +1,7 @@
 //! `acetate doctor`: is this machine ready, and if not, what is missing?
 
+use std::path::Path;
+
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -50,12 +52,8 @@ impl DoctorArgs {
             objects(&loaded),
             block_on(async { Ok(database(&loaded).await) })?,
             device(&loaded),
-            model("model", &loaded, loaded.config.qwen_image.model_path.as_deref()),
-            model(
-                "edit model",
-                &loaded,
-                Some(loaded.config.qwen_image.edit_model_path.as_deref().unwrap_or(app::DEFAULT_EDIT_MODEL)),
-            ),
+            model("model", &loaded, app::model(&loaded)),
+            model("edit model", &loaded, app::edit_model(&loaded)),
         ];
         let ready = checks.iter().all(|check| check.state != State::Broken);
         if self.json {
@@ -119,19 +117,13 @@ fn device(loaded: &Loaded) -> Check {
     from_result("device", text.map_err(|reason| JobError::invalid("qwen_image.dtype", reason)))
 }
 
-fn model(name: &'static str, loaded: &Loaded, setting: Option<&str>) -> Check {
-    let Some(setting) = setting else {
-        let text = "none configured; give --model to each run, or set qwen_image.model_path".to_owned();
-        return Check { name, state: State::Missing, text };
-    };
-    match ModelRef::parse(setting).map_err(JobError::from) {
+fn model(name: &'static str, loaded: &Loaded, model: Result<ModelRef, JobError>) -> Check {
+    match model {
         Err(error) => from_result(name, Err(error)),
-        Ok(ModelRef::Folder(folder)) => match inspect(&folder) {
-            Err(error) => Check { name, state: State::Broken, text: error.to_string() },
-            Ok(report) => match report.components.iter().find_map(|part| part.error.clone()) {
-                Some(error) => Check { name, state: State::Broken, text: error },
-                None => Check { name, state: State::Ok, text: format!("{}, {}", folder.display(), report.pipeline) },
-            },
+        Ok(ModelRef::Folder(folder)) => checkpoint(name, &folder, ""),
+        Ok(ModelRef::Small { which, around }) => match around.find(which) {
+            Ok(folder) => checkpoint(name, &folder, "; the small one, as none is configured"),
+            Err(error) => Check { name, state: State::Missing, text: error.to_string() },
         },
         Ok(ModelRef::Hub { id, .. }) => {
             let cached = hub::list(&loaded.hub).unwrap_or_default();
@@ -145,6 +137,20 @@ fn model(name: &'static str, loaded: &Loaded, setting: Option<&str>) -> Check {
                 "acetate models pull gets it now, else its first use"
             };
             Check { name, state: State::Missing, text: format!("{id} is not downloaded; {how}") }
+        }
+    }
+}
+
+fn checkpoint(name: &'static str, folder: &Path, remark: &str) -> Check {
+    let report = match inspect(folder) {
+        Ok(report) => report,
+        Err(error) => return Check { name, state: State::Broken, text: error.to_string() },
+    };
+    match report.components.into_iter().find_map(|part| part.error) {
+        Some(error) => Check { name, state: State::Broken, text: error },
+        None => {
+            let text = format!("{}, {}{remark}", folder.display(), report.pipeline);
+            Check { name, state: State::Ok, text }
         }
     }
 }

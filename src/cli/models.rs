@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{
@@ -12,7 +13,9 @@ use super::{
     output,
 };
 use crate::{
-    hub::{self, ModelRef},
+    app,
+    config::Loaded,
+    hub::{self, ModelRef, Small},
     job::{ErrorRecord, JobError},
     models::inspect,
 };
@@ -25,7 +28,7 @@ pub struct ModelsArgs {
 
 #[derive(Debug, Subcommand)]
 enum ModelsCommand {
-    /// List the models in the download cache
+    /// List the models on this machine: those in the download cache, and the small ones that come with acetate
     List {
         /// Print JSON
         #[arg(long)]
@@ -67,15 +70,16 @@ impl ModelsArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
         match self.command {
-            ModelsCommand::List { json } => list(&loaded.hub, json),
+            ModelsCommand::List { json } => list(&loaded, json),
             ModelsCommand::Pull { model, json } => pull(global, &loaded.hub, &model, json),
             ModelsCommand::Check { folder, json } => check(&folder, json),
         }
     }
 }
 
-fn list(config: &hub::HubConfig, as_json: bool) -> Result<(), Failure> {
-    let models = hub::list(config).map_err(JobError::from)?;
+fn list(loaded: &Loaded, as_json: bool) -> Result<(), Failure> {
+    let models = hub::list(&loaded.hub).map_err(JobError::from)?;
+    let small = small(loaded)?;
     if as_json {
         let models: Vec<_> = models
             .iter()
@@ -88,10 +92,13 @@ fn list(config: &hub::HubConfig, as_json: bool) -> Result<(), Failure> {
                 json!({ "id": model.id, "folder": model.folder, "bytes": model.bytes, "revisions": revisions })
             })
             .collect();
-        return output::json(&json!({ "models": models }));
+        return output::json(&json!({ "models": models, "small": small }));
     }
     if models.is_empty() {
-        return output::line(&format!("no models in {}", config.cache_dir.display()));
+        output::line(&format!("no models in {}", loaded.hub.cache_dir.display()))?;
+        if small.is_empty() {
+            return Ok(());
+        }
     }
     let mut rows = Vec::new();
     for model in &models {
@@ -107,7 +114,35 @@ fn list(config: &hub::HubConfig, as_json: bool) -> Result<(), Failure> {
             ]);
         }
     }
+    for SmallModel { folder, bytes, default } in small {
+        let state = if default { "the default" } else { "complete" };
+        let none = || "-".to_owned();
+        rows.push(vec![folder.display().to_string(), none(), none(), state.to_owned(), output::size(bytes)]);
+    }
     output::table(&["MODEL", "REVISION", "COMMIT", "", "ON DISK"], &rows)
+}
+
+/// A small checkpoint that comes with acetate.
+#[derive(Debug, Serialize)]
+struct SmallModel {
+    folder: PathBuf,
+    bytes: u64,
+    /// Whether runs take it when they are given no other.
+    default: bool,
+}
+
+fn small(loaded: &Loaded) -> Result<Vec<SmallModel>, JobError> {
+    let mut found = Vec::new();
+    for which in Small::ALL {
+        let Ok(folder) = loaded.surroundings.find(which) else { continue };
+        let configured = match which {
+            Small::Layered => app::model(loaded),
+            Small::Edit => app::edit_model(loaded),
+        };
+        let default = matches!(configured, Ok(ModelRef::Small { .. }));
+        found.push(SmallModel { bytes: hub::size_of(&folder)?, folder, default });
+    }
+    Ok(found)
 }
 
 fn pull(global: &GlobalArgs, config: &hub::HubConfig, model: &str, as_json: bool) -> Result<(), Failure> {

@@ -1,22 +1,25 @@
-//! The environment: read once, then passed as a value.
+//! The environment: variables and where the process is, read once, then passed as a value.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::layers::{ConfigError, known_key};
+use crate::hub::Surroundings;
 
 const PREFIX: &str = "ACETATE__";
 
-/// The variables of this process, or those of a test.
+/// What surrounds this process, or a test.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
     /// Names whose values are not UTF-8.
     unreadable: Vec<String>,
+    pub(super) surroundings: Surroundings,
 }
 
 impl Environment {
     pub fn of_this_process() -> Self {
-        let mut environment = Self::default();
+        let (executable, current_dir) = (std::env::current_exe().ok(), std::env::current_dir().ok());
+        let mut environment = Self { surroundings: Surroundings { executable, current_dir }, ..Self::default() };
         for (name, value) in std::env::vars_os() {
             let Ok(name) = name.into_string() else { continue };
             match value.into_string() {
@@ -29,7 +32,7 @@ impl Environment {
 
     pub fn from_pairs<const N: usize>(pairs: [(&str, &str); N]) -> Self {
         let variables = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Self { variables, unreadable: Vec::new() }
+        Self { variables, ..Self::default() }
     }
 
     /// An empty variable counts as not set.

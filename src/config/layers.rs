@@ -9,7 +9,7 @@ use figment::{
 };
 
 use super::{Config, Environment, file, file::FileLayer, redact::shown};
-use crate::hub::HubConfig;
+use crate::hub::{HubConfig, Surroundings};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 
@@ -39,6 +39,8 @@ pub struct Loaded {
     pub config: Config,
     /// `[hub]` and the variables of Hugging Face's tools.
     pub hub: HubConfig,
+    /// From where the small models are looked for.
+    pub surroundings: Surroundings,
     /// The file that was read.
     pub file: Option<PathBuf>,
     pub profile: String,
@@ -128,7 +130,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
             key: key.to_owned(),
         })
         .collect();
-    Ok(Loaded { config, hub, file: found.map(|(path, _)| path), profile, settings })
+    let surroundings = sources.environment.surroundings.clone();
+    Ok(Loaded { config, hub, surroundings, file: found.map(|(path, _)| path), profile, settings })
 }
 
 fn absolute_data_dir(set: &std::path::Path, environment: &Environment) -> Result<PathBuf, ConfigError> {

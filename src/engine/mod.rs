@@ -24,9 +24,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// The checkpoint that takes pictures apart.
-    pub model: Option<ModelRef>,
+    pub model: ModelRef,
     /// The checkpoint that edits.
-    pub edit_model: Option<ModelRef>,
+    pub edit_model: ModelRef,
     /// Load the edit model at start instead of at its first use.
     pub load_edit_model: bool,
     pub device: DeviceChoice,

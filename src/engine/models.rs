@@ -51,7 +51,7 @@ impl Models {
     pub fn decompose(&mut self, watcher: &mut Watcher<'_>) -> Result<&Loaded<DecomposePipeline>, JobError> {
         if self.decompose.is_none() {
             let (device, dtype) = self.device()?;
-            let found = self.find(self.config.model.clone(), Pipeline::Layered, dtype, watcher)?;
+            let found = self.find(&self.config.model, Pipeline::Layered, dtype, watcher)?;
             let pipeline = DecomposePipeline::load(&found.folder, &device, dtype, loading(&found.record, watcher))
                 .map_err(|error| model_error(&found.record.id, &self.device_name(), error))?;
             self.tell.send_modify(|resident| resident.decompose = Some(found.record.id.clone()));
@@ -64,7 +64,7 @@ impl Models {
     pub fn edit(&mut self, watcher: &mut Watcher<'_>) -> Result<&Loaded<EditPipeline>, JobError> {
         if self.edit.is_none() {
             let (device, dtype) = self.device()?;
-            let found = self.find(self.config.edit_model.clone(), Pipeline::EditPlus, dtype, watcher)?;
+            let found = self.find(&self.config.edit_model, Pipeline::EditPlus, dtype, watcher)?;
             let pipeline = EditPipeline::load(&found.folder, &device, dtype, loading(&found.record, watcher))
                 .map_err(|error| model_error(&found.record.id, &self.device_name(), error))?;
             self.tell.send_modify(|resident| resident.edit = Some(found.record.id.clone()));
@@ -116,17 +116,11 @@ impl Models {
 
     fn find(
         &self,
-        model: Option<ModelRef>,
+        model: &ModelRef,
         pipeline: Pipeline,
         dtype: DType,
         watcher: &mut Watcher<'_>,
     ) -> Result<Found, JobError> {
-        let Some(model) = model else {
-            return Err(JobError::ModelNotFound {
-                model: pipeline.class_name().to_owned(),
-                reason: "none is configured; give --model (or --edit-model) a checkpoint folder or a hub id".to_owned(),
-            });
-        };
         (watcher.progress)(Stage::Load, 0, 0);
         let mut total = 0;
         let mut done = 0;
@@ -148,7 +142,7 @@ impl Models {
             (watcher.progress)(Stage::Load, mebibytes(done), mebibytes(total));
             if watcher.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let snapshot = hub::resolve(&self.config.hub, &model, &hub::diffusers_files, &mut on_event)?;
+        let snapshot = hub::resolve(&self.config.hub, model, &hub::diffusers_files, &mut on_event)?;
         // A budget is for all models; free memory is what the resident ones have left.
         let budget = self.config.memory_budget.map(|budget| budget.saturating_sub(self.resident_bytes));
         let bytes = memory::check(&snapshot.id, &snapshot.folder, dtype, budget)?;
@@ -159,6 +153,7 @@ impl Models {
                 pipeline: pipeline.class_name().to_owned(),
                 id: snapshot.id,
                 revision: snapshot.revision,
+                default: matches!(model, ModelRef::Small { .. }),
             },
         })
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Small;
 use crate::job::JobError;
 
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +11,13 @@ pub enum HubError {
     Reference { text: String, reason: String },
     #[error("{}: {reason}; give the folder that holds model_index.json", folder.display())]
     Folder { folder: PathBuf, reason: String },
+    #[error(
+        "{}: no model is chosen, and this small one, which then stands in, was not found in {looked}; give {} a folder in \
+         diffusers' layout or a hub id such as {id}, or set {} in the configuration; `acetate models pull {id}` \
+         downloads that one, about 58 GB",
+        small.name(), flag(*small), setting(*small), id = small.full_model()
+    )]
+    NoSmallModel { small: Small, looked: String },
     #[error(
         "{endpoint:?} is not an http or https address; set HF_ENDPOINT, or hub.endpoint in the configuration, to one \
          such as https://huggingface.co, or leave it out"
@@ -70,6 +78,9 @@ impl From<HubError> for JobError {
         match error {
             HubError::Reference { text, .. } => Self::ModelNotFound { model: text, reason },
             HubError::Folder { folder, .. } => Self::ModelNotFound { model: folder.display().to_string(), reason },
+            HubError::NoSmallModel { small, .. } => {
+                Self::ModelNotFound { model: small.name().to_owned(), reason: without_id(small.name()) }
+            }
             HubError::NotFound { id, .. } | HubError::Unauthorized { id, .. } | HubError::Offline { id, .. } => {
                 Self::ModelNotFound { model: id, reason }
             }
@@ -97,6 +108,20 @@ impl From<HubError> for JobError {
 /// Why a name that was perhaps meant as a path is looked for on the hub.
 fn taken_for_id(id: &str) -> String {
     format!("there is no folder {id} here, so it was taken for a hub id")
+}
+
+fn flag(small: Small) -> &'static str {
+    match small {
+        Small::Layered => "--model",
+        Small::Edit => "--model (--edit-model of a workflow)",
+    }
+}
+
+fn setting(small: Small) -> &'static str {
+    match small {
+        Small::Layered => "qwen_image.model_path",
+        Small::Edit => "qwen_image.edit_model_path",
+    }
 }
 
 /// Decimal units, as disks and the hub's pages count: `57.7 GB`.

@@ -40,12 +40,24 @@ pub fn list(config: &HubConfig) -> Result<Vec<CachedModel>, HubError> {
         let cache = RepoCache::new(&config.cache_dir, &id);
         let revisions = revisions(&cache)?;
         if !revisions.is_empty() {
-            let bytes = bytes_in(&cache.root().join("blobs"))?;
+            let bytes = size_of(&cache.root().join("blobs"))?;
             models.push(CachedModel { id, folder: cache.root().to_owned(), bytes, revisions });
         }
     }
     models.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(models)
+}
+
+/// The bytes of all files in a folder and below it; none when it does not exist.
+///
+/// # Errors
+/// [`HubError::Io`] when a folder cannot be read.
+pub fn size_of(folder: &Path) -> Result<u64, HubError> {
+    let mut bytes = 0;
+    for path in names_in(folder)?.iter().map(|name| folder.join(name)) {
+        bytes += if path.is_dir() { size_of(&path)? } else { fs::metadata(&path).map_or(0, |meta| meta.len()) };
+    }
+    Ok(bytes)
 }
 
 /// Commits with a folder of their own, and those of which only the list of files has come.
@@ -84,11 +96,6 @@ fn collect_refs(folder: &Path, prefix: &str, refs: &mut Vec<String>) -> Result<(
         }
     }
     Ok(())
-}
-
-fn bytes_in(folder: &Path) -> Result<u64, HubError> {
-    let size = |name: &String| fs::metadata(folder.join(name)).map_or(0, |meta| meta.len());
-    Ok(names_in(folder)?.iter().map(size).sum())
 }
 
 /// Sorted names in a folder; none when it does not exist.

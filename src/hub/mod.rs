@@ -1,4 +1,5 @@
-//! Models by name: a folder, or an id on the hub that is downloaded into the cache on first use.
+//! Models by name: a folder, or an id on the hub that is downloaded into the cache on first use. Where nobody names
+//! one, a small one that comes with acetate ([`Small`]).
 //!
 //! [`resolve`] is the whole of it. The hub is asked once, for the commit that a revision stands for and the size
 //! and hash of every file at that commit; everything is then fetched at the commit, so that a branch that moves
@@ -21,13 +22,15 @@ mod list;
 mod listing;
 mod reference;
 mod retry;
+mod small;
 
 pub use config::{HubConfig, Retry, Token};
 pub use error::HubError;
 pub use event::{DownloadEvent, Events};
 pub use filter::diffusers_files;
-pub use list::{CachedModel, CachedRevision, list};
+pub use list::{CachedModel, CachedRevision, list, size_of};
 pub use reference::ModelRef;
+pub use small::{Small, Surroundings};
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,7 +54,7 @@ pub struct Snapshot {
 
 /// Finds a model, downloading what is missing of it.
 ///
-/// The network is not touched for a folder, offline, or when a revision that is a full commit is complete in the
+/// The network is not touched for a folder or a small model, offline, or when a revision that is a full commit is complete in the
 /// cache. A branch is looked up each time; if the hub cannot be reached then, a complete copy from the cache
 /// is used, and [`DownloadEvent::Unreachable`] says so. `wanted` picks files by path: [`diffusers_files`].
 ///
@@ -66,6 +69,7 @@ pub fn resolve(
     let snapshot = match model {
         ModelRef::Folder(folder) => local_folder(folder)?,
         ModelRef::Hub { id, revision } => from_hub(config, id, revision, wanted, events)?,
+        ModelRef::Small { which, around } => local_folder(&around.find(*which)?)?,
     };
     emit(events, DownloadEvent::Finished { folder: snapshot.folder.clone() })?;
     Ok(snapshot)

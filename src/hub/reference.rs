@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::HubError;
+use super::{HubError, Small, Surroundings};
 
 const DEFAULT_REVISION: &str = "main";
 
@@ -14,6 +14,8 @@ pub enum ModelRef {
     Folder(PathBuf),
     /// A repository on the hub, at a branch, a tag or a commit.
     Hub { id: String, revision: String },
+    /// Nobody has named one: the small one that comes with acetate, looked for at its use.
+    Small { which: Small, around: Surroundings },
 }
 
 impl ModelRef {
@@ -47,6 +49,7 @@ impl fmt::Display for ModelRef {
             Self::Folder(folder) => write!(f, "{}", folder.display()),
             Self::Hub { id, revision } if revision == DEFAULT_REVISION => f.write_str(id),
             Self::Hub { id, revision } => write!(f, "{id}@{revision}"),
+            Self::Small { which, .. } => f.write_str(which.name()),
         }
     }
 }

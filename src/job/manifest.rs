@@ -49,6 +49,9 @@ pub struct ModelRecord {
     /// The commit of a hub snapshot; absent for a plain folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// Nobody had chosen a model: it is the small one that comes with acetate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub default: bool,
 }
 
 /// What a file is in the picture.

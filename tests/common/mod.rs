@@ -39,7 +39,12 @@ impl Place {
 
     /// The program, in an environment of which it knows nothing but this place.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_acetate"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_acetate")), args)
+    }
+
+    /// Another copy of the program.
+    pub fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .env_clear()

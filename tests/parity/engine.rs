@@ -8,7 +8,7 @@ use std::{
 use ::image::RgbaImage;
 use acetate::{
     engine::{CancelToken, DTypeChoice, DeviceChoice, Engine, EngineConfig, Outcome, ProgressFn, Resident, Work},
-    hub::{HubConfig, ModelRef},
+    hub::{HubConfig, ModelRef, Small, Surroundings},
     job::{DecomposeParams, EditParams, JobError, OutputSize, Stage},
 };
 
@@ -16,8 +16,8 @@ use crate::bars::golden;
 
 fn config(model: &Path) -> EngineConfig {
     EngineConfig {
-        model: Some(ModelRef::Folder(model.to_owned())),
-        edit_model: Some(ModelRef::Folder(golden("checkpoints/edit"))),
+        model: ModelRef::Folder(model.to_owned()),
+        edit_model: ModelRef::Folder(golden("checkpoints/edit")),
         load_edit_model: false,
         device: DeviceChoice::Cpu,
         dtype: DTypeChoice::F32,
@@ -170,10 +170,11 @@ async fn a_resolution_that_the_checkpoint_does_not_know_names_those_it_does() {
 }
 
 #[tokio::test]
-async fn no_model_configured_says_what_to_give() {
-    let engine = Engine::start(EngineConfig { model: None, ..config(Path::new("unused")) }).unwrap();
+async fn a_small_model_that_is_nowhere_says_what_to_give() {
+    let model = ModelRef::Small { which: Small::Layered, around: Surroundings::default() };
+    let engine = Engine::start(EngineConfig { model, ..config(Path::new("unused")) }).unwrap();
     let error = run(&engine, decompose(1)).await.unwrap_err();
-    insta::assert_snapshot!(error, @"model QwenImageLayeredPipeline: none is configured; give --model (or --edit-model) a checkpoint folder or a hub id");
+    insta::assert_snapshot!(error, @"model layered-nano: no model is chosen, and this small one, which then stands in, was not found in any folder, as this process does not know its own; give --model a folder in diffusers' layout or a hub id such as Qwen/Qwen-Image-Layered, or set qwen_image.model_path in the configuration; `acetate models pull Qwen/Qwen-Image-Layered` downloads that one, about 58 GB");
 }
 
 /// A checkpoint with one NaN weight must fail with its own code, not give a black picture.

@@ -28,7 +28,7 @@ pub fn check_apart(inputs: &[InputRef], out: &Path) -> Result<(), JobError> {
     Ok(())
 }
 
-/// Models that the task needs must be named, and folders must be there, before anything starts.
+/// Folders of models that the task needs must be there before anything starts.
 pub fn check_models(loaded: &Loaded, task: &Task) -> Result<(), JobError> {
     let engine = app::engine_config(loaded)?;
     let (decomposes, edits) = match task {
@@ -37,27 +37,25 @@ pub fn check_models(loaded: &Loaded, task: &Task) -> Result<(), JobError> {
         Task::Composite(_) => (false, false),
         Task::Workflow(params) => (true, !params.edits.is_empty() || engine.load_edit_model),
     };
-    if decomposes && engine.model.is_none() {
-        return Err(JobError::invalid(
-            "model",
-            "no checkpoint is named; give --model a folder in diffusers' layout or a hub id such as \
-             Qwen/Qwen-Image-Layered (a download of about 58 GB), or set ACETATE__QWEN_IMAGE__MODEL_PATH",
-        ));
-    }
-    let needed = [engine.model.filter(|_| decomposes), engine.edit_model.filter(|_| edits)];
-    for model in needed.into_iter().flatten() {
-        if let ModelRef::Folder(folder) = &model
-            && !folder.join("model_index.json").is_file()
-        {
-            let reason = if folder.is_dir() {
-                "the folder holds no model_index.json; give the folder of a whole checkpoint in diffusers' layout"
-            } else {
-                "there is no such folder; give a checkpoint folder or a hub id such as Qwen/Qwen-Image-Layered"
-            };
-            return Err(JobError::ModelNotFound { model: model.to_string(), reason: reason.to_owned() });
-        }
+    for model in [decomposes.then_some(engine.model), edits.then_some(engine.edit_model)].into_iter().flatten() {
+        check_model(&model)?;
     }
     Ok(())
+}
+
+fn check_model(model: &ModelRef) -> Result<(), JobError> {
+    let folder = match model {
+        ModelRef::Hub { .. } => return Ok(()),
+        ModelRef::Small { which, around } => return Ok(around.find(*which).map(drop)?),
+        ModelRef::Folder(folder) if folder.join("model_index.json").is_file() => return Ok(()),
+        ModelRef::Folder(folder) => folder,
+    };
+    let reason = if folder.is_dir() {
+        "the folder holds no model_index.json; give the folder of a whole checkpoint in diffusers' layout"
+    } else {
+        "there is no such folder; give a checkpoint folder or a hub id such as Qwen/Qwen-Image-Layered"
+    };
+    Err(JobError::ModelNotFound { model: model.to_string(), reason: reason.to_owned() })
 }
 
 /// `params.cfg_scale: ...` as `--cfg-scale: ...`, for somebody who typed flags.

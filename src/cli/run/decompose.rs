@@ -31,7 +31,7 @@ pub struct DecomposeArgs {
 #[command(next_help_heading = "Model")]
 pub struct ModelFlags {
     /// Checkpoint of Qwen-Image-Layered: a folder, or a hub id such as Qwen/Qwen-Image-Layered, downloaded at its
-    /// first use
+    /// first use [default: the small one that comes with acetate, models/layered-nano]
     #[arg(long, value_name = "DIR|ID")]
     pub model: Option<String>,
     #[command(flatten)]

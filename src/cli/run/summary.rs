@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::{
     cli::{Failure, output},
-    job::{LayerRole, Manifest},
+    hub::Small,
+    job::{JobKind, LayerRole, Manifest},
     status::JobRow,
 };
 
@@ -33,6 +34,9 @@ pub fn print(finished: &Finished<'_>) -> Result<(), Failure> {
         let revision = model.revision.as_ref().map_or(String::new(), |revision| format!(" at {revision}"));
         output::line(&format!("model     {}{revision}", model.id))?;
     }
+    if let Some(line) = how_to_choose(manifest) {
+        output::line(&line)?;
+    }
     if !manifest.models.is_empty() {
         output::line(&format!("seed      {}", manifest.seed))?;
     }
@@ -42,6 +46,21 @@ pub fn print(finished: &Finished<'_>) -> Result<(), Failure> {
     output::line(&format!("time      {}{attempt}", output::duration(seconds)))?;
     output::line(&format!("job       {}", finished.row.id()))?;
     manifest.notes.iter().try_for_each(|note| output::line(&format!("note      {note}")))
+}
+
+/// For somebody who has not chosen a model: which flags take the full ones.
+fn how_to_choose(manifest: &Manifest) -> Option<String> {
+    let stands_in = |small: &Small| manifest.models.iter().any(|m| m.default && m.pipeline == small.pipeline());
+    let flags: Vec<String> = Small::ALL
+        .into_iter()
+        .filter(stands_in)
+        .map(|small| match (small, manifest.request.task.kind()) {
+            (Small::Edit, JobKind::Workflow) => format!("--edit-model {}", small.full_model()),
+            _ => format!("--model {}", small.full_model()),
+        })
+        .collect();
+    let full = if flags.len() > 1 { "full ones (about 58 GB each)" } else { "full one (about 58 GB)" };
+    (!flags.is_empty()).then(|| format!("default   no model was chosen; for the {full} give {}", flags.join(" ")))
 }
 
 fn meaning(role: LayerRole) -> &'static str {

@@ -1,12 +1,20 @@
-"""Runs diffusers' pipelines with the small checkpoints on scenes never trained on; prints a table, draws a sheet.
+"""Takes scenes apart that no training saw, and edits some, with acetate and with diffusers; prints a table, draws a sheet.
 
-    python evaluate.py --models DIR [--scenes 64] [--steps 50] [--guidance 4.0] [--sheet sheet.png] [--json table.json]
+    python evaluate.py --models DIR --acetate target/release/acetate [--scenes 64] [--steps 50] [--guidance 4.0]
+                       [--threads 2] [--sheet sheet.png] [--json table.json]
+
+Both get the same files and the same seeds. A scene is asked for in four layers, or in five if it has four objects.
 """
 
 import argparse
 import json
 import os
+import statistics
+import subprocess
 import sys
+import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +40,35 @@ import world
 Qwen2VLProcessor.check_argument_for_proper_class = lambda *args, **kwargs: None
 SEED = 424_242
 ROWS = 12
-# name in the table: key of metrics.py, bar, unit
+# name in the table: key of metrics.py, bar, unit, digits
 TABLE = {
-    "composite of the layers": ("composite", ">= 28", "dB"), "alpha IoU, best match": ("iou", ">= 0.80", ""),
-    "colour error inside alpha": ("colour", "<= 12", "/255"), "order of overlapping pairs": ("order", ">= 0.90", ""),
-    "caption: shapes and colours": ("caption", ">= 0.80", ""), "edit reaches the hue": ("hue", ">= 0.90", ""),
-    "edit nearer to the result": ("done", "", ""), "edited picture": ("edited", "", "dB"),
-    "change where none is asked": ("outside", "", "/255"),
+    "composite of the layers against the picture": ("composite", ">= 28", " dB", 2),
+    "alpha IoU of objects, best match": ("iou", ">= 0.80", "", 3),
+    "colour error inside alpha": ("colour", "<= 12", " / 255", 2),
+    "order of overlapping pairs": ("order", ">= 0.90", "", 3),
+    "caption names every shape and colour": ("caption", ">= 0.80", "", 3),
+    "edit reaches the asked hue within 20 degrees": ("hue", ">= 0.90", "", 3),
+    "edit nearer to the true result than to the input": ("done", "", "", 3),
+    "edited picture against the true result": ("edited", "", " dB", 2),
+    "whole scene edited: change where none is asked": ("outside", "", " / 255", 2),
+    "one layer edited: largest change of the scene outside its alpha": ("beyond", "0", " / 255", 0),
 }  # fmt: skip
+
+
+@dataclass
+class Sample:
+    """One unseen scene and one unseen edit, as files and as truth."""
+
+    scene: Path
+    layers: torch.Tensor  # true layers (1 + n, 4, h, w)
+    things: set[str]  # "red star", ...
+    shown: Path  # what is edited: a whole scene, or one layer with its alpha
+    before: torch.Tensor  # the same as RGB (3, h, w)
+    after: torch.Tensor
+    words: str
+    target: str | None
+    sheets: torch.Tensor  # the layers (1 + n, 4, h, w) of the scene that is edited
+    only: int  # which of them `shown` is; -1: the whole
 
 
 def load(folder: Path, cls, device):
@@ -67,12 +96,17 @@ def load(folder: Path, cls, device):
 
 
 def picture(tensor: torch.Tensor) -> Image.Image:
-    array = (tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(array)
+    """RGB (3, h, w) or RGBA (4, h, w) in 0..1."""
+    return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def tensor(image: Image.Image) -> torch.Tensor:
     return torch.tensor(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def eight(tensor_: torch.Tensor) -> torch.Tensor:
+    """As a file of eight bits holds it."""
+    return (tensor_.clamp(0, 1) * 255).round() / 255
 
 
 def checkered(layer: torch.Tensor) -> torch.Tensor:
@@ -82,70 +116,183 @@ def checkered(layer: torch.Tensor) -> torch.Tensor:
     return layer[:3] * layer[3:] + board * (1 - layer[3:])
 
 
-def decompositions(pipe, scenes: world.Scenes, chosen) -> tuple[list[dict], list[list[torch.Tensor]]]:
+class Diffusers:
+    """The reference's pipelines in this process, float32."""
+
+    def __init__(self, chosen):
+        self.chosen = chosen
+        self.layered = load(chosen.models / "layered-nano", QwenImageLayeredPipeline, chosen.device)
+        self.edits = load(chosen.models / "edit-nano", QwenImageEditPlusPipeline, chosen.device)
+
+    def decompose(self, scene: Path, count: int, seed: int) -> tuple[list[Image.Image], str]:
+        given = Image.open(scene).convert("RGBA")
+        said = self.layered.get_image_caption(given, device=self.layered._execution_device)
+        found = self.layered(
+            given, said, negative_prompt=edits.NEGATIVE, layers=count, true_cfg_scale=self.chosen.guidance,
+            num_inference_steps=self.chosen.steps, resolution=world.SIZE, cfg_normalize=True,
+            generator=torch.Generator("cpu").manual_seed(seed),
+        )  # fmt: skip
+        return found.images[0], said
+
+    def edit(self, shown: Path, words: str, seed: int) -> Image.Image:
+        """A layer's colour goes in without its alpha, which comes back unchanged, as in acetate."""
+        given = Image.open(shown).convert("RGBA")
+        found = self.edits(
+            [Image.merge("RGB", given.split()[:3])], words, negative_prompt=edits.NEGATIVE,
+            true_cfg_scale=self.chosen.guidance, num_inference_steps=self.chosen.steps, height=world.SIZE,
+            width=world.SIZE, generator=torch.Generator("cpu").manual_seed(seed),
+        ).images[0].convert("RGB")  # fmt: skip
+        return Image.merge("RGBA", (*found.split(), given.getchannel("A")))
+
+
+class Acetate:
+    """The program as people run it, a process a job."""
+
+    def __init__(self, chosen, folder: Path):
+        self.chosen, self.folder, self.seconds, self.bytes = chosen, folder, [], []
+
+    def run(self, *words: str) -> Path:
+        out = self.folder / f"out-{len(self.seconds)}"
+        given = [self.chosen.acetate, "run", *words, "--out", out, "--steps", self.chosen.steps,
+                 "--cfg-scale", self.chosen.guidance]  # fmt: skip
+        place = {**os.environ, "RAYON_NUM_THREADS": str(self.chosen.threads), "ACETATE__STORE__URL": f"file://{self.folder}/store",
+                 "ACETATE__STATUS__URL": f"sqlite://{self.folder}/jobs.sqlite"}  # fmt: skip
+        began = time.monotonic()
+        process = subprocess.Popen(list(map(str, given)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=place)
+        most = 0
+        while process.poll() is None:
+            most = max(most, peak(process.pid))
+            time.sleep(0.02)
+        if process.returncode:
+            raise SystemExit(f"acetate {' '.join(map(str, words))}: {process.stderr.read().decode()}")
+        self.seconds.append(time.monotonic() - began)
+        self.bytes.append(most)
+        return out
+
+    def decompose(self, scene: Path, count: int, seed: int) -> tuple[list[Image.Image], str]:
+        out = self.run("decompose", scene, "--model", self.chosen.models / "layered-nano", "--layers", count, "--seed", seed)
+        said = json.loads((out / "manifest.json").read_text())["caption"]["text"]
+        return [Image.open(out / f"layer-{index:02}.png").convert("RGBA") for index in range(1, count + 1)], said
+
+    def edit(self, shown: Path, words: str, seed: int) -> Image.Image:
+        model = self.chosen.models / "edit-nano"
+        out = self.run("edit", shown, "--instruction", words, "--model", model, "--seed", seed)
+        return Image.open(out / "edited.png").convert("RGBA")
+
+
+def peak(process: int) -> int:
+    """The most bytes that a running process has held so far. Linux; what `wait4` tells counts this process too."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def samples(count: int, folder: Path) -> list[Sample]:
+    generator = torch.Generator().manual_seed(SEED)
+    scenes = world.sample(count, generator)
     layers = draw.draw(scenes)
     whole = draw.composite(layers)
-    results, rows = [], []
-    for index in range(len(scenes)):
-        given = picture(whole[index])
-        said = pipe.get_image_caption(given.convert("RGBA"), device=pipe._execution_device)
-        found = pipe(
-            given.convert("RGBA"), said or "A picture.", negative_prompt=edits.NEGATIVE, layers=1 + world.OBJECTS,
-            true_cfg_scale=chosen.guidance, num_inference_steps=chosen.steps, resolution=world.SIZE,
-            cfg_normalize=True, generator=torch.Generator("cpu").manual_seed(index),
-        ).images[0]  # fmt: skip
-        found = torch.stack([tensor(image) for image in found])
-        result = metrics.decomposition(layers[index], found)
-        result["caption"] = [metrics.caption_right(said, scenes, index)]
-        results.append(result)
-        rows.append([tensor(given), metrics.flatten(found), *(checkered(layer) for layer in found)])
-    return results, rows
-
-
-def edited(pipe, made: edits.Edits, chosen) -> tuple[list[dict], list[list[torch.Tensor]]]:
+    made = edits.make(world.sample(count, generator), generator)
     before, after = edits.show(made.before, made.only), edits.show(made.after, made.only)
-    results, rows = [], []
-    for index, words in enumerate(made.words):
-        found = pipe(
-            [picture(before[index])], words, negative_prompt=edits.NEGATIVE, true_cfg_scale=chosen.guidance,
-            num_inference_steps=chosen.steps, height=world.SIZE, width=world.SIZE,
-            generator=torch.Generator("cpu").manual_seed(index),
-        ).images[0]  # fmt: skip
-        found = tensor(found)
-        results.append(metrics.edit(before[index], after[index], found, made.target[index]))
-        rows.append([before[index], found, after[index]])
-    return results, rows
+    sheets = draw.draw(made.before)
+    result = []
+    for index, only in enumerate(made.only.tolist()):
+        scene, shown = folder / f"scene-{index}.png", folder / f"shown-{index}.png"
+        picture(whole[index]).save(scene)
+        picture(before[index] if only < 0 else sheets[index, only]).save(shown)
+        things = {world.thing(scenes, index, which) for which in range(scenes.count(index))}
+        result.append(Sample(scene, layers[index], things, shown, before[index], after[index], made.words[index],
+                             made.target[index], sheets[index], only))  # fmt: skip
+    return result
+
+
+def measure(engine, samples: list[Sample]) -> tuple[dict[str, float], list[list[torch.Tensor]], list[str]]:
+    """The figures, rows for the sheet, and the captions."""
+    results, rows, captions = [], [], []
+    for seed, one in enumerate(samples):
+        objects = int((one.layers[1:, 3].amax(dim=(1, 2)) > 0).sum())
+        found, said = engine.decompose(one.scene, max(4, 1 + objects), seed)
+        found = torch.stack([tensor(image) for image in found])
+        result = metrics.decomposition(one.layers, found)
+        result["caption"] = [metrics.caption_right(said, one.things)]
+        edited = tensor(engine.edit(one.shown, one.words, seed))
+        # Outside a layer's alpha there is nothing to see.
+        seen = 1.0 if one.only < 0 else (one.sheets[one.only, 3:] > 0).float()
+        result |= metrics.edit(one.before, one.after, edited[:3] * seen, one.target, one.only < 0)
+        if one.only >= 0:
+            result["beyond"] = [beyond(one, edited)]
+        results.append(result)
+        rows.append(row(one, found, edited))
+        captions.append(said)
+    return metrics.gather(results), rows, captions
+
+
+def beyond(one: Sample, edited: torch.Tensor) -> float:
+    """The largest change, of 255, that the edited layer makes to its scene where its alpha is 0."""
+    there = torch.stack([eight(layer) for layer in one.sheets])
+    changed = there.clone()
+    changed[one.only] = edited
+    moved = (metrics.flatten(there) - metrics.flatten(changed)).abs().amax(dim=0)
+    return float(moved[there[one.only, 3] == 0].amax()) * 255 if (there[one.only, 3] == 0).any() else 0.0
+
+
+def row(one: Sample, found: torch.Tensor, edited: torch.Tensor) -> torch.Tensor:
+    """Input, layers, their composite; what is edited, the edit, the true result; side by side (3, h, w)."""
+    gap = torch.ones(3, world.SIZE, world.SIZE // 8)
+    layers = [checkered(layer) for layer in found] + [torch.ones(3, world.SIZE, world.SIZE)] * (5 - len(found))
+    shown, alpha = tensor(Image.open(one.shown).convert("RGBA")), edited[3:]
+    parts = [tensor(Image.open(one.scene)), gap, *layers, gap, metrics.flatten(found), gap, checkered(shown),
+             checkered(edited), checkered(torch.cat([one.after, alpha]))]  # fmt: skip
+    return torch.cat(parts, dim=2)
+
+
+def table(found: dict[str, dict[str, float]]) -> list[str]:
+    """Markdown; one column for each engine."""
+    lines = [f"| | {' | '.join(found)} | bar |", "|---" * (2 + len(found)) + "|"]
+    for name, (key, bar, unit, digits) in TABLE.items():
+        values = " | ".join(f"{values.get(key, float('nan')):.{digits}f}{unit}" for values in found.values())
+        lines.append(f"| {name} | {values} | {bar} |")
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="the folder of layered-nano and edit-nano")
+    parser.add_argument("--acetate", type=Path, help="the program; without it diffusers is measured alone")
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=4.0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="diffusers' device")
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    generator = torch.Generator().manual_seed(SEED)
-    scenes = world.sample(chosen.scenes, generator)
-    made = edits.make(world.sample(chosen.scenes, generator), generator)
-    layered = load(chosen.models / "layered-nano", QwenImageLayeredPipeline, chosen.device)
-    results, left = decompositions(layered, scenes, chosen)
-    edit = load(chosen.models / "edit-nano", QwenImageEditPlusPipeline, chosen.device)
-    more, right = edited(edit, made, chosen)
-    found = metrics.gather(results + more)
-    print(f"{chosen.scenes} scenes, {chosen.steps} steps, guidance {chosen.guidance}\n")
-    print("| | measured | bar |\n|---|---|---|")
-    for name, (key, bar, unit) in TABLE.items():
-        print(f"| {name} | {found.get(key, float('nan')):.3f} {unit} | {bar} |")
-    for index, words in enumerate(made.words[:ROWS]):
-        print(f"row {index + 1}: {words}")
+    chosen.models = chosen.models.resolve()
+    torch.set_num_threads(chosen.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        unseen = samples(chosen.scenes, Path(folder))
+        found, said = {}, {}
+        if chosen.acetate:
+            acetate = Acetate(chosen, Path(folder))
+            found["acetate"], rows, said["acetate"] = measure(acetate, unseen)
+        reference = Diffusers(chosen)
+        found["diffusers"], more, said["diffusers"] = measure(reference, unseen)
+    print(f"{chosen.scenes} scenes and {chosen.scenes} edits, {chosen.steps} steps, guidance {chosen.guidance:g}\n")
+    print("\n".join(table(found)))
+    if chosen.acetate:
+        alike = sum(a == b for a, b in zip(said["acetate"], said["diffusers"]))
+        print(f"\n{alike} of {chosen.scenes} captions are the same, word for word.")
+        for kind, start in (("decompose", 0), ("edit", 1)):
+            seconds, most = statistics.median(acetate.seconds[start::2]), max(acetate.bytes[start::2]) / 2**20
+            print(f"acetate run {kind}, whole process, {chosen.threads} threads: {seconds:.1f} s (median), {most:.0f} MiB at most")
+    for index, one in enumerate(unseen[:ROWS]):
+        print(f"row {index + 1}: {one.words}")
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=2) + "\n")
     if chosen.sheet:
-        rows = [torch.cat(a + b, dim=2) for a, b in list(zip(left, right))[:ROWS]]
-        picture(torch.cat(rows, dim=1)).save(chosen.sheet)
+        picture(torch.cat((rows if chosen.acetate else more)[:ROWS], dim=1)).save(chosen.sheet, optimize=True)
 
 
 if __name__ == "__main__":

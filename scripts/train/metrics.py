@@ -6,7 +6,7 @@ import math
 import torch
 
 from draw import composite
-from world import PALETTE, NAMES, HUES, Scenes
+from world import HUES, KINDS, NAMES, PALETTE
 
 OVERLAP = 20  # pixels that two objects must share for their order to show
 
@@ -60,11 +60,12 @@ def hue(rgb: torch.Tensor) -> float:
     return math.degrees(math.atan2(math.sqrt(3) * (g - b), 2 * r - g - b)) % 360
 
 
-def edit(before: torch.Tensor, after: torch.Tensor, found: torch.Tensor, target: str | None) -> dict[str, list[float]]:
-    """One edit, pictures (3, h, w). `hue`: 1 within 20 degrees of the asked colour; `outside`: change elsewhere, /255."""
+def edit(before: torch.Tensor, after: torch.Tensor, found: torch.Tensor, target: str | None, whole: bool = True) -> dict[str, list[float]]:
+    """One edit, pictures (3, h, w). `hue`: 1 within 20 degrees of the asked colour; `outside`: change
+    elsewhere, /255, measured if a whole scene was edited."""
     changed = (after - before).abs().amax(dim=0) > 0.04
     result = {"edited": [psnr(found, after)], "hue": [], "done": [], "outside": []}
-    if (~changed).sum() > 50:
+    if whole and (~changed).sum() > 50:
         result["outside"].append(float((found - before).abs().mean(dim=0)[~changed].mean()) * 255)
     if changed.sum() > 50:
         here = found[:, changed]
@@ -76,14 +77,11 @@ def edit(before: torch.Tensor, after: torch.Tensor, found: torch.Tensor, target:
     return result
 
 
-def caption_right(said: str, scenes: Scenes, scene: int) -> float:
-    """1 if exactly the true kinds stand in the words, each behind its colour."""
-    from world import KINDS, OBJECTS, thing
-
-    true = {thing(scenes, scene, index) for index in range(OBJECTS) if scenes.visible[scene, index]}
+def caption_right(said: str, things: set[str]) -> float:
+    """1 if exactly the true kinds stand in the words, each behind its colour; `things`: "red star", ..."""
     parts = said.lower().replace(".", " ").replace(",", " ").split()
     named = {f"{colour} {kind}" for colour, kind in zip(parts, parts[1:]) if kind in KINDS}
-    return float(named == true)
+    return float(named == things)
 
 
 def gather(results: list[dict[str, list[float]]]) -> dict[str, float]:

@@ -68,6 +68,11 @@ impl Place {
         serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {}", ran.stdout))
     }
 
+    /// The manifest in a folder of results.
+    pub fn manifest(&self, out: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(out).join("manifest.json")).unwrap()).unwrap()
+    }
+
     pub fn start(&self, args: &[&str]) -> Child {
         self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }

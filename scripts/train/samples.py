@@ -1,0 +1,54 @@
+"""Writes unseen scenes as files, for tests and examples: the picture, its true layers, an edit with its true result.
+
+    python samples.py --out ../../tests/scenes --keep 4
+
+A folder a scene: `scene.png`, `layer-1.png` (the background), `layer-2.png`, ...; and what is edited: `shown.png` (a
+layer, or a whole scene), `result.png`. `scenes.json` has the words.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+import draw
+import edits
+import world
+from evaluate import picture
+
+SEED = 171_717
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=40, help="how many are drawn; another count gives other scenes")
+    parser.add_argument("--keep", type=int, default=40, help="how many of them, from the first, are written")
+    chosen = parser.parse_args()
+    generator = torch.Generator().manual_seed(SEED)
+    scenes = world.sample(chosen.count, generator)
+    layers = draw.draw(scenes)
+    whole = draw.composite(layers)
+    made = edits.make(world.sample(chosen.count, generator), generator)
+    before, after = edits.show(made.before, made.only), edits.show(made.after, made.only)
+    sheets = draw.draw(made.before)
+    told = []
+    for index, only in enumerate(made.only.tolist()[: chosen.keep]):
+        folder = chosen.out / str(index + 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        count = 1 + scenes.count(index)
+        files = {"scene": whole[index], **{f"layer-{number + 1}": layers[index, number] for number in range(count)}}
+        alpha = torch.ones(1, world.SIZE, world.SIZE) if only < 0 else sheets[index, only, 3:]
+        files |= {"shown": torch.cat([before[index], alpha]), "result": torch.cat([after[index], alpha])}
+        for name, tensor in files.items():
+            picture(tensor).save(folder / f"{name}.png", optimize=True)
+        told.append({
+            "folder": str(index + 1), "layers": count, "caption": world.caption(scenes, index),
+            "instruction": made.words[index], "shown": "scene" if only < 0 else "layer", "colour": made.target[index],
+        })  # fmt: skip
+    (chosen.out / "scenes.json").write_text(json.dumps(told, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -30,20 +30,7 @@ fn scenes_come_apart_into_their_true_layers() {
     for scene in scenes() {
         let place = Place::new();
         let (given, count) = (scene.file("scene"), scene.layers.max(4).to_string());
-        place.json(&[
-            "run",
-            "decompose",
-            &given,
-            "--out",
-            "out",
-            "--layers",
-            &count,
-            "--steps",
-            STEPS,
-            "--seed",
-            "1",
-            "--json",
-        ]);
+        run(&place, &["decompose", &given, "--layers", &count], "layered-nano");
         let found: Vec<_> =
             (1..=scene.layers.max(4)).map(|index| open(&place.path(&format!("out/layer-{index:02}.png")))).collect();
         let truth: Vec<_> = (1..=scene.layers).map(|index| open(&scene.path(&format!("layer-{index}")))).collect();
@@ -68,25 +55,32 @@ fn scenes_come_apart_into_their_true_layers() {
     assert!(captions.iter().filter(|right| **right).count() >= 3, "right captions: {captions:?}");
 }
 
+/// Not a guess instead of layers.
+#[test]
+fn more_layers_than_the_checkpoint_makes_are_refused() {
+    let place = Place::new();
+    let model = model("layered-nano");
+    let ran = place.run(&[
+        "run",
+        "decompose",
+        &scenes()[0].file("scene"),
+        "--out",
+        "out",
+        "--layers",
+        "6",
+        "--model",
+        &model,
+    ]);
+    assert_ne!(ran.code, Some(0));
+    assert!(ran.stderr.contains("layers: 6 are more than this checkpoint was made for: 2 to 5"), "{}", ran.stderr);
+}
+
 #[test]
 fn instructions_change_what_they_name() {
     for scene in scenes() {
         let place = Place::new();
         let (given, words) = (scene.file("shown"), scene.instruction.as_str());
-        place.json(&[
-            "run",
-            "edit",
-            &given,
-            "--instruction",
-            words,
-            "--out",
-            "out",
-            "--steps",
-            STEPS,
-            "--seed",
-            "1",
-            "--json",
-        ]);
+        run(&place, &["edit", &given, "--instruction", words], "edit-nano");
         let (before, after) = (open(&scene.path("shown")), open(&scene.path("result")));
         let edited = open(&place.path("out/edited.png"));
         let (done, undone) = (psnr(&edited, &after), psnr(&edited, &before));
@@ -106,20 +100,7 @@ fn a_scene_changes_only_where_the_edited_layer_is() {
     let place = Place::new();
     let layers: Vec<_> = (1..=scene.layers).map(|index| open(&scene.path(&format!("layer-{index}")))).collect();
     let given = scene.file("layer-3");
-    place.json(&[
-        "run",
-        "edit",
-        &given,
-        "--instruction",
-        "Make it pink",
-        "--out",
-        "out",
-        "--steps",
-        STEPS,
-        "--seed",
-        "1",
-        "--json",
-    ]);
+    run(&place, &["edit", &given, "--instruction", "Make it pink"], "edit-nano");
     let mut changed = layers.clone();
     changed[2] = open(&place.path("out/edited.png"));
     let [before, after] = [&layers, &changed].map(|layers| acetate::image::composite(layers).unwrap());
@@ -129,6 +110,17 @@ fn a_scene_changes_only_where_the_edited_layer_is() {
         moved += u32::from(old != new);
     }
     assert!(moved > 200, "{moved} pixels changed");
+}
+
+/// Results in `out`.
+fn run(place: &Place, args: &[&str], checkpoint: &str) {
+    let model = model(checkpoint);
+    let rest = ["--out", "out", "--model", &model, "--steps", STEPS, "--seed", "1", "--json"];
+    place.json(&[&["run"], args, &rest].concat());
+}
+
+fn model(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name).display().to_string()
 }
 
 fn scenes() -> Vec<Scene> {

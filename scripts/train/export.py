@@ -32,7 +32,7 @@ def settings() -> dict[str, dict]:
     """`acetate.json` of each: what the Python pipelines keep as constants, and a note for its users."""
     return {
         "layered": {
-            "resolutions": [world.SIZE],
+            "resolutions": [world.SIZE], "max_layers": 1 + world.OBJECTS,
             "prompt_template_encode_start_idx": words.prefix(words.LAYERED.prompt_template_encode),
             "caption_max_new_tokens": CAPTION_TOKENS,
             "note": note("Qwen/Qwen-Image-Layered"),

@@ -6,8 +6,11 @@
 //! {folder of the program}/models/                      unpacked side by side
 //! {folder of the program}/../share/acetate/models/     installed
 //! {any folder above the program}/models/               a checkout, known by its Cargo.toml: target/release/acetate
-//! {current folder, or any above it}/models/            a checkout whose program was built elsewhere
+//! {current folder}/models/
+//! {any folder above the current one}/models/           a checkout whose program was built elsewhere
 //! ```
+//!
+//! Above the current folder a `models/` of anybody else does not count: in `/tmp` it could be a stranger's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,7 +68,7 @@ impl Surroundings {
     /// [`HubError::NoSmallModel`] with the places that were searched.
     pub fn find(&self, small: Small) -> Result<PathBuf, HubError> {
         let mut others = Vec::new();
-        for place in self.beside_the_program().into_iter().chain(self.above_the_current_folder()) {
+        for place in self.beside_the_program().into_iter().chain(self.near_the_current_folder()) {
             let folder = place.join(small.name());
             match pipeline_of(&folder) {
                 Some(found) if found == small.pipeline() => return Ok(folder),
@@ -89,17 +92,19 @@ impl Surroundings {
         [beside].into_iter().chain(installed).chain(checkouts.map(|above| above.join("models"))).collect()
     }
 
-    fn above_the_current_folder(&self) -> impl Iterator<Item = PathBuf> {
-        self.current_dir.iter().flat_map(|folder| folder.ancestors()).map(|folder| folder.join("models"))
+    fn near_the_current_folder(&self) -> impl Iterator<Item = PathBuf> {
+        let folders = self.current_dir.iter().flat_map(|folder| folder.ancestors().enumerate());
+        folders
+            .filter(|(above, folder)| *above == 0 || holds_this_project(folder))
+            .map(|(_, folder)| folder.join("models"))
     }
 
-    /// For messages; the folders above the current one are not listed one by one.
+    /// For messages.
     fn in_words(&self) -> String {
         let mut places: Vec<String> =
             self.beside_the_program().iter().map(|place| place.display().to_string()).collect();
-        places.extend(
-            self.current_dir.as_ref().map(|folder| format!("models in {} or a folder above it", folder.display())),
-        );
+        places.extend(self.near_the_current_folder().map(|place| place.display().to_string()));
+        places.dedup();
         if places.is_empty() {
             "any folder, as this process does not know its own".to_owned()
         } else {
@@ -167,8 +172,10 @@ mod tests {
     fn the_places_in_their_order() {
         let mut place = Place::new().layered("work/models");
         assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
+        // A folder above counts only as a checkout.
+        assert!(place.find("opt/bin/acetate", "work/deep/down", Small::Layered).is_err());
+        place = place.with("work/Cargo.toml", "[package]\nname = \"acetate\"\n");
         assert_eq!(place.found("work/deep/down"), place.path("work/models/layered-nano"));
-        // A folder above the program counts only as a checkout.
         place = place.layered("models").with("Cargo.toml", "[package]\nname = \"another\"\n");
         assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
         place = place.with("Cargo.toml", "[package]\nname = \"acetate\"\n");

@@ -28,6 +28,8 @@ impl Pipeline {
 pub struct Constants {
     /// Accepted values of `resolution`; the first is the default.
     pub resolutions: Vec<u32>,
+    /// The most layers that the checkpoint was trained to make.
+    pub max_layers: u32,
     /// Area of a reference as the text encoder sees it, in square pixels.
     pub condition_area: u32,
     /// Area of a reference as the VAE sees it, and of an edit's output.
@@ -67,6 +69,7 @@ pub const MAX_PROMPT_TOKENS: usize = 1024;
 #[serde(deny_unknown_fields, default)]
 struct Overrides {
     resolutions: Option<Vec<u32>>,
+    max_layers: Option<u32>,
     condition_area: Option<u32>,
     vae_area: Option<u32>,
     prompt_template_encode_start_idx: Option<usize>,
@@ -100,6 +103,7 @@ impl Constants {
         let defaults = Self::of(pipeline);
         let constants = Self {
             resolutions: given.resolutions.unwrap_or(defaults.resolutions),
+            max_layers: given.max_layers.unwrap_or(defaults.max_layers),
             condition_area: given.condition_area.unwrap_or(defaults.condition_area),
             vae_area: given.vae_area.unwrap_or(defaults.vae_area),
             prompt_template_encode_start_idx: given
@@ -114,6 +118,10 @@ impl Constants {
             let reason = format!("`resolutions` {:?} are multiples of 32 from 32 to 4096", constants.resolutions);
             return Err(ModelError::invalid(path, reason));
         }
+        if !(2..=10).contains(&constants.max_layers) {
+            let reason = format!("`max_layers` {} is not between 2 and 10", constants.max_layers);
+            return Err(ModelError::invalid(path, reason));
+        }
         let areas = [constants.condition_area, constants.vae_area];
         if areas.iter().any(|area| !(1024..=1 << 24).contains(area)) {
             return Err(ModelError::invalid(path, "areas are between 1024 and 16777216 square pixels"));
@@ -124,6 +132,7 @@ impl Constants {
     fn of(pipeline: Pipeline) -> Self {
         Self {
             resolutions: vec![640, 1024],
+            max_layers: 10,
             condition_area: 384 * 384,
             vae_area: 1024 * 1024,
             prompt_template_encode_start_idx: match pipeline {

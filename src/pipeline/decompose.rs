@@ -70,6 +70,11 @@ impl DecomposePipeline {
             let reason = format!("{resolution} is not one that this checkpoint was made for: {accepted:?}");
             return Err(PipelineError::Invalid { field: "params.resolution", reason });
         }
+        let most = self.0.constants.max_layers;
+        if params.layers > most {
+            let reason = format!("{} are more than this checkpoint was made for: 2 to {most}", params.layers);
+            return Err(PipelineError::Invalid { field: "params.layers", reason });
+        }
         let size = Size::with_area(resolution * resolution, picture.width(), picture.height());
         let resized = image::lanczos(picture, size.width, size.height);
 

@@ -36,6 +36,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod http;
 pub mod hub;
 pub mod image;
 pub mod job;

@@ -1,5 +1,6 @@
-//! Logs, to stderr: stdout belongs to results.
+//! Logs, to stderr: stdout belongs to results. Metrics, for whoever asks.
 
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How the log is written.
@@ -36,3 +37,27 @@ fn expand(filter: &str) -> String {
         _ => filter.to_owned(),
     }
 }
+
+/// The numbers of this process, in Prometheus' text format; clones show the same.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Starts counting; once per process. What was counted before is lost.
+    pub fn start() -> Result<Self, String> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&SECONDS)
+            .and_then(|builder| builder.install_recorder())
+            .map_err(|error| format!("the metrics do not start: {error}"))?;
+        Ok(Self(recorder))
+    }
+
+    pub fn render(&self) -> String {
+        self.0.run_upkeep();
+        self.0.render()
+    }
+}
+
+/// From a quick stage to a long wait.
+const SECONDS: [f64; 16] =
+    [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];

@@ -41,6 +41,15 @@ pub enum ProgressStyle {
 impl GlobalArgs {
     /// Loads the configuration and starts the log.
     pub fn load(&self, flags: Vec<Flag>) -> Result<Loaded, Failure> {
+        self.load_at("warn", flags)
+    }
+
+    /// As [`GlobalArgs::load`], for a process whose log is what there is to see of it.
+    pub fn load_service(&self) -> Result<Loaded, Failure> {
+        self.load_at("info", Vec::new())
+    }
+
+    fn load_at(&self, level: &str, flags: Vec<Flag>) -> Result<Loaded, Failure> {
         let loaded = load(&Sources {
             file: self.config.clone(),
             profile: self.profile.clone(),
@@ -50,6 +59,7 @@ impl GlobalArgs {
         let telemetry = &loaded.config.telemetry;
         let filter = match (self.quiet, self.verbose) {
             (true, _) => "error".to_owned(),
+            (_, 0) if telemetry.level.is_empty() => level.to_owned(),
             (_, 0) => telemetry.level.clone(),
             (_, 1) => "info".to_owned(),
             (_, 2) => "debug".to_owned(),
@@ -59,6 +69,10 @@ impl GlobalArgs {
         let color = std::io::stderr().is_terminal();
         telemetry::start(&LogOptions { filter, json, color }).map_err(Failure::Usage)?;
         Ok(loaded)
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// A bar on a terminal, unless log lines would run through it.

@@ -7,13 +7,18 @@ mod config;
 mod doctor;
 mod download_bar;
 mod failure;
+mod fetch;
 mod global;
 mod jobs;
 mod models;
 mod output;
+mod params;
 mod progress;
 mod run;
+mod submit;
 mod view;
+mod watch;
+mod worker;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -36,7 +41,11 @@ pub struct Cli {
 enum Command {
     /// Run one job here and wait for its result
     Run(Box<run::RunArgs>),
-    /// List, show or cancel jobs
+    /// Submit jobs for workers: one, or one for each row of a manifest or picture of a folder
+    Submit(Box<submit::SubmitArgs>),
+    /// Work on submitted jobs until told to stop
+    Worker(worker::WorkerArgs),
+    /// List, show, watch, cancel, retry, fetch or prune jobs
     Jobs(jobs::JobsArgs),
     /// List, download or check model checkpoints
     Models(models::ModelsArgs),
@@ -72,6 +81,8 @@ impl Command {
     fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         match self {
             Self::Run(args) => args.run(global),
+            Self::Submit(args) => args.run(global),
+            Self::Worker(args) => args.run(global),
             Self::Jobs(args) => args.run(global),
             Self::Models(args) => args.run(global),
             Self::Config(args) => args.run(global),
@@ -82,6 +93,8 @@ impl Command {
     fn wants_json(&self) -> bool {
         match self {
             Self::Run(args) => args.json(),
+            Self::Submit(args) => args.json(),
+            Self::Worker(_) => false,
             Self::Jobs(args) => args.json(),
             Self::Models(args) => args.json(),
             Self::Config(args) => args.json,

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    job::{Epoch, ErrorRecord, JobError, JobId, JobKind, JobState, Progress},
+    job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobState, Progress},
     status::{Attempt, JobRow},
-    store::{FolderStore, ObjectKey},
+    store::{ObjectKey, Stores},
 };
 
 /// The shape of `jobs show --json` and `run --json`. Names only get added.
@@ -26,6 +26,8 @@ pub struct JobView {
     pub outputs: Vec<OutputView>,
     pub cancel_requested: bool,
     pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchId>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub finished_at: Option<Timestamp>,
@@ -43,10 +45,11 @@ pub struct OutputView {
 }
 
 impl JobView {
-    pub fn new(row: JobRow, store: &FolderStore) -> Result<Self, JobError> {
+    pub fn new(row: JobRow, stores: &Stores) -> Result<Self, JobError> {
         let mut manifest = None;
         let mut outputs = Vec::new();
         if let Some(result) = &row.published {
+            let store = stores.at_root(result.root.as_deref())?;
             let key = ObjectKey::parse(&result.manifest)?;
             manifest = Some(store.url(&key));
             for file in &result.files {
@@ -66,6 +69,7 @@ impl JobView {
             outputs,
             cancel_requested: row.cancel_requested,
             labels: row.request.labels,
+            batch: row.batch,
             created_at: row.created_at,
             updated_at: row.updated_at,
             finished_at: row.finished_at,

@@ -12,6 +12,13 @@ pub struct Worker {
     pub max_attempts: u32,
     pub retry_base_seconds: f64,
     pub retry_longest_seconds: f64,
+    pub slots: u32,
+    pub job_timeout_seconds: f64,
+    pub drain_seconds: f64,
+    pub start_timeout_seconds: f64,
+    pub database_patience_seconds: f64,
+    /// For tests: where to stop the process. Empty: nowhere.
+    pub failpoint: String,
 }
 
 impl Worker {
@@ -27,6 +34,13 @@ impl Worker {
         seconds("worker.heartbeat_seconds", self.heartbeat_seconds, 0.05)?;
         seconds("worker.retry_base_seconds", self.retry_base_seconds, 0.0)?;
         seconds("worker.retry_longest_seconds", self.retry_longest_seconds, 0.0)?;
+        seconds("worker.job_timeout_seconds", self.job_timeout_seconds, 1.0)?;
+        seconds("worker.drain_seconds", self.drain_seconds, 0.0)?;
+        seconds("worker.start_timeout_seconds", self.start_timeout_seconds, 0.0)?;
+        seconds("worker.database_patience_seconds", self.database_patience_seconds, 0.0)?;
+        if !(1..=64).contains(&self.slots) {
+            return Err(("worker.slots", format!("{} is not between 1 and 64", self.slots)));
+        }
         if self.max_attempts == 0 {
             return Err(("worker.max_attempts", "0 would try no job at all; 1 is the least".to_owned()));
         }
@@ -39,5 +53,21 @@ impl Worker {
 
     pub fn heartbeat(&self) -> Duration {
         Duration::from_secs_f64(self.heartbeat_seconds)
+    }
+
+    pub fn job_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.job_timeout_seconds)
+    }
+
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs_f64(self.drain_seconds)
+    }
+
+    pub fn start_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.start_timeout_seconds)
+    }
+
+    pub fn database_patience(&self) -> Duration {
+        Duration::from_secs_f64(self.database_patience_seconds)
     }
 }

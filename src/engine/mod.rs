@@ -7,9 +7,12 @@ mod memory;
 mod models;
 mod thread;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use ::image::RgbaImage;
@@ -109,9 +112,38 @@ pub struct Resident {
 pub struct Engine {
     commands: mpsc::Sender<Command>,
     resident: watch::Receiver<Resident>,
+    busy: Busy,
+}
+
+/// Time that the thread has spent on commands; clones share it.
+#[derive(Debug, Clone, Default)]
+struct Busy(Arc<Mutex<(Duration, Option<Instant>)>>);
+
+impl Busy {
+    fn begin(&self) {
+        self.lock().1 = Some(Instant::now());
+    }
+
+    fn end(&self) {
+        let mut busy = self.lock();
+        if let Some(start) = busy.1.take() {
+            busy.0 += start.elapsed();
+        }
+    }
+
+    fn so_far(&self) -> Duration {
+        let busy = self.lock();
+        busy.0 + busy.1.map_or(Duration::ZERO, |start| start.elapsed())
+    }
+
+    /// Nothing under the lock can leave it half-changed.
+    fn lock(&self) -> MutexGuard<'_, (Duration, Option<Instant>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 enum Command {
+    Test { reply: oneshot::Sender<Result<String, JobError>> },
     Run { work: Work, cancel: CancelToken, progress: ProgressFn, reply: oneshot::Sender<Result<Outcome, JobError>> },
     LoadEdit { progress: ProgressFn, cancel: CancelToken, reply: oneshot::Sender<Result<(), JobError>> },
 }
@@ -127,11 +159,13 @@ impl Engine {
         }
         let (commands, inbox) = mpsc::channel(1);
         let (tell_resident, resident) = watch::channel(Resident::default());
+        let busy = Busy::default();
+        let clock = busy.clone();
         std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || thread::run(config, inbox, tell_resident))
+            .spawn(move || thread::run(config, inbox, tell_resident, &clock))
             .map_err(|error| JobError::Device { device: "engine".to_owned(), reason: error.to_string() })?;
-        Ok(Self { commands, resident })
+        Ok(Self { commands, resident, busy })
     }
 
     /// Runs one call; waits for its turn. Dropping the future does not stop the work: cancel does.
@@ -146,6 +180,18 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         self.send(Command::LoadEdit { progress, cancel, reply }).await?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Opens the device and has it compute something whose result is known; gives the device's name.
+    pub async fn self_test(&self) -> Result<String, JobError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Test { reply }).await?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// How long the thread has worked since it started.
+    pub fn busy(&self) -> Duration {
+        self.busy.so_far()
     }
 
     pub fn resident(&self) -> watch::Receiver<Resident> {

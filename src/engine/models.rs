@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, path::PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use tokio::sync::watch;
 
 use super::{CancelToken, DTypeChoice, DeviceChoice, EngineConfig, ProgressFn, Resident, memory};
@@ -43,6 +43,16 @@ pub struct Watcher<'a> {
     pub cancel: &'a CancelToken,
 }
 
+/// The sum over the product of two 64x64 matrices of ones and twos: 64 * 64 * 64 * 1 * 2.
+const PRODUCT_SUM: f64 = 524_288.0;
+
+fn product_sum(device: &Device, dtype: DType) -> candle_core::Result<f64> {
+    let ones = Tensor::ones((64, 64), dtype, device)?;
+    let twos = (&ones * 2.0)?;
+    let sum: f32 = ones.matmul(&twos)?.to_dtype(DType::F32)?.sum_all()?.to_scalar()?;
+    Ok(f64::from(sum))
+}
+
 impl Models {
     pub fn new(config: EngineConfig, tell: watch::Sender<Resident>) -> Self {
         Self { config, device: None, decompose: None, edit: None, resident_bytes: 0, tell }
@@ -72,6 +82,18 @@ impl Models {
             self.edit = Some(Loaded { pipeline, record: found.record });
         }
         self.edit.as_ref().ok_or_else(unreachable_model)
+    }
+
+    /// Opens the device and multiplies two matrices whose product is known.
+    pub fn self_test(&mut self) -> Result<String, JobError> {
+        let (device, dtype) = self.device()?;
+        let name = self.device_name();
+        let sum = product_sum(&device, dtype).map_err(|error| device_error(&name, &error))?;
+        if (sum - PRODUCT_SUM).abs() > PRODUCT_SUM * 1e-2 {
+            let reason = format!("it computes {sum} where {PRODUCT_SUM} is right; do not trust it");
+            return Err(JobError::Device { device: name, reason });
+        }
+        Ok(self.description())
     }
 
     /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for the manifest.

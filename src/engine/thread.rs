@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    CancelToken, Command, EngineConfig, Outcome, ProgressFn, Resident, Work,
+    Busy, CancelToken, Command, EngineConfig, Outcome, ProgressFn, Resident, Work,
     models::{Loaded, Models, Watcher, device_error},
 };
 use crate::{
@@ -18,10 +18,14 @@ use crate::{
     pipeline::{Control, PipelineError},
 };
 
-pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch::Sender<Resident>) {
+pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch::Sender<Resident>, busy: &Busy) {
     let mut models = Models::new(config, tell);
     while let Some(command) = inbox.blocking_recv() {
+        busy.begin();
         match command {
+            Command::Test { reply } => {
+                let _ = reply.send(models.self_test());
+            }
             Command::Run { work, cancel, mut progress, reply } => {
                 let served = catch_unwind(AssertUnwindSafe(|| serve(&mut models, work, &cancel, &mut progress)));
                 let panicked = served.is_err();
@@ -37,6 +41,7 @@ pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch
                 let _ = reply.send(models.edit(&mut watcher).map(|_| ()));
             }
         }
+        busy.end();
     }
 }
 

@@ -56,6 +56,8 @@ pub enum JobError {
     OutOfMemory { device: String, reason: String },
     #[error("quarantined after {attempts} attempts; the last one ended with: {last}")]
     AttemptsExhausted { attempts: u32, last: String },
+    #[error("took longer than the {seconds} s that a job may take (worker.job_timeout_seconds)")]
+    TimedOut { seconds: f64 },
     #[error("cancelled")]
     Cancelled,
 }
@@ -81,6 +83,7 @@ impl JobError {
             Self::Device { .. } => "device",
             Self::OutOfMemory { .. } => "out_of_memory",
             Self::AttemptsExhausted { .. } => "attempts_exhausted",
+            Self::TimedOut { .. } => "timed_out",
             Self::Cancelled => "cancelled",
         }
     }
@@ -102,6 +105,7 @@ impl JobError {
             | Self::DiskFull { .. }
             | Self::Storage { .. }
             | Self::Database { .. }
+            | Self::TimedOut { .. }
             | Self::Busy { .. } => ErrorClass::Transient,
             Self::Device { .. } | Self::OutOfMemory { .. } => ErrorClass::Device,
             Self::Cancelled => ErrorClass::Cancelled,

@@ -19,6 +19,12 @@ impl JobId {
         Self(Uuid::now_v7())
     }
 
+    /// The id of a wish in a batch: the same wish, by its fingerprint, of the same batch is the same job (version 5).
+    pub fn in_batch(batch: &str, fingerprint: &str) -> Self {
+        let namespace = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"acetate batch");
+        Self(Uuid::new_v5(&namespace, format!("{batch}\0{fingerprint}").as_bytes()))
+    }
+
     /// The seed of a job that names none: a function of the id, so that a retry draws the same noise.
     pub fn default_seed(&self) -> u64 {
         let digest = Sha256::digest(self.0.as_bytes());

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, time::Instant};
 use ::image::RgbaImage;
 
 use super::{
-    Reporter, Worker,
+    Control, Worker,
+    failpoint::Point,
     inputs::{Pictures, blocking, count},
     progress::Timings,
 };
 use crate::{
-    engine::{CancelToken, Outcome, Work},
+    engine::{Outcome, ProgressFn, Work},
     image,
     job::{
         Caption, DecomposeParams, EditParams, JobError, JobRequest, LayerRole, ModelRecord, Stage, StageTiming, Task,
@@ -41,11 +42,10 @@ pub(super) async fn execute(
     worker: &Worker,
     request: &JobRequest,
     pictures: Pictures,
-    cancel: &CancelToken,
-    reporter: &Reporter,
+    control: &Control,
 ) -> Result<Made, JobError> {
     let seed = request.seed();
-    let mut job = Execution { worker, cancel, reporter, made: Made::default(), timings: Timings::default() };
+    let mut job = Execution { worker, control, made: Made::default(), timings: Timings::default() };
     job.made.notes = pictures.notes;
     match &request.task {
         Task::Decompose(params) => job.decompose(one(pictures.images)?, params, seed).await?,
@@ -62,8 +62,7 @@ pub(super) async fn execute(
 
 struct Execution<'a> {
     worker: &'a Worker,
-    cancel: &'a CancelToken,
-    reporter: &'a Reporter,
+    control: &'a Control,
     made: Made,
     timings: Timings,
 }
@@ -91,9 +90,9 @@ impl Execution<'_> {
     async fn composite(&mut self, layers: Vec<RgbaImage>) -> Result<(), JobError> {
         let start = Instant::now();
         let total = count(layers.len());
-        self.reporter.at(Stage::Composite, 0, total);
+        self.control.reporter.at(Stage::Composite, 0, total);
         let picture = blocking(move || image::composite(&layers)).await?;
-        self.reporter.at(Stage::Composite, total, total);
+        self.control.reporter.at(Stage::Composite, total, total);
         self.timings.add(Stage::Composite, start.elapsed());
         self.add("composite.png".to_owned(), LayerRole::Composite, picture);
         Ok(())
@@ -118,7 +117,7 @@ impl Execution<'_> {
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {
         let Outcome { images, caption, notes, resolution, model, device, timings } =
-            self.worker.engine.run(work, self.cancel.clone(), self.reporter.for_engine()).await?;
+            self.worker.engine.run(work, self.control.cancel.clone(), self.progress()).await?;
         self.made.caption = self.made.caption.take().or(caption);
         self.made.resolution = self.made.resolution.or(resolution);
         for note in notes {
@@ -132,6 +131,16 @@ impl Execution<'_> {
         self.made.device = Some(device);
         self.timings.merge(timings);
         Ok(images)
+    }
+
+    fn progress(&self) -> ProgressFn {
+        let (reporter, failpoint) = (self.control.reporter.clone(), self.worker.options.failpoint.clone());
+        Box::new(move |stage, step, steps| {
+            reporter.at(stage, step, steps);
+            if stage == Stage::Denoise && step > 0 {
+                failpoint.at(Point::Step);
+            }
+        })
     }
 
     fn add(&mut self, name: String, role: LayerRole, image: RgbaImage) {

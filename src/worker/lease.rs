@@ -1,16 +1,19 @@
 //! The heartbeat of one attempt, on its own task: renews the lease, writes progress, brings back a cancel.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::{sync::oneshot, task::JoinHandle, time::MissedTickBehavior};
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::{Reporter, Worker};
+use super::{Control, Stop, Worker};
 use crate::{
-    engine::CancelToken,
-    job::{Epoch, JobId},
-    status::{Fenced, JobRow, SqliteStatus},
+    job::{Epoch, JobEvent, JobId, Progress},
+    queue::Queue,
+    status::{Fenced, JobRow, Status},
 };
+
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Held while an attempt runs. Dropping it without [`Lease::release`] stops the heartbeat too.
 pub(super) struct Lease {
@@ -19,9 +22,9 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn hold(worker: &Worker, row: &JobRow, cancel: CancelToken, reporter: Reporter) -> Self {
+    pub(super) fn hold(worker: &Worker, row: &JobRow, control: Control) -> Self {
         let (stop, stopped) = oneshot::channel();
-        reporter.continue_after(row.progress.map_or(0, |progress| progress.sequence));
+        control.reporter.continue_after(row.progress.map_or(0, |progress| progress.sequence));
         let heart = Heart {
             status: worker.status.clone(),
             job: row.id(),
@@ -29,8 +32,11 @@ impl Lease {
             lease: worker.options.lease,
             // Two beats may be missed before the lease is over.
             interval: worker.options.heartbeat.min(worker.options.lease / 3).max(Duration::from_millis(10)),
-            cancel,
-            reporter,
+            until: Instant::now() + worker.options.job_timeout,
+            told: None,
+            queue: worker.queue.clone(),
+            row: row.clone(),
+            control,
         };
         Self { stop, task: tokio::spawn(heart.beat_until(stopped)) }
     }
@@ -45,23 +51,32 @@ impl Lease {
 }
 
 struct Heart {
-    status: SqliteStatus,
+    status: Status,
+    queue: Queue,
+    row: JobRow,
     job: JobId,
     epoch: Epoch,
     lease: Duration,
     interval: Duration,
-    cancel: CancelToken,
-    reporter: Reporter,
+    /// The most time that a job may take.
+    until: Instant,
+    /// When the last `job.progress` was published, and its sequence.
+    told: Option<(Instant, u64)>,
+    control: Control,
 }
 
 impl Heart {
-    async fn beat_until(self, mut stopped: oneshot::Receiver<()>) {
+    async fn beat_until(mut self, mut stopped: oneshot::Receiver<()>) {
         let mut tick = tokio::time::interval(self.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Only the waiting is raced; a write that has begun is never dropped.
             let last = tokio::select! { _ = tick.tick() => false, _ = &mut stopped => true };
             let held = self.beat().await;
+            if Instant::now() >= self.until {
+                self.control.stop(Stop::TimeIsUp);
+            }
+            self.tell();
             if last || !held {
                 return;
             }
@@ -71,16 +86,16 @@ impl Heart {
     /// False once the lease is lost. A database that cannot be reached is tried again at the next beat; should it
     /// stay away for longer than the lease, the epoch keeps this attempt from publishing.
     async fn beat(&self) -> bool {
-        let progress = self.reporter.latest();
+        let progress = self.control.reporter.latest();
         match self.status.heartbeat(self.job, self.epoch, self.lease, progress.as_ref()).await {
             Ok(Fenced::Held(beat)) => {
                 if beat.cancel_requested {
-                    self.cancel.cancel();
+                    self.control.stop(Stop::Cancel);
                 }
                 true
             }
             Ok(Fenced::Lost) => {
-                self.cancel.cancel();
+                self.control.stop(Stop::Cancel);
                 false
             }
             Err(error) => {
@@ -89,4 +104,40 @@ impl Heart {
             }
         }
     }
+
+    /// Publishes `job.progress`, at most once a second. Nobody waits for it, and a lost one is followed by the next.
+    fn tell(&mut self) {
+        let Some(progress) = self.control.reporter.latest() else { return };
+        let due = self.told.is_none_or(|(at, sequence)| at.elapsed() >= TELL_EVERY && sequence != progress.sequence);
+        if !due {
+            return;
+        }
+        self.told = Some((Instant::now(), progress.sequence));
+        let (queue, body) = (self.queue.clone(), event(&self.row, progress));
+        tokio::spawn(async move {
+            if let Err(error) = queue.publish_event(JobEvent::PROGRESS, body).await {
+                debug!(%error, "progress was not told");
+            }
+        });
+    }
+}
+
+fn event(row: &JobRow, progress: Progress) -> Vec<u8> {
+    let event = JobEvent {
+        version: JobEvent::VERSION,
+        event: JobEvent::PROGRESS.to_owned(),
+        id: row.id(),
+        kind: row.request.task.kind(),
+        state: row.state,
+        attempts: row.attempts,
+        epoch: row.epoch,
+        batch: row.batch.clone(),
+        labels: row.request.labels.clone(),
+        progress: Some(progress),
+        error: None,
+        manifest: None,
+        outputs: Vec::new(),
+        time: Timestamp::now(),
+    };
+    serde_json::to_vec(&event).unwrap_or_default()
 }

@@ -1,32 +1,59 @@
 //! The conductor: takes a job from its claim to its terminal state.
 //!
-//! [`run`](run()) is the path, in order. Here alone are the stages put together; none of them knows another.
+//! [`run`](run()) is the path, in order. Here alone are the stages put together; none of them knows another. Around
+//! the path, [`serve`] takes deliveries, the relay sends what the outbox holds, and the keeper looks after jobs whose
+//! worker died or whose message was lost.
 
+mod accept;
+mod control;
 mod execute;
+mod failpoint;
 mod identity;
 mod inputs;
+mod keeper;
 mod lease;
+mod measure;
+mod patience;
 mod progress;
 mod publish;
+mod relay;
 mod retry;
 mod run;
+mod service;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
+
+pub use control::{Control, Stop};
+pub use failpoint::Failpoint;
 pub use identity::WorkerName;
+pub use measure::describe;
 pub use progress::Reporter;
+pub use relay::publish_due;
 pub use retry::Backoff;
 pub use run::{Verdict, run};
+pub use service::{Shutdown, serve};
 
-use crate::{engine::Engine, image, status::SqliteStatus, store::FolderStore};
+use crate::{
+    engine::Engine,
+    image,
+    job::{JobError, JobRequest},
+    queue::Queue,
+    status::Status,
+    store::{Store, Stores},
+};
 
 /// What a worker works with; clones share it.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    pub status: SqliteStatus,
-    pub store: FolderStore,
+    pub status: Status,
+    pub stores: Stores,
+    pub queue: Queue,
     pub engine: Engine,
     pub options: Options,
+    /// Wakes the relay: the outbox has something new.
+    pub nudge: Arc<Notify>,
 }
 
 #[derive(Debug, Clone)]
@@ -42,4 +69,50 @@ pub struct Options {
     pub limits: image::Limits,
     /// The largest input that is read, in bytes.
     pub max_input_bytes: u64,
+    /// Where results go.
+    pub place: Place,
+    /// Jobs in hand at a time.
+    pub slots: usize,
+    /// How long a job may wait because another kind's model is in memory.
+    pub affinity_wait: Duration,
+    /// The most time that a job may take.
+    pub job_timeout: Duration,
+    /// How long the jobs in hand may take to end when the worker leaves.
+    pub drain: Duration,
+    /// How long a write waits for a database that is away.
+    pub patience: Duration,
+    /// How often the outbox, or the rows, are looked at.
+    pub poll: Duration,
+    /// A queued job whose message has not been seen for this long is dispatched again.
+    pub redispatch_after: Duration,
+    /// Leave, to be restarted, when the device fails.
+    pub crash_only: bool,
+    pub failpoint: Failpoint,
+}
+
+/// Where results go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Into the store of `store.url`; somebody copies them out of it.
+    OwnStore,
+    /// Under the request's `output.prefix`.
+    AsAsked,
+}
+
+/// The store of a job's results, and what its row calls it.
+struct Results {
+    store: Store,
+    root: Option<String>,
+}
+
+impl Worker {
+    fn results_of(&self, request: &JobRequest) -> Result<Results, JobError> {
+        match self.options.place {
+            Place::OwnStore => Ok(Results { store: self.stores.own().clone(), root: None }),
+            Place::AsAsked => {
+                let store = self.stores.results(&request.output.prefix)?;
+                Ok(Results { root: Some(store.root_url()), store })
+            }
+        }
+    }
 }

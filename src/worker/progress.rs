@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::{
-    engine::ProgressFn,
-    job::{Progress, Stage, StageTiming},
-};
+use crate::job::{Progress, Stage, StageTiming};
 
 /// Takes progress from the worker and the engine's thread and shows the latest to whoever looks: the heartbeat, the
 /// progress bar. Clones share it.
@@ -43,11 +40,6 @@ impl Reporter {
     /// Earlier attempts got to this sequence number.
     pub(super) fn continue_after(&self, sequence: u64) {
         self.base.store(sequence, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    pub(super) fn for_engine(&self) -> ProgressFn {
-        let reporter = self.clone();
-        Box::new(move |stage, step, steps| reporter.at(stage, step, steps))
     }
 }
 

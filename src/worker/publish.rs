@@ -4,16 +4,18 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 
 use super::{
-    Reporter, Worker,
+    Reporter, Results, Worker,
     execute::{Made, Picture},
+    failpoint::Point,
     inputs::count,
+    measure,
     progress::Timings,
 };
 use crate::{
     image,
     job::{FileEntry, JobError, LayerRole, Manifest, Stage},
     status::{JobRow, Published},
-    store::{MANIFEST, ObjectKey, Stored},
+    store::{MANIFEST, ObjectKey, Store, Stored},
 };
 
 pub(super) struct Png {
@@ -50,6 +52,7 @@ pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<P
 /// Writes each file under the attempt's own epoch and reads it back.
 pub(super) async fn store(
     worker: &Worker,
+    results: &Store,
     row: &JobRow,
     pngs: Vec<Png>,
     reporter: &Reporter,
@@ -59,8 +62,9 @@ pub(super) async fn store(
     for (index, Png { name, role, width, height, bytes }) in pngs.into_iter().enumerate() {
         reporter.at(Stage::Store, count(index), total);
         let key = ObjectKey::new(row.id(), row.epoch, &name)?;
-        let stored = worker.store.put(key, bytes).await?;
-        worker.store.verify(&stored).await?;
+        let stored = results.put(key, bytes).await?;
+        results.verify(&stored).await?;
+        worker.options.failpoint.at(Point::Put);
         let Stored { size, sha256, .. } = stored;
         files.push(FileEntry { name, role, width, height, size, sha256 });
     }
@@ -70,7 +74,7 @@ pub(super) async fn store(
 
 /// Writes the manifest. Every file that it names is there, whole and verified.
 pub(super) async fn manifest(
-    worker: &Worker,
+    results: &Results,
     row: &JobRow,
     made: Made,
     files: Vec<FileEntry>,
@@ -96,7 +100,8 @@ pub(super) async fn manifest(
     let key = ObjectKey::new(row.id(), row.epoch, MANIFEST)?;
     let json = serde_json::to_vec_pretty(&manifest)
         .map_err(|error| JobError::Storage { path: key.to_string(), reason: error.to_string() })?;
-    let stored = worker.store.put(key, json).await?;
-    worker.store.verify(&stored).await?;
-    Ok(Published { manifest: stored.key.to_string(), files: manifest.files })
+    let stored = results.store.put(key, json).await?;
+    results.store.verify(&stored).await?;
+    measure::stages(row.request.task.kind(), &manifest.timings);
+    Ok(Published { manifest: stored.key.to_string(), root: results.root.clone(), files: manifest.files })
 }

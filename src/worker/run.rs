@@ -3,79 +3,80 @@
 use tracing::{info, warn};
 
 use super::{
-    Worker,
+    Control, Stop, Worker,
+    accept::{Accepted, accept},
     execute::execute,
+    failpoint::Point,
     inputs,
     lease::Lease,
-    progress::{Reporter, Timings},
+    measure,
+    patience::patiently,
+    progress::Timings,
     publish,
     retry::{Next, next_step},
 };
 use crate::{
-    engine::CancelToken,
     job::{ErrorRecord, JobError, Stage},
     queue::Delivery,
-    status::{Claim, ClaimRules, Fenced, JobRow, Published},
+    status::{Claim, Fenced, JobRow, Published},
 };
 
 /// How a delivery ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// One attempt was made; the row's state says how it ended (`queued`: it will be tried again).
+    /// One attempt was made; the row's state says how it ended (`queued`: it will be tried again, or was given back).
     Settled(Box<JobRow>),
     /// The lease was lost on the way: another worker has the job, and nothing of ours was published.
     Lost,
     /// There was nothing to do, or not yet.
     NotTaken(Claim),
+    /// The message is no job, and has been put aside.
+    Refused(ErrorRecord),
 }
 
 /// Works on one delivery. An error here is about the database; a job's own failure stands in its row.
-pub async fn run(
-    worker: &Worker,
-    delivery: Delivery,
-    cancel: &CancelToken,
-    reporter: &Reporter,
-) -> Result<Verdict, JobError> {
-    let rules = ClaimRules {
-        worker: &worker.options.name.to_string(),
-        lease: worker.options.lease,
-        max_attempts: worker.options.max_attempts,
-        is_dead: &|name| worker.options.name.knows_dead(name),
-    };
-    let row = match worker.status.claim(delivery.job, &rules).await? {
-        Claim::Taken(row) => row,
-        Claim::NotBefore(at) => {
-            delivery.again_at(at);
-            return Ok(Verdict::NotTaken(Claim::NotBefore(at)));
+pub async fn run(worker: &Worker, delivery: Delivery, control: &Control) -> Result<Verdict, JobError> {
+    worker.options.failpoint.at(Point::Received);
+    let row = match accept(worker, &delivery, control).await? {
+        Accepted::Row(row) => row,
+        Accepted::Refused(reason) => {
+            warn!(code = reason.code, reason = reason.message, "a message was put aside");
+            measure::dead_letter(&reason);
+            delivery.dead_letter(&reason).await?;
+            return Ok(Verdict::Refused(reason));
         }
-        Claim::Held { worker, until } => {
-            delivery.again_at(until);
-            return Ok(Verdict::NotTaken(Claim::Held { worker, until }));
-        }
-        other @ (Claim::Ended(_) | Claim::Unknown) => {
-            delivery.ack();
-            return Ok(Verdict::NotTaken(other));
+        Accepted::Not(claim) => {
+            match &claim {
+                Claim::NotBefore(at) => delivery.again_at(*at).await,
+                Claim::Held { until, .. } => delivery.again_at(*until).await,
+                Claim::Taken(_) | Claim::Ended(_) | Claim::Unknown | Claim::Conflict(_) => delivery.ack().await,
+            }
+            return Ok(Verdict::NotTaken(claim));
         }
     };
+    worker.options.failpoint.at(Point::Claimed);
     info!(job = %row.id(), kind = %row.request.task.kind(), attempt = row.attempts, "claimed");
+    measure::claimed(&row);
 
-    let lease = Lease::hold(worker, &row, cancel.clone(), reporter.clone());
-    let made = attempt(worker, &row, cancel, reporter).await;
+    let lease = Lease::hold(worker, &row, control.clone());
+    let made = attempt(worker, &row, control).await;
     lease.release().await;
-    let settled = settle(worker, &row, made).await?;
+    let settled = settle(worker, &row, made, control).await?;
+    worker.options.failpoint.at(Point::Committed);
 
     match settled {
         Fenced::Held(row) => {
+            measure::settled(&row);
             if row.state.is_terminal() {
-                delivery.ack()
+                delivery.ack().await;
             } else {
-                delivery.again_at(row.available_at)
+                delivery.again_at(row.available_at).await;
             }
             Ok(Verdict::Settled(Box::new(row)))
         }
         Fenced::Lost => {
-            warn!(job = %delivery.job, "the lease was lost; another worker has the job");
-            delivery.ack();
+            warn!(job = %row.id(), "the lease was lost; another worker has the job");
+            delivery.ack().await;
             Ok(Verdict::Lost)
         }
     }
@@ -83,44 +84,74 @@ pub async fn run(
 
 /// From the request to a published manifest. What it leaves behind on failure lies under its own epoch and is never
 /// named by a row.
-async fn attempt(
-    worker: &Worker,
-    row: &JobRow,
-    cancel: &CancelToken,
-    reporter: &Reporter,
-) -> Result<Published, JobError> {
+async fn attempt(worker: &Worker, row: &JobRow, control: &Control) -> Result<Published, JobError> {
+    let reporter = &control.reporter;
     let mut timings = Timings::default();
+    let results = worker.results_of(&row.request)?;
     let files = timings.measure(Stage::Fetch, inputs::fetch(worker, &row.request, reporter)).await?;
+    worker.options.failpoint.at(Point::Fetched);
     let pictures = timings.measure(Stage::Decode, inputs::decode(worker, files, reporter)).await?;
-    check(cancel)?;
-    let mut made = execute(worker, &row.request, pictures, cancel, reporter).await?;
-    check(cancel)?;
+    check(control)?;
+    let mut made = execute(worker, &row.request, pictures, control).await?;
+    check(control)?;
     timings.merge(std::mem::take(&mut made.timings));
     let pngs = timings.measure(Stage::EncodePng, publish::encode(&mut made, reporter)).await?;
-    let files = timings.measure(Stage::Store, publish::store(worker, row, pngs, reporter)).await?;
+    let files = timings.measure(Stage::Store, publish::store(worker, &results.store, row, pngs, reporter)).await?;
     // The last moment at which a cancel counts.
-    check(cancel)?;
-    publish::manifest(worker, row, made, files, timings).await
+    check(control)?;
+    let published = publish::manifest(&results, row, made, files, timings).await?;
+    worker.options.failpoint.at(Point::Manifest);
+    Ok(published)
 }
 
-/// Moves the row on: published, failed, back to the queue, or cancelled.
-async fn settle(worker: &Worker, row: &JobRow, made: Result<Published, JobError>) -> Result<Fenced<JobRow>, JobError> {
+/// Moves the row on: published, failed, back to the queue, cancelled, or given back.
+async fn settle(
+    worker: &Worker,
+    row: &JobRow,
+    made: Result<Published, JobError>,
+    control: &Control,
+) -> Result<Fenced<JobRow>, JobError> {
+    let (id, epoch) = (row.id(), row.epoch);
+    let settled = patiently("the job's end", worker.options.patience, control, || end(worker, row, &made, control)).await?;
+    if let Fenced::Held(_) = settled {
+        return Ok(settled);
+    }
+    // A commit whose reply was lost looks like a lost lease at the second try, but the row is still of our epoch.
+    match worker.status.get(id).await? {
+        Some(now) if now.epoch == epoch && now.worker.is_none() => Ok(Fenced::Held(now)),
+        _ => Ok(Fenced::Lost),
+    }
+}
+
+async fn end(
+    worker: &Worker,
+    row: &JobRow,
+    made: &Result<Published, JobError>,
+    control: &Control,
+) -> Result<Fenced<JobRow>, JobError> {
     let (status, id, epoch) = (&worker.status, row.id(), row.epoch);
-    let error = match made {
-        Ok(result) => {
+    let error = match (made, control.why()) {
+        (Ok(result), _) => {
             info!(job = %id, files = result.files.len(), "succeeded");
-            return status.succeed(id, epoch, &result).await;
+            return status.succeed(id, epoch, result).await;
         }
-        Err(error) => error,
+        (Err(JobError::Cancelled), Some(Stop::GiveBack)) => {
+            info!(job = %id, "given back");
+            return status.give_back(id, epoch).await;
+        }
+        (Err(JobError::Cancelled), Some(Stop::TimeIsUp)) => {
+            &JobError::TimedOut { seconds: worker.options.job_timeout.as_secs_f64() }
+        }
+        (Err(error), _) => error,
     };
-    let record = ErrorRecord::from(&error);
-    match next_step(&error, row.attempts, worker.options.max_attempts, &worker.options.backoff) {
+    let record = ErrorRecord::from(error);
+    match next_step(error, row.attempts, worker.options.max_attempts, &worker.options.backoff) {
         Next::Cancel => {
             info!(job = %id, "cancelled");
             status.cancelled(id, epoch).await
         }
         Next::Fail => {
-            info!(job = %id, code = record.code, "failed");
+            info!(job = %id, code = record.code, reason = record.message, "failed");
             status.fail(id, epoch, &record).await
         }
         Next::Quarantine => {
@@ -129,12 +160,13 @@ async fn settle(worker: &Worker, row: &JobRow, made: Result<Published, JobError>
             status.fail(id, epoch, &ErrorRecord::from(&exhausted)).await
         }
         Next::Retry(delay) => {
-            info!(job = %id, code = record.code, delay_s = delay.as_secs_f64(), "goes back to the queue");
+            info!(job = %id, code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "goes back to the queue");
+            measure::retry(&record);
             status.requeue(id, epoch, &record, delay).await
         }
     }
 }
 
-fn check(cancel: &CancelToken) -> Result<(), JobError> {
-    if cancel.is_cancelled() { Err(JobError::Cancelled) } else { Ok(()) }
+fn check(control: &Control) -> Result<(), JobError> {
+    if control.cancel.is_cancelled() { Err(JobError::Cancelled) } else { Ok(()) }
 }

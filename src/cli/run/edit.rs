@@ -1,14 +1,18 @@
 //! `acetate run edit`.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
     drive::{Plan, drive},
-    flags::{DeviceFlags, JobFlags, SamplingFlags, input, text_flag},
+    flags::{DeviceFlags, JobFlags, input, text_flag},
 };
 use crate::{
-    cli::{Failure, global::GlobalArgs},
-    job::{EditParams, OutputSize, Task},
+    cli::{
+        Failure,
+        global::GlobalArgs,
+        params::{EditFlags, SamplingFlags},
+    },
+    job::Task,
 };
 
 #[derive(Debug, Args)]
@@ -29,17 +33,10 @@ pub struct EditArgs {
     model: Option<String>,
     #[command(flatten)]
     device: DeviceFlags,
-    /// Size of the result: that of the last picture, its alpha untouched, or the size that the model works at
-    #[arg(long, value_name = "SIZE", default_value = "source", help_heading = "Parameters")]
-    output_size: Size,
+    #[command(flatten)]
+    params: EditFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Size {
-    Source,
-    Model,
 }
 
 impl EditArgs {
@@ -47,18 +44,7 @@ impl EditArgs {
         let mut flags = self.device.settings();
         flags.extend(text_flag("--model", "qwen_image.edit_model_path", self.model.as_ref()));
         let loaded = global.load(flags)?;
-        let sampling = self.sampling.over(&loaded.config.qwen_image);
-        let params = EditParams {
-            instruction: self.instruction,
-            output_size: match self.output_size {
-                Size::Source => OutputSize::Source,
-                Size::Model => OutputSize::Model,
-            },
-            steps: sampling.steps,
-            cfg_scale: sampling.cfg_scale,
-            seed: sampling.seed,
-            negative_prompt: sampling.negative_prompt,
-        };
+        let params = self.params.over(self.instruction, &self.sampling, &loaded.config.qwen_image);
         let inputs = self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?;
         drive(global, loaded, Plan { task: Task::Edit(params), inputs, flags: self.job })
     }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    cli::Failure,
-    config::{Flag, QwenImage, parse_device, parse_dtype},
-    job::{InputRef, JobError, JobId, Sampling},
+    cli::{Failure, params::parse_label},
+    config::{Flag, parse_device, parse_dtype},
+    job::{InputRef, JobError, JobId},
     store::file_url,
 };
 
@@ -44,36 +44,6 @@ pub struct DeviceFlags {
     /// Load the edit model at start instead of at its first use
     #[arg(long)]
     load_edit_model: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Parameters")]
-pub struct SamplingFlags {
-    /// Denoise steps, 1 to 1000 [default: 50]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub steps: Option<u32>,
-    /// Guidance; 1 switches it off and halves the time [default: 4.0]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub cfg_scale: Option<f64>,
-    /// Seed of the noise, the same as in torch on the CPU [default: from the job's id]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_seed)]
-    pub seed: Option<u64>,
-    /// What the picture should not be [default: " "]
-    #[arg(long, value_name = "TEXT")]
-    pub negative_prompt: Option<String>,
-}
-
-impl SamplingFlags {
-    /// The flags over the configured defaults.
-    pub fn over(&self, settings: &QwenImage) -> Sampling {
-        let reference = Sampling::default();
-        Sampling {
-            steps: self.steps.unwrap_or(settings.num_inference_steps),
-            cfg_scale: self.cfg_scale.unwrap_or(settings.cfg_scale),
-            seed: self.seed,
-            negative_prompt: self.negative_prompt.clone().unwrap_or(reference.negative_prompt),
-        }
-    }
 }
 
 impl DeviceFlags {
@@ -120,20 +90,6 @@ pub fn input(text: &str) -> Result<InputRef, Failure> {
         _ => JobError::InputNotFound { input: text.to_owned() },
     })?;
     Ok(InputRef::Url(file_url(&path)))
-}
-
-fn parse_label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write KEY=VALUE, for instance dataset=posters".to_owned()),
-    }
-}
-
-fn parse_seed(text: &str) -> Result<u64, String> {
-    text.parse()
-        .ok()
-        .filter(|seed| *seed <= i64::MAX as u64)
-        .ok_or_else(|| format!("a seed is a whole number between 0 and {}", i64::MAX))
 }
 
 fn checked_device(text: &str) -> Result<String, String> {

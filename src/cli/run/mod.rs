@@ -5,7 +5,7 @@ mod composite;
 mod decompose;
 mod drive;
 mod edit;
-mod flags;
+pub mod flags;
 mod sheet;
 mod summary;
 mod workflow;

@@ -1,5 +1,11 @@
 //! `acetate jobs`: what was asked for, and what became of it.
 
+mod many;
+mod prune;
+mod results;
+
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -10,13 +16,11 @@ use super::{
     view::{JobView, progress_text},
 };
 use crate::{
-    app,
-    config::Loaded,
-    job::{JobError, JobId, JobKind, JobState},
-    status::{CancelOutcome, Filter, JobRow},
-    store::FolderStore,
-    worker::WorkerName,
+    app::Front,
+    job::{BatchId, JobError, JobId, JobKind, JobState},
+    status::{Filter, JobRow},
 };
+use many::ManyArgs;
 
 #[derive(Debug, Args)]
 pub struct JobsArgs {
@@ -30,8 +34,18 @@ enum JobsCommand {
     List(ListArgs),
     /// Show one job: state, progress, outputs, the history of its attempts
     Show(OneArgs),
-    /// Ask a job to stop; a running one stops within one denoise step
-    Cancel(OneArgs),
+    /// Wait for the end of a job, or of a batch, with progress
+    Watch(ManyArgs),
+    /// Ask a job, or a batch, to stop; a running job stops within one denoise step
+    Cancel(ManyArgs),
+    /// Try a job that failed or was cancelled again, or all that failed of a batch
+    Retry(ManyArgs),
+    /// Copy the result of a job into a folder of this machine
+    Fetch(FetchArgs),
+    /// What became of a batch, one JSON object a line
+    Results(results::ResultsArgs),
+    /// Forget old jobs, and delete their files
+    Prune(prune::PruneArgs),
 }
 
 #[derive(Debug, Args)]
@@ -42,6 +56,9 @@ struct ListArgs {
     /// Only jobs of this kind: decompose, edit, composite or workflow
     #[arg(long)]
     kind: Option<JobKind>,
+    /// Only jobs of this batch
+    #[arg(long, value_name = "NAME")]
+    batch: Option<BatchId>,
     /// At most this many
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
@@ -62,33 +79,54 @@ struct OneArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct FetchArgs {
+    /// The job's id
+    id: JobId,
+    /// Folder for the files: a new or empty one, or one that holds an earlier result, which is replaced
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+    /// Print the manifest as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 impl JobsArgs {
     pub fn json(&self) -> bool {
         match &self.command {
             JobsCommand::List(args) => args.json,
-            JobsCommand::Show(args) | JobsCommand::Cancel(args) => args.json,
+            JobsCommand::Show(args) => args.json,
+            JobsCommand::Watch(args) | JobsCommand::Cancel(args) | JobsCommand::Retry(args) => args.json,
+            JobsCommand::Fetch(args) => args.json,
+            JobsCommand::Results(_) => false,
+            JobsCommand::Prune(args) => args.json,
         }
     }
 
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
         block_on(async {
+            let front = Front::open(&loaded).await?;
             match self.command {
-                JobsCommand::List(args) => list(&loaded, args).await,
-                JobsCommand::Show(args) => show(&loaded, args).await,
-                JobsCommand::Cancel(args) => cancel(&loaded, args).await,
+                JobsCommand::List(args) => list(&front, args).await,
+                JobsCommand::Show(args) => show(&front, args).await,
+                JobsCommand::Watch(args) => many::watch(global, &front, args).await,
+                JobsCommand::Cancel(args) => many::cancel(&front, args).await,
+                JobsCommand::Retry(args) => many::retry(&front, args).await,
+                JobsCommand::Fetch(args) => fetch(&front, args).await,
+                JobsCommand::Results(args) => results::results(&front, args).await,
+                JobsCommand::Prune(args) => prune::prune(&front, args).await,
             }
         })
     }
 }
 
-async fn list(loaded: &Loaded, args: ListArgs) -> Result<(), Failure> {
-    let status = app::open_status(&loaded.config).await?;
-    let filter = Filter { state: args.state, kind: args.kind, limit: args.limit, after: args.after };
-    let page = status.list(&filter).await?;
+async fn list(front: &Front, args: ListArgs) -> Result<(), Failure> {
+    let filter =
+        Filter { state: args.state, kind: args.kind, batch: args.batch, limit: args.limit, after: args.after };
+    let page = front.status.list(&filter).await?;
     if args.json {
-        let store = store(loaded)?;
-        let jobs = page.jobs.into_iter().map(|row| JobView::new(row, &store)).collect::<Result<Vec<_>, _>>()?;
+        let jobs = page.jobs.into_iter().map(|row| JobView::new(row, &front.stores)).collect::<Result<Vec<_>, _>>()?;
         return output::json(&json!({ "jobs": jobs, "next": page.next }));
     }
     if page.jobs.is_empty() {
@@ -118,12 +156,11 @@ fn table_row(row: &JobRow) -> Vec<String> {
     ]
 }
 
-async fn show(loaded: &Loaded, args: OneArgs) -> Result<(), Failure> {
-    let status = app::open_status(&loaded.config).await?;
-    let row = status.get(args.id).await?.ok_or_else(|| no_such_job(args.id))?;
+async fn show(front: &Front, args: OneArgs) -> Result<(), Failure> {
+    let Some(row) = front.status.get(args.id).await? else { return rejected(front, args).await };
     let inputs: Vec<String> = row.request.inputs.iter().map(ToString::to_string).collect();
-    let mut view = JobView::new(row, &store(loaded)?)?;
-    view.history = status.attempts(args.id).await?;
+    let mut view = JobView::new(row, &front.stores)?;
+    view.history = front.status.attempts(args.id).await?;
     if args.json {
         return output::json(&view);
     }
@@ -160,21 +197,34 @@ async fn show(loaded: &Loaded, args: OneArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn cancel(loaded: &Loaded, args: OneArgs) -> Result<(), Failure> {
-    let status = app::open_status(&loaded.config).await?;
-    let me = WorkerName::of_this_process();
-    let outcome = status.cancel(args.id, &|worker| me.knows_dead(worker)).await?;
-    let text = match outcome {
-        CancelOutcome::Cancelled => "cancelled".to_owned(),
-        CancelOutcome::Requested => "asked to stop; it does so within one denoise step".to_owned(),
-        CancelOutcome::AlreadyEnded(state) => format!("had already {}", ended(state)),
-        CancelOutcome::Unknown => return Err(no_such_job(args.id).into()),
-    };
+/// A message that was no job, but had an id.
+async fn rejected(front: &Front, args: OneArgs) -> Result<(), Failure> {
+    let Some(rejection) = front.status.rejection(args.id).await? else { return Err(no_such_job(args.id).into()) };
+    let (time, error) = (rejection.received_at, &rejection.error);
     if args.json {
-        let row = status.get(args.id).await?.ok_or_else(|| no_such_job(args.id))?;
-        return output::json(&JobView::new(row, &store(loaded)?)?);
+        return output::json(&json!({
+            "id": args.id, "state": "failed", "attempts": 0, "error": error, "outputs": [], "created_at": time,
+            "message": rejection.body,
+        }));
     }
-    output::line(&format!("job {} {text}", args.id))
+    let line = |name: &str, value: &str| output::line(&format!("{name:<10} {value}"));
+    line("id", &args.id.to_string())?;
+    line("state", "failed: the message was refused")?;
+    line("received", &time.to_string())?;
+    line("error", &format!("{} ({})", error.message, error.code))?;
+    line("message", &rejection.body)
+}
+
+async fn fetch(front: &Front, args: FetchArgs) -> Result<(), Failure> {
+    let row = front.status.get(args.id).await?.ok_or_else(|| no_such_job(args.id))?;
+    let manifest = super::fetch::into(front, &row, &args.out).await?;
+    if args.json {
+        return output::json(&manifest);
+    }
+    for file in &manifest.files {
+        output::line(&args.out.join(&file.name).display().to_string())?;
+    }
+    Ok(())
 }
 
 fn ended(state: JobState) -> &'static str {
@@ -185,10 +235,6 @@ fn ended(state: JobState) -> &'static str {
     }
 }
 
-fn store(loaded: &Loaded) -> Result<FolderStore, JobError> {
-    FolderStore::at(&app::store_url(&loaded.config))
-}
-
-fn no_such_job(id: JobId) -> JobError {
+pub fn no_such_job(id: JobId) -> JobError {
     JobError::invalid("id", format!("there is no job {id} here; `acetate jobs list` shows those there are"))
 }

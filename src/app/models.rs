@@ -1,0 +1,44 @@
+//! Which checkpoints, and what they run on.
+
+use crate::{
+    config::Loaded,
+    engine::EngineConfig,
+    hub::{ModelRef, Small},
+    job::JobError,
+};
+
+pub fn engine_config(loaded: &Loaded) -> Result<EngineConfig, JobError> {
+    let settings = &loaded.config.qwen_image;
+    Ok(EngineConfig {
+        model: model(loaded)?,
+        edit_model: edit_model(loaded)?,
+        load_edit_model: settings.load_edit_model,
+        device: settings.device,
+        dtype: settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?,
+        memory_budget: Some(settings.memory_budget).filter(|budget| *budget > 0),
+        hub: loaded.hub.clone(),
+    })
+}
+
+/// What takes pictures apart: the configured checkpoint, else the small one.
+pub fn model(loaded: &Loaded) -> Result<ModelRef, JobError> {
+    match &loaded.config.qwen_image.model_path {
+        Some(path) => Ok(ModelRef::parse(path)?),
+        None => Ok(small(loaded, Small::Layered)),
+    }
+}
+
+/// What edits. Who has chosen a model for the layers, but none for edits, gets the full one: a small one beside it
+/// would be a surprise.
+pub fn edit_model(loaded: &Loaded) -> Result<ModelRef, JobError> {
+    let settings = &loaded.config.qwen_image;
+    match (&settings.edit_model_path, &settings.model_path) {
+        (Some(path), _) => Ok(ModelRef::parse(path)?),
+        (None, Some(_)) => Ok(ModelRef::parse(Small::Edit.full_model())?),
+        (None, None) => Ok(small(loaded, Small::Edit)),
+    }
+}
+
+fn small(loaded: &Loaded, which: Small) -> ModelRef {
+    ModelRef::Small { which, around: loaded.surroundings.clone() }
+}

@@ -1,0 +1,111 @@
+//! `acetate worker`: a process that works until it is told to leave.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::parts;
+use crate::{
+    config::Loaded,
+    http::{Probes, Server},
+    job::{ErrorClass, JobError},
+    status::Status,
+    store::{Stores, Trust},
+    telemetry::Metrics,
+    worker::{Place, Shutdown, describe, serve},
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Opens everything, waiting for what does not answer yet, and works until `shutdown`.
+pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> {
+    let config = &loaded.config;
+    let metrics = Metrics::start().map_err(|reason| JobError::invalid("metrics", reason))?;
+    describe();
+    let server = bind(loaded).await?;
+    let stores = parts::stores(config, Trust::Submitted)?;
+    let queue = parts::queue(config)?;
+
+    let deadline = Instant::now() + config.worker.start_timeout();
+    let status: Status = waiting("the job database", deadline, shutdown, || parts::status(config)).await?;
+    waiting("the store", deadline, shutdown, || check(&stores)).await?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    tokio::select! {
+        ready = queue.ready(left) => ready?,
+        () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),
+    }
+
+    let worker = parts::worker(loaded, status.clone(), stores, queue.clone(), Place::AsAsked)?;
+    let device = worker.engine.self_test().await;
+    match &device {
+        Ok(device) => info!(device, "the device computes right"),
+        Err(error) => return Err(error.clone()),
+    }
+    let stop = CancellationToken::new();
+    let answering = server.map(|server| {
+        let probes = Probes::new(status.clone(), queue.clone(), metrics, device, shutdown.drain.clone());
+        tokio::spawn(server.serve(probes, stop.clone()))
+    });
+    let served = serve(&worker, shutdown).await;
+    stop.cancel();
+    if let Some(answering) = answering {
+        let _ = tokio::time::timeout(Duration::from_secs(1), answering).await;
+    }
+    queue.close().await;
+    status.close().await;
+    served
+}
+
+async fn check(stores: &Stores) -> Result<(), JobError> {
+    stores.own().check().await
+}
+
+/// An address that somebody chose must be had; the default one may be taken by another worker on this machine.
+async fn bind(loaded: &Loaded) -> Result<Option<Server>, JobError> {
+    let bind = &loaded.config.http.bind;
+    if bind.is_empty() {
+        return Ok(None);
+    }
+    let chosen = loaded.settings.iter().any(|setting| setting.key == "http.bind" && setting.from != "the defaults");
+    match Server::bind(bind).await {
+        Ok(server) => {
+            if let Some(address) = server.address() {
+                info!(%address, "answers /healthz, /readyz and /metrics");
+            }
+            Ok(Some(server))
+        }
+        Err(error) if chosen => Err(error),
+        Err(error) => {
+            warn!(%error, "works without /healthz, /readyz and /metrics");
+            Ok(None)
+        }
+    }
+}
+
+/// Tries again while the trouble is a passing one, and says so, until the deadline.
+async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
+    what: &str,
+    deadline: Instant,
+    shutdown: &Shutdown,
+    attempt: impl Fn() -> F,
+) -> Result<T, JobError> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if error.class() != ErrorClass::Transient || Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        warn!(%error, "waiting for {what}");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

@@ -1,0 +1,140 @@
+//! `acetate jobs watch|cancel|retry`: one job, or all of a batch.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{ended, no_such_job};
+use crate::{
+    app::Front,
+    cli::{Failure, global::GlobalArgs, output, view::JobView, watch},
+    job::{BatchId, JobId, JobState},
+    status::{CancelOutcome, Filter, RetryOutcome},
+    worker::WorkerName,
+};
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Which {
+    /// The job's id
+    pub id: Option<JobId>,
+    /// All jobs of this batch
+    #[arg(long, value_name = "NAME")]
+    pub batch: Option<BatchId>,
+}
+
+#[derive(Debug, Args)]
+pub struct ManyArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+enum Chosen {
+    One(JobId),
+    Batch(BatchId),
+}
+
+impl ManyArgs {
+    fn chosen(&self) -> Result<Chosen, Failure> {
+        match (&self.which.id, &self.which.batch) {
+            (Some(id), _) => Ok(Chosen::One(*id)),
+            (None, Some(batch)) => Ok(Chosen::Batch(batch.clone())),
+            (None, None) => Err(Failure::Usage("give the id of a job, or --batch NAME".to_owned())),
+        }
+    }
+}
+
+/// Exits with 1 when a job failed, as a script would want to know.
+pub async fn watch(global: &GlobalArgs, front: &Front, args: ManyArgs) -> Result<(), Failure> {
+    let batch = match args.chosen()? {
+        Chosen::One(id) => return watch::report(front, watch::job(global, front, id).await?, args.json),
+        Chosen::Batch(batch) => batch,
+    };
+    let summary = watch::batch(global, front, &batch).await?;
+    let states: serde_json::Map<_, _> =
+        summary.states.iter().map(|(state, jobs)| (state.to_string(), json!(jobs))).collect();
+    if args.json {
+        output::json(&json!({
+            "batch": batch, "jobs": summary.total(), "states": states, "mean_seconds": summary.mean_seconds,
+            "first_created": summary.first_created, "last_finished": summary.last_finished,
+        }))?;
+    } else {
+        let states: Vec<_> = summary.states.iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
+        let mean = summary.mean_seconds.map_or(String::new(), |mean| format!(", {} each", output::duration(mean)));
+        output::line(&format!("batch {batch}: {}{mean}", states.join(", ")))?;
+    }
+    match summary.in_state(JobState::Failed) {
+        0 => Ok(()),
+        failed => Err(Failure::Job(format!(
+            "{failed} jobs failed: acetate jobs list --batch {batch} --state failed shows them, acetate jobs retry \
+             --batch {batch} tries them again"
+        ))),
+    }
+}
+
+pub async fn cancel(front: &Front, args: ManyArgs) -> Result<(), Failure> {
+    let id = match args.chosen()? {
+        Chosen::One(id) => id,
+        Chosen::Batch(batch) => {
+            let jobs = front.status.cancel_batch(&batch).await?;
+            front.dispatch().await;
+            if args.json {
+                return output::json(&json!({ "batch": batch, "cancelled": jobs }));
+            }
+            return output::line(&format!("{jobs} jobs cancelled or asked to stop"));
+        }
+    };
+    let me = WorkerName::of_this_process();
+    let text = match front.status.cancel(id, &|worker| me.knows_dead(worker)).await? {
+        CancelOutcome::Cancelled => "cancelled".to_owned(),
+        CancelOutcome::Requested => "asked to stop; it does so within one denoise step".to_owned(),
+        CancelOutcome::AlreadyEnded(state) => format!("had already {}", ended(state)),
+        CancelOutcome::Unknown => return Err(no_such_job(id).into()),
+    };
+    front.dispatch().await;
+    if args.json {
+        let row = front.status.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        return output::json(&JobView::new(row, &front.stores)?);
+    }
+    output::line(&format!("job {id} {text}"))
+}
+
+pub async fn retry(front: &Front, args: ManyArgs) -> Result<(), Failure> {
+    let ids = match args.chosen()? {
+        Chosen::One(id) => vec![id],
+        Chosen::Batch(batch) => failed_of(front, &batch).await?,
+    };
+    let mut queued = Vec::new();
+    for id in ids {
+        match front.status.retry(id).await? {
+            RetryOutcome::Queued(_) => queued.push(id),
+            RetryOutcome::Unknown => return Err(no_such_job(id).into()),
+            RetryOutcome::Refused(state) => {
+                let text = format!("job {id} is {state}; only one that failed or was cancelled is tried again");
+                return Err(Failure::Job(text));
+            }
+        }
+    }
+    front.dispatch().await;
+    if args.json {
+        return output::json(&json!({ "queued": queued }));
+    }
+    output::line(&format!("{} queued again", if queued.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", queued.len()) }))
+}
+
+/// Those that failed; what somebody cancelled stays cancelled.
+async fn failed_of(front: &Front, batch: &BatchId) -> Result<Vec<JobId>, Failure> {
+    let mut filter =
+        Filter { state: Some(JobState::Failed), batch: Some(batch.clone()), limit: 1000, ..Filter::default() };
+    let mut ids = Vec::new();
+    loop {
+        let page = front.status.list(&filter).await?;
+        ids.extend(page.jobs.iter().map(|row| row.id()));
+        match page.next {
+            Some(next) => filter.after = Some(next),
+            None => return Ok(ids),
+        }
+    }
+}

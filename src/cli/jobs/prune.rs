@@ -1,0 +1,121 @@
+//! `acetate jobs prune`: old jobs go, with their files.
+
+use clap::Args;
+use jiff::{Timestamp, ToSpan};
+use serde_json::json;
+use tracing::warn;
+
+use crate::{
+    app::Front,
+    cli::{Failure, output},
+    job::{BatchId, JobError, JobState},
+    status::{PruneRules, Pruned},
+};
+
+/// Jobs forgotten at a time.
+const CHUNK: u32 = 200;
+
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Jobs that ended longer ago than this: 30d, 12h, 90m
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    older_than: i64,
+    /// Only jobs that ended so: succeeded, failed or cancelled; may be given several times [default: all three]
+    #[arg(long)]
+    state: Vec<JobState>,
+    /// Only jobs of this batch
+    #[arg(long, value_name = "NAME")]
+    batch: Option<BatchId>,
+    /// Keep the files that the jobs made
+    #[arg(long)]
+    keep_files: bool,
+    /// Only say what would go
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn prune(front: &Front, args: PruneArgs) -> Result<(), Failure> {
+    if let Some(state) = args.state.iter().find(|state| !state.is_terminal()) {
+        let reason = format!("{state} jobs are not pruned; the states are succeeded, failed and cancelled");
+        return Err(JobError::invalid("--state", reason).into());
+    }
+    let states = if args.state.is_empty() {
+        JobState::ALL.into_iter().filter(|state| state.is_terminal()).collect()
+    } else {
+        args.state.clone()
+    };
+    let before = Timestamp::now()
+        .checked_sub(args.older_than.seconds())
+        .map_err(|_| JobError::invalid("--older-than", "is longer ago than time goes"))?;
+    let rules = PruneRules { before, states, batch: args.batch.clone(), limit: CHUNK };
+    let (mut jobs, mut files) = (0, 0);
+    loop {
+        let found = front.status.prunable(&rules).await?;
+        jobs += found.len();
+        if args.dry_run || found.is_empty() {
+            break;
+        }
+        // Files first: were it the other way round, nobody would know of them after a stop in between.
+        if !args.keep_files {
+            for job in &found {
+                files += delete_files(front, job).await?;
+            }
+        }
+        let ids: Vec<_> = found.iter().map(|job| job.id).collect();
+        front.status.forget(&ids).await?;
+    }
+    if !args.dry_run && args.batch.is_none() {
+        front.status.forget_rejections(before).await?;
+    }
+    if args.json {
+        return output::json(&json!({ "jobs": jobs, "files": files, "dry_run": args.dry_run }));
+    }
+    let more = if args.dry_run && jobs == CHUNK as usize { " or more" } else { "" };
+    output::line(&match args.dry_run {
+        true => format!("{jobs}{more} jobs would go"),
+        false => format!("{jobs} jobs and {files} files are gone"),
+    })
+}
+
+/// Where the result lies, and where attempts that came to nothing may have left some.
+async fn delete_files(front: &Front, job: &Pruned) -> Result<u64, Failure> {
+    let mut deleted = front.stores.at_root(job.root.as_deref())?.delete_epochs(job.id, None).await?;
+    if job.root.is_none() {
+        match front.stores.results(&job.prefix) {
+            Ok(store) => deleted += store.delete_epochs(job.id, None).await?,
+            Err(error) => warn!(job = %job.id, %error, "its output prefix was not looked at"),
+        }
+    }
+    Ok(deleted)
+}
+
+/// Seconds.
+fn parse_age(text: &str) -> Result<i64, String> {
+    let wrong = || format!("`{text}` is not an age such as 30d, 12h or 90m");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: i64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).filter(|age| *age >= 0).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_read() {
+        assert_eq!(["30d", "12h", "90m", "5s"].map(parse_age), [2_592_000, 43_200, 5400, 5].map(Ok));
+        for wrong in ["", "d", "-1d", "12", "1w", "ä"] {
+            assert!(parse_age(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Many jobs: read and checked whole, then submitted in chunks, and again without harm.
+
+use std::{
+    collections::HashSet,
+    io::IsTerminal,
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{flags::SubmitFlags, row::Defaults, source::Source, template::Template};
+use crate::{
+    app::Front,
+    cli::{
+        Failure,
+        global::{GlobalArgs, block_on},
+        output, watch,
+    },
+    config::Loaded,
+    job::{BatchId, InputRef, JobError, JobKind, JobRequest},
+    status::{SubmitOptions, Submitted},
+};
+
+/// Jobs of one transaction.
+const CHUNK: usize = 500;
+/// Mistakes that are shown before the reading stops.
+const MOST_MISTAKES: usize = 20;
+
+/// What became of the rows.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    batch: String,
+    rows: usize,
+    /// New jobs.
+    submitted: usize,
+    /// Jobs that had been submitted before.
+    known: usize,
+    /// Rows that say what another row says; they are one job.
+    duplicates: usize,
+}
+
+pub fn submit(
+    global: &GlobalArgs,
+    loaded: &Loaded,
+    kind: JobKind,
+    params: Value,
+    flags: &SubmitFlags,
+) -> Result<(), Failure> {
+    let source = Source::parse(flags.from.as_deref().unwrap_or_default())?;
+    let batch = match &flags.batch {
+        Some(batch) => batch.clone(),
+        None => name_of(&source, kind, &params, flags)?,
+    };
+    let defaults = Defaults {
+        kind,
+        params,
+        labels: flags.labels.iter().cloned().collect(),
+        priority: flags.priority,
+        output: flags.output.as_deref().map(Template::parse).transpose()?,
+        batch: batch.clone(),
+        below: source.below(),
+    };
+    block_on(async {
+        let front = Front::open(loaded).await?;
+        let (requests, mut report) = read(global, &front, &source, &defaults).await?;
+        if flags.dry_run {
+            global.say(&format!("{} rows are good; nothing was submitted", report.rows));
+        } else {
+            send(global, &front, requests, &batch, flags.upload, &mut report).await?;
+        }
+        if flags.wait && !flags.dry_run {
+            watch::batch(global, &front, &batch).await?;
+        }
+        if flags.json {
+            return output::json(&report);
+        }
+        output::line(&format!("batch {batch}: {} new jobs, {} known before, {} duplicates", report.submitted, report.known, report.duplicates))?;
+        if !flags.wait && !flags.dry_run {
+            global.say(&format!("acetate jobs watch --batch {batch} shows how it goes"));
+        }
+        Ok(())
+    })
+}
+
+/// All rows as requests. Nothing is submitted while any of them is wrong.
+async fn read(
+    global: &GlobalArgs,
+    front: &Front,
+    source: &Source,
+    defaults: &Defaults,
+) -> Result<(Vec<JobRequest>, Report), Failure> {
+    let mut report = Report { batch: defaults.batch.to_string(), ..Report::default() };
+    let (mut requests, mut seen, mut mistakes) = (Vec::new(), HashSet::new(), Vec::new());
+    let bar = bar(global, "reading", None);
+    source
+        .each(&front.inputs, |row| {
+            report.rows += 1;
+            bar.inc(1);
+            match row.fields.and_then(|fields| defaults.request(row.number, fields)) {
+                Ok(request) if seen.insert(request.id) => requests.push(request),
+                Ok(_) => report.duplicates += 1,
+                Err(error) => mistakes.push(format!("{}: {error}", row.place)),
+            }
+            mistakes.len() < MOST_MISTAKES
+        })
+        .await?;
+    bar.finish_and_clear();
+    if !mistakes.is_empty() {
+        let more = if mistakes.len() >= MOST_MISTAKES { "\n... and perhaps more" } else { "" };
+        return Err(Failure::Usage(format!("nothing was submitted:\n{}{more}", mistakes.join("\n"))));
+    }
+    if requests.is_empty() {
+        return Err(JobError::invalid("--from", "has no rows or pictures").into());
+    }
+    Ok((requests, report))
+}
+
+async fn send(
+    global: &GlobalArgs,
+    front: &Front,
+    requests: Vec<JobRequest>,
+    batch: &BatchId,
+    upload: bool,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let options = SubmitOptions { batch: Some(batch.clone()), at: None };
+    let bar = bar(global, "submitting", Some(requests.len()));
+    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
+    for chunk in requests.chunks(CHUNK) {
+        // Looked at between chunks: a chunk is one transaction, and is not torn.
+        let stopped = std::future::poll_fn(|cx| std::task::Poll::Ready(stop.as_mut().poll(cx).is_ready())).await;
+        if stopped {
+            bar.finish_and_clear();
+            let done = report.submitted + report.known;
+            let text = format!("stopped after {done} of {} jobs; the same command goes on from there", requests.len());
+            return Err(Failure::Cancelled(text));
+        }
+        let mut chunk = chunk.to_vec();
+        if upload {
+            for request in &mut chunk {
+                put_into_store(front, request).await?;
+            }
+        }
+        for (request, submitted) in chunk.iter().zip(front.status.submit_many(&chunk, &options).await?) {
+            match submitted.map_err(|error| in_row(request, error))? {
+                Submitted::New(_) => report.submitted += 1,
+                Submitted::Known(_) => report.known += 1,
+            }
+        }
+        front.dispatch().await;
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+async fn put_into_store(front: &Front, request: &mut JobRequest) -> Result<(), JobError> {
+    for input in &mut request.inputs {
+        if let InputRef::Url(url) = input
+            && url.starts_with("file://")
+        {
+            *url = front.upload(url).await?;
+        }
+    }
+    Ok(())
+}
+
+fn in_row(request: &JobRequest, error: JobError) -> JobError {
+    match error {
+        JobError::InvalidRequest { field, reason } => {
+            JobError::InvalidRequest { field: format!("job {}, {field}", request.id), reason }
+        }
+        other => other,
+    }
+}
+
+/// `posters-1f3a9c02`: the source's name, and a digest of what is asked for.
+fn name_of(source: &Source, kind: JobKind, params: &Value, flags: &SubmitFlags) -> Result<BatchId, JobError> {
+    let plain: String = source
+        .stem()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' })
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .take(80)
+        .collect();
+    let wish = format!("{source:?}\0{kind}\0{params}\0{:?}\0{:?}", flags.output, flags.labels);
+    let digest = Sha256::digest(wish.as_bytes());
+    let stem = if plain.is_empty() { "batch" } else { &plain };
+    format!("{stem}-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]).parse()
+}
+
+fn bar(global: &GlobalArgs, what: &'static str, of: Option<usize>) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() && !global.is_quiet() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let template = match of {
+        Some(_) => "{prefix:>14} {bar:32} {pos}/{len}  {per_sec}, {eta} left",
+        None => "{prefix:>14} {spinner} {pos} rows",
+    };
+    let bar = ProgressBar::with_draw_target(of.map(|of| of as u64), target);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_prefix(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

@@ -1,0 +1,180 @@
+//! From one row of a manifest to a request: the command's own flags below, the row's fields above.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::template::{Template, Values};
+use crate::job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest};
+
+pub type Fields = Map<String, Value>;
+
+/// What the flags say about every job of a batch.
+pub struct Defaults {
+    pub kind: JobKind,
+    pub params: Value,
+    pub labels: BTreeMap<String, String>,
+    pub priority: u8,
+    pub output: Option<Template>,
+    pub batch: BatchId,
+    /// Where the inputs come from, for `{path}`.
+    pub below: String,
+}
+
+impl Defaults {
+    /// The request of a row. Its id is the row's own, or else follows from the batch and from everything that the row
+    /// says, so that the same row of the same batch is the same job however often it is submitted.
+    pub fn request(&self, number: usize, row: Fields) -> Result<JobRequest, JobError> {
+        let mut message = in_shape(row)?;
+        message.entry("version").or_insert(json!(1));
+        message.entry("kind").or_insert(json!(self.kind));
+        message.entry("priority").or_insert(json!(self.priority));
+        lay_under(&mut message, "labels", json!(self.labels))?;
+        if message["kind"] == json!(self.kind) {
+            lay_under(&mut message, "params", self.params.clone())?;
+        }
+        if !message.contains_key("output") {
+            let template = self.output.as_ref().ok_or_else(|| {
+                JobError::invalid("output", "the row names none, and neither does --output")
+            })?;
+            let labels: BTreeMap<String, String> = serde_json::from_value(message["labels"].clone())
+                .map_err(|error| JobError::invalid("labels", error.to_string()))?;
+            let input = first_input(&message);
+            let values =
+                Values { input: &input, below: &self.below, row: number, batch: self.batch.as_str(), labels: &labels };
+            message.insert("output".to_owned(), json!({ "prefix": template.fill(&values)? }));
+        }
+        let own = message.get("id").is_some_and(|id| !id.is_null());
+        if !own {
+            message.insert("id".to_owned(), json!(JobId::new()));
+        }
+        let mut request = JobRequest::from_json(&serde_json::to_vec(&message).unwrap_or_default())?;
+        if !own {
+            request.id = JobId::in_batch(self.batch.as_str(), &request.fingerprint());
+        }
+        Ok(request)
+    }
+}
+
+/// A row in the shape of a message: `image` is `input.image`, `label.NAME` a label, and what a message has no field for
+/// is a parameter.
+fn in_shape(row: Fields) -> Result<Fields, JobError> {
+    let mut message = Fields::new();
+    for (name, value) in row {
+        match name.as_str() {
+            "version" | "id" | "kind" | "priority" | "input" => drop(message.insert(name, value)),
+            "output" if value.is_string() => drop(message.insert(name, json!({ "prefix": value }))),
+            "output" => drop(message.insert(name, value)),
+            "image" | "images" => put_inside(&mut message, "input", &name, value)?,
+            "params" | "labels" => lay_under(&mut message, &name, value)?,
+            _ => match name.strip_prefix("label.") {
+                Some(label) => put_inside(&mut message, "labels", label, value)?,
+                None => put_inside(&mut message, "params", &name, value)?,
+            },
+        }
+    }
+    Ok(message)
+}
+
+/// Adds the fields of `below` that the object `name` of the message does not have.
+fn lay_under(message: &mut Fields, name: &str, below: Value) -> Result<(), JobError> {
+    let Value::Object(below) = below else {
+        return Err(JobError::invalid(name, "is not an object"));
+    };
+    for (field, value) in below {
+        if !object(message, name)?.contains_key(&field) {
+            put_inside(message, name, &field, value)?;
+        }
+    }
+    object(message, name).map(drop)
+}
+
+fn put_inside(message: &mut Fields, name: &str, field: &str, value: Value) -> Result<(), JobError> {
+    object(message, name)?.insert(field.to_owned(), value);
+    Ok(())
+}
+
+fn object<'a>(message: &'a mut Fields, name: &str) -> Result<&'a mut Fields, JobError> {
+    match message.entry(name).or_insert_with(|| json!({})) {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(JobError::invalid(name, "is not an object")),
+    }
+}
+
+fn first_input(message: &Fields) -> String {
+    let input = message.get("input");
+    let first = input.and_then(|input| input.get("image").or_else(|| input.get("images")?.get(0)));
+    match first.cloned().map(serde_json::from_value::<InputRef>) {
+        Some(Ok(InputRef::Url(url))) => url,
+        Some(Ok(InputRef::Layer { job, layer })) => format!("{job}-layer-{layer:02}"),
+        Some(Err(_)) | None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Task;
+
+    fn defaults() -> Defaults {
+        Defaults {
+            kind: JobKind::Decompose,
+            params: json!({ "steps": 20, "layers": 3 }),
+            labels: [("dataset".to_owned(), "posters".to_owned())].into(),
+            priority: 2,
+            output: Some(Template::parse("s3://out/{stem}/").unwrap()),
+            batch: "b1".parse().unwrap(),
+            below: "s3://in".to_owned(),
+        }
+    }
+
+    fn request(row: Value) -> Result<JobRequest, JobError> {
+        let Value::Object(row) = row else { panic!("a row is an object") };
+        defaults().request(1, row)
+    }
+
+    #[test]
+    fn a_row_stands_over_the_flags() {
+        let made = request(json!({ "image": "s3://in/a.png", "prompt": "a cat", "layers": 5, "label.x": "y" })).unwrap();
+        let Task::Decompose(params) = &made.task else { panic!("{made:?}") };
+        assert_eq!((params.prompt.as_str(), params.layers, params.steps), ("a cat", 5, 20));
+        assert_eq!(made.output.prefix, "s3://out/a/");
+        assert_eq!((made.labels.len(), made.priority), (2, 2));
+    }
+
+    #[test]
+    fn a_whole_message_is_a_row_too() {
+        let id = JobId::new();
+        let made = request(json!({
+            "version": 1, "id": id, "kind": "edit", "input": {"images": ["s3://in/a.png"]},
+            "output": {"prefix": "s3://else/"}, "params": {"instruction": "Make it red"}, "priority": 9
+        }))
+        .unwrap();
+        assert_eq!((made.id, made.task.kind(), made.priority), (id, JobKind::Edit, 9));
+        assert_eq!(made.output.prefix, "s3://else/");
+    }
+
+    #[test]
+    fn the_same_row_is_the_same_job_and_another_is_not() {
+        let row = || json!({ "image": "s3://in/a.png" });
+        let first = request(row()).unwrap();
+        assert_eq!(first.id, request(row()).unwrap().id);
+        assert_ne!(first.id, request(json!({ "image": "s3://in/b.png" })).unwrap().id);
+        let other = Defaults { batch: "b2".parse().unwrap(), ..defaults() };
+        let Value::Object(again) = row() else { unreachable!() };
+        assert_ne!(first.id, other.request(1, again).unwrap().id);
+    }
+
+    #[test]
+    fn mistakes_name_the_field() {
+        for (row, wanted) in [
+            (json!({ "image": "s3://in/a.png", "promt": "x" }), "promt"),
+            (json!({ "image": "s3://in/a.png", "layers": 99 }), "params.layers"),
+            (json!({ "prompt": "x" }), "input"),
+            (json!({ "image": "s3://in/a.png", "params": 3 }), "params"),
+        ] {
+            let error = request(row).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! One job.
+
+use serde_json::{Value, json};
+
+use super::{
+    flags::SubmitFlags,
+    row::{Defaults, Fields},
+    template::Template,
+};
+use crate::{
+    app::Front,
+    cli::{
+        Failure, fetch,
+        global::{GlobalArgs, block_on},
+        output,
+        run::flags::input,
+        watch,
+    },
+    config::Loaded,
+    job::{InputRef, JobError, JobId, JobKind, JobRequest},
+    status::{SubmitOptions, Submitted},
+};
+
+pub fn submit(
+    global: &GlobalArgs,
+    loaded: &Loaded,
+    kind: JobKind,
+    params: Value,
+    flags: &SubmitFlags,
+) -> Result<(), Failure> {
+    let inputs = flags.input.iter().map(|text| input(text)).collect::<Result<Vec<_>, _>>()?;
+    let output = flags.output.clone().unwrap_or_default();
+    block_on(async {
+        let front = Front::open(loaded).await?;
+        let inputs = if flags.upload { upload(&front, inputs).await? } else { inputs };
+        let request = request(kind, params, flags, &inputs, &output)?;
+        let submitted = front.status.submit(&request, &SubmitOptions { batch: flags.batch.clone(), at: None }).await?;
+        front.dispatch().await;
+        let id = request.id;
+        if !flags.wait {
+            if flags.json {
+                return output::json(&json!({ "id": id }));
+            }
+            output::line(&id.to_string())?;
+            global.say(match submitted {
+                Submitted::New(_) => "submitted; acetate jobs watch shows how it goes",
+                Submitted::Known(_) => "was submitted before; it is the same job",
+            });
+            return Ok(());
+        }
+        let row = watch::job(global, &front, id).await?;
+        if let Some(out) = &flags.out {
+            fetch::into(&front, &row, out).await?;
+        }
+        watch::report(&front, row, flags.json)
+    })
+}
+
+fn request(
+    kind: JobKind,
+    params: Value,
+    flags: &SubmitFlags,
+    inputs: &[InputRef],
+    output: &str,
+) -> Result<JobRequest, Failure> {
+    let defaults = Defaults {
+        kind,
+        params,
+        labels: flags.labels.iter().cloned().collect(),
+        priority: flags.priority,
+        output: Some(Template::parse(output)?),
+        batch: "none".parse()?,
+        below: String::new(),
+    };
+    let mut row = Fields::new();
+    row.insert("id".to_owned(), json!(flags.id.unwrap_or_else(JobId::new)));
+    let input = if let [one] = inputs { json!({ "image": one }) } else { json!({ "images": inputs }) };
+    row.insert("input".to_owned(), input);
+    Ok(defaults.request(1, row)?)
+}
+
+/// Files of this machine go into the store; the job then names them there.
+async fn upload(front: &Front, inputs: Vec<InputRef>) -> Result<Vec<InputRef>, JobError> {
+    let mut stored = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        stored.push(match input {
+            InputRef::Url(url) if url.starts_with("file://") => InputRef::Url(front.upload(&url).await?),
+            other => other,
+        });
+    }
+    Ok(stored)
+}

@@ -1,0 +1,138 @@
+//! Waiting for jobs that workers do: one with its stages, a batch with its rate.
+
+use std::{io::IsTerminal, time::Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::sync::watch;
+
+use super::{
+    Failure,
+    global::GlobalArgs,
+    jobs::no_such_job,
+    output, progress,
+    view::JobView,
+};
+use crate::{
+    app::Front,
+    job::{BatchId, ErrorRecord, JobError, JobId, JobState},
+    status::{BatchSummary, JobRow},
+};
+
+/// The row of a job that has ended. Ctrl-C ends the watching, not the job.
+pub async fn job(global: &GlobalArgs, front: &Front, id: JobId) -> Result<JobRow, Failure> {
+    let (tell, told) = watch::channel(None);
+    let shown = progress::show(told, global.progress_style());
+    let mut changes = front.status.changes();
+    let mut last = None;
+    let ended = loop {
+        let row = front.status.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        if row.state.is_terminal() {
+            break Ok(row);
+        }
+        if last != Some(row.state) {
+            last = Some(row.state);
+            if row.state == JobState::Queued {
+                global.say(&match &row.error {
+                    Some(error) => format!("waits for its next attempt: {}", error.message),
+                    None => "waits for a worker".to_owned(),
+                });
+            }
+        }
+        if row.state == JobState::Running {
+            tell.send_replace(row.progress);
+        }
+        tokio::select! {
+            () = changes.wait_for_change() => {}
+            _ = tokio::signal::ctrl_c() => {
+                let text = format!("no longer watched; the job goes on (acetate jobs cancel {id} stops it)");
+                break Err(Failure::Cancelled(text));
+            }
+        }
+    };
+    shown.finish().await;
+    ended
+}
+
+/// Prints an ended job; one without a result is a failure.
+pub fn report(front: &Front, row: JobRow, json: bool) -> Result<(), Failure> {
+    let (id, state, error) = (row.id(), row.state, row.error.clone());
+    let view = JobView::new(row, &front.stores)?;
+    if json {
+        output::json(&view)?;
+    } else {
+        for file in &view.outputs {
+            output::line(&file.url)?;
+        }
+        if let Some(manifest) = &view.manifest {
+            output::line(manifest)?;
+        }
+    }
+    let error = error.unwrap_or_else(|| ErrorRecord::from(&JobError::Cancelled));
+    match state {
+        JobState::Succeeded | JobState::Queued | JobState::Running => Ok(()),
+        JobState::Cancelled => Err(Failure::Cancelled(format!("job {id} was cancelled"))),
+        JobState::Failed => Err(Failure::Job(format!("{} (job {id}, {})", error.message, error.code))),
+    }
+}
+
+/// Waits until every job of a batch has ended.
+pub async fn batch(global: &GlobalArgs, front: &Front, batch: &BatchId) -> Result<BatchSummary, Failure> {
+    let terminal = std::io::stderr().is_terminal() && !global.is_quiet();
+    let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:32} {pos}/{len}  {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(batch.to_string());
+    let mut changes = front.status.changes();
+    let (start, mut at_start, mut said) = (Instant::now(), None, None::<Instant>);
+    loop {
+        let summary = front.status.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
+        let (ended, total) = (summary.ended(), summary.total());
+        let before = *at_start.get_or_insert(ended);
+        let text = pace(&summary, ended - before, start.elapsed());
+        bar.set_length(total);
+        bar.set_position(ended);
+        bar.set_message(text.clone());
+        if !terminal && said.is_none_or(|at| at.elapsed().as_secs() >= 10) {
+            said = Some(Instant::now());
+            global.say(&format!("{ended}/{total}  {text}"));
+        }
+        if ended == total {
+            bar.finish_and_clear();
+            return Ok(summary);
+        }
+        tokio::select! {
+            () = changes.wait_for_change() => {}
+            _ = tokio::signal::ctrl_c() => {
+                bar.finish_and_clear();
+                let text = format!("no longer watched; the jobs go on (acetate jobs cancel --batch {batch} stops them)");
+                return Err(Failure::Cancelled(text));
+            }
+        }
+        // A batch of quick jobs would be counted hundreds of times a second.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+pub fn no_such_batch(batch: &BatchId) -> JobError {
+    JobError::invalid("batch", format!("there are no jobs of a batch `{batch}`"))
+}
+
+/// `2 running, 1 failed, 12.3/min, 4 minutes left`.
+fn pace(summary: &BatchSummary, ended_meanwhile: u64, elapsed: std::time::Duration) -> String {
+    let mut parts = Vec::new();
+    for state in [JobState::Running, JobState::Failed, JobState::Cancelled] {
+        let jobs = summary.in_state(state);
+        if jobs > 0 {
+            parts.push(format!("{jobs} {state}"));
+        }
+    }
+    if ended_meanwhile > 0 {
+        let per_second = ended_meanwhile as f64 / elapsed.as_secs_f64();
+        let left = (summary.total() - summary.ended()) as f64 / per_second;
+        let left = std::time::Duration::try_from_secs_f64(left).unwrap_or_default();
+        parts.push(format!("{:.1}/min, {} left", per_second * 60.0, HumanDuration(left)));
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,102 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{job::JobError, queue::Queue, status::Status, telemetry::Metrics};
+
+/// A probe does not wait longer for the database.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Probes of several watchers ask the database once.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What the probes look at; clones share it.
+#[derive(Clone)]
+pub struct Probes {
+    pub status: Status,
+    pub queue: Queue,
+    pub metrics: Metrics,
+    /// How the device did when it was tried at start.
+    pub device: Result<String, JobError>,
+    /// Set once the worker takes no more jobs.
+    pub leaving: CancellationToken,
+    database: Arc<Mutex<Option<(Instant, Result<(), String>)>>>,
+}
+
+impl Probes {
+    pub fn new(
+        status: Status,
+        queue: Queue,
+        metrics: Metrics,
+        device: Result<String, JobError>,
+        leaving: CancellationToken,
+    ) -> Self {
+        Self { status, queue, metrics, device, leaving, database: Arc::default() }
+    }
+
+    async fn database(&self) -> Result<(), String> {
+        let mut last = self.database.lock().await;
+        if let Some((at, result)) = last.as_ref()
+            && at.elapsed() < FRESH
+        {
+            return result.clone();
+        }
+        // In a task of its own: what is asked of a database must not be dropped half-way.
+        let status = self.status.clone();
+        let asked = tokio::spawn(async move { status.ping().await });
+        let result = match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(error.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("job database: no answer within {} s", PATIENCE.as_secs())),
+        };
+        *last = Some((Instant::now(), result.clone()));
+        result
+    }
+}
+
+/// The process answers: nothing more is asked, so that a database that is away does not restart workers.
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// 200 when this worker takes jobs: it consumes, reaches the database, and its device has passed its test.
+pub async fn readyz(State(probes): State<Probes>) -> Response {
+    let health = probes.queue.health();
+    let queue = if health.connected && health.consuming {
+        Ok(())
+    } else {
+        let why = health.last_error.unwrap_or_else(|| "not consuming yet".to_owned());
+        Err(format!("{why} (since {})", health.since))
+    };
+    let leaving = if probes.leaving.is_cancelled() { Err("takes no more jobs".to_owned()) } else { Ok(()) };
+    let checks = [
+        ("queue", queue),
+        ("database", probes.database().await),
+        ("device", probes.device.clone().map(drop).map_err(|error| error.to_string())),
+        ("worker", leaving),
+    ];
+    let ready = checks.iter().all(|(_, result)| result.is_ok());
+    let shown: serde_json::Map<String, Value> = checks
+        .into_iter()
+        .map(|(name, result)| (name.to_owned(), result.map_or_else(Value::from, |()| Value::from("ok"))))
+        .collect();
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(json!({ "ready": ready, "checks": shown }))).into_response()
+}
+
+pub async fn metrics(State(probes): State<Probes>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], probes.metrics.render()).into_response()
+}

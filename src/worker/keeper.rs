@@ -1,0 +1,61 @@
+//! What looks after jobs that nobody has in hand: those of dead workers, and those whose message was lost.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Worker, measure};
+use crate::{job::JobError, queue::Queue};
+
+/// Jobs that the queue in process is filled with at a time.
+const FILL: u32 = 64;
+/// How often the counts are read that `/metrics` shows.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
+    let every = match worker.queue {
+        Queue::Embedded(_) => worker.options.poll,
+        Queue::Rabbit(_) => (worker.options.lease / 3).clamp(Duration::from_millis(200), Duration::from_secs(10)),
+    };
+    let mut counted: Option<std::time::Instant> = None;
+    while !stop.is_cancelled() {
+        if let Err(error) = look(&worker).await {
+            warn!(%error, "jobs of dead workers were not looked for");
+        }
+        if counted.is_none_or(|at| at.elapsed() >= COUNT_EVERY) {
+            counted = Some(std::time::Instant::now());
+            match worker.status.queue_depth().await {
+                Ok(depth) => measure::depth(&depth),
+                Err(error) => warn!(%error, "the queued jobs were not counted"),
+            }
+        }
+        measure::engine(&worker.engine, &worker.queue);
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+async fn look(worker: &Worker) -> Result<(), JobError> {
+    match &worker.queue {
+        Queue::Embedded(queue) => {
+            // Those in the queue are due as well; only an empty one is filled.
+            if queue.is_empty() {
+                for (job, priority, _) in worker.status.due(FILL).await? {
+                    queue.push(job, priority, Timestamp::now());
+                }
+            }
+        }
+        Queue::Rabbit(_) => {
+            let found = worker.status.reap(worker.options.redispatch_after).await?;
+            if found > 0 {
+                info!(jobs = found, "dispatched again: their workers are dead, or their messages were lost");
+                worker.nudge.notify_one();
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Waiting for a database that is away: what has been worked out must not be lost to a restart of it.
+
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::Control;
+use crate::job::{ErrorClass, JobError};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Tries again while the error is a passing one, for at most `patience`, and no longer than the worker may stay.
+///
+/// What is tried must bear being done twice: a commit may have been applied although its reply was lost.
+pub(super) async fn patiently<T, F>(
+    what: &str,
+    patience: Duration,
+    control: &Control,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, JobError>
+where
+    F: Future<Output = Result<T, JobError>>,
+{
+    let start = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let leaving = control.why() == Some(super::Stop::GiveBack);
+        if error.class() != ErrorClass::Transient || leaving || start.elapsed() + pause > patience {
+            return Err(error);
+        }
+        warn!(%error, retry_s = pause.as_secs_f64(), "{what}: tried again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn passing_errors_are_waited_out_and_others_not() {
+        let away = || JobError::Database { reason: "away".to_owned() };
+        let mut left = 2;
+        let found = patiently("test", Duration::from_secs(5), &Control::default(), || {
+            left -= 1;
+            let result = if left > 0 { Err(away()) } else { Ok(7) };
+            async move { result }
+        })
+        .await;
+        assert_eq!(found, Ok(7));
+        let wrong = || async { Err::<(), _>(JobError::invalid("id", "wrong")) };
+        let patience = Duration::from_secs(5);
+        assert_eq!(patiently("test", patience, &Control::default(), wrong).await.unwrap_err().code(), "invalid_request");
+        let gone = || async { Err::<(), _>(away()) };
+        assert!(patiently("test", Duration::ZERO, &Control::default(), gone).await.is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! From the outbox to the broker: dispatches and events are published, confirmed, and only then forgotten.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Worker;
+use crate::{
+    job::JobError,
+    queue::{Dispatch, Event, Queue},
+    status::{OutboxId, OutboxRow, Status},
+};
+
+/// Rows taken at a time.
+const CHUNK: u32 = 500;
+/// Another relay may take a row again after this time.
+const LEASE: Duration = Duration::from_secs(30);
+/// The pause after a row that could not be published.
+const RETRY: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Publishes what is due until it is told to stop, and then once more.
+pub(super) async fn relay(worker: Worker, stop: CancellationToken) {
+    if matches!(worker.queue, Queue::Embedded(_)) {
+        return;
+    }
+    let mut pause = worker.options.poll;
+    loop {
+        let last = stop.is_cancelled();
+        match publish_due(&worker.status, &worker.queue).await {
+            Ok(0) => pause = worker.options.poll,
+            Ok(_) if !last => continue,
+            Ok(_) => {}
+            Err(error) => {
+                warn!(%error, "the outbox waits");
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+        if last {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = worker.nudge.notified() => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Publishes one chunk of what is due; gives how many rows were taken. Whoever has just submitted calls it too, so that
+/// the jobs need not wait for a worker's relay.
+pub async fn publish_due(status: &Status, queue: &Queue) -> Result<usize, JobError> {
+    let rows = status.outbox_take(CHUNK, LEASE).await?;
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let taken = rows.len();
+    let (dispatches, events): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| !row.topic.is_event());
+    let (done, failed) = tokio::join!(
+        publish(dispatches, |rows| queue.publish_many(rows.iter().map(dispatch).collect())),
+        publish(events, |rows| queue.publish_events(rows.iter().map(event).collect())),
+    );
+    let outcome = [done, failed];
+    let done: Vec<_> = outcome.iter().flat_map(|(done, _, _)| done).copied().collect();
+    let failed: Vec<_> = outcome.iter().flat_map(|(_, failed, _)| failed).copied().collect();
+    debug!(published = done.len(), failed = failed.len(), "outbox");
+    status.outbox_done(&done).await?;
+    status.outbox_release(&failed, RETRY).await?;
+    match outcome.into_iter().find_map(|(_, _, error)| error) {
+        Some(error) => Err(error),
+        None => Ok(taken),
+    }
+}
+
+type Published = (Vec<OutboxId>, Vec<OutboxId>, Option<JobError>);
+
+/// The ids of those that the broker has, of those that it does not have, and why.
+async fn publish<F: Future<Output = Vec<Result<(), JobError>>>>(
+    rows: Vec<OutboxRow>,
+    send: impl FnOnce(&[OutboxRow]) -> F,
+) -> Published {
+    let (mut done, mut failed, mut why) = (Vec::new(), Vec::new(), None);
+    if rows.is_empty() {
+        return (done, failed, why);
+    }
+    for (row, result) in rows.iter().zip(send(&rows).await) {
+        match result {
+            Ok(()) => done.push(row.id),
+            Err(error) => {
+                failed.push(row.id);
+                why = Some(error);
+            }
+        }
+    }
+    (done, failed, why)
+}
+
+fn dispatch(row: &OutboxRow) -> Dispatch {
+    Dispatch {
+        id: row.job,
+        kind: row.kind,
+        priority: row.priority,
+        body: row.payload.clone().into_bytes(),
+        trace: None,
+    }
+}
+
+fn event(row: &OutboxRow) -> Event {
+    Event { name: row.topic.as_str().to_owned(), body: row.payload.clone().into_bytes() }
+}

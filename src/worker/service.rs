@@ -1,0 +1,233 @@
+//! The worker as a service: takes deliveries for as long as it lives, several in hand, one on the device.
+//!
+//! While one job is on the device, the next is fetched and decoded and the last one's files are written: that is all
+//! that more than one slot is for, and the engine's channel keeps their order.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{RwLock, Semaphore},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, warn};
+
+use super::{Control, Stop, Verdict, Worker, keeper, measure, relay, run};
+use crate::{
+    job::{ErrorClass, JobError, JobId, JobKind, JobState},
+    queue::{ConsumeOptions, Delivery},
+};
+
+/// After the deadline, jobs are told to stop; within this time they reach the end of a step and are given back.
+const LAST_STEP: Duration = Duration::from_secs(60);
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// How a service is told to leave.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// No new jobs; those in hand may end.
+    pub drain: CancellationToken,
+    /// Give back what is in hand.
+    pub now: CancellationToken,
+}
+
+/// Works until it is told to leave.
+///
+/// # Errors
+/// When the device can no longer be trusted: the process must be restarted. Its jobs are back in the queue by then.
+pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError> {
+    let service = Arc::new(Service::new(worker.clone()));
+    let consumer = worker.queue.consume(ConsumeOptions {
+        kinds: JobKind::ALL.to_vec(),
+        prefetch: u16::try_from(worker.options.slots).unwrap_or(u16::MAX),
+        affinity_wait: worker.options.affinity_wait,
+    });
+    let helpers = CancellationToken::new();
+    let mut helping = JoinSet::new();
+    helping.spawn(relay::relay(worker.clone(), helpers.clone()));
+    helping.spawn(keeper::keep(worker.clone(), helpers.clone()));
+    info!(worker = %worker.options.name, slots = worker.options.slots, "ready for jobs");
+
+    let mut jobs = JoinSet::new();
+    loop {
+        while jobs.try_join_next().is_some() {}
+        let delivery = tokio::select! {
+            biased;
+            () = shutdown.drain.cancelled() => break,
+            () = shutdown.now.cancelled() => break,
+            () = service.poisoned.cancelled() => break,
+            // A slot first: what waits in the consumer can still go to another worker.
+            delivery = async {
+                let slot = service.slots.clone().acquire_owned().await.ok()?;
+                consumer.next(service.preferred()).await.map(|delivery| (slot, delivery))
+            } => delivery,
+        };
+        let Some((slot, delivery)) = delivery else { break };
+        let service = service.clone();
+        jobs.spawn(async move {
+            service.handle(delivery).await;
+            drop(slot);
+        });
+    }
+    consumer.close().await;
+    service.drain(jobs, shutdown).await;
+    // What the last jobs left in the outbox is published before the end.
+    helpers.cancel();
+    while helping.join_next().await.is_some() {}
+    if service.poisoned.is_cancelled() {
+        let reason = "it can no longer be trusted; start the worker anew, its jobs are back in the queue".to_owned();
+        return Err(JobError::Device { device: "of this worker".to_owned(), reason });
+    }
+    Ok(())
+}
+
+struct Service {
+    worker: Worker,
+    slots: Arc<Semaphore>,
+    /// Jobs share it; one that has killed a worker before has it alone, so that it takes no neighbour with it.
+    company: RwLock<()>,
+    in_hand: Mutex<HashMap<u64, Control>>,
+    poisoned: CancellationToken,
+}
+
+impl Service {
+    fn new(worker: Worker) -> Self {
+        let slots = Arc::new(Semaphore::new(worker.options.slots));
+        Self {
+            worker,
+            slots,
+            company: RwLock::default(),
+            in_hand: Mutex::default(),
+            poisoned: CancellationToken::new(),
+        }
+    }
+
+    /// The kind whose model is in memory, where only one of them is.
+    fn preferred(&self) -> Option<JobKind> {
+        let resident = self.worker.engine.resident();
+        let resident = resident.borrow();
+        match (&resident.decompose, &resident.edit) {
+            (Some(_), None) => Some(JobKind::Decompose),
+            (None, Some(_)) => Some(JobKind::Edit),
+            _ => None,
+        }
+    }
+
+    async fn handle(&self, delivery: Delivery) {
+        let span = tracing::info_span!(
+            "job",
+            id = delivery.job().map(|id| id.to_string()),
+            trace = delivery.trace.as_deref().and_then(trace_id),
+        );
+        let result = self.in_company(delivery).instrument(span.clone()).await;
+        let _entered = span.enter();
+        match result {
+            Ok(Verdict::Settled(row)) => {
+                // Given back on the way out has an error of an earlier attempt at most.
+                let broken = row.error.as_ref().is_some_and(|error| error.class == ErrorClass::Device);
+                if broken && row.state != JobState::Succeeded && self.worker.options.crash_only {
+                    error!("the device is not to be trusted after this; the worker leaves");
+                    self.poisoned.cancel();
+                }
+            }
+            Ok(Verdict::Lost | Verdict::NotTaken(_) | Verdict::Refused(_)) => {}
+            Err(error) => {
+                warn!(%error, "the delivery goes back to the queue");
+                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+            }
+        }
+    }
+
+    async fn in_company(&self, delivery: Delivery) -> Result<Verdict, JobError> {
+        let control = Control::default();
+        let key = self.register(&control);
+        let alone = match delivery.job() {
+            Some(id) => self.has_killed(id).await,
+            None => false,
+        };
+        let verdict = if alone {
+            warn!("a worker died of this job or beside it; it runs alone");
+            let _alone = self.company.write().await;
+            run(&self.worker, delivery, &control).await
+        } else {
+            let _shared = self.company.read().await;
+            run(&self.worker, delivery, &control).await
+        };
+        self.lock().remove(&key);
+        verdict
+    }
+
+    /// Its row says that somebody is working on it, and that worker is dead or silent.
+    async fn has_killed(&self, id: JobId) -> bool {
+        match self.worker.status.get(id).await {
+            Ok(Some(row)) => row.state == JobState::Running,
+            // The claim will meet the same trouble and deal with it.
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    fn register(&self, control: &Control) -> u64 {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let key = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut in_hand = self.lock();
+        in_hand.insert(key, control.clone());
+        measure::in_hand(in_hand.len());
+        key
+    }
+
+    /// Nothing under the lock can leave it half-changed.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Control>> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the jobs in hand end, until the deadline; then they are given back.
+    async fn drain(&self, mut jobs: JoinSet<()>, shutdown: &Shutdown) {
+        if jobs.is_empty() {
+            return;
+        }
+        let patience = self.worker.options.drain;
+        info!(jobs = jobs.len(), deadline_s = patience.as_secs_f64(), "leaving: the jobs in hand may end");
+        let ended = tokio::select! {
+            () = async { while jobs.join_next().await.is_some() {} } => true,
+            () = tokio::time::sleep(patience) => false,
+            () = shutdown.now.cancelled() => false,
+        };
+        if ended {
+            return;
+        }
+        info!(jobs = jobs.len(), "the deadline is over: they are given back");
+        for control in self.lock().values() {
+            control.stop(Stop::GiveBack);
+        }
+        let all = async { while jobs.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_STEP, all).await.is_err() {
+            warn!("some jobs did not stop; their leases bring them back");
+        }
+    }
+}
+
+/// The trace id out of a W3C `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`.
+fn trace_id(traceparent: &str) -> Option<&str> {
+    let mut parts = traceparent.split('-');
+    let (_version, trace) = (parts.next()?, parts.next()?);
+    let hex = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (hex && trace.bytes().any(|byte| byte != b'0')).then_some(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_id_is_read_or_nothing() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(trace_id(&format!("00-{trace}-00f067aa0ba902b7-01")), Some(trace));
+        assert_eq!(trace_id("00-short-00f067aa0ba902b7-01"), None);
+        assert_eq!(trace_id(&format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32))), None);
+        assert_eq!(trace_id("nonsense"), None);
+    }
+}

@@ -4,8 +4,8 @@
 #   tests/deploy/check.sh
 #
 # A check whose tool is missing is named at the end as SKIPPED; DEPLOY_CHECKS=all makes that a failure. The tools:
-# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate and PyYAML (from PyPI), shellcheck, and acetate
-# itself (target/release/acetate, target/debug/acetate or $ACETATE).
+# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate and PyYAML (from PyPI), shellcheck,
+# systemd-analyze, and acetate itself (target/release/acetate, target/debug/acetate or $ACETATE).
 # shellcheck disable=SC2317  # functions are called by name, through check()
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -72,6 +72,13 @@ else skip "deploy/kubernetes: no kubectl, or no PyYAML"; fi
 
 if have shellcheck; then check "shell scripts" shellcheck deploy/healthcheck deploy/sample.sh tests/deploy/check.sh
 else skip "shell scripts: no shellcheck"; fi
+
+unit() { # without the program, which lies elsewhere here
+    sed 's|^ExecStart=.*|ExecStart=/bin/true|' deploy/systemd/acetate-worker.service >"$work/acetate-worker.service"
+    systemd-analyze verify "$work/acetate-worker.service"
+}
+if have systemd-analyze; then check "the systemd unit" unit
+else skip "the systemd unit: no systemd-analyze"; fi
 
 check "the health check of the images" python3 tests/deploy/check.py healthcheck
 check "Dockerfiles" python3 tests/deploy/check.py dockerfiles

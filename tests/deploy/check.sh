@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Checks the files people run acetate with: docker-compose.yml, deploy/ and the commands in docs/running.md.
+#
+#   tests/deploy/check.sh
+#
+# A check whose tool is missing is named at the end as SKIPPED; DEPLOY_CHECKS=all makes that a failure. The tools:
+# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate and PyYAML (from PyPI), shellcheck,
+# systemd-analyze, and acetate itself (target/release/acetate, target/debug/acetate or $ACETATE).
+# shellcheck disable=SC2317  # functions are called by name, through check()
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+skipped=()
+
+check() { # NAME COMMAND...
+    if "${@:2}" >"$work/log" 2>&1; then
+        echo "ok       $1"
+    else
+        echo "FAILED   $1"
+        sed 's/^/         /' "$work/log"
+        failed=1
+    fi
+}
+skip() { skipped+=("SKIPPED: $1"); }
+have() { command -v "$1" >/dev/null; }
+
+compose=()
+if docker compose version >/dev/null 2>&1; then compose=(docker compose)
+elif have docker-compose && docker-compose version --short | grep -q '^2'; then compose=(docker-compose)
+fi
+resolve() { # ENV_FILE > compose's own reading of the file, every profile
+    env -i PATH="$PATH" HOME="$HOME" "${compose[@]}" --env-file "$1" --profile '*' config --format json
+}
+compose_files() {
+    resolve /dev/null >"$work/compose.json"
+    resolve deploy/env.example >"$work/example.json"
+    diff "$work/compose.json" "$work/example.json" ||
+        { echo "deploy/env.example does not give the defaults of docker-compose.yml"; return 1; }
+    python3 tests/deploy/check.py compose "$work/compose.json"
+}
+if [ ${#compose[@]} -gt 0 ]; then check "docker compose config" compose_files
+else skip "docker-compose.yml: no docker compose"; fi
+
+dashboard_queries() {
+    python3 tests/deploy/check.py queries >"$work/queries.yml"
+    promtool check rules "$work/queries.yml"
+}
+if have promtool; then
+    check "prometheus.yml and alerts.yml" promtool check config deploy/prometheus/prometheus.yml
+    check "the alerts fire when they should" promtool test rules tests/deploy/alerts.test.yml
+    check "the dashboard's queries are PromQL" dashboard_queries
+else skip "Prometheus' files: no promtool"; fi
+
+overlay() {
+    kubectl kustomize "deploy/kubernetes/overlays/$1" >"$work/$1.yaml"
+    python3 tests/deploy/check.py kubernetes "$work/$1.yaml"
+}
+objects() { # the built-in kinds; KEDA's have schemas of their own
+    python3 tests/deploy/check.py builtin "$work/$1.yaml" deploy/kubernetes/base/secret.example.yaml >"$work/$1-builtin.yaml"
+    kubernetes-validate --strict "$work/$1-builtin.yaml"
+}
+if have kubectl && python3 -c 'import yaml' 2>/dev/null; then
+    for name in cpu gpu; do
+        check "kubernetes overlay $name" overlay "$name"
+        if have kubernetes-validate; then check "kubernetes overlay $name, against the API's schemas" objects "$name"
+        else skip "kubernetes overlay $name, against the API's schemas: no kubernetes-validate"; fi
+    done
+else skip "deploy/kubernetes: no kubectl, or no PyYAML"; fi
+
+if have shellcheck; then check "shell scripts" shellcheck deploy/healthcheck deploy/sample.sh tests/deploy/check.sh
+else skip "shell scripts: no shellcheck"; fi
+
+unit() { # without the program, which lies elsewhere here
+    sed 's|^ExecStart=.*|ExecStart=/bin/true|' deploy/systemd/acetate-worker.service >"$work/acetate-worker.service"
+    systemd-analyze verify "$work/acetate-worker.service"
+}
+if have systemd-analyze; then check "the systemd unit" unit
+else skip "the systemd unit: no systemd-analyze"; fi
+
+check "the health check of the images" python3 tests/deploy/check.py healthcheck
+check "Dockerfiles" python3 tests/deploy/check.py dockerfiles
+check "settings exist" python3 tests/deploy/check.py settings
+check "the dashboard and its metrics" python3 tests/deploy/check.py dashboard
+
+acetate=${ACETATE:-}
+for place in target/release/acetate target/debug/acetate; do
+    if [ -z "$acetate" ] && [ -x "$place" ]; then acetate=$place; fi
+done
+if [ -n "$acetate" ]; then check "commands and flags exist" python3 tests/deploy/check.py commands "$acetate"
+else skip "commands and flags: acetate is not built"; fi
+
+if [ ${#skipped[@]} -gt 0 ]; then
+    printf '%s\n' "${skipped[@]}"
+    if [ "${DEPLOY_CHECKS:-}" = all ]; then failed=1; fi
+fi
+exit "$failed"

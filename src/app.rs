@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use crate::{
-    config::{Config, Loaded},
+    config::{self, Config, Loaded},
     engine::{CancelToken, Engine, EngineConfig},
     hub::{ModelRef, Small},
     image::Limits,
     job::{JobError, JobId},
     queue::EmbeddedQueue,
     status::SqliteStatus,
-    store::{FolderStore, file_url, path_of},
+    store::{Checksums, S3Settings, StoreSettings, Stores, Trust, file_url, path_of},
     worker::{Backoff, Options, Reporter, Verdict, Worker, WorkerName, run},
 };
 
@@ -29,8 +29,10 @@ impl Embedded {
         if config.queue.url.is_some() {
             return Err(JobError::invalid("queue.url", "this build has the queue in process only; leave it empty"));
         }
+        let stores = stores(config, Trust::Local)?;
+        stores.own().check().await?;
         let worker = Worker {
-            store: FolderStore::open(&store_url(config))?,
+            stores,
             status: open_status(config).await?,
             engine: Engine::start(engine_config(loaded)?)?,
             options: worker_options(config),
@@ -76,8 +78,28 @@ pub fn status_path(config: &Config) -> Result<PathBuf, JobError> {
     }
 }
 
-pub fn store_url(config: &Config) -> String {
-    config.store.url.clone().unwrap_or_else(|| file_url(&config.data_dir.join("objects")))
+/// What is read from and written to, by the rules that hold for whoever named the addresses.
+pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
+    let settings = &config.store;
+    let s3 = S3Settings {
+        endpoint: settings.endpoint.clone(),
+        checksums: match settings.checksums {
+            config::Checksums::Supported => Checksums::Supported,
+            config::Checksums::Required => Checksums::Required,
+        },
+        connect_timeout: settings.connect_timeout(),
+        read_timeout: settings.read_timeout(),
+        operation_timeout: settings.operation_timeout(),
+        ..S3Settings::default()
+    };
+    let settings = StoreSettings {
+        url: settings.url.clone().unwrap_or_else(|| file_url(&config.data_dir.join("objects"))),
+        s3,
+        inputs: settings.inputs.clone(),
+        outputs: settings.outputs.clone(),
+        http_inputs: settings.http_inputs,
+    };
+    Stores::new(&settings, trust)
 }
 
 pub fn engine_config(loaded: &Loaded) -> Result<EngineConfig, JobError> {

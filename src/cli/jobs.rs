@@ -14,7 +14,7 @@ use crate::{
     config::Loaded,
     job::{JobError, JobId, JobKind, JobState},
     status::{CancelOutcome, Filter, JobRow},
-    store::FolderStore,
+    store::{Store, Trust},
     worker::WorkerName,
 };
 
@@ -185,8 +185,8 @@ fn ended(state: JobState) -> &'static str {
     }
 }
 
-fn store(loaded: &Loaded) -> Result<FolderStore, JobError> {
-    FolderStore::at(&app::store_url(&loaded.config))
+fn store(loaded: &Loaded) -> Result<Store, JobError> {
+    Ok(app::stores(&loaded.config, Trust::Local)?.own().clone())
 }
 
 fn no_such_job(id: JobId) -> JobError {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     job::{Epoch, ErrorRecord, JobError, JobId, JobKind, JobState, Progress},
     status::{Attempt, JobRow},
-    store::{FolderStore, ObjectKey},
+    store::{ObjectKey, Store},
 };
 
 /// The shape of `jobs show --json` and `run --json`. Names only get added.
@@ -43,7 +43,7 @@ pub struct OutputView {
 }
 
 impl JobView {
-    pub fn new(row: JobRow, store: &FolderStore) -> Result<Self, JobError> {
+    pub fn new(row: JobRow, store: &Store) -> Result<Self, JobError> {
         let mut manifest = None;
         let mut outputs = Vec::new();
         if let Some(result) = &row.published {

@@ -18,13 +18,13 @@ pub use progress::Reporter;
 pub use retry::Backoff;
 pub use run::{Verdict, run};
 
-use crate::{engine::Engine, image, status::SqliteStatus, store::FolderStore};
+use crate::{engine::Engine, image, status::SqliteStatus, store::Stores};
 
 /// What a worker works with; clones share it.
 #[derive(Debug, Clone)]
 pub struct Worker {
     pub status: SqliteStatus,
-    pub store: FolderStore,
+    pub stores: Stores,
     pub engine: Engine,
     pub options: Options,
 }

@@ -59,8 +59,8 @@ pub(super) async fn store(
     for (index, Png { name, role, width, height, bytes }) in pngs.into_iter().enumerate() {
         reporter.at(Stage::Store, count(index), total);
         let key = ObjectKey::new(row.id(), row.epoch, &name)?;
-        let stored = worker.store.put(key, bytes).await?;
-        worker.store.verify(&stored).await?;
+        let stored = worker.stores.own().put(key, bytes).await?;
+        worker.stores.own().verify(&stored).await?;
         let Stored { size, sha256, .. } = stored;
         files.push(FileEntry { name, role, width, height, size, sha256 });
     }
@@ -96,7 +96,7 @@ pub(super) async fn manifest(
     let key = ObjectKey::new(row.id(), row.epoch, MANIFEST)?;
     let json = serde_json::to_vec_pretty(&manifest)
         .map_err(|error| JobError::Storage { path: key.to_string(), reason: error.to_string() })?;
-    let stored = worker.store.put(key, json).await?;
-    worker.store.verify(&stored).await?;
+    let stored = worker.stores.own().put(key, json).await?;
+    worker.stores.own().verify(&stored).await?;
     Ok(Published { manifest: stored.key.to_string(), files: manifest.files })
 }

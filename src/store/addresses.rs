@@ -13,7 +13,7 @@ pub(super) fn is_public(address: IpAddr) -> bool {
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let special = match address.octets() {
         // This network; shared (carrier) addresses; assignments; 6to4 relays; benchmarks; the future.
-        [0, ..] | [192, 0, 0, _] | [192, 88, 99, _] | [198, 18 | 19, ..] | [240.., ..] => true,
+        [0, ..] | [192, 0, 0, _] | [192, 88, 99, _] | [198, 18 | 19, ..] | [240..=255, ..] => true,
         [100, second, ..] => second & 0xc0 == 0x40,
         _ => false,
     };

@@ -11,7 +11,6 @@ mod read;
 mod store;
 
 pub use client::{Checksums, S3Client, S3Credentials, S3Settings};
-pub(super) use list::Page;
 pub use store::S3Store;
 
 pub(super) use failure::Failure;

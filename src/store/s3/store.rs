@@ -87,7 +87,7 @@ impl S3Store {
         loop {
             let page = list::list_page(&self.client, &folder, from.as_deref()).await.map_err(broken)?;
             let epoch_of = |key: &str| key.strip_prefix(&folder.key)?.split('/').next()?.parse().ok().map(Epoch);
-            let keys: Vec<_> = page.objects.into_iter().map(|(object, _)| object.key);
+            let keys = page.objects.into_iter().map(|(object, _)| object.key);
             let keys: Vec<_> = keys.filter(|key| epoch_of(key).is_some_and(|epoch| Some(epoch) != keep)).collect();
             list::delete(&self.client, &folder.bucket, &keys).await.map_err(broken)?;
             deleted += keys.len() as u64;

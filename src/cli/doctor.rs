@@ -18,7 +18,7 @@ use crate::{
     hub::{self, ModelRef},
     job::JobError,
     models::inspect,
-    store::FolderStore,
+    store::{Store, Trust},
 };
 
 #[derive(Debug, Args)]
@@ -49,7 +49,7 @@ impl DoctorArgs {
         let loaded = global.load(Vec::new())?;
         let checks = vec![
             settings(&loaded),
-            objects(&loaded),
+            block_on(async { Ok(objects(&loaded).await) })?,
             block_on(async { Ok(database(&loaded).await) })?,
             device(&loaded),
             model("model", &loaded, app::model(&loaded)),
@@ -80,12 +80,18 @@ fn settings(loaded: &Loaded) -> Check {
     Check { name: "settings", state: State::Ok, text }
 }
 
-fn objects(loaded: &Loaded) -> Check {
-    let opened = FolderStore::open(&app::store_url(&loaded.config)).and_then(|store| {
-        let free = store.free_space()?;
-        Ok(format!("{}, {} free", store.root().display(), output::size(free)))
-    });
-    from_result("results", opened)
+async fn objects(loaded: &Loaded) -> Check {
+    let checked = async {
+        let stores = app::stores(&loaded.config, Trust::Local)?;
+        stores.own().check().await?;
+        match stores.own() {
+            Store::Folder(folder) => {
+                Ok(format!("{}, {} free", folder.root().display(), output::size(folder.free_space()?)))
+            }
+            Store::S3(_) => Ok(format!("{}, writes, reads and deletes", stores.own().root_url())),
+        }
+    };
+    from_result("results", checked.await)
 }
 
 async fn database(loaded: &Loaded) -> Check {

@@ -115,6 +115,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     config
         .worker
         .check()
+        .and_then(|()| config.store.check())
         .and_then(|()| config.qwen_image.check())
         .map_err(|(key, reason)| ConfigError::new(&origin(key), format!("{key}: {reason}")))?;
     let hub = config.hub.resolve(&sources.environment);
@@ -202,6 +203,7 @@ fn text_of(value: &Value) -> String {
             .map(|number| number.to_string())
             .or_else(|| number.to_f64().map(|number| number.to_string()))
             .unwrap_or_default(),
+        Value::Array(_, values) => values.iter().map(text_of).collect::<Vec<_>>().join(", "),
         other => format!("{other:?}"),
     }
 }

@@ -11,6 +11,7 @@ mod queue;
 mod qwen_image;
 mod redact;
 mod services;
+mod store;
 mod telemetry;
 mod worker;
 
@@ -24,7 +25,8 @@ pub use layers::{ConfigError, Flag, Loaded, Setting, Sources, load};
 pub use queue::Queue;
 pub use qwen_image::{QwenImage, parse_device, parse_dtype};
 pub use redact::Secret;
-pub use services::{Http, ImageLimits, Status, Store};
+pub use services::{Http, ImageLimits, Status};
+pub use store::{Checksums, Store};
 pub use telemetry::{LogFormat, Telemetry};
 pub use worker::Worker;
 

@@ -1,4 +1,4 @@
-//! `[status]`, `[store]`, `[http]` and `[image]`: addresses and bounds.
+//! `[status]`, `[http]` and `[image]`: addresses and bounds.
 
 use serde::Deserialize;
 
@@ -10,16 +10,6 @@ pub struct Status {
     /// Absent: `acetate.db` in the data folder. May carry a password.
     #[serde(deserialize_with = "set")]
     pub url: Option<Secret>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Store {
-    /// Absent: `objects/` in the data folder.
-    #[serde(deserialize_with = "set")]
-    pub url: Option<String>,
-    #[serde(deserialize_with = "set")]
-    pub endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

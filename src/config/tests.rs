@@ -122,3 +122,27 @@ fn nothing_secret_is_printed() {
     let printed = format!("{loaded:?}");
     assert!(!printed.contains("s3cret") && !printed.contains("hf_secret"), "{printed}");
 }
+
+#[test]
+fn lists_of_prefixes_come_from_files_and_from_variables() {
+    let environment = Environment::from_pairs([
+        ("HOME", "/h"),
+        ("ACETATE__STORE__OUTPUTS", "s3://out, file:///srv/out"),
+        ("ACETATE__STORE__CHECKSUMS", "required"),
+    ]);
+    let loaded = with_file("[store]\ninputs = [\"s3://in\", \"s3://more/x,y\"]\n", environment, None).unwrap();
+    let store = &loaded.config.store;
+    assert_eq!(store.inputs, ["s3://in", "s3://more/x,y"]);
+    assert_eq!(store.outputs, ["s3://out", "file:///srv/out"]);
+    assert_eq!((store.checksums, store.http_inputs), (Checksums::Required, false));
+    let shown = loaded.settings.iter().find(|setting| setting.key == "store.inputs").unwrap();
+    assert_eq!(shown.value, "s3://in, s3://more/x,y");
+    for (text, wanted) in [
+        ("[store]\ninputs = 3", "store.inputs: "),
+        ("[store]\nchecksums = \"md5\"", "store.checksums: "),
+        ("[store]\nread_timeout_seconds = 0", "store.read_timeout_seconds: 0 is not between 0.1 and 86400"),
+    ] {
+        let error = with_file(text, home(), None).unwrap_err();
+        assert!(error.contains(wanted), "{text:?} gave: {error}");
+    }
+}

@@ -12,7 +12,7 @@ use std::{
 use tracing::warn;
 
 use super::{
-    FolderStore, MANIFEST, ObjectKey,
+    MANIFEST, ObjectKey, Store,
     errors::io_error,
     folder::{blocking, check_writable, sync_folder, write_whole},
     key::check_name,
@@ -21,6 +21,8 @@ use crate::job::{JobError, JobId, Manifest};
 
 /// Holds the id of the job whose files are being copied.
 const MARKER: &str = ".acetate-export";
+/// A manifest is read whole; one of this size, in bytes, is none of acetate's.
+const LARGEST_MANIFEST: u64 = 16 << 20;
 
 #[derive(Debug, Clone)]
 pub struct OutFolder {
@@ -54,22 +56,35 @@ impl OutFolder {
     /// that the new one does not have are taken away; anything else in it is left alone.
     ///
     /// Copies, not links: a picture that is painted over here must not change the one in the store.
-    pub async fn export(&self, store: &FolderStore, manifest_key: &ObjectKey) -> Result<Manifest, JobError> {
-        let (folder, store, manifest_key) = (self.path.clone(), store.clone(), manifest_key.clone());
-        blocking(move || export(&folder, &store, &manifest_key)).await
+    pub async fn export(&self, store: &Store, manifest_key: &ObjectKey) -> Result<Manifest, JobError> {
+        let text = store.get(manifest_key, LARGEST_MANIFEST).await?;
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| JobError::Storage {
+            path: store.place(manifest_key),
+            reason: format!("is not a manifest: {error}"),
+        })?;
+        let (folder, new) = (self.path.clone(), manifest.clone());
+        let lock = blocking(move || begin(&folder, &new)).await?;
+        for file in &manifest.files {
+            let bytes = store.get(&manifest_key.sibling(&file.name)?, file.size).await?;
+            let path = self.path.join(&file.name);
+            blocking(move || write_whole(&path, &bytes)).await?;
+        }
+        let folder = self.path.clone();
+        blocking(move || {
+            let finished = finish(&folder, &text);
+            drop(lock);
+            finished
+        })
+        .await?;
+        Ok(manifest)
     }
 }
 
-fn export(folder: &Path, store: &FolderStore, manifest_key: &ObjectKey) -> Result<Manifest, JobError> {
-    let source = store.path(manifest_key);
-    let text = fs::read(&source).map_err(|error| io_error(&source, "read the manifest", &error))?;
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| JobError::Storage {
-        path: source.display().to_string(),
-        reason: format!("is not a manifest: {error}"),
-    })?;
-
+/// Marks the folder as being copied into and takes away what only the old result had. Other processes wait until the
+/// file that this gives is dropped.
+fn begin(folder: &Path, manifest: &Manifest) -> Result<File, JobError> {
     // Read under the lock: another process may have put its result here since `prepare`.
-    let _lock = lock(folder)?;
+    let lock = lock(folder)?;
     let old = read_manifest(folder)?;
     write_whole(&folder.join(MARKER), manifest.job.to_string().as_bytes())?;
     remove(&folder.join(MANIFEST))?;
@@ -79,15 +94,13 @@ fn export(folder: &Path, store: &FolderStore, manifest_key: &ObjectKey) -> Resul
             remove(&folder.join(&file.name))?;
         }
     }
-    for file in &manifest.files {
-        let source = store.path(&manifest_key.sibling(&file.name)?);
-        let bytes = fs::read(&source).map_err(|error| io_error(&source, "read the result", &error))?;
-        write_whole(&folder.join(&file.name), &bytes)?;
-    }
-    write_whole(&folder.join(MANIFEST), &text)?;
+    Ok(lock)
+}
+
+fn finish(folder: &Path, manifest: &[u8]) -> Result<(), JobError> {
+    write_whole(&folder.join(MANIFEST), manifest)?;
     remove(&folder.join(MARKER))?;
-    sync_folder(folder).map_err(|error| io_error(folder, "flush the output folder", &error))?;
-    Ok(manifest)
+    sync_folder(folder).map_err(|error| io_error(folder, "flush the output folder", &error))
 }
 
 /// Keeps other processes from copying into this folder until the value is dropped, or the process dies.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ObjectKey,
-    errors::{input_error, io_error},
+    errors::io_error,
     url::{file_url, path_of},
 };
-use crate::job::JobError;
+use crate::job::{Epoch, JobError, JobId};
 
 /// Less than this free is taken for a full disk before any work starts, in bytes.
 const LEAST_FREE: u64 = 16 << 20;
@@ -37,16 +37,30 @@ pub struct Stored {
 impl FolderStore {
     /// The folder behind a `file:///` address, as it is: enough to read objects and to name them.
     pub fn at(url: &str) -> Result<Self, JobError> {
-        Ok(Self { root: path_of("store.url", url)? })
+        Ok(Self::in_folder(path_of("store.url", url)?))
     }
 
-    /// As [`FolderStore::at`], and makes the folder if need be and makes sure that it takes files.
+    pub fn in_folder(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// As [`FolderStore::at`], and makes sure that it takes files.
     pub fn open(url: &str) -> Result<Self, JobError> {
         let store = Self::at(url)?;
-        let root = &store.root;
-        fs::create_dir_all(root).map_err(|error| io_error(root, "make the folder for objects", &error))?;
-        check_writable(root)?;
+        store.make()?;
         Ok(store)
+    }
+
+    /// Makes the folder if need be, and writes a file into it and takes it away again.
+    pub async fn check(&self) -> Result<(), JobError> {
+        let store = self.clone();
+        blocking(move || store.make()).await
+    }
+
+    fn make(&self) -> Result<(), JobError> {
+        let root = &self.root;
+        fs::create_dir_all(root).map_err(|error| io_error(root, "make the folder for objects", &error))?;
+        check_writable(root)
     }
 
     /// Bytes that may still be written.
@@ -96,10 +110,15 @@ impl FolderStore {
         .await
     }
 
-    /// Reads a picture that a request names by its `file:///` address, of at most `cap` bytes.
-    pub async fn read_input(&self, url: &str, cap: u64) -> Result<Vec<u8>, JobError> {
-        let path = path_of("input", url)?;
-        blocking(move || read_input(&path, cap)).await
+    pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
+        let path = self.path(key);
+        blocking(move || path.try_exists().map_err(|error| io_error(&path, "look for the object", &error))).await
+    }
+
+    /// Takes away the files of all attempts of a job but one, and says how many there were.
+    pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
+        let folder = self.root.join(job.to_string());
+        blocking(move || delete_epochs(&folder, keep)).await
     }
 
     pub fn url(&self, key: &ObjectKey) -> String {
@@ -111,22 +130,27 @@ impl FolderStore {
     }
 }
 
-fn read_input(path: &Path, cap: u64) -> Result<Vec<u8>, JobError> {
-    let name = path.display().to_string();
-    let failed = |error: std::io::Error| input_error(&name, &error);
-    // Looked at before it is opened: opening a pipe would wait for a writer.
-    let metadata = fs::metadata(path).map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(JobError::InvalidImage { input: name, reason: "is not a file; give a picture".to_owned() });
+fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
+    let failed = |error: std::io::Error| io_error(folder, "delete old attempts", &error);
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        entries => entries.map_err(failed)?,
+    };
+    let mut deleted = 0;
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        // Whatever else somebody has put here is theirs.
+        let Some(epoch) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Epoch) else { continue };
+        if Some(epoch) != keep && entry.file_type().map_err(failed)?.is_dir() {
+            deleted += fs::read_dir(entry.path()).map_err(failed)?.count() as u64;
+            fs::remove_dir_all(entry.path()).map_err(failed)?;
+        }
     }
-    let file = File::open(path).map_err(failed)?;
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(cap)).unwrap_or_default());
-    file.take(cap + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > cap {
-        let reason = format!("{} bytes are more than the {cap} allowed (image.max_bytes)", metadata.len());
-        return Err(JobError::ImageTooLarge { input: name, reason });
+    if keep.is_none() {
+        // Fails where something of somebody else is left, which then stays.
+        fs::remove_dir(folder).ok();
     }
-    Ok(bytes)
+    Ok(deleted)
 }
 
 /// Writes under a temporary name in the same folder, flushes, renames, and flushes the folder's entry.
@@ -192,7 +216,6 @@ pub(super) async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Epoch, JobId};
 
     #[tokio::test]
     async fn objects_are_written_whole_and_verified() {
@@ -210,18 +233,5 @@ mod tests {
         assert_eq!(error.code(), "storage");
         let names: Vec<_> = fs::read_dir(store.path(&key).parent().unwrap()).unwrap().collect();
         assert_eq!(names.len(), 1, "no temporary file is left");
-    }
-
-    #[tokio::test]
-    async fn inputs_are_read_under_a_cap_and_named_in_errors() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = FolderStore::open(&file_url(&folder.path().join("objects"))).unwrap();
-        let picture = folder.path().join("in.png");
-        fs::write(&picture, [0; 10]).unwrap();
-        assert_eq!(store.read_input(&file_url(&picture), 10).await.unwrap().len(), 10);
-        assert_eq!(store.read_input(&file_url(&picture), 9).await.unwrap_err().code(), "image_too_large");
-        let missing = store.read_input(&file_url(&folder.path().join("no.png")), 9).await.unwrap_err();
-        assert!(missing.code() == "input_not_found" && missing.to_string().contains("no.png"), "{missing}");
-        assert_eq!(store.read_input(&file_url(folder.path()), 9).await.unwrap_err().code(), "invalid_image");
     }
 }

@@ -1,18 +1,38 @@
 //! Objects: inputs are read here under a byte cap, results are written here, and every key is made here.
 //!
-//! A file is written under a temporary name, flushed to the disk and renamed, so a reader sees all of it or nothing.
-//! Files go under `{job}/{epoch}/`; the manifest, which names them with their SHA-256, is written last.
+//! [`Stores`] holds what a process may use: its own [`Store`], the [`Inputs`] that requests may name, and the roots
+//! that results may go to. A store is a folder or a prefix of an S3 bucket, with the same promises: an object is seen
+//! whole or not at all, and what was written is verified before anything names it. Files go under `{job}/{epoch}/`;
+//! the manifest, which names them with their SHA-256, is written last.
+//!
+//! What a request names is not trusted: addresses are matched against lists of prefixes, a file by where it really
+//! is, a host of the web by the addresses that it has at that moment.
 
+mod addresses;
+mod allow;
+mod backend;
 mod errors;
 mod export;
 mod folder;
+mod inputs;
 mod key;
+mod listing;
+mod location;
+mod s3;
+mod stores;
 mod url;
+mod web;
 
+pub use backend::Store;
 pub use errors::io_error;
 pub use export::OutFolder;
 pub use folder::{FolderStore, Stored};
+pub use inputs::{Inputs, Trust, input_name};
 pub use key::ObjectKey;
+pub use listing::{Listed, Listing};
+pub use s3::{Checksums, S3Client, S3Credentials, S3Settings, S3Store};
+pub use stores::{StoreSettings, Stores};
 pub use url::{file_url, path_of};
+pub use web::WebLimits;
 
 pub const MANIFEST: &str = "manifest.json";

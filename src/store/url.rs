@@ -21,7 +21,7 @@ pub fn path_of(field: &str, url: &str) -> Result<PathBuf, JobError> {
     let refuse = |reason: &str| Err(JobError::invalid(field, format!("`{url}` {reason}")));
     let Some(rest) = url.strip_prefix("file://") else {
         return match url.split_once("://") {
-            Some((scheme, _)) => refuse(&format!("has the scheme {scheme}; this build reads and writes file:/// only")),
+            Some((scheme, _)) => refuse(&format!("has the scheme {scheme}; a file:/// address is needed here")),
             None => refuse("is not an address such as file:///folder/picture.png"),
         };
     };

@@ -8,7 +8,7 @@ use super::{Reporter, Worker};
 use crate::{
     image,
     job::{InputRef, JobError, JobId, JobRequest, LayerRole, Stage},
-    store::{ObjectKey, Stored, path_of},
+    store::{ObjectKey, Stored, input_name},
 };
 
 /// Bytes, and the name that an error would call them by.
@@ -34,8 +34,8 @@ pub(super) async fn fetch(
         reporter.at(Stage::Fetch, count(index), total);
         files.push(match input {
             InputRef::Url(url) => {
-                let name = path_of("input", url)?.display().to_string();
-                InputFile { name, bytes: worker.store.read_input(url, worker.options.max_input_bytes).await? }
+                let bytes = worker.stores.inputs().read(url, worker.options.max_input_bytes).await?;
+                InputFile { name: input_name(url), bytes }
             }
             InputRef::Layer { job, layer } => earlier_layer(worker, *job, *layer).await?,
         });
@@ -86,14 +86,14 @@ async fn earlier_layer(worker: &Worker, job: JobId, layer: u32) -> Result<InputF
     };
     let key = ObjectKey::parse(&result.manifest)?.sibling(&file.name)?;
     let stored = Stored { key, size: file.size, sha256: file.sha256.clone() };
-    let path = worker.store.path(&stored.key);
-    if !path.exists() {
-        let reason =
-            format!("{name}: {} is no longer in the store; run that job anew, or give a picture", path.display());
+    let store = worker.stores.at_root(None)?;
+    if !store.exists(&stored.key).await? {
+        let place = store.place(&stored.key);
+        let reason = format!("{name}: {place} is no longer in the store; run that job anew, or give a picture");
         return Err(JobError::invalid("input", reason));
     }
-    worker.store.verify(&stored).await?;
-    Ok(InputFile { name, bytes: worker.store.get(&stored.key, stored.size).await? })
+    store.verify(&stored).await?;
+    Ok(InputFile { name, bytes: store.get(&stored.key, stored.size).await? })
 }
 
 /// Runs picture work on a thread that may compute for long.

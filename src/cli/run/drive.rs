@@ -23,7 +23,7 @@ use crate::{
     engine::CancelToken,
     job::{ErrorRecord, InputRef, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
     status::{Claim, JobRow, Submitted},
-    store::{ObjectKey, OutFolder, file_url},
+    store::{MANIFEST, ObjectKey, OutFolder, file_url},
     worker::{Reporter, Verdict, WorkerName},
 };
 
@@ -190,20 +190,21 @@ impl Run<'_> {
             return Err(self.ended_badly(row));
         };
         let key = ObjectKey::parse(&result.manifest)?;
-        let store = &self.app.worker.store;
+        let stores = &self.app.worker.stores;
+        let store = stores.own();
         // The work is done, and may have taken hours: whoever reads the error must learn how to get at it.
         let kept = |error| Failure::AfterSuccess {
             error,
             advice: format!(
                 "job {id} has succeeded and its files are in {}; mend this and run the same command with --id {id}",
-                store.path(&key).with_file_name("").display(),
+                store.place(&key).trim_end_matches(MANIFEST),
                 id = row.id(),
             ),
         };
         let manifest = self.out.export(store, &key).await.map_err(kept)?;
         if let Some(path) = self.sheet {
             let limits = &self.app.worker.options.limits;
-            sheet::write(path, store, limits, self.out.path(), &manifest).await.map_err(kept)?;
+            sheet::write(path, stores.inputs(), limits, self.out.path(), &manifest).await.map_err(kept)?;
         }
         if self.json {
             output::json(&JobView::new(row, store)?)?;
@@ -233,8 +234,9 @@ impl Run<'_> {
         let (id, state) = (row.id(), row.state);
         let error = row.error.clone().unwrap_or_else(|| ErrorRecord::from(&JobError::Cancelled));
         if self.json {
-            let printed =
-                JobView::new(row, &self.app.worker.store).map_err(Failure::from).and_then(|view| output::json(&view));
+            let printed = JobView::new(row, self.app.worker.stores.own())
+                .map_err(Failure::from)
+                .and_then(|view| output::json(&view));
             if let Err(failure) = printed {
                 return failure;
             }

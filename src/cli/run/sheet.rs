@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::{
     image::{self, Limits},
     job::{InputRef, JobError, LayerRole, Manifest},
-    store::{FolderStore, io_error},
+    store::{Inputs, io_error},
 };
 
 /// Writes the input, the layers and the result side by side, on a checkerboard where they are transparent.
@@ -13,7 +13,7 @@ use crate::{
 /// `folder` holds the files that the manifest names. An input that is a layer of an earlier job is not shown.
 pub async fn write(
     path: &Path,
-    store: &FolderStore,
+    inputs: &Inputs,
     limits: &Limits,
     folder: &Path,
     manifest: &Manifest,
@@ -21,7 +21,7 @@ pub async fn write(
     let mut pictures = Vec::new();
     for input in &manifest.request.inputs {
         if let InputRef::Url(url) = input {
-            let bytes = store.read_input(url, limits.max_bytes).await?;
+            let bytes = inputs.read(url, limits.max_bytes).await?;
             pictures.push(image::decode(url, &bytes, limits)?.pixels);
         }
     }

@@ -1,0 +1,95 @@
+//! The two stores behind one face.
+
+use std::time::Duration;
+
+use super::{FolderStore, ObjectKey, S3Store, Stored, file_url};
+use crate::job::{Epoch, JobError, JobId};
+
+/// Objects below one root: a folder, or a prefix of a bucket. Clones share connections.
+#[derive(Debug, Clone)]
+pub enum Store {
+    Folder(FolderStore),
+    S3(S3Store),
+}
+
+impl Store {
+    /// Writes an object whole or not at all.
+    pub async fn put(&self, key: ObjectKey, bytes: Vec<u8>) -> Result<Stored, JobError> {
+        match self {
+            Self::Folder(store) => store.put(key, bytes).await,
+            Self::S3(store) => store.put(key, bytes).await,
+        }
+    }
+
+    /// Makes sure that what lies in the store is what was written.
+    pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
+        match self {
+            Self::Folder(store) => store.verify(stored).await,
+            Self::S3(store) => store.verify(stored).await,
+        }
+    }
+
+    /// Reads an object of at most `cap` bytes.
+    pub async fn get(&self, key: &ObjectKey, cap: u64) -> Result<Vec<u8>, JobError> {
+        match self {
+            Self::Folder(store) => store.get(key, cap).await,
+            Self::S3(store) => store.get(key, cap).await,
+        }
+    }
+
+    pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
+        match self {
+            Self::Folder(store) => store.exists(key).await,
+            Self::S3(store) => store.exists(key).await,
+        }
+    }
+
+    /// Takes away the objects of all attempts of a job but one, and says how many there were. What this job did not
+    /// write is left alone.
+    pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
+        match self {
+            Self::Folder(store) => store.delete_epochs(job, keep).await,
+            Self::S3(store) => store.delete_epochs(job, keep).await,
+        }
+    }
+
+    /// Whether objects can be written, read and deleted here, by doing it.
+    pub async fn check(&self) -> Result<(), JobError> {
+        match self {
+            Self::Folder(store) => store.check().await,
+            Self::S3(store) => store.check().await,
+        }
+    }
+
+    /// An address under which anybody can read an object for a while; a folder has none.
+    pub async fn presigned(&self, key: &ObjectKey, lasts: Duration) -> Result<Option<String>, JobError> {
+        match self {
+            Self::Folder(_) => Ok(None),
+            Self::S3(store) => store.presigned(key, lasts).await.map(Some),
+        }
+    }
+
+    /// The address of an object.
+    pub fn url(&self, key: &ObjectKey) -> String {
+        match self {
+            Self::Folder(store) => store.url(key),
+            Self::S3(store) => store.at(key).to_string(),
+        }
+    }
+
+    /// The address of the root, with a `/` at its end.
+    pub fn root_url(&self) -> String {
+        match self {
+            Self::Folder(store) => format!("{}/", file_url(store.root()).trim_end_matches('/')),
+            Self::S3(store) => store.root().to_string(),
+        }
+    }
+
+    /// Where an object is, for people: a path, or an address.
+    pub fn place(&self, key: &ObjectKey) -> String {
+        match self {
+            Self::Folder(store) => store.path(key).display().to_string(),
+            Self::S3(store) => store.at(key).to_string(),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Pictures that a request names, from wherever they are: a file, S3, the web; allowed first, read under a cap.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::Path,
+};
+
+use super::{
+    Listing, S3Client, WebLimits,
+    allow::AllowList,
+    errors::input_error,
+    folder::blocking,
+    location::{Location, S3Location},
+    s3, web,
+};
+use crate::job::JobError;
+
+/// Whose addresses they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Of the person at the keyboard, who may read anyway what acetate may read.
+    Local,
+    /// Of whoever can submit a job.
+    Submitted,
+}
+
+/// Clones share connections.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    client: S3Client,
+    /// Absent: everything is.
+    allowed: Option<AllowList>,
+    /// Absent: nothing is read from the web.
+    web: Option<WebLimits>,
+}
+
+impl Inputs {
+    pub(super) fn new(client: S3Client, allowed: Option<AllowList>, web: Option<WebLimits>) -> Self {
+        Self { client, allowed, web }
+    }
+
+    /// Reads a picture of at most `cap` bytes.
+    ///
+    /// # Errors
+    /// Of the class `invalid` what the submitter can correct: an address that is none, that is not allowed, where
+    /// nothing is, or too much. Transient what a later attempt may find mended.
+    pub async fn read(&self, url: &str, cap: u64) -> Result<Vec<u8>, JobError> {
+        match self.allowed(url)? {
+            Location::File(path) => blocking(move || read_file(&path, cap)).await,
+            Location::S3(object) => self.read_object(&object, cap).await,
+            Location::Web(address) => {
+                let (limits, allowed) = (self.web.clone().unwrap_or_default(), self.allowed.clone());
+                let check = move |location: &Location| allowed.as_ref().map_or(Ok(()), |list| list.check(location));
+                blocking(move || web::read(address, cap, &limits, &check)).await
+            }
+        }
+    }
+
+    /// Whether a request may name this address, without looking whether anything is there.
+    pub fn check(&self, url: &str) -> Result<(), JobError> {
+        self.allowed(url).map(drop)
+    }
+
+    /// What is in a folder or under a prefix, with everything below it, page by page.
+    pub fn list(&self, url: &str) -> Result<Listing, JobError> {
+        match self.allowed(url)? {
+            Location::File(path) => Ok(Listing::of_folder(path)),
+            Location::S3(prefix) => Ok(Listing::of_prefix(self.client.clone(), prefix.as_folder())),
+            Location::Web(address) => {
+                Err(JobError::invalid("input", format!("{address}: the web has no listing; give a folder or s3://")))
+            }
+        }
+    }
+
+    fn allowed(&self, url: &str) -> Result<Location, JobError> {
+        let location = Location::parse("input", url)?;
+        if matches!(location, Location::Web(_)) && self.web.is_none() {
+            let reason = "inputs from the web are off here (store.http_inputs); put the picture into the object store";
+            return Err(JobError::InputForbidden { input: location.to_string(), reason: reason.to_owned() });
+        }
+        match &self.allowed {
+            Some(list) => list.check(&location)?,
+            None => {}
+        }
+        Ok(location)
+    }
+
+    async fn read_object(&self, object: &S3Location, cap: u64) -> Result<Vec<u8>, JobError> {
+        if object.key.is_empty() || object.key.ends_with('/') {
+            return Err(JobError::invalid("input", format!("{object} is a folder; give the address of a picture")));
+        }
+        s3::read(&self.client, object, cap)
+            .await
+            .map_err(|failure| failure.for_input(&object.to_string(), cap, &self.client))
+    }
+}
+
+/// The name of an input for people: a path as a path, and nothing secret of an address.
+pub fn input_name(url: &str) -> String {
+    Location::parse("input", url).map_or_else(|_| "input".to_owned(), |location| location.to_string())
+}
+
+fn read_file(path: &Path, cap: u64) -> Result<Vec<u8>, JobError> {
+    let name = path.display().to_string();
+    let failed = |error: std::io::Error| input_error(&name, &error);
+    // Looked at before it is opened: opening a pipe would wait for a writer.
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(JobError::InvalidImage { input: name, reason: "is not a file; give a picture".to_owned() });
+    }
+    let file = File::open(path).map_err(failed)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(cap)).unwrap_or_default());
+    file.take(cap + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > cap {
+        let reason = format!("{} bytes are more than the {cap} allowed (image.max_bytes)", metadata.len());
+        return Err(JobError::ImageTooLarge { input: name, reason });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{S3Settings, file_url};
+
+    #[tokio::test]
+    async fn files_are_read_under_a_cap_and_named_in_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let inputs = Inputs::new(S3Client::new(S3Settings::default()), None, None);
+        let picture = folder.path().join("in.png");
+        fs::write(&picture, [0; 10]).unwrap();
+        assert_eq!(inputs.read(&file_url(&picture), 10).await.unwrap().len(), 10);
+        assert_eq!(inputs.read(&file_url(&picture), 9).await.unwrap_err().code(), "image_too_large");
+        let missing = inputs.read(&file_url(&folder.path().join("no.png")), 9).await.unwrap_err();
+        assert!(missing.code() == "input_not_found" && missing.to_string().contains("no.png"), "{missing}");
+        assert_eq!(inputs.read(&file_url(folder.path()), 9).await.unwrap_err().code(), "invalid_image");
+        assert_eq!(inputs.read("s3://in/folder/", 9).await.unwrap_err().code(), "invalid_request");
+        let web = inputs.read("https://example.org/x.png?sig=s3cret", 9).await.unwrap_err();
+        assert!(web.code() == "input_forbidden" && web.to_string().contains("store.http_inputs"), "{web}");
+        assert!(!web.to_string().contains("s3cret"), "{web}");
+    }
+}

@@ -1,0 +1,104 @@
+//! What lies in a folder or under a prefix, page by page, so that a million pictures never stand in memory at once.
+
+use std::{fs, path::PathBuf};
+
+use super::{
+    S3Client,
+    errors::io_error,
+    folder::blocking,
+    location::{Location, S3Location},
+    s3,
+};
+use crate::job::JobError;
+
+/// Files in a page of a folder, at least; S3 makes its pages itself.
+const PAGE: usize = 1000;
+
+/// An object or a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub url: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Pages still to come.
+#[derive(Debug)]
+pub struct Listing(Rest);
+
+#[derive(Debug)]
+enum Rest {
+    /// Folders that have not been looked into, the next one last.
+    Folders(Vec<PathBuf>),
+    Prefix {
+        client: S3Client,
+        folder: S3Location,
+        from: Option<String>,
+    },
+    Nothing,
+}
+
+impl Listing {
+    pub(super) fn of_folder(path: PathBuf) -> Self {
+        Self(Rest::Folders(vec![path]))
+    }
+
+    pub(super) fn of_prefix(client: S3Client, folder: S3Location) -> Self {
+        Self(Rest::Prefix { client, folder, from: None })
+    }
+
+    /// The next page; none after the last. A page may be empty.
+    pub async fn next(&mut self) -> Result<Option<Vec<Listed>>, JobError> {
+        match std::mem::replace(&mut self.0, Rest::Nothing) {
+            Rest::Nothing => Ok(None),
+            Rest::Folders(folders) if folders.is_empty() => Ok(None),
+            Rest::Folders(mut folders) => {
+                let (files, rest) = blocking(move || {
+                    let mut files = Vec::new();
+                    while files.len() < PAGE
+                        && let Some(folder) = folders.pop()
+                    {
+                        look_into(folder, &mut files, &mut folders)?;
+                    }
+                    Ok((files, folders))
+                })
+                .await?;
+                self.0 = Rest::Folders(rest);
+                Ok(Some(files))
+            }
+            Rest::Prefix { client, folder, from } => {
+                let page = s3::list_page(&client, &folder, from.as_deref())
+                    .await
+                    .map_err(|failure| failure.for_input(&folder.to_string(), 0, &client))?;
+                let listed = |(object, size): (S3Location, u64)| Listed { url: object.to_string(), size };
+                if page.next.is_some() {
+                    self.0 = Rest::Prefix { client, folder, from: page.next };
+                }
+                Ok(Some(page.objects.into_iter().map(listed).collect()))
+            }
+        }
+    }
+}
+
+/// The files of one folder in the order of their names, and its folders onto the stack. Links to folders are not
+/// followed, as they may lead in circles.
+fn look_into(folder: PathBuf, files: &mut Vec<Listed>, folders: &mut Vec<PathBuf>) -> Result<(), JobError> {
+    let failed = |error: std::io::Error| io_error(&folder, "list the folder", &error);
+    let mut entries = fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    let mut below = Vec::new();
+    for entry in entries {
+        let path = entry.path();
+        if entry.file_type().map_err(failed)?.is_dir() {
+            below.push(path);
+            continue;
+        }
+        // A link to nowhere, or a file that has just gone.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if metadata.is_file() {
+            files.push(Listed { url: String::from(&Location::File(path)), size: metadata.len() });
+        }
+    }
+    folders.extend(below.into_iter().rev());
+    Ok(())
+}

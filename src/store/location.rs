@@ -1,0 +1,249 @@
+//! Addresses: of a file, of an object in S3, of something on the web. Read once, then compared part by part.
+
+use std::{fmt, path::PathBuf};
+
+use ureq::http::Uri;
+
+use super::url::{file_url, path_of};
+use crate::job::JobError;
+
+/// What an object store takes for one key, in bytes.
+const LONGEST_KEY: usize = 1024;
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Location {
+    File(PathBuf),
+    S3(S3Location),
+    Web(WebAddress),
+}
+
+impl Location {
+    /// Reads an address. `field` is what an error names: `input`, `store.url`, `output.prefix`.
+    pub fn parse(field: &str, url: &str) -> Result<Self, JobError> {
+        match url.split_once("://").map(|(scheme, _)| scheme) {
+            Some("file") => path_of(field, url).map(Self::File),
+            Some("s3") => S3Location::parse(field, url).map(Self::S3),
+            Some("http" | "https") => WebAddress::parse(field, url).map(Self::Web),
+            Some(scheme) => refuse(field, url, &format!("has the scheme {scheme}; give s3://, file:/// or https://")),
+            None => refuse(field, url, "is not an address such as s3://bucket/scene.png or file:///folder/scene.png"),
+        }
+    }
+}
+
+/// For people: a path as a path, an address without what is secret in it.
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::S3(location) => location.fmt(f),
+            Self::Web(address) => address.fmt(f),
+        }
+    }
+}
+
+/// `s3://bucket/key`, taken literally: `%20`, `#` and `?` are characters of the key like any other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct S3Location {
+    pub bucket: String,
+    /// May be empty (the bucket itself), and ends with `/` where it stands for a folder.
+    pub key: String,
+}
+
+impl S3Location {
+    pub fn parse(field: &str, url: &str) -> Result<Self, JobError> {
+        let Some(rest) = url.strip_prefix("s3://") else {
+            return refuse(field, url, "is not an address such as s3://bucket/scene.png");
+        };
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if bucket.is_empty() || bucket.len() > 255 || bucket.starts_with('.') || !bucket.chars().all(plain) {
+            let reason = "names no bucket after s3://; a bucket has letters, digits, `-`, `_` and `.`";
+            return refuse(field, url, reason);
+        }
+        check_steps(field, url, key)?;
+        if key.len() > LONGEST_KEY {
+            return refuse(field, url, &format!("has a key of {} bytes; S3 takes {LONGEST_KEY}", key.len()));
+        }
+        Ok(Self { bucket: bucket.to_owned(), key: key.to_owned() })
+    }
+
+    /// The same place as a folder: its key is empty or ends with `/`.
+    pub fn as_folder(&self) -> Self {
+        let slash = if self.key.is_empty() || self.key.ends_with('/') { "" } else { "/" };
+        Self { bucket: self.bucket.clone(), key: format!("{}{slash}", self.key) }
+    }
+
+    /// Something in this folder.
+    pub fn join(&self, rest: &str) -> Self {
+        Self { bucket: self.bucket.clone(), key: format!("{}{rest}", self.key) }
+    }
+}
+
+impl fmt::Display for S3Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+/// An `http://` or `https://` address without user name or fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebAddress(Uri);
+
+impl WebAddress {
+    pub fn parse(field: &str, url: &str) -> Result<Self, JobError> {
+        let shown = without_query(url);
+        let Ok(uri) = url.split('#').next().unwrap_or(url).parse::<Uri>() else {
+            return refuse(field, shown, "is no web address; write blanks and the like as %XX");
+        };
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+            return refuse(field, shown, "is not an http or https address with a host");
+        }
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            // Not shown: what stands before the @ may be a password.
+            return Err(JobError::invalid(field, "a web address with a user name or password is not taken"));
+        }
+        check_steps(field, shown, uri.path())?;
+        Ok(Self(uri))
+    }
+
+    /// Where a `Location` header leads from here: a whole address, one without scheme, an absolute or relative path.
+    pub fn join(&self, location: &str) -> Result<Self, JobError> {
+        let scheme = self.0.scheme_str().unwrap_or("https");
+        let authority = self.0.authority().map_or("", |authority| authority.as_str());
+        let whole = if let Some(rest) = location.strip_prefix("//") {
+            format!("{scheme}://{rest}")
+        } else if location.starts_with('/') {
+            format!("{scheme}://{authority}{location}")
+        } else if location.contains("://") {
+            location.to_owned()
+        } else {
+            let folder = self.0.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{scheme}://{authority}{folder}/{location}")
+        };
+        Self::parse("input", &whole)
+    }
+
+    pub fn uri(&self) -> &Uri {
+        &self.0
+    }
+
+    pub fn is_https(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+
+    /// Scheme, host in small letters, and port.
+    pub fn origin(&self) -> (bool, String, u16) {
+        let https = self.is_https();
+        let port = self.0.port_u16().unwrap_or(if https { 443 } else { 80 });
+        (https, self.0.host().unwrap_or_default().to_ascii_lowercase(), port)
+    }
+}
+
+impl fmt::Display for WebAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(without_query(&self.0.to_string()))
+    }
+}
+
+/// The address of a location, whole, as it stands in requests and lists.
+impl From<&Location> for String {
+    fn from(location: &Location) -> Self {
+        match location {
+            Location::File(path) => file_url(path),
+            Location::S3(location) => location.to_string(),
+            Location::Web(address) => address.0.to_string(),
+        }
+    }
+}
+
+/// The query of a signed address is a secret for as long as it lasts.
+fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or(url)
+}
+
+/// Refuses parts that some reader on the way may take for a step upwards, and characters that break headers and logs.
+fn check_steps(field: &str, url: &str, path: &str) -> Result<(), JobError> {
+    let is_dots = |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+    if path.split('/').any(is_dots) {
+        return refuse(field, url, "has a part `.` or `..`; write the address without it");
+    }
+    if path.chars().any(char::is_control) {
+        return refuse(field, &url.escape_debug().to_string(), "has a control character in it");
+    }
+    Ok(())
+}
+
+fn refuse<T>(field: &str, url: &str, reason: &str) -> Result<T, JobError> {
+    Err(JobError::invalid(field, format!("`{url}` {reason}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s3_addresses_are_literal() {
+        for key in ["a b.png", "ä/雪.png", "50%25#1?x=y&z.png", "%41", "a//b", "/lead", "", "folder/"] {
+            let location = S3Location::parse("input", &format!("s3://in/{key}")).unwrap();
+            assert_eq!((location.bucket.as_str(), location.key.as_str()), ("in", key));
+            assert_eq!(location.to_string(), format!("s3://in/{key}"));
+        }
+        assert_eq!(S3Location::parse("input", "s3://in").unwrap().as_folder().key, "");
+        assert_eq!(S3Location::parse("input", "s3://in/a").unwrap().as_folder().join("b").key, "a/b");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_the_field() {
+        let long = format!("s3://in/{}", "k".repeat(1025));
+        for url in [
+            "",
+            "scene.png",
+            "ftp://h/x",
+            "s3://",
+            "s3:///key",
+            "s3://in side/x",
+            "s3://../x",
+            "s3://in/../x",
+            "s3://in/a/%2E%2e/x",
+            "s3://in/.",
+            "s3://in/a\nb",
+            "s3://in/a\u{85}b",
+            "file:///a/../b",
+            "file://host/x",
+            "https://",
+            "https:///x",
+            "https://h/a/../b",
+            "https://h/%2e./b",
+            "https://h/a b",
+            &long,
+        ] {
+            let error = Location::parse("input", url).unwrap_err();
+            assert!(matches!(&error, JobError::InvalidRequest { field, .. } if field == "input"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_secret_in_an_address_is_not_shown() {
+        let signed = Location::parse("input", "https://h/x.png?X-Amz-Signature=s3cret#f").unwrap();
+        assert_eq!(signed.to_string(), "https://h/x.png");
+        for url in ["https://me:s3cret@h/x", "https://h/../x?sig=s3cret", "https://h/x y?sig=s3cret"] {
+            let error = Location::parse("input", url).unwrap_err().to_string();
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn redirects_lead_on_from_where_they_were_found() {
+        let here = WebAddress::parse("input", "https://h:8443/a/b.png?q").unwrap();
+        for (location, wanted) in [
+            ("c.png", "https://h:8443/a/c.png"),
+            ("/c.png", "https://h:8443/c.png"),
+            ("//other/c", "https://other/c"),
+            ("http://other/c", "http://other/c"),
+        ] {
+            assert_eq!(here.join(location).unwrap().to_string(), wanted);
+        }
+        assert!(here.join("file:///etc/passwd").is_err());
+        assert!(here.join("../x").is_err());
+    }
+}

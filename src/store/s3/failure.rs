@@ -1,0 +1,171 @@
+//! What a request to S3 can end with, and what that means for a job: the same answer is the caller's fault for an
+//! input, and a broken store for a result.
+
+use std::error::Error;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use super::S3Client;
+use crate::job::JobError;
+
+/// Of a server's own words, this many characters are passed on.
+const LONGEST_MESSAGE: usize = 300;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::store) enum Failure {
+    NoKey,
+    NoBucket,
+    /// Asked by somebody known, who may not.
+    Denied(String),
+    /// There are no credentials, or they are not taken.
+    Credentials(String),
+    /// The bucket lies elsewhere.
+    Region(String),
+    /// The object has more bytes than are wanted, where it says how many.
+    TooLarge(Option<u64>),
+    /// The object was replaced while it was read.
+    Changed,
+    /// The server, or the way to it, is broken for now.
+    Unavailable(String),
+    /// The server does not take the request, and will not.
+    Refused(String),
+}
+
+impl Failure {
+    pub(super) fn of<E: ProvideErrorMetadata + Error + 'static>(error: SdkError<E>) -> Self {
+        let message = clipped(error.message().unwrap_or_default());
+        let status = error.raw_response().map(|response| response.status().as_u16());
+        match error.code() {
+            Some("NoSuchKey") => return Self::NoKey,
+            Some("NoSuchBucket") => return Self::NoBucket,
+            Some("PreconditionFailed") => return Self::Changed,
+            Some("AccessDenied" | "AllAccessDisabled" | "AccountProblem") => return Self::Denied(message),
+            Some(
+                code @ ("InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "ExpiredToken"
+                | "InvalidToken"
+                | "TokenRefreshRequired"
+                | "RequestTimeTooSkewed"
+                | "NotSignedUp"),
+            ) => return Self::Credentials(format!("{code}: {message}")),
+            Some(
+                code @ ("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"),
+            ) => {
+                return Self::Region(format!("{code}: {message}"));
+            }
+            Some("RequestTimeout") => return Self::Unavailable(message),
+            Some(_) | None => {}
+        }
+        match status {
+            // The answer to a HEAD has no body that would tell the two apart.
+            Some(404) => Self::NoKey,
+            Some(401) => Self::Credentials(message),
+            Some(403) => Self::Denied(message),
+            Some(412) => Self::Changed,
+            Some(301 | 307 | 308) => Self::Region(message),
+            Some(status @ (408 | 429 | 500..)) => Self::Unavailable(format!("it answers {status} {message}")),
+            Some(status @ 400..) => Self::Refused(format!("it answers {status} {message}")),
+            Some(_) | None => Self::without_answer(&error),
+        }
+    }
+
+    fn without_answer<E: Error + 'static>(error: &SdkError<E>) -> Self {
+        let reasons = chain(error);
+        let text = clipped(&reasons.join(": "));
+        // The SDK has no type of its own for this that a caller could match.
+        if reasons.iter().any(|reason| reason.contains("credentials")) {
+            Self::Credentials(text)
+        } else {
+            Self::Unavailable(text)
+        }
+    }
+
+    /// About a picture that a request names.
+    pub(in crate::store) fn for_input(self, url: &str, cap: u64, client: &S3Client) -> JobError {
+        let input = url.to_owned();
+        match self {
+            Self::NoKey | Self::NoBucket => JobError::InputNotFound { input },
+            Self::Denied(message) => JobError::InputForbidden {
+                input,
+                reason: words(
+                    &format!("{} does not let acetate read it; allow s3:GetObject there", client.server()),
+                    &message,
+                ),
+            },
+            Self::TooLarge(size) => {
+                JobError::ImageTooLarge { input, reason: too_large(size, cap, "allowed (image.max_bytes)") }
+            }
+            Self::Refused(message) => {
+                JobError::invalid("input", format!("{url}: {} does not take the request: {message}", client.server()))
+            }
+            other @ (Self::Credentials(_) | Self::Region(_) | Self::Changed | Self::Unavailable(_)) => {
+                other.for_object(url, cap, client)
+            }
+        }
+    }
+
+    /// About an object of acetate's own.
+    pub(in crate::store) fn for_object(self, url: &str, cap: u64, client: &S3Client) -> JobError {
+        let server = client.server();
+        let reason = match self {
+            Self::NoKey => format!("there is no such object at {server}"),
+            Self::NoBucket => {
+                format!("there is no such bucket at {server}; make it, or correct store.url and store.endpoint")
+            }
+            Self::Denied(message) => {
+                let advice = "allow s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there";
+                words(&format!("{server} refuses access; {advice}"), &message)
+            }
+            Self::Credentials(message) => {
+                let advice =
+                    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or AWS_PROFILE, and the clock";
+                words(&format!("{server} does not know these credentials, or there are none; {advice}"), &message)
+            }
+            Self::Region(message) => {
+                words(&format!("the bucket is in another region than {server} was asked in; set AWS_REGION"), &message)
+            }
+            Self::TooLarge(size) => too_large(size, cap, "that it should have"),
+            Self::Changed => "was replaced while it was read; it is read anew at the next attempt".to_owned(),
+            Self::Unavailable(message) => words(
+                &format!("{server} cannot be used now; check that it runs, and store.endpoint and the network"),
+                &message,
+            ),
+            Self::Refused(message) => words(
+                &format!("{server} does not take the request; check store.endpoint and store.checksums"),
+                &message,
+            ),
+        };
+        JobError::Storage { path: url.to_owned(), reason }
+    }
+}
+
+fn too_large(size: Option<u64>, cap: u64, which: &str) -> String {
+    match size {
+        Some(size) => format!("{size} bytes are more than the {cap} {which}"),
+        None => format!("has more than the {cap} bytes {which}"),
+    }
+}
+
+fn words(what: &str, message: &str) -> String {
+    let message = message.trim();
+    if message.is_empty() { what.to_owned() } else { format!("{what} ({message})") }
+}
+
+/// An error and its causes, each said once.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut reasons: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !reasons.iter().any(|reason| reason.contains(&text)) {
+            reasons.push(text);
+        }
+        next = error.source();
+    }
+    reasons
+}
+
+fn clipped(message: &str) -> String {
+    message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_MESSAGE).collect()
+}

@@ -1,0 +1,62 @@
+//! Pages of the objects under a prefix, and taking many objects away.
+
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+
+use super::{Failure, S3Client};
+use crate::store::location::S3Location;
+
+/// S3 takes no more keys in one request to delete.
+const KEYS_AT_ONCE: usize = 1000;
+
+/// Some of the objects under a prefix.
+pub(in crate::store) struct Page {
+    pub objects: Vec<(S3Location, u64)>,
+    /// Where the next page starts; absent after the last one.
+    pub next: Option<String>,
+}
+
+/// One page, in the order of the keys; a folder's own marker (a key that ends with `/`) is none of its objects.
+pub(in crate::store) async fn list_page(
+    client: &S3Client,
+    folder: &S3Location,
+    from: Option<&str>,
+) -> Result<Page, Failure> {
+    let answer = client
+        .get()
+        .await
+        .list_objects_v2()
+        .bucket(&folder.bucket)
+        .prefix(&folder.key)
+        .set_continuation_token(from.map(str::to_owned))
+        .send()
+        .await
+        .map_err(Failure::of)?;
+    let mut objects = Vec::with_capacity(answer.contents().len());
+    for object in answer.contents() {
+        let Some(key) = object.key().filter(|key| !key.ends_with('/')) else { continue };
+        let location = S3Location { bucket: folder.bucket.clone(), key: key.to_owned() };
+        objects.push((location, object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default()));
+    }
+    let next = answer.next_continuation_token().filter(|_| answer.is_truncated() == Some(true)).map(str::to_owned);
+    Ok(Page { objects, next })
+}
+
+/// Deletes objects of one bucket; those that are gone already count as deleted.
+pub(super) async fn delete(client: &S3Client, bucket: &str, keys: &[String]) -> Result<(), Failure> {
+    for keys in keys.chunks(KEYS_AT_ONCE) {
+        let mut batch = Delete::builder().quiet(true);
+        for key in keys {
+            let object = ObjectIdentifier::builder().key(key).build();
+            batch = batch.objects(object.map_err(|error| Failure::Refused(error.to_string()))?);
+        }
+        let batch = batch.build().map_err(|error| Failure::Refused(error.to_string()))?;
+        let answer =
+            client.get().await.delete_objects().bucket(bucket).delete(batch).send().await.map_err(Failure::of)?;
+        if let Some(error) = answer.errors().iter().find(|error| error.code() != Some("NoSuchKey")) {
+            let (key, code) = (error.key().unwrap_or("?"), error.code().unwrap_or("?"));
+            let message = format!("{key}: {code} {}", error.message().unwrap_or_default());
+            return Err(if code == "AccessDenied" { Failure::Denied(message) } else { Failure::Unavailable(message) });
+        }
+    }
+    Ok(())
+}

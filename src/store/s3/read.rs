@@ -1,0 +1,110 @@
+//! Reading an object under a cap and a deadline, and on from where it broke.
+
+use std::time::Duration;
+
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::debug;
+
+use super::{Failure, S3Client, failure::chain};
+use crate::store::location::S3Location;
+
+/// A body must bring this many bytes within each read timeout; a slower one is as good as silent.
+const LEAST_PROGRESS: u64 = 64 << 10;
+/// How often a body may break off.
+const MAX_BREAKS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What has been read of one version of an object.
+#[derive(Default)]
+struct Partial {
+    bytes: Vec<u8>,
+    etag: Option<String>,
+    /// Bytes of the whole object.
+    total: Option<u64>,
+}
+
+/// How a body ended.
+enum Body {
+    Whole,
+    /// It may go on in a moment.
+    Broken(String),
+}
+
+/// Reads an object of at most `cap` bytes; more is noticed by its length before it is read, and while reading.
+pub(in crate::store) async fn read(client: &S3Client, at: &S3Location, cap: u64) -> Result<Vec<u8>, Failure> {
+    let mut partial = Partial::default();
+    for breaks in 1.. {
+        let answer = ask(client, at, &mut partial).await?;
+        match receive(answer, cap, client.settings().read_timeout, &mut partial).await? {
+            Body::Whole => break,
+            Body::Broken(reason) if breaks > MAX_BREAKS => return Err(Failure::Unavailable(reason)),
+            Body::Broken(reason) => {
+                debug!("{at}: {reason} after {} bytes; going on from there", partial.bytes.len());
+                sleep(PAUSE * breaks).await;
+            }
+        }
+    }
+    Ok(partial.bytes)
+}
+
+/// Asks for the object, or for the rest of the version that was begun.
+async fn ask(client: &S3Client, at: &S3Location, partial: &mut Partial) -> Result<GetObjectOutput, Failure> {
+    let mut request = client.get().await.get_object().bucket(&at.bucket).key(&at.key);
+    match &partial.etag {
+        Some(etag) if !partial.bytes.is_empty() => {
+            request = request.range(format!("bytes={}-", partial.bytes.len())).if_match(etag);
+        }
+        Some(_) | None => partial.bytes.clear(),
+    }
+    let answer = request.send().await.map_err(Failure::of)?;
+    if answer.content_range().is_none() {
+        // The whole object, be it that the server knows no ranges.
+        partial.bytes.clear();
+        partial.total = answer.content_length().and_then(|length| u64::try_from(length).ok());
+        partial.etag = answer.e_tag().map(str::to_owned);
+    }
+    Ok(answer)
+}
+
+async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &mut Partial) -> Result<Body, Failure> {
+    if partial.total.is_some_and(|total| total > cap) {
+        return Err(Failure::TooLarge(partial.total));
+    }
+    let expected = usize::try_from(partial.total.unwrap_or_default()).unwrap_or_default();
+    partial.bytes.reserve_exact(expected.saturating_sub(partial.bytes.len()));
+    let mut body = answer.body;
+    let (mut until, mut progress) = (Instant::now() + window, 0);
+    loop {
+        let piece = match timeout_at(until, body.next()).await {
+            Err(_) => {
+                let reason =
+                    format!("it sent {progress} bytes in {} s, less than {LEAST_PROGRESS}", window.as_secs_f64());
+                return Ok(Body::Broken(reason));
+            }
+            Ok(None) => break,
+            Ok(Some(Err(error))) => {
+                // All there, and still an error: the bytes do not have their checksum.
+                if partial.total.is_some_and(|total| partial.bytes.len() as u64 >= total) {
+                    partial.bytes.clear();
+                }
+                return Ok(Body::Broken(chain(&error).join(": ")));
+            }
+            Ok(Some(Ok(piece))) => piece,
+        };
+        progress += piece.len() as u64;
+        if progress >= LEAST_PROGRESS {
+            (until, progress) = (Instant::now() + window, 0);
+        }
+        partial.bytes.extend_from_slice(&piece);
+        if partial.bytes.len() as u64 > cap {
+            return Err(Failure::TooLarge(partial.total));
+        }
+    }
+    match partial.total {
+        Some(total) if (partial.bytes.len() as u64) < total => {
+            Ok(Body::Broken(format!("the answer ended after {} of {total} bytes", partial.bytes.len())))
+        }
+        Some(_) | None => Ok(Body::Whole),
+    }
+}

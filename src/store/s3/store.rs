@@ -1,0 +1,199 @@
+//! The store under a prefix of a bucket.
+
+use std::time::Duration;
+
+use aws_sdk_s3::{presigning::PresigningConfig, primitives::ByteStream, types::ChecksumMode};
+use sha2::{Digest, Sha256};
+
+use super::{Checksums, Failure, S3Client, list, read};
+use crate::{
+    job::{Epoch, JobError, JobId},
+    store::{ObjectKey, Stored, folder::hex, location::S3Location},
+};
+
+const PROBE: &[u8] = b"acetate looks whether it can write, read and delete here";
+
+/// Objects under one prefix.
+#[derive(Debug, Clone)]
+pub struct S3Store {
+    client: S3Client,
+    /// Its key is empty or ends with `/`.
+    root: S3Location,
+}
+
+impl S3Store {
+    pub fn new(client: S3Client, root: &S3Location) -> Self {
+        Self { client, root: root.as_folder() }
+    }
+
+    /// Writes an object. S3 shows it whole or not at all, and refuses bytes that do not have their checksum.
+    pub async fn put(&self, key: ObjectKey, bytes: Vec<u8>) -> Result<Stored, JobError> {
+        let digest = Sha256::digest(&bytes);
+        let stored = Stored { size: bytes.len() as u64, sha256: hex(&digest), key };
+        let at = self.at(&stored.key);
+        let media_type = media_type(&at.key);
+        self.send(&at, bytes, &digest, media_type).await.map_err(|failure| self.broken(&at, 0, failure))?;
+        Ok(stored)
+    }
+
+    /// Compares what lies in the store with what was written: by the checksum that the server keeps, and where it
+    /// keeps none, by reading all of it back.
+    pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
+        let at = self.at(&stored.key);
+        let differs = |what: &str| JobError::Storage {
+            path: at.to_string(),
+            reason: format!("{what} differs from what was written; check the store at {}", self.client.server()),
+        };
+        let mut request = self.client.get().await.head_object().bucket(&at.bucket).key(&at.key);
+        if self.client.settings().checksums == Checksums::Supported {
+            request = request.checksum_mode(ChecksumMode::Enabled);
+        }
+        let head = request.send().await.map_err(|error| self.broken(&at, 0, Failure::of(error)))?;
+        if head.content_length().and_then(|size| u64::try_from(size).ok()) != Some(stored.size) {
+            return Err(differs("its size"));
+        }
+        let kept = match head.checksum_sha256() {
+            Some(checksum) => checksum.to_owned(),
+            None => base64(&Sha256::digest(self.get(&stored.key, stored.size).await?)),
+        };
+        if unhex(&stored.sha256).is_some_and(|digest| base64(&digest) == kept) {
+            Ok(())
+        } else {
+            Err(differs("its SHA-256"))
+        }
+    }
+
+    pub async fn get(&self, key: &ObjectKey, cap: u64) -> Result<Vec<u8>, JobError> {
+        let at = self.at(key);
+        read(&self.client, &at, cap).await.map_err(|failure| self.broken(&at, cap, failure))
+    }
+
+    pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
+        let at = self.at(key);
+        let head = self.client.get().await.head_object().bucket(&at.bucket).key(&at.key).send().await;
+        match head.map_err(Failure::of) {
+            Ok(_) => Ok(true),
+            Err(Failure::NoKey) => Ok(false),
+            Err(failure) => Err(self.broken(&at, 0, failure)),
+        }
+    }
+
+    /// Takes away the objects of all attempts of a job but one, and says how many there were.
+    pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
+        let folder = self.root.join(&format!("{job}/"));
+        let broken = |failure| self.broken(&folder, 0, failure);
+        let mut deleted = 0;
+        let mut from = None;
+        loop {
+            let page = list::list_page(&self.client, &folder, from.as_deref()).await.map_err(broken)?;
+            let epoch_of = |key: &str| key.strip_prefix(&folder.key)?.split('/').next()?.parse().ok().map(Epoch);
+            let keys = page.objects.into_iter().map(|(object, _)| object.key);
+            let keys: Vec<_> = keys.filter(|key| epoch_of(key).is_some_and(|epoch| Some(epoch) != keep)).collect();
+            list::delete(&self.client, &folder.bucket, &keys).await.map_err(broken)?;
+            deleted += keys.len() as u64;
+            from = page.next;
+            if from.is_none() {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    /// Writes an object, reads it back and deletes it.
+    pub async fn check(&self) -> Result<(), JobError> {
+        let at = self.root.join(&format!(".acetate-check/{}", uuid::Uuid::now_v7()));
+        let broken = |failure| self.broken(&at, PROBE.len() as u64, failure);
+        self.send(&at, PROBE.to_vec(), &Sha256::digest(PROBE), "text/plain").await.map_err(broken)?;
+        let read = read(&self.client, &at, PROBE.len() as u64).await;
+        list::delete(&self.client, &at.bucket, std::slice::from_ref(&at.key)).await.map_err(broken)?;
+        if read.map_err(broken)? == PROBE {
+            return Ok(());
+        }
+        let reason = format!("reads back other bytes than were written; check the store at {}", self.client.server());
+        Err(JobError::Storage { path: at.to_string(), reason })
+    }
+
+    /// An address under which anybody can read the object for a while.
+    pub async fn presigned(&self, key: &ObjectKey, lasts: Duration) -> Result<String, JobError> {
+        let at = self.at(key);
+        let failed = |reason: String| JobError::Storage { path: at.to_string(), reason };
+        let config = PresigningConfig::expires_in(lasts).map_err(|error| failed(error.to_string()))?;
+        let request = self.client.get().await.get_object().bucket(&at.bucket).key(&at.key).presigned(config).await;
+        Ok(request.map_err(|error| self.broken(&at, 0, Failure::of(error)))?.uri().to_owned())
+    }
+
+    pub fn root(&self) -> &S3Location {
+        &self.root
+    }
+
+    pub fn at(&self, key: &ObjectKey) -> S3Location {
+        self.root.join(key.as_str())
+    }
+
+    async fn send(&self, at: &S3Location, bytes: Vec<u8>, digest: &[u8], media_type: &str) -> Result<(), Failure> {
+        let mut request = self
+            .client
+            .get()
+            .await
+            .put_object()
+            .bucket(&at.bucket)
+            .key(&at.key)
+            .content_type(media_type)
+            .metadata("sha256", hex(digest))
+            .body(ByteStream::from(bytes));
+        if self.client.settings().checksums == Checksums::Supported {
+            request = request.checksum_sha256(base64(digest));
+        }
+        request.send().await.map(drop).map_err(Failure::of)
+    }
+
+    fn broken(&self, at: &S3Location, cap: u64, failure: Failure) -> JobError {
+        failure.for_object(&at.to_string(), cap, &self.client)
+    }
+}
+
+fn media_type(key: &str) -> &'static str {
+    match key.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("png") => "image/png",
+        Some("json") => "application/json",
+        Some(_) | None => "application/octet-stream",
+    }
+}
+
+/// As S3 writes checksums.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= three.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| match pair {
+            [high, low] => u8::try_from(digit(*high)? * 16 + digit(*low)?).ok(),
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_written_as_s3_writes_them() {
+        for (bytes, wanted) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob\u{ff}", "Zm9vYsO/")] {
+            assert_eq!(base64(bytes.as_bytes()), wanted);
+        }
+        assert_eq!(unhex("00ff1a"), Some(vec![0, 255, 26]));
+        assert_eq!((unhex("0"), unhex("zz")), (None, None));
+    }
+}

@@ -1,0 +1,178 @@
+//! All that a process reads from and writes to: its own store, the inputs that it may read, the roots that results
+//! may go to; over one client.
+
+use std::time::Duration;
+
+use super::{
+    FolderStore, Inputs, S3Client, S3Settings, S3Store, Store, Trust, WebLimits, allow::AllowList, location::Location,
+};
+use crate::job::JobError;
+
+/// The settings of `[store]`.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// `s3://bucket/prefix` or `file:///folder`.
+    pub url: String,
+    pub s3: S3Settings,
+    /// Prefixes that inputs may lie under. Empty: `url`.
+    pub inputs: Vec<String>,
+    /// Prefixes that results may be written to. Empty: `url`.
+    pub outputs: Vec<String>,
+    pub http_inputs: bool,
+}
+
+/// Clones share connections.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    own: Store,
+    inputs: Inputs,
+    outputs: Option<AllowList>,
+    client: S3Client,
+}
+
+impl Stores {
+    /// Reads the settings; nothing is opened or asked yet ([`Store::check`] does).
+    pub fn new(settings: &StoreSettings, trust: Trust) -> Result<Self, JobError> {
+        check_endpoint(&settings.s3)?;
+        let client = S3Client::new(settings.s3.clone());
+        let root = folder("store.url", &settings.url)?;
+        let own = rooted(&client, "store.url", &root)?;
+        let lists = match trust {
+            Trust::Local => None,
+            Trust::Submitted => Some((
+                AllowList::new("store.inputs", &settings.inputs, &root)?,
+                AllowList::new("store.outputs", &settings.outputs, &root)?,
+            )),
+        };
+        let (allowed, outputs) = lists.unzip();
+        let web = settings.http_inputs.then(|| WebLimits::of(&settings.s3));
+        Ok(Self { own, inputs: Inputs::new(client.clone(), allowed, web), outputs, client })
+    }
+
+    /// The store of `store.url`.
+    pub fn own(&self) -> &Store {
+        &self.own
+    }
+
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// The store at the root that a request names as its `output.prefix`.
+    ///
+    /// # Errors
+    /// [`JobError::InputForbidden`] for a place that `store.outputs` does not allow.
+    pub fn results(&self, prefix: &str) -> Result<Store, JobError> {
+        let root = folder("output.prefix", prefix)?;
+        if let Some(list) = &self.outputs {
+            list.check(&root)?;
+        }
+        rooted(&self.client, "output.prefix", &root)
+    }
+
+    /// The store at the root that a job row names; a row without one means [`Stores::own`]. What was allowed when it
+    /// was written stays readable.
+    pub fn at_root(&self, result_root: Option<&str>) -> Result<Store, JobError> {
+        match result_root {
+            None => Ok(self.own.clone()),
+            Some(url) => rooted(&self.client, "result_root", &folder("result_root", url)?),
+        }
+    }
+}
+
+/// A place that things are put into: `s3://out/x` is the folder `s3://out/x/`.
+fn folder(field: &str, url: &str) -> Result<Location, JobError> {
+    Ok(match Location::parse(field, url)? {
+        Location::S3(location) => Location::S3(location.as_folder()),
+        other @ (Location::File(_) | Location::Web(_)) => other,
+    })
+}
+
+fn rooted(client: &S3Client, field: &str, root: &Location) -> Result<Store, JobError> {
+    match root {
+        Location::File(path) => Ok(Store::Folder(FolderStore::in_folder(path.clone()))),
+        Location::S3(root) => Ok(Store::S3(S3Store::new(client.clone(), root))),
+        Location::Web(address) => {
+            Err(JobError::invalid(field, format!("`{address}` cannot be written to; give s3:// or file:///")))
+        }
+    }
+}
+
+fn check_endpoint(settings: &S3Settings) -> Result<(), JobError> {
+    let Some(endpoint) = &settings.endpoint else { return Ok(()) };
+    let refuse = |reason: &str| {
+        Err(JobError::invalid("store.endpoint", format!("{reason}; give an address such as http://127.0.0.1:3900")))
+    };
+    match Location::parse("store.endpoint", endpoint) {
+        Ok(Location::Web(address)) if address.uri().query().is_none() => Ok(()),
+        Ok(Location::Web(_)) => refuse("an endpoint has no query"),
+        Ok(Location::File(_) | Location::S3(_)) => refuse(&format!("`{endpoint}` is not on the web")),
+        Err(_) => refuse("it is no address of the web, or has a user name or password in it"),
+    }
+}
+
+impl WebLimits {
+    fn of(settings: &S3Settings) -> Self {
+        let deadline: Duration = settings.operation_timeout;
+        Self { connect: settings.connect_timeout, read: settings.read_timeout, deadline, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(url: &str) -> StoreSettings {
+        StoreSettings {
+            url: url.to_owned(),
+            s3: S3Settings::default(),
+            inputs: Vec::new(),
+            outputs: vec!["s3://out".to_owned(), "file:///srv/out".to_owned()],
+            http_inputs: false,
+        }
+    }
+
+    #[test]
+    fn results_go_only_where_they_may() {
+        let stores = Stores::new(&settings("s3://own/x"), Trust::Submitted).unwrap();
+        assert_eq!(stores.own().root_url(), "s3://own/x/");
+        assert_eq!(stores.results("s3://out/scene").unwrap().root_url(), "s3://out/scene/");
+        assert_eq!(stores.results("s3://out").unwrap().root_url(), "s3://out/");
+        assert_eq!(stores.results("file:///srv/out/a b/").unwrap().root_url(), "file:///srv/out/a%20b/");
+        for prefix in ["s3://own/x/", "s3://output/", "file:///srv/", "file:///srv/outer", "file:///etc"] {
+            let error = stores.results(prefix).unwrap_err();
+            assert!(error.code() == "input_forbidden" && error.to_string().contains("store.outputs"), "{error}");
+        }
+        for prefix in ["", "out", "s3://out/../own/", "https://h/x", "file:///srv/out/../x"] {
+            assert_eq!(stores.results(prefix).unwrap_err().code(), "invalid_request", "{prefix}");
+        }
+        assert_eq!(stores.at_root(None).unwrap().root_url(), "s3://own/x/");
+        assert_eq!(stores.at_root(Some("s3://earlier/y")).unwrap().root_url(), "s3://earlier/y/");
+    }
+
+    #[test]
+    fn without_lists_everything_stays_under_the_own_root() {
+        let bare = StoreSettings { outputs: Vec::new(), ..settings("s3://own/x") };
+        let stores = Stores::new(&bare, Trust::Submitted).unwrap();
+        assert!(stores.results("s3://own/x/scene").is_ok() && stores.results("s3://own/x").is_ok());
+        assert!(stores.results("s3://own/xy").is_err() && stores.results("s3://own").is_err());
+        assert!(stores.inputs().check("s3://own/x/in.png").is_ok());
+        assert!(stores.inputs().check("s3://own/in.png").is_err());
+        assert!(stores.inputs().check("file:///etc/passwd").is_err());
+        assert!(Stores::new(&bare, Trust::Local).unwrap().inputs().check("file:///home/me/in.png").is_ok());
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        for (url, endpoint, field) in [
+            ("https://h/x", None, "store.url"),
+            ("s3:///x", None, "store.url"),
+            ("s3://b", Some("127.0.0.1:3900"), "store.endpoint"),
+            ("s3://b", Some("http://me:s3cret@h"), "store.endpoint"),
+        ] {
+            let s3 = S3Settings { endpoint: endpoint.map(str::to_owned), ..S3Settings::default() };
+            let error = Stores::new(&StoreSettings { s3, ..settings(url) }, Trust::Local).unwrap_err().to_string();
+            assert!(error.starts_with(field) && !error.contains("s3cret"), "{error}");
+        }
+    }
+}

@@ -9,8 +9,8 @@ use crate::{
     engine::{CancelToken, Engine, EngineConfig},
     hub::{ModelRef, Small},
     image::Limits,
-    job::{JobError, JobId},
-    queue::EmbeddedQueue,
+    job::{JobError, JobId, JobKind},
+    queue::{ConsumeOptions, EmbeddedQueue, Queue, RabbitOptions, RabbitQueue},
     status::SqliteStatus,
     store::{FolderStore, file_url, path_of},
     worker::{Backoff, Options, Reporter, Verdict, Worker, WorkerName, run},
@@ -27,7 +27,7 @@ impl Embedded {
     pub async fn open(loaded: &Loaded) -> Result<Self, JobError> {
         let config = &loaded.config;
         if config.queue.url.is_some() {
-            return Err(JobError::invalid("queue.url", "this build has the queue in process only; leave it empty"));
+            return Err(JobError::invalid("queue.url", "a run by hand has its queue in process; leave it empty"));
         }
         let worker = Worker {
             store: FolderStore::open(&store_url(config))?,
@@ -63,6 +63,28 @@ impl Embedded {
 /// The job rows alone, for commands that only look.
 pub async fn open_status(config: &Config) -> Result<SqliteStatus, JobError> {
     SqliteStatus::open(&status_path(config)?).await
+}
+
+/// The queue that `queue.url` names; `role` is what its tools show for this process, for instance `worker`.
+pub fn open_queue(config: &Config, role: &str) -> Result<Queue, JobError> {
+    let settings = &config.queue;
+    let Some(url) = &settings.url else { return Ok(Queue::Embedded(EmbeddedQueue::default())) };
+    let options = RabbitOptions {
+        name: format!("{role} {}", WorkerName::of_this_process()),
+        consumer_timeout: settings.consumer_timeout(),
+        connect_timeout: settings.connect_timeout(),
+        publish_timeout: settings.publish_timeout(),
+    };
+    RabbitQueue::new(url.reveal(), options).map(Queue::Rabbit)
+}
+
+/// What a worker of this configuration takes from the queue.
+pub fn consume_options(config: &Config) -> ConsumeOptions {
+    ConsumeOptions {
+        kinds: JobKind::ALL.to_vec(),
+        prefetch: config.queue.prefetch,
+        affinity_wait: config.queue.affinity(),
+    }
 }
 
 pub fn status_path(config: &Config) -> Result<PathBuf, JobError> {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     engine::CancelToken,
     job::{ErrorRecord, JobError, Stage},
-    queue::Delivery,
+    queue::{Content, Delivery},
     status::{Claim, ClaimRules, Fenced, JobRow, Published},
 };
 
@@ -42,18 +42,27 @@ pub async fn run(
         max_attempts: worker.options.max_attempts,
         is_dead: &|name| worker.options.name.knows_dead(name),
     };
-    let row = match worker.status.claim(delivery.job, &rules).await? {
+    let job = match &delivery.content {
+        Content::Job(id) => *id,
+        Content::Request(request) => request.id,
+        Content::Unreadable { error, .. } => {
+            let record = ErrorRecord::from(error);
+            delivery.dead_letter(&record).await?;
+            return Ok(Verdict::NotTaken(Claim::Unknown));
+        }
+    };
+    let row = match worker.status.claim(job, &rules).await? {
         Claim::Taken(row) => row,
         Claim::NotBefore(at) => {
-            delivery.again_at(at);
+            delivery.again_at(at).await;
             return Ok(Verdict::NotTaken(Claim::NotBefore(at)));
         }
         Claim::Held { worker, until } => {
-            delivery.again_at(until);
+            delivery.again_at(until).await;
             return Ok(Verdict::NotTaken(Claim::Held { worker, until }));
         }
         other @ (Claim::Ended(_) | Claim::Unknown) => {
-            delivery.ack();
+            delivery.ack().await;
             return Ok(Verdict::NotTaken(other));
         }
     };
@@ -67,15 +76,15 @@ pub async fn run(
     match settled {
         Fenced::Held(row) => {
             if row.state.is_terminal() {
-                delivery.ack()
+                delivery.ack().await;
             } else {
-                delivery.again_at(row.available_at)
+                delivery.again_at(row.available_at).await;
             }
             Ok(Verdict::Settled(Box::new(row)))
         }
         Fenced::Lost => {
-            warn!(job = %delivery.job, "the lease was lost; another worker has the job");
-            delivery.ack();
+            warn!(%job, "the lease was lost; another worker has the job");
+            delivery.ack().await;
             Ok(Verdict::Lost)
         }
     }

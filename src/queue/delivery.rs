@@ -26,12 +26,7 @@ enum Origin {
 
 impl Delivery {
     pub(super) fn embedded(taken: Taken) -> Self {
-        Self {
-            content: Content::Job(taken.job),
-            redelivered: false,
-            trace: None,
-            origin: Origin::Embedded(taken),
-        }
+        Self { content: Content::Job(taken.job), redelivered: false, trace: None, origin: Origin::Embedded(taken) }
     }
 
     pub(super) fn rabbit(handle: Handle) -> Self {

@@ -94,7 +94,9 @@ mod tests {
     #[test]
     fn without_a_preference_priority_decides_and_then_age() {
         let (mut buffer, start) = (Buffer::default(), Instant::now());
-        for (age, kind, priority, item) in [(3, Edit, 0, "old"), (2, Composite, 0, "young"), (1, Decompose, 7, "urgent")] {
+        for (age, kind, priority, item) in
+            [(3, Edit, 0, "old"), (2, Composite, 0, "young"), (1, Decompose, 7, "urgent")]
+        {
             buffer.push(kind, priority, item, start + Duration::from_secs(10 - age));
         }
         let now = start + Duration::from_secs(11);

@@ -106,7 +106,8 @@ impl Feed {
             warn!(retry_in_s = wait.as_secs_f64(), "no jobs come in: {error}");
             tokio::select! { () = sleep(wait) => {}, () = self.closing.cancelled() => {} }
         }
-        for handle in self.lock().take_unless(|_| false) {
+        let waiting = self.lock().take_unless(|_| false);
+        for handle in waiting {
             handle.give_back().await;
         }
         self.core.links.consume_closed();

@@ -20,9 +20,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::warn;
 
+pub use self::topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, queue_of};
 use self::{backoff::Backoff, connect::Connector, links::Links};
 pub(super) use self::{consume::RabbitConsumer, handle::Handle, publish::Publisher, subscribe::Subscription};
-pub use self::topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, queue_of};
 use super::{ConsumeOptions, Health};
 use crate::job::{ErrorClass, JobError};
 

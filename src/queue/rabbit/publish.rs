@@ -224,7 +224,10 @@ impl Publisher {
         if accepted {
             Ok(())
         } else {
-            Err(broken(format!("{} refused a message: its queue is full or not available", self.core.connector.place())))
+            Err(broken(format!(
+                "{} refused a message: its queue is full or not available",
+                self.core.connector.place()
+            )))
         }
     }
 

@@ -37,8 +37,7 @@ pub(in crate::queue) struct Subscription {
 impl Subscription {
     /// Returns when events are being collected.
     pub(super) async fn start(core: Arc<Core>, pattern: &str) -> Result<Self, JobError> {
-        let pattern =
-            ShortString::try_new(pattern).map_err(|error| JobError::invalid("pattern", error.to_string()))?;
+        let pattern = ShortString::try_new(pattern).map_err(|error| JobError::invalid("pattern", error.to_string()))?;
         let live = listen(&core, &pattern).await?;
         let (sender, events) = mpsc::channel(1);
         let task = tokio::spawn(pump(core, pattern, live, sender));
@@ -76,7 +75,11 @@ async fn pump(core: Arc<Core>, pattern: ShortString, first: (Connection, Consume
             }
         }
         let wait = backoff.next();
-        warn!(retry_in_s = wait.as_secs_f64(), "no events come in: the connection to {} is lost", core.connector.place());
+        warn!(
+            retry_in_s = wait.as_secs_f64(),
+            "no events come in: the connection to {} is lost",
+            core.connector.place()
+        );
         sleep(wait).await;
         live = listen(&core, &pattern).await.inspect_err(|error| warn!("no events come in: {error}")).ok();
     }

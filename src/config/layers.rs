@@ -117,6 +117,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         .check()
         .and_then(|()| config.store.check())
         .and_then(|()| config.qwen_image.check())
+        .and_then(|()| config.queue.check())
         .map_err(|(key, reason)| ConfigError::new(&origin(key), format!("{key}: {reason}")))?;
     let hub = config.hub.resolve(&sources.environment);
     config.data_dir = absolute_data_dir(&config.data_dir, &sources.environment)?;

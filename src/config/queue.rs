@@ -1,5 +1,7 @@
 //! `[queue]`.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::{Secret, set};
@@ -10,4 +12,47 @@ pub struct Queue {
     /// Absent: the queue in process. May carry a password.
     #[serde(deserialize_with = "set")]
     pub url: Option<Secret>,
+    /// Messages of each kind that a worker has at most.
+    pub prefetch: u16,
+    pub affinity_seconds: f64,
+    pub consumer_timeout_seconds: f64,
+    pub connect_timeout_seconds: f64,
+    pub publish_timeout_seconds: f64,
+}
+
+impl Queue {
+    /// The first setting that makes no sense, and why.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let seconds = |key, value: f64, least: f64, most: f64| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            Err((key, format!("{value} is not between {least} and {most} seconds")))
+        };
+        seconds("queue.affinity_seconds", self.affinity_seconds, 0.0, 86_400.0)?;
+        // RabbitMQ looks once a minute, and keeps the time as milliseconds in 32 bits.
+        seconds("queue.consumer_timeout_seconds", self.consumer_timeout_seconds, 60.0, 4_000_000.0)?;
+        seconds("queue.connect_timeout_seconds", self.connect_timeout_seconds, 0.1, 3600.0)?;
+        seconds("queue.publish_timeout_seconds", self.publish_timeout_seconds, 0.1, 3600.0)?;
+        if !(1..=1000).contains(&self.prefetch) {
+            return Err(("queue.prefetch", format!("{} is not between 1 and 1000", self.prefetch)));
+        }
+        Ok(())
+    }
+
+    pub fn affinity(&self) -> Duration {
+        Duration::from_secs_f64(self.affinity_seconds)
+    }
+
+    pub fn consumer_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.consumer_timeout_seconds)
+    }
+
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.connect_timeout_seconds)
+    }
+
+    pub fn publish_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.publish_timeout_seconds)
+    }
 }

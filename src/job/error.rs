@@ -48,6 +48,8 @@ pub enum JobError {
     Storage { path: String, reason: String },
     #[error("job database: {reason}")]
     Database { reason: String },
+    #[error("queue: {reason}")]
+    Queue { reason: String },
     #[error("{reason}")]
     Busy { reason: String },
     #[error("device {device}: {reason}")]
@@ -79,6 +81,7 @@ impl JobError {
             Self::DiskFull { .. } => "disk_full",
             Self::Storage { .. } => "storage",
             Self::Database { .. } => "database",
+            Self::Queue { .. } => "queue",
             Self::Busy { .. } => "busy",
             Self::Device { .. } => "device",
             Self::OutOfMemory { .. } => "out_of_memory",
@@ -106,6 +109,7 @@ impl JobError {
             | Self::Storage { .. }
             | Self::Database { .. }
             | Self::TimedOut { .. }
+            | Self::Queue { .. }
             | Self::Busy { .. } => ErrorClass::Transient,
             Self::Device { .. } | Self::OutOfMemory { .. } => ErrorClass::Device,
             Self::Cancelled => ErrorClass::Cancelled,

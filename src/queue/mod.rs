@@ -1,180 +1,140 @@
-//! The queue in process: job ids by priority, then in order of arrival.
+//! Who hears of a job, and when: RabbitMQ, or the queue in process.
 //!
-//! It only dispatches. The job rows hold the truth, so the queue keeps nothing on disk and is filled again from them at
-//! start; a job that is in it twice is claimed once.
+//! A queue only dispatches. The job rows hold the truth, so a message that is lost, doubled or late costs time and never
+//! a job: whoever takes a delivery claims the row first, and the row says whether there is anything to do. From that
+//! follows what is absent here: no counting of attempts, no delays by expiring messages, no exclusive consumers.
+//!
+//! [`Queue`] has two halves. Whoever works asks for a [`Consumer`] and ends each [`Delivery`] with one of its verbs;
+//! whoever submits publishes a [`Dispatch`]. Both halves are the same for RabbitMQ and in process.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+mod consumer;
+mod delivery;
+mod embedded;
+mod events;
+mod message;
+mod rabbit;
+
+use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
 
-use crate::job::JobId;
+pub use consumer::{ConsumeOptions, Consumer};
+pub use delivery::Delivery;
+pub use embedded::EmbeddedQueue;
+pub use events::{Event, EventStream};
+pub use message::{Content, MAX_KEPT_BYTES};
+pub use rabbit::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, RabbitOptions, RabbitQueue, queue_of};
 
-#[derive(Debug, Clone, Default)]
-pub struct EmbeddedQueue {
-    shared: Arc<Shared>,
+use crate::job::{JobError, JobId, JobKind};
+
+/// The queue that is configured; clones share it.
+#[derive(Debug, Clone)]
+pub enum Queue {
+    Embedded(EmbeddedQueue),
+    Rabbit(RabbitQueue),
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    waiting: Mutex<Waiting>,
-    changed: Notify,
+/// A job to be offered to the workers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatch {
+    pub id: JobId,
+    pub kind: JobKind,
+    /// 0 to 9, higher first.
+    pub priority: u8,
+    /// The request, as [`crate::job::JobRequest::to_json`] writes it.
+    pub body: Vec<u8>,
+    /// A W3C `traceparent`, handed on to the worker.
+    pub trace: Option<String>,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Highest priority first, then the oldest arrival.
-    ready: BinaryHeap<(u8, Reverse<u64>, JobId)>,
-    /// Those whose time has not come.
-    later: BinaryHeap<Reverse<(Timestamp, u8, JobId)>>,
-    arrivals: u64,
-    closed: bool,
+/// Whether jobs can come in and results go out; what a readiness probe asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    /// No connection that is in use is down.
+    pub connected: bool,
+    /// A consumer runs, and every kind that it was asked for is being delivered.
+    pub consuming: bool,
+    /// When one of the two last changed.
+    pub since: Timestamp,
+    /// Why a connection was last lost or refused; stays after it has come back.
+    pub last_error: Option<String>,
 }
 
-/// A job in the hands of a worker. It ends with [`Delivery::ack`] or [`Delivery::again_at`]; one that is dropped
-/// without either (a panic, a cancelled task) goes back to the queue.
-#[derive(Debug)]
-pub struct Delivery {
-    pub job: JobId,
-    priority: u8,
-    queue: Option<EmbeddedQueue>,
-}
-
-impl EmbeddedQueue {
-    /// Puts a job in; it is delivered at `available_at` at the earliest.
-    pub fn push(&self, job: JobId, priority: u8, available_at: Timestamp) {
-        self.lock().later.push(Reverse((available_at, priority, job)));
-        self.shared.changed.notify_one();
+impl Queue {
+    /// Waits until the broker answers and has all exchanges and queues, trying again until `within` is over. Wrong
+    /// credentials, and a queue that somebody declared otherwise, are errors at once.
+    pub async fn ready(&self, within: Duration) -> Result<(), JobError> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Rabbit(rabbit) => rabbit.ready(within).await,
+        }
     }
 
-    /// No more deliveries: [`EmbeddedQueue::next`] gives `None` once nothing is due.
-    pub fn close(&self) {
-        self.lock().closed = true;
-        self.shared.changed.notify_waiters();
+    /// Starts taking jobs. Returns at once; where the broker is away, deliveries begin when it is back.
+    pub fn consume(&self, options: ConsumeOptions) -> Consumer {
+        match self {
+            Self::Embedded(queue) => Consumer::embedded(queue.clone()),
+            Self::Rabbit(rabbit) => Consumer::rabbit(rabbit.consume(options)),
+        }
     }
 
-    /// The next job that is due; waits for one. `None` after [`EmbeddedQueue::close`].
-    pub async fn next(&self) -> Option<Delivery> {
-        loop {
-            let changed = self.shared.changed.notified();
-            let wait = {
-                let mut waiting = self.lock();
-                let now = Timestamp::now();
-                waiting.admit(now);
-                if let Some((priority, _, job)) = waiting.ready.pop() {
-                    return Some(Delivery { job, priority, queue: Some(self.clone()) });
-                }
-                if waiting.closed {
-                    return None;
-                }
-                waiting.later.peek().map(|Reverse((at, ..))| at.duration_since(now).unsigned_abs())
-            };
-            match wait {
-                Some(wait) => tokio::select! { () = changed => {}, () = tokio::time::sleep(wait) => {} },
-                None => changed.await,
+    /// Offers one job. `Ok`: a queue has it on disk.
+    pub async fn publish_dispatch(&self, dispatch: &Dispatch) -> Result<(), JobError> {
+        match self {
+            Self::Embedded(queue) => {
+                queue.push(dispatch.id, dispatch.priority, Timestamp::now());
+                Ok(())
             }
+            Self::Rabbit(rabbit) => rabbit.publisher().dispatch(std::slice::from_ref(dispatch)).await.remove(0),
         }
     }
 
-    pub fn len(&self) -> usize {
-        let waiting = self.lock();
-        waiting.ready.len() + waiting.later.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Nothing under the lock can leave it half-changed, so a panic elsewhere does not matter here.
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Waiting {
-    fn admit(&mut self, now: Timestamp) {
-        while self.later.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
-            if let Some(Reverse((_, priority, job))) = self.later.pop() {
-                self.arrivals += 1;
-                self.ready.push((priority, Reverse(self.arrivals), job));
+    /// Offers many jobs, and waits for the broker once. The results are in the order of the jobs; those that failed may
+    /// be offered again, and so may those whose result was lost.
+    pub async fn publish_many(&self, dispatches: Vec<Dispatch>) -> Vec<Result<(), JobError>> {
+        match self {
+            Self::Embedded(queue) => {
+                let push = |dispatch: Dispatch| queue.push(dispatch.id, dispatch.priority, Timestamp::now());
+                dispatches.into_iter().map(|dispatch| Ok(push(dispatch))).collect()
             }
+            Self::Rabbit(rabbit) => rabbit.publisher().dispatch(&dispatches).await,
         }
     }
-}
 
-impl Delivery {
-    /// The job has been dealt with.
-    pub fn ack(mut self) {
-        self.queue = None;
+    /// Tells whoever listens. That nobody does is no error.
+    pub async fn publish_event(&self, name: &str, body: Vec<u8>) -> Result<(), JobError> {
+        self.publish_events(vec![Event { name: name.to_owned(), body }]).await.remove(0)
     }
 
-    /// The job is to be delivered again.
-    pub fn again_at(mut self, at: Timestamp) {
-        if let Some(queue) = self.queue.take() {
-            queue.push(self.job, self.priority, at);
+    /// As [`Queue::publish_event`], many at once.
+    pub async fn publish_events(&self, events: Vec<Event>) -> Vec<Result<(), JobError>> {
+        match self {
+            Self::Embedded(queue) => events.into_iter().map(|event| Ok(queue.tell(event))).collect(),
+            Self::Rabbit(rabbit) => rabbit.publisher().events(&events).await,
         }
     }
-}
 
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            queue.push(self.job, self.priority, Timestamp::now());
+    /// Events whose name matches `pattern`, from now on: `job.succeeded`, `job.*`, or `#` for all. What happens while
+    /// a connection is lost is not seen; the job rows know.
+    pub async fn events(&self, pattern: &str) -> Result<EventStream, JobError> {
+        match self {
+            Self::Embedded(queue) => Ok(EventStream::embedded(queue.listen(), pattern)),
+            Self::Rabbit(rabbit) => Ok(EventStream::rabbit(rabbit.subscribe(pattern).await?)),
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn higher_priority_first_then_in_order() {
-        let queue = EmbeddedQueue::default();
-        let [low, first, second] = [JobId::new(), JobId::new(), JobId::new()];
-        let now = Timestamp::now();
-        queue.push(low, 0, now - Duration::from_secs(3));
-        queue.push(first, 5, now - Duration::from_secs(2));
-        queue.push(second, 5, now - Duration::from_secs(1));
-        for wanted in [first, second, low] {
-            let delivery = queue.next().await.unwrap();
-            assert_eq!(delivery.job, wanted);
-            delivery.ack();
+    pub fn health(&self) -> Health {
+        match self {
+            Self::Embedded(queue) => queue.health(),
+            Self::Rabbit(rabbit) => rabbit.health(),
         }
-        assert!(queue.is_empty());
     }
 
-    #[tokio::test]
-    async fn a_job_waits_for_its_time_and_a_dropped_delivery_comes_back() {
-        let queue = EmbeddedQueue::default();
-        let job = JobId::new();
-        queue.push(job, 0, Timestamp::now() + Duration::from_millis(30));
-        let early = tokio::time::timeout(Duration::from_millis(5), queue.next()).await;
-        assert!(early.is_err());
-        drop(queue.next().await.unwrap());
-        let again = queue.next().await.unwrap();
-        assert_eq!(again.job, job);
-        again.ack();
-        queue.close();
-        assert!(queue.next().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn a_waiting_consumer_is_woken() {
-        let queue = EmbeddedQueue::default();
-        let consumer = tokio::spawn({
-            let queue = queue.clone();
-            async move { queue.next().await.map(|delivery| delivery.job) }
-        });
-        tokio::task::yield_now().await;
-        let job = JobId::new();
-        queue.push(job, 0, Timestamp::now());
-        assert_eq!(consumer.await.unwrap(), Some(job));
+    /// Ends the connection that publishes. Consumers and event streams are closed on their own.
+    pub async fn close(&self) {
+        match self {
+            Self::Embedded(queue) => queue.close(),
+            Self::Rabbit(rabbit) => rabbit.publisher().close().await,
+        }
     }
 }

@@ -1,8 +1,13 @@
-//! Against real servers: an S3 server over HTTP in this process, with a layer in front of it that breaks things.
+//! The parts that talk to servers, against real ones: RabbitMQ and PostgreSQL, which `scripts/services` starts, and an
+//! S3 server over HTTP in this process, with a layer in front of it that breaks things. Where a server does not answer,
+//! these tests fail and say so.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod proxy;
+mod queue;
+mod queue_faults;
+mod rabbit;
 mod s3_server;
 mod store;
 mod store_faults;

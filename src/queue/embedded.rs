@@ -1,0 +1,221 @@
+//! The queue in process: job ids by priority, then in order of arrival.
+//!
+//! It only dispatches. The job rows hold the truth, so the queue keeps nothing on disk and is filled again from them at
+//! start; a job that is in it twice is claimed once.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, broadcast};
+
+use super::{Delivery, Event, Health};
+use crate::job::JobId;
+
+/// Events that a slow listener may be behind.
+const KEPT_EVENTS: usize = 1024;
+
+#[derive(Debug, Clone, Default)]
+pub struct EmbeddedQueue {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    changed: Notify,
+    events: broadcast::Sender<Event>,
+    since: Timestamp,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            changed: Notify::default(),
+            events: broadcast::Sender::new(KEPT_EVENTS),
+            since: Timestamp::now(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Highest priority first, then the oldest arrival.
+    ready: BinaryHeap<(u8, Reverse<u64>, JobId)>,
+    /// Those whose time has not come.
+    later: BinaryHeap<Reverse<(Timestamp, u8, JobId)>>,
+    arrivals: u64,
+    closed: bool,
+}
+
+/// A job that was taken out. It ends with [`Taken::done`] or [`Taken::again_at`]; dropped without either, it goes back.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) job: JobId,
+    priority: u8,
+    queue: Option<EmbeddedQueue>,
+}
+
+impl EmbeddedQueue {
+    /// Puts a job in; it is delivered at `available_at` at the earliest.
+    pub fn push(&self, job: JobId, priority: u8, available_at: Timestamp) {
+        self.lock().later.push(Reverse((available_at, priority, job)));
+        self.shared.changed.notify_one();
+    }
+
+    /// No more deliveries: [`EmbeddedQueue::next`] gives `None` once nothing is due.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.shared.changed.notify_waiters();
+    }
+
+    /// The next job that is due; waits for one. `None` after [`EmbeddedQueue::close`].
+    pub async fn next(&self) -> Option<Delivery> {
+        loop {
+            let changed = self.shared.changed.notified();
+            let wait = {
+                let mut waiting = self.lock();
+                let now = Timestamp::now();
+                waiting.admit(now);
+                if let Some((priority, _, job)) = waiting.ready.pop() {
+                    return Some(Delivery::embedded(Taken { job, priority, queue: Some(self.clone()) }));
+                }
+                if waiting.closed {
+                    return None;
+                }
+                waiting.later.peek().map(|Reverse((at, ..))| at.duration_since(now).unsigned_abs())
+            };
+            match wait {
+                Some(wait) => tokio::select! { () = changed => {}, () = tokio::time::sleep(wait) => {} },
+                None => changed.await,
+            }
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        let waiting = self.lock();
+        waiting.ready.len() + waiting.later.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn tell(&self, event: Event) {
+        // An error only means that nobody listens.
+        let _ = self.shared.events.send(event);
+    }
+
+    pub(super) fn listen(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let open = !self.lock().closed;
+        Health { connected: open, consuming: open, since: self.shared.since, last_error: None }
+    }
+
+    /// Nothing under the lock can leave it half-changed, so a panic elsewhere does not matter here.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn admit(&mut self, now: Timestamp) {
+        while self.later.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
+            if let Some(Reverse((_, priority, job))) = self.later.pop() {
+                self.arrivals += 1;
+                self.ready.push((priority, Reverse(self.arrivals), job));
+            }
+        }
+    }
+}
+
+impl Taken {
+    /// The job has been dealt with.
+    pub(super) fn done(mut self) {
+        self.queue = None;
+    }
+
+    /// The job is to be delivered again.
+    pub(super) fn again_at(mut self, at: Timestamp) {
+        if let Some(queue) = self.queue.take() {
+            queue.push(self.job, self.priority, at);
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            queue.push(self.job, self.priority, Timestamp::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::queue::Queue;
+
+    #[tokio::test]
+    async fn higher_priority_first_then_in_order() {
+        let queue = EmbeddedQueue::default();
+        let [low, first, second] = [JobId::new(), JobId::new(), JobId::new()];
+        let now = Timestamp::now();
+        queue.push(low, 0, now - Duration::from_secs(3));
+        queue.push(first, 5, now - Duration::from_secs(2));
+        queue.push(second, 5, now - Duration::from_secs(1));
+        for wanted in [first, second, low] {
+            let delivery = queue.next().await.unwrap();
+            assert_eq!(delivery.job(), Some(wanted));
+            delivery.ack().await;
+        }
+        assert!(queue.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_job_waits_for_its_time_and_a_dropped_delivery_comes_back() {
+        let queue = EmbeddedQueue::default();
+        let job = JobId::new();
+        queue.push(job, 0, Timestamp::now() + Duration::from_millis(30));
+        let early = tokio::time::timeout(Duration::from_millis(5), queue.next()).await;
+        assert!(early.is_err());
+        drop(queue.next().await.unwrap());
+        let again = queue.next().await.unwrap();
+        assert_eq!(again.job(), Some(job));
+        again.ack().await;
+        queue.close();
+        assert!(queue.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_waiting_consumer_is_woken() {
+        let queue = EmbeddedQueue::default();
+        let consumer = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.next().await.and_then(|delivery| delivery.job()) }
+        });
+        tokio::task::yield_now().await;
+        let job = JobId::new();
+        queue.push(job, 0, Timestamp::now());
+        assert_eq!(consumer.await.unwrap(), Some(job));
+    }
+
+    #[tokio::test]
+    async fn events_reach_those_who_listen() {
+        let queue = Queue::Embedded(EmbeddedQueue::default());
+        queue.publish_event("job.failed", b"unheard".to_vec()).await.unwrap();
+        let mut failed = queue.events("job.failed").await.unwrap();
+        queue.publish_event("job.progress", Vec::new()).await.unwrap();
+        queue.publish_event("job.failed", b"{}".to_vec()).await.unwrap();
+        assert_eq!(failed.next().await, Some(Event { name: "job.failed".to_owned(), body: b"{}".to_vec() }));
+    }
+}

@@ -1,0 +1,106 @@
+//! What a message says: a request, or the reason that it cannot be read.
+
+use serde::Deserialize;
+
+use crate::job::{JobError, JobId, JobRequest};
+
+/// Of a message that cannot be read, as much is kept for whoever looks at it.
+pub const MAX_KEPT_BYTES: usize = 64 * 1024;
+
+/// What a delivery is about.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// A job whose row exists; the queue in process knows no more.
+    Job(JobId),
+    /// A request that may not have a row yet: any client may publish one.
+    Request(Box<JobRequest>),
+    /// Not a request that this version reads.
+    Unreadable {
+        /// The `id` field, or else the message's own `message_id`, where one of them is a UUID.
+        id: Option<JobId>,
+        error: JobError,
+        /// At most [`MAX_KEPT_BYTES`] of it.
+        body: Vec<u8>,
+    },
+}
+
+impl Content {
+    /// Reads a message's body; `message_id` is the property of that name.
+    pub(super) fn read(body: &[u8], message_id: Option<&str>) -> Self {
+        match JobRequest::from_json(body) {
+            Ok(request) => Self::Request(Box::new(request)),
+            Err(error) => Self::Unreadable {
+                id: id_of(body).or_else(|| message_id?.parse().ok()),
+                error,
+                body: body[..body.len().min(MAX_KEPT_BYTES)].to_vec(),
+            },
+        }
+    }
+
+    pub fn id(&self) -> Option<JobId> {
+        match self {
+            Self::Job(id) => Some(*id),
+            Self::Request(request) => Some(request.id),
+            Self::Unreadable { id, .. } => *id,
+        }
+    }
+}
+
+/// Reads nothing into memory but the id, so that a message of any size may be asked.
+fn id_of(body: &[u8]) -> Option<JobId> {
+    #[derive(Deserialize)]
+    struct OnlyId {
+        id: String,
+    }
+    serde_json::from_slice::<OnlyId>(body).ok()?.id.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
+
+    fn read(body: &str) -> (Option<String>, String) {
+        match Content::read(body.as_bytes(), None) {
+            Content::Unreadable { id, error, body: kept } => {
+                assert!(kept.len() <= MAX_KEPT_BYTES);
+                (id.map(|id| id.to_string()), error.to_string())
+            }
+            other => panic!("{body:.80} was read as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why_and_keeps_its_id() {
+        let request = |extra: &str| {
+            format!(
+                "{{\"version\":1,\"id\":\"{ID}\",\"kind\":\"composite\",\"input\":{{\"image\":\"s3://a/b.png\"}},\
+                 \"output\":{{\"prefix\":\"s3://o/\"}}{extra}}}"
+            )
+        };
+        assert!(matches!(Content::read(request("").as_bytes(), None), Content::Request(_)));
+        let cases = [
+            (request("").replace("\"version\":1", "\"version\":2"), Some(ID), "version: 2 is not known"),
+            (request(",\"colour\":1"), Some(ID), "unknown field `colour`"),
+            (request("").replace("composite", "paint"), Some(ID), "unknown variant `paint`"),
+            (request(&format!(",\"labels\":{{\"x\":\"{}\"}}", "y".repeat(10 << 20))), Some(ID), "send references"),
+            ("{\"id\":".to_owned(), None, "EOF"),
+            (String::new(), None, "EOF"),
+            ("[".repeat(100_000), None, "recursion limit"),
+            ("\u{0}\u{1}".to_owned(), None, "expected value"),
+            ("{\"id\":7}".to_owned(), None, "invalid type"),
+        ];
+        for (body, id, reason) in cases {
+            let (found, error) = read(&body);
+            assert_eq!(found.as_deref(), id, "{body:.80}");
+            assert!(error.contains(reason), "{body:.80} gave: {error}");
+        }
+    }
+
+    #[test]
+    fn the_message_id_helps_where_the_body_has_none() {
+        assert_eq!(Content::read(b"?", Some(ID)).id(), Some(ID.parse().unwrap()));
+        assert_eq!(Content::read(b"?", Some("my-message")).id(), None);
+    }
+}

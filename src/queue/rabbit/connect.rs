@@ -1,0 +1,120 @@
+//! Opening a connection, and saying what for.
+
+use std::time::Duration;
+
+use lapin::{
+    Connection, ConnectionProperties,
+    uri::{AMQPScheme, AMQPUri},
+};
+
+use super::errors::{broken, connecting};
+use crate::job::JobError;
+
+/// Seconds. A broker that has been silent for twice as long is taken for dead.
+const HEARTBEAT: u16 = 20;
+
+/// Where the broker is, and who we say we are.
+#[derive(Clone)]
+pub(super) struct Connector {
+    uri: AMQPUri,
+    name: String,
+    timeout: Duration,
+}
+
+impl Connector {
+    /// `url` is the setting `queue.url`.
+    pub(super) fn new(url: &str, name: &str, timeout: Duration) -> Result<Self, JobError> {
+        let wrong = |reason: &str| {
+            JobError::invalid("queue.url", format!("{reason}; it is like amqp://user:password@host:5672/vhost"))
+        };
+        if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
+            return Err(wrong("does not begin with amqp:// or amqps://"));
+        }
+        let mut uri: AMQPUri = url.parse().map_err(|reason: String| {
+            // Never the whole address again: it may have a password.
+            if reason.contains("://") { wrong("is not an address") } else { wrong(&reason) }
+        })?;
+        if let Some(address) = ipv6_host(url) {
+            uri.authority.host = address.to_owned();
+        }
+        // The specification takes `amqp://host/` for a virtual host without a name; everybody means the default one.
+        if uri.vhost.is_empty() {
+            uri.vhost = "/".to_owned();
+        }
+        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        uri.query.connection_timeout.get_or_insert(timeout.as_millis().try_into().unwrap_or(u64::MAX));
+        Ok(Self { uri, name: name.to_owned(), timeout })
+    }
+
+    /// A connection for one `purpose`, which the broker's own tools show beside our name.
+    pub(super) async fn connect(&self, purpose: &str) -> Result<Connection, JobError> {
+        let properties = ConnectionProperties::default()
+            .with_connection_name(format!("acetate {} ({purpose})", self.name).into())
+            .with_client_property("product".into(), "acetate".into())
+            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+        match tokio::time::timeout(self.timeout, Connection::connect_uri(self.uri.clone(), properties)).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(connecting(&self.place(), &error)),
+            Err(_) => Err(broken(format!("{} did not answer within {:?}", self.place(), self.timeout))),
+        }
+    }
+
+    /// For messages: `RabbitMQ at host:5672, virtual host /`.
+    pub(super) fn place(&self) -> String {
+        let AMQPUri { scheme, authority, vhost, .. } = &self.uri;
+        let tls = if *scheme == AMQPScheme::AMQPS { " with TLS" } else { "" };
+        format!("RabbitMQ at {}:{}{tls}, virtual host {vhost}", authority.host, authority.port)
+    }
+
+    /// The longest that one answer of the broker may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+/// lapin's parser takes only names and IPv4 addresses for hosts, and silently the local one for others.
+fn ipv6_host(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    host.strip_prefix('[')?.split_once(']').map(|(address, _)| address)
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").field("place", &self.place()).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connector(url: &str) -> Result<Connector, JobError> {
+        Connector::new(url, "test", Duration::from_secs(1))
+    }
+
+    #[test]
+    fn addresses_are_understood() {
+        for (url, place) in [
+            ("amqp://host", "RabbitMQ at host:5672, virtual host /"),
+            ("amqp://host:99/", "RabbitMQ at host:99, virtual host /"),
+            ("amqp://u:p%40@host/a%2Fb", "RabbitMQ at host:5672, virtual host a/b"),
+            ("amqps://u:p@10.0.0.1/v", "RabbitMQ at 10.0.0.1:5671 with TLS, virtual host v"),
+            ("amqp://u:p@[::1]:99/v", "RabbitMQ at ::1:99, virtual host v"),
+        ] {
+            assert_eq!(connector(url).unwrap().place(), place);
+        }
+    }
+
+    #[test]
+    fn wrong_addresses_name_the_setting_and_no_password() {
+        for url in
+            ["http://u:s3cret@host", "u:s3cret@host", "amqp://u:s3cret@host:port", "amqp://u:s3cret@:1", "amqp:s3cret"]
+        {
+            let error = connector(url).unwrap_err().to_string();
+            assert!(error.starts_with("queue.url: ") && !error.contains("s3cret"), "{url}: {error}");
+        }
+        assert!(!format!("{:?}", connector("amqp://u:s3cret@host").unwrap()).contains("s3cret"));
+    }
+}

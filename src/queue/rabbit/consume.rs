@@ -1,0 +1,214 @@
+//! Consuming: one task that keeps a connection with a channel for each kind, over every loss.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use futures_util::{StreamExt, future::try_join_all};
+use lapin::{
+    Channel, Connection,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    Core,
+    backoff::Backoff,
+    buffer::Buffer,
+    errors::{broken, reason},
+    handle::Handle,
+    publish::Publisher,
+    topology::{self, queue_of},
+};
+use crate::{
+    job::{JobError, JobKind},
+    queue::ConsumeOptions,
+};
+
+#[derive(Debug)]
+pub(in crate::queue) struct RabbitConsumer {
+    feed: Arc<Feed>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the task and the consumer share.
+#[derive(Debug)]
+struct Feed {
+    core: Arc<Core>,
+    publisher: Publisher,
+    options: ConsumeOptions,
+    buffer: Mutex<Buffer<Handle>>,
+    changed: Notify,
+    closing: CancellationToken,
+}
+
+impl RabbitConsumer {
+    pub(super) fn start(core: Arc<Core>, publisher: Publisher, options: ConsumeOptions) -> Self {
+        core.links.consume_wanted(options.kinds.len());
+        let feed = Arc::new(Feed {
+            core,
+            publisher,
+            options,
+            buffer: Mutex::default(),
+            changed: Notify::new(),
+            closing: CancellationToken::new(),
+        });
+        let task = tokio::spawn(feed.clone().run());
+        Self { feed, task: Mutex::new(Some(task)) }
+    }
+
+    pub(in crate::queue) async fn next(&self, prefer: Option<JobKind>) -> Option<Handle> {
+        loop {
+            let changed = self.feed.changed.notified();
+            if self.feed.closing.is_cancelled() {
+                return None;
+            }
+            if let Some(handle) = self.feed.take(prefer) {
+                return Some(handle);
+            }
+            tokio::select! { () = changed => {}, () = self.feed.closing.cancelled() => {} }
+        }
+    }
+
+    pub(in crate::queue) async fn close(&self) {
+        self.feed.closing.cancel();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let patience = self.feed.core.options.connect_timeout * 2;
+        if let Some(task) = task
+            && timeout(patience, task).await.is_err()
+        {
+            debug!("the broker did not take all waiting messages back; it does when the connection ends");
+        }
+    }
+}
+
+impl Drop for RabbitConsumer {
+    fn drop(&mut self) {
+        self.feed.closing.cancel();
+    }
+}
+
+impl Feed {
+    async fn run(self: Arc<Self>) {
+        let mut backoff = Backoff::default();
+        while !self.closing.is_cancelled() {
+            let Err(error) = self.session(&mut backoff).await else { break };
+            let wait = backoff.next();
+            self.core.links.consume_down(&error);
+            warn!(retry_in_s = wait.as_secs_f64(), "no jobs come in: {error}");
+            tokio::select! { () = sleep(wait) => {}, () = self.closing.cancelled() => {} }
+        }
+        let waiting = self.lock().take_unless(|_| false);
+        for handle in waiting {
+            handle.give_back().await;
+        }
+        self.core.links.consume_closed();
+    }
+
+    /// From a new connection to its end. `Ok` when the consumer was closed.
+    async fn session(&self, backoff: &mut Backoff) -> Result<(), JobError> {
+        let connector = &self.core.connector;
+        let connection = tokio::select! {
+            connection = connector.connect("consume") => connection?,
+            () = self.closing.cancelled() => return Ok(()),
+        };
+        topology::declare(connector, &connection, &self.core.options).await?;
+        self.core.links.consume_up(connection.status().clone());
+        backoff.reset();
+        info!("taking jobs from {}", connector.place());
+        try_join_all(self.options.kinds.iter().map(|kind| self.lane(&connection, *kind))).await?;
+        Ok(())
+    }
+
+    /// One kind of job for as long as the connection lives. A channel that the broker ends takes no other with it.
+    async fn lane(&self, connection: &Connection, kind: JobKind) -> Result<(), JobError> {
+        let mut backoff = Backoff::default();
+        loop {
+            let error = match self.channel(connection, kind).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if !connection.status().connected() {
+                return Err(error);
+            }
+            let wait = backoff.next();
+            self.core.links.failed(&error);
+            warn!(retry_in_s = wait.as_secs_f64(), "no {kind} jobs come in: {error}");
+            tokio::select! { () = sleep(wait) => {}, () = self.closing.cancelled() => return Ok(()) }
+            topology::declare(&self.core.connector, connection, &self.core.options).await?;
+        }
+    }
+
+    /// From a new channel to its end. `Ok` when the consumer was closed.
+    async fn channel(&self, connection: &Connection, kind: JobKind) -> Result<(), JobError> {
+        let queue = queue_of(kind);
+        let ended = |why: &str| broken(format!("{}, the queue {queue}: {why}", self.core.connector.place()));
+        let begin = async {
+            let channel = connection.create_channel().await?;
+            channel.basic_qos(self.options.prefetch, BasicQosOptions::default()).await?;
+            let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+            let consumer = channel.basic_consume(queue.into(), "".into(), options, none).await?;
+            Ok::<_, lapin::Error>((channel, consumer))
+        };
+        let (channel, mut messages) = match timeout(self.core.options.connect_timeout, begin).await {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(error)) => return Err(ended(&reason(&error))),
+            Err(_) => return Err(ended("no answer")),
+        };
+        let _up = self.core.links.lane_up();
+        let mut cancelled = false;
+        loop {
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some(Ok(message)) => {
+                        let handle = Handle::new(kind, message, channel.clone(), self.publisher.clone());
+                        self.put(kind, handle).await;
+                    }
+                    Some(Err(error)) => return Err(ended(&reason(&error))),
+                    None if cancelled => return Ok(()),
+                    None => return Err(ended("the broker ended the consumer; was the queue deleted?")),
+                },
+                () = self.closing.cancelled(), if !cancelled => {
+                    cancelled = true;
+                    if !self.cancel(&channel, messages.tag().as_str()).await {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The broker sends no more; what it has sent before still comes out of the stream, and then its end.
+    async fn cancel(&self, channel: &Channel, tag: &str) -> bool {
+        let cancel = channel.basic_cancel(tag.into(), BasicCancelOptions::default());
+        matches!(timeout(self.core.options.connect_timeout, cancel).await, Ok(Ok(())))
+    }
+
+    async fn put(&self, kind: JobKind, handle: Handle) {
+        if self.closing.is_cancelled() {
+            handle.give_back().await;
+            return;
+        }
+        self.lock().push(kind, handle.priority(), handle, Instant::now());
+        self.changed.notify_one();
+    }
+
+    fn take(&self, prefer: Option<JobKind>) -> Option<Handle> {
+        let mut buffer = self.lock();
+        // The broker has taken these back with their channel.
+        drop(buffer.take_unless(Handle::is_usable));
+        buffer.pop(prefer, self.options.affinity_wait, Instant::now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Buffer<Handle>> {
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

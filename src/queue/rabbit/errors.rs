@@ -1,0 +1,53 @@
+//! What lapin says, as errors of ours. None of them carries a password.
+
+use lapin::{
+    Error, ErrorKind,
+    protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
+};
+
+use crate::job::JobError;
+
+pub(super) fn broken(reason: impl Into<String>) -> JobError {
+    JobError::Queue { reason: reason.into() }
+}
+
+/// While connecting to `place`: what the broker refuses will be refused again, everything else may pass.
+pub(super) fn connecting(place: &str, error: &Error) -> JobError {
+    let ErrorKind::ProtocolError(refused) = error.kind() else {
+        return broken(format!("{place} cannot be reached: {}", reason(error)));
+    };
+    let text = refused.get_message();
+    match refused.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
+            JobError::invalid("queue.url", format!("{place} refuses the user or the password ({text})"))
+        }
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => JobError::invalid(
+            "queue.url",
+            format!("{place} does not let this user into this virtual host, or it does not exist ({text})"),
+        ),
+        _ => broken(format!("{place} ended the connection: {text}")),
+    }
+}
+
+/// The broker's text where it gave one, else lapin's.
+pub(super) fn reason(error: &Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        ErrorKind::IOError(error) => error.to_string(),
+        _ => error.to_string(),
+    }
+}
+
+/// Whether an exchange or queue exists with other properties than those asked for.
+pub(super) fn differs(error: &Error) -> bool {
+    is_soft(error, &AMQPSoftError::PRECONDITIONFAILED)
+}
+
+pub(super) fn is_refused(error: &Error) -> bool {
+    is_soft(error, &AMQPSoftError::ACCESSREFUSED)
+}
+
+fn is_soft(error: &Error, wanted: &AMQPSoftError) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error)
+        if matches!(error.kind(), AMQPErrorKind::Soft(soft) if soft == wanted))
+}

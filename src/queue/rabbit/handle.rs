@@ -1,0 +1,215 @@
+//! One message that the broker waits to hear about.
+
+use std::{fmt, time::Duration};
+
+use lapin::{
+    BasicProperties, Channel,
+    message::Delivery,
+    options::{BasicAckOptions, BasicNackOptions},
+    types::{AMQPValue, ShortString},
+};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::{
+    publish::{Outgoing, Publisher},
+    topology::{DEAD_EXCHANGE, queue_of},
+};
+use crate::job::{ErrorRecord, JobError, JobKind};
+
+/// Before a message comes back that could not be put aside, so that a broker in trouble is not asked in a tight loop.
+const PAUSE: Duration = Duration::from_secs(1);
+/// All headers of a message share one frame.
+const LONGEST_REASON: usize = 4096;
+/// The broker is told and does not answer; only a full socket takes time.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(in crate::queue) struct Handle {
+    /// Absent once the broker has been told.
+    open: Option<Open>,
+    kind: JobKind,
+    redelivered: bool,
+    properties: BasicProperties,
+    body: Vec<u8>,
+}
+
+/// What an answer needs.
+struct Open {
+    acker: lapin::Acker,
+    /// Only an open channel can answer, and it is open as long as somebody holds it.
+    channel: Channel,
+    publisher: Publisher,
+}
+
+impl Handle {
+    pub(super) fn new(kind: JobKind, delivery: Delivery, channel: Channel, publisher: Publisher) -> Self {
+        Self {
+            open: Some(Open { acker: delivery.acker, channel, publisher }),
+            kind,
+            redelivered: delivery.redelivered,
+            properties: delivery.properties,
+            body: delivery.data,
+        }
+    }
+
+    pub(in crate::queue) fn kind(&self) -> JobKind {
+        self.kind
+    }
+
+    pub(in crate::queue) fn redelivered(&self) -> bool {
+        self.redelivered
+    }
+
+    pub(in crate::queue) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    pub(in crate::queue) fn message_id(&self) -> Option<&str> {
+        self.properties.message_id().as_ref().map(ShortString::as_str)
+    }
+
+    pub(in crate::queue) fn trace(&self) -> Option<String> {
+        match self.properties.headers().as_ref()?.inner().get("traceparent")? {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            AMQPValue::ShortString(text) => Some(text.to_string()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn priority(&self) -> u8 {
+        self.properties.priority().unwrap_or_default()
+    }
+
+    /// Whether the broker still waits for our answer; it does not once the channel is gone.
+    pub(super) fn is_usable(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.acker.usable())
+    }
+
+    pub(in crate::queue) async fn ack(mut self) {
+        if let Some(open) = self.open.take() {
+            open.ack().await;
+        }
+    }
+
+    pub(in crate::queue) async fn give_back(mut self) {
+        if let Some(open) = self.open.take() {
+            open.give_back().await;
+        }
+    }
+
+    /// Published anew with the reason in its headers, and acknowledged when that has been confirmed: a crash between
+    /// the two doubles the message and does not lose it.
+    pub(in crate::queue) async fn dead_letter(mut self, reason: &ErrorRecord) -> Result<(), JobError> {
+        let Some(open) = &self.open else { return Ok(()) };
+        let message = Outgoing {
+            exchange: DEAD_EXCHANGE,
+            key: self.kind.as_str(),
+            mandatory: true,
+            body: &self.body,
+            properties: self.with_reason(reason),
+        };
+        match open.publisher.one(message).await {
+            Ok(()) => {
+                warn!(
+                    queue = queue_of(self.kind),
+                    message_id = self.message_id(),
+                    code = reason.code,
+                    reason = shortened(&reason.message),
+                    "a message was dead-lettered"
+                );
+                if let Some(open) = self.open.take() {
+                    open.ack().await;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                sleep(PAUSE).await;
+                if let Some(open) = self.open.take() {
+                    open.give_back().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The properties that the sender chose, as far as they are about the message and not about its delivery.
+    fn with_reason(&self, reason: &ErrorRecord) -> BasicProperties {
+        let sent = &self.properties;
+        let mut headers = sent.headers().clone().unwrap_or_default();
+        let mut header = |name: &str, value: &str| {
+            headers.insert(name.into(), AMQPValue::LongString(value.into()));
+        };
+        header("x-acetate-code", &reason.code);
+        header("x-acetate-reason", shortened(&reason.message));
+        header("x-acetate-queue", queue_of(self.kind));
+        let id = sent.message_id().clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
+        let mut properties = BasicProperties::default().with_delivery_mode(2).with_message_id(id).with_headers(headers);
+        for (value, set) in [
+            (sent.content_type(), BasicProperties::with_content_type as fn(_, _) -> _),
+            (sent.content_encoding(), BasicProperties::with_content_encoding),
+            (sent.correlation_id(), BasicProperties::with_correlation_id),
+            (sent.kind(), BasicProperties::with_type),
+            (sent.app_id(), BasicProperties::with_app_id),
+        ] {
+            if let Some(value) = value {
+                properties = set(properties, value.clone());
+            }
+        }
+        properties
+    }
+}
+
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST_REASON)]
+}
+
+impl Open {
+    async fn ack(self) {
+        // Nothing is lost by an answer that does not arrive: the broker delivers the message again.
+        match timeout(PATIENCE, self.acker.ack(BasicAckOptions::default())).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => debug!("not acknowledged: the channel is gone, the message comes again"),
+            Ok(Err(error)) => debug!(%error, "not acknowledged, the message comes again"),
+            Err(_) => debug!("not acknowledged: the socket is stuck, the message comes again"),
+        }
+        drop(self.channel);
+    }
+
+    async fn give_back(self) {
+        let requeue = BasicNackOptions { requeue: true, multiple: false };
+        if !matches!(timeout(PATIENCE, self.acker.nack(requeue)).await, Ok(Ok(true))) {
+            debug!("not given back: the channel is gone, and the message with it");
+        }
+        drop(self.channel);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let (Some(open), Ok(runtime)) = (self.open.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(open.give_back());
+        }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("kind", &self.kind)
+            .field("message_id", &self.message_id())
+            .field("bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let long = "ä".repeat(LONGEST_REASON);
+        assert!(shortened(&long).len() <= LONGEST_REASON);
+        assert_eq!(shortened("short"), "short");
+    }
+}

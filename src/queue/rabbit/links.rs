@@ -1,0 +1,132 @@
+//! Which connections are up, for whoever asks whether this process can work.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use lapin::ConnectionStatus;
+
+use crate::{job::JobError, queue::Health};
+
+#[derive(Debug, Default)]
+pub(super) struct Links(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    publish: Link,
+    consume: Link,
+    /// Kinds that a consumer was asked for, and those of them that are being delivered.
+    wanted: usize,
+    live: usize,
+    last_error: Option<String>,
+    /// What was last seen, and since when.
+    seen: Option<(bool, bool, Timestamp)>,
+}
+
+#[derive(Debug, Default)]
+enum Link {
+    #[default]
+    Unused,
+    Up(ConnectionStatus),
+    Down,
+}
+
+impl Link {
+    fn is_down(&self) -> bool {
+        match self {
+            Self::Unused => false,
+            Self::Up(status) => !status.connected(),
+            Self::Down => true,
+        }
+    }
+}
+
+impl Links {
+    pub(super) fn publish_up(&self, status: ConnectionStatus) {
+        self.change(|state| state.publish = Link::Up(status));
+    }
+
+    pub(super) fn publish_down(&self, error: &JobError) {
+        self.change(|state| {
+            state.publish = Link::Down;
+            state.last_error = Some(error.to_string());
+        });
+    }
+
+    pub(super) fn publish_closed(&self) {
+        self.change(|state| state.publish = Link::Unused);
+    }
+
+    pub(super) fn consume_wanted(&self, kinds: usize) {
+        self.change(|state| {
+            state.wanted = kinds;
+            state.consume = Link::Down;
+        });
+    }
+
+    pub(super) fn consume_up(&self, status: ConnectionStatus) {
+        self.change(|state| state.consume = Link::Up(status));
+    }
+
+    pub(super) fn consume_down(&self, error: &JobError) {
+        self.change(|state| {
+            state.consume = Link::Down;
+            state.last_error = Some(error.to_string());
+        });
+    }
+
+    pub(super) fn consume_closed(&self) {
+        self.change(|state| {
+            state.wanted = 0;
+            state.consume = Link::Unused;
+        });
+    }
+
+    /// One more kind is being delivered, until the guard is dropped.
+    pub(super) fn lane_up(&self) -> LaneUp<'_> {
+        self.change(|state| state.live += 1);
+        LaneUp(self)
+    }
+
+    pub(super) fn failed(&self, error: &JobError) {
+        self.change(|state| state.last_error = Some(error.to_string()));
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let mut state = self.lock();
+        let (connected, consuming, since) = state.look();
+        Health { connected, consuming, since, last_error: state.last_error.clone() }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        state.look();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn look(&mut self) -> (bool, bool, Timestamp) {
+        let used = !matches!((&self.publish, &self.consume), (Link::Unused, Link::Unused));
+        let connected = used && !self.publish.is_down() && !self.consume.is_down();
+        let consuming = self.wanted > 0 && self.live >= self.wanted && !self.consume.is_down();
+        let since = match self.seen {
+            Some((was_connected, was_consuming, since)) if (was_connected, was_consuming) == (connected, consuming) => {
+                since
+            }
+            _ => Timestamp::now(),
+        };
+        *self.seen.insert((connected, consuming, since))
+    }
+}
+
+pub(super) struct LaneUp<'a>(&'a Links);
+
+impl Drop for LaneUp<'_> {
+    fn drop(&mut self) {
+        self.0.change(|state| state.live = state.live.saturating_sub(1));
+    }
+}

@@ -1,0 +1,328 @@
+//! Publishing: nothing counts as published before the broker has said so.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, PublisherConfirm,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
+use tracing::debug;
+
+use super::{
+    Core,
+    errors::{broken, reason},
+    topology::{self, EVENTS, JOBS},
+};
+use crate::{
+    job::JobError,
+    queue::{Dispatch, Event},
+};
+
+/// Written to disk before it is confirmed.
+const PERSISTENT: u8 = 2;
+
+/// The connection that publishes. Opened when it is first needed, and again when it was lost.
+#[derive(Debug, Clone)]
+pub(in crate::queue) struct Publisher {
+    core: Arc<Core>,
+    connection: Arc<Mutex<Option<Connection>>>,
+    /// Messages that must arrive in a queue. A lane is locked while a batch is on its way, so that what the broker
+    /// returns can be told apart.
+    jobs: Arc<Mutex<Option<Channel>>>,
+    /// Messages that may find nobody listening.
+    events: Arc<Mutex<Option<Channel>>>,
+}
+
+/// A message on its way out.
+pub(super) struct Outgoing<'a> {
+    pub(super) exchange: &'static str,
+    pub(super) key: &'a str,
+    /// A message that no queue takes is an error. Known by its `message_id`, which must be there.
+    pub(super) mandatory: bool,
+    pub(super) body: &'a [u8],
+    pub(super) properties: BasicProperties,
+}
+
+impl Publisher {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self { core, connection: Arc::default(), jobs: Arc::default(), events: Arc::default() }
+    }
+
+    pub(in crate::queue) async fn dispatch(&self, dispatches: &[Dispatch]) -> Vec<Result<(), JobError>> {
+        let messages: Vec<_> = dispatches
+            .iter()
+            .map(|dispatch| Outgoing {
+                exchange: JOBS,
+                key: dispatch.kind.as_str(),
+                mandatory: true,
+                body: &dispatch.body,
+                properties: {
+                    let properties = properties(dispatch.kind.as_str().into())
+                        .with_message_id(dispatch.id.to_string().into())
+                        .with_priority(dispatch.priority.min(9));
+                    match &dispatch.trace {
+                        Some(trace) => properties.with_headers(headers([("traceparent", trace)])),
+                        None => properties,
+                    }
+                },
+            })
+            .collect();
+        self.batch(&self.jobs, &messages).await
+    }
+
+    pub(in crate::queue) async fn events(&self, events: &[Event]) -> Vec<Result<(), JobError>> {
+        let mut results = Vec::with_capacity(events.len());
+        let mut messages = Vec::with_capacity(events.len());
+        for event in events {
+            match ShortString::try_new(&event.name) {
+                Ok(name) => {
+                    results.push(Ok(()));
+                    messages.push(Outgoing {
+                        exchange: EVENTS,
+                        key: &event.name,
+                        mandatory: false,
+                        body: &event.body,
+                        properties: properties(name),
+                    });
+                }
+                Err(error) => results.push(Err(JobError::invalid("event", error.to_string()))),
+            }
+        }
+        let mut published = self.batch(&self.events, &messages).await.into_iter();
+        for result in results.iter_mut().filter(|result| result.is_ok()) {
+            *result = published.next().unwrap_or(Ok(()));
+        }
+        results
+    }
+
+    /// One message that must arrive in a queue.
+    pub(super) async fn one(&self, message: Outgoing<'_>) -> Result<(), JobError> {
+        self.batch(&self.jobs, &[message]).await.remove(0)
+    }
+
+    /// Makes sure that there is a connection, and everything on it.
+    pub(super) async fn connect(&self) -> Result<(), JobError> {
+        self.with_connection(async |_| Ok(())).await
+    }
+
+    /// Opens a connection that was lost while nobody published, so that it is noticed when the broker is back.
+    pub(super) fn revive(&self) {
+        let lost = match self.connection.try_lock() {
+            Ok(connection) => connection.as_ref().is_some_and(|connection| !connection.status().connected()),
+            Err(_) => false,
+        };
+        if let (true, Ok(runtime)) = (lost, tokio::runtime::Handle::try_current()) {
+            let publisher = self.clone();
+            runtime.spawn(async move { publisher.connect().await });
+        }
+    }
+
+    pub(in crate::queue) async fn close(&self) {
+        *self.jobs.lock().await = None;
+        *self.events.lock().await = None;
+        if let Some(connection) = self.connection.lock().await.take() {
+            let closed = connection.close(200, "OK".into());
+            if !matches!(timeout(self.core.options.connect_timeout, closed).await, Ok(Ok(()))) {
+                debug!("the connection that publishes did not end in order");
+            }
+        }
+        self.core.links.publish_closed();
+    }
+
+    /// Publishes all, then waits for the broker's word on each.
+    async fn batch(&self, lane: &Mutex<Option<Channel>>, messages: &[Outgoing<'_>]) -> Vec<Result<(), JobError>> {
+        if messages.is_empty() {
+            return Vec::new();
+        }
+        let mut lane = lane.lock().await;
+        let channel = match self.channel(&mut lane).await {
+            Ok(channel) => channel,
+            Err(error) => return messages.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let mut results = self.send(&channel, messages).await;
+        let mut returned = HashSet::new();
+        let mut patience = self.core.options.publish_timeout;
+        let mut settled = Vec::with_capacity(messages.len());
+        for sent in results.drain(..) {
+            settled.push(match sent {
+                Ok(confirm) => self.confirmed(confirm, &mut patience, &mut returned).await,
+                Err(error) => Err(error),
+            });
+        }
+        if settled.iter().any(Result::is_err) {
+            // What may still come in on this channel belongs to messages that were given up.
+            *lane = None;
+        }
+        // A returned message is confirmed too, and where the broker confirms many at once, lapin may hand it out with
+        // the confirmation of another: only its id tells whose it is.
+        for (result, message) in settled.iter_mut().zip(messages) {
+            let id = message.properties.message_id().as_ref();
+            if message.mandatory && id.is_some_and(|id| returned.contains(id)) {
+                *result = Err(broken(format!(
+                    "{}: no queue takes messages of the exchange {} with the routing key {}",
+                    self.core.connector.place(),
+                    message.exchange,
+                    message.key
+                )));
+            }
+        }
+        settled
+    }
+
+    /// Hands the messages to the socket; after the first that cannot be, the others are not tried.
+    async fn send(&self, channel: &Channel, messages: &[Outgoing<'_>]) -> Vec<Result<PublisherConfirm, JobError>> {
+        let mut sent = Vec::with_capacity(messages.len());
+        let mut failed: Option<JobError> = None;
+        for message in messages {
+            if let Some(error) = &failed {
+                sent.push(Err(error.clone()));
+                continue;
+            }
+            let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
+            let publish = channel.basic_publish(
+                message.exchange.into(),
+                message.key.into(),
+                options,
+                message.body,
+                message.properties.clone(),
+            );
+            let result = match timeout(self.core.options.publish_timeout, publish).await {
+                Ok(Ok(confirm)) => Ok(confirm),
+                Ok(Err(error)) => Err(self.lost(&reason(&error))),
+                Err(_) => Err(self.stuck().await),
+            };
+            failed = result.as_ref().err().cloned();
+            sent.push(result);
+        }
+        sent
+    }
+
+    /// `patience` is for one confirmation; used up once, the others get none.
+    async fn confirmed(
+        &self,
+        confirm: PublisherConfirm,
+        patience: &mut Duration,
+        returned: &mut HashSet<ShortString>,
+    ) -> Result<(), JobError> {
+        let confirmation = match timeout(*patience, confirm).await {
+            Ok(Ok(confirmation)) => confirmation,
+            Ok(Err(error)) => return Err(self.lost(&reason(&error))),
+            Err(_) => {
+                *patience = Duration::ZERO;
+                return Err(self.stuck().await);
+            }
+        };
+        let accepted = !confirmation.is_nack();
+        if let Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message)) = confirmation {
+            returned.extend(message.properties.message_id().clone());
+        }
+        if accepted {
+            Ok(())
+        } else {
+            Err(broken(format!(
+                "{} refused a message: its queue is full or not available",
+                self.core.connector.place()
+            )))
+        }
+    }
+
+    fn lost(&self, reason: &str) -> JobError {
+        broken(format!("{}: the connection was lost while publishing: {reason}", self.core.connector.place()))
+    }
+
+    /// Either the broker told us to wait, which it may do for hours, or it has gone silent.
+    async fn stuck(&self) -> JobError {
+        let (place, waited) = (self.core.connector.place(), self.core.options.publish_timeout);
+        let mut connection = self.connection.lock().await;
+        if connection.as_ref().is_some_and(|connection| connection.status().blocked()) {
+            return blocked(&place);
+        }
+        // A connection without a sound is left to itself, so that the next message gets a new one.
+        *connection = None;
+        let error = broken(format!("{place} did not confirm a message within {waited:?}"));
+        self.core.links.publish_down(&error);
+        error
+    }
+
+    async fn channel(&self, lane: &mut Option<Channel>) -> Result<Channel, JobError> {
+        let deadline = Instant::now() + self.core.options.publish_timeout;
+        let made = self
+            .with_connection(async |connection| {
+                while connection.status().blocked() {
+                    if Instant::now() >= deadline {
+                        return Err(blocked(&self.core.connector.place()));
+                    }
+                    sleep(Duration::from_millis(50)).await;
+                }
+                match lane.as_ref() {
+                    Some(channel) if channel.status().connected() => return Ok(channel.clone()),
+                    _ => {}
+                }
+                let opened = async {
+                    let channel = connection.create_channel().await?;
+                    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+                    Ok::<_, lapin::Error>(channel)
+                };
+                match timeout(self.core.options.connect_timeout, opened).await {
+                    Ok(Ok(channel)) => Ok(channel),
+                    Ok(Err(error)) => Err(self.lost(&reason(&error))),
+                    Err(_) => Err(self.lost("no answer")),
+                }
+            })
+            .await?;
+        *lane = Some(made.clone());
+        Ok(made)
+    }
+
+    async fn with_connection<T>(
+        &self,
+        work: impl AsyncFnOnce(&Connection) -> Result<T, JobError>,
+    ) -> Result<T, JobError> {
+        let mut slot = self.connection.lock().await;
+        let live = slot.take().filter(|connection| connection.status().connected());
+        let connection = match live {
+            Some(connection) => connection,
+            None => match self.open().await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    self.core.links.publish_down(&error);
+                    return Err(error);
+                }
+            },
+        };
+        work(slot.insert(connection)).await
+    }
+
+    async fn open(&self) -> Result<Connection, JobError> {
+        let connection = self.core.connector.connect("publish").await?;
+        topology::declare(&self.core.connector, &connection, &self.core.options).await?;
+        self.core.links.publish_up(connection.status().clone());
+        Ok(connection)
+    }
+}
+
+fn blocked(place: &str) -> JobError {
+    broken(format!("{place} takes no messages at present: it is short of memory or disk"))
+}
+
+fn properties(name: ShortString) -> BasicProperties {
+    BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_delivery_mode(PERSISTENT)
+        .with_app_id("acetate".into())
+        .with_type(name)
+}
+
+/// Short texts only.
+pub(super) fn headers<'a>(pairs: impl IntoIterator<Item = (&'static str, &'a String)>) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for (name, value) in pairs {
+        headers.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
+    }
+    headers
+}

@@ -1,0 +1,136 @@
+//! The exchanges and queues that acetate needs. Declared at every connect, so that a new broker is ready for use, and a
+//! broker that somebody has set up otherwise is noticed.
+//!
+//! The arguments are the same for every version of RabbitMQ, because a queue outlives the version that made it and can
+//! only be declared again with the arguments that it has.
+
+use lapin::{
+    Channel, Connection, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+
+use super::{
+    RabbitOptions,
+    connect::Connector,
+    errors::{broken, differs, is_refused, reason},
+};
+use crate::job::{JobError, JobKind};
+
+/// Direct; the routing key is the job's kind.
+pub const JOBS: &str = "acetate.jobs";
+/// Fanout, to [`DEAD_LETTERS`].
+pub const DEAD_EXCHANGE: &str = "acetate.dead";
+/// The queue of messages that no worker could make sense of.
+pub const DEAD_LETTERS: &str = "acetate.dead-letters";
+/// Topic; the routing key is the event's name.
+pub const EVENTS: &str = "acetate.events";
+
+/// Attempts are counted in the job's row, and a delivery that is given back is none. Without a limit of its own a
+/// quorum queue has one of 20 since RabbitMQ 4; and -1, which means none there, is refused by older versions.
+const DELIVERY_LIMIT: i32 = 1_000_000;
+
+/// The queue of a kind of job.
+pub fn queue_of(kind: JobKind) -> &'static str {
+    match kind {
+        JobKind::Decompose => "acetate.decompose",
+        JobKind::Edit => "acetate.edit",
+        JobKind::Composite => "acetate.composite",
+        JobKind::Workflow => "acetate.workflow",
+    }
+}
+
+/// Declares everything, and reports what is there but different.
+pub(super) async fn declare(
+    connector: &Connector,
+    connection: &Connection,
+    options: &RabbitOptions,
+) -> Result<(), JobError> {
+    let channel = connection.create_channel().await.map_err(|error| broken(reason(&error)))?;
+    let declared = declare_on(&channel, options);
+    match tokio::time::timeout(connector.timeout(), declared).await {
+        Ok(declared) => declared.map_err(|(what, error)| explain(connector, &what, &error)),
+        Err(_) => Err(broken(format!("{} did not answer within {:?}", connector.place(), connector.timeout()))),
+    }
+}
+
+type Failed = (String, lapin::Error);
+
+async fn declare_on(channel: &Channel, options: &RabbitOptions) -> Result<(), Failed> {
+    exchange(channel, DEAD_EXCHANGE, ExchangeKind::Fanout).await?;
+    exchange(channel, JOBS, ExchangeKind::Direct).await?;
+    exchange(channel, EVENTS, ExchangeKind::Topic).await?;
+
+    queue(channel, DEAD_LETTERS, quorum()).await?;
+    bind(channel, DEAD_LETTERS, DEAD_EXCHANGE, "").await?;
+    for kind in JobKind::ALL {
+        queue(channel, queue_of(kind), job_queue(options)).await?;
+        bind(channel, queue_of(kind), JOBS, kind.as_str()).await?;
+    }
+    Ok(())
+}
+
+fn quorum() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    arguments
+}
+
+fn job_queue(options: &RabbitOptions) -> FieldTable {
+    let mut arguments = quorum();
+    arguments.insert("x-dead-letter-exchange".into(), text(DEAD_EXCHANGE));
+    // The default loses messages when a broker dies between the two queues. It needs `reject-publish`.
+    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+    // Known since RabbitMQ 3.12. Older versions keep it and go by their own `consumer_timeout`.
+    let milliseconds = options.consumer_timeout.as_millis().try_into().unwrap_or(i64::MAX);
+    arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(milliseconds));
+    arguments
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+async fn exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> Result<(), Failed> {
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let declared = channel.exchange_declare(name.into(), kind, durable, FieldTable::default()).await;
+    declared.map_err(|error| (format!("the exchange {name}"), error))
+}
+
+async fn queue(channel: &Channel, name: &str, arguments: FieldTable) -> Result<(), Failed> {
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    match channel.queue_declare(name.into(), durable, arguments).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err((format!("the queue {name}"), error)),
+    }
+}
+
+async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Result<(), Failed> {
+    let bound = channel
+        .queue_bind(queue.into(), exchange.into(), key.into(), QueueBindOptions::default(), FieldTable::default())
+        .await;
+    bound.map_err(|error| (format!("the binding of the queue {queue} to {exchange}"), error))
+}
+
+/// The broker's own text names the property and both values.
+fn explain(connector: &Connector, what: &str, error: &lapin::Error) -> JobError {
+    let (place, said) = (connector.place(), reason(error));
+    if differs(error) {
+        JobError::invalid(
+            what,
+            format!(
+                "was declared otherwise on {place}: {said}. Where queue.consumer_timeout_seconds has been changed, set \
+                 it back; otherwise stop the workers, let the queue run empty, and delete it: it is made anew"
+            ),
+        )
+    } else if is_refused(error) {
+        JobError::invalid(
+            what,
+            format!("{said}. The user of queue.url needs the permissions to configure, write and read acetate.*"),
+        )
+    } else {
+        broken(format!("{place}, {what}: {said}"))
+    }
+}

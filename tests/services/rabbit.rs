@@ -1,0 +1,198 @@
+//! A virtual host of its own for each test, and a foreign client in it.
+
+use std::{env, time::Duration};
+
+use acetate::{
+    job::{JobId, JobKind, JobRequest},
+    queue::{ConsumeOptions, Consumer, Delivery, Dispatch, Queue, RabbitOptions, RabbitQueue},
+};
+use lapin::{Channel, Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable};
+use serde_json::{Value, json};
+
+/// Longer than anything takes that works.
+const PATIENCE: Duration = Duration::from_secs(30);
+const AMQP: &str = "amqp://guest:guest@127.0.0.1:5672";
+const API: &str = "http://guest:guest@127.0.0.1:15672";
+
+/// Gone with all that is in it when the test ends.
+pub struct Vhost {
+    pub name: String,
+    agent: ureq::Agent,
+    api: String,
+    authorization: String,
+}
+
+impl Vhost {
+    pub fn new() -> Self {
+        let api = env::var("ACETATE_TEST_RABBITMQ_API").unwrap_or_else(|_| API.to_owned());
+        let (credentials, host) = api
+            .split_once("://")
+            .and_then(|(_, rest)| rest.split_once('@'))
+            .expect("ACETATE_TEST_RABBITMQ_API is like http://user:password@host:15672");
+        let user = credentials.split(':').next().unwrap().to_owned();
+        let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
+        let vhost = Self {
+            name: format!("acetate-test-{}", JobId::new()),
+            agent: config.build().new_agent(),
+            authorization: format!("Basic {}", base64(credentials.as_bytes())),
+            api: format!("http://{host}/api"),
+        };
+        vhost.put(&format!("/vhosts/{}", vhost.name), &json!({}));
+        let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
+        vhost.put(&format!("/permissions/{}/{user}", vhost.name), &all);
+        vhost
+    }
+
+    pub fn url(&self) -> String {
+        let amqp = env::var("ACETATE_TEST_AMQP_URL").unwrap_or_else(|_| AMQP.to_owned());
+        let (scheme, rest) = amqp.split_once("://").expect("ACETATE_TEST_AMQP_URL is an address");
+        format!("{scheme}://{}/{}", rest.split('/').next().unwrap(), self.name)
+    }
+
+    /// Not connected yet.
+    pub fn rabbit(&self) -> Queue {
+        Queue::Rabbit(RabbitQueue::new(&self.url(), options()).unwrap())
+    }
+
+    pub async fn ready(&self) -> Queue {
+        let queue = self.rabbit();
+        queue.ready(PATIENCE).await.unwrap_or_else(|error| panic!("{error}; scripts/services starts RabbitMQ"));
+        queue
+    }
+
+    /// lapin as anybody would use it.
+    pub async fn foreign(&self) -> (Connection, Channel) {
+        let connection = Connection::connect(&self.url(), ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        (connection, channel)
+    }
+
+    /// Waits until the queue holds as many messages that nobody has.
+    pub async fn until_left(&self, queue: &str, wanted: u32) {
+        let (_connection, channel) = self.foreign().await;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let mut left = None;
+        for _ in 0..100 {
+            let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap();
+            left = Some(declared.message_count());
+            if left == Some(wanted) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{queue} should hold {wanted} messages and holds {left:?}");
+    }
+
+    /// The major version of the broker.
+    pub fn major(&self) -> u32 {
+        let overview = self.get("/overview");
+        overview["rabbitmq_version"].as_str().unwrap().split('.').next().unwrap().parse().unwrap()
+    }
+
+    /// Ends all connections into this virtual host, as `rabbitmqctl close_all_connections` does. Returns how many.
+    pub fn cut(&self) -> usize {
+        let connections = self.get(&format!("/vhosts/{}/connections", self.name));
+        let names: Vec<_> = connections.as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
+        for name in &names {
+            self.delete(&format!("/connections/{}", percent(name)));
+        }
+        names.len()
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        let url = format!("{}{path}", self.api);
+        let answer = self.agent.get(&url).header("authorization", &self.authorization).call();
+        let text = answer.unwrap_or_else(|error| unreachable_api(&url, &error)).body_mut().read_to_string().unwrap();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{url}: {error}: {text}"))
+    }
+
+    fn put(&self, path: &str, body: &Value) {
+        let url = format!("{}{path}", self.api);
+        let request = self.agent.put(&url).header("authorization", &self.authorization);
+        let answer = request.content_type("application/json").send(body.to_string());
+        let answer = answer.unwrap_or_else(|error| unreachable_api(&url, &error));
+        assert!(answer.status().is_success(), "PUT {url}: {}", answer.status());
+    }
+
+    fn delete(&self, path: &str) {
+        let url = format!("{}{path}", self.api);
+        let _ = self.agent.delete(&url).header("authorization", &self.authorization).call();
+    }
+}
+
+impl Drop for Vhost {
+    fn drop(&mut self) {
+        self.delete(&format!("/vhosts/{}", self.name));
+    }
+}
+
+fn unreachable_api(url: &str, error: &ureq::Error) -> ! {
+    panic!("{url} does not answer ({error}): scripts/services starts RabbitMQ with its management API")
+}
+
+pub fn options() -> RabbitOptions {
+    RabbitOptions {
+        name: "test".to_owned(),
+        consumer_timeout: Duration::from_secs(3600),
+        connect_timeout: Duration::from_secs(10),
+        publish_timeout: Duration::from_secs(20),
+    }
+}
+
+pub fn consume(queue: &Queue, kinds: &[JobKind], prefetch: u16) -> Consumer {
+    queue.consume(ConsumeOptions { kinds: kinds.to_vec(), prefetch, affinity_wait: PATIENCE })
+}
+
+/// The next delivery, which must come.
+pub async fn next(consumer: &Consumer) -> Delivery {
+    prefer(consumer, None).await
+}
+
+pub async fn prefer(consumer: &Consumer, kind: Option<JobKind>) -> Delivery {
+    let delivery = tokio::time::timeout(PATIENCE, consumer.next(kind)).await;
+    delivery.expect("nothing was delivered").expect("the consumer was closed")
+}
+
+/// Nothing more comes, for long enough to have come.
+pub async fn nothing(consumer: &Consumer) {
+    let delivery = tokio::time::timeout(Duration::from_millis(700), consumer.next(None)).await;
+    assert!(delivery.is_err(), "nothing should come, but {delivery:?} did");
+}
+
+pub fn request(kind: JobKind, id: JobId) -> JobRequest {
+    let (images, params) = match kind {
+        JobKind::Edit => (json!({"image": "s3://in/a.png"}), json!({"instruction": "make it blue"})),
+        _ => (json!({"image": "s3://in/a.png"}), json!({})),
+    };
+    let body = json!({
+        "version": 1, "id": id.to_string(), "kind": kind, "input": images, "params": params,
+        "output": {"prefix": "s3://out/a/"},
+    });
+    JobRequest::from_json(body.to_string().as_bytes()).unwrap()
+}
+
+pub fn dispatch(kind: JobKind) -> Dispatch {
+    let id = JobId::new();
+    Dispatch { id, kind, priority: 0, body: request(kind, id).to_json().into_bytes(), trace: None }
+}
+
+fn percent(text: &str) -> String {
+    let one = |byte: u8| match byte {
+        b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(one).collect()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, index| bits << 8 | usize::from(*chunk.get(index).unwrap_or(&0)));
+        for digit in 0..4 {
+            let value = bits >> (18 - 6 * digit) & 63;
+            text.push(if digit <= chunk.len() { char::from(DIGITS[value]) } else { '=' });
+        }
+    }
+    text
+}

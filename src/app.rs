@@ -1,7 +1,5 @@
 //! The composition root: builds the parts from the configuration and puts them into each other's hands.
 
-use std::path::PathBuf;
-
 use jiff::Timestamp;
 
 use crate::{
@@ -11,8 +9,8 @@ use crate::{
     image::Limits,
     job::{JobError, JobId},
     queue::EmbeddedQueue,
-    status::SqliteStatus,
-    store::{FolderStore, file_url, path_of},
+    status::{Mode, Place, Status},
+    store::{FolderStore, file_url},
     worker::{Backoff, Options, Reporter, Verdict, Worker, WorkerName, run},
 };
 
@@ -61,18 +59,15 @@ impl Embedded {
 }
 
 /// The job rows alone, for commands that only look.
-pub async fn open_status(config: &Config) -> Result<SqliteStatus, JobError> {
-    SqliteStatus::open(&status_path(config)?).await
+pub async fn open_status(config: &Config) -> Result<Status, JobError> {
+    let mode = if config.queue.url.is_some() { Mode::Service } else { Mode::Embedded };
+    Status::open(&status_place(config)?, mode).await
 }
 
-pub fn status_path(config: &Config) -> Result<PathBuf, JobError> {
-    let Some(url) = &config.status.url else { return Ok(config.data_dir.join("acetate.db")) };
-    match url.reveal().strip_prefix("sqlite://") {
-        Some(path) if path.starts_with('/') => path_of("status.url", &format!("file://{path}")),
-        _ => Err(JobError::invalid(
-            "status.url",
-            format!("{url:?} is not sqlite:/// with an absolute path, which is all that this build keeps job rows in"),
-        )),
+pub fn status_place(config: &Config) -> Result<Place, JobError> {
+    match &config.status.url {
+        Some(url) => Place::parse("status.url", url.reveal()),
+        None => Ok(Place::Sqlite(config.data_dir.join("acetate.db"))),
     }
 }
 

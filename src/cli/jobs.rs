@@ -84,7 +84,7 @@ impl JobsArgs {
 
 async fn list(loaded: &Loaded, args: ListArgs) -> Result<(), Failure> {
     let status = app::open_status(&loaded.config).await?;
-    let filter = Filter { state: args.state, kind: args.kind, limit: args.limit, after: args.after };
+    let filter = Filter { state: args.state, kind: args.kind, batch: None, limit: args.limit, after: args.after };
     let page = status.list(&filter).await?;
     if args.json {
         let store = store(loaded)?;

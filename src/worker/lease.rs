@@ -9,7 +9,7 @@ use super::{Reporter, Worker};
 use crate::{
     engine::CancelToken,
     job::{Epoch, JobId},
-    status::{Fenced, JobRow, SqliteStatus},
+    status::{Fenced, JobRow, Status},
 };
 
 /// Held while an attempt runs. Dropping it without [`Lease::release`] stops the heartbeat too.
@@ -45,7 +45,7 @@ impl Lease {
 }
 
 struct Heart {
-    status: SqliteStatus,
+    status: Status,
     job: JobId,
     epoch: Epoch,
     lease: Duration,

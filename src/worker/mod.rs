@@ -18,12 +18,12 @@ pub use progress::Reporter;
 pub use retry::Backoff;
 pub use run::{Verdict, run};
 
-use crate::{engine::Engine, image, status::SqliteStatus, store::FolderStore};
+use crate::{engine::Engine, image, status::Status, store::FolderStore};
 
 /// What a worker works with; clones share it.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    pub status: SqliteStatus,
+    pub status: Status,
     pub store: FolderStore,
     pub engine: Engine,
     pub options: Options,

@@ -98,5 +98,5 @@ pub(super) async fn manifest(
         .map_err(|error| JobError::Storage { path: key.to_string(), reason: error.to_string() })?;
     let stored = worker.store.put(key, json).await?;
     worker.store.verify(&stored).await?;
-    Ok(Published { manifest: stored.key.to_string(), files: manifest.files })
+    Ok(Published { manifest: stored.key.to_string(), root: None, files: manifest.files })
 }

@@ -41,6 +41,7 @@ pub async fn run(
         lease: worker.options.lease,
         max_attempts: worker.options.max_attempts,
         is_dead: &|name| worker.options.name.knows_dead(name),
+        fingerprint: None,
     };
     let row = match worker.status.claim(delivery.job, &rules).await? {
         Claim::Taken(row) => row,
@@ -52,7 +53,7 @@ pub async fn run(
             delivery.again_at(until);
             return Ok(Verdict::NotTaken(Claim::Held { worker, until }));
         }
-        other @ (Claim::Ended(_) | Claim::Unknown) => {
+        other @ (Claim::Ended(_) | Claim::Conflict(_) | Claim::Unknown) => {
             delivery.ack();
             return Ok(Verdict::NotTaken(other));
         }

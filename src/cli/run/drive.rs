@@ -22,7 +22,7 @@ use crate::{
     config::Loaded,
     engine::CancelToken,
     job::{ErrorRecord, InputRef, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
-    status::{Claim, JobRow, Submitted},
+    status::{Claim, JobRow, SubmitOptions, Submitted},
     store::{ObjectKey, OutFolder, file_url},
     worker::{Reporter, Verdict, WorkerName},
 };
@@ -136,7 +136,7 @@ impl Run<'_> {
                 return Ok(Todo::Export(Box::new(row)));
             }
         }
-        match status.submit(request).await.map_err(in_words_of_flags)? {
+        match status.submit(request, &SubmitOptions::default()).await.map_err(in_words_of_flags)? {
             Submitted::New(row) => Ok(Todo::Work(row.id())),
             Submitted::Known(row) => match row.state {
                 JobState::Queued | JobState::Running => {
@@ -178,7 +178,7 @@ impl Run<'_> {
                 let reason = format!("another process took job {id} over; `acetate jobs show {id}` tells how it goes");
                 Err(JobError::Busy { reason }.into())
             }
-            None | Some(Verdict::NotTaken(Claim::Unknown | Claim::Taken(_))) => {
+            None | Some(Verdict::NotTaken(Claim::Unknown | Claim::Conflict(_) | Claim::Taken(_))) => {
                 Err(JobError::Database { reason: format!("job {id} has vanished from the database") }.into())
             }
         }

@@ -100,7 +100,7 @@ async fn database(loaded: &Loaded) -> Check {
         let jobs: Vec<String> =
             status.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
         let jobs = if jobs.is_empty() { "no jobs".to_owned() } else { jobs.join(", ") };
-        Ok::<_, JobError>(format!("{}, {jobs}", status.path().display()))
+        Ok::<_, JobError>(format!("{}, {jobs}", status.place()))
     };
     from_result("database", counted.await)
 }

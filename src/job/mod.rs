@@ -1,13 +1,17 @@
 //! The vocabulary of a job: what is asked for, how it is named, what states it goes through. No I/O.
 
+mod batch;
 mod error;
+mod event;
 mod id;
 mod manifest;
 mod params;
 mod request;
 mod state;
 
+pub use batch::BatchId;
 pub use error::{ErrorClass, ErrorRecord, JobError};
+pub use event::{EventFile, JobEvent};
 pub use id::{Epoch, JobId};
 pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, StageTiming};
 pub use params::{CompositeParams, DecomposeParams, EditParams, LayerEdit, OutputSize, Sampling, WorkflowParams};

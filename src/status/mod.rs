@@ -3,18 +3,33 @@
 //! The database owns the state. A claim raises the row's epoch in one statement; every later write names its epoch
 //! and changes nothing when the row has moved on. So a worker that lost its lease loses every race, and learns it as
 //! [`Fenced::Lost`].
+//!
+//! Every other change is decided on a row that was read (`decide.rs`, without a database) and written if the row is
+//! still what was read: SQLite holds its one write lock in between, Postgres compares and tries again. With
+//! [`Mode::Service`] a change leaves its messages in the outbox, in the same statement or transaction; so what the row
+//! says and what is told about it cannot differ.
 
-mod claim;
-mod query;
+mod any;
+mod changes;
+mod columns;
+mod decide;
+mod listing;
+mod outbox;
+mod outcome;
+mod place;
+mod postgres;
 mod row;
 mod sqlite;
-mod write;
 
-pub use claim::{Claim, ClaimRules};
-pub use query::{Filter, Page};
-pub use row::{Attempt, JobRow, Published};
+pub use any::Status;
+pub use changes::Changes;
+pub use listing::{BatchSummary, Depth, Filter, Page, PruneRules, Pruned};
+pub use outbox::{OutboxId, OutboxRow, Topic};
+pub use outcome::{Beat, CancelOutcome, Claim, ClaimRules, Fenced, RetryOutcome, SubmitOptions, Submitted};
+pub use place::{Mode, Place, PostgresUrl};
+pub use postgres::PostgresStatus;
+pub use row::{Attempt, JobRow, Published, Rejection};
 pub use sqlite::SqliteStatus;
-pub use write::{Beat, CancelOutcome, Fenced, Submitted};
 
 #[cfg(test)]
 mod tests;

@@ -1,15 +1,14 @@
-//! A row of `jobs` and of `attempts`, as plain values.
+//! What a row says, as plain values.
 
 use jiff::Timestamp;
-use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{Row, sqlite::SqliteRow};
+use serde::Serialize;
 
-use super::sqlite::database;
-use crate::job::{Epoch, ErrorRecord, FileEntry, JobError, JobId, JobRequest, JobState, Progress};
+use crate::job::{BatchId, Epoch, ErrorRecord, EventFile, FileEntry, JobEvent, JobId, JobRequest, JobState, Progress};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRow {
     pub request: JobRequest,
+    pub batch: Option<BatchId>,
     pub state: JobState,
     pub attempts: u32,
     pub epoch: Epoch,
@@ -25,6 +24,8 @@ pub struct JobRow {
     /// Present when the job succeeded.
     pub published: Option<Published>,
     pub created_at: Timestamp,
+    /// Of the last attempt.
+    pub started_at: Option<Timestamp>,
     pub updated_at: Timestamp,
     pub finished_at: Option<Timestamp>,
 }
@@ -33,13 +34,50 @@ impl JobRow {
     pub fn id(&self) -> JobId {
         self.request.id
     }
+
+    /// The body of a message about the job as it stands: `job.succeeded`, `job.failed` or `job.cancelled` when it has
+    /// ended, else `job.progress`.
+    pub fn event(&self, time: Timestamp) -> JobEvent {
+        let result = self.published.as_ref();
+        JobEvent {
+            version: JobEvent::VERSION,
+            event: match self.state {
+                JobState::Queued | JobState::Running => JobEvent::PROGRESS.to_owned(),
+                JobState::Succeeded | JobState::Failed | JobState::Cancelled => format!("job.{}", self.state),
+            },
+            id: self.id(),
+            kind: self.request.task.kind(),
+            state: self.state,
+            attempts: self.attempts,
+            epoch: self.epoch,
+            batch: self.batch.clone(),
+            labels: self.request.labels.clone(),
+            progress: self.progress.filter(|_| !self.state.is_terminal()),
+            error: self.error.clone(),
+            manifest: result.map(Published::address),
+            outputs: result.map(|result| result.files.iter().map(EventFile::from).collect()).unwrap_or_default(),
+            time,
+        }
+    }
 }
 
 /// A result: the object key of its manifest, whose folder holds the files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Published {
     pub manifest: String,
+    /// The address that the key is under, where it is not the configured store's.
+    pub root: Option<String>,
     pub files: Vec<FileEntry>,
+}
+
+impl Published {
+    /// The manifest's address; only its key where the root is the store's.
+    pub fn address(&self) -> String {
+        match &self.root {
+            Some(root) => format!("{}/{}", root.trim_end_matches('/'), self.manifest),
+            None => self.manifest.clone(),
+        }
+    }
 }
 
 /// One claim of a job and how it ended; `outcome` is absent while it runs.
@@ -50,76 +88,28 @@ pub struct Attempt {
     pub worker: String,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
-    /// `succeeded`, `failed`, `requeued`, `cancelled`, or `lost` when another worker took over.
+    /// `succeeded`, `failed`, `requeued`, `given_back` by a worker that was told to stop (such an attempt does not
+    /// count), `cancelled`, or `lost` when another worker took over.
     pub outcome: Option<String>,
     pub error: Option<ErrorRecord>,
 }
 
-pub(super) fn read_job(row: &SqliteRow) -> Result<JobRow, JobError> {
-    let request: String = get(row, "request")?;
-    let state: String = get(row, "state")?;
-    let manifest: Option<String> = get(row, "manifest")?;
-    let published = match manifest {
-        Some(manifest) => Some(Published { manifest, files: read_json(row, "outputs")?.unwrap_or_default() }),
-        None => None,
-    };
-    Ok(JobRow {
-        request: JobRequest::from_stored(&request).map_err(|error| unreadable(row, "request", &error.to_string()))?,
-        state: state.parse().map_err(|error: String| unreadable(row, "state", &error))?,
-        attempts: get(row, "attempts")?,
-        epoch: Epoch(get(row, "epoch")?),
-        progress: read_json(row, "progress")?,
-        error: read_json(row, "error")?,
-        cancel_requested: get(row, "cancel_requested")?,
-        worker: get(row, "worker")?,
-        lease_until: read_time(row, "lease_until")?,
-        available_at: need_time(row, "available_at")?,
-        published,
-        created_at: need_time(row, "created_at")?,
-        updated_at: need_time(row, "updated_at")?,
-        finished_at: read_time(row, "finished_at")?,
-    })
+/// A message that could be read as far as its id, and why it was refused.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rejection {
+    pub id: JobId,
+    pub received_at: Timestamp,
+    pub error: ErrorRecord,
+    /// At most its first 64 KiB.
+    pub body: String,
 }
 
-pub(super) fn read_attempt(row: &SqliteRow) -> Result<Attempt, JobError> {
-    Ok(Attempt {
-        attempt: get(row, "attempt")?,
-        epoch: Epoch(get(row, "epoch")?),
-        worker: get(row, "worker")?,
-        started_at: need_time(row, "started_at")?,
-        ended_at: read_time(row, "ended_at")?,
-        outcome: get(row, "outcome")?,
-        error: read_json(row, "error")?,
-    })
-}
+impl Rejection {
+    pub(super) const LONGEST_BODY: usize = 64 * 1024;
 
-/// Our own values always serialise; the error is for a value that cannot.
-pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, JobError> {
-    serde_json::to_string(value).map_err(|error| JobError::Database { reason: error.to_string() })
-}
-
-pub(super) fn get<'r, T>(row: &'r SqliteRow, column: &str) -> Result<T, JobError>
-where
-    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
-{
-    row.try_get(column).map_err(database)
-}
-
-fn read_json<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> Result<Option<T>, JobError> {
-    let Some(text) = get::<Option<String>>(row, column)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|error| unreadable(row, column, &error.to_string()))
-}
-
-fn read_time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, JobError> {
-    let Some(ms) = get::<Option<i64>>(row, column)? else { return Ok(None) };
-    Timestamp::from_millisecond(ms).map(Some).map_err(|error| unreadable(row, column, &error.to_string()))
-}
-
-fn need_time(row: &SqliteRow, column: &str) -> Result<Timestamp, JobError> {
-    read_time(row, column)?.ok_or_else(|| unreadable(row, column, "is missing"))
-}
-
-fn unreadable(row: &SqliteRow, column: &str, reason: &str) -> JobError {
-    let id = row.try_get::<String, _>("id").unwrap_or_else(|_| "?".to_owned());
-    JobError::Database { reason: format!("row of job {id}, column {column}: {reason}") }
+    /// The part of a message that is kept. A text column holds no zero byte.
+    pub(super) fn body_of(raw: &str) -> String {
+        let end = raw.floor_char_boundary(Self::LONGEST_BODY);
+        raw[..end].replace('\0', "\u{fffd}")
+    }
 }

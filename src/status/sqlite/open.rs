@@ -11,10 +11,16 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::job::JobError;
+use crate::{
+    job::JobError,
+    status::{Changes, Mode, changes::Signal},
+};
 
 /// In order; the file's `user_version` says how many of them it has seen.
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/sqlite/0001_jobs.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/sqlite/0001_jobs.sql"),
+    include_str!("../../../migrations/sqlite/0002_service.sql"),
+];
 
 /// How long a write waits for another process to finish its own.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,14 +28,16 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Job rows in one SQLite file, in WAL mode: one writer, readers that never wait for it.
 #[derive(Debug, Clone)]
 pub struct SqliteStatus {
-    pub(super) writer: SqlitePool,
+    pub(in crate::status) writer: SqlitePool,
     pub(super) readers: SqlitePool,
+    pub(super) mode: Mode,
+    pub(super) signal: Signal,
     path: PathBuf,
 }
 
 impl SqliteStatus {
     /// Opens the file, making it and its folder if need be, and brings its tables up to date.
-    pub async fn open(path: &Path) -> Result<Self, JobError> {
+    pub async fn open(path: &Path, mode: Mode) -> Result<Self, JobError> {
         let at = |reason: String| JobError::Database { reason: format!("{}: {reason}", path.display()) };
         if let Some(folder) = path.parent() {
             tokio::fs::create_dir_all(folder)
@@ -51,17 +59,26 @@ impl SqliteStatus {
             .map_err(|error| at(explain(&error)))?;
         migrate(&writer).await.map_err(at)?;
         let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.pragma("query_only", "on"));
-        Ok(Self { writer, readers, path: path.to_owned() })
+        Ok(Self { writer, readers, mode, signal: Signal::default(), path: path.to_owned() })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn place(&self) -> String {
+        self.path.display().to_string()
     }
 
     /// Writes the log back into the file and closes it.
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+    }
+
+    pub async fn ping(&self) -> Result<(), JobError> {
+        sqlx::query("SELECT COUNT(*) FROM sqlite_schema").fetch_one(&self.readers).await.map_err(database)?;
+        Ok(())
+    }
+
+    pub fn changes(&self) -> Changes {
+        self.signal.changes(None)
     }
 }
 
@@ -112,9 +129,4 @@ fn explain(error: &sqlx::Error) -> String {
 
 pub(super) fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
-}
-
-/// `now + duration` in milliseconds.
-pub(super) fn after(now: i64, duration: Duration) -> i64 {
-    now.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
 }

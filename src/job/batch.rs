@@ -1,0 +1,78 @@
+//! The name under which many jobs were submitted together.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::JobError;
+
+/// A batch's name: chosen by the submitter, and plain enough for file names, labels of metrics and command lines.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BatchId(String);
+
+impl BatchId {
+    const LONGEST: usize = 100;
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for BatchId {
+    type Err = JobError;
+
+    fn from_str(text: &str) -> Result<Self, JobError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let fits = (1..=Self::LONGEST).contains(&text.len());
+        if fits && text.chars().all(plain) && text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            return Ok(Self(text.to_owned()));
+        }
+        let shown: String = text.chars().take(Self::LONGEST).collect();
+        Err(JobError::invalid(
+            "batch",
+            format!(
+                "`{shown}` is not the name of a batch: 1 to {} letters, digits, `-`, `_` and `.`, the first of them a \
+                 letter or digit",
+                Self::LONGEST
+            ),
+        ))
+    }
+}
+
+impl fmt::Display for BatchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl TryFrom<String> for BatchId {
+    type Error = JobError;
+
+    fn try_from(text: String) -> Result<Self, JobError> {
+        text.parse()
+    }
+}
+
+impl From<BatchId> for String {
+    fn from(batch: BatchId) -> Self {
+        batch.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        for good in ["posters", "2026-11.run_3", &"a".repeat(100)] {
+            assert_eq!(good.parse::<BatchId>().unwrap().as_str(), good);
+        }
+        for bad in ["", "-rf", "a b", "a/b", "ä", "a\0", &"a".repeat(101)] {
+            let error = bad.parse::<BatchId>().unwrap_err().to_string();
+            assert!(error.starts_with("batch: ") && error.len() < 300, "{error}");
+        }
+        assert!(serde_json::from_str::<BatchId>("\"a b\"").is_err());
+    }
+}

@@ -1,0 +1,53 @@
+//! What is told to the world about a job: the body of a message on the events exchange, version 1.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{BatchId, Epoch, ErrorRecord, FileEntry, JobId, JobKind, JobState, Progress};
+
+/// `job.succeeded`, `job.failed`, `job.cancelled` (once or more for each time that a job ends; `id` and `epoch` tell
+/// repetitions) and `job.progress` (now and then, and not kept anywhere).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobEvent {
+    pub version: u32,
+    /// Also the routing key.
+    pub event: String,
+    pub id: JobId,
+    pub kind: JobKind,
+    pub state: JobState,
+    pub attempts: u32,
+    pub epoch: Epoch,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchId>,
+    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    pub error: Option<ErrorRecord>,
+    /// The manifest's address; only its key where the results lie in the worker's own store.
+    pub manifest: Option<String>,
+    /// The files that the manifest names, which lie beside it.
+    pub outputs: Vec<EventFile>,
+    pub time: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventFile {
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    pub sha256: String,
+}
+
+impl JobEvent {
+    pub const VERSION: u32 = 1;
+    /// The event of a job that goes on.
+    pub const PROGRESS: &str = "job.progress";
+}
+
+impl From<&FileEntry> for EventFile {
+    fn from(file: &FileEntry) -> Self {
+        Self { name: file.name.clone(), size: file.size, sha256: file.sha256.clone() }
+    }
+}

@@ -1,0 +1,187 @@
+//! From columns to values, the same for both databases.
+
+use jiff::Timestamp;
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{Row, postgres::PgRow, sqlite::SqliteRow};
+use tracing::warn;
+
+use super::{
+    outbox::{OutboxId, OutboxRow},
+    row::{Attempt, JobRow, Published, Rejection},
+};
+use crate::job::{Epoch, JobError, JobRequest};
+
+/// The columns of `jobs` that make a [`JobRow`], by name: a statement that a running worker has prepared stays valid
+/// when a newer one adds a column.
+macro_rules! job_columns {
+    () => {
+        "id, request, batch, state, attempts, epoch, worker, lease_until, available_at, cancel_requested, progress, \
+         error, manifest, result_root, outputs, created_at, started_at, updated_at, finished_at"
+    };
+}
+pub(super) use job_columns;
+
+/// Access by name and by the few types that occur.
+pub(super) trait Columns {
+    fn maybe_text(&self, column: &str) -> Result<Option<String>, JobError>;
+    fn maybe_number(&self, column: &str) -> Result<Option<i64>, JobError>;
+    fn flag(&self, column: &str) -> Result<bool, JobError>;
+    fn maybe_real(&self, column: &str) -> Result<Option<f64>, JobError>;
+
+    fn text(&self, column: &str) -> Result<String, JobError> {
+        self.maybe_text(column)?.ok_or_else(|| self.unreadable(column, "is missing"))
+    }
+
+    fn number(&self, column: &str) -> Result<i64, JobError> {
+        self.maybe_number(column)?.ok_or_else(|| self.unreadable(column, "is missing"))
+    }
+
+    fn small<T: TryFrom<i64>>(&self, column: &str) -> Result<T, JobError> {
+        let number = self.number(column)?;
+        T::try_from(number).map_err(|_| self.unreadable(column, &format!("{number} is out of bounds")))
+    }
+
+    fn maybe_time(&self, column: &str) -> Result<Option<Timestamp>, JobError> {
+        let Some(ms) = self.maybe_number(column)? else { return Ok(None) };
+        Timestamp::from_millisecond(ms).map(Some).map_err(|error| self.unreadable(column, &error.to_string()))
+    }
+
+    fn time(&self, column: &str) -> Result<Timestamp, JobError> {
+        self.maybe_time(column)?.ok_or_else(|| self.unreadable(column, "is missing"))
+    }
+
+    fn json<T: DeserializeOwned>(&self, column: &str) -> Result<Option<T>, JobError> {
+        let Some(text) = self.maybe_text(column)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|error| self.unreadable(column, &error.to_string()))
+    }
+
+    /// A word that one of our types reads.
+    fn word<T: std::str::FromStr<Err: std::fmt::Display>>(&self, column: &str) -> Result<T, JobError> {
+        self.text(column)?.parse().map_err(|error: T::Err| self.unreadable(column, &error.to_string()))
+    }
+
+    fn unreadable(&self, column: &str, reason: &str) -> JobError {
+        let id = self.maybe_text("id").ok().flatten().unwrap_or_else(|| "?".to_owned());
+        JobError::Database { reason: format!("row of job {id}, column {column}: {reason}") }
+    }
+}
+
+macro_rules! columns_of {
+    ($row:ty) => {
+        impl Columns for $row {
+            fn maybe_text(&self, column: &str) -> Result<Option<String>, JobError> {
+                self.try_get(column).map_err(|error| wrong_type(&error))
+            }
+
+            fn maybe_number(&self, column: &str) -> Result<Option<i64>, JobError> {
+                self.try_get(column).map_err(|error| wrong_type(&error))
+            }
+
+            fn flag(&self, column: &str) -> Result<bool, JobError> {
+                self.try_get(column).map_err(|error| wrong_type(&error))
+            }
+
+            fn maybe_real(&self, column: &str) -> Result<Option<f64>, JobError> {
+                self.try_get(column).map_err(|error| wrong_type(&error))
+            }
+        }
+    };
+}
+columns_of!(SqliteRow);
+columns_of!(PgRow);
+
+fn wrong_type(error: &sqlx::Error) -> JobError {
+    JobError::Database { reason: error.to_string() }
+}
+
+pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
+    let request = row.text("request")?;
+    let published = match row.maybe_text("manifest")? {
+        Some(manifest) => Some(Published {
+            manifest,
+            root: row.maybe_text("result_root")?,
+            files: row.json("outputs")?.unwrap_or_default(),
+        }),
+        None => None,
+    };
+    let batch = match row.maybe_text("batch")? {
+        Some(_) => Some(row.word("batch")?),
+        None => None,
+    };
+    Ok(JobRow {
+        request: JobRequest::from_stored(&request).map_err(|error| row.unreadable("request", &error.to_string()))?,
+        batch,
+        state: row.word("state")?,
+        attempts: row.small("attempts")?,
+        epoch: Epoch(row.number("epoch")?),
+        progress: row.json("progress")?,
+        error: row.json("error")?,
+        cancel_requested: row.flag("cancel_requested")?,
+        worker: row.maybe_text("worker")?,
+        lease_until: row.maybe_time("lease_until")?,
+        available_at: row.time("available_at")?,
+        published,
+        created_at: row.time("created_at")?,
+        started_at: row.maybe_time("started_at")?,
+        updated_at: row.time("updated_at")?,
+        finished_at: row.maybe_time("finished_at")?,
+    })
+}
+
+/// The row, or a line in the log about why it is left out: one that cannot be read must not hide the others.
+pub(super) fn readable(row: &impl Columns) -> Option<JobRow> {
+    read_job(row).inspect_err(|error| warn!("left out: {error}")).ok()
+}
+
+pub(super) fn read_attempt(row: &impl Columns) -> Result<Attempt, JobError> {
+    Ok(Attempt {
+        attempt: row.small("attempt")?,
+        epoch: Epoch(row.number("epoch")?),
+        worker: row.text("worker")?,
+        started_at: row.time("started_at")?,
+        ended_at: row.maybe_time("ended_at")?,
+        outcome: row.maybe_text("outcome")?,
+        error: row.json("error")?,
+    })
+}
+
+pub(super) fn read_rejection(row: &impl Columns) -> Result<Rejection, JobError> {
+    Ok(Rejection {
+        id: row.word("id")?,
+        received_at: row.time("received_at")?,
+        error: row.json("error")?.ok_or_else(|| row.unreadable("error", "is missing"))?,
+        body: row.text("body")?,
+    })
+}
+
+/// `message` names the row's number, because `id` means the job everywhere else.
+pub(super) fn read_outbox(row: &impl Columns) -> Result<OutboxRow, JobError> {
+    Ok(OutboxRow {
+        id: OutboxId(row.number("message")?),
+        job: row.word("job")?,
+        topic: row.word("topic")?,
+        kind: row.word("kind")?,
+        priority: row.small("priority")?,
+        payload: row.text("payload")?,
+        available_at: row.time("available_at")?,
+        created_at: row.time("created_at")?,
+    })
+}
+
+/// Our own values always serialise; the error is for a value that cannot.
+pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, JobError> {
+    serde_json::to_string(value).map_err(|error| JobError::Database { reason: error.to_string() })
+}
+
+/// `now + duration` in milliseconds.
+pub(super) fn after(now: i64, duration: std::time::Duration) -> i64 {
+    now.saturating_add(milliseconds(duration))
+}
+
+pub(super) fn milliseconds(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+pub(super) fn timestamp(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
+}

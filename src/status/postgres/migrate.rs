@@ -1,0 +1,59 @@
+//! Bringing the tables up to date, once, however many processes start together.
+
+use sqlx::{Connection, PgConnection, Row};
+
+use super::open::explain;
+
+/// In order; the table `acetate_schema` says how many of them the schema has seen.
+const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/postgres/0001_jobs.sql")];
+
+/// Runs the migrations that are missing, in one transaction.
+pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), String> {
+    let told = |error: sqlx::Error| explain(&error);
+    // The usual case takes no lock and needs no right to make tables.
+    if version(connection).await.map_err(told)? == Some(MIGRATIONS.len()) {
+        return Ok(());
+    }
+    let mut tx = connection.begin().await.map_err(told)?;
+    sqlx::raw_sql(
+        "SET LOCAL statement_timeout = 0;
+         SELECT pg_advisory_xact_lock(hashtextextended('acetate ' || COALESCE(current_schema(), ''), 0));
+         CREATE TABLE IF NOT EXISTS acetate_schema (version BIGINT NOT NULL);
+         INSERT INTO acetate_schema SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM acetate_schema)",
+    )
+    .execute(&mut *tx)
+    .await
+    .map_err(told)?;
+    let done = version(&mut tx).await.map_err(told)?.unwrap_or_default();
+    if done > MIGRATIONS.len() {
+        return Err(format!(
+            "was written by a newer acetate (schema {done}, this one knows {}); update acetate, or name another \
+             database with ACETATE__STATUS__URL",
+            MIGRATIONS.len()
+        ));
+    }
+    for sql in &MIGRATIONS[done..] {
+        sqlx::raw_sql(*sql)
+            .execute(&mut *tx)
+            .await
+            .map_err(|error| format!("cannot make the tables ({})", explain(&error)))?;
+    }
+    sqlx::query("UPDATE acetate_schema SET version = $1")
+        .bind(i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX))
+        .execute(&mut *tx)
+        .await
+        .map_err(told)?;
+    tx.commit().await.map_err(told)
+}
+
+/// How many migrations the schema has seen; nothing where there is no table that says so.
+async fn version(connection: &mut PgConnection) -> Result<Option<usize>, sqlx::Error> {
+    // Of the schema that would be written to, not of another one further down the search path.
+    let known = "SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'acetate_schema'";
+    if sqlx::query(known).fetch_optional(&mut *connection).await?.is_none() {
+        return Ok(None);
+    }
+    let row = sqlx::query("SELECT version FROM acetate_schema").fetch_optional(connection).await?;
+    let version = row.map(|row| row.try_get::<i64, _>(0)).transpose()?;
+    Ok(version.map(|version| usize::try_from(version).unwrap_or_default()))
+}

@@ -1,0 +1,109 @@
+//! The outbox, and what seems to be lost.
+
+use std::time::Duration;
+
+use super::open::PostgresStatus;
+use crate::{
+    job::JobError,
+    status::{
+        OutboxId, OutboxRow,
+        columns::{milliseconds, read_outbox},
+    },
+};
+
+/// Of one round of the reaper; the next one goes on.
+const REAPED_AT_ONCE: i64 = 1000;
+
+impl PostgresStatus {
+    pub async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError> {
+        let query = sqlx::query(
+            "WITH due AS (
+                SELECT id FROM outbox
+                 WHERE available_at <= acetate_now() AND (taken_until IS NULL OR taken_until <= acetate_now())
+                 ORDER BY available_at, id LIMIT $1
+                   FOR UPDATE SKIP LOCKED),
+             taken AS (
+                UPDATE outbox SET taken_until = acetate_now() + $2 FROM due WHERE outbox.id = due.id
+             RETURNING outbox.*)
+             SELECT taken.id AS message, taken.job AS id, taken.job, topic, taken.kind, taken.priority,
+                    COALESCE(payload, request) AS payload, taken.available_at, taken.created_at
+               FROM taken LEFT JOIN jobs ON jobs.id = taken.job AND payload IS NULL
+              ORDER BY taken.available_at, taken.id",
+        )
+        .bind(i64::from(limit))
+        .bind(milliseconds(lease));
+        self.all(query).await?.iter().map(read_outbox).collect()
+    }
+
+    pub async fn outbox_done(&self, ids: &[OutboxId]) -> Result<(), JobError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        // A row that somebody else changes right now is skipped: when it was dispatched is only a hint for the reaper.
+        let query = sqlx::query(
+            "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1) RETURNING job, topic),
+             sent AS (
+                SELECT id FROM jobs
+                 WHERE id IN (SELECT job FROM gone WHERE topic = 'dispatch') AND state = 'queued'
+                   FOR UPDATE SKIP LOCKED)
+             UPDATE jobs SET quiet_until = GREATEST(available_at, 2 * acetate_now() - available_at)
+               FROM sent WHERE jobs.id = sent.id",
+        )
+        .bind(numbers(ids));
+        self.execute(query).await.map(drop)
+    }
+
+    pub async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let query = sqlx::query(
+            "UPDATE outbox SET taken_until = acetate_now(), available_at = acetate_now() + $2 WHERE id = ANY($1)",
+        )
+        .bind(numbers(ids))
+        .bind(milliseconds(delay));
+        self.execute(query).await.map(drop)
+    }
+
+    pub async fn reap(&self, grace: Duration) -> Result<u64, JobError> {
+        if !self.service() {
+            return Ok(0);
+        }
+        let query = sqlx::query(
+            "WITH late AS (
+                SELECT id, kind, priority FROM jobs
+                 WHERE state = 'queued' AND quiet_until <= acetate_now() - $1
+                 ORDER BY quiet_until LIMIT $2 FOR UPDATE SKIP LOCKED),
+             dead AS (
+                SELECT id, kind, priority FROM jobs
+                 WHERE state = 'running' AND lease_until <= acetate_now() AND quiet_until <= acetate_now()
+                 ORDER BY lease_until LIMIT $2 FOR UPDATE SKIP LOCKED),
+             lost AS (SELECT * FROM late UNION ALL SELECT * FROM dead),
+             noted AS (
+                UPDATE jobs
+                   SET quiet_until = CASE state WHEN 'queued' THEN 2 * acetate_now() - available_at
+                                     ELSE acetate_now() + GREATEST($1, acetate_now() - lease_until) END
+                  FROM lost WHERE jobs.id = lost.id),
+             sent AS (
+                INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
+                SELECT id, 'dispatch', kind, priority, acetate_now(), acetate_now() FROM lost
+                ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING
+             RETURNING 1)
+             SELECT 1 FROM sent",
+        )
+        .bind(milliseconds(grace))
+        .bind(REAPED_AT_ONCE);
+        let lost = self.all(query).await?.len();
+        if lost > 0 {
+            self.signal.tell();
+        }
+        Ok(u64::try_from(lost).unwrap_or(u64::MAX))
+    }
+}
+
+fn numbers(ids: &[OutboxId]) -> Vec<i64> {
+    let mut numbers: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    // Two relays that delete the same rows do it in the same order.
+    numbers.sort_unstable();
+    numbers
+}

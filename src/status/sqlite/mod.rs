@@ -1,0 +1,12 @@
+//! Job rows in one SQLite file.
+
+mod batch;
+mod claim;
+mod open;
+mod outbox;
+mod query;
+mod retention;
+mod submit;
+mod turn;
+
+pub use open::SqliteStatus;

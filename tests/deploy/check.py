@@ -30,8 +30,7 @@ METRICS = {
 }
 # Of Prometheus itself.
 ADDED = {"instance", "job", "le"}
-# A job may take this long; whatever stops workers has to wait longer.
-HARD_LIMIT_SECONDS = 3600
+DEFAULTS = tomllib.loads((ROOT / "config/default.toml").read_text())
 
 
 def compose(path):
@@ -49,8 +48,10 @@ def compose(path):
             yield f"{name}: restart is {service.get('restart')}, not unless-stopped"
         if "build" not in service and "healthcheck" not in service:
             yield f"{name}: no health check"
-        if name.startswith("worker") and seconds(service["stop_grace_period"]) < 600:
-            yield f"{name}: is killed {service['stop_grace_period']} after SIGTERM, which is no time to end a job"
+        if name.startswith("worker"):
+            drain = int(service["environment"]["ACETATE__WORKER__DRAIN_SECONDS"])
+            if not 600 <= drain < seconds(service["stop_grace_period"]):
+                yield f"{name}: drains for {drain} s and is killed after {service['stop_grace_period']}"
         for volume in service.get("volumes", []):
             source = Path(volume["source"]) if volume["type"] == "bind" else ROOT
             if source != ROOT / "out" and not source.exists():
@@ -73,8 +74,11 @@ def kubernetes(path):
     pod = worker["spec"]["template"]["spec"]
     labels = worker["spec"]["template"]["metadata"]["labels"]
     grace = pod["terminationGracePeriodSeconds"]
-    if grace <= HARD_LIMIT_SECONDS:
-        yield f"terminationGracePeriodSeconds is {grace}; a job may take {HARD_LIMIT_SECONDS}"
+    [config] = objects["ConfigMap"].values()
+    drain = int(config["data"]["ACETATE__WORKER__DRAIN_SECONDS"])
+    longest = DEFAULTS["worker"]["job_timeout_seconds"]
+    if not longest <= drain < grace:
+        yield f"a job may take {longest} s, a worker drains for {drain} s, and is killed after {grace} s"
     if "replicas" in worker["spec"]:
         yield "the Deployment sets replicas, which are KEDA's"
     selectors = [("Deployment", worker["spec"]["selector"]["matchLabels"])]
@@ -152,13 +156,17 @@ def dockerfiles():
 
 def settings():
     """An ACETATE__ variable that is no setting stops the program at its start."""
-    known = set(flatten(tomllib.loads((ROOT / "config/default.toml").read_text())))
+    known = set(flatten(DEFAULTS))
     files = [ROOT / "docker-compose.yml", ROOT / "docs/running.md", *(ROOT / "deploy").rglob("*")]
     for path in (path for path in files if path.is_file()):
         for name in sorted(set(re.findall(r"ACETATE__([A-Z0-9_]+[A-Z0-9])", path.read_text()))):
             key = name.lower().replace("__", ".")
             if name != "SECTION__KEY" and key not in known:
                 yield f"{path.relative_to(ROOT)}: ACETATE__{name}: config/default.toml has no {key}"
+    sections = "|".join(key for key, value in DEFAULTS.items() if isinstance(value, dict))
+    for key in re.findall(rf"`((?:{sections})\.[a-z_]+)`", (ROOT / "docs/running.md").read_text()):
+        if key not in known:
+            yield f"docs/running.md: config/default.toml has no {key}"
 
 
 def flatten(table, prefix=""):

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use acetate::{
     job::{ErrorClass, ErrorRecord, JobId, JobKind},
-    queue::{Content, MAX_KEPT_BYTES, Queue, RabbitQueue},
+    queue::{Content, MAX_KEPT_BYTES, Queue, RabbitOptions, RabbitQueue},
 };
 use lapin::{
     BasicProperties,
@@ -75,7 +75,7 @@ async fn lost_connections_are_made_anew() {
     let begun = next(&consumer).await;
     let since = queue.health().since;
 
-    assert!(vhost.cut() >= 3);
+    vhost.cut(3).await;
     until(|| !queue.health().connected).await;
     // The job was finished in the meantime, and the broker cannot be told.
     let finished = begun.job();
@@ -116,7 +116,7 @@ async fn an_idle_publisher_finds_its_way_back() {
     let vhost = Vhost::new();
     let queue = vhost.ready().await;
     assert!(queue.health().connected && !queue.health().consuming);
-    assert_eq!(vhost.cut(), 1);
+    vhost.cut(1).await;
     until(|| !queue.health().connected).await;
     until(|| queue.health().connected).await;
     queue.close().await;
@@ -167,8 +167,26 @@ async fn a_queue_that_somebody_made_otherwise_is_named() {
     assert!(start.elapsed() < Duration::from_secs(30), "it was tried again, which cannot help");
     let text = error.to_string();
     assert_eq!(error.class(), ErrorClass::Invalid);
-    for word in ["the queue acetate.edit", "x-queue-type", "classic", "quorum", "delete it"] {
+    for word in ["the queue acetate.edit", "x-dead-letter-exchange", "current is none", "delete it"] {
         assert!(text.contains(word), "{word} is not in: {text}");
+    }
+}
+
+#[tokio::test]
+async fn another_consumer_timeout_is_no_surprise() {
+    let vhost = Vhost::new();
+    vhost.ready().await;
+    let other = RabbitOptions { consumer_timeout: Duration::from_secs(7200), ..options() };
+    let queue = Queue::Rabbit(RabbitQueue::new(&vhost.url(), other).unwrap());
+    let ready = queue.ready(Duration::from_secs(30)).await;
+    if vhost.major() >= 4 {
+        let text = ready.unwrap_err().to_string();
+        for word in ["acetate.decompose", "x-consumer-timeout", "7200000", "3600000", "queue.consumer_timeout_seconds"]
+        {
+            assert!(text.contains(word), "{word} is not in: {text}");
+        }
+    } else {
+        assert_eq!(ready, Ok(()), "before RabbitMQ 3.12 a queue has no consumer timeout of its own");
     }
 }
 

@@ -89,14 +89,21 @@ impl Vhost {
         overview["rabbitmq_version"].as_str().unwrap().split('.').next().unwrap().parse().unwrap()
     }
 
-    /// Ends all connections into this virtual host, as `rabbitmqctl close_all_connections` does. Returns how many.
-    pub fn cut(&self) -> usize {
-        let connections = self.get(&format!("/vhosts/{}/connections", self.name));
-        let names: Vec<_> = connections.as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
-        for name in &names {
-            self.delete(&format!("/connections/{}", percent(name)));
+    /// Ends all connections into this virtual host, of which there are so many, as an operator would. The API lists
+    /// new ones after a while.
+    pub async fn cut(&self, wanted: usize) {
+        for _ in 0..150 {
+            let connections = self.get(&format!("/vhosts/{}/connections", self.name));
+            let names: Vec<_> = connections.as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
+            if names.len() == wanted {
+                for name in names {
+                    self.delete(&format!("/connections/{}", percent(name)));
+                }
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        names.len()
+        panic!("there were never {wanted} connections into {}", self.name);
     }
 
     pub fn get(&self, path: &str) -> Value {

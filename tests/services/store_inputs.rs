@@ -58,11 +58,15 @@ async fn what_the_submitter_can_correct_is_said_in_their_words() {
 
 #[tokio::test]
 async fn a_bucket_that_is_not_there_and_one_that_is_closed() {
-    let server = S3Server::start(&["in"]).await;
+    let server = S3Server::start(&[]).await;
     let proxy = Proxy::before(server.address).await;
-    let stores = stores_with(settings(&proxy.endpoint()), "s3://none/x", &["s3://in", "s3://none"], Trust::Submitted);
+    let stores =
+        stores_with(settings(&proxy.endpoint()), "s3://none/x", &["s3://pictures", "s3://none"], Trust::Submitted);
     let missing = stores.inputs().read("s3://none/a.png", 9).await.unwrap_err();
     assert_eq!(missing.code(), "input_not_found", "{missing}");
+    // This server makes buckets as they are written to.
+    let none = "<Error><Code>NoSuchBucket</Code><Message>none</Message></Error>";
+    proxy.next("PUT", Fault::Answer("404 Not Found", none));
     let result = stores.own().check().await.unwrap_err();
     let text = result.to_string();
     assert!(result.code() == "storage" && text.contains("s3://none/x") && text.contains("no such bucket"), "{text}");
@@ -70,7 +74,7 @@ async fn a_bucket_that_is_not_there_and_one_that_is_closed() {
     let closed = "<Error><Code>AccessDenied</Code><Message>not yours</Message></Error>";
     proxy.next("GET", Fault::Answer("403 Forbidden", closed));
     proxy.next("PUT", Fault::Answer("403 Forbidden", closed));
-    let denied = stores.inputs().read("s3://in/a.png", 9).await.unwrap_err();
+    let denied = stores.inputs().read("s3://pictures/a.png", 9).await.unwrap_err();
     assert!(denied.code() == "input_forbidden" && denied.to_string().contains("s3:GetObject"), "{denied}");
     let result = stores.own().check().await.unwrap_err();
     assert!(result.code() == "storage" && result.to_string().contains("s3:PutObject"), "{result}");
@@ -102,20 +106,23 @@ async fn wrong_credentials_are_said_and_not_shown() {
 
 #[tokio::test]
 async fn a_prefix_is_listed_page_by_page_and_a_folder_too() {
-    let server = S3Server::start(&["in"]).await;
-    let folder = server.folder.path().join("in/posters");
+    let server = S3Server::start(&["pictures"]).await;
+    let folder = server.folder.path().join("pictures/posters");
     std::fs::create_dir_all(folder.join("deep/er")).unwrap();
-    std::fs::create_dir_all(server.folder.path().join("in/posters-of-others")).unwrap();
-    std::fs::write(server.folder.path().join("in/posters-of-others/x.png"), "x").unwrap();
+    std::fs::create_dir_all(server.folder.path().join("pictures/posters-of-others")).unwrap();
+    std::fs::write(server.folder.path().join("pictures/posters-of-others/x.png"), "x").unwrap();
     for number in 0..1203 {
         std::fs::write(folder.join(format!("{number:04}.png")), "12").unwrap();
     }
     std::fs::write(folder.join("deep/er/last.png"), "12345").unwrap();
-    #[cfg(unix)]
-    std::os::unix::fs::symlink(&folder, folder.join("deep/circle")).unwrap();
+    let circle = folder.join("deep/circle");
+    std::os::unix::fs::symlink(&folder, &circle).unwrap();
 
-    let stores = stores_with(settings(&server.endpoint()), "s3://in", &[], Trust::Local);
-    for prefix in [file_url(&folder), "s3://in/posters".to_owned(), "s3://in/posters/".to_owned()] {
+    let stores = stores_with(settings(&server.endpoint()), "s3://pictures", &[], Trust::Local);
+    for prefix in [file_url(&folder), "s3://pictures/posters".to_owned(), "s3://pictures/posters/".to_owned()] {
+        if prefix.starts_with("s3://") {
+            std::fs::remove_file(&circle).ok();
+        }
         let mut listing = stores.inputs().list(&prefix).unwrap();
         let (mut pages, mut urls) = (0, Vec::new());
         while let Some(page) = listing.next().await.unwrap() {
@@ -129,7 +136,7 @@ async fn a_prefix_is_listed_page_by_page_and_a_folder_too() {
         assert_eq!(stores.inputs().read(&last.url, 9).await.unwrap(), b"12345");
     }
     assert!(stores.inputs().list("https://h/x").is_err());
-    let mut nothing = stores.inputs().list("s3://in/none").unwrap();
+    let mut nothing = stores.inputs().list("s3://pictures/none").unwrap();
     assert_eq!(nothing.next().await.unwrap(), Some(Vec::new()));
     assert_eq!(nothing.next().await.unwrap(), None);
     assert!(stores.inputs().list("file:///no/such/folder").unwrap().next().await.is_err());

@@ -34,6 +34,7 @@ pub(in crate::store) enum Failure {
 impl Failure {
     pub(super) fn of<E: ProvideErrorMetadata + Error + 'static>(error: SdkError<E>) -> Self {
         let message = clipped(error.message().unwrap_or_default());
+        let said = clipped(&[error.code().unwrap_or_default(), &message].join(" "));
         let status = error.raw_response().map(|response| response.status().as_u16());
         match error.code() {
             Some("NoSuchKey") => return Self::NoKey,
@@ -64,8 +65,8 @@ impl Failure {
             Some(403) => Self::Denied(message),
             Some(412) => Self::Changed,
             Some(301 | 307 | 308) => Self::Region(message),
-            Some(status @ (408 | 429 | 500..)) => Self::Unavailable(format!("it answers {status} {message}")),
-            Some(status @ 400..) => Self::Refused(format!("it answers {status} {message}")),
+            Some(status @ (408 | 429 | 500..)) => Self::Unavailable(format!("it answers {status} {said}")),
+            Some(status @ 400..) => Self::Refused(format!("it answers {status} {said}")),
             Some(_) | None => Self::without_answer(&error),
         }
     }

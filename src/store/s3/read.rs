@@ -58,13 +58,24 @@ async fn ask(client: &S3Client, at: &S3Location, partial: &mut Partial) -> Resul
         Some(_) | None => partial.bytes.clear(),
     }
     let answer = request.send().await.map_err(Failure::of)?;
-    if answer.content_range().is_none() {
+    match answer.content_range() {
+        // Some servers know ranges, but not If-Match.
+        Some(range) if answer.e_tag() == partial.etag.as_deref() && starts_at(range, partial.bytes.len()) => {}
+        Some(_) => return Err(Failure::Changed),
         // The whole object, be it that the server knows no ranges.
-        partial.bytes.clear();
-        partial.total = answer.content_length().and_then(|length| u64::try_from(length).ok());
-        partial.etag = answer.e_tag().map(str::to_owned);
+        None => {
+            partial.bytes.clear();
+            partial.total = answer.content_length().and_then(|length| u64::try_from(length).ok());
+            partial.etag = answer.e_tag().map(str::to_owned);
+        }
     }
     Ok(answer)
+}
+
+/// Of `bytes 4096-8191/8192`.
+fn starts_at(range: &str, wanted: usize) -> bool {
+    let start = range.trim_start_matches("bytes").trim().split('-').next();
+    start.and_then(|start| start.parse().ok()) == Some(wanted)
 }
 
 async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &mut Partial) -> Result<Body, Failure> {

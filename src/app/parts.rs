@@ -33,11 +33,13 @@ pub async fn status(config: &Config) -> Result<Status, JobError> {
 pub fn queue(config: &Config) -> Result<Queue, JobError> {
     let Some(url) = &config.queue.url else { return Ok(Queue::Embedded(EmbeddedQueue::default())) };
     let settings = &config.queue;
-    let mut options = RabbitOptions::new(url.reveal(), &WorkerName::of_this_process().to_string())?;
-    options.consumer_timeout = settings.consumer_timeout(config.worker.job_timeout());
-    options.connect_timeout = settings.connect_timeout();
-    options.publish_timeout = settings.publish_timeout();
-    Ok(Queue::Rabbit(RabbitQueue::new(options)))
+    let options = RabbitOptions {
+        name: format!("acetate {}", WorkerName::of_this_process()),
+        consumer_timeout: settings.consumer_timeout(),
+        connect_timeout: settings.connect_timeout(),
+        publish_timeout: settings.publish_timeout(),
+    };
+    Ok(Queue::Rabbit(RabbitQueue::new(url.reveal(), options)?))
 }
 
 /// What is read from and written to, by the rules that hold for whoever named the addresses.

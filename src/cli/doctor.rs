@@ -96,7 +96,7 @@ async fn objects(loaded: &Loaded) -> Check {
 
 async fn database(loaded: &Loaded) -> Check {
     let counted = async {
-        let status = app::open_status(&loaded.config).await?;
+        let status = app::status(&loaded.config).await?;
         let jobs: Vec<String> =
             status.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
         let jobs = if jobs.is_empty() { "no jobs".to_owned() } else { jobs.join(", ") };

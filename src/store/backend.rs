@@ -21,6 +21,16 @@ impl Store {
         }
     }
 
+    /// Puts a picture in that jobs may then name as their input; gives its address, the same for the same bytes.
+    pub async fn put_input(&self, sha256: &str, ending: &str, bytes: Vec<u8>) -> Result<String, JobError> {
+        let key = ObjectKey::input(sha256, ending)?;
+        let url = self.url(&key);
+        if !self.exists(&key).await? {
+            self.put(key, bytes).await?;
+        }
+        Ok(url)
+    }
+
     /// Makes sure that what lies in the store is what was written.
     pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
         match self {

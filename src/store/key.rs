@@ -28,6 +28,13 @@ impl ObjectKey {
         if made_here.0 == text { Ok(made_here) } else { Err(refused(text)) }
     }
 
+    /// A picture that somebody brought along, under the digest of its bytes.
+    pub fn input(sha256: &str, ending: &str) -> Result<Self, JobError> {
+        let name = format!("{sha256}.{ending}");
+        check_name(&name)?;
+        Ok(Self(format!("inputs/{name}")))
+    }
+
     /// Another object of the same attempt.
     pub fn sibling(&self, name: &str) -> Result<Self, JobError> {
         check_name(name)?;

@@ -22,7 +22,7 @@ use crate::{
     config::Loaded,
     engine::CancelToken,
     job::{ErrorRecord, InputRef, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
-    status::{Claim, JobRow, Submitted},
+    status::{Claim, JobRow, SubmitOptions, Submitted},
     store::{MANIFEST, ObjectKey, OutFolder, file_url},
     worker::{Reporter, Verdict, WorkerName},
 };
@@ -136,7 +136,7 @@ impl Run<'_> {
                 return Ok(Todo::Export(Box::new(row)));
             }
         }
-        match status.submit(request).await.map_err(in_words_of_flags)? {
+        match status.submit(request, &SubmitOptions::default()).await.map_err(in_words_of_flags)? {
             Submitted::New(row) => Ok(Todo::Work(row.id())),
             Submitted::Known(row) => match row.state {
                 JobState::Queued | JobState::Running => {
@@ -178,7 +178,8 @@ impl Run<'_> {
                 let reason = format!("another process took job {id} over; `acetate jobs show {id}` tells how it goes");
                 Err(JobError::Busy { reason }.into())
             }
-            None | Some(Verdict::NotTaken(Claim::Unknown | Claim::Taken(_))) => {
+            None | Some(Verdict::NotTaken(Claim::Unknown | Claim::Conflict(_) | Claim::Taken(_)))
+            | Some(Verdict::Refused(_)) => {
                 Err(JobError::Database { reason: format!("job {id} has vanished from the database") }.into())
             }
         }
@@ -207,7 +208,7 @@ impl Run<'_> {
             sheet::write(path, stores.inputs(), limits, self.out.path(), &manifest).await.map_err(kept)?;
         }
         if self.json {
-            output::json(&JobView::new(row, store)?)?;
+            output::json(&JobView::new(row, stores)?)?;
         } else {
             summary::print(&Finished { row: &row, manifest: &manifest, folder: self.out.path() })?;
         }
@@ -234,7 +235,7 @@ impl Run<'_> {
         let (id, state) = (row.id(), row.state);
         let error = row.error.clone().unwrap_or_else(|| ErrorRecord::from(&JobError::Cancelled));
         if self.json {
-            let printed = JobView::new(row, self.app.worker.stores.own())
+            let printed = JobView::new(row, &self.app.worker.stores)
                 .map_err(Failure::from)
                 .and_then(|view| output::json(&view));
             if let Err(failure) = printed {

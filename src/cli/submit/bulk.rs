@@ -144,7 +144,7 @@ async fn send(
                 put_into_store(front, request).await?;
             }
         }
-        for (request, submitted) in chunk.iter().zip(front.status.submit_many(&chunk, &options).await?) {
+        for (request, submitted) in chunk.iter().zip(front.status.submit_many(&chunk, &options).await) {
             match submitted.map_err(|error| in_row(request, error))? {
                 Submitted::New(_) => report.submitted += 1,
                 Submitted::Known(_) => report.known += 1,

@@ -169,7 +169,7 @@ fn absolute(mut fields: Fields, manifest: &Path) -> Result<Fields, JobError> {
 }
 
 async fn listed(inputs: &Inputs, url: &str, take: &mut impl FnMut(Row) -> bool) -> Result<(), JobError> {
-    let mut pages = inputs.list(url).await?;
+    let mut pages = inputs.list(url)?;
     let mut number = 0;
     while let Some(page) = pages.next().await? {
         for object in page {

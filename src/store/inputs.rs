@@ -79,9 +79,8 @@ impl Inputs {
             let reason = "inputs from the web are off here (store.http_inputs); put the picture into the object store";
             return Err(JobError::InputForbidden { input: location.to_string(), reason: reason.to_owned() });
         }
-        match &self.allowed {
-            Some(list) => list.check(&location)?,
-            None => {}
+        if let Some(list) = &self.allowed {
+            list.check(&location)?;
         }
         Ok(location)
     }

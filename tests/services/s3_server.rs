@@ -62,7 +62,11 @@ impl Drop for S3Server {
     }
 }
 
-/// How tests speak to a server: with little patience.
+/// With so little patience that a test of a silent server is soon over.
+pub fn impatient(endpoint: &str) -> S3Settings {
+    S3Settings { read_timeout: Duration::from_millis(700), ..settings(endpoint) }
+}
+
 pub fn settings(endpoint: &str) -> S3Settings {
     S3Settings {
         endpoint: Some(endpoint.to_owned()),
@@ -73,7 +77,7 @@ pub fn settings(endpoint: &str) -> S3Settings {
             session_token: None,
         }),
         connect_timeout: Duration::from_secs(1),
-        read_timeout: Duration::from_millis(500),
+        read_timeout: Duration::from_secs(5),
         operation_timeout: Duration::from_secs(9),
         ..S3Settings::default()
     }

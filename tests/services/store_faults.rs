@@ -9,11 +9,13 @@ use acetate::{
 
 use crate::{
     proxy::{Fault, Proxy},
-    s3_server::{S3Server, settings, store_with, stores_with},
+    s3_server::{S3Server, impatient, store_with, stores_with},
 };
 
 /// Larger than what a body must bring within its deadline.
 const SIZE: usize = 300_000;
+
+type Make = fn() -> Fault;
 
 struct Setup {
     server: S3Server,
@@ -30,7 +32,7 @@ impl Setup {
     async fn with(change: impl Fn(S3Settings) -> S3Settings) -> Self {
         let server = S3Server::start(&["bucket"]).await;
         let proxy = Proxy::before(server.address).await;
-        let store = store_with(change(settings(&proxy.endpoint())), "s3://bucket/out");
+        let store = store_with(change(impatient(&proxy.endpoint())), "s3://bucket/out");
         let key = ObjectKey::new(JobId::new(), Epoch(1), "layer-00.png").unwrap();
         Self { server, proxy, store, key }
     }
@@ -54,7 +56,7 @@ const BUSY: Fault = Fault::Answer("503 Slow Down", "<Error><Code>SlowDown</Code>
 
 #[tokio::test]
 async fn a_write_survives_what_passes() {
-    let faults: [fn() -> Fault; 4] =
+    let faults: [Make; 4] =
         [|| BUSY, || Fault::LostReply, || Fault::Silent, || Fault::Answer("500 Internal Server Error", "")];
     for (number, fault) in faults.into_iter().enumerate() {
         let setup = Setup::new().await;
@@ -112,8 +114,7 @@ async fn bytes_that_were_changed_on_the_way_are_read_anew() {
 
 #[tokio::test]
 async fn what_does_not_pass_is_transient_and_names_everything() {
-    let faults: [(&str, fn() -> Fault); 3] =
-        [("503", || BUSY), ("silent", || Fault::Silent), ("cut", || Fault::CutHalf)];
+    let faults: [(&str, Make); 3] = [("503", || BUSY), ("silent", || Fault::Silent), ("cut", || Fault::CutHalf)];
     for (name, fault) in faults {
         let setup = Setup::new().await;
         setup.put_past_the_proxy(&bytes());
@@ -137,7 +138,7 @@ async fn a_server_that_is_not_there_is_transient_for_inputs_too() {
     let server = S3Server::start(&[]).await;
     let endpoint = server.endpoint();
     drop(server);
-    let stores = stores_with(settings(&endpoint), "s3://bucket/x", &[], Trust::Submitted);
+    let stores = stores_with(impatient(&endpoint), "s3://bucket/x", &[], Trust::Submitted);
     let key = ObjectKey::new(JobId::new(), Epoch(1), "a.png").unwrap();
     let errors: [JobError; 3] = [
         stores.inputs().read("s3://bucket/x/in.png", 9).await.unwrap_err(),
@@ -167,6 +168,9 @@ async fn a_store_that_knows_no_checksums_is_read_back() {
     assert!(!setup.proxy.seen("PUT")[0].contains("x-amz-checksum"), "{}", setup.proxy.seen("PUT")[0]);
     setup.store.verify(&stored).await.unwrap();
     assert_eq!(setup.proxy.seen("GET").len(), 1);
+    // Deleting many at once needs such a checksum.
+    setup.store.check().await.unwrap();
+    assert_eq!((setup.proxy.seen("POST").len(), setup.proxy.seen("DELETE").len()), (0, 1));
 
     let mut other = bytes();
     other[SIZE / 2] ^= 1;

@@ -5,6 +5,22 @@ use crate::{
     s3_server::{ACCESS_KEY, S3Server, SECRET_KEY},
 };
 
+#[test]
+fn without_credentials_doctor_says_what_is_missing() {
+    let place = Place::new();
+    let mut command = place.command(&["doctor", "--json"]);
+    command
+        .env("ACETATE__STORE__URL", "s3://results")
+        .env("ACETATE__STORE__ENDPOINT", "http://127.0.0.1:9")
+        .env("AWS_EC2_METADATA_DISABLED", "true");
+    let output = command.output().unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let results = shown["checks"].as_array().unwrap().iter().find(|check| check["name"] == "results").unwrap();
+    assert_eq!((output.status.code(), &results["state"]), (Some(1), &"broken".into()), "{shown}");
+    let text = results["text"].as_str().unwrap();
+    assert!(text.contains("s3://results/") && text.contains("there are none; check AWS_ACCESS_KEY_ID"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn results_lie_in_s3_and_are_copied_out() {
     let server = S3Server::start(&["results"]).await;

@@ -89,8 +89,12 @@ impl Failure {
             Self::NoKey | Self::NoBucket => JobError::InputNotFound { input },
             Self::Denied(message) => JobError::InputForbidden {
                 input,
+                // Who may not list is told the same about an object that is not there.
                 reason: words(
-                    &format!("{} does not let acetate read it; allow s3:GetObject there", client.server()),
+                    &format!(
+                        "{} does not let acetate read it; check the name, and allow s3:GetObject and s3:ListBucket",
+                        client.server()
+                    ),
                     &message,
                 ),
             },

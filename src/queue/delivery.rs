@@ -21,7 +21,7 @@ pub struct Delivery {
 #[derive(Debug)]
 enum Origin {
     Embedded(Taken),
-    Rabbit(Handle),
+    Rabbit(Box<Handle>),
 }
 
 impl Delivery {
@@ -34,7 +34,7 @@ impl Delivery {
             content: Content::read(handle.body(), handle.message_id()),
             redelivered: handle.redelivered(),
             trace: handle.trace(),
-            origin: Origin::Rabbit(handle),
+            origin: Origin::Rabbit(Box::new(handle)),
         }
     }
 

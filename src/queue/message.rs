@@ -87,7 +87,8 @@ mod tests {
             (request(&format!(",\"labels\":{{\"x\":\"{}\"}}", "y".repeat(10 << 20))), Some(ID), "send references"),
             ("{\"id\":".to_owned(), None, "EOF"),
             (String::new(), None, "EOF"),
-            ("[".repeat(100_000), None, "recursion limit"),
+            ("[".repeat(100_000), None, "invalid type"),
+            (request(&format!(",\"params\":{}", "[".repeat(100_000))), None, "recursion limit"),
             ("\u{0}\u{1}".to_owned(), None, "expected value"),
             ("{\"id\":7}".to_owned(), None, "invalid type"),
         ];
@@ -95,6 +96,18 @@ mod tests {
             let (found, error) = read(&body);
             assert_eq!(found.as_deref(), id, "{body:.80}");
             assert!(error.contains(reason), "{body:.80} gave: {error}");
+        }
+    }
+
+    /// The examples of the documentation are copied by people.
+    #[test]
+    fn the_documented_messages_can_be_read() {
+        let page = include_str!("../../docs/messages.md");
+        let examples: Vec<_> = page.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(examples.len() >= 4, "{} examples", examples.len());
+        for example in examples {
+            let read = Content::read(example.as_bytes(), None);
+            assert!(matches!(read, Content::Request(_)), "{example}\ngave {read:?}");
         }
     }
 

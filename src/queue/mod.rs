@@ -94,8 +94,10 @@ impl Queue {
     pub async fn publish_many(&self, dispatches: Vec<Dispatch>) -> Vec<Result<(), JobError>> {
         match self {
             Self::Embedded(queue) => {
-                let push = |dispatch: Dispatch| queue.push(dispatch.id, dispatch.priority, Timestamp::now());
-                dispatches.into_iter().map(|dispatch| Ok(push(dispatch))).collect()
+                for dispatch in &dispatches {
+                    queue.push(dispatch.id, dispatch.priority, Timestamp::now());
+                }
+                vec![Ok(()); dispatches.len()]
             }
             Self::Rabbit(rabbit) => rabbit.publisher().dispatch(&dispatches).await,
         }
@@ -109,7 +111,11 @@ impl Queue {
     /// As [`Queue::publish_event`], many at once.
     pub async fn publish_events(&self, events: Vec<Event>) -> Vec<Result<(), JobError>> {
         match self {
-            Self::Embedded(queue) => events.into_iter().map(|event| Ok(queue.tell(event))).collect(),
+            Self::Embedded(queue) => {
+                let told = vec![Ok(()); events.len()];
+                events.into_iter().for_each(|event| queue.tell(event));
+                told
+            }
             Self::Rabbit(rabbit) => rabbit.publisher().events(&events).await,
         }
     }

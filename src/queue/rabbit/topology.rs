@@ -83,7 +83,8 @@ fn job_queue(options: &RabbitOptions) -> FieldTable {
     // The default loses messages when a broker dies between the two queues. It needs `reject-publish`.
     arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
-    // Known since RabbitMQ 3.12. Older versions keep it and go by their own `consumer_timeout`.
+    // Known since RabbitMQ 3.12; before that the broker's own `consumer_timeout` holds, 30 minutes unless it was
+    // changed. A job that outlives it is delivered to another worker, who finds its row taken.
     let milliseconds = options.consumer_timeout.as_millis().try_into().unwrap_or(i64::MAX);
     arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(milliseconds));
     arguments
@@ -121,8 +122,8 @@ fn explain(connector: &Connector, what: &str, error: &lapin::Error) -> JobError 
         JobError::invalid(
             what,
             format!(
-                "was declared otherwise on {place}: {said}. Where queue.consumer_timeout_seconds has been changed, set \
-                 it back; otherwise stop the workers, let the queue run empty, and delete it: it is made anew"
+                "was declared otherwise on {place}: {said}. Stop the workers, let the queue run empty, and delete it: it \
+                 is made anew"
             ),
         )
     } else if is_refused(error) {

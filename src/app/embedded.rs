@@ -45,7 +45,7 @@ impl Embedded {
         self.queue.push(job, row.request.priority, Timestamp::now());
         let options = ConsumeOptions { kinds: Vec::new(), prefetch: 1, affinity_wait: std::time::Duration::ZERO };
         let consumer = self.worker.queue.consume(options);
-        let control = Control { cancel: cancel.clone(), reporter: reporter.clone(), ..Control::default() };
+        let control = Control::new(cancel.clone(), reporter.clone());
         match consumer.next(None).await {
             Some(delivery) => run(&self.worker, delivery, &control).await.map(Some),
             None => Ok(None),

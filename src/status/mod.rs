@@ -30,6 +30,3 @@ pub use place::{Mode, Place, PostgresUrl};
 pub use postgres::PostgresStatus;
 pub use row::{Attempt, JobRow, Published, Rejection};
 pub use sqlite::SqliteStatus;
-
-#[cfg(test)]
-mod tests;

@@ -28,6 +28,10 @@ pub struct Control {
 }
 
 impl Control {
+    pub fn new(cancel: CancelToken, reporter: Reporter) -> Self {
+        Self { cancel, reporter, why: Arc::default() }
+    }
+
     /// The first reason stands.
     pub fn stop(&self, why: Stop) {
         let code = match why {

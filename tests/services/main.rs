@@ -9,6 +9,7 @@ mod queue;
 mod queue_faults;
 mod rabbit;
 mod s3_server;
+mod status;
 mod store;
 mod store_faults;
 mod store_inputs;

@@ -1,24 +1,20 @@
 //! Many jobs under one name.
 
-use futures_util::{StreamExt, TryStreamExt, stream};
 use sqlx::{Postgres, QueryBuilder};
 
 use super::open::PostgresStatus;
 use crate::{
-    job::{BatchId, JobError, JobId, JobState},
+    job::{BatchId, ErrorRecord, JobError, JobId, JobState},
     status::{
         BatchSummary, JobRow,
-        columns::{Columns, job_columns, readable},
+        columns::{Columns, job_columns, readable, to_json},
         decide::Turn,
         listing::summary,
     },
 };
 
-/// Rows that are read at once to be cancelled.
+/// Rows that are read, and cancelled, at once.
 const CHUNK: i64 = 500;
-
-/// Cancelled beside one another, so that they share the server's commits.
-const AT_ONCE: usize = 4;
 
 impl PostgresStatus {
     pub async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError> {
@@ -57,14 +53,7 @@ impl PostgresStatus {
             let Some(last) = rows.last() else { break };
             after = last.text("id")?;
             let now = last.number("now")?;
-            cancelled += stream::iter(rows.iter().filter_map(readable))
-                .map(|row| async move {
-                    let turn = Turn::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
-                    self.write(&turn).await
-                })
-                .buffer_unordered(AT_ONCE)
-                .try_fold(0, async |sum, written| Ok(sum + u64::from(written)))
-                .await?;
+            cancelled += self.end_queued(rows.iter().filter_map(readable), now).await?;
         }
         // Among them those that a worker has claimed just now.
         let query = sqlx::query(
@@ -75,5 +64,37 @@ impl PostgresStatus {
         cancelled += self.execute(query).await?;
         self.signal.tell();
         Ok(cancelled)
+    }
+
+    /// Cancels those of the rows that still wait as they were read, each with its message.
+    async fn end_queued(&self, rows: impl Iterator<Item = JobRow>, now: i64) -> Result<u64, JobError> {
+        let (mut ids, mut epochs, mut payloads) = (Vec::new(), Vec::new(), Vec::new());
+        for row in rows {
+            let turn = Turn::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
+            ids.push(turn.row.id().to_string());
+            epochs.push(turn.seen.epoch.0);
+            payloads.push(turn.message.and_then(|message| message.payload));
+        }
+        let query = sqlx::query(
+            "WITH held AS (
+                SELECT jobs.id, kind, priority, payload
+                  FROM jobs JOIN UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS asked (id, epoch, payload)
+                    ON jobs.id = asked.id AND jobs.epoch = asked.epoch
+                 WHERE state = 'queued' ORDER BY jobs.id FOR UPDATE OF jobs),
+             turned AS (
+                UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
+                  FROM held WHERE jobs.id = held.id RETURNING jobs.id),
+             sent AS (
+                INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
+                SELECT id, 'job.cancelled', kind, priority, payload, $5, $5 FROM held WHERE $6)
+             SELECT id FROM turned",
+        )
+        .bind(ids)
+        .bind(epochs)
+        .bind(payloads)
+        .bind(to_json(&ErrorRecord::from(&JobError::Cancelled))?)
+        .bind(now)
+        .bind(self.service());
+        Ok(u64::try_from(self.all(query).await?.len()).unwrap_or(u64::MAX))
     }
 }

@@ -46,7 +46,7 @@ impl PostgresStatus {
                 SELECT id FROM jobs
                  WHERE id IN (SELECT job FROM gone WHERE topic = 'dispatch') AND state = 'queued'
                    FOR UPDATE SKIP LOCKED)
-             UPDATE jobs SET quiet_until = GREATEST(available_at, 2 * acetate_now() - available_at)
+             UPDATE jobs SET quiet_until = GREATEST(quiet_until, acetate_now())
                FROM sent WHERE jobs.id = sent.id",
         )
         .bind(numbers(ids));

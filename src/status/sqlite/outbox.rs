@@ -44,8 +44,8 @@ impl SqliteStatus {
         }
         let now = now_ms();
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
-        let mut sent = QueryBuilder::<Sqlite>::new("UPDATE jobs SET quiet_until = MAX(available_at, 2 * ");
-        sent.push_bind(now).push(" - available_at) WHERE state = 'queued' AND id IN (SELECT job FROM outbox");
+        let mut sent = QueryBuilder::<Sqlite>::new("UPDATE jobs SET quiet_until = MAX(quiet_until, ");
+        sent.push_bind(now).push(") WHERE state = 'queued' AND id IN (SELECT job FROM outbox");
         sent.push(" WHERE topic = 'dispatch' AND id IN (");
         push_ids(&mut sent, ids);
         sent.push("))");

@@ -1,0 +1,8 @@
+//! One suite over SQLite and Postgres: whatever one promises, the other does.
+
+mod batches;
+mod claims;
+mod database;
+mod endings;
+mod outbox;
+mod support;

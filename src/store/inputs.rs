@@ -46,43 +46,50 @@ impl Inputs {
     /// Of the class `invalid` what the submitter can correct: an address that is none, that is not allowed, where
     /// nothing is, or too much. Transient what a later attempt may find mended.
     pub async fn read(&self, url: &str, cap: u64) -> Result<Vec<u8>, JobError> {
-        match self.allowed(url)? {
-            Location::File(path) => blocking(move || read_file(&path, cap)).await,
-            Location::S3(object) => self.read_object(&object, cap).await,
-            Location::Web(address) => {
-                let (limits, allowed) = (self.web.clone().unwrap_or_default(), self.allowed.clone());
-                let check = move |location: &Location| allowed.as_ref().map_or(Ok(()), |list| list.check(location));
-                blocking(move || web::read(address, cap, &limits, &check)).await
+        let location = Location::parse("input", url)?;
+        let inputs = self.clone();
+        match location {
+            // Looking where a path really leads may wait for a disk.
+            Location::File(ref path) => {
+                let path = path.clone();
+                blocking(move || inputs.allow(&location).and_then(|()| read_file(&path, cap))).await
+            }
+            Location::S3(ref object) => {
+                self.allow(&location)?;
+                self.read_object(object, cap).await
+            }
+            Location::Web(ref address) => {
+                self.allow(&location)?;
+                let (address, limits) = (address.clone(), self.web.clone().unwrap_or_default());
+                blocking(move || web::read(address, cap, &limits, &|location| inputs.allow(location))).await
             }
         }
     }
 
     /// Whether a request may name this address, without looking whether anything is there.
     pub fn check(&self, url: &str) -> Result<(), JobError> {
-        self.allowed(url).map(drop)
+        self.allow(&Location::parse("input", url)?)
     }
 
     /// What is in a folder or under a prefix, with everything below it, page by page.
     pub fn list(&self, url: &str) -> Result<Listing, JobError> {
-        match self.allowed(url)? {
+        let folder = Location::parse("input", url)?.as_folder();
+        self.allow(&folder)?;
+        match folder {
             Location::File(path) => Ok(Listing::of_folder(path)),
-            Location::S3(prefix) => Ok(Listing::of_prefix(self.client.clone(), prefix.as_folder())),
+            Location::S3(prefix) => Ok(Listing::of_prefix(self.client.clone(), prefix)),
             Location::Web(address) => {
                 Err(JobError::invalid("input", format!("{address}: the web has no listing; give a folder or s3://")))
             }
         }
     }
 
-    fn allowed(&self, url: &str) -> Result<Location, JobError> {
-        let location = Location::parse("input", url)?;
+    fn allow(&self, location: &Location) -> Result<(), JobError> {
         if matches!(location, Location::Web(_)) && self.web.is_none() {
             let reason = "inputs from the web are off here (store.http_inputs); put the picture into the object store";
             return Err(JobError::InputForbidden { input: location.to_string(), reason: reason.to_owned() });
         }
-        if let Some(list) = &self.allowed {
-            list.check(&location)?;
-        }
-        Ok(location)
+        self.allowed.as_ref().map_or(Ok(()), |list| list.check(location))
     }
 
     async fn read_object(&self, object: &S3Location, cap: u64) -> Result<Vec<u8>, JobError> {

@@ -28,6 +28,14 @@ impl Location {
             None => refuse(field, url, "is not an address such as s3://bucket/scene.png or file:///folder/scene.png"),
         }
     }
+
+    /// The same place as something that holds others: `s3://out/x` is the folder `s3://out/x/`.
+    pub fn as_folder(&self) -> Self {
+        match self {
+            Self::S3(location) => Self::S3(location.as_folder()),
+            Self::File(_) | Self::Web(_) => self.clone(),
+        }
+    }
 }
 
 /// For people: a path as a path, an address without what is secret in it.

@@ -35,7 +35,7 @@ impl Stores {
     pub fn new(settings: &StoreSettings, trust: Trust) -> Result<Self, JobError> {
         check_endpoint(&settings.s3)?;
         let client = S3Client::new(settings.s3.clone());
-        let root = folder("store.url", &settings.url)?;
+        let root = Location::parse("store.url", &settings.url)?.as_folder();
         let own = rooted(&client, "store.url", &root)?;
         let lists = match trust {
             Trust::Local => None,
@@ -63,7 +63,7 @@ impl Stores {
     /// # Errors
     /// [`JobError::InputForbidden`] for a place that `store.outputs` does not allow.
     pub fn results(&self, prefix: &str) -> Result<Store, JobError> {
-        let root = folder("output.prefix", prefix)?;
+        let root = Location::parse("output.prefix", prefix)?.as_folder();
         if let Some(list) = &self.outputs {
             list.check(&root)?;
         }
@@ -75,17 +75,9 @@ impl Stores {
     pub fn at_root(&self, result_root: Option<&str>) -> Result<Store, JobError> {
         match result_root {
             None => Ok(self.own.clone()),
-            Some(url) => rooted(&self.client, "result_root", &folder("result_root", url)?),
+            Some(url) => rooted(&self.client, "result_root", &Location::parse("result_root", url)?.as_folder()),
         }
     }
-}
-
-/// A place that things are put into: `s3://out/x` is the folder `s3://out/x/`.
-fn folder(field: &str, url: &str) -> Result<Location, JobError> {
-    Ok(match Location::parse(field, url)? {
-        Location::S3(location) => Location::S3(location.as_folder()),
-        other @ (Location::File(_) | Location::Web(_)) => other,
-    })
 }
 
 fn rooted(client: &S3Client, field: &str, root: &Location) -> Result<Store, JobError> {
@@ -160,6 +152,20 @@ mod tests {
         assert!(stores.inputs().check("s3://own/in.png").is_err());
         assert!(stores.inputs().check("file:///etc/passwd").is_err());
         assert!(Stores::new(&bare, Trust::Local).unwrap().inputs().check("file:///home/me/in.png").is_ok());
+        assert!(stores.inputs().list("s3://own/x").is_ok() && stores.inputs().list("s3://own").is_err());
+    }
+
+    #[test]
+    fn the_web_is_asked_only_where_that_is_set() {
+        let web = |http_inputs, inputs: &[&str]| {
+            let inputs = inputs.iter().map(|prefix| (*prefix).to_owned()).collect();
+            let settings = StoreSettings { http_inputs, inputs, ..settings("s3://own/x") };
+            let stores = Stores::new(&settings, Trust::Submitted).unwrap();
+            stores.inputs().check("https://pictures.example/x.png").is_ok()
+        };
+        assert!(!web(false, &[]) && !web(false, &["https://pictures.example"]));
+        assert!(web(true, &[]) && web(true, &["s3://in", "https://pictures.example"]));
+        assert!(!web(true, &["s3://in", "https://other.example"]));
     }
 
     #[test]

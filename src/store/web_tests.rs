@@ -18,7 +18,7 @@ fn server(answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
             let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
             let first = lines.next().unwrap_or_default();
             lines.find(String::is_empty);
-            let text = answer(first.split(' ').nth(1).unwrap_or_default());
+            let text = answer(first.split([' ', '?']).nth(1).unwrap_or_default());
             if text == "stall" {
                 thread::sleep(Duration::from_secs(5));
             }

@@ -134,6 +134,19 @@ async fn what_does_not_pass_is_transient_and_names_everything() {
 }
 
 #[tokio::test]
+async fn objects_that_cannot_be_deleted_are_not_taken_for_deleted() {
+    let setup = Setup::new().await;
+    setup.put_past_the_proxy(b"x");
+    let refused =
+        "<DeleteResult><Error><Key>k</Key><Code>InternalError</Code><Message>later</Message></Error></DeleteResult>";
+    setup.proxy.next("POST", Fault::Answer("200 OK", refused));
+    let job = setup.key.as_str().split('/').next().unwrap().parse().unwrap();
+    let error = setup.store.delete_epochs(job, None).await.unwrap_err();
+    assert!(error.class() == ErrorClass::Transient && error.to_string().contains("InternalError later"), "{error}");
+    assert_eq!(setup.store.delete_epochs(job, None).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_transient_for_inputs_too() {
     let server = S3Server::start(&[]).await;
     let endpoint = server.endpoint();

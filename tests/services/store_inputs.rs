@@ -38,6 +38,7 @@ async fn keys_with_odd_characters_are_read_as_they_are_written() {
         for object in &listed {
             assert_eq!(inputs.read(&object.url, 100).await.unwrap().len() as u64, object.size);
         }
+        remote.clear().await;
     }
 }
 

@@ -49,11 +49,11 @@ impl Failure {
                 | "TokenRefreshRequired"
                 | "RequestTimeTooSkewed"
                 | "NotSignedUp"),
-            ) => return Self::Credentials(format!("{code}: {message}")),
+            ) => return Self::Credentials(format!("{code} {message}")),
             Some(
                 code @ ("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"),
             ) => {
-                return Self::Region(format!("{code}: {message}"));
+                return Self::Region(format!("{code} {message}"));
             }
             Some("RequestTimeout") => return Self::Unavailable(message),
             Some(_) | None => {}
@@ -157,13 +157,14 @@ fn words(what: &str, message: &str) -> String {
     if message.is_empty() { what.to_owned() } else { format!("{what} ({message})") }
 }
 
-/// An error and its causes, each said once.
+/// An error and its causes, each said once, without the layers that say nothing.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
     let mut reasons: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
         let text = error.to_string();
-        if !reasons.iter().any(|reason| reason.contains(&text)) {
+        let is_layer = matches!(text.as_str(), "dispatch failure" | "io error" | "other");
+        if !is_layer && !reasons.iter().any(|reason| reason.contains(&text)) {
             reasons.push(text);
         }
         next = error.source();

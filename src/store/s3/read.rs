@@ -10,7 +10,7 @@ use super::{Failure, S3Client, failure::chain};
 use crate::store::location::S3Location;
 
 /// A body must bring this many bytes within each read timeout; a slower one is as good as silent.
-const LEAST_PROGRESS: u64 = 64 << 10;
+const LEAST_PROGRESS: u64 = 512 << 10;
 /// How often a body may break off.
 const MAX_BREAKS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);

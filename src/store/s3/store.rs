@@ -101,7 +101,7 @@ impl S3Store {
     /// Writes an object, reads it back and deletes it.
     pub async fn check(&self) -> Result<(), JobError> {
         let at = self.root.join(&format!(".acetate-check/{}", uuid::Uuid::now_v7()));
-        let broken = |failure| self.broken(&at, PROBE.len() as u64, failure);
+        let broken = |failure| self.broken(&self.root, PROBE.len() as u64, failure);
         self.send(&at, PROBE.to_vec(), &Sha256::digest(PROBE), "text/plain").await.map_err(broken)?;
         let read = read(&self.client, &at, PROBE.len() as u64).await;
         list::delete(&self.client, &at.bucket, std::slice::from_ref(&at.key)).await.map_err(broken)?;

@@ -14,7 +14,7 @@ use crate::{
     engine::{Outcome, ProgressFn, Work},
     image,
     job::{
-        Caption, DecomposeParams, EditParams, JobError, JobRequest, LayerRole, ModelRecord, Stage, StageTiming, Task,
+        Caption, DecomposeParams, EditParams, JobError, JobId, JobRequest, LayerRole, ModelRecord, Stage, StageTiming, Task,
         WorkflowParams,
     },
 };
@@ -45,7 +45,7 @@ pub(super) async fn execute(
     control: &Control,
 ) -> Result<Made, JobError> {
     let seed = request.seed();
-    let mut job = Execution { worker, control, made: Made::default(), timings: Timings::default() };
+    let mut job = Execution { worker, control, id: request.id, made: Made::default(), timings: Timings::default() };
     job.made.notes = pictures.notes;
     match &request.task {
         Task::Decompose(params) => job.decompose(one(pictures.images)?, params, seed).await?,
@@ -63,6 +63,7 @@ pub(super) async fn execute(
 struct Execution<'a> {
     worker: &'a Worker,
     control: &'a Control,
+    id: JobId,
     made: Made,
     timings: Timings,
 }
@@ -135,10 +136,11 @@ impl Execution<'_> {
 
     fn progress(&self) -> ProgressFn {
         let (reporter, failpoint) = (self.control.reporter.clone(), self.worker.options.failpoint.clone());
+        let job = self.id;
         Box::new(move |stage, step, steps| {
             reporter.at(stage, step, steps);
             if stage == Stage::Denoise && step > 0 {
-                failpoint.at(Point::Step);
+                failpoint.at(Point::Step, Some(job));
             }
         })
     }

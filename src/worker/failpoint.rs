@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::job::JobError;
+use crate::job::{JobError, JobId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
@@ -49,7 +49,7 @@ enum Action {
 }
 
 /// `step:3=abort`: end the process at the third denoise step; `put=pause:2.5`: stand still for 2.5 seconds at the first
-/// picture. Clones count together.
+/// picture; `fetched@ID=abort`: whenever the inputs of that job have been read. Clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct Failpoint(Option<Arc<Armed>>);
 
@@ -59,12 +59,18 @@ struct Armed {
     action: Action,
     /// Visits before it acts.
     left: AtomicU32,
+    /// Only visits of this job count, and all of them act.
+    only: Option<JobId>,
 }
 
 impl Failpoint {
-    pub(super) fn at(&self, point: Point) {
+    pub(super) fn at(&self, point: Point, job: Option<JobId>) {
         let Some(armed) = self.0.as_ref().filter(|armed| armed.point == point) else { return };
-        if armed.left.fetch_sub(1, Ordering::AcqRel) != 1 {
+        let acts = match armed.only {
+            Some(only) => job == Some(only),
+            None => armed.left.fetch_sub(1, Ordering::AcqRel) == 1,
+        };
+        if !acts {
             return;
         }
         match armed.action {
@@ -86,12 +92,16 @@ impl FromStr for Failpoint {
             JobError::invalid(
                 "worker.failpoint",
                 format!(
-                    "`{text}` is not POINT[:VISIT]=abort or POINT[:VISIT]=pause:SECONDS; the points are {}",
+                    "`{text}` is not POINT[:VISIT|@JOB]=abort or POINT[:VISIT|@JOB]=pause:SECONDS; the points are {}",
                     names.join(", ")
                 ),
             )
         };
         let (place, action) = text.split_once('=').ok_or_else(wrong)?;
+        let (place, only) = match place.split_once('@') {
+            Some((place, job)) => (place, Some(job.parse().map_err(|_| wrong())?)),
+            None => (place, None),
+        };
         let (name, visit) = place.split_once(':').unwrap_or((place, "1"));
         let (_, point) = NAMES.iter().find(|(known, _)| *known == name).ok_or_else(wrong)?;
         let visit: u32 = visit.parse().ok().filter(|visit| *visit > 0).ok_or_else(wrong)?;
@@ -103,7 +113,7 @@ impl FromStr for Failpoint {
             }
             _ => return Err(wrong()),
         };
-        Ok(Self(Some(Arc::new(Armed { point: *point, action, left: AtomicU32::new(visit) }))))
+        Ok(Self(Some(Arc::new(Armed { point: *point, action, left: AtomicU32::new(visit), only }))))
     }
 }
 
@@ -116,7 +126,7 @@ mod tests {
         let failpoint: Failpoint = "put:2=pause:0.05".parse().unwrap();
         let visit = |point| {
             let start = std::time::Instant::now();
-            failpoint.at(point);
+            failpoint.at(point, None);
             start.elapsed() >= Duration::from_millis(50)
         };
         assert_eq!([visit(Point::Put), visit(Point::Step), visit(Point::Put), visit(Point::Put)], [
@@ -130,6 +140,6 @@ mod tests {
             let error = text.parse::<Failpoint>().unwrap_err().to_string();
             assert!(error.contains("worker.failpoint") && error.contains("manifest"), "{error}");
         }
-        "".parse::<Failpoint>().unwrap().at(Point::Put);
+        "".parse::<Failpoint>().unwrap().at(Point::Put, None);
     }
 }

@@ -86,7 +86,7 @@ async fn earlier_layer(worker: &Worker, job: JobId, layer: u32) -> Result<InputF
     };
     let key = ObjectKey::parse(&result.manifest)?.sibling(&file.name)?;
     let stored = Stored { key, size: file.size, sha256: file.sha256.clone() };
-    let store = worker.stores.at_root(None)?;
+    let store = worker.stores.at_root(result.root.as_deref())?;
     if !store.exists(&stored.key).await? {
         let place = store.place(&stored.key);
         let reason = format!("{name}: {place} is no longer in the store; run that job anew, or give a picture");

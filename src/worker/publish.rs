@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use tokio::task::JoinSet;
+use tracing::warn;
 
 use super::{
     Reporter, Results, Worker,
@@ -64,7 +65,7 @@ pub(super) async fn store(
         let key = ObjectKey::new(row.id(), row.epoch, &name)?;
         let stored = results.put(key, bytes).await?;
         results.verify(&stored).await?;
-        worker.options.failpoint.at(Point::Put);
+        worker.options.failpoint.at(Point::Put, Some(row.id()));
         let Stored { size, sha256, .. } = stored;
         files.push(FileEntry { name, role, width, height, size, sha256 });
     }
@@ -104,4 +105,12 @@ pub(super) async fn manifest(
     results.store.verify(&stored).await?;
     measure::stages(row.request.task.kind(), &manifest.timings);
     Ok(Published { manifest: stored.key.to_string(), root: results.root.clone(), files: manifest.files })
+}
+
+/// Takes away what earlier attempts have left beside the result. That some may stay is no reason to fail.
+pub(super) async fn clear_up(worker: &Worker, row: &JobRow) {
+    let cleared = async { worker.results_of(&row.request)?.store.delete_epochs(row.id(), Some(row.epoch)).await };
+    if let Err(error) = cleared.await {
+        warn!(job = %row.id(), %error, "files of earlier attempts stay in the store");
+    }
 }

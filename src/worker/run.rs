@@ -1,6 +1,6 @@
 //! The path of a job: claim -> fetch -> decode -> engine -> PNG -> store -> manifest -> row -> ack.
 
-use tracing::{info, warn};
+use tracing::{Instrument, field::display, info, info_span, warn};
 
 use super::{
     Control, Stop, Worker,
@@ -16,7 +16,7 @@ use super::{
     retry::{Next, next_step},
 };
 use crate::{
-    job::{ErrorRecord, JobError, Stage},
+    job::{ErrorRecord, JobError, JobState, Stage},
     queue::Delivery,
     status::{Claim, Fenced, JobRow, Published},
 };
@@ -36,7 +36,16 @@ pub enum Verdict {
 
 /// Works on one delivery. An error here is about the database; a job's own failure stands in its row.
 pub async fn run(worker: &Worker, delivery: Delivery, control: &Control) -> Result<Verdict, JobError> {
-    worker.options.failpoint.at(Point::Received);
+    let span = info_span!(
+        "job",
+        id = delivery.job().map(display),
+        trace = delivery.trace.as_deref().and_then(trace_id).map(display),
+    );
+    in_order(worker, delivery, control).instrument(span).await
+}
+
+async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Result<Verdict, JobError> {
+    worker.options.failpoint.at(Point::Received, delivery.job());
     let row = match accept(worker, &delivery, control).await? {
         Accepted::Row(row) => row,
         Accepted::Refused(reason) => {
@@ -54,19 +63,22 @@ pub async fn run(worker: &Worker, delivery: Delivery, control: &Control) -> Resu
             return Ok(Verdict::NotTaken(claim));
         }
     };
-    worker.options.failpoint.at(Point::Claimed);
-    info!(job = %row.id(), kind = %row.request.task.kind(), attempt = row.attempts, "claimed");
+    worker.options.failpoint.at(Point::Claimed, Some(row.id()));
+    info!(kind = %row.request.task.kind(), attempt = row.attempts, "claimed");
     measure::claimed(&row);
 
     let lease = Lease::hold(worker, &row, control.clone());
     let made = attempt(worker, &row, control).await;
     lease.release().await;
     let settled = settle(worker, &row, made, control).await?;
-    worker.options.failpoint.at(Point::Committed);
+    worker.options.failpoint.at(Point::Committed, Some(row.id()));
 
     match settled {
         Fenced::Held(row) => {
             measure::settled(&row);
+            if row.state == JobState::Succeeded && row.epoch.0 > 1 {
+                publish::clear_up(worker, &row).await;
+            }
             if row.state.is_terminal() {
                 delivery.ack().await;
             } else {
@@ -75,7 +87,7 @@ pub async fn run(worker: &Worker, delivery: Delivery, control: &Control) -> Resu
             Ok(Verdict::Settled(Box::new(row)))
         }
         Fenced::Lost => {
-            warn!(job = %row.id(), "the lease was lost; another worker has the job");
+            warn!("the lease was lost; another worker has the job");
             delivery.ack().await;
             Ok(Verdict::Lost)
         }
@@ -89,7 +101,7 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &Control) -> Result<Pub
     let mut timings = Timings::default();
     let results = worker.results_of(&row.request)?;
     let files = timings.measure(Stage::Fetch, inputs::fetch(worker, &row.request, reporter)).await?;
-    worker.options.failpoint.at(Point::Fetched);
+    worker.options.failpoint.at(Point::Fetched, Some(row.id()));
     let pictures = timings.measure(Stage::Decode, inputs::decode(worker, files, reporter)).await?;
     check(control)?;
     let mut made = execute(worker, &row.request, pictures, control).await?;
@@ -100,7 +112,7 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &Control) -> Result<Pub
     // The last moment at which a cancel counts.
     check(control)?;
     let published = publish::manifest(&results, row, made, files, timings).await?;
-    worker.options.failpoint.at(Point::Manifest);
+    worker.options.failpoint.at(Point::Manifest, Some(row.id()));
     Ok(published)
 }
 
@@ -132,11 +144,11 @@ async fn end(
     let (status, id, epoch) = (&worker.status, row.id(), row.epoch);
     let error = match (made, control.why()) {
         (Ok(result), _) => {
-            info!(job = %id, files = result.files.len(), "succeeded");
+            info!(files = result.files.len(), "succeeded");
             return status.succeed(id, epoch, result).await;
         }
         (Err(JobError::Cancelled), Some(Stop::GiveBack)) => {
-            info!(job = %id, "given back");
+            info!("given back");
             return status.give_back(id, epoch).await;
         }
         (Err(JobError::Cancelled), Some(Stop::TimeIsUp)) => {
@@ -147,20 +159,20 @@ async fn end(
     let record = ErrorRecord::from(error);
     match next_step(error, row.attempts, worker.options.max_attempts, &worker.options.backoff) {
         Next::Cancel => {
-            info!(job = %id, "cancelled");
+            info!("cancelled");
             status.cancelled(id, epoch).await
         }
         Next::Fail => {
-            info!(job = %id, code = record.code, reason = record.message, "failed");
+            info!(code = record.code, reason = record.message, "failed");
             status.fail(id, epoch, &record).await
         }
         Next::Quarantine => {
             let exhausted = JobError::AttemptsExhausted { attempts: row.attempts, last: record.message };
-            warn!(job = %id, code = record.code, "quarantined");
+            warn!(code = record.code, "quarantined");
             status.fail(id, epoch, &ErrorRecord::from(&exhausted)).await
         }
         Next::Retry(delay) => {
-            info!(job = %id, code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "goes back to the queue");
+            info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "goes back to the queue");
             measure::retry(&record);
             status.requeue(id, epoch, &record, delay).await
         }
@@ -169,4 +181,26 @@ async fn end(
 
 fn check(control: &Control) -> Result<(), JobError> {
     if control.cancel.is_cancelled() { Err(JobError::Cancelled) } else { Ok(()) }
+}
+
+/// The trace id out of a W3C `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`.
+fn trace_id(traceparent: &str) -> Option<&str> {
+    let mut parts = traceparent.split('-');
+    let (_version, trace) = (parts.next()?, parts.next()?);
+    let hex = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (hex && trace.bytes().any(|byte| byte != b'0')).then_some(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_id_is_read_or_nothing() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(trace_id(&format!("00-{trace}-00f067aa0ba902b7-01")), Some(trace));
+        assert_eq!(trace_id("00-short-00f067aa0ba902b7-01"), None);
+        assert_eq!(trace_id(&format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32))), None);
+        assert_eq!(trace_id("nonsense"), None);
+    }
 }

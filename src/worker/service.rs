@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::{Control, Stop, Verdict, Worker, keeper, measure, relay, run};
 use crate::{
@@ -118,14 +118,7 @@ impl Service {
     }
 
     async fn handle(&self, delivery: Delivery) {
-        let span = tracing::info_span!(
-            "job",
-            id = delivery.job().map(|id| id.to_string()),
-            trace = delivery.trace.as_deref().and_then(trace_id),
-        );
-        let result = self.in_company(delivery).instrument(span.clone()).await;
-        let _entered = span.enter();
-        match result {
+        match self.in_company(delivery).await {
             Ok(Verdict::Settled(row)) => {
                 // Given back on the way out has an error of an earlier attempt at most.
                 let broken = row.error.as_ref().is_some_and(|error| error.class == ErrorClass::Device);
@@ -150,14 +143,16 @@ impl Service {
             None => false,
         };
         let verdict = if alone {
-            warn!("a worker died of this job or beside it; it runs alone");
+            warn!(job = delivery.job().map(tracing::field::display), "a worker died of it or beside it: it runs alone");
             let _alone = self.company.write().await;
             run(&self.worker, delivery, &control).await
         } else {
             let _shared = self.company.read().await;
             run(&self.worker, delivery, &control).await
         };
-        self.lock().remove(&key);
+        let mut in_hand = self.lock();
+        in_hand.remove(&key);
+        measure::in_hand(in_hand.len());
         verdict
     }
 
@@ -186,6 +181,7 @@ impl Service {
 
     /// Lets the jobs in hand end, until the deadline; then they are given back.
     async fn drain(&self, mut jobs: JoinSet<()>, shutdown: &Shutdown) {
+        while jobs.try_join_next().is_some() {}
         if jobs.is_empty() {
             return;
         }
@@ -207,27 +203,5 @@ impl Service {
         if tokio::time::timeout(LAST_STEP, all).await.is_err() {
             warn!("some jobs did not stop; their leases bring them back");
         }
-    }
-}
-
-/// The trace id out of a W3C `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`.
-fn trace_id(traceparent: &str) -> Option<&str> {
-    let mut parts = traceparent.split('-');
-    let (_version, trace) = (parts.next()?, parts.next()?);
-    let hex = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (hex && trace.bytes().any(|byte| byte != b'0')).then_some(trace)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trace_id_is_read_or_nothing() {
-        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        assert_eq!(trace_id(&format!("00-{trace}-00f067aa0ba902b7-01")), Some(trace));
-        assert_eq!(trace_id("00-short-00f067aa0ba902b7-01"), None);
-        assert_eq!(trace_id(&format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32))), None);
-        assert_eq!(trace_id("nonsense"), None);
     }
 }

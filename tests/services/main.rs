@@ -14,3 +14,6 @@ mod store;
 mod store_faults;
 mod store_inputs;
 mod store_run;
+mod submissions;
+mod worker;
+mod world;

@@ -99,7 +99,7 @@ pub fn postgres_url() -> String {
     env::var("ACETATE_TEST_POSTGRES_URL").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".to_owned())
 }
 
-async fn admin(url: &str, sql: &str) {
+pub async fn admin(url: &str, sql: &str) {
     let options: PgConnectOptions = url.parse().unwrap();
     let mut connection = options.connect().await.unwrap_or_else(|error| {
         panic!(

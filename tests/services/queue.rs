@@ -296,6 +296,25 @@ async fn the_queues_are_as_they_should_be() {
     );
 }
 
+/// As `docs/messages.md` shows it.
+#[tokio::test]
+async fn queues_that_were_made_by_hand_are_taken() {
+    let vhost = Vhost::new();
+    let arguments = json!({
+        "x-queue-type": "quorum",
+        "x-overflow": "reject-publish",
+        "x-dead-letter-exchange": "acetate.dead",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-delivery-limit": 1_000_000,
+        "x-consumer-timeout": 3_600_000,
+    });
+    let queue = json!({ "durable": true, "arguments": arguments });
+    vhost.put(&format!("/queues/{}/acetate.edit", vhost.name), &queue);
+    vhost.put(&format!("/exchanges/{}/acetate.jobs", vhost.name), &json!({ "type": "direct", "durable": true }));
+    vhost.ready().await.publish_dispatch(&dispatch(JobKind::Edit)).await.unwrap();
+    vhost.until_left("acetate.edit", 1).await;
+}
+
 pub async fn get_dead(vhost: &Vhost) -> BasicGetMessage {
     vhost.until_left(DEAD_LETTERS, 1).await;
     let (_connection, channel) = vhost.foreign().await;

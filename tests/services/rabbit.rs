@@ -113,7 +113,7 @@ impl Vhost {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{url}: {error}: {text}"))
     }
 
-    fn put(&self, path: &str, body: &Value) {
+    pub fn put(&self, path: &str, body: &Value) {
         let url = format!("{}{path}", self.api);
         let request = self.agent.put(&url).header("authorization", &self.authorization);
         let answer = request.content_type("application/json").send(body.to_string());

@@ -12,7 +12,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{
-    publish::{Outgoing, Publisher},
+    outgoing::{Outgoing, persistent},
+    publish::Publisher,
     topology::{DEAD_EXCHANGE, queue_of},
 };
 use crate::job::{ErrorRecord, JobError, JobKind};
@@ -143,7 +144,7 @@ impl Handle {
         header("x-acetate-reason", shortened(&reason.message));
         header("x-acetate-queue", queue_of(self.kind));
         let id = sent.message_id().clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
-        let mut properties = BasicProperties::default().with_delivery_mode(2).with_message_id(id).with_headers(headers);
+        let mut properties = persistent().with_message_id(id).with_headers(headers);
         for (value, set) in [
             (sent.content_type(), BasicProperties::with_content_type as fn(_, _) -> _),
             (sent.content_encoding(), BasicProperties::with_content_encoding),

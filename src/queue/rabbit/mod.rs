@@ -11,6 +11,7 @@ mod consume;
 mod errors;
 mod handle;
 mod links;
+mod outgoing;
 mod publish;
 mod subscribe;
 mod topology;

@@ -3,9 +3,9 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, PublisherConfirm,
+    Channel, Confirmation, Connection, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
-    types::{AMQPValue, FieldTable, ShortString},
+    types::ShortString,
 };
 use tokio::{
     sync::Mutex,
@@ -16,15 +16,13 @@ use tracing::debug;
 use super::{
     Core,
     errors::{broken, reason},
-    topology::{self, EVENTS, JOBS},
+    outgoing::Outgoing,
+    topology,
 };
 use crate::{
     job::JobError,
     queue::{Dispatch, Event},
 };
-
-/// Written to disk before it is confirmed.
-const PERSISTENT: u8 = 2;
 
 /// The connection that publishes. Opened when it is first needed, and again when it was lost.
 #[derive(Debug, Clone)]
@@ -38,66 +36,20 @@ pub(in crate::queue) struct Publisher {
     events: Arc<Mutex<Option<Channel>>>,
 }
 
-/// A message on its way out.
-pub(super) struct Outgoing<'a> {
-    pub(super) exchange: &'static str,
-    pub(super) key: &'a str,
-    /// A message that no queue takes is an error. Known by its `message_id`, which must be there.
-    pub(super) mandatory: bool,
-    pub(super) body: &'a [u8],
-    pub(super) properties: BasicProperties,
-}
-
 impl Publisher {
     pub(super) fn new(core: Arc<Core>) -> Self {
         Self { core, connection: Arc::default(), jobs: Arc::default(), events: Arc::default() }
     }
 
     pub(in crate::queue) async fn dispatch(&self, dispatches: &[Dispatch]) -> Vec<Result<(), JobError>> {
-        let messages: Vec<_> = dispatches
-            .iter()
-            .map(|dispatch| Outgoing {
-                exchange: JOBS,
-                key: dispatch.kind.as_str(),
-                mandatory: true,
-                body: &dispatch.body,
-                properties: {
-                    let properties = properties(dispatch.kind.as_str().into())
-                        .with_message_id(dispatch.id.to_string().into())
-                        .with_priority(dispatch.priority.min(9));
-                    match &dispatch.trace {
-                        Some(trace) => properties.with_headers(headers([("traceparent", trace)])),
-                        None => properties,
-                    }
-                },
-            })
-            .collect();
-        self.batch(&self.jobs, &messages).await
+        self.batch(&self.jobs, &dispatches.iter().map(Outgoing::dispatch).collect::<Vec<_>>()).await
     }
 
     pub(in crate::queue) async fn events(&self, events: &[Event]) -> Vec<Result<(), JobError>> {
-        let mut results = Vec::with_capacity(events.len());
-        let mut messages = Vec::with_capacity(events.len());
-        for event in events {
-            match ShortString::try_new(&event.name) {
-                Ok(name) => {
-                    results.push(Ok(()));
-                    messages.push(Outgoing {
-                        exchange: EVENTS,
-                        key: &event.name,
-                        mandatory: false,
-                        body: &event.body,
-                        properties: properties(name),
-                    });
-                }
-                Err(error) => results.push(Err(JobError::invalid("event", error.to_string()))),
-            }
-        }
+        let read: Vec<_> = events.iter().map(Outgoing::event).collect();
+        let messages: Vec<_> = read.iter().flatten().cloned().collect();
         let mut published = self.batch(&self.events, &messages).await.into_iter();
-        for result in results.iter_mut().filter(|result| result.is_ok()) {
-            *result = published.next().unwrap_or(Ok(()));
-        }
-        results
+        read.into_iter().map(|message| message.and_then(|_| published.next().unwrap_or(Ok(())))).collect()
     }
 
     /// One message that must arrive in a queue.
@@ -140,7 +92,9 @@ impl Publisher {
             return Vec::new();
         }
         let mut lane = lane.lock().await;
-        let channel = match self.channel(&mut lane).await {
+        // Put back only when all is settled: what may still come in on the channel of a batch that failed, or that
+        // nobody waits for any more, belongs to messages that were given up.
+        let channel = match self.channel(lane.take()).await {
             Ok(channel) => channel,
             Err(error) => return messages.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -154,9 +108,8 @@ impl Publisher {
                 Err(error) => Err(error),
             });
         }
-        if settled.iter().any(Result::is_err) {
-            // What may still come in on this channel belongs to messages that were given up.
-            *lane = None;
+        if settled.iter().all(Result::is_ok) {
+            *lane = Some(channel);
         }
         // A returned message is confirmed too, and where the broker confirms many at once, lapin may hand it out with
         // the confirmation of another: only its id tells whose it is.
@@ -249,34 +202,31 @@ impl Publisher {
         error
     }
 
-    async fn channel(&self, lane: &mut Option<Channel>) -> Result<Channel, JobError> {
+    /// The `old` channel where it still lives, else a new one.
+    async fn channel(&self, old: Option<Channel>) -> Result<Channel, JobError> {
         let deadline = Instant::now() + self.core.options.publish_timeout;
-        let made = self
-            .with_connection(async |connection| {
-                while connection.status().blocked() {
-                    if Instant::now() >= deadline {
-                        return Err(blocked(&self.core.connector.place()));
-                    }
-                    sleep(Duration::from_millis(50)).await;
+        self.with_connection(async |connection| {
+            while connection.status().blocked() {
+                if Instant::now() >= deadline {
+                    return Err(blocked(&self.core.connector.place()));
                 }
-                match lane.as_ref() {
-                    Some(channel) if channel.status().connected() => return Ok(channel.clone()),
-                    _ => {}
-                }
-                let opened = async {
-                    let channel = connection.create_channel().await?;
-                    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-                    Ok::<_, lapin::Error>(channel)
-                };
-                match timeout(self.core.options.connect_timeout, opened).await {
-                    Ok(Ok(channel)) => Ok(channel),
-                    Ok(Err(error)) => Err(self.lost(&reason(&error))),
-                    Err(_) => Err(self.lost("no answer")),
-                }
-            })
-            .await?;
-        *lane = Some(made.clone());
-        Ok(made)
+                sleep(Duration::from_millis(50)).await;
+            }
+            if let Some(channel) = old.filter(|channel| channel.status().connected()) {
+                return Ok(channel);
+            }
+            let opened = async {
+                let channel = connection.create_channel().await?;
+                channel.confirm_select(ConfirmSelectOptions::default()).await?;
+                Ok::<_, lapin::Error>(channel)
+            };
+            match timeout(self.core.options.connect_timeout, opened).await {
+                Ok(Ok(channel)) => Ok(channel),
+                Ok(Err(error)) => Err(self.lost(&reason(&error))),
+                Err(_) => Err(self.lost("no answer")),
+            }
+        })
+        .await
     }
 
     async fn with_connection<T>(
@@ -308,21 +258,4 @@ impl Publisher {
 
 fn blocked(place: &str) -> JobError {
     broken(format!("{place} takes no messages at present: it is short of memory or disk"))
-}
-
-fn properties(name: ShortString) -> BasicProperties {
-    BasicProperties::default()
-        .with_content_type("application/json".into())
-        .with_delivery_mode(PERSISTENT)
-        .with_app_id("acetate".into())
-        .with_type(name)
-}
-
-/// Short texts only.
-pub(super) fn headers<'a>(pairs: impl IntoIterator<Item = (&'static str, &'a String)>) -> FieldTable {
-    let mut headers = FieldTable::default();
-    for (name, value) in pairs {
-        headers.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
-    }
-    headers
 }

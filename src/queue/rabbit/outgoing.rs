@@ -1,0 +1,54 @@
+//! Messages on their way out.
+
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+
+use super::topology::{EVENTS, JOBS};
+use crate::{
+    job::JobError,
+    queue::{Dispatch, Event},
+};
+
+/// Written to disk before it is confirmed.
+const PERSISTENT: u8 = 2;
+
+#[derive(Clone)]
+pub(super) struct Outgoing<'a> {
+    pub(super) exchange: &'static str,
+    pub(super) key: &'a str,
+    /// A message that no queue takes is an error. It is told from others by its `message_id`, which must be there.
+    pub(super) mandatory: bool,
+    pub(super) body: &'a [u8],
+    pub(super) properties: BasicProperties,
+}
+
+impl<'a> Outgoing<'a> {
+    pub(super) fn dispatch(dispatch: &'a Dispatch) -> Self {
+        let mut properties = persistent()
+            .with_content_type("application/json".into())
+            .with_app_id("acetate".into())
+            .with_type(dispatch.kind.as_str().into())
+            .with_message_id(dispatch.id.to_string().into())
+            .with_priority(dispatch.priority.min(9));
+        if let Some(trace) = &dispatch.trace {
+            let mut headers = FieldTable::default();
+            headers.insert("traceparent".into(), AMQPValue::LongString(trace.as_str().into()));
+            properties = properties.with_headers(headers);
+        }
+        Self { exchange: JOBS, key: dispatch.kind.as_str(), mandatory: true, body: &dispatch.body, properties }
+    }
+
+    /// An event's name is its routing key, and those are short.
+    pub(super) fn event(event: &'a Event) -> Result<Self, JobError> {
+        let name = ShortString::try_new(&event.name).map_err(|error| JobError::invalid("event", error.to_string()))?;
+        let properties =
+            persistent().with_content_type("application/json".into()).with_app_id("acetate".into()).with_type(name);
+        Ok(Self { exchange: EVENTS, key: &event.name, mandatory: false, body: &event.body, properties })
+    }
+}
+
+pub(super) fn persistent() -> BasicProperties {
+    BasicProperties::default().with_delivery_mode(PERSISTENT)
+}

@@ -80,10 +80,10 @@ impl PostgresStatus {
                 SELECT jobs.id, kind, priority, payload
                   FROM jobs JOIN UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS asked (id, epoch, payload)
                     ON jobs.id = asked.id AND jobs.epoch = asked.epoch
-                 WHERE state = 'queued' ORDER BY jobs.id FOR UPDATE OF jobs),
+                 WHERE jobs.id = ANY($1) AND state = 'queued' ORDER BY jobs.id FOR UPDATE OF jobs),
              turned AS (
                 UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
-                  FROM held WHERE jobs.id = held.id RETURNING jobs.id),
+                 WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id),
              sent AS (
                 INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
                 SELECT id, 'job.cancelled', kind, priority, payload, $5, $5 FROM held WHERE $6)

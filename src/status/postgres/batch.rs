@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// Rows that are read, and cancelled, at once.
-const CHUNK: i64 = 500;
+/// Rows that are read, and cancelled, at once. The planner may compare each with each.
+const CHUNK: i64 = 100;
 
 impl PostgresStatus {
     pub async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError> {
@@ -80,7 +80,7 @@ impl PostgresStatus {
                 SELECT jobs.id, kind, priority, payload
                   FROM jobs JOIN UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS asked (id, epoch, payload)
                     ON jobs.id = asked.id AND jobs.epoch = asked.epoch
-                 WHERE jobs.id = ANY($1) AND state = 'queued' ORDER BY jobs.id FOR UPDATE OF jobs),
+                 WHERE jobs.id = ANY($1) AND state || '' = 'queued' ORDER BY jobs.id FOR UPDATE OF jobs),
              turned AS (
                 UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
                  WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id),

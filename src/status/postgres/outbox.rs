@@ -1,6 +1,7 @@
 //! The outbox, and what seems to be lost.
 //!
-//! `id = ANY(ARRAY(...))` instead of a join keeps the planner from reading whole tables while it knows little of them.
+//! `id = ANY(ARRAY(...))` instead of a join keeps the planner from reading whole tables while it knows little of them;
+//! for `state || ''` see the module above.
 
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ impl PostgresStatus {
              sent AS (
                 SELECT id FROM jobs
                  WHERE id = ANY(ARRAY(SELECT job FROM gone WHERE topic = 'dispatch'))
-                   AND state = 'queued' AND quiet_until < acetate_now() - $2
+                   AND state || '' = 'queued' AND quiet_until < acetate_now() - $2
                    FOR UPDATE SKIP LOCKED)
              UPDATE jobs SET quiet_until = acetate_now() WHERE id = ANY(ARRAY(SELECT id FROM sent))",
         )

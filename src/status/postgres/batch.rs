@@ -13,8 +13,11 @@ use crate::{
     },
 };
 
-/// Rows that are read, and cancelled, at once. The planner may compare each with each.
-const CHUNK: i64 = 100;
+/// Rows that are read at once to be cancelled.
+const CHUNK: i64 = 500;
+
+/// Of those, so many are cancelled at once. The server may compare each with each.
+const PART: usize = 100;
 
 impl PostgresStatus {
     pub async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError> {
@@ -53,7 +56,9 @@ impl PostgresStatus {
             let Some(last) = rows.last() else { break };
             after = last.text("id")?;
             let now = last.number("now")?;
-            cancelled += self.end_queued(rows.iter().filter_map(readable), now).await?;
+            for part in rows.chunks(PART) {
+                cancelled += self.end_queued(part.iter().filter_map(readable), now).await?;
+            }
         }
         // Among them those that a worker has claimed just now.
         let query = sqlx::query(

@@ -12,43 +12,56 @@ const POLL: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Changes {
     seen: watch::Receiver<u64>,
-    poll: Duration,
-    /// Listens for the changes of other processes.
-    _listener: Option<AbortOnDrop>,
 }
 
 impl Changes {
     /// Returns after a change, or after half a second: look at the rows either way. May be dropped while it waits.
     pub async fn wait_for_change(&mut self) {
-        // A closed signal would be ready at once, always.
-        if !matches!(tokio::time::timeout(self.poll, self.seen.changed()).await, Ok(Ok(())) | Err(_)) {
-            tokio::time::sleep(self.poll).await;
+        if let Ok(Err(_)) = tokio::time::timeout(POLL, self.seen.changed()).await {
+            // Nobody is left who could tell; without this pause it would be ready at once, always.
+            tokio::time::sleep(POLL).await;
         }
     }
 }
 
 /// Tells everybody in this process.
 #[derive(Debug, Clone)]
-pub(super) struct Signal(Arc<watch::Sender<u64>>);
+pub(super) struct Signal {
+    /// Of this process and of others, as far as they are heard of.
+    all: Arc<watch::Sender<u64>>,
+    /// Of this process: what others must be told. What was heard of them is not told back.
+    own: Arc<watch::Sender<u64>>,
+}
 
 impl Default for Signal {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(0)))
+        Self { all: Arc::new(watch::Sender::new(0)), own: Arc::new(watch::Sender::new(0)) }
     }
 }
 
 impl Signal {
+    /// We have changed something.
     pub(super) fn tell(&self) {
-        self.0.send_modify(|count| *count = count.wrapping_add(1));
+        raise(&self.own);
+        raise(&self.all);
     }
 
-    pub(super) fn changes(&self, listener: Option<AbortOnDrop>) -> Changes {
-        Changes { seen: self.0.subscribe(), poll: POLL, _listener: listener }
+    /// Somebody else has.
+    pub(super) fn heard(&self) {
+        raise(&self.all);
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
+    pub(super) fn changes(&self) -> Changes {
+        Changes { seen: self.all.subscribe() }
     }
+
+    pub(super) fn own(&self) -> watch::Receiver<u64> {
+        self.own.subscribe()
+    }
+}
+
+fn raise(count: &watch::Sender<u64>) {
+    count.send_modify(|count| *count = count.wrapping_add(1));
 }
 
 /// A task that lives no longer than its owner.

@@ -23,7 +23,7 @@ pub enum Place {
 
 /// An address that was read; it is never shown whole, because it may carry a password.
 #[derive(Clone)]
-pub struct PostgresUrl(pub(super) PgConnectOptions);
+pub struct PostgresUrl(pub(super) Box<PgConnectOptions>);
 
 impl Place {
     /// Reads `postgres://user@host/database` or `sqlite:///absolute/path`; `field` names the setting in errors.
@@ -31,7 +31,7 @@ impl Place {
         let wrong = |reason: &str| Err(JobError::invalid(field, reason));
         match text.split_once("://") {
             Some(("postgres" | "postgresql", rest)) if !rest.is_empty() => match PgConnectOptions::from_str(text) {
-                Ok(options) => Ok(Self::Postgres(PostgresUrl(options))),
+                Ok(options) => Ok(Self::Postgres(PostgresUrl(Box::new(options)))),
                 // The parser's own words may repeat what it could not read, the password too.
                 Err(_) => wrong(
                     "cannot be read as postgres://user:password@host:port/database; write special characters of the \

@@ -13,8 +13,11 @@ use crate::{
     },
 };
 
-/// Rows that are read, and cancelled, at once.
+/// Rows that are read at once to be cancelled.
 const CHUNK: i64 = 500;
+
+/// Of those, so many are cancelled at once. The server may compare each with each.
+const PART: usize = 100;
 
 impl PostgresStatus {
     pub async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError> {
@@ -53,7 +56,9 @@ impl PostgresStatus {
             let Some(last) = rows.last() else { break };
             after = last.text("id")?;
             let now = last.number("now")?;
-            cancelled += self.end_queued(rows.iter().filter_map(readable), now).await?;
+            for part in rows.chunks(PART) {
+                cancelled += self.end_queued(part.iter().filter_map(readable), now).await?;
+            }
         }
         // Among them those that a worker has claimed just now.
         let query = sqlx::query(
@@ -80,10 +85,10 @@ impl PostgresStatus {
                 SELECT jobs.id, kind, priority, payload
                   FROM jobs JOIN UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS asked (id, epoch, payload)
                     ON jobs.id = asked.id AND jobs.epoch = asked.epoch
-                 WHERE state = 'queued' ORDER BY jobs.id FOR UPDATE OF jobs),
+                 WHERE jobs.id = ANY($1) AND state || '' = 'queued' ORDER BY jobs.id FOR UPDATE OF jobs),
              turned AS (
                 UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
-                  FROM held WHERE jobs.id = held.id RETURNING jobs.id),
+                 WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id),
              sent AS (
                 INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
                 SELECT id, 'job.cancelled', kind, priority, payload, $5, $5 FROM held WHERE $6)

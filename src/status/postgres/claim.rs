@@ -100,7 +100,7 @@ impl PostgresStatus {
         let query = sqlx::query(
             "INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
              SELECT id, 'dispatch', kind, priority, available_at, acetate_now() FROM jobs
-              WHERE id = $1 AND state = 'queued'
+              WHERE id = $1 AND state || '' = 'queued'
              ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING",
         )
         .bind(row.id().to_string());

@@ -1,6 +1,9 @@
 //! The connections: how they are made, how long they are waited for, and what their errors mean.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use sqlx::{
     ConnectOptions, Connection, PgPool, Postgres,
@@ -39,6 +42,8 @@ pub struct PostgresStatus {
     place: Arc<str>,
     /// Tells other processes of our changes.
     _teller: Arc<AbortOnDrop>,
+    /// Hears of theirs, once somebody wants to know. It keeps a connection of the pool.
+    listener: Arc<OnceLock<AbortOnDrop>>,
 }
 
 impl PostgresStatus {
@@ -60,8 +65,8 @@ impl PostgresStatus {
             .test_before_acquire(true)
             .connect_lazy_with(options);
         let signal = Signal::default();
-        let teller = wake::tell_others(pool.clone(), signal.subscribe());
-        Ok(Self { pool, mode, signal, place, _teller: Arc::new(teller) })
+        let teller = wake::tell_others(pool.clone(), signal.own());
+        Ok(Self { pool, mode, signal, place, _teller: Arc::new(teller), listener: Arc::default() })
     }
 
     pub fn place(&self) -> String {
@@ -78,7 +83,8 @@ impl PostgresStatus {
     }
 
     pub fn changes(&self) -> Changes {
-        self.signal.changes(Some(wake::listen(self.pool.clone(), self.signal.clone())))
+        self.listener.get_or_init(|| wake::listen(self.pool.clone(), self.signal.clone()));
+        self.signal.changes()
     }
 
     pub(super) fn service(&self) -> bool {

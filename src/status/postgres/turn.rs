@@ -72,7 +72,7 @@ impl PostgresStatus {
                 SET lease_until = acetate_now() + $3, updated_at = acetate_now(),
                     progress = CASE WHEN $4 > progress_sequence THEN $5 ELSE progress END,
                     progress_sequence = GREATEST(progress_sequence, $4)
-              WHERE id = $1 AND epoch = $2 AND state = 'running'
+              WHERE id = $1 AND epoch = $2 AND state || '' = 'running'
           RETURNING cancel_requested",
         )
         .bind(id.to_string())
@@ -96,7 +96,7 @@ impl PostgresStatus {
                 JobState::Running if !lease_is_over(&row, now) && !row.worker.as_deref().is_some_and(is_dead) => {
                     let asked = sqlx::query(
                         "UPDATE jobs SET cancel_requested = TRUE, updated_at = acetate_now()
-                          WHERE id = $1 AND epoch = $2 AND state = 'running'",
+                          WHERE id = $1 AND epoch = $2 AND state || '' = 'running'",
                     )
                     .bind(id.to_string())
                     .bind(row.epoch.0);
@@ -151,7 +151,7 @@ impl PostgresStatus {
                    SET state = $6, attempts = $7, error = $8, manifest = $9, result_root = $10, outputs = $11,
                        available_at = $12, quiet_until = $12, cancel_requested = $13, worker = NULL,
                        lease_until = NULL, updated_at = $14, finished_at = $15
-                 WHERE id = $1 AND epoch = $2 AND state = $3 AND cancel_requested = $4
+                 WHERE id = $1 AND epoch = $2 AND state || '' = $3 AND cancel_requested = $4
                    AND ($5::BIGINT IS NULL OR lease_until = $5)
              RETURNING id, kind, priority),
              closed AS (

@@ -57,6 +57,6 @@ async fn hear(pool: &PgPool, signal: &Signal) -> Result<(), sqlx::Error> {
     loop {
         // `None` is a connection that was made anew: something may have been missed.
         listener.try_recv().await?;
-        signal.tell();
+        signal.heard();
     }
 }

@@ -78,7 +78,7 @@ impl SqliteStatus {
     }
 
     pub fn changes(&self) -> Changes {
-        self.signal.changes(None)
+        self.signal.changes()
     }
 }
 

@@ -152,6 +152,6 @@ async fn a_change_wakes_those_who_wait(database: Database) {
         let woken = waits.await.unwrap();
         // Polling alone would be two or three times. Between processes SQLite has nothing but that.
         let least = if database.is_postgres() || std::ptr::eq(watched, &raw const status) { 5 } else { 2 };
-        assert!(woken >= least, "woken {woken} times");
+        assert!((least..20).contains(&woken), "woken {woken} times");
     }
 }

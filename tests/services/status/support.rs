@@ -54,6 +54,11 @@ impl Database {
         self.open(Mode::Embedded).await
     }
 
+    /// Of the schema, with a `?` in it; empty on SQLite.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     pub fn is_postgres(&self) -> bool {
         self.file.is_none()
     }

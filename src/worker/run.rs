@@ -1,6 +1,6 @@
 //! The path of a job: claim -> fetch -> decode -> engine -> PNG -> store -> manifest -> row -> ack.
 
-use tracing::{Instrument, field::display, info, info_span, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use super::{
     Control, Stop, Worker,

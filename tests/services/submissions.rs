@@ -68,7 +68,8 @@ async fn a_folder_is_submitted_with_a_template(world: World) {
 
 async fn wrong_rows_are_all_named_and_nothing_is_submitted(world: World) {
     let good = world.input("a.png", [1, 2, 3, 255]);
-    let text = format!("image,layers,output\n{good},99,\nnowhere.png,,\n{good},3,\n");
+    let output = world.output("x");
+    let text = format!("image,layers,output\n{good},99,{output}\nnowhere.png,,{output}\n{good},3,\n");
     fs::write(world.place.path("m.csv"), text).unwrap();
     let ran = world.run(&["submit", "decompose", "--from", "m.csv", "--batch", "b1"]).await;
     assert_eq!(ran.code, Some(2), "{ran:?}");
@@ -143,7 +144,8 @@ async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
         match channel.basic_get("acetate.dead-letters".into(), BasicGetOptions { no_ack: true }).await.unwrap() {
             Some(letter) => {
                 let headers = letter.delivery.properties.headers().clone().unwrap();
-                reasons.push(format!("{:?}", headers.inner().get("x-acetate-reason")));
+                let Some(AMQPValue::LongString(reason)) = headers.inner().get("x-acetate-reason") else { panic!("{headers:?}") };
+                reasons.push(reason.to_string());
             }
             None => tokio::time::sleep(Duration::from_millis(100)).await,
         }

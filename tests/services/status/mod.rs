@@ -5,4 +5,4 @@ mod claims;
 mod database;
 mod endings;
 mod outbox;
-mod support;
+pub mod support;

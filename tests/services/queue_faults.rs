@@ -122,6 +122,23 @@ async fn an_idle_publisher_finds_its_way_back() {
     queue.close().await;
 }
 
+/// A virtual host that is gone for a while stands for a broker that is.
+#[tokio::test]
+async fn all_comes_back_when_the_broker_does() {
+    let vhost = Vhost::new();
+    let queue = vhost.ready().await;
+    let consumer = consume(&queue, &[JobKind::Edit], 1);
+    until(|| queue.health().consuming).await;
+    vhost.remove();
+    until(|| !queue.health().connected && !queue.health().consuming).await;
+    queue.publish_dispatch(&dispatch(JobKind::Edit)).await.unwrap_err();
+    vhost.make();
+    // Nobody publishes, and still it is noticed.
+    until(|| queue.health().connected && queue.health().consuming).await;
+    queue.publish_dispatch(&dispatch(JobKind::Edit)).await.unwrap();
+    next(&consumer).await.ack().await;
+}
+
 #[tokio::test]
 async fn a_consumer_waits_for_a_broker_that_is_away() {
     let vhost = Vhost::new();

@@ -19,6 +19,7 @@ pub struct Vhost {
     pub name: String,
     agent: ureq::Agent,
     api: String,
+    user: String,
     authorization: String,
 }
 
@@ -29,18 +30,27 @@ impl Vhost {
             .split_once("://")
             .and_then(|(_, rest)| rest.split_once('@'))
             .expect("ACETATE_TEST_RABBITMQ_API is like http://user:password@host:15672");
-        let user = credentials.split(':').next().unwrap().to_owned();
         let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
         let vhost = Self {
             name: format!("acetate-test-{}", JobId::new()),
             agent: config.build().new_agent(),
             authorization: format!("Basic {}", base64(credentials.as_bytes())),
+            user: credentials.split(':').next().unwrap().to_owned(),
             api: format!("http://{host}/api"),
         };
-        vhost.put(&format!("/vhosts/{}", vhost.name), &json!({}));
-        let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
-        vhost.put(&format!("/permissions/{}/{user}", vhost.name), &all);
+        vhost.make();
         vhost
+    }
+
+    pub fn make(&self) {
+        self.put(&format!("/vhosts/{}", self.name), &json!({}));
+        let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
+        self.put(&format!("/permissions/{}/{}", self.name, self.user), &all);
+    }
+
+    /// With everything in it, and all connections into it.
+    pub fn remove(&self) {
+        self.delete(&format!("/vhosts/{}", self.name));
     }
 
     pub fn url(&self) -> String {
@@ -129,7 +139,7 @@ impl Vhost {
 
 impl Drop for Vhost {
     fn drop(&mut self) {
-        self.delete(&format!("/vhosts/{}", self.name));
+        self.remove();
     }
 }
 

@@ -1,11 +1,17 @@
 //! Which connections are up, for whoever asks whether this process can work.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use lapin::ConnectionStatus;
 
 use crate::{job::JobError, queue::Health};
+
+/// Between two attempts to bring the connection that publishes back for whoever asks about it.
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Links(Mutex<State>);
@@ -14,6 +20,8 @@ pub(super) struct Links(Mutex<State>);
 struct State {
     publish: Link,
     consume: Link,
+    /// When the connection that publishes was last tried again.
+    revived: Option<Instant>,
     /// Kinds that a consumer was asked for, and those of them that are being delivered.
     wanted: usize,
     live: usize,
@@ -54,6 +62,17 @@ impl Links {
 
     pub(super) fn publish_closed(&self) {
         self.change(|state| state.publish = Link::Unused);
+    }
+
+    /// Whether the connection that publishes is down and it is time to try again; true once in [`PAUSE`].
+    pub(super) fn shall_revive(&self) -> bool {
+        let mut state = self.lock();
+        let due = state.revived.is_none_or(|last| last.elapsed() >= PAUSE);
+        let shall = due && state.publish.is_down();
+        if shall {
+            state.revived = Some(Instant::now());
+        }
+        shall
     }
 
     pub(super) fn consume_wanted(&self, kinds: usize) {

@@ -62,14 +62,11 @@ impl Publisher {
         self.with_connection(async |_| Ok(())).await
     }
 
-    /// Opens a connection that was lost while nobody published, so that it is noticed when the broker is back.
+    /// Tries a lost connection again when nobody publishes, so that it is noticed when the broker is back.
     pub(super) fn revive(&self) {
-        let lost = match self.connection.try_lock() {
-            Ok(connection) => connection.as_ref().is_some_and(|connection| !connection.status().connected()),
-            Err(_) => false,
-        };
-        if let (true, Ok(runtime)) = (lost, tokio::runtime::Handle::try_current()) {
+        if let (true, Ok(runtime)) = (self.core.links.shall_revive(), tokio::runtime::Handle::try_current()) {
             let publisher = self.clone();
+            // Where it fails, the links know, and whoever asks next tries again.
             runtime.spawn(async move { publisher.connect().await });
         }
     }

@@ -13,11 +13,8 @@ use crate::{
     },
 };
 
-/// Rows that are read at once to be cancelled.
+/// Rows that are read, and cancelled, at once.
 const CHUNK: i64 = 500;
-
-/// Of those, so many are cancelled at once. The server may compare each with each.
-const PART: usize = 100;
 
 impl PostgresStatus {
     pub async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError> {
@@ -56,9 +53,7 @@ impl PostgresStatus {
             let Some(last) = rows.last() else { break };
             after = last.text("id")?;
             let now = last.number("now")?;
-            for part in rows.chunks(PART) {
-                cancelled += self.end_queued(part.iter().filter_map(readable), now).await?;
-            }
+            cancelled += self.end_queued(rows.iter().filter_map(readable), now).await?;
         }
         // Among them those that a worker has claimed just now.
         let query = sqlx::query(
@@ -82,10 +77,12 @@ impl PostgresStatus {
         }
         let query = sqlx::query(
             "WITH held AS (
-                SELECT jobs.id, kind, priority, payload
-                  FROM jobs JOIN UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS asked (id, epoch, payload)
-                    ON jobs.id = asked.id AND jobs.epoch = asked.epoch
-                 WHERE jobs.id = ANY($1) AND state || '' = 'queued' ORDER BY jobs.id FOR UPDATE OF jobs),
+                SELECT waiting.id, kind, priority, payload
+                  FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS asked (id, epoch, payload)
+                 CROSS JOIN LATERAL (
+                    SELECT jobs.id, kind, priority FROM jobs
+                     WHERE jobs.id = asked.id AND jobs.epoch = asked.epoch AND state || '' = 'queued'
+                       FOR UPDATE) AS waiting),
              turned AS (
                 UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
                  WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id),

@@ -19,6 +19,7 @@ on_both!(
     a_failed_job_starts_over,
     refused_messages_are_kept,
     embedded_mode_leaves_no_messages,
+    many_workers_end_every_job_once,
 );
 
 async fn events(status: &Status) -> Vec<(Topic, JobEvent)> {
@@ -229,4 +230,47 @@ async fn embedded_mode_leaves_no_messages(database: Database) {
     assert_eq!(status.cancel(id, &|_| false).await.unwrap(), CancelOutcome::Cancelled);
     assert!(matches!(status.retry(id).await.unwrap(), RetryOutcome::Queued(_)));
     assert_eq!(status.outbox_take(10, LEASE).await.unwrap(), []);
+}
+
+async fn many_workers_end_every_job_once(database: Database) {
+    let status = database.service().await;
+    let ids = submitted_batch(&status, &batch("many"), 400).await;
+    let begin = std::time::Instant::now();
+    let workers: Vec<_> = (0..8)
+        .map(|n| {
+            let (status, ids) = (status.clone(), ids.clone());
+            tokio::spawn(async move {
+                let mut published = 0;
+                // All of them go for all jobs, each from another end.
+                for at in 0..ids.len() {
+                    let id = ids[(at + n * 50) % ids.len()];
+                    if let Claim::Taken(row) = claim(&status, id, &format!("w{n}")).await {
+                        let settled = status.succeed(id, row.epoch, &result()).await.unwrap();
+                        published += usize::from(matches!(settled, Fenced::Held(_)));
+                    }
+                }
+                published
+            })
+        })
+        .collect();
+    let mut published = 0;
+    for worker in workers {
+        published += worker.await.unwrap();
+    }
+    println!("400 jobs claimed and settled, 3200 claims, in {:.2} s", begin.elapsed().as_secs_f64());
+    assert_eq!(published, 400);
+    assert_eq!(status.count().await.unwrap(), [(JobState::Succeeded, 400)]);
+    let mut told: Vec<_> = Vec::new();
+    loop {
+        let taken = status.outbox_take(300, LEASE).await.unwrap();
+        if taken.is_empty() {
+            break;
+        }
+        told.extend(taken.iter().filter(|row| row.topic == Topic::Succeeded).map(|row| row.job));
+        status.outbox_done(&taken.iter().map(|row| row.id).collect::<Vec<_>>()).await.unwrap();
+    }
+    told.sort();
+    let mut all = ids;
+    all.sort();
+    assert_eq!(told, all);
 }

@@ -5,13 +5,7 @@ use std::{io::IsTerminal, time::Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
-use super::{
-    Failure,
-    global::GlobalArgs,
-    jobs::no_such_job,
-    output, progress,
-    view::JobView,
-};
+use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, progress, view::JobView};
 use crate::{
     app::Front,
     job::{BatchId, ErrorRecord, JobError, JobId, JobState},

@@ -21,12 +21,11 @@ impl Server {
     /// Binds `http.bind`; port 0 takes a free one.
     pub async fn bind(bind: &str) -> Result<Self, JobError> {
         let wrong = |reason: String| JobError::invalid("http.bind", format!("`{bind}` {reason}"));
-        let address: SocketAddr = bind
-            .parse()
-            .map_err(|_| wrong("is not an address and port, such as 127.0.0.1:8080".to_owned()))?;
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| wrong(format!("cannot be listened on ({error}); set another, or port 0 for a free one")))?;
+        let address: SocketAddr =
+            bind.parse().map_err(|_| wrong("is not an address and port, such as 127.0.0.1:8080".to_owned()))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            wrong(format!("cannot be listened on ({error}); set another, or port 0 for a free one"))
+        })?;
         Ok(Self { listener })
     }
 

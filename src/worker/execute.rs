@@ -14,8 +14,8 @@ use crate::{
     engine::{Outcome, ProgressFn, Work},
     image,
     job::{
-        Caption, DecomposeParams, EditParams, JobError, JobId, JobRequest, LayerRole, ModelRecord, Stage, StageTiming, Task,
-        WorkflowParams,
+        Caption, DecomposeParams, EditParams, JobError, JobId, JobRequest, LayerRole, ModelRecord, Stage, StageTiming,
+        Task, WorkflowParams,
     },
 };
 

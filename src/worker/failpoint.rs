@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use tracing::warn;
+
 use crate::job::{JobError, JobId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,10 @@ impl Failpoint {
         }
         match armed.action {
             Action::Abort => std::process::abort(),
-            Action::Pause(time) => std::thread::sleep(time),
+            Action::Pause(time) => {
+                warn!(?point, "stands still");
+                std::thread::sleep(time);
+            }
         }
     }
 }
@@ -129,9 +134,10 @@ mod tests {
             failpoint.at(point, None);
             start.elapsed() >= Duration::from_millis(50)
         };
-        assert_eq!([visit(Point::Put), visit(Point::Step), visit(Point::Put), visit(Point::Put)], [
-            false, false, true, false
-        ]);
+        assert_eq!(
+            [visit(Point::Put), visit(Point::Step), visit(Point::Put), visit(Point::Put)],
+            [false, false, true, false]
+        );
     }
 
     #[test]

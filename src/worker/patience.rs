@@ -56,7 +56,10 @@ mod tests {
         assert_eq!(found, Ok(7));
         let wrong = || async { Err::<(), _>(JobError::invalid("id", "wrong")) };
         let patience = Duration::from_secs(5);
-        assert_eq!(patiently("test", patience, &Control::default(), wrong).await.unwrap_err().code(), "invalid_request");
+        assert_eq!(
+            patiently("test", patience, &Control::default(), wrong).await.unwrap_err().code(),
+            "invalid_request"
+        );
         let gone = || async { Err::<(), _>(away()) };
         assert!(patiently("test", Duration::ZERO, &Control::default(), gone).await.is_err());
     }

@@ -124,7 +124,8 @@ async fn settle(
     control: &Control,
 ) -> Result<Fenced<JobRow>, JobError> {
     let (id, epoch) = (row.id(), row.epoch);
-    let settled = patiently("the job's end", worker.options.patience, control, || end(worker, row, &made, control)).await?;
+    let settled =
+        patiently("the job's end", worker.options.patience, control, || end(worker, row, &made, control)).await?;
     if let Fenced::Held(_) = settled {
         return Ok(settled);
     }

@@ -4,6 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../faults/service/mod.rs"]
+mod faults;
 mod proxy;
 mod queue;
 mod queue_faults;

@@ -135,7 +135,9 @@ async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
     let bad = acetate::job::JobId::new().to_string();
     let other = json!({ "version": 1, "id": id, "kind": "composite", "input": {"images": [input, input]}, "output": {"prefix": output} });
     let version = json!({ "version": 9, "id": bad, "kind": "composite", "input": {"image": input}, "output": {"prefix": output} });
-    for body in [other.to_string(), version.to_string(), "{nonsense".to_owned(), format!("\"{}\"", "x".repeat(10 << 20))] {
+    for body in
+        [other.to_string(), version.to_string(), "{nonsense".to_owned(), format!("\"{}\"", "x".repeat(10 << 20))]
+    {
         publish(body).await;
     }
     let mut reasons = Vec::new();
@@ -144,14 +146,18 @@ async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
         match channel.basic_get("acetate.dead-letters".into(), BasicGetOptions { no_ack: true }).await.unwrap() {
             Some(letter) => {
                 let headers = letter.delivery.properties.headers().clone().unwrap();
-                let Some(AMQPValue::LongString(reason)) = headers.inner().get("x-acetate-reason") else { panic!("{headers:?}") };
+                let Some(AMQPValue::LongString(reason)) = headers.inner().get("x-acetate-reason") else {
+                    panic!("{headers:?}")
+                };
                 reasons.push(reason.to_string());
             }
             None => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
     let reasons = reasons.join("\n");
-    for wanted in ["is already a composite job", "9 is not known", "key must be a string", "more than the 262144 allowed"] {
+    for wanted in
+        ["is already a composite job", "9 is not known", "key must be a string", "more than the 262144 allowed"]
+    {
         assert!(reasons.contains(wanted), "{wanted}: {reasons}");
     }
     let shown = world.json(&["jobs", "show", &bad, "--json"]).await;

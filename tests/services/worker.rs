@@ -53,7 +53,8 @@ async fn a_picture_is_taken_apart_and_a_layer_is_edited(world: World) {
     world.check_result(&id).await;
 
     let layer = format!("job:{id}:2");
-    let edit = ["submit", "edit", "--input", &layer, "--instruction", "Make it red", "--steps", "2", "--output", &output];
+    let edit =
+        ["submit", "edit", "--input", &layer, "--instruction", "Make it red", "--steps", "2", "--output", &output];
     let edited = world.run(&[&edit[..], &["--wait", "--json"]].concat()).await;
     assert_eq!(edited.code, Some(0), "{edited:?}");
     let edited: Value = serde_json::from_str(&edited.stdout).unwrap();
@@ -119,7 +120,11 @@ async fn a_worker_that_is_told_to_leave_gives_its_job_back(world: World) {
 
     let _next = world.worker();
     let job = world.until(&id, &["succeeded", "failed"]).await;
-    assert_eq!((&job["state"], &job["attempts"], &job["epoch"]), (&json!("succeeded"), &json!(1), &json!(2)), "{job:#}");
+    assert_eq!(
+        (&job["state"], &job["attempts"], &job["epoch"]),
+        (&json!("succeeded"), &json!(1), &json!(2)),
+        "{job:#}"
+    );
     world.check_result(&id).await;
 }
 
@@ -133,7 +138,8 @@ async fn probes_and_numbers_are_answered(world: World) {
     let get = |path: &'static str| {
         let url = format!("{base}{path}");
         async move {
-            let answer = tokio::task::spawn_blocking(move || ureq::get(&url).call().unwrap().body_mut().read_to_string());
+            let answer =
+                tokio::task::spawn_blocking(move || ureq::get(&url).call().unwrap().body_mut().read_to_string());
             answer.await.unwrap().unwrap()
         }
     };

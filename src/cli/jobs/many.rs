@@ -121,7 +121,10 @@ pub async fn retry(front: &Front, args: ManyArgs) -> Result<(), Failure> {
     if args.json {
         return output::json(&json!({ "queued": queued }));
     }
-    output::line(&format!("{} queued again", if queued.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", queued.len()) }))
+    output::line(&format!(
+        "{} queued again",
+        if queued.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", queued.len()) }
+    ))
 }
 
 /// Those that failed; what somebody cancelled stays cancelled.

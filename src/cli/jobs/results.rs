@@ -78,7 +78,12 @@ fn line(front: &Front, row: JobRow) -> Result<Value, JobError> {
     let roles: Vec<_> = row.published.iter().flat_map(|result| &result.files).map(|file| file.role).collect();
     let view = JobView::new(row, &front.stores)?;
     let of = |wanted: LayerRole| -> Vec<&str> {
-        view.outputs.iter().zip(&roles).filter(|(_, role)| **role == wanted).map(|(file, _)| file.url.as_str()).collect()
+        view.outputs
+            .iter()
+            .zip(&roles)
+            .filter(|(_, role)| **role == wanted)
+            .map(|(file, _)| file.url.as_str())
+            .collect()
     };
     Ok(json!({
         "id": view.id,

@@ -178,7 +178,8 @@ impl Run<'_> {
                 let reason = format!("another process took job {id} over; `acetate jobs show {id}` tells how it goes");
                 Err(JobError::Busy { reason }.into())
             }
-            None | Some(Verdict::NotTaken(Claim::Unknown | Claim::Conflict(_) | Claim::Taken(_)))
+            None
+            | Some(Verdict::NotTaken(Claim::Unknown | Claim::Conflict(_) | Claim::Taken(_)))
             | Some(Verdict::Refused(_)) => {
                 Err(JobError::Database { reason: format!("job {id} has vanished from the database") }.into())
             }
@@ -235,9 +236,8 @@ impl Run<'_> {
         let (id, state) = (row.id(), row.state);
         let error = row.error.clone().unwrap_or_else(|| ErrorRecord::from(&JobError::Cancelled));
         if self.json {
-            let printed = JobView::new(row, &self.app.worker.stores)
-                .map_err(Failure::from)
-                .and_then(|view| output::json(&view));
+            let printed =
+                JobView::new(row, &self.app.worker.stores).map_err(Failure::from).and_then(|view| output::json(&view));
             if let Err(failure) = printed {
                 return failure;
             }

@@ -1,10 +1,6 @@
 //! Many jobs: read and checked whole, then submitted in chunks, and again without harm.
 
-use std::{
-    collections::HashSet,
-    io::IsTerminal,
-    time::Duration,
-};
+use std::{collections::HashSet, io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -77,7 +73,10 @@ pub fn submit(
         if flags.json {
             return output::json(&report);
         }
-        output::line(&format!("batch {batch}: {} new jobs, {} known before, {} duplicates", report.submitted, report.known, report.duplicates))?;
+        output::line(&format!(
+            "batch {batch}: {} new jobs, {} known before, {} duplicates",
+            report.submitted, report.known, report.duplicates
+        ))?;
         if !flags.wait && !flags.dry_run {
             global.say(&format!("acetate jobs watch --batch {batch} shows how it goes"));
         }

@@ -34,9 +34,10 @@ impl Defaults {
             lay_under(&mut message, "params", self.params.clone())?;
         }
         if !message.contains_key("output") {
-            let template = self.output.as_ref().ok_or_else(|| {
-                JobError::invalid("output", "the row names none, and neither does --output")
-            })?;
+            let template = self
+                .output
+                .as_ref()
+                .ok_or_else(|| JobError::invalid("output", "the row names none, and neither does --output"))?;
             let labels: BTreeMap<String, String> = serde_json::from_value(message["labels"].clone())
                 .map_err(|error| JobError::invalid("labels", error.to_string()))?;
             let input = first_input(&message);
@@ -135,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_row_stands_over_the_flags() {
-        let made = request(json!({ "image": "s3://in/a.png", "prompt": "a cat", "layers": 5, "label.x": "y" })).unwrap();
+        let made =
+            request(json!({ "image": "s3://in/a.png", "prompt": "a cat", "layers": 5, "label.x": "y" })).unwrap();
         let Task::Decompose(params) = &made.task else { panic!("{made:?}") };
         assert_eq!((params.prompt.as_str(), params.layers, params.steps), ("a cat", 5, 20));
         assert_eq!(made.output.prefix, "s3://out/a/");

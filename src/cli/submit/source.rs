@@ -211,10 +211,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().canonicalize().unwrap();
         std::fs::write(path.join("a.png"), "").unwrap();
-        std::fs::write(path.join("m.jsonl"), "{\"image\": \"a.png\", \"layers\": 3}\n\n{oops\n{\"image\": \"b.png\"}\n")
-            .unwrap();
-        std::fs::write(path.join("m.csv"), "image,prompt,layers,seed,label.x\na.png,\"12, really\",3,,y\ns3://b/k.png,,,7,\n")
-            .unwrap();
+        std::fs::write(
+            path.join("m.jsonl"),
+            "{\"image\": \"a.png\", \"layers\": 3}\n\n{oops\n{\"image\": \"b.png\"}\n",
+        )
+        .unwrap();
+        std::fs::write(
+            path.join("m.csv"),
+            "image,prompt,layers,seed,label.x\na.png,\"12, really\",3,,y\ns3://b/k.png,,,7,\n",
+        )
+        .unwrap();
         let source = Source::parse(&path.join("m.jsonl").display().to_string()).unwrap();
         let found = rows(&source);
         assert_eq!(found[0].1.as_ref().unwrap()["image"], json!(file_url(&path.join("a.png"))));
@@ -224,7 +230,10 @@ mod tests {
 
         let found = rows(&Source::parse(&path.join("m.csv").display().to_string()).unwrap());
         let first = found[0].1.as_ref().unwrap();
-        assert_eq!((&first["prompt"], &first["layers"], &first["label.x"]), (&json!("12, really"), &json!(3), &json!("y")));
+        assert_eq!(
+            (&first["prompt"], &first["layers"], &first["label.x"]),
+            (&json!("12, really"), &json!(3), &json!("y"))
+        );
         assert!(!first.contains_key("seed"));
         assert_eq!(found[1].1.as_ref().unwrap()["seed"], json!(7));
     }

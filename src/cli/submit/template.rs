@@ -44,8 +44,7 @@ impl Template {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (name, after) =
-                after.split_once('}').ok_or_else(|| wrong("has a { without its }".to_owned()))?;
+            let (name, after) = after.split_once('}').ok_or_else(|| wrong("has a { without its }".to_owned()))?;
             let field = match name {
                 "stem" => Field::Stem,
                 "name" => Field::Name,
@@ -121,8 +120,13 @@ mod tests {
 
     fn fill(template: &str, labels: &[(&str, &str)]) -> Result<String, String> {
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let values =
-            Values { input: "s3://in/posters/2019/a.b.png", below: "s3://in/posters", row: 7, batch: "b1", labels: &labels };
+        let values = Values {
+            input: "s3://in/posters/2019/a.b.png",
+            below: "s3://in/posters",
+            row: 7,
+            batch: "b1",
+            labels: &labels,
+        };
         Template::parse(template).and_then(|template| template.fill(&values)).map_err(|error| error.to_string())
     }
 

@@ -8,7 +8,8 @@
 //! decodes them under limits ([`image`]); hands them to the engine ([`engine`]), whose one thread owns the device and
 //! the models and runs a pipeline ([`pipeline`]): prompt, noise, denoise loop, layers; encodes the layers as PNGs;
 //! writes them into the store, and after them the manifest that names them; moves the row to `succeeded`; and
-//! acknowledges the delivery. `worker/run.rs` is this path, in this order, on one screen.
+//! acknowledges the delivery. `worker/run.rs` is this path, in this order, on one screen; `worker/service.rs` is what
+//! goes on around it.
 //!
 //! ```text
 //! message -> claim -> fetch -> decode -> [text encoder -> denoise -> VAE] -> PNGs -> store -> manifest -> row -> ack
@@ -17,7 +18,8 @@
 //!
 //! # What holds everywhere
 //!
-//! - The row owns the state; the queue only dispatches. A claim raises the row's epoch, and every later write names
+//! - The row owns the state; the queue only dispatches. What must be told of a change is written with it, into an
+//!   outbox, and told afterwards. A claim raises the row's epoch, and every later write names
 //!   its epoch: who lost the lease loses every race.
 //! - Files lie under `{job}/{epoch}/`, written whole and read back. The manifest is written last, so whoever reads one
 //!   finds every file that it names.
@@ -27,7 +29,7 @@
 //!
 //! # Who may use whom
 //!
-//! `main -> cli -> app -> worker -> {queue, status, store, image, engine} -> job`, and
+//! `main -> cli -> app -> {http, worker} -> {queue, status, store, image, engine} -> job`, and
 //! `engine -> {pipeline, hub}`, `pipeline -> {image, models}`, `models -> nn -> candle`. The stages do not know each other; only the
 //! worker puts them in order. `pipeline`, `models` and `nn` know no runtime, no database and no environment; only
 //! [`config`] reads files of settings and the environment. `tests/architecture.rs` checks all of this.

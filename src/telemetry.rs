@@ -29,11 +29,13 @@ pub fn start(options: &LogOptions) -> Result<(), String> {
     started.map_err(|error| error.to_string())
 }
 
-/// A bare level is meant for acetate; libraries then only warn.
+/// A bare level is meant for acetate; libraries then only warn. lapin would print whole messages; what it says there,
+/// `queue` says in its own words.
 fn expand(filter: &str) -> String {
     let level = filter.trim().to_ascii_lowercase();
     match level.as_str() {
-        "debug" | "info" => format!("warn,acetate={level}"),
+        "debug" | "info" => format!("warn,lapin=off,acetate={level}"),
+        "warn" => "warn,lapin=off".to_owned(),
         _ => filter.to_owned(),
     }
 }

@@ -6,12 +6,13 @@ use std::{
 };
 
 /// A module and what it may name with `crate::`. A module may always name itself.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("cli", &["app", "config", "telemetry", "worker", "status", "store", "image", "engine", "hub", "models", "job"]),
-    ("app", &["config", "worker", "queue", "status", "store", "image", "engine", "hub", "job"]),
+    ("app", &["config", "http", "telemetry", "worker", "queue", "status", "store", "image", "engine", "hub", "job"]),
     // Types only: what is read from the outside becomes the engine's and the hub's own settings.
     ("config", &["engine", "hub", "job"]),
     ("telemetry", &[]),
+    ("http", &["telemetry", "queue", "status", "job"]),
     ("worker", &["queue", "status", "store", "image", "engine", "job"]),
     // The stages do not know each other.
     ("queue", &["job"]),
@@ -27,17 +28,20 @@ const MAY_USE: [(&str, &[&str]); 15] = [
 ];
 
 /// A crate or path, and the only modules that may name it.
-const OWNED: [(&str, &[&str]); 9] = [
+const OWNED: [(&str, &[&str]); 12] = [
     ("sqlx::", &["status"]),
     ("lapin::", &["queue"]),
     ("aws_", &["store"]),
+    ("axum::", &["http"]),
+    ("metrics::", &["worker"]),
+    ("metrics_exporter_prometheus::", &["telemetry"]),
     ("std::env::", &["config", "main"]),
     ("figment::", &["config"]),
     ("clap::", &["cli", "config"]),
     ("indicatif::", &["cli"]),
     ("candle_core::", &["nn", "models", "pipeline", "engine"]),
     // The engine uses its channels; nothing below it knows a runtime.
-    ("tokio::", &["cli", "app", "worker", "queue", "status", "store", "engine"]),
+    ("tokio::", &["cli", "app", "http", "worker", "queue", "status", "store", "engine"]),
 ];
 
 const MOST_LINES: usize = 500;

@@ -36,6 +36,8 @@ pub fn queue(config: &Config) -> Result<Queue, JobError> {
     let options = RabbitOptions {
         name: format!("acetate {}", WorkerName::of_this_process()),
         consumer_timeout: settings.consumer_timeout(),
+        // A worker that has frozen keeps its messages for little longer than its jobs.
+        heartbeat: (config.worker.lease() / 3).clamp(Duration::from_secs(1), Duration::from_secs(20)),
         connect_timeout: settings.connect_timeout(),
         publish_timeout: settings.publish_timeout(),
     };

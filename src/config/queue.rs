@@ -12,8 +12,6 @@ pub struct Queue {
     /// Absent: the queue in process. May carry a password.
     #[serde(deserialize_with = "set")]
     pub url: Option<Secret>,
-    /// Messages of each kind that a worker has at most.
-    pub prefetch: u16,
     pub affinity_seconds: f64,
     pub consumer_timeout_seconds: f64,
     pub connect_timeout_seconds: f64,
@@ -34,9 +32,6 @@ impl Queue {
         seconds("queue.consumer_timeout_seconds", self.consumer_timeout_seconds, 60.0, 4_000_000.0)?;
         seconds("queue.connect_timeout_seconds", self.connect_timeout_seconds, 0.1, 3600.0)?;
         seconds("queue.publish_timeout_seconds", self.publish_timeout_seconds, 0.1, 3600.0)?;
-        if !(1..=1000).contains(&self.prefetch) {
-            return Err(("queue.prefetch", format!("{} is not between 1 and 1000", self.prefetch)));
-        }
         Ok(())
     }
 

@@ -32,8 +32,11 @@ pub struct Probes {
     pub device: Result<String, JobError>,
     /// Set once the worker takes no more jobs.
     pub leaving: CancellationToken,
-    database: Arc<Mutex<Option<(Instant, Result<(), String>)>>>,
+    database: Arc<Mutex<Option<Asked>>>,
 }
+
+/// When the database was asked last, and what it said.
+type Asked = (Instant, Result<(), String>);
 
 impl Probes {
     pub fn new(

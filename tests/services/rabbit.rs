@@ -152,6 +152,7 @@ pub fn options() -> RabbitOptions {
         name: "test".to_owned(),
         consumer_timeout: Duration::from_secs(3600),
         connect_timeout: Duration::from_secs(10),
+        heartbeat: Duration::from_secs(20),
         publish_timeout: Duration::from_secs(20),
     }
 }

@@ -158,6 +158,7 @@ impl World {
         (self.path(&url), url)
     }
 
+    /// A worker with the settings of this world.
     pub fn worker(&self) -> Worker {
         self.worker_with(&[])
     }

@@ -10,9 +10,6 @@ use lapin::{
 use super::errors::{broken, connecting};
 use crate::job::JobError;
 
-/// Seconds. A broker that has been silent for twice as long is taken for dead.
-const HEARTBEAT: u16 = 20;
-
 /// Where the broker is, and who we say we are.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -23,7 +20,7 @@ pub(super) struct Connector {
 
 impl Connector {
     /// `url` is the setting `queue.url`.
-    pub(super) fn new(url: &str, name: &str, timeout: Duration) -> Result<Self, JobError> {
+    pub(super) fn new(url: &str, name: &str, timeout: Duration, heartbeat: Duration) -> Result<Self, JobError> {
         let wrong = |reason: &str| {
             JobError::invalid("queue.url", format!("{reason}; it is like amqp://user:password@host:5672/vhost"))
         };
@@ -41,7 +38,7 @@ impl Connector {
         if uri.vhost.is_empty() {
             uri.vhost = "/".to_owned();
         }
-        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        uri.query.heartbeat.get_or_insert(u16::try_from(heartbeat.as_secs()).unwrap_or(u16::MAX).max(1));
         uri.query.connection_timeout.get_or_insert(timeout.as_millis().try_into().unwrap_or(u64::MAX));
         Ok(Self { uri, name: name.to_owned(), timeout })
     }
@@ -91,7 +88,7 @@ mod tests {
     use super::*;
 
     fn connector(url: &str) -> Result<Connector, JobError> {
-        Connector::new(url, "test", Duration::from_secs(1))
+        Connector::new(url, "test", Duration::from_secs(1), Duration::from_secs(20))
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct RabbitOptions {
     pub consumer_timeout: Duration,
     /// For opening a connection, and for each answer of the broker that is not about a message.
     pub connect_timeout: Duration,
+    /// A worker that is silent for twice as long has lost its messages to others. Whole seconds, at least one.
+    pub heartbeat: Duration,
     /// For the broker's word that it has a message.
     pub publish_timeout: Duration,
 }
@@ -58,7 +60,7 @@ struct Core {
 impl RabbitQueue {
     /// `url` is an `amqp://` or `amqps://` address; an error names the setting `queue.url` and no password.
     pub fn new(url: &str, options: RabbitOptions) -> Result<Self, JobError> {
-        let connector = Connector::new(url, &options.name, options.connect_timeout)?;
+        let connector = Connector::new(url, &options.name, options.connect_timeout, options.heartbeat)?;
         let core = Arc::new(Core { connector, options, links: Links::default() });
         Ok(Self { publisher: Publisher::new(core.clone()), core })
     }

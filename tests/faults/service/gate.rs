@@ -3,9 +3,10 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -24,8 +25,8 @@ struct State {
     upstream: String,
     /// New connections are closed at once.
     shut: AtomicBool,
-    /// What the server says is thrown away.
-    deaf: AtomicBool,
+    /// Of a connection on which the client says this, the server's answers are thrown away.
+    word: Mutex<Option<&'static [u8]>>,
     /// Ends the connections that are open.
     cut: broadcast::Sender<()>,
 }
@@ -35,7 +36,7 @@ impl Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (cut, _) = broadcast::channel(1);
-        let state = State { upstream: upstream.to_owned(), shut: false.into(), deaf: false.into(), cut };
+        let state = State { upstream: upstream.to_owned(), shut: false.into(), word: Mutex::default(), cut };
         let state = Arc::new(state);
         let shared = state.clone();
         let task = tokio::spawn(async move {
@@ -54,7 +55,6 @@ impl Gate {
     }
 
     pub fn open(&self) {
-        self.state.deaf.store(false, Ordering::SeqCst);
         self.state.shut.store(false, Ordering::SeqCst);
     }
 
@@ -63,9 +63,15 @@ impl Gate {
         let _ = self.state.cut.send(());
     }
 
-    /// From now on the server does what it is asked, and its answers are lost.
-    pub fn lose_replies(&self) {
-        self.state.deaf.store(true, Ordering::SeqCst);
+    /// The next connection on which the client says `word` is heard to the end by the server, and its answer is lost
+    /// with the connection.
+    pub fn lose_reply_to(&self, word: &'static [u8]) {
+        *self.state.word.lock().unwrap() = Some(word);
+    }
+
+    /// Whether that has happened.
+    pub fn has_lost_it(&self) -> bool {
+        self.state.word.lock().unwrap().is_none()
     }
 }
 
@@ -83,22 +89,50 @@ impl State {
         let mut cut = self.cut.subscribe();
         let server = TcpStream::connect(&self.upstream).await?;
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+        let deaf = AtomicBool::new(false);
+        let hear = |said: &[u8]| {
+            let mut word = self.word.lock().unwrap();
+            if word.is_some_and(|word| said.windows(word.len()).any(|part| part == word)) {
+                *word = None;
+                deaf.store(true, Ordering::SeqCst);
+            }
+        };
+        let lose = async {
+            while !deaf.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // Long enough for the server to have done it.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        };
         tokio::select! {
             _ = cut.recv() => Ok(()),
-            result = copy(from_client, to_server, None) => result,
-            result = copy(from_server, to_client, Some(&self.deaf)) => result,
+            () = lose => Ok(()),
+            result = copy(from_client, to_server, hear) => result,
+            result = copy_unless(from_server, to_client, &deaf) => result,
         }
     }
 }
 
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, lost: Option<&AtomicBool>) -> std::io::Result<()> {
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, hear: impl Fn(&[u8])) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = from.read(&mut buffer).await?;
         if count == 0 {
             return Ok(());
         }
-        if lost.is_none_or(|lost| !lost.load(Ordering::SeqCst)) {
+        hear(&buffer[..count]);
+        to.write_all(&buffer[..count]).await?;
+    }
+}
+
+async fn copy_unless(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, deaf: &AtomicBool) -> std::io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        if !deaf.load(Ordering::SeqCst) {
             to.write_all(&buffer[..count]).await?;
         }
     }

@@ -7,7 +7,23 @@ use std::{
 
 /// A module and what it may name with `crate::`. A module may always name itself.
 const MAY_USE: [(&str, &[&str]); 16] = [
-    ("cli", &["app", "config", "telemetry", "worker", "status", "store", "image", "engine", "hub", "models", "job"]),
+    (
+        "cli",
+        &[
+            "app",
+            "config",
+            "telemetry",
+            "worker",
+            "queue",
+            "status",
+            "store",
+            "image",
+            "engine",
+            "hub",
+            "models",
+            "job",
+        ],
+    ),
     ("app", &["config", "http", "telemetry", "worker", "queue", "status", "store", "image", "engine", "hub", "job"]),
     // Types only: what is read from the outside becomes the engine's and the hub's own settings.
     ("config", &["engine", "hub", "job"]),

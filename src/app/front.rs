@@ -60,6 +60,12 @@ impl Front {
         }
     }
 
+    /// Says goodbye to the broker and the database.
+    pub async fn close(self) {
+        self.queue.close().await;
+        self.status.close().await;
+    }
+
     /// Puts a file of this machine into the store; gives its address there, which is the same for the same bytes.
     pub async fn upload(&self, url: &str) -> Result<String, JobError> {
         let bytes = self.inputs.read(url, self.max_input_bytes).await?;

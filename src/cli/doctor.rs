@@ -1,6 +1,6 @@
 //! `acetate doctor`: is this machine ready, and if not, what is missing?
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
@@ -18,8 +18,12 @@ use crate::{
     hub::{self, ModelRef},
     job::JobError,
     models::inspect,
+    queue::Queue,
     store::{Store, Trust},
 };
+
+/// Of a broker that does not answer.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
@@ -51,6 +55,7 @@ impl DoctorArgs {
             settings(&loaded),
             block_on(async { Ok(objects(&loaded).await) })?,
             block_on(async { Ok(database(&loaded).await) })?,
+            block_on(async { Ok(queue(&loaded).await) })?,
             device(&loaded),
             model("model", &loaded, app::model(&loaded)),
             model("edit model", &loaded, app::edit_model(&loaded)),
@@ -103,6 +108,18 @@ async fn database(loaded: &Loaded) -> Check {
         Ok::<_, JobError>(format!("{}, {jobs}", status.place()))
     };
     from_result("database", counted.await)
+}
+
+async fn queue(loaded: &Loaded) -> Check {
+    let asked = async {
+        let queue = app::queue(&loaded.config)?;
+        queue.ready(QUEUE_PATIENCE).await?;
+        Ok::<_, JobError>(match &queue {
+            Queue::Embedded(_) => "in process; set queue.url for RabbitMQ".to_owned(),
+            Queue::Rabbit(rabbit) => format!("{}, exchanges and queues are there", rabbit.place()),
+        })
+    };
+    from_result("queue", asked.await)
 }
 
 fn device(loaded: &Loaded) -> Check {

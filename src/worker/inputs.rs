@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ::image::RgbaImage;
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Reporter, Worker};
 use crate::{
@@ -29,19 +30,25 @@ pub(super) async fn fetch(
     reporter: &Reporter,
 ) -> Result<Vec<InputFile>, JobError> {
     let total = count(request.inputs.len());
+    reporter.at(Stage::Fetch, 0, total);
+    let reads: Vec<_> = request.inputs.iter().map(|input| fetch_one(worker, input)).collect();
+    let mut fetched = stream::iter(reads).buffered(super::publish::AT_A_TIME);
     let mut files = Vec::with_capacity(request.inputs.len());
-    for (index, input) in request.inputs.iter().enumerate() {
-        reporter.at(Stage::Fetch, count(index), total);
-        files.push(match input {
-            InputRef::Url(url) => {
-                let bytes = worker.stores.inputs().read(url, worker.options.max_input_bytes).await?;
-                InputFile { name: input_name(url), bytes }
-            }
-            InputRef::Layer { job, layer } => earlier_layer(worker, *job, *layer).await?,
-        });
+    while let Some(file) = fetched.try_next().await? {
+        files.push(file);
+        reporter.at(Stage::Fetch, count(files.len()), total);
     }
-    reporter.at(Stage::Fetch, total, total);
     Ok(files)
+}
+
+async fn fetch_one(worker: &Worker, input: &InputRef) -> Result<InputFile, JobError> {
+    match input {
+        InputRef::Url(url) => {
+            let bytes = worker.stores.inputs().read(url, worker.options.max_input_bytes).await?;
+            Ok(InputFile { name: input_name(url), bytes })
+        }
+        InputRef::Layer { job, layer } => earlier_layer(worker, *job, *layer).await,
+    }
 }
 
 pub(super) async fn decode(worker: &Worker, files: Vec<InputFile>, reporter: &Reporter) -> Result<Pictures, JobError> {

@@ -1,5 +1,6 @@
 //! From pictures to a result: PNGs, objects, and last of all the manifest that names them.
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -18,6 +19,9 @@ use crate::{
     status::{JobRow, Published},
     store::{MANIFEST, ObjectKey, Store, Stored},
 };
+
+/// Files on their way into the store, or pictures out of it.
+pub(super) const AT_A_TIME: usize = 4;
 
 pub(super) struct Png {
     name: String,
@@ -50,7 +54,7 @@ pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<P
     Ok(pngs.into_iter().map(|(_, png)| png).collect())
 }
 
-/// Writes each file under the attempt's own epoch and reads it back.
+/// Writes each file under the attempt's own epoch and makes sure that it is there, some at a time.
 pub(super) async fn store(
     worker: &Worker,
     results: &Store,
@@ -59,18 +63,24 @@ pub(super) async fn store(
     reporter: &Reporter,
 ) -> Result<Vec<FileEntry>, JobError> {
     let total = count(pngs.len());
-    let mut files = Vec::with_capacity(pngs.len());
-    for (index, Png { name, role, width, height, bytes }) in pngs.into_iter().enumerate() {
-        reporter.at(Stage::Store, count(index), total);
-        let key = ObjectKey::new(row.id(), row.epoch, &name)?;
-        let stored = results.put(key, bytes).await?;
-        results.verify(&stored).await?;
-        worker.options.failpoint.at(Point::Put, Some(row.id()));
-        let Stored { size, sha256, .. } = stored;
-        files.push(FileEntry { name, role, width, height, size, sha256 });
+    reporter.at(Stage::Store, 0, total);
+    let writes: Vec<_> = pngs.into_iter().map(|png| store_one(worker, results, row, png)).collect();
+    let mut stored = stream::iter(writes).buffered(AT_A_TIME);
+    let mut files = Vec::new();
+    while let Some(file) = stored.try_next().await? {
+        files.push(file);
+        reporter.at(Stage::Store, count(files.len()), total);
     }
-    reporter.at(Stage::Store, total, total);
     Ok(files)
+}
+
+async fn store_one(worker: &Worker, results: &Store, row: &JobRow, png: Png) -> Result<FileEntry, JobError> {
+    let Png { name, role, width, height, bytes } = png;
+    let stored = results.put(ObjectKey::new(row.id(), row.epoch, &name)?, bytes).await?;
+    results.verify(&stored).await?;
+    worker.options.failpoint.at(Point::Put, Some(row.id()));
+    let Stored { size, sha256, .. } = stored;
+    Ok(FileEntry { name, role, width, height, size, sha256 })
 }
 
 /// Writes the manifest. Every file that it names is there, whole and verified.

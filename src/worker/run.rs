@@ -72,6 +72,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
     lease.release().await;
     let settled = settle(worker, &row, made, control).await?;
     worker.options.failpoint.at(Point::Committed, Some(row.id()));
+    worker.nudge.notify_one();
 
     match settled {
         Fenced::Held(row) => {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Longer than anything takes that works.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 pub struct World {
     pub place: Place,

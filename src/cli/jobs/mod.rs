@@ -107,7 +107,7 @@ impl JobsArgs {
         let loaded = global.load(Vec::new())?;
         block_on(async {
             let front = Front::open(&loaded).await?;
-            match self.command {
+            let done = match self.command {
                 JobsCommand::List(args) => list(&front, args).await,
                 JobsCommand::Show(args) => show(&front, args).await,
                 JobsCommand::Watch(args) => many::watch(global, &front, args).await,
@@ -116,7 +116,9 @@ impl JobsArgs {
                 JobsCommand::Fetch(args) => fetch(&front, args).await,
                 JobsCommand::Results(args) => results::results(&front, args).await,
                 JobsCommand::Prune(args) => prune::prune(&front, args).await,
-            }
+            };
+            front.close().await;
+            done
         })
     }
 }

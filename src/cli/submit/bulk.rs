@@ -56,32 +56,43 @@ pub fn submit(
         labels: flags.labels.iter().cloned().collect(),
         priority: flags.priority,
         output: flags.output.as_deref().map(Template::parse).transpose()?,
-        batch: batch.clone(),
+        batch,
         below: source.below(),
     };
     block_on(async {
         let front = Front::open(loaded).await?;
-        let (requests, mut report) = read(global, &front, &source, &defaults).await?;
-        if flags.dry_run {
-            global.say(&format!("{} rows are good; nothing was submitted", report.rows));
-        } else {
-            send(global, &front, requests, &batch, flags.upload, &mut report).await?;
-        }
-        if flags.wait && !flags.dry_run {
-            watch::batch(global, &front, &batch).await?;
-        }
-        if flags.json {
-            return output::json(&report);
-        }
-        output::line(&format!(
-            "batch {batch}: {} new jobs, {} known before, {} duplicates",
-            report.submitted, report.known, report.duplicates
-        ))?;
-        if !flags.wait && !flags.dry_run {
-            global.say(&format!("acetate jobs watch --batch {batch} shows how it goes"));
-        }
-        Ok(())
+        let done = all(global, &front, &source, &defaults, flags).await;
+        front.close().await;
+        done
     })
+}
+
+async fn all(
+    global: &GlobalArgs,
+    front: &Front,
+    source: &Source,
+    defaults: &Defaults,
+    flags: &SubmitFlags,
+) -> Result<(), Failure> {
+    let batch = &defaults.batch;
+    let (requests, mut report) = read(global, front, source, defaults).await?;
+    if flags.dry_run {
+        global.say(&format!("{} rows are good; nothing was submitted", report.rows));
+    } else {
+        send(global, front, requests, batch, flags.upload, &mut report).await?;
+    }
+    if flags.wait && !flags.dry_run {
+        watch::batch(global, front, batch).await?;
+    }
+    if flags.json {
+        return output::json(&report);
+    }
+    let Report { submitted, known, duplicates, .. } = report;
+    output::line(&format!("batch {batch}: {submitted} new jobs, {known} known before, {duplicates} duplicates"))?;
+    if !flags.wait && !flags.dry_run {
+        global.say(&format!("acetate jobs watch --batch {batch} shows how it goes"));
+    }
+    Ok(())
 }
 
 /// All rows as requests. Nothing is submitted while any of them is wrong.

@@ -17,7 +17,7 @@ use crate::{
         watch,
     },
     config::Loaded,
-    job::{InputRef, JobError, JobId, JobKind, JobRequest},
+    job::{InputRef, JobError, JobId, JobKind, JobRequest, JobState},
     status::{SubmitOptions, Submitted},
 };
 
@@ -28,41 +28,47 @@ pub fn submit(
     params: Value,
     flags: &SubmitFlags,
 ) -> Result<(), Failure> {
-    let inputs = flags.input.iter().map(|text| input(text)).collect::<Result<Vec<_>, _>>()?;
-    let output = flags.output.clone().unwrap_or_default();
     block_on(async {
         let front = Front::open(loaded).await?;
-        let inputs = if flags.upload { upload(&front, inputs).await? } else { inputs };
-        let request = request(kind, params, flags, &inputs, &output)?;
-        let submitted = front.status.submit(&request, &SubmitOptions { batch: flags.batch.clone(), at: None }).await?;
-        front.dispatch().await;
-        let id = request.id;
-        if !flags.wait {
-            if flags.json {
-                return output::json(&json!({ "id": id }));
-            }
-            output::line(&id.to_string())?;
-            global.say(match submitted {
-                Submitted::New(_) => "submitted; acetate jobs watch shows how it goes",
-                Submitted::Known(_) => "was submitted before; it is the same job",
-            });
-            return Ok(());
-        }
-        let row = watch::job(global, &front, id).await?;
-        if let Some(out) = &flags.out {
-            fetch::into(&front, &row, out).await?;
-        }
-        watch::report(&front, row, flags.json)
+        let done = one(global, &front, kind, params, flags).await;
+        front.close().await;
+        done
     })
 }
 
-fn request(
+async fn one(
+    global: &GlobalArgs,
+    front: &Front,
     kind: JobKind,
     params: Value,
     flags: &SubmitFlags,
-    inputs: &[InputRef],
-    output: &str,
-) -> Result<JobRequest, Failure> {
+) -> Result<(), Failure> {
+    let inputs = flags.input.iter().map(|text| input(text)).collect::<Result<Vec<_>, _>>()?;
+    let inputs = if flags.upload { upload(front, inputs).await? } else { inputs };
+    let request = request(kind, params, flags, &inputs)?;
+    let submitted = front.status.submit(&request, &SubmitOptions { batch: flags.batch.clone(), at: None }).await?;
+    front.dispatch().await;
+    let id = request.id;
+    if flags.wait {
+        let row = watch::job(global, front, id).await?;
+        if let Some(out) = flags.out.as_ref().filter(|_| row.state == JobState::Succeeded) {
+            fetch::into(front, &row, out).await?;
+        }
+        return watch::report(front, row, flags.json);
+    }
+    if flags.json {
+        return output::json(&json!({ "id": id }));
+    }
+    output::line(&id.to_string())?;
+    global.say(match submitted {
+        Submitted::New(_) => "submitted; acetate jobs watch shows how it goes",
+        Submitted::Known(_) => "was submitted before; it is the same job",
+    });
+    Ok(())
+}
+
+fn request(kind: JobKind, params: Value, flags: &SubmitFlags, inputs: &[InputRef]) -> Result<JobRequest, Failure> {
+    let output = flags.output.as_deref().unwrap_or_default();
     let defaults = Defaults {
         kind,
         params,

@@ -51,7 +51,7 @@ enum Command {
     Models(models::ModelsArgs),
     /// Show the configuration and where each value comes from
     Config(config::ConfigArgs),
-    /// Check that this machine is ready: folders, database, disk, models, device
+    /// Check that all is ready: folders, database, queue, store, disk, models, device
     Doctor(doctor::DoctorArgs),
 }
 

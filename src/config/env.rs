@@ -61,17 +61,19 @@ impl Environment {
     }
 
     /// `(variable, key, value)` of every setting; a variable with our prefix that is no setting is an error.
-    pub(super) fn settings(&self) -> Result<Vec<(String, String, String)>, ConfigError> {
-        if let Some(name) = self.unreadable.iter().find(|name| name.starts_with(PREFIX)) {
-            return Err(ConfigError::new(name, "its value is not UTF-8"));
+    pub(super) fn settings(&self, errors: &mut Vec<ConfigError>) -> Vec<(String, String, String)> {
+        for name in self.unreadable.iter().filter(|name| name.starts_with(PREFIX)) {
+            errors.push(ConfigError::new(name, "its value is not UTF-8"));
         }
         let mut settings = Vec::new();
         for (name, value) in &self.variables {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
             let key = rest.to_ascii_lowercase().replace("__", ".");
-            known_key(&key).map_err(|reason| ConfigError::new(name, reason))?;
-            settings.push((name.clone(), key, value.clone()));
+            match known_key(&key) {
+                Ok(()) => settings.push((name.clone(), key, value.clone())),
+                Err(reason) => errors.push(ConfigError::new(name, reason)),
+            }
         }
-        Ok(settings)
+        settings
     }
 }

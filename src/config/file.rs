@@ -20,28 +20,29 @@ pub(super) struct FileLayer {
 }
 
 impl FileLayer {
-    /// Reads `[section]` and `[profile.section]` alike: a first word that is no section is a profile.
-    pub(super) fn parse(origin: &str, text: &str) -> Result<Self, ConfigError> {
+    /// Reads `[section]` and `[profile.section]` alike: a first word that is no section is a profile. What is no setting
+    /// is noted and left out.
+    pub(super) fn parse(origin: &str, text: &str, errors: &mut Vec<ConfigError>) -> Result<Self, ConfigError> {
         let data = Toml::string(text).data().map_err(|error| ConfigError::new(origin, error.kind.to_string()))?;
         let mut profiles: Map<Profile, Dict> = Map::new();
+        let mut wrong = |reason: String| errors.push(ConfigError::new(origin, reason));
         for (name, value) in data.into_values().flatten() {
             if is_section(&name) {
-                check(origin, &name, &value)?;
+                let value = known(&name, value, &mut wrong);
                 merge(profiles.entry(Profile::Default).or_default(), name, value);
                 continue;
             }
             let Some(sections) = value.as_dict() else {
-                return Err(ConfigError::new(origin, unknown(&name)));
+                wrong(unknown(&name));
+                continue;
             };
             for (section, value) in sections {
                 if !is_section(section) {
-                    return Err(ConfigError::new(
-                        origin,
-                        format!("[{name}] is neither a section nor a profile: {}", unknown(section)),
-                    ));
+                    wrong(format!("[{name}] is neither a section nor a profile: {}", unknown(section)));
+                    continue;
                 }
-                check(origin, section, value)?;
-                merge(profiles.entry(Profile::new(&name)).or_default(), section.clone(), value.clone());
+                let value = known(section, value.clone(), &mut wrong);
+                merge(profiles.entry(Profile::new(&name)).or_default(), section.clone(), value);
             }
         }
         Ok(Self { origin: origin.to_owned(), profiles })
@@ -90,14 +91,22 @@ fn merge(profile: &mut Dict, name: String, value: Value) {
     }
 }
 
-fn check(origin: &str, section: &str, value: &Value) -> Result<(), ConfigError> {
-    let Some(keys) = value.as_dict() else {
-        return known_key(section).map_err(|reason| ConfigError::new(origin, reason));
+/// A section without the keys that are no settings.
+fn known(section: &str, value: Value, wrong: &mut impl FnMut(String)) -> Value {
+    let Value::Dict(tag, mut keys) = value else {
+        if let Err(reason) = known_key(section) {
+            wrong(reason);
+        }
+        return value;
     };
-    for key in keys.keys() {
-        known_key(&format!("{section}.{key}")).map_err(|reason| ConfigError::new(origin, reason))?;
-    }
-    Ok(())
+    keys.retain(|key, _| match known_key(&format!("{section}.{key}")) {
+        Ok(()) => true,
+        Err(reason) => {
+            wrong(reason);
+            false
+        }
+    });
+    Value::Dict(tag, keys)
 }
 
 fn unknown(name: &str) -> String {

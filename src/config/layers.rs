@@ -55,28 +55,41 @@ pub struct Setting {
     pub from: String,
 }
 
-/// A setting that cannot be used: where it stands, and what is wrong with it.
+/// Settings that cannot be used: where each stands, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
+pub struct ConfigError(Vec<Mistake>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mistake {
     place: String,
     reason: String,
 }
 
 impl ConfigError {
     pub(super) fn new(place: &str, reason: impl Into<String>) -> Self {
-        Self { place: place.to_owned(), reason: reason.into() }
+        Self(vec![Mistake { place: place.to_owned(), reason: reason.into() }])
+    }
+
+    /// No mistakes are no error.
+    pub(super) fn all(errors: Vec<Self>) -> Result<(), Self> {
+        let mistakes: Vec<Mistake> = errors.into_iter().flat_map(|error| error.0).collect();
+        if mistakes.is_empty() { Ok(()) } else { Err(Self(mistakes)) }
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "configuration, {}: {}", self.place, self.reason)
+        let [Mistake { place, reason }] = self.0.as_slice() else {
+            write!(f, "configuration, {} mistakes:", self.0.len())?;
+            return self.0.iter().try_for_each(|Mistake { place, reason }| write!(f, "\n  {place}: {reason}"));
+        };
+        write!(f, "configuration, {place}: {reason}")
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-/// Reads everything and checks it.
+/// Reads everything and checks it. All mistakes are told at once.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut figment = Figment::from(Named { origin: "the defaults".to_owned(), provider: Toml::string(DEFAULTS) });
 
@@ -85,8 +98,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let found = file::find(sources.file.as_deref(), &sources.environment)?;
     let mut profiles = Vec::new();
     let mut has_profile = profile.eq_ignore_ascii_case("default");
+    let mut errors = Vec::new();
     if let Some((path, text)) = &found {
-        let layer = FileLayer::parse(&path.display().to_string(), text)?;
+        let layer = FileLayer::parse(&path.display().to_string(), text, &mut errors)?;
         has_profile |= layer.has_profile(&profile);
         profiles = layer.profile_names();
         figment = figment.merge(layer);
@@ -100,7 +114,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         return Err(ConfigError::new(place, format!("there is no profile `{profile}`; {known}")));
     }
 
-    for (variable, key, text) in sources.environment.settings()? {
+    for (variable, key, text) in sources.environment.settings(&mut errors) {
         let value = read_as_default(&key, text);
         figment = figment.merge(One { origin: variable, key, value });
     }
@@ -110,15 +124,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     }
 
     let figment = figment.select(Profile::new(&profile));
-    let mut config: Config = figment.extract().map_err(explain)?;
-    let origin = |key: &str| figment.find_metadata(key).map_or_else(String::new, |data| data.name.to_string());
-    config
-        .worker
-        .check()
-        .and_then(|()| config.store.check())
-        .and_then(|()| config.qwen_image.check())
-        .and_then(|()| config.queue.check())
-        .map_err(|(key, reason)| ConfigError::new(&origin(key), format!("{key}: {reason}")))?;
+    let (figment, mut config) = checked(figment, &mut errors)?;
+    ConfigError::all(errors)?;
+    let origin = |key: &str| origin(&figment, key);
     let hub = config.hub.resolve(&sources.environment);
     config.data_dir = absolute_data_dir(&config.data_dir, &sources.environment)?;
     if let Some(filter) = sources.environment.get("RUST_LOG") {
@@ -134,6 +142,41 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         .collect();
     let surroundings = sources.environment.surroundings.clone();
     Ok(Loaded { config, hub, surroundings, file: found.map(|(path, _)| path), profile, settings })
+}
+
+/// The settings as values. What cannot be read or makes no sense is noted, and its default stands in while the others
+/// are looked at.
+fn checked(mut figment: Figment, errors: &mut Vec<ConfigError>) -> Result<(Figment, Config), ConfigError> {
+    loop {
+        let (key, error) = match figment.extract::<Config>() {
+            Err(error) => (error.path.join("."), explain(error)),
+            Ok(config) => match config.check() {
+                Ok(()) => return Ok((figment, config)),
+                Err((key, reason)) => {
+                    (key.to_owned(), ConfigError::new(&origin(&figment, key), format!("{key}: {reason}")))
+                }
+            },
+        };
+        let default = KNOWN.iter().find(|(known, _)| *known == key).map(|(_, value)| value.clone());
+        let stands_in = origin(&figment, &key) == STAND_IN;
+        match default.filter(|_| !stands_in) {
+            Some(value) => {
+                errors.push(error);
+                figment = figment.merge(One { origin: STAND_IN.to_owned(), key, value });
+            }
+            // Nothing would change: the rest cannot be looked at.
+            None => {
+                errors.push(error.clone());
+                return Err(ConfigError::all(std::mem::take(errors)).err().unwrap_or(error));
+            }
+        }
+    }
+}
+
+const STAND_IN: &str = "the default that stands in";
+
+fn origin(figment: &Figment, key: &str) -> String {
+    figment.find_metadata(key).map_or_else(String::new, |data| data.name.to_string())
 }
 
 fn absolute_data_dir(set: &std::path::Path, environment: &Environment) -> Result<PathBuf, ConfigError> {
@@ -212,7 +255,7 @@ fn text_of(value: &Value) -> String {
 /// figment's first error as place, key and reason.
 fn explain(error: figment::Error) -> ConfigError {
     let place = error.metadata.as_ref().map_or("the settings".to_owned(), |data| data.name.to_string());
-    ConfigError { place, reason: format!("{}: {}", error.path.join("."), error.kind) }
+    ConfigError::new(&place, format!("{}: {}", error.path.join("."), error.kind))
 }
 
 /// A provider under a name that people know.

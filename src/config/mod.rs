@@ -47,6 +47,16 @@ pub struct Config {
     pub telemetry: Telemetry,
 }
 
+impl Config {
+    /// The first setting that makes no sense, and why.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        self.worker.check()?;
+        self.queue.check()?;
+        self.store.check()?;
+        self.qwen_image.check()
+    }
+}
+
 /// In a file, an empty text stands for "not set".
 fn set<'de, D: serde::Deserializer<'de>, T: From<String>>(deserializer: D) -> Result<Option<T>, D::Error> {
     let text = String::deserialize(deserializer)?;

@@ -106,6 +106,31 @@ fn mistakes_name_their_place_and_what_there_is() {
 }
 
 #[test]
+fn all_mistakes_are_told_at_once() {
+    let text = "[qwen_image]\nlayers = 3\nlayer_num = 11\nresolution = 700\n[worker]\nlease_seconds = \"soon\"\n\
+                max_attempts = 0\n[speed]\nhigh = 1\n";
+    let environment = Environment::from_pairs([
+        ("HOME", "/h"),
+        ("ACETATE__QUEUE__PREFETCHED", "1"),
+        ("ACETATE__STORE__READ_TIMEOUT_SECONDS", "0"),
+    ]);
+    let error = with_file(text, environment, None).unwrap_err();
+    assert!(error.starts_with("configuration, 8 mistakes:\n"), "{error}");
+    for wanted in [
+        "acetate.toml: `qwen_image.layers` is not a setting",
+        "acetate.toml: qwen_image.layer_num: 11 is not between",
+        "acetate.toml: qwen_image.resolution: 700 is not",
+        "acetate.toml: worker.lease_seconds: invalid type",
+        "acetate.toml: worker.max_attempts: 0 would",
+        "acetate.toml: [speed] is neither",
+        "ACETATE__QUEUE__PREFETCHED: `queue.prefetched` is not a setting",
+        "ACETATE__STORE__READ_TIMEOUT_SECONDS: store.read_timeout_seconds: 0 is not between",
+    ] {
+        assert!(error.contains(wanted), "{wanted}: {error}");
+    }
+}
+
+#[test]
 fn bf16_on_the_cpu_is_refused() {
     let config = with_file("[qwen_image]\ndtype = \"bf16\"", home(), None).unwrap().config;
     assert!(config.qwen_image.dtype().unwrap_err().contains("use f32"));

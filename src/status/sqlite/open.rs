@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -24,6 +24,7 @@ const MIGRATIONS: [&str; 2] = [
 
 /// How long a write waits for another process to finish its own.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Job rows in one SQLite file, in WAL mode: one writer, readers that never wait for it.
 #[derive(Debug, Clone)]
@@ -52,11 +53,7 @@ impl SqliteStatus {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options.clone())
-            .await
-            .map_err(|error| at(explain(&error)))?;
+        let writer = connect(&options).await.map_err(|error| at(explain(&error)))?;
         migrate(&writer).await.map_err(at)?;
         let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.pragma("query_only", "on"));
         Ok(Self { writer, readers, mode, signal: Signal::default(), path: path.to_owned() })
@@ -79,6 +76,23 @@ impl SqliteStatus {
 
     pub fn changes(&self) -> Changes {
         self.signal.changes()
+    }
+}
+
+/// Opens the one connection that writes. The first process in a file switches it to WAL, and the last one to leave
+/// switches back what it can; whoever comes at that moment is told at once that the file is locked, without the
+/// [`BUSY_TIMEOUT`], and so waits here.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    let start = Instant::now();
+    loop {
+        match SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await {
+            Err(sqlx::Error::Database(error))
+                if error.message() == "database is locked" && start.elapsed() < BUSY_TIMEOUT =>
+            {
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+            connected => return connected,
+        }
     }
 }
 

@@ -64,8 +64,9 @@ async fn lost_reply() -> Tally {
     worker.until_said("ready for jobs").await;
     gate.lose_reply_to(b"job.succeeded");
     let id = composite(&world, "lost").await;
-    worker.until_said("tried again").await;
-    assert!(gate.has_lost_it());
+    while !gate.has_lost_it() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let next = composite(&world, "next").await;
     let tally = witness.judge(&world, &[id, next]).await;
     assert_eq!((tally.succeeded, tally.attempts), (2, 2), "{tally:?}");

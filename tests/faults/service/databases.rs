@@ -24,7 +24,8 @@ async fn gated() -> (World, Gate, String) {
     let (before, rest) = url.rsplit_once('@').unwrap();
     let (host, database) = rest.split_once('/').unwrap();
     let gate = Gate::before(host).await;
-    let url = format!("{before}@{}/{database}", gate.address);
+    // What is said must be heard here.
+    let url = format!("{before}@{}/{database}&sslmode=disable", gate.address);
     (world, gate, url)
 }
 
@@ -64,9 +65,12 @@ async fn lost_reply() -> Tally {
     worker.until_said("ready for jobs").await;
     gate.lose_reply_to(b"job.succeeded");
     let id = composite(&world, "lost").await;
-    while !gate.has_lost_it() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let heard = async {
+        while !gate.has_lost_it() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::world::PATIENCE, heard).await.expect("the end of the job was not heard");
     let next = composite(&world, "next").await;
     let tally = witness.judge(&world, &[id, next]).await;
     assert_eq!((tally.succeeded, tally.attempts), (2, 2), "{tally:?}");

@@ -5,17 +5,22 @@ use std::{
     io::Write,
     pin::Pin,
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use acetate::queue::Queue;
 use serde_json::Value;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinError, JoinSet},
+};
 
 use crate::world::World;
 
 /// Cases at a time: each has a worker process, and some of them compute.
 const AT_A_TIME: usize = 3;
+/// A case that takes longer is broken.
+const LONGEST: Duration = Duration::from_secs(400);
 
 pub struct Case {
     pub name: String,
@@ -75,7 +80,7 @@ impl Witness {
             }
         }
         // The last events are on their way.
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let ends = self.ends.lock().unwrap();
         for id in ids {
             let told = ends.get(id).map_or(0, BTreeSet::len);
@@ -84,6 +89,13 @@ impl Witness {
         self.task.abort();
         tally
     }
+}
+
+/// What a case panicked with.
+fn why(error: JoinError) -> String {
+    let panic = error.into_panic();
+    let text = panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    text.unwrap_or_else(|| "see above".to_owned()).chars().take(600).collect()
 }
 
 pub async fn run(cases: Vec<Case>) {
@@ -95,7 +107,15 @@ pub async fn run(cases: Vec<Case>) {
             let _slot = slots.acquire_owned().await.unwrap();
             let start = Instant::now();
             let Case { name, run } = case;
-            (index, name, start, tokio::spawn(run).await, Instant::now())
+            let mut run = tokio::spawn(run);
+            let result = match tokio::time::timeout(LONGEST, &mut run).await {
+                Ok(result) => result.map_err(why),
+                Err(_) => {
+                    run.abort();
+                    Err(format!("did not end within {} s", LONGEST.as_secs()))
+                }
+            };
+            (index, name, start, result, Instant::now())
         });
     }
     let mut lines = BTreeMap::new();
@@ -116,12 +136,9 @@ pub async fn run(cases: Vec<Case>) {
                     "  ok     {seconds:5.1} s  {name}: jobs {jobs}, succeeded {succeeded}, failed {failed}, attempts {attempts}"
                 )
             }
-            Err(panic) => {
+            Err(why) => {
                 sum.lost += 1;
                 broken.push(name.clone());
-                let panic = panic.into_panic();
-                let why = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "see above".to_owned());
-                let why: String = why.chars().take(600).collect();
                 format!("  BROKEN {seconds:5.1} s  {name}: {why}")
             }
         };

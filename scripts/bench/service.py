@@ -1,4 +1,4 @@
-"""Measures the service on this machine and prints medians and ratios; every run goes to a JSON file. See scripts/bench-service."""
+"""Measures the service on this machine and prints medians and ratios. See scripts/bench-service."""
 
 import argparse
 import importlib.metadata
@@ -21,10 +21,9 @@ PARTS = {"composite": service_composite, "overhead": service_engine, "bulk": ser
 def versions(world: World) -> dict[str, str]:
     with kombu.Connection(world.amqp) as connection:
         rabbit = connection.connection.server_properties["version"]
-    s3 = subprocess.run([os.environ["ACETATE_BENCH_S3"], "--version"], capture_output=True, text=True).stdout.strip()
-    acetate = subprocess.run([world.acetate, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    acetate = subprocess.run([world.acetate, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     found = {"acetate": acetate, "postgres": world.database.execute("SHOW server_version").fetchone()[0],
-             "rabbitmq": rabbit, "s3": s3, "python": platform.python_version()}  # fmt: skip
+             "rabbitmq": rabbit, "python": platform.python_version()}  # fmt: skip
     return found | {name: importlib.metadata.version(name) for name in ["celery", "boto3", "psycopg", "pillow"]}
 
 
@@ -54,8 +53,9 @@ def main() -> None:
         result["versions"] = versions(world)
         print(", ".join(f"{name} {version}" for name, version in result["versions"].items()))
         for name in options.only:
+            load = os.getloadavg()[0]
             found = PARTS[name].measure(world, options)
-            result["parts"][name] = found | {"load_after": os.getloadavg()[0]}
+            result["parts"][name] = found | {"load_before": load, "load_after": os.getloadavg()[0]}
             PARTS[name].show(found)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=2) + "\n")

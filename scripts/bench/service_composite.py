@@ -111,8 +111,10 @@ def difference(world: World) -> int:
 
 
 def show(found: dict) -> None:
-    names = {"acetate": "acetate worker", "celery": "Celery, Pillow's default PNG", "celery_fast_png": "Celery, PNG level 1"}
-    print(f"\ncomposite, {found['jobs']} jobs of four 640x640 layers: medians of {len(found['runs']['acetate'])} rounds")
+    names = {"acetate": "acetate worker", "celery": "Celery, Pillow's default PNG",
+             "celery_fast_png": "Celery, PNG level 1"}  # fmt: skip
+    rounds = len(found["runs"]["acetate"])
+    print(f"\ncomposite, {found['jobs']} jobs of four 640x640 layers: medians of {rounds} rounds")
     print(f"  {'':30}{'jobs/s':>8}{'worker CPU ms/job':>20}{'S3 CPU ms/job':>16}{'PNG kB':>9}{'submit s':>10}")
     for key, name in names.items():
         it = found["medians"][key]
@@ -120,5 +122,6 @@ def show(found: dict) -> None:
               f"{it['picture_bytes'] / 1000:9.0f}{it['submit_seconds']:10.2f}")  # fmt: skip
     for key, ratio in found["ratios"].items():
         print(f"  acetate / {names[key]}: {ratio:.2f}" + (" (goal: 3 or more)" if key == "celery" else ""))
-    print("  acetate's stages, ms: " + ", ".join(f"{stage} {1000 * seconds:.1f}" for stage, seconds in found["stages"].items()))
+    stages = ", ".join(f"{stage} {1000 * seconds:.1f}" for stage, seconds in found["stages"].items())
+    print(f"  acetate's stages, ms: {stages}")
     print(f"  the same pixels, but for {found['largest_difference']} of 255")

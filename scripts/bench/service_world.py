@@ -46,11 +46,10 @@ class World:
         self.environment |= KEYS | {"HOME": str(self.folder / "home"), "XDG_DATA_HOME": str(self.folder / "home"),
                                     "XDG_CONFIG_HOME": str(self.folder / "home")}  # fmt: skip
         self.database = self.closing.enter_context(psycopg.connect(self.postgres, autocommit=True))
-        self.endpoint = f"http://127.0.0.1:{free_port()}"
-        self.s3 = self.closing.enter_context(Process(
-            [os.environ["ACETATE_BENCH_S3"], "--host", "127.0.0.1", "--port", self.endpoint.rsplit(":", 1)[1],
-             "--access-key", KEYS["AWS_ACCESS_KEY_ID"], "--secret-key", KEYS["AWS_SECRET_ACCESS_KEY"],
-             str(self.folder / "s3")], self.environment, self.folder / "s3.log"))  # fmt: skip
+        address = f"127.0.0.1:{free_port()}"
+        self.endpoint = f"http://{address}"
+        self.s3 = self.closing.enter_context(Process([os.environ["ACETATE_BENCH_S3"], address, str(self.folder / "s3")],
+                                                     self.environment, self.folder / "s3.log"))  # fmt: skip
         self.objects = boto3.client("s3", endpoint_url=self.endpoint, config=Config(s3={"addressing_style": "path"}),
                                     aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"], region_name="us-east-1",
                                     aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"])  # fmt: skip

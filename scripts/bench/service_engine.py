@@ -6,7 +6,7 @@ import subprocess
 import urllib.request
 from statistics import median
 
-from service_world import ROOT, World, say, until
+from service_world import ROOT, Others, World, say, until
 
 # Stages that run on the engine's thread.
 ENGINE = {"load", "caption", "text_encode", "vae_encode", "denoise", "vae_decode"}
@@ -23,6 +23,7 @@ def measure(world: World, options) -> dict:
                 for number in range(options.decompose_jobs)]  # fmt: skip
         service.submit("decompose", rows, "--steps", str(options.steps))
         samples: list[tuple[float, float]] = []
+        others = Others(world)
         with service.worker() as worker:
 
             def ended() -> bool:
@@ -35,6 +36,7 @@ def measure(world: World, options) -> dict:
             until("the jobs have ended", ended, 3600, 1.0)
             service.until_all_succeeded(len(rows), worker)
             cpu = worker.stop()
+        others = others.share(cpu)
         first, last = service.one("SELECT min(started_at), max(finished_at) FROM jobs")
         manifests = [json.loads((world.folder / "s3" / url.removeprefix("s3://")).read_bytes())
                      for (url,) in world.database.execute(
@@ -54,7 +56,7 @@ def measure(world: World, options) -> dict:
         "engine": on_engine(timings), "alone": alone,
         "by_counter": by_counter, "counter_seconds": counted,
         "between_ends": median(late - early for early, late in zip(ends, ends[1:])) / 1000,
-        "worker_cpu": cpu, "stages": stages, "samples": samples,
+        "worker_cpu": cpu, "others": others, "stages": stages, "samples": samples,
     }  # fmt: skip
     found["share"] = found["engine"] / wall
     say(f"overhead: engine {found['engine']:.1f} s of {wall:.1f} s")
@@ -89,7 +91,8 @@ def counters(at: str) -> tuple[float, float] | None:
 
 def show(found: dict) -> None:
     print(f"\noverhead, {found['jobs']} decompose jobs of {found['steps']} steps queued, one worker")
-    print(f"  first claim to last end {found['wall']:.1f} s, CPU {found['worker_cpu']:.0f} s")
+    print(f"  first claim to last end {found['wall']:.1f} s, CPU {found['worker_cpu']:.0f} s,"
+          f" others {100 * found['others']:.1f} % of the machine")  # fmt: skip
     print(f"  engine by the manifests' stages {found['engine']:.1f} s: {100 * found['share']:.1f} % (goal: 97 or more)")
     if found["by_counter"] is not None:
         print(f"  engine by /metrics over {found['counter_seconds']:.0f} s: {100 * found['by_counter']:.1f} %")

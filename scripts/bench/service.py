@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=5, help="of a run that others on the machine disturb")
     parser.add_argument("--processes", type=int, default=0, help="of Celery's pool; 0: as many as there are cores")
     parser.add_argument("--decompose-jobs", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=50, help="of a decomposition")
+    parser.add_argument("--steps", type=int, default=20, help="of a decomposition")
     parser.add_argument("--bulk", type=int, default=10_000, help="jobs submitted at once")
     parser.add_argument("--rows", type=int, default=1_000_000, help="in the table of the lists")
     options = parser.parse_args()

@@ -96,7 +96,7 @@ def show(found: dict) -> None:
     print(f"  engine by the manifests' stages {found['engine']:.1f} s: {100 * found['share']:.1f} % (goal: 97 or more)")
     if found["by_counter"] is not None:
         print(f"  engine by /metrics over {found['counter_seconds']:.0f} s: {100 * found['by_counter']:.1f} %")
-    print(f"  a job every {found['between_ends']:.2f} s; {found['alone']:.2f} s on the engine of `acetate run`, with nothing"
-          f" beside it: {100 * (found['between_ends'] / found['alone'] - 1):+.1f} %")  # fmt: skip
+    print(f"  a job every {found['between_ends']:.2f} s; {found['alone']:.2f} s on the engine of `acetate run`, without"
+          f" a service: {100 * (found['between_ends'] / found['alone'] - 1):+.1f} %")  # fmt: skip
     stages = sorted(found["stages"].items(), key=lambda stage: -stage[1])
     print("  stages, median ms: " + ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in stages))

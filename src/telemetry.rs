@@ -35,7 +35,7 @@ fn expand(filter: &str) -> String {
     let level = filter.trim().to_ascii_lowercase();
     match level.as_str() {
         "debug" | "info" => format!("warn,lapin=off,acetate={level}"),
-        "warn" => "warn,lapin=off".to_owned(),
+        "error" | "warn" => format!("{level},lapin=off"),
         _ => filter.to_owned(),
     }
 }

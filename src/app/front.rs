@@ -40,10 +40,10 @@ impl Front {
     }
 
     /// Sends what the outbox holds, so that the jobs need not wait for a worker's relay. A broker that is away loses
-    /// nothing: the rows are written.
-    pub async fn dispatch(&self) {
+    /// nothing: the rows are written. False when it is.
+    pub async fn dispatch(&self) -> bool {
         if matches!(self.queue, Queue::Embedded(_)) {
-            return;
+            return true;
         }
         let sent = match self.queue.ready(BROKER).await {
             Ok(()) => loop {
@@ -57,7 +57,9 @@ impl Front {
         };
         if let Err(error) = sent {
             warn!(%error, "the jobs are accepted, and will be dispatched when the broker is back");
+            return false;
         }
+        true
     }
 
     /// Says goodbye to the broker and the database.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, Config, Loaded},
@@ -83,7 +84,8 @@ pub(super) fn worker(
         options.patience = Duration::ZERO;
     }
     let engine = Engine::start(super::engine_config(loaded)?)?;
-    Ok(Worker { status, stores, queue, engine, options, nudge: Arc::new(Notify::new()) })
+    let (nudge, broken) = (Arc::new(Notify::new()), CancellationToken::new());
+    Ok(Worker { status, stores, queue, engine, options, nudge, broken })
 }
 
 fn options(config: &Config, place: Place) -> Result<Options, JobError> {
@@ -112,7 +114,6 @@ fn options(config: &Config, place: Place) -> Result<Options, JobError> {
         patience: worker.database_patience(),
         poll: Duration::from_millis(500),
         redispatch_after: worker.redispatch(),
-        crash_only: true,
         failpoint: worker.failpoint.parse()?,
     })
 }

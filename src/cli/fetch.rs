@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::Failure;
 use crate::{
     app::Front,
     job::{JobError, JobState, Manifest},
@@ -10,12 +9,12 @@ use crate::{
     store::{ObjectKey, OutFolder},
 };
 
-pub async fn into(front: &Front, row: &JobRow, out: &Path) -> Result<Manifest, Failure> {
+pub async fn into(front: &Front, row: &JobRow, out: &Path) -> Result<Manifest, JobError> {
     let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
         let reason = format!("job {} is {} and has no result", row.id(), row.state);
-        return Err(JobError::invalid("id", reason).into());
+        return Err(JobError::invalid("id", reason));
     };
     let store = front.stores.at_root(result.root.as_deref())?;
     let folder = OutFolder::prepare(out)?;
-    Ok(folder.export(&store, &ObjectKey::parse(&result.manifest)?).await?)
+    folder.export(&store, &ObjectKey::parse(&result.manifest)?).await
 }

@@ -1,6 +1,9 @@
 //! Waiting for jobs that workers do: one with its stages, a batch with its rate.
 
-use std::{io::IsTerminal, time::Instant};
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
@@ -17,6 +20,7 @@ pub async fn job(global: &GlobalArgs, front: &Front, id: JobId) -> Result<JobRow
     let (tell, told) = watch::channel(None);
     let shown = progress::show(told, global.progress_style());
     let mut changes = front.status.changes();
+    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let mut last = None;
     let ended = loop {
         let row = front.status.get(id).await?.ok_or_else(|| no_such_job(id))?;
@@ -37,7 +41,7 @@ pub async fn job(global: &GlobalArgs, front: &Front, id: JobId) -> Result<JobRow
         }
         tokio::select! {
             () = changes.wait_for_change() => {}
-            _ = tokio::signal::ctrl_c() => {
+            _ = &mut stop => {
                 let text = format!("no longer watched; the job goes on (acetate jobs cancel {id} stops it)");
                 break Err(Failure::Cancelled(text));
             }
@@ -79,12 +83,13 @@ pub async fn batch(global: &GlobalArgs, front: &Front, batch: &BatchId) -> Resul
     }
     bar.set_prefix(batch.to_string());
     let mut changes = front.status.changes();
+    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let (start, mut at_start, mut said) = (Instant::now(), None, None::<Instant>);
     loop {
         let summary = front.status.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
         let (ended, total) = (summary.ended(), summary.total());
         let before = *at_start.get_or_insert(ended);
-        let text = pace(&summary, ended - before, start.elapsed());
+        let text = pace(&summary, ended.saturating_sub(before), start.elapsed());
         bar.set_length(total);
         bar.set_position(ended);
         bar.set_message(text.clone());
@@ -96,16 +101,30 @@ pub async fn batch(global: &GlobalArgs, front: &Front, batch: &BatchId) -> Resul
             bar.finish_and_clear();
             return Ok(summary);
         }
+        // A batch of quick jobs would be counted hundreds of times a second.
+        let change = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            changes.wait_for_change().await;
+        };
         tokio::select! {
-            () = changes.wait_for_change() => {}
-            _ = tokio::signal::ctrl_c() => {
+            () = change => {}
+            _ = &mut stop => {
                 bar.finish_and_clear();
                 let text = format!("no longer watched; the jobs go on (acetate jobs cancel --batch {batch} stops them)");
                 return Err(Failure::Cancelled(text));
             }
         }
-        // A batch of quick jobs would be counted hundreds of times a second.
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+/// A batch some of whose jobs failed is a failure, as a script would want to know.
+pub fn verdict(batch: &BatchId, summary: &BatchSummary) -> Result<(), Failure> {
+    match summary.in_state(JobState::Failed) {
+        0 => Ok(()),
+        failed => Err(Failure::Job(format!(
+            "{failed} jobs failed: acetate jobs list --batch {batch} --state failed shows them, acetate jobs retry \
+             --batch {batch} tries them again"
+        ))),
     }
 }
 
@@ -114,7 +133,7 @@ pub fn no_such_batch(batch: &BatchId) -> JobError {
 }
 
 /// `2 running, 1 failed, 12.3/min, 4 minutes left`.
-fn pace(summary: &BatchSummary, ended_meanwhile: u64, elapsed: std::time::Duration) -> String {
+fn pace(summary: &BatchSummary, ended_meanwhile: u64, elapsed: Duration) -> String {
     let mut parts = Vec::new();
     for state in [JobState::Running, JobState::Failed, JobState::Cancelled] {
         let jobs = summary.in_state(state);
@@ -125,7 +144,7 @@ fn pace(summary: &BatchSummary, ended_meanwhile: u64, elapsed: std::time::Durati
     if ended_meanwhile > 0 {
         let per_second = ended_meanwhile as f64 / elapsed.as_secs_f64();
         let left = (summary.total() - summary.ended()) as f64 / per_second;
-        let left = std::time::Duration::try_from_secs_f64(left).unwrap_or_default();
+        let left = Duration::try_from_secs_f64(left).unwrap_or_default();
         parts.push(format!("{:.1}/min, {} left", per_second * 60.0, HumanDuration(left)));
     }
     parts.join(", ")

@@ -7,7 +7,7 @@ use super::{
     global::{GlobalArgs, block_on},
     output,
 };
-use crate::{app, worker::Shutdown};
+use crate::{app, job::JobError, worker::Shutdown};
 
 /// With `queue.url` it takes jobs from RabbitMQ; without, it takes those that `acetate submit` wrote into the database
 /// of this machine.
@@ -22,7 +22,11 @@ impl WorkerArgs {
             let signals = tokio::spawn(listen(shutdown.clone()));
             let worked = app::work(&loaded, &shutdown).await;
             signals.abort();
-            Ok(worked?)
+            match worked {
+                // Told to leave before it had begun.
+                Err(JobError::Cancelled) => Ok(()),
+                worked => Ok(worked?),
+            }
         })
     }
 }

@@ -116,6 +116,11 @@ impl JobError {
         }
     }
 
+    /// The checkpoint cannot be used here, whatever is asked of it.
+    pub fn is_about_the_model(&self) -> bool {
+        matches!(self, Self::ModelNotFound { .. } | Self::ModelInvalid { .. } | Self::ModelTooLarge { .. })
+    }
+
     pub fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::InvalidRequest { field: field.into(), reason: reason.into() }
     }

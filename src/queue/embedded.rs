@@ -101,6 +101,13 @@ impl EmbeddedQueue {
         waiting.ready.len() + waiting.later.len()
     }
 
+    /// Whether there is a job that could be delivered now.
+    pub fn has_due(&self) -> bool {
+        let mut waiting = self.lock();
+        waiting.admit(Timestamp::now());
+        !waiting.ready.is_empty()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

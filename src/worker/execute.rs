@@ -1,6 +1,13 @@
 //! The four kinds of jobs, as calls of the engine and of the compositor.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use ::image::RgbaImage;
 
@@ -18,6 +25,8 @@ use crate::{
         Task, WorkflowParams,
     },
 };
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Everything that a job made, not yet written.
 #[derive(Default)]
@@ -117,8 +126,7 @@ impl Execution<'_> {
     }
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {
-        let Outcome { images, caption, notes, resolution, model, device, timings } =
-            self.worker.engine.run(work, self.control.cancel.clone(), self.progress()).await?;
+        let Outcome { images, caption, notes, resolution, model, device, timings } = self.in_turn(work).await?;
         self.made.caption = self.made.caption.take().or(caption);
         self.made.resolution = self.made.resolution.or(resolution);
         for note in notes {
@@ -132,6 +140,26 @@ impl Execution<'_> {
         self.made.device = Some(device);
         self.timings.merge(timings);
         Ok(images)
+    }
+
+    /// A job that waits for the device can be cancelled at once; one that is on it ends within a step.
+    async fn in_turn(&self, work: Work) -> Result<Outcome, JobError> {
+        let began = Arc::new(AtomicBool::new(false));
+        let mut progress = self.progress();
+        let told = began.clone();
+        let progress: ProgressFn = Box::new(move |stage, step, steps| {
+            told.store(true, Ordering::Relaxed);
+            progress(stage, step, steps);
+        });
+        let cancelled = async {
+            while began.load(Ordering::Relaxed) || !self.control.cancel.is_cancelled() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::select! {
+            outcome = self.worker.engine.run(work, self.control.cancel.clone(), progress) => outcome,
+            () = cancelled => Err(JobError::Cancelled),
+        }
     }
 
     fn progress(&self) -> ProgressFn {

@@ -109,6 +109,10 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, JobError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
+        Err(error) if error.is_panic() => Err(JobError::InvalidImage {
+            input: "input".to_owned(),
+            reason: "breaks the code that reads pictures; convert it with another program, and report it".to_owned(),
+        }),
         Err(error) => {
             Err(JobError::Device { device: "cpu".to_owned(), reason: format!("picture work ended: {error}") })
         }

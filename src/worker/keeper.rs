@@ -42,8 +42,8 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
 async fn look(worker: &Worker) -> Result<(), JobError> {
     match &worker.queue {
         Queue::Embedded(queue) => {
-            // Those in the queue are due as well; only an empty one is filled.
-            if queue.is_empty() {
+            // Those in the queue are due as well; it is filled when none of them waits.
+            if !queue.has_due() {
                 for (job, priority, _) in worker.status.due(FILL).await? {
                     queue.push(job, priority, Timestamp::now());
                 }

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::{sync::oneshot, task::JoinHandle, time::MissedTickBehavior};
-use tracing::{debug, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
 
 use super::{Control, Stop, Worker};
 use crate::{
@@ -14,6 +15,8 @@ use crate::{
 };
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// A job that has been told to stop does so within a denoise step, which takes no longer.
+const LAST_STEP: Duration = Duration::from_secs(300);
 
 /// Held while an attempt runs. Dropping it without [`Lease::release`] stops the heartbeat too.
 pub(super) struct Lease {
@@ -34,6 +37,8 @@ impl Lease {
             interval: worker.options.heartbeat.min(worker.options.lease / 3).max(Duration::from_millis(10)),
             until: Instant::now() + worker.options.job_timeout,
             told: None,
+            telling: None,
+            broken: worker.broken.clone(),
             queue: worker.queue.clone(),
             row: row.clone(),
             control,
@@ -62,6 +67,9 @@ struct Heart {
     until: Instant,
     /// When the last `job.progress` was published, and its sequence.
     told: Option<(Instant, u64)>,
+    telling: Option<JoinHandle<()>>,
+    /// See [`Worker::broken`].
+    broken: CancellationToken,
     control: Control,
 }
 
@@ -75,6 +83,12 @@ impl Heart {
             let held = self.beat().await;
             if Instant::now() >= self.until {
                 self.control.stop(Stop::TimeIsUp);
+            }
+            if Instant::now() >= self.until + LAST_STEP {
+                // The device does not answer. Another worker shall have the job, and this process a new beginning.
+                error!(job = %self.job, "does not stop; the worker leaves");
+                self.broken.cancel();
+                return;
             }
             self.tell();
             if last || !held {
@@ -109,16 +123,17 @@ impl Heart {
     fn tell(&mut self) {
         let Some(progress) = self.control.reporter.latest() else { return };
         let due = self.told.is_none_or(|(at, sequence)| at.elapsed() >= TELL_EVERY && sequence != progress.sequence);
-        if !due {
+        // One at a time: a broker that is away must not be left with a heap of them.
+        if !due || self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
             return;
         }
         self.told = Some((Instant::now(), progress.sequence));
         let (queue, body) = (self.queue.clone(), event(&self.row, progress));
-        tokio::spawn(async move {
+        self.telling = Some(tokio::spawn(async move {
             if let Err(error) = queue.publish_event(JobEvent::PROGRESS, body).await {
                 debug!(%error, "progress was not told");
             }
-        });
+        }));
     }
 }
 

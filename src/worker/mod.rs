@@ -24,6 +24,7 @@ mod service;
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 pub use control::{Control, Stop};
 pub use failpoint::Failpoint;
@@ -54,6 +55,8 @@ pub struct Worker {
     pub options: Options,
     /// Wakes the relay: the outbox has something new.
     pub nudge: Arc<Notify>,
+    /// Set when the device can no longer be trusted.
+    pub broken: CancellationToken,
 }
 
 #[derive(Debug, Clone)]
@@ -85,8 +88,6 @@ pub struct Options {
     pub poll: Duration,
     /// A queued job whose message has not been seen for this long is dispatched again.
     pub redispatch_after: Duration,
-    /// Leave, to be restarted, when the device fails.
-    pub crash_only: bool,
     pub failpoint: Failpoint,
 }
 

@@ -8,7 +8,7 @@ use super::Control;
 use crate::job::{ErrorClass, JobError};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Tries again while the error is a passing one, for at most `patience`, and no longer than the worker may stay.
 ///

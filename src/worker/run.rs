@@ -1,9 +1,9 @@
 //! The path of a job: claim -> fetch -> decode -> engine -> PNG -> store -> manifest -> row -> ack.
 
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
-    Control, Stop, Worker,
+    Control, Place, Stop, Worker,
     accept::{Accepted, accept},
     execute::execute,
     failpoint::Point,
@@ -16,7 +16,7 @@ use super::{
     retry::{Next, next_step},
 };
 use crate::{
-    job::{ErrorRecord, JobError, JobState, Stage},
+    job::{ErrorClass, ErrorRecord, JobError, JobState, Stage},
     queue::Delivery,
     status::{Claim, Fenced, JobRow, Published},
 };
@@ -45,13 +45,17 @@ pub async fn run(worker: &Worker, delivery: Delivery, control: &Control) -> Resu
 }
 
 async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Result<Verdict, JobError> {
+    if control.why() == Some(Stop::GiveBack) {
+        delivery.give_back().await;
+        return Ok(Verdict::NotTaken(Claim::Unknown));
+    }
     worker.options.failpoint.at(Point::Received, delivery.job());
     let row = match accept(worker, &delivery, control).await? {
         Accepted::Row(row) => row,
         Accepted::Refused(reason) => {
+            delivery.dead_letter(&reason).await?;
             warn!(code = reason.code, reason = reason.message, "a message was put aside");
             measure::dead_letter(&reason);
-            delivery.dead_letter(&reason).await?;
             return Ok(Verdict::Refused(reason));
         }
         Accepted::Not(claim) => {
@@ -68,7 +72,21 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
     measure::claimed(&row);
 
     let lease = Lease::hold(worker, &row, control.clone());
-    let made = attempt(worker, &row, control).await;
+    let mut made = attempt(worker, &row, control).await;
+    if let Err(error) = &made {
+        // A model is the worker's own affair in a service: others may have it, and the job waits for them.
+        let unfit = error.is_about_the_model() && worker.options.place == Place::AsAsked;
+        if unfit || error.class() == ErrorClass::Device {
+            let beside = worker.broken.is_cancelled();
+            error!(%error, "this worker cannot be used after this; it leaves");
+            worker.broken.cancel();
+            if unfit || beside {
+                // It is not charged for what it did not do, like its neighbours of a device that broke.
+                control.stop(Stop::GiveBack);
+                made = Err(JobError::Cancelled);
+            }
+        }
+    }
     lease.release().await;
     let settled = settle(worker, &row, made, control).await?;
     worker.options.failpoint.at(Point::Committed, Some(row.id()));

@@ -5,10 +5,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::{
     sync::{RwLock, Semaphore},
     task::JoinSet,
@@ -18,7 +22,7 @@ use tracing::{error, info, warn};
 
 use super::{Control, Stop, Verdict, Worker, keeper, measure, relay, run};
 use crate::{
-    job::{ErrorClass, JobError, JobId, JobKind, JobState},
+    job::{JobError, JobId, JobKind, JobState},
     queue::{ConsumeOptions, Delivery},
 };
 
@@ -54,13 +58,17 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError>
 
     let mut jobs = JoinSet::new();
     loop {
-        while jobs.try_join_next().is_some() {}
+        while let Some(done) = jobs.try_join_next() {
+            if let Err(error) = done {
+                error!(%error, "a job's task ended badly; its lease brings the job back");
+            }
+        }
         let delivery = tokio::select! {
             biased;
             () = shutdown.drain.cancelled() => break,
             () = shutdown.now.cancelled() => break,
-            () = service.poisoned.cancelled() => break,
-            // A slot first: what waits in the consumer can still go to another worker.
+            () = worker.broken.cancelled() => break,
+            // A slot first: what comes next is chosen when there is something to do it with.
             delivery = async {
                 let slot = service.slots.clone().acquire_owned().await.ok()?;
                 consumer.next(service.preferred()).await.map(|delivery| (slot, delivery))
@@ -78,8 +86,8 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError>
     // What the last jobs left in the outbox is published before the end.
     helpers.cancel();
     while helping.join_next().await.is_some() {}
-    if service.poisoned.is_cancelled() {
-        let reason = "it can no longer be trusted; start the worker anew, its jobs are back in the queue".to_owned();
+    if worker.broken.is_cancelled() {
+        let reason = "or its model cannot be used, see above; its jobs are back in the queue, start it anew".to_owned();
         return Err(JobError::Device { device: "of this worker".to_owned(), reason });
     }
     Ok(())
@@ -91,19 +99,12 @@ struct Service {
     /// Jobs share it; one that has killed a worker before has it alone, so that it takes no neighbour with it.
     company: RwLock<()>,
     in_hand: Mutex<HashMap<u64, Control>>,
-    poisoned: CancellationToken,
 }
 
 impl Service {
     fn new(worker: Worker) -> Self {
         let slots = Arc::new(Semaphore::new(worker.options.slots));
-        Self {
-            worker,
-            slots,
-            company: RwLock::default(),
-            in_hand: Mutex::default(),
-            poisoned: CancellationToken::new(),
-        }
+        Self { worker, slots, company: RwLock::default(), in_hand: Mutex::default() }
     }
 
     /// The kind whose model is in memory, where only one of them is.
@@ -118,60 +119,50 @@ impl Service {
     }
 
     async fn handle(&self, delivery: Delivery) {
-        match self.in_company(delivery).await {
-            Ok(Verdict::Settled(row)) => {
-                // Given back on the way out has an error of an earlier attempt at most.
-                let broken = row.error.as_ref().is_some_and(|error| error.class == ErrorClass::Device);
-                if broken && row.state != JobState::Succeeded && self.worker.options.crash_only {
-                    error!("the device is not to be trusted after this; the worker leaves");
-                    self.poisoned.cancel();
-                }
-            }
-            Ok(Verdict::Lost | Verdict::NotTaken(_) | Verdict::Refused(_)) => {}
-            Err(error) => {
-                warn!(%error, "the delivery goes back to the queue");
-                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-            }
+        if let Err(error) = self.in_company(delivery).await {
+            warn!(%error, "the delivery goes back to the queue");
+            tokio::time::sleep(PAUSE_AFTER_ERROR).await;
         }
     }
 
     async fn in_company(&self, delivery: Delivery) -> Result<Verdict, JobError> {
         let control = Control::default();
-        let key = self.register(&control);
+        let _in_hand = self.register(&control);
         let alone = match delivery.job() {
             Some(id) => self.has_killed(id).await,
             None => false,
         };
-        let verdict = if alone {
+        if alone {
             warn!(job = delivery.job().map(tracing::field::display), "a worker died of it or beside it: it runs alone");
             let _alone = self.company.write().await;
             run(&self.worker, delivery, &control).await
         } else {
             let _shared = self.company.read().await;
             run(&self.worker, delivery, &control).await
-        };
-        let mut in_hand = self.lock();
-        in_hand.remove(&key);
-        measure::in_hand(in_hand.len());
-        verdict
+        }
     }
 
     /// Its row says that somebody is working on it, and that worker is dead or silent.
     async fn has_killed(&self, id: JobId) -> bool {
         match self.worker.status.get(id).await {
-            Ok(Some(row)) => row.state == JobState::Running,
+            Ok(Some(row)) => {
+                let over = row.lease_until.is_none_or(|until| until <= Timestamp::now());
+                let dead = || row.worker.as_deref().is_some_and(|worker| self.worker.options.name.knows_dead(worker));
+                row.state == JobState::Running && (over || dead())
+            }
             // The claim will meet the same trouble and deal with it.
             Ok(None) | Err(_) => false,
         }
     }
 
-    fn register(&self, control: &Control) -> u64 {
-        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-        let key = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    /// Until the value is dropped, also by a panic.
+    fn register(&self, control: &Control) -> InHand<'_> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let key = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut in_hand = self.lock();
         in_hand.insert(key, control.clone());
         measure::in_hand(in_hand.len());
-        key
+        InHand { service: self, key }
     }
 
     /// Nothing under the lock can leave it half-changed.
@@ -185,7 +176,8 @@ impl Service {
         if jobs.is_empty() {
             return;
         }
-        let patience = self.worker.options.drain;
+        // Nothing more comes of a broken device.
+        let patience = if self.worker.broken.is_cancelled() { Duration::ZERO } else { self.worker.options.drain };
         info!(jobs = jobs.len(), deadline_s = patience.as_secs_f64(), "leaving: the jobs in hand may end");
         let ended = tokio::select! {
             () = async { while jobs.join_next().await.is_some() {} } => true,
@@ -203,5 +195,18 @@ impl Service {
         if tokio::time::timeout(LAST_STEP, all).await.is_err() {
             warn!("some jobs did not stop; their leases bring them back");
         }
+    }
+}
+
+struct InHand<'a> {
+    service: &'a Service,
+    key: u64,
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        let mut in_hand = self.service.lock();
+        in_hand.remove(&self.key);
+        measure::in_hand(in_hand.len());
     }
 }

@@ -65,19 +65,16 @@ pub async fn watch(global: &GlobalArgs, front: &Front, args: ManyArgs) -> Result
         let mean = summary.mean_seconds.map_or(String::new(), |mean| format!(", {} each", output::duration(mean)));
         output::line(&format!("batch {batch}: {}{mean}", states.join(", ")))?;
     }
-    match summary.in_state(JobState::Failed) {
-        0 => Ok(()),
-        failed => Err(Failure::Job(format!(
-            "{failed} jobs failed: acetate jobs list --batch {batch} --state failed shows them, acetate jobs retry \
-             --batch {batch} tries them again"
-        ))),
-    }
+    watch::verdict(&batch, &summary)
 }
 
 pub async fn cancel(front: &Front, args: ManyArgs) -> Result<(), Failure> {
     let id = match args.chosen()? {
         Chosen::One(id) => id,
         Chosen::Batch(batch) => {
+            if front.status.batch_summary(&batch).await?.is_none() {
+                return Err(watch::no_such_batch(&batch).into());
+            }
             let jobs = front.status.cancel_batch(&batch).await?;
             front.dispatch().await;
             if args.json {
@@ -106,10 +103,13 @@ pub async fn retry(front: &Front, args: ManyArgs) -> Result<(), Failure> {
         Chosen::One(id) => vec![id],
         Chosen::Batch(batch) => failed_of(front, &batch).await?,
     };
+    let one = ids.len() == 1;
     let mut queued = Vec::new();
     for id in ids {
         match front.status.retry(id).await? {
             RetryOutcome::Queued(_) => queued.push(id),
+            // Of a batch, some may have been retried by somebody else in the meantime.
+            RetryOutcome::Refused(_) | RetryOutcome::Unknown if !one => {}
             RetryOutcome::Unknown => return Err(no_such_job(id).into()),
             RetryOutcome::Refused(state) => {
                 let text = format!("job {id} is {state}; only one that failed or was cancelled is tried again");

@@ -7,7 +7,12 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{flags::SubmitFlags, row::Defaults, source::Source, template::Template};
+use super::{
+    flags::SubmitFlags,
+    row::{Defaults, address},
+    source::Source,
+    template::Template,
+};
 use crate::{
     app::Front,
     cli::{
@@ -55,7 +60,7 @@ pub fn submit(
         params,
         labels: flags.labels.iter().cloned().collect(),
         priority: flags.priority,
-        output: flags.output.as_deref().map(Template::parse).transpose()?,
+        output: flags.output.as_deref().map(|output| Template::parse(&address(output)?)).transpose()?,
         batch,
         below: source.below(),
     };
@@ -81,18 +86,20 @@ async fn all(
     } else {
         send(global, front, requests, batch, flags.upload, &mut report).await?;
     }
-    if flags.wait && !flags.dry_run {
-        watch::batch(global, front, batch).await?;
-    }
+    let summary = match flags.wait && !flags.dry_run {
+        true => Some(watch::batch(global, front, batch).await?),
+        false => None,
+    };
     if flags.json {
-        return output::json(&report);
+        output::json(&report)?;
+        return summary.map_or(Ok(()), |summary| watch::verdict(batch, &summary));
     }
     let Report { submitted, known, duplicates, .. } = report;
     output::line(&format!("batch {batch}: {submitted} new jobs, {known} known before, {duplicates} duplicates"))?;
     if !flags.wait && !flags.dry_run {
         global.say(&format!("acetate jobs watch --batch {batch} shows how it goes"));
     }
-    Ok(())
+    summary.map_or(Ok(()), |summary| watch::verdict(batch, &summary))
 }
 
 /// All rows as requests. Nothing is submitted while any of them is wrong.
@@ -138,6 +145,8 @@ async fn send(
 ) -> Result<(), Failure> {
     let options = SubmitOptions { batch: Some(batch.clone()), at: None };
     let bar = bar(global, "submitting", Some(requests.len()));
+    // A broker that is away is waited for once, not at every chunk.
+    let mut reachable = true;
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     for chunk in requests.chunks(CHUNK) {
         // Looked at between chunks: a chunk is one transaction, and is not torn.
@@ -160,7 +169,7 @@ async fn send(
                 Submitted::Known(_) => report.known += 1,
             }
         }
-        front.dispatch().await;
+        reachable = reachable && front.dispatch().await;
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();

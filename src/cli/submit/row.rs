@@ -57,12 +57,25 @@ impl Defaults {
     }
 }
 
+/// `--output`: an address as it is, and a path of this machine as its address.
+pub fn address(output: &str) -> Result<String, JobError> {
+    if output.contains("://") {
+        return Ok(output.to_owned());
+    }
+    match std::path::absolute(output) {
+        Ok(path) => Ok(format!("file://{}/", path.display())),
+        Err(error) => Err(JobError::invalid("--output", format!("`{output}`: {error}"))),
+    }
+}
+
 /// A row in the shape of a message: `image` is `input.image`, `label.NAME` a label, and what a message has no field for
 /// is a parameter.
 fn in_shape(row: Fields) -> Result<Fields, JobError> {
     let mut message = Fields::new();
     for (name, value) in row {
         match name.as_str() {
+            "input" if value.is_string() => put_inside(&mut message, "input", "image", value)?,
+            "input" if value.is_array() => put_inside(&mut message, "input", "images", value)?,
             "version" | "id" | "kind" | "priority" | "input" => drop(message.insert(name, value)),
             "output" if value.is_string() => drop(message.insert(name, json!({ "prefix": value }))),
             "output" => drop(message.insert(name, value)),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     flags::SubmitFlags,
-    row::{Defaults, Fields},
+    row::{Defaults, Fields, address},
     template::Template,
 };
 use crate::{
@@ -28,6 +28,9 @@ pub fn submit(
     params: Value,
     flags: &SubmitFlags,
 ) -> Result<(), Failure> {
+    if flags.dry_run {
+        return Err(Failure::Usage("--dry-run goes with --from".to_owned()));
+    }
     block_on(async {
         let front = Front::open(loaded).await?;
         let done = one(global, &front, kind, params, flags).await;
@@ -52,7 +55,11 @@ async fn one(
     if flags.wait {
         let row = watch::job(global, front, id).await?;
         if let Some(out) = flags.out.as_ref().filter(|_| row.state == JobState::Succeeded) {
-            fetch::into(front, &row, out).await?;
+            let kept = |error: JobError| Failure::AfterSuccess {
+                error,
+                advice: format!("the job has succeeded; acetate jobs fetch {id} --out FOLDER copies its result"),
+            };
+            fetch::into(front, &row, out).await.map_err(kept)?;
         }
         return watch::report(front, row, flags.json);
     }
@@ -74,7 +81,7 @@ fn request(kind: JobKind, params: Value, flags: &SubmitFlags, inputs: &[InputRef
         params,
         labels: flags.labels.iter().cloned().collect(),
         priority: flags.priority,
-        output: Some(Template::parse(output)?),
+        output: Some(Template::parse(&address(output)?)?),
         batch: "none".parse()?,
         below: String::new(),
     };

@@ -130,7 +130,7 @@ fn cells(header: &csv::StringRecord, record: &csv::StringRecord) -> Fields {
         if cell.is_empty() {
             continue;
         }
-        let text = matches!(name, "image" | "id" | "output" | "prompt" | "instruction" | "negative_prompt")
+        let text = matches!(name, "image" | "input" | "id" | "output" | "prompt" | "instruction" | "negative_prompt")
             || name.starts_with("label.");
         let value = match name {
             "images" => json!(cell.split_whitespace().collect::<Vec<_>>()),
@@ -162,8 +162,11 @@ fn absolute(mut fields: Fields, manifest: &Path) -> Result<Fields, JobError> {
         Ok(())
     };
     resolve_in(&mut fields)?;
-    if let Some(Value::Object(input)) = fields.get_mut("input") {
-        resolve_in(input)?;
+    match fields.get_mut("input") {
+        Some(Value::Object(input)) => resolve_in(input)?,
+        Some(Value::Array(images)) => images.iter_mut().try_for_each(resolve)?,
+        Some(one) => resolve(one)?,
+        None => {}
     }
     Ok(fields)
 }

@@ -49,7 +49,8 @@ impl PostgresStatus {
         Err(overtaken(id))
     }
 
-    /// Raises epoch and attempts and sets the lease, with the attempt's line in the history; nothing when the job is
+    /// Raises epoch and attempts and sets the lease, with the attempt's line in the history, and takes back a dispatch
+    /// that was not sent yet; nothing when the job is
     /// not free. `dead` is a worker whose lease need not be over, and the epoch at which it died.
     async fn take(
         &self,
@@ -73,6 +74,9 @@ impl PostgresStatus {
                 UPDATE attempts SET ended_at = taken.updated_at, outcome = 'lost'
                   FROM taken
                  WHERE attempts.job = taken.id AND attempts.epoch = taken.epoch - 1 AND attempts.ended_at IS NULL),
+             unsent AS (
+                DELETE FROM outbox USING taken
+                 WHERE outbox.job = taken.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),
              begun AS (
                 INSERT INTO attempts (job, epoch, attempt, worker, started_at)
                 SELECT id, epoch, attempts, worker, started_at FROM taken)

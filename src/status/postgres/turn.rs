@@ -69,7 +69,7 @@ impl PostgresStatus {
         let sequence = progress.map_or(0, |progress| i64::try_from(progress.sequence).unwrap_or(i64::MAX));
         let beat = sqlx::query(
             "UPDATE jobs
-                SET lease_until = acetate_now() + $3, updated_at = acetate_now(),
+                SET lease_until = acetate_now() + $3, updated_at = acetate_now(), quiet_until = 0,
                     progress = CASE WHEN $4 > progress_sequence THEN $5 ELSE progress END,
                     progress_sequence = GREATEST(progress_sequence, $4)
               WHERE id = $1 AND epoch = $2 AND state || '' = 'running'

@@ -78,6 +78,12 @@ async fn take(tx: &mut SqliteConnection, row: &JobRow, now: i64, rules: &ClaimRu
     .await
     .map_err(database)?;
     let taken = read_job(&taken)?;
+    // A dispatch that was not sent yet would only find out that the job is taken.
+    sqlx::query("DELETE FROM outbox WHERE job = ? AND topic = 'dispatch' AND taken_until IS NULL")
+        .bind(&id)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
     sqlx::query("INSERT INTO attempts (job, epoch, attempt, worker, started_at) VALUES (?, ?, ?, ?, ?)")
         .bind(&id)
         .bind(taken.epoch.0)

@@ -66,7 +66,7 @@ impl SqliteStatus {
         let sequence = progress.map_or(0, |progress| i64::try_from(progress.sequence).unwrap_or(i64::MAX));
         let row = sqlx::query(
             "UPDATE jobs
-                SET lease_until = ?3, updated_at = ?4,
+                SET lease_until = ?3, updated_at = ?4, quiet_until = 0,
                     progress = CASE WHEN ?5 > progress_sequence THEN ?6 ELSE progress END,
                     progress_sequence = MAX(progress_sequence, ?5)
               WHERE id = ?1 AND epoch = ?2 AND state = 'running'

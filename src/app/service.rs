@@ -12,7 +12,7 @@ use crate::{
     http::{Probes, Server},
     job::{ErrorClass, JobError},
     status::Status,
-    store::{Stores, Trust},
+    store::Trust,
     telemetry::Metrics,
     worker::{Place, Shutdown, describe, serve},
 };
@@ -31,7 +31,7 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> 
 
     let deadline = Instant::now() + config.worker.start_timeout();
     let status: Status = waiting("the job database", deadline, shutdown, || parts::status(config)).await?;
-    waiting("the store", deadline, shutdown, || check(&stores)).await?;
+    waiting("the store", deadline, shutdown, || stores.own().check()).await?;
     let left = deadline.saturating_duration_since(Instant::now());
     tokio::select! {
         ready = queue.ready(left) => ready?,
@@ -39,14 +39,11 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> 
     }
 
     let worker = parts::worker(loaded, status.clone(), stores, queue.clone(), Place::AsAsked)?;
-    let device = worker.engine.self_test().await;
-    match &device {
-        Ok(device) => info!(device, "the device computes right"),
-        Err(error) => return Err(error.clone()),
-    }
+    let device = worker.engine.self_test().await?;
+    info!(device, "the device computes right");
     let stop = CancellationToken::new();
     let answering = server.map(|server| {
-        let probes = Probes::new(status.clone(), queue.clone(), metrics, device, shutdown.drain.clone());
+        let probes = Probes::new(status.clone(), queue.clone(), metrics, worker.broken.clone(), shutdown.drain.clone());
         tokio::spawn(server.serve(probes, stop.clone()))
     });
     let served = serve(&worker, shutdown).await;
@@ -57,10 +54,6 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> 
     queue.close().await;
     status.close().await;
     served
-}
-
-async fn check(stores: &Stores) -> Result<(), JobError> {
-    stores.own().check().await
 }
 
 /// An address that somebody chose must be had; the default one may be taken by another worker on this machine.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{job::JobError, queue::Queue, status::Status, telemetry::Metrics};
+use crate::{queue::Queue, status::Status, telemetry::Metrics};
 
 /// A probe does not wait longer for the database.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,8 +28,8 @@ pub struct Probes {
     pub status: Status,
     pub queue: Queue,
     pub metrics: Metrics,
-    /// How the device did when it was tried at start.
-    pub device: Result<String, JobError>,
+    /// Set when the device has broken; a worker whose device fails its test at start does not come so far.
+    pub broken: CancellationToken,
     /// Set once the worker takes no more jobs.
     pub leaving: CancellationToken,
     database: Arc<Mutex<Option<Asked>>>,
@@ -43,10 +43,10 @@ impl Probes {
         status: Status,
         queue: Queue,
         metrics: Metrics,
-        device: Result<String, JobError>,
+        broken: CancellationToken,
         leaving: CancellationToken,
     ) -> Self {
-        Self { status, queue, metrics, device, leaving, database: Arc::default() }
+        Self { status, queue, metrics, broken, leaving, database: Arc::default() }
     }
 
     async fn database(&self) -> Result<(), String> {
@@ -84,13 +84,9 @@ pub async fn readyz(State(probes): State<Probes>) -> Response {
         let why = health.last_error.unwrap_or_else(|| "not consuming yet".to_owned());
         Err(format!("{why} (since {})", health.since))
     };
+    let device = if probes.broken.is_cancelled() { Err("cannot be used, see the log".to_owned()) } else { Ok(()) };
     let leaving = if probes.leaving.is_cancelled() { Err("takes no more jobs".to_owned()) } else { Ok(()) };
-    let checks = [
-        ("queue", queue),
-        ("database", probes.database().await),
-        ("device", probes.device.clone().map(drop).map_err(|error| error.to_string())),
-        ("worker", leaving),
-    ];
+    let checks = [("queue", queue), ("database", probes.database().await), ("device", device), ("worker", leaving)];
     let ready = checks.iter().all(|(_, result)| result.is_ok());
     let shown: serde_json::Map<String, Value> = checks
         .into_iter()

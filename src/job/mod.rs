@@ -6,6 +6,7 @@ mod event;
 mod id;
 mod manifest;
 mod params;
+mod percent;
 mod request;
 mod state;
 
@@ -15,5 +16,6 @@ pub use event::{EventFile, JobEvent};
 pub use id::{Epoch, JobId};
 pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, StageTiming};
 pub use params::{CompositeParams, DecomposeParams, EditParams, LayerEdit, OutputSize, Sampling, WorkflowParams};
+pub use percent::percent_decoded;
 pub use request::{InputRef, JobKind, JobRequest, Output, Task};
 pub use state::{JobState, Progress, Stage};

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use sqlx::postgres::PgConnectOptions;
 
-use crate::job::JobError;
+use crate::job::{JobError, percent_decoded};
 
 /// Whether changes of rows leave messages in the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Place {
                      password as %XX",
                 ),
             },
-            Some(("sqlite", path)) if path.starts_with('/') => match decode(path) {
+            Some(("sqlite", path)) if path.starts_with('/') => match percent_decoded(path) {
                 Some(path) => Ok(Self::Sqlite(PathBuf::from(path))),
                 None => wrong("has a % that is not followed by two hexadecimal digits, or is not UTF-8"),
             },
@@ -77,21 +77,6 @@ impl fmt::Debug for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
-}
-
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let high = char::from(rest.next()?).to_digit(16)?;
-            let low = char::from(rest.next()?).to_digit(16)?;
-            bytes.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    if bytes.contains(&0) { None } else { String::from_utf8(bytes).ok() }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::job::JobError;
+use crate::job::{JobError, percent_decoded};
 
 /// The address of an absolute path.
 pub fn file_url(path: &Path) -> String {
@@ -28,7 +28,7 @@ pub fn path_of(field: &str, url: &str) -> Result<PathBuf, JobError> {
     if !rest.starts_with('/') {
         return refuse("names a host; write file:/// with three slashes and an absolute path");
     }
-    let Some(text) = decode(rest) else {
+    let Some(text) = percent_decoded(rest) else {
         return refuse("has a % that is not followed by two hexadecimal digits, or is not UTF-8");
     };
     let path = PathBuf::from(text);
@@ -36,21 +36,6 @@ pub fn path_of(field: &str, url: &str) -> Result<PathBuf, JobError> {
         return refuse("steps upwards with `..`; write the path without it");
     }
     Ok(path)
-}
-
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let high = char::from(rest.next()?).to_digit(16)?;
-            let low = char::from(rest.next()?).to_digit(16)?;
-            bytes.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    if bytes.contains(&0) { None } else { String::from_utf8(bytes).ok() }
 }
 
 #[cfg(test)]

@@ -142,17 +142,8 @@ async fn settle(
     made: Result<Published, JobError>,
     control: &Control,
 ) -> Result<Fenced<JobRow>, JobError> {
-    let (id, epoch) = (row.id(), row.epoch);
-    let settled =
-        patiently("the job's end", worker.options.patience, control, || end(worker, row, &made, control)).await?;
-    if let Fenced::Held(_) = settled {
-        return Ok(settled);
-    }
-    // A commit whose reply was lost looks like a lost lease at the second try, but the row is still of our epoch.
-    match worker.status.get(id).await? {
-        Some(now) if now.epoch == epoch && now.worker.is_none() => Ok(Fenced::Held(now)),
-        _ => Ok(Fenced::Lost),
-    }
+    // An ending that stands already, because its commit was applied and the reply lost, is ours.
+    patiently("the job's end", worker.options.patience, control, || end(worker, row, &made, control)).await
 }
 
 async fn end(

@@ -42,7 +42,7 @@ pub struct Shutdown {
 /// Works until it is told to leave.
 ///
 /// # Errors
-/// When the device can no longer be trusted: the process must be restarted. Its jobs are back in the queue by then.
+/// When the device can no longer be trusted, or a model cannot be used: the process must be restarted. Its jobs are back in the queue by then.
 pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError> {
     let service = Arc::new(Service::new(worker.clone()));
     let consumer = worker.queue.consume(ConsumeOptions {

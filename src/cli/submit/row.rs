@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::template::{Template, Values};
-use crate::job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest};
+use crate::{
+    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest},
+    store::file_url,
+};
 
 pub type Fields = Map<String, Value>;
 
@@ -63,7 +66,8 @@ pub fn address(output: &str) -> Result<String, JobError> {
         return Ok(output.to_owned());
     }
     match std::path::absolute(output) {
-        Ok(path) => Ok(format!("file://{}/", path.display())),
+        // The fields of a template stay as they are.
+        Ok(path) => Ok(format!("{}/", file_url(&path)).replace("%7B", "{").replace("%7D", "}")),
         Err(error) => Err(JobError::invalid("--output", format!("`{output}`: {error}"))),
     }
 }
@@ -178,6 +182,12 @@ mod tests {
         let other = Defaults { batch: "b2".parse().unwrap(), ..defaults() };
         let Value::Object(again) = row() else { unreachable!() };
         assert_ne!(first.id, other.request(1, again).unwrap().id);
+    }
+
+    #[test]
+    fn a_path_becomes_an_address_and_keeps_its_fields() {
+        assert!(address("out/a b/{stem}").unwrap().ends_with("/out/a%20b/{stem}/"));
+        assert_eq!(address("s3://out/{stem}").unwrap(), "s3://out/{stem}");
     }
 
     #[test]

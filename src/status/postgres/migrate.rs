@@ -5,7 +5,10 @@ use sqlx::{Connection, PgConnection, Row};
 use super::open::explain;
 
 /// In order; the table `acetate_schema` says how many of them the schema has seen.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/postgres/0001_jobs.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/postgres/0001_jobs.sql"),
+    include_str!("../../../migrations/postgres/0002_listing.sql"),
+];
 
 /// Runs the migrations that are missing, in one transaction.
 pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), String> {

@@ -1,16 +1,17 @@
 //! The connections: how they are made, how long they are waited for, and what their errors mean.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use sqlx::{
-    ConnectOptions, Connection, PgPool, Postgres,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    PgPool, Postgres,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow, PgSslMode},
     query::Query,
 };
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{migrate::migrate, wake};
 use crate::{
@@ -51,19 +52,16 @@ impl PostgresStatus {
     pub async fn open(url: &PostgresUrl, mode: Mode) -> Result<Self, JobError> {
         let place: Arc<str> = url.to_string().into();
         let options = options(url);
-        // The pool would only say that its time was over; the first connection is made by hand and tells why.
-        let first = timeout(CONNECT_TIMEOUT, options.connect()).await;
-        let mut first =
-            first.map_err(|_| no_answer(&place, CONNECT_TIMEOUT))?.map_err(|error| database(&place, &error))?;
-        migrate(&mut first).await.map_err(|reason| JobError::Database { reason: format!("{place}: {reason}") })?;
-        // Whether it says goodbye properly makes no difference any more.
-        let _ = timeout(CONNECT_TIMEOUT, first.close()).await;
-
+        reach(&options).await.map_err(|error| database(&place, &error))?;
         let pool = PgPoolOptions::new()
             .max_connections(MOST_CONNECTIONS)
             .acquire_timeout(CONNECT_TIMEOUT)
             .test_before_acquire(true)
             .connect_lazy_with(options);
+        let mut first = pool.acquire().await.map_err(|error| database(&place, &error))?;
+        migrate(&mut first).await.map_err(|reason| JobError::Database { reason: format!("{place}: {reason}") })?;
+        drop(first);
+
         let signal = Signal::default();
         let teller = wake::tell_others(pool.clone(), signal.own());
         Ok(Self { pool, mode, signal, place, _teller: Arc::new(teller), listener: Arc::default() })
@@ -121,9 +119,25 @@ impl PostgresStatus {
     }
 }
 
+/// Whether anybody listens there. The pool would try again until its time is over, and then only say so.
+async fn reach(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+    if options.get_socket().is_some() {
+        return Ok(());
+    }
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect((options.get_host(), options.get_port()))).await {
+        Ok(connected) => connected.map(drop).map_err(sqlx::Error::Io),
+        Err(_) => Err(sqlx::Error::PoolTimedOut),
+    }
+}
+
 fn options(url: &PostgresUrl) -> PgConnectOptions {
     let ms = |duration: Duration| duration.as_millis().to_string();
-    url.0.clone().application_name("acetate").options([
+    let mut options = url.0.clone().application_name("acetate");
+    // TLS between two processes of one machine hides nothing, and its handshake costs 90 ms.
+    if matches!(options.get_ssl_mode(), PgSslMode::Prefer) && is_loopback(options.get_host()) {
+        options = options.ssl_mode(PgSslMode::Disable);
+    }
+    options.options([
         ("statement_timeout", ms(STATEMENT_TIMEOUT)),
         ("idle_in_transaction_session_timeout", ms(STATEMENT_TIMEOUT)),
         // A client that is cut off must not hold its locks for the hours that TCP takes to notice.
@@ -131,6 +145,10 @@ fn options(url: &PostgresUrl) -> PgConnectOptions {
         ("tcp_keepalives_interval", "10".to_owned()),
         ("tcp_keepalives_count", "3".to_owned()),
     ])
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 fn no_answer(place: &str, waited: Duration) -> JobError {
@@ -146,6 +164,9 @@ pub(super) fn database(place: &str, error: &sqlx::Error) -> JobError {
 pub(super) fn explain(error: &sqlx::Error) -> String {
     let advice = match error {
         sqlx::Error::Database(error) => match error.code().as_deref().unwrap_or_default() {
+            "28000" if error.message().contains("no encryption") => {
+                "this server wants TLS: add ?sslmode=require to ACETATE__STATUS__URL"
+            }
             "28P01" | "28000" => "check user and password in ACETATE__STATUS__URL",
             "3D000" => "make the database with `createdb`, or name another one in ACETATE__STATUS__URL",
             "3F000" => "make the schema that the search path names with `CREATE SCHEMA`",

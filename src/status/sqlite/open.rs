@@ -17,9 +17,10 @@ use crate::{
 };
 
 /// In order; the file's `user_version` says how many of them it has seen.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
+    include_str!("../../../migrations/sqlite/0003_listing.sql"),
 ];
 
 /// How long a write waits for another process to finish its own.

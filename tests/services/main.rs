@@ -2,6 +2,7 @@
 //! S3 server over HTTP in this process, with a layer in front of it that breaks things. Where a server does not answer,
 //! these tests fail and say so.
 
+mod broker;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../faults/service/mod.rs"]

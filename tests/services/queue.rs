@@ -220,7 +220,7 @@ async fn urgent_jobs_overtake_where_the_broker_can() {
         places.push(ids.iter().position(|id| Some(*id) == delivery.job()).unwrap());
         delivery.ack().await;
     }
-    if vhost.major() >= 4 {
+    if vhost.version() >= (4, 0) {
         // Two urgent ones for each other, and within their kind in order.
         let among_first = places[..10].iter().filter(|place| **place >= 10).count();
         assert!(among_first >= 6, "{places:?}");

@@ -14,48 +14,75 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const AMQP: &str = "amqp://guest:guest@127.0.0.1:5672";
 const API: &str = "http://guest:guest@127.0.0.1:15672";
 
-/// Gone with all that is in it when the test ends.
-pub struct Vhost {
-    pub name: String,
-    agent: ureq::Agent,
-    api: String,
-    user: String,
-    authorization: String,
+/// Where a broker is: `amqp://user:password@host:5672`, and its management API, `http://user:password@host:15672`.
+pub struct Broker {
+    pub amqp: String,
+    pub api: String,
 }
 
-impl Vhost {
-    pub fn new() -> Self {
-        let api = env::var("ACETATE_TEST_RABBITMQ_API").unwrap_or_else(|_| API.to_owned());
-        let (credentials, host) = api
+impl Broker {
+    /// The one that `scripts/services` names.
+    pub fn shared() -> Self {
+        let named = |name: &str, otherwise: &str| env::var(name).unwrap_or_else(|_| otherwise.to_owned());
+        Self { amqp: named("ACETATE_TEST_AMQP_URL", AMQP), api: named("ACETATE_TEST_RABBITMQ_API", API) }
+    }
+
+    pub fn client(&self) -> Api {
+        let (credentials, host) = self
+            .api
             .split_once("://")
             .and_then(|(_, rest)| rest.split_once('@'))
             .expect("ACETATE_TEST_RABBITMQ_API is like http://user:password@host:15672");
         let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
-        let vhost = Self {
-            name: format!("acetate-test-{}", JobId::new()),
+        Api {
             agent: config.build().new_agent(),
             authorization: format!("Basic {}", base64(credentials.as_bytes())),
             user: credentials.split(':').next().unwrap().to_owned(),
-            api: format!("http://{host}/api"),
-        };
+            base: format!("http://{host}/api"),
+        }
+    }
+}
+
+/// A broker's management API.
+pub struct Api {
+    agent: ureq::Agent,
+    base: String,
+    user: String,
+    authorization: String,
+}
+
+/// Gone with all that is in it when the test ends.
+pub struct Vhost {
+    pub name: String,
+    amqp: String,
+    api: Api,
+}
+
+impl Vhost {
+    pub fn new() -> Self {
+        Self::on(&Broker::shared())
+    }
+
+    pub fn on(broker: &Broker) -> Self {
+        let name = format!("acetate-test-{}", JobId::new());
+        let vhost = Self { name, amqp: broker.amqp.clone(), api: broker.client() };
         vhost.make();
         vhost
     }
 
     pub fn make(&self) {
-        self.put(&format!("/vhosts/{}", self.name), &json!({}));
+        self.api.put(&format!("/vhosts/{}", self.name), &json!({}));
         let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
-        self.put(&format!("/permissions/{}/{}", self.name, self.user), &all);
+        self.api.put(&format!("/permissions/{}/{}", self.name, self.api.user), &all);
     }
 
     /// With everything in it, and all connections into it.
     pub fn remove(&self) {
-        self.delete(&format!("/vhosts/{}", self.name));
+        self.api.delete(&format!("/vhosts/{}", self.name));
     }
 
     pub fn url(&self) -> String {
-        let amqp = env::var("ACETATE_TEST_AMQP_URL").unwrap_or_else(|_| AMQP.to_owned());
-        let (scheme, rest) = amqp.split_once("://").expect("ACETATE_TEST_AMQP_URL is an address");
+        let (scheme, rest) = self.amqp.split_once("://").expect("ACETATE_TEST_AMQP_URL is an address");
         format!("{scheme}://{}/{}", rest.split('/').next().unwrap(), self.name)
     }
 
@@ -93,10 +120,11 @@ impl Vhost {
         panic!("{queue} should hold {wanted} messages and holds {left:?}");
     }
 
-    /// The major version of the broker.
-    pub fn major(&self) -> u32 {
+    /// The version of the broker, major and minor.
+    pub fn version(&self) -> (u32, u32) {
         let overview = self.get("/overview");
-        overview["rabbitmq_version"].as_str().unwrap().split('.').next().unwrap().parse().unwrap()
+        let mut parts = overview["rabbitmq_version"].as_str().unwrap().split('.').map(|part| part.parse().unwrap());
+        (parts.next().unwrap(), parts.next().unwrap())
     }
 
     /// Ends all connections into this virtual host, of which there are so many, as an operator would. The API lists
@@ -107,7 +135,7 @@ impl Vhost {
             let names: Vec<_> = connections.as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
             if names.len() == wanted {
                 for name in names {
-                    self.delete(&format!("/connections/{}", percent(name)));
+                    self.api.delete(&format!("/connections/{}", percent(name)));
                 }
                 return;
             }
@@ -117,14 +145,31 @@ impl Vhost {
     }
 
     pub fn get(&self, path: &str) -> Value {
-        let url = format!("{}{path}", self.api);
+        self.api.get(path)
+    }
+
+    pub fn put(&self, path: &str, body: &Value) {
+        self.api.put(path, body);
+    }
+}
+
+impl Api {
+    /// Whether the broker is ready for use.
+    pub fn answers(&self) -> bool {
+        let url = format!("{}/overview", self.base);
+        let answer = self.agent.get(&url).header("authorization", &self.authorization).call();
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    fn get(&self, path: &str) -> Value {
+        let url = format!("{}{path}", self.base);
         let answer = self.agent.get(&url).header("authorization", &self.authorization).call();
         let text = answer.unwrap_or_else(|error| unreachable_api(&url, &error)).body_mut().read_to_string().unwrap();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{url}: {error}: {text}"))
     }
 
-    pub fn put(&self, path: &str, body: &Value) {
-        let url = format!("{}{path}", self.api);
+    fn put(&self, path: &str, body: &Value) {
+        let url = format!("{}{path}", self.base);
         let request = self.agent.put(&url).header("authorization", &self.authorization);
         let answer = request.content_type("application/json").send(body.to_string());
         let answer = answer.unwrap_or_else(|error| unreachable_api(&url, &error));
@@ -132,7 +177,7 @@ impl Vhost {
     }
 
     fn delete(&self, path: &str) {
-        let url = format!("{}{path}", self.api);
+        let url = format!("{}{path}", self.base);
         let _ = self.agent.delete(&url).header("authorization", &self.authorization).call();
     }
 }

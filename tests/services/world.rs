@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     common::{Place, Ran, ran},
-    rabbit::Vhost,
+    rabbit::{Broker, Vhost},
     s3_server::{ACCESS_KEY, S3Server, SECRET_KEY},
     status::support::{admin, postgres_url},
 };
@@ -37,7 +37,11 @@ pub struct Service {
 
 impl World {
     pub async fn service() -> Self {
-        let vhost = tokio::task::spawn_blocking(Vhost::new).await.unwrap();
+        Self::service_on(Broker::shared()).await
+    }
+
+    pub async fn service_on(broker: Broker) -> Self {
+        let vhost = tokio::task::spawn_blocking(move || Vhost::on(&broker)).await.unwrap();
         let schema = Schema::new().await;
         let service = Service { vhost, schema, s3: S3Server::start(&["pictures", "results"]).await };
         let mut world = Self { place: Place::new(), environment: Vec::new(), service: None };

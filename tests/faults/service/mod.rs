@@ -4,11 +4,13 @@
 //! its jobs: is it in one terminal state, with at most as many attempts as allowed; is there exactly one manifest, of
 //! which every file has the SHA-256 that it says; and was its end told once. The ledger at the end adds this up.
 
+mod broker;
 mod databases;
 mod gate;
 mod killed;
 mod ledger;
 mod load;
+mod messages;
 mod queues;
 mod stores;
 
@@ -19,6 +21,8 @@ async fn the_fault_matrix() {
     let mut cases: Vec<Case> = Vec::new();
     cases.extend(killed::cases());
     cases.extend(queues::cases());
+    cases.extend(broker::cases());
+    cases.extend(messages::cases());
     cases.extend(databases::cases());
     cases.extend(stores::cases());
     cases.extend(load::cases());

@@ -89,6 +89,8 @@ async fn objects(loaded: &Loaded) -> Check {
     let checked = async {
         let stores = app::stores(&loaded.config, Trust::Local)?;
         stores.own().check().await?;
+        // The rules for what others submit, which commands of this machine do not need.
+        app::stores(&loaded.config, Trust::Submitted)?;
         match stores.own() {
             Store::Folder(folder) => {
                 Ok(format!("{}, {} free", folder.root().display(), output::size(folder.free_space()?)))

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobState, Progress},
+    job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress},
     status::{Attempt, JobRow},
     store::{ObjectKey, Stores},
 };
@@ -25,6 +25,11 @@ pub struct JobView {
     pub manifest: Option<String>,
     pub outputs: Vec<OutputView>,
     pub cancel_requested: bool,
+    /// What was asked for, as the message has it.
+    pub request: JobRequest,
+    /// What the model said of the picture, where it was not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caption: Option<String>,
     pub labels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchId>,
@@ -68,7 +73,9 @@ impl JobView {
             manifest,
             outputs,
             cancel_requested: row.cancel_requested,
-            labels: row.request.labels,
+            caption: row.published.and_then(|result| result.caption),
+            labels: row.request.labels.clone(),
+            request: row.request,
             batch: row.batch,
             created_at: row.created_at,
             updated_at: row.updated_at,

@@ -44,6 +44,31 @@ impl JobEvent {
     pub const VERSION: u32 = 1;
     /// The event of a job that goes on.
     pub const PROGRESS: &str = "job.progress";
+    pub const FAILED: &str = "job.failed";
+
+    /// The end of what never became a job; `kind` is that of the queue it came through.
+    pub fn refused(id: JobId, kind: JobKind, reason: ErrorRecord) -> Self {
+        Self {
+            version: Self::VERSION,
+            event: Self::FAILED.to_owned(),
+            id,
+            kind,
+            state: JobState::Failed,
+            attempts: 0,
+            epoch: Epoch(0),
+            batch: None,
+            labels: BTreeMap::new(),
+            progress: None,
+            error: Some(reason),
+            manifest: None,
+            outputs: Vec::new(),
+            time: Timestamp::now(),
+        }
+    }
+
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_else(|error| unreachable!("plain data: {error}"))
+    }
 }
 
 impl From<&FileEntry> for EventFile {

@@ -127,9 +127,9 @@ impl Status {
         both!(self, status => status.retry(id).await)
     }
 
-    /// Keeps a message that could be read as far as its id, and why it was refused. Nothing is written where the id is
+    /// Keeps a message that could be read as far as its id, and why it was refused. False, and nothing is written, where the id is
     /// a job's.
-    pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<(), JobError> {
+    pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError> {
         both!(self, status => status.reject(id, raw, error).await)
     }
 

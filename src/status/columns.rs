@@ -16,7 +16,7 @@ use crate::job::{Epoch, JobError, JobRequest};
 macro_rules! job_columns {
     () => {
         "id, request, batch, state, attempts, epoch, worker, lease_until, available_at, cancel_requested, progress, \
-         error, manifest, result_root, outputs, created_at, started_at, updated_at, finished_at"
+         error, manifest, result_root, outputs, caption, created_at, started_at, updated_at, finished_at"
     };
 }
 pub(super) use job_columns;
@@ -101,6 +101,7 @@ pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
             manifest,
             root: row.maybe_text("result_root")?,
             files: row.json("outputs")?.unwrap_or_default(),
+            caption: row.maybe_text("caption")?,
         }),
         None => None,
     };

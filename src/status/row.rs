@@ -68,6 +68,8 @@ pub struct Published {
     /// The address that the key is under, where it is not the configured store's.
     pub root: Option<String>,
     pub files: Vec<FileEntry>,
+    /// What the model was told where the request has no prompt.
+    pub caption: Option<String>,
 }
 
 impl Published {

@@ -2,7 +2,7 @@
 
 use super::{Control, Worker, patience::patiently};
 use crate::{
-    job::{ErrorRecord, JobError, JobId, JobRequest},
+    job::{ErrorRecord, JobError, JobEvent, JobId, JobRequest},
     queue::{Content, Delivery},
     status::{Claim, ClaimRules, JobRow, SubmitOptions},
 };
@@ -25,11 +25,22 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &Contr
             let reason = ErrorRecord::from(error);
             if let Some(id) = id {
                 let raw = String::from_utf8_lossy(body);
-                patiently("the rejection", patience, control, || worker.status.reject(*id, &raw, &reason)).await?;
+                let kept = || worker.status.reject(*id, &raw, &reason);
+                if patiently("the rejection", patience, control, kept).await? {
+                    tell_refused(worker, delivery, *id, &reason).await?;
+                }
             }
             Ok(Accepted::Refused(reason))
         }
     }
+}
+
+/// `job.failed` of a message that is no job: whoever sent it listens for an end. Told before the message is put aside,
+/// so that an end that could not be told is told when the message comes again.
+async fn tell_refused(worker: &Worker, delivery: &Delivery, id: JobId, reason: &ErrorRecord) -> Result<(), JobError> {
+    let Some(kind) = delivery.kind() else { return Ok(()) };
+    let body = JobEvent::refused(id, kind, reason.clone()).to_json();
+    worker.queue.publish_event(JobEvent::FAILED, body).await
 }
 
 async fn claim(worker: &Worker, id: JobId, request: Option<&JobRequest>) -> Result<Accepted, JobError> {

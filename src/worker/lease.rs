@@ -154,5 +154,5 @@ fn event(row: &JobRow, progress: Progress) -> Vec<u8> {
         outputs: Vec::new(),
         time: Timestamp::now(),
     };
-    serde_json::to_vec(&event).unwrap_or_default()
+    event.to_json()
 }

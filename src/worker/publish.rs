@@ -91,6 +91,7 @@ pub(super) async fn manifest(
     files: Vec<FileEntry>,
     timings: Timings,
 ) -> Result<Published, JobError> {
+    let caption = made.caption.as_ref().map(|caption| caption.text.clone());
     let manifest = Manifest {
         version: 1,
         job: row.id(),
@@ -114,7 +115,7 @@ pub(super) async fn manifest(
     let stored = results.store.put(key, json).await?;
     results.store.verify(&stored).await?;
     measure::stages(row.request.task.kind(), &manifest.timings);
-    Ok(Published { manifest: stored.key.to_string(), root: results.root.clone(), files: manifest.files })
+    Ok(Published { manifest: stored.key.to_string(), root: results.root.clone(), files: manifest.files, caption })
 }
 
 /// Takes away what earlier attempts have left beside the result. That some may stay is no reason to fail.

@@ -98,6 +98,8 @@ async fn old_jobs_go_with_their_files(world: World) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
     let world = World::service().await;
+    let queue = world.service.as_ref().unwrap().vhost.ready().await;
+    let mut failures = queue.events("job.failed").await.unwrap();
     let worker = world.worker();
     worker.until_said("ready for jobs").await;
     let (connection, channel) = world.service.as_ref().unwrap().vhost.foreign().await;
@@ -162,6 +164,9 @@ async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
     }
     let shown = world.json(&["jobs", "show", &bad, "--json"]).await;
     assert_eq!((&shown["state"], &shown["error"]["code"]), (&json!("failed"), &json!("invalid_request")), "{shown:#}");
+    let told = tokio::time::timeout(PATIENCE, failures.next()).await.expect("whoever sent it hears of it").unwrap();
+    let told: Value = serde_json::from_slice(&told.body).unwrap();
+    assert_eq!((&told["id"], &told["error"]["code"]), (&json!(bad), &json!("invalid_request")), "{told:#}");
     assert_eq!(world.show(&id).await["state"], "succeeded", "the row of the first is left alone");
     connection.close(0, "".into()).await.unwrap();
 }

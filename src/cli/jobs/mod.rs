@@ -159,7 +159,6 @@ fn table_row(row: &JobRow) -> Vec<String> {
 
 async fn show(front: &Front, args: OneArgs) -> Result<(), Failure> {
     let Some(row) = front.status.get(args.id).await? else { return rejected(front, args).await };
-    let inputs: Vec<String> = row.request.inputs.iter().map(ToString::to_string).collect();
     let mut view = JobView::new(row, &front.stores)?;
     view.history = front.status.attempts(args.id).await?;
     if args.json {
@@ -169,8 +168,15 @@ async fn show(front: &Front, args: OneArgs) -> Result<(), Failure> {
     line("id", &view.id.to_string())?;
     line("kind", &view.kind.to_string())?;
     line("state", &view.state.to_string())?;
-    for input in inputs {
-        line("input", &input)?;
+    for input in &view.request.inputs {
+        line("input", &input.to_string())?;
+    }
+    let request = serde_json::to_value(&view.request).unwrap_or_default();
+    for (name, value) in request["params"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+        line("param", &format!("{name}={value}"))?;
+    }
+    if let Some(caption) = &view.caption {
+        line("caption", caption)?;
     }
     if let Some(progress) = view.progress.filter(|_| view.state == JobState::Running) {
         line("progress", &progress_text(&progress))?;

@@ -91,6 +91,7 @@ fn line(front: &Front, row: JobRow) -> Result<Value, JobError> {
         "kind": view.kind,
         "input": inputs,
         "prompt": prompt,
+        "caption": view.caption,
         "seed": seed,
         "layers": of(LayerRole::Layer),
         "regenerated": of(LayerRole::Regenerated).first(),

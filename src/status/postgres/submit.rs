@@ -139,7 +139,7 @@ impl PostgresStatus {
         rows.iter().map(|row| read_job(row).map(|row| (row.id(), row))).collect()
     }
 
-    pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<(), JobError> {
+    pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError> {
         let query = sqlx::query(
             "INSERT INTO rejections (id, received_at, error, body)
              SELECT $1, acetate_now(), $2, $3 WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = $1)
@@ -149,7 +149,7 @@ impl PostgresStatus {
         .bind(id.to_string())
         .bind(to_json(error)?)
         .bind(Rejection::body_of(raw));
-        self.execute(query).await.map(drop)
+        self.execute(query).await.map(|kept| kept > 0)
     }
 
     pub async fn rejection(&self, id: JobId) -> Result<Option<Rejection>, JobError> {

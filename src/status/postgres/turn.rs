@@ -148,7 +148,7 @@ impl PostgresStatus {
         let query = sqlx::query(
             "WITH turned AS (
                 UPDATE jobs
-                   SET state = $6, attempts = $7, error = $8, manifest = $9, result_root = $10, outputs = $11,
+                   SET state = $6, attempts = $7, error = $8, manifest = $9, result_root = $10, outputs = $11, caption = $21,
                        available_at = $12, quiet_until = $12, cancel_requested = $13, worker = NULL,
                        lease_until = NULL, updated_at = $14, finished_at = $15
                  WHERE id = $1 AND epoch = $2 AND state || '' = $3 AND cancel_requested = $4
@@ -183,7 +183,8 @@ impl PostgresStatus {
         .bind(turn.attempt_error.as_ref().map(to_json).transpose()?)
         .bind(message.map(|message| message.topic.as_str()))
         .bind(message.and_then(|message| message.payload.as_deref()))
-        .bind(message.map(|message| message.available_at));
+        .bind(message.map(|message| message.available_at))
+        .bind(result.and_then(|result| result.caption.as_deref()));
         let written = self.one(query).await?.is_some();
         if written {
             self.signal.tell();

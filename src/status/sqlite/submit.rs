@@ -65,8 +65,8 @@ impl SqliteStatus {
         Ok(results)
     }
 
-    pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<(), JobError> {
-        sqlx::query(
+    pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError> {
+        let kept = sqlx::query(
             "INSERT INTO rejections (id, received_at, error, body)
              SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1)
              ON CONFLICT (id) DO UPDATE
@@ -79,7 +79,7 @@ impl SqliteStatus {
         .execute(&self.writer)
         .await
         .map_err(database)?;
-        Ok(())
+        Ok(kept.rows_affected() > 0)
     }
 
     pub async fn rejection(&self, id: JobId) -> Result<Option<Rejection>, JobError> {

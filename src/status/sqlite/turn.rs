@@ -152,7 +152,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, turn: &Turn) -> Result<(), 
         .map_err(database)?;
     sqlx::query(
         "UPDATE jobs
-            SET state = ?3, attempts = ?4, error = ?5, manifest = ?6, result_root = ?7, outputs = ?8,
+            SET state = ?3, attempts = ?4, error = ?5, manifest = ?6, result_root = ?7, outputs = ?8, caption = ?13,
                 available_at = ?9, quiet_until = ?9, cancel_requested = ?10, worker = NULL, lease_until = NULL,
                 updated_at = ?11, finished_at = ?12
           WHERE id = ?1 AND epoch = ?2",
@@ -169,6 +169,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, turn: &Turn) -> Result<(), 
     .bind(row.cancel_requested)
     .bind(now)
     .bind(row.finished_at.map(|at| at.as_millisecond()))
+    .bind(row.published.as_ref().and_then(|result| result.caption.as_deref()))
     .execute(&mut *tx)
     .await
     .map_err(database)?;

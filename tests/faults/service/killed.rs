@@ -6,8 +6,20 @@ use super::ledger::{Case, Tally, Witness, case};
 use crate::world::World;
 
 /// Where a worker is killed, and how many denoise steps its job has.
-const POINTS: [&str; 9] =
-    ["received", "claimed", "fetched", "step:1", "step:2", "put:1", "put:4", "manifest", "committed"];
+const POINTS: [&str; 12] = [
+    "received",
+    "claimed",
+    "fetched",
+    "step:1",
+    "step:2",
+    "step:3",
+    "put:1",
+    "put:2",
+    "put:3",
+    "put:4",
+    "manifest",
+    "committed",
+];
 
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> =

@@ -203,15 +203,15 @@ async fn refused_messages_are_kept(database: Database) {
     let error = ErrorRecord::from(&JobError::invalid("params.steps", "0 is not between 1 and 1000"));
     let id = JobId::new();
     let raw = format!("{{\"id\": \"{id}\", \0{}", "ä".repeat(40_000));
-    status.reject(id, "first", &error).await.unwrap();
-    status.reject(id, &raw, &error).await.unwrap();
+    assert!(status.reject(id, "first", &error).await.unwrap());
+    assert!(status.reject(id, &raw, &error).await.unwrap());
     let kept = status.rejection(id).await.unwrap().unwrap();
     assert_eq!((kept.id, &kept.error), (id, &error));
     assert!(kept.body.starts_with("{\"id\"") && (65_000..=65_540).contains(&kept.body.len()), "{}", kept.body.len());
     assert_eq!(status.get(id).await.unwrap(), None);
 
     let job = submitted(&status).await;
-    status.reject(job, "again, and wrong", &error).await.unwrap();
+    assert!(!status.reject(job, "again, and wrong", &error).await.unwrap());
     assert_eq!(status.rejection(job).await.unwrap(), None, "the row of a job is left alone");
 
     assert_eq!(status.forget_rejections(kept.received_at).await.unwrap(), 0);

@@ -174,7 +174,12 @@ pub fn result() -> Published {
         size: 70,
         sha256: "ab".repeat(32),
     };
-    Published { manifest: "j/1/manifest.json".to_owned(), root: Some("s3://out/scene/".to_owned()), files: vec![file] }
+    Published {
+        manifest: "j/1/manifest.json".to_owned(),
+        root: Some("s3://out/scene/".to_owned()),
+        files: vec![file],
+        caption: Some("A boat.".to_owned()),
+    }
 }
 
 pub fn broken() -> ErrorRecord {

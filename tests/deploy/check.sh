@@ -6,7 +6,7 @@
 # A check whose tool is missing is named at the end as SKIPPED; DEPLOY_CHECKS=all makes that a failure. The tools:
 # docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate and PyYAML (from PyPI), shellcheck,
 # systemd-analyze, and acetate itself (target/release/acetate, target/debug/acetate or $ACETATE).
-# shellcheck disable=SC2317  # functions are called by name, through check()
+# shellcheck disable=SC2317,SC2329  # functions are called by name, through check()
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -70,7 +70,7 @@ if have kubectl && python3 -c 'import yaml' 2>/dev/null; then
     done
 else skip "deploy/kubernetes: no kubectl, or no PyYAML"; fi
 
-if have shellcheck; then check "shell scripts" shellcheck deploy/healthcheck deploy/sample.sh tests/deploy/check.sh
+if have shellcheck; then check "shell scripts" shellcheck deploy/healthcheck deploy/sample.sh tests/deploy/*.sh scripts/test scripts/services scripts/bench-* .ci/run
 else skip "shell scripts: no shellcheck"; fi
 
 unit() { # without the program, which lies elsewhere here

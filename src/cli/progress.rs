@@ -72,19 +72,19 @@ impl View {
 
 #[derive(Default)]
 struct Bar {
-    current: Option<(Stage, Instant, ProgressBar)>,
+    current: Option<(Begun, ProgressBar)>,
 }
 
 impl Bar {
     fn update(&mut self, progress: &Progress) {
-        let new = self.current.as_ref().is_none_or(|(stage, ..)| *stage != progress.stage);
+        let new = self.current.as_ref().is_none_or(|(begun, _)| begun.stage != progress.stage);
         if new {
             self.end_stage();
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_prefix(name(progress.stage));
-            self.current = Some((progress.stage, Instant::now(), bar));
+            self.current = Some((Begun::now(progress), bar));
         }
-        let Some((_, start, bar)) = &self.current else { return };
+        let Some((begun, bar)) = &self.current else { return };
         let template = if progress.steps > 1 {
             "{prefix:>14} {bar:32} {pos}/{len}  {msg}"
         } else {
@@ -95,7 +95,7 @@ impl Bar {
         }
         bar.set_length(u64::from(progress.steps.max(1)));
         bar.set_position(u64::from(progress.step));
-        bar.set_message(pace(progress, start.elapsed()));
+        bar.set_message(begun.pace(progress));
         if new {
             // A tick draws: not before the bar has its looks.
             bar.enable_steady_tick(TICK);
@@ -104,26 +104,26 @@ impl Bar {
 
     /// Leaves one line about a stage that took a while.
     fn end_stage(&mut self) {
-        let Some((stage, start, bar)) = self.current.take() else { return };
+        let Some((begun, bar)) = self.current.take() else { return };
         bar.finish_and_clear();
-        let seconds = start.elapsed().as_secs_f64();
+        let seconds = begun.at.elapsed().as_secs_f64();
         if seconds >= 0.1 {
-            output::error(&format!("{:>14} {}", name(stage), output::duration(seconds)));
+            output::error(&format!("{:>14} {}", name(begun.stage), output::duration(seconds)));
         }
     }
 }
 
 #[derive(Default)]
 struct Lines {
-    stage: Option<(Stage, Instant)>,
+    current: Option<Begun>,
     last: Option<Instant>,
 }
 
 impl Lines {
     fn update(&mut self, progress: &Progress) {
-        let new = self.stage.is_none_or(|(stage, _)| stage != progress.stage);
+        let new = self.current.as_ref().is_none_or(|begun| begun.stage != progress.stage);
         if new {
-            self.stage = Some((progress.stage, Instant::now()));
+            self.current = Some(Begun::now(progress));
         }
         let due = self.last.get_or_insert_with(Instant::now).elapsed() >= LINE_EVERY;
         // The quick stages before and after the model are not worth a line each.
@@ -135,21 +135,34 @@ impl Lines {
             return;
         }
         self.last = Some(Instant::now());
-        let since = self.stage.map_or(Duration::ZERO, |(_, start)| start.elapsed());
-        let pace = pace(progress, since);
-        let pace = if pace.is_empty() { pace } else { format!(", {pace}") };
+        let pace = self.current.as_ref().map(|begun| begun.pace(progress)).filter(|pace| !pace.is_empty());
+        let pace = pace.map_or(String::new(), |pace| format!(", {pace}"));
         output::error(&format!("{}{pace}", progress_text(progress)));
     }
 }
 
-/// `1.2 s per step, 40.8 s left`, of the stages that are made of equal steps.
-fn pace(progress: &Progress, elapsed: Duration) -> String {
-    if progress.step == 0 || progress.steps <= 1 || progress.stage != Stage::Denoise {
-        return String::new();
+/// A stage as it was first seen, which may be in its middle.
+struct Begun {
+    stage: Stage,
+    at: Instant,
+    step: u32,
+}
+
+impl Begun {
+    fn now(progress: &Progress) -> Self {
+        Self { stage: progress.stage, at: Instant::now(), step: progress.step }
     }
-    let per_step = elapsed.as_secs_f64() / f64::from(progress.step);
-    let left = per_step * f64::from(progress.steps.saturating_sub(progress.step));
-    format!("{per_step:.2} s per step, {} left", output::duration(left))
+
+    /// `1.2 s per step, 40.8 s left`, of the stages that are made of equal steps; nothing before a step was seen.
+    fn pace(&self, progress: &Progress) -> String {
+        let seen = progress.step.saturating_sub(self.step);
+        if seen == 0 || progress.stage != Stage::Denoise {
+            return String::new();
+        }
+        let per_step = self.at.elapsed().as_secs_f64() / f64::from(seen);
+        let left = per_step * f64::from(progress.steps.saturating_sub(progress.step));
+        format!("{per_step:.2} s per step, {} left", output::duration(left))
+    }
 }
 
 fn name(stage: Stage) -> String {

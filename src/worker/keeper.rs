@@ -1,6 +1,6 @@
 //! What looks after jobs that nobody has in hand: those of dead workers, and those whose message was lost.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,8 @@ use crate::{job::JobError, queue::Queue};
 
 /// Jobs that the queue in process is filled with at a time.
 const FILL: u32 = 64;
+/// How often the worker's own numbers are.
+const TICK: Duration = Duration::from_secs(1);
 /// How often the counts are read that `/metrics` shows.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 
@@ -19,13 +21,17 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         Queue::Embedded(_) => worker.options.poll,
         Queue::Rabbit(_) => (worker.options.lease / 3).clamp(Duration::from_millis(200), Duration::from_secs(10)),
     };
-    let mut counted: Option<std::time::Instant> = None;
+    let due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
+    let (mut looked, mut counted) = (None, None);
     while !stop.is_cancelled() {
-        if let Err(error) = look(&worker).await {
-            warn!(%error, "jobs of dead workers were not looked for");
+        if due(looked, every) {
+            looked = Some(Instant::now());
+            if let Err(error) = look(&worker).await {
+                warn!(%error, "jobs of dead workers were not looked for");
+            }
         }
-        if counted.is_none_or(|at| at.elapsed() >= COUNT_EVERY) {
-            counted = Some(std::time::Instant::now());
+        if due(counted, COUNT_EVERY) {
+            counted = Some(Instant::now());
             match worker.status.queue_depth().await {
                 Ok(depth) => measure::depth(&depth),
                 Err(error) => warn!(%error, "the queued jobs were not counted"),
@@ -33,7 +39,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         }
         measure::engine(&worker.engine, &worker.queue);
         tokio::select! {
-            () = tokio::time::sleep(every) => {}
+            () = tokio::time::sleep(every.min(TICK)) => {}
             () = stop.cancelled() => {}
         }
     }

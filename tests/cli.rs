@@ -22,6 +22,7 @@ fn help_texts() {
         ("help_worker", &["worker", "--help"]),
         ("help_jobs", &["jobs", "--help"]),
         ("help_jobs_prune", &["jobs", "prune", "--help"]),
+        ("help_export", &["export", "--help"]),
         ("help_models", &["models", "--help"]),
     ] {
         let Ran { code, stdout, stderr } = place.run(args);

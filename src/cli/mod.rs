@@ -6,6 +6,7 @@
 mod config;
 mod doctor;
 mod download_bar;
+mod export;
 mod failure;
 mod fetch;
 mod global;
@@ -47,6 +48,8 @@ enum Command {
     Worker(worker::WorkerArgs),
     /// List, show, watch, cancel, retry, fetch or prune jobs
     Jobs(jobs::JobsArgs),
+    /// Write the layers of a result as one file: ZIP, OpenRaster (Krita, GIMP) or PSD (Photoshop)
+    Export(export::ExportArgs),
     /// List, download or check model checkpoints
     Models(models::ModelsArgs),
     /// Show the configuration and where each value comes from
@@ -84,6 +87,7 @@ impl Command {
             Self::Submit(args) => args.run(global),
             Self::Worker(args) => args.run(global),
             Self::Jobs(args) => args.run(global),
+            Self::Export(args) => args.run(global),
             Self::Models(args) => args.run(global),
             Self::Config(args) => args.run(global),
             Self::Doctor(args) => args.run(global),
@@ -96,6 +100,7 @@ impl Command {
             Self::Submit(args) => args.json(),
             Self::Worker(_) => false,
             Self::Jobs(args) => args.json(),
+            Self::Export(args) => args.json,
             Self::Models(args) => args.json(),
             Self::Config(args) => args.json,
             Self::Doctor(args) => args.json,

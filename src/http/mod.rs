@@ -11,7 +11,6 @@
 mod about;
 mod api;
 mod batches;
-mod docs;
 mod export;
 mod files;
 mod guard;

@@ -1,5 +1,7 @@
 //! Errors, as `application/problem+json` (RFC 9457).
 
+use std::borrow::Cow;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -34,7 +36,7 @@ pub struct Problem {
 #[derive(Debug)]
 pub struct Failure {
     pub status: StatusCode,
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     pub detail: String,
     pub field: Option<String>,
     pub job: Option<JobId>,
@@ -45,8 +47,8 @@ pub struct Failure {
 pub type Answer<T> = Result<T, Failure>;
 
 impl Failure {
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), field: None, job: None, retry_after: None }
+    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self { status, code: code.into(), detail: detail.into(), field: None, job: None, retry_after: None }
     }
 
     pub fn bad_request(detail: impl Into<String>) -> Self {
@@ -121,13 +123,13 @@ impl From<JobError> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         if self.status.is_server_error() {
-            tracing::warn!(code = self.code, detail = self.detail, "a request was not answered");
+            tracing::warn!(code = %self.code, detail = self.detail, "a request was not answered");
         }
         let problem = Problem {
             r#type: format!("urn:acetate:error:{}", self.code),
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
             status: self.status.as_u16(),
-            code: self.code.to_owned(),
+            code: self.code.into_owned(),
             detail: self.detail,
             field: self.field,
             job: self.job,

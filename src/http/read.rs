@@ -14,7 +14,7 @@ use crate::job::{JobError, JobId};
 /// The `{id}` of a path.
 pub struct Id(pub JobId);
 
-impl<S: Sync> FromRequestParts<S> for Id {
+impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
@@ -31,7 +31,7 @@ pub fn job_id(text: &str) -> Result<JobId, Failure> {
 /// Names in a path.
 pub struct In<T>(pub T);
 
-impl<S: Sync, T: DeserializeOwned + Send> FromRequestParts<S> for In<T> {
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for In<T> {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
@@ -45,7 +45,7 @@ impl<S: Sync, T: DeserializeOwned + Send> FromRequestParts<S> for In<T> {
 /// Parameters after the `?`.
 pub struct Asked<T>(pub T);
 
-impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
@@ -59,7 +59,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
 /// A JSON body of at most `MOST` bytes.
 pub struct Json<T, const MOST: usize>(pub T);
 
-impl<S: Sync, T: DeserializeOwned, const MOST: usize> FromRequest<S> for Json<T, MOST> {
+impl<S: Send + Sync, T: DeserializeOwned, const MOST: usize> FromRequest<S> for Json<T, MOST> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {

@@ -9,9 +9,7 @@ use utoipa::ToSchema;
 
 use super::api::Api;
 use crate::{
-    job::{
-        BatchId, Epoch, ErrorRecord, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole, Progress, Task,
-    },
+    job::{BatchId, Epoch, ErrorRecord, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole, Progress, Task},
     status::{Attempt, JobRow},
     store::{MANIFEST, input_name},
 };
@@ -117,7 +115,10 @@ impl JobView {
             (0..row.request.inputs.len()).map(|index| format!("{path}/thumbnails/input-{index}.png")).collect();
         let shown = files.iter().find(|file| shows_whole(file)).or(files.first());
         let exports = match files.iter().any(FileEntry::is_layer) {
-            true => super::export::FORMATS.iter().map(|format| (format.to_string(), format!("{path}/export.{format}"))).collect(),
+            true => super::export::FORMATS
+                .iter()
+                .map(|format| (format.to_string(), format!("{path}/export.{format}")))
+                .collect(),
             false => BTreeMap::new(),
         };
         Self {

@@ -77,7 +77,7 @@ impl fmt::Display for InputRef {
 }
 
 /// Where the results go: `s3://bucket/prefix/` or `file:///folder/`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
     pub prefix: String,

@@ -87,9 +87,7 @@ impl Callers {
 fn parsed(field: &str, url: &str) -> Result<WebAddress, JobError> {
     match Location::parse(field, url)? {
         Location::Web(address) => Ok(address),
-        Location::File(_) | Location::S3(_) => {
-            Err(JobError::invalid(field, "is not an https:// address".to_owned()))
-        }
+        Location::File(_) | Location::S3(_) => Err(JobError::invalid(field, "is not an https:// address".to_owned())),
     }
 }
 

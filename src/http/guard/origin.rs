@@ -117,12 +117,21 @@ mod tests {
     #[test]
     fn only_names_of_this_machine_are_trusted() {
         let listed = ["laptop.lan".to_owned(), "other.lan:81".to_owned()];
-        for host in
-            ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.1.2.3", "[::1]:8080", "[::1]", "laptop.lan:9", "other.lan:81"]
-        {
+        for host in [
+            "localhost",
+            "LOCALHOST:8080",
+            "127.0.0.1:1",
+            "127.1.2.3",
+            "[::1]:8080",
+            "[::1]",
+            "laptop.lan:9",
+            "other.lan:81",
+        ] {
             assert!(is_trusted(host, &listed), "{host}");
         }
-        for host in ["", "evil.example", "localhost.evil.example:8080", "10.0.0.1", "other.lan:82", "127.0.0.1.evil", "::1:x"] {
+        for host in
+            ["", "evil.example", "localhost.evil.example:8080", "10.0.0.1", "other.lan:82", "127.0.0.1.evil", "::1:x"]
+        {
             assert!(!is_trusted(host, &listed), "{host}");
         }
     }

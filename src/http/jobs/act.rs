@@ -1,10 +1,6 @@
 //! Cancelling, trying again, deleting.
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 
 use crate::{
     http::{
@@ -42,9 +38,9 @@ pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> 
             api.dispatch(&row).await;
             Ok(Json(JobView::new(&row, &api)))
         }
-        RetryOutcome::Refused(state) => {
-            Err(Failure::conflict(format!("job {id} is {state}; only a job that failed or was cancelled is tried again")))
-        }
+        RetryOutcome::Refused(state) => Err(Failure::conflict(format!(
+            "job {id} is {state}; only a job that failed or was cancelled is tried again"
+        ))),
         RetryOutcome::Unknown => Err(Failure::no_job(id)),
     }
 }

@@ -107,7 +107,9 @@ fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {
         InputView::File { job, file } => InputRef::File { job, file },
         InputView::Upload { upload } => match api.stores().brought(&upload) {
             Some(url) => InputRef::Url(url),
-            None => return Err(JobError::invalid("input", "`upload` is no name of an upload: SHA-256, dot, ending").into()),
+            None => {
+                return Err(JobError::invalid("input", "`upload` is no name of an upload: SHA-256, dot, ending").into());
+            }
         },
     })
 }

@@ -7,13 +7,13 @@ mod list;
 mod submit;
 mod upload;
 
-pub use act::{cancel, delete, retry};
 pub(super) use act::{__path_cancel, __path_delete, __path_retry};
-pub use compose::{SubmitBody, compose};
+pub use act::{cancel, delete, retry};
+pub use compose::{InputBody, SubmitBody, compose};
 pub use events::events;
 pub(super) use events::{__path_events, StateEvent};
-pub use list::{list, show};
 pub(super) use list::{__path_list, __path_show};
+pub use list::{list, show};
+pub(super) use submit::__path_submit;
 pub use submit::submit;
-pub(super) use submit::{__path_submit, UploadForm};
 pub use upload::keep;

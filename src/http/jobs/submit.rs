@@ -72,7 +72,8 @@ pub async fn submit(State(api): State<Api>, request: Request) -> Answer<Response
     };
     let by_key = key.is_some() && body.id.is_none();
     let (request, options) = compose(&api, body, key.as_deref()).await?;
-    let submitted = api.accept(&request, &options).await.map_err(|failure| if by_key { reused(failure) } else { failure })?;
+    let submitted =
+        api.accept(&request, &options).await.map_err(|failure| if by_key { reused(failure) } else { failure })?;
     let (status, row) = match submitted {
         Submitted::New(row) => (StatusCode::ACCEPTED, row),
         Submitted::Known(row) => (StatusCode::OK, row),

@@ -42,9 +42,8 @@ pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
 }
 
 async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
-    let mut form = Multipart::from_request(request, &())
-        .await
-        .map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
+    let mut form =
+        Multipart::from_request(request, &()).await.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
     let mut texts = Texts::default();
     let mut pictures = Vec::new();
     while let Some(field) = form.next_field().await.map_err(broken)? {
@@ -186,6 +185,7 @@ impl Texts {
             }
             whole.insert("input".to_owned(), json!({ "images": pictures }));
         }
-        serde_json::from_value(Value::Object(whole)).map_err(|error| JobError::invalid("request", error.to_string()).into())
+        serde_json::from_value(Value::Object(whole))
+            .map_err(|error| JobError::invalid("request", error.to_string()).into())
     }
 }

@@ -5,11 +5,7 @@ use std::time::Duration;
 use super::open::{SqliteStatus, database, now_ms};
 use crate::{
     job::JobError,
-    status::{
-        WebhookId, WebhookRow,
-        columns::after,
-        webhook::read_webhook,
-    },
+    status::{WebhookId, WebhookRow, columns::after, webhook::read_webhook},
 };
 
 impl SqliteStatus {

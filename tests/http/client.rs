@@ -33,7 +33,10 @@ impl Answer {
         let problem = self.json();
         assert_eq!((self.status, problem["code"].as_str()), (status, Some(code)), "{problem}");
         assert_eq!(self.header("content-type"), "application/problem+json");
-        assert_eq!((&problem["status"], &problem["type"]), (&status.into(), &format!("urn:acetate:error:{code}").into()));
+        assert_eq!(
+            (&problem["status"], &problem["type"]),
+            (&status.into(), &format!("urn:acetate:error:{code}").into())
+        );
         problem
     }
 
@@ -73,10 +76,13 @@ pub fn form(texts: &[(&str, &str)], files: &[(&str, &str, &[u8])]) -> (String, V
     let boundary = "acetate-test-boundary";
     let mut body = Vec::new();
     for (name, text) in texts {
-        body.extend(format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n").bytes());
+        body.extend(
+            format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n").bytes(),
+        );
     }
     for (name, file, bytes) in files {
-        let head = format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{file}\"\r\n\r\n");
+        let head =
+            format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{file}\"\r\n\r\n");
         body.extend(head.bytes());
         body.extend_from_slice(bytes);
         body.extend(b"\r\n");

@@ -20,14 +20,16 @@ const TOKEN: &str = "a-token-of-this-test-0123456789";
 fn with_a_token_nothing_is_answered_without_it() {
     let place = Place::new();
     let server = Server::start(&place, &[("ACETATE__HTTP__TOKEN", TOKEN)]);
-    let bearer = |token: &str| send("GET", &server.url("/v1/jobs"), &[("authorization", &format!("Bearer {token}"))], &[]);
+    let bearer =
+        |token: &str| send("GET", &server.url("/v1/jobs"), &[("authorization", &format!("Bearer {token}"))], &[]);
     bearer(TOKEN).ok(200);
     for wrong in ["", "a-token", "a-token-of-this-test-012345678", &format!("{TOKEN}x")] {
         let answer = bearer(wrong);
         answer.problem(401, "unauthorized");
         assert!(answer.header("www-authenticate").starts_with("Bearer"));
     }
-    send("GET", &server.url("/v1/jobs"), &[("authorization", &format!("Basic {TOKEN}"))], &[]).problem(401, "unauthorized");
+    send("GET", &server.url("/v1/jobs"), &[("authorization", &format!("Basic {TOKEN}"))], &[])
+        .problem(401, "unauthorized");
     // Not in an address.
     server.get(&format!("/v1/jobs?token={TOKEN}")).problem(401, "unauthorized");
     for path in ["/v1/jobs", "/v1/config", "/api/qwen-image/config", "/v1/jobs/x/events", "/v1/batches"] {
@@ -47,7 +49,8 @@ fn with_a_token_nothing_is_answered_without_it() {
     let cookie = cookie.split(';').next().unwrap().to_owned();
     send("GET", &server.url("/v1/jobs"), &[("cookie", &cookie)], &[]).ok(200);
     assert_eq!(send("GET", &server.url("/v1/session"), &[("cookie", &cookie)], &[]).json()["valid"], true);
-    send("GET", &server.url("/v1/jobs"), &[("cookie", &cookie.replace("session=", "session=9"))], &[]).problem(401, "unauthorized");
+    send("GET", &server.url("/v1/jobs"), &[("cookie", &cookie.replace("session=", "session=9"))], &[])
+        .problem(401, "unauthorized");
     let gone = send("DELETE", &server.url("/v1/session"), &[("cookie", &cookie)], &[]).ok(204);
     assert!(gone.header("set-cookie").contains("Max-Age=0"));
 
@@ -83,7 +86,9 @@ fn pages_of_other_sites_reach_nothing() {
     let place = Place::new();
     let settings = [("ACETATE__HTTP__CORS_ORIGINS", "https://friend.example"), ("ACETATE__HTTP__HOSTS", "box.lan")];
     let server = Server::start(&place, &settings);
-    let host = |host: &str| raw(&server.address, &format!("GET /v1/jobs HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+    let host = |host: &str| {
+        raw(&server.address, &format!("GET /v1/jobs HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+    };
     for good in ["localhost", "127.0.0.1:99", "[::1]:8080", "box.lan:8080"] {
         assert!(host(good).starts_with("HTTP/1.1 200"), "{good}");
     }
@@ -153,7 +158,8 @@ fn what_is_too_large_is_refused_early() {
     post(&server.url("/v1/jobs"), &long).problem(413, "too_large");
     let tall = Place::new();
     let server = Server::start(&tall, &[("ACETATE__IMAGE__MAX_HEIGHT", "50")]);
-    upload(&server.url("/v1/jobs"), &[], &[("image", "x.png", &picture(8, 60, [0; 4]))]).problem(413, "image_too_large");
+    upload(&server.url("/v1/jobs"), &[], &[("image", "x.png", &picture(8, 60, [0; 4]))])
+        .problem(413, "image_too_large");
 }
 
 #[test]
@@ -186,11 +192,17 @@ fn the_page_and_the_document_say_what_browsers_must_know() {
     let page = server.get("/").ok(200);
     assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
     let policy = page.header("content-security-policy");
-    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self'") && !policy.contains("unsafe"));
+    assert!(
+        policy.contains("default-src 'none'") && policy.contains("script-src 'self'") && !policy.contains("unsafe")
+    );
     let tag = page.header("etag");
     let again = send("GET", &server.url("/"), &[("if-none-match", tag)], &[]);
     assert!(again.status == 304 && again.body.is_empty());
-    for (path, kind) in [("/docs", "text/html; charset=utf-8"), ("/docs.js", "text/javascript; charset=utf-8"), ("/docs.css", "text/css; charset=utf-8")] {
+    for (path, kind) in [
+        ("/docs", "text/html; charset=utf-8"),
+        ("/docs.js", "text/javascript; charset=utf-8"),
+        ("/docs.css", "text/css; charset=utf-8"),
+    ] {
         assert_eq!(server.get(path).ok(200).header("content-type"), kind);
     }
     let document = get(&server.url("/openapi.json")).ok(200).json();
@@ -200,7 +212,10 @@ fn the_page_and_the_document_say_what_browsers_must_know() {
         assert!(paths.contains_key(path), "{path}");
     }
     let config = server.get("/v1/config").ok(200).json();
-    assert_eq!((&config["mode"], &config["works"], &config["webhooks"]), (&json!("embedded"), &json!(true), &json!(false)));
+    assert_eq!(
+        (&config["mode"], &config["works"], &config["webhooks"]),
+        (&json!("embedded"), &json!(true), &json!(false))
+    );
     let models = server.get("/v1/models").ok(200).json();
     assert_eq!((&models["decompose"]["id"], &models["decompose"]["small"]), (&json!("layered-nano"), &json!(true)));
     assert!(server.get("/readyz").ok(200).json()["ready"] == true);

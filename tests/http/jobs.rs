@@ -87,10 +87,28 @@ fn what_cannot_be_done_is_refused_with_its_place() {
         post(&url, &json!({"kind": "decompose", "input": {"image": input}, "params": params}))
     };
     for (answer, status, code, field, says) in [
-        (decompose(json!({"job": id, "file": "composite.png"}), json!({"steps": 0})), 422, "invalid_request", "params.steps", "0 is not between"),
-        (decompose(json!({"job": id, "file": "composite.png"}), json!({"stps": 1})), 422, "invalid_request", "params", "stps"),
+        (
+            decompose(json!({"job": id, "file": "composite.png"}), json!({"steps": 0})),
+            422,
+            "invalid_request",
+            "params.steps",
+            "0 is not between",
+        ),
+        (
+            decompose(json!({"job": id, "file": "composite.png"}), json!({"stps": 1})),
+            422,
+            "invalid_request",
+            "params",
+            "stps",
+        ),
         (decompose(json!({"job": id, "layer": 7}), json!({})), 422, "invalid_request", "input", "has no layers"),
-        (decompose(json!({"job": id, "file": "../../etc/passwd"}), json!({})), 422, "invalid_request", "input", "composite.png"),
+        (
+            decompose(json!({"job": id, "file": "../../etc/passwd"}), json!({})),
+            422,
+            "invalid_request",
+            "input",
+            "composite.png",
+        ),
         (decompose(json!({"job": absent, "layer": 1}), json!({})), 422, "input_not_found", "", absent),
         (decompose(json!("file:///etc/passwd"), json!({})), 403, "input_forbidden", "", "store.inputs"),
         (decompose(json!("https://example.org/x.png"), json!({})), 403, "input_forbidden", "", "store.http_inputs"),
@@ -99,13 +117,49 @@ fn what_cannot_be_done_is_refused_with_its_place() {
         (post(&url, &json!({"kind": "paint"})), 422, "invalid_request", "", "paint"),
         (post(&url, &json!({"kind": "decompose", "input": {}})), 422, "invalid_request", "input", "one picture"),
         (post(&url, &json!({"kind": "composite", "colour": 1})), 422, "invalid_request", "", "colour"),
-        (post(&url, &json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "output": {"prefix": "file:///etc/"}})), 403, "input_forbidden", "", "store.outputs"),
-        (post(&url, &json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": "https://example.org"})), 422, "invalid_request", "webhook", "http.webhook_secret"),
+        (
+            post(
+                &url,
+                &json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "output": {"prefix": "file:///etc/"}}),
+            ),
+            403,
+            "input_forbidden",
+            "",
+            "store.outputs",
+        ),
+        (
+            post(
+                &url,
+                &json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": "https://example.org"}),
+            ),
+            422,
+            "invalid_request",
+            "webhook",
+            "http.webhook_secret",
+        ),
         (send("POST", &url, &[("content-type", "application/json")], b"{"), 400, "bad_request", "", "JSON"),
-        (send("POST", &url, &[("content-type", "text/plain")], b"{}"), 415, "unsupported_media_type", "Content-Type", "multipart"),
+        (
+            send("POST", &url, &[("content-type", "text/plain")], b"{}"),
+            415,
+            "unsupported_media_type",
+            "Content-Type",
+            "multipart",
+        ),
         (send("POST", &url, &[("content-type", "multipart/form-data")], b"{}"), 400, "bad_request", "", "oundary"),
-        (upload(&url, &[("layers", "two")], &[("image", "x.png", &picture(2, 2, [0; 4]))]), 422, "invalid_request", "layers", "two"),
-        (upload(&url, &[("colour", "red")], &[("image", "x.png", &picture(2, 2, [0; 4]))]), 422, "invalid_request", "colour", "no field"),
+        (
+            upload(&url, &[("layers", "two")], &[("image", "x.png", &picture(2, 2, [0; 4]))]),
+            422,
+            "invalid_request",
+            "layers",
+            "two",
+        ),
+        (
+            upload(&url, &[("colour", "red")], &[("image", "x.png", &picture(2, 2, [0; 4]))]),
+            422,
+            "invalid_request",
+            "colour",
+            "no field",
+        ),
         (upload(&url, &[], &[("image", "x.png", b"not a picture")]), 422, "invalid_image", "", "x.png"),
         (upload(&url, &[("layers", "3")], &[]), 422, "invalid_request", "image", "curl"),
     ] {
@@ -167,7 +221,8 @@ fn jobs_are_found_page_by_page_and_by_words() {
     }
     let found = |query: &str| {
         let page = server.get(&format!("/v1/jobs?{query}")).ok(200).json();
-        let prompts = page["jobs"].as_array().unwrap().iter().map(|job| job["params"]["prompt"].as_str().unwrap().to_owned());
+        let prompts =
+            page["jobs"].as_array().unwrap().iter().map(|job| job["params"]["prompt"].as_str().unwrap().to_owned());
         prompts.collect::<Vec<_>>()
     };
     assert_eq!(found(""), ["red sky", "a blue boat", "A red House"]);

@@ -21,11 +21,7 @@ mod rabbit;
 #[allow(dead_code, reason = "a part of it is used here")]
 #[path = "../services/s3_server.rs"]
 mod s3_server;
-mod status {
-    #[allow(dead_code, unused_imports, reason = "a part of it is used here")]
-    #[path = "../../services/status/support.rs"]
-    pub mod support;
-}
+mod status;
 #[allow(dead_code, unused_imports, reason = "a part of it is used here")]
 #[path = "../services/world.rs"]
 mod world;

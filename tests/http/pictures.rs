@@ -28,7 +28,12 @@ fn a_result_is_taken_away_in_every_form() {
     assert!(layer.header("cache-control").contains("immutable"));
     assert_eq!(layer.header("etag"), format!("\"{}\"", job["outputs"][1]["sha256"].as_str().unwrap()));
     assert_eq!(layer.body, at("files/layer-01.png").body);
-    let again = send("GET", &server.url(&format!("/v1/jobs/{id}/layers/1.png")), &[("if-none-match", layer.header("etag"))], &[]);
+    let again = send(
+        "GET",
+        &server.url(&format!("/v1/jobs/{id}/layers/1.png")),
+        &[("if-none-match", layer.header("etag"))],
+        &[],
+    );
     assert_eq!(again.status, 304);
     at("layers/3.png").problem(404, "not_found");
     let manifest = at("files/manifest.json").ok(200).json();
@@ -52,7 +57,10 @@ fn a_result_is_taken_away_in_every_form() {
     assert_eq!(&at("export.psd").ok(200).body[..4], b"8BPS");
 
     // What a page has put together: two jobs' pictures, one of them faint.
-    let edited = server.post("/v1/jobs", &edit(json!({"job": id, "layer": 2}))).ok(202).json()["id"].as_str().unwrap().to_owned();
+    let edited = server.post("/v1/jobs", &edit(json!({"job": id, "layer": 2}))).ok(202).json()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     server.succeeded(&edited);
     let body = json!({"format": "ora", "layers": [
         {"job": id, "file": "layer-01.png", "name": "Sky", "opacity": 0.5},
@@ -71,6 +79,7 @@ fn a_result_is_taken_away_in_every_form() {
         post(&server.url("/v1/export"), &json!({"format": "psd", "layers": layers})).problem(422, code);
     }
 
-    std::fs::remove_file(std::fs::canonicalize(place.path("data/objects").join(&id).join("1/layer-02.png")).unwrap()).unwrap();
+    std::fs::remove_file(std::fs::canonicalize(place.path("data/objects").join(&id).join("1/layer-02.png")).unwrap())
+        .unwrap();
     at("layers/2.png").problem(410, "gone");
 }

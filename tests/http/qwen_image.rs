@@ -40,7 +40,8 @@ fn pictures_are_taken_apart_and_edited_while_somebody_waits() {
     let edited = pixels(&png.body);
     assert!(edited.pixels().zip(layer.pixels()).all(|(edited, layer)| edited[3] == layer[3]), "alpha has changed");
     let headers = [("content-type", "application/json"), ("accept", "application/json")];
-    let json = send("POST", &server.url("/api/qwen-image/edit-layer"), &headers, body.to_string().as_bytes()).ok(200).json();
+    let json =
+        send("POST", &server.url("/api/qwen-image/edit-layer"), &headers, body.to_string().as_bytes()).ok(200).json();
     assert_eq!(decoded(&json["image"]), edited);
 
     let config = server.get("/api/qwen-image/config").ok(200).json();
@@ -73,7 +74,8 @@ fn what_cannot_be_done_is_said_and_a_failed_job_is_named() {
 fn whoever_hangs_up_cancels() {
     let place = Place::new();
     let server = Server::start(&place, &[]);
-    let body = json!({"image": data_url(&picture(64, 48, [9, 8, 7, 255])), "prompt": "x", "layers": 2, "steps": 1000}).to_string();
+    let body = json!({"image": data_url(&picture(64, 48, [9, 8, 7, 255])), "prompt": "x", "layers": 2, "steps": 1000})
+        .to_string();
     let mut stream = TcpStream::connect(&server.address).unwrap();
     let head = format!(
         "POST /api/qwen-image/decompose HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",

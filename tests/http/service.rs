@@ -57,7 +57,8 @@ async fn a_front_without_workers_accepts_and_one_that_works_needs_none() {
         assert!(server.get("/readyz").ok(200).json()["ready"] == true);
         let texts = [("kind", "composite"), ("batch", "b1"), ("label", "set=one")];
         let id = server.submit(&texts, &pixel);
-        let cancelled = upload(&server.url("/v1/jobs"), &[("kind", "composite"), ("label", "n=2")], &[("image", "x", &pixel)]);
+        let cancelled =
+            upload(&server.url("/v1/jobs"), &[("kind", "composite"), ("label", "n=2")], &[("image", "x", &pixel)]);
         let cancelled = cancelled.ok(202).json()["id"].as_str().unwrap().to_owned();
         assert_eq!(server.act(&cancelled, "cancel").ok(200).json()["state"], "cancelled");
         assert_eq!(server.get("/v1/batches").json()["batches"][0]["batch"], "b1");

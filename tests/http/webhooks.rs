@@ -64,11 +64,16 @@ pub fn receiver(answers: &[&'static str]) -> (u16, Receiver<Call>) {
                 let Some((name, value)) = line.trim().split_once(": ") else { break };
                 headers.push((name.to_lowercase(), value.to_owned()));
             }
-            let length = headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, length)| length.parse().unwrap());
+            let length = headers
+                .iter()
+                .find(|(name, _)| name == "content-length")
+                .map_or(0, |(_, length)| length.parse().unwrap());
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
             let answer = answers.next().unwrap_or("204 No Content");
-            stream.write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes()).ok();
+            stream
+                .write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())
+                .ok();
             heard.send(Call { headers, body: String::from_utf8(body).unwrap() }).ok();
         }
     });
@@ -139,11 +144,13 @@ fn a_receiver_that_is_gone_is_given_up_and_inner_addresses_are_not_called() {
         "https://localhost/".to_owned(),
         "http://example.org/plain".to_owned(),
     ] {
-        let body = json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": inner});
+        let body =
+            json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": inner});
         assert_eq!(server.post("/v1/jobs", &body).problem(403, "input_forbidden")["field"], "webhook");
     }
     for wrong in ["example.org", "ftp://example.org/", "https://me:s3cret@example.org/"] {
-        let body = json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": wrong});
+        let body =
+            json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": wrong});
         let problem = server.post("/v1/jobs", &body).problem(422, "invalid_request");
         assert!(!problem.to_string().contains("s3cret"), "{problem}");
     }

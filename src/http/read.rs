@@ -7,8 +7,9 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 
 use super::problem::Failure;
 use crate::job::{JobError, JobId};
@@ -133,6 +134,25 @@ pub fn swallow(body: Body) {
             }
         }
     }));
+}
+
+/// A body whose rest is swallowed when its reader has had enough, for the same reason.
+pub fn patient(body: Body) -> Body {
+    let (hand, taken) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut stream = body.into_data_stream();
+        while let Some(piece) = stream.next().await {
+            let broken = piece.is_err();
+            if hand.send(piece).await.is_err() {
+                swallow(Body::from_stream(stream));
+                return;
+            }
+            if broken {
+                return;
+            }
+        }
+    });
+    Body::from_stream(stream::unfold(taken, |mut taken| async move { Some((taken.recv().await?, taken)) }))
 }
 
 /// Refuses a body by its `Content-Length`.

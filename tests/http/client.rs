@@ -157,7 +157,8 @@ impl Events {
                 }
                 continue;
             }
-            self.text += &self.chunk()?;
+            let chunk = self.chunk()?;
+            self.text += &chunk;
         }
     }
 

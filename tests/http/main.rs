@@ -22,6 +22,6 @@ mod rabbit;
 #[path = "../services/s3_server.rs"]
 mod s3_server;
 mod status;
-#[allow(dead_code, unused_imports, reason = "a part of it is used here")]
+#[allow(dead_code, unused_imports, unused_macros, reason = "a part of it is used here")]
 #[path = "../services/world.rs"]
 mod world;

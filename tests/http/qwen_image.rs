@@ -63,9 +63,11 @@ fn what_cannot_be_done_is_said_and_a_failed_job_is_named() {
     ask(json!({"image": scene})).problem(422, "invalid_request");
     ask(json!({"image": scene, "instruction": "x", "steps": 0})).problem(422, "invalid_request");
 
-    // A header of a picture and no more: it is accepted, and its job fails.
-    let whole = picture(64, 64, [9, 8, 7, 255]);
-    let problem = ask(json!({"image": data_url(&whole[..60]), "instruction": "x"})).problem(422, "invalid_image");
+    // It begins as a picture and is none: it is accepted, and its job fails.
+    let mut broken = picture(64, 64, [9, 8, 7, 255]);
+    let inside = broken.len() - 24;
+    broken[inside] ^= 0xff;
+    let problem = ask(json!({"image": data_url(&broken), "instruction": "x"})).problem(422, "invalid_image");
     let job = server.job(problem["job"].as_str().unwrap());
     assert_eq!(job["state"], "failed");
 }

@@ -6,6 +6,7 @@
 mod config;
 mod doctor;
 mod download_bar;
+mod export;
 mod failure;
 mod fetch;
 mod global;
@@ -15,6 +16,7 @@ mod output;
 mod params;
 mod progress;
 mod run;
+mod serve;
 mod submit;
 mod view;
 mod watch;
@@ -43,10 +45,14 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Submit jobs for workers: one, or one for each row of a manifest or picture of a folder
     Submit(Box<submit::SubmitArgs>),
+    /// Serve the API and the page, and work on what comes in
+    Serve(serve::ServeArgs),
     /// Work on submitted jobs until told to stop
     Worker(worker::WorkerArgs),
     /// List, show, watch, cancel, retry, fetch or prune jobs
     Jobs(jobs::JobsArgs),
+    /// Write the layers of a result as one file: ZIP, OpenRaster (Krita, GIMP) or PSD (Photoshop)
+    Export(export::ExportArgs),
     /// List, download or check model checkpoints
     Models(models::ModelsArgs),
     /// Show the configuration and where each value comes from
@@ -82,8 +88,10 @@ impl Command {
         match self {
             Self::Run(args) => args.run(global),
             Self::Submit(args) => args.run(global),
+            Self::Serve(args) => args.run(global),
             Self::Worker(args) => args.run(global),
             Self::Jobs(args) => args.run(global),
+            Self::Export(args) => args.run(global),
             Self::Models(args) => args.run(global),
             Self::Config(args) => args.run(global),
             Self::Doctor(args) => args.run(global),
@@ -94,8 +102,9 @@ impl Command {
         match self {
             Self::Run(args) => args.json(),
             Self::Submit(args) => args.json(),
-            Self::Worker(_) => false,
+            Self::Serve(_) | Self::Worker(_) => false,
             Self::Jobs(args) => args.json(),
+            Self::Export(args) => args.json,
             Self::Models(args) => args.json(),
             Self::Config(args) => args.json,
             Self::Doctor(args) => args.json,

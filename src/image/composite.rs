@@ -1,5 +1,7 @@
 //! Layers put together, back to front.
 
+use std::borrow::Borrow;
+
 use ::image::RgbaImage;
 use rayon::prelude::*;
 
@@ -12,8 +14,9 @@ use crate::job::JobError;
 ///
 /// # Errors
 /// [`JobError::InvalidRequest`] when there is no layer, or a layer has another size than the first.
-pub fn composite(layers: &[RgbaImage]) -> Result<RgbaImage, JobError> {
-    let Some((back, above)) = layers.split_first() else {
+pub fn composite<Layer: Borrow<RgbaImage>>(layers: &[Layer]) -> Result<RgbaImage, JobError> {
+    let layers: Vec<&RgbaImage> = layers.iter().map(Borrow::borrow).collect();
+    let Some((&back, above)) = layers.split_first() else {
         return Err(JobError::invalid("layers", "there is none; give at least one picture, the rearmost first"));
     };
     for (index, layer) in above.iter().enumerate() {

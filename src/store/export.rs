@@ -12,7 +12,7 @@ use std::{
 use tracing::warn;
 
 use super::{
-    MANIFEST, ObjectKey, Store,
+    MANIFEST, ObjectKey, ResultFiles, Store,
     errors::io_error,
     folder::{blocking, check_writable, sync_folder, write_whole},
     key::check_name,
@@ -21,8 +21,6 @@ use crate::job::{JobError, JobId, Manifest};
 
 /// Holds the id of the job whose files are being copied.
 const MARKER: &str = ".acetate-export";
-/// A manifest is read whole; one of this size, in bytes, is none of acetate's.
-const LARGEST_MANIFEST: u64 = 16 << 20;
 
 #[derive(Debug, Clone)]
 pub struct OutFolder {
@@ -57,11 +55,7 @@ impl OutFolder {
     ///
     /// Copies, not links: a picture that is painted over here must not change the one in the store.
     pub async fn export(&self, store: &Store, manifest_key: &ObjectKey) -> Result<Manifest, JobError> {
-        let text = store.get(manifest_key, LARGEST_MANIFEST).await?;
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| JobError::Storage {
-            path: store.place(manifest_key),
-            reason: format!("is not a manifest: {error}"),
-        })?;
+        let ResultFiles { manifest, text, .. } = ResultFiles::published(store.clone(), manifest_key.clone()).await?;
         let (folder, new) = (self.path.clone(), manifest.clone());
         let lock = blocking(move || begin(&folder, &new)).await?;
         for file in &manifest.files {

@@ -1,0 +1,189 @@
+//! `acetate export`: the layers of a result as one file that other programs open.
+
+use std::{
+    fs::{self, File},
+    io::BufWriter,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    Failure,
+    global::{GlobalArgs, block_on},
+    jobs::no_such_job,
+    output,
+};
+use crate::{
+    app::Front,
+    config::Loaded,
+    image::{ExportError, ExportFormat, Limits, Sheet, Stack},
+    job::{JobError, JobId, JobState, Manifest},
+    store::{ObjectKey, ResultFiles, io_error},
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every layer is one of the file, by name and in its place; layer-00.png, the whole picture as the model
+regenerates it, is not, but a ZIP holds it beside the layers, with the manifest and their composite.
+
+Example: acetate export out/scene --out scene.psd")]
+pub struct ExportArgs {
+    /// A job that has succeeded, by its id, or a folder with the result of one
+    #[arg(value_name = "JOB|FOLDER")]
+    source: String,
+    /// zip, ora (OpenRaster: Krita, GIMP) or psd (Photoshop, Photopea) [default: what --out ends in]
+    #[arg(long)]
+    format: Option<ExportFormat>,
+    /// The file to write
+    #[arg(long, short, value_name = "FILE")]
+    out: PathBuf,
+    /// Replace the file if there is one
+    #[arg(long)]
+    force: bool,
+    /// Print what was written as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A layer as `--json` lists it, back to front.
+#[derive(Serialize)]
+struct Listed<'a> {
+    name: &'a str,
+    file: &'a str,
+    opacity: f32,
+    visible: bool,
+}
+
+impl ExportArgs {
+    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let format = self.format()?;
+        self.check_out()?;
+        let loaded = global.load(Vec::new())?;
+        let files = block_on(self.open(&loaded))?;
+        let image = &loaded.config.image;
+        let limits = Limits {
+            max_width: image.max_width,
+            max_height: image.max_height,
+            max_pixels: image.max_pixels,
+            max_bytes: image.max_bytes,
+        };
+        let manifest = files.manifest.clone();
+        let stack = Stack::of_result(&manifest, block_on(async { Ok(files.read_all().await?) })?)?;
+        let size = write(&stack, format, &limits, &self.out)?;
+        self.report(format, &manifest, &stack, size)
+    }
+
+    fn format(&self) -> Result<ExportFormat, Failure> {
+        self.format.or_else(|| ExportFormat::of_path(&self.out)).ok_or_else(|| {
+            let out = self.out.display();
+            Failure::Usage(format!("--out: `{out}` ends in none of .zip, .ora and .psd; give --format"))
+        })
+    }
+
+    /// Before anything is read.
+    fn check_out(&self) -> Result<(), Failure> {
+        let out = self.out.display();
+        let refuse = |reason: String| Err(JobError::invalid("--out", reason).into());
+        if self.out.is_dir() {
+            return refuse(format!("{out} is a folder; give the name of a file"));
+        }
+        if self.out.exists() && !self.force {
+            return refuse(format!("{out} exists; give another name, or --force to replace it"));
+        }
+        if !folder_of(&self.out).is_dir() {
+            return refuse(format!(
+                "there is no folder {} to write it into; make it first",
+                folder_of(&self.out).display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// A folder by that name is meant before a job.
+    async fn open(&self, loaded: &Loaded) -> Result<ResultFiles, Failure> {
+        let path = Path::new(&self.source);
+        if path.exists() {
+            return if path.is_dir() {
+                Ok(ResultFiles::in_folder(path).await?)
+            } else {
+                let reason = format!("{} is a file; give the folder of a result, or a job's id", self.source);
+                Err(JobError::invalid("JOB|FOLDER", reason).into())
+            };
+        }
+        let id: JobId = self.source.parse().map_err(|_| {
+            let reason = format!("there is no folder `{}`, and it is no job's id, a UUID", self.source);
+            JobError::invalid("JOB|FOLDER", reason)
+        })?;
+        let front = Front::open(loaded).await?;
+        let files = published(&front, id).await;
+        front.close().await;
+        Ok(files?)
+    }
+
+    fn report(&self, format: ExportFormat, manifest: &Manifest, stack: &Stack, size: u64) -> Result<(), Failure> {
+        if self.json {
+            let listed = |sheet: &Sheet| {
+                let Sheet { name, file, opacity, visible, .. } = sheet;
+                json!(Listed { name, file, opacity: *opacity, visible: *visible })
+            };
+            return output::json(&json!({
+                "job": manifest.job,
+                "format": format.as_str(),
+                "file": self.out.display().to_string(),
+                "size": size,
+                "layers": stack.sheets.iter().map(listed).collect::<Vec<_>>(),
+            }));
+        }
+        let layers = match stack.sheets.len() {
+            1 => "1 layer".to_owned(),
+            count => format!("{count} layers"),
+        };
+        output::line(&format!("{}  {layers}, {}", self.out.display(), output::size(size)))
+    }
+}
+
+async fn published(front: &Front, id: JobId) -> Result<ResultFiles, JobError> {
+    let row = front.status.get(id).await?.ok_or_else(|| no_such_job(id))?;
+    let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
+        let hint = match row.state {
+            JobState::Queued | JobState::Running => format!("; `acetate jobs watch {id}` waits for its end"),
+            JobState::Failed | JobState::Cancelled => format!("; `acetate jobs retry {id}` tries it again"),
+            JobState::Succeeded => String::new(),
+        };
+        return Err(JobError::invalid("id", format!("job {id} is {} and has no result yet{hint}", row.state)));
+    };
+    let store = front.stores.at_root(result.root.as_deref())?;
+    ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await
+}
+
+/// Writes beside the file and renames, so that it is there whole or not at all; gives its size in bytes.
+fn write(stack: &Stack, format: ExportFormat, limits: &Limits, path: &Path) -> Result<u64, JobError> {
+    let failed = |error: std::io::Error| io_error(path, "write the export", &error);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".acetate-").suffix(".part");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    let file = builder.tempfile_in(folder_of(path)).map_err(failed)?;
+    let written = stack.write(format, limits, BufWriter::new(file)).map_err(|error| match error {
+        ExportError::Stack(error) => error,
+        ExportError::Write(error) => failed(error),
+    })?;
+    let file = written.into_inner().map_err(|error| failed(error.into_error()))?;
+    let size = file.as_file().metadata().map_err(failed)?.len();
+    let kept: Result<File, _> = file.persist(path);
+    kept.map_err(|error| failed(error.error))?;
+    Ok(size)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}

@@ -1,0 +1,169 @@
+//! Reading the parts of a request: what cannot be read is a problem like any other.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+};
+use futures_util::{StreamExt, stream};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use super::problem::Failure;
+use crate::job::{JobError, JobId};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const MOST_SWALLOWED: usize = 2 << 30;
+
+/// The `{id}` of a path.
+pub struct Id(pub JobId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let In(names) = In::<std::collections::HashMap<String, String>>::from_request_parts(parts, state).await?;
+        let text = names.get("id").map(String::as_str).unwrap_or_default();
+        job_id(text).map(Self)
+    }
+}
+
+pub fn job_id(text: &str) -> Result<JobId, Failure> {
+    text.parse().map_err(|error: JobError| Failure::bad_request(error.to_string()).about("id"))
+}
+
+/// Names in a path.
+pub struct In<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for In<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(names)) => Ok(Self(names)),
+            Err(rejection) => Err(Failure::bad_request(format!("the path cannot be read: {}", rejection.body_text()))),
+        }
+    }
+}
+
+/// Parameters after the `?`.
+pub struct Asked<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(asked)) => Ok(Self(asked)),
+            Err(rejection) => Err(Failure::bad_request(rejection.body_text())),
+        }
+    }
+}
+
+/// A JSON body of at most `MOST` bytes.
+pub struct Json<T, const MOST: usize>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned, const MOST: usize> FromRequest<S> for Json<T, MOST> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+        let (parts, body) = request.into_parts();
+        if !is_json(&parts.headers) {
+            return Err(unsupported("application/json"));
+        }
+        let bytes = whole(&parts.headers, body, MOST as u64).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
+        let code = if error.is_data() { "invalid_request" } else { "bad_request" };
+        Failure::new(status, code, format!("the JSON cannot be read: {error}"))
+    })
+}
+
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let essence = media_type(headers);
+    essence == "application/json" || essence.starts_with("application/") && essence.ends_with("+json")
+}
+
+/// The `Content-Type` without its parameters.
+pub fn media_type(headers: &HeaderMap) -> String {
+    let whole = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    whole.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+pub fn unsupported(wanted: &str) -> Failure {
+    let detail = format!("the body's Content-Type must be {wanted}");
+    Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail).about("Content-Type")
+}
+
+/// A body of at most `most` bytes; one that says that it has more is not read.
+pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, Failure> {
+    if let Err(failure) = announced(headers, most) {
+        swallow(body);
+        return Err(failure);
+    }
+    let mut bytes = Vec::new();
+    let mut stream = body.into_data_stream();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|_| Failure::bad_request("the body broke off"))?;
+        if (bytes.len() + piece.len()) as u64 > most {
+            swallow(Body::from_stream(stream));
+            return Err(too_large(most));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.into())
+}
+
+/// Lets the rest of a body run into nothing, for a while: a client that is still sending sees the answer only when
+/// somebody goes on reading.
+pub fn swallow(body: Body) {
+    tokio::spawn(tokio::time::timeout(PATIENCE, async move {
+        let mut stream = body.into_data_stream();
+        let mut seen = 0;
+        while let Some(Ok(piece)) = stream.next().await {
+            seen += piece.len();
+            if seen > MOST_SWALLOWED {
+                return;
+            }
+        }
+    }));
+}
+
+/// A body whose rest is swallowed when its reader has had enough, for the same reason.
+pub fn patient(body: Body) -> Body {
+    let (hand, taken) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut stream = body.into_data_stream();
+        while let Some(piece) = stream.next().await {
+            let broken = piece.is_err();
+            if hand.send(piece).await.is_err() {
+                swallow(Body::from_stream(stream));
+                return;
+            }
+            if broken {
+                return;
+            }
+        }
+    });
+    Body::from_stream(stream::unfold(taken, |mut taken| async move { Some((taken.recv().await?, taken)) }))
+}
+
+/// Refuses a body by its `Content-Length`.
+pub fn announced(headers: &HeaderMap, most: u64) -> Result<(), Failure> {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    match length.and_then(|length| length.parse::<u64>().ok()) {
+        Some(length) if length > most => Err(too_large(most)),
+        _ => Ok(()),
+    }
+}
+
+pub fn too_large(most: u64) -> Failure {
+    Failure::too_large(format!("the request has more than {most} bytes"))
+}

@@ -1,0 +1,53 @@
+//! The formats, and what they are called.
+
+use std::{fmt, path::Path, str::FromStr};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExportFormat {
+    Zip,
+    Ora,
+    Psd,
+}
+
+impl ExportFormat {
+    pub const ALL: [Self; 3] = [Self::Zip, Self::Ora, Self::Psd];
+
+    /// The name, which is also the ending of a file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Zip => "zip",
+            Self::Ora => "ora",
+            Self::Psd => "psd",
+        }
+    }
+
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Zip => "application/zip",
+            Self::Ora => "image/openraster",
+            Self::Psd => "image/vnd.adobe.photoshop",
+        }
+    }
+
+    /// The format that a file's name asks for by its ending.
+    pub fn of_path(path: &Path) -> Option<Self> {
+        path.extension()?.to_str()?.to_ascii_lowercase().parse().ok()
+    }
+}
+
+impl fmt::Display for ExportFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for ExportFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|format| format.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is not an export format; the formats are zip, ora and psd"))
+    }
+}

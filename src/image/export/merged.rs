@@ -1,0 +1,72 @@
+//! The pixels of a stack: each layer's, and what the visible ones show together.
+
+use std::borrow::Cow;
+
+use ::image::RgbaImage;
+
+use super::{super::composite, Sheet};
+use crate::{
+    image::{Limits, decode},
+    job::JobError,
+};
+
+pub(super) struct Merged {
+    /// One for each sheet, as stored: opacity is not applied.
+    pub layers: Vec<RgbaImage>,
+    /// The visible sheets put together, on nothing.
+    pub whole: RgbaImage,
+}
+
+impl Merged {
+    pub fn of(sheets: &[Sheet], limits: &Limits) -> Result<Self, JobError> {
+        if sheets.is_empty() {
+            return Err(JobError::invalid("layers", "there is none to export; a stack has at least one"));
+        }
+        let mut layers: Vec<RgbaImage> = Vec::with_capacity(sheets.len());
+        for (index, sheet) in sheets.iter().enumerate() {
+            if !(0.0..=1.0).contains(&sheet.opacity) {
+                let reason = format!("{} is not a number from 0 (unseen) to 1 (solid)", sheet.opacity);
+                return Err(JobError::invalid(format!("layers[{index}].opacity"), reason));
+            }
+            let layer = decode(&sheet.file, &sheet.png, limits)?.pixels;
+            if let Some(first) = layers.first().filter(|first| first.dimensions() != layer.dimensions()) {
+                return Err(other_size(sheet, &layer, &sheets[0], first));
+            }
+            layers.push(layer);
+        }
+        let shown = sheets.iter().zip(&layers).filter(|(sheet, _)| sheet.visible && sheet.opacity > 0.0);
+        let shown: Vec<Cow<'_, RgbaImage>> = shown.map(|(sheet, layer)| faded(layer, sheet.opacity)).collect();
+        let whole =
+            if shown.is_empty() { RgbaImage::new(layers[0].width(), layers[0].height()) } else { composite(&shown)? };
+        Ok(Self { layers, whole })
+    }
+
+    /// Pixels, of every layer.
+    pub fn size(&self) -> (u32, u32) {
+        self.whole.dimensions()
+    }
+}
+
+fn other_size(sheet: &Sheet, layer: &RgbaImage, other: &Sheet, first: &RgbaImage) -> JobError {
+    let ((width, height), (first_width, first_height)) = (layer.dimensions(), first.dimensions());
+    JobError::InvalidImage {
+        input: sheet.file.clone(),
+        reason: format!(
+            "it is {width}x{height} pixels but {} is {first_width}x{first_height}; layers of one stack have one size \
+             (an edit with output_size \"source\" keeps it)",
+            other.file
+        ),
+    }
+}
+
+/// The layer with its alpha times `opacity`.
+fn faded(layer: &RgbaImage, opacity: f32) -> Cow<'_, RgbaImage> {
+    if opacity == 1.0 {
+        return Cow::Borrowed(layer);
+    }
+    let mut layer = layer.clone();
+    for pixel in layer.pixels_mut() {
+        pixel.0[3] = (f32::from(pixel.0[3]) * opacity).round() as u8;
+    }
+    Cow::Owned(layer)
+}

@@ -1,0 +1,87 @@
+//! OpenRaster, the open exchange format of Krita, GIMP and MyPaint: a ZIP with a description in XML, a PNG for each
+//! layer, the merged picture and a thumbnail (<https://www.openraster.org/baseline/>).
+
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    io::{Seek, Write},
+};
+
+use ::image::RgbaImage;
+
+use super::{ExportError, Merged, Stack, zip::Archive};
+use crate::image::{encode_png, lanczos};
+
+/// The longest side of the thumbnail, in pixels; the format's own limit.
+const THUMBNAIL: u32 = 256;
+const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+/// `mimetype` comes first and is stored, so that it can be recognised at a fixed place in the file.
+pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> Result<W, ExportError> {
+    let mut archive = Archive::new(out);
+    archive.add("mimetype", b"image/openraster")?;
+    archive.add("stack.xml", description(stack, merged.size()).as_bytes())?;
+    for (index, (sheet, layer)) in stack.sheets.iter().zip(&merged.layers).enumerate() {
+        // A folder may hold anything under a name that ends in .png.
+        let png = match sheet.png.starts_with(PNG_SIGNATURE) {
+            true => Cow::Borrowed(&sheet.png),
+            false => Cow::Owned(encode_png(layer)?),
+        };
+        archive.add(&source(index), &png)?;
+    }
+    archive.add("mergedimage.png", &encode_png(&merged.whole)?)?;
+    archive.add("Thumbnails/thumbnail.png", &encode_png(&thumbnail(&merged.whole))?)?;
+    archive.finish()
+}
+
+/// `stack.xml`; the first layer in it is the one on top.
+fn description(stack: &Stack, (width, height): (u32, u32)) -> String {
+    let mut xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+         <image version=\"0.0.3\" w=\"{width}\" h=\"{height}\" xres=\"72\" yres=\"72\">\n  <stack>\n"
+    );
+    for (index, sheet) in stack.sheets.iter().enumerate().rev() {
+        let (name, src, opacity) = (attribute(&sheet.name), source(index), sheet.opacity);
+        let visibility = if sheet.visible { "visible" } else { "hidden" };
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            xml,
+            "    <layer name=\"{name}\" src=\"{src}\" x=\"0\" y=\"0\" opacity=\"{opacity}\" \
+             visibility=\"{visibility}\" composite-op=\"svg:src-over\"/>"
+        );
+    }
+    xml.push_str("  </stack>\n</image>\n");
+    xml
+}
+
+fn source(index: usize) -> String {
+    format!("data/layer-{:02}.png", index + 1)
+}
+
+/// Text inside quotes. Characters that XML 1.0 cannot say at all become the replacement character.
+fn attribute(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\t' | '\n' | '\r' => {
+                let _ = write!(out, "&#{};", u32::from(c));
+            }
+            '\0'..'\x20' | '\u{fffe}' | '\u{ffff}' => out.push(char::REPLACEMENT_CHARACTER),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn thumbnail(whole: &RgbaImage) -> RgbaImage {
+    let longest = whole.width().max(whole.height());
+    if longest <= THUMBNAIL {
+        return whole.clone();
+    }
+    let scaled = |side: u32| (u64::from(side) * u64::from(THUMBNAIL) / u64::from(longest)).max(1) as u32;
+    lanczos(whole, scaled(whole.width()), scaled(whole.height()))
+}

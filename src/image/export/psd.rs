@@ -1,0 +1,280 @@
+//! PSD, version 1, after Adobe's "Photoshop File Formats Specification": 8-bit RGB, sRGB, a layer of four channels for
+//! each sheet, and the merged picture. All numbers are big-endian.
+//!
+//! A layer is stored without its transparent border, as Photoshop does it, so the colour under that border is not in
+//! the file; a layer with nothing on it has no pixels at all. Colour under transparent pixels inside is kept.
+
+use std::io::{Seek, SeekFrom, Write};
+
+use ::image::RgbaImage;
+use moxcms::ColorProfile;
+
+use super::{ExportError, Merged, Sheet, Stack, packbits::pack};
+use crate::{image::on_white, job::JobError};
+
+/// Pixels, of either side; the version of the format for larger ones (PSB) is another one.
+const LONGEST_SIDE: u32 = 30_000;
+const RLE: u16 = 1;
+const RAW: u16 = 0;
+/// The number of the alpha channel; red, green and blue are 0 to 2.
+const ALPHA: i16 = -1;
+/// Channel numbers in the order in which they are stored, and where they are in an RGBA pixel.
+const CHANNELS: [(i16, usize); 4] = [(ALPHA, 3), (0, 0), (1, 1), (2, 2)];
+const HIDDEN: u8 = 1 << 1;
+/// Says that the bits above are those of Photoshop 5 and later.
+const MODERN: u8 = 1 << 3;
+
+pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> Result<W, ExportError> {
+    let (width, height) = merged.size();
+    if width > LONGEST_SIDE || height > LONGEST_SIDE {
+        return Err(too_large(&format!("{width}x{height} pixels; a PSD has at most {LONGEST_SIDE} on a side")));
+    }
+    let opaque = merged.whole.pixels().all(|pixel| pixel.0[3] == 255);
+    let mut file = Writer { out };
+    file.header(width, height, if opaque { 3 } else { 4 })?;
+    file.u32(0)?; // the palette, which RGB has not
+    file.resources()?;
+    let all = file.open()?;
+    file.layers(stack, merged, opaque)?;
+    file.u32(0)?; // the mask of all layers
+    file.close(all, 1)?;
+    file.merged_picture(&merged.whole, opaque)?;
+    Ok(file.out)
+}
+
+/// The part of a layer that is not transparent, in pixels; the ends are one past the last.
+#[derive(Clone, Copy, Default)]
+struct Bounds {
+    left: u32,
+    top: u32,
+    right: u32,
+    bottom: u32,
+}
+
+impl Bounds {
+    fn of(layer: &RgbaImage) -> Self {
+        let mut seen: Option<Self> = None;
+        for (x, y, pixel) in layer.enumerate_pixels() {
+            if pixel.0[3] != 0 {
+                let before = seen.unwrap_or(Self { left: x, top: y, right: x, bottom: y });
+                seen = Some(Self {
+                    left: before.left.min(x),
+                    top: before.top,
+                    right: before.right.max(x + 1),
+                    bottom: y + 1,
+                });
+            }
+        }
+        seen.unwrap_or_default()
+    }
+
+    fn is_empty(self) -> bool {
+        self.right == self.left
+    }
+}
+
+/// A length that is written when what it counts has been.
+struct Open {
+    at: u64,
+}
+
+struct Writer<W: Write + Seek> {
+    out: W,
+}
+
+impl<W: Write + Seek> Writer<W> {
+    fn header(&mut self, width: u32, height: u32, channels: u16) -> Result<(), ExportError> {
+        const RGB: u16 = 3;
+        self.bytes(b"8BPS")?;
+        self.u16(1)?;
+        self.bytes(&[0; 6])?;
+        self.u16(channels)?;
+        self.u32(height)?;
+        self.u32(width)?;
+        self.u16(8)?;
+        self.u16(RGB)
+    }
+
+    /// Print size, colour profile, and that the merged picture is a real one.
+    fn resources(&mut self) -> Result<(), ExportError> {
+        const RESOLUTION: u16 = 1005;
+        const ICC_PROFILE: u16 = 1039;
+        const VERSION: u16 = 1057;
+        // 72 pixels an inch as 16.16, its unit (1: an inch) and the unit that widths are shown in (2: cm), twice.
+        let dpi = [0, 72, 0, 0, 0, 1, 0, 2];
+        let all = self.open()?;
+        self.resource(RESOLUTION, &[dpi, dpi].concat())?;
+        if let Ok(profile) = ColorProfile::new_srgb().encode() {
+            self.resource(ICC_PROFILE, &profile)?;
+        }
+        let name = utf16("acetate");
+        self.resource(VERSION, &[&[0, 0, 0, 1, 1], name.as_slice(), name.as_slice(), &[0, 0, 0, 1]].concat())?;
+        self.close(all, 1)
+    }
+
+    fn resource(&mut self, id: u16, data: &[u8]) -> Result<(), ExportError> {
+        self.bytes(b"8BIM")?;
+        self.u16(id)?;
+        self.u16(0)?; // no name
+        self.u32(length(data.len())?)?;
+        self.bytes(data)?;
+        self.bytes(&[0][..data.len() % 2])
+    }
+
+    /// First a record for every layer, then the pixels of all, the rearmost first.
+    fn layers(&mut self, stack: &Stack, merged: &Merged, opaque: bool) -> Result<(), ExportError> {
+        let Ok(count) = i16::try_from(stack.sheets.len()) else {
+            return Err(too_large(&format!("{} layers; a PSD has at most {}", stack.sheets.len(), i16::MAX)));
+        };
+        let all = self.open()?;
+        // A negative count says that the fourth channel of the merged picture is its transparency.
+        self.i16(if opaque { count } else { -count })?;
+        let mut records = Vec::new();
+        for (sheet, layer) in stack.sheets.iter().zip(&merged.layers) {
+            let bounds = Bounds::of(layer);
+            records.push((layer, bounds, self.record(sheet, bounds)?));
+        }
+        for (layer, bounds, lengths) in records {
+            for ((_, offset), open) in CHANNELS.into_iter().zip(lengths) {
+                let data = channel(layer, bounds, offset);
+                self.bytes(&data)?;
+                self.fill(open, length(data.len())?)?;
+            }
+        }
+        self.close(all, 2)
+    }
+
+    /// Everything about a layer but its pixels; gives the places for the lengths of its channels.
+    fn record(&mut self, sheet: &Sheet, bounds: Bounds) -> Result<Vec<Open>, ExportError> {
+        for side in [bounds.top, bounds.left, bounds.bottom, bounds.right] {
+            self.u32(side)?;
+        }
+        self.u16(CHANNELS.len() as u16)?;
+        let mut lengths = Vec::new();
+        for (number, _) in CHANNELS {
+            self.i16(number)?;
+            lengths.push(self.open()?);
+        }
+        self.bytes(b"8BIMnorm")?;
+        let opacity = (sheet.opacity * 255.0).round() as u8;
+        let flags = if sheet.visible { MODERN } else { MODERN | HIDDEN };
+        self.bytes(&[opacity, 0, flags, 0])?;
+        let extra = self.open()?;
+        self.u32(0)?; // no mask
+        self.u32(0)?; // blended over its whole range
+        self.bytes(&short_name(&sheet.name))?;
+        self.bytes(b"8BIMluni")?;
+        let unicode = self.open()?;
+        self.bytes(&utf16(&sheet.name))?;
+        self.close(unicode, 4)?;
+        self.close(extra, 1)?;
+        Ok(lengths)
+    }
+
+    /// What programs show that do not read layers. Transparent places are blended with white, as Photoshop does it.
+    fn merged_picture(&mut self, whole: &RgbaImage, opaque: bool) -> Result<(), ExportError> {
+        let colours = on_white(whole);
+        let (mut counts, mut rows) = (Vec::new(), Vec::new());
+        for offset in 0..3 {
+            let row_bytes = colours.width() as usize * 3;
+            for row in colours.chunks_exact(row_bytes) {
+                add_row(row.iter().skip(offset).step_by(3).copied(), &mut counts, &mut rows);
+            }
+        }
+        if !opaque {
+            for row in whole.chunks_exact(whole.width() as usize * 4) {
+                add_row(row.iter().skip(3).step_by(4).copied(), &mut counts, &mut rows);
+            }
+        }
+        self.u16(RLE)?;
+        self.bytes(&counts)?;
+        self.bytes(&rows)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
+        Ok(self.out.write_all(bytes)?)
+    }
+
+    fn u16(&mut self, value: u16) -> Result<(), ExportError> {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    fn i16(&mut self, value: i16) -> Result<(), ExportError> {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    fn u32(&mut self, value: u32) -> Result<(), ExportError> {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    /// Leaves room for a length.
+    fn open(&mut self) -> Result<Open, ExportError> {
+        let at = self.out.stream_position()?;
+        self.u32(0)?;
+        Ok(Open { at })
+    }
+
+    /// Pads what came after `open` to a multiple of `to` bytes and writes its length, the padding included.
+    fn close(&mut self, open: Open, to: usize) -> Result<(), ExportError> {
+        let written = (self.out.stream_position()? - open.at - 4) as usize;
+        let padded = written.next_multiple_of(to);
+        self.bytes(&[0; 4][..padded - written])?;
+        self.fill(open, length(padded)?)
+    }
+
+    fn fill(&mut self, open: Open, length: u32) -> Result<(), ExportError> {
+        let end = self.out.stream_position()?;
+        self.out.seek(SeekFrom::Start(open.at))?;
+        self.u32(length)?;
+        self.out.seek(SeekFrom::Start(end))?;
+        Ok(())
+    }
+}
+
+/// One channel of a layer: the way it is stored, the packed length of every row, the rows.
+fn channel(layer: &RgbaImage, bounds: Bounds, offset: usize) -> Vec<u8> {
+    if bounds.is_empty() {
+        return RAW.to_be_bytes().to_vec();
+    }
+    let row_bytes = layer.width() as usize * 4;
+    let across = bounds.left as usize * 4..bounds.right as usize * 4;
+    let (mut counts, mut rows) = (Vec::new(), Vec::new());
+    for row in layer.chunks_exact(row_bytes).take(bounds.bottom as usize).skip(bounds.top as usize) {
+        add_row(row[across.clone()].iter().skip(offset).step_by(4).copied(), &mut counts, &mut rows);
+    }
+    [&RLE.to_be_bytes(), counts.as_slice(), rows.as_slice()].concat()
+}
+
+/// A packed row of the longest side fits its count of 16 bits: it takes at most a 128th more.
+fn add_row(row: impl Iterator<Item = u8>, counts: &mut Vec<u8>, rows: &mut Vec<u8>) {
+    let plain: Vec<u8> = row.collect();
+    let packed = pack(&plain, rows) as u16;
+    counts.extend(packed.to_be_bytes());
+}
+
+/// The name for programs from before Unicode: at most 31 characters of ASCII, its length first, padded to fours.
+fn short_name(name: &str) -> Vec<u8> {
+    let plain = |c: char| if c.is_ascii() && !c.is_ascii_control() { c as u8 } else { b'?' };
+    let mut bytes = vec![0];
+    bytes.extend(name.chars().take(31).map(plain));
+    bytes[0] = (bytes.len() - 1) as u8;
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// UTF-16, the number of its units first.
+fn utf16(text: &str) -> Vec<u8> {
+    let units: Vec<u16> = text.encode_utf16().collect();
+    let mut bytes = (units.len() as u32).to_be_bytes().to_vec();
+    bytes.extend(units.iter().flat_map(|unit| unit.to_be_bytes()));
+    bytes
+}
+
+fn length(bytes: usize) -> Result<u32, ExportError> {
+    // Photoshop opens PSD files of up to 2 GB.
+    u32::try_from(bytes).ok().filter(|length| *length < 1 << 31).ok_or_else(|| too_large("2 GB of pixels or more"))
+}
+
+fn too_large(what: &str) -> ExportError {
+    JobError::invalid("format", format!("the stack has {what}; export it as ora or zip")).into()
+}

@@ -1,0 +1,43 @@
+//! The stack that the files of a job make.
+
+use std::collections::BTreeMap;
+
+use super::{Sheet, Stack};
+use crate::job::{FileEntry, JobError, LayerRole, Manifest};
+
+impl Stack {
+    /// The layers of a result, solid and shown, and the rest of its files beside them. `files` holds the bytes of all
+    /// that the manifest names, and may hold more, for instance the manifest itself.
+    ///
+    /// # Errors
+    /// [`JobError::Storage`] when `files` lacks one that the manifest names.
+    pub fn of_result(manifest: &Manifest, mut files: BTreeMap<String, Vec<u8>>) -> Result<Self, JobError> {
+        let mut sheets = Vec::new();
+        for (name, file) in shown(&manifest.files) {
+            let png = files.remove(&file.name).ok_or_else(|| JobError::Storage {
+                path: file.name.clone(),
+                reason: "the manifest names it, but it is not there; fetch the result again".to_owned(),
+            })?;
+            sheets.push(Sheet { name, file: file.name.clone(), png, opacity: 1.0, visible: true });
+        }
+        Ok(Self { sheets, beside: files.into_iter().collect() })
+    }
+}
+
+/// The files that are layers, back to front, each with its name for people.
+fn shown(files: &[FileEntry]) -> Vec<(String, &FileEntry)> {
+    let of = |role: LayerRole| files.iter().filter(move |file| file.role == role);
+    let layers: Vec<&FileEntry> = of(LayerRole::Layer).collect();
+    if layers.is_empty() {
+        // An edit or a composite: one picture.
+        let name = |file: &FileEntry| if file.role == LayerRole::Edited { "Edited" } else { "Composite" }.to_owned();
+        return files.iter().map(|file| (name(file), file)).collect();
+    }
+    let number = |file: &FileEntry| file.name.trim_start_matches("edited-").to_owned();
+    let name = |index: usize| if index == 0 { "Background".to_owned() } else { format!("Layer {}", index + 1) };
+    let layers = layers.into_iter().enumerate().map(|(index, layer)| {
+        let edited = of(LayerRole::EditedLayer).find(|edited| number(edited) == layer.name);
+        (name(index), edited.unwrap_or(layer))
+    });
+    layers.collect()
+}

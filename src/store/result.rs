@@ -1,0 +1,111 @@
+//! A finished result, read back: the manifest and the files that it names, from a store or from a folder that
+//! [`OutFolder`](super::OutFolder) has filled.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    MANIFEST, ObjectKey, Store,
+    errors::io_error,
+    folder::{blocking, hex},
+    key::check_name,
+};
+use crate::job::{JobError, Manifest};
+
+/// A manifest is read whole; one of this size, in bytes, is none of acetate's.
+pub(super) const LARGEST_MANIFEST: u64 = 16 << 20;
+
+#[derive(Debug, Clone)]
+pub struct ResultFiles {
+    pub manifest: Manifest,
+    /// The manifest as it is stored.
+    pub(super) text: Vec<u8>,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Store(Store, ObjectKey),
+    Folder(PathBuf),
+}
+
+impl ResultFiles {
+    /// A result that a job row names by its manifest's key.
+    pub async fn published(store: Store, manifest_key: ObjectKey) -> Result<Self, JobError> {
+        let text = store.get(&manifest_key, LARGEST_MANIFEST).await?;
+        let manifest = serde_json::from_slice(&text).map_err(|error| JobError::Storage {
+            path: store.place(&manifest_key),
+            reason: format!("is not a manifest: {error}"),
+        })?;
+        Ok(Self { manifest, text, place: Place::Store(store, manifest_key) })
+    }
+
+    /// A result in a folder of this machine. Its pictures may have been painted over since.
+    pub async fn in_folder(folder: &Path) -> Result<Self, JobError> {
+        let folder = folder.to_path_buf();
+        blocking(move || {
+            let path = folder.join(MANIFEST);
+            let text = fs::read(&path).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => JobError::invalid(
+                    "folder",
+                    format!("{} holds no {MANIFEST}; give a folder with a whole result of acetate", folder.display()),
+                ),
+                _ => io_error(&path, "read the manifest", &error),
+            })?;
+            let manifest = serde_json::from_slice(&text).map_err(|error| {
+                JobError::invalid("folder", format!("{} is no manifest of acetate: {error}", path.display()))
+            })?;
+            Ok(Self { manifest, text, place: Place::Folder(folder) })
+        })
+        .await
+    }
+
+    /// The bytes of one file that the manifest names; from a store, those that were published and no others.
+    ///
+    /// # Errors
+    /// [`JobError::Storage`] when it is missing or damaged, or has a name that acetate would not give.
+    pub async fn read(&self, name: &str) -> Result<Vec<u8>, JobError> {
+        check_name(name)?;
+        match &self.place {
+            Place::Store(store, manifest_key) => {
+                let named = self.manifest.files.iter().find(|file| file.name == name);
+                let file = named.ok_or_else(|| JobError::InputNotFound { input: name.to_owned() })?;
+                let key = manifest_key.sibling(name)?;
+                let bytes = store.get(&key, file.size).await?;
+                if hex(&Sha256::digest(&bytes)) != file.sha256 {
+                    let reason = "does not hold the bytes that the manifest names; the store is damaged".to_owned();
+                    return Err(JobError::Storage { path: store.place(&key), reason });
+                }
+                Ok(bytes)
+            }
+            Place::Folder(folder) => {
+                let path = folder.join(name);
+                blocking(move || {
+                    fs::read(&path).map_err(|error| match error.kind() {
+                        ErrorKind::NotFound => JobError::Storage {
+                            path: path.display().to_string(),
+                            reason: format!("{MANIFEST} names it, but it is not there; fetch the result again"),
+                        },
+                        _ => io_error(&path, "read the result", &error),
+                    })
+                })
+                .await
+            }
+        }
+    }
+
+    /// Everything by its name, the manifest too.
+    pub async fn read_all(&self) -> Result<BTreeMap<String, Vec<u8>>, JobError> {
+        let mut files = BTreeMap::from([(MANIFEST.to_owned(), self.text.clone())]);
+        for file in &self.manifest.files {
+            files.insert(file.name.clone(), self.read(&file.name).await?);
+        }
+        Ok(files)
+    }
+}

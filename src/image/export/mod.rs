@@ -16,6 +16,7 @@ mod ora;
 mod packbits;
 mod psd;
 mod result;
+mod steady;
 mod zip;
 
 use std::io::{self, Seek, Write};

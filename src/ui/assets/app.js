@@ -4,7 +4,7 @@ import { api } from './api.js';
 import { documentView } from './document.js';
 import { h, icon, say } from './dom.js';
 import { History, titleOf } from './history.js';
-import { newJob, smallNotice } from './new.js';
+import { newJob, shortName, smallNotice } from './new.js';
 import { parentOf } from './sheets.js';
 import { askAgain, signedIn } from './session.js';
 import { failed, toast } from './toast.js';
@@ -93,7 +93,7 @@ function showModel(models) {
   if (!models?.decompose) return;
   const button = document.getElementById('model');
   const { small } = models.decompose;
-  const name = models.decompose.id.split('/').slice(-1)[0];
+  const name = shortName(models.decompose.id);
   button.hidden = false;
   button.classList.toggle('warn', small);
   button.replaceChildren(...(small ? [icon('warn')] : []), h('span', {}, name));
@@ -115,6 +115,7 @@ function openDrawer(open) {
   drawer.setAttribute('aria-expanded', String(open));
 }
 
+main.addEventListener('pointerdown', () => openDrawer(false));
 drawer.addEventListener('click', () => openDrawer(!historyPane.classList.contains('open')));
 document.getElementById('theme').addEventListener('click', () => {
   const { dataset } = document.documentElement;

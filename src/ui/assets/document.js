@@ -31,7 +31,7 @@ export function documentView(job, context) {
     });
     const [input] = job.links.inputs ?? [];
     const picture = input && h('img', { src: `${input}?size=640`, alt: 'The picture that was given' });
-    return { element: h('div.waiting', {}, h('h1', {}, titleOf(job)), h('div.stage-picture.checker', {}, picture, h('span.sweep')), progress), close };
+    return { element: h('div.waiting', {}, h('h1', {}, titleOf(job)), h('div.stage-picture', {}, picture, h('span.sweep')), progress), close };
   }
 
   function withoutResult(job) {
@@ -42,7 +42,7 @@ export function documentView(job, context) {
     return {
       element: h('div.waiting', {},
         h('h1', {}, titleOf(job)),
-        input && h('div.stage-picture.checker', {}, h('img', { src: `${input}?size=640`, alt: 'The picture that was given' })),
+        input && h('div.stage-picture', {}, h('img', { src: `${input}?size=640`, alt: 'The picture that was given' })),
         h('div.ending', { role: 'status' }, h('h2', {}, told),
           job.error && job.state === 'failed' && h('p', {}, job.error.message, ' ', h('code', {}, job.error.code)),
           job.attempts > 1 && h('p.soft', {}, `${job.attempts} attempts were made.`)),

@@ -1,7 +1,7 @@
 // The edit of one layer: an instruction, the picture before and after, and every version that there was.
 
 import { h, icon, say } from './dom.js';
-import { field } from './new.js';
+import { field, shortName } from './new.js';
 import { progressView } from './running.js';
 import { versionThumbnail, versionUrl } from './sheets.js';
 import { failed } from './toast.js';
@@ -40,7 +40,7 @@ export function editLayer(sheets, key, { config, models }) {
       number('steps', 'Steps', 'More is finer, and slower.', bounds.steps, defaults.steps),
       number('cfg_scale', 'Guidance', 'How closely to follow. 1 is off.', bounds.cfg_scale, defaults.cfg_scale, 'any'),
       number('seed', 'Seed', 'Empty: any.', [0, Number.MAX_SAFE_INTEGER], null)),
-    models?.edit?.small && h('p.soft', {}, `${models.edit.id} is a small checkpoint; it knows colours of simple shapes, as in “Make it green”.`),
+    models?.edit?.small && h('p.soft', {}, `${shortName(models.edit.id)} is a small checkpoint; it knows colours of simple shapes, as in “Make it green”.`),
     problem, h('div.row.actions', {}, apply), place);
   const title = h('h2', { id: 'edit-title' });
   const dialog = h('dialog.edit-dialog', { 'aria-labelledby': 'edit-title', onclose: gone },

@@ -40,9 +40,7 @@ export class LayerList {
     const edit = h('button.edit', { onclick: () => this.onEdit(sheets.layer(key)) }, icon('pencil'), 'Edit');
     const grip = h('button.icon.grip', { onkeydown: (event) => this.nudge(event, key), onpointerdown: (event) => this.drag(event, key) }, icon('grip'));
     const status = h('p.status', { role: 'status', hidden: true });
-    const element = h('li.layer', { data: { key } }, grip, solo,
-      h('div.middle', {}, name, h('div.opacity', {}, opacity, percent), status),
-      h('div.tools', {}, eye, edit));
+    const element = h('li.layer', { data: { key } }, grip, solo, name, h('div.tools', {}, eye, edit), h('div.opacity', {}, opacity, percent), status);
 
     const rename = () => {
       const given = name.value.trim();

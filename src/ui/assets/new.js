@@ -143,6 +143,9 @@ function resolution(defaults, models) {
 export function smallNotice(models) {
   return h('div.notice', { role: 'note' }, icon('warn'),
     h('p', {}, h('strong', {}, 'A small checkpoint is loaded. '),
-      `${models.decompose.id} was trained on drawn scenes of simple shapes, 128 pixels wide. Photographs, text and people need the full model: `,
-      h('code', {}, 'acetate serve --model Qwen/Qwen-Image-Layered')));
+      `${shortName(models.decompose.id)} knows drawn scenes of simple shapes. Photographs, text and people need `,
+      h('code', {}, 'Qwen/Qwen-Image-Layered'), ', set as ', h('code', {}, 'qwen_image.model_path'), '.'));
 }
+
+/** The last part of a model's path or id. */
+export const shortName = (id) => id.split('/').filter(Boolean).pop();

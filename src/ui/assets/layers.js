@@ -101,30 +101,29 @@ export class LayerList {
     if (event.button !== 0) return;
     event.preventDefault();
     const { element } = this.rows.get(key);
-    const grip = event.currentTarget;
-    grip.focus();
-    grip.setPointerCapture(event.pointerId);
+    event.currentTarget.focus();
     element.classList.add('dragged');
     let from = event.clientY;
     const follow = (move) => {
-      const order = this.sheets.topFirst;
-      const place = order.findIndex((layer) => layer.key === key);
-      const past = (other) => other && middle(other);
-      const above = past(element.previousElementSibling);
-      const below = past(element.nextElementSibling);
+      if (move.pointerId !== event.pointerId) return;
+      const place = this.sheets.topFirst.findIndex((layer) => layer.key === key);
+      const { previousElementSibling: above, nextElementSibling: below } = element;
       const before = element.offsetTop;
-      if (above !== null && move.clientY < above) this.sheets.move(key, place - 1);
-      else if (below !== null && move.clientY > below) this.sheets.move(key, place + 1);
+      if (above && move.clientY < middle(above)) this.sheets.move(key, place - 1);
+      else if (below && move.clientY > middle(below)) this.sheets.move(key, place + 1);
       from += element.offsetTop - before;
       element.style.transform = `translateY(${move.clientY - from}px)`;
     };
+    const over = new AbortController();
     const drop = () => {
-      grip.removeEventListener('pointermove', follow);
+      over.abort();
       element.classList.remove('dragged');
       element.style.transform = '';
     };
-    grip.addEventListener('pointermove', follow);
-    grip.addEventListener('lostpointercapture', drop, { once: true });
+    // Of the window: a row that changes its place loses a pointer that it has captured.
+    window.addEventListener('pointermove', follow, { signal: over.signal });
+    window.addEventListener('pointerup', drop, { signal: over.signal });
+    window.addEventListener('pointercancel', drop, { signal: over.signal });
   }
 }
 

@@ -7,7 +7,9 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 
 export const ROOT = path.resolve(import.meta.dirname, '../..');
-const PROGRAM = process.env.ACETATE ?? path.join(process.env.CARGO_TARGET_DIR ?? path.join(ROOT, 'target'), 'debug/acetate');
+/** What cargo builds into, and the program in it. */
+export const TARGET = path.resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target');
+const PROGRAM = path.resolve(ROOT, process.env.ACETATE ?? path.join(TARGET, 'debug/acetate'));
 
 export class Server {
   /** `settings` are environment variables without their `ACETATE__`. */

@@ -71,24 +71,24 @@ test('layers are hidden, made faint, renamed, moved, and looked at alone', async
 
   await row('Layer 2').locator('input[type=range]').fill('40');
   assert.ok(!same(whole, await canvas(page)), 'the star is faint');
-  await row('Layer 2').locator('.name').fill('Star ⭐');
+  await row('Layer 2').locator('.name').fill('Étoile');
   await page.keyboard.press('Enter');
 
   // By the keyboard, and by the pointer.
   const grip = row('Layer 4').locator('.grip');
   await grip.focus();
   await page.keyboard.press('ArrowDown');
-  assert.deepEqual(await names(), ['Layer 3', 'Layer 4', 'Star ⭐', 'Background']);
+  assert.deepEqual(await names(), ['Layer 3', 'Layer 4', 'Étoile', 'Background']);
   assert.equal(await page.evaluate(() => document.activeElement.className), 'icon grip', 'the focus goes along');
   assert.match(await page.locator('#say').textContent(), /Layer 4 is now number 2 of 4/);
-  const from = await row('Star ⭐').locator('.grip').boundingBox();
+  const from = await row('Étoile').locator('.grip').boundingBox();
   const to = await row('Layer 3').boundingBox();
   await page.mouse.move(from.x + 8, from.y + 8);
   await page.mouse.down();
   await page.mouse.move(from.x + 8, from.y - 60, { steps: 5 });
   await page.mouse.move(from.x + 8, to.y + 4, { steps: 8 });
   await page.mouse.up();
-  assert.deepEqual(await names(), ['Star ⭐', 'Layer 3', 'Layer 4', 'Background']);
+  assert.deepEqual(await names(), ['Étoile', 'Layer 3', 'Layer 4', 'Background']);
 });
 
 test('a layer is edited: its colours change and its alpha does not', async () => {
@@ -135,12 +135,12 @@ test('everything can be taken away, as it is arranged', async () => {
   const psd = await take('Photoshop');
   assert.equal(psd.name, 'scene.psd');
   assert.equal(psd.bytes.subarray(0, 4).toString(), '8BPS');
-  const star = Buffer.from('Star ⭐', 'utf16le').swap16();
+  const star = Buffer.from('Étoile', 'utf16le').swap16();
   assert.ok(psd.bytes.includes(star), 'the new name is in it');
   const ora = await take('OpenRaster');
   assert.ok(ora.bytes.subarray(0, 60).toString().includes('image/openraster'));
   const stack = ora.bytes.toString();
-  assert.match(stack, /name="Star ⭐" src="data\/layer-04.png"[^>]*opacity="0.4"/);
+  assert.match(stack, /name="Étoile" src="data\/layer-04.png"[^>]*opacity="0.4"/);
   const zip = await take('ZIP');
   assert.ok(zip.bytes.includes('composite.png') && zip.bytes.includes('edited.png'));
 
@@ -162,7 +162,7 @@ test('a reload finds everything as it was left, and the history finds the job', 
   const shown = await canvas(page);
   await page.reload();
   await page.waitForSelector('.layers .layer');
-  assert.deepEqual(await names(), ['Star ⭐', 'Layer 3', 'Layer 4', 'Background']);
+  assert.deepEqual(await names(), ['Étoile', 'Layer 3', 'Layer 4', 'Background']);
   assert.ok(same(shown, await canvas(page)));
 
   await page.goto(`${server.url}#/`);

@@ -49,4 +49,5 @@ pub mod queue;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod ui;
 pub mod worker;

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// A module and what it may name with `crate::`. A module may always name itself.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     (
         "cli",
         &[
@@ -28,7 +28,9 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     // Types only: what is read from the outside becomes the engine's and the hub's own settings.
     ("config", &["engine", "hub", "job"]),
     ("telemetry", &[]),
-    ("http", &["telemetry", "queue", "status", "job"]),
+    // Whoever asks submits, looks and reads; nobody works here. The engine is only looked at.
+    ("http", &["telemetry", "queue", "status", "store", "image", "engine", "ui", "job"]),
+    ("ui", &[]),
     ("worker", &["queue", "status", "store", "image", "engine", "job"]),
     // The stages do not know each other.
     ("queue", &["job"]),
@@ -49,7 +51,7 @@ const OWNED: [(&str, &[&str]); 12] = [
     ("lapin::", &["queue"]),
     ("aws_", &["store"]),
     ("axum::", &["http"]),
-    ("metrics::", &["worker"]),
+    ("metrics::", &["worker", "http"]),
     ("metrics_exporter_prometheus::", &["telemetry"]),
     ("std::env::", &["config", "main"]),
     ("figment::", &["config"]),

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::parts;
 use crate::{
-    config::Loaded,
+    config::{Config, Loaded},
     http::{Probes, Server},
     job::{ErrorClass, JobError},
     status::Status,
@@ -29,7 +29,7 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> 
     let stores = parts::stores(config, Trust::Submitted)?;
     let queue = parts::queue(config)?;
 
-    let deadline = Instant::now() + config.worker.start_timeout();
+    let deadline = deadline(config);
     let status: Status = waiting("the job database", deadline, shutdown, || parts::status(config)).await?;
     waiting("the store", deadline, shutdown, || stores.own().check()).await?;
     let left = deadline.saturating_duration_since(Instant::now());
@@ -43,7 +43,8 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> 
     info!(device, "the device computes right");
     let stop = CancellationToken::new();
     let answering = server.map(|server| {
-        let probes = Probes::new(status.clone(), queue.clone(), metrics, worker.broken.clone(), shutdown.drain.clone());
+        let probes =
+            Probes::new(status.clone(), queue.clone(), metrics, true, worker.broken.clone(), shutdown.drain.clone());
         tokio::spawn(server.serve(probes, stop.clone()))
     });
     let served = serve(&worker, shutdown).await;
@@ -78,8 +79,13 @@ async fn bind(loaded: &Loaded) -> Result<Option<Server>, JobError> {
     }
 }
 
+/// When everything must have answered that is needed at start.
+pub(super) fn deadline(config: &Config) -> Instant {
+    Instant::now() + config.worker.start_timeout()
+}
+
 /// Tries again while the trouble is a passing one, and says so, until the deadline.
-async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
+pub(super) async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
     what: &str,
     deadline: Instant,
     shutdown: &Shutdown,

@@ -45,8 +45,8 @@ impl GlobalArgs {
     }
 
     /// As [`GlobalArgs::load`], for a process whose log is what there is to see of it.
-    pub fn load_service(&self) -> Result<Loaded, Failure> {
-        self.load_at("info", Vec::new())
+    pub fn load_service(&self, flags: Vec<Flag>) -> Result<Loaded, Failure> {
+        self.load_at("info", flags)
     }
 
     fn load_at(&self, level: &str, flags: Vec<Flag>) -> Result<Loaded, Failure> {

@@ -16,6 +16,7 @@ mod output;
 mod params;
 mod progress;
 mod run;
+mod serve;
 mod submit;
 mod view;
 mod watch;
@@ -44,6 +45,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Submit jobs for workers: one, or one for each row of a manifest or picture of a folder
     Submit(Box<submit::SubmitArgs>),
+    /// Serve the API and the page, and work on what comes in
+    Serve(serve::ServeArgs),
     /// Work on submitted jobs until told to stop
     Worker(worker::WorkerArgs),
     /// List, show, watch, cancel, retry, fetch or prune jobs
@@ -85,6 +88,7 @@ impl Command {
         match self {
             Self::Run(args) => args.run(global),
             Self::Submit(args) => args.run(global),
+            Self::Serve(args) => args.run(global),
             Self::Worker(args) => args.run(global),
             Self::Jobs(args) => args.run(global),
             Self::Export(args) => args.run(global),
@@ -98,7 +102,7 @@ impl Command {
         match self {
             Self::Run(args) => args.json(),
             Self::Submit(args) => args.json(),
-            Self::Worker(_) => false,
+            Self::Serve(_) | Self::Worker(_) => false,
             Self::Jobs(args) => args.json(),
             Self::Export(args) => args.json,
             Self::Models(args) => args.json(),

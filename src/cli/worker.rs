@@ -16,7 +16,7 @@ pub struct WorkerArgs {}
 
 impl WorkerArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
-        let loaded = global.load_service()?;
+        let loaded = global.load_service(Vec::new())?;
         block_on(async {
             let shutdown = Shutdown::default();
             let signals = tokio::spawn(listen(shutdown.clone()));
@@ -32,7 +32,7 @@ impl WorkerArgs {
 }
 
 /// The first signal drains, the second gives everything back, the third ends the process.
-async fn listen(shutdown: Shutdown) {
+pub(super) async fn listen(shutdown: Shutdown) {
     let mut count = 0;
     loop {
         if let Err(error) = signal().await {

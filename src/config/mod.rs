@@ -53,6 +53,7 @@ impl Config {
         self.worker.check()?;
         self.queue.check()?;
         self.store.check()?;
+        self.http.check()?;
         self.qwen_image.check()?;
         if self.queue.url.is_some() && self.status.url.is_none() {
             let reason = "is empty beside a queue.url: workers and submitters must see the same job rows; name \

@@ -32,7 +32,8 @@ const HIDDEN: &str = "***";
 
 /// What may be shown of the setting `key`.
 pub(super) fn shown(key: &str, value: &str) -> String {
-    if key.ends_with("token") && !value.is_empty() { HIDDEN.to_owned() } else { without_password(value) }
+    let secret = key.ends_with("token") || key.ends_with("secret");
+    if secret && !value.is_empty() { HIDDEN.to_owned() } else { without_password(value) }
 }
 
 /// `scheme://user:password@host` with the password hidden; anything else as it is.
@@ -57,6 +58,7 @@ mod tests {
         let url = Secret("amqp://me:hun@ter2@host:5672/v".to_owned());
         assert_eq!(format!("{url:?}"), "\"amqp://me:***@host:5672/v\"");
         assert_eq!(shown("http.token", "hunter2"), "***");
+        assert_eq!(shown("http.webhook_secret", "whsec_aHVudGVyMg=="), "***");
         assert_eq!(shown("store.url", "file:///a@b:c"), "file:///a@b:c");
     }
 }

@@ -1,8 +1,10 @@
 //! `[status]`, `[http]` and `[image]`: addresses and bounds.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
-use super::{Secret, set};
+use super::{Secret, set, store::list};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,7 +20,51 @@ pub struct Http {
     pub bind: String,
     #[serde(deserialize_with = "set")]
     pub token: Option<Secret>,
+    #[serde(deserialize_with = "list")]
+    pub hosts: Vec<String>,
+    #[serde(deserialize_with = "list")]
+    pub cors_origins: Vec<String>,
+    pub max_upload_bytes: u64,
+    pub max_queued: u64,
+    pub requests_per_second: f64,
+    #[serde(deserialize_with = "set")]
+    pub webhook_secret: Option<Secret>,
+    #[serde(deserialize_with = "list")]
+    pub webhook_allow: Vec<String>,
+    pub webhook_retry_seconds: f64,
 }
+
+impl Http {
+    /// The first setting that makes no sense, and why. The token and the secret are not shown.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.token.as_ref().is_some_and(|token| token.reveal().len() < SHORTEST_TOKEN) {
+            let reason = format!("has fewer than {SHORTEST_TOKEN} characters; make one with `openssl rand -hex 32`");
+            return Err(("http.token", reason));
+        }
+        if self.token.as_ref().is_some_and(|token| !token.reveal().bytes().all(|byte| byte.is_ascii_graphic())) {
+            let reason = "has characters that no header carries; letters, digits and signs of ASCII only".to_owned();
+            return Err(("http.token", reason));
+        }
+        if self.max_upload_bytes == 0 {
+            return Err(("http.max_upload_bytes", "0 would take no picture at all".to_owned()));
+        }
+        if !(0.0..=1e6).contains(&self.requests_per_second) {
+            let reason = format!("{} is not between 0 (no limit) and 1000000", self.requests_per_second);
+            return Err(("http.requests_per_second", reason));
+        }
+        if !(0.01..=3600.0).contains(&self.webhook_retry_seconds) {
+            let reason = format!("{} is not between 0.01 and 3600 seconds", self.webhook_retry_seconds);
+            return Err(("http.webhook_retry_seconds", reason));
+        }
+        Ok(())
+    }
+
+    pub fn webhook_retry(&self) -> Duration {
+        Duration::from_secs_f64(self.webhook_retry_seconds)
+    }
+}
+
+const SHORTEST_TOKEN: usize = 16;
 
 /// Of input pictures.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

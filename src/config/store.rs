@@ -61,7 +61,7 @@ impl Store {
 }
 
 /// A list, or the same as one text with commas, which is easier to write in a variable.
-fn list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a list of texts, or one text with commas")]
     enum Written {

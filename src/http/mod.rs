@@ -1,16 +1,51 @@
-//! What a worker answers over HTTP: is it alive, can it work, and its numbers.
+//! Everything that is answered over HTTP: the API, the page, and whether a process is alive, ready and busy.
+//!
+//! `acetate worker` answers the three probes alone; `acetate serve` everything ([`Api`], [`routes`]). A request goes
+//! through the guards (`guard/`: who asks, from where, how often), then to its handler. Handlers submit jobs, look at
+//! rows and read files; none of them works on a job, and the only one that waits for one is that of the seed's
+//! endpoints (`qwen_image.rs`). Whoever watches a job shares one look at its row with everybody else (`watch.rs`).
+//!
+//! Every type of a request or an answer has its schema beside it, and `routes` makes `/openapi.json` out of the same
+//! list that it routes by.
 
+mod about;
+mod api;
+mod batches;
+mod export;
+mod files;
+mod guard;
+mod jobs;
+mod measure;
+mod page;
 mod probes;
+mod problem;
+mod qwen_image;
+mod read;
+mod routes;
+mod settings;
+mod thumbnails;
+mod view;
+mod watch;
+mod webhook;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{Router, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use api::{Api, Dispatch, Parts};
+pub use guard::Token;
+pub use measure::describe;
 pub use probes::Probes;
+pub use routes::{openapi, routes};
+pub use settings::{Defaults, Mode, Model, Models, Settings};
+pub use webhook::{Secret as WebhookSecret, send as send_webhooks};
 
 use crate::job::JobError;
+
+/// How long connections that are open when the server stops may take to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// A bound address, not yet answering.
 pub struct Server {
@@ -33,7 +68,7 @@ impl Server {
         self.listener.local_addr().ok()
     }
 
-    /// Answers until `stop`.
+    /// Answers the probes of a worker until `stop`.
     pub async fn serve(self, probes: Probes, stop: CancellationToken) -> std::io::Result<()> {
         let app = Router::new()
             .route("/healthz", get(probes::healthz))
@@ -41,5 +76,16 @@ impl Server {
             .route("/metrics", get(probes::metrics))
             .with_state(probes);
         axum::serve(self.listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await
+    }
+
+    /// Answers everything until `stop`.
+    pub async fn serve_api(self, api: Api, stop: CancellationToken) -> std::io::Result<()> {
+        let stopping = stop.clone();
+        let app = routes(api).into_make_service_with_connect_info::<SocketAddr>();
+        let serving = axum::serve(self.listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
+        tokio::select! {
+            served = serving.into_future() => served,
+            () = async { stopping.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
+        }
     }
 }

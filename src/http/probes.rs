@@ -28,6 +28,8 @@ pub struct Probes {
     pub status: Status,
     pub queue: Queue,
     pub metrics: Metrics,
+    /// This process takes jobs; else it is ready when it can accept them.
+    pub works: bool,
     /// Set when the device has broken; a worker whose device fails its test at start does not come so far.
     pub broken: CancellationToken,
     /// Set once the worker takes no more jobs.
@@ -43,10 +45,11 @@ impl Probes {
         status: Status,
         queue: Queue,
         metrics: Metrics,
+        works: bool,
         broken: CancellationToken,
         leaving: CancellationToken,
     ) -> Self {
-        Self { status, queue, metrics, broken, leaving, database: Arc::default() }
+        Self { status, queue, metrics, works, broken, leaving, database: Arc::default() }
     }
 
     async fn database(&self) -> Result<(), String> {
@@ -75,10 +78,12 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 when this worker takes jobs: it consumes, reaches the database, and its device has passed its test.
+/// 200 when this worker takes jobs: it consumes, reaches the database, and its device has passed its test. Of a process
+/// that only accepts jobs: when it reaches the database.
 pub async fn readyz(State(probes): State<Probes>) -> Response {
     let health = probes.queue.health();
-    let queue = if health.connected && health.consuming {
+    // Without a broker jobs are accepted all the same, and dispatched when it is back.
+    let queue = if !probes.works || health.connected && health.consuming {
         Ok(())
     } else {
         let why = health.last_error.unwrap_or_else(|| "not consuming yet".to_owned());

@@ -92,6 +92,31 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobE
     Ok(Decoded { pixels, notes })
 }
 
+/// What the header of a picture says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Of the file's name: `png`.
+    pub ending: &'static str,
+    pub width: u32,
+    pub height: u32,
+}
+
+/// Whether the bytes begin as a picture within the limits, without reading its pixels.
+///
+/// # Errors
+/// As [`decode`]'s, as far as the header tells.
+pub fn look(name: &str, bytes: &[u8], limits: &Limits) -> Result<Look, JobError> {
+    let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
+    let format = container::recognise(bytes).map_err(invalid)?;
+    if let Some(size) = container::survey(format, bytes).map_err(invalid)?.size {
+        check_size(name, size, limits)?;
+    }
+    let (width, height) = open(format, bytes, limits).map_err(|error| explain(name, format, error))?.dimensions();
+    check_size(name, (width, height), limits)?;
+    let ending = format.extensions_str().first().copied().unwrap_or("bin");
+    Ok(Look { ending, width, height })
+}
+
 /// Reads the header. What a decoder may allocate by itself is bounded as well: 16 bytes for each allowed pixel covers
 /// 16-bit RGBA and a working copy.
 fn open<'a>(format: ImageFormat, bytes: &'a [u8], limits: &Limits) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {

@@ -2,9 +2,10 @@
 //! happens next.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What the worker does with a failed attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
     /// The request, its input or the configured model is wrong: fail at once and say what to change.
@@ -127,7 +128,7 @@ impl JobError {
 }
 
 /// The form in which an error stands in the job row, in events and in `--json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorRecord {
     pub code: String,
     pub class: ErrorClass,

@@ -4,12 +4,13 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::JobError;
 
 /// A job's name: a UUID, time-ordered (version 7) when made here, any version when a submitter brings its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct JobId(Uuid);
 
@@ -23,6 +24,12 @@ impl JobId {
     pub fn in_batch(batch: &str, fingerprint: &str) -> Self {
         let namespace = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"acetate batch");
         Self(Uuid::new_v5(&namespace, format!("{batch}\0{fingerprint}").as_bytes()))
+    }
+
+    /// The id of a submission under an `Idempotency-Key` of its client: the same key is the same job (version 5).
+    pub fn of_key(key: &str) -> Self {
+        let namespace = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"acetate idempotency key");
+        Self(Uuid::new_v5(&namespace, key.as_bytes()))
     }
 
     /// The seed of a job that names none: a function of the id, so that a retry draws the same noise.
@@ -49,7 +56,7 @@ impl FromStr for JobId {
 }
 
 /// Raised by every claim of a job. A write that carries an older epoch than the row's loses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Epoch(pub i64);
 

@@ -1,6 +1,7 @@
 //! The manifest: published last, it names every file of a result and how it came to be.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Epoch, JobId, JobRequest, Stage};
 
@@ -55,7 +56,7 @@ pub struct ModelRecord {
 }
 
 /// What a file is in the picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LayerRole {
     /// `layer-00.png`: the whole picture as the model regenerates it.
@@ -77,6 +78,19 @@ pub struct FileEntry {
     /// Bytes.
     pub size: u64,
     pub sha256: String,
+}
+
+impl FileEntry {
+    /// One of the layers that a picture was taken apart into, or the whole that the model made anew.
+    pub fn is_layer(&self) -> bool {
+        matches!(self.role, LayerRole::Regenerated | LayerRole::Layer)
+    }
+
+    /// The number in the name of a layer, edited or not.
+    pub fn layer(&self) -> Option<u32> {
+        let number = self.name.strip_prefix("edited-").unwrap_or(&self.name).strip_prefix("layer-")?;
+        number.strip_suffix(".png")?.parse().ok()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

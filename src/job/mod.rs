@@ -17,5 +17,5 @@ pub use id::{Epoch, JobId};
 pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, StageTiming};
 pub use params::{CompositeParams, DecomposeParams, EditParams, LayerEdit, OutputSize, Sampling, WorkflowParams};
 pub use percent::percent_decoded;
-pub use request::{InputRef, JobKind, JobRequest, Output, Task};
+pub use request::{InputRef, JobKind, JobRequest, MAX_REQUEST_BYTES, Output, Task};
 pub use state::{JobState, Progress, Stage};

@@ -3,6 +3,7 @@
 //! The names are diffusers' own where it has one; bounds are checked once, here, for every way in.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::JobError;
 
@@ -29,7 +30,7 @@ impl Default for Sampling {
 }
 
 /// Decompose: one picture -> `layers` RGBA layers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecomposeParams {
     /// A description of the whole picture; empty: the text encoder writes one.
@@ -66,7 +67,7 @@ impl Default for DecomposeParams {
 }
 
 /// What size an edited picture has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputSize {
     /// The last input's own size, with its own alpha untouched.
@@ -77,7 +78,7 @@ pub enum OutputSize {
 }
 
 /// Edit: one to three pictures and an instruction -> one picture.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EditParams {
     pub instruction: String,
@@ -90,12 +91,12 @@ pub struct EditParams {
 }
 
 /// Composite: layers, back to front -> one picture. It has no parameters yet.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CompositeParams {}
 
 /// Workflow: decompose, then edit some of the layers, then composite.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkflowParams {
     pub decompose: DecomposeParams,
@@ -103,7 +104,7 @@ pub struct WorkflowParams {
 }
 
 /// One edit of a workflow: `layer` counts as the files do, 1 is the rearmost; the rest is as in [`EditParams`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LayerEdit {
     pub layer: u32,

@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use super::{CompositeParams, DecomposeParams, EditParams, JobError, JobId, WorkflowParams};
 
 /// The largest request that is read, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobKind {
     Decompose,
@@ -50,12 +51,18 @@ impl FromStr for JobKind {
 
 /// Where an input picture comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "a picture is an address, {\"job\": ID, \"layer\": 2} or {\"job\": ID, \"file\": \"edited.png\"}"
+)]
 pub enum InputRef {
     /// `s3://bucket/key`, `file:///path`, or `http(s)://` where that is allowed.
     Url(String),
     /// A layer of an earlier job, by the number in its file name.
     Layer { job: JobId, layer: u32 },
+    /// Any picture of an earlier job, by its name: so that an edit goes on from an edit.
+    File { job: JobId, file: String },
 }
 
 impl fmt::Display for InputRef {
@@ -63,12 +70,14 @@ impl fmt::Display for InputRef {
         match self {
             Self::Url(url) => f.write_str(url),
             Self::Layer { job, layer } => write!(f, "layer {layer} of job {job}"),
+            // Whatever was written there; it is compared with names and never opened.
+            Self::File { job, file } => write!(f, "{} of job {job}", file.escape_debug()),
         }
     }
 }
 
 /// Where the results go: `s3://bucket/prefix/` or `file:///folder/`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
     pub prefix: String,

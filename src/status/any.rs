@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{
     Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, Depth, Fenced, Filter, JobRow, Mode,
     OutboxId, OutboxRow, Page, Place, PostgresStatus, PruneRules, Pruned, Published, Rejection, RetryOutcome,
-    SqliteStatus, SubmitOptions, Submitted,
+    SqliteStatus, SubmitOptions, Submitted, WebhookId, WebhookRow,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobRequest, JobState, Progress};
 
@@ -142,6 +142,11 @@ impl Status {
         both!(self, status => status.get(id).await)
     }
 
+    /// Those of the jobs that there are and that can be read, in any order.
+    pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError> {
+        both!(self, status => status.get_many(ids).await)
+    }
+
     pub async fn list(&self, filter: &Filter) -> Result<Page, JobError> {
         both!(self, status => status.list(filter).await)
     }
@@ -169,6 +174,11 @@ impl Status {
     /// Jobs that can be claimed now, the most urgent first: what fills a queue in process.
     pub async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError> {
         both!(self, status => status.due(limit).await)
+    }
+
+    /// Batches, those with the newest jobs first.
+    pub async fn batches(&self, limit: u32) -> Result<Vec<BatchId>, JobError> {
+        both!(self, status => status.batches(limit).await)
     }
 
     /// Absent when no job has this batch.
@@ -209,6 +219,21 @@ impl Status {
     /// They could not be sent; they are due again after `delay`.
     pub async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError> {
         both!(self, status => status.outbox_release(ids, delay).await)
+    }
+
+    /// Takes calls that are due for as long as `lease`; nobody else gets them meanwhile.
+    pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
+        both!(self, status => status.webhooks_take(limit, lease).await)
+    }
+
+    /// It has arrived.
+    pub async fn webhook_done(&self, id: WebhookId) -> Result<(), JobError> {
+        both!(self, status => status.webhook_done(id).await)
+    }
+
+    /// It has not arrived: it is due again after a pause, or given up.
+    pub async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError> {
+        both!(self, status => status.webhook_failed(id, error, again).await)
     }
 
     /// Dispatches again what seems to be lost: running jobs whose lease is over, and queued ones that nobody has

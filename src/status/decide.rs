@@ -126,6 +126,8 @@ pub(super) struct Turn {
     pub outcome: &'static str,
     pub attempt_error: Option<ErrorRecord>,
     pub message: Option<Message>,
+    /// JSON; of a job that has ended, for whoever is told.
+    pub event: Option<String>,
 }
 
 /// What must still hold when the change is written.
@@ -202,15 +204,16 @@ impl Turn {
         mode: Mode,
     ) -> Result<Self, JobError> {
         row.finished_at = row.state.is_terminal().then(|| timestamp(now));
+        let event = if row.state.is_terminal() { Some(to_json(&row.event(timestamp(now)))?) } else { None };
         let message = match (mode, Topic::of(row.state)) {
             (Mode::Embedded, _) | (Mode::Service, None) => None,
             (Mode::Service, Some(topic)) => Some(Message {
                 topic,
-                payload: if topic.is_event() { Some(to_json(&row.event(timestamp(now)))?) } else { None },
+                payload: event.clone().filter(|_| topic.is_event()),
                 available_at: if topic.is_event() { now } else { row.available_at.as_millisecond() },
             }),
         };
-        Ok(Self { seen, row, outcome, attempt_error, message })
+        Ok(Self { seen, row, outcome, attempt_error, message, event })
     }
 }
 

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::{
     columns::{Columns, readable},
     row::JobRow,
+    search,
 };
 use crate::job::{BatchId, Epoch, JobError, JobId, JobKind, JobState};
 
@@ -14,6 +15,10 @@ pub struct Filter {
     pub state: Option<JobState>,
     pub kind: Option<JobKind>,
     pub batch: Option<BatchId>,
+    /// Keys and values that a job must have, upper or lower case.
+    pub labels: Vec<(String, String)>,
+    /// Words that must all occur in the id, the batch, a label, a prompt or instruction, or a picture's name.
+    pub search: String,
     pub limit: u32,
     /// The last job of the page before.
     pub after: Option<JobId>,
@@ -83,6 +88,14 @@ pub struct Pruned {
     pub prefix: String,
     /// Every epoch at which it was tried: the folders `{job}/{epoch}/`.
     pub epochs: Vec<Epoch>,
+}
+
+impl Filter {
+    /// What must occur in the words of a job.
+    pub(super) fn needles(&self) -> Vec<String> {
+        let labels = self.labels.iter().map(|(key, value)| search::label(key, value));
+        labels.chain(search::words(&self.search)).collect()
+    }
 }
 
 /// A page out of the rows of a query, which asked for one more than `limit`.

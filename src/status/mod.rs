@@ -19,7 +19,9 @@ mod outcome;
 mod place;
 mod postgres;
 mod row;
+mod search;
 mod sqlite;
+mod webhook;
 
 pub use any::Status;
 pub use changes::Changes;
@@ -30,3 +32,4 @@ pub use place::{Mode, Place, PostgresUrl};
 pub use postgres::PostgresStatus;
 pub use row::{Attempt, JobRow, Published, Rejection};
 pub use sqlite::SqliteStatus;
+pub use webhook::{WebhookId, WebhookRow};

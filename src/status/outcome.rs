@@ -13,6 +13,8 @@ pub struct SubmitOptions {
     pub batch: Option<BatchId>,
     /// Not before this time; absent: at once.
     pub at: Option<Timestamp>,
+    /// Address that is told when the job ends.
+    pub webhook: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

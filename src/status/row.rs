@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::job::{BatchId, Epoch, ErrorRecord, EventFile, FileEntry, JobEvent, JobId, JobRequest, JobState, Progress};
+use crate::job::{
+    BatchId, Epoch, ErrorRecord, EventFile, FileEntry, InputRef, JobError, JobEvent, JobId, JobRequest, JobState,
+    Progress,
+};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRow {
@@ -33,6 +36,36 @@ pub struct JobRow {
 impl JobRow {
     pub fn id(&self) -> JobId {
         self.request.id
+    }
+
+    /// The file of the result that an input names.
+    ///
+    /// # Errors
+    /// [`JobError::InvalidRequest`] that says what there is instead; also for a job that has no result yet.
+    pub fn picture(&self, input: &InputRef) -> Result<&FileEntry, JobError> {
+        let refused = |reason: String| Err(JobError::invalid("input", format!("{input}: {reason}")));
+        let Some(result) = &self.published else {
+            return refused(format!("the job is {}; wait until it has succeeded", self.state));
+        };
+        match input {
+            InputRef::Layer { layer, .. } => {
+                let layers = || result.files.iter().filter(|file| file.is_layer());
+                let wanted = format!("layer-{layer:02}.png");
+                match (layers().find(|file| file.name == wanted), layers().count()) {
+                    (Some(file), _) => Ok(file),
+                    (None, 0) => refused(format!("a {} job has no layers", self.request.task.kind())),
+                    (None, there) => refused(format!("its layers are 0 to {}", there - 1)),
+                }
+            }
+            InputRef::File { file, .. } => match result.files.iter().find(|there| there.name == *file) {
+                Some(file) => Ok(file),
+                None => {
+                    let there: Vec<_> = result.files.iter().map(|file| file.name.as_str()).collect();
+                    refused(format!("its pictures are {}", there.join(", ")))
+                }
+            },
+            InputRef::Url(_) => refused("is no picture of a job".to_owned()),
+        }
     }
 
     /// The body of a message about the job as it stands: `job.succeeded`, `job.failed` or `job.cancelled` when it has

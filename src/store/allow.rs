@@ -24,6 +24,17 @@ impl AllowList {
         Ok(Self { setting, prefixes })
     }
 
+    /// Allows one prefix more.
+    pub fn and(mut self, prefix: Location) -> Self {
+        self.prefixes.push(prefix);
+        self
+    }
+
+    /// The first of the prefixes, as an address.
+    pub fn first(&self) -> Option<String> {
+        self.prefixes.first().map(String::from)
+    }
+
     /// # Errors
     /// [`JobError::InputForbidden`], which names the setting and what it holds.
     pub fn check(&self, location: &Location) -> Result<(), JobError> {

@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::job::{Epoch, JobError, JobId};
 
+/// The folder of pictures that were brought along.
+pub(super) const INPUTS: &str = "inputs";
+
 /// The name of an object inside the store; always relative, never with a step upwards.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObjectKey(String);
@@ -32,7 +35,16 @@ impl ObjectKey {
     pub fn input(sha256: &str, ending: &str) -> Result<Self, JobError> {
         let name = format!("{sha256}.{ending}");
         check_name(&name)?;
-        Ok(Self(format!("inputs/{name}")))
+        Ok(Self(format!("{INPUTS}/{name}")))
+    }
+
+    /// The same, by its name: `SHA256.png`.
+    pub fn brought(name: &str) -> Option<Self> {
+        let (sha256, ending) = name.split_once('.')?;
+        let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let plain = (1..=4).contains(&ending.len()) && ending.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let made_here = sha256.len() == 64 && sha256.bytes().all(hex) && plain;
+        made_here.then(|| Self(format!("{INPUTS}/{name}")))
     }
 
     /// Another object of the same attempt.

@@ -11,6 +11,7 @@
 mod addresses;
 mod allow;
 mod backend;
+mod call;
 mod errors;
 mod export;
 mod folder;
@@ -25,6 +26,7 @@ mod url;
 mod web;
 
 pub use backend::Store;
+pub use call::Callers;
 pub use errors::io_error;
 pub use export::OutFolder;
 pub use folder::{FolderStore, Stored};

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    FolderStore, Inputs, S3Client, S3Settings, S3Store, Store, Trust, WebLimits, allow::AllowList, location::Location,
+    FolderStore, Inputs, ObjectKey, S3Client, S3Settings, S3Store, Store, Trust, WebLimits, allow::AllowList,
+    key::INPUTS, location::Location,
 };
 use crate::job::JobError;
 
@@ -40,7 +41,8 @@ impl Stores {
         let lists = match trust {
             Trust::Local => None,
             Trust::Submitted => Some((
-                AllowList::new("store.inputs", &settings.inputs, &root)?,
+                // What was brought along may be read, whatever else may.
+                AllowList::new("store.inputs", &settings.inputs, &root)?.and(inputs_of(&own)?),
                 AllowList::new("store.outputs", &settings.outputs, &root)?,
             )),
         };
@@ -56,6 +58,26 @@ impl Stores {
 
     pub fn inputs(&self) -> &Inputs {
         &self.inputs
+    }
+
+    /// Where results go that nobody has chosen a place for: the own root, or the first place that is allowed.
+    pub fn usual_output(&self) -> String {
+        let own = self.own.root_url();
+        match &self.outputs {
+            Some(list) if self.results(&own).is_err() => list.first().unwrap_or(own),
+            _ => own,
+        }
+    }
+
+    /// The address of a picture that was brought along, by the name that [`Stores::brought_name`] gives.
+    pub fn brought(&self, name: &str) -> Option<String> {
+        ObjectKey::brought(name).map(|key| self.own.url(&key))
+    }
+
+    /// The name of a picture that was brought along; none for every other address.
+    pub fn brought_name<'a>(&self, url: &'a str) -> Option<&'a str> {
+        let name = url.strip_prefix(&self.own.root_url())?.strip_prefix(INPUTS)?.strip_prefix('/')?;
+        ObjectKey::brought(name).map(|_| name)
     }
 
     /// The store at the root that a request names as its `output.prefix`.
@@ -78,6 +100,10 @@ impl Stores {
             Some(url) => rooted(&self.client, "result_root", &Location::parse("result_root", url)?.as_folder()),
         }
     }
+}
+
+fn inputs_of(own: &Store) -> Result<Location, JobError> {
+    Location::parse("store.url", &format!("{}{INPUTS}/", own.root_url()))
 }
 
 fn rooted(client: &S3Client, field: &str, root: &Location) -> Result<Store, JobError> {

@@ -76,6 +76,11 @@ pub(super) fn read(
 }
 
 fn ask(address: &WebAddress, limits: &WebLimits, end: Instant) -> Result<Response<Body>, JobError> {
+    agent(limits, end).get(address.uri().clone()).call().map_err(|error| failed(address, &error))
+}
+
+/// What speaks to the web under the limits. It follows no redirect, keeps no connection and knows no proxy.
+pub(super) fn agent(limits: &WebLimits, end: Instant) -> Agent {
     let config = Agent::config_builder()
         .user_agent(USER_AGENT)
         // A small body that unpacks to a large one would get past the cap.
@@ -91,8 +96,7 @@ fn ask(address: &WebAddress, limits: &WebLimits, end: Instant) -> Result<Respons
         .timeout_per_read(Some(limits.read))
         .timeout_global(Some(end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))))
         .build();
-    let agent = Agent::with_parts(config, DefaultConnector::new(), Guarded { may_connect: limits.may_connect });
-    agent.get(address.uri().clone()).call().map_err(|error| failed(address, &error))
+    Agent::with_parts(config, DefaultConnector::new(), Guarded { may_connect: limits.may_connect })
 }
 
 fn receive(address: &WebAddress, answer: Response<Body>, cap: u64) -> Result<Vec<u8>, JobError> {
@@ -147,7 +151,7 @@ fn refused(address: &WebAddress, status: u16) -> JobError {
     }
 }
 
-fn failed(address: &WebAddress, error: &ureq::Error) -> JobError {
+pub(super) fn failed(address: &WebAddress, error: &ureq::Error) -> JobError {
     let input = address.to_string();
     match error {
         ureq::Error::Other(inner) if inner.is::<NotPublic>() => JobError::InputForbidden {

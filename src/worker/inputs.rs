@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{Reporter, Worker};
 use crate::{
     image,
-    job::{InputRef, JobError, JobId, JobRequest, LayerRole, Stage},
+    job::{InputRef, JobError, JobId, JobRequest, Stage},
     store::{ObjectKey, Stored, input_name},
 };
 
@@ -47,7 +47,7 @@ async fn fetch_one(worker: &Worker, input: &InputRef) -> Result<InputFile, JobEr
             let bytes = worker.stores.inputs().read(url, worker.options.max_input_bytes).await?;
             Ok(InputFile { name: input_name(url), bytes })
         }
-        InputRef::Layer { job, layer } => earlier_layer(worker, *job, *layer).await,
+        InputRef::Layer { job, .. } | InputRef::File { job, .. } => earlier(worker, *job, input).await,
     }
 }
 
@@ -68,29 +68,14 @@ pub(super) async fn decode(worker: &Worker, files: Vec<InputFile>, reporter: &Re
     .await
 }
 
-/// A layer out of the result of an earlier job.
-async fn earlier_layer(worker: &Worker, job: JobId, layer: u32) -> Result<InputFile, JobError> {
-    let name = format!("layer {layer} of job {job}");
+/// A picture out of the result of an earlier job.
+async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputFile, JobError> {
+    let name = input.to_string();
     let Some(row) = worker.status.get(job).await? else {
         return Err(JobError::InputNotFound { input: name });
     };
-    let Some(result) = row.published else {
-        return Err(JobError::invalid(
-            "input",
-            format!("{name}: the job is {}; wait until it has succeeded", row.state),
-        ));
-    };
-    let file_name = format!("layer-{layer:02}.png");
-    let is_layer = |role| matches!(role, LayerRole::Regenerated | LayerRole::Layer);
-    let Some(file) = result.files.iter().find(|file| file.name == file_name && is_layer(file.role)) else {
-        let layers = result.files.iter().filter(|file| is_layer(file.role)).count();
-        let reason = if layers == 0 {
-            format!("{name}: a {} job has no layers", row.request.task.kind())
-        } else {
-            format!("{name}: its layers are 0 to {}", layers - 1)
-        };
-        return Err(JobError::invalid("input", reason));
-    };
+    let file = row.picture(input)?;
+    let Some(result) = &row.published else { return Err(JobError::InputNotFound { input: name }) };
     let key = ObjectKey::parse(&result.manifest)?.sibling(&file.name)?;
     let stored = Stored { key, size: file.size, sha256: file.sha256.clone() };
     let store = worker.stores.at_root(result.root.as_deref())?;

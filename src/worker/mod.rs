@@ -31,7 +31,7 @@ pub use failpoint::Failpoint;
 pub use identity::WorkerName;
 pub use measure::describe;
 pub use progress::Reporter;
-pub use relay::publish_due;
+pub use relay::{publish_due, relay};
 pub use retry::Backoff;
 pub use run::{Verdict, run};
 pub use service::{Shutdown, serve};

@@ -1,11 +1,11 @@
 //! From the outbox to the broker: dispatches and events are published, confirmed, and only then forgotten.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::Worker;
 use crate::{
     job::JobError,
     queue::{Dispatch, Event, Queue},
@@ -20,16 +20,16 @@ const LEASE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Publishes what is due until it is told to stop, and then once more.
-pub(super) async fn relay(worker: Worker, stop: CancellationToken) {
-    if matches!(worker.queue, Queue::Embedded(_)) {
+/// Publishes what is due until it is told to stop, and then once more. `nudge`: there is something new.
+pub async fn relay(status: Status, queue: Queue, poll: Duration, nudge: Arc<Notify>, stop: CancellationToken) {
+    if matches!(queue, Queue::Embedded(_)) {
         return;
     }
-    let mut pause = worker.options.poll;
+    let mut pause = poll;
     loop {
         let last = stop.is_cancelled();
-        match publish_due(&worker.status, &worker.queue).await {
-            Ok(0) => pause = worker.options.poll,
+        match publish_due(&status, &queue).await {
+            Ok(0) => pause = poll,
             Ok(_) if !last => continue,
             Ok(_) => {}
             Err(error) => {
@@ -42,7 +42,7 @@ pub(super) async fn relay(worker: Worker, stop: CancellationToken) {
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = worker.nudge.notified() => {}
+            () = nudge.notified() => {}
             () = stop.cancelled() => {}
         }
     }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     job::{ErrorClass, ErrorRecord, JobError, JobState, Stage},
-    queue::Delivery,
+    queue::{Delivery, Queue},
     status::{Claim, Fenced, JobRow, Published},
 };
 
@@ -74,8 +74,10 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
     let lease = Lease::hold(worker, &row, control.clone());
     let mut made = attempt(worker, &row, control).await;
     if let Err(error) = &made {
-        // A model is the worker's own affair in a service: others may have it, and the job waits for them.
-        let unfit = error.is_about_the_model() && worker.options.place == Place::AsAsked;
+        // A model is the worker's own affair in a service: others may have it, and the job waits for them. Of a queue in
+        // process this worker is the only one.
+        let others = worker.options.place == Place::AsAsked && matches!(worker.queue, Queue::Rabbit(_));
+        let unfit = error.is_about_the_model() && others;
         if unfit || error.class() == ErrorClass::Device {
             let beside = worker.broken.is_cancelled();
             error!(%error, "this worker cannot be used after this; it leaves");

@@ -52,7 +52,8 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError>
     });
     let helpers = CancellationToken::new();
     let mut helping = JoinSet::new();
-    helping.spawn(relay::relay(worker.clone(), helpers.clone()));
+    let (status, queue, poll) = (worker.status.clone(), worker.queue.clone(), worker.options.poll);
+    helping.spawn(relay::relay(status, queue, poll, worker.nudge.clone(), helpers.clone()));
     helping.spawn(keeper::keep(worker.clone(), helpers.clone()));
     info!(worker = %worker.options.name, slots = worker.options.slots, "ready for jobs");
 

@@ -124,7 +124,14 @@ impl JobsArgs {
 }
 
 async fn list(front: &Front, args: ListArgs) -> Result<(), Failure> {
-    let filter = Filter { state: args.state, kind: args.kind, batch: args.batch, limit: args.limit, after: args.after };
+    let filter = Filter {
+        state: args.state,
+        kind: args.kind,
+        batch: args.batch,
+        limit: args.limit,
+        after: args.after,
+        ..Filter::default()
+    };
     let page = front.status.list(&filter).await?;
     if args.json {
         let jobs = page.jobs.into_iter().map(|row| JobView::new(row, &front.stores)).collect::<Result<Vec<_>, _>>()?;

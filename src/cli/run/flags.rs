@@ -62,17 +62,20 @@ pub fn text_flag(name: &'static str, key: &'static str, value: Option<&String>) 
     value.map(|value| Flag { name, key, value: value.clone().into() })
 }
 
-/// A picture on the command line: a path, a `file:///` address, or `job:ID:LAYER`.
+/// A picture on the command line: a path, a `file:///` address, `job:ID:LAYER`, or `job:ID:FILE`.
 pub fn input(text: &str) -> Result<InputRef, Failure> {
     if let Some(rest) = text.strip_prefix("job:") {
-        let parts = rest.split_once(':').and_then(|(job, layer)| Some((job, layer.parse().ok()?)));
-        let Some((job, layer)) = parts else {
+        let Some((job, picture)) = rest.split_once(':').filter(|(_, picture)| !picture.is_empty()) else {
             let reason = format!(
                 "`{text}` is not a layer of a job; write job:ID:LAYER, for instance job:018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21:2"
             );
             return Err(JobError::invalid("input", reason).into());
         };
-        return Ok(InputRef::Layer { job: job.parse()?, layer });
+        let job = job.parse()?;
+        return Ok(match picture.parse() {
+            Ok(layer) => InputRef::Layer { job, layer },
+            Err(_) => InputRef::File { job, file: picture.to_owned() },
+        });
     }
     if text.is_empty() {
         return Err(JobError::invalid("IMAGE", "is empty; give a picture").into());

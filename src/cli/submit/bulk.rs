@@ -143,7 +143,7 @@ async fn send(
     upload: bool,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let options = SubmitOptions { batch: Some(batch.clone()), at: None };
+    let options = SubmitOptions { batch: Some(batch.clone()), ..SubmitOptions::default() };
     let bar = bar(global, "submitting", Some(requests.len()));
     // A broker that is away is waited for once, not at every chunk.
     let mut reachable = true;

@@ -125,6 +125,7 @@ fn first_input(message: &Fields) -> String {
     match first.cloned().map(serde_json::from_value::<InputRef>) {
         Some(Ok(InputRef::Url(url))) => url,
         Some(Ok(InputRef::Layer { job, layer })) => format!("{job}-layer-{layer:02}"),
+        Some(Ok(InputRef::File { job, file })) => format!("{job}-{file}"),
         Some(Err(_)) | None => String::new(),
     }
 }

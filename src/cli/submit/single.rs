@@ -49,7 +49,10 @@ async fn one(
     let inputs = flags.input.iter().map(|text| input(text)).collect::<Result<Vec<_>, _>>()?;
     let inputs = if flags.upload { upload(front, inputs).await? } else { inputs };
     let request = request(kind, params, flags, &inputs)?;
-    let submitted = front.status.submit(&request, &SubmitOptions { batch: flags.batch.clone(), at: None }).await?;
+    let submitted = front
+        .status
+        .submit(&request, &SubmitOptions { batch: flags.batch.clone(), ..SubmitOptions::default() })
+        .await?;
     front.dispatch().await;
     let id = request.id;
     if flags.wait {

@@ -27,6 +27,15 @@ impl PostgresStatus {
         summary(&self.all(query).await?)
     }
 
+    pub async fn batches(&self, limit: u32) -> Result<Vec<BatchId>, JobError> {
+        let query = sqlx::query(
+            "SELECT batch, MAX(created_at) AS newest FROM jobs WHERE batch IS NOT NULL
+              GROUP BY batch ORDER BY newest DESC LIMIT $1",
+        )
+        .bind(i64::from(limit));
+        self.all(query).await?.iter().map(|row| row.word("batch")).collect()
+    }
+
     pub async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError> {
         let mut query = QueryBuilder::<Postgres>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE batch = "));
         query.push_bind(batch.as_str());
@@ -68,12 +77,12 @@ impl PostgresStatus {
 
     /// Cancels those of the rows that still wait as they were read, each with its message.
     async fn end_queued(&self, rows: impl Iterator<Item = JobRow>, now: i64) -> Result<u64, JobError> {
-        let (mut ids, mut epochs, mut payloads) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ids, mut epochs, mut payloads) = (Vec::new(), Vec::new(), Vec::<Option<String>>::new());
         for row in rows {
             let turn = Turn::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
             ids.push(turn.row.id().to_string());
             epochs.push(turn.seen.epoch.0);
-            payloads.push(turn.message.and_then(|message| message.payload));
+            payloads.push(turn.event);
         }
         let query = sqlx::query(
             "WITH held AS (
@@ -85,7 +94,11 @@ impl PostgresStatus {
                        FOR UPDATE) AS waiting),
              turned AS (
                 UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
-                 WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id),
+                 WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id, webhook),
+             hooked AS (
+                INSERT INTO webhooks (job, url, payload, available_at, created_at)
+                SELECT turned.id, webhook, payload, $5, $5 FROM turned JOIN held ON held.id = turned.id
+                 WHERE webhook IS NOT NULL),
              sent AS (
                 INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
                 SELECT id, 'job.cancelled', kind, priority, payload, $5, $5 FROM held WHERE $6)

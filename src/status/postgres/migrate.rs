@@ -5,9 +5,10 @@ use sqlx::{Connection, PgConnection, Row};
 use super::open::explain;
 
 /// In order; the table `acetate_schema` says how many of them the schema has seen.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
+    include_str!("../../../migrations/postgres/0003_api.sql"),
 ];
 
 /// Runs the migrations that are missing, in one transaction.

@@ -14,5 +14,6 @@ mod retention;
 mod submit;
 mod turn;
 mod wake;
+mod webhook;
 
 pub use open::PostgresStatus;

@@ -19,6 +19,12 @@ impl PostgresStatus {
         self.one(query).await?.as_ref().map(read_job).transpose()
     }
 
+    pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError> {
+        let query = sqlx::query(concat!("SELECT ", job_columns!(), " FROM jobs WHERE id = ANY($1)"))
+            .bind(ids.iter().map(JobId::to_string).collect::<Vec<_>>());
+        Ok(self.all(query).await?.iter().filter_map(readable).collect())
+    }
+
     pub async fn list(&self, filter: &Filter) -> Result<Page, JobError> {
         let mut query = QueryBuilder::<Postgres>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE TRUE"));
         if let Some(state) = filter.state {
@@ -29,6 +35,10 @@ impl PostgresStatus {
         }
         if let Some(batch) = &filter.batch {
             query.push(" AND batch = ").push_bind(batch.to_string());
+        }
+        // A row of an older version has no words of its own.
+        for needle in filter.needles() {
+            query.push(" AND strpos(COALESCE(search, lower(request)), ").push_bind(needle).push(") > 0");
         }
         if let Some(after) = filter.after {
             query.push(" AND (created_at, id) < ((SELECT created_at FROM jobs WHERE id = ");

@@ -11,6 +11,7 @@ use crate::{
         JobRow, Rejection, SubmitOptions, Submitted,
         columns::{Columns, job_columns, read_job, read_rejection, to_json},
         decide::check_same,
+        search,
     },
 };
 
@@ -107,11 +108,11 @@ impl PostgresStatus {
         let query = sqlx::query(
             "WITH new AS (
                 INSERT INTO jobs (id, fingerprint, kind, request, priority, batch, state, available_at, quiet_until,
-                                  created_at, updated_at)
+                                  created_at, updated_at, search, webhook)
                 SELECT id, fingerprint, kind, request, priority, $6, 'queued', COALESCE($7, acetate_now()),
-                       COALESCE($7, acetate_now()), acetate_now(), acetate_now()
-                  FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[])
-                    AS asked (id, fingerprint, kind, request, priority)
+                       COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10
+                  FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $9::TEXT[])
+                    AS asked (id, fingerprint, kind, request, priority, search)
                 ON CONFLICT (id) DO NOTHING
              RETURNING id, kind, priority, created_at, available_at),
              sent AS (
@@ -128,7 +129,9 @@ impl PostgresStatus {
         .bind(requests.iter().map(|(request, _)| i64::from(request.priority)).collect::<Vec<_>>())
         .bind(options.batch.as_ref().map(|batch| batch.as_str()))
         .bind(options.at.map(Timestamp::as_millisecond))
-        .bind(self.service());
+        .bind(self.service())
+        .bind(texts(&|request| search::text(request, options.batch.as_ref())))
+        .bind(options.webhook.as_deref());
         let rows = self.all(query).await?;
         rows.iter().map(|row| Ok((row.word("id")?, (row.time("created_at")?, row.time("available_at")?)))).collect()
     }

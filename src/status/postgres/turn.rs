@@ -153,7 +153,7 @@ impl PostgresStatus {
                        lease_until = NULL, updated_at = $14, finished_at = $15
                  WHERE id = $1 AND epoch = $2 AND state || '' = $3 AND cancel_requested = $4
                    AND ($5::BIGINT IS NULL OR lease_until = $5)
-             RETURNING id, kind, priority),
+             RETURNING id, kind, priority, webhook),
              closed AS (
                 UPDATE attempts SET ended_at = $14, outcome = $16, error = $17
                   FROM turned WHERE attempts.job = turned.id AND attempts.epoch = $2 AND attempts.ended_at IS NULL),
@@ -161,7 +161,10 @@ impl PostgresStatus {
                 INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
                 SELECT id, $18, kind, priority, $19, $20, $14 FROM turned WHERE $18::TEXT IS NOT NULL
                 ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
-                DO UPDATE SET available_at = EXCLUDED.available_at)
+                DO UPDATE SET available_at = EXCLUDED.available_at),
+             hooked AS (
+                INSERT INTO webhooks (job, url, payload, available_at, created_at)
+                SELECT id, webhook, $21, $14, $14 FROM turned WHERE $21::TEXT IS NOT NULL AND webhook IS NOT NULL)
              SELECT 1 FROM turned",
         )
         .bind(row.id().to_string())
@@ -183,7 +186,8 @@ impl PostgresStatus {
         .bind(turn.attempt_error.as_ref().map(to_json).transpose()?)
         .bind(message.map(|message| message.topic.as_str()))
         .bind(message.and_then(|message| message.payload.as_deref()))
-        .bind(message.map(|message| message.available_at));
+        .bind(message.map(|message| message.available_at))
+        .bind(turn.event.as_deref());
         let written = self.one(query).await?.is_some();
         if written {
             self.signal.tell();

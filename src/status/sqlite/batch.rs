@@ -33,6 +33,18 @@ impl SqliteStatus {
         summary(&rows)
     }
 
+    pub async fn batches(&self, limit: u32) -> Result<Vec<BatchId>, JobError> {
+        let rows = sqlx::query(
+            "SELECT batch, MAX(created_at) AS newest FROM jobs WHERE batch IS NOT NULL
+              GROUP BY batch ORDER BY newest DESC LIMIT ?",
+        )
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(database)?;
+        rows.iter().map(|row| row.word("batch")).collect()
+    }
+
     pub async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError> {
         let mut query = QueryBuilder::<Sqlite>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE batch = "));
         query.push_bind(batch.as_str());

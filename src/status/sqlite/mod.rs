@@ -8,5 +8,6 @@ mod query;
 mod retention;
 mod submit;
 mod turn;
+mod webhook;
 
 pub use open::SqliteStatus;

@@ -17,10 +17,11 @@ use crate::{
 };
 
 /// In order; the file's `user_version` says how many of them it has seen.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
+    include_str!("../../../migrations/sqlite/0004_api.sql"),
 ];
 
 /// How long a write waits for another process to finish its own.

@@ -23,6 +23,17 @@ impl SqliteStatus {
         row.as_ref().map(read_job).transpose()
     }
 
+    pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError> {
+        let mut query = QueryBuilder::<Sqlite>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE id IN ("));
+        let mut list = query.separated(", ");
+        for id in ids {
+            list.push_bind(id.to_string());
+        }
+        query.push(")");
+        let rows = query.build().fetch_all(&self.readers).await.map_err(database)?;
+        Ok(rows.iter().filter_map(readable).collect())
+    }
+
     pub async fn list(&self, filter: &Filter) -> Result<Page, JobError> {
         let mut query = QueryBuilder::<Sqlite>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE TRUE"));
         if let Some(state) = filter.state {
@@ -33,6 +44,10 @@ impl SqliteStatus {
         }
         if let Some(batch) = &filter.batch {
             query.push(" AND batch = ").push_bind(batch.to_string());
+        }
+        // A row of an older version has no words of its own.
+        for needle in filter.needles() {
+            query.push(" AND instr(COALESCE(search, lower(request)), ").push_bind(needle).push(") > 0");
         }
         if let Some(after) = filter.after {
             query.push(" AND (created_at, id) < ((SELECT created_at FROM jobs WHERE id = ");

@@ -14,6 +14,7 @@ use crate::{
         columns::{job_columns, read_job, read_rejection, to_json},
         decide::check_same,
         outbox::Topic,
+        search,
     },
 };
 
@@ -102,8 +103,8 @@ async fn submit_in(
     let available_at = options.at.map_or(now, Timestamp::as_millisecond);
     let new = sqlx::query(concat!(
         "INSERT INTO jobs (id, fingerprint, kind, request, priority, batch, state, available_at, quiet_until,
-                           created_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queued', ?7, ?7, ?8, ?8)
+                           created_at, updated_at, search, webhook)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queued', ?7, ?7, ?8, ?8, ?9, ?10)
          ON CONFLICT (id) DO NOTHING RETURNING ",
         job_columns!()
     ))
@@ -115,6 +116,8 @@ async fn submit_in(
     .bind(options.batch.as_ref().map(|batch| batch.as_str()))
     .bind(available_at)
     .bind(now)
+    .bind(search::text(request, options.batch.as_ref()))
+    .bind(options.webhook.as_deref())
     .fetch_optional(&mut *tx)
     .await
     .map_err(database)?;

@@ -172,6 +172,18 @@ pub(super) async fn write(tx: &mut SqliteConnection, turn: &Turn) -> Result<(), 
     .execute(&mut *tx)
     .await
     .map_err(database)?;
+    if let Some(event) = &turn.event {
+        sqlx::query(
+            "INSERT INTO webhooks (job, url, payload, available_at, created_at)
+             SELECT id, webhook, ?2, ?3, ?3 FROM jobs WHERE id = ?1 AND webhook IS NOT NULL",
+        )
+        .bind(&id)
+        .bind(event)
+        .bind(now)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+    }
     let Some(message) = &turn.message else { return Ok(()) };
     send(tx, row, message.topic, message.payload.as_deref(), message.available_at, now).await
 }

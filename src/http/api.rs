@@ -1,0 +1,189 @@
+//! What handlers work with.
+
+use std::{
+    ops::Deref,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Probes, Settings,
+    guard::Rates,
+    problem::{Answer, Failure},
+    thumbnails::Thumbnails,
+    watch::Watch,
+};
+use crate::{
+    engine::Resident,
+    job::{JobError, JobId},
+    queue::{Dispatch as Message, Queue},
+    status::{CancelOutcome, JobRow, Status, SubmitOptions, Submitted},
+    store::Stores,
+};
+
+/// Pictures that are taken in, or read and made smaller, at a time: each may be large in memory.
+const UPLOADS: usize = 4;
+/// The counts of waiting jobs are this old at most.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// The parts that the API is made of.
+pub struct Parts {
+    pub settings: Settings,
+    pub status: Status,
+    pub stores: Stores,
+    pub queue: Queue,
+    pub dispatch: Dispatch,
+    pub probes: Probes,
+    /// Which models are in memory; absent where this process does not work.
+    pub resident: Option<watch::Receiver<Resident>>,
+    /// Whether a worker of this name has certainly died.
+    pub is_dead: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Set when the server stops: streams end.
+    pub stop: CancellationToken,
+}
+
+/// Who hears of a new job.
+#[derive(Debug, Clone)]
+pub enum Dispatch {
+    /// The queue of this process.
+    InProcess,
+    /// Whoever sends what the outbox holds.
+    Relay(Arc<Notify>),
+    /// Another process looks at the rows by itself.
+    Nobody,
+}
+
+/// Clones share it.
+#[derive(Clone)]
+pub struct Api(Arc<Inner>);
+
+pub struct Inner {
+    pub parts: Parts,
+    pub watch: Watch,
+    pub rates: Rates,
+    pub thumbnails: Thumbnails,
+    pub uploads: Semaphore,
+    waiting: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Deref for Api {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Api {
+    /// Starts the task that looks at watched jobs; it ends with `stop`.
+    pub fn new(parts: Parts) -> Self {
+        let watch = Watch::start(parts.status.clone(), parts.stop.clone());
+        let rates = Rates::new(parts.settings.requests_per_second);
+        Self(Arc::new(Inner {
+            parts,
+            watch,
+            rates,
+            thumbnails: Thumbnails::default(),
+            uploads: Semaphore::new(UPLOADS),
+            waiting: Mutex::default(),
+        }))
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.parts.settings
+    }
+
+    pub fn status(&self) -> &Status {
+        &self.parts.status
+    }
+
+    pub fn stores(&self) -> &Stores {
+        &self.parts.stores
+    }
+
+    pub async fn job(&self, id: JobId) -> Answer<JobRow> {
+        self.status().get(id).await?.ok_or_else(|| Failure::no_job(id))
+    }
+
+    /// Accepts a job, if there is room for one more, and tells whoever works.
+    pub async fn accept(&self, request: &crate::job::JobRequest, options: &SubmitOptions) -> Answer<Submitted> {
+        // What was accepted before is answered even when nothing new is.
+        if let Err(full) = self.room().await
+            && self.status().get(request.id).await?.is_none()
+        {
+            return Err(full);
+        }
+        let submitted = match self.status().submit(request, options).await {
+            Ok(submitted) => submitted,
+            Err(error @ JobError::InvalidRequest { .. }) if self.status().get(request.id).await?.is_some() => {
+                return Err(Failure::conflict(error.to_string()).about("id"));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Submitted::New(row) = &submitted {
+            self.dispatch(row).await;
+        }
+        Ok(submitted)
+    }
+
+    /// The row is written: whatever happens here, the job is found sooner or later.
+    pub async fn dispatch(&self, row: &JobRow) {
+        match &self.parts.dispatch {
+            Dispatch::InProcess => {
+                let message = Message {
+                    id: row.id(),
+                    kind: row.request.task.kind(),
+                    priority: row.request.priority,
+                    body: Vec::new(),
+                    trace: None,
+                };
+                if let Err(error) = self.parts.queue.publish_dispatch(&message).await {
+                    tracing::warn!(%error, "a job was not dispatched at once");
+                }
+            }
+            Dispatch::Relay(nudge) => nudge.notify_one(),
+            Dispatch::Nobody => {}
+        }
+    }
+
+    /// Something was written that others are to be told.
+    pub fn nudge(&self) {
+        if let Dispatch::Relay(nudge) = &self.parts.dispatch {
+            nudge.notify_one();
+        }
+    }
+
+    pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, JobError> {
+        let outcome = self.status().cancel(id, &*self.parts.is_dead).await?;
+        self.nudge();
+        Ok(outcome)
+    }
+
+    /// Whether one more job may wait.
+    async fn room(&self) -> Answer<()> {
+        let most = self.settings().max_queued;
+        let mut waiting = self.waiting.lock().await;
+        let known = waiting.filter(|(at, _)| at.elapsed() < FRESH).map(|(_, jobs)| jobs);
+        let jobs = match known {
+            Some(jobs) => jobs,
+            None => self.status().queue_depth().await?.iter().map(|depth| depth.queued).sum(),
+        };
+        // Counted as if it were accepted, so that a burst within one look does not get past the limit.
+        *waiting = Some((waiting.filter(|_| known.is_some()).map_or_else(Instant::now, |(at, _)| at), jobs + 1));
+        if jobs < most {
+            return Ok(());
+        }
+        let detail = format!("{jobs} jobs wait, and {most} may (http.max_queued); try again when some are done");
+        Err(Failure::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).later(30))
+    }
+
+    /// How long the attempt of a running job has gone on.
+    pub fn seconds(row: &JobRow) -> Option<f64> {
+        let started = row.started_at.filter(|_| row.state == crate::job::JobState::Running)?;
+        Some(Timestamp::now().duration_since(started).as_secs_f64().max(0.0))
+    }
+}

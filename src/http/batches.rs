@@ -1,0 +1,117 @@
+//! `/v1/batches`: many jobs under one name.
+
+use std::collections::BTreeMap;
+
+use axum::{Json, extract::State};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    api::Api,
+    problem::{Answer, Failure, Problem},
+    read::{Asked, In},
+};
+use crate::{
+    job::{BatchId, JobError, JobState},
+    status::BatchSummary,
+};
+
+const USUAL: u32 = 20;
+const MOST: u32 = 100;
+
+/// How far a batch has come.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BatchView {
+    pub batch: BatchId,
+    pub total: u64,
+    /// Jobs in each state that occurs.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub states: BTreeMap<String, u64>,
+    pub ended: u64,
+    pub created_at: Timestamp,
+    /// When the last of those that ended did so.
+    pub last_finished_at: Option<Timestamp>,
+    /// From the claim to the end of those that succeeded, on average.
+    pub mean_seconds: Option<f64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Batches {
+    pub batches: Vec<BatchView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Cancelled {
+    /// Jobs that were stopped, or asked to stop.
+    pub cancelled: u64,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Listing {
+    /// 20 when left out.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+}
+
+impl BatchView {
+    fn new(batch: BatchId, summary: &BatchSummary) -> Self {
+        let states = summary.states.iter().map(|(state, jobs): &(JobState, u64)| (state.to_string(), *jobs)).collect();
+        Self {
+            batch,
+            total: summary.total(),
+            states,
+            ended: summary.ended(),
+            created_at: summary.first_created,
+            last_finished_at: summary.last_finished,
+            mean_seconds: summary.mean_seconds,
+        }
+    }
+}
+
+/// List batches, those with the newest jobs first
+#[utoipa::path(get, path = "/v1/batches", tag = "batches", params(Listing),
+    responses((status = 200, body = Batches), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answer<Json<Batches>> {
+    let limit = asked.limit.unwrap_or(USUAL);
+    if !(1..=MOST).contains(&limit) {
+        return Err(Failure::bad_request(format!("limit: {limit} is not between 1 and {MOST}")).about("limit"));
+    }
+    let mut batches = Vec::new();
+    for batch in api.status().batches(limit).await? {
+        if let Some(summary) = api.status().batch_summary(&batch).await? {
+            batches.push(BatchView::new(batch, &summary));
+        }
+    }
+    Ok(Json(Batches { batches }))
+}
+
+/// Show a batch
+#[utoipa::path(get, path = "/v1/batches/{batch}", tag = "batches", params(("batch" = BatchId, Path)),
+    responses((status = 200, body = BatchView), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn show(State(api): State<Api>, In(batch): In<String>) -> Answer<Json<BatchView>> {
+    let batch = named(&batch)?;
+    match api.status().batch_summary(&batch).await? {
+        Some(summary) => Ok(Json(BatchView::new(batch, &summary))),
+        None => Err(Failure::not_found(format!("no job is in a batch {batch}"))),
+    }
+}
+
+/// Cancel the jobs of a batch
+#[utoipa::path(post, path = "/v1/batches/{batch}/cancel", tag = "batches", params(("batch" = BatchId, Path)),
+    responses((status = 200, body = Cancelled), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn cancel(State(api): State<Api>, In(batch): In<String>) -> Answer<Json<Cancelled>> {
+    let batch = named(&batch)?;
+    if api.status().batch_summary(&batch).await?.is_none() {
+        return Err(Failure::not_found(format!("no job is in a batch {batch}")));
+    }
+    let cancelled = api.status().cancel_batch(&batch).await?;
+    api.nudge();
+    Ok(Json(Cancelled { cancelled }))
+}
+
+fn named(text: &str) -> Answer<BatchId> {
+    text.parse().map_err(|error: JobError| Failure::bad_request(error.to_string()).about("batch"))
+}

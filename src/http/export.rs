@@ -1,0 +1,176 @@
+//! Layers in one file: those of a job as it stands, or any that a page has put together.
+
+use std::io::Cursor;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{
+    api::Api,
+    files::{self, FOREVER, fresh, is_known, missing, published, unchanged},
+    problem::{Answer, Failure, Problem},
+    read::{Id, Json},
+};
+use crate::{
+    image::{ExportError, ExportFormat, Sheet, Stack},
+    job::{FileEntry, InputRef, JobError, JobId},
+    store::{ObjectKey, ResultFiles},
+};
+
+pub const FORMATS: [ExportFormat; 3] = ExportFormat::ALL;
+
+/// Layers in one file.
+const MOST_LAYERS: usize = 64;
+const MOST_BYTES: usize = 256 * 1024;
+
+/// The layers of a job as a ZIP of PNGs
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.zip", tag = "pictures", params(("id" = JobId, Path)),
+    responses((status = 200, body = Vec<u8>, content_type = "application/zip"), (status = 304),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn zip(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
+    of_job(&api, id, ExportFormat::Zip, &headers).await
+}
+
+/// The layers of a job for Krita and GIMP
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.ora", tag = "pictures", params(("id" = JobId, Path)),
+    responses((status = 200, body = Vec<u8>, content_type = "image/openraster"), (status = 304),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn ora(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
+    of_job(&api, id, ExportFormat::Ora, &headers).await
+}
+
+/// The layers of a job for Photoshop
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.psd", tag = "pictures", params(("id" = JobId, Path)),
+    responses((status = 200, body = Vec<u8>, content_type = "image/vnd.adobe.photoshop"), (status = 304),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn psd(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
+    of_job(&api, id, ExportFormat::Psd, &headers).await
+}
+
+async fn of_job(api: &Api, id: JobId, format: ExportFormat, headers: &HeaderMap) -> Answer<Response> {
+    let row = api.job(id).await?;
+    let result = published(&row)?;
+    if !result.files.iter().any(FileEntry::is_layer) {
+        let kind = row.request.task.kind();
+        return Err(Failure::not_found(format!("a {kind} job has no layers; take its picture from /files")));
+    }
+    let tag = format!("\"{id}-{}-{format}\"", row.epoch);
+    if is_known(headers, &tag) {
+        return Ok(unchanged(&tag, FOREVER));
+    }
+    let store = api.stores().at_root(result.root.as_deref())?;
+    let found = ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await?;
+    let stack = Stack::of_result(&found.manifest, found.read_all().await?)?;
+    let bytes = write(api, stack, format).await?;
+    Ok(attached(fresh(bytes, format.media_type(), &tag, FOREVER), &format!("acetate-{id}.{format}")))
+}
+
+/// A stack of pictures of any jobs.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StackBody {
+    format: Format,
+    /// Back to front.
+    #[schema(min_items = 1, max_items = 64)]
+    layers: Vec<LayerBody>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    Zip,
+    Ora,
+    Psd,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct LayerBody {
+    job: JobId,
+    /// The picture's name in that job: `layer-01.png`, `edited.png`.
+    file: String,
+    /// What people read in a list of layers; its file's name when left out.
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default = "solid")]
+    #[schema(minimum = 0, maximum = 1)]
+    opacity: f32,
+    #[serde(default = "shown")]
+    visible: bool,
+}
+
+fn solid() -> f32 {
+    1.0
+}
+
+fn shown() -> bool {
+    true
+}
+
+/// A stack of pictures in one file
+///
+/// Of any jobs, with names, opacity and what is hidden: what a page shows.
+#[utoipa::path(post, path = "/v1/export", tag = "pictures", request_body = StackBody,
+    responses(
+        (status = 200, content(
+            (Vec<u8> = "application/zip"), (Vec<u8> = "image/openraster"), (Vec<u8> = "image/vnd.adobe.photoshop"))),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn stack(State(api): State<Api>, Json(asked): Json<StackBody, MOST_BYTES>) -> Answer<Response> {
+    let given = asked.layers.len();
+    if given == 0 || given > MOST_LAYERS {
+        return Err(JobError::invalid("layers", format!("1 to {MOST_LAYERS} layers, {given} given")).into());
+    }
+    let mut sheets = Vec::with_capacity(given);
+    for layer in asked.layers {
+        sheets.push(sheet(&api, layer).await?);
+    }
+    let format = match asked.format {
+        Format::Zip => ExportFormat::Zip,
+        Format::Ora => ExportFormat::Ora,
+        Format::Psd => ExportFormat::Psd,
+    };
+    let bytes = write(&api, Stack { sheets, beside: Vec::new() }, format).await?;
+    let response = ([(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()))], bytes).into_response();
+    Ok(attached(response, &format!("acetate.{format}")))
+}
+
+async fn sheet(api: &Api, layer: LayerBody) -> Answer<Sheet> {
+    let row = api.status().get(layer.job).await?;
+    let input = InputRef::File { job: layer.job, file: layer.file };
+    let Some(row) = row else { return Err(JobError::InputNotFound { input: input.to_string() }.into()) };
+    let file = row.picture(&input)?;
+    let png = files::read(api, &row, file).await.map_err(|failure| failure.of_job(layer.job))?;
+    Ok(Sheet {
+        name: layer.name.unwrap_or_else(|| file.name.clone()),
+        file: file.name.clone(),
+        png,
+        opacity: layer.opacity,
+        visible: layer.visible,
+    })
+}
+
+async fn write(api: &Api, stack: Stack, format: ExportFormat) -> Answer<Vec<u8>> {
+    let limits = api.settings().limits;
+    let _turn = api.uploads.acquire().await;
+    let written = tokio::task::spawn_blocking(move || stack.write(format, &limits, Cursor::new(Vec::new()))).await;
+    match written {
+        Ok(Ok(file)) => Ok(file.into_inner()),
+        Ok(Err(ExportError::Stack(error))) => Err(error.into()),
+        Ok(Err(ExportError::Write(error))) => {
+            Err(JobError::Busy { reason: format!("the file was not made: {error}") }.into())
+        }
+        Err(_) => Err(missing(JobError::invalid("layers", "these layers cannot be written as one file"))),
+    }
+}
+
+fn attached(mut response: Response, name: &str) -> Response {
+    let text = format!("attachment; filename=\"{name}\"");
+    let value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("attachment"));
+    response.headers_mut().insert(header::CONTENT_DISPOSITION, value);
+    response
+}

@@ -1,0 +1,148 @@
+//! The files of results.
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    api::Api,
+    problem::{Answer, Failure, Problem},
+    read::In,
+};
+use crate::{
+    job::{FileEntry, InputRef, JobError, JobId},
+    status::{JobRow, Published},
+    store::{MANIFEST, ObjectKey},
+};
+
+const LARGEST_MANIFEST: u64 = 16 << 20;
+/// A result is published once and never changes.
+pub const FOREVER: &str = "private, max-age=31536000, immutable";
+
+/// A layer as PNG
+///
+/// `0.png` is the whole picture as the model regenerates it, `1.png` the rearmost layer.
+#[utoipa::path(get, path = "/v1/jobs/{id}/layers/{layer}", tag = "pictures",
+    params(("id" = JobId, Path), ("layer" = String, Path, description = "A number and `.png`")),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "image/png"),
+        (status = 304, description = "As it was (`If-None-Match`)"),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn layer(
+    State(api): State<Api>,
+    In((id, layer)): In<(String, String)>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let job = super::read::job_id(&id)?;
+    let layer = layer.strip_suffix(".png").and_then(|number| number.parse().ok());
+    let Some(layer) = layer else {
+        return Err(Failure::bad_request("a layer is a number and .png, for instance 1.png").about("layer"));
+    };
+    let row = api.job(job).await?;
+    let file = row.picture(&InputRef::Layer { job, layer }).map_err(missing)?;
+    serve(&api, &row, file, &headers).await
+}
+
+/// A file of a result
+///
+/// Any picture by its name, or `manifest.json`.
+#[utoipa::path(get, path = "/v1/jobs/{id}/files/{name}", tag = "pictures",
+    params(("id" = JobId, Path), ("name" = String, Path)),
+    responses(
+        (status = 200, content((Vec<u8> = "image/png"), (Object = "application/json"))),
+        (status = 304, description = "As it was (`If-None-Match`)"),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn file(
+    State(api): State<Api>,
+    In((id, name)): In<(String, String)>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let job = super::read::job_id(&id)?;
+    let row = api.job(job).await?;
+    if name == MANIFEST {
+        return manifest(&api, &row, &headers).await;
+    }
+    let file = row.picture(&InputRef::File { job, file: name }).map_err(missing)?;
+    serve(&api, &row, file, &headers).await
+}
+
+async fn serve(api: &Api, row: &JobRow, file: &FileEntry, headers: &HeaderMap) -> Answer<Response> {
+    let tag = format!("\"{}\"", file.sha256);
+    if is_known(headers, &tag) {
+        return Ok(unchanged(&tag, FOREVER));
+    }
+    let bytes = read(api, row, file).await?;
+    Ok(fresh(bytes, "image/png", &tag, FOREVER))
+}
+
+async fn manifest(api: &Api, row: &JobRow, headers: &HeaderMap) -> Answer<Response> {
+    let result = published(row)?;
+    let tag = format!("\"{}-{}\"", row.id(), row.epoch);
+    if is_known(headers, &tag) {
+        return Ok(unchanged(&tag, FOREVER));
+    }
+    let key = ObjectKey::parse(&result.manifest)?;
+    let store = api.stores().at_root(result.root.as_deref())?;
+    match store.get(&key, LARGEST_MANIFEST).await {
+        Ok(bytes) => Ok(fresh(bytes, "application/json", &tag, FOREVER)),
+        Err(error) => Err(gone_or(error, store.exists(&key).await?, MANIFEST)),
+    }
+}
+
+pub fn published(row: &JobRow) -> Answer<&Published> {
+    row.published
+        .as_ref()
+        .ok_or_else(|| Failure::not_found(format!("job {} is {}; it has no result", row.id(), row.state)))
+}
+
+/// The bytes of a file of a result.
+pub async fn read(api: &Api, row: &JobRow, file: &FileEntry) -> Answer<Vec<u8>> {
+    let result = published(row)?;
+    let key = ObjectKey::parse(&result.manifest)?.sibling(&file.name)?;
+    let store = api.stores().at_root(result.root.as_deref())?;
+    match store.get(&key, file.size).await {
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(gone_or(error, store.exists(&key).await?, &file.name)),
+    }
+}
+
+/// What a result does not have.
+pub fn missing(error: JobError) -> Failure {
+    Failure::not_found(error.to_string())
+}
+
+fn gone_or(error: JobError, exists: bool, name: &str) -> Failure {
+    if exists {
+        return error.into();
+    }
+    Failure::new(StatusCode::GONE, "gone", format!("{name} is no longer in the store; run the job anew"))
+}
+
+/// Whether the client has what the tag stands for.
+pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let given = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    given.flat_map(|line| line.split(',')).any(|known| {
+        let known = known.trim();
+        known == "*" || known.trim_start_matches("W/") == tag
+    })
+}
+
+pub fn unchanged(tag: &str, lasts: &'static str) -> Response {
+    (StatusCode::NOT_MODIFIED, tags(tag, lasts)).into_response()
+}
+
+pub fn fresh(
+    bytes: impl Into<axum::body::Bytes>,
+    media_type: &'static str,
+    tag: &str,
+    lasts: &'static str,
+) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(media_type))], tags(tag, lasts), bytes.into()).into_response()
+}
+
+fn tags(tag: &str, lasts: &'static str) -> [(header::HeaderName, HeaderValue); 2] {
+    let tag = HeaderValue::from_str(tag).unwrap_or(HeaderValue::from_static("\"\""));
+    [(header::ETAG, tag), (header::CACHE_CONTROL, HeaderValue::from_static(lasts))]
+}

@@ -1,0 +1,102 @@
+//! How often one client may ask.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::StatusCode,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use governor::{
+    DefaultKeyedRateLimiter, Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+};
+
+use crate::http::{api::Api, problem::Failure};
+
+/// Wrong tokens of one client; guessing is slow after that.
+const WRONG_TOKENS: u32 = 20;
+/// Clients that are remembered before those who have been quiet are forgotten.
+const MANY: usize = 10_000;
+
+pub struct Rates {
+    requests: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    wrong: DefaultKeyedRateLimiter<IpAddr>,
+}
+
+impl Rates {
+    pub fn new(requests_per_second: f64) -> Self {
+        let wrong = Quota::per_minute(NonZeroU32::new(WRONG_TOKENS).unwrap_or(NonZeroU32::MIN));
+        Self { requests: quota(requests_per_second).map(RateLimiter::keyed), wrong: RateLimiter::keyed(wrong) }
+    }
+
+    /// Counts a request; how long to wait when there were too many.
+    fn request(&self, client: IpAddr) -> Result<(), Duration> {
+        self.requests.as_ref().map_or(Ok(()), |limiter| take(limiter, client))
+    }
+
+    fn wrong_token(&self, client: IpAddr) -> Result<(), Duration> {
+        take(&self.wrong, client)
+    }
+}
+
+pub async fn limit(
+    State(api): State<Api>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let client = client.ip();
+    if let Err(wait) = api.rates.request(client) {
+        return refused("requests come faster than http.requests_per_second allows", wait);
+    }
+    let response = next.run(request).await;
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Err(wait) = api.rates.wrong_token(client)
+    {
+        return refused("too many wrong tokens", wait);
+    }
+    response
+}
+
+fn refused(detail: &str, wait: Duration) -> Response {
+    let seconds = wait.as_secs() + 1;
+    Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(seconds).into_response()
+}
+
+fn take(limiter: &DefaultKeyedRateLimiter<IpAddr>, client: IpAddr) -> Result<(), Duration> {
+    if limiter.len() > MANY {
+        limiter.retain_recent();
+    }
+    limiter.check_key(&client).map_err(|not_until| not_until.wait_time_from(DefaultClock::default().now()))
+}
+
+/// A burst of two seconds' worth.
+fn quota(per_second: f64) -> Option<Quota> {
+    if per_second <= 0.0 {
+        return None;
+    }
+    let burst = (per_second * 2.0).ceil().clamp(1.0, f64::from(u32::MAX)) as u32;
+    Some(Quota::with_period(Duration::from_secs_f64(1.0 / per_second))?.allow_burst(NonZeroU32::new(burst)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_followed_by_a_pause() {
+        let rates = Rates::new(2.0);
+        let (one, other): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        let passed = (0..10).filter(|_| rates.request(one).is_ok()).count();
+        assert_eq!(passed, 4);
+        assert!(rates.request(one).unwrap_err() <= Duration::from_millis(500));
+        assert!(rates.request(other).is_ok());
+        assert!((0..1000).all(|_| Rates::new(0.0).request(one).is_ok()));
+    }
+}

@@ -1,0 +1,154 @@
+//! `GET /v1/jobs/{id}/events`: how a job goes, as server-sent events.
+//!
+//! Every event says how the job stands, so nothing is lost that still holds when a reader comes back. Its id is the
+//! time of the row's last change in milliseconds, raised where two changes fall into one: it grows, on every server of
+//! a service, without anybody keeping events.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures_util::{Stream, stream};
+use serde::Serialize;
+use tokio::sync::watch;
+use utoipa::ToSchema;
+
+use crate::{
+    http::{
+        api::Api,
+        measure::Watcher,
+        problem::{Answer, Problem},
+        read::Id,
+        view::JobView,
+        watch::Look,
+    },
+    job::{JobId, JobState, Progress},
+    status::JobRow,
+};
+
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What `progress` carries; `state` carries the whole job.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StateEvent {
+    id: JobId,
+    state: JobState,
+    attempts: u32,
+    progress: Option<Progress>,
+    /// Since the attempt began.
+    seconds: Option<f64>,
+}
+
+/// Watch a job
+///
+/// `state` when its state changes, with the whole job; `progress` in between. The stream ends with the job.
+#[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs",
+    params(("id" = JobId, Path), ("Last-Event-ID" = Option<String>, Header, description = "Where the reader was")),
+    responses(
+        (status = 200, body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The job has ended, and the reader knows"),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn events(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
+    let looks = api.watch.follow(id);
+    let row = api.job(id).await?;
+    // Whatever is no number of ours says nothing.
+    let last: Option<i64> = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let newer = last.is_none_or(|last| row.updated_at.as_millisecond() > last);
+    if row.state.is_terminal() && !newer {
+        // An EventSource that is told so does not come again.
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let reader = Reader {
+        told: if newer { None } else { Some(Arc::new(row.clone())) },
+        next: newer.then(|| Arc::new(row)),
+        // The clock of the database may have been set back since.
+        id: last.unwrap_or_default(),
+        looks,
+        api,
+        _counted: Watcher::default(),
+    };
+    let events = Sse::new(reader.into_stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive"));
+    // A proxy that collects an answer before it hands it on would keep all of them.
+    Ok(([("x-accel-buffering", "no")], events).into_response())
+}
+
+struct Reader {
+    api: Api,
+    looks: watch::Receiver<Look>,
+    /// To be told next.
+    next: Option<Arc<JobRow>>,
+    told: Option<Arc<JobRow>>,
+    /// Of the last event.
+    id: i64,
+    _counted: Watcher,
+}
+
+impl Reader {
+    fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        stream::unfold(self, |mut reader| async move {
+            let event = reader.event().await?;
+            Some((Ok(event), reader))
+        })
+    }
+
+    /// The next event; none after the last one, when the job is deleted, and when the server stops.
+    async fn event(&mut self) -> Option<Event> {
+        if self.told.as_ref().is_some_and(|row| row.state.is_terminal()) {
+            return None;
+        }
+        let row = match self.next.take() {
+            Some(row) => row,
+            None => self.change().await?,
+        };
+        self.id = row.updated_at.as_millisecond().max(self.id + 1);
+        let event = Event::default().id(self.id.to_string());
+        let event = if self.told.as_ref().is_some_and(|told| same_state(told, &row)) {
+            let progress = StateEvent {
+                id: row.id(),
+                state: row.state,
+                attempts: row.attempts,
+                progress: row.progress,
+                seconds: Api::seconds(&row).map(|seconds| (seconds * 1e3).round() / 1e3),
+            };
+            event.event("progress").json_data(&progress)
+        } else {
+            event.event("state").json_data(JobView::new(&row, &self.api))
+        };
+        self.told = Some(row);
+        event.ok()
+    }
+
+    /// Waits until the row says something that was not told.
+    async fn change(&mut self) -> Option<Arc<JobRow>> {
+        loop {
+            let stop = self.api.parts.stop.clone();
+            tokio::select! {
+                changed = self.looks.changed() => changed.ok()?,
+                () = stop.cancelled() => return None,
+            }
+            let look = self.looks.borrow_and_update().clone();
+            match look {
+                Look::Unknown => {}
+                Look::Gone => return None,
+                Look::Row(row) => match &self.told {
+                    // A look from before the reader's own.
+                    Some(told) if row.updated_at < told.updated_at => {}
+                    Some(told) if same_state(told, &row) && told.progress == row.progress => {}
+                    _ => return Some(row),
+                },
+            }
+        }
+    }
+}
+
+/// Nothing has changed but the progress and the lease.
+fn same_state(a: &JobRow, b: &JobRow) -> bool {
+    let state = |row: &JobRow| (row.state, row.attempts, row.epoch, row.cancel_requested);
+    state(a) == state(b) && a.error == b.error
+}

@@ -1,0 +1,79 @@
+//! `GET /v1/jobs` and `GET /v1/jobs/{id}`.
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{
+    http::{
+        api::Api,
+        problem::{Answer, Failure, Problem},
+        read::{Asked, Id},
+        view::JobView,
+    },
+    job::{BatchId, JobId, JobKind, JobState},
+    status::Filter,
+};
+
+const USUAL: u32 = 50;
+const MOST: u32 = 200;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Listing {
+    state: Option<JobState>,
+    kind: Option<JobKind>,
+    batch: Option<BatchId>,
+    /// `key=value`.
+    label: Option<String>,
+    /// Words that must all occur in the id, the batch, a label, the prompt, an instruction or the name of a picture.
+    q: Option<String>,
+    /// 50 when left out.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u32>,
+    /// The `next` of the page before.
+    after: Option<JobId>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Jobs {
+    pub jobs: Vec<JobView>,
+    /// Where the next page starts; null on the last one.
+    pub next: Option<JobId>,
+}
+
+/// List jobs, the newest first
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(Listing),
+    responses((status = 200, body = Jobs), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answer<Json<Jobs>> {
+    let limit = asked.limit.unwrap_or(USUAL);
+    if !(1..=MOST).contains(&limit) {
+        return Err(Failure::bad_request(format!("limit: {limit} is not between 1 and {MOST}")).about("limit"));
+    }
+    let label = match asked.label.as_deref().map(|label| label.split_once('=')) {
+        None => Vec::new(),
+        Some(Some((key, value))) => vec![(key.to_owned(), value.to_owned())],
+        Some(None) => return Err(Failure::bad_request("label: write key=value").about("label")),
+    };
+    let filter = Filter {
+        state: asked.state,
+        kind: asked.kind,
+        batch: asked.batch,
+        labels: label,
+        search: asked.q.unwrap_or_default(),
+        limit,
+        after: asked.after,
+    };
+    let page = api.status().list(&filter).await?;
+    Ok(Json(Jobs { jobs: page.jobs.iter().map(|row| JobView::new(row, &api)).collect(), next: page.next }))
+}
+
+/// Show a job
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
+    responses((status = 200, body = JobView), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn show(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
+    let row = api.job(id).await?;
+    let attempts = if row.epoch.0 > 0 { api.status().attempts(id).await? } else { Vec::new() };
+    Ok(Json(JobView::new(&row, &api).with_history(attempts)))
+}

@@ -1,0 +1,83 @@
+//! `POST /v1/jobs`.
+
+use axum::{
+    Json,
+    extract::{FromRequest, Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use utoipa::ToSchema;
+
+use super::{
+    compose::{SubmitBody, compose, key, reused},
+    upload,
+};
+use crate::{
+    http::{
+        api::Api,
+        problem::{Answer, Problem},
+        read,
+        view::JobView,
+    },
+    job::MAX_REQUEST_BYTES,
+    status::Submitted,
+};
+
+/// The fields of a form. Only the schema is used: the fields are read as they come.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a form to readers of the OpenAPI document")]
+pub struct UploadForm {
+    /// The picture; several for an edit or a composite, in order.
+    #[schema(format = Binary, content_media_type = "application/octet-stream")]
+    image: String,
+    /// `decompose` when left out.
+    kind: Option<String>,
+    prompt: Option<String>,
+    instruction: Option<String>,
+    layers: Option<u32>,
+    steps: Option<u32>,
+    cfg_scale: Option<f64>,
+    seed: Option<u64>,
+    resolution: Option<u32>,
+    negative_prompt: Option<String>,
+    /// `key=value`; may come several times.
+    label: Option<String>,
+    priority: Option<u8>,
+    batch: Option<String>,
+    webhook: Option<String>,
+    id: Option<String>,
+    /// All of it as JSON instead of the fields, without `input`.
+    request: Option<String>,
+}
+
+/// Submit a job
+///
+/// As JSON, or as a form with the pictures in it. The same `Idempotency-Key`, or the same `id`, with the same body is
+/// the same job.
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice")),
+    request_body(content((SubmitBody = "application/json"), (UploadForm = "multipart/form-data"))),
+    responses(
+        (status = 202, description = "Accepted", body = JobView, headers(("Location" = String))),
+        (status = 200, description = "It was accepted before", body = JobView, headers(("Location" = String))),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn submit(State(api): State<Api>, request: Request) -> Answer<Response> {
+    let key = key(request.headers())?;
+    let body = match read::media_type(request.headers()).as_str() {
+        "multipart/form-data" => upload::form(&api, request).await?,
+        _ if read::is_json(request.headers()) => {
+            read::Json::<SubmitBody, MAX_REQUEST_BYTES>::from_request(request, &()).await?.0
+        }
+        _ => return Err(read::unsupported("application/json or multipart/form-data")),
+    };
+    let by_key = key.is_some() && body.id.is_none();
+    let (request, options) = compose(&api, body, key.as_deref()).await?;
+    let submitted =
+        api.accept(&request, &options).await.map_err(|failure| if by_key { reused(failure) } else { failure })?;
+    let (status, row) = match submitted {
+        Submitted::New(row) => (StatusCode::ACCEPTED, row),
+        Submitted::Known(row) => (StatusCode::OK, row),
+    };
+    let view = JobView::new(&row, &api);
+    Ok((status, [(header::LOCATION, view.links.this.clone())], Json(view)).into_response())
+}

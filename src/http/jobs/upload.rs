@@ -1,0 +1,191 @@
+//! Pictures that come with a request.
+
+use std::time::Duration;
+
+use axum::{
+    extract::{FromRequest, Multipart, Request, multipart::Field},
+    http::StatusCode,
+};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::compose::SubmitBody;
+use crate::{
+    http::{
+        api::Api,
+        problem::{Answer, Failure},
+        read,
+        view::InputView,
+    },
+    image,
+    job::{JobError, MAX_REQUEST_BYTES},
+};
+
+/// How long one may take to arrive: it holds memory meanwhile.
+const ARRIVAL: Duration = Duration::from_secs(600);
+/// How long one waits for others to arrive.
+const TURN: Duration = Duration::from_secs(15);
+/// Pictures in one form; a composite takes as many.
+const MOST_PICTURES: usize = 64;
+
+/// Takes in a form: its pictures go into the store, its texts make the request.
+pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
+    let _turn = match tokio::time::timeout(TURN, api.uploads.acquire()).await {
+        Ok(Ok(turn)) => turn,
+        Ok(Err(_)) | Err(_) => {
+            let detail = "too many uploads at once; try again";
+            return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
+        }
+    };
+    let late = || Failure::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the form took more than 10 minutes to arrive");
+    tokio::time::timeout(ARRIVAL, collect(api, request)).await.map_err(|_| late())?
+}
+
+async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
+    let mut form =
+        Multipart::from_request(request, &()).await.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
+    let mut texts = Texts::default();
+    let mut pictures = Vec::new();
+    while let Some(field) = form.next_field().await.map_err(broken)? {
+        let name = field.name().unwrap_or_default().to_owned();
+        match name.as_str() {
+            "image" | "images" => {
+                if pictures.len() == MOST_PICTURES {
+                    return Err(JobError::invalid("image", format!("more than {MOST_PICTURES} pictures")).into());
+                }
+                pictures.push(picture(api, field).await?);
+            }
+            _ => {
+                let text = read_field(field, MAX_REQUEST_BYTES as u64).await?;
+                let text = String::from_utf8(text).map_err(|_| Failure::bad_request("is not UTF-8").about(&name))?;
+                texts.add(&name, text)?;
+            }
+        }
+    }
+    texts.body(pictures)
+}
+
+async fn picture(api: &Api, field: Field<'_>) -> Answer<InputView> {
+    let name = field.file_name().filter(|name| !name.is_empty()).unwrap_or("image").to_owned();
+    let bytes = read_field(field, api.settings().limits.max_bytes).await?;
+    keep(api, &name, bytes).await
+}
+
+/// Puts a picture into the store, after a look at its header. The same bytes are the same upload.
+pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<InputView> {
+    let look = image::look(name, &bytes, &api.settings().limits)?;
+    let hash = move || {
+        let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        (sha256, bytes)
+    };
+    let (sha256, bytes) = tokio::task::spawn_blocking(hash)
+        .await
+        .map_err(|_| JobError::Busy { reason: "the upload was not read; send it again".to_owned() })?;
+    api.stores().own().put_input(&sha256, look.ending, bytes).await?;
+    Ok(InputView::Upload { upload: format!("{sha256}.{}", look.ending) })
+}
+
+async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = field.chunk().await.map_err(broken)? {
+        if (bytes.len() + piece.len()) as u64 > most {
+            let name = field.name().unwrap_or("field").to_owned();
+            return Err(Failure::too_large(format!("{name} has more than {most} bytes")).about(name));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+fn broken(error: axum::extract::multipart::MultipartError) -> Failure {
+    match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Failure::too_large("the form has more bytes than http.max_upload_bytes"),
+        _ => Failure::bad_request(format!("the form cannot be read: {}", error.body_text())),
+    }
+}
+
+/// The fields that are no pictures.
+#[derive(Default)]
+struct Texts {
+    request: Option<Map<String, Value>>,
+    fields: Map<String, Value>,
+    params: Map<String, Value>,
+    labels: Map<String, Value>,
+}
+
+impl Texts {
+    fn add(&mut self, name: &str, text: String) -> Answer<()> {
+        let wrong = |wanted: &str| Failure::from(JobError::invalid(name, format!("`{text}` is not {wanted}")));
+        match name {
+            "request" => self.request = Some(read::parse(text.as_bytes())?),
+            "params" => self.params.extend(read::parse::<Map<String, Value>>(text.as_bytes())?),
+            "label" => {
+                let (key, value) = text.split_once('=').ok_or_else(|| wrong("a label such as dataset=posters"))?;
+                self.labels.insert(key.to_owned(), json!(value));
+            }
+            "kind" | "id" | "batch" | "webhook" => {
+                self.fields.insert(name.to_owned(), json!(text));
+            }
+            "priority" => {
+                let number: u64 = text.trim().parse().map_err(|_| wrong("a number from 0 to 9"))?;
+                self.fields.insert(name.to_owned(), json!(number));
+            }
+            "layers" | "steps" | "resolution" | "seed" => {
+                // A form sends what was left empty.
+                if !text.trim().is_empty() {
+                    let number: u64 = text.trim().parse().map_err(|_| wrong("a whole number"))?;
+                    self.params.insert(name.to_owned(), json!(number));
+                }
+            }
+            "cfg_scale" => {
+                let number: f64 = text.trim().parse().map_err(|_| wrong("a number"))?;
+                self.params.insert(name.to_owned(), json!(number));
+            }
+            "cfg_normalize" => {
+                let flag: bool = text.trim().parse().map_err(|_| wrong("true or false"))?;
+                self.params.insert(name.to_owned(), json!(flag));
+            }
+            "edits" | "decompose" => {
+                self.params.insert(name.to_owned(), read::parse(text.as_bytes())?);
+            }
+            "prompt" | "instruction" | "negative_prompt" | "output_size" => {
+                self.params.insert(name.to_owned(), json!(text));
+            }
+            _ => {
+                let reason = "is no field of this form; it has image, kind, the parameters, label, priority, batch, \
+                              webhook, id, params and request";
+                return Err(JobError::invalid(name.escape_debug().to_string(), reason).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn body(self, pictures: Vec<InputView>) -> Answer<SubmitBody> {
+        let Self { request, fields, params, labels } = self;
+        let mut whole = match request {
+            Some(request) if fields.is_empty() && params.is_empty() && labels.is_empty() => request,
+            Some(_) => {
+                return Err(JobError::invalid("request", "stands beside other fields; put them into it").into());
+            }
+            None => {
+                let mut whole = fields;
+                whole.insert("params".to_owned(), Value::Object(params));
+                whole.insert("labels".to_owned(), Value::Object(labels));
+                whole
+            }
+        };
+        whole.entry("kind").or_insert_with(|| json!("decompose"));
+        if pictures.is_empty() && !whole.contains_key("input") {
+            let reason = "is missing; send a picture as the field `image`, for instance curl -F image=@scene.png";
+            return Err(JobError::invalid("image", reason).into());
+        }
+        if !pictures.is_empty() {
+            if whole.contains_key("input") {
+                return Err(JobError::invalid("request", "has an `input`, and pictures came along; give one").into());
+            }
+            whole.insert("input".to_owned(), json!({ "images": pictures }));
+        }
+        serde_json::from_value(Value::Object(whole))
+            .map_err(|error| JobError::invalid("request", error.to_string()).into())
+    }
+}

@@ -1,0 +1,54 @@
+//! The numbers of `/metrics` about requests.
+
+use std::time::Instant;
+
+use axum::{
+    extract::{MatchedPath, Request},
+    middleware::Next,
+    response::Response,
+};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// What the numbers mean; once, after the recorder was started.
+pub fn describe() {
+    describe_counter!("acetate_http_requests_total", "Requests, by route, method and status.");
+    describe_histogram!("acetate_http_seconds", Unit::Seconds, "From the request to the head of its answer.");
+    describe_gauge!("acetate_http_watchers", "Open streams of events.");
+    describe_counter!("acetate_webhooks_total", "Calls at the end of jobs, by what came of them.");
+}
+
+/// Counts by route, not by path: a path has an id in it.
+pub async fn requests(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("none".to_owned(), |path| path.as_str().to_owned());
+    let method = match request.method().as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "DELETE" | "OPTIONS") => known.to_owned(),
+        _ => "other".to_owned(),
+    };
+    let start = Instant::now();
+    let response = next.run(request).await;
+    let status = response.status().as_str().to_owned();
+    counter!("acetate_http_requests_total", "route" => route.clone(), "method" => method, "status" => status)
+        .increment(1);
+    histogram!("acetate_http_seconds", "route" => route).record(start.elapsed());
+    response
+}
+
+pub fn called(outcome: &'static str) {
+    counter!("acetate_webhooks_total", "outcome" => outcome).increment(1);
+}
+
+/// Counted for as long as it lives.
+pub struct Watcher(());
+
+impl Default for Watcher {
+    fn default() -> Self {
+        gauge!("acetate_http_watchers").increment(1);
+        Self(())
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        gauge!("acetate_http_watchers").decrement(1);
+    }
+}

@@ -1,0 +1,148 @@
+//! Errors, as `application/problem+json` (RFC 9457).
+
+use std::borrow::Cow;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::job::{JobError, JobId};
+
+/// What a client is told.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// `urn:acetate:error:` and the code.
+    r#type: String,
+    /// The status in words.
+    title: String,
+    status: u16,
+    /// Never changes for a given reason.
+    code: String,
+    /// What was wrong, where, and what would be right.
+    detail: String,
+    /// The part of the request that is at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// The job that it is about, where the request did not name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<JobId>,
+}
+
+/// A request that is not answered with what it asked for.
+#[derive(Debug)]
+pub struct Failure {
+    pub status: StatusCode,
+    pub code: Cow<'static, str>,
+    pub detail: String,
+    pub field: Option<String>,
+    pub job: Option<JobId>,
+    /// Seconds.
+    pub retry_after: Option<u64>,
+}
+
+pub type Answer<T> = Result<T, Failure>;
+
+impl Failure {
+    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self { status, code: code.into(), detail: detail.into(), field: None, job: None, retry_after: None }
+    }
+
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    pub fn no_job(id: JobId) -> Self {
+        Self::not_found(format!("there is no job {id}; it may have been deleted"))
+    }
+
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", detail)
+    }
+
+    pub fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    }
+
+    pub fn about(self, field: impl Into<String>) -> Self {
+        Self { field: Some(field.into()), ..self }
+    }
+
+    pub fn of_job(self, job: JobId) -> Self {
+        Self { job: Some(job), ..self }
+    }
+
+    pub fn later(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+}
+
+impl From<JobError> for Failure {
+    fn from(error: JobError) -> Self {
+        let status = match &error {
+            JobError::InvalidRequest { .. } | JobError::InvalidImage { .. } | JobError::InputNotFound { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            JobError::ImageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            JobError::InputForbidden { .. } => StatusCode::FORBIDDEN,
+            JobError::Cancelled => StatusCode::CONFLICT,
+            JobError::Download { .. }
+            | JobError::DiskFull { .. }
+            | JobError::Storage { .. }
+            | JobError::Database { .. }
+            | JobError::Queue { .. }
+            | JobError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            // Of a job that somebody waits for.
+            JobError::ModelNotFound { .. }
+            | JobError::ModelInvalid { .. }
+            | JobError::ModelTooLarge { .. }
+            | JobError::NonFinite { .. }
+            | JobError::Device { .. }
+            | JobError::OutOfMemory { .. }
+            | JobError::AttemptsExhausted { .. }
+            | JobError::TimedOut { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let mut failure = Self::new(status, error.code(), error.to_string());
+        if let JobError::InvalidRequest { field, .. } = &error {
+            failure.field = Some(field.clone());
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            failure.retry_after = Some(5);
+        }
+        failure
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        if self.status.is_server_error() {
+            tracing::warn!(code = %self.code, detail = self.detail, "a request was not answered");
+        }
+        let problem = Problem {
+            r#type: format!("urn:acetate:error:{}", self.code),
+            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: self.status.as_u16(),
+            code: self.code.into_owned(),
+            detail: self.detail,
+            field: self.field,
+            job: self.job,
+        };
+        let mut response = (self.status, Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"acetate\""));
+        }
+        response
+    }
+}

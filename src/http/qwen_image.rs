@@ -1,0 +1,324 @@
+//! The endpoints of the web server that came with Qwen-Image-Layered in its first home: they wait for their job, and
+//! whoever hangs up cancels it.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::{
+    about,
+    api::Api,
+    export, files,
+    jobs::{SubmitBody, compose, keep},
+    problem::{Answer, Failure, Problem},
+    read,
+    view::InputView,
+    watch::Look,
+};
+use crate::{
+    job::{FileEntry, JobError, JobId, JobKind, JobState},
+    status::JobRow,
+};
+
+/// Somebody waits: before the jobs of those who do not.
+const PRIORITY: u8 = 5;
+/// A look at the row by itself, should the shared one miss something.
+const LOOK: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct Decompose {
+    /// `data:image/png;base64,...`
+    image: String,
+    #[serde(default)]
+    prompt: Option<String>,
+    #[serde(default, alias = "num_layers", alias = "layers")]
+    layer_num: Option<u32>,
+    #[serde(default, alias = "num_inference_steps")]
+    steps: Option<u32>,
+    #[serde(default)]
+    cfg_scale: Option<f64>,
+    #[serde(default)]
+    resolution: Option<u32>,
+    #[serde(default)]
+    seed: Option<u64>,
+    #[serde(default)]
+    negative_prompt: Option<String>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct EditLayer {
+    /// `data:image/png;base64,...`; also as `layer_image`.
+    #[serde(alias = "layer_image")]
+    image: String,
+    instruction: String,
+    #[serde(default, alias = "num_inference_steps")]
+    steps: Option<u32>,
+    #[serde(default)]
+    cfg_scale: Option<f64>,
+    #[serde(default)]
+    seed: Option<u64>,
+    #[serde(default)]
+    negative_prompt: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Layers {
+    job: JobId,
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Layer {
+    /// 0 is the whole picture as the model regenerates it.
+    layer: u32,
+    /// `data:image/png;base64,...`
+    image: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Edited {
+    job: JobId,
+    /// `data:image/png;base64,...`
+    image: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Config {
+    layer_num: u32,
+    num_inference_steps: u32,
+    steps: u32,
+    cfg_scale: f64,
+    /// Null: what the checkpoint was made for.
+    resolution: Option<u32>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelStatus {
+    available: bool,
+    /// Null where this process does not work on jobs.
+    loaded: Option<bool>,
+    model: String,
+    /// The same as `loaded`, of the edit model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edit_model_loaded: Option<bool>,
+}
+
+/// Take a picture apart, and wait for it
+///
+/// Layers as data URLs, or with `Accept: application/zip` a ZIP. Who hangs up cancels the job.
+#[utoipa::path(post, path = "/api/qwen-image/decompose", tag = "qwen-image", request_body = Decompose,
+    responses(
+        (status = 200, content((Layers = "application/json"), (Vec<u8> = "application/zip"))),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn decompose(State(api): State<Api>, request: Request) -> Answer<Response> {
+    let (headers, asked) = body::<Decompose>(&api, request).await?;
+    let params = json!({
+        "prompt": asked.prompt, "layers": asked.layer_num, "steps": asked.steps, "cfg_scale": asked.cfg_scale,
+        "resolution": asked.resolution, "seed": asked.seed, "negative_prompt": asked.negative_prompt,
+    });
+    let row = done(&api, JobKind::Decompose, &asked.image, params).await?;
+    if accepts(&headers, "application/zip") && !accepts(&headers, "application/json") {
+        return export::zip(State(api), read::Id(row.id()), HeaderMap::new()).await;
+    }
+    let mut layers = Vec::new();
+    for file in files_of(&row) {
+        if let Some(layer) = file.layer() {
+            layers.push(Layer { layer, image: data_url(&files::read(&api, &row, file).await?) });
+        }
+    }
+    Ok(Json(Layers { job: row.id(), layers }).into_response())
+}
+
+/// Edit a layer, and wait for it
+///
+/// The PNG, or with `Accept: application/json` a data URL. Who hangs up cancels the job.
+#[utoipa::path(post, path = "/api/qwen-image/edit-layer", tag = "qwen-image", request_body = EditLayer,
+    responses(
+        (status = 200, content((Vec<u8> = "image/png"), (Edited = "application/json"))),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Response> {
+    let (headers, asked) = body::<EditLayer>(&api, request).await?;
+    let params = json!({
+        "instruction": asked.instruction, "steps": asked.steps, "cfg_scale": asked.cfg_scale, "seed": asked.seed,
+        "negative_prompt": asked.negative_prompt,
+    });
+    let row = done(&api, JobKind::Edit, &asked.image, params).await?;
+    let Some(file) = files_of(&row).first() else {
+        return Err(Failure::not_found("the edit has no picture").of_job(row.id()));
+    };
+    let png = files::read(&api, &row, file).await?;
+    if accepts(&headers, "application/json") && !accepts(&headers, "image/png") {
+        return Ok(Json(Edited { job: row.id(), image: data_url(&png) }).into_response());
+    }
+    Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
+}
+
+/// Defaults
+#[utoipa::path(get, path = "/api/qwen-image/config", tag = "qwen-image", responses((status = 200, body = Config)))]
+pub async fn config(State(api): State<Api>) -> Json<Config> {
+    let defaults = &api.settings().defaults.decompose;
+    Json(Config {
+        layer_num: defaults.layers,
+        num_inference_steps: defaults.steps,
+        steps: defaults.steps,
+        cfg_scale: defaults.cfg_scale,
+        resolution: defaults.resolution,
+    })
+}
+
+/// The model that takes pictures apart
+#[utoipa::path(get, path = "/api/qwen-image/status", tag = "qwen-image", responses((status = 200, body = ModelStatus)))]
+pub async fn status(State(api): State<Api>) -> Json<ModelStatus> {
+    let model = about::loaded(&api).decompose;
+    Json(ModelStatus { available: true, loaded: model.loaded, model: model.id, edit_model_loaded: None })
+}
+
+/// The model that edits
+#[utoipa::path(get, path = "/api/qwen-image/edit-status", tag = "qwen-image", responses((status = 200, body = ModelStatus)))]
+pub async fn edit_status(State(api): State<Api>) -> Json<ModelStatus> {
+    let model = about::loaded(&api).edit;
+    let loaded = model.loaded;
+    Json(ModelStatus { available: true, loaded, model: model.id, edit_model_loaded: Some(loaded.unwrap_or(false)) })
+}
+
+async fn body<T: DeserializeOwned>(api: &Api, request: Request<Body>) -> Answer<(HeaderMap, T)> {
+    let (parts, body) = request.into_parts();
+    if !read::is_json(&parts.headers) {
+        return Err(read::unsupported("application/json"));
+    }
+    let bytes = read::whole(&parts.headers, body, api.settings().max_upload_bytes).await?;
+    Ok((parts.headers, read::parse(&bytes)?))
+}
+
+/// Submits a job and waits until it has succeeded.
+async fn done(api: &Api, kind: JobKind, image: &str, params: Value) -> Answer<JobRow> {
+    let bytes = from_data_url(image)?;
+    let image = keep(api, "image", bytes).await?;
+    // What was not said has the server's default.
+    let said = |(name, value): (String, Value)| (!value.is_null()).then_some((name, value));
+    let params: Map<String, Value> = match params {
+        Value::Object(params) => params.into_iter().filter_map(said).collect(),
+        _ => Map::new(),
+    };
+    let body = submission(kind, image, params);
+    let (request, options) = compose(api, body, None).await?;
+    let looks = api.watch.follow(request.id);
+    api.accept(&request, &options).await?;
+    let caller = Caller { api: api.clone(), job: Some(request.id) };
+    let row = ended(api, request.id, looks).await?;
+    caller.has_stayed();
+    match row.state {
+        JobState::Succeeded => Ok(row),
+        _ => Err(failed(&row)),
+    }
+}
+
+fn submission(kind: JobKind, image: InputView, params: Map<String, Value>) -> SubmitBody {
+    SubmitBody {
+        version: None,
+        id: None,
+        kind,
+        input: super::jobs::InputBody { image: Some(image), images: Vec::new() },
+        output: None,
+        params,
+        labels: Default::default(),
+        priority: PRIORITY,
+        batch: None,
+        webhook: None,
+    }
+}
+
+async fn ended(api: &Api, id: JobId, mut looks: tokio::sync::watch::Receiver<Look>) -> Answer<JobRow> {
+    let stopping = || {
+        let detail = "the server stops; the job goes on when it is back: ask for it at /v1/jobs";
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).of_job(id).later(5)
+    };
+    loop {
+        tokio::select! {
+            _ = looks.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
+            () = api.parts.stop.cancelled() => return Err(stopping()),
+        }
+        let look = looks.borrow_and_update().clone();
+        match look {
+            Look::Row(row) if row.state.is_terminal() => return Ok((*row).clone()),
+            Look::Gone => return Err(Failure::no_job(id)),
+            Look::Row(_) | Look::Unknown => {}
+        }
+    }
+}
+
+/// Whoever waits. Dropped before the end, as it is when a connection breaks, it cancels the job.
+struct Caller {
+    api: Api,
+    job: Option<JobId>,
+}
+
+impl Caller {
+    fn has_stayed(mut self) {
+        self.job = None;
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        // When the server stops, the job waits for the next one.
+        let Some(job) = self.job.take().filter(|_| !self.api.parts.stop.is_cancelled()) else { return };
+        let api = self.api.clone();
+        tokio::spawn(async move {
+            match api.cancel(job).await {
+                Ok(_) => tracing::info!(%job, "cancelled: whoever waited for it has hung up"),
+                Err(error) => tracing::warn!(%job, %error, "whoever waited for it has hung up; it was not cancelled"),
+            }
+        });
+    }
+}
+
+fn failed(row: &JobRow) -> Failure {
+    let (code, message) = row.error.as_ref().map_or(("cancelled", "cancelled"), |error| (&error.code, &error.message));
+    let status = match (row.state, row.error.as_ref().map(|error| error.class)) {
+        (JobState::Cancelled, _) => StatusCode::CONFLICT,
+        (_, Some(crate::job::ErrorClass::Invalid)) if !code.starts_with("model_") && code != "attempts_exhausted" => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Failure::new(status, code.to_owned(), message).of_job(row.id())
+}
+
+fn files_of(row: &JobRow) -> &[FileEntry] {
+    row.published.as_ref().map(|result| result.files.as_slice()).unwrap_or_default()
+}
+
+/// Also base64 without the beginning of a data URL.
+fn from_data_url(text: &str) -> Answer<Vec<u8>> {
+    let wrong = |reason: &str| Failure::from(JobError::invalid("image", reason));
+    let base64 = match text.strip_prefix("data:") {
+        Some(rest) => match rest.split_once(',') {
+            Some((kind, data)) if kind.ends_with(";base64") => data,
+            _ => return Err(wrong("is a data URL without ;base64; write data:image/png;base64,...")),
+        },
+        None => text,
+    };
+    STANDARD.decode(base64.trim()).map_err(|_| wrong("is not base64; write data:image/png;base64,..."))
+}
+
+fn data_url(png: &[u8]) -> String {
+    format!("data:image/png;base64,{}", STANDARD.encode(png))
+}
+
+fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+    let all = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    all.flat_map(|line| line.split(','))
+        .any(|range| range.split(';').next().is_some_and(|range| range.trim() == media_type))
+}

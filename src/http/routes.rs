@@ -1,0 +1,119 @@
+//! Which path leads where, and what it passes on the way.
+
+use axum::{
+    Json, Router,
+    extract::DefaultBodyLimit,
+    http::header,
+    middleware::{from_fn, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{about, api::Api, batches, export, files, guard, jobs, measure, page, probes, qwen_image, thumbnails};
+
+/// The document's frame; its paths come from [`api`].
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "acetate",
+        description = "Takes pictures apart into transparent RGBA layers and edits layers by instruction, as jobs. \
+                       docs/api.md says what the types do not."
+    ),
+    components(schemas(jobs::StateEvent)),
+    security(("token" = [])),
+    modifiers(&Bearer),
+    tags(
+        (name = "jobs", description = "Submitting, looking, watching, acting"),
+        (name = "pictures", description = "Layers, files, thumbnails, exports"),
+        (name = "batches", description = "Many jobs under one name"),
+        (name = "server", description = "What this server does"),
+        (name = "session", description = "For browsers, which cannot send a token with a picture"),
+        (name = "qwen-image", description = "The endpoints of Qwen-Image-Layered's web server, which wait for their job")
+    )
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// What needs a token, where there is one.
+fn guarded() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(jobs::submit, jobs::list))
+        .routes(routes!(jobs::show, jobs::delete))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
+        .routes(routes!(jobs::events))
+        .routes(routes!(files::layer))
+        .routes(routes!(files::file))
+        .routes(routes!(thumbnails::thumbnail))
+        .routes(routes!(export::zip))
+        .routes(routes!(export::ora))
+        .routes(routes!(export::psd))
+        .routes(routes!(export::stack))
+        .routes(routes!(batches::list))
+        .routes(routes!(batches::show))
+        .routes(routes!(batches::cancel))
+        .routes(routes!(about::config))
+        .routes(routes!(about::models))
+        .routes(routes!(qwen_image::decompose))
+        .routes(routes!(qwen_image::edit_layer))
+        .routes(routes!(qwen_image::config))
+        .routes(routes!(qwen_image::status))
+        .routes(routes!(qwen_image::edit_status))
+}
+
+fn open() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(guard::session_show, guard::session_open, guard::session_close))
+}
+
+/// The OpenAPI document, of everything that is routed.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    OpenApiRouter::with_openapi(Document::openapi()).merge(guarded()).merge(open()).into_openapi()
+}
+
+/// Everything: the API, the page, the probes.
+pub fn routes(api: Api) -> Router {
+    let guarded: Router<Api> = guarded().into();
+    let open: Router<Api> = open().into();
+    let probes = Router::new()
+        .route("/healthz", get(probes::healthz))
+        .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(probes::metrics))
+        .with_state(api.parts.probes.clone());
+    let most = usize::try_from(api.settings().max_upload_bytes).unwrap_or(usize::MAX);
+    guarded
+        .route_layer(from_fn_with_state(api.clone(), guard::authorise))
+        .merge(open)
+        .route("/openapi.json", get(document))
+        .route("/docs", get(page::docs))
+        // Outside the token: what is asked too often is refused before anything else is looked at.
+        .route_layer(from_fn_with_state(api.clone(), guard::limit))
+        .fallback(page::page)
+        .method_not_allowed_fallback(page::wrong_method)
+        .with_state(api.clone())
+        .layer(DefaultBodyLimit::max(most))
+        .layer(from_fn_with_state(api.clone(), guard::size))
+        .layer(guard::cors(&api.settings().cors_origins))
+        .layer(from_fn_with_state(api.clone(), guard::same_origin))
+        .layer(from_fn_with_state(api, guard::trusted_host))
+        .merge(probes)
+        .layer(from_fn(guard::headers))
+        .layer(from_fn(measure::requests))
+}
+
+async fn document() -> Response {
+    ([(header::CACHE_CONTROL, "no-cache")], Json(openapi())).into_response()
+}

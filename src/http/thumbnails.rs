@@ -1,0 +1,185 @@
+//! Small pictures for pages: made once, kept in memory as far as there is room.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use axum::{body::Bytes, extract::State, http::HeaderMap, response::Response};
+use lru::LruCache;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use utoipa::IntoParams;
+
+use super::{
+    api::Api,
+    files::{self, FOREVER, fresh, is_known, missing, unchanged},
+    problem::{Answer, Failure, Problem},
+    read::{Asked, In},
+};
+use crate::{
+    image,
+    job::{InputRef, JobError, JobId},
+    status::JobRow,
+};
+
+/// Longer sides, in pixels: a few, so that nobody fills the memory with many.
+const SIZES: [u32; 4] = [96, 256, 640, 1280];
+const USUAL: u32 = 256;
+/// Bytes of all that are kept.
+const ROOM: usize = 64 << 20;
+/// Made at a time; the processor has other work.
+const AT_A_TIME: usize = 2;
+/// An address may hold another picture tomorrow.
+const A_WHILE: &str = "private, max-age=3600";
+
+type Key = (JobId, String, u32);
+
+pub struct Thumbnails {
+    kept: Mutex<Kept>,
+    making: Semaphore,
+}
+
+struct Kept {
+    pictures: LruCache<Key, Bytes>,
+    bytes: usize,
+}
+
+impl Default for Thumbnails {
+    fn default() -> Self {
+        let kept = Kept { pictures: LruCache::unbounded(), bytes: 0 };
+        Self { kept: Mutex::new(kept), making: Semaphore::new(AT_A_TIME) }
+    }
+}
+
+impl Thumbnails {
+    fn get(&self, key: &Key) -> Option<Bytes> {
+        self.lock().pictures.get(key).cloned()
+    }
+
+    fn put(&self, key: Key, picture: Bytes) {
+        let mut kept = self.lock();
+        kept.bytes += picture.len();
+        if let Some(before) = kept.pictures.put(key, picture) {
+            kept.bytes -= before.len();
+        }
+        while kept.bytes > ROOM
+            && let Some((_, oldest)) = kept.pictures.pop_lru()
+        {
+            kept.bytes -= oldest.len();
+        }
+    }
+
+    /// Those of a job that was deleted.
+    pub fn forget(&self, job: JobId) {
+        let mut kept = self.lock();
+        let gone: Vec<Key> = kept.pictures.iter().map(|(key, _)| key).filter(|key| key.0 == job).cloned().collect();
+        for key in gone {
+            if let Some(picture) = kept.pictures.pop(&key) {
+                kept.bytes -= picture.len();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Size {
+    /// The longer side at most: 96, 256, 640 or 1280 pixels; 256 when left out.
+    size: Option<u32>,
+}
+
+/// A picture made small
+///
+/// Of a file of the result, or of what the job was given: `input-0.png`, `input-1.png`, ...
+#[utoipa::path(get, path = "/v1/jobs/{id}/thumbnails/{name}", tag = "pictures",
+    params(("id" = JobId, Path), ("name" = String, Path), Size),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "image/png"),
+        (status = 304, description = "As it was (`If-None-Match`)"),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn thumbnail(
+    State(api): State<Api>,
+    In((id, name)): In<(String, String)>,
+    Asked(asked): Asked<Size>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let size = asked.size.unwrap_or(USUAL);
+    if !SIZES.contains(&size) {
+        return Err(Failure::bad_request(format!("size: {size} is not 96, 256, 640 or 1280")).about("size"));
+    }
+    let row = api.job(super::read::job_id(&id)?).await?;
+    let input = name.strip_prefix("input-").and_then(|rest| rest.strip_suffix(".png")?.parse::<usize>().ok());
+    match input {
+        Some(index) => of_input(&api, &row, index, size, &headers).await,
+        None => of_output(&api, &row, name, size, &headers).await,
+    }
+}
+
+async fn of_output(api: &Api, row: &JobRow, name: String, size: u32, headers: &HeaderMap) -> Answer<Response> {
+    let file = row.picture(&InputRef::File { job: row.id(), file: name }).map_err(missing)?;
+    let tag = format!("\"{}-{size}\"", file.sha256);
+    if is_known(headers, &tag) {
+        return Ok(unchanged(&tag, FOREVER));
+    }
+    let key = (row.id(), file.name.clone(), size);
+    if let Some(picture) = api.thumbnails.get(&key) {
+        return Ok(fresh(picture, "image/png", &tag, FOREVER));
+    }
+    let _turn = api.thumbnails.making.acquire().await;
+    let bytes = files::read(api, row, file).await?;
+    let picture = make(api, key, bytes).await?;
+    Ok(fresh(picture, "image/png", &tag, FOREVER))
+}
+
+async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &HeaderMap) -> Answer<Response> {
+    let Some(input) = row.request.inputs.get(index) else {
+        let given = row.request.inputs.len();
+        return Err(Failure::not_found(format!("job {} was given {given} pictures", row.id())));
+    };
+    let tag = format!("\"{}-{index}-{size}\"", row.id());
+    if is_known(headers, &tag) {
+        return Ok(unchanged(&tag, A_WHILE));
+    }
+    let key = (row.id(), format!("input-{index}.png"), size);
+    if let Some(picture) = api.thumbnails.get(&key) {
+        return Ok(fresh(picture, "image/png", &tag, A_WHILE));
+    }
+    let _turn = api.thumbnails.making.acquire().await;
+    let bytes = input_bytes(api, input).await?;
+    let picture = make(api, key, bytes).await?;
+    Ok(fresh(picture, "image/png", &tag, A_WHILE))
+}
+
+/// What a job was given, as far as it is at hand: nothing is fetched from the web for a picture on a page.
+async fn input_bytes(api: &Api, input: &InputRef) -> Answer<Vec<u8>> {
+    match input {
+        InputRef::Url(url) if url.starts_with("http") => {
+            Err(Failure::not_found("the picture came from the web, and is not kept here"))
+        }
+        InputRef::Url(url) => {
+            api.stores().inputs().read(url, api.settings().limits.max_bytes).await.map_err(|error| match error {
+                JobError::InputNotFound { .. } | JobError::InputForbidden { .. } => missing(error),
+                other => other.into(),
+            })
+        }
+        InputRef::Layer { job, .. } | InputRef::File { job, .. } => {
+            let row = api.job(*job).await?;
+            let file = row.picture(input).map_err(missing)?;
+            files::read(api, &row, file).await
+        }
+    }
+}
+
+async fn make(api: &Api, key: Key, bytes: Vec<u8>) -> Answer<Bytes> {
+    let (limits, name, size) = (api.settings().limits, key.1.clone(), key.2);
+    let made = tokio::task::spawn_blocking(move || image::thumbnail(&name, &bytes, &limits, size)).await;
+    let picture = match made {
+        Ok(made) => Bytes::from(made?),
+        Err(_) => return Err(JobError::InvalidImage { input: key.1, reason: "cannot be made small".to_owned() }.into()),
+    };
+    api.thumbnails.put(key, picture.clone());
+    Ok(picture)
+}

@@ -1,0 +1,214 @@
+//! A job as the API shows it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::api::Api;
+use crate::{
+    job::{BatchId, Epoch, ErrorRecord, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole, Progress, Task},
+    status::{Attempt, JobRow},
+    store::{MANIFEST, input_name},
+};
+
+/// A job: what was asked for, how it stands, and where its pictures are.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobView {
+    pub id: JobId,
+    pub kind: JobKind,
+    pub state: JobState,
+    /// Times that a worker has taken it.
+    pub attempts: u32,
+    pub epoch: Epoch,
+    /// 0 to 9, higher first.
+    pub priority: u8,
+    pub batch: Option<BatchId>,
+    pub labels: BTreeMap<String, String>,
+    pub input: Vec<InputView>,
+    /// Those of its kind.
+    #[schema(value_type = Object)]
+    pub params: Value,
+    /// Of the running or last attempt.
+    pub progress: Option<Progress>,
+    /// Why it failed, or why the last attempt did.
+    pub error: Option<ErrorRecord>,
+    pub cancel_requested: bool,
+    pub created_at: Timestamp,
+    /// Of the last attempt.
+    pub started_at: Option<Timestamp>,
+    pub updated_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+    /// The pictures; empty until it has succeeded.
+    pub outputs: Vec<OutputView>,
+    pub links: Links,
+    /// Its attempts, oldest first; only of a job that is asked for by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<Vec<AttemptView>>,
+}
+
+/// A picture that a job was given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "a picture is an address, {\"job\": ID, \"layer\": 2}, {\"job\": ID, \"file\": \"edited.png\"} or {\"upload\": NAME}"
+)]
+pub enum InputView {
+    /// `s3://bucket/key`, `file:///path`, or `http(s)://` where that is allowed.
+    Url(String),
+    /// A layer of an earlier job, by the number in its file name.
+    Layer { job: JobId, layer: u32 },
+    /// Any picture of an earlier job, by its name.
+    File { job: JobId, file: String },
+    /// A picture that came with a request: the SHA-256 of its bytes and an ending.
+    Upload { upload: String },
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OutputView {
+    pub name: String,
+    pub role: LayerRole,
+    /// The number of a layer; 0 is the whole picture as the model regenerates it, 1 the rearmost layer.
+    pub layer: Option<u32>,
+    pub width: u32,
+    pub height: u32,
+    /// Bytes.
+    pub size: u64,
+    pub sha256: String,
+    pub url: String,
+    pub thumbnail: String,
+}
+
+/// Paths of this server.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Links {
+    #[serde(rename = "self")]
+    pub this: String,
+    pub events: String,
+    /// A small picture of the result, or else of what was given.
+    pub thumbnail: Option<String>,
+    pub inputs: Vec<String>,
+    pub manifest: Option<String>,
+    /// By format; empty for a job without layers.
+    pub exports: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AttemptView {
+    pub attempt: u32,
+    pub started_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+    /// `succeeded`, `failed`, `requeued`, `given_back`, `cancelled` or `lost`; null while it runs.
+    pub outcome: Option<String>,
+    pub error: Option<ErrorRecord>,
+}
+
+impl JobView {
+    pub fn new(row: &JobRow, api: &Api) -> Self {
+        let id = row.id();
+        let path = format!("/v1/jobs/{id}");
+        let files = row.published.as_ref().map(|result| result.files.as_slice()).unwrap_or_default();
+        let inputs: Vec<_> =
+            (0..row.request.inputs.len()).map(|index| format!("{path}/thumbnails/input-{index}.png")).collect();
+        let shown = files.iter().find(|file| shows_whole(file)).or(files.first());
+        let exports = match files.iter().any(FileEntry::is_layer) {
+            true => super::export::FORMATS
+                .iter()
+                .map(|format| (format.to_string(), format!("{path}/export.{format}")))
+                .collect(),
+            false => BTreeMap::new(),
+        };
+        Self {
+            id,
+            kind: row.request.task.kind(),
+            state: row.state,
+            attempts: row.attempts,
+            epoch: row.epoch,
+            priority: row.request.priority,
+            batch: row.batch.clone(),
+            labels: row.request.labels.clone(),
+            input: row.request.inputs.iter().map(|input| InputView::new(input, api)).collect(),
+            params: params(&row.request.task),
+            progress: row.progress,
+            error: row.error.clone(),
+            cancel_requested: row.cancel_requested,
+            created_at: row.created_at,
+            started_at: row.started_at,
+            updated_at: row.updated_at,
+            finished_at: row.finished_at,
+            outputs: files.iter().map(|file| OutputView::new(file, &path)).collect(),
+            links: Links {
+                events: format!("{path}/events"),
+                thumbnail: shown
+                    .map(|file| format!("{path}/thumbnails/{}", file.name))
+                    .or_else(|| inputs.first().cloned()),
+                inputs,
+                manifest: row.published.as_ref().map(|_| format!("{path}/files/{MANIFEST}")),
+                exports,
+                this: path,
+            },
+            history: None,
+        }
+    }
+
+    pub fn with_history(self, attempts: Vec<Attempt>) -> Self {
+        let view = |attempt: Attempt| AttemptView {
+            attempt: attempt.attempt,
+            started_at: attempt.started_at,
+            ended_at: attempt.ended_at,
+            outcome: attempt.outcome,
+            error: attempt.error,
+        };
+        Self { history: Some(attempts.into_iter().map(view).collect()), ..self }
+    }
+}
+
+impl InputView {
+    fn new(input: &InputRef, api: &Api) -> Self {
+        match input {
+            InputRef::Layer { job, layer } => Self::Layer { job: *job, layer: *layer },
+            InputRef::File { job, file } => Self::File { job: *job, file: file.clone() },
+            InputRef::Url(url) => match api.stores().brought_name(url) {
+                Some(name) => Self::Upload { upload: name.to_owned() },
+                None if url.starts_with("http") => Self::Url(input_name(url)),
+                None => Self::Url(url.clone()),
+            },
+        }
+    }
+}
+
+impl OutputView {
+    fn new(file: &FileEntry, path: &str) -> Self {
+        Self {
+            name: file.name.clone(),
+            role: file.role,
+            layer: file.layer(),
+            width: file.width,
+            height: file.height,
+            size: file.size,
+            sha256: file.sha256.clone(),
+            url: format!("{path}/files/{}", file.name),
+            thumbnail: format!("{path}/thumbnails/{}", file.name),
+        }
+    }
+}
+
+fn shows_whole(file: &FileEntry) -> bool {
+    match file.role {
+        LayerRole::Composite | LayerRole::Edited => true,
+        LayerRole::Regenerated | LayerRole::Layer | LayerRole::EditedLayer => false,
+    }
+}
+
+fn params(task: &Task) -> Value {
+    match task {
+        Task::Decompose(params) => serde_json::to_value(params),
+        Task::Edit(params) => serde_json::to_value(params),
+        Task::Composite(params) => serde_json::to_value(params),
+        Task::Workflow(params) => serde_json::to_value(params),
+    }
+    .unwrap_or_else(|error| unreachable!("plain data: {error}"))
+}

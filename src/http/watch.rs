@@ -1,0 +1,122 @@
+//! Looking at jobs for everybody who watches one: one query for all of them, when something has changed and twice a
+//! second. How many watch one job costs nothing.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    job::JobId,
+    status::{JobRow, Status},
+};
+
+/// Between two looks, however much changes.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Ids in one query.
+const CHUNK: usize = 500;
+
+/// How a watched job stands.
+#[derive(Debug, Clone, Default)]
+pub enum Look {
+    /// Nobody has looked yet.
+    #[default]
+    Unknown,
+    Row(Arc<JobRow>),
+    /// It was deleted.
+    Gone,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Watch(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    watched: Mutex<HashMap<JobId, watch::Sender<Look>>>,
+    somebody: Notify,
+}
+
+impl Watch {
+    pub fn start(status: Status, stop: CancellationToken) -> Self {
+        let watch = Self::default();
+        let shared = watch.0.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = look_after(&shared, &status) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        watch
+    }
+
+    /// Follows a job. The first look may be older than what the caller has seen.
+    pub fn follow(&self, id: JobId) -> watch::Receiver<Look> {
+        let mut watched = self.0.lock();
+        let receiver = watched.entry(id).or_insert_with(|| watch::Sender::new(Look::Unknown)).subscribe();
+        drop(watched);
+        self.0.somebody.notify_one();
+        receiver
+    }
+}
+
+impl Shared {
+    /// Nothing under the lock can leave it half-changed.
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, watch::Sender<Look>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those whom somebody still watches.
+    fn ids(&self) -> Vec<JobId> {
+        let mut watched = self.lock();
+        watched.retain(|_, sender| sender.receiver_count() > 0);
+        watched.keys().copied().collect()
+    }
+
+    fn tell(&self, asked: &[JobId], rows: Vec<JobRow>) {
+        let mut rows: HashMap<JobId, JobRow> = rows.into_iter().map(|row| (row.id(), row)).collect();
+        let watched = self.lock();
+        for id in asked {
+            let Some(sender) = watched.get(id) else { continue };
+            sender.send_if_modified(|look| match (rows.remove(id), &*look) {
+                (Some(row), Look::Row(known)) if **known == row => false,
+                (Some(row), _) => {
+                    *look = Look::Row(Arc::new(row));
+                    true
+                }
+                (None, Look::Gone) => false,
+                (None, _) => {
+                    *look = Look::Gone;
+                    true
+                }
+            });
+        }
+    }
+}
+
+async fn look_after(shared: &Shared, status: &Status) {
+    let mut changes = status.changes();
+    loop {
+        let ids = shared.ids();
+        if ids.is_empty() {
+            shared.somebody.notified().await;
+            continue;
+        }
+        for chunk in ids.chunks(CHUNK) {
+            match status.get_many(chunk).await {
+                Ok(rows) => shared.tell(chunk, rows),
+                Err(error) => warn!(%error, "watched jobs were not looked at"),
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+        tokio::select! {
+            () = changes.wait_for_change() => {}
+            // Whoever has just come does not wait for the next change.
+            () = shared.somebody.notified() => {}
+        }
+    }
+}

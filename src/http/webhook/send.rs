@@ -1,0 +1,135 @@
+//! The task that calls.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Secret;
+use crate::{
+    http::measure,
+    job::JobError,
+    status::{Status, WebhookRow},
+    store::Callers,
+};
+
+/// Calls under way at a time: one that hangs does not keep the others.
+const AT_A_TIME: u32 = 16;
+/// Another server may take a call again after this time, which is longer than a call takes.
+const LEASE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(500);
+/// Tries of one call.
+const MOST_TRIES: u32 = 8;
+const LONGEST_PAUSE: Duration = Duration::from_secs(36_000);
+
+/// Calls what is due until it is told to stop; what is under way then may end.
+pub async fn send(status: Status, callers: Callers, secret: Secret, first_pause: Duration, stop: CancellationToken) {
+    let sender = Arc::new(Sender { status, callers, secret, first_pause });
+    let mut calls = JoinSet::new();
+    while !stop.is_cancelled() {
+        while calls.try_join_next().is_some() {}
+        let room = AT_A_TIME.saturating_sub(u32::try_from(calls.len()).unwrap_or(AT_A_TIME));
+        let due = if room == 0 { Ok(Vec::new()) } else { sender.status.webhooks_take(room, LEASE).await };
+        match due {
+            Ok(due) if !due.is_empty() => {
+                for call in due {
+                    let sender = sender.clone();
+                    calls.spawn(async move { sender.call(call).await });
+                }
+                continue;
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "calls that are due were not looked for"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    while calls.join_next().await.is_some() {}
+}
+
+struct Sender {
+    status: Status,
+    callers: Callers,
+    secret: Secret,
+    first_pause: Duration,
+}
+
+/// What a call came to.
+enum Outcome {
+    Arrived,
+    /// Not now; perhaps later.
+    Failed(String),
+    /// Nobody wants it, or it may not be made.
+    Refused(String),
+}
+
+impl Sender {
+    async fn call(self: Arc<Self>, call: WebhookRow) {
+        let (id, job, attempts) = (call.id, call.job, call.attempts);
+        let sender = self.clone();
+        let outcome = match tokio::task::spawn_blocking(move || sender.post(&call)).await {
+            Ok(outcome) => outcome,
+            Err(error) => Outcome::Failed(error.to_string()),
+        };
+        let written = match outcome {
+            Outcome::Arrived => {
+                measure::called("arrived");
+                self.status.webhook_done(id).await
+            }
+            Outcome::Failed(reason) if attempts + 1 < MOST_TRIES => {
+                let pause = pause(self.first_pause, attempts);
+                measure::called("failed");
+                info!(%job, reason, again_s = pause.as_secs_f64(), "a call did not arrive");
+                self.status.webhook_failed(id, &reason, Some(pause)).await
+            }
+            Outcome::Failed(reason) | Outcome::Refused(reason) => {
+                measure::called("given_up");
+                warn!(%job, reason, tries = attempts + 1, "a call is given up");
+                self.status.webhook_failed(id, &reason, None).await
+            }
+        };
+        if let Err(error) = written {
+            warn!(%job, %error, "what came of a call was not written; it is made again");
+        }
+    }
+
+    fn post(&self, call: &WebhookRow) -> Outcome {
+        let id = format!("msg_{}_{}", call.job.to_string().replace('-', ""), call.id);
+        let timestamp = Timestamp::now().as_second();
+        let headers = [
+            ("content-type", "application/json".to_owned()),
+            ("webhook-signature", self.secret.sign(&id, timestamp, &call.payload)),
+            ("webhook-id", id),
+            ("webhook-timestamp", timestamp.to_string()),
+        ];
+        match self.callers.post(&call.url, &headers, &call.payload) {
+            Ok(200..=299) => Outcome::Arrived,
+            Ok(410) => Outcome::Refused("its server answers 410: nobody wants it any more".to_owned()),
+            Ok(status) => Outcome::Failed(format!("its server answers {status}")),
+            Err(error @ (JobError::InputForbidden { .. } | JobError::InvalidRequest { .. })) => {
+                Outcome::Refused(error.to_string())
+            }
+            Err(error) => Outcome::Failed(error.to_string()),
+        }
+    }
+}
+
+/// After `attempts` tries and one more: five times as long each time.
+fn pause(first: Duration, attempts: u32) -> Duration {
+    first.saturating_mul(5u32.saturating_pow(attempts)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_ten_hours() {
+        let seconds: Vec<_> = (0..8).map(|attempts| pause(Duration::from_secs(5), attempts).as_secs()).collect();
+        assert_eq!(seconds, [5, 25, 125, 625, 3125, 15_625, 36_000, 36_000]);
+    }
+}

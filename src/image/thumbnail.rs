@@ -1,0 +1,46 @@
+//! Small pictures of pictures, and a look at a file without its pixels.
+
+use super::{Limits, decode, encode_png, lanczos};
+use crate::job::JobError;
+
+/// A PNG of at most `side` pixels on its longer side; a picture that is smaller keeps its size.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn thumbnail(name: &str, bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, JobError> {
+    let picture = decode(name, bytes, limits)?.pixels;
+    let (width, height) = fitted(picture.dimensions(), side);
+    encode_png(&lanczos(&picture, width, height))
+}
+
+/// The size within a square, no side less than a pixel.
+fn fitted((width, height): (u32, u32), side: u32) -> (u32, u32) {
+    let longer = width.max(height);
+    if longer <= side {
+        return (width, height);
+    }
+    let scaled = |length: u32| {
+        let exact = u64::from(length) * u64::from(side);
+        u32::try_from((exact + u64::from(longer) / 2) / u64::from(longer)).unwrap_or(side).max(1)
+    };
+    (scaled(width), scaled(height))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_fit_and_keep_their_shape() {
+        for (size, wanted) in
+            [((640, 480), (256, 192)), ((480, 640), (192, 256)), ((100, 50), (100, 50)), ((9000, 3), (256, 1))]
+        {
+            assert_eq!(fitted(size, 256), wanted);
+        }
+        let picture = ::image::RgbaImage::from_pixel(600, 300, ::image::Rgba([200, 10, 10, 128]));
+        let small = thumbnail("x", &encode_png(&picture).unwrap(), &Limits::default(), 96).unwrap();
+        let small = decode("x", &small, &Limits::default()).unwrap().pixels;
+        assert_eq!(small.dimensions(), (96, 48));
+        assert_eq!(small.get_pixel(5, 5)[3], 128);
+    }
+}

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Reads exported files back with other projects' readers: psd-tools, Pillow, ImageMagick, and for OpenRaster Python's
-own zip and XML, against what was exported.
+"""Reads exported files back with other projects' readers: psd-tools, Pillow, ImageMagick, Krita, and for OpenRaster
+Python's own zip and XML, against what was exported.
 
     cargo test --test export        # writes the files, target/tmp/export/
     tests/export/check.py [FOLDER]
@@ -79,6 +79,11 @@ def check_merged(what, got, layers, within=2):
     assert furthest <= within / 255.0, f"{what}: a colour differs by {furthest * 255:.1f}"
 
 
+def shown(name):
+    """A layer's name as it is written: control characters become blanks."""
+    return "".join(" " if c < " " else c for c in name)
+
+
 def bounds(pixels):
     ys, xs = np.nonzero(pixels[..., 3])
     return (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1) if len(xs) else (0, 0, 0, 0)
@@ -94,7 +99,7 @@ def check_psd(path, layers):
     assert "sRGB" in name, name
 
     # psd-tools lists from the back to the front.
-    assert [layer.name for layer in psd] == [layer["name"] for layer in layers]
+    assert [layer.name for layer in psd] == [shown(layer["name"]) for layer in layers]
     for got, wanted in zip(psd, layers):
         what = f"{path.name}, {wanted['name']!r}"
         assert got.is_visible() == wanted["visible"], what
@@ -132,8 +137,7 @@ def check_ora(path, layers):
         # The topmost comes first.
         for got, wanted in zip(reversed(stack), layers):
             what = f"{path.name}, {wanted['name']!r}"
-            name = wanted["name"].replace("\x01", "\N{REPLACEMENT CHARACTER}")
-            assert got.tag == "layer" and got.get("name") == name, (what, got.get("name"))
+            assert got.tag == "layer" and got.get("name") == shown(wanted["name"]), (what, got.get("name"))
             assert float(got.get("opacity")) == wanted["opacity"], what
             assert got.get("visibility") == ("visible" if wanted["visible"] else "hidden"), what
             assert got.get("composite-op") == "svg:src-over", what
@@ -184,11 +188,36 @@ def check_with_imagemagick(program, path, layers):
             same(f"ImageMagick, {path.name}, {layer['name']!r}", got, layer["pixels"][top:bottom, left:right])
 
 
+def krita():
+    """Krita's own name, where it can run without a screen."""
+    return shutil.which("krita") if shutil.which("xvfb-run") else None
+
+
+def check_with_krita(program, path, layers):
+    """Opened and saved as Krita's own format, which is a ZIP with the layers' names in XML, the topmost first."""
+    saved = path.with_suffix(f".{path.suffix[1:]}.kra")
+    command = ["xvfb-run", "-a", program, path, "--export", "--export-filename", saved]
+    for _ in range(2):  # two virtual screens that start at once may take the same number
+        subprocess.run(command, capture_output=True, timeout=300)
+        if saved.exists():
+            break
+    with zipfile.ZipFile(saved) as archive:
+        opened = xml.fromstring(archive.read("maindoc.xml")).findall(".//{*}layer")
+        merged = rgba(Image.open(io.BytesIO(archive.read("mergedimage.png"))))
+    assert len(opened) == len(layers), f"Krita, {path.name}: {len(opened)} layers"
+    for got, wanted in zip(reversed(opened), layers):
+        what = f"Krita, {path.name}, {wanted['name']!r}"
+        assert got.get("name") == shown(wanted["name"]), (what, got.get("name"))
+        assert got.get("visible") == str(int(wanted["visible"])), what
+        assert abs(int(got.get("opacity")) - wanted["opacity"] * 255) <= 1, what
+    check_merged(f"Krita, {path.name}", merged, layers)
+
+
 def main():
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET / "tmp" / "export"
     cases = sorted(path.parent for path in folder.glob("*/expected.json"))
     assert cases, f"no exports in {folder}; run `cargo test --test export` first"
-    magick = imagemagick()
+    magick, painter = imagemagick(), krita()
     for case in cases:
         layers = json.loads((case / "expected.json").read_text())
         for layer in layers:
@@ -198,9 +227,13 @@ def main():
         check_zip(case / "stack.zip", layers)
         if magick:
             check_with_imagemagick(magick, case / "stack.psd", layers)
+        if painter and len(layers) > 1:
+            check_with_krita(painter, case / "stack.ora", layers)
+            check_with_krita(painter, case / "stack.psd", layers)
         print(f"ok       export {case.name}: {len(layers)} layers, read back from psd, ora and zip")
-    if not magick:
-        print("SKIPPED: exports read by ImageMagick: it is not installed")
+    for name, found in (("ImageMagick", magick), ("Krita", painter)):
+        if not found:
+            print(f"SKIPPED: exports read by {name}: it is not installed")
 
 
 main()

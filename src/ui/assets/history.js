@@ -55,6 +55,7 @@ export class History {
     try {
       const page = await api.jobs({ q: this.words, limit: PAGE }, asked.signal);
       if (asked.signal.aborted) return;
+      this.forget(page.jobs);
       let before = this.list.firstChild;
       for (const job of page.jobs) {
         const known = this.rows.get(job.id);
@@ -77,6 +78,16 @@ export class History {
       this.end.textContent = error.status === 401 ? '' : error.message;
     }
     this.schedule(this.busy ? BUSY : IDLE);
+  }
+
+  /** Takes away what lies among the jobs of this page and is none of them: it was deleted elsewhere. */
+  forget(jobs) {
+    const there = new Set(jobs.map((job) => job.id));
+    const last = this.rows.get(jobs.at(-1)?.id)?.element ?? null;
+    for (const [id, { element }] of this.rows) {
+      const within = last ? element.compareDocumentPosition(last) & Node.DOCUMENT_POSITION_FOLLOWING : this.complete;
+      if (within && !there.has(id)) this.remove(id);
+    }
   }
 
   schedule(pause) {
@@ -117,7 +128,12 @@ export class History {
     if (known) known.update(job);
     else if (!this.words) this.list.prepend(this.add(job));
     this.tellEnd();
-    this.schedule(ended(job) ? 0 : BUSY);
+    if (ended(job)) {
+      this.schedule(0);
+    } else if (!this.busy) {
+      this.busy = true;
+      this.schedule(BUSY);
+    }
   }
 
   remove(id) {

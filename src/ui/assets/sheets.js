@@ -122,7 +122,10 @@ export class Sheets extends EventTarget {
     if (this.watched.has(job.id)) return;
     const stop = watch(job.id, {
       onJob: (job) => {
-        this.adopt(job, mine);
+        // One that was started before a reload takes its place too, unless another version was chosen since.
+        const [from] = job.input;
+        const { current } = this.layer(key);
+        this.adopt(job, mine || (from.job === current.job && from.file === current.file));
         this.dispatchEvent(new CustomEvent('edit', { detail: { job, key, mine } }));
       },
       onProgress: (progress, past, told) => {

@@ -43,23 +43,21 @@ async function fill() {
 
 test('the first paint is small and soon', async () => {
   const page = await browser.page(server.url);
+  await page.waitForSelector('.drop');
+  const bytes = await page.evaluate(() => {
+    const [page] = performance.getEntriesByType('navigation');
+    const files = performance.getEntriesByType('resource').filter((entry) => !entry.name.includes('/v1/'));
+    return files.reduce((sum, entry) => sum + entry.decodedBodySize, page.decodedBodySize);
+  });
   const times = [];
-  let bytes = 0;
   for (let round = 0; round < 5; round += 1) {
     await page.reload({ waitUntil: 'load' });
     await page.waitForSelector('.drop');
-    const measured = await page.evaluate(() => {
-      const paint = performance.getEntriesByName('first-contentful-paint')[0].startTime;
-      const [document_] = performance.getEntriesByType('navigation');
-      const files = performance.getEntriesByType('resource').filter((entry) => !entry.name.includes('/v1/'));
-      return { paint, bytes: files.reduce((sum, entry) => sum + entry.decodedBodySize, document_.decodedBodySize) };
-    });
-    times.push(measured.paint);
-    bytes = Math.max(bytes, measured.bytes);
+    times.push(await page.evaluate(() => performance.getEntriesByName('first-contentful-paint')[0].startTime));
   }
   const median = times.sort((a, b) => a - b)[2];
   console.log(`first paint: ${Math.round(median)} ms (median of 5), ${bytes} bytes of page in all`);
-  assert.ok(bytes < FIRST_PAINT.bytes, `${bytes} bytes`);
+  assert.ok(bytes > 10_000 && bytes < FIRST_PAINT.bytes, `${bytes} bytes`);
   assert.ok(median < FIRST_PAINT.ms, `${median} ms`);
   await page.close();
 });
@@ -90,6 +88,8 @@ test(`${JOBS} pictures scroll smoothly`, async () => {
   assert.ok(at(0.95) < FRAME, `p95 of ${at(0.95)} ms`);
   const shown = await page.locator('.job img').evaluateAll((images) => images.filter((image) => image.naturalWidth > 0).length);
   assert.ok(shown > JOBS / 2, `${shown} thumbnails were loaded on the way`);
+  // At rest: what is half under the search is no target.
+  await page.evaluate(() => document.getElementById('history').scrollTo(0, 0));
   await accessible(page, 'a long history');
   await screenshot(page, 'history');
   await page.close();

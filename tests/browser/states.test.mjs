@@ -7,7 +7,7 @@ import { Browser, accessible } from './browser.mjs';
 import { ROOT, Server } from './server.mjs';
 
 const SCENE = path.join(ROOT, 'examples/scene.png');
-const TOKEN = 'a token that is long enough';
+const TOKEN = 'a-token-that-is-long-enough';
 
 let browser;
 before(async () => { browser = await Browser.open(); });
@@ -118,7 +118,7 @@ test('a server that is away when the page is opened', () => on({}, async (page, 
 test('a token is asked for, and a wrong one is not taken', () => on({ HTTP__TOKEN: TOKEN }, async (page) => {
   await page.waitForSelector('dialog[open]');
   await accessible(page, 'the question for a token');
-  await page.fill('#token', 'some other token altogether');
+  await page.fill('#token', 'some-other-token-altogether');
   await page.click('text=Go on');
   await page.waitForSelector('text=That is not the token of this server');
   await page.fill('#token', TOKEN);

@@ -55,6 +55,8 @@ const context = {
 };
 
 async function route() {
+  // The end of the start goes where the address says.
+  if (!server) return;
   const [, id] = location.hash.match(/^#\/jobs\/([0-9a-f-]{36})$/i) ?? [];
   view.close();
   view = { close() {} };

@@ -10,8 +10,9 @@ import { TARGET } from './server.mjs';
 
 const PLACES = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
 const QUIET = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
-/** Pictures for the README go to docs/images/ when PICTURES says so; otherwise they are only there to be looked at. */
-const PICTURES = process.env.PICTURES ?? path.join(TARGET, 'browser');
+/** Pictures to look at; those of the README go to $PICTURES where it is set. */
+const LOOKED_AT = path.join(TARGET, 'browser');
+const README = ['layers', 'edit', 'phone'];
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 export class Browser {
@@ -57,10 +58,11 @@ export async function accessible(page, what) {
 }
 
 export async function screenshot(page, name) {
-  mkdirSync(PICTURES, { recursive: true });
+  const folder = (README.includes(name) && process.env.PICTURES) || LOOKED_AT;
+  mkdirSync(folder, { recursive: true });
   // Pictures that come late, and what moves into its place.
   await page.waitForTimeout(350);
-  await page.screenshot({ path: path.join(PICTURES, `page-${name}.png`) });
+  await page.screenshot({ path: path.join(folder, `page-${name}.png`) });
 }
 
 /** The pixels of a picture, or of the page's canvas when no address is given: RGBA, row by row. */

@@ -33,7 +33,7 @@ export function editLayer(sheets, key, { config, models }) {
   const versions = h('ol.versions', { 'aria-label': 'Versions of this layer, the oldest first' });
   const compare = new Compare();
   const form = h('form', { onsubmit: send },
-    field('instruction', 'What to change', 'One change at a time works best. The outline of the layer stays as it is.', instruction),
+    field('instruction', 'What to change', 'One change at a time works best. The outline stays as it is.', instruction),
     h('div.examples', { role: 'group', 'aria-label': 'Examples' }, EXAMPLES.map(([text, effect]) =>
       h('button', { type: 'button', title: effect, onclick: () => { instruction.value = text; instruction.focus(); } }, text))),
     h('div.fields', {},

@@ -29,7 +29,7 @@
 //!
 //! # Who may use whom
 //!
-//! `main -> cli -> app -> {http, worker} -> {queue, status, store, image, engine} -> job`, and
+//! `main -> cli -> app -> {http, worker} -> {queue, status, store, image, engine} -> job`, `http -> ui`, and
 //! `engine -> {pipeline, hub}`, `pipeline -> {image, models}`, `models -> nn -> candle`. The stages do not know each other; only the
 //! worker puts them in order. `pipeline`, `models` and `nn` know no runtime, no database and no environment; only
 //! [`config`] reads files of settings and the environment. `tests/architecture.rs` checks all of this.

@@ -19,6 +19,7 @@ fn help_texts() {
         ("help_run_workflow", &["run", "workflow", "--help"]),
         ("help_submit", &["submit", "--help"]),
         ("help_submit_decompose", &["submit", "decompose", "--help"]),
+        ("help_serve", &["serve", "--help"]),
         ("help_worker", &["worker", "--help"]),
         ("help_jobs", &["jobs", "--help"]),
         ("help_jobs_prune", &["jobs", "prune", "--help"]),

@@ -212,10 +212,9 @@ async fn done(api: &Api, kind: JobKind, image: &str, params: Value) -> Answer<Jo
     };
     let body = submission(kind, image, params);
     let (request, options) = compose(api, body, None).await?;
-    let looks = api.watch.follow(request.id);
     api.accept(&request, &options).await?;
     let caller = Caller { api: api.clone(), job: Some(request.id) };
-    let row = ended(api, request.id, looks).await?;
+    let row = ended(api, request.id, api.watch.follow(request.id)).await?;
     caller.has_stayed();
     match row.state {
         JobState::Succeeded => Ok(row),

@@ -1,15 +1,21 @@
 //! Reading the parts of a request: what cannot be read is a problem like any other.
 
+use std::time::Duration;
+
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 
 use super::problem::Failure;
 use crate::job::{JobError, JobId};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const MOST_SWALLOWED: usize = 2 << 30;
 
 /// The `{id}` of a path.
 pub struct Id(pub JobId);
@@ -98,17 +104,55 @@ pub fn unsupported(wanted: &str) -> Failure {
 
 /// A body of at most `most` bytes; one that says that it has more is not read.
 pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, Failure> {
-    announced(headers, most)?;
+    if let Err(failure) = announced(headers, most) {
+        swallow(body);
+        return Err(failure);
+    }
     let mut bytes = Vec::new();
     let mut stream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
         let piece = piece.map_err(|_| Failure::bad_request("the body broke off"))?;
         if (bytes.len() + piece.len()) as u64 > most {
+            swallow(Body::from_stream(stream));
             return Err(too_large(most));
         }
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes.into())
+}
+
+/// Lets the rest of a body run into nothing, for a while: a client that is still sending sees the answer only when
+/// somebody goes on reading.
+pub fn swallow(body: Body) {
+    tokio::spawn(tokio::time::timeout(PATIENCE, async move {
+        let mut stream = body.into_data_stream();
+        let mut seen = 0;
+        while let Some(Ok(piece)) = stream.next().await {
+            seen += piece.len();
+            if seen > MOST_SWALLOWED {
+                return;
+            }
+        }
+    }));
+}
+
+/// A body whose rest is swallowed when its reader has had enough, for the same reason.
+pub fn patient(body: Body) -> Body {
+    let (hand, taken) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut stream = body.into_data_stream();
+        while let Some(piece) = stream.next().await {
+            let broken = piece.is_err();
+            if hand.send(piece).await.is_err() {
+                swallow(Body::from_stream(stream));
+                return;
+            }
+            if broken {
+                return;
+            }
+        }
+    });
+    Body::from_stream(stream::unfold(taken, |mut taken| async move { Some((taken.recv().await?, taken)) }))
 }
 
 /// Refuses a body by its `Content-Length`.

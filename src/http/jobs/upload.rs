@@ -42,8 +42,9 @@ pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
 }
 
 async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
-    let mut form =
-        Multipart::from_request(request, &()).await.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
+    let mut form = Multipart::from_request(request.map(read::patient), &())
+        .await
+        .map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
     let mut texts = Texts::default();
     let mut pictures = Vec::new();
     while let Some(field) = form.next_field().await.map_err(broken)? {

@@ -6,3 +6,4 @@ mod database;
 mod endings;
 mod outbox;
 pub mod support;
+mod webhooks;

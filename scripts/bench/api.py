@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""The API under load: readers of jobs and watchers of events while a job runs, and what the job loses by it.
+
+    scripts/bench/api.py [--acetate PATH] [--watchers 200] [--reads 50] [--rounds 3] [--steps 50]
+
+Embedded, on this machine, with the small checkpoint; wants a release build and nothing else. Rounds with and without
+load take turns, so that a machine that slows down does it to both.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+GOALS = {"p99 of reads": 50.0, "job slower by": 3.0, "first paint": 100_000}
+
+
+class Server:
+    def __init__(self, acetate: Path, folder: Path):
+        environment = {"HOME": str(folder), "PATH": os.environ["PATH"], "ACETATE__DATA_DIR": str(folder / "data"),
+                       "ACETATE__HTTP__REQUESTS_PER_SECOND": "0"}  # fmt: skip
+        command = [str(acetate), "--quiet", "serve", "--bind", "127.0.0.1:0"]
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        said = self.process.stdout.readline()
+        self.url = said.strip().removeprefix("acetate is at ")
+        self.host, port = self.url.removeprefix("http://").rstrip("/").split(":")
+        self.port = int(port)
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path.lstrip("/"), timeout=60) as answer:
+            return answer.read()
+
+    def submit(self, steps: int, seed: int) -> str:
+        parts = {"steps": steps, "layers": 4, "seed": seed, "prompt": "A purple house above a white tree."}
+        body = b"".join(f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+                        for name, value in parts.items())  # fmt: skip
+        body += b'--b\r\nContent-Disposition: form-data; name="image"; filename="scene.png"\r\n\r\n'
+        body += (ROOT / "examples/scene.png").read_bytes() + b"\r\n--b--\r\n"
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        with urllib.request.urlopen(urllib.request.Request(self.url + "v1/jobs", body, headers)) as answer:
+            return json.load(answer)["id"]
+
+    def wait(self, job: str) -> float:
+        """Seconds from the claim to the end, on the server's own clock."""
+        while True:
+            row = json.loads(self.get(f"/v1/jobs/{job}"))
+            if row["state"] == "succeeded":
+                return seconds(row["finished_at"]) - seconds(row["started_at"])
+            if row["state"] in ("failed", "cancelled"):
+                sys.exit(f"the job {row['state']}: {row['error']}")
+            time.sleep(0.1)
+
+
+def seconds(timestamp: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+
+
+async def watch(server: Server, job: str, events: list) -> None:
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    writer.write(f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    while line := await reader.readline():
+        if line.startswith(b"event:"):
+            events.append(line)
+    writer.close()
+
+
+async def read(server: Server, job: str, times: list) -> None:
+    start = time.perf_counter()
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    writer.write(f"GET /v1/jobs/{job} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read(-1)
+    times.append((time.perf_counter() - start) * 1e3)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200"), answer[:200]
+
+
+async def under_load(server: Server, job: str, watchers: int, reads: float) -> tuple[float, list, int]:
+    events, times = [], []
+    watching = [asyncio.create_task(watch(server, job, events)) for _ in range(watchers)]
+    waiting = asyncio.create_task(asyncio.to_thread(server.wait, job))
+    reading = set()
+    next_read = time.perf_counter()
+    while not waiting.done():
+        # At a fixed rate, however slow the answers are: else a server that stalls would be asked less.
+        task = asyncio.create_task(read(server, job, times))
+        reading.add(task)
+        task.add_done_callback(reading.discard)
+        next_read += 1 / reads
+        await asyncio.sleep(max(0, next_read - time.perf_counter()))
+    await asyncio.gather(*watching, *reading)
+    return await waiting, times, len(events)
+
+
+def first_paint(server: Server) -> int:
+    """Bytes of the page and of all scripts and styles that it names, and those that the scripts import."""
+    wanted, seen, total = ["/"], set(), 0
+    while wanted:
+        path = wanted.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        body = server.get(path)
+        total += len(body)
+        if path == "/" or path.endswith(".js"):
+            text = body.decode()
+            found = re.findall(r'(?:src|href)="([^"]+\.(?:js|css))"', text) if path == "/" else []
+            found += re.findall(r'(?:from|import)\s*"\./([^"]+\.js)"', text)
+            wanted += ["/" + name.lstrip("./") for name in found]
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--acetate", type=Path, default=ROOT / "target/release/acetate")
+    parser.add_argument("--watchers", type=int, default=200)
+    parser.add_argument("--reads", type=float, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=50)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="acetate-bench-") as folder:
+        server = Server(arguments.acetate.resolve(), Path(folder))
+        try:
+            measure(server, arguments)
+        finally:
+            server.process.terminate()
+            server.process.wait()
+
+
+def measure(server: Server, arguments: argparse.Namespace) -> None:
+    server.wait(server.submit(2, 0))  # The model is loaded.
+    alone, loaded, times, events = [], [], [], 0
+    for round_ in range(arguments.rounds):
+        alone.append(server.wait(server.submit(arguments.steps, round_ + 1)))
+        job = server.submit(arguments.steps, round_ + 1)
+        took, some, seen = asyncio.run(under_load(server, job, arguments.watchers, arguments.reads))
+        loaded.append(took)
+        times += some
+        events += seen
+        print(f"round {round_ + 1}: alone {alone[-1]:.2f} s, under load {took:.2f} s, {len(some)} reads", file=sys.stderr)
+    quantiles = statistics.quantiles(times, n=100)
+    slower = (statistics.median(loaded) / statistics.median(alone) - 1) * 100
+    figures = {
+        "watchers": arguments.watchers, "reads": len(times), "events": events,
+        "read p50 ms": round(statistics.median(times), 2), "read p99 ms": round(quantiles[98], 2),
+        "job alone s": round(statistics.median(alone), 3), "job under load s": round(statistics.median(loaded), 3),
+        "slower %": round(slower, 2), "first paint bytes": first_paint(server),
+    }  # fmt: skip
+    print(json.dumps(figures, indent=2))
+    missed = [name for name, value in [("p99 of reads", quantiles[98]), ("job slower by", slower),
+                                       ("first paint", figures["first paint bytes"])] if value > GOALS[name]]  # fmt: skip
+    if missed:
+        sys.exit(f"missed: {', '.join(missed)} (goals: {GOALS})")
+
+
+if __name__ == "__main__":
+    main()

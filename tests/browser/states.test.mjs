@@ -115,6 +115,15 @@ test('a server that is away when the page is opened', () => on({}, async (page, 
   await page.waitForSelector('.drop');
 }));
 
+test('the page to browse the API', () => on({}, async (page, server) => {
+  await page.goto(`${server.url}docs`);
+  await page.waitForSelector('details');
+  await page.locator('details').first().evaluate((entry) => { entry.open = true; });
+  await accessible(page, 'the API');
+  await page.fill('#search', 'cancel');
+  await page.waitForFunction(() => [...document.querySelectorAll('details')].filter((entry) => entry.offsetParent).length < 10);
+}));
+
 test('a token is asked for, and a wrong one is not taken', () => on({ HTTP__TOKEN: TOKEN }, async (page) => {
   await page.waitForSelector('dialog[open]');
   await accessible(page, 'the question for a token');

@@ -58,7 +58,7 @@ export function seconds(value) {
 export function bytes(value) {
   if (value < 1000) return `${value} B`;
   if (value < 1e6) return `${(value / 1e3).toPrecision(value < 1e4 ? 2 : 3)} kB`;
-  return `${(value / 1e6).toFixed(1)} MB`;
+  return `${(value / 1e6).toFixed(value < 1e7 ? 1 : 0)} MB`;
 }
 
 /** `12 minutes ago`, in words that do not change while one reads. */

@@ -116,9 +116,11 @@ test('a server that is restarted in the middle: the page goes on by itself', () 
   await server.down('SIGKILL');
   await page.waitForSelector('.lost:not([hidden])');
   assert.match(await page.locator('.lost').innerText(), /connection is lost/);
+  await page.waitForSelector('#connection:not([hidden])', { timeout: 10_000 });
   await accessible(page, 'a lost connection');
   await server.up();
   await page.waitForSelector('.lost', { state: 'hidden', timeout: 60_000 });
+  await page.waitForSelector('#connection', { state: 'hidden', timeout: 15_000 });
   await page.waitForSelector('.layers .layer', { timeout: 180_000 });
 }));
 

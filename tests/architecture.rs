@@ -46,7 +46,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
 ];
 
 /// A crate or path, and the only modules that may name it.
-const OWNED: [(&str, &[&str]); 12] = [
+const OWNED: [(&str, &[&str]); 13] = [
     ("sqlx::", &["status"]),
     ("lapin::", &["queue"]),
     ("aws_", &["store"]),
@@ -57,6 +57,7 @@ const OWNED: [(&str, &[&str]); 12] = [
     ("figment::", &["config"]),
     ("clap::", &["cli", "config"]),
     ("indicatif::", &["cli"]),
+    ("zip::", &["image"]),
     ("candle_core::", &["nn", "models", "pipeline", "engine"]),
     // The engine uses its channels; nothing below it knows a runtime.
     ("tokio::", &["cli", "app", "http", "worker", "queue", "status", "store", "engine"]),

@@ -162,6 +162,7 @@ fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, Jo
         ),
         None => None,
     };
+    http.check_token().map_err(|reason| JobError::invalid("http.token", reason))?;
     check_origins(&http.cors_origins)?;
     Ok(Settings {
         token: http.token.as_ref().map(|token| Token::new(token.reveal().to_owned())),

@@ -26,8 +26,8 @@ use crate::{
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every layer is one of the file, by name and in its place; layer-00.png, the whole picture as the model
-regenerates it, is not, but a ZIP holds it beside the layers, with the manifest and their composite.
+Every layer of the result is a layer of the file, by name and in its place. layer-00.png, the whole
+picture as the model regenerates it, is not: a ZIP holds it beside the layers, with the manifest.
 
 Example: acetate export out/scene --out scene.psd")]
 pub struct ExportArgs {

@@ -35,16 +35,8 @@ pub struct Http {
 }
 
 impl Http {
-    /// The first setting that makes no sense, and why. The token and the secret are not shown.
+    /// The first setting that makes no sense, and why.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.token.as_ref().is_some_and(|token| token.reveal().len() < SHORTEST_TOKEN) {
-            let reason = format!("has fewer than {SHORTEST_TOKEN} characters; make one with `openssl rand -hex 32`");
-            return Err(("http.token", reason));
-        }
-        if self.token.as_ref().is_some_and(|token| !token.reveal().bytes().all(|byte| byte.is_ascii_graphic())) {
-            let reason = "has characters that no header carries; letters, digits and signs of ASCII only".to_owned();
-            return Err(("http.token", reason));
-        }
         if self.max_upload_bytes == 0 {
             return Err(("http.max_upload_bytes", "0 would take no picture at all".to_owned()));
         }
@@ -55,6 +47,18 @@ impl Http {
         if !(0.01..=3600.0).contains(&self.webhook_retry_seconds) {
             let reason = format!("{} is not between 0.01 and 3600 seconds", self.webhook_retry_seconds);
             return Err(("http.webhook_retry_seconds", reason));
+        }
+        Ok(())
+    }
+
+    /// Whether the token, if there is one, is good enough to let others in; the reason does not show it.
+    pub fn check_token(&self) -> Result<(), String> {
+        let Some(token) = &self.token else { return Ok(()) };
+        if token.reveal().len() < SHORTEST_TOKEN {
+            return Err(format!("has fewer than {SHORTEST_TOKEN} characters; make one with `openssl rand -hex 32`"));
+        }
+        if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("has characters that no header carries; letters, digits and signs of ASCII only".to_owned());
         }
         Ok(())
     }

@@ -48,7 +48,7 @@ struct LimitsView {
 }
 
 /// Defaults, bounds and limits
-#[utoipa::path(get, path = "/v1/config", tag = "server", responses((status = 200, body = ConfigView)))]
+#[utoipa::path(get, path = "/v1/config", tag = "server", responses((status = 200, description = "As asked", body = ConfigView)))]
 pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
     let settings = api.settings();
     Json(ConfigView {
@@ -78,7 +78,7 @@ pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
 }
 
 /// The checkpoints that jobs run on
-#[utoipa::path(get, path = "/v1/models", tag = "server", responses((status = 200, body = Models)))]
+#[utoipa::path(get, path = "/v1/models", tag = "server", responses((status = 200, description = "As asked", body = Models)))]
 pub async fn models(State(api): State<Api>) -> Json<Models> {
     Json(loaded(&api))
 }

@@ -72,8 +72,8 @@ impl BatchView {
 }
 
 /// List batches, those with the newest jobs first
-#[utoipa::path(get, path = "/v1/batches", tag = "batches", params(Listing),
-    responses((status = 200, body = Batches), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/v1/batches", tag = "batches", operation_id = "list_batches", params(Listing),
+    responses((status = 200, description = "As asked", body = Batches), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answer<Json<Batches>> {
     let limit = asked.limit.unwrap_or(USUAL);
     if !(1..=MOST).contains(&limit) {
@@ -89,8 +89,8 @@ pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answe
 }
 
 /// Show a batch
-#[utoipa::path(get, path = "/v1/batches/{batch}", tag = "batches", params(("batch" = BatchId, Path)),
-    responses((status = 200, body = BatchView), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/v1/batches/{batch}", tag = "batches", operation_id = "show_batch", params(("batch" = BatchId, Path)),
+    responses((status = 200, description = "As asked", body = BatchView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn show(State(api): State<Api>, In(batch): In<String>) -> Answer<Json<BatchView>> {
     let batch = named(&batch)?;
     match api.status().batch_summary(&batch).await? {
@@ -100,8 +100,8 @@ pub async fn show(State(api): State<Api>, In(batch): In<String>) -> Answer<Json<
 }
 
 /// Cancel the jobs of a batch
-#[utoipa::path(post, path = "/v1/batches/{batch}/cancel", tag = "batches", params(("batch" = BatchId, Path)),
-    responses((status = 200, body = Cancelled), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(post, path = "/v1/batches/{batch}/cancel", tag = "batches", operation_id = "cancel_batch", params(("batch" = BatchId, Path)),
+    responses((status = 200, description = "As asked", body = Cancelled), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn cancel(State(api): State<Api>, In(batch): In<String>) -> Answer<Json<Cancelled>> {
     let batch = named(&batch)?;
     if api.status().batch_summary(&batch).await?.is_none() {

@@ -30,24 +30,24 @@ const MOST_BYTES: usize = 256 * 1024;
 
 /// The layers of a job as a ZIP of PNGs
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.zip", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, body = Vec<u8>, content_type = "application/zip"), (status = 304),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "As asked", body = Vec<u8>, content_type = "application/zip"), (status = 304, description = "As it was (`If-None-Match`)"),
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn zip(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Zip, &headers).await
 }
 
 /// The layers of a job for Krita and GIMP
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.ora", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, body = Vec<u8>, content_type = "image/openraster"), (status = 304),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "As asked", body = Vec<u8>, content_type = "image/openraster"), (status = 304, description = "As it was (`If-None-Match`)"),
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn ora(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Ora, &headers).await
 }
 
 /// The layers of a job for Photoshop
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.psd", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, body = Vec<u8>, content_type = "image/vnd.adobe.photoshop"), (status = 304),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "As asked", body = Vec<u8>, content_type = "image/vnd.adobe.photoshop"), (status = 304, description = "As it was (`If-None-Match`)"),
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn psd(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Psd, &headers).await
 }
@@ -117,9 +117,9 @@ fn shown() -> bool {
 /// Of any jobs, with names, opacity and what is hidden: what a page shows.
 #[utoipa::path(post, path = "/v1/export", tag = "pictures", request_body = StackBody,
     responses(
-        (status = 200, content(
+        (status = 200, description = "As asked", content(
             (Vec<u8> = "application/zip"), (Vec<u8> = "image/openraster"), (Vec<u8> = "image/vnd.adobe.photoshop"))),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn stack(State(api): State<Api>, Json(asked): Json<StackBody, MOST_BYTES>) -> Answer<Response> {
     let given = asked.layers.len();
     if given == 0 || given > MOST_LAYERS {

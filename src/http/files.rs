@@ -27,9 +27,9 @@ pub const FOREVER: &str = "private, max-age=31536000, immutable";
 #[utoipa::path(get, path = "/v1/jobs/{id}/layers/{layer}", tag = "pictures",
     params(("id" = JobId, Path), ("layer" = String, Path, description = "A number and `.png`")),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "image/png"),
+        (status = 200, description = "As asked", body = Vec<u8>, content_type = "image/png"),
         (status = 304, description = "As it was (`If-None-Match`)"),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn layer(
     State(api): State<Api>,
     In((id, layer)): In<(String, String)>,
@@ -51,9 +51,9 @@ pub async fn layer(
 #[utoipa::path(get, path = "/v1/jobs/{id}/files/{name}", tag = "pictures",
     params(("id" = JobId, Path), ("name" = String, Path)),
     responses(
-        (status = 200, content((Vec<u8> = "image/png"), (Object = "application/json"))),
+        (status = 200, description = "As asked", content((Vec<u8> = "image/png"), (Object = "application/json"))),
         (status = 304, description = "As it was (`If-None-Match`)"),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn file(
     State(api): State<Api>,
     In((id, name)): In<(String, String)>,

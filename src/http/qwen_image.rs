@@ -116,10 +116,10 @@ pub struct ModelStatus {
 /// Take a picture apart, and wait for it
 ///
 /// Layers as data URLs, or with `Accept: application/zip` a ZIP. Who hangs up cancels the job.
-#[utoipa::path(post, path = "/api/qwen-image/decompose", tag = "qwen-image", request_body = Decompose,
+#[utoipa::path(post, path = "/api/qwen-image/decompose", tag = "qwen-image", operation_id = "qwen_image_decompose", request_body = Decompose,
     responses(
-        (status = 200, content((Layers = "application/json"), (Vec<u8> = "application/zip"))),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "As asked", content((Layers = "application/json"), (Vec<u8> = "application/zip"))),
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn decompose(State(api): State<Api>, request: Request) -> Answer<Response> {
     let (headers, asked) = body::<Decompose>(&api, request).await?;
     let params = json!({
@@ -142,10 +142,10 @@ pub async fn decompose(State(api): State<Api>, request: Request) -> Answer<Respo
 /// Edit a layer, and wait for it
 ///
 /// The PNG, or with `Accept: application/json` a data URL. Who hangs up cancels the job.
-#[utoipa::path(post, path = "/api/qwen-image/edit-layer", tag = "qwen-image", request_body = EditLayer,
+#[utoipa::path(post, path = "/api/qwen-image/edit-layer", tag = "qwen-image", operation_id = "qwen_image_edit_layer", request_body = EditLayer,
     responses(
-        (status = 200, content((Vec<u8> = "image/png"), (Edited = "application/json"))),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "As asked", content((Vec<u8> = "image/png"), (Edited = "application/json"))),
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Response> {
     let (headers, asked) = body::<EditLayer>(&api, request).await?;
     let params = json!({
@@ -164,7 +164,7 @@ pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Resp
 }
 
 /// Defaults
-#[utoipa::path(get, path = "/api/qwen-image/config", tag = "qwen-image", responses((status = 200, body = Config)))]
+#[utoipa::path(get, path = "/api/qwen-image/config", tag = "qwen-image", operation_id = "qwen_image_config", responses((status = 200, description = "As asked", body = Config)))]
 pub async fn config(State(api): State<Api>) -> Json<Config> {
     let defaults = &api.settings().defaults.decompose;
     Json(Config {
@@ -177,14 +177,14 @@ pub async fn config(State(api): State<Api>) -> Json<Config> {
 }
 
 /// The model that takes pictures apart
-#[utoipa::path(get, path = "/api/qwen-image/status", tag = "qwen-image", responses((status = 200, body = ModelStatus)))]
+#[utoipa::path(get, path = "/api/qwen-image/status", tag = "qwen-image", operation_id = "qwen_image_status", responses((status = 200, description = "As asked", body = ModelStatus)))]
 pub async fn status(State(api): State<Api>) -> Json<ModelStatus> {
     let model = about::loaded(&api).decompose;
     Json(ModelStatus { available: true, loaded: model.loaded, model: model.id, edit_model_loaded: None })
 }
 
 /// The model that edits
-#[utoipa::path(get, path = "/api/qwen-image/edit-status", tag = "qwen-image", responses((status = 200, body = ModelStatus)))]
+#[utoipa::path(get, path = "/api/qwen-image/edit-status", tag = "qwen-image", operation_id = "qwen_image_edit_status", responses((status = 200, description = "As asked", body = ModelStatus)))]
 pub async fn edit_status(State(api): State<Api>) -> Json<ModelStatus> {
     let model = about::loaded(&api).edit;
     let loaded = model.loaded;

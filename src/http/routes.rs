@@ -117,3 +117,44 @@ pub fn routes(api: Api) -> Router {
 async fn document() -> Response {
     ([(header::CACHE_CONTROL, "no-cache")], Json(openapi())).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    /// What the specification wants and the types do not know.
+    #[test]
+    fn the_document_is_a_good_one() {
+        let document = serde_json::to_value(super::openapi()).unwrap();
+        assert_eq!(document["openapi"], "3.1.0");
+        let mut names = BTreeSet::new();
+        let paths = document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+        for operation in paths {
+            let name = operation["operationId"].as_str().unwrap();
+            assert!(names.insert(name.to_owned()), "two operations are called {name}");
+            assert!(operation["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{name}");
+            for answer in operation["responses"].as_object().unwrap().values() {
+                assert!(answer["description"].as_str().is_some_and(|text| !text.is_empty()), "{name}: {answer}");
+            }
+        }
+        assert!(names.len() >= 27, "{names:?}");
+        assert!(!references(&document).is_empty());
+        for reference in references(&document) {
+            let pointer = reference.trim_start_matches('#');
+            assert!(document.pointer(pointer).is_some(), "{reference} is nowhere");
+        }
+    }
+
+    fn references(value: &Value) -> Vec<String> {
+        match value {
+            Value::Object(fields) => {
+                let own = fields.get("$ref").and_then(Value::as_str).map(str::to_owned);
+                own.into_iter().chain(fields.values().flat_map(references)).collect()
+            }
+            Value::Array(items) => items.iter().flat_map(references).collect(),
+            _ => Vec::new(),
+        }
+    }
+}

@@ -36,15 +36,20 @@ pub struct DecomposeParams {
     /// A description of the whole picture; empty: the text encoder writes one.
     pub prompt: String,
     /// Number of layers, 2 to 10.
+    #[schema(minimum = 2, maximum = 10)]
     pub layers: u32,
     /// Side of the square whose area the model works at, in pixels: 640 or 1024 for the full model. Absent: the first
     /// of those that the checkpoint was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 32, maximum = 4096, multiple_of = 32)]
     pub resolution: Option<u32>,
     /// Rescale the guided prediction of each token to the norm of the unguided one.
     pub cfg_normalize: bool,
-    /// See [`Sampling`].
+    /// Denoise steps, 1 to 1000.
+    #[schema(minimum = 1, maximum = 1000)]
     pub steps: u32,
+    /// Guidance, 0 to 100; 1 is off.
+    #[schema(minimum = 0, maximum = 100)]
     pub cfg_scale: f64,
     pub seed: Option<u64>,
     pub negative_prompt: String,
@@ -83,8 +88,11 @@ pub enum OutputSize {
 pub struct EditParams {
     pub instruction: String,
     pub output_size: OutputSize,
-    /// See [`Sampling`].
+    /// Denoise steps, 1 to 1000.
+    #[schema(minimum = 1, maximum = 1000)]
     pub steps: u32,
+    /// Guidance, 0 to 100; 1 is off.
+    #[schema(minimum = 0, maximum = 100)]
     pub cfg_scale: f64,
     pub seed: Option<u64>,
     pub negative_prompt: String,

@@ -12,9 +12,10 @@ if ! command -v python3 >/dev/null || ! python3 -m venv --help >/dev/null 2>&1; 
     echo "SKIPPED the fuzzing of the API: python3 with venv is missing (Debian: apt install python3-venv)"
     exit 0
 fi
-if ! [ -x "$venv/bin/schemathesis" ]; then
+if ! cmp -s tests/http/fuzz-requirements.txt "$venv/installed.txt"; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install -q -r tests/http/fuzz-requirements.txt
+    cp tests/http/fuzz-requirements.txt "$venv/installed.txt"
 fi
 
 folder=$(mktemp -d)
@@ -53,6 +54,19 @@ with open(picture, "rb") as file:
     body = head + file.read() + kind
 headers = {"Content-Type": "multipart/form-data; boundary=b"}
 urllib.request.urlopen(urllib.request.Request(f"{url}v1/jobs", body, headers)).read()
+PYTHON
+
+# The document itself, by the specification.
+"$venv/bin/python" - "${url}openapi.json" <<'PYTHON'
+import json
+import sys
+import urllib.request
+
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+document = json.load(urllib.request.urlopen(sys.argv[1]))
+OpenAPIV31SpecValidator(document).validate()
+print(f"openapi.json: {len(document['paths'])} paths, valid by OpenAPI 3.1")
 PYTHON
 
 "$venv/bin/schemathesis" run "${url}openapi.json" --url "$url" \

@@ -107,7 +107,7 @@ pub struct SignIn {
 }
 
 /// Whether a token is needed
-#[utoipa::path(get, path = "/v1/session", tag = "session", responses((status = 200, body = Session)), security(()))]
+#[utoipa::path(get, path = "/v1/session", tag = "session", responses((status = 200, description = "As asked", body = Session)), security(()))]
 pub async fn session_show(State(api): State<Api>, headers: HeaderMap) -> Answered<Session> {
     Answered(Session { required: api.settings().token.is_some(), valid: check(&api, &headers).is_ok() })
 }
@@ -116,7 +116,7 @@ pub async fn session_show(State(api): State<Api>, headers: HeaderMap) -> Answere
 ///
 /// Answers with a cookie that counts as the token.
 #[utoipa::path(post, path = "/v1/session", tag = "session", request_body = SignIn, security(()),
-    responses((status = 200, body = Session), (status = "default", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "As asked", body = Session), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn session_open(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -133,7 +133,7 @@ pub async fn session_open(
 }
 
 /// Sign a browser out
-#[utoipa::path(delete, path = "/v1/session", tag = "session", responses((status = 204)), security(()))]
+#[utoipa::path(delete, path = "/v1/session", tag = "session", responses((status = 204, description = "Done")), security(()))]
 pub async fn session_close(headers: HeaderMap) -> Response {
     (StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie(&headers, "", 0))]).into_response()
 }

@@ -19,29 +19,21 @@ use governor::{
 
 use crate::http::{api::Api, problem::Failure};
 
-/// Wrong tokens of one client; guessing is slow after that.
-const WRONG_TOKENS: u32 = 20;
 /// Clients that are remembered before those who have been quiet are forgotten.
 const MANY: usize = 10_000;
 
 pub struct Rates {
     requests: Option<DefaultKeyedRateLimiter<IpAddr>>,
-    wrong: DefaultKeyedRateLimiter<IpAddr>,
 }
 
 impl Rates {
     pub fn new(requests_per_second: f64) -> Self {
-        let wrong = Quota::per_minute(NonZeroU32::new(WRONG_TOKENS).unwrap_or(NonZeroU32::MIN));
-        Self { requests: quota(requests_per_second).map(RateLimiter::keyed), wrong: RateLimiter::keyed(wrong) }
+        Self { requests: quota(requests_per_second).map(RateLimiter::keyed) }
     }
 
     /// Counts a request; how long to wait when there were too many.
     fn request(&self, client: IpAddr) -> Result<(), Duration> {
         self.requests.as_ref().map_or(Ok(()), |limiter| take(limiter, client))
-    }
-
-    fn wrong_token(&self, client: IpAddr) -> Result<(), Duration> {
-        take(&self.wrong, client)
     }
 }
 
@@ -51,22 +43,14 @@ pub async fn limit(
     request: Request,
     next: Next,
 ) -> Response {
-    let client = client.ip();
-    if let Err(wait) = api.rates.request(client) {
-        return refused("requests come faster than http.requests_per_second allows", wait);
+    match api.rates.request(client.ip()) {
+        Ok(()) => next.run(request).await,
+        Err(wait) => {
+            let detail = "requests come faster than http.requests_per_second allows";
+            let refused = Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail);
+            refused.later(wait.as_secs() + 1).into_response()
+        }
     }
-    let response = next.run(request).await;
-    if response.status() == StatusCode::UNAUTHORIZED
-        && let Err(wait) = api.rates.wrong_token(client)
-    {
-        return refused("too many wrong tokens", wait);
-    }
-    response
-}
-
-fn refused(detail: &str, wait: Duration) -> Response {
-    let seconds = wait.as_secs() + 1;
-    Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(seconds).into_response()
 }
 
 fn take(limiter: &DefaultKeyedRateLimiter<IpAddr>, client: IpAddr) -> Result<(), Duration> {

@@ -51,9 +51,9 @@ pub struct StateEvent {
 #[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs",
     params(("id" = JobId, Path), ("Last-Event-ID" = Option<String>, Header, description = "Where the reader was")),
     responses(
-        (status = 200, body = String, content_type = "text/event-stream"),
+        (status = 200, description = "As asked", body = String, content_type = "text/event-stream"),
         (status = 204, description = "The job has ended, and the reader knows"),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn events(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     let looks = api.watch.follow(id);
     let row = api.job(id).await?;

@@ -60,7 +60,7 @@ pub struct UploadForm {
     responses(
         (status = 202, description = "Accepted", body = JobView, headers(("Location" = String))),
         (status = 200, description = "It was accepted before", body = JobView, headers(("Location" = String))),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn submit(State(api): State<Api>, request: Request) -> Answer<Response> {
     let key = key(request.headers())?;
     let body = match read::media_type(request.headers()).as_str() {

@@ -16,6 +16,7 @@ mod ora;
 mod packbits;
 mod psd;
 mod result;
+mod steady;
 mod zip;
 
 use std::io::{self, Seek, Write};
@@ -38,6 +39,19 @@ pub struct Sheet {
     /// From 0 to 1.
     pub opacity: f32,
     pub visible: bool,
+}
+
+impl Sheet {
+    /// The name without what cannot be shown: XML has no word for most control characters, and programs that read one
+    /// from a PSD write broken files of their own.
+    fn shown_name(&self) -> String {
+        let plain = |c: char| match c {
+            c if c.is_control() => ' ',
+            '\u{fffe}' | '\u{ffff}' => char::REPLACEMENT_CHARACTER,
+            c => c,
+        };
+        self.name.chars().map(plain).collect()
+    }
 }
 
 /// Layers of one size, back to front, and what else a ZIP of them holds.

@@ -41,7 +41,7 @@ fn description(stack: &Stack, (width, height): (u32, u32)) -> String {
          <image version=\"0.0.3\" w=\"{width}\" h=\"{height}\" xres=\"72\" yres=\"72\">\n  <stack>\n"
     );
     for (index, sheet) in stack.sheets.iter().enumerate().rev() {
-        let (name, src, opacity) = (attribute(&sheet.name), source(index), sheet.opacity);
+        let (name, src, opacity) = (attribute(&sheet.shown_name()), source(index), sheet.opacity);
         let visibility = if sheet.visible { "visible" } else { "hidden" };
         // Writing to a String does not fail.
         let _ = writeln!(
@@ -58,7 +58,7 @@ fn source(index: usize) -> String {
     format!("data/layer-{:02}.png", index + 1)
 }
 
-/// Text inside quotes. Characters that XML 1.0 cannot say at all become the replacement character.
+/// Text inside quotes.
 fn attribute(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -67,10 +67,6 @@ fn attribute(text: &str) -> String {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
-            '\t' | '\n' | '\r' => {
-                let _ = write!(out, "&#{};", u32::from(c));
-            }
-            '\0'..'\x20' | '\u{fffe}' | '\u{ffff}' => out.push(char::REPLACEMENT_CHARACTER),
             c => out.push(c),
         }
     }

@@ -162,10 +162,11 @@ impl<W: Write + Seek> Writer<W> {
         let extra = self.open()?;
         self.u32(0)?; // no mask
         self.u32(0)?; // blended over its whole range
-        self.bytes(&short_name(&sheet.name))?;
+        let name = sheet.shown_name();
+        self.bytes(&short_name(&name))?;
         self.bytes(b"8BIMluni")?;
         let unicode = self.open()?;
-        self.bytes(&utf16(&sheet.name))?;
+        self.bytes(&utf16(&name))?;
         self.close(unicode, 4)?;
         self.close(extra, 1)?;
         Ok(lengths)
@@ -254,7 +255,7 @@ fn add_row(row: impl Iterator<Item = u8>, counts: &mut Vec<u8>, rows: &mut Vec<u
 
 /// The name for programs from before Unicode: at most 31 characters of ASCII, its length first, padded to fours.
 fn short_name(name: &str) -> Vec<u8> {
-    let plain = |c: char| if c.is_ascii() && !c.is_ascii_control() { c as u8 } else { b'?' };
+    let plain = |c: char| if c.is_ascii() { c as u8 } else { b'?' };
     let mut bytes = vec![0];
     bytes.extend(name.chars().take(31).map(plain));
     bytes[0] = (bytes.len() - 1) as u8;

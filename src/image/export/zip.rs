@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 use zip::{CompressionMethod, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
-use super::{ExportError, Merged, Stack};
+use super::{ExportError, Merged, Stack, steady::Steady};
 use crate::{image::encode_png, job::JobError};
 
 const COMPOSITE: &str = "composite.png";
@@ -71,11 +71,11 @@ fn distinct(stack: &Stack) -> Vec<String> {
 }
 
 /// An archive of files that are stored as they are: PNGs do not get smaller.
-pub(super) struct Archive<W: Write + Seek>(ZipWriter<W>);
+pub(super) struct Archive<W: Write + Seek>(ZipWriter<Steady<W>>);
 
 impl<W: Write + Seek> Archive<W> {
     pub fn new(out: W) -> Self {
-        Self(ZipWriter::new(out))
+        Self(ZipWriter::new(Steady::new(out)))
     }
 
     pub fn add(&mut self, name: &str, bytes: &[u8]) -> Result<(), ExportError> {
@@ -88,7 +88,7 @@ impl<W: Write + Seek> Archive<W> {
     }
 
     pub fn finish(self) -> Result<W, ExportError> {
-        self.0.finish().map_err(failed)
+        self.0.finish().map_err(failed)?.into_inner().map_err(ExportError::Write)
     }
 }
 

@@ -41,13 +41,13 @@ function operation(path, method, described) {
   const parameters = described.parameters ?? [];
   if (parameters.length > 0) {
     const rows = parameters.map((one) => [one.name, one.in, typeOf(one.schema), one.description ?? ""]);
-    parts.push(element("h4", "Parameters"), table(["name", "in", "type", ""], rows));
+    parts.push(element("h3", "Parameters"), table(["name", "in", "type", "what it is"], rows));
   }
-  if (described.requestBody) parts.push(element("h4", "Body"), element("pre", bodies(described.requestBody.content)));
+  if (described.requestBody) parts.push(element("h3", "Body"), element("pre", bodies(described.requestBody.content)));
   const answers = Object.entries(described.responses).map(([status, answer]) => [
     status, answer.description ?? "", bodies(answer.content),
   ]);
-  parts.push(element("h4", "Answers"), table(["status", "", "body"], answers));
+  parts.push(element("h3", "Answers"), table(["status", "when", "body"], answers));
   const title = element("summary", "", element("b", method.toUpperCase()), element("code", path), ` ${described.summary ?? ""}`);
   const made = element("details", "", title, ...parts);
   made.dataset.words = `${method} ${path} ${described.summary} ${described.description}`.toLowerCase();
@@ -58,7 +58,7 @@ function schemaEntry(name, schema) {
   const rows = Object.entries(schema.properties ?? {}).map(([field, inner]) => [
     field, typeOf(inner), (schema.required ?? []).includes(field) ? "always" : "", inner.description ?? "",
   ]);
-  const inside = rows.length > 0 ? table(["field", "type", "", ""], rows) : element("pre", typeOf(schema));
+  const inside = rows.length > 0 ? table(["field", "type", "given", "what it is"], rows) : element("pre", typeOf(schema));
   const made = element("details", "", element("summary", "", element("code", name)), element("p", schema.description), inside);
   made.dataset.words = name.toLowerCase();
   return made;

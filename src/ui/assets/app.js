@@ -1,0 +1,161 @@
+// The page: what is asked of the server once, where one is (`#/` or `#/jobs/ID`), and the parts that are always there.
+
+import { api } from './api.js';
+import { documentView } from './document.js';
+import { h, icon, say } from './dom.js';
+import { History, titleOf } from './history.js';
+import { newJob, shortName, smallNotice } from './new.js';
+import { parentOf } from './sheets.js';
+import { askAgain, signedIn } from './session.js';
+import { failed, toast } from './toast.js';
+
+const main = document.getElementById('main');
+const drawer = document.getElementById('drawer');
+const historyPane = document.getElementById('history');
+
+let server = null;
+let jobs = null;
+let view = { close() {} };
+/** The start, kept with its picture and settings while one looks at jobs. */
+let start = null;
+
+async function begin() {
+  try {
+    await signedIn();
+    const [config, models] = await Promise.all([api.config(), api.models().catch(() => null)]);
+    server = { config, models };
+  } catch (error) {
+    main.replaceChildren(h('div.waiting', {},
+      h('h1', {}, 'The server cannot be reached'), h('p', {}, error.message),
+      h('div.row', {}, h('button.primary', { onclick: begin }, 'Try again'))));
+    return;
+  }
+  jobs = new History(historyPane);
+  start = newJob({ ...server, onJob: accepted });
+  showModel(server.models);
+  await route();
+}
+
+function accepted(job) {
+  jobs.put(job);
+  location.hash = `#/jobs/${job.id}`;
+}
+
+const context = {
+  get config() { return server.config; },
+  get models() { return server.models; },
+  onChange: (job) => jobs.put(job),
+  async remove(job) {
+    if (!confirm(`Delete “${titleOf(job)}” and its files? This cannot be undone.`)) return;
+    await api.remove(job.id);
+    jobs.remove(job.id);
+    toast('Deleted');
+    location.hash = '#/';
+  },
+};
+
+async function route() {
+  // The end of the start goes where the address says.
+  if (!server) return;
+  const [, id] = location.hash.match(/^#\/jobs\/([0-9a-f-]{36})$/i) ?? [];
+  view.close();
+  view = { close() {} };
+  openDrawer(false);
+  jobs.select(id ?? null);
+  if (!id) {
+    main.replaceChildren(start.element);
+    document.title = 'acetate';
+    return;
+  }
+  const asked = location.hash;
+  let job;
+  try {
+    job = await api.job(id);
+  } catch (error) {
+    if (asked !== location.hash) return;
+    const told = error.status === 404 ? 'There is no such job here. It may have been deleted.' : error.message;
+    main.replaceChildren(h('div.waiting', {}, h('h1', {}, error.status === 404 ? 'Not found' : 'This job cannot be shown'), h('p', {}, told),
+      h('div.row', {}, h('button.primary', { onclick: route }, 'Try again'), h('a.button', { href: '#/' }, 'New picture'))));
+    return;
+  }
+  if (asked !== location.hash) return;
+  const parent = parentOf(job);
+  if (parent) {
+    // An edit is shown where its layer lies.
+    location.replace(`#/jobs/${parent}`);
+    return;
+  }
+  view = documentView(job, context);
+  main.replaceChildren(view.element);
+  document.title = `${titleOf(job)} · acetate`;
+  say(titleOf(job));
+}
+
+function showModel(models) {
+  if (!models?.decompose) return;
+  const button = document.getElementById('model');
+  const { small } = models.decompose;
+  const name = shortName(models.decompose.id);
+  button.hidden = false;
+  button.classList.toggle('warn', small);
+  button.replaceChildren(...(small ? [icon('warn')] : []), h('span', {}, name));
+  button.setAttribute('aria-label', `Model: ${name}${small ? ', a small checkpoint' : ''}`);
+  button.addEventListener('click', () => {
+    const line = (label, value) => [h('dt', {}, label), h('dd', {}, value)];
+    const dialog = h('dialog.small', { 'aria-labelledby': 'models-title', onclose: () => dialog.remove() },
+      h('div.dialog-head', {}, h('h2', { id: 'models-title' }, 'Models'), h('button.icon', { 'aria-label': 'Close', onclick: () => dialog.close() }, icon('close'))),
+      h('dl.facts', {}, line('Layers', models.decompose.id), models.edit ? line('Edits', models.edit.id) : [],
+        line('Device', models.device ?? 'that of the workers'), line('acetate', server.config.version)),
+      small ? smallNotice(models) : null);
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+function openDrawer(open) {
+  historyPane.classList.toggle('open', open);
+  drawer.setAttribute('aria-expanded', String(open));
+}
+
+main.addEventListener('pointerdown', () => openDrawer(false));
+drawer.addEventListener('click', () => openDrawer(!historyPane.classList.contains('open')));
+document.getElementById('theme').addEventListener('click', () => {
+  const { dataset } = document.documentElement;
+  const dark = dataset.theme ? dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
+  dataset.theme = dark ? 'light' : 'dark';
+  try {
+    localStorage.setItem('acetate:theme', dataset.theme);
+  } catch {
+    // It lasts as long as the page.
+  }
+});
+window.addEventListener('hashchange', route);
+window.addEventListener('acetate:unauthorized', () => server && askAgain().then(route));
+
+/** A picture may come from anywhere on the page. */
+function offer(files) {
+  if (!start || !files.length) return false;
+  if (location.hash !== '#/' && location.hash !== '') location.hash = '#/';
+  start.take(files);
+  return true;
+}
+window.addEventListener('paste', (event) => offer(event.clipboardData?.files ?? []) && event.preventDefault());
+window.addEventListener('dragover', (event) => event.preventDefault());
+window.addEventListener('drop', (event) => {
+  event.preventDefault();
+  offer(event.dataTransfer?.files ?? []);
+});
+window.addEventListener('keydown', (event) => {
+  if (event.key === 'Escape') openDrawer(false);
+  const typing = event.target.closest?.('input, textarea, select, dialog');
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === '/') {
+    event.preventDefault();
+    openDrawer(true);
+    document.getElementById('search')?.focus();
+  }
+  if (event.key === 'n') location.hash = '#/';
+});
+window.addEventListener('unhandledrejection', ({ reason }) => failed(reason instanceof Error ? reason : new Error(String(reason))));
+
+begin();

@@ -1,0 +1,72 @@
+// The picture that the visible layers make, drawn again whenever the stack changes.
+
+import { h } from './dom.js';
+import { versionUrl } from './sheets.js';
+
+/** Pictures by address; a layer's pictures never change, so they are loaded once. */
+const loaded = new Map();
+
+export function picture(url) {
+  if (!loaded.has(url)) {
+    const image = new Image();
+    image.src = url;
+    const ready = image.decode().then(() => image);
+    loaded.set(url, ready);
+    // A failure is told once and may be tried again.
+    ready.catch(() => loaded.delete(url));
+  }
+  return loaded.get(url);
+}
+
+export class Canvas {
+  constructor(sheets, onError) {
+    this.sheets = sheets;
+    this.onError = onError;
+    /** The key of a layer to be shown alone. */
+    this.solo = null;
+    const [{ width, height } = { width: 1, height: 1 }] = sheets.layers;
+    this.canvas = h('canvas', { width, height, role: 'img' });
+    // Small pictures are shown larger, and none gets larger than its place.
+    this.element = h('div.sheet-view', {}, this.canvas);
+    this.element.style.setProperty('--ratio', `${width / height}`);
+    this.element.style.setProperty('--width', `${Math.max(width, 640)}px`);
+    sheets.addEventListener('change', () => this.draw());
+    this.draw();
+  }
+
+  async draw() {
+    const turn = (this.turn = (this.turn ?? 0) + 1);
+    const alone = this.solo && this.sheets.layer(this.solo);
+    const shown = alone ? [{ ...alone, opacity: 1 }] : this.sheets.layers.filter((layer) => layer.visible);
+    let pictures;
+    try {
+      pictures = await Promise.all(shown.map((layer) => picture(versionUrl(layer.current))));
+    } catch {
+      this.onError('A layer could not be loaded.');
+      return;
+    }
+    // Something newer was asked for in the meantime.
+    if (turn !== this.turn) return;
+    const { canvas } = this;
+    const context = canvas.getContext('2d');
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    shown.forEach((layer, index) => {
+      context.globalAlpha = layer.opacity;
+      context.drawImage(pictures[index], 0, 0, canvas.width, canvas.height);
+    });
+    const names = shown.map((layer) => layer.name).reverse().join(', ');
+    canvas.setAttribute('aria-label', shown.length ? `The picture of ${shown.length} layers: ${names}` : 'Nothing: every layer is hidden');
+    canvas.dataset.drawn = turn;
+  }
+
+  /** The picture as a PNG, as it is arranged; a layer that is looked at alone does not count. */
+  async png() {
+    const solo = this.solo;
+    this.solo = null;
+    await this.draw();
+    const blob = await new Promise((done) => this.canvas.toBlob(done, 'image/png'));
+    this.solo = solo;
+    if (solo) await this.draw();
+    return blob;
+  }
+}

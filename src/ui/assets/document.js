@@ -1,0 +1,159 @@
+// One job on the page: on its way, ended without a result, or its layers on the canvas with all that can be done to them.
+
+import { api, ended, fileUrl } from './api.js';
+import { Canvas } from './canvas.js';
+import { download, h, icon, say } from './dom.js';
+import { editLayer } from './edit.js';
+import { titleOf } from './history.js';
+import { LayerList } from './layers.js';
+import { running } from './running.js';
+import { Sheets } from './sheets.js';
+import { failed, toast } from './toast.js';
+
+/** Gives the element and a function that lets go of everything. `onChange(job)` hears of every change of any job here. */
+export function documentView(job, context) {
+  const element = h('div.document');
+  let close = () => {};
+  const show = (job) => {
+    close();
+    const part = !ended(job) ? onItsWay(job) : job.state === 'succeeded' ? stack(job, context) : withoutResult(job);
+    element.replaceChildren(part.element);
+    ({ close } = part);
+  };
+
+  function onItsWay(job) {
+    const { element: progress, close } = running(job, {
+      onChange: context.onChange,
+      onEnd(job) {
+        context.onChange(job);
+        show(job);
+      },
+    });
+    const [input] = job.links.inputs ?? [];
+    const picture = input && h('img', { src: `${input}?size=640`, alt: 'The picture that was given' });
+    return { element: h('div.waiting', {}, h('h1', {}, titleOf(job)), h('div.stage-picture', {}, picture, h('span.sweep')), progress), close };
+  }
+
+  function withoutResult(job) {
+    const [input] = job.links.inputs ?? [];
+    const again = h('button.primary', { onclick: () => act(again, async () => { const queued = await api.retry(job.id); context.onChange(queued); show(queued); }) }, 'Try again');
+    const remove = h('button', { onclick: () => act(remove, () => context.remove(job)) }, 'Delete');
+    const told = job.state === 'failed' ? 'This did not work' : 'This was cancelled';
+    return {
+      element: h('div.waiting', {},
+        h('h1', {}, titleOf(job)),
+        input && h('div.stage-picture', {}, h('img', { src: `${input}?size=640`, alt: 'The picture that was given' })),
+        h('div.ending', { role: 'status' }, h('h2', {}, told),
+          job.error && job.state === 'failed' && h('p', {}, job.error.message, ' ', h('code', {}, job.error.code)),
+          job.attempts > 1 && h('p.soft', {}, `${job.attempts} attempts were made.`)),
+        h('div.row', {}, again, remove)),
+      close() {},
+    };
+  }
+
+  show(job);
+  return { element, close: () => close() };
+}
+
+async function act(button, work) {
+  button.disabled = true;
+  try {
+    await work();
+  } catch (error) {
+    failed(error);
+  }
+  button.disabled = false;
+}
+
+function stack(job, context) {
+  const sheets = new Sheets(job);
+  const canvas = new Canvas(sheets, (text) => toast(text, { kind: 'error' }));
+  const list = new LayerList(sheets, canvas, { onEdit: (layer) => editLayer(sheets, layer.key, context) });
+  sheets.addEventListener('edit', ({ detail: { job: edit, key, mine } }) => {
+    context.onChange(edit);
+    const name = sheets.layer(key)?.name ?? 'The layer';
+    if (edit.state === 'succeeded') {
+      if (mine) say(`The edit of ${name} is in the picture`);
+      else toast(`${name} was edited elsewhere. The new version is in its edit dialog.`);
+    }
+    if (edit.state === 'failed') toast(`The edit of ${name} failed: ${edit.error?.message ?? 'the reason is unknown'}`, { kind: 'error' });
+  });
+  sheets.loadEdits().catch(failed);
+
+  const remove = h('button.quiet', { onclick: () => act(remove, () => context.remove(job)) }, 'Delete');
+  const element = h('div.workbench', {},
+    h('section.stage', { 'aria-label': 'Picture' },
+      h('div.title-row', {}, h('h1', {}, titleOf(job)), downloads(job, sheets, canvas), remove),
+      h('div.table', {}, canvas.element),
+      facts(job)),
+    h('section.panel', { 'aria-label': 'Layers' },
+      h('div.row.between', {}, h('h2', {}, 'Layers'), allShown(sheets)),
+      list.element));
+  return { element, close: () => sheets.close() };
+}
+
+function allShown(sheets) {
+  const button = h('button.quiet', { onclick: () => {
+    const visible = sheets.layers.some((layer) => !layer.visible);
+    for (const { key } of sheets.layers) sheets.change(key, { visible });
+  } });
+  const show = () => { button.textContent = sheets.layers.some((layer) => !layer.visible) ? 'Show all' : 'Hide all'; };
+  sheets.addEventListener('change', show);
+  show();
+  return button;
+}
+
+function downloads(job, sheets, canvas) {
+  const name = titleOf(job).replace(/\.[a-z]+$/i, '').replace(/[^\p{L}\p{N} _-]+/gu, '').trim().slice(0, 60) || 'acetate';
+  const menu = h('details.menu');
+  const item = (label, hint, make) => {
+    const button = h('button', { onclick: () => act(button, async () => { await make(); menu.open = false; }) }, h('strong', {}, label), h('span', {}, hint));
+    return button;
+  };
+  const whole = (format) => async () => download(await api.exportStack(format, sheets.exported), `${name}.${format}`);
+  const layers = h('div.each', { role: 'group', 'aria-label': 'Single layers' });
+  const show = () => layers.replaceChildren(...sheets.topFirst.map((layer) =>
+    h('a', { href: fileUrl(layer.current.job, layer.current.file), download: `${layer.name}.png` }, layer.name)));
+  sheets.addEventListener('change', show);
+  show();
+  menu.append(h('summary.button', {}, icon('down'), 'Download'),
+    h('div.menu-items', {},
+      item('Photoshop', 'layers, .psd', whole('psd')),
+      item('OpenRaster', 'layers for Krita and GIMP, .ora', whole('ora')),
+      item('ZIP', 'layers as PNG files', whole('zip')),
+      item('Picture', 'what the canvas shows, .png', async () => download(await canvas.png(), `${name}.png`)),
+      layers));
+  const leave = (event) => {
+    if (event.type === 'keydown' ? event.key === 'Escape' : !menu.contains(event.relatedTarget)) menu.open = false;
+  };
+  menu.addEventListener('keydown', leave);
+  menu.addEventListener('focusout', leave);
+  return menu;
+}
+
+/** How the layers came to be, for those who want to know. */
+function facts(job) {
+  const list = h('dl.facts');
+  const details = h('details.more', { ontoggle: load }, h('summary', {}, 'How it was made'), list);
+  async function load() {
+    if (!details.open || list.children.length) return;
+    try {
+      const manifest = await api.manifest(job);
+      const pairs = [
+        ['Description', manifest.caption?.text ?? manifest.request.params.prompt],
+        ['Model', manifest.models.map((model) => model.id.split('/').slice(-2).join('/')).join(', ')],
+        ['Seed', String(manifest.seed)],
+        ['Steps', manifest.request.params.steps ?? manifest.request.params.decompose?.steps],
+        ['Guidance', manifest.request.params.cfg_scale],
+        ['Device', manifest.device],
+        ['Time', `${manifest.timings.reduce((sum, { seconds }) => sum + seconds, 0).toFixed(1)} s`],
+        ['Notes', manifest.notes.join(' ')],
+        ['Job', job.id],
+      ];
+      list.replaceChildren(...pairs.filter(([, value]) => value !== undefined && value !== '').flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, String(value))]));
+    } catch (error) {
+      failed(error);
+    }
+  }
+  return details;
+}

@@ -1,0 +1,141 @@
+// The edit of one layer: an instruction, the picture before and after, and every version that there was.
+
+import { h, icon, say } from './dom.js';
+import { field, shortName } from './new.js';
+import { progressView } from './running.js';
+import { versionThumbnail, versionUrl } from './sheets.js';
+import { failed } from './toast.js';
+
+/** Instructions of Qwen-Image-Edit's documentation, and what each does. */
+const EXAMPLES = [
+  ['Change the color to blue', 'Recolors the subject'],
+  ['Make it more vibrant', 'Increases saturation'],
+  ['Add a warm glow', 'Adds warm lighting effect'],
+  ['Remove the background', 'Attempts to isolate subject'],
+  ['Make it look vintage', 'Applies vintage color grading'],
+  ['Add shadows', 'Enhances shadow definition'],
+  ['Simplify the details', 'Reduces visual complexity'],
+  ['Make it photorealistic', 'Enhances realism'],
+];
+
+/** Opens the dialog for the layer of that key. It may be closed while an edit runs, and opened again. */
+export function editLayer(sheets, key, { config, models }) {
+  const { defaults: { edit: defaults }, bounds } = config;
+  const layer = () => sheets.layer(key);
+  let progress = null;
+
+  const instruction = h('textarea', { id: 'instruction', name: 'instruction', rows: 2, required: true, maxLength: 2000, placeholder: 'Change the color to blue' });
+  const number = (name, label, hint, [low, high], value, step = 1) => field(`edit-${name}`, label, hint,
+    h('input', { type: 'number', id: `edit-${name}`, name, min: low, max: high, step, value: value ?? '', required: value !== null, inputMode: 'decimal' }));
+  const apply = h('button.primary', { type: 'submit' }, 'Apply edit');
+  const problem = h('p.problem', { role: 'alert', hidden: true });
+  const place = h('div');
+  const versions = h('ol.versions', { 'aria-label': 'Versions of this layer, the oldest first' });
+  const compare = new Compare();
+  const form = h('form', { onsubmit: send },
+    field('instruction', 'What to change', 'One change at a time works best. The outline stays as it is.', instruction),
+    h('div.examples', { role: 'group', 'aria-label': 'Examples' }, EXAMPLES.map(([text, effect]) =>
+      h('button', { type: 'button', title: effect, onclick: () => { instruction.value = text; instruction.focus(); } }, text))),
+    h('div.fields', {},
+      number('steps', 'Steps', 'More is finer, and slower.', bounds.steps, defaults.steps),
+      number('cfg_scale', 'Guidance', 'How closely to follow. 1 is off.', bounds.cfg_scale, defaults.cfg_scale, 'any'),
+      number('seed', 'Seed', 'Empty: any.', [0, Number.MAX_SAFE_INTEGER], null)),
+    models?.edit?.small && h('p.soft', {}, `${shortName(models.edit.id)} is a small checkpoint; it knows colours of simple shapes, as in “Make it green”.`),
+    problem, h('div.row.actions', {}, apply), place);
+  const title = h('h2', { id: 'edit-title' });
+  const dialog = h('dialog.edit-dialog', { 'aria-labelledby': 'edit-title', onclose: gone },
+    h('div.dialog-head', {}, title, h('button.icon', { 'aria-label': 'Close', onclick: () => dialog.close() }, icon('close'))),
+    h('div.dialog-body', {},
+      h('div.look', {}, compare.element, h('h3', {}, 'Versions'), versions),
+      form));
+
+  sheets.addEventListener('change', show);
+  sheets.addEventListener('edit', heard);
+  document.body.append(dialog);
+  show();
+  dialog.showModal();
+  instruction.focus();
+
+  function gone() {
+    sheets.removeEventListener('change', show);
+    sheets.removeEventListener('edit', heard);
+    progress?.close();
+    dialog.remove();
+    document.querySelector(`[data-key="${CSS.escape(key)}"] .edit`)?.focus();
+  }
+
+  function show() {
+    const { name, versions: all, current } = layer();
+    title.textContent = `Edit ${name}`;
+    const before = all[Math.max(0, all.indexOf(current) - 1)];
+    compare.show(versionUrl(before), versionUrl(current));
+    versions.replaceChildren(...all.map((version, index) => {
+      const text = index === 0 ? 'As it was made' : version.instruction || 'Edited';
+      return h('li', {}, h('button', { 'aria-pressed': String(version === current), 'aria-label': `Version ${index + 1}: ${text}`, onclick: () => choose(version, index) },
+        h('img', { src: versionThumbnail(version, 256), alt: '', width: 72, height: 72 }), h('span', {}, text)));
+    }));
+    follow(sheets.pending.get(key));
+  }
+
+  function choose(version, index) {
+    const had = versions.contains(document.activeElement);
+    sheets.change(key, { current: version });
+    if (had) versions.children[index].querySelector('button').focus();
+    say(`Version ${index + 1} is in the picture`);
+  }
+
+  /** The edit that is under way, wherever it was started. */
+  function follow(pending) {
+    apply.disabled = Boolean(pending);
+    if (pending?.job.id !== progress?.id) {
+      progress?.close();
+      progress = pending ? { id: pending.job.id, ...progressView(pending.job, { compact: true }) } : null;
+      place.replaceChildren(...(progress ? [progress.element] : []));
+    }
+    progress?.show(pending.job, pending.past);
+  }
+
+  function heard({ detail: { job, key: of } }) {
+    if (of === key && job.state === 'failed') refuse(job.error?.message ?? 'The edit failed.');
+  }
+
+  function refuse(text) {
+    problem.textContent = text;
+    problem.hidden = false;
+  }
+
+  async function send(event) {
+    event.preventDefault();
+    problem.hidden = true;
+    const params = { instruction: instruction.value.trim() };
+    for (const name of ['steps', 'cfg_scale', 'seed']) {
+      const { value } = form.elements[name];
+      if (value !== '') params[name] = Number(value);
+    }
+    apply.disabled = true;
+    try {
+      await sheets.edit(key, layer().current, params);
+    } catch (error) {
+      apply.disabled = false;
+      refuse(error.message);
+      if (!error.status) failed(error);
+    }
+  }
+}
+
+/** Two pictures on one another and a line between them that can be moved. */
+class Compare {
+  constructor() {
+    this.before = h('img', { alt: 'Before' });
+    this.after = h('img', { alt: 'After' });
+    const range = h('input', { type: 'range', min: 0, max: 100, value: 50, 'aria-label': 'Before on the left, after on the right', oninput: () => split() });
+    this.element = h('div.compare', {}, h('div.checker', {}, this.before, this.after, h('span.line')), range, h('div.row.between.soft', {}, h('span', {}, 'Before'), h('span', {}, 'After')));
+    const split = () => this.element.style.setProperty('--split', `${range.value}%`);
+    split();
+  }
+
+  show(before, after) {
+    this.element.classList.toggle('same', before === after);
+    for (const [image, url] of [[this.before, before], [this.after, after]]) if (image.getAttribute('src') !== url) image.src = url;
+  }
+}

@@ -1,0 +1,191 @@
+// The stack of a job as a person has arranged it: order, names, opacity, what is shown, and which version of each layer.
+//
+// What the models made is the server's and never changes; an edit is a job of its own that says with labels which layer
+// it is of, so every tab and every browser finds it. The arrangement is this browser's, kept in its storage, and other
+// tabs on the same job follow it.
+
+import { api, ended, fileUrl, thumbnailUrl } from './api.js';
+import { watch } from './events.js';
+
+const EDIT_OF = 'edit-of';
+const LAYER = 'layer';
+
+export class Sheets extends EventTarget {
+  /** `job` has succeeded. */
+  constructor(job) {
+    super();
+    this.job = job;
+    this.layers = layersOf(job);
+    /** Edits that are waiting or running: key of the layer -> { job, past }, `past` in seconds. */
+    this.pending = new Map();
+    this.watched = new Map();
+    this.restore();
+    this.follow = (event) => {
+      if (event.key !== this.storageKey) return;
+      this.restore();
+      this.changed('elsewhere');
+      // What another tab has just made may be unknown here.
+      this.loadEdits();
+    };
+    window.addEventListener('storage', this.follow);
+  }
+
+  close() {
+    window.removeEventListener('storage', this.follow);
+    for (const stop of this.watched.values()) stop();
+  }
+
+  get storageKey() {
+    return `acetate:stack:${this.job.id}`;
+  }
+
+  get topFirst() {
+    return [...this.layers].reverse();
+  }
+
+  layer(key) {
+    return this.layers.find((layer) => layer.key === key);
+  }
+
+  change(key, values) {
+    Object.assign(this.layer(key), values);
+    this.save();
+  }
+
+  /** Puts a layer at a place counted from the top. */
+  move(key, place) {
+    const layer = this.layer(key);
+    const order = this.topFirst.filter((other) => other !== layer);
+    order.splice(place, 0, layer);
+    this.layers = order.reverse();
+    this.save();
+  }
+
+  save() {
+    const layers = this.layers.map(({ key, name, opacity, visible, current }) => ({ key, name, opacity, visible, version: versionKey(current) }));
+    try {
+      localStorage.setItem(this.storageKey, JSON.stringify(layers));
+    } catch {
+      // Full or switched off: the arrangement lasts as long as the page.
+    }
+    this.changed('here');
+  }
+
+  /** Takes over what was saved; layers that are new since then stay where they are. */
+  restore() {
+    let saved = [];
+    try {
+      saved = JSON.parse(localStorage.getItem(this.storageKey)) ?? [];
+    } catch {
+      return;
+    }
+    const places = new Map(saved.map((one, index) => [one.key, index]));
+    for (const one of saved) {
+      const layer = this.layer(one.key);
+      if (!layer) continue;
+      Object.assign(layer, { name: one.name, opacity: one.opacity, visible: one.visible, wanted: one.version });
+      layer.current = layer.versions.find((version) => versionKey(version) === one.version) ?? layer.current;
+    }
+    this.layers.sort((a, b) => (places.get(a.key) ?? 0) - (places.get(b.key) ?? 0));
+  }
+
+  /** Finds the edits of these layers that were ever asked for. */
+  async loadEdits() {
+    const { jobs } = await api.jobs({ label: `${EDIT_OF}=${this.job.id}`, kind: 'edit', limit: 200 });
+    for (const job of jobs.reverse()) this.adopt(job);
+    this.changed('here');
+  }
+
+  /** Takes an edit job in: as a version of its layer, or to be followed until it is one. `mine` was made here. */
+  adopt(job, mine = false) {
+    const layer = this.layer(job.labels[LAYER]);
+    if (!layer) return;
+    if (!ended(job)) {
+      this.pending.set(layer.key, { job });
+      this.watch(job, layer.key, mine);
+    } else {
+      if (this.pending.get(layer.key)?.job.id === job.id) this.pending.delete(layer.key);
+      if (job.state === 'succeeded') this.addVersion(layer, job, mine);
+    }
+    if (mine && job.state === 'succeeded') this.save();
+    else this.changed('here');
+  }
+
+  addVersion(layer, job, choose) {
+    if (layer.versions.some((version) => version.job === job.id)) return;
+    const version = { job: job.id, file: 'edited.png', instruction: job.params.instruction };
+    layer.versions.push(version);
+    if (choose || layer.wanted === versionKey(version)) layer.current = version;
+  }
+
+  watch(job, key, mine) {
+    if (this.watched.has(job.id)) return;
+    const stop = watch(job.id, {
+      onJob: (job) => {
+        // One that was started before a reload takes its place too, unless another version was chosen since.
+        const [from] = job.input;
+        const { current } = this.layer(key);
+        this.adopt(job, mine || (from.job === current.job && from.file === current.file));
+        this.dispatchEvent(new CustomEvent('edit', { detail: { job, key, mine } }));
+      },
+      onProgress: (progress, past, told) => {
+        const pending = this.pending.get(key);
+        if (pending?.job.id !== job.id) return;
+        this.pending.set(key, { job: { ...pending.job, state: told.state, progress }, past });
+        this.changed('here');
+      },
+    });
+    this.watched.set(job.id, stop);
+  }
+
+  /** Asks for an edit of a version of a layer; gives the job. */
+  async edit(key, version, params) {
+    const input = { image: { job: version.job, file: version.file } };
+    const labels = { [EDIT_OF]: this.job.id, [LAYER]: key };
+    const job = await api.submit({ kind: 'edit', input, params, labels });
+    this.adopt(job, true);
+    return job;
+  }
+
+  changed(by) {
+    this.dispatchEvent(new CustomEvent('change', { detail: { by } }));
+  }
+
+  /** The stack as the export takes it, back to front. */
+  get exported() {
+    return this.layers.map(({ name, opacity, visible, current: { job, file } }) => ({ job, file, name, opacity, visible }));
+  }
+}
+
+const versionKey = (version) => `${version.job}/${version.file}`;
+export const versionUrl = (version) => fileUrl(version.job, version.file);
+export const versionThumbnail = (version, size) => thumbnailUrl(version.job, version.file, size);
+/** The job whose stack an edit belongs to, if it was made on this page. */
+export const parentOf = (job) => job.labels?.[EDIT_OF];
+
+/** Back to front. A workflow has made edits of its own; the version before them stays. */
+function layersOf(job) {
+  const of = (role) => job.outputs.filter((file) => file.role === role);
+  const base = of('layer');
+  if (!base.length) {
+    const [file] = job.outputs;
+    return file ? [layer(job, file, job.kind === 'edit' ? 'Edited' : 'Composite')] : [];
+  }
+  const edited = new Map(of('edited_layer').map((file) => [file.layer, file]));
+  return base.map((file, index) => {
+    const made = layer(job, file, index === 0 ? 'Background' : `Layer ${index + 1}`);
+    if (edited.has(file.layer)) {
+      const edits = (job.params.edits ?? []).filter((edit) => edit.layer === file.layer);
+      const instruction = edits.map((edit) => edit.instruction).join('; ');
+      made.current = { job: job.id, file: edited.get(file.layer).name, instruction };
+      made.versions.push(made.current);
+    }
+    return made;
+  });
+}
+
+function layer(job, file, name) {
+  const original = { job: job.id, file: file.name };
+  const { width, height } = file;
+  return { key: file.name, name, opacity: 1, visible: true, width, height, versions: [original], current: original };
+}

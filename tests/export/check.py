@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""Reads exported files back with other projects' readers: psd-tools, Pillow, ImageMagick, Krita, and for OpenRaster
+Python's own zip and XML, against what was exported.
+
+    cargo test --test export        # writes the files, target/tmp/export/
+    tests/export/check.py [FOLDER]
+
+The readers are installed into a virtual environment under target/.
+"""
+
+import io
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import xml.etree.ElementTree as xml
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+READERS = TARGET / "export-readers"
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+
+
+def with_readers():
+    """Goes on in the virtual environment, which is made where it is missing or for other versions."""
+    python = READERS / "bin" / "python"
+    mark = READERS / "requirements.txt"
+    if not mark.exists() or mark.read_bytes() != REQUIREMENTS.read_bytes():
+        venv.create(READERS, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], check=True)
+        shutil.copy(REQUIREMENTS, mark)
+    os.execv(python, [str(python), str(Path(__file__).resolve()), *sys.argv[1:]])
+
+
+if Path(sys.prefix) != READERS.resolve():
+    with_readers()
+
+import numpy as np  # noqa: E402
+from PIL import Image, ImageCms  # noqa: E402
+from psd_tools import PSDImage  # noqa: E402
+from psd_tools.constants import Resource  # noqa: E402
+
+
+def rgba(picture):
+    return np.asarray(picture.convert("RGBA"))
+
+
+def same(what, got, wanted, within=0):
+    assert got.shape == wanted.shape, f"{what}: {got.shape} is not {wanted.shape}"
+    furthest = int(np.abs(got.astype(int) - wanted.astype(int)).max(initial=0))
+    assert furthest <= within, f"{what}: a value differs by {furthest}"
+
+
+def composite(layers):
+    """The visible layers over each other, in floating point."""
+    height, width = layers[0]["pixels"].shape[:2]
+    colour, alpha = np.zeros((height, width, 3)), np.zeros((height, width, 1))
+    for layer in layers:
+        if not layer["visible"]:
+            continue
+        top = layer["pixels"] / 255.0
+        through = 1 - top[..., 3:] * layer["opacity"]
+        colour = top[..., :3] * (1 - through) + colour * through
+        alpha = 1 - through + alpha * through
+    return colour, alpha
+
+
+def check_merged(what, got, layers, within=2):
+    """Colours count as far as they are seen."""
+    colour, alpha = composite(layers)
+    same(f"{what}: alpha", got[..., 3], np.round(alpha[..., 0] * 255).astype(np.uint8), within)
+    seen = got[..., :3] / 255.0 * (got[..., 3:] / 255.0)
+    furthest = float(np.abs(seen - colour).max())
+    assert furthest <= within / 255.0, f"{what}: a colour differs by {furthest * 255:.1f}"
+
+
+def shown(name):
+    """A layer's name as it is written: control characters become blanks."""
+    return "".join(" " if c < " " else c for c in name)
+
+
+def bounds(pixels):
+    ys, xs = np.nonzero(pixels[..., 3])
+    return (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1) if len(xs) else (0, 0, 0, 0)
+
+
+def check_psd(path, layers):
+    psd = PSDImage.open(path)
+    height, width = layers[0]["pixels"].shape[:2]
+    assert (psd.width, psd.height, psd.depth, psd.color_mode.name) == (width, height, 8, "RGB")
+    assert psd.image_resources.get_data(Resource.VERSION_INFO).has_composite
+    profile = psd.image_resources.get_data(Resource.ICC_PROFILE)
+    name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(bytes(profile))))
+    assert "sRGB" in name, name
+
+    # psd-tools lists from the back to the front.
+    assert [layer.name for layer in psd] == [shown(layer["name"]) for layer in layers]
+    for got, wanted in zip(psd, layers):
+        what = f"{path.name}, {wanted['name']!r}"
+        assert got.is_visible() == wanted["visible"], what
+        assert got.opacity == math.floor(wanted["opacity"] * 255 + 0.5), what
+        assert got.blend_mode.name == "NORMAL", what
+        left, top, right, bottom = box = bounds(wanted["pixels"])
+        assert got.bbox == box, f"{what}: {got.bbox} is not {box}"
+        if right > left:
+            same(what, rgba(got.topil(apply_icc=False)), wanted["pixels"][top:bottom, left:right])
+    check_merged(f"{path.name}, merged", rgba(psd.topil(apply_icc=False)), layers)
+
+    # Pillow is another reader: of the merged picture and of the layers' places.
+    with Image.open(path) as picture:
+        assert picture.size == (width, height) and picture.format == "PSD"
+        assert len(picture.layers) == len(layers)
+        raw = np.asarray(picture)
+    colour, alpha = composite(layers)
+    on_white = np.round((colour + 1 - alpha) * 255).astype(np.uint8)
+    same(f"{path.name}, Pillow", raw[..., :3], on_white, 2)
+
+
+def check_ora(path, layers):
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        first = archive.infolist()[0]
+        assert (first.filename, first.compress_type, first.extra) == ("mimetype", zipfile.ZIP_STORED, b"")
+        assert archive.read("mimetype") == b"image/openraster"
+        image = xml.fromstring(archive.read("stack.xml"))
+        height, width = layers[0]["pixels"].shape[:2]
+        assert image.tag == "image" and image.get("version") == "0.0.3"
+        assert (int(image.get("w")), int(image.get("h"))) == (width, height)
+        (stack,) = image
+        assert stack.tag == "stack"
+        assert len(stack) == len(layers)
+        # The topmost comes first.
+        for got, wanted in zip(reversed(stack), layers):
+            what = f"{path.name}, {wanted['name']!r}"
+            assert got.tag == "layer" and got.get("name") == shown(wanted["name"]), (what, got.get("name"))
+            assert float(got.get("opacity")) == wanted["opacity"], what
+            assert got.get("visibility") == ("visible" if wanted["visible"] else "hidden"), what
+            assert got.get("composite-op") == "svg:src-over", what
+            assert (got.get("x"), got.get("y")) == ("0", "0"), what
+            same(what, rgba(Image.open(io.BytesIO(archive.read(got.get("src"))))), wanted["pixels"])
+        merged = Image.open(io.BytesIO(archive.read("mergedimage.png")))
+        check_merged(f"{path.name}, merged", rgba(merged), layers)
+        thumbnail = Image.open(io.BytesIO(archive.read("Thumbnails/thumbnail.png")))
+        assert max(thumbnail.size) <= 256 and thumbnail.mode == "RGBA", thumbnail
+        assert abs(thumbnail.width / thumbnail.height - width / height) < 0.02, thumbnail.size
+
+
+def check_zip(path, layers):
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        listed = json.loads(archive.read("stack.json"))
+        assert len(listed) == len(layers)
+        for got, wanted in zip(listed, layers):
+            assert got == {key: wanted[key] for key in ("file", "name", "opacity", "visible")}
+            same(got["file"], rgba(Image.open(io.BytesIO(archive.read(got["file"])))), wanted["pixels"])
+        if len(layers) > 1:
+            merged = Image.open(io.BytesIO(archive.read("composite.png")))
+            check_merged(f"{path.name}, composite.png", rgba(merged), layers)
+
+
+def imagemagick():
+    for name in ("magick", "convert-im6.q16", "convert"):
+        if shutil.which(name):
+            said = subprocess.run([name, "-version"], capture_output=True, text=True)
+            if said.returncode == 0 and said.stdout.startswith("Version: ImageMagick"):
+                return name
+    return None
+
+
+def check_with_imagemagick(program, path, layers):
+    """Picture 0 is the merged one, then come the layers that have pixels, the rearmost first."""
+    wanted = [layer for layer in layers if bounds(layer["pixels"])[2]]
+    args = [program, path, "-format", "%wx%h%O\n", "info:"]
+    boxes = subprocess.run(args, capture_output=True, check=True, text=True).stdout.split()[1:]
+    for index, (layer, box) in enumerate(zip(wanted, boxes, strict=True)):
+        left, top, right, bottom = bounds(layer["pixels"])
+        assert box == f"{right - left}x{bottom - top}+{left}+{top}", (path.name, layer["name"], box)
+        # Where a layer is hidden or faint, ImageMagick changes its alpha.
+        if layer["visible"] and layer["opacity"] == 1:
+            args = [program, f"{path}[{index + 1}]", "-depth", "8", "RGBA:-"]
+            raw = subprocess.run(args, capture_output=True, check=True).stdout
+            got = np.frombuffer(raw, np.uint8).reshape(bottom - top, right - left, 4)
+            same(f"ImageMagick, {path.name}, {layer['name']!r}", got, layer["pixels"][top:bottom, left:right])
+
+
+def krita():
+    """Krita's own name, where it can run without a screen."""
+    return shutil.which("krita") if shutil.which("xvfb-run") else None
+
+
+def check_with_krita(program, path, layers):
+    """Opened and saved as Krita's own format, which is a ZIP with the layers' names in XML, the topmost first."""
+    saved = path.with_suffix(f".{path.suffix[1:]}.kra")
+    command = ["xvfb-run", "-a", program, path, "--export", "--export-filename", saved]
+    for _ in range(2):  # two virtual screens that start at once may take the same number
+        subprocess.run(command, capture_output=True, timeout=300)
+        if saved.exists():
+            break
+    with zipfile.ZipFile(saved) as archive:
+        opened = xml.fromstring(archive.read("maindoc.xml")).findall(".//{*}layer")
+        merged = rgba(Image.open(io.BytesIO(archive.read("mergedimage.png"))))
+    assert len(opened) == len(layers), f"Krita, {path.name}: {len(opened)} layers"
+    for got, wanted in zip(reversed(opened), layers):
+        what = f"Krita, {path.name}, {wanted['name']!r}"
+        assert got.get("name") == shown(wanted["name"]), (what, got.get("name"))
+        assert got.get("visible") == str(int(wanted["visible"])), what
+        assert abs(int(got.get("opacity")) - wanted["opacity"] * 255) <= 1, what
+    check_merged(f"Krita, {path.name}", merged, layers)
+
+
+def main():
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET / "tmp" / "export"
+    cases = sorted(path.parent for path in folder.glob("*/expected.json"))
+    assert cases, f"no exports in {folder}; run `cargo test --test export` first"
+    magick, painter = imagemagick(), krita()
+    for case in cases:
+        layers = json.loads((case / "expected.json").read_text())
+        for layer in layers:
+            layer["pixels"] = rgba(Image.open(case / layer["file"]))
+        check_psd(case / "stack.psd", layers)
+        check_ora(case / "stack.ora", layers)
+        check_zip(case / "stack.zip", layers)
+        if magick:
+            check_with_imagemagick(magick, case / "stack.psd", layers)
+        if painter and len(layers) > 1:
+            check_with_krita(painter, case / "stack.ora", layers)
+            check_with_krita(painter, case / "stack.psd", layers)
+        print(f"ok       export {case.name}: {len(layers)} layers, read back from psd, ora and zip")
+    if not magick:
+        print("SKIPPED: exports read by ImageMagick: it is not installed")
+    if not painter:
+        print("not opened with Krita, which is not on this machine")
+
+
+main()

@@ -115,7 +115,7 @@ def first_paint(server: Server) -> int:
         if path == "/" or path.endswith(".js"):
             text = body.decode()
             found = re.findall(r'(?:src|href)="([^"]+\.(?:js|css))"', text) if path == "/" else []
-            found += re.findall(r'(?:from|import)\s*"\./([^"]+\.js)"', text)
+            found += re.findall(r"""(?:from|import)\s*["']\./([^"']+\.js)["']""", text)
             wanted += ["/" + name.lstrip("./") for name in found]
     return total
 

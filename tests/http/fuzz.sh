@@ -71,5 +71,5 @@ PYTHON
 
 "$venv/bin/schemathesis" run "${url}openapi.json" --url "$url" \
     --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance \
-    --max-time "$seconds" --workers 2 --request-timeout 20 --exclude-path-regex '/events$' \
+    --max-time "$seconds" --workers 1 --request-timeout 20 --exclude-path-regex '/events$' \
     --suppress-health-check all --no-color

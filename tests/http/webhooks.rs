@@ -50,7 +50,7 @@ pub fn receiver(answers: &[&'static str]) -> (u16, Receiver<Call>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (heard, calls) = channel();
-    let mut answers = std::collections::VecDeque::from(answers.to_vec());
+    let mut answers: Vec<&str> = answers.iter().rev().copied().collect();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -70,7 +70,7 @@ pub fn receiver(answers: &[&'static str]) -> (u16, Receiver<Call>) {
                 .map_or(0, |(_, length)| length.parse().unwrap());
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
-            let answer = answers.pop_front().unwrap_or("204 No Content");
+            let answer = answers.pop().unwrap_or("204 No Content");
             stream
                 .write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())
                 .ok();

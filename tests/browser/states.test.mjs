@@ -1,6 +1,7 @@
 // What goes wrong, and what the page says then.
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { Browser, accessible } from './browser.mjs';
@@ -52,6 +53,22 @@ test('a running job is cancelled, tried again, and deleted', () => on({}, async 
   await page.waitForFunction(() => document.querySelectorAll('.jobs li').length === 0);
 }));
 
+test('a batch shows how far it is, and what is left of it is cancelled', () => on({}, async (page, server) => {
+  for (let number = 0; number < 2; number += 1) {
+    const body = new FormData();
+    for (const [name, value] of Object.entries({ steps: '1000', seed: String(number), batch: 'posters' })) body.set(name, value);
+    body.set('image', new Blob([readFileSync(SCENE)]), `poster-${number}.png`);
+    await server.ask('POST', '/v1/jobs', body);
+  }
+  await page.waitForSelector('.batch', { timeout: 30_000 });
+  assert.match(await page.locator('.batch').innerText(), /posters\s+0 of 2/);
+  await page.waitForSelector('.jobs li[data-state=running] progress:not([hidden])');
+  await accessible(page, 'a batch under way');
+  await page.click('[aria-label="Cancel what is left of posters"]');
+  await page.waitForSelector('.batch', { state: 'hidden', timeout: 30_000 });
+  await page.waitForFunction(() => document.querySelectorAll('.jobs li[data-state=cancelled]').length === 2);
+}));
+
 test('what is no picture, or too large, is refused with a reason', () => on({ HTTP__MAX_UPLOAD_BYTES: 200_000 }, async (page) => {
   await page.waitForSelector('.drop');
   await page.setInputFiles('#file', { name: 'letter.pdf', mimeType: 'application/pdf', buffer: Buffer.from('%PDF-1.7') });
@@ -99,9 +116,11 @@ test('a server that is restarted in the middle: the page goes on by itself', () 
   await server.down('SIGKILL');
   await page.waitForSelector('.lost:not([hidden])');
   assert.match(await page.locator('.lost').innerText(), /connection is lost/);
+  await page.waitForSelector('#connection:not([hidden])', { timeout: 10_000 });
   await accessible(page, 'a lost connection');
   await server.up();
   await page.waitForSelector('.lost', { state: 'hidden', timeout: 60_000 });
+  await page.waitForSelector('#connection', { state: 'hidden', timeout: 15_000 });
   await page.waitForSelector('.layers .layer', { timeout: 180_000 });
 }));
 

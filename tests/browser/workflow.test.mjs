@@ -212,3 +212,17 @@ test('two tabs on one layer know of each other', async () => {
   assert.equal(await page.locator('.versions [aria-pressed=true]').count(), 1);
   await other.close();
 });
+
+test('an edit that is cancelled leaves everything as it was', async () => {
+  const before = await canvas(page);
+  await page.fill('#instruction', 'Make it yellow');
+  await page.fill('#edit-steps', '1000');
+  await page.click('text=Apply edit');
+  await page.waitForFunction(() => /step \d+ of 1000/.test(document.querySelector('dialog .stage')?.textContent ?? ''), null, { timeout: 60_000 });
+  await page.click('dialog .running button');
+  await page.waitForSelector('dialog .running', { state: 'detached', timeout: 30_000 });
+  assert.equal(await page.locator('.versions li').count(), 3);
+  assert.ok(await page.locator('text=Apply edit').isEnabled());
+  await page.keyboard.press('Escape');
+  assert.ok(same(before, await canvas(page)));
+});

@@ -58,5 +58,5 @@ fn errors_name_the_layer_and_both_sizes() {
     let layers = [noise_rgba(4, 4, 1), noise_rgba(4, 4, 1), noise_rgba(4, 5, 1)];
     let error = image::composite(&layers).expect_err("another size");
     assert_eq!(error.to_string(), "layers[2]: is 4x5 pixels but layers[0] is 4x4; all layers must have the same size");
-    assert_eq!(image::composite(&[]).expect_err("no layer").code(), "invalid_request");
+    assert_eq!(image::composite::<RgbaImage>(&[]).expect_err("no layer").code(), "invalid_request");
 }

@@ -73,9 +73,12 @@ export class History {
       this.busy = page.jobs.some((job) => !ended(job));
       this.tellEnd();
       this.showBatches(await api.batches(asked.signal));
+      tellConnection(true);
     } catch (error) {
       if (error.name === 'AbortError') return;
-      this.end.textContent = error.status === 401 ? '' : error.message;
+      tellConnection(error.status !== 0);
+      if (error.status && error.status !== 401) this.end.textContent = error.message;
+      this.busy = true;
     }
     this.schedule(this.busy ? BUSY : IDLE);
   }
@@ -167,6 +170,12 @@ export class History {
         h('p.soft', {}, told));
     }));
   }
+}
+
+/** The list is asked for all the time, so it is the first to know. */
+function tellConnection(alive) {
+  const place = document.getElementById('connection');
+  if (place.hidden !== alive) place.hidden = alive;
 }
 
 /** One job in the list; its place is skipped by the browser while it is out of sight. */

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 
 acetate=${ACETATE:-target/debug/acetate}
 seconds=${FUZZ_SECONDS:-60}
-venv=${CARGO_TARGET_DIR:-target}/fuzz-venv
+venv=$(realpath -m "${CARGO_TARGET_DIR:-target}")/fuzz-venv
 
 if ! command -v python3 >/dev/null || ! python3 -m venv --help >/dev/null 2>&1; then
     echo "SKIPPED the fuzzing of the API: python3 with venv is missing (Debian: apt install python3-venv)"
@@ -69,6 +69,8 @@ OpenAPIV31SpecValidator(document).validate()
 print(f"openapi.json: {len(document['paths'])} paths, valid by OpenAPI 3.1")
 PYTHON
 
+# It leaves what it has learned where it runs.
+cd "$folder"
 "$venv/bin/schemathesis" run "${url}openapi.json" --url "$url" \
     --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance \
     --max-time "$seconds" --workers 1 --request-timeout 20 --exclude-path-regex '/events$' \

@@ -93,7 +93,13 @@ impl Models {
             let reason = format!("it computes {sum} where {PRODUCT_SUM} is right; do not trust it");
             return Err(JobError::Device { device: name, reason });
         }
-        Ok(self.description())
+        Ok(match self.config.device {
+            DeviceChoice::Cpu => self.description(),
+            DeviceChoice::Cuda(index) => {
+                let gpu = nn::describe_cuda(index).map_err(|error| device_error(&name, &error))?;
+                format!("{}, {gpu}", self.description())
+            }
+        })
     }
 
     /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for the manifest.
@@ -119,7 +125,7 @@ impl Models {
         }
         let device = match self.config.device {
             DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Cuda(index) => Device::new_cuda(index),
+            DeviceChoice::Cuda(index) => nn::open_cuda(index),
         }
         .map_err(|error| JobError::Device { device: self.device_name(), reason: first_line(&error) })?;
         let dtype = match self.config.dtype {

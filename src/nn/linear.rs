@@ -35,6 +35,26 @@ impl Linear {
         })
     }
 
+    /// The width of what [`Self::forward`] gives.
+    pub fn out_features(&self) -> Result<usize> {
+        self.weight.dim(usize::from(cpu::is_cpu_f32(&self.weight)))
+    }
+
+    /// [`Self::forward`], then [`super::gelu_tanh`].
+    pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(bias) = self.bias.as_ref().filter(|_| super::cuda::applies(x)) {
+            return super::cuda::linear(x, &self.weight, Some(bias), true);
+        }
+        super::gelu_tanh(&self.forward(x)?)
+    }
+
+    /// [`Self::forward`] into rows of a buffer on the GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) fn forward_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
+        super::cuda::linear_into(x, &self.weight, self.bias.as_ref(), false, out)
+    }
+
     /// `(..., in)` -> `(..., out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if cpu::is_cpu_f32(x) {
@@ -42,6 +62,10 @@ impl Linear {
                 Some(bias) => x.apply_op3_no_bwd(&self.weight, bias, &Product),
                 None => x.apply_op2_no_bwd(&self.weight, &Product),
             };
+        }
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(x) {
+            return super::cuda::linear(x, &self.weight, self.bias.as_ref(), false);
         }
         let dims = x.dims();
         let rows: usize = dims[..dims.len() - 1].iter().product();

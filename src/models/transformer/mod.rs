@@ -10,7 +10,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Result, Tensor};
 
 use self::{
-    block::{Block, Modulation, Streams},
+    block::{Block, Modulation, Next, Streams, Tokens},
     config::Config,
     time::TimeEmbedding,
 };
@@ -110,17 +110,31 @@ impl Transformer {
         rotations: &TokenRotations,
         targets: usize,
     ) -> Result<Tensor> {
-        let mut streams = Streams { img: self.img_in.forward(hidden)?, txt: text.clone() };
-        for (block, modulation) in self.blocks.iter().zip(&conditioning.blocks) {
-            streams = block.forward(streams, modulation, rotations, targets)?;
-        }
         let dim = self.config.inner_dim();
-        let (scale, shift) = (conditioning.out.narrow(2, 0, dim)?, conditioning.out.narrow(2, dim, dim)?);
-        let hidden = nn::layer_norm_modulate(&streams.img.narrow(1, 0, targets)?, &scale, &shift, 1e-6)?;
-        self.proj_out.forward(&hidden)
+        let patches = hidden.dim(1)?;
+        let out = [conditioning.out.narrow(2, 0, dim)?, conditioning.out.narrow(2, dim, dim)?];
+        let layers = || self.blocks.iter().zip(&conditioning.blocks);
+        // How the streams enter each block, and leave the last one.
+        let mut entries = layers().map(|(block, modulation)| block.entry(modulation, rotations, patches));
+        let Some(first) = entries.next() else { candle_core::bail!("a transformer without blocks") };
+        let mut streams = enter(self.img_in.forward(hidden)?, text, &first?)?;
+        for (block, modulation) in layers() {
+            let next = entries.next().unwrap_or_else(|| Ok(Next { img: out.clone(), txt: None }))?;
+            streams = block.forward(streams, modulation, rotations, targets, &next)?;
+        }
+        self.proj_out.forward(&streams.img.normed)
     }
 
     fn dtype(&self) -> DType {
         self.txt_norm.weight().dtype()
     }
+}
+
+fn enter(img: Tensor, txt: &Tensor, first: &Next) -> Result<Streams> {
+    let norm = |x: &Tensor, [scale, shift]: &block::Affine| nn::layer_norm_modulate(x, scale, shift, block::EPS);
+    let txt_normed = first.txt.as_ref().map_or_else(|| Ok(txt.clone()), |affine| norm(txt, affine))?;
+    Ok(Streams {
+        img: Tokens { normed: norm(&img, &first.img)?, x: img },
+        txt: Tokens { normed: txt_normed, x: txt.clone() },
+    })
 }

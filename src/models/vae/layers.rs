@@ -60,10 +60,10 @@ impl ResidualBlock {
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let inner = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let inner = self.conv2.forward(&self.norm2.forward_silu(&inner)?)?;
+        let inner = self.norm2.forward_silu(&inner)?;
         match &self.shortcut {
-            Some(shortcut) => inner + shortcut.forward(x)?,
-            None => inner + x,
+            Some(shortcut) => self.conv2.forward_add(&inner, &shortcut.forward(x)?),
+            None => self.conv2.forward_add(&inner, x),
         }
     }
 }
@@ -94,7 +94,7 @@ impl AttentionBlock {
         let qkv = self.to_qkv.forward(&self.norm.forward(x)?)?;
         let part = |index: usize| qkv.narrow(3, index * c, c)?.reshape((n, h * w, 1, c));
         let attended = nn::attention(&part(0)?, &part(1)?, &part(2)?, 1.0 / (c as f64).sqrt(), Mask::All)?;
-        self.proj.forward(&attended.reshape((n, h, w, c))?)? + x
+        self.proj.forward_add(&attended.reshape((n, h, w, c))?, x)
     }
 }
 

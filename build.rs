@@ -1,10 +1,16 @@
 //! Compiles `kernels/*.cu` to PTX under the `cuda` feature; does nothing otherwise.
 //!
-//! The target is the oldest architecture with bfloat16; the driver compiles for the card it finds.
+//! The targets are the oldest architectures with the number formats; the driver compiles for the card it finds.
 
 use std::{env, path::PathBuf, process::Command};
 
-const KERNELS: [&str; 4] = ["attention", "norm", "pointwise", "rope"];
+const KERNELS: [(&str, &str); 5] = [
+    ("attention", "compute_80"),
+    ("fp8", "compute_89"),
+    ("norm", "compute_80"),
+    ("pointwise", "compute_80"),
+    ("rope", "compute_80"),
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -17,9 +23,9 @@ fn main() {
         None => PathBuf::from("nvcc"),
     };
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for name in KERNELS {
+    for (name, target) in KERNELS {
         let status = Command::new(&nvcc)
-            .args(["-ptx", "-O3", "-std=c++17", "-arch=compute_80", "-o"])
+            .args(["-ptx", "-O3", "-std=c++17", "-arch", target, "-o"])
             .arg(out.join(format!("{name}.ptx")))
             .arg(format!("kernels/{name}.cu"))
             .status();

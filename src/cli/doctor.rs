@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app,
     config::Loaded,
-    engine::{DTypeChoice, DeviceChoice},
+    engine::{self, DTypeChoice, DeviceChoice},
     hub::{self, ModelRef},
     job::JobError,
     models::inspect,
@@ -124,20 +124,24 @@ async fn queue(loaded: &Loaded) -> Check {
 
 fn device(loaded: &Loaded) -> Check {
     let settings = &loaded.config.qwen_image;
-    let text = settings.dtype().map(|dtype| {
-        let dtype = match dtype {
-            DTypeChoice::F32 => "f32",
-            DTypeChoice::Bf16 => "bf16",
-        };
-        match settings.device {
-            DeviceChoice::Cpu => {
-                let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-                format!("cpu, {threads} threads, {dtype}")
-            }
-            DeviceChoice::Cuda(index) => format!("cuda:{index}, {dtype}; opened by the first job"),
-        }
-    });
-    from_result("device", text.map_err(|reason| JobError::invalid("qwen_image.dtype", reason)))
+    let text =
+        settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason)).and_then(
+            |dtype| match settings.device {
+                DeviceChoice::Cpu => {
+                    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                    let dtype = match dtype {
+                        DTypeChoice::F32 => "f32",
+                        DTypeChoice::Bf16 => "bf16",
+                    };
+                    Ok(format!("cpu, {threads} threads, {dtype}"))
+                }
+                DeviceChoice::Cuda(_) => {
+                    engine::check_device(settings.device)?;
+                    engine::describe(settings.device, dtype)
+                }
+            },
+        );
+    from_result("device", text)
 }
 
 fn model(name: &'static str, loaded: &Loaded, model: Result<ModelRef, JobError>) -> Check {

@@ -3,9 +3,15 @@
 //! Commands go in through a bounded channel, one at a time; progress and cancel travel beside them. Nothing else
 //! touches the device, and no model call ever runs on a thread of the async runtime.
 
+mod bench;
 mod memory;
 mod models;
 mod thread;
+
+pub use self::{
+    bench::{BenchConfig, BenchLine, BenchPart, BenchReport, Tensors, bench},
+    models::describe,
+};
 
 use std::{
     sync::{
@@ -154,9 +160,7 @@ impl Engine {
     /// # Errors
     /// When the configuration asks for a device that this build cannot drive.
     pub fn start(config: EngineConfig) -> Result<Self, JobError> {
-        if matches!(config.device, DeviceChoice::Cuda(_)) && !candle_core::utils::cuda_is_available() {
-            return Err(JobError::invalid("device", "this acetate is built without CUDA; use cpu"));
-        }
+        check_device(config.device)?;
         let (commands, inbox) = mpsc::channel(1);
         let (tell_resident, resident) = watch::channel(Resident::default());
         let busy = Busy::default();
@@ -201,6 +205,17 @@ impl Engine {
     async fn send(&self, command: Command) -> Result<(), JobError> {
         self.commands.send(command).await.map_err(|_| gone())
     }
+}
+
+/// Refuses a device that this build cannot drive.
+///
+/// # Errors
+/// On `cuda` without the `cuda` feature.
+pub fn check_device(device: DeviceChoice) -> Result<(), JobError> {
+    if matches!(device, DeviceChoice::Cuda(_)) && !candle_core::utils::cuda_is_available() {
+        return Err(JobError::invalid("device", "this acetate is built without CUDA; use cpu"));
+    }
+    Ok(())
 }
 
 fn gone() -> JobError {

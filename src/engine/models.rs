@@ -53,6 +53,41 @@ fn product_sum(device: &Device, dtype: DType) -> candle_core::Result<f64> {
     Ok(f64::from(sum))
 }
 
+/// Opens a device, with the number format that goes with the choice.
+pub fn open(device: DeviceChoice, dtype: DTypeChoice) -> Result<(Device, DType), JobError> {
+    let opened = match device {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(index) => nn::open_cuda(index),
+    }
+    .map_err(|error| JobError::Device { device: device_name(device), reason: first_line(&error) })?;
+    let dtype = match dtype {
+        DTypeChoice::F32 => DType::F32,
+        DTypeChoice::Bf16 => DType::BF16,
+    };
+    Ok((opened, dtype))
+}
+
+/// A GPU in words, with the attention kernel that it will use; opens it.
+pub fn describe(device: DeviceChoice, dtype: DTypeChoice) -> Result<String, JobError> {
+    let name = device_name(device);
+    let (opened, dtype) = open(device, dtype)?;
+    let attention = nn::attention_kernel(&opened, dtype);
+    match device {
+        DeviceChoice::Cpu => Ok(format!("{name}, {}, attention {attention}", dtype.as_str())),
+        DeviceChoice::Cuda(index) => {
+            let gpu = nn::describe_cuda(index).map_err(|error| device_error(&name, &error))?;
+            Ok(format!("{name}, {gpu}, {}, attention {attention}", dtype.as_str()))
+        }
+    }
+}
+
+fn device_name(device: DeviceChoice) -> String {
+    match device {
+        DeviceChoice::Cpu => "cpu".to_owned(),
+        DeviceChoice::Cuda(index) => format!("cuda:{index}"),
+    }
+}
+
 impl Models {
     pub fn new(config: EngineConfig, tell: watch::Sender<Resident>) -> Self {
         Self { config, device: None, decompose: None, edit: None, resident_bytes: 0, tell }
@@ -93,13 +128,7 @@ impl Models {
             let reason = format!("it computes {sum} where {PRODUCT_SUM} is right; do not trust it");
             return Err(JobError::Device { device: name, reason });
         }
-        Ok(match self.config.device {
-            DeviceChoice::Cpu => self.description(),
-            DeviceChoice::Cuda(index) => {
-                let gpu = nn::describe_cuda(index).map_err(|error| device_error(&name, &error))?;
-                format!("{}, {gpu}", self.description())
-            }
-        })
+        Ok(self.description())
     }
 
     /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for the manifest.
@@ -113,25 +142,14 @@ impl Models {
     }
 
     pub fn device_name(&self) -> String {
-        match self.config.device {
-            DeviceChoice::Cpu => "cpu".to_owned(),
-            DeviceChoice::Cuda(index) => format!("cuda:{index}"),
-        }
+        device_name(self.config.device)
     }
 
     fn device(&mut self) -> Result<(Device, DType), JobError> {
         if let Some(open) = &self.device {
             return Ok(open.clone());
         }
-        let device = match self.config.device {
-            DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Cuda(index) => nn::open_cuda(index),
-        }
-        .map_err(|error| JobError::Device { device: self.device_name(), reason: first_line(&error) })?;
-        let dtype = match self.config.dtype {
-            DTypeChoice::F32 => DType::F32,
-            DTypeChoice::Bf16 => DType::BF16,
-        };
+        let (device, dtype) = open(self.config.device, self.config.dtype)?;
         tracing::info!(
             device = self.device_name(),
             dtype = dtype.as_str(),

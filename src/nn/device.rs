@@ -23,3 +23,29 @@ pub fn describe_cuda(ordinal: usize) -> Result<String> {
     #[cfg(not(feature = "cuda"))]
     Device::new_cuda(ordinal).map(|_| String::new())
 }
+
+/// The most memory that was in use on a GPU since [`reset_peak_memory`], in bytes; none elsewhere.
+///
+/// # Errors
+/// When the driver does not answer.
+pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return super::cuda::peak_memory(device).map(Some);
+    }
+    let _ = device;
+    Ok(None)
+}
+
+/// Starts counting [`peak_memory`] anew.
+///
+/// # Errors
+/// When the driver does not answer.
+pub fn reset_peak_memory(device: &Device) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return super::cuda::reset_peak_memory(device);
+    }
+    let _ = device;
+    Ok(())
+}

@@ -15,12 +15,15 @@ pub struct Linear {
     /// `(in, out)` for the CPU kernel, so that products read it as it lies; `(out, in)` elsewhere.
     weight: Tensor,
     bias: Option<Tensor>,
+    /// Of the rows of a weight in eight bits.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    scales: Option<Tensor>,
 }
 
 impl Linear {
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
         let weight = if cpu::is_cpu_f32(weight) { weight.t()?.contiguous()? } else { weight.clone() };
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, scales: None })
     }
 
     /// Joins layers that read the same input into one whose outputs follow one another: one product instead of
@@ -32,6 +35,7 @@ impl Linear {
         Ok(Self {
             weight: Tensor::cat(&weights, axis)?,
             bias: biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?,
+            scales: None,
         })
     }
 
@@ -43,8 +47,8 @@ impl Linear {
     /// [`Self::forward`], then [`super::gelu_tanh`].
     pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
-        if let Some(bias) = self.bias.as_ref().filter(|_| super::cuda::applies(x)) {
-            return super::cuda::linear(x, &self.weight, Some(bias), true);
+        if self.bias.is_some() && super::cuda::applies(x) {
+            return super::cuda::linear(x, self.layer(true));
         }
         super::gelu_tanh(&self.forward(x)?)
     }
@@ -52,7 +56,29 @@ impl Linear {
     /// [`Self::forward`] into rows of a buffer on the GPU.
     #[cfg(feature = "cuda")]
     pub(super) fn forward_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
-        super::cuda::linear_into(x, &self.weight, self.bias.as_ref(), false, out)
+        super::cuda::linear_into(x, self.layer(false), out)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn layer(&self, gelu: bool) -> super::cuda::Layer<'_> {
+        let Self { weight, bias, scales } = self;
+        super::cuda::Layer { weight, scales: scales.as_ref(), bias: bias.as_ref(), gelu }
+    }
+
+    /// The weight in eight bits (e4m3) with a scale for each of its rows; inputs are then rounded likewise as they come.
+    ///
+    /// # Errors
+    /// On anything but a GPU that multiplies such numbers.
+    pub fn into_fp8(self) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(&self.weight) {
+            if !super::cuda::quantizable(&self.weight) {
+                return Ok(self);
+            }
+            let (weight, scales) = super::cuda::quantize(&self.weight)?;
+            return Ok(Self { weight, bias: self.bias, scales: Some(scales) });
+        }
+        candle_core::bail!("fp8 needs an NVIDIA GPU, and acetate built with the `cuda` feature")
     }
 
     /// `(..., in)` -> `(..., out)`.
@@ -65,7 +91,7 @@ impl Linear {
         }
         #[cfg(feature = "cuda")]
         if super::cuda::applies(x) {
-            return super::cuda::linear(x, &self.weight, self.bias.as_ref(), false);
+            return super::cuda::linear(x, self.layer(false));
         }
         let dims = x.dims();
         let rows: usize = dims[..dims.len() - 1].iter().product();

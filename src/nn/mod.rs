@@ -22,7 +22,7 @@ mod tests;
 pub use activation::{gelu_tanh, silu, swiglu};
 pub use attention::{Mask, attention, attention_kernel};
 pub use conv::{Conv2d, Padding, upsample_nearest_2x};
-pub use device::{describe_cuda, open_cuda};
+pub use device::{describe_cuda, open_cuda, peak_memory, reset_peak_memory};
 pub use joint::{QkvPart, joint_qkv};
 pub use linear::Linear;
 pub use norm::{RmsNorm, gated_add, gated_norm, layer_norm_modulate, rms_normalize_silu};

@@ -119,6 +119,11 @@ impl Block {
         })
     }
 
+    /// The products over tokens in eight bits; the modulation's, which decide more and cost less, stay as they are.
+    pub fn into_fp8(self) -> Result<Self> {
+        Ok(Self { img: self.img.into_fp8()?, txt: self.txt.into_fp8()?, ..self })
+    }
+
     /// How the streams enter this block.
     pub fn entry(&self, modulation: &Modulation, rotations: &TokenRotations, patches: usize) -> Result<Next> {
         let [shift, scale] = self.img_parts(modulation, rotations, patches, [0, 1])?;
@@ -208,6 +213,17 @@ impl Stream {
             norm_k: w.pp(names.norms[1]).rms_norm(head, EPS)?,
             tail,
         })
+    }
+
+    fn into_fp8(self) -> Result<Self> {
+        let tail = self.tail.map(|Tail { to_out, mlp_in, mlp_out }| {
+            Ok::<_, candle_core::Error>(Tail {
+                to_out: to_out.into_fp8()?,
+                mlp_in: mlp_in.into_fp8()?,
+                mlp_out: mlp_out.into_fp8()?,
+            })
+        });
+        Ok(Self { qkv: self.qkv.into_fp8()?, tail: tail.transpose()?, ..self })
     }
 
     fn qkv_part<'a>(&'a self, x: &'a Tensor, rotation: &'a nn::Rotation) -> nn::QkvPart<'a> {

@@ -67,6 +67,16 @@ impl Transformer {
         Ok(model)
     }
 
+    /// The blocks in eight bits (e4m3, a scale for each row of weights and activations). Modulation, embeddings and
+    /// the last projection stay as they are.
+    ///
+    /// # Errors
+    /// On anything but a GPU that multiplies such numbers.
+    pub fn into_fp8(self) -> Result<Self> {
+        let blocks = self.blocks.into_iter().map(Block::into_fp8).collect::<Result<_>>()?;
+        Ok(Self { blocks, ..self })
+    }
+
     /// Channels of a packed latent patch, four times those of the VAE's latents.
     pub fn in_channels(&self) -> usize {
         self.config.in_channels
@@ -123,6 +133,20 @@ impl Transformer {
             streams = block.forward(streams, modulation, rotations, targets, &next)?;
         }
         self.proj_out.forward(&streams.img.normed)
+    }
+
+    /// Floating-point operations of [`Self::forward`] in matrix products and attention; the rest is not counted.
+    pub fn operations(&self, patches: usize, text_tokens: usize, targets: usize) -> f64 {
+        let (dim, joint) = (self.config.inner_dim() as f64, (patches + text_tokens) as f64);
+        let product = |rows: f64, width: f64| 2.0 * rows * dim * width;
+        let attention = |queries: f64| 4.0 * queries * joint * dim;
+        let block = product(joint, 12.0 * dim) + attention(joint);
+        // The last one makes all keys and values, but only the targets' outputs.
+        let wanted = targets as f64;
+        let last = product(joint, 3.0 * dim) + attention(wanted) + product(wanted, 9.0 * dim);
+        let ends = product(patches as f64, self.config.in_channels as f64)
+            + product(wanted, self.config.patch_channels() as f64);
+        (self.blocks.len() - 1) as f64 * block + last + ends
     }
 
     fn dtype(&self) -> DType {

@@ -194,12 +194,13 @@ impl Call<'_> {
                     out: scores_side,
                     turned: true,
                     epilogue: Epilogue::None,
+                    scaled: false,
                 };
                 let operands = Operands {
                     left: q.element(start * q.token_stride + place * q.head_stride),
                     right: k.address,
-                    bias: 0,
                     out: scores_address + (place * rows * keys * size_of::<f32>()) as u64,
+                    ..Operands::default()
                 };
                 self.gpu.multiply(&product, operands)?;
             }
@@ -225,12 +226,13 @@ impl Call<'_> {
                     out: Side { dtype, row: q.heads * q.head, batch: group * q.head },
                     turned: false,
                     epilogue: Epilogue::None,
+                    scaled: false,
                 };
                 let operands = Operands {
                     left: weights_address + (place * rows * keys * size) as u64,
                     right: v.address,
-                    bias: 0,
                     out: out_address + ((start * q.heads + place) * q.head * size) as u64,
+                    ..Operands::default()
                 };
                 self.gpu.multiply(&product, operands)?;
             }

@@ -5,7 +5,8 @@ use candle_core::{D, Result, Tensor, bail};
 use super::{
     Gpu, add_bias,
     cudnn::{BFLOAT16, Cudnn, Descriptor, FLOAT, Kind, Plan, TensorSpec, Value},
-    matmul, view,
+    linear::{Layer, linear},
+    view,
 };
 use crate::nn::Padding;
 
@@ -56,7 +57,7 @@ impl Conv {
         // A residual has as many channels as the output has, so it fits when nothing was rounded up.
         let (inside, outside) = if out_room == self.out_channels { (residual, None) } else { (None, residual) };
         let out = if self.weight.rank() == 2 {
-            let out = matmul::linear(&x, &self.weight, Some(&self.bias), false)?;
+            let out = linear(&x, Layer { weight: &self.weight, scales: None, bias: Some(&self.bias), gelu: false })?;
             match inside {
                 Some(residual) => (out + residual)?,
                 None => out,

@@ -49,15 +49,19 @@ pub struct Product {
     pub out: Side,
     pub turned: bool,
     pub epilogue: Epilogue,
+    /// Both sides are in eight bits, with a scale for each row of `left` and each column of the result.
+    pub scaled: bool,
 }
 
-/// Where the operands are. Without an epilogue that reads it, `bias` is not looked at.
-#[derive(Debug, Clone, Copy)]
+/// Where the operands are; `bias` and the scales only where the product reads them.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Operands {
     pub left: u64,
     pub right: u64,
     pub bias: u64,
     pub out: u64,
+    pub left_scales: u64,
+    pub right_scales: u64,
 }
 
 /// NVIDIA's advice for Hopper.
@@ -150,6 +154,12 @@ impl Plan {
             Epilogue::BiasGelu => LtEpilogue::CUBLASLT_EPILOGUE_GELU_BIAS,
         };
         set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue).checked()?;
+        if product.scaled {
+            let mode = sys::cublasLtMatmulMatrixScale_t::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+            set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode).checked()?;
+            set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode).checked()?;
+            set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &1_i8).checked()?;
+        }
         let preference = result::create_matmul_pref().checked()?;
         let choose = || {
             set_preference(
@@ -213,7 +223,7 @@ impl Gpu {
         if product.rows == 0 || product.columns == 0 {
             return Ok(());
         }
-        let Operands { left, right, bias, out } = operands;
+        let Operands { left, right, bias, out, .. } = operands;
         // Which kernels the library may take depends on what the addresses are multiples of.
         let alignment = |address: u64| (1_u64 << address.trailing_zeros().min(8)) as u32;
         let alignments = [alignment(right), alignment(left), alignment(out), alignment(out)];
@@ -224,6 +234,12 @@ impl Gpu {
                 place.insert(Plan::new(self.matmul.handle, product, alignments)?)
             }
         };
+        if product.scaled {
+            set_desc(plan.desc, DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &operands.right_scales)
+                .checked()?;
+            set_desc(plan.desc, DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &operands.left_scales)
+                .checked()?;
+        }
         if product.epilogue != Epilogue::None {
             set_desc(plan.desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias).checked()?;
         }
@@ -254,50 +270,4 @@ impl Gpu {
         }
         .checked()
     }
-}
-
-/// `x W^T`, then the epilogue: `x` `(..., in)`, the weight `(out, in)`. Gives `(..., out)`.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, gelu: bool) -> Result<Tensor> {
-    let (columns, _) = weight.dims2()?;
-    let mut dims = x.dims().to_vec();
-    if let Some(last) = dims.last_mut() {
-        *last = columns;
-    }
-    let out = view::fresh(dims, x)?;
-    linear_into(x, weight, bias, gelu, &out)?;
-    Ok(out)
-}
-
-/// The same, into the rows of `out`, which may be part of something wider.
-pub fn linear_into(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, gelu: bool, out: &Tensor) -> Result<()> {
-    let (columns, inner) = weight.dims2()?;
-    let epilogue = match (bias, gelu) {
-        (None, false) => Epilogue::None,
-        (Some(_), false) => Epilogue::Bias,
-        (Some(_), true) => Epilogue::BiasGelu,
-        (None, true) => bail!("GELU comes with a bias"),
-    };
-    let gpu = Gpu::of(x)?;
-    let bias = bias.map(view::address).transpose()?.unwrap_or_default();
-    let weight = weight.contiguous()?;
-    view::with_rows([x], |[x_rows]| {
-        let Some(out_rows) = view::Rows::view(out)? else { bail!("a product into {:?}", out.layout()) };
-        if x_rows.width != inner || out_rows.width != columns || out_rows.count != x_rows.count {
-            bail!("a layer {:?} from {:?} to {:?}", weight.shape(), x.shape(), out.shape());
-        }
-        let side = |row: usize| Side { dtype: x.dtype(), row, batch: 0 };
-        let product = Product {
-            rows: x_rows.count,
-            columns,
-            inner,
-            batches: 1,
-            left: side(x_rows.stride),
-            right: side(inner),
-            out: side(out_rows.stride),
-            turned: true,
-            epilogue,
-        };
-        let operands = Operands { left: x_rows.address, right: view::address(&weight)?, bias, out: out_rows.address };
-        gpu.multiply(&product, operands)
-    })
 }

@@ -9,10 +9,14 @@ mod conv;
 mod cudnn;
 mod joint;
 mod kernels;
+mod linear;
 mod matmul;
 mod norm;
+mod open;
 mod plan;
 mod pointwise;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::{
@@ -23,10 +27,10 @@ use std::{
 };
 
 use candle_core::{
-    DType, Device, Result, Tensor,
+    DType, Result, Tensor,
     cuda::{
-        CudaDevice, WrapErr,
-        cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, sys},
+        CudaDevice,
+        cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr},
     },
 };
 
@@ -35,49 +39,15 @@ pub use self::{
     attention::{attention, attention_kernel},
     conv::Conv,
     joint::joint_qkv,
-    matmul::{linear, linear_into},
+    linear::{Layer, linear, linear_into, quantizable, quantize},
     norm::{gated_add, gated_norm, layer_norm_modulate, rms_norm, rms_normalize},
+    open::{describe, open, peak_memory, reset_peak_memory},
     pointwise::{rotate_half, swiglu, upsample_nearest_2x},
 };
 
 /// True when the kernels of this module apply to a tensor.
 pub fn applies(x: &Tensor) -> bool {
     x.device().is_cuda() && matches!(x.dtype(), DType::F32 | DType::BF16)
-}
-
-/// Opens a GPU for this program: one stream, memory that is kept between uses.
-pub fn open(ordinal: usize) -> Result<Device> {
-    let device = CudaDevice::new_with_stream(ordinal)?;
-    // SAFETY: all work of this program on this device is queued on the one stream that was made here; whoever adds a
-    // stream synchronises it with this one by events of their own.
-    unsafe { device.disable_event_tracking() };
-    keep_memory(&device)?;
-    Ok(Device::Cuda(device))
-}
-
-/// As in `NVIDIA H100 80GB HBM3, 79.2 GiB, CUDA 13.0`.
-pub fn describe(ordinal: usize) -> Result<String> {
-    let context = CudaContext::new(ordinal).w()?;
-    let bytes = context.total_mem().w()?;
-    let mut version = 0;
-    // SAFETY: the driver writes one number.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().w()?;
-    let (major, minor) = (version / 1000, version % 1000 / 10);
-    Ok(format!("{}, {:.1} GiB, CUDA {major}.{minor}", context.name().w()?, bytes as f64 / f64::from(1 << 30)))
-}
-
-/// By default freed memory goes back to the driver whenever the stream is waited for, and every step would take it
-/// anew.
-fn keep_memory(device: &CudaDevice) -> Result<()> {
-    let context = device.cuda_stream().context().clone();
-    let mut pool = std::ptr::null_mut();
-    let mut threshold = u64::MAX;
-    // SAFETY: plain driver calls; `pool` is written before it is read, and `threshold` outlives the call.
-    unsafe {
-        sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()).result().w()?;
-        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().w()
-    }
 }
 
 /// Handles, plans and loaded kernels of one device. They belong to the thread that made them: the engine's.

@@ -1,0 +1,381 @@
+//! Times the parts of a checkpoint on a device, beside what the device can do at best.
+//!
+//! Weights decide nothing about speed, so a checkpoint with random ones will do (`scripts/bench/gpu_checkpoint.py`).
+//! Every time is the median of several runs after one that is not counted, with the device waited for before and
+//! after.
+
+mod forward;
+
+use std::{ops::ControlFlow, path::PathBuf, time::Instant};
+
+use ::image::RgbaImage;
+use candle_core::{DType, Device, Tensor};
+use serde::Serialize;
+
+pub use self::forward::Tensors;
+use super::{
+    DTypeChoice, DeviceChoice,
+    models::{device_error, model_error, open},
+};
+use crate::{
+    job::{DecomposeParams, EditParams, JobError, StageTiming},
+    models::{
+        ModelError,
+        text_encoder::{PositionRule, Prompt, RgbPicture, TextEncoder, TextError},
+        transformer::{Frame, Transformer},
+        vae::{Tiling, Vae},
+    },
+    nn,
+    pipeline::{Control, DecomposePipeline, EditPipeline, PipelineError},
+};
+
+/// What to measure, and how often.
+#[derive(Debug, Clone)]
+pub struct BenchConfig {
+    pub folder: PathBuf,
+    pub device: DeviceChoice,
+    pub dtype: DTypeChoice,
+    /// The transformer's blocks in eight bits.
+    pub fp8: bool,
+    pub parts: Vec<BenchPart>,
+    pub repeats: usize,
+    /// Denoise steps of whole pipelines.
+    pub steps: u32,
+    /// For [`BenchPart::Forward`].
+    pub tensors: Option<Tensors>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BenchPart {
+    /// What the device does at best: a large matrix product, a large copy.
+    Ceilings,
+    Text,
+    Transformer,
+    Vae,
+    /// The whole layered pipeline at 640, 4 layers.
+    Decompose,
+    /// The whole edit pipeline, one reference.
+    Edit,
+    /// One pass on given tensors.
+    Forward,
+}
+
+/// One line of the result.
+#[derive(Debug, Clone, Serialize)]
+pub struct BenchLine {
+    pub name: String,
+    pub milliseconds: f64,
+    /// Of all counted runs, fastest first.
+    pub runs: Vec<f64>,
+    /// Floating-point operations that the work needs, where they are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operations: Option<f64>,
+    /// Milliseconds at the measured ceiling, and how often it fits into the time measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor_milliseconds: Option<f64>,
+    /// Most memory that was in use on the device, bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageTiming>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct BenchReport {
+    pub device: String,
+    pub attention: String,
+    pub dtype: String,
+    /// Of the matrix product, in operations a second, and of the copy, in bytes read and written a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub product_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_rate: Option<f64>,
+    pub lines: Vec<BenchLine>,
+}
+
+/// Measures, telling `progress` each line as it comes.
+pub fn bench(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<BenchReport, JobError> {
+    let name = config.folder.display().to_string();
+    run(config, progress).map_err(|error| match error {
+        Failed::Model(error) => model_error(&name, "bench", error),
+        Failed::Device(error) => device_error("bench", &error),
+        Failed::Pipeline(error) => JobError::Device { device: "bench".to_owned(), reason: error.to_string() },
+        Failed::Job(error) => error,
+    })
+}
+
+enum Failed {
+    Model(ModelError),
+    Device(candle_core::Error),
+    Pipeline(PipelineError),
+    Job(JobError),
+}
+
+impl From<ModelError> for Failed {
+    fn from(error: ModelError) -> Self {
+        Self::Model(error)
+    }
+}
+
+impl From<candle_core::Error> for Failed {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Device(error)
+    }
+}
+
+impl From<PipelineError> for Failed {
+    fn from(error: PipelineError) -> Self {
+        Self::Pipeline(error)
+    }
+}
+
+impl From<TextError> for Failed {
+    fn from(error: TextError) -> Self {
+        Self::Pipeline(error.into())
+    }
+}
+
+struct Bench<'a> {
+    config: &'a BenchConfig,
+    device: Device,
+    dtype: DType,
+    report: BenchReport,
+    progress: &'a mut dyn FnMut(&BenchLine),
+}
+
+fn run(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<BenchReport, Failed> {
+    let (device, dtype) = open(config.device, config.dtype).map_err(Failed::Job)?;
+    let report = BenchReport {
+        device: match config.device {
+            DeviceChoice::Cpu => "cpu".to_owned(),
+            DeviceChoice::Cuda(index) => nn::describe_cuda(index)?,
+        },
+        attention: nn::attention_kernel(&device, dtype),
+        dtype: dtype.as_str().to_owned(),
+        product_rate: None,
+        copy_rate: None,
+        lines: Vec::new(),
+    };
+    let mut bench = Bench { config, device, dtype, report, progress };
+    for part in &config.parts {
+        match part {
+            BenchPart::Ceilings => bench.ceilings()?,
+            BenchPart::Text => bench.text()?,
+            BenchPart::Transformer => bench.transformer()?,
+            BenchPart::Vae => bench.vae()?,
+            BenchPart::Decompose => bench.decompose()?,
+            BenchPart::Edit => bench.edit()?,
+            BenchPart::Forward => {
+                let Some(tensors) = &config.tensors else {
+                    return Err(Failed::Job(JobError::invalid("tensors", "a forward pass needs tensors")));
+                };
+                forward::forward(&config.folder, tensors, &bench.device, bench.dtype, config.fp8)?;
+            }
+        }
+    }
+    Ok(bench.report)
+}
+
+impl Bench<'_> {
+    fn time<E>(
+        &mut self,
+        name: &str,
+        operations: Option<f64>,
+        mut work: impl FnMut() -> Result<(), E>,
+    ) -> Result<f64, Failed>
+    where
+        Failed: From<E>,
+    {
+        work()?;
+        self.device.synchronize()?;
+        nn::reset_peak_memory(&self.device)?;
+        let mut runs = Vec::with_capacity(self.config.repeats);
+        for _ in 0..self.config.repeats.max(1) {
+            let start = Instant::now();
+            work()?;
+            self.device.synchronize()?;
+            runs.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        runs.sort_by(f64::total_cmp);
+        let milliseconds = runs[runs.len() / 2];
+        self.tell(BenchLine {
+            name: name.to_owned(),
+            milliseconds,
+            runs,
+            operations,
+            floor_milliseconds: None,
+            peak_bytes: nn::peak_memory(&self.device)?,
+            stages: Vec::new(),
+        });
+        Ok(milliseconds)
+    }
+
+    fn once(&mut self, name: &str, start: Instant, stages: Vec<StageTiming>) -> Result<(), Failed> {
+        self.device.synchronize()?;
+        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+        self.tell(BenchLine {
+            name: name.to_owned(),
+            milliseconds,
+            runs: vec![milliseconds],
+            operations: None,
+            floor_milliseconds: None,
+            peak_bytes: nn::peak_memory(&self.device)?,
+            stages,
+        });
+        Ok(())
+    }
+
+    fn tell(&mut self, mut line: BenchLine) {
+        line.floor_milliseconds = line.operations.zip(self.report.product_rate).map(|(work, rate)| work / rate * 1e3);
+        (self.progress)(&line);
+        self.report.lines.push(line);
+    }
+
+    fn random(&self, shape: impl Into<candle_core::Shape>) -> Result<Tensor, Failed> {
+        Ok(Tensor::randn(0.0_f32, 1.0, shape, &self.device)?.to_dtype(self.dtype)?)
+    }
+
+    fn ceilings(&mut self) -> Result<(), Failed> {
+        let n = if self.device.is_cpu() { 512 } else { 8192 };
+        let (x, weight) = (self.random((n, n))?, self.random((n, n))?);
+        let layer = nn::Linear::new(&weight, None)?;
+        let operations = 2.0 * (n as f64).powi(3);
+        let product =
+            self.time(&format!("ceiling: product {n}^3"), Some(operations), || layer.forward(&x).map(|_| ()))?;
+        let large = self.random((n, 8 * n))?;
+        let copy = self.time("ceiling: copy", None, || large.copy().map(|_| ()))?;
+        let bytes = 2 * large.elem_count() * self.dtype.size_in_bytes();
+        self.report.product_rate = Some(operations / product * 1e3);
+        self.report.copy_rate = Some(bytes as f64 / copy * 1e3);
+        Ok(())
+    }
+
+    fn text(&mut self) -> Result<(), Failed> {
+        let start = Instant::now();
+        let encoder = TextEncoder::load(&self.config.folder, &self.device, self.dtype, false)?;
+        self.once("load: text encoder", start, Vec::new())?;
+        let side = 392;
+        let pixels: Vec<u8> = (0..side * side * 3).map(|i| (i * 31 % 251) as u8).collect();
+        let picture = RgbPicture { width: side, height: side, pixels: &pixels };
+        let template = |words: usize| {
+            let words = "a red kite over the hills ".repeat(words);
+            format!(
+                "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{words}<|im_end|>\n<|im_start|>assistant\n"
+            )
+        };
+        let mut tokens = 0;
+        let mut work = || {
+            let pictures = [encoder.encode_picture(picture)?];
+            let text = template(20);
+            let prompt = Prompt { text: &text, pictures: &pictures, rule: PositionRule::Sequence, drop: 0, keep: None };
+            tokens = encoder.embed(&prompt)?.tokens;
+            Ok::<_, TextError>(())
+        };
+        self.time("text encoder, one picture", None, &mut work)?;
+        if let Some(line) = self.report.lines.last_mut() {
+            line.name = format!("text encoder, one picture, {tokens} tokens");
+        }
+        self.time("vision tower alone", None, || encoder.encode_picture(picture).map(|_| ()))?;
+        Ok(())
+    }
+
+    fn transformer(&mut self) -> Result<(), Failed> {
+        let start = Instant::now();
+        let model = Transformer::load(&self.config.folder.join("transformer"), &self.device, self.dtype)?;
+        self.once("load: transformer", start, Vec::new())?;
+        let square = |side: usize| Frame { height: side, width: side };
+        let model = if self.config.fp8 { model.into_fp8()? } else { model };
+        let cases = [
+            ("transformer, edit 1024, one reference", vec![square(64); 2], 256, 1),
+            ("transformer, layered 640, 4 layers", vec![square(40); 6], 300, 5),
+            ("transformer, layered 1024, 4 layers", vec![square(64); 6], 300, 5),
+        ];
+        for (name, frames, text_tokens, noisy) in cases {
+            let patches: usize = frames.iter().map(|frame| frame.patches()).sum();
+            let targets: usize = frames[..noisy].iter().map(|frame| frame.patches()).sum();
+            let hidden = self.random((1, patches, model.in_channels()))?;
+            let embeds = self.random((1, text_tokens, model.joint_attention_dim()))?;
+            let text = model.project_text(&embeds)?;
+            let rotations = model.rotations(&frames, text_tokens, &self.device)?;
+            let operations = model.operations(patches, text_tokens, targets);
+            let device = self.device.clone();
+            self.time(name, Some(operations), || {
+                let conditioning = model.condition(0.5, &device)?;
+                model.forward(&hidden, &text, &conditioning, &rotations, targets).map(|_| ())
+            })?;
+        }
+        let device = self.device.clone();
+        self.time("transformer, the timestep's part", None, || model.condition(0.5, &device).map(|_| ()))?;
+        Ok(())
+    }
+
+    fn vae(&mut self) -> Result<(), Failed> {
+        let start = Instant::now();
+        let vae = Vae::load(&self.config.folder.join("vae"), &self.device, self.dtype, Tiling::default())?;
+        self.once("load: vae", start, Vec::new())?;
+        let (z, channels) = (vae.latent_channels(), vae.channels());
+        let picture = Tensor::rand(-1.0_f32, 1.0, (1, 1024, 1024, channels), &self.device)?;
+        self.time("vae encode 1024", None, || vae.encode(&picture).map(|_| ()))?;
+        let latents = Tensor::randn(0.0_f32, 1.0, (1, 128, 128, z), &self.device)?;
+        self.time("vae decode 1024", None, || vae.decode(&latents).map(|_| ()))?;
+        let latents = Tensor::randn(0.0_f32, 1.0, (1, 80, 80, z), &self.device)?;
+        self.time("vae decode 4 x 640", None, || (0..4).try_for_each(|_| vae.decode(&latents).map(|_| ())))?;
+        Ok(())
+    }
+
+    fn decompose(&mut self) -> Result<(), Failed> {
+        let start = Instant::now();
+        let go_on = |_: &str| ControlFlow::Continue(());
+        let pipeline = DecomposePipeline::load(&self.config.folder, &self.device, self.dtype, go_on)?;
+        self.once("load: layered pipeline", start, Vec::new())?;
+        let params = DecomposeParams {
+            prompt: "a red kite over the hills".to_owned(),
+            steps: self.config.steps,
+            ..DecomposeParams::default()
+        };
+        let scene = scene();
+        // The first run of a shape also plans; only the second counts.
+        for name in ["first layered job", "layered job"] {
+            let (mut progress, cancelled) = (|_, _, _| (), || false);
+            let mut control = Control::new(&mut progress, &cancelled);
+            nn::reset_peak_memory(&self.device)?;
+            let start = Instant::now();
+            pipeline.run(&scene, &params, 1, &mut control, |_, _| ())?;
+            let stages = control.into_timings();
+            self.once(&format!("{name}, 640, 4 layers, {} steps", self.config.steps), start, stages)?;
+        }
+        Ok(())
+    }
+
+    fn edit(&mut self) -> Result<(), Failed> {
+        let start = Instant::now();
+        let go_on = |_: &str| ControlFlow::Continue(());
+        let pipeline = EditPipeline::load(&self.config.folder, &self.device, self.dtype, go_on)?;
+        self.once("load: edit pipeline", start, Vec::new())?;
+        let params = EditParams {
+            instruction: "make the kite blue".to_owned(),
+            steps: self.config.steps,
+            ..EditParams::default()
+        };
+        let scene = [scene()];
+        for name in ["first edit job", "edit job"] {
+            let (mut progress, cancelled) = (|_, _, _| (), || false);
+            let mut control = Control::new(&mut progress, &cancelled);
+            nn::reset_peak_memory(&self.device)?;
+            let start = Instant::now();
+            pipeline.run(&scene, &params, 1, &mut control, |_, _| ())?;
+            let stages = control.into_timings();
+            self.once(&format!("{name}, 1024, one reference, {} steps", self.config.steps), start, stages)?;
+        }
+        Ok(())
+    }
+}
+
+/// A picture with something on it.
+fn scene() -> RgbaImage {
+    RgbaImage::from_fn(1024, 1024, |x, y| {
+        let inside = (x as i32 - 512).pow(2) + (y as i32 - 400).pow(2) < 250 * 250;
+        let ground = [(x / 4) as u8, (y / 4) as u8, 120, 255];
+        ::image::Rgba(if inside { [220, 60, 40, 255] } else { ground })
+    })
+}

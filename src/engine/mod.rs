@@ -6,11 +6,15 @@
 mod bench;
 mod memory;
 mod models;
+mod plan;
+mod residents;
+mod shared;
 mod thread;
 
 pub use self::{
     bench::{BenchConfig, BenchLine, BenchPart, BenchReport, Tensors, bench},
-    models::describe,
+    models::{describe, foresee},
+    plan::Offload,
 };
 
 use std::{
@@ -40,7 +44,11 @@ pub struct EngineConfig {
     pub load_edit_model: bool,
     pub device: DeviceChoice,
     pub dtype: DTypeChoice,
-    /// Most bytes that the models may take; absent: what the machine has free.
+    /// What may leave a GPU while it is not needed there.
+    pub offload: Offload,
+    /// Most bytes that models may take on a GPU; absent: what it has free.
+    pub vram_budget: Option<u64>,
+    /// Most bytes that the models may take in the host's memory; absent: what the machine has free.
     pub memory_budget: Option<u64>,
     pub hub: HubConfig,
 }

@@ -7,8 +7,9 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use super::{
-    cpu,
+    Tensors, cpu,
     gemm::{Matrix, gemm},
+    tensors_of,
 };
 
 /// Zeros around the input.
@@ -76,6 +77,18 @@ impl Conv2d {
         }
     }
 }
+
+impl Tensors for Conv2d {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        match &mut self.0 {
+            Kernel::Taps(taps) => taps.tensors(visit),
+            #[cfg(feature = "cuda")]
+            Kernel::Cuda(conv) => conv.tensors(visit),
+        }
+    }
+}
+
+tensors_of!(Taps: weight, bias);
 
 impl Taps {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -49,3 +49,37 @@ pub fn reset_peak_memory(device: &Device) -> Result<()> {
     let _ = device;
     Ok(())
 }
+
+/// Memory of a GPU in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CardMemory {
+    /// Neither used by anybody, nor kept by this program without use.
+    pub free: u64,
+    pub total: u64,
+}
+
+/// What a GPU has left; none elsewhere.
+///
+/// # Errors
+/// When the driver does not answer.
+pub fn card_memory(device: &Device) -> Result<Option<CardMemory>> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return super::cuda::card_memory(device).map(Some);
+    }
+    let _ = device;
+    Ok(None)
+}
+
+/// Gives memory that is kept without use back to the driver.
+///
+/// # Errors
+/// When the driver does not answer.
+pub fn free_unused(device: &Device) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return super::cuda::free_unused(device);
+    }
+    let _ = device;
+    Ok(())
+}

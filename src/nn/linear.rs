@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{
     cpu,
     gemm::{Matrix, gemm},
+    tensors_of,
 };
 
 /// `x W^T + b`, from a weight `(out, in)` as in the checkpoint.
@@ -16,7 +17,6 @@ pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     /// Of the rows of a weight in eight bits.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
     scales: Option<Tensor>,
 }
 
@@ -105,6 +105,8 @@ impl Linear {
         }
     }
 }
+
+tensors_of!(Linear: weight, bias, scales);
 
 /// Fewer rows than this are not worth a task.
 const LEAST_ROWS: usize = 24;

@@ -15,15 +15,22 @@ mod gemm;
 mod joint;
 mod linear;
 mod norm;
+mod parcel;
+mod ring;
 mod rope;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 pub use activation::{gelu_tanh, silu, swiglu};
 pub use attention::{Mask, attention, attention_kernel};
 pub use conv::{Conv2d, Padding, upsample_nearest_2x};
-pub use device::{describe_cuda, open_cuda, peak_memory, reset_peak_memory};
+pub use device::{CardMemory, card_memory, describe_cuda, free_unused, open_cuda, peak_memory, reset_peak_memory};
 pub use joint::{QkvPart, joint_qkv};
 pub use linear::Linear;
 pub use norm::{RmsNorm, gated_add, gated_norm, layer_norm_modulate, rms_normalize_silu};
+pub(crate) use parcel::tensors_of;
+pub use parcel::{HostCopy, Room, Tensors, bytes_of, release};
+pub use ring::{CopyStream, Ring};
 pub use rope::{Rotation, qk_norm_rope, rotate_half};
+pub use upload::{Source, Uploader};

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Sh
 
 use multiversion::multiversion;
 
-use super::cpu;
+use super::{cpu, tensors_of};
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ impl RmsNorm {
         wide.broadcast_div(&(mean + self.eps)?.sqrt()?)?.to_dtype(x.dtype())?.broadcast_mul(&self.weight)
     }
 }
+
+tensors_of!(RmsNorm: weight);
 
 /// `layer_norm(x) * (1 + scale) + shift`, without learnt weights.
 ///

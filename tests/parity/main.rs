@@ -6,6 +6,7 @@ mod bars;
 mod broken_checkpoints;
 mod engine;
 mod noise;
+mod offload;
 mod pipelines;
 mod schedule;
 mod text_encoder;

@@ -6,7 +6,7 @@
 
 mod forward;
 
-use std::{ops::ControlFlow, path::PathBuf, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 use ::image::RgbaImage;
 use candle_core::{DType, Device, Tensor};
@@ -325,8 +325,7 @@ impl Bench<'_> {
 
     fn decompose(&mut self) -> Result<(), Failed> {
         let start = Instant::now();
-        let go_on = |_: &str| ControlFlow::Continue(());
-        let pipeline = DecomposePipeline::load(&self.config.folder, &self.device, self.dtype, go_on)?;
+        let pipeline = DecomposePipeline::load(&self.config.folder, &self.device, self.dtype)?;
         self.once("load: layered pipeline", start, Vec::new())?;
         let params = DecomposeParams {
             prompt: "a red kite over the hills".to_owned(),
@@ -349,8 +348,7 @@ impl Bench<'_> {
 
     fn edit(&mut self) -> Result<(), Failed> {
         let start = Instant::now();
-        let go_on = |_: &str| ControlFlow::Continue(());
-        let pipeline = EditPipeline::load(&self.config.folder, &self.device, self.dtype, go_on)?;
+        let pipeline = EditPipeline::load(&self.config.folder, &self.device, self.dtype)?;
         self.once("load: edit pipeline", start, Vec::new())?;
         let params = EditParams {
             instruction: "make the kite blue".to_owned(),

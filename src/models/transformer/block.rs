@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::{config::Config, rope::TokenRotations};
 use crate::{
     models::{Loaded, Weights},
-    nn::{self, Linear, Mask, RmsNorm},
+    nn::{self, Linear, Mask, RmsNorm, Tensors, tensors_of},
 };
 
 pub const EPS: f64 = 1e-6;
@@ -38,7 +38,7 @@ pub struct Next {
     pub txt: Option<Affine>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Block {
     dim: usize,
     heads: usize,
@@ -49,7 +49,7 @@ pub struct Block {
 }
 
 /// The weights of one stream.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Stream {
     modulation: Linear,
     qkv: Linear,
@@ -59,7 +59,7 @@ struct Stream {
     tail: Option<Tail>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Tail {
     to_out: Linear,
     mlp_in: Linear,
@@ -74,6 +74,40 @@ pub struct Modulation {
     img_clean: Option<Tensor>,
     txt: Tensor,
 }
+
+/// What a block needs once for each timestep: a third of its weights.
+pub struct Modulations<'a>(pub &'a mut Block);
+
+/// What it needs for every pass.
+pub struct Body<'a>(pub &'a mut Block);
+
+impl Tensors for Modulations<'_> {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        self.0.img.modulation.tensors(visit)?;
+        self.0.txt.modulation.tensors(visit)
+    }
+}
+
+impl Tensors for Body<'_> {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        for Stream { modulation: _, qkv, norm_q, norm_k, tail } in [&mut self.0.img, &mut self.0.txt] {
+            qkv.tensors(visit)?;
+            norm_q.tensors(visit)?;
+            norm_k.tensors(visit)?;
+            tail.tensors(visit)?;
+        }
+        Ok(())
+    }
+}
+
+impl Tensors for Block {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        Modulations(self).tensors(visit)?;
+        Body(self).tensors(visit)
+    }
+}
+
+tensors_of!(Tail: to_out, mlp_in, mlp_out);
 
 /// The checkpoint's names of a stream's parts.
 struct Names {
@@ -131,15 +165,15 @@ impl Block {
         Ok(Next { img: [scale, shift], txt: Some([txt_scale, txt_shift]) })
     }
 
-    /// `targets` are the patches that are wanted from the last block.
+    /// Takes the streams one block further. `targets` are the patches that are wanted from the last block.
     pub fn forward(
         &self,
-        streams: Streams,
+        streams: &mut Streams,
         modulation: &Modulation,
         rotations: &TokenRotations,
         targets: usize,
         next: &Next,
-    ) -> Result<Streams> {
+    ) -> Result<()> {
         let Streams { img, txt } = streams;
         let (text_tokens, patches) = (txt.x.dim(1)?, img.x.dim(1)?);
         // Joint attention, text first: (1, t + s, heads, d).
@@ -153,17 +187,16 @@ impl Block {
 
         if self.last {
             let parts = self.img_parts(modulation, rotations, targets, AFTER_ATTENTION)?;
-            let img = self.img.finish(&img.x.narrow(1, 0, targets)?, &attended, &parts, Some(&next.img))?;
-            return Ok(Streams { img, txt });
+            *img = self.img.finish(&img.x.narrow(1, 0, targets)?, &attended, &parts, Some(&next.img))?;
+            return Ok(());
         }
         let txt_attended = attended.narrow(1, 0, text_tokens)?;
         let img_attended = attended.narrow(1, text_tokens, patches)?;
         let img_parts = self.img_parts(modulation, rotations, patches, AFTER_ATTENTION)?;
         let txt_parts = self.parts(&modulation.txt, AFTER_ATTENTION)?;
-        Ok(Streams {
-            img: self.img.finish(&img.x, &img_attended, &img_parts, Some(&next.img))?,
-            txt: self.txt.finish(&txt.x, &txt_attended, &txt_parts, next.txt.as_ref())?,
-        })
+        *img = self.img.finish(&img.x, &img_attended, &img_parts, Some(&next.img))?;
+        *txt = self.txt.finish(&txt.x, &txt_attended, &txt_parts, next.txt.as_ref())?;
+        Ok(())
     }
 
     /// Some of the six parts of a modulation, each `(1, 1, dim)`.

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use crate::{
     models::{Loaded, Weights},
-    nn::{self, Conv2d, Mask, Padding},
+    nn::{self, Conv2d, Mask, Padding, tensors_of},
 };
 
 /// A causal 3-D convolution for one frame: its last temporal tap. `kernel` is 3 or 1.
@@ -20,6 +20,11 @@ pub fn conv3d(w: &Weights, in_c: usize, out_c: usize, kernel: usize) -> Loaded<C
 pub struct Norm {
     gamma: Tensor,
 }
+
+tensors_of!(Norm: gamma);
+tensors_of!(ResidualBlock: norm1, conv1, norm2, conv2, shortcut);
+tensors_of!(AttentionBlock: norm, to_qkv, proj);
+tensors_of!(MidBlock: first, attention, second);
 
 impl Norm {
     /// `axes` is the number of ones after the channels in the stored shape: 3 for video, 2 for pictures.

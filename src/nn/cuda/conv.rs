@@ -8,7 +8,7 @@ use super::{
     linear::{Layer, linear},
     view,
 };
-use crate::nn::Padding;
+use crate::nn::{Padding, tensors_of};
 
 /// A convolution's weights as cuDNN takes them in bfloat16.
 #[derive(Debug, Clone)]
@@ -124,6 +124,8 @@ impl Conv {
         add_bias(out.permute((0, 2, 3, 1))?.contiguous()?, &self.bias, residual.as_ref())
     }
 }
+
+tensors_of!(Conv: weight, bias);
 
 impl ConvShape {
     fn out_size(&self) -> [usize; 2] {

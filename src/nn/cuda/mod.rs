@@ -17,6 +17,8 @@ mod plan;
 mod pointwise;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod upload;
 mod view;
 
 use std::{
@@ -41,8 +43,10 @@ pub use self::{
     joint::joint_qkv,
     linear::{Layer, linear, linear_into, quantizable, quantize},
     norm::{gated_add, gated_norm, layer_norm_modulate, rms_norm, rms_normalize},
-    open::{describe, open, peak_memory, reset_peak_memory},
+    open::{card_memory, describe, free_unused, open, peak_memory, reset_peak_memory},
     pointwise::{rotate_half, swiglu, upsample_nearest_2x},
+    transfer::{CopyStream, HostBytes, Mark},
+    upload::{Uploader, takes as uploads},
 };
 
 /// True when the kernels of this module apply to a tensor.

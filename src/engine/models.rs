@@ -62,7 +62,7 @@ pub fn open(device: DeviceChoice, dtype: DTypeChoice) -> Result<(Device, DType),
     .map_err(|error| JobError::Device { device: device_name(device), reason: first_line(&error) })?;
     let dtype = match dtype {
         DTypeChoice::F32 => DType::F32,
-        DTypeChoice::Bf16 => DType::BF16,
+        DTypeChoice::Bf16 | DTypeChoice::Fp8 => DType::BF16,
     };
     Ok((opened, dtype))
 }
@@ -70,15 +70,15 @@ pub fn open(device: DeviceChoice, dtype: DTypeChoice) -> Result<(Device, DType),
 /// A GPU in words, with the attention kernel that it will use; opens it.
 pub fn describe(device: DeviceChoice, dtype: DTypeChoice) -> Result<String, JobError> {
     let name = device_name(device);
-    let (opened, dtype) = open(device, dtype)?;
-    let attention = nn::attention_kernel(&opened, dtype);
-    match device {
-        DeviceChoice::Cpu => Ok(format!("{name}, {}, attention {attention}", dtype.as_str())),
+    let (opened, format) = open(device, dtype)?;
+    let gpu = match device {
+        DeviceChoice::Cpu => String::new(),
         DeviceChoice::Cuda(index) => {
             let gpu = nn::describe_cuda(index).map_err(|error| device_error(&name, &error))?;
-            Ok(format!("{name}, {gpu}, {}, attention {attention}", dtype.as_str()))
+            format!(", {gpu}")
         }
-    }
+    };
+    Ok(format!("{name}{gpu}, {}, attention {}", dtype.as_str(), nn::attention_kernel(&opened, format)))
 }
 
 fn device_name(device: DeviceChoice) -> String {
@@ -98,6 +98,7 @@ impl Models {
             let (device, dtype) = self.device()?;
             let found = self.find(&self.config.model, Pipeline::Layered, dtype, watcher)?;
             let pipeline = DecomposePipeline::load(&found.folder, &device, dtype, loading(&found.record, watcher))
+                .and_then(|pipeline| if self.fp8() { Ok(pipeline.into_fp8()?) } else { Ok(pipeline) })
                 .map_err(|error| model_error(&found.record.id, &self.device_name(), error))?;
             self.tell.send_modify(|resident| resident.decompose = Some(found.record.id.clone()));
             self.resident_bytes += found.bytes;
@@ -111,6 +112,7 @@ impl Models {
             let (device, dtype) = self.device()?;
             let found = self.find(&self.config.edit_model, Pipeline::EditPlus, dtype, watcher)?;
             let pipeline = EditPipeline::load(&found.folder, &device, dtype, loading(&found.record, watcher))
+                .and_then(|pipeline| if self.fp8() { Ok(pipeline.into_fp8()?) } else { Ok(pipeline) })
                 .map_err(|error| model_error(&found.record.id, &self.device_name(), error))?;
             self.tell.send_modify(|resident| resident.edit = Some(found.record.id.clone()));
             self.resident_bytes += found.bytes;
@@ -135,10 +137,15 @@ impl Models {
     pub fn description(&self) -> String {
         match &self.device {
             Some((device, dtype)) => {
-                format!("{} {} {}", self.device_name(), dtype.as_str(), nn::attention_kernel(device, *dtype))
+                let attention = nn::attention_kernel(device, *dtype);
+                format!("{} {} {attention}", self.device_name(), self.config.dtype.as_str())
             }
             None => self.device_name(),
         }
+    }
+
+    fn fp8(&self) -> bool {
+        self.config.dtype == DTypeChoice::Fp8
     }
 
     pub fn device_name(&self) -> String {
@@ -152,7 +159,7 @@ impl Models {
         let (device, dtype) = open(self.config.device, self.config.dtype)?;
         tracing::info!(
             device = self.device_name(),
-            dtype = dtype.as_str(),
+            dtype = self.config.dtype.as_str(),
             attention = nn::attention_kernel(&device, dtype),
             "device opened"
         );

@@ -53,6 +53,10 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    pub fn into_fp8(self) -> candle_core::Result<Self> {
+        Ok(Self { transformer: self.transformer.into_fp8()?, ..self })
+    }
+
     fn check(&self, folder: &Path, pipeline: Pipeline) -> Loaded<()> {
         let fail = |reason: String| Err(ModelError::invalid(folder, reason));
         let (takes, packed) = (self.transformer.in_channels(), 4 * self.vae.latent_channels());

@@ -35,6 +35,14 @@ impl EditPipeline {
         Checkpoint::load(folder, Pipeline::EditPlus, device, dtype, loaded).map(Self)
     }
 
+    /// With the transformer's blocks in eight bits.
+    ///
+    /// # Errors
+    /// On anything but a GPU that multiplies such numbers.
+    pub fn into_fp8(self) -> candle_core::Result<Self> {
+        self.0.into_fp8().map(Self)
+    }
+
     /// What the checkpoint says about itself.
     pub fn note(&self) -> Option<&str> {
         self.0.constants.note.as_deref()

@@ -35,8 +35,6 @@ pub struct BenchConfig {
     pub folder: PathBuf,
     pub device: DeviceChoice,
     pub dtype: DTypeChoice,
-    /// The transformer's blocks in eight bits.
-    pub fp8: bool,
     pub parts: Vec<BenchPart>,
     pub repeats: usize,
     /// Denoise steps of whole pipelines.
@@ -151,7 +149,7 @@ fn run(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<Ben
             DeviceChoice::Cuda(index) => nn::describe_cuda(index)?,
         },
         attention: nn::attention_kernel(&device, dtype),
-        dtype: dtype.as_str().to_owned(),
+        dtype: config.dtype.as_str().to_owned(),
         product_rate: None,
         copy_rate: None,
         lines: Vec::new(),
@@ -169,7 +167,13 @@ fn run(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<Ben
                 let Some(tensors) = &config.tensors else {
                     return Err(Failed::Job(JobError::invalid("tensors", "a forward pass needs tensors")));
                 };
-                forward::forward(&config.folder, tensors, &bench.device, bench.dtype, config.fp8)?;
+                forward::forward(
+                    &config.folder,
+                    tensors,
+                    &bench.device,
+                    bench.dtype,
+                    config.dtype == DTypeChoice::Fp8,
+                )?;
             }
         }
     }
@@ -231,6 +235,10 @@ impl Bench<'_> {
         self.report.lines.push(line);
     }
 
+    fn fp8(&self) -> bool {
+        self.config.dtype == DTypeChoice::Fp8
+    }
+
     fn random(&self, shape: impl Into<candle_core::Shape>) -> Result<Tensor, Failed> {
         Ok(Tensor::randn(0.0_f32, 1.0, shape, &self.device)?.to_dtype(self.dtype)?)
     }
@@ -284,7 +292,7 @@ impl Bench<'_> {
         let model = Transformer::load(&self.config.folder.join("transformer"), &self.device, self.dtype)?;
         self.once("load: transformer", start, Vec::new())?;
         let square = |side: usize| Frame { height: side, width: side };
-        let model = if self.config.fp8 { model.into_fp8()? } else { model };
+        let model = if self.fp8() { model.into_fp8()? } else { model };
         let cases = [
             ("transformer, edit 1024, one reference", vec![square(64); 2], 256, 1),
             ("transformer, layered 640, 4 layers", vec![square(40); 6], 300, 5),
@@ -327,6 +335,7 @@ impl Bench<'_> {
         let start = Instant::now();
         let go_on = |_: &str| ControlFlow::Continue(());
         let pipeline = DecomposePipeline::load(&self.config.folder, &self.device, self.dtype, go_on)?;
+        let pipeline = if self.fp8() { pipeline.into_fp8()? } else { pipeline };
         self.once("load: layered pipeline", start, Vec::new())?;
         let params = DecomposeParams {
             prompt: "a red kite over the hills".to_owned(),
@@ -351,6 +360,7 @@ impl Bench<'_> {
         let start = Instant::now();
         let go_on = |_: &str| ControlFlow::Continue(());
         let pipeline = EditPipeline::load(&self.config.folder, &self.device, self.dtype, go_on)?;
+        let pipeline = if self.fp8() { pipeline.into_fp8()? } else { pipeline };
         self.once("load: edit pipeline", start, Vec::new())?;
         let params = EditParams {
             instruction: "make the kite blue".to_owned(),

@@ -36,8 +36,8 @@ extern "C" __global__ void qk_norm_rope_f32(float *x, int64_t stride, const floa
 }
 
 // The same for heads of 128: sixteen threads a head, 16 bytes each, query and key together so that two loads are
-// under way.
-extern "C" __global__ void qk_norm_rope_bf16_v(bf16 *x, int64_t stride, const bf16 *weight_q, const bf16 *weight_k,
+// under way, and registers few enough that three blocks share a multiprocessor.
+extern "C" __global__ void __launch_bounds__(384, 3) qk_norm_rope_bf16_v(bf16 *x, int64_t stride, const bf16 *weight_q, const bf16 *weight_k,
                                                const float *cos, const float *sin, int heads, int head, int64_t part,
                                                float eps) {
     const int64_t token = blockIdx.x;

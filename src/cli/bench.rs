@@ -20,12 +20,9 @@ pub struct BenchArgs {
     /// cpu or cuda[:N]
     #[arg(long, default_value = "cuda")]
     device: String,
-    /// f32 or bf16
+    /// f32, bf16 or fp8
     #[arg(long, default_value = "bf16")]
     dtype: String,
-    /// The transformer's blocks in eight bits
-    #[arg(long)]
-    fp8: bool,
     /// What to time
     #[arg(long, value_enum, value_delimiter = ',', default_value = "ceilings,text,transformer,vae")]
     parts: Vec<Part>,
@@ -55,6 +52,8 @@ enum Part {
     Decompose,
     Edit,
     Forward,
+    Memory,
+    Modes,
 }
 
 impl BenchArgs {
@@ -68,12 +67,13 @@ impl BenchArgs {
             Part::Decompose => BenchPart::Decompose,
             Part::Edit => BenchPart::Edit,
             Part::Forward => BenchPart::Forward,
+            Part::Memory => BenchPart::Memory,
+            Part::Modes => BenchPart::Modes,
         });
         let config = BenchConfig {
             folder: self.model,
             device: parse_device(&self.device).map_err(|reason| invalid("device", reason))?,
             dtype: parse_dtype(&self.dtype).map_err(|reason| invalid("dtype", reason))?,
-            fp8: self.fp8,
             parts: parts.collect(),
             repeats: self.repeats,
             steps: self.steps,

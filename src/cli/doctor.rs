@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app,
     config::Loaded,
-    engine::{self, DTypeChoice, DeviceChoice},
+    engine::{self, DeviceChoice},
     hub::{self, ModelRef},
     job::JobError,
     models::inspect,
@@ -129,11 +129,7 @@ fn device(loaded: &Loaded) -> Check {
             |dtype| match settings.device {
                 DeviceChoice::Cpu => {
                     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-                    let dtype = match dtype {
-                        DTypeChoice::F32 => "f32",
-                        DTypeChoice::Bf16 => "bf16",
-                    };
-                    Ok(format!("cpu, {threads} threads, {dtype}"))
+                    Ok(format!("cpu, {threads} threads, {}", dtype.as_str()))
                 }
                 DeviceChoice::Cuda(_) => {
                     engine::check_device(settings.device)?;

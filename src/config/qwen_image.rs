@@ -68,6 +68,9 @@ impl QwenImage {
                 Err("bf16 is for GPUs: a CPU would only be slower with it, and less exact; use f32, or a CUDA device"
                     .to_owned())
             }
+            (DeviceChoice::Cpu, Some(DTypeChoice::Fp8)) => {
+                Err("fp8 is for GPUs that multiply such numbers; use f32, or a CUDA device".to_owned())
+            }
             (DeviceChoice::Cpu, None) => Ok(DTypeChoice::F32),
             (DeviceChoice::Cuda(_), None) => Ok(DTypeChoice::Bf16),
             (_, Some(dtype)) => Ok(dtype),
@@ -85,15 +88,16 @@ pub fn parse_device(text: &str) -> Result<DeviceChoice, String> {
     index.map(DeviceChoice::Cuda).ok_or_else(|| format!("`{text}` is not a device; write cpu, cuda or cuda:0"))
 }
 
-/// `f32` or `bf16`; 16-bit floats are refused with the reason.
+/// `f32`, `bf16` or `fp8`; 16-bit floats are refused with the reason.
 pub fn parse_dtype(text: &str) -> Result<DTypeChoice, String> {
     match text {
         "f32" | "float32" => Ok(DTypeChoice::F32),
         "bf16" | "bfloat16" => Ok(DTypeChoice::Bf16),
+        "fp8" | "float8" => Ok(DTypeChoice::Fp8),
         "fp16" | "f16" | "float16" | "half" => Err(format!(
             "{text} gives black pictures with this model: its activations overflow 16-bit floats; use bf16 or f32"
         )),
-        other => Err(format!("`{other}` is not a number format; write f32 or bf16")),
+        other => Err(format!("`{other}` is not a number format; write f32, bf16 or fp8")),
     }
 }
 

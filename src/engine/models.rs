@@ -72,7 +72,7 @@ pub fn open(device: DeviceChoice, dtype: DTypeChoice) -> Result<(Device, DType),
     .map_err(|error| JobError::Device { device: device_name(device), reason: first_line(&error) })?;
     let dtype = match dtype {
         DTypeChoice::F32 => DType::F32,
-        DTypeChoice::Bf16 => DType::BF16,
+        DTypeChoice::Bf16 | DTypeChoice::Fp8 => DType::BF16,
     };
     Ok((opened, dtype))
 }
@@ -80,15 +80,15 @@ pub fn open(device: DeviceChoice, dtype: DTypeChoice) -> Result<(Device, DType),
 /// A GPU in words, with the attention kernel that it will use; opens it.
 pub fn describe(device: DeviceChoice, dtype: DTypeChoice) -> Result<String, JobError> {
     let name = device_name(device);
-    let (opened, dtype) = open(device, dtype)?;
-    let attention = nn::attention_kernel(&opened, dtype);
-    match device {
-        DeviceChoice::Cpu => Ok(format!("{name}, {}, attention {attention}", dtype.as_str())),
+    let (opened, format) = open(device, dtype)?;
+    let gpu = match device {
+        DeviceChoice::Cpu => String::new(),
         DeviceChoice::Cuda(index) => {
             let gpu = nn::describe_cuda(index).map_err(|error| device_error(&name, &error))?;
-            Ok(format!("{name}, {gpu}, {}, attention {attention}", dtype.as_str()))
+            format!(", {gpu}")
         }
-    }
+    };
+    Ok(format!("{name}{gpu}, {}, attention {}", dtype.as_str(), nn::attention_kernel(&opened, format)))
 }
 
 /// Where a checkpoint would go on a GPU as it is now, in words.
@@ -97,7 +97,7 @@ pub fn foresee(config: &EngineConfig, folder: &Path, layered: bool) -> Result<St
     let name = device_name(config.device);
     let model = folder.display().to_string();
     let (device, dtype) = open(config.device, config.dtype)?;
-    let sizes = pipeline::sizes(folder, pipeline, dtype).map_err(|error| model_error(&model, &name, error))?;
+    let sizes = pipeline::sizes(folder, pipeline, dtype, config.dtype == DTypeChoice::Fp8).map_err(|error| model_error(&model, &name, error))?;
     let card = nn::card_memory(&device).map_err(|error| device_error(&name, &error))?;
     let Some(CardMemory { free, .. }) = card else { return Ok(String::new()) };
     let question = Question {
@@ -152,10 +152,15 @@ impl Models {
     fn description(&self) -> String {
         match &self.device {
             Some((device, dtype)) => {
-                format!("{} {} {}", self.device_name(), dtype.as_str(), nn::attention_kernel(device, *dtype))
+                let attention = nn::attention_kernel(device, *dtype);
+                format!("{} {} {attention}", self.device_name(), self.config.dtype.as_str())
             }
             None => self.device_name(),
         }
+    }
+
+    pub(super) fn fp8(&self) -> bool {
+        self.config.dtype == DTypeChoice::Fp8
     }
 
     pub fn device_name(&self) -> String {
@@ -169,7 +174,7 @@ impl Models {
         let (device, dtype) = open(self.config.device, self.config.dtype)?;
         tracing::info!(
             device = self.device_name(),
-            dtype = dtype.as_str(),
+            dtype = self.config.dtype.as_str(),
             attention = nn::attention_kernel(&device, dtype),
             "device opened"
         );

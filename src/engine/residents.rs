@@ -91,6 +91,7 @@ impl Models {
         let options = LoadOptions {
             loading: Loading { device: &device, dtype, watch: Some(&watch) },
             placement: plan.map_or(Placement::KEPT, |plan| plan.placement),
+            fp8: self.fp8(),
             text_encoder,
         };
         let start = std::time::Instant::now();
@@ -125,7 +126,7 @@ impl Models {
             return Ok((memory::check(&record.id, folder, dtype, budget)?, None));
         };
         let invalid = |error: ModelError| model_error(&record.id, &name, error);
-        let mut sizes = sizes(folder, pipeline, dtype).map_err(invalid)?;
+        let mut sizes = sizes(folder, pipeline, dtype, self.fp8()).map_err(invalid)?;
         if shared {
             sizes.text_encoder = PartSize { work: sizes.text_encoder.work, ..PartSize::default() };
         }

@@ -52,6 +52,8 @@ pub struct Workload {
     pub pixels: usize,
     /// Whether the text encoder also writes.
     pub captions: bool,
+    /// The transformer's products over tokens in eight bits.
+    pub fp8: bool,
 }
 
 /// Tokens of a prompt with its pictures.
@@ -81,7 +83,12 @@ pub fn measure(folder: &Path, dtype: DType, workload: Workload) -> Loaded<Sizes>
     let transformer_work = tokens * config.inner_dim() as u64 * TRANSFORMER_WIDTHS * bytes;
     let in_block = |name: &str| name.strip_prefix("transformer_blocks.").map(|rest| rest.starts_with("0."));
     let travels = |name: &str| !name.contains("_mod.");
-    let transformer = part(&transformer_folder, bytes, transformer_work, in_block, |_| true, travels)?;
+    let mut transformer = part(&transformer_folder, bytes, transformer_work, in_block, |_| true, travels)?;
+    if workload.fp8 {
+        let saved = transformer.room - transformer.room / bytes;
+        transformer.room -= saved;
+        transformer.block -= saved;
+    }
 
     let vae_folder = folder.join("vae");
     let config: vae::config::Config = read_json(&vae_folder.join("config.json"))?;

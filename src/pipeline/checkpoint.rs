@@ -31,6 +31,8 @@ pub struct Checkpoint {
 pub struct LoadOptions<'a> {
     pub loading: Loading<'a>,
     pub placement: Placement,
+    /// The transformer's blocks in eight bits, which only some GPUs multiply.
+    pub fp8: bool,
     /// Of another checkpoint with the same text encoder.
     pub text_encoder: Option<Part<TextEncoder>>,
 }
@@ -38,14 +40,14 @@ pub struct LoadOptions<'a> {
 impl<'a> LoadOptions<'a> {
     /// All of it stays on the device.
     pub fn new(loading: Loading<'a>) -> Self {
-        Self { loading, placement: Placement::KEPT, text_encoder: None }
+        Self { loading, placement: Placement::KEPT, fp8: false, text_encoder: None }
     }
 }
 
 impl Checkpoint {
     /// Loads a folder in diffusers' layout for this pipeline.
     pub fn load(folder: &Path, pipeline: Pipeline, options: LoadOptions<'_>) -> Loaded<Self> {
-        let LoadOptions { loading, placement, text_encoder } = options;
+        let LoadOptions { loading, placement, fp8, text_encoder } = options;
         let constants = Constants::load(folder, pipeline)?;
         let scheduler = Scheduler::load(&folder.join("scheduler"))?;
         let text_encoder = match text_encoder {
@@ -57,7 +59,7 @@ impl Checkpoint {
                 part(encoder, placement.text_encoder, loading.device)?
             }
         };
-        let transformer = Transformer::load_with(&folder.join("transformer"), loading, placement.transformer.blocks)?;
+        let transformer = Transformer::load_with(&folder.join("transformer"), loading, placement.transformer.blocks, fp8)?;
         let transformer = part(transformer, placement.transformer, loading.device)?;
         let vae =
             part(Vae::load_with(&folder.join("vae"), loading, Tiling::default())?, placement.vae, loading.device)?;

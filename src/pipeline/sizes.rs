@@ -15,7 +15,7 @@ const LAYERS: usize = 4;
 const REFERENCES: usize = 3;
 
 /// The sizes of a checkpoint's parts, and of the work of its largest resolution with the usual number of layers.
-pub fn sizes(folder: &Path, pipeline: Pipeline, dtype: DType) -> Loaded<Sizes> {
+pub fn sizes(folder: &Path, pipeline: Pipeline, dtype: DType, fp8: bool) -> Loaded<Sizes> {
     let constants = Constants::load(folder, pipeline)?;
     let layered = pipeline == Pipeline::Layered;
     let pixels = match pipeline {
@@ -25,5 +25,5 @@ pub fn sizes(folder: &Path, pipeline: Pipeline, dtype: DType) -> Loaded<Sizes> {
     // The composite, the layers and the condition; or the output and its references.
     let frames = if layered { LAYERS + 2 } else { REFERENCES + 1 };
     let patches = frames * pixels / (PATCH_PIXELS * PATCH_PIXELS);
-    measure(folder, dtype, Workload { patches, pixels, captions: layered })
+    measure(folder, dtype, Workload { patches, pixels, captions: layered, fp8 })
 }

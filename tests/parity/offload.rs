@@ -79,7 +79,7 @@ fn edit_gives_the_same_bits_wherever_its_parts_are() {
 #[test]
 fn a_pass_after_a_failed_one_is_right() {
     let folder = golden("checkpoints/layered/transformer");
-    let load = |place| Transformer::load_with(&folder, Loading::new(&Device::Cpu, DType::F32), place).unwrap();
+    let load = |place| Transformer::load_with(&folder, Loading::new(&Device::Cpu, DType::F32), place, false).unwrap();
     let (whole, streamed) = (load(Blocks::OnDevice), load(Blocks::Streamed { resident: 0 }));
     let given = tensors("transformer_layered");
     let frames: Vec<Frame> = given["img_shapes"]
@@ -136,7 +136,7 @@ fn a_truncated_file_is_told_and_a_watched_load_tells_its_bytes() {
     }
     let load = |folder: &Path, watch: &dyn Fn(u64) -> ControlFlow<()>| {
         let loading = Loading { watch: Some(watch), ..Loading::new(&Device::Cpu, DType::F32) };
-        Transformer::load_with(folder, loading, Blocks::Streamed { resident: 1 }).map(|_| ())
+        Transformer::load_with(folder, loading, Blocks::Streamed { resident: 1 }, false).map(|_| ())
     };
     let bytes = Cell::new(0);
     load(folder.path(), &|count| {

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor, safetensors};
 
 use super::Failed;
 use crate::models::{
+    Blocks, Loading,
     transformer::{Frame, Transformer},
     vae::{Tiling, Vae},
 };
@@ -41,8 +42,8 @@ pub fn forward(folder: &Path, tensors: &Tensors, device: &Device, dtype: DType, 
         Ok(())
     };
     {
-        let model = Transformer::load(&folder.join("transformer"), device, dtype)?;
-        let model = if fp8 { model.into_fp8()? } else { model };
+        let loading = Loading::new(device, dtype);
+        let model = Transformer::load_with(&folder.join("transformer"), loading, Blocks::OnDevice, fp8)?;
         let (hidden, embeds) = (take("hidden")?.to_dtype(dtype)?, take("text")?.to_dtype(dtype)?);
         let (patches, tokens) = (hidden.dim(1)?, embeds.dim(1)?);
         let rotations = model.rotations(&frames, tokens, device)?;

@@ -5,6 +5,7 @@
 //! after.
 
 mod forward;
+mod memory;
 
 use std::{path::PathBuf, time::Instant};
 
@@ -20,13 +21,13 @@ use super::{
 use crate::{
     job::{DecomposeParams, EditParams, JobError, StageTiming},
     models::{
-        ModelError,
+        Blocks, Loading, ModelError,
         text_encoder::{PositionRule, Prompt, RgbPicture, TextEncoder, TextError},
         transformer::{Frame, Transformer},
         vae::{Tiling, Vae},
     },
     nn,
-    pipeline::{Control, DecomposePipeline, EditPipeline, PipelineError},
+    pipeline::{Control, DecomposePipeline, EditPipeline, LoadOptions, PipelineError},
 };
 
 /// What to measure, and how often.
@@ -35,8 +36,6 @@ pub struct BenchConfig {
     pub folder: PathBuf,
     pub device: DeviceChoice,
     pub dtype: DTypeChoice,
-    /// The transformer's blocks in eight bits.
-    pub fp8: bool,
     pub parts: Vec<BenchPart>,
     pub repeats: usize,
     /// Denoise steps of whole pipelines.
@@ -58,6 +57,10 @@ pub enum BenchPart {
     Edit,
     /// One pass on given tensors.
     Forward,
+    /// Loading, swapping and streaming of the transformer.
+    Memory,
+    /// The layered pipeline in each mode: peaks, times, and whether all give the same bytes.
+    Modes,
 }
 
 /// One line of the result.
@@ -91,6 +94,9 @@ pub struct BenchReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_rate: Option<f64>,
     pub lines: Vec<BenchLine>,
+    /// What was found beside times.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Measures, telling `progress` each line as it comes.
@@ -151,10 +157,11 @@ fn run(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<Ben
             DeviceChoice::Cuda(index) => nn::describe_cuda(index)?,
         },
         attention: nn::attention_kernel(&device, dtype),
-        dtype: dtype.as_str().to_owned(),
+        dtype: config.dtype.as_str().to_owned(),
         product_rate: None,
         copy_rate: None,
         lines: Vec::new(),
+        notes: Vec::new(),
     };
     let mut bench = Bench { config, device, dtype, report, progress };
     for part in &config.parts {
@@ -165,11 +172,19 @@ fn run(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<Ben
             BenchPart::Vae => bench.vae()?,
             BenchPart::Decompose => bench.decompose()?,
             BenchPart::Edit => bench.edit()?,
+            BenchPart::Memory => bench.memory()?,
+            BenchPart::Modes => bench.modes()?,
             BenchPart::Forward => {
                 let Some(tensors) = &config.tensors else {
                     return Err(Failed::Job(JobError::invalid("tensors", "a forward pass needs tensors")));
                 };
-                forward::forward(&config.folder, tensors, &bench.device, bench.dtype, config.fp8)?;
+                forward::forward(
+                    &config.folder,
+                    tensors,
+                    &bench.device,
+                    bench.dtype,
+                    config.dtype == DTypeChoice::Fp8,
+                )?;
             }
         }
     }
@@ -231,6 +246,10 @@ impl Bench<'_> {
         self.report.lines.push(line);
     }
 
+    fn fp8(&self) -> bool {
+        self.config.dtype == DTypeChoice::Fp8
+    }
+
     fn random(&self, shape: impl Into<candle_core::Shape>) -> Result<Tensor, Failed> {
         Ok(Tensor::randn(0.0_f32, 1.0, shape, &self.device)?.to_dtype(self.dtype)?)
     }
@@ -281,11 +300,12 @@ impl Bench<'_> {
 
     fn transformer(&mut self) -> Result<(), Failed> {
         let start = Instant::now();
-        let model = Transformer::load(&self.config.folder.join("transformer"), &self.device, self.dtype)?;
+        let loading = Loading::new(&self.device, self.dtype);
+        let model =
+            Transformer::load_with(&self.config.folder.join("transformer"), loading, Blocks::OnDevice, self.fp8())?;
         self.once("load: transformer", start, Vec::new())?;
         let square = |side: usize| Frame { height: side, width: side };
-        let model = if self.config.fp8 { model.into_fp8()? } else { model };
-        let cases = [
+                let cases = [
             ("transformer, edit 1024, one reference", vec![square(64); 2], 256, 1),
             ("transformer, layered 640, 4 layers", vec![square(40); 6], 300, 5),
             ("transformer, layered 1024, 4 layers", vec![square(64); 6], 300, 5),
@@ -323,9 +343,14 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// All of it on the device.
+    fn options(&self) -> LoadOptions<'_> {
+        LoadOptions { fp8: self.fp8(), ..LoadOptions::new(Loading::new(&self.device, self.dtype)) }
+    }
+
     fn decompose(&mut self) -> Result<(), Failed> {
         let start = Instant::now();
-        let pipeline = DecomposePipeline::load(&self.config.folder, &self.device, self.dtype)?;
+        let pipeline = DecomposePipeline::load_with(&self.config.folder, self.options())?;
         self.once("load: layered pipeline", start, Vec::new())?;
         let params = DecomposeParams {
             prompt: "a red kite over the hills".to_owned(),
@@ -348,7 +373,7 @@ impl Bench<'_> {
 
     fn edit(&mut self) -> Result<(), Failed> {
         let start = Instant::now();
-        let pipeline = EditPipeline::load(&self.config.folder, &self.device, self.dtype)?;
+        let pipeline = EditPipeline::load_with(&self.config.folder, self.options())?;
         self.once("load: edit pipeline", start, Vec::new())?;
         let params = EditParams {
             instruction: "make the kite blue".to_owned(),

@@ -64,11 +64,15 @@ pub struct Branch<'a> {
 impl Transformer {
     /// Loads the `transformer/` folder of a checkpoint onto a device.
     pub fn load(folder: &Path, device: &Device, dtype: DType) -> Loaded<Self> {
-        Self::load_with(folder, Loading::new(device, dtype), Blocks::OnDevice)
+        Self::load_with(folder, Loading::new(device, dtype), Blocks::OnDevice, false)
     }
 
-    /// The same, watched, with the blocks where they are wanted.
-    pub fn load_with(folder: &Path, loading: Loading<'_>, place: Blocks) -> Loaded<Self> {
+    /// The same, watched, with the blocks where they are wanted; with `fp8` in eight bits (e4m3, a scale for each row of
+    /// weights and activations), but for modulation, embeddings and the last projection.
+    ///
+    /// # Errors
+    /// Also with `fp8` on anything but a GPU that multiplies such numbers.
+    pub fn load_with(folder: &Path, loading: Loading<'_>, place: Blocks, fp8: bool) -> Loaded<Self> {
         let path = folder.join("config.json");
         let config: Config = read_json(&path)?;
         config.check(&path)?;
@@ -80,6 +84,9 @@ impl Transformer {
         for index in 0..config.num_layers {
             let last = index + 1 == config.num_layers;
             let mut block = Block::load(&w.pp("transformer_blocks").pp(index), &config, last)?;
+            if fp8 {
+                block = block.into_fp8()?;
+            }
             if index >= resident {
                 sets[MODULATIONS].push(HostCopy::of(&mut Modulations(&mut block), loading.device)?);
                 sets[BODIES].push(HostCopy::of(&mut Body(&mut block), loading.device)?);
@@ -98,19 +105,6 @@ impl Transformer {
         w.finish()?;
         let streamed = (resident < blocks.len()).then(|| Streamed::new(sets, loading.device));
         Ok(Self { config, ends, blocks, resident, streamed })
-    }
-
-    /// The blocks in eight bits (e4m3, a scale for each row of weights and activations). Modulation, embeddings and
-    /// the last projection stay as they are.
-    ///
-    /// # Errors
-    /// On anything but a GPU that multiplies such numbers.
-    pub fn into_fp8(self) -> Result<Self> {
-        if self.streamed.is_some() {
-            candle_core::bail!("eight bits are for transformers that are wholly on the device");
-        }
-        let blocks = self.blocks.into_iter().map(Block::into_fp8).collect::<Result<_>>()?;
-        Ok(Self { blocks, ..self })
     }
 
     /// Channels of a packed latent patch, four times those of the VAE's latents.
@@ -136,6 +130,11 @@ impl Transformer {
     /// Whether blocks come to the device one after the other. Then all branches of a step should run in one pass.
     pub fn is_streamed(&self) -> bool {
         self.streamed.is_some()
+    }
+
+    /// Brings every block to the device once and does nothing with it: what transfers alone take.
+    pub fn fetch_blocks(&self) -> Result<()> {
+        self.each_block(|_, _| Ok(()))
     }
 
     /// Predicts the velocity of the first `targets` patches.

@@ -68,6 +68,6 @@ fn norm_and_turn(rows: &Tensor, part: &QkvPart<'_>, dim: usize, head: usize) -> 
         (DType::BF16, false) => "qk_norm_rope_bf16",
         _ => "qk_norm_rope_f32",
     };
-    let threads = if wide { (16 * heads).next_multiple_of(32).min(512) } else { 256 };
+    let threads = if wide { (16 * heads).next_multiple_of(32).min(384) } else { 256 };
     gpu.launch("rope", name, Grid::rows(tokens, threads), &args)
 }

@@ -4,7 +4,7 @@
 use std::{cell::RefCell, collections::HashMap, mem::size_of_val, ptr};
 
 use candle_core::{
-    DType, Result, Tensor, bail,
+    DType, Result, bail,
     cuda::cudarc::cublaslt::{
         result,
         result::CublasError,
@@ -17,7 +17,7 @@ use candle_core::{
     },
 };
 
-use super::{Gpu, view};
+use super::Gpu;
 
 /// What happens to a product before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,7 +126,12 @@ fn data_type(dtype: DType) -> Result<DataType> {
 
 impl Plan {
     /// The library counts in columns, so its A is our right side and its B our left one.
-    fn new(handle: sys::cublasLtHandle_t, product: &Product, alignments: [u32; 4]) -> Result<Self> {
+    fn new(
+        handle: sys::cublasLtHandle_t,
+        product: &Product,
+        operands: &Operands,
+        alignments: [u32; 4],
+    ) -> Result<Self> {
         let Product { rows, columns, inner, .. } = *product;
         let layout = |side: Side, fast: usize, slow: usize| -> Result<_> {
             let layout =
@@ -160,6 +165,8 @@ impl Plan {
             set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode).checked()?;
             set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &1_i8).checked()?;
         }
+        // The library wants to see the addresses before it chooses.
+        set_addresses(desc, product, operands)?;
         let preference = result::create_matmul_pref().checked()?;
         let choose = || {
             set_preference(
@@ -188,6 +195,18 @@ impl Plan {
             Err(error) => bail!("cuBLASLt has no way to compute {product:?}: {error}"),
         }
     }
+}
+
+/// What a plan reads beside its operands. A plan serves many layers, so this is set anew for each.
+fn set_addresses(desc: sys::cublasLtMatmulDesc_t, product: &Product, operands: &Operands) -> Result<()> {
+    if product.scaled {
+        set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &operands.right_scales).checked()?;
+        set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &operands.left_scales).checked()?;
+    }
+    if product.epilogue != Epilogue::None {
+        set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &operands.bias).checked()?;
+    }
+    Ok(())
 }
 
 fn set_layout<T>(
@@ -223,7 +242,7 @@ impl Gpu {
         if product.rows == 0 || product.columns == 0 {
             return Ok(());
         }
-        let Operands { left, right, bias, out, .. } = operands;
+        let Operands { left, right, out, .. } = operands;
         // Which kernels the library may take depends on what the addresses are multiples of.
         let alignment = |address: u64| (1_u64 << address.trailing_zeros().min(8)) as u32;
         let alignments = [alignment(right), alignment(left), alignment(out), alignment(out)];
@@ -231,18 +250,10 @@ impl Gpu {
         let plan = match plans.entry((*product, alignments)) {
             std::collections::hash_map::Entry::Occupied(plan) => plan.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Plan::new(self.matmul.handle, product, alignments)?)
+                place.insert(Plan::new(self.matmul.handle, product, &operands, alignments)?)
             }
         };
-        if product.scaled {
-            set_desc(plan.desc, DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &operands.right_scales)
-                .checked()?;
-            set_desc(plan.desc, DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &operands.left_scales)
-                .checked()?;
-        }
-        if product.epilogue != Epilogue::None {
-            set_desc(plan.desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias).checked()?;
-        }
+        set_addresses(plan.desc, product, &operands)?;
         let workspace = self.scratch(WORKSPACE)?;
         let (alpha, beta) = (1.0_f32, 0.0_f32);
         let [a, b, c] = plan.layouts;

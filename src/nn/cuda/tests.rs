@@ -29,9 +29,15 @@ fn values(shape: &[usize], seed: usize) -> Tensor {
 /// Compares `run` on the GPU, in both formats, with the same on the CPU in float32.
 #[track_caller]
 fn check(what: &str, inputs: &[Tensor], run: impl Fn(&[Tensor]) -> Result<Vec<Tensor>>) {
+    check_to(6e-3, what, inputs, run);
+}
+
+/// The same with another bar for bfloat16: where sums cancel, what was rounded before them weighs more.
+#[track_caller]
+fn check_to(bar: f64, what: &str, inputs: &[Tensor], run: impl Fn(&[Tensor]) -> Result<Vec<Tensor>>) {
     let Some(device) = gpu() else { return };
     let expected = run(inputs).unwrap();
-    for (dtype, bar) in [(DType::F32, 3e-6), (DType::BF16, 6e-3)] {
+    for (dtype, bar) in [(DType::F32, 1e-5), (DType::BF16, bar)] {
         let moved: Vec<_> = inputs.iter().map(|x| x.to_dtype(dtype).unwrap().to_device(&device).unwrap()).collect();
         let found = run(&moved).unwrap_or_else(|error| panic!("{what} {dtype:?}: {error}"));
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -146,7 +152,7 @@ fn attention_of_every_kind() {
     ];
     for (s, t, h, g, d) in shapes {
         let inputs = [values(&[1, s, h, d], 1), values(&[1, t, 2 * g, d], 2), values(&[1, t, g, d], 3)];
-        check(&format!("attention {s} {t} {h} {g} {d}"), &inputs, |x| {
+        check_to(2e-2, &format!("attention {s} {t} {h} {g} {d}"), &inputs, |x| {
             let k = x[1].narrow(2, g, g)?;
             Ok(vec![
                 attention(&x[0], &k, &x[2], 0.1, Mask::All)?,
@@ -157,7 +163,7 @@ fn attention_of_every_kind() {
     let bounds = [0, 7, 7, 150, 900];
     for d in [8, 80, 200] {
         let inputs = [values(&[1, 900, 2, d], 1), values(&[1, 900, 2, d], 2), values(&[1, 900, 2, d], 3)];
-        check(&format!("segments {d}"), &inputs, |x| {
+        check_to(2e-2, &format!("segments {d}"), &inputs, |x| {
             Ok(vec![attention(&x[0], &x[1], &x[2], 0.1, Mask::Segments(&bounds))?])
         });
     }
@@ -190,7 +196,7 @@ fn convolutions_of_every_kind_the_vae_has() {
             check(&format!("conv {kernel} {stride} {n} {h} {w} {c} {out}"), &inputs, |x| {
                 let conv = Conv2d::new(&x[1], x[2].clone(), stride, padding)?;
                 let plain = conv.forward(&x[0])?;
-                let residual = (plain.flip(&[1])? * 0.5)?;
+                let residual = (plain.contiguous()?.flip(&[1])? * 0.5)?;
                 Ok(vec![plain, conv.forward_add(&x[0], &residual)?])
             });
         }

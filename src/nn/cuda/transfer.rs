@@ -31,7 +31,7 @@ impl HostBytes {
     pub fn new(device: &Device, len: usize) -> Result<Self> {
         let stream = device.as_cuda_device()?.cuda_stream();
         stream.context().bind_to_thread().w()?;
-        let mut memory = Vec::new();
+        let mut memory: Vec<u8> = Vec::new();
         if let Err(error) = memory.try_reserve_exact(len + PAGE) {
             bail!("{len} bytes of host memory: {error}");
         }

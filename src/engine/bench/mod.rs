@@ -5,6 +5,7 @@
 //! after.
 
 mod forward;
+mod pieces;
 
 use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
@@ -49,6 +50,8 @@ pub enum BenchPart {
     Ceilings,
     Text,
     Transformer,
+    /// The kernels of a transformer's block, each for itself.
+    Pieces,
     Vae,
     /// The whole layered pipeline at 640, 4 layers.
     Decompose,
@@ -68,7 +71,10 @@ pub struct BenchLine {
     /// Floating-point operations that the work needs, where they are known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operations: Option<f64>,
-    /// Milliseconds at the measured ceiling, and how often it fits into the time measured.
+    /// Bytes that the work must move, where that is what limits it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<f64>,
+    /// Milliseconds at the measured ceiling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor_milliseconds: Option<f64>,
     /// Most memory that was in use on the device, bytes.
@@ -133,6 +139,24 @@ impl From<TextError> for Failed {
     }
 }
 
+/// A shape of the transformer's input.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    /// Of a frame, in patches.
+    side: usize,
+    frames: usize,
+    /// Those that are wanted; the rest is the condition.
+    noisy: usize,
+    text_tokens: usize,
+}
+
+const CASES: [Case; 3] = [
+    Case { name: "edit 1024, one reference", side: 64, frames: 2, noisy: 1, text_tokens: 256 },
+    Case { name: "layered 640, 4 layers", side: 40, frames: 6, noisy: 5, text_tokens: 300 },
+    Case { name: "layered 1024, 4 layers", side: 64, frames: 6, noisy: 5, text_tokens: 300 },
+];
+
 struct Bench<'a> {
     config: &'a BenchConfig,
     device: Device,
@@ -160,6 +184,7 @@ fn run(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<Ben
             BenchPart::Ceilings => bench.ceilings()?,
             BenchPart::Text => bench.text()?,
             BenchPart::Transformer => bench.transformer()?,
+            BenchPart::Pieces => bench.pieces()?,
             BenchPart::Vae => bench.vae()?,
             BenchPart::Decompose => bench.decompose()?,
             BenchPart::Edit => bench.edit()?,
@@ -185,8 +210,23 @@ impl Bench<'_> {
         &mut self,
         name: &str,
         operations: Option<f64>,
-        mut work: impl FnMut() -> Result<(), E>,
+        work: impl FnMut() -> Result<(), E>,
     ) -> Result<f64, Failed>
+    where
+        Failed: From<E>,
+    {
+        let line = self.measure(name, operations, work)?;
+        let milliseconds = line.milliseconds;
+        self.tell(line);
+        Ok(milliseconds)
+    }
+
+    fn measure<E>(
+        &mut self,
+        name: &str,
+        operations: Option<f64>,
+        mut work: impl FnMut() -> Result<(), E>,
+    ) -> Result<BenchLine, Failed>
     where
         Failed: From<E>,
     {
@@ -201,17 +241,16 @@ impl Bench<'_> {
             runs.push(start.elapsed().as_secs_f64() * 1e3);
         }
         runs.sort_by(f64::total_cmp);
-        let milliseconds = runs[runs.len() / 2];
-        self.tell(BenchLine {
+        Ok(BenchLine {
             name: name.to_owned(),
-            milliseconds,
+            milliseconds: runs[runs.len() / 2],
             runs,
             operations,
+            bytes: None,
             floor_milliseconds: None,
             peak_bytes: nn::peak_memory(&self.device)?,
             stages: Vec::new(),
-        });
-        Ok(milliseconds)
+        })
     }
 
     fn once(&mut self, name: &str, start: Instant, stages: Vec<StageTiming>) -> Result<(), Failed> {
@@ -222,6 +261,7 @@ impl Bench<'_> {
             milliseconds,
             runs: vec![milliseconds],
             operations: None,
+            bytes: None,
             floor_milliseconds: None,
             peak_bytes: nn::peak_memory(&self.device)?,
             stages,
@@ -230,7 +270,9 @@ impl Bench<'_> {
     }
 
     fn tell(&mut self, mut line: BenchLine) {
-        line.floor_milliseconds = line.operations.zip(self.report.product_rate).map(|(work, rate)| work / rate * 1e3);
+        let floor = |amount: Option<f64>, rate: Option<f64>| Some(amount? / rate? * 1e3);
+        line.floor_milliseconds =
+            floor(line.operations, self.report.product_rate).or(floor(line.bytes, self.report.copy_rate));
         (self.progress)(&line);
         self.report.lines.push(line);
     }
@@ -291,14 +333,9 @@ impl Bench<'_> {
         let start = Instant::now();
         let model = Transformer::load(&self.config.folder.join("transformer"), &self.device, self.dtype)?;
         self.once("load: transformer", start, Vec::new())?;
-        let square = |side: usize| Frame { height: side, width: side };
         let model = if self.fp8() { model.into_fp8()? } else { model };
-        let cases = [
-            ("transformer, edit 1024, one reference", vec![square(64); 2], 256, 1),
-            ("transformer, layered 640, 4 layers", vec![square(40); 6], 300, 5),
-            ("transformer, layered 1024, 4 layers", vec![square(64); 6], 300, 5),
-        ];
-        for (name, frames, text_tokens, noisy) in cases {
+        for Case { name, side, frames, noisy, text_tokens } in CASES {
+            let frames = vec![Frame { height: side, width: side }; frames];
             let patches: usize = frames.iter().map(|frame| frame.patches()).sum();
             let targets: usize = frames[..noisy].iter().map(|frame| frame.patches()).sum();
             let hidden = self.random((1, patches, model.in_channels()))?;
@@ -307,7 +344,7 @@ impl Bench<'_> {
             let rotations = model.rotations(&frames, text_tokens, &self.device)?;
             let operations = model.operations(patches, text_tokens, targets);
             let device = self.device.clone();
-            self.time(name, Some(operations), || {
+            self.time(&format!("transformer, {name}"), Some(operations), || {
                 let conditioning = model.condition(0.5, &device)?;
                 model.forward(&hidden, &text, &conditioning, &rotations, targets).map(|_| ())
             })?;

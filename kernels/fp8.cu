@@ -36,3 +36,19 @@ extern "C" __global__ void quantize_rows_bf16(const bf16 *x, int64_t stride, uin
         *reinterpret_cast<Vector<uint16_t, 4> *>(out + at) = packed;
     }
 }
+
+// What a product of such rows still needs: both scales, the bias (null: none), and GELU with the tanh approximation.
+extern "C" __global__ void scale_rows_bf16(const float *x, const float *row_scales, const float *column_scales,
+                                           const bf16 *bias, bf16 *out, int64_t out_stride, int width, int gelu) {
+    const int64_t row = blockIdx.x;
+    const float scale = row_scales[row];
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float value = x[row * width + i] * scale * column_scales[i];
+        if (bias) value += wide(bias[i]);
+        if (gelu) {
+            const float u = 0.7978845608f * (value + 0.044715f * value * value * value);
+            value = 0.5f * value * (1.0f + tanhf(u));
+        }
+        out[row * out_stride + i] = narrow<bf16>(value);
+    }
+}

@@ -162,7 +162,7 @@ def numerics(folder: Path, acetate: str) -> dict:
             torch.cuda.empty_cache()
         exact = outputs[torch.float32]
         report = {name: {"diffusers bf16": relative(outputs[torch.bfloat16][name], exact[name])} for name in exact}
-        for dtype in ["f32", "bf16"]:
+        for dtype in ["f32", "bf16", "fp8"]:
             subprocess.run(
                 [acetate, "bench", "--model", str(folder), "--dtype", dtype, "--parts", "forward",
                  "--tensors", f"{place}/in.safetensors", "--out", f"{place}/{dtype}.safetensors"],

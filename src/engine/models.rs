@@ -97,7 +97,8 @@ pub fn foresee(config: &EngineConfig, folder: &Path, layered: bool) -> Result<St
     let name = device_name(config.device);
     let model = folder.display().to_string();
     let (device, dtype) = open(config.device, config.dtype)?;
-    let sizes = pipeline::sizes(folder, pipeline, dtype, config.dtype == DTypeChoice::Fp8).map_err(|error| model_error(&model, &name, error))?;
+    let sizes = pipeline::sizes(folder, pipeline, dtype, config.dtype == DTypeChoice::Fp8)
+        .map_err(|error| model_error(&model, &name, error))?;
     let card = nn::card_memory(&device).map_err(|error| device_error(&name, &error))?;
     let Some(CardMemory { free, .. }) = card else { return Ok(String::new()) };
     let question = Question {

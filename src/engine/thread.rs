@@ -61,9 +61,15 @@ fn serve(
     match serve_once(models, work, cancel, progress) {
         Err(JobError::OutOfMemory { device, reason }) if models.shrink() => {
             tracing::warn!(device, reason, "out of memory; trying again with less on the device");
-            let mut outcome = serve_once(models, work, cancel, progress)?;
-            outcome.notes.push(format!("{device} ran out of memory once; the job ran with less on it"));
-            Ok(outcome)
+            match serve_once(models, work, cancel, progress) {
+                Ok(mut outcome) => {
+                    outcome.notes.push(format!("{device} ran out of memory once; the job ran with less on it"));
+                    Ok(outcome)
+                }
+                // Nothing smaller is allowed, or fits: what the job met is the device's state, not the model's size.
+                Err(JobError::ModelTooLarge { .. }) => Err(JobError::OutOfMemory { device, reason }),
+                Err(error) => Err(error),
+            }
         }
         result => result,
     }

@@ -59,7 +59,8 @@ impl Checkpoint {
                 part(encoder, placement.text_encoder, loading.device)?
             }
         };
-        let transformer = Transformer::load_with(&folder.join("transformer"), loading, placement.transformer.blocks, fp8)?;
+        let transformer =
+            Transformer::load_with(&folder.join("transformer"), loading, placement.transformer.blocks, fp8)?;
         let transformer = part(transformer, placement.transformer, loading.device)?;
         let vae =
             part(Vae::load_with(&folder.join("vae"), loading, Tiling::default())?, placement.vae, loading.device)?;

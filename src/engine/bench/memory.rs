@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 
-use super::{Bench, Failed, scene};
+use super::{Bench, Failed, parts::scene};
 use crate::{
     job::DecomposeParams,
     models::{
@@ -113,8 +113,7 @@ impl Bench<'_> {
 
     pub(super) fn modes(&mut self) -> Result<(), Failed> {
         let turns = Placement { text_encoder: Place::IN_TURN, transformer: Place::IN_TURN, vae: Place::IN_TURN };
-        let streamed =
-            Placement { text_encoder: Place::streamed(0), transformer: Place::streamed(0), ..turns };
+        let streamed = Placement { text_encoder: Place::streamed(0), transformer: Place::streamed(0), ..turns };
         let mut first: Option<Vec<Vec<u8>>> = None;
         for (name, placement) in
             [("all on the device", Placement::KEPT), ("parts in turn", turns), ("blocks streamed", streamed)]

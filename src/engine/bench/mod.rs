@@ -6,10 +6,11 @@
 
 mod forward;
 mod memory;
+mod parts;
+mod pieces;
 
 use std::{path::PathBuf, time::Instant};
 
-use ::image::RgbaImage;
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
@@ -19,15 +20,10 @@ use super::{
     models::{device_error, model_error, open},
 };
 use crate::{
-    job::{DecomposeParams, EditParams, JobError, StageTiming},
-    models::{
-        Blocks, Loading, ModelError,
-        text_encoder::{PositionRule, Prompt, RgbPicture, TextEncoder, TextError},
-        transformer::{Frame, Transformer},
-        vae::{Tiling, Vae},
-    },
+    job::{JobError, StageTiming},
+    models::{ModelError, text_encoder::TextError},
     nn,
-    pipeline::{Control, DecomposePipeline, EditPipeline, LoadOptions, PipelineError},
+    pipeline::PipelineError,
 };
 
 /// What to measure, and how often.
@@ -50,6 +46,8 @@ pub enum BenchPart {
     Ceilings,
     Text,
     Transformer,
+    /// The kernels of a transformer's block, each for itself.
+    Pieces,
     Vae,
     /// The whole layered pipeline at 640, 4 layers.
     Decompose,
@@ -73,7 +71,10 @@ pub struct BenchLine {
     /// Floating-point operations that the work needs, where they are known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operations: Option<f64>,
-    /// Milliseconds at the measured ceiling, and how often it fits into the time measured.
+    /// Bytes that the work must move, where that is what limits it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<f64>,
+    /// Milliseconds at the measured ceiling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor_milliseconds: Option<f64>,
     /// Most memory that was in use on the device, bytes.
@@ -141,6 +142,24 @@ impl From<TextError> for Failed {
     }
 }
 
+/// A shape of the transformer's input.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    /// Of a frame, in patches.
+    side: usize,
+    frames: usize,
+    /// Those that are wanted; the rest is the condition.
+    noisy: usize,
+    text_tokens: usize,
+}
+
+const CASES: [Case; 3] = [
+    Case { name: "edit 1024, one reference", side: 64, frames: 2, noisy: 1, text_tokens: 256 },
+    Case { name: "layered 640, 4 layers", side: 40, frames: 6, noisy: 5, text_tokens: 300 },
+    Case { name: "layered 1024, 4 layers", side: 64, frames: 6, noisy: 5, text_tokens: 300 },
+];
+
 struct Bench<'a> {
     config: &'a BenchConfig,
     device: Device,
@@ -169,6 +188,7 @@ fn run(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<Ben
             BenchPart::Ceilings => bench.ceilings()?,
             BenchPart::Text => bench.text()?,
             BenchPart::Transformer => bench.transformer()?,
+            BenchPart::Pieces => bench.pieces()?,
             BenchPart::Vae => bench.vae()?,
             BenchPart::Decompose => bench.decompose()?,
             BenchPart::Edit => bench.edit()?,
@@ -196,8 +216,23 @@ impl Bench<'_> {
         &mut self,
         name: &str,
         operations: Option<f64>,
-        mut work: impl FnMut() -> Result<(), E>,
+        work: impl FnMut() -> Result<(), E>,
     ) -> Result<f64, Failed>
+    where
+        Failed: From<E>,
+    {
+        let line = self.measure(name, operations, work)?;
+        let milliseconds = line.milliseconds;
+        self.tell(line);
+        Ok(milliseconds)
+    }
+
+    fn measure<E>(
+        &mut self,
+        name: &str,
+        operations: Option<f64>,
+        mut work: impl FnMut() -> Result<(), E>,
+    ) -> Result<BenchLine, Failed>
     where
         Failed: From<E>,
     {
@@ -212,17 +247,16 @@ impl Bench<'_> {
             runs.push(start.elapsed().as_secs_f64() * 1e3);
         }
         runs.sort_by(f64::total_cmp);
-        let milliseconds = runs[runs.len() / 2];
-        self.tell(BenchLine {
+        Ok(BenchLine {
             name: name.to_owned(),
-            milliseconds,
+            milliseconds: runs[runs.len() / 2],
             runs,
             operations,
+            bytes: None,
             floor_milliseconds: None,
             peak_bytes: nn::peak_memory(&self.device)?,
             stages: Vec::new(),
-        });
-        Ok(milliseconds)
+        })
     }
 
     fn once(&mut self, name: &str, start: Instant, stages: Vec<StageTiming>) -> Result<(), Failed> {
@@ -233,6 +267,7 @@ impl Bench<'_> {
             milliseconds,
             runs: vec![milliseconds],
             operations: None,
+            bytes: None,
             floor_milliseconds: None,
             peak_bytes: nn::peak_memory(&self.device)?,
             stages,
@@ -241,7 +276,9 @@ impl Bench<'_> {
     }
 
     fn tell(&mut self, mut line: BenchLine) {
-        line.floor_milliseconds = line.operations.zip(self.report.product_rate).map(|(work, rate)| work / rate * 1e3);
+        let floor = |amount: Option<f64>, rate: Option<f64>| Some(amount? / rate? * 1e3);
+        line.floor_milliseconds =
+            floor(line.operations, self.report.product_rate).or(floor(line.bytes, self.report.copy_rate));
         (self.progress)(&line);
         self.report.lines.push(line);
     }
@@ -253,152 +290,4 @@ impl Bench<'_> {
     fn random(&self, shape: impl Into<candle_core::Shape>) -> Result<Tensor, Failed> {
         Ok(Tensor::randn(0.0_f32, 1.0, shape, &self.device)?.to_dtype(self.dtype)?)
     }
-
-    fn ceilings(&mut self) -> Result<(), Failed> {
-        let n = if self.device.is_cpu() { 512 } else { 8192 };
-        let (x, weight) = (self.random((n, n))?, self.random((n, n))?);
-        let layer = nn::Linear::new(&weight, None)?;
-        let operations = 2.0 * (n as f64).powi(3);
-        let product =
-            self.time(&format!("ceiling: product {n}^3"), Some(operations), || layer.forward(&x).map(|_| ()))?;
-        let large = self.random((n, 8 * n))?;
-        let copy = self.time("ceiling: copy", None, || large.copy().map(|_| ()))?;
-        let bytes = 2 * large.elem_count() * self.dtype.size_in_bytes();
-        self.report.product_rate = Some(operations / product * 1e3);
-        self.report.copy_rate = Some(bytes as f64 / copy * 1e3);
-        Ok(())
-    }
-
-    fn text(&mut self) -> Result<(), Failed> {
-        let start = Instant::now();
-        let encoder = TextEncoder::load(&self.config.folder, &self.device, self.dtype, false)?;
-        self.once("load: text encoder", start, Vec::new())?;
-        let side = 392;
-        let pixels: Vec<u8> = (0..side * side * 3).map(|i| (i * 31 % 251) as u8).collect();
-        let picture = RgbPicture { width: side, height: side, pixels: &pixels };
-        let template = |words: usize| {
-            let words = "a red kite over the hills ".repeat(words);
-            format!(
-                "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{words}<|im_end|>\n<|im_start|>assistant\n"
-            )
-        };
-        let mut tokens = 0;
-        let mut work = || {
-            let pictures = [encoder.encode_picture(picture)?];
-            let text = template(20);
-            let prompt = Prompt { text: &text, pictures: &pictures, rule: PositionRule::Sequence, drop: 0, keep: None };
-            tokens = encoder.embed(&prompt)?.tokens;
-            Ok::<_, TextError>(())
-        };
-        self.time("text encoder, one picture", None, &mut work)?;
-        if let Some(line) = self.report.lines.last_mut() {
-            line.name = format!("text encoder, one picture, {tokens} tokens");
-        }
-        self.time("vision tower alone", None, || encoder.encode_picture(picture).map(|_| ()))?;
-        Ok(())
-    }
-
-    fn transformer(&mut self) -> Result<(), Failed> {
-        let start = Instant::now();
-        let loading = Loading::new(&self.device, self.dtype);
-        let model =
-            Transformer::load_with(&self.config.folder.join("transformer"), loading, Blocks::OnDevice, self.fp8())?;
-        self.once("load: transformer", start, Vec::new())?;
-        let square = |side: usize| Frame { height: side, width: side };
-                let cases = [
-            ("transformer, edit 1024, one reference", vec![square(64); 2], 256, 1),
-            ("transformer, layered 640, 4 layers", vec![square(40); 6], 300, 5),
-            ("transformer, layered 1024, 4 layers", vec![square(64); 6], 300, 5),
-        ];
-        for (name, frames, text_tokens, noisy) in cases {
-            let patches: usize = frames.iter().map(|frame| frame.patches()).sum();
-            let targets: usize = frames[..noisy].iter().map(|frame| frame.patches()).sum();
-            let hidden = self.random((1, patches, model.in_channels()))?;
-            let embeds = self.random((1, text_tokens, model.joint_attention_dim()))?;
-            let text = model.project_text(&embeds)?;
-            let rotations = model.rotations(&frames, text_tokens, &self.device)?;
-            let operations = model.operations(patches, text_tokens, targets);
-            let device = self.device.clone();
-            self.time(name, Some(operations), || {
-                let conditioning = model.condition(0.5, &device)?;
-                model.forward(&hidden, &text, &conditioning, &rotations, targets).map(|_| ())
-            })?;
-        }
-        let device = self.device.clone();
-        self.time("transformer, the timestep's part", None, || model.condition(0.5, &device).map(|_| ()))?;
-        Ok(())
-    }
-
-    fn vae(&mut self) -> Result<(), Failed> {
-        let start = Instant::now();
-        let vae = Vae::load(&self.config.folder.join("vae"), &self.device, self.dtype, Tiling::default())?;
-        self.once("load: vae", start, Vec::new())?;
-        let (z, channels) = (vae.latent_channels(), vae.channels());
-        let picture = Tensor::rand(-1.0_f32, 1.0, (1, 1024, 1024, channels), &self.device)?;
-        self.time("vae encode 1024", None, || vae.encode(&picture).map(|_| ()))?;
-        let latents = Tensor::randn(0.0_f32, 1.0, (1, 128, 128, z), &self.device)?;
-        self.time("vae decode 1024", None, || vae.decode(&latents).map(|_| ()))?;
-        let latents = Tensor::randn(0.0_f32, 1.0, (1, 80, 80, z), &self.device)?;
-        self.time("vae decode 4 x 640", None, || (0..4).try_for_each(|_| vae.decode(&latents).map(|_| ())))?;
-        Ok(())
-    }
-
-    /// All of it on the device.
-    fn options(&self) -> LoadOptions<'_> {
-        LoadOptions { fp8: self.fp8(), ..LoadOptions::new(Loading::new(&self.device, self.dtype)) }
-    }
-
-    fn decompose(&mut self) -> Result<(), Failed> {
-        let start = Instant::now();
-        let pipeline = DecomposePipeline::load_with(&self.config.folder, self.options())?;
-        self.once("load: layered pipeline", start, Vec::new())?;
-        let params = DecomposeParams {
-            prompt: "a red kite over the hills".to_owned(),
-            steps: self.config.steps,
-            ..DecomposeParams::default()
-        };
-        let scene = scene();
-        // The first run of a shape also plans; only the second counts.
-        for name in ["first layered job", "layered job"] {
-            let (mut progress, cancelled) = (|_, _, _| (), || false);
-            let mut control = Control::new(&mut progress, &cancelled);
-            nn::reset_peak_memory(&self.device)?;
-            let start = Instant::now();
-            pipeline.run(&scene, &params, 1, &mut control, |_, _| ())?;
-            let stages = control.into_timings();
-            self.once(&format!("{name}, 640, 4 layers, {} steps", self.config.steps), start, stages)?;
-        }
-        Ok(())
-    }
-
-    fn edit(&mut self) -> Result<(), Failed> {
-        let start = Instant::now();
-        let pipeline = EditPipeline::load_with(&self.config.folder, self.options())?;
-        self.once("load: edit pipeline", start, Vec::new())?;
-        let params = EditParams {
-            instruction: "make the kite blue".to_owned(),
-            steps: self.config.steps,
-            ..EditParams::default()
-        };
-        let scene = [scene()];
-        for name in ["first edit job", "edit job"] {
-            let (mut progress, cancelled) = (|_, _, _| (), || false);
-            let mut control = Control::new(&mut progress, &cancelled);
-            nn::reset_peak_memory(&self.device)?;
-            let start = Instant::now();
-            pipeline.run(&scene, &params, 1, &mut control, |_, _| ())?;
-            let stages = control.into_timings();
-            self.once(&format!("{name}, 1024, one reference, {} steps", self.config.steps), start, stages)?;
-        }
-        Ok(())
-    }
-}
-
-/// A picture with something on it.
-fn scene() -> RgbaImage {
-    RgbaImage::from_fn(1024, 1024, |x, y| {
-        let inside = (x as i32 - 512).pow(2) + (y as i32 - 400).pow(2) < 250 * 250;
-        let ground = [(x / 4) as u8, (y / 4) as u8, 120, 255];
-        ::image::Rgba(if inside { [220, 60, 40, 255] } else { ground })
-    })
 }

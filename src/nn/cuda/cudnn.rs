@@ -14,6 +14,9 @@ type Handle = *mut c_void;
 type Raw = *mut c_void;
 type Status = i32;
 
+/// 9.13, the first with attention as one operation.
+const OLDEST: usize = 91_300;
+
 /// The functions of the library that are used.
 struct Api {
     create: unsafe extern "C" fn(*mut Handle) -> Status,
@@ -43,6 +46,10 @@ impl Api {
         unsafe {
             let library = Library::new(name).ok()?;
             let version = library.get::<unsafe extern "C" fn() -> usize>(b"cudnnGetVersion\0").ok()?();
+            if version < OLDEST {
+                tracing::warn!(version, oldest = OLDEST, "this cuDNN is too old for its attention");
+                return None;
+            }
             Some(Self {
                 create: *library.get(b"cudnnCreate\0").ok()?,
                 destroy: *library.get(b"cudnnDestroy\0").ok()?,

@@ -1,6 +1,6 @@
 //! Linear layers: weights as they are stored, or in eight bits with a scale for each of their rows.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::{
     Gpu,
@@ -75,8 +75,33 @@ pub fn linear_into(x: &Tensor, layer: Layer<'_>, out: &Tensor) -> Result<()> {
         operands.left = view::address(&small)?;
         operands.left_scales = view::address(&small_scales)?;
         operands.right_scales = view::address(scales)?;
-        gpu.multiply(&product, operands)
+        if gpu.try_multiply(&product, operands)? {
+            return Ok(());
+        }
+        unscaled(&gpu, product, operands)
     })
+}
+
+/// A product in eight bits whose scales, bias and GELU are a pass of their own, for the shapes that the library does
+/// not scale.
+fn unscaled(gpu: &Gpu, product: Product, operands: Operands) -> Result<()> {
+    let Product { rows, columns, .. } = product;
+    // SAFETY: filled by the product before the kernel below reads it.
+    let plain = unsafe { Tensor::empty((rows, columns), DType::F32, &Device::Cuda(gpu.device.clone()))? };
+    let side = Side { dtype: DType::F32, row: columns, batch: 0 };
+    let plain_product = Product { out: side, epilogue: Epilogue::None, scaled: false, ..product };
+    gpu.multiply(&plain_product, Operands { out: view::address(&plain)?, ..operands })?;
+    let args = [
+        Arg::Address(view::address(&plain)?),
+        Arg::Address(operands.left_scales),
+        Arg::Address(operands.right_scales),
+        Arg::Address(if product.epilogue == Epilogue::None { 0 } else { operands.bias }),
+        Arg::Address(operands.out),
+        Arg::Long(product.out.row as i64),
+        Arg::Int(columns as i32),
+        Arg::Int(i32::from(product.epilogue == Epilogue::BiasGelu)),
+    ];
+    gpu.launch("fp8", "scale_rows_bf16", Grid::rows(rows, 256), &args)
 }
 
 /// A weight in eight bits, and the scale of each row.

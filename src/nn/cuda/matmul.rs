@@ -1,7 +1,12 @@
 //! Matrix products through cuBLASLt, with the bias and GELU in their epilogue. What the library answers about a shape
 //! is asked once.
 
-use std::{cell::RefCell, collections::HashMap, mem::size_of_val, ptr};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+    mem::size_of_val,
+    ptr,
+};
 
 use candle_core::{
     DType, Result, bail,
@@ -69,7 +74,8 @@ const WORKSPACE: usize = 32 << 20;
 
 pub struct Matmuls {
     handle: sys::cublasLtHandle_t,
-    plans: RefCell<HashMap<(Product, [u32; 4]), Plan>>,
+    /// None: the library has no way to compute it.
+    plans: RefCell<HashMap<(Product, [u32; 4]), Option<Plan>>>,
 }
 
 struct Plan {
@@ -131,7 +137,7 @@ impl Plan {
         product: &Product,
         operands: &Operands,
         alignments: [u32; 4],
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         let Product { rows, columns, inner, .. } = *product;
         let layout = |side: Side, fast: usize, slow: usize| -> Result<_> {
             let layout =
@@ -168,32 +174,32 @@ impl Plan {
         // The library wants to see the addresses before it chooses.
         set_addresses(desc, product, operands)?;
         let preference = result::create_matmul_pref().checked()?;
-        let choose = || {
-            set_preference(
-                preference,
-                PreferenceAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                &(WORKSPACE as u64),
-            )?;
+        let choose = |splitting: bool| -> Result<Option<sys::cublasLtMatmulAlgo_t>> {
+            use PreferenceAttribute as Name;
+            set_preference(preference, Name::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(WORKSPACE as u64))
+                .checked()?;
             let names = [
-                PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-                PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+                Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
             ];
             for (name, alignment) in names.into_iter().zip(alignments) {
-                set_preference(preference, name, &alignment)?;
+                set_preference(preference, name, &alignment).checked()?;
+            }
+            if !splitting {
+                set_preference(preference, Name::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &0_u32).checked()?;
             }
             let [a, b, c] = layouts;
             // SAFETY: all descriptors were made above and are alive.
-            unsafe { result::get_matmul_algo_heuristic(handle, desc, a, b, c, c, preference) }
+            let found = unsafe { result::get_matmul_algo_heuristic(handle, desc, a, b, c, c, preference) };
+            Ok(found.ok().map(|found| found.algo))
         };
-        let chosen = choose();
+        // For few rows the library likes to split the inner dimension, and then finds that it cannot with scales.
+        let chosen = choose(true).and_then(|chosen| if chosen.is_some() { Ok(chosen) } else { choose(false) });
         // SAFETY: made above; nothing uses it after this.
         let _ = unsafe { result::destroy_matmul_pref(preference) };
-        match chosen {
-            Ok(chosen) => Ok(Self { desc, layouts, algorithm: chosen.algo }),
-            Err(error) => bail!("cuBLASLt has no way to compute {product:?}: {error}"),
-        }
+        Ok(chosen?.map(|algorithm| Self { desc, layouts, algorithm }))
     }
 }
 
@@ -239,8 +245,16 @@ fn set_preference<T>(
 impl Gpu {
     /// Queues a product. The caller vouches that the operands are as large as `product` says.
     pub fn multiply(&self, product: &Product, operands: Operands) -> Result<()> {
-        if product.rows == 0 || product.columns == 0 {
+        if self.try_multiply(product, operands)? {
             return Ok(());
+        }
+        bail!("cuBLASLt has no way to compute {product:?}")
+    }
+
+    /// The same, but false where the library has no way to compute it.
+    pub fn try_multiply(&self, product: &Product, operands: Operands) -> Result<bool> {
+        if product.rows == 0 || product.columns == 0 {
+            return Ok(true);
         }
         let Operands { left, right, out, .. } = operands;
         // Which kernels the library may take depends on what the addresses are multiples of.
@@ -248,11 +262,10 @@ impl Gpu {
         let alignments = [alignment(right), alignment(left), alignment(out), alignment(out)];
         let mut plans = self.matmul.plans.borrow_mut();
         let plan = match plans.entry((*product, alignments)) {
-            std::collections::hash_map::Entry::Occupied(plan) => plan.into_mut(),
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Plan::new(self.matmul.handle, product, &operands, alignments)?)
-            }
+            Entry::Occupied(plan) => plan.into_mut(),
+            Entry::Vacant(place) => place.insert(Plan::new(self.matmul.handle, product, &operands, alignments)?),
         };
+        let Some(plan) = plan else { return Ok(false) };
         set_addresses(plan.desc, product, &operands)?;
         let workspace = self.scratch(WORKSPACE)?;
         let (alpha, beta) = (1.0_f32, 0.0_f32);
@@ -279,6 +292,7 @@ impl Gpu {
                 self.stream.cu_stream().cast(),
             )
         }
-        .checked()
+        .checked()?;
+        Ok(true)
     }
 }

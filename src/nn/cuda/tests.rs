@@ -73,6 +73,30 @@ fn linear_with_bias_gelu_and_views() {
     }
 }
 
+/// Rounding to eight bits costs about 2.5 percent a product; what is wrong costs more.
+#[test]
+fn linear_in_eight_bits() {
+    let Some(device) = gpu() else { return };
+    let shapes = [(1, 64, 48), (77, 3072, 96), (77, 12288, 3072), (256, 12288, 3072), (1000, 256, 512)];
+    for (rows, inner, outer) in shapes {
+        let on_gpu = |x: Tensor| x.to_dtype(DType::BF16).unwrap().to_device(&device).unwrap();
+        let x = on_gpu(values(&[1, rows, inner + 16], 1)).narrow(2, 16, inner).unwrap();
+        let weight = on_gpu((values(&[outer, inner], 2) * (1.0 / (inner as f64).sqrt())).unwrap());
+        let plain = Linear::new(&weight, Some(on_gpu(values(&[outer], 3)))).unwrap();
+        let small = plain.clone().into_fp8().unwrap();
+        for (what, exact, found) in [
+            ("plain", plain.forward(&x).unwrap(), small.forward(&x).unwrap()),
+            ("gelu", plain.forward_gelu(&x).unwrap(), small.forward_gelu(&x).unwrap()),
+        ] {
+            let wide = |x: Tensor| x.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+            let (exact, found) = (wide(exact), wide(found));
+            let error = norm(&(found - &exact).unwrap()) / norm(&exact);
+            eprintln!("fp8 {what} {rows} {inner} {outer}: {error:.2e}");
+            assert!(error < 4e-2, "{what} {rows} {inner} {outer}: relative error {error:e}");
+        }
+    }
+}
+
 #[test]
 fn norms_and_gates() {
     for (s, width) in [(77, 60), (5, 37), (33, 3072), (3, 3584), (9, 1280), (2, 5)] {

@@ -126,9 +126,9 @@ fn after_running_out_the_next_mode_is_taken() {
 #[test]
 fn what_cannot_fit_is_refused_with_the_numbers() {
     let refused = |question: Question| plan(&question).unwrap_err().to_string();
-    insta::assert_snapshot!(refused(ask(3 * GIB)), @"");
-    insta::assert_snapshot!(refused(Question { offload: Offload::Never, ..ask(24 * GIB) }), @"");
-    insta::assert_snapshot!(refused(Question { offload: Offload::Model, ..ask(24 * GIB) }), @"");
-    insta::assert_snapshot!(refused(Question { budget: Some(2 * GIB), ..ask(24 * GIB) }), @"");
-    insta::assert_snapshot!(refused(Question { host: 16 * GIB, ..ask(24 * GIB) }), @"");
+    insta::assert_snapshot!(refused(ask(3 * GIB)), @"it needs about 4.6 GiB even with its blocks streamed, and 2.9 GiB are free on the device; use a smaller checkpoint, or a device with more memory free");
+    insta::assert_snapshot!(refused(Question { offload: Offload::Never, ..ask(24 * GIB) }), @r#"it needs about 56.7 GiB, all of it at once, and 23.2 GiB are free on the device; let parts leave the device (cpu_offload = "auto")"#);
+    insta::assert_snapshot!(refused(Question { offload: Offload::Model, ..ask(24 * GIB) }), @r#"it needs about 40.7 GiB for its largest part, and 23.2 GiB are free on the device; let blocks be streamed (cpu_offload = "auto")"#);
+    insta::assert_snapshot!(refused(Question { budget: Some(2 * GIB), ..ask(24 * GIB) }), @"it needs about 4.6 GiB even with its blocks streamed, and 2.0 GiB are left of vram_budget; use a smaller checkpoint, or a device with more memory free");
+    insta::assert_snapshot!(refused(Question { host: 16 * GIB, ..ask(24 * GIB) }), @"what is not on the device would take 54.0 GiB of the host's memory, and 16.0 GiB are free; set memory_budget if more may be used");
 }

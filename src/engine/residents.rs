@@ -157,7 +157,11 @@ impl Models {
         let here = checkpoint.bytes_on_device().map_err(failed)?;
         let needed = if plan.placement == Placement::KEPT { weights.saturating_sub(here) } else { plan.device };
         let work = plan.device.saturating_sub(weights);
-        let free = nn::card_memory(&device).map_err(failed)?.map_or(u64::MAX, |card| card.free);
+        let card = nn::card_memory(&device).map_err(failed)?.map_or(u64::MAX, |card| card.free);
+        let other = self.other(pipeline).map_or(Ok(0), Checkpoint::bytes_on_device).map_err(failed)?;
+        let twice = if self.shares_text_encoder() { self.shared_bytes().map_err(failed)? } else { 0 };
+        let held = here + other - twice;
+        let free = self.config.vram_budget.map_or(card, |budget| card.min(budget.saturating_sub(held)));
         if needed > 0 && needed + work > free {
             self.other_leaves(pipeline)?;
         }

@@ -125,6 +125,15 @@ impl<'a> Weights<'a> {
         self.files.names.contains(&self.path(name))
     }
 
+    /// All tensors of the files, whatever the prefix.
+    pub fn names_and_shapes(&self) -> Vec<(String, Shape)> {
+        let tensors = self.files.tensors.tensors();
+        let mut all: Vec<_> =
+            tensors.into_iter().map(|(name, view)| (name, Shape::from(view.shape().to_vec()))).collect();
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
+    }
+
     pub fn device(&self) -> &Device {
         &self.files.device
     }

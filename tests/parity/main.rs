@@ -5,6 +5,8 @@
 mod bars;
 mod broken_checkpoints;
 mod engine;
+#[cfg(feature = "cuda")]
+mod gpu_memory;
 mod noise;
 mod offload;
 mod pipelines;

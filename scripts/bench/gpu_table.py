@@ -6,6 +6,7 @@
 import argparse
 import datetime
 import json
+import shutil
 import subprocess
 
 GOALS = {
@@ -23,6 +24,8 @@ def load(path: str) -> dict:
 
 
 def command(*words: str) -> str:
+    if shutil.which(words[0]) is None:
+        return "unknown"
     done = subprocess.run(words, capture_output=True, text=True)
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else "unknown"
 

@@ -9,6 +9,7 @@ whose float32 weights fit beside the rest: a dozen blocks.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -196,5 +197,8 @@ if __name__ == "__main__":
             transformer(arguments.folder, arguments.repeats, arguments.compile)
         elif part == "vae":
             vae(arguments.folder, arguments.repeats)
+        # Compiled code keeps its model alive otherwise.
+        torch._dynamo.reset()
+        gc.collect()
         torch.cuda.empty_cache()
     print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "lines": lines}))

@@ -6,6 +6,7 @@
 import argparse
 import datetime
 import json
+import shutil
 import subprocess
 
 GOALS = {
@@ -23,12 +24,26 @@ def load(path: str) -> dict:
 
 
 def command(*words: str) -> str:
+    if shutil.which(words[0]) is None:
+        return "unknown"
     done = subprocess.run(words, capture_output=True, text=True)
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else "unknown"
 
 
 def milliseconds(line: dict | None) -> str:
-    return "" if line is None else f"{line['milliseconds']:.{1 if line['milliseconds'] < 1000 else 0}f}"
+    if line is None:
+        return ""
+    value = line["milliseconds"]
+    return f"{value:.{3 if value < 10 else 1 if value < 1000 else 0}f}"
+
+
+def verdict(line: dict, wanted: float | None) -> str:
+    return "" if wanted is None else f"{wanted}" + ("" if line["milliseconds"] <= wanted else " **missed**")
+
+
+def peaks(line: dict, other: dict | None) -> str:
+    gib = [part["peak_bytes"] / 2**30 for part in (line, other) if part and part.get("peak_bytes")]
+    return "" if not gib else f"{gib[0]:.1f}" + (f" ({gib[1]:.1f})" if len(gib) > 1 else "")
 
 
 def goal(name: str, goals: dict) -> float | None:
@@ -62,21 +77,17 @@ def main() -> None:
     for line in ours["lines"]:
         name = line["name"].split(", one picture")[0] if "text encoder," in line["name"] else line["name"]
         wanted, floor, other = goal(line["name"], GOALS), line.get("floor_milliseconds"), reference.get(name)
-        met = "" if wanted is None else f"{wanted}" + ("" if line["milliseconds"] <= wanted else " **missed**")
-        peak = line.get("peak_bytes")
-        peaks = "" if peak is None else f"{peak / 2**30:.1f}"
-        if peak is not None and other and other.get("peak_bytes"):
-            peaks += f" ({other['peak_bytes'] / 2**30:.1f})"
-        print(f"| {line['name']} | {milliseconds(other)} | {milliseconds(reference.get(name + ', compiled'))} | "
-              f"{milliseconds(line)} | {met} | {'' if floor is None else f'{floor:.1f}'} | "
-              f"{'' if floor is None else f'{line['milliseconds'] / floor:.2f}x'} | {peaks} |")  # fmt: skip
+        cells = [
+            line["name"], milliseconds(other), milliseconds(reference.get(name + ", compiled")), milliseconds(line),
+            verdict(line, wanted), "" if floor is None else f"{floor:.2f}",
+            "" if floor is None else f"{line['milliseconds'] / floor:.2f}x", peaks(line, other),
+        ]  # fmt: skip
+        print("| " + " | ".join(cells) + " |")
     if arguments.fp8:
         print("\n| fp8 | acetate, ms | goal | peak, GiB |\n|---|---|---|---|")
         for line in load(arguments.fp8)["lines"]:
-            wanted = goal(line["name"], FP8_GOALS)
-            met = "" if wanted is None else f"{wanted}" + ("" if line["milliseconds"] <= wanted else " **missed**")
-            peak = line.get("peak_bytes")
-            print(f"| {line['name']} | {milliseconds(line)} | {met} | {'' if peak is None else f'{peak / 2**30:.1f}'} |")
+            cells = [line["name"], milliseconds(line), verdict(line, goal(line["name"], FP8_GOALS)), peaks(line, None)]
+            print("| " + " | ".join(cells) + " |")
     if arguments.numerics:
         numbers = load(arguments.numerics)
         columns = list(next(iter(numbers.values())))

@@ -72,10 +72,13 @@ pub struct Operands {
 /// NVIDIA's advice for Hopper.
 const WORKSPACE: usize = 32 << 20;
 
+/// A product, and what the addresses of A, B, C and D are multiples of.
+type PlanKey = (Product, [u32; 4]);
+
 pub struct Matmuls {
     handle: sys::cublasLtHandle_t,
     /// None: the library has no way to compute it.
-    plans: RefCell<HashMap<(Product, [u32; 4]), Option<Plan>>>,
+    plans: RefCell<HashMap<PlanKey, Option<Plan>>>,
 }
 
 struct Plan {

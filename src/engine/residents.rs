@@ -78,13 +78,22 @@ impl Models {
         let (device, dtype) = self.device()?;
         let model = if pipeline == Pipeline::Layered { &self.config.model } else { &self.config.edit_model };
         let found = self.find(model, pipeline, watcher)?;
-        let text_encoder = self.text_encoder_for(pipeline, &found.folder);
-        let (bytes, plan) =
-            self.plan(pipeline, &found.folder, &found.record, text_encoder.is_some(), &device, dtype)?;
+        let mut text_encoder = self.text_encoder_for(pipeline, &found.folder);
+        let ask =
+            |models: &Self, shared: bool| models.plan(pipeline, &found.folder, &found.record, shared, &device, dtype);
+        let (bytes, plan) = match ask(self, text_encoder.is_some()) {
+            // Neither the device nor the host has room for both: the other one is loaded anew when it is needed.
+            Err(JobError::ModelTooLarge { .. }) if device.is_cuda() && self.other(pipeline).is_some() => {
+                text_encoder = None;
+                self.forget_other(pipeline);
+                ask(self, false)?
+            }
+            answer => answer?,
+        };
         if let Some(plan) = &plan {
             tracing::info!(model = found.record.id, %plan, "planned");
             if plan.alone {
-                self.other_leaves(pipeline)?;
+                self.other_leaves(pipeline, text_encoder.is_some())?;
             }
         }
         let watch = watching(bytes, watcher);
@@ -163,30 +172,40 @@ impl Models {
         let held = here + other - twice;
         let free = self.config.vram_budget.map_or(card, |budget| card.min(budget.saturating_sub(held)));
         if needed > 0 && needed + work > free {
-            self.other_leaves(pipeline)?;
+            self.other_leaves(pipeline, self.shares_text_encoder())?;
         }
         Ok(())
     }
 
     /// Makes room: the other model's weights go to the host, or wholly where the host has no room for them.
-    fn other_leaves(&mut self, pipeline: Pipeline) -> Result<(), JobError> {
+    fn other_leaves(&mut self, pipeline: Pipeline, shared: bool) -> Result<(), JobError> {
         let name = self.device_name();
         let failed = |error| device_error(&name, &error);
         let Some(other) = self.other(pipeline) else { return Ok(()) };
-        let bytes = other.bytes_on_device().map_err(failed)?;
+        let encoder = if shared { other.text_encoder.bytes_on_device().map_err(failed)? } else { 0 };
+        let bytes = other.bytes_on_device().map_err(failed)? - encoder;
         let host = self.config.memory_budget.unwrap_or_else(memory::available_memory);
         let start = std::time::Instant::now();
         if bytes <= host {
-            other.leave(!self.shares_text_encoder()).map_err(failed)?;
-        } else if pipeline == Pipeline::Layered {
-            self.edit = None;
-            self.tell.send_modify(|resident| resident.edit = None);
+            other.leave(!shared).map_err(failed)?;
         } else {
-            self.decompose = None;
-            self.tell.send_modify(|resident| resident.decompose = None);
+            self.forget_other(pipeline);
         }
         tracing::info!(bytes, kept = bytes <= host, seconds = start.elapsed().as_secs_f64(), "the other model left");
         Ok(())
+    }
+
+    fn forget_other(&mut self, pipeline: Pipeline) {
+        match pipeline {
+            Pipeline::Layered => {
+                self.edit = None;
+                self.tell.send_modify(|resident| resident.edit = None);
+            }
+            Pipeline::EditPlus => {
+                self.decompose = None;
+                self.tell.send_modify(|resident| resident.decompose = None);
+            }
+        }
     }
 
     fn this(&self, pipeline: Pipeline) -> Option<(&Checkpoint, Option<Plan>, u64)> {

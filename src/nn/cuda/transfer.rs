@@ -6,7 +6,7 @@ use candle_core::{
     Device, Result, Tensor, bail,
     cuda::{
         WrapErr,
-        cudarc::driver::{CudaContext, CudaEvent, CudaStream, result, sys},
+        cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys},
     },
 };
 use rayon::prelude::*;
@@ -81,8 +81,11 @@ impl Drop for HostBytes {
     fn drop(&mut self) {
         let context = self.stream.context();
         // Copies from here may be under way.
-        if let Err(error) = context.synchronize() {
-            tracing::warn!(?error, "the device does not answer");
+        match context.synchronize() {
+            // The process is ending, and its memory with it.
+            Err(DriverError(sys::CUresult::CUDA_ERROR_DEINITIALIZED)) => return,
+            Err(error) => tracing::warn!(?error, "the device does not answer"),
+            Ok(()) => {}
         }
         if self.pinned {
             // SAFETY: it was registered at this address and nobody copies from it any more.

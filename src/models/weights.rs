@@ -1,12 +1,13 @@
 //! The tensors of one component of a checkpoint: memory-mapped safetensors, read by name and checked by shape.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    rc::Rc,
 };
 
 use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
@@ -73,7 +74,7 @@ impl<'a> Loading<'a> {
 /// A view of the tensors under a prefix. Clones share the files and remember together which tensors were read.
 #[derive(Clone)]
 pub struct Weights<'a> {
-    files: Arc<Files<'a>>,
+    files: Rc<Files<'a>>,
     prefix: String,
 }
 
@@ -81,7 +82,7 @@ struct Files<'a> {
     folder: PathBuf,
     tensors: MmapedSafetensors,
     names: BTreeSet<String>,
-    read: Mutex<BTreeSet<String>>,
+    read: RefCell<BTreeSet<String>>,
     /// A faster way to some of the tensors, with their places there.
     upload: Option<(Uploader, BTreeMap<String, usize>)>,
     device: Device,
@@ -107,13 +108,13 @@ impl<'a> Weights<'a> {
             folder: folder.to_owned(),
             tensors,
             names,
-            read: Mutex::default(),
+            read: RefCell::default(),
             upload: upload(&paths, device)?,
             device: device.clone(),
             dtype,
             watch,
         };
-        Ok(Self { files: Arc::new(files), prefix: String::new() })
+        Ok(Self { files: Rc::new(files), prefix: String::new() })
     }
 
     /// The tensors under `name.`.
@@ -179,7 +180,7 @@ impl<'a> Weights<'a> {
         {
             return Err(ModelError::Cancelled);
         }
-        read.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        read.borrow_mut().insert(name);
         Ok(tensor)
     }
 
@@ -196,13 +197,13 @@ impl<'a> Weights<'a> {
                 }
             }
         }
-        let mut read = self.files.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = self.files.read.borrow_mut();
         read.extend(skipped().cloned());
     }
 
     /// Fails when the files hold tensors that nobody asked for.
     pub fn finish(&self) -> Result<(), ModelError> {
-        let read = self.files.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.files.read.borrow();
         let mut left = self.files.names.difference(&read);
         match left.next() {
             None => Ok(()),

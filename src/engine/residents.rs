@@ -31,7 +31,7 @@ impl Models {
             // The new one can also write captions.
             let encoder = loaded.pipeline.checkpoint().text_encoder.clone();
             if let Some(edit) = &mut self.edit
-                && same(&edit.folder, &loaded.folder)
+                && same_text_encoder(&edit.folder, &loaded.folder)
             {
                 edit.pipeline.share_text_encoder(encoder);
             }
@@ -113,7 +113,7 @@ impl Models {
     /// The other model's text encoder, if it can serve this one too. Only that of the layered model writes captions.
     fn text_encoder_for(&self, pipeline: Pipeline, folder: &Path) -> Option<Part<TextEncoder>> {
         let decompose = self.decompose.as_ref().filter(|_| pipeline == Pipeline::EditPlus)?;
-        same(&decompose.folder, folder).then(|| decompose.pipeline.checkpoint().text_encoder.clone())
+        same_text_encoder(&decompose.folder, folder).then(|| decompose.pipeline.checkpoint().text_encoder.clone())
     }
 
     /// Bytes of the weights, and on a GPU where they go.
@@ -234,11 +234,6 @@ impl Models {
     fn shared_bytes(&self) -> candle_core::Result<u64> {
         self.decompose.as_ref().map_or(Ok(0), |loaded| loaded.pipeline.checkpoint().text_encoder.bytes_on_device())
     }
-}
-
-/// Whether the text encoders are the same; files that cannot be read are another matter, told when they are loaded.
-fn same(one: &Path, other: &Path) -> bool {
-    same_text_encoder(one, other).unwrap_or(false)
 }
 
 /// Tells how many MiB of `total` bytes are there, in some hundred steps.

@@ -102,6 +102,18 @@ impl TextEncoder {
         Ok(Self { language, vision, tokenizer, processor, config, generation, device: loading.device.clone() })
     }
 
+    /// Whether two checkpoints read texts and pictures alike: the same sizes, tokens and patches. Weights are another
+    /// matter.
+    pub fn reads_alike(one: &Path, other: &Path) -> Loaded<bool> {
+        let read = |folder: &Path| -> Loaded<(String, String)> {
+            let config = Config::load(&folder.join("text_encoder"))?;
+            let processor = PictureProcessor::load(&folder.join("processor"), &config.vision)?;
+            let tokenizer = folder.join("tokenizer");
+            Ok((format!("{config:?} {processor:?}"), Tokenizer::load(&tokenizer)?.description(&tokenizer)?))
+        };
+        Ok(read(one)? == read(other)?)
+    }
+
     /// Runs the vision tower. The result serves every prompt about the picture.
     pub fn encode_picture(&self, picture: RgbPicture<'_>) -> Result<PictureTokens, TextError> {
         let (patches, grid) = self.processor.process(picture, &self.device)?;

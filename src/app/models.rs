@@ -15,6 +15,8 @@ pub fn engine_config(loaded: &Loaded) -> Result<EngineConfig, JobError> {
         load_edit_model: settings.load_edit_model,
         device: settings.device,
         dtype: settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?,
+        offload: settings.cpu_offload,
+        vram_budget: Some(settings.vram_budget).filter(|budget| *budget > 0),
         memory_budget: Some(settings.memory_budget).filter(|budget| *budget > 0),
         hub: loaded.hub.clone(),
     })

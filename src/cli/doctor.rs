@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app,
     config::Loaded,
-    engine::{DTypeChoice, DeviceChoice},
+    engine::{self, DeviceChoice},
     hub::{self, ModelRef},
     job::JobError,
     models::inspect,
@@ -57,8 +57,8 @@ impl DoctorArgs {
             block_on(async { Ok(database(&loaded).await) })?,
             block_on(async { Ok(queue(&loaded).await) })?,
             device(&loaded),
-            model("model", &loaded, app::model(&loaded)),
-            model("edit model", &loaded, app::edit_model(&loaded)),
+            model("model", &loaded, app::model(&loaded), true),
+            model("edit model", &loaded, app::edit_model(&loaded), false),
         ];
         let ready = checks.iter().all(|check| check.state != State::Broken);
         if self.json {
@@ -126,28 +126,31 @@ async fn queue(loaded: &Loaded) -> Check {
 
 fn device(loaded: &Loaded) -> Check {
     let settings = &loaded.config.qwen_image;
-    let text = settings.dtype().map(|dtype| {
-        let dtype = match dtype {
-            DTypeChoice::F32 => "f32",
-            DTypeChoice::Bf16 => "bf16",
-        };
-        match settings.device {
-            DeviceChoice::Cpu => {
-                let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-                format!("cpu, {threads} threads, {dtype}")
-            }
-            DeviceChoice::Cuda(index) => format!("cuda:{index}, {dtype}; opened by the first job"),
-        }
-    });
-    from_result("device", text.map_err(|reason| JobError::invalid("qwen_image.dtype", reason)))
+    let text =
+        settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason)).and_then(
+            |dtype| match settings.device {
+                DeviceChoice::Cpu => {
+                    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                    Ok(format!("cpu, {threads} threads, {}", dtype.as_str()))
+                }
+                DeviceChoice::Cuda(_) => {
+                    engine::check_device(settings.device)?;
+                    engine::describe(settings.device, dtype)
+                }
+            },
+        );
+    from_result("device", text)
 }
 
-fn model(name: &'static str, loaded: &Loaded, model: Result<ModelRef, JobError>) -> Check {
+fn model(name: &'static str, loaded: &Loaded, model: Result<ModelRef, JobError>, layered: bool) -> Check {
     match model {
         Err(error) => from_result(name, Err(error)),
-        Ok(ModelRef::Folder(folder)) => checkpoint(name, &folder, ""),
+        Ok(ModelRef::Folder(folder)) => checkpoint(name, &folder, "", place(loaded, &folder, layered)),
         Ok(ModelRef::Small { which, around }) => match around.find(which) {
-            Ok(folder) => checkpoint(name, &folder, "; the small one, as none is configured"),
+            Ok(folder) => {
+                let remark = "; the small one, as none is configured";
+                checkpoint(name, &folder, remark, place(loaded, &folder, layered))
+            }
             Err(error) => Check { name, state: State::Missing, text: error.to_string() },
         },
         Ok(ModelRef::Hub { id, .. }) => {
@@ -166,17 +169,29 @@ fn model(name: &'static str, loaded: &Loaded, model: Result<ModelRef, JobError>)
     }
 }
 
-fn checkpoint(name: &'static str, folder: &Path, remark: &str) -> Check {
+/// Where a checkpoint would go on a GPU.
+fn place(loaded: &Loaded, folder: &Path, layered: bool) -> Result<Option<String>, JobError> {
+    if matches!(loaded.config.qwen_image.device, DeviceChoice::Cpu) {
+        return Ok(None);
+    }
+    engine::foresee(&app::engine_config(loaded)?, folder, layered).map(Some)
+}
+
+fn checkpoint(name: &'static str, folder: &Path, remark: &str, place: Result<Option<String>, JobError>) -> Check {
     let report = match inspect(folder) {
         Ok(report) => report,
         Err(error) => return Check { name, state: State::Broken, text: error.to_string() },
     };
     match report.components.into_iter().find_map(|part| part.error) {
         Some(error) => Check { name, state: State::Broken, text: error },
-        None => {
-            let text = format!("{}, {}{remark}", folder.display(), report.pipeline);
-            Check { name, state: State::Ok, text }
-        }
+        None => match place {
+            Err(error) => from_result(name, Err(error)),
+            Ok(place) => {
+                let place = place.map(|place| format!("; {place}")).unwrap_or_default();
+                let text = format!("{}, {}{remark}{place}", folder.display(), report.pipeline);
+                Check { name, state: State::Ok, text }
+            }
+        },
     }
 }
 

@@ -1,4 +1,4 @@
-//! Does a checkpoint fit? Answered before anything is loaded, with the numbers.
+//! Does a checkpoint fit into the host's memory? Answered before anything is loaded, with the numbers.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub fn check(name: &str, folder: &Path, dtype: DType, budget: Option<u64>) -> Re
 }
 
 /// Free memory of the machine, or of the control group when that is less.
-fn available_memory() -> u64 {
+pub fn available_memory() -> u64 {
     // Where the system cannot be asked, loading is the test.
     let Ok(mut system) = sysinfo::System::new() else { return u64::MAX };
     system.refresh_memory();
@@ -43,7 +43,7 @@ fn available_memory() -> u64 {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let mebibytes = bytes as f64 / f64::from(1 << 20);
     if mebibytes < 1024.0 { format!("{mebibytes:.1} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
 }

@@ -3,9 +3,19 @@
 //! Commands go in through a bounded channel, one at a time; progress and cancel travel beside them. Nothing else
 //! touches the device, and no model call ever runs on a thread of the async runtime.
 
+mod bench;
 mod memory;
 mod models;
+mod plan;
+mod residents;
+mod shared;
 mod thread;
+
+pub use self::{
+    bench::{BenchConfig, BenchLine, BenchPart, BenchReport, Tensors, bench},
+    models::{describe, foresee},
+    plan::Offload,
+};
 
 use std::{
     sync::{
@@ -34,7 +44,11 @@ pub struct EngineConfig {
     pub load_edit_model: bool,
     pub device: DeviceChoice,
     pub dtype: DTypeChoice,
-    /// Most bytes that the models may take; absent: what the machine has free.
+    /// What may leave a GPU while it is not needed there.
+    pub offload: Offload,
+    /// Most bytes that models may take on a GPU; absent: what it has free.
+    pub vram_budget: Option<u64>,
+    /// Most bytes that the models may take in the host's memory; absent: what the machine has free.
     pub memory_budget: Option<u64>,
     pub hub: HubConfig,
 }
@@ -49,6 +63,19 @@ pub enum DeviceChoice {
 pub enum DTypeChoice {
     F32,
     Bf16,
+    /// Like `Bf16`, with the transformer's blocks in eight bits: faster and smaller, less exact. For GPUs of compute
+    /// capability 8.9 and newer.
+    Fp8,
+}
+
+impl DTypeChoice {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+        }
+    }
 }
 
 /// One call of one pipeline.
@@ -154,9 +181,7 @@ impl Engine {
     /// # Errors
     /// When the configuration asks for a device that this build cannot drive.
     pub fn start(config: EngineConfig) -> Result<Self, JobError> {
-        if matches!(config.device, DeviceChoice::Cuda(_)) && !candle_core::utils::cuda_is_available() {
-            return Err(JobError::invalid("device", "this acetate is built without CUDA; use cpu"));
-        }
+        check_device(config.device)?;
         let (commands, inbox) = mpsc::channel(1);
         let (tell_resident, resident) = watch::channel(Resident::default());
         let busy = Busy::default();
@@ -201,6 +226,17 @@ impl Engine {
     async fn send(&self, command: Command) -> Result<(), JobError> {
         self.commands.send(command).await.map_err(|_| gone())
     }
+}
+
+/// Refuses a device that this build cannot drive.
+///
+/// # Errors
+/// On `cuda` without the `cuda` feature.
+pub fn check_device(device: DeviceChoice) -> Result<(), JobError> {
+    if matches!(device, DeviceChoice::Cuda(_)) && !candle_core::utils::cuda_is_available() {
+        return Err(JobError::invalid("device", "this acetate is built without CUDA; use cpu"));
+    }
+    Ok(())
 }
 
 fn gone() -> JobError {

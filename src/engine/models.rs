@@ -1,40 +1,50 @@
-//! Which models are in memory. A checkpoint is found, measured and loaded at its first use, then kept.
+//! The device, and the checkpoints on this machine. Which of them are in memory is in `residents`.
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use candle_core::{DType, Device, Tensor};
 use tokio::sync::watch;
 
-use super::{CancelToken, DTypeChoice, DeviceChoice, EngineConfig, ProgressFn, Resident, memory};
+use super::{
+    CancelToken, DTypeChoice, DeviceChoice, EngineConfig, ProgressFn, Resident, memory,
+    plan::{Mode, Plan, Question, plan},
+};
 use crate::{
     hub::{self, DownloadEvent, ModelRef},
     job::{JobError, ModelRecord, Stage},
     models::ModelError,
-    nn,
-    pipeline::{DecomposePipeline, EditPipeline, Pipeline},
+    nn::{self, CardMemory},
+    pipeline::{self, DecomposePipeline, EditPipeline, Pipeline},
 };
 
 pub struct Models {
-    config: EngineConfig,
-    device: Option<(Device, DType)>,
-    decompose: Option<Loaded<DecomposePipeline>>,
-    edit: Option<Loaded<EditPipeline>>,
-    /// Weights of the models above.
-    resident_bytes: u64,
-    tell: watch::Sender<Resident>,
+    pub(super) config: EngineConfig,
+    pub(super) device: Option<(Device, DType)>,
+    pub(super) decompose: Option<Loaded<DecomposePipeline>>,
+    pub(super) edit: Option<Loaded<EditPipeline>>,
+    /// The fastest mode that is still tried: smaller ones after the device ran out of memory.
+    pub(super) from: Mode,
+    pub(super) tell: watch::Sender<Resident>,
 }
 
+/// A checkpoint in memory.
 pub struct Loaded<P> {
     pub pipeline: P,
     pub record: ModelRecord,
+    /// Where its parts go; none on the CPU, where all of them stay.
+    pub plan: Option<Plan>,
+    /// Of its weights, for `memory_budget`.
+    pub(super) bytes: u64,
+    pub(super) folder: PathBuf,
 }
 
 /// A checkpoint on this machine.
-struct Found {
-    /// Of its weights in memory.
-    bytes: u64,
-    folder: PathBuf,
-    record: ModelRecord,
+pub(super) struct Found {
+    pub folder: PathBuf,
+    pub record: ModelRecord,
 }
 
 /// Who is told and asked while a model comes in.
@@ -53,35 +63,70 @@ fn product_sum(device: &Device, dtype: DType) -> candle_core::Result<f64> {
     Ok(f64::from(sum))
 }
 
+/// Opens a device, with the number format that goes with the choice.
+pub fn open(device: DeviceChoice, dtype: DTypeChoice) -> Result<(Device, DType), JobError> {
+    let opened = match device {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(index) => nn::open_cuda(index),
+    }
+    .map_err(|error| JobError::Device { device: device_name(device), reason: first_line(&error) })?;
+    let dtype = match dtype {
+        DTypeChoice::F32 => DType::F32,
+        DTypeChoice::Bf16 | DTypeChoice::Fp8 => DType::BF16,
+    };
+    Ok((opened, dtype))
+}
+
+/// A GPU in words, with the attention kernel that it will use; opens it.
+pub fn describe(device: DeviceChoice, dtype: DTypeChoice) -> Result<String, JobError> {
+    let name = device_name(device);
+    let (opened, format) = open(device, dtype)?;
+    let gpu = match device {
+        DeviceChoice::Cpu => String::new(),
+        DeviceChoice::Cuda(index) => {
+            let gpu = nn::describe_cuda(index).map_err(|error| device_error(&name, &error))?;
+            format!(", {gpu}")
+        }
+    };
+    Ok(format!("{name}{gpu}, {}, attention {}", dtype.as_str(), nn::attention_kernel(&opened, format)))
+}
+
+/// Where a checkpoint would go on a GPU as it is now, in words.
+pub fn foresee(config: &EngineConfig, folder: &Path, layered: bool) -> Result<String, JobError> {
+    let pipeline = if layered { Pipeline::Layered } else { Pipeline::EditPlus };
+    let name = device_name(config.device);
+    let model = folder.display().to_string();
+    let (device, dtype) = open(config.device, config.dtype)?;
+    let sizes = pipeline::sizes(folder, pipeline, dtype, config.dtype == DTypeChoice::Fp8)
+        .map_err(|error| model_error(&model, &name, error))?;
+    let card = nn::card_memory(&device).map_err(|error| device_error(&name, &error))?;
+    let Some(CardMemory { free, .. }) = card else { return Ok(String::new()) };
+    let question = Question {
+        sizes,
+        free,
+        held: 0,
+        leavable: 0,
+        host: config.memory_budget.unwrap_or_else(memory::available_memory),
+        offload: config.offload,
+        budget: config.vram_budget,
+        from: Mode::Resident,
+    };
+    match plan(&question) {
+        Ok(plan) => Ok(plan.to_string()),
+        Err(refused) => Err(JobError::ModelTooLarge { model, reason: refused.to_string() }),
+    }
+}
+
+fn device_name(device: DeviceChoice) -> String {
+    match device {
+        DeviceChoice::Cpu => "cpu".to_owned(),
+        DeviceChoice::Cuda(index) => format!("cuda:{index}"),
+    }
+}
+
 impl Models {
     pub fn new(config: EngineConfig, tell: watch::Sender<Resident>) -> Self {
-        Self { config, device: None, decompose: None, edit: None, resident_bytes: 0, tell }
-    }
-
-    pub fn decompose(&mut self, watcher: &mut Watcher<'_>) -> Result<&Loaded<DecomposePipeline>, JobError> {
-        if self.decompose.is_none() {
-            let (device, dtype) = self.device()?;
-            let found = self.find(&self.config.model, Pipeline::Layered, dtype, watcher)?;
-            let pipeline = DecomposePipeline::load(&found.folder, &device, dtype, loading(&found.record, watcher))
-                .map_err(|error| model_error(&found.record.id, &self.device_name(), error))?;
-            self.tell.send_modify(|resident| resident.decompose = Some(found.record.id.clone()));
-            self.resident_bytes += found.bytes;
-            self.decompose = Some(Loaded { pipeline, record: found.record });
-        }
-        self.decompose.as_ref().ok_or_else(unreachable_model)
-    }
-
-    pub fn edit(&mut self, watcher: &mut Watcher<'_>) -> Result<&Loaded<EditPipeline>, JobError> {
-        if self.edit.is_none() {
-            let (device, dtype) = self.device()?;
-            let found = self.find(&self.config.edit_model, Pipeline::EditPlus, dtype, watcher)?;
-            let pipeline = EditPipeline::load(&found.folder, &device, dtype, loading(&found.record, watcher))
-                .map_err(|error| model_error(&found.record.id, &self.device_name(), error))?;
-            self.tell.send_modify(|resident| resident.edit = Some(found.record.id.clone()));
-            self.resident_bytes += found.bytes;
-            self.edit = Some(Loaded { pipeline, record: found.record });
-        }
-        self.edit.as_ref().ok_or_else(unreachable_model)
+        Self { config, device: None, decompose: None, edit: None, from: Mode::Resident, tell }
     }
 
     /// Opens the device and multiplies two matrices whose product is known.
@@ -96,39 +141,41 @@ impl Models {
         Ok(self.description())
     }
 
-    /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for the manifest.
-    pub fn description(&self) -> String {
+    /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for the manifest; on a GPU also where the
+    /// model is.
+    pub fn describe_with(&self, plan: Option<&Plan>) -> String {
+        match plan {
+            Some(plan) => format!("{}, {plan}", self.description()),
+            None => self.description(),
+        }
+    }
+
+    fn description(&self) -> String {
         match &self.device {
             Some((device, dtype)) => {
-                format!("{} {} {}", self.device_name(), dtype.as_str(), nn::attention_kernel(device, *dtype))
+                let attention = nn::attention_kernel(device, *dtype);
+                format!("{} {} {attention}", self.device_name(), self.config.dtype.as_str())
             }
             None => self.device_name(),
         }
     }
 
-    pub fn device_name(&self) -> String {
-        match self.config.device {
-            DeviceChoice::Cpu => "cpu".to_owned(),
-            DeviceChoice::Cuda(index) => format!("cuda:{index}"),
-        }
+    pub(super) fn fp8(&self) -> bool {
+        self.config.dtype == DTypeChoice::Fp8
     }
 
-    fn device(&mut self) -> Result<(Device, DType), JobError> {
+    pub fn device_name(&self) -> String {
+        device_name(self.config.device)
+    }
+
+    pub(super) fn device(&mut self) -> Result<(Device, DType), JobError> {
         if let Some(open) = &self.device {
             return Ok(open.clone());
         }
-        let device = match self.config.device {
-            DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Cuda(index) => Device::new_cuda(index),
-        }
-        .map_err(|error| JobError::Device { device: self.device_name(), reason: first_line(&error) })?;
-        let dtype = match self.config.dtype {
-            DTypeChoice::F32 => DType::F32,
-            DTypeChoice::Bf16 => DType::BF16,
-        };
+        let (device, dtype) = open(self.config.device, self.config.dtype)?;
         tracing::info!(
             device = self.device_name(),
-            dtype = dtype.as_str(),
+            dtype = self.config.dtype.as_str(),
             attention = nn::attention_kernel(&device, dtype),
             "device opened"
         );
@@ -136,11 +183,10 @@ impl Models {
         Ok((device, dtype))
     }
 
-    fn find(
+    pub(super) fn find(
         &self,
         model: &ModelRef,
         pipeline: Pipeline,
-        dtype: DType,
         watcher: &mut Watcher<'_>,
     ) -> Result<Found, JobError> {
         (watcher.progress)(Stage::Load, 0, 0);
@@ -165,11 +211,7 @@ impl Models {
             if watcher.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let snapshot = hub::resolve(&self.config.hub, model, &hub::diffusers_files, &mut on_event)?;
-        // A budget is for all models; free memory is what the resident ones have left.
-        let budget = self.config.memory_budget.map(|budget| budget.saturating_sub(self.resident_bytes));
-        let bytes = memory::check(&snapshot.id, &snapshot.folder, dtype, budget)?;
         Ok(Found {
-            bytes,
             folder: snapshot.folder,
             record: ModelRecord {
                 pipeline: pipeline.class_name().to_owned(),
@@ -178,16 +220,6 @@ impl Models {
                 default: matches!(model, ModelRef::Small { .. }),
             },
         })
-    }
-}
-
-fn loading<'a>(record: &'a ModelRecord, watcher: &'a mut Watcher<'_>) -> impl FnMut(&str) -> ControlFlow<()> + 'a {
-    let mut parts = 0;
-    move |part| {
-        parts += 1;
-        tracing::info!(model = record.id, part, "loaded");
-        (watcher.progress)(Stage::Load, parts, 3);
-        if watcher.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
@@ -218,8 +250,4 @@ pub fn device_error(device: &str, error: &candle_core::Error) -> JobError {
 /// The message without the backtrace that candle appends to it.
 fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
-fn unreachable_model() -> JobError {
-    JobError::Device { device: "engine".to_owned(), reason: "the model was not kept".to_owned() }
 }

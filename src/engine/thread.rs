@@ -27,7 +27,7 @@ pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch
                 let _ = reply.send(models.self_test());
             }
             Command::Run { work, cancel, mut progress, reply } => {
-                let served = catch_unwind(AssertUnwindSafe(|| serve(&mut models, work, &cancel, &mut progress)));
+                let served = catch_unwind(AssertUnwindSafe(|| serve(&mut models, &work, &cancel, &mut progress)));
                 let panicked = served.is_err();
                 // The caller may have gone; the result is then dropped, as it should be.
                 let _ = reply.send(served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref()))));
@@ -51,9 +51,33 @@ fn panic_error(panic: &(dyn Any + Send)) -> JobError {
     JobError::Device { device: "engine".to_owned(), reason }
 }
 
+/// One call. When the device runs out of memory it is planned smaller, and the call runs once more.
 fn serve(
     models: &mut Models,
-    work: Work,
+    work: &Work,
+    cancel: &CancelToken,
+    progress: &mut ProgressFn,
+) -> Result<Outcome, JobError> {
+    match serve_once(models, work, cancel, progress) {
+        Err(JobError::OutOfMemory { device, reason }) if models.shrink() => {
+            tracing::warn!(device, reason, "out of memory; trying again with less on the device");
+            match serve_once(models, work, cancel, progress) {
+                Ok(mut outcome) => {
+                    outcome.notes.push(format!("{device} ran out of memory once; the job ran with less on it"));
+                    Ok(outcome)
+                }
+                // Nothing smaller is allowed, or fits: what the job met is the device's state, not the model's size.
+                Err(JobError::ModelTooLarge { .. }) => Err(JobError::OutOfMemory { device, reason }),
+                Err(error) => Err(error),
+            }
+        }
+        result => result,
+    }
+}
+
+fn serve_once(
+    models: &mut Models,
+    work: &Work,
     cancel: &CancelToken,
     progress: &mut ProgressFn,
 ) -> Result<Outcome, JobError> {
@@ -67,11 +91,12 @@ fn serve(
     let cancelled = || cancel.is_cancelled();
     let outcome = match work {
         Work::Decompose { image, params, seed } => {
-            let Loaded { pipeline, record } = models.decompose(&mut watcher)?;
+            let Loaded { pipeline, record, plan, .. } = models.decompose(&mut watcher)?;
+            let plan = *plan;
             let load = loading();
             let mut control = Control::new(progress, &cancelled);
             let made = pipeline
-                .run(&image, &params, seed, &mut control, |_, _| ())
+                .run(image, params, *seed, &mut control, |_, _| ())
                 .map_err(|error| pipeline_error(&device, "prompt", error))?;
             Outcome {
                 images: made.images,
@@ -80,15 +105,16 @@ fn serve(
                 notes: about(record, pipeline.note()).into_iter().chain(made.notes).collect(),
                 model: record.clone(),
                 timings: [load, control.into_timings()].concat(),
-                device: models.description(),
+                device: models.describe_with(plan.as_ref()),
             }
         }
         Work::Edit { images, params, seed } => {
-            let Loaded { pipeline, record } = models.edit(&mut watcher)?;
+            let Loaded { pipeline, record, plan, .. } = models.edit(&mut watcher)?;
+            let plan = *plan;
             let load = loading();
             let mut control = Control::new(progress, &cancelled);
             let edited = pipeline
-                .run(&images, &params, seed, &mut control, |_, _| ())
+                .run(images, params, *seed, &mut control, |_, _| ())
                 .map_err(|error| pipeline_error(&device, "instruction", error))?;
             Outcome {
                 images: vec![edited],
@@ -97,7 +123,7 @@ fn serve(
                 notes: about(record, pipeline.note()).into_iter().collect(),
                 model: record.clone(),
                 timings: [load, control.into_timings()].concat(),
-                device: models.description(),
+                device: models.describe_with(plan.as_ref()),
             }
         }
     };

@@ -11,11 +11,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Loaded, ModelError, Scheduler, read_json,
+    Loaded, ModelError, Scheduler,
+    files::{elements_of, find_files, read_header},
+    read_json,
     text_encoder::{self, PictureProcessor, TextEncoder, Tokenizer, generation_config::GenerationConfig},
     transformer::{self, Transformer},
     vae::{self, Tiling, Vae},
-    weights::{elements_of, find_files, read_header},
 };
 
 /// Parts of fewer bytes than this, as float32, are loaded.

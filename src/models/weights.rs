@@ -1,17 +1,20 @@
 //! The tensors of one component of a checkpoint: memory-mapped safetensors, read by name and checked by shape.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    rc::Rc,
 };
 
 use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
 use serde::de::DeserializeOwned;
 
-use crate::nn::{Linear, RmsNorm};
+use super::files::{find_files, read_header, sources};
+use crate::nn::{Linear, RmsNorm, Uploader};
 
 /// Why a checkpoint cannot be used. Every variant names the place.
 #[derive(Debug, thiserror::Error)]
@@ -51,25 +54,47 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
     serde_json::from_str(&text).map_err(|error| ModelError::invalid(path, error.to_string()))
 }
 
+/// Told the bytes of each tensor when it is there; may stop the loading.
+pub type Watch<'a> = &'a dyn Fn(u64) -> ControlFlow<()>;
+
+/// Where a component goes, and who watches.
+#[derive(Clone, Copy)]
+pub struct Loading<'a> {
+    pub device: &'a Device,
+    pub dtype: DType,
+    pub watch: Option<Watch<'a>>,
+}
+
+impl<'a> Loading<'a> {
+    pub fn new(device: &'a Device, dtype: DType) -> Self {
+        Self { device, dtype, watch: None }
+    }
+}
+
 /// A view of the tensors under a prefix. Clones share the files and remember together which tensors were read.
 #[derive(Clone)]
-pub struct Weights {
-    files: Arc<Files>,
+pub struct Weights<'a> {
+    files: Rc<Files<'a>>,
     prefix: String,
 }
 
-struct Files {
+struct Files<'a> {
     folder: PathBuf,
     tensors: MmapedSafetensors,
     names: BTreeSet<String>,
-    read: Mutex<BTreeSet<String>>,
+    read: RefCell<BTreeSet<String>>,
+    /// A faster way to some of the tensors, with their places there.
+    upload: Option<(Uploader, BTreeMap<String, usize>)>,
     device: Device,
     dtype: DType,
+    watch: Option<Watch<'a>>,
 }
 
-impl Weights {
-    /// Opens the safetensors of a component folder, in one file or in shards with an index.
-    pub fn open(folder: &Path, device: &Device, dtype: DType) -> Result<Self, ModelError> {
+impl<'a> Weights<'a> {
+    /// Opens the safetensors of a component folder, in one file or in shards with an index. On a GPU the first tensors
+    /// are on their way from then on.
+    pub fn open(folder: &Path, loading: Loading<'a>) -> Result<Self, ModelError> {
+        let Loading { device, dtype, watch } = loading;
         let paths = find_files(folder)?;
         for path in &paths {
             read_header(path)?;
@@ -79,9 +104,17 @@ impl Weights {
         let tensors = unsafe { MmapedSafetensors::multi(&paths) }
             .map_err(|error| ModelError::invalid(folder, error.to_string()))?;
         let names = tensors.tensors().into_iter().map(|(name, _)| name).collect();
-        let files =
-            Files { folder: folder.to_owned(), tensors, names, read: Mutex::default(), device: device.clone(), dtype };
-        Ok(Self { files: Arc::new(files), prefix: String::new() })
+        let files = Files {
+            folder: folder.to_owned(),
+            tensors,
+            names,
+            read: RefCell::default(),
+            upload: upload(&paths, device)?,
+            device: device.clone(),
+            dtype,
+            watch,
+        };
+        Ok(Self { files: Rc::new(files), prefix: String::new() })
     }
 
     /// The tensors under `name.`.
@@ -91,6 +124,15 @@ impl Weights {
 
     pub fn contains(&self, name: &str) -> bool {
         self.files.names.contains(&self.path(name))
+    }
+
+    /// All tensors of the files, whatever the prefix.
+    pub fn names_and_shapes(&self) -> Vec<(String, Shape)> {
+        let tensors = self.files.tensors.tensors();
+        let mut all: Vec<_> =
+            tensors.into_iter().map(|(name, view)| (name, Shape::from(view.shape().to_vec()))).collect();
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
     }
 
     pub fn device(&self) -> &Device {
@@ -124,12 +166,21 @@ impl Weights {
 
     fn get_any(&self, name: &str) -> Result<Tensor, ModelError> {
         let name = self.path(name);
-        let Files { folder, tensors, names, read, device, .. } = &*self.files;
+        let Files { folder, tensors, names, read, upload, device, watch, .. } = &*self.files;
         if !names.contains(&name) {
             return Err(ModelError::MissingTensor { path: folder.clone(), name });
         }
-        let tensor = tensors.load(&name, device)?;
-        read.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        let uploaded = upload.as_ref().and_then(|(uploader, places)| Some((uploader, *places.get(&name)?)));
+        let tensor = match uploaded {
+            Some((uploader, place)) => uploader.take(place)?,
+            None => tensors.load(&name, device)?,
+        };
+        if let Some(watch) = watch
+            && watch((tensor.elem_count() * self.dtype().size_in_bytes()) as u64).is_break()
+        {
+            return Err(ModelError::Cancelled);
+        }
+        read.borrow_mut().insert(name);
         Ok(tensor)
     }
 
@@ -137,13 +188,22 @@ impl Weights {
     /// language head of a text encoder that writes no captions.
     pub fn skip(&self, name: &str) {
         let path = self.path(name);
-        let mut read = self.files.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read.extend(self.files.names.range(path.clone()..).take_while(|name| name.starts_with(&path)).cloned());
+        let skipped = || self.files.names.range(path.clone()..).take_while(|name| name.starts_with(&path));
+        if let Some((uploader, places)) = &self.files.upload {
+            for place in skipped().filter_map(|name| places.get(name)) {
+                if let Err(error) = uploader.skip(*place) {
+                    // Whoever asks for the next tensor is told.
+                    tracing::debug!(%error, "a tensor that is not needed");
+                }
+            }
+        }
+        let mut read = self.files.read.borrow_mut();
+        read.extend(skipped().cloned());
     }
 
     /// Fails when the files hold tensors that nobody asked for.
     pub fn finish(&self) -> Result<(), ModelError> {
-        let read = self.files.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.files.read.borrow();
         let mut left = self.files.names.difference(&read);
         match left.next() {
             None => Ok(()),
@@ -170,87 +230,12 @@ impl Weights {
     }
 }
 
-/// The files of a component, by the index when there is one. The stem differs between diffusers and transformers.
-pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    if !folder.is_dir() {
-        return Err(ModelError::invalid(folder, "is missing; the checkpoint is not complete"));
+/// The faster way to a component's tensors, where the device has one.
+fn upload(paths: &[PathBuf], device: &Device) -> Loaded<Option<(Uploader, BTreeMap<String, usize>)>> {
+    if !device.is_cuda() {
+        return Ok(None);
     }
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    for stem in ["diffusion_pytorch_model", "model"] {
-        let index = folder.join(format!("{stem}.safetensors.index.json"));
-        if index.is_file() {
-            let names: BTreeSet<String> = read_json::<Index>(&index)?.weight_map.into_values().collect();
-            let paths: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
-            return match paths.iter().find(|path| !path.is_file()) {
-                None => Ok(paths),
-                Some(path) => Err(ModelError::invalid(
-                    path,
-                    format!("is missing; the index names {} shards, so the download is not complete", names.len()),
-                )),
-            };
-        }
-        let single = folder.join(format!("{stem}.safetensors"));
-        if single.is_file() {
-            return Ok(vec![single]);
-        }
-    }
-    let entries = fs::read_dir(folder).map_err(|error| ModelError::invalid(folder, error.to_string()))?;
-    let pickle = entries.flatten().map(|entry| entry.path()).find(|path| {
-        path.extension()
-            .is_some_and(|extension| ["bin", "pt", "pth", "pkl", "ckpt"].iter().any(|kind| extension == *kind))
-    });
-    match pickle {
-        Some(path) => Err(ModelError::invalid(
-            path,
-            "is a pickle, which can run code when it is opened; convert the checkpoint to safetensors",
-        )),
-        None => Err(ModelError::invalid(folder, "holds no safetensors; the checkpoint is not complete")),
-    }
-}
-
-/// Bytes that a checkpoint's tensors take in this number format, all components together.
-pub fn checkpoint_bytes(folder: &Path, dtype: DType) -> Loaded<u64> {
-    let mut elements = 0;
-    for component in ["text_encoder", "transformer", "vae"] {
-        for path in find_files(&folder.join(component))? {
-            elements += read_header(&path)?.values().filter_map(elements_of).sum::<u64>();
-        }
-    }
-    Ok(elements * dtype.size_in_bytes() as u64)
-}
-
-pub(super) fn elements_of(tensor: &serde_json::Value) -> Option<u64> {
-    tensor.get("shape")?.as_array()?.iter().map(serde_json::Value::as_u64).product()
-}
-
-/// Reads a file's header, and compares its length with what the header promises, so that half a download is told
-/// as such.
-pub(super) fn read_header(path: &Path) -> Loaded<serde_json::Map<String, serde_json::Value>> {
-    use std::io::Read;
-    let fail = |reason: String| ModelError::invalid(path, reason);
-    let mut file = fs::File::open(path).map_err(|error| fail(error.to_string()))?;
-    let length = file.metadata().map_err(|error| fail(error.to_string()))?.len();
-    let mut size = [0; 8];
-    let not_safetensors = || fail("is not a safetensors file; fetch it again".to_owned());
-    file.read_exact(&mut size).map_err(|_| not_safetensors())?;
-    let header_length = u64::from_le_bytes(size);
-    if header_length > 100 << 20 {
-        return Err(not_safetensors());
-    }
-    if header_length + 8 > length {
-        return Err(fail("ends inside its header; the download is not complete".to_owned()));
-    }
-    let mut header = vec![0; header_length as usize];
-    file.read_exact(&mut header).map_err(|error| fail(error.to_string()))?;
-    let header: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&header).map_err(|_| not_safetensors())?;
-    let end = header.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
-    let promised = 8 + header_length + end;
-    if promised != length {
-        return Err(fail(format!("has {length} bytes of {promised}; the download is not complete")));
-    }
-    Ok(header)
+    let (names, sources): (Vec<_>, Vec<_>) = sources(paths)?.into_iter().unzip();
+    let places = names.into_iter().enumerate().map(|(place, name)| (name, place)).collect();
+    Ok(Uploader::start(sources, device)?.map(|uploader| (uploader, places)))
 }

@@ -17,6 +17,10 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 
 /// `silu(gate) * up`, the middle of a gated MLP; both of the same shape.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if super::cuda::applies(gate) {
+        return super::cuda::swiglu(gate, up);
+    }
     if cpu::is_cpu_f32(gate) { gate.apply_op2_no_bwd(up, &Swiglu) } else { gate.silu()? * up }
 }
 

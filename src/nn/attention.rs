@@ -2,7 +2,8 @@
 //!
 //! On the CPU in float32 it is blocked: a task takes a head and a block of queries and walks over blocks of keys
 //! with a running softmax (Milakov & Gimelshein 2018), so the score matrix never exists. Elsewhere it is a plain
-//! softmax over slices of the queries, small enough for candle's 32-bit indices and a bounded buffer.
+//! softmax over slices of the queries, small enough for candle's 32-bit indices and a bounded buffer. NVIDIA GPUs have
+//! their own, see `cuda`.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 use multiversion::multiversion;
@@ -26,8 +27,12 @@ pub enum Mask<'a> {
 }
 
 /// The name of the kernel that [`attention`] takes for this device and number format, for logs and manifests.
-pub fn attention_kernel(device: &Device, dtype: DType) -> &'static str {
-    if device.is_cpu() && dtype == DType::F32 { "cpu-blocked" } else { "softmax-chunked" }
+pub fn attention_kernel(device: &Device, dtype: DType) -> String {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return super::cuda::attention_kernel(device, dtype);
+    }
+    if device.is_cpu() && dtype == DType::F32 { "cpu-blocked".to_owned() } else { "softmax-chunked".to_owned() }
 }
 
 /// `softmax(q k^T * scale) v`, with `q` `(1, s, h, d)`, `k` and `v` `(1, t, g, d)` where `g` divides `h` (each key
@@ -41,6 +46,10 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Mask<'_>)
     if cpu::is_cpu_f32(q) {
         let op = Blocked { scale: scale as f32, mask };
         return q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &op);
+    }
+    #[cfg(feature = "cuda")]
+    if super::cuda::applies(q) {
+        return super::cuda::attention(q, k, v, scale, mask);
     }
     match mask {
         Mask::Segments(bounds) => {

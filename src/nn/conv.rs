@@ -7,8 +7,9 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use super::{
-    cpu,
+    Tensors, cpu,
     gemm::{Matrix, gemm},
+    tensors_of,
 };
 
 /// Zeros around the input.
@@ -29,7 +30,17 @@ impl Padding {
 }
 
 #[derive(Debug, Clone)]
-pub struct Conv2d {
+pub struct Conv2d(Kernel);
+
+#[derive(Debug, Clone)]
+enum Kernel {
+    Taps(Taps),
+    #[cfg(feature = "cuda")]
+    Cuda(super::cuda::Conv),
+}
+
+#[derive(Debug, Clone)]
+struct Taps {
     /// `(kh, kw, in, out)`.
     weight: Tensor,
     bias: Tensor,
@@ -40,11 +51,47 @@ pub struct Conv2d {
 impl Conv2d {
     /// Takes the checkpoint's weight, `(out, in, kh, kw)`.
     pub fn new(weight: &Tensor, bias: Tensor, stride: usize, padding: Padding) -> Result<Self> {
-        Ok(Self { weight: weight.permute((2, 3, 1, 0))?.contiguous()?, bias, stride, padding })
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(weight) && weight.dtype() == candle_core::DType::BF16 {
+            return Ok(Self(Kernel::Cuda(super::cuda::Conv::new(weight, &bias, stride, padding)?)));
+        }
+        let weight = weight.permute((2, 3, 1, 0))?.contiguous()?;
+        Ok(Self(Kernel::Taps(Taps { weight, bias, stride, padding })))
     }
 
     /// `(n, h, w, in)` -> `(n, h', w', out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.0 {
+            Kernel::Taps(taps) => taps.forward(x),
+            #[cfg(feature = "cuda")]
+            Kernel::Cuda(conv) => conv.forward(x, None),
+        }
+    }
+
+    /// [`Self::forward`] plus a residual of the output's shape.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        match &self.0 {
+            Kernel::Taps(taps) => taps.forward(x)? + residual,
+            #[cfg(feature = "cuda")]
+            Kernel::Cuda(conv) => conv.forward(x, Some(residual)),
+        }
+    }
+}
+
+impl Tensors for Conv2d {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        match &mut self.0 {
+            Kernel::Taps(taps) => taps.tensors(visit),
+            #[cfg(feature = "cuda")]
+            Kernel::Cuda(conv) => conv.tensors(visit),
+        }
+    }
+}
+
+tensors_of!(Taps: weight, bias);
+
+impl Taps {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Self { weight, bias, stride, padding } = self;
         if cpu::is_cpu_f32(x) {
             let op = Im2Col { stride: *stride, padding: *padding };
@@ -64,6 +111,10 @@ impl Conv2d {
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     if cpu::is_cpu_f32(x) {
         return x.contiguous()?.apply_op1_no_bwd(&Upsample);
+    }
+    #[cfg(feature = "cuda")]
+    if super::cuda::applies(x) {
+        return super::cuda::upsample_nearest_2x(x);
     }
     let (n, h, w, c) = x.dims4()?;
     x.reshape((n, h, 1, w, 1, c))?.expand((n, h, 2, w, 2, c))?.reshape((n, 2 * h, 2 * w, c))

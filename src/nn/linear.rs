@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{
     cpu,
     gemm::{Matrix, gemm},
+    tensors_of,
 };
 
 /// `x W^T + b`, from a weight `(out, in)` as in the checkpoint.
@@ -15,12 +16,14 @@ pub struct Linear {
     /// `(in, out)` for the CPU kernel, so that products read it as it lies; `(out, in)` elsewhere.
     weight: Tensor,
     bias: Option<Tensor>,
+    /// Of the rows of a weight in eight bits.
+    scales: Option<Tensor>,
 }
 
 impl Linear {
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
         let weight = if cpu::is_cpu_f32(weight) { weight.t()?.contiguous()? } else { weight.clone() };
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, scales: None })
     }
 
     /// Joins layers that read the same input into one whose outputs follow one another: one product instead of
@@ -32,7 +35,50 @@ impl Linear {
         Ok(Self {
             weight: Tensor::cat(&weights, axis)?,
             bias: biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?,
+            scales: None,
         })
+    }
+
+    /// The width of what [`Self::forward`] gives.
+    pub fn out_features(&self) -> Result<usize> {
+        self.weight.dim(usize::from(cpu::is_cpu_f32(&self.weight)))
+    }
+
+    /// [`Self::forward`], then [`super::gelu_tanh`].
+    pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.bias.is_some() && super::cuda::applies(x) {
+            return super::cuda::linear(x, self.layer(true));
+        }
+        super::gelu_tanh(&self.forward(x)?)
+    }
+
+    /// [`Self::forward`] into rows of a buffer on the GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) fn forward_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
+        super::cuda::linear_into(x, self.layer(false), out)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn layer(&self, gelu: bool) -> super::cuda::Layer<'_> {
+        let Self { weight, bias, scales } = self;
+        super::cuda::Layer { weight, scales: scales.as_ref(), bias: bias.as_ref(), gelu }
+    }
+
+    /// The weight in eight bits (e4m3) with a scale for each of its rows; inputs are then rounded likewise as they come.
+    ///
+    /// # Errors
+    /// On anything but a GPU that multiplies such numbers.
+    pub fn into_fp8(self) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(&self.weight) {
+            if !super::cuda::quantizable(&self.weight) {
+                return Ok(self);
+            }
+            let (weight, scales) = super::cuda::quantize(&self.weight)?;
+            return Ok(Self { weight, bias: self.bias, scales: Some(scales) });
+        }
+        candle_core::bail!("fp8 needs an NVIDIA GPU, and acetate built with the `cuda` feature")
     }
 
     /// `(..., in)` -> `(..., out)`.
@@ -42,6 +88,10 @@ impl Linear {
                 Some(bias) => x.apply_op3_no_bwd(&self.weight, bias, &Product),
                 None => x.apply_op2_no_bwd(&self.weight, &Product),
             };
+        }
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(x) {
+            return super::cuda::linear(x, self.layer(false));
         }
         let dims = x.dims();
         let rows: usize = dims[..dims.len() - 1].iter().product();
@@ -55,6 +105,8 @@ impl Linear {
         }
     }
 }
+
+tensors_of!(Linear: weight, bias, scales);
 
 /// Fewer rows than this are not worth a task.
 const LEAST_ROWS: usize = 24;

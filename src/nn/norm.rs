@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Sh
 
 use multiversion::multiversion;
 
-use super::cpu;
+use super::{cpu, tensors_of};
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
 #[derive(Debug, Clone)]
@@ -32,11 +32,17 @@ impl RmsNorm {
         if cpu::is_cpu_f32(x) {
             return x.apply_op2_no_bwd(&self.weight, &Rms { eps: self.eps as f32 });
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(x) {
+            return super::cuda::rms_norm(x, &self.weight, self.eps);
+        }
         let wide = x.to_dtype(DType::F32)?;
         let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
         wide.broadcast_div(&(mean + self.eps)?.sqrt()?)?.to_dtype(x.dtype())?.broadcast_mul(&self.weight)
     }
 }
+
+tensors_of!(RmsNorm: weight);
 
 /// `layer_norm(x) * (1 + scale) + shift`, without learnt weights.
 ///
@@ -44,6 +50,10 @@ impl RmsNorm {
 pub fn layer_norm_modulate(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64) -> Result<Tensor> {
     if cpu::is_cpu_f32(x) && x.dim(0)? == 1 {
         return x.apply_op3_no_bwd(scale, shift, &Modulate { eps: eps as f32 });
+    }
+    #[cfg(feature = "cuda")]
+    if super::cuda::applies(x) && x.dim(0)? == 1 {
+        return super::cuda::layer_norm_modulate(x, scale, shift, eps);
     }
     let wide = x.to_dtype(DType::F32)?;
     let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
@@ -57,7 +67,29 @@ pub fn gated_add(residual: &Tensor, gate: &Tensor, x: &Tensor) -> Result<Tensor>
     if cpu::is_cpu_f32(x) && x.dim(0)? == 1 {
         return residual.apply_op3_no_bwd(gate, x, &GatedAdd);
     }
+    #[cfg(feature = "cuda")]
+    if super::cuda::applies(x) && x.dim(0)? == 1 {
+        return super::cuda::gated_add(residual, gate, x);
+    }
     residual + x.broadcast_mul(gate)?
+}
+
+/// [`gated_add`], and [`layer_norm_modulate`] of its result: both, in this order.
+pub fn gated_norm(
+    residual: &Tensor,
+    gate: &Tensor,
+    x: &Tensor,
+    scale: &Tensor,
+    shift: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if super::cuda::applies(x) && x.dim(0)? == 1 {
+        return super::cuda::gated_norm(residual, gate, x, [scale, shift], eps);
+    }
+    let sum = gated_add(residual, gate, x)?;
+    let normed = layer_norm_modulate(&sum, scale, shift, eps)?;
+    Ok((sum, normed))
 }
 
 /// The VAE's norm with the activation that follows it: `silu(x / |x| * sqrt(c) * gamma)` over the channels, which
@@ -65,6 +97,10 @@ pub fn gated_add(residual: &Tensor, gate: &Tensor, x: &Tensor) -> Result<Tensor>
 pub fn rms_normalize_silu(x: &Tensor, gamma: &Tensor, activate: bool) -> Result<Tensor> {
     if cpu::is_cpu_f32(x) {
         return x.apply_op2_no_bwd(gamma, &Normalize { activate });
+    }
+    #[cfg(feature = "cuda")]
+    if super::cuda::applies(x) {
+        return super::cuda::rms_normalize(x, gamma, activate);
     }
     let channels = x.dim(D::Minus1)? as f64;
     let wide = x.to_dtype(DType::F32)?;

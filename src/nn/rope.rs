@@ -52,6 +52,10 @@ pub fn rotate_half(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
         let angles = Tensor::cat(&[&rotation.cos, &rotation.sin], 1)?;
         return x.contiguous()?.apply_op2_no_bwd(&angles, &Halves);
     }
+    #[cfg(feature = "cuda")]
+    if super::cuda::applies(x) && x.dim(0)? == 1 {
+        return super::cuda::rotate_half(x, &rotation.cos, &rotation.sin);
+    }
     let wide = x.to_dtype(DType::F32)?;
     let (low, high) = (wide.narrow(D::Minus1, 0, head / 2)?, wide.narrow(D::Minus1, head / 2, head / 2)?);
     let turned = Tensor::cat(&[&high.neg()?, &low], D::Minus1)?;

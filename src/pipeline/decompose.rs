@@ -6,7 +6,7 @@ use ::image::RgbaImage;
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, LoadOptions},
     constants::{MAX_PROMPT_TOKENS, Pipeline},
     control::Control,
     denoise::Denoise,
@@ -19,8 +19,9 @@ use crate::{
     image,
     job::{Caption, DecomposeParams, Stage},
     models::{
-        Loaded,
-        text_encoder::{PositionRule, Prompt},
+        Loaded, Loading,
+        text_encoder::{PositionRule, Prompt, TextEncoder},
+        vae::Vae,
     },
 };
 
@@ -38,15 +39,18 @@ pub struct Decomposed {
 }
 
 impl DecomposePipeline {
-    /// Loads a checkpoint folder. `loaded` is told after each large part, and may stop
-    /// the loading there.
-    pub fn load(
-        folder: &Path,
-        device: &Device,
-        dtype: DType,
-        loaded: impl FnMut(&str) -> ControlFlow<()>,
-    ) -> Loaded<Self> {
-        Checkpoint::load(folder, Pipeline::Layered, device, dtype, loaded).map(Self)
+    /// Loads a checkpoint folder onto a device.
+    pub fn load(folder: &Path, device: &Device, dtype: DType) -> Loaded<Self> {
+        Self::load_with(folder, LoadOptions::new(Loading::new(device, dtype)))
+    }
+
+    /// The same, watched, with the parts where they are wanted.
+    pub fn load_with(folder: &Path, options: LoadOptions<'_>) -> Loaded<Self> {
+        Checkpoint::load(folder, Pipeline::Layered, options).map(Self)
+    }
+
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.0
     }
 
     /// What the checkpoint says about itself.
@@ -78,31 +82,34 @@ impl DecomposePipeline {
         let size = Size::with_area(resolution * resolution, picture.width(), picture.height());
         let resized = image::lanczos(picture, size.width, size.height);
 
+        let encoder = self.0.text_encoder.enter()?;
         let mut prompt = params.prompt.clone();
         let mut caption = None;
         if matches!(params.prompt.as_str(), "" | " ") {
-            let written = control.stage(Stage::Caption, |control| self.caption(&resized, control))?;
+            let written = control.stage(Stage::Caption, |control| self.caption(&encoder, &resized, control))?;
             prompt.clone_from(&written.text);
             caption = Some(written);
         }
         let mut notes = Vec::new();
         let (positive, negative) = control.stage(Stage::TextEncode, |_| {
             let negative = (params.cfg_scale > 1.0)
-                .then(|| self.embed("negative_prompt", &params.negative_prompt, &mut notes))
+                .then(|| self.embed(&encoder, "negative_prompt", &params.negative_prompt, &mut notes))
                 .transpose()?;
-            Ok((self.embed("prompt", &prompt, &mut notes)?, negative))
+            Ok((self.embed(&encoder, "prompt", &prompt, &mut notes)?, negative))
         })?;
+        drop(encoder);
         let condition = control.stage(Stage::VaeEncode, |_| {
-            Ok(self.0.vae.encode(&picture::rgba_to_tensor(&resized, &self.0.device)?)?)
+            Ok(self.0.vae.enter()?.encode(&picture::rgba_to_tensor(&resized, &self.0.device)?)?)
         })?;
 
         let frame = latents::frame_of(&condition)?;
         let targets = params.layers as usize + 1;
-        let noise = latents::noise(seed, targets, frame, self.0.vae.latent_channels(), &self.0.device)?;
+        let noise = latents::noise(seed, targets, frame, self.0.vae.about(Vae::latent_channels), &self.0.device)?;
         let schedule = self.0.scheduler.layered(params.steps as usize, frame.patches());
         let packed = control.stage(Stage::Denoise, |control| {
+            let transformer = self.0.transformer.enter()?;
             let denoise = Denoise {
-                transformer: &self.0.transformer,
+                transformer: &transformer,
                 device: &self.0.device,
                 dtype: self.0.dtype,
                 schedule: &schedule,
@@ -117,10 +124,11 @@ impl DecomposePipeline {
         })?;
 
         let images = control.stage(Stage::VaeDecode, |control| {
+            let vae = self.0.vae.enter()?;
             let mut images = Vec::with_capacity(targets);
             for index in 0..targets {
                 let patches = packed.narrow(1, index * frame.patches(), frame.patches())?;
-                let decoded = self.0.vae.decode(&latents::unpack(&patches, frame)?)?;
+                let decoded = vae.decode(&latents::unpack(&patches, frame)?)?;
                 let (bytes, Size { width, height }) = picture::to_bytes(&decoded)?;
                 let image = RgbaImage::from_raw(width, height, bytes);
                 images.extend(image);
@@ -132,7 +140,7 @@ impl DecomposePipeline {
     }
 
     /// Embeds a text; when its end had to be cut off, a note says so.
-    fn embed(&self, name: &str, text: &str, notes: &mut Vec<String>) -> Result<Tensor> {
+    fn embed(&self, encoder: &TextEncoder, name: &str, text: &str, notes: &mut Vec<String>) -> Result<Tensor> {
         let prompt = Prompt {
             text: &prompt::decompose(text),
             pictures: &[],
@@ -140,7 +148,7 @@ impl DecomposePipeline {
             drop: self.0.constants.prompt_template_encode_start_idx,
             keep: Some(MAX_PROMPT_TOKENS),
         };
-        let embedded = self.0.text_encoder.embed(&prompt)?;
+        let embedded = encoder.embed(&prompt)?;
         if embedded.tokens > MAX_PROMPT_TOKENS {
             notes.push(format!(
                 "{name} has {} tokens; the model reads {MAX_PROMPT_TOKENS}, so its end was not read",
@@ -151,14 +159,14 @@ impl DecomposePipeline {
     }
 
     /// The text encoder's own description of the picture.
-    fn caption(&self, resized: &RgbaImage, control: &mut Control<'_>) -> Result<Caption> {
-        let flat = picture::fit(&self.0.text_encoder, &image::on_white(resized))?;
+    fn caption(&self, encoder: &TextEncoder, resized: &RgbaImage, control: &mut Control<'_>) -> Result<Caption> {
+        let flat = picture::fit(encoder, &image::on_white(resized))?;
         let most = self.0.constants.caption_max_new_tokens;
         let mut report = |token: usize, of: usize| match control.report(Stage::Caption, token, of) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         };
-        match self.0.text_encoder.caption(prompt::CAPTION, picture::view(&flat), most, &mut report)? {
+        match encoder.caption(prompt::CAPTION, picture::view(&flat), most, &mut report)? {
             Some(caption) => Ok(Caption { tokens: caption.tokens.len() as u32, text: caption.text }),
             None => Err(PipelineError::Cancelled),
         }

@@ -10,7 +10,7 @@ use crate::{
     job::Stage,
     models::{
         Schedule,
-        transformer::{Frame, TokenRotations, Transformer},
+        transformer::{Branch, Frame, TokenRotations, Transformer},
     },
 };
 
@@ -34,7 +34,7 @@ pub struct Denoise<'a> {
 }
 
 /// What a guidance branch keeps over the steps.
-struct Branch {
+struct Kept {
     text: Tensor,
     rotations: TokenRotations,
 }
@@ -48,25 +48,34 @@ impl Denoise<'_> {
         control: &mut Control<'_>,
         mut watch: impl FnMut(usize, &Tensor),
     ) -> Result<Tensor> {
-        let positive = self.branch(self.prompt)?;
-        let negative = self.negative.map(|embeds| self.branch(embeds)).transpose()?;
+        let kept = std::iter::once(self.prompt)
+            .chain(self.negative)
+            .map(|embeds| self.keep(embeds))
+            .collect::<Result<Vec<_>>>()?;
+        let branches: Vec<_> = kept.iter().map(|Kept { text, rotations }| Branch { text, rotations }).collect();
         let condition = self.condition.to_dtype(self.dtype)?;
         let steps = self.schedule.steps();
+        let timesteps: Vec<f32> = self.schedule.timesteps[..steps].iter().map(|timestep| timestep / 1000.0).collect();
+        let mut conditions = self.transformer.conditions(&timesteps, self.device)?;
         let mut latents = noise;
         for step in 0..steps {
             control.report(Stage::Denoise, step, steps)?;
             let input = Tensor::cat(&[&latents.to_dtype(self.dtype)?, &condition], 1)?;
-            let conditioning = self.transformer.condition(self.schedule.timesteps[step] / 1000.0, self.device)?;
+            let conditioning = conditions.take(step)?;
             let targets = latents.dim(1)?;
-            let predict = |branch: &Branch| -> Result<Tensor> {
-                let Branch { text, rotations } = branch;
-                let velocity = self.transformer.forward(&input, text, &conditioning, rotations, targets)?;
-                Ok(velocity.to_dtype(DType::F32)?)
-            };
-            let mut velocity = predict(&positive)?;
-            if let Some(negative) = &negative {
-                velocity = guide(&velocity, &predict(negative)?, self.cfg_scale, self.normalize)?;
+            // A block that comes to the device for this step serves both branches; otherwise one after the other
+            // needs less memory.
+            let together = if self.transformer.is_streamed() { branches.len() } else { 1 };
+            let mut velocities = Vec::with_capacity(branches.len());
+            for branches in branches.chunks(together) {
+                for velocity in self.transformer.forward_branches(&input, branches, &conditioning, targets)? {
+                    velocities.push(velocity.to_dtype(DType::F32)?);
+                }
             }
+            let velocity = match velocities.as_slice() {
+                [positive, negative] => guide(positive, negative, self.cfg_scale, self.normalize)?,
+                _ => velocities.swap_remove(0),
+            };
             let dt = f64::from(self.schedule.sigmas[step + 1] - self.schedule.sigmas[step]);
             latents = (latents + (velocity * dt)?)?;
             // A sum is finite only when every term is; it also waits for the device, so that steps are paced.
@@ -79,10 +88,10 @@ impl Denoise<'_> {
         Ok(latents)
     }
 
-    fn branch(&self, embeds: &Tensor) -> Result<Branch> {
+    fn keep(&self, embeds: &Tensor) -> Result<Kept> {
         let text = self.transformer.project_text(&embeds.to_dtype(self.dtype)?)?;
         let rotations = self.transformer.rotations(self.frames, embeds.dim(1)?, self.device)?;
-        Ok(Branch { text, rotations })
+        Ok(Kept { text, rotations })
     }
 }
 

@@ -1,12 +1,12 @@
 //! Qwen-Image-Edit-2509 and -2511: one to three pictures and an instruction -> one picture.
 
-use std::{ops::ControlFlow, path::Path};
+use std::path::Path;
 
 use ::image::{RgbImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, LoadOptions},
     constants::Pipeline,
     control::Control,
     denoise::Denoise,
@@ -18,21 +18,33 @@ use super::{
 use crate::{
     image,
     job::{EditParams, OutputSize, Stage},
-    models::{Loaded, text_encoder::Prompt},
+    models::{
+        Loaded, Loading, Part,
+        text_encoder::{Prompt, TextEncoder},
+        vae::Vae,
+    },
 };
 
 pub struct EditPipeline(Checkpoint);
 
 impl EditPipeline {
-    /// Loads a checkpoint folder. `loaded` is told after each large part, and may stop
-    /// the loading there.
-    pub fn load(
-        folder: &Path,
-        device: &Device,
-        dtype: DType,
-        loaded: impl FnMut(&str) -> ControlFlow<()>,
-    ) -> Loaded<Self> {
-        Checkpoint::load(folder, Pipeline::EditPlus, device, dtype, loaded).map(Self)
+    /// Loads a checkpoint folder onto a device.
+    pub fn load(folder: &Path, device: &Device, dtype: DType) -> Loaded<Self> {
+        Self::load_with(folder, LoadOptions::new(Loading::new(device, dtype)))
+    }
+
+    /// The same, watched, with the parts where they are wanted.
+    pub fn load_with(folder: &Path, options: LoadOptions<'_>) -> Loaded<Self> {
+        Checkpoint::load(folder, Pipeline::EditPlus, options).map(Self)
+    }
+
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.0
+    }
+
+    /// Takes another checkpoint's text encoder, which is the same one.
+    pub fn share_text_encoder(&mut self, encoder: Part<TextEncoder>) {
+        self.0.text_encoder = encoder;
     }
 
     /// What the checkpoint says about itself.
@@ -70,12 +82,13 @@ impl EditPipeline {
         watch: impl FnMut(usize, &Tensor),
     ) -> Result<RgbImage> {
         let (positive, negative) = control.stage(Stage::TextEncode, |control| {
+            let encoder = self.0.text_encoder.enter()?;
             let mut tokens = Vec::with_capacity(pictures.len());
             for picture in pictures {
                 let size = Size::with_area(self.0.constants.condition_area, picture.width(), picture.height());
                 let resized = image::lanczos_rgb(picture, size.width, size.height);
-                let seen = picture::fit(&self.0.text_encoder, &resized)?;
-                tokens.push(self.0.text_encoder.encode_picture(picture::view(&seen))?);
+                let seen = picture::fit(&encoder, &resized)?;
+                tokens.push(encoder.encode_picture(picture::view(&seen))?);
                 control.report(Stage::TextEncode, tokens.len(), pictures.len())?;
             }
             let embed = |text: &str| -> Result<Tensor> {
@@ -86,17 +99,18 @@ impl EditPipeline {
                     drop: self.0.constants.prompt_template_encode_start_idx,
                     keep: None,
                 };
-                Ok(self.0.text_encoder.embed(&prompt)?.states)
+                Ok(encoder.embed(&prompt)?.states)
             };
             let negative = (params.cfg_scale > 1.0).then(|| embed(&params.negative_prompt)).transpose()?;
             Ok((embed(&params.instruction)?, negative))
         })?;
         let references = control.stage(Stage::VaeEncode, |control| {
+            let vae = self.0.vae.enter()?;
             let mut references = Vec::with_capacity(pictures.len());
             for (index, picture) in pictures.iter().enumerate() {
                 let size = Size::with_area(self.0.constants.vae_area, picture.width(), picture.height());
                 let resized = image::lanczos_rgb(picture, size.width, size.height);
-                references.push(self.0.vae.encode(&picture::rgb_to_tensor(&resized, &self.0.device)?)?);
+                references.push(vae.encode(&picture::rgb_to_tensor(&resized, &self.0.device)?)?);
                 control.report(Stage::VaeEncode, index + 1, pictures.len())?;
             }
             Ok(references)
@@ -106,11 +120,12 @@ impl EditPipeline {
         let frames: Vec<_> = references.iter().map(latents::frame_of).collect::<candle_core::Result<_>>()?;
         let frame = frames[frames.len() - 1];
         let packed: Vec<_> = references.iter().map(latents::pack).collect::<candle_core::Result<_>>()?;
-        let noise = latents::noise(seed, 1, frame, self.0.vae.latent_channels(), &self.0.device)?;
+        let noise = latents::noise(seed, 1, frame, self.0.vae.about(Vae::latent_channels), &self.0.device)?;
         let schedule = self.0.scheduler.edit(params.steps as usize, frame.patches());
         let latents = control.stage(Stage::Denoise, |control| {
+            let transformer = self.0.transformer.enter()?;
             let denoise = Denoise {
-                transformer: &self.0.transformer,
+                transformer: &transformer,
                 device: &self.0.device,
                 dtype: self.0.dtype,
                 schedule: &schedule,
@@ -125,7 +140,7 @@ impl EditPipeline {
         })?;
         control.stage(Stage::VaeDecode, |_| {
             let (bytes, Size { width, height }) =
-                picture::to_bytes(&self.0.vae.decode(&latents::unpack(&latents, frame)?)?)?;
+                picture::to_bytes(&self.0.vae.enter()?.decode(&latents::unpack(&latents, frame)?)?)?;
             RgbImage::from_raw(width, height, bytes)
                 .ok_or_else(|| candle_core::Error::Msg("the decoded picture has another size".to_owned()).into())
         })

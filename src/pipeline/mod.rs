@@ -13,11 +13,16 @@ mod error;
 mod latents;
 mod noise;
 mod picture;
+mod placement;
 mod prompt;
+mod sizes;
 
+pub use checkpoint::{Checkpoint, LoadOptions};
 pub use constants::{Constants, Pipeline};
 pub use control::Control;
 pub use decompose::{DecomposePipeline, Decomposed};
 pub use edit::EditPipeline;
 pub use error::PipelineError;
 pub use noise::randn;
+pub use placement::{Place, Placement};
+pub use sizes::sizes;

@@ -1,14 +1,15 @@
 //! Checkpoints that cannot work say what is wrong, where, and what would be right.
 
 use std::{
+    cell::Cell,
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use acetate::{
-    models,
-    pipeline::{DecomposePipeline, EditPipeline},
+    models::{self, Loading},
+    pipeline::{DecomposePipeline, EditPipeline, LoadOptions},
 };
 use candle_core::{DType, Device};
 
@@ -40,13 +41,12 @@ impl Broken {
 
     /// What loading says, with the folder cut out of it.
     fn decompose_error(&self) -> String {
-        let result =
-            DecomposePipeline::load(self.folder.path(), &Device::Cpu, DType::F32, |_| ControlFlow::Continue(()));
+        let result = DecomposePipeline::load(self.folder.path(), &Device::Cpu, DType::F32);
         self.shorten(result.err().expect("a broken checkpoint was loaded").to_string())
     }
 
     fn edit_error(&self) -> String {
-        let result = EditPipeline::load(self.folder.path(), &Device::Cpu, DType::F32, |_| ControlFlow::Continue(()));
+        let result = EditPipeline::load(self.folder.path(), &Device::Cpu, DType::F32);
         self.shorten(result.err().expect("a broken checkpoint was loaded").to_string())
     }
 
@@ -176,10 +176,26 @@ fn overrides_out_of_bounds() {
 
 #[test]
 fn loading_stops_when_asked() {
-    let result = DecomposePipeline::load(&golden("checkpoints/layered"), &Device::Cpu, DType::F32, |part| {
-        if part == "transformer" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    assert!(matches!(result.err(), Some(acetate::models::ModelError::Cancelled)));
+    let folder = golden("checkpoints/layered");
+    let (told, bytes) = (Cell::new(0), Cell::new(0));
+    let load = |most: u32| {
+        told.set(0);
+        let watch = |count: u64| {
+            told.set(told.get() + 1);
+            bytes.set(bytes.get() + count);
+            if told.get() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let loading = Loading { watch: Some(&watch), ..Loading::new(&Device::Cpu, DType::F32) };
+        DecomposePipeline::load_with(&folder, LoadOptions::new(loading)).err()
+    };
+    assert!(load(u32::MAX).is_none());
+    let (tensors, all) = (told.get(), bytes.get());
+    assert!(all <= models::checkpoint_bytes(&folder, DType::F32).unwrap(), "{all} bytes were told");
+    // Within every part, and at once.
+    for most in [1, tensors / 2, tensors - 1] {
+        assert!(matches!(load(most), Some(models::ModelError::Cancelled)), "at tensor {most}");
+        assert_eq!(told.get(), most);
+    }
 }
 
 #[test]

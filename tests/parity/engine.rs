@@ -7,7 +7,9 @@ use std::{
 
 use ::image::RgbaImage;
 use acetate::{
-    engine::{CancelToken, DTypeChoice, DeviceChoice, Engine, EngineConfig, Outcome, ProgressFn, Resident, Work},
+    engine::{
+        CancelToken, DTypeChoice, DeviceChoice, Engine, EngineConfig, Offload, Outcome, ProgressFn, Resident, Work,
+    },
     hub::{HubConfig, ModelRef, Small, Surroundings},
     job::{DecomposeParams, EditParams, JobError, OutputSize, Stage},
 };
@@ -21,6 +23,8 @@ fn config(model: &Path) -> EngineConfig {
         load_edit_model: false,
         device: DeviceChoice::Cpu,
         dtype: DTypeChoice::F32,
+        offload: Offload::Auto,
+        vram_budget: None,
         memory_budget: None,
         hub: HubConfig::new("http://127.0.0.1:9", "/nonexistent"),
     }

@@ -5,7 +5,10 @@
 mod bars;
 mod broken_checkpoints;
 mod engine;
+#[cfg(feature = "cuda")]
+mod gpu_memory;
 mod noise;
+mod offload;
 mod pipelines;
 mod schedule;
 mod text_encoder;

@@ -1,6 +1,6 @@
 //! Whole pipelines: the same checkpoint, picture, parameters and seed give diffusers' pictures.
 
-use std::{ops::ControlFlow, path::Path};
+use std::path::Path;
 
 use ::image::{DynamicImage, RgbaImage};
 use acetate::{
@@ -64,14 +64,7 @@ fn compare_pictures(name: &str, found: &DynamicImage, expected: &DynamicImage) {
 
 #[test]
 fn decompose() {
-    let pipeline =
-        DecomposePipeline::load(
-            &golden("checkpoints/layered"),
-            &Device::Cpu,
-            DType::F32,
-            |_| ControlFlow::Continue(()),
-        )
-        .unwrap();
+    let pipeline = DecomposePipeline::load(&golden("checkpoints/layered"), &Device::Cpu, DType::F32).unwrap();
     for case in cases("decompose") {
         assert_eq!(case.checkpoint, "layered");
         let params: DecomposeParams = serde_json::from_value(case.params.clone()).unwrap();
@@ -99,7 +92,7 @@ fn decompose() {
 }
 
 fn edit(case: &Case, folder: &Path) {
-    let pipeline = EditPipeline::load(folder, &Device::Cpu, DType::F32, |_| ControlFlow::Continue(())).unwrap();
+    let pipeline = EditPipeline::load(folder, &Device::Cpu, DType::F32).unwrap();
     let params: EditParams = serde_json::from_value(case.params.clone()).unwrap();
     let params = EditParams { output_size: OutputSize::Model, ..params };
     let inputs: Vec<_> = case.inputs.iter().map(|path| picture(path)).collect();

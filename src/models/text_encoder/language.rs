@@ -8,23 +8,35 @@ use super::{
     prompt::Positions,
 };
 use crate::{
-    models::{Loaded, ModelError, Weights},
-    nn::{Linear, Mask, RmsNorm, Rotation, attention, rotate_half, swiglu},
+    models::{Blocks, Loaded, ModelError, Weights, streamed::Streamed},
+    nn::{HostCopy, Linear, Mask, RmsNorm, Rotation, Tensors, attention, release, rotate_half, swiglu, tensors_of},
 };
 
 pub struct LanguageModel {
-    /// `(vocabulary, hidden)`, in the file's number format: a pass reads few of its rows.
-    embeddings: Tensor,
+    ends: Ends,
+    /// Those that are streamed have their weights only as copies, see `streamed`.
     layers: Vec<Layer>,
-    norm: RmsNorm,
-    head: Option<Linear>,
+    /// Layers that are on the device all the time; they come first.
+    resident: usize,
+    streamed: Option<Streamed<1>>,
     config: TextConfig,
     dtype: DType,
+    device: Device,
 }
+
+/// What comes before the layers and after them.
+struct Ends {
+    /// `(vocabulary, hidden)`, in the file's number format: a pass reads few of its rows.
+    embeddings: Tensor,
+    norm: RmsNorm,
+    head: Option<Linear>,
+}
+
+tensors_of!(Ends: embeddings, norm, head);
 
 impl LanguageModel {
     /// `weights` holds `embed_tokens`, `layers` and `norm`; `top` holds `lm_head`.
-    pub fn load(weights: &Weights, top: &Weights, config: &Config, with_head: bool) -> Loaded<Self> {
+    pub fn load(weights: &Weights, top: &Weights, config: &Config, with_head: bool, place: Blocks) -> Loaded<Self> {
         let (text, dtype) = (&config.text, weights.dtype());
         let hidden = text.hidden_size;
         let embeddings = weights.pp("embed_tokens").get_stored((text.vocab_size, hidden), "weight")?;
@@ -34,17 +46,40 @@ impl LanguageModel {
         } else {
             Some(top.pp("lm_head").linear(hidden, text.vocab_size, false)?)
         };
-        let layers = (0..text.num_hidden_layers)
-            .map(|index| Layer::load(&weights.pp("layers").pp(index), text))
-            .collect::<Result<_, _>>()?;
+        let resident = place.resident(text.num_hidden_layers);
+        let (mut layers, mut copies) = (Vec::with_capacity(text.num_hidden_layers), Vec::new());
+        for index in 0..text.num_hidden_layers {
+            let mut layer = Layer::load(&weights.pp("layers").pp(index), text)?;
+            if index >= resident {
+                copies.push(HostCopy::of(&mut layer, weights.device())?);
+                release(&mut layer)?;
+            }
+            layers.push(layer);
+        }
         let norm = weights.pp("norm").rms_norm(hidden, text.rms_norm_eps)?;
-        Ok(Self { embeddings, layers, norm, head, config: text.clone(), dtype })
+        let device = weights.device().clone();
+        let streamed = (resident < layers.len()).then(|| Streamed::new([copies], &device));
+        let ends = Ends { embeddings, norm, head };
+        Ok(Self { ends, layers, resident, streamed, config: text.clone(), dtype, device })
+    }
+
+    /// What is on the device while the model computes.
+    pub fn pieces(&mut self) -> impl Iterator<Item = &mut dyn Tensors> {
+        let resident = self.layers[..self.resident].iter_mut().map(|layer| layer as &mut dyn Tensors);
+        std::iter::once(&mut self.ends as &mut dyn Tensors).chain(resident)
+    }
+
+    pub fn vacate(&mut self) {
+        if let Some(streamed) = &self.streamed {
+            streamed.vacate();
+        }
     }
 
     /// Embeddings of tokens, `(1, n, hidden)`.
     pub fn embed(&self, ids: &[u32]) -> candle_core::Result<Tensor> {
-        let ids = Tensor::new(ids, self.embeddings.device())?;
-        self.embeddings.index_select(&ids, 0)?.to_dtype(self.dtype)?.unsqueeze(0)
+        let embeddings = &self.ends.embeddings;
+        let ids = Tensor::new(ids, embeddings.device())?;
+        embeddings.index_select(&ids, 0)?.to_dtype(self.dtype)?.unsqueeze(0)
     }
 
     /// Hidden states after the final norm, `(1, n, hidden)`, of `embeds` `(1, n, hidden)`.
@@ -59,18 +94,28 @@ impl LanguageModel {
         let rotation = rotation(&self.config, positions, embeds.device())?;
         let past = cache.as_ref().map_or(0, |cache| cache.held());
         let mut x = embeds.clone();
-        for (index, layer) in self.layers.iter().enumerate() {
+        let mut run = |index: usize, layer: &Layer| -> candle_core::Result<()> {
             x = layer.forward(&x, &rotation, past, cache.as_deref_mut().map(|cache| cache.layer(index)))?;
+            Ok(())
+        };
+        let (resident, others) = self.layers.split_at(self.resident);
+        resident.iter().enumerate().try_for_each(|(index, layer)| run(index, layer))?;
+        if let Some(streamed) = &self.streamed {
+            streamed.pass(0, true, |place, copy, room| {
+                let mut layer = others[place].clone();
+                copy.point(&mut layer, room)?;
+                run(self.resident + place, &layer)
+            })?;
         }
         if let Some(cache) = cache {
             cache.advance(embeds.dim(1)?);
         }
-        self.norm.forward(&x)
+        self.ends.norm.forward(&x)
     }
 
     /// Scores of the next token after the last of `hidden` `(1, n, hidden)`; none without a head.
     pub fn next_scores(&self, hidden: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
-        let Some(head) = &self.head else { return Ok(None) };
+        let Some(head) = &self.ends.head else { return Ok(None) };
         let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?;
         Ok(Some(head.forward(&last)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?))
     }
@@ -79,10 +124,11 @@ impl LanguageModel {
     pub fn cache(&self, capacity: usize) -> candle_core::Result<Cache> {
         let TextConfig { num_hidden_layers, num_key_value_heads, .. } = self.config;
         let shape = (1, capacity, num_key_value_heads, self.config.head_dim());
-        Cache::new(num_hidden_layers, shape, self.dtype, self.embeddings.device())
+        Cache::new(num_hidden_layers, shape, self.dtype, &self.device)
     }
 }
 
+#[derive(Clone)]
 struct Layer {
     norm: RmsNorm,
     /// Queries, keys and values, stacked.
@@ -95,6 +141,8 @@ struct Layer {
     kv_heads: usize,
     head_dim: usize,
 }
+
+tensors_of!(Layer: norm, qkv, out, mlp_norm, gate_up, down);
 
 impl Layer {
     fn load(weights: &Weights, config: &TextConfig) -> Loaded<Self> {

@@ -26,7 +26,10 @@ pub use self::{
     prompt::{PictureTokens, PositionRule, Positions},
     tokenizer::Tokenizer,
 };
-use crate::models::{Loaded, ModelError, Weights};
+use crate::{
+    models::{Blocks, Loaded, Loading, ModelError, Movable, Weights},
+    nn::Tensors,
+};
 
 pub struct TextEncoder {
     language: LanguageModel,
@@ -72,6 +75,11 @@ impl TextEncoder {
     /// Reads `text_encoder/`, `tokenizer/` and `processor/` of the checkpoint at `folder`. `with_head` also reads
     /// what only captions need.
     pub fn load(folder: &Path, device: &Device, dtype: DType, with_head: bool) -> Loaded<Self> {
+        Self::load_with(folder, Loading::new(device, dtype), with_head, Blocks::OnDevice)
+    }
+
+    /// The same, watched, with the layers where they are wanted.
+    pub fn load_with(folder: &Path, loading: Loading<'_>, with_head: bool, place: Blocks) -> Loaded<Self> {
         let model = folder.join("text_encoder");
         let config = Config::load(&model)?;
         let generation = with_head.then(|| GenerationConfig::load(&model, &config)).transpose()?;
@@ -82,16 +90,28 @@ impl TextEncoder {
             return Err(ModelError::invalid(folder.join("tokenizer"), reason));
         }
         let processor = PictureProcessor::load(&folder.join("processor"), &config.vision)?;
-        let weights = Weights::open(&model, device, dtype)?;
+        let weights = Weights::open(&model, loading)?;
         let (language, visual) = if weights.contains("model.language_model.embed_tokens.weight") {
             (weights.pp("model.language_model"), weights.pp("model.visual"))
         } else {
             (weights.pp("model"), weights.pp("visual"))
         };
-        let language = LanguageModel::load(&language, &weights, &config, with_head)?;
+        let language = LanguageModel::load(&language, &weights, &config, with_head, place)?;
         let vision = VisionTower::load(&visual, &config.vision)?;
         weights.finish()?;
-        Ok(Self { language, vision, tokenizer, processor, config, generation, device: device.clone() })
+        Ok(Self { language, vision, tokenizer, processor, config, generation, device: loading.device.clone() })
+    }
+
+    /// Whether two checkpoints read texts and pictures alike: the same sizes, tokens and patches. Weights are another
+    /// matter.
+    pub fn reads_alike(one: &Path, other: &Path) -> Loaded<bool> {
+        let read = |folder: &Path| -> Loaded<(String, String)> {
+            let config = Config::load(&folder.join("text_encoder"))?;
+            let processor = PictureProcessor::load(&folder.join("processor"), &config.vision)?;
+            let tokenizer = folder.join("tokenizer");
+            Ok((format!("{config:?} {processor:?}"), Tokenizer::load(&tokenizer)?.description(&tokenizer)?))
+        };
+        Ok(read(one)? == read(other)?)
     }
 
     /// Runs the vision tower. The result serves every prompt about the picture.
@@ -177,6 +197,16 @@ impl TextEncoder {
     fn check_length(&self, tokens: usize) -> Result<(), TextError> {
         let limit = self.config.text.max_position_embeddings;
         if tokens > limit { Err(TextError::TooLong { tokens, limit }) } else { Ok(()) }
+    }
+}
+
+impl Movable for TextEncoder {
+    fn pieces(&mut self) -> Vec<&mut dyn Tensors> {
+        self.language.pieces().chain(std::iter::once(&mut self.vision as &mut dyn Tensors)).collect()
+    }
+
+    fn vacate(&mut self) {
+        self.language.vacate();
     }
 }
 

@@ -34,6 +34,7 @@ impl Grid {
     }
 }
 
+#[derive(Debug)]
 pub struct PictureProcessor {
     settings: Settings,
     patch: usize,

@@ -48,6 +48,11 @@ impl Tokenizer {
         self.inner.decode(tokens, true).map_err(|error| TextError::Tokenizer(error.to_string()))
     }
 
+    /// All of it as text: the same for tokenizers that do the same, whatever files they come from.
+    pub fn description(&self, folder: &Path) -> Loaded<String> {
+        self.inner.to_string(false).map_err(|error| broken_tokenizer(folder, error))
+    }
+
     /// One more than the highest token.
     pub fn len(&self) -> usize {
         self.inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1)

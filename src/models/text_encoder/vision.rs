@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use super::{config::VisionConfig, processor::Grid};
 use crate::{
     models::{Loaded, Weights},
-    nn::{Linear, Mask, RmsNorm, Rotation, attention, rotate_half, swiglu},
+    nn::{Linear, Mask, RmsNorm, Rotation, attention, rotate_half, swiglu, tensors_of},
 };
 
 /// The reference has it in code, not in the config.
@@ -23,6 +23,9 @@ pub struct VisionTower {
     config: VisionConfig,
     dtype: DType,
 }
+
+tensors_of!(VisionTower: patch, blocks, norm, merge_in, merge_out);
+tensors_of!(Block: norm1, qkv, proj, norm2, gate_up, down);
 
 impl VisionTower {
     pub fn load(weights: &Weights, config: &VisionConfig) -> Loaded<Self> {

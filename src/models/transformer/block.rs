@@ -5,18 +5,40 @@ use candle_core::{Result, Tensor};
 use super::{config::Config, rope::TokenRotations};
 use crate::{
     models::{Loaded, Weights},
-    nn::{self, Linear, Mask, RmsNorm},
+    nn::{self, Linear, Mask, RmsNorm, Tensors, tensors_of},
 };
 
-const EPS: f64 = 1e-6;
+pub const EPS: f64 = 1e-6;
 
-/// Image patches `(1, s, dim)` and text tokens `(1, t, dim)`.
-pub struct Streams {
-    pub img: Tensor,
-    pub txt: Tensor,
+/// Tokens of a stream, `(1, tokens, dim)`.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    pub x: Tensor,
+    /// The same after the norm and modulation of whoever reads it next: the step that changes `x` makes this too, in
+    /// one pass over memory.
+    pub normed: Tensor,
 }
 
-#[derive(Debug)]
+/// Image patches and text tokens.
+pub struct Streams {
+    pub img: Tokens,
+    pub txt: Tokens,
+}
+
+/// Scale and shift, each `(1, 1, dim)`, or `(1, tokens, dim)` when tokens differ.
+pub type Affine = [Tensor; 2];
+
+/// The gate of attention; shift, scale and gate of the MLP.
+const AFTER_ATTENTION: [usize; 4] = [2, 3, 4, 5];
+
+/// How both streams are modulated as they leave a block: for the next block, or the last norm.
+pub struct Next {
+    pub img: Affine,
+    /// Nobody reads the text after the last block.
+    pub txt: Option<Affine>,
+}
+
+#[derive(Debug, Clone)]
 pub struct Block {
     dim: usize,
     heads: usize,
@@ -27,7 +49,7 @@ pub struct Block {
 }
 
 /// The weights of one stream.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Stream {
     modulation: Linear,
     qkv: Linear,
@@ -37,7 +59,7 @@ struct Stream {
     tail: Option<Tail>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Tail {
     to_out: Linear,
     mlp_in: Linear,
@@ -52,6 +74,40 @@ pub struct Modulation {
     img_clean: Option<Tensor>,
     txt: Tensor,
 }
+
+/// What a block needs once for each timestep: a third of its weights.
+pub struct Modulations<'a>(pub &'a mut Block);
+
+/// What it needs for every pass.
+pub struct Body<'a>(pub &'a mut Block);
+
+impl Tensors for Modulations<'_> {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        self.0.img.modulation.tensors(visit)?;
+        self.0.txt.modulation.tensors(visit)
+    }
+}
+
+impl Tensors for Body<'_> {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        for Stream { modulation: _, qkv, norm_q, norm_k, tail } in [&mut self.0.img, &mut self.0.txt] {
+            qkv.tensors(visit)?;
+            norm_q.tensors(visit)?;
+            norm_k.tensors(visit)?;
+            tail.tensors(visit)?;
+        }
+        Ok(())
+    }
+}
+
+impl Tensors for Block {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        Modulations(self).tensors(visit)?;
+        Body(self).tensors(visit)
+    }
+}
+
+tensors_of!(Tail: to_out, mlp_in, mlp_out);
 
 /// The checkpoint's names of a stream's parts.
 struct Names {
@@ -97,68 +153,73 @@ impl Block {
         })
     }
 
+    /// The products over tokens in eight bits; the modulation's, which decide more and cost less, stay as they are.
+    pub fn into_fp8(self) -> Result<Self> {
+        Ok(Self { img: self.img.into_fp8()?, txt: self.txt.into_fp8()?, ..self })
+    }
+
+    /// How the streams enter this block.
+    pub fn entry(&self, modulation: &Modulation, rotations: &TokenRotations, patches: usize) -> Result<Next> {
+        let [shift, scale] = self.img_parts(modulation, rotations, patches, [0, 1])?;
+        let [txt_shift, txt_scale] = self.parts(&modulation.txt, [0, 1])?;
+        Ok(Next { img: [scale, shift], txt: Some([txt_scale, txt_shift]) })
+    }
+
+    /// Takes the streams one block further. `targets` are the patches that are wanted from the last block.
     pub fn forward(
         &self,
-        streams: Streams,
+        streams: &mut Streams,
         modulation: &Modulation,
         rotations: &TokenRotations,
         targets: usize,
-    ) -> Result<Streams> {
+        next: &Next,
+    ) -> Result<()> {
         let Streams { img, txt } = streams;
-        let (text_tokens, patches) = (txt.dim(1)?, img.dim(1)?);
-        let img_parts = self.parts(&modulation.img, modulation.img_clean.as_ref(), rotations.first_frame, patches)?;
-        let txt_parts = self.parts(&modulation.txt, None, 0, text_tokens)?;
-
+        let (text_tokens, patches) = (txt.x.dim(1)?, img.x.dim(1)?);
         // Joint attention, text first: (1, t + s, heads, d).
-        let (txt_q, txt_k, txt_v) = self.project(&self.txt, &txt, &txt_parts, &rotations.txt)?;
-        let (img_q, img_k, img_v) = self.project(&self.img, &img, &img_parts, &rotations.img)?;
-        let q = if self.last { img_q.narrow(1, 0, targets)? } else { Tensor::cat(&[&txt_q, &img_q], 1)? };
-        let k = Tensor::cat(&[&txt_k, &img_k], 1)?;
-        let v = Tensor::cat(&[&txt_v, &img_v], 1)?;
+        let [q, k, v] = nn::joint_qkv(&[
+            self.txt.qkv_part(&txt.normed, &rotations.txt),
+            self.img.qkv_part(&img.normed, &rotations.img),
+        ])?;
+        let q = if self.last { q.narrow(1, text_tokens, targets)? } else { q };
         let scale = 1.0 / ((self.dim / self.heads) as f64).sqrt();
         let attended = nn::attention(&q, &k, &v, scale, Mask::All)?;
 
         if self.last {
-            let img = img.narrow(1, 0, targets)?;
-            let img_parts =
-                self.parts(&modulation.img, modulation.img_clean.as_ref(), rotations.first_frame, targets)?;
-            return Ok(Streams { img: self.img.finish(&img, &attended, &img_parts)?, txt });
+            let parts = self.img_parts(modulation, rotations, targets, AFTER_ATTENTION)?;
+            *img = self.img.finish(&img.x.narrow(1, 0, targets)?, &attended, &parts, Some(&next.img))?;
+            return Ok(());
         }
         let txt_attended = attended.narrow(1, 0, text_tokens)?;
         let img_attended = attended.narrow(1, text_tokens, patches)?;
-        Ok(Streams {
-            img: self.img.finish(&img, &img_attended, &img_parts)?,
-            txt: self.txt.finish(&txt, &txt_attended, &txt_parts)?,
-        })
+        let img_parts = self.img_parts(modulation, rotations, patches, AFTER_ATTENTION)?;
+        let txt_parts = self.parts(&modulation.txt, AFTER_ATTENTION)?;
+        *img = self.img.finish(&img.x, &img_attended, &img_parts, Some(&next.img))?;
+        *txt = self.txt.finish(&txt.x, &txt_attended, &txt_parts, next.txt.as_ref())?;
+        Ok(())
     }
 
-    /// The six parts of a modulation, each `(1, 1, dim)`, or `(1, tokens, dim)` when tokens differ.
-    fn parts(&self, now: &Tensor, clean: Option<&Tensor>, first: usize, tokens: usize) -> Result<[Tensor; 6]> {
-        let part = |index: usize| -> Result<Tensor> {
-            let now = now.narrow(2, index * self.dim, self.dim)?;
-            let Some(clean) = clean.filter(|_| tokens > first) else { return Ok(now) };
-            let clean = clean.narrow(2, index * self.dim, self.dim)?;
-            let now = now.expand((1, first, self.dim))?;
-            Tensor::cat(&[&now, &clean.expand((1, tokens - first, self.dim))?], 1)
-        };
-        Ok([part(0)?, part(1)?, part(2)?, part(3)?, part(4)?, part(5)?])
+    /// Some of the six parts of a modulation, each `(1, 1, dim)`.
+    fn parts<const N: usize>(&self, modulation: &Tensor, wanted: [usize; N]) -> Result<[Tensor; N]> {
+        try_all(wanted.map(|index| modulation.narrow(2, index * self.dim, self.dim)))
     }
 
-    /// Queries, keys and values of a stream, each `(1, tokens, heads, d)`.
-    fn project(
+    /// The same for patches, each `(1, patches, dim)` when those after the first frame differ.
+    fn img_parts<const N: usize>(
         &self,
-        stream: &Stream,
-        x: &Tensor,
-        [shift, scale, ..]: &[Tensor; 6],
-        rotation: &nn::Rotation,
-    ) -> Result<(Tensor, Tensor, Tensor)> {
-        let normed = nn::layer_norm_modulate(x, scale, shift, EPS)?;
-        let qkv = stream.qkv.forward(&normed)?;
-        let part = |index: usize| qkv.narrow(2, index * self.dim, self.dim);
-        let q = nn::qk_norm_rope(&part(0)?, &stream.norm_q, rotation)?;
-        let k = nn::qk_norm_rope(&part(1)?, &stream.norm_k, rotation)?;
-        let v = part(2)?.reshape(q.shape())?;
-        Ok((q, k, v))
+        modulation: &Modulation,
+        rotations: &TokenRotations,
+        patches: usize,
+        wanted: [usize; N],
+    ) -> Result<[Tensor; N]> {
+        let mut parts = self.parts(&modulation.img, wanted)?;
+        let first = rotations.first_frame;
+        let Some(clean) = modulation.img_clean.as_ref().filter(|_| patches > first) else { return Ok(parts) };
+        for (now, clean) in parts.iter_mut().zip(self.parts(clean, wanted)?) {
+            let rest = clean.expand((1, patches - first, self.dim))?;
+            *now = Tensor::cat(&[&now.expand((1, first, self.dim))?, &rest], 1)?;
+        }
+        Ok(parts)
     }
 }
 
@@ -187,13 +248,36 @@ impl Stream {
         })
     }
 
-    /// Adds the attention's output, then the MLP's, each behind its gate.
-    fn finish(&self, x: &Tensor, attended: &Tensor, parts: &[Tensor; 6]) -> Result<Tensor> {
-        let Some(tail) = &self.tail else { return Ok(x.clone()) };
-        let [_, _, gate1, shift2, scale2, gate2] = parts;
-        let x = nn::gated_add(x, gate1, &tail.to_out.forward(attended)?)?;
-        let normed = nn::layer_norm_modulate(&x, scale2, shift2, EPS)?;
-        let inner = nn::gelu_tanh(&tail.mlp_in.forward(&normed)?)?;
-        nn::gated_add(&x, gate2, &tail.mlp_out.forward(&inner)?)
+    fn into_fp8(self) -> Result<Self> {
+        let tail = self.tail.map(|Tail { to_out, mlp_in, mlp_out }| {
+            Ok::<_, candle_core::Error>(Tail {
+                to_out: to_out.into_fp8()?,
+                mlp_in: mlp_in.into_fp8()?,
+                mlp_out: mlp_out.into_fp8()?,
+            })
+        });
+        Ok(Self { qkv: self.qkv.into_fp8()?, tail: tail.transpose()?, ..self })
     }
+
+    fn qkv_part<'a>(&'a self, x: &'a Tensor, rotation: &'a nn::Rotation) -> nn::QkvPart<'a> {
+        nn::QkvPart { x, qkv: &self.qkv, norm_q: &self.norm_q, norm_k: &self.norm_k, rotation }
+    }
+
+    /// Adds the attention's output, then the MLP's, each behind its gate; `next` is for the norm that follows.
+    fn finish(&self, x: &Tensor, attended: &Tensor, parts: &[Tensor; 4], next: Option<&Affine>) -> Result<Tokens> {
+        let (Some(tail), Some([next_scale, next_shift])) = (&self.tail, next) else {
+            return Ok(Tokens { x: x.clone(), normed: x.clone() });
+        };
+        let [gate1, shift2, scale2, gate2] = parts;
+        let attended = tail.to_out.forward(attended)?;
+        let (x, normed) = nn::gated_norm(x, gate1, &attended, scale2, shift2, EPS)?;
+        let inner = tail.mlp_out.forward(&tail.mlp_in.forward_gelu(&normed)?)?;
+        let (x, normed) = nn::gated_norm(&x, gate2, &inner, next_scale, next_shift, EPS)?;
+        Ok(Tokens { x, normed })
+    }
+}
+
+fn try_all<const N: usize>(results: [Result<Tensor>; N]) -> Result<[Tensor; N]> {
+    let all = results.into_iter().collect::<Result<Vec<_>>>()?;
+    all.try_into().map_err(|_| candle_core::Error::Msg("as many as there were".to_owned()))
 }

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::{
     models::{Loaded, Weights},
-    nn::{self, Linear},
+    nn::{self, Linear, tensors_of},
 };
 
 /// Channels of the sinusoids.
@@ -17,6 +17,8 @@ pub struct TimeEmbedding {
     /// The row of the additional embedding that stands for a picture (index 0), `(1, dim)`.
     addition: Option<Tensor>,
 }
+
+tensors_of!(TimeEmbedding: linear_1, linear_2, addition);
 
 impl TimeEmbedding {
     pub fn load(w: &Weights, dim: usize, additional: bool) -> Loaded<Self> {

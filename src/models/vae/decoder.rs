@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     models::{Loaded, Weights},
-    nn::{self, Conv2d},
+    nn::{self, Conv2d, tensors_of},
 };
 
 #[derive(Debug)]
@@ -26,6 +26,9 @@ struct Up {
     /// Halves the channels after the size was doubled; absent at the last level.
     upsampler: Option<Conv2d>,
 }
+
+tensors_of!(Decoder: conv_in, mid_block, up_blocks, norm_out, conv_out);
+tensors_of!(Up: resnets, upsampler);
 
 impl Decoder {
     pub fn load(w: &Weights, config: &Config) -> Loaded<Self> {

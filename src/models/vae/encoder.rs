@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     models::{Loaded, Weights},
-    nn::Conv2d,
+    nn::{Conv2d, Tensors, tensors_of},
 };
 
 #[derive(Debug)]
@@ -25,6 +25,18 @@ enum Down {
     Residual(ResidualBlock),
     Attention(AttentionBlock),
     Halve(Conv2d),
+}
+
+tensors_of!(Encoder: conv_in, down_blocks, mid_block, norm_out, conv_out);
+
+impl Tensors for Down {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Residual(block) => block.tensors(visit),
+            Self::Attention(block) => block.tensors(visit),
+            Self::Halve(conv) => conv.tensors(visit),
+        }
+    }
 }
 
 impl Encoder {

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use crate::{
     models::{Loaded, Weights},
-    nn::{self, Conv2d, Mask, Padding},
+    nn::{self, Conv2d, Mask, Padding, tensors_of},
 };
 
 /// A causal 3-D convolution for one frame: its last temporal tap. `kernel` is 3 or 1.
@@ -20,6 +20,11 @@ pub fn conv3d(w: &Weights, in_c: usize, out_c: usize, kernel: usize) -> Loaded<C
 pub struct Norm {
     gamma: Tensor,
 }
+
+tensors_of!(Norm: gamma);
+tensors_of!(ResidualBlock: norm1, conv1, norm2, conv2, shortcut);
+tensors_of!(AttentionBlock: norm, to_qkv, proj);
+tensors_of!(MidBlock: first, attention, second);
 
 impl Norm {
     /// `axes` is the number of ones after the channels in the stored shape: 3 for video, 2 for pictures.
@@ -60,10 +65,10 @@ impl ResidualBlock {
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let inner = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let inner = self.conv2.forward(&self.norm2.forward_silu(&inner)?)?;
+        let inner = self.norm2.forward_silu(&inner)?;
         match &self.shortcut {
-            Some(shortcut) => inner + shortcut.forward(x)?,
-            None => inner + x,
+            Some(shortcut) => self.conv2.forward_add(&inner, &shortcut.forward(x)?),
+            None => self.conv2.forward_add(&inner, x),
         }
     }
 }
@@ -94,7 +99,7 @@ impl AttentionBlock {
         let qkv = self.to_qkv.forward(&self.norm.forward(x)?)?;
         let part = |index: usize| qkv.narrow(3, index * c, c)?.reshape((n, h * w, 1, c));
         let attended = nn::attention(&part(0)?, &part(1)?, &part(2)?, 1.0 / (c as f64).sqrt(), Mask::All)?;
-        self.proj.forward(&attended.reshape((n, h, w, c))?)? + x
+        self.proj.forward_add(&attended.reshape((n, h, w, c))?, x)
     }
 }
 

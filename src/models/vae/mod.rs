@@ -15,8 +15,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Result, Tensor};
 
 use self::{config::Config, decoder::Decoder, encoder::Encoder, layers::conv3d};
-use super::{Loaded, Weights, weights::read_json};
-use crate::nn::Conv2d;
+use super::{Loaded, Loading, Movable, Weights, weights::read_json};
+use crate::nn::{Conv2d, Tensors, tensors_of};
 
 pub use self::tiling::Tiling;
 
@@ -34,13 +34,27 @@ pub struct Vae {
     tiling: Tiling,
 }
 
+tensors_of!(Vae: encoder, quant_conv, post_quant_conv, decoder, mean, std);
+
+impl Movable for Vae {
+    fn pieces(&mut self) -> Vec<&mut dyn Tensors> {
+        vec![self]
+    }
+}
+
 impl Vae {
     /// Loads the `vae/` folder of a checkpoint.
     pub fn load(folder: &Path, device: &Device, dtype: DType, tiling: Tiling) -> Loaded<Self> {
+        Self::load_with(folder, Loading::new(device, dtype), tiling)
+    }
+
+    /// The same, watched.
+    pub fn load_with(folder: &Path, loading: Loading<'_>, tiling: Tiling) -> Loaded<Self> {
+        let Loading { device, dtype, .. } = loading;
         let path = folder.join("config.json");
         let config: Config = read_json(&path)?;
         config.check(&path)?;
-        let w = Weights::open(folder, device, dtype)?;
+        let w = Weights::open(folder, loading)?;
         let z = config.z_dim;
         let vae = Self {
             encoder: Encoder::load(&w.pp("encoder"), &config)?,

@@ -1,0 +1,85 @@
+//! Opening a GPU.
+
+use candle_core::{Device, Result};
+
+/// Opens an NVIDIA GPU with what the kernels here need. Work from several threads is queued one after the other.
+///
+/// # Errors
+/// Without the `cuda` feature, and when there is no such GPU.
+pub fn open_cuda(ordinal: usize) -> Result<Device> {
+    #[cfg(feature = "cuda")]
+    return super::cuda::open(ordinal);
+    #[cfg(not(feature = "cuda"))]
+    Device::new_cuda(ordinal)
+}
+
+/// The GPU in words: its name, memory, and the driver's version of CUDA.
+///
+/// # Errors
+/// Like [`open_cuda`].
+pub fn describe_cuda(ordinal: usize) -> Result<String> {
+    #[cfg(feature = "cuda")]
+    return super::cuda::describe(ordinal);
+    #[cfg(not(feature = "cuda"))]
+    Device::new_cuda(ordinal).map(|_| String::new())
+}
+
+/// The most memory that was in use on a GPU since [`reset_peak_memory`], in bytes; none elsewhere.
+///
+/// # Errors
+/// When the driver does not answer.
+pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return super::cuda::peak_memory(device).map(Some);
+    }
+    let _ = device;
+    Ok(None)
+}
+
+/// Starts counting [`peak_memory`] anew.
+///
+/// # Errors
+/// When the driver does not answer.
+pub fn reset_peak_memory(device: &Device) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return super::cuda::reset_peak_memory(device);
+    }
+    let _ = device;
+    Ok(())
+}
+
+/// Memory of a GPU in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CardMemory {
+    /// Neither used by anybody, nor kept by this program without use.
+    pub free: u64,
+    pub total: u64,
+}
+
+/// What a GPU has left; none elsewhere.
+///
+/// # Errors
+/// When the driver does not answer.
+pub fn card_memory(device: &Device) -> Result<Option<CardMemory>> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return super::cuda::card_memory(device).map(Some);
+    }
+    let _ = device;
+    Ok(None)
+}
+
+/// Gives memory that is kept without use back to the driver.
+///
+/// # Errors
+/// When the driver does not answer.
+pub fn free_unused(device: &Device) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return super::cuda::free_unused(device);
+    }
+    let _ = device;
+    Ok(())
+}

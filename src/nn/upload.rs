@@ -1,0 +1,78 @@
+//! Tensors from files to a device that has a faster way than one after the other.
+
+use std::{fs::File, path::PathBuf, sync::Arc};
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+
+/// Where a tensor lies in a file.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub file: Arc<File>,
+    pub path: PathBuf,
+    pub offset: u64,
+    pub shape: Shape,
+    pub dtype: DType,
+}
+
+impl Source {
+    pub fn bytes(&self) -> usize {
+        self.shape.elem_count() * self.dtype.size_in_bytes()
+    }
+}
+
+/// Brings tensors in ahead of those who ask for them.
+#[derive(Debug)]
+pub enum Uploader {
+    #[cfg(feature = "cuda")]
+    Cuda(super::cuda::Uploader),
+}
+
+impl Uploader {
+    /// Starts on `sources`, which are in the order in which they will probably be taken. None where there is no faster
+    /// way than to read a tensor when it is asked for.
+    pub fn start(sources: Vec<Source>, device: &Device) -> Result<Option<Self>> {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            return super::cuda::Uploader::start(sources, device).map(Self::Cuda).map(Some);
+        }
+        let _ = (sources, device);
+        Ok(None)
+    }
+
+    /// Whether tensors of a number format can be brought this way.
+    pub fn takes(dtype: DType) -> bool {
+        #[cfg(feature = "cuda")]
+        return super::cuda::uploads(dtype);
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = dtype;
+            false
+        }
+    }
+
+    /// The tensor of a source, in its file's number format.
+    ///
+    /// # Errors
+    /// When a file could not be read, or the device refused.
+    pub fn take(&self, source: usize) -> Result<Tensor> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(uploader) => uploader.take(source),
+            #[cfg(not(feature = "cuda"))]
+            _ => candle_core::bail!("no way to upload source {source}"),
+        }
+    }
+
+    /// This source will not be asked for.
+    ///
+    /// # Errors
+    /// Like [`Self::take`].
+    pub fn skip(&self, source: usize) -> Result<()> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(uploader) => uploader.skip(source),
+            #[cfg(not(feature = "cuda"))]
+            _ => candle_core::bail!("no way to upload source {source}"),
+        }
+    }
+}

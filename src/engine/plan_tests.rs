@@ -35,7 +35,7 @@ fn needs(sizes: &Sizes) -> u64 {
 #[test]
 fn a_card_gets_the_fastest_mode_that_fits() {
     let modes =
-        [(80, Mode::Resident), (79, Mode::Resident), (60, Mode::InTurn), (48, Mode::InTurn), (24, Mode::Streamed)];
+        [(79, Mode::Resident), (60, Mode::Resident), (56, Mode::InTurn), (48, Mode::InTurn), (24, Mode::Streamed)];
     for (gib, mode) in modes {
         let made = plan(&ask(gib * GIB)).unwrap();
         assert_eq!(made.mode, mode, "{gib} GiB: {made}");

@@ -38,7 +38,7 @@ pub struct DeviceFlags {
     /// Where the model runs: cpu, cuda or cuda:N [default: cpu]
     #[arg(long, value_name = "DEVICE", value_parser = checked_device)]
     device: Option<String>,
-    /// Number format: f32, or bf16 on a GPU [default: f32 on the CPU, bf16 on a GPU]
+    /// Number format: f32, and on a GPU bf16 or fp8 [default: f32 on the CPU, bf16 on a GPU]
     #[arg(long, value_name = "FORMAT", value_parser = checked_dtype)]
     dtype: Option<String>,
     /// Load the edit model at start instead of at its first use

@@ -7,7 +7,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Worker, measure};
-use crate::{job::JobError, queue::Queue};
+use crate::{
+    job::{JobError, JobState},
+    queue::Queue,
+    status::Filter,
+};
 
 /// Jobs that the queue in process is filled with at a time.
 const FILL: u32 = 64;
@@ -21,6 +25,9 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         Queue::Embedded(_) => worker.options.poll,
         Queue::Rabbit(_) => (worker.options.lease / 3).clamp(Duration::from_millis(200), Duration::from_secs(10)),
     };
+    if let Err(error) = take_over(&worker).await {
+        warn!(%error, "jobs of dead workers of this machine wait for the end of their leases");
+    }
     let due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
     let (mut looked, mut counted) = (None, None);
     while !stop.is_cancelled() {
@@ -43,6 +50,18 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
             () = stop.cancelled() => {}
         }
     }
+}
+
+/// Without a broker, the jobs that a process of this machine had in hand when it died need not wait for their leases.
+async fn take_over(worker: &Worker) -> Result<(), JobError> {
+    let Queue::Embedded(queue) = &worker.queue else { return Ok(()) };
+    let running = Filter { state: Some(JobState::Running), limit: FILL, ..Filter::default() };
+    for row in worker.status.list(&running).await?.jobs {
+        if row.worker.as_deref().is_some_and(|name| worker.options.name.knows_dead(name)) {
+            queue.push(row.id(), row.request.priority, Timestamp::now());
+        }
+    }
+    Ok(())
 }
 
 async fn look(worker: &Worker) -> Result<(), JobError> {

@@ -32,12 +32,14 @@ fn a_job_goes_on_after_a_restart_and_its_watcher_sees_the_end() {
 #[test]
 fn a_killed_server_loses_no_job() {
     let place = Place::new();
-    let server = Server::start(&place, &[]);
+    // The next process knows that this one is dead, and waits for no lease.
+    let long = [("ACETATE__WORKER__LEASE_SECONDS", "900")];
+    let server = Server::start(&place, &long);
     let running = server.submit(&STEPS, &picture(64, 48, [200, 80, 40, 255]));
     let waiting = server.submit(&[("kind", "composite")], &picture(4, 4, [9; 4]));
     server.wait(&running, |job| job["progress"]["stage"] == "denoise");
     server.kill();
-    let server = Server::start(&place, &[]);
+    let server = Server::start(&place, &long);
     server.succeeded(&waiting);
     let job = server.succeeded(&running);
     assert_eq!((&job["attempts"], &job["history"][0]["outcome"]), (&json!(2), &json!("lost")));

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The API under load: readers of jobs and watchers of events while a job runs, and what the job loses by it.
 
-    scripts/bench/api.py [--acetate PATH] [--watchers 200] [--reads 50] [--rounds 3] [--steps 50]
+    scripts/bench/api.py [--acetate PATH] [--watchers 200] [--reads 50] [--rounds 3] [--steps 300]
 
 Embedded, on this machine, with the small checkpoint; wants a release build and nothing else. Rounds with and without
-load take turns, so that a machine that slows down does it to both.
+load take turns, so that a machine that slows down does it to both. Readers and watchers would be elsewhere: here they
+run at a low priority, and their share of the processor is told.
 """
 
 import argparse
@@ -34,6 +35,11 @@ class Server:
         self.url = said.strip().removeprefix("acetate is at ")
         self.host, port = self.url.removeprefix("http://").rstrip("/").split(":")
         self.port = int(port)
+
+    def cpu(self) -> float:
+        """Seconds of processor time that the server has had."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(self.url + path.lstrip("/"), timeout=60) as answer:
@@ -126,10 +132,11 @@ def main() -> None:
     parser.add_argument("--watchers", type=int, default=200)
     parser.add_argument("--reads", type=float, default=50)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=300)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="acetate-bench-") as folder:
         server = Server(arguments.acetate.resolve(), Path(folder))
+        os.nice(10)
         try:
             measure(server, arguments)
         finally:
@@ -140,10 +147,16 @@ def main() -> None:
 def measure(server: Server, arguments: argparse.Namespace) -> None:
     server.wait(server.submit(2, 0))  # The model is loaded.
     alone, loaded, times, events = [], [], [], 0
+    server_alone, server_loaded, client = [], [], []
     for round_ in range(arguments.rounds):
+        before = server.cpu()
         alone.append(server.wait(server.submit(arguments.steps, round_ + 1)))
+        server_alone.append(server.cpu() - before)
+        before, own = server.cpu(), time.process_time()
         job = server.submit(arguments.steps, round_ + 1)
         took, some, seen = asyncio.run(under_load(server, job, arguments.watchers, arguments.reads))
+        server_loaded.append(server.cpu() - before)
+        client.append(time.process_time() - own)
         loaded.append(took)
         times += some
         events += seen
@@ -154,7 +167,9 @@ def measure(server: Server, arguments: argparse.Namespace) -> None:
         "watchers": arguments.watchers, "reads": len(times), "events": events,
         "read p50 ms": round(statistics.median(times), 2), "read p99 ms": round(quantiles[98], 2),
         "job alone s": round(statistics.median(alone), 3), "job under load s": round(statistics.median(loaded), 3),
-        "slower %": round(slower, 2), "first paint bytes": first_paint(server),
+        "slower %": round(slower, 2), "server's CPU alone s": round(statistics.median(server_alone), 2),
+        "server's CPU under load s": round(statistics.median(server_loaded), 2),
+        "clients' CPU s": round(statistics.median(client), 2), "first paint bytes": first_paint(server),
     }  # fmt: skip
     print(json.dumps(figures, indent=2))
     missed = [name for name, value in [("p99 of reads", quantiles[98]), ("job slower by", slower),

@@ -4,8 +4,9 @@
 
 use std::{env, path::PathBuf, process::Command};
 
-const KERNELS: [(&str, &str); 5] = [
+const KERNELS: [(&str, &str); 6] = [
     ("attention", "compute_80"),
+    ("attention_tail", "compute_80"),
     ("fp8", "compute_89"),
     ("norm", "compute_80"),
     ("pointwise", "compute_80"),

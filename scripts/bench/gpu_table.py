@@ -1,6 +1,6 @@
 """Puts what `acetate bench` and gpu_reference.py measured side by side, as a table for docs/performance.md.
 
-    gpu_table.py ACETATE.json REFERENCE.json [NUMERICS.json] [--fp8 ACETATE-FP8.json]
+    gpu_table.py ACETATE.json REFERENCE.json [NUMERICS.json] [--fp8 ACETATE-FP8.json] [--pictures PICTURES.json]
 """
 
 import argparse
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("reference")
     parser.add_argument("numerics", nargs="?")
     parser.add_argument("--fp8")
+    parser.add_argument("--pictures")
     parser.add_argument("--commit")
     arguments = parser.parse_args()
     ours, theirs = load(arguments.acetate), load(arguments.reference)
@@ -95,6 +96,10 @@ def main() -> None:
         print("| | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
         for name, values in numbers.items():
             print(f"| {name} | " + " | ".join(f"{values[column]:.2e}" for column in columns) + " |")
+    if arguments.pictures:
+        print("\nPSNR of all layers of a finished picture, a seed each, in dB:\n\n| | |\n|---|---|")
+        for name, values in load(arguments.pictures).items():
+            print(f"| {name} | " + ", ".join(f"{value:.1f}" for value in values) + " |")
 
 
 if __name__ == "__main__":

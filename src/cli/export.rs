@@ -34,7 +34,7 @@ pub struct ExportArgs {
     /// A job that has succeeded, by its id, or a folder with the result of one
     #[arg(value_name = "JOB|FOLDER")]
     source: String,
-    /// zip, ora (OpenRaster: Krita, GIMP) or psd (Photoshop, Photopea) [default: what --out ends in]
+    /// zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP) [default: what --out ends in]
     #[arg(long)]
     format: Option<ExportFormat>,
     /// The file to write

@@ -52,7 +52,7 @@ enum Command {
     Worker(worker::WorkerArgs),
     /// List, show, watch, cancel, retry, fetch or prune jobs
     Jobs(jobs::JobsArgs),
-    /// Write the layers of a result as one file: ZIP, OpenRaster (Krita, GIMP) or PSD (Photoshop)
+    /// Write the layers of a result as one file: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP)
     Export(export::ExportArgs),
     /// List, download or check model checkpoints
     Models(models::ModelsArgs),

@@ -36,7 +36,7 @@ pub async fn zip(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answ
     of_job(&api, id, ExportFormat::Zip, &headers).await
 }
 
-/// The layers of a job for Krita and GIMP
+/// The layers of a job for Krita
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.ora", tag = "pictures", params(("id" = JobId, Path)),
     responses((status = 200, description = "As asked", body = Vec<u8>, content_type = "image/openraster"), (status = 304, description = "As it was (`If-None-Match`)"),
         (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]

@@ -89,14 +89,24 @@ def bounds(pixels):
     return (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1) if len(xs) else (0, 0, 0, 0)
 
 
+def check_profile(profile):
+    """sRGB by its name, and by what Little CMS makes of it, white point and all."""
+    name = ImageCms.getProfileDescription(profile)
+    assert "sRGB" in name, name
+    levels = np.arange(0, 256, 5, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(len(levels), -1, 3)
+    for intent in ImageCms.Intent:
+        turned = ImageCms.profileToProfile(Image.fromarray(cube), profile, ImageCms.createProfile("sRGB"), intent)
+        same(f"the profile, {intent.name}", np.asarray(turned), cube, 1)
+
+
 def check_psd(path, layers):
     psd = PSDImage.open(path)
     height, width = layers[0]["pixels"].shape[:2]
     assert (psd.width, psd.height, psd.depth, psd.color_mode.name) == (width, height, 8, "RGB")
     assert psd.image_resources.get_data(Resource.VERSION_INFO).has_composite
     profile = psd.image_resources.get_data(Resource.ICC_PROFILE)
-    name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(bytes(profile))))
-    assert "sRGB" in name, name
+    check_profile(ImageCms.ImageCmsProfile(io.BytesIO(bytes(profile))))
 
     # psd-tools lists from the back to the front.
     assert [layer.name for layer in psd] == [shown(layer["name"]) for layer in layers]

@@ -12,6 +12,7 @@ mod queue;
 mod queue_faults;
 mod rabbit;
 mod s3_server;
+mod start;
 mod status;
 mod store;
 mod store_faults;

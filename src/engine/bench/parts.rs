@@ -15,7 +15,7 @@ use crate::{
         vae::{Tiling, Vae},
     },
     nn,
-    pipeline::{Control, DecomposePipeline, EditPipeline, LoadOptions},
+    pipeline::{Control, DecomposePipeline, EditPipeline, LoadOptions, PipelineError},
 };
 
 impl Bench<'_> {
@@ -108,6 +108,7 @@ impl Bench<'_> {
         LoadOptions { fp8: self.fp8(), ..LoadOptions::new(Loading::new(&self.device, self.dtype)) }
     }
 
+    /// The whole layered pipeline at 640, 4 layers.
     pub(super) fn decompose(&mut self) -> Result<(), Failed> {
         let start = Instant::now();
         let pipeline = DecomposePipeline::load_with(&self.config.folder, self.options())?;
@@ -118,19 +119,10 @@ impl Bench<'_> {
             ..DecomposeParams::default()
         };
         let scene = scene();
-        // The first run of a shape also plans; only the second counts.
-        for name in ["first layered job", "layered job"] {
-            let (mut progress, cancelled) = (|_, _, _| (), || false);
-            let mut control = Control::new(&mut progress, &cancelled);
-            nn::reset_peak_memory(&self.device)?;
-            let start = Instant::now();
-            pipeline.run(&scene, &params, 1, &mut control, |_, _| ())?;
-            let stages = control.into_timings();
-            self.once(&format!("{name}, 640, 4 layers, {} steps", self.config.steps), start, stages)?;
-        }
-        Ok(())
+        self.job("layered job", "640, 4 layers", |control| pipeline.run(&scene, &params, 1, control, |_, _| ()).map(drop))
     }
 
+    /// The whole edit pipeline at 1024, one reference.
     pub(super) fn edit(&mut self) -> Result<(), Failed> {
         let start = Instant::now();
         let pipeline = EditPipeline::load_with(&self.config.folder, self.options())?;
@@ -141,14 +133,26 @@ impl Bench<'_> {
             ..EditParams::default()
         };
         let scene = [scene()];
-        for name in ["first edit job", "edit job"] {
+        self.job("edit job", "1024, one reference", |control| {
+            pipeline.run(&scene, &params, 1, control, |_, _| ()).map(drop)
+        })
+    }
+
+    /// A job twice: the first run of a shape also plans; only the second counts.
+    fn job(
+        &mut self,
+        name: &str,
+        shape: &str,
+        mut run: impl FnMut(&mut Control<'_>) -> Result<(), PipelineError>,
+    ) -> Result<(), Failed> {
+        for name in [format!("first {name}"), name.to_owned()] {
             let (mut progress, cancelled) = (|_, _, _| (), || false);
             let mut control = Control::new(&mut progress, &cancelled);
             nn::reset_peak_memory(&self.device)?;
             let start = Instant::now();
-            pipeline.run(&scene, &params, 1, &mut control, |_, _| ())?;
+            run(&mut control)?;
             let stages = control.into_timings();
-            self.once(&format!("{name}, 1024, one reference, {} steps", self.config.steps), start, stages)?;
+            self.once(&format!("{name}, {shape}, {} steps", self.config.steps), start, stages)?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod ora;
 mod packbits;
 mod psd;
 mod result;
+mod srgb;
 mod steady;
 mod zip;
 

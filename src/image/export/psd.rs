@@ -7,9 +7,8 @@
 use std::io::{Seek, SeekFrom, Write};
 
 use ::image::RgbaImage;
-use moxcms::ColorProfile;
 
-use super::{ExportError, Merged, Sheet, Stack, packbits::pack};
+use super::{ExportError, Merged, Sheet, Stack, packbits::pack, srgb};
 use crate::{image::on_white, job::JobError};
 
 /// Pixels, of either side; the version of the format for larger ones (PSB) is another one.
@@ -104,7 +103,7 @@ impl<W: Write + Seek> Writer<W> {
         let dpi = [0, 72, 0, 0, 0, 1, 0, 2];
         let all = self.open()?;
         self.resource(RESOLUTION, &[dpi, dpi].concat())?;
-        if let Ok(profile) = ColorProfile::new_srgb().encode() {
+        if let Some(profile) = srgb::profile() {
             self.resource(ICC_PROFILE, &profile)?;
         }
         let name = utf16("acetate");

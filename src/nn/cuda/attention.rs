@@ -25,6 +25,15 @@ pub fn attention_kernel(device: &Device, dtype: DType) -> String {
 /// Keys a query sees at most in our own kernel: their scores stand in shared memory.
 const FEW_KEYS: usize = 8192;
 
+/// cuDNN's kernel takes keys by so many, and loses up to 14 % where some are left over.
+const TILE: usize = 128;
+
+/// From so many keys on, it is faster to attend to what is left over in a kernel of its own.
+const SPLIT_FROM: usize = 4096;
+
+/// Elements of a head in `kernels/attention_tail.cu`.
+const TAIL_HEAD: usize = 128;
+
 /// `q` `(1, s, h, d)`, `k` and `v` `(1, t, g, d)` -> `(1, s, h d)`. See [`crate::nn::attention`].
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Mask<'_>) -> Result<Tensor> {
     let gpu = Gpu::of(q)?;
@@ -61,6 +70,11 @@ impl Heads {
         Ok(Self { address: view::address(&x)?, tokens, heads, head, token_stride, head_stride, x })
     }
 
+    /// The same without what stands before token `start` and after the `tokens` that follow it.
+    fn cut(&self, start: usize, tokens: usize) -> Self {
+        Self { address: self.element(start * self.token_stride), tokens, x: self.x.clone(), ..*self }
+    }
+
     fn element(&self, index: usize) -> u64 {
         self.address + (index * self.x.dtype().size_in_bytes()) as u64
     }
@@ -72,9 +86,12 @@ pub struct FusedShape {
     /// Heads, tokens, and the strides of head and token, of q, k and v.
     sides: [[usize; 4]; 3],
     head: usize,
+    /// Whether it tells the logarithm of the sum that each row was divided by.
+    with_sums: bool,
 }
 
-const IDS: [i64; 5] = [1, 2, 3, 4, 5];
+/// Of q, k, v, the output, the scale and the sums.
+const IDS: [i64; 6] = [1, 2, 3, 4, 5, 6];
 
 struct Call<'a> {
     gpu: &'a Gpu,
@@ -104,14 +121,52 @@ impl Call<'_> {
             self.gpu.warn_once("cuDNN 9.13 or newer was not found; attention runs several times slower without it");
             return Ok(None);
         };
-        let key = FusedShape { sides: sides.map(|x| [x.heads, x.tokens, x.head_stride, x.token_stride]), head: q.head };
-        let refused = |error: candle_core::Error| self.gpu.warn_once(&error.to_string());
-        let Some(plan) = self.gpu.attention_plans.get(&key, || key.plan(cudnn), refused) else { return Ok(None) };
+        let rest = k.tokens % TILE;
+        let splits = rest != 0 && k.tokens >= SPLIT_FROM && q.head == TAIL_HEAD && q.heads == k.heads;
         let out = self.out()?;
-        let scale = std::ptr::from_ref(&self.scale) as u64;
-        let addresses = [q.address, k.address, v.address, view::address(&out)?, scale];
-        cudnn.execute(&plan, &IDS, &addresses, self.gpu.scratch(plan.workspace)?)?;
+        if !splits {
+            return Ok(self.planned(cudnn, k, v, &out, None)?.then_some(out));
+        }
+        // SAFETY: filled by cuDNN before the kernel below reads it.
+        let sums = unsafe { Tensor::empty((q.heads, q.tokens), DType::F32, q.x.device())? };
+        let most = k.tokens - rest;
+        if !self.planned(cudnn, &k.cut(0, most), &v.cut(0, most), &out, Some(&sums))? {
+            return Ok(None);
+        }
+        self.tail(&k.cut(most, rest), &v.cut(most, rest), &out, &sums)?;
         Ok(Some(out))
+    }
+
+    /// Queues cuDNN's attention; false where it refuses the shape.
+    fn planned(&self, cudnn: &Cudnn, k: &Heads, v: &Heads, out: &Tensor, sums: Option<&Tensor>) -> Result<bool> {
+        let q = self.q;
+        let sides = [q, k, v].map(|x| [x.heads, x.tokens, x.head_stride, x.token_stride]);
+        let key = FusedShape { sides, head: q.head, with_sums: sums.is_some() };
+        let refused = |error: candle_core::Error| self.gpu.warn_once(&error.to_string());
+        let Some(plan) = self.gpu.attention_plans.get(&key, || key.plan(cudnn), refused) else { return Ok(false) };
+        let scale = std::ptr::from_ref(&self.scale) as u64;
+        let mut addresses = vec![q.address, k.address, v.address, view::address(out)?, scale];
+        addresses.extend(sums.map(view::address).transpose()?);
+        cudnn.execute(&plan, &IDS[..addresses.len()], &addresses, self.gpu.scratch(plan.workspace)?)?;
+        Ok(true)
+    }
+
+    /// Adds what a few more keys give to `out`, whose rows were divided by `sums`.
+    fn tail(&self, k: &Heads, v: &Heads, out: &Tensor, sums: &Tensor) -> Result<()> {
+        const QUERIES: usize = 64;
+        let mut args = Vec::with_capacity(14);
+        for x in [self.q, k, v] {
+            args.extend([Arg::Address(x.address), Arg::Long(x.token_stride as i64), Arg::Long(x.head_stride as i64)]);
+        }
+        args.extend([
+            Arg::Address(view::address(out)?),
+            Arg::Address(view::address(sums)?),
+            Arg::Int(self.q.tokens as i32),
+            Arg::Int(k.tokens as i32),
+            Arg::Float(self.scale),
+        ]);
+        let grid = Grid { blocks: (self.q.tokens.div_ceil(QUERIES), self.q.heads), threads: 128, shared: 0 };
+        self.gpu.launch("attention_tail", "attention_tail_bf16", grid, &args)
     }
 
     /// Windows of one sequence.
@@ -272,6 +327,12 @@ impl FusedShape {
             operation.set(name, Value::Descriptors(&[tensor]))?;
         }
         operation.set(2805, Value::Descriptors(&[&scale]))?;
+        if self.with_sums {
+            let dims = [1, q[0], q[1], 1].map(|dim| dim as i64);
+            let strides = [q[0] * q[1], q[1], 1, 1].map(|stride| stride as i64);
+            let spec = TensorSpec { id: 6, dtype: FLOAT, dims: &dims, strides: &strides, by_value: false, inner: false };
+            operation.set(2804, Value::Descriptors(&[&cudnn.tensor(spec)?]))?;
+        }
         cudnn.plan(&[&operation.finalize()?])
     }
 }

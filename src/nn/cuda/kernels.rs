@@ -33,8 +33,9 @@ impl Grid {
     }
 }
 
-const MODULES: [(&str, &str); 5] = [
+const MODULES: [(&str, &str); 6] = [
     ("attention", include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"))),
+    ("attention_tail", include_str!(concat!(env!("OUT_DIR"), "/attention_tail.ptx"))),
     ("fp8", include_str!(concat!(env!("OUT_DIR"), "/fp8.ptx"))),
     ("norm", include_str!(concat!(env!("OUT_DIR"), "/norm.ptx"))),
     ("pointwise", include_str!(concat!(env!("OUT_DIR"), "/pointwise.ptx"))),

@@ -193,6 +193,27 @@ fn attention_of_every_kind() {
     }
 }
 
+/// Long enough for the keys to be split between cuDNN and the kernel for what is left over.
+#[test]
+fn attention_to_keys_that_fill_no_tile() {
+    let Some(device) = gpu() else { return };
+    for (s, t, heads) in [(65, 4096 + 1, 3), (300, 4096 + 44, 2), (17, 4096 + 65, 1), (129, 4224 + 127, 2)] {
+        // Sharp rows too, some of which have nearly all their weight in what is left over.
+        for scale in [0.05, 1.0] {
+            let inputs =
+                [values(&[1, s, heads, 128], 1), values(&[1, t, 3 * heads, 128], 2), values(&[1, t, heads, 128], 3)];
+            let run = |x: &[Tensor]| attention(&x[0], &x[1].narrow(2, heads, heads)?, &x[2], scale, Mask::All);
+            let expected = run(&inputs).unwrap();
+            let moved: Vec<_> =
+                inputs.iter().map(|x| x.to_dtype(DType::BF16).unwrap().to_device(&device).unwrap()).collect();
+            let found = run(&moved).unwrap().to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+            let error = norm(&(found - &expected).unwrap()) / norm(&expected);
+            eprintln!("tail {s} {t} {heads} {scale}: {error:.2e}");
+            assert!(error < 1e-2, "{s} {t} {heads} {scale}: relative error {error:e}");
+        }
+    }
+}
+
 #[test]
 fn rotations_gates_and_pixels() {
     for (s, heads, d) in [(77, 3, 20), (5, 28, 128), (9, 16, 80)] {

@@ -58,7 +58,7 @@ impl SqliteStatus {
             .busy_timeout(BUSY_TIMEOUT);
         let writer = connect(&options).await.map_err(|error| at(explain(&error)))?;
         migrate(&writer).await.map_err(at)?;
-        let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.pragma("query_only", "on"));
+        let readers = pool_options(4).connect_lazy_with(options.pragma("query_only", "on"));
         Ok(Self { writer, readers, mode, signal: Signal::default(), path: path.to_owned() })
     }
 
@@ -82,13 +82,18 @@ impl SqliteStatus {
     }
 }
 
+/// A connection to a file does not die while it waits, so it is not asked for a sign of life before each use.
+fn pool_options(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new().max_connections(connections).test_before_acquire(false)
+}
+
 /// Opens the one connection that writes. The first process in a file switches it to WAL, and the last one to leave
 /// switches back what it can; whoever comes at that moment is told at once that the file is locked, without the
 /// [`BUSY_TIMEOUT`], and so waits here.
 async fn connect(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
     let start = Instant::now();
     loop {
-        match SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await {
+        match pool_options(1).connect_with(options.clone()).await {
             Err(sqlx::Error::Database(error))
                 if error.message() == "database is locked" && start.elapsed() < BUSY_TIMEOUT =>
             {

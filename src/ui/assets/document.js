@@ -119,7 +119,7 @@ function downloads(job, sheets, canvas) {
   menu.append(h('summary.button', {}, icon('down'), 'Download'),
     h('div.menu-items', {},
       item('Photoshop', 'layers, .psd', whole('psd')),
-      item('OpenRaster', 'layers for Krita and GIMP, .ora', whole('ora')),
+      item('OpenRaster', 'layers for Krita, .ora', whole('ora')),
       item('ZIP', 'layers as PNG files', whole('zip')),
       item('Picture', 'what the canvas shows, .png', async () => download(await canvas.png(), `${name}.png`)),
       layers));

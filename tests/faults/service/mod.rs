@@ -14,6 +14,7 @@ mod messages;
 mod queues;
 mod stores;
 
+pub use gate::Gate;
 use ledger::Case;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

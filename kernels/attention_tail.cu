@@ -1,6 +1,6 @@
 // Attention to the last few keys, added to what attention to all others gave. A warp takes 16 queries of a head.
 //
-// cuDNN's kernel loses up to 14 % where the keys are no multiple of 128, so it is given the multiple, and tells the
+// cuDNN's kernel loses 7 to 14 % where the keys are no multiple of 128, so it is given the multiple, and tells the
 // logarithm of the sum that each row was divided by. Both parts are mixed by their sums, as in a split over keys
 // (Flash-Decoding). Products are `mma.m16n8k16` of the tensor cores; their layouts are in the PTX manual: a thread
 // has rows `g` and `g + 8` of a tile, and of them columns `2 t`, `2 t + 1`.
@@ -39,7 +39,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     attention_tail_bf16(const bf16 *q, int64_t q_token, int64_t q_head, const bf16 *k, int64_t k_token, int64_t k_head,
                         const bf16 *v, int64_t v_token, int64_t v_head, bf16 *out, const float *lse, int queries,
                         int keys, float scale) {
-    __shared__ __align__(16) bf16 k_rows[KEYS * PITCH], v_rows[KEYS * PITCH];
+    __shared__ __align__(16) bf16 k_rows[2 * KEYS * PITCH];
+    bf16 *v_rows = k_rows + KEYS * PITCH;
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int head = blockIdx.y, heads = gridDim.y;
     const int first = (blockIdx.x * WARPS + threadIdx.x / 32) * 16;
@@ -125,18 +126,37 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
         }
     }
 
+    // Through shared memory, so that the output is read and written 16 bytes at a time: 16 lanes a row.
+    static_assert(sizeof(k_rows) >= 16 * WARPS * PITCH * sizeof(float), "room for the rows of all warps");
+    __syncthreads();
+    float *room = reinterpret_cast<float *>(k_rows) + threadIdx.x / 32 * 16 * PITCH;
+    float share[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const float sum = group_sum(total[r], 4);
-        if (rows[r] >= queries) continue;
-        const float share = 1.0f / (1.0f + __expf(lse[(int64_t)head * queries + rows[r]] - top[r] - __logf(sum)));
-        bf16 *row = out + ((int64_t)rows[r] * heads + head) * HEAD + 2 * t;
+        const float others = lse[(int64_t)head * queries + min(rows[r], queries - 1)];
+        share[r] = 1.0f / (1.0f + __expf(others - top[r] - __logf(sum)));
+        const float factor = 1.0f / sum;
 #pragma unroll
-        for (int n = 0; n < HEAD / 8; n++) {
-            __nv_bfloat162 *at = reinterpret_cast<__nv_bfloat162 *>(row + 8 * n);
-            const float2 old = __bfloat1622float2(*at);
-            *at = __floats2bfloat162_rn(old.x + share * (value[n][2 * r] / sum - old.x),
-                                        old.y + share * (value[n][2 * r + 1] / sum - old.y));
-        }
+        for (int n = 0; n < HEAD / 8; n++)
+            *reinterpret_cast<float2 *>(room + (g + 8 * r) * PITCH + 8 * n + 2 * t) =
+                make_float2(value[n][2 * r] * factor, value[n][2 * r + 1] * factor);
+    }
+    __syncwarp();
+    const int at = lane % 16 * 8;
+    float old[8][8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const int row = min(first + 2 * i + lane / 16, queries - 1);
+        load<bf16, 8>(out + ((int64_t)row * heads + head) * HEAD + at, old[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const int row = 2 * i + lane / 16;
+        // Row `g + 8 r` belongs to the lanes from 4 g on.
+        const float part = __shfl_sync(0xffffffffu, i < 4 ? share[0] : share[1], row % 8 * 4);
+#pragma unroll
+        for (int j = 0; j < 8; j++) old[i][j] += part * (room[row * PITCH + at + j] - old[i][j]);
+        if (first + row < queries) store<bf16, 8>(out + ((int64_t)(first + row) * heads + head) * HEAD + at, old[i]);
     }
 }

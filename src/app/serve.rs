@@ -111,10 +111,9 @@ async fn live(
             shutdown.drain.cancelled().await;
             return Ok(());
         };
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        tokio::select! {
-            ready = worker.queue.ready(left) => ready?,
-            () = shutdown.drain.cancelled() => return Ok(()),
+        match waiting("the queue", deadline, shutdown, || worker.queue.ready(Duration::ZERO)).await {
+            Err(JobError::Cancelled) => return Ok(()),
+            ready => ready?,
         }
         let device = worker.engine.self_test().await?;
         info!(device, "the device computes right");

@@ -32,11 +32,7 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> 
     let deadline = deadline(config);
     let status: Status = waiting("the job database", deadline, shutdown, || parts::status(config)).await?;
     waiting("the store", deadline, shutdown, || stores.own().check()).await?;
-    let left = deadline.saturating_duration_since(Instant::now());
-    tokio::select! {
-        ready = queue.ready(left) => ready?,
-        () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),
-    }
+    waiting("the queue", deadline, shutdown, || queue.ready(Duration::ZERO)).await?;
 
     let worker = parts::worker(loaded, status.clone(), stores, queue.clone(), Place::AsAsked)?;
     let device = worker.engine.self_test().await?;
@@ -100,7 +96,7 @@ pub(super) async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
         if error.class() != ErrorClass::Transient || Instant::now() + pause > deadline {
             return Err(error);
         }
-        warn!(%error, "waiting for {what}");
+        warn!(%error, retry_in_s = pause.as_secs_f64(), "waiting for {what}");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),

@@ -119,7 +119,9 @@ impl Bench<'_> {
             ..DecomposeParams::default()
         };
         let scene = scene();
-        self.job("layered job", "640, 4 layers", |control| pipeline.run(&scene, &params, 1, control, |_, _| ()).map(drop))
+        self.job("layered job", "640, 4 layers", |control| {
+            pipeline.run(&scene, &params, 1, control, |_, _| ()).map(drop)
+        })
     }
 
     /// The whole edit pipeline at 1024, one reference.

@@ -45,11 +45,9 @@ mod tests {
         assert!((white.x - 0.9642).abs() < 1e-4 && (white.z - 0.8249).abs() < 1e-4, "{white:?}");
         // Bradford's, as the ICC's own sRGB profiles have it.
         let adaptation = read.chromatic_adaptation.unwrap().v;
-        for (row, expected) in adaptation.iter().zip([
-            [1.0479, 0.0229, -0.0502],
-            [0.0296, 0.9905, -0.0171],
-            [-0.0092, 0.0151, 0.7517],
-        ]) {
+        for (row, expected) in
+            adaptation.iter().zip([[1.0479, 0.0229, -0.0502], [0.0296, 0.9905, -0.0171], [-0.0092, 0.0151, 0.7517]])
+        {
             assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 3e-4), "{adaptation:?}");
         }
     }

@@ -66,13 +66,25 @@ struct Tail {
     mlp_out: Linear,
 }
 
-/// Shift, scale and gate for attention, then the same for the MLP: `(1, 1, 6 dim)` a stream.
+/// Shift, scale and gate for attention, then the same for the MLP: `(1, timesteps, 6 dim)` a stream; a pass takes that
+/// of one timestep.
 #[derive(Debug)]
 pub struct Modulation {
     img: Tensor,
     /// For the patches after the first frame, under `zero_cond_t`.
     img_clean: Option<Tensor>,
     txt: Tensor,
+}
+
+impl Modulation {
+    /// Of one of its timesteps.
+    pub fn of(&self, index: usize) -> Result<Self> {
+        Ok(Self {
+            img: self.img.narrow(1, index, 1)?,
+            img_clean: self.img_clean.clone(),
+            txt: self.txt.narrow(1, index, 1)?,
+        })
+    }
 }
 
 /// What a block needs once for each timestep: a third of its weights.
@@ -144,7 +156,7 @@ impl Block {
         })
     }
 
-    /// `now` and `clean` are activated embeddings of the timestep and of 0, `(1, 1, dim)`.
+    /// `now` and `clean` are activated embeddings of timesteps, `(1, timesteps, dim)`, and of 0, `(1, 1, dim)`.
     pub fn modulation(&self, now: &Tensor, clean: Option<&Tensor>) -> Result<Modulation> {
         Ok(Modulation {
             img: self.img.modulation.forward(now)?,

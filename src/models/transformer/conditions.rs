@@ -2,7 +2,10 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{MODULATIONS, Transformer, block::Modulation, block::Modulations};
+use super::{
+    MODULATIONS, Transformer,
+    block::{Block, Modulation, Modulations},
+};
 use crate::nn;
 
 /// What a timestep means to every block. Both branches of guidance share it.
@@ -13,29 +16,38 @@ pub struct Conditioning {
     pub(super) out: Tensor,
 }
 
+/// Timesteps whose modulations are computed together, so that the weights for them, a third of the model, are read once.
+const TOGETHER: usize = 16;
+
 /// The timesteps of a run. Where blocks are streamed all of it is computed at once, so that the weights for it travel
-/// once for all steps; elsewhere when it is needed.
+/// once for all steps; elsewhere [`TOGETHER`] at a time.
 #[derive(Debug)]
 pub struct Conditions<'a> {
     transformer: &'a Transformer,
     device: &'a Device,
     timesteps: &'a [f32],
     /// One for each timestep, each given away once.
-    computed: Option<Vec<Option<Conditioning>>>,
+    computed: Vec<Option<Conditioning>>,
 }
 
 impl Conditions<'_> {
     /// Of a step, which is asked for once.
     pub fn take(&mut self, step: usize) -> Result<Conditioning> {
-        match self.computed.as_mut().and_then(|computed| computed.get_mut(step)?.take()) {
-            Some(computed) => Ok(computed),
-            None => self.transformer.condition(self.timesteps[step], self.device),
+        if self.computed[step].is_none() {
+            let start = step / TOGETHER * TOGETHER;
+            let group = start..(start + TOGETHER).min(self.timesteps.len());
+            let all = self.transformer.condition_all(&self.timesteps[group], self.device)?;
+            for (place, conditioning) in self.computed[start..].iter_mut().zip(all) {
+                *place = Some(conditioning);
+            }
         }
+        self.computed[step].take().ok_or_else(|| candle_core::Error::Msg("a timestep without a meaning".to_owned()))
     }
 }
 
-/// Activated embeddings of a timestep, and of 0 where that is needed, each `(1, 1, dim)`.
+/// Activated embeddings of some timesteps, `(1, timesteps, dim)`, and of 0 where that is needed, `(1, 1, dim)`.
 struct Embedded {
+    count: usize,
     now: Tensor,
     clean: Option<Tensor>,
 }
@@ -44,8 +56,8 @@ impl Transformer {
     /// Prepares for timesteps; each is the scheduler's divided by 1000, so it is the noise level, 1 to 0.
     pub fn conditions<'a>(&'a self, timesteps: &'a [f32], device: &'a Device) -> Result<Conditions<'a>> {
         let computed = match self.streamed {
-            Some(_) => Some(self.condition_all(timesteps, device)?.into_iter().map(Some).collect()),
-            None => None,
+            Some(_) => self.condition_all(timesteps, device)?.into_iter().map(Some).collect(),
+            None => timesteps.iter().map(|_| None).collect(),
         };
         Ok(Conditions { transformer: self, device, timesteps, computed })
     }
@@ -57,34 +69,46 @@ impl Transformer {
     }
 
     fn condition_all(&self, timesteps: &[f32], device: &Device) -> Result<Vec<Conditioning>> {
-        let embeds = timesteps.iter().map(|&timestep| self.embed(timestep, device)).collect::<Result<Vec<_>>>()?;
-        let mut all = embeds
-            .iter()
-            .map(|Embedded { now, .. }| Ok(Conditioning { blocks: Vec::new(), out: self.ends.norm_out.forward(now)? }))
-            .collect::<Result<Vec<_>>>()?;
+        let groups = timesteps.chunks(TOGETHER).map(|group| self.embed(group, device)).collect::<Result<Vec<_>>>()?;
+        let mut all = Vec::with_capacity(timesteps.len());
+        for group in &groups {
+            let out = self.ends.norm_out.forward(&group.now)?;
+            for index in 0..group.count {
+                all.push(Conditioning { blocks: Vec::new(), out: out.narrow(1, index, 1)? });
+            }
+        }
         let (resident, others) = self.blocks.split_at(self.resident);
         for block in resident {
-            for (conditioning, Embedded { now, clean }) in all.iter_mut().zip(&embeds) {
-                conditioning.blocks.push(block.modulation(now, clean.as_ref())?);
-            }
+            add_block(&mut all, &groups, block)?;
         }
         if let Some(streamed) = &self.streamed {
             streamed.pass(MODULATIONS, false, |place, copy, room| {
                 let mut block = others[place].clone();
                 copy.point(&mut Modulations(&mut block), room)?;
-                for (conditioning, Embedded { now, clean }) in all.iter_mut().zip(&embeds) {
-                    conditioning.blocks.push(block.modulation(now, clean.as_ref())?);
-                }
-                Ok(())
+                add_block(&mut all, &groups, &block)
             })?;
         }
         Ok(all)
     }
 
-    fn embed(&self, timestep: f32, device: &Device) -> Result<Embedded> {
+    fn embed(&self, timesteps: &[f32], device: &Device) -> Result<Embedded> {
         let dtype = self.dtype();
         let embed = |t: f32| self.ends.time.forward(t, device, dtype).and_then(|t| nn::silu(&t));
+        let now = timesteps.iter().map(|&timestep| embed(timestep)).collect::<Result<Vec<_>>>()?;
         // With `zero_cond_t` everything but the first frame is modulated as if it were free of noise.
-        Ok(Embedded { now: embed(timestep)?, clean: self.config.zero_cond_t.then(|| embed(0.0)).transpose()? })
+        let clean = self.config.zero_cond_t.then(|| embed(0.0)).transpose()?;
+        Ok(Embedded { count: timesteps.len(), now: Tensor::cat(&now, 1)?, clean })
     }
+}
+
+/// What a block's modulations are, for each of the timesteps.
+fn add_block(all: &mut [Conditioning], groups: &[Embedded], block: &Block) -> Result<()> {
+    let mut all = all.iter_mut();
+    for group in groups {
+        let modulation = block.modulation(&group.now, group.clean.as_ref())?;
+        for (index, conditioning) in all.by_ref().take(group.count).enumerate() {
+            conditioning.blocks.push(modulation.of(index)?);
+        }
+    }
+    Ok(())
 }

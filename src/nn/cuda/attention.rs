@@ -29,7 +29,7 @@ const FEW_KEYS: usize = 8192;
 const TILE: usize = 128;
 
 /// From so many keys on, it is faster to attend to what is left over in a kernel of its own.
-const SPLIT_FROM: usize = 4096;
+const SPLIT_FROM: usize = 8192;
 
 /// Elements of a head in `kernels/attention_tail.cu`.
 const TAIL_HEAD: usize = 128;
@@ -330,7 +330,8 @@ impl FusedShape {
         if self.with_sums {
             let dims = [1, q[0], q[1], 1].map(|dim| dim as i64);
             let strides = [q[0] * q[1], q[1], 1, 1].map(|stride| stride as i64);
-            let spec = TensorSpec { id: 6, dtype: FLOAT, dims: &dims, strides: &strides, by_value: false, inner: false };
+            let spec =
+                TensorSpec { id: 6, dtype: FLOAT, dims: &dims, strides: &strides, by_value: false, inner: false };
             operation.set(2804, Value::Descriptors(&[&cudnn.tensor(spec)?]))?;
         }
         cudnn.plan(&[&operation.finalize()?])

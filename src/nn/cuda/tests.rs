@@ -197,7 +197,7 @@ fn attention_of_every_kind() {
 #[test]
 fn attention_to_keys_that_fill_no_tile() {
     let Some(device) = gpu() else { return };
-    for (s, t, heads) in [(65, 4096 + 1, 3), (300, 4096 + 44, 2), (17, 4096 + 65, 1), (129, 4224 + 127, 2)] {
+    for (s, t, heads) in [(65, 8192 + 1, 3), (300, 8192 + 44, 2), (17, 8192 + 65, 1), (129, 8320 + 127, 2)] {
         // Sharp rows too, some of which have nearly all their weight in what is left over.
         for scale in [0.05, 1.0] {
             let inputs =
@@ -209,7 +209,8 @@ fn attention_to_keys_that_fill_no_tile() {
             let found = run(&moved).unwrap().to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
             let error = norm(&(found - &expected).unwrap()) / norm(&expected);
             eprintln!("tail {s} {t} {heads} {scale}: {error:.2e}");
-            assert!(error < 1e-2, "{s} {t} {heads} {scale}: relative error {error:e}");
+            // The same bar as above: what cancels weighs more.
+            assert!(error < 2e-2, "{s} {t} {heads} {scale}: relative error {error:e}");
         }
     }
 }

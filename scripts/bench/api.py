@@ -39,18 +39,21 @@ class Server:
         self.host, port = self.url.removeprefix("http://").rstrip("/").split(":")
         self.port = int(port)
 
-    def cpu(self) -> tuple[float, float]:
-        """Seconds of processor time that the server's threads have had: those that compute, and all others."""
+    def cpu(self) -> tuple[float, float, float]:
+        """Seconds: of processor time that the server's computing threads have had, and all its others; and for how long
+        the computing ones could have run and had to wait for a processor."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         whole = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        computing = 0.0
+        computing, waiting = 0.0, 0.0
         for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
             try:
                 if (thread / "comm").read_text().strip() == "engine":
-                    computing += int((thread / "schedstat").read_text().split()[0]) / 1e9
+                    ran, waited, _ = map(int, (thread / "schedstat").read_text().split())
+                    computing += ran / 1e9
+                    waiting += waited / 1e9
             except OSError:
                 pass  # It has just ended, so it is not one that computes.
-        return computing, whole - computing
+        return computing, whole - computing, waiting
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(self.url + path.lstrip("/"), timeout=60) as answer:
@@ -92,30 +95,34 @@ async def watch(server: Server, job: str, events: list) -> None:
     writer.close()
 
 
-async def read(server: Server, job: str, times: list) -> None:
+async def read(server: Server, job: str, times: list, idle: list) -> None:
+    """On a connection that is free, as programs do that ask again and again; a new one where none is."""
     start = time.perf_counter()
-    reader, writer = await asyncio.open_connection(server.host, server.port)
-    writer.write(f"GET /v1/jobs/{job} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    answer = await reader.read(-1)
+    reader, writer = idle.pop() if idle else await asyncio.open_connection(server.host, server.port)
+    writer.write(f"GET /v1/jobs/{job} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), head
+    await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
     times.append((time.perf_counter() - start) * 1e3)
-    writer.close()
-    assert answer.startswith(b"HTTP/1.1 200"), answer[:200]
+    idle.append((reader, writer))
 
 
 async def under_load(server: Server, job: str, watchers: int, reads: float) -> tuple[float, list, int]:
     events, times = [], []
     watching = [asyncio.create_task(watch(server, job, events)) for _ in range(watchers)]
     waiting = asyncio.create_task(asyncio.to_thread(server.wait, job))
-    reading = set()
+    reading, idle = set(), []
     next_read = time.perf_counter()
     while not waiting.done():
         # At a fixed rate, however slow the answers are: else a server that stalls would be asked less.
-        task = asyncio.create_task(read(server, job, times))
+        task = asyncio.create_task(read(server, job, times, idle))
         reading.add(task)
         task.add_done_callback(reading.discard)
         next_read += 1 / reads
         await asyncio.sleep(max(0, next_read - time.perf_counter()))
     await asyncio.gather(*watching, *reading)
+    for _, writer in idle:
+        writer.close()
     return await waiting, times, len(events)
 
 
@@ -165,7 +172,7 @@ def measure(server: Server, arguments: argparse.Namespace) -> None:
     server.wait(server.submit(2, 0))  # The model is loaded.
     _, times, _ = asyncio.run(under_load(server, server.submit(arguments.steps, 0), arguments.watchers, arguments.reads))
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    sides = {name: {"seconds": [], "computing": [], "others": [], "clients": []} for name in ["alone", "loaded"]}
+    sides = {name: {"seconds": [], "computing": [], "others": [], "waiting": [], "clients": []} for name in ["alone", "loaded"]}
     events = 0
     for pair in range(arguments.pairs):
         for name in ["alone", "loaded"] if pair % 2 == 0 else ["loaded", "alone"]:
@@ -176,8 +183,8 @@ def measure(server: Server, arguments: argparse.Namespace) -> None:
             else:
                 took, _, seen = asyncio.run(under_load(server, job, arguments.watchers, arguments.reads))
                 events += seen
-            computing, others = (now - then for now, then in zip(server.cpu(), before))
-            for key, value in [("seconds", took), ("computing", computing), ("others", others),
+            computing, others, waiting = (now - then for now, then in zip(server.cpu(), before))
+            for key, value in [("seconds", took), ("computing", computing), ("others", others), ("waiting", waiting),
                                ("clients", time.process_time() - own)]:  # fmt: skip
                 sides[name][key].append(value)
         alone, loaded = (sides[name]["seconds"][-1] for name in ["alone", "loaded"])

@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch::Sender<Resident>, busy: &Busy) {
+    let _pool = pool();
     let mut models = Models::new(config, tell);
     while let Some(command) = inbox.blocking_recv() {
         busy.begin();
@@ -43,6 +44,13 @@ pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch
         }
         busy.end();
     }
+}
+
+/// A pool of threads of which this one is a member, for all that is computed here in parallel. Beside a pool that has a
+/// thread for every processor it would be one too many, and they would wait for each other at every short product.
+fn pool() -> Option<rayon::ThreadPool> {
+    let builder = rayon::ThreadPoolBuilder::new().use_current_thread().thread_name(|_| "engine".to_owned());
+    builder.build().inspect_err(|error| tracing::warn!(%error, "the engine computes with the shared threads")).ok()
 }
 
 fn panic_error(panic: &(dyn Any + Send)) -> JobError {

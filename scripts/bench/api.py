@@ -170,10 +170,9 @@ def interval(values: list[float]) -> list[float]:
 
 def measure(server: Server, arguments: argparse.Namespace) -> None:
     server.wait(server.submit(2, 0))  # The model is loaded.
-    _, times, _ = asyncio.run(under_load(server, server.submit(arguments.steps, 0), arguments.watchers, arguments.reads))
+    _, times, events = asyncio.run(under_load(server, server.submit(arguments.steps, 0), arguments.watchers, arguments.reads))
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     sides = {name: {"seconds": [], "computing": [], "others": [], "waiting": [], "clients": []} for name in ["alone", "loaded"]}
-    events = 0
     for pair in range(arguments.pairs):
         for name in ["alone", "loaded"] if pair % 2 == 0 else ["loaded", "alone"]:
             before, own = server.cpu(), time.process_time()
@@ -181,14 +180,15 @@ def measure(server: Server, arguments: argparse.Namespace) -> None:
             if name == "alone":
                 took = server.wait(job)
             else:
-                took, _, seen = asyncio.run(under_load(server, job, arguments.watchers, arguments.reads))
-                events += seen
+                took, _, _ = asyncio.run(under_load(server, job, arguments.watchers, arguments.reads))
             computing, others, waiting = (now - then for now, then in zip(server.cpu(), before))
             for key, value in [("seconds", took), ("computing", computing), ("others", others), ("waiting", waiting),
                                ("clients", time.process_time() - own)]:  # fmt: skip
                 sides[name][key].append(value)
         alone, loaded = (sides[name]["seconds"][-1] for name in ["alone", "loaded"])
         print(f"pair {pair + 1}: alone {alone:.2f} s, under load {loaded:.2f} s", file=sys.stderr)
+    if not all(sides["alone"]["computing"]):
+        sys.exit("this kernel does not tell how long threads ran (/proc/PID/task/TID/schedstat)")
     slower = [(loaded / alone - 1) * 100 for alone, loaded in zip(sides["alone"]["seconds"], sides["loaded"]["seconds"])]
     figures = {
         "watchers": arguments.watchers, "reads": len(times), "events": events,

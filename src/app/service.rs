@@ -89,9 +89,12 @@ pub(super) async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
 ) -> Result<T, JobError> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
+        let error = tokio::select! {
+            attempted = attempt() => match attempted {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            },
+            () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),
         };
         if error.class() != ErrorClass::Transient || Instant::now() + pause > deadline {
             return Err(error);

@@ -48,9 +48,10 @@ pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch
 
 /// A pool of threads of which this one is a member, for all that is computed here in parallel. Beside a pool that has a
 /// thread for every processor it would be one too many, and they would wait for each other at every short product.
-fn pool() -> Option<rayon::ThreadPool> {
+/// rayon keeps the pool's memory after its end, which is the process's.
+pub(super) fn pool() -> Option<rayon::ThreadPool> {
     let builder = rayon::ThreadPoolBuilder::new().use_current_thread().thread_name(|_| "engine".to_owned());
-    builder.build().inspect_err(|error| tracing::warn!(%error, "the engine computes with the shared threads")).ok()
+    builder.build().inspect_err(|error| tracing::warn!(%error, "the engine computes with one thread")).ok()
 }
 
 fn panic_error(panic: &(dyn Any + Send)) -> JobError {

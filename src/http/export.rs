@@ -44,7 +44,7 @@ pub async fn ora(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answ
     of_job(&api, id, ExportFormat::Ora, &headers).await
 }
 
-/// The layers of a job for Photoshop
+/// The layers of a job for Photoshop and GIMP
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.psd", tag = "pictures", params(("id" = JobId, Path)),
     responses((status = 200, description = "As asked", body = Vec<u8>, content_type = "image/vnd.adobe.photoshop"), (status = 304, description = "As it was (`If-None-Match`)"),
         (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]

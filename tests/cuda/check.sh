@@ -5,16 +5,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-if ! python3 -m pip --version >/dev/null 2>&1; then
-    echo "SKIPPED: the GPU's path: no Python with pip to fetch CUDA's compiler"
+skipped() {
+    echo "SKIPPED: the GPU's path: $1"
     exit 0
-fi
-cuda=$(scripts/cuda-env --compiler)
+}
+python3 -m pip --version >/dev/null 2>&1 || skipped "no Python with pip to fetch CUDA's compiler"
+cuda=$(scripts/cuda-env --compiler) || skipped "CUDA's compiler cannot be fetched"
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target"
 home=$(cd "$target" && pwd)/cuda-check
 mkdir -p "$home/bin"
 ln -sfn "$cuda/include" "$home/include"
+# For candle's kernels it leaves empty files where nvcc would leave its output: -o FILE, or --output-directory FOLDER.
 cat >"$home/bin/nvcc" <<STAND_IN
 #!/bin/sh
 for last; do :; done
@@ -22,11 +24,18 @@ case \$last in
 kernels/*.cu | --version) exec "$cuda/bin/nvcc" "\$@" ;;
 esac
 while [ \$# -gt 0 ]; do
-    if [ "\$1" = -o ]; then : >"\$2"; fi
+    case \$1 in
+    -o) : >"\$2" ;;
+    --output-directory) : >"\$2/\$(basename "\$last" .cu).ptx" ;;
+    esac
     shift
 done
 STAND_IN
 chmod +x "$home/bin/nvcc"
-export CUDA_HOME=$home CUDA_PATH=$home CUDA_COMPUTE_CAP=90 CUDARC_CUDA_VERSION=13000 PATH=$home/bin:$PATH
+# A build that runs must not find these files; one that was real stays.
+if ! compgen -G "$target/debug/build/candle-kernels-*" >/dev/null; then
+    trap 'cargo clean --quiet -p candle-kernels' EXIT
+fi
+export CUDA_HOME=$home CUDA_PATH=$home CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90} CUDARC_CUDA_VERSION=13000 PATH=$home/bin:$PATH
 cargo clippy --features cuda --all-targets -- -D warnings
 echo "the GPU's path: lints are clean, $(find kernels -name '*.cu' | wc -l) kernel files compile"

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     faults::Gate,
@@ -48,16 +48,17 @@ impl Server {
     }
 }
 
-/// A worker in whose settings `server` stands at `address`.
-fn worker(world: &World, server: Server, address: &str, start_timeout: &str) -> Worker {
+/// A worker in whose settings `server` stands at `address`; it waits `patience` seconds for an answer of RabbitMQ and S3,
+/// and ten for one of Postgres.
+fn worker(world: &World, server: Server, address: &str, start_timeout: &str, patience: &str) -> Worker {
     let url = server.address(world).1.replace("{}", address);
     world.worker_with(&[
         (server.setting(), &url),
         ("ACETATE__WORKER__START_TIMEOUT_SECONDS", start_timeout),
-        ("ACETATE__QUEUE__CONNECT_TIMEOUT_SECONDS", "2"),
-        ("ACETATE__STORE__CONNECT_TIMEOUT_SECONDS", "2"),
-        ("ACETATE__STORE__READ_TIMEOUT_SECONDS", "2"),
-        ("ACETATE__STORE__OPERATION_TIMEOUT_SECONDS", "5"),
+        ("ACETATE__QUEUE__CONNECT_TIMEOUT_SECONDS", patience),
+        ("ACETATE__STORE__CONNECT_TIMEOUT_SECONDS", patience),
+        ("ACETATE__STORE__READ_TIMEOUT_SECONDS", patience),
+        ("ACETATE__STORE__OPERATION_TIMEOUT_SECONDS", patience),
     ])
 }
 
@@ -70,7 +71,7 @@ fn waits(worker: &Worker, address: &str) -> usize {
 async fn gives_up(server: Server, address: &str, start_timeout: &str) {
     let world = World::service().await;
     let start = Instant::now();
-    let mut worker = worker(&world, server, address, start_timeout);
+    let mut worker = worker(&world, server, address, start_timeout, "3");
     let code = worker.ended().await;
     let (took, log) = (start.elapsed(), worker.log());
     assert_eq!(code, Some(1), "{server:?}: {log}");
@@ -86,7 +87,7 @@ async fn comes_late(server: Server) {
     let gate = Gate::before(&server.address(&world).0).await;
     gate.shut();
     let address = gate.address.to_string();
-    let worker = worker(&world, server, &address, "120");
+    let worker = worker(&world, server, &address, "120", "3");
     let start = Instant::now();
     while waits(&worker, &address) < 2 {
         assert!(start.elapsed() < PATIENCE, "{server:?}: {}", worker.log());
@@ -98,7 +99,8 @@ async fn comes_late(server: Server) {
 
 async fn told_to_leave(server: Server) {
     let world = World::service().await;
-    let mut worker = worker(&world, server, &free().await, "120");
+    let refusing = Refusing::new();
+    let mut worker = worker(&world, server, &refusing.address, "120", "3");
     worker.until_said("waiting for").await;
     let start = Instant::now();
     worker.signal("-TERM");
@@ -106,14 +108,42 @@ async fn told_to_leave(server: Server) {
     assert!(start.elapsed() < Duration::from_secs(10), "{server:?}: {}", worker.log());
 }
 
-/// An address where nobody listens.
-async fn free() -> String {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
+/// An address where nobody listens, nor will while this lives.
+struct Refusing {
+    address: String,
+    _bound: TcpSocket,
+}
+
+impl Refusing {
+    fn new() -> Self {
+        let bound = TcpSocket::new_v4().unwrap();
+        bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        Self { address: bound.local_addr().unwrap().to_string(), _bound: bound }
+    }
+}
+
+/// While it waits for an answer, not for the next attempt.
+async fn told_to_leave_by_silence(server: Server) {
+    let world = World::service().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut worker = worker(&world, server, &silent.local_addr().unwrap().to_string(), "120", "60");
+    // It has called.
+    let (_called, _) = silent.accept().await.unwrap();
+    let start = Instant::now();
+    worker.signal("-TERM");
+    assert_eq!(worker.ended().await, Some(0), "{server:?}: {}", worker.log());
+    assert!(start.elapsed() < Duration::from_secs(8), "{server:?}: {}", worker.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_refuses_is_waited_for_and_given_up() {
-    join_all(Server::ALL.map(|server| async move { gives_up(server, &free().await, "4").await })).await;
+    join_all(Server::ALL.map(|server| async move {
+        {
+            let refusing = Refusing::new();
+            gives_up(server, &refusing.address, "15").await;
+        }
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,4 +164,5 @@ async fn a_server_that_comes_late_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_waits_can_be_told_to_leave() {
     join_all(Server::ALL.map(told_to_leave)).await;
+    join_all(Server::ALL.map(told_to_leave_by_silence)).await;
 }

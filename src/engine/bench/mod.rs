@@ -18,6 +18,7 @@ pub use self::forward::Tensors;
 use super::{
     DTypeChoice, DeviceChoice,
     models::{device_error, model_error, open},
+    thread::pool,
 };
 use crate::{
     job::{JobError, StageTiming},
@@ -169,6 +170,7 @@ struct Bench<'a> {
 }
 
 fn run(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<BenchReport, Failed> {
+    let _pool = pool();
     let (device, dtype) = open(config.device, config.dtype).map_err(Failed::Job)?;
     let report = BenchReport {
         device: match config.device {

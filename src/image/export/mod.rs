@@ -1,4 +1,4 @@
-//! A stack of layers as one file that other programs open: ZIP, OpenRaster (Krita, GIMP) or PSD (Photoshop, Photopea).
+//! A stack of layers as one file that other programs open: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP).
 //!
 //! What a person who opens the file sees:
 //! - Every layer of the result, by name, in its place, with its opacity, shown or hidden as asked.

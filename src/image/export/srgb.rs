@@ -1,5 +1,5 @@
-//! The ICC profile that says sRGB. moxcms writes it; what it leaves as its own tables have it is set here to what ICC.1
-//! (version 4) wants: a medium's white that is D50, the adaptation from D65 to it, and no time of writing.
+//! The ICC profile that says sRGB. moxcms writes its own white point, a matrix that is no adaptation, and the current
+//! time; they are replaced by what ICC.1 (version 4) wants: D50, the adaptation from D65 to it, and a fixed date.
 
 use std::ops::Range;
 

@@ -16,7 +16,8 @@ pub struct Conditioning {
     pub(super) out: Tensor,
 }
 
-/// Timesteps whose modulations are computed together, so that the weights for them, a third of the model, are read once.
+/// Timesteps whose modulations are computed together: the weights for them, a third of the model, are read once for so
+/// many.
 const TOGETHER: usize = 16;
 
 /// The timesteps of a run. Where blocks are streamed all of it is computed at once, so that the weights for it travel

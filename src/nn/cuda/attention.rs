@@ -131,7 +131,7 @@ impl Call<'_> {
         let sums = unsafe { Tensor::empty((q.heads, q.tokens), DType::F32, q.x.device())? };
         let most = k.tokens - rest;
         if !self.planned(cudnn, &k.cut(0, most), &v.cut(0, most), &out, Some(&sums))? {
-            return Ok(None);
+            return Ok(self.planned(cudnn, k, v, &out, None)?.then_some(out));
         }
         self.tail(&k.cut(most, rest), &v.cut(most, rest), &out, &sums)?;
         Ok(Some(out))

@@ -1,6 +1,6 @@
 //! OpenRaster, the open exchange format of Krita, GIMP and MyPaint: a ZIP with a description in XML, a PNG for each
 //! layer, the merged picture and a thumbnail (<https://www.openraster.org/baseline/>).
-//! GIMP mixes such layers in linear light, which no attribute of the format forbids; its PSDs look as they should.
+//! GIMP mixes such layers in linear light, which no attribute of the format forbids; in a PSD it mixes them as we do.
 
 use std::{
     borrow::Cow,

@@ -25,7 +25,7 @@ pub fn attention_kernel(device: &Device, dtype: DType) -> String {
 /// Keys a query sees at most in our own kernel: their scores stand in shared memory.
 const FEW_KEYS: usize = 8192;
 
-/// cuDNN's kernel takes keys by so many, and loses up to 14 % where some are left over.
+/// cuDNN's kernel takes keys by so many, and loses 7 to 14 % where some are left over.
 const TILE: usize = 128;
 
 /// From so many keys on, it is faster to attend to what is left over in a kernel of its own.

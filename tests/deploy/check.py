@@ -70,37 +70,28 @@ def kubernetes(path):
         objects.setdefault(kind, {})[meta["name"]] = item
         if kind != "Namespace" and meta.get("namespace") != "acetate":
             yield f"{kind} {meta['name']} is in namespace {meta.get('namespace')}, not acetate"
-    [worker] = objects["Deployment"].values()
-    pod = worker["spec"]["template"]["spec"]
-    labels = worker["spec"]["template"]["metadata"]["labels"]
-    grace = pod["terminationGracePeriodSeconds"]
+    worker = objects["Deployment"]["acetate-worker"]
+    grace = worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     [config] = objects["ConfigMap"].values()
     drain = int(config["data"]["ACETATE__WORKER__DRAIN_SECONDS"])
     longest = DEFAULTS["worker"]["job_timeout_seconds"]
     if not longest <= drain < grace:
         yield f"a job may take {longest} s, a worker drains for {drain} s, and is killed after {grace} s"
     if "replicas" in worker["spec"]:
-        yield "the Deployment sets replicas, which are KEDA's"
-    selectors = [("Deployment", worker["spec"]["selector"]["matchLabels"])]
-    selectors += [("Service", s["spec"]["selector"]) for s in objects["Service"].values()]
+        yield "the worker's Deployment sets replicas, which are KEDA's"
+    secrets = {s["metadata"]["name"]: s["stringData"]
+               for s in documents(ROOT / "deploy/kubernetes/base/secret.example.yaml")}
+    for name, deployment in objects["Deployment"].items():
+        for problem in pods(deployment, objects, secrets):
+            yield f"{name}: {problem}"
+    # Whatever selects pods selects those of one Deployment.
+    labels = [d["spec"]["template"]["metadata"]["labels"] for d in objects["Deployment"].values()]
+    selectors = [("Service", s["spec"]["selector"]) for s in objects["Service"].values()]
     selectors += [("PodDisruptionBudget", p["spec"]["selector"]["matchLabels"])
                   for p in objects["PodDisruptionBudget"].values()]
     for kind, selector in selectors:
-        if not selector.items() <= labels.items():
-            yield f"the {kind} selects {selector}, the pods have {labels}"
-    volumes = {volume["name"] for volume in pod["volumes"]}
-    for mount in pod["containers"][0]["volumeMounts"]:
-        if mount["name"] not in volumes:
-            yield f"volume {mount['name']} is mounted and not declared"
-    if ":" not in pod["containers"][0]["image"]:
-        yield f"image {pod['containers'][0]['image']} has no tag"
-
-    secrets = {s["metadata"]["name"]: s["stringData"]
-               for s in documents(ROOT / "deploy/kubernetes/base/secret.example.yaml")}
-    for source in pod["containers"][0]["envFrom"]:
-        for kind, names in (("configMapRef", objects["ConfigMap"]), ("secretRef", secrets)):
-            if kind in source and source[kind]["name"] not in names:
-                yield f"{kind} {source[kind]['name']} is nowhere defined"
+        if sum(selector.items() <= of.items() for of in labels) != 1:
+            yield f"a {kind} selects {selector}, the pods have {labels}"
     [scaled] = objects["ScaledObject"].values()
     if scaled["spec"]["scaleTargetRef"]["name"] not in objects["Deployment"]:
         yield f"the ScaledObject scales {scaled['spec']['scaleTargetRef']['name']}, which is not here"
@@ -113,6 +104,27 @@ def kubernetes(path):
         for ref in auth["spec"]["secretTargetRef"]:
             if ref["key"] not in secrets.get(ref["name"], {}):
                 yield f"TriggerAuthentication {auth['metadata']['name']}: no {ref['key']} in Secret {ref['name']}"
+
+
+def pods(deployment, objects, secrets):
+    template = deployment["spec"]["template"]
+    labels, selector = template["metadata"]["labels"], deployment["spec"]["selector"]["matchLabels"]
+    if not selector.items() <= labels.items():
+        yield f"selects {selector}, its pods have {labels}"
+    pod = template["spec"]
+    [container] = pod["containers"]
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    for mount in container["volumeMounts"]:
+        if mount["name"] not in volumes:
+            yield f"volume {mount['name']} is mounted and not declared"
+    if ":" not in container["image"]:
+        yield f"image {container['image']} has no tag"
+    if pod["serviceAccountName"] not in objects["ServiceAccount"]:
+        yield f"ServiceAccount {pod['serviceAccountName']} is nowhere defined"
+    for source in container["envFrom"]:
+        for kind, names in (("configMapRef", objects["ConfigMap"]), ("secretRef", secrets)):
+            if kind in source and source[kind]["name"] not in names:
+                yield f"{kind} {source[kind]['name']} is nowhere defined"
 
 
 def builtin(*paths):

@@ -11,17 +11,19 @@ long a read takes is measured before, while one more job runs, with the clients 
 """
 
 import argparse
-import asyncio
 import json
 import os
 import random
 import re
+import selectors
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,60 +72,82 @@ class Server:
             return json.load(answer)["id"]
 
     def wait(self, job: str) -> float:
-        """Seconds from the claim to the end, on the server's own clock."""
-        while True:
-            row = json.loads(self.get(f"/v1/jobs/{job}"))
-            if row["state"] == "succeeded":
-                return seconds(row["finished_at"]) - seconds(row["started_at"])
-            if row["state"] in ("failed", "cancelled"):
-                sys.exit(f"the job {row['state']}: {row['error']}")
-            time.sleep(0.1)
+        """Until its events end. Seconds from the claim to the end, on the server's own clock."""
+        with self.ask(f"/v1/jobs/{job}/events", "close") as stream:
+            while stream.recv(1 << 16):
+                pass
+        return self.took(job)
+
+    def took(self, job: str) -> float:
+        row = json.loads(self.get(f"/v1/jobs/{job}"))
+        if row["state"] != "succeeded":
+            sys.exit(f"the job is {row['state']}: {row['error']}")
+        return seconds(row["finished_at"]) - seconds(row["started_at"])
+
+    def ask(self, path: str, connection: str, on: socket.socket | None = None) -> socket.socket:
+        asked = on or socket.create_connection((self.host, self.port), timeout=60)
+        asked.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n\r\n".encode())
+        return asked
 
 
 def seconds(timestamp: str) -> float:
-    from datetime import datetime
-
     return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
 
 
-async def watch(server: Server, job: str, events: list) -> None:
-    reader, writer = await asyncio.open_connection(server.host, server.port)
-    writer.write(f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    while line := await reader.readline():
-        if line.startswith(b"event:"):
-            events.append(line)
-    writer.close()
+class Load:
+    """Watchers of a job and readers of it, until its events end. One thread and plain sockets: on the server's own
+    machine every microsecond of the clients is one that the server does not have."""
 
+    def __init__(self, server: Server, job: str, watchers: int, reads: float):
+        self.server, self.job, self.reads = server, job, reads
+        self.selector = selectors.DefaultSelector()
+        self.watching, self.events, self.times = watchers, 0, []
+        self.idle: list[socket.socket] = []
+        self.asked: dict[socket.socket, list] = {}
+        for _ in range(watchers):
+            stream = server.ask(f"/v1/jobs/{job}/events", "close")
+            self.selector.register(stream, selectors.EVENT_READ, self.heard)
 
-async def read(server: Server, job: str, times: list, idle: list) -> None:
-    """On a connection that is free, as programs do that ask again and again; a new one where none is."""
-    start = time.perf_counter()
-    reader, writer = idle.pop() if idle else await asyncio.open_connection(server.host, server.port)
-    writer.write(f"GET /v1/jobs/{job} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200"), head
-    await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
-    times.append((time.perf_counter() - start) * 1e3)
-    idle.append((reader, writer))
+    def run(self) -> float:
+        due = time.perf_counter()
+        while self.watching:
+            # At a fixed rate, however slow the answers are: else a server that stalls would be asked less.
+            while (now := time.perf_counter()) >= due:
+                self.read(now)
+                due += 1 / self.reads
+            for key, _ in self.selector.select(due - now):
+                key.data(key.fileobj)
+        for reader in [*self.idle, *self.asked]:
+            reader.close()
+        return self.server.took(self.job)
 
+    def read(self, now: float) -> None:
+        """On a connection that is free, as programs do that ask again and again; a new one where none is."""
+        free = self.idle.pop() if self.idle else None
+        reader = self.server.ask(f"/v1/jobs/{self.job}", "keep-alive", on=free)
+        self.asked[reader] = [now, b""]
+        if free is None:
+            self.selector.register(reader, selectors.EVENT_READ, self.answered)
 
-async def under_load(server: Server, job: str, watchers: int, reads: float) -> tuple[float, list, int]:
-    events, times = [], []
-    watching = [asyncio.create_task(watch(server, job, events)) for _ in range(watchers)]
-    waiting = asyncio.create_task(asyncio.to_thread(server.wait, job))
-    reading, idle = set(), []
-    next_read = time.perf_counter()
-    while not waiting.done():
-        # At a fixed rate, however slow the answers are: else a server that stalls would be asked less.
-        task = asyncio.create_task(read(server, job, times, idle))
-        reading.add(task)
-        task.add_done_callback(reading.discard)
-        next_read += 1 / reads
-        await asyncio.sleep(max(0, next_read - time.perf_counter()))
-    await asyncio.gather(*watching, *reading)
-    for _, writer in idle:
-        writer.close()
-    return await waiting, times, len(events)
+    def answered(self, reader: socket.socket) -> None:
+        asked = self.asked[reader]
+        asked[1] += reader.recv(1 << 16)
+        head, _, body = asked[1].partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), head
+        length = re.search(rb"content-length: (\d+)", head)
+        if length and len(body) == int(length[1]):
+            self.times.append((time.perf_counter() - asked[0]) * 1e3)
+            del self.asked[reader]
+            self.idle.append(reader)
+
+    def heard(self, stream: socket.socket) -> None:
+        # An event is written at once, and is much shorter than this.
+        text = stream.recv(1 << 16)
+        self.events += text.count(b"event:")
+        if not text:
+            self.selector.unregister(stream)
+            stream.close()
+            self.watching -= 1
 
 
 def first_paint(server: Server) -> int:
@@ -170,7 +194,8 @@ def interval(values: list[float]) -> list[float]:
 
 def measure(server: Server, arguments: argparse.Namespace) -> None:
     server.wait(server.submit(2, 0))  # The model is loaded.
-    _, times, events = asyncio.run(under_load(server, server.submit(arguments.steps, 0), arguments.watchers, arguments.reads))
+    first = Load(server, server.submit(arguments.steps, 0), arguments.watchers, arguments.reads)
+    first.run()
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     sides = {name: {"seconds": [], "computing": [], "others": [], "waiting": [], "clients": []} for name in ["alone", "loaded"]}
     for pair in range(arguments.pairs):
@@ -180,7 +205,7 @@ def measure(server: Server, arguments: argparse.Namespace) -> None:
             if name == "alone":
                 took = server.wait(job)
             else:
-                took, _, _ = asyncio.run(under_load(server, job, arguments.watchers, arguments.reads))
+                took = Load(server, job, arguments.watchers, arguments.reads).run()
             computing, others, waiting = (now - then for now, then in zip(server.cpu(), before))
             for key, value in [("seconds", took), ("computing", computing), ("others", others), ("waiting", waiting),
                                ("clients", time.process_time() - own)]:  # fmt: skip
@@ -191,8 +216,8 @@ def measure(server: Server, arguments: argparse.Namespace) -> None:
         sys.exit("this kernel does not tell how long threads ran (/proc/PID/task/TID/schedstat)")
     slower = [(loaded / alone - 1) * 100 for alone, loaded in zip(sides["alone"]["seconds"], sides["loaded"]["seconds"])]
     figures = {
-        "watchers": arguments.watchers, "reads": len(times), "events": events,
-        "read p50 ms": round(statistics.median(times), 2), "read p99 ms": round(statistics.quantiles(times, n=100)[98], 2),
+        "watchers": arguments.watchers, "reads": len(first.times), "events": first.events,
+        "read p50 ms": round(statistics.median(first.times), 2), "read p99 ms": round(statistics.quantiles(first.times, n=100)[98], 2),
         "slower %": round(statistics.median(slower), 2), "slower %, interval": [round(x, 2) for x in interval(slower)],
         "medians": {name: {key: round(statistics.median(values), 3) for key, values in side.items()}
                     for name, side in sides.items()},

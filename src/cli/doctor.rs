@@ -6,11 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    Failure,
-    global::{GlobalArgs, block_on},
-    output,
-};
+use super::{Failure, global::GlobalArgs, output, runtime::block_on};
 use crate::{
     app,
     config::Loaded,

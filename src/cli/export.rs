@@ -10,12 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    Failure,
-    global::{GlobalArgs, block_on},
-    jobs::no_such_job,
-    output,
-};
+use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, runtime::block_on};
 use crate::{
     app::Front,
     config::Loaded,

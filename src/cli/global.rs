@@ -92,16 +92,3 @@ impl GlobalArgs {
         }
     }
 }
-
-/// Runs a command's async part. Two threads are enough: the work is on the engine's and on blocking ones.
-pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Usage(format!("the async runtime does not start: {error}")))?;
-    let result = runtime.block_on(work);
-    // A second Ctrl-C or a failed job must not wait for a thread that still computes.
-    runtime.shutdown_background();
-    result
-}

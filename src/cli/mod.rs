@@ -17,6 +17,7 @@ mod output;
 mod params;
 mod progress;
 mod run;
+mod runtime;
 mod serve;
 mod submit;
 mod view;

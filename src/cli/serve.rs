@@ -4,13 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::{
-    Failure,
-    global::{GlobalArgs, block_on},
-    output,
-    run::flags::text_flag,
-    worker::listen,
-};
+use super::{Failure, global::GlobalArgs, output, run::flags::text_flag, runtime::block_on, worker::listen};
 use crate::{app, job::JobError, worker::Shutdown};
 
 /// Without `queue.url` this is all there is: jobs in SQLite, pictures in a folder, and a worker in the same process.

@@ -2,11 +2,7 @@
 
 use clap::Args;
 
-use super::{
-    Failure,
-    global::{GlobalArgs, block_on},
-    output,
-};
+use super::{Failure, global::GlobalArgs, output, runtime::block_on};
 use crate::{app, job::JobError, worker::Shutdown};
 
 /// With `queue.url` it takes jobs from RabbitMQ; without, it takes those that `acetate submit` wrote into the database

@@ -156,9 +156,9 @@ impl Status {
         both!(self, status => status.find_unfinished(fingerprint).await)
     }
 
-    /// The history of a job, oldest attempt first.
-    pub async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>, JobError> {
-        both!(self, status => status.attempts(id).await)
+    /// A job and its history, oldest attempt first.
+    pub async fn get_with_attempts(&self, id: JobId) -> Result<Option<(JobRow, Vec<Attempt>)>, JobError> {
+        both!(self, status => status.get_with_attempts(id).await)
     }
 
     /// How many jobs are in each state that occurs.

@@ -21,6 +21,17 @@ macro_rules! job_columns {
 }
 pub(super) use job_columns;
 
+/// A job with its attempts, the oldest first: one row for each, and one row for a job that has none.
+pub(super) const JOB_WITH_ATTEMPTS: &str = concat!(
+    "SELECT jobs.*, attempts.* FROM (SELECT ",
+    job_columns!(),
+    " FROM jobs WHERE id = $1) AS jobs
+       LEFT JOIN (SELECT job, epoch AS attempt_epoch, attempt, worker AS attempt_worker, started_at AS attempt_started,
+                         ended_at AS attempt_ended, outcome, error AS attempt_error FROM attempts) AS attempts
+         ON attempts.job = jobs.id
+      ORDER BY attempt_epoch"
+);
+
 /// Access by name and by the few types that occur.
 pub(super) trait Columns {
     fn maybe_text(&self, column: &str) -> Result<Option<String>, JobError>;
@@ -134,15 +145,25 @@ pub(super) fn readable(row: &impl Columns) -> Option<JobRow> {
     read_job(row).inspect_err(|error| warn!("left out: {error}")).ok()
 }
 
-pub(super) fn read_attempt(row: &impl Columns) -> Result<Attempt, JobError> {
+/// The rows of [`JOB_WITH_ATTEMPTS`].
+pub(super) fn read_with_attempts(rows: &[impl Columns]) -> Result<Option<(JobRow, Vec<Attempt>)>, JobError> {
+    let Some(first) = rows.first() else { return Ok(None) };
+    let attempts = match first.maybe_number("attempt_epoch")? {
+        Some(_) => rows.iter().map(read_attempt).collect::<Result<_, _>>()?,
+        None => Vec::new(),
+    };
+    Ok(Some((read_job(first)?, attempts)))
+}
+
+fn read_attempt(row: &impl Columns) -> Result<Attempt, JobError> {
     Ok(Attempt {
         attempt: row.small("attempt")?,
-        epoch: Epoch(row.number("epoch")?),
-        worker: row.text("worker")?,
-        started_at: row.time("started_at")?,
-        ended_at: row.maybe_time("ended_at")?,
+        epoch: Epoch(row.number("attempt_epoch")?),
+        worker: row.text("attempt_worker")?,
+        started_at: row.time("attempt_started")?,
+        ended_at: row.maybe_time("attempt_ended")?,
         outcome: row.maybe_text("outcome")?,
-        error: row.json("error")?,
+        error: row.json("attempt_error")?,
     })
 }
 

@@ -12,6 +12,7 @@ mod qwen_image;
 mod restart;
 mod server;
 mod service;
+mod threads;
 mod webhooks;
 
 // The service tests' own world: a virtual host, a schema and an S3 server of each test.

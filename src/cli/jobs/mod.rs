@@ -11,8 +11,9 @@ use serde_json::json;
 
 use super::{
     Failure,
-    global::{GlobalArgs, block_on},
+    global::GlobalArgs,
     output,
+    runtime::block_on,
     view::{JobView, progress_text},
 };
 use crate::{
@@ -165,9 +166,11 @@ fn table_row(row: &JobRow) -> Vec<String> {
 }
 
 async fn show(front: &Front, args: OneArgs) -> Result<(), Failure> {
-    let Some(row) = front.status.get(args.id).await? else { return rejected(front, args).await };
+    let Some((row, attempts)) = front.status.get_with_attempts(args.id).await? else {
+        return rejected(front, args).await;
+    };
     let mut view = JobView::new(row, &front.stores)?;
-    view.history = front.status.attempts(args.id).await?;
+    view.history = attempts;
     if args.json {
         return output::json(&view);
     }

@@ -15,8 +15,9 @@ use crate::{
     app::Embedded,
     cli::{
         Failure,
-        global::{GlobalArgs, block_on},
+        global::GlobalArgs,
         output, progress,
+        runtime::block_on,
         view::{JobView, progress_text},
     },
     config::Loaded,

@@ -15,11 +15,7 @@ use super::{
 };
 use crate::{
     app::Front,
-    cli::{
-        Failure,
-        global::{GlobalArgs, block_on},
-        output, watch,
-    },
+    cli::{Failure, global::GlobalArgs, output, runtime::block_on, watch},
     config::Loaded,
     job::{BatchId, InputRef, JobError, JobKind, JobRequest},
     status::{SubmitOptions, Submitted},

@@ -9,13 +9,7 @@ use super::{
 };
 use crate::{
     app::Front,
-    cli::{
-        Failure, fetch,
-        global::{GlobalArgs, block_on},
-        output,
-        run::flags::input,
-        watch,
-    },
+    cli::{Failure, fetch, global::GlobalArgs, output, run::flags::input, runtime::block_on, watch},
     config::Loaded,
     job::{InputRef, JobError, JobId, JobKind, JobRequest, JobState},
     status::{SubmitOptions, Submitted},

@@ -73,7 +73,6 @@ pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answe
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
     responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn show(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
-    let row = api.job(id).await?;
-    let attempts = if row.epoch.0 > 0 { api.status().attempts(id).await? } else { Vec::new() };
+    let (row, attempts) = api.status().get_with_attempts(id).await?.ok_or_else(|| Failure::no_job(id))?;
     Ok(Json(JobView::new(&row, &api).with_history(attempts)))
 }

@@ -8,7 +8,7 @@ use crate::{
     job::{JobError, JobId, JobState},
     status::{
         Attempt, Depth, Filter, JobRow, Page,
-        columns::{Columns, job_columns, read_attempt, read_job, readable},
+        columns::{Columns, JOB_WITH_ATTEMPTS, job_columns, read_job, read_with_attempts, readable},
         listing::page,
     },
 };
@@ -17,6 +17,10 @@ impl PostgresStatus {
     pub async fn get(&self, id: JobId) -> Result<Option<JobRow>, JobError> {
         let query = sqlx::query(concat!("SELECT ", job_columns!(), " FROM jobs WHERE id = $1")).bind(id.to_string());
         self.one(query).await?.as_ref().map(read_job).transpose()
+    }
+
+    pub async fn get_with_attempts(&self, id: JobId) -> Result<Option<(JobRow, Vec<Attempt>)>, JobError> {
+        read_with_attempts(&self.all(sqlx::query(JOB_WITH_ATTEMPTS).bind(id.to_string())).await?)
     }
 
     pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError> {
@@ -59,15 +63,6 @@ impl PostgresStatus {
         ))
         .bind(fingerprint);
         Ok(self.one(query).await?.as_ref().and_then(readable))
-    }
-
-    pub async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>, JobError> {
-        let query = sqlx::query(
-            "SELECT job AS id, epoch, attempt, worker, started_at, ended_at, outcome, error
-               FROM attempts WHERE job = $1 ORDER BY epoch",
-        )
-        .bind(id.to_string());
-        self.all(query).await?.iter().map(read_attempt).collect()
     }
 
     pub async fn count(&self) -> Result<Vec<(JobState, i64)>, JobError> {

@@ -8,7 +8,7 @@ use crate::{
     job::{JobError, JobId, JobState},
     status::{
         Attempt, Depth, Filter, JobRow, Page,
-        columns::{Columns, job_columns, read_attempt, read_job, readable},
+        columns::{Columns, JOB_WITH_ATTEMPTS, job_columns, read_job, read_with_attempts, readable},
         listing::page,
     },
 };
@@ -21,6 +21,11 @@ impl SqliteStatus {
             .await
             .map_err(database)?;
         row.as_ref().map(read_job).transpose()
+    }
+
+    pub async fn get_with_attempts(&self, id: JobId) -> Result<Option<(JobRow, Vec<Attempt>)>, JobError> {
+        let query = sqlx::query(JOB_WITH_ATTEMPTS).bind(id.to_string());
+        read_with_attempts(&query.fetch_all(&self.readers).await.map_err(database)?)
     }
 
     pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError> {
@@ -72,18 +77,6 @@ impl SqliteStatus {
         .await
         .map_err(database)?;
         Ok(row.as_ref().and_then(readable))
-    }
-
-    pub async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>, JobError> {
-        let rows = sqlx::query(
-            "SELECT job AS id, epoch, attempt, worker, started_at, ended_at, outcome, error
-               FROM attempts WHERE job = ? ORDER BY epoch",
-        )
-        .bind(id.to_string())
-        .fetch_all(&self.readers)
-        .await
-        .map_err(database)?;
-        rows.iter().map(read_attempt).collect()
     }
 
     pub async fn count(&self) -> Result<Vec<(JobState, i64)>, JobError> {

@@ -141,7 +141,7 @@ async fn of_many_claims_at_once_one_wins(database: Database) {
             }
         }
         assert_eq!(taken, 1);
-        assert_eq!(status.attempts(id).await.unwrap().len(), 1);
+        assert_eq!(attempts(&status, id).await.len(), 1);
     }
 }
 
@@ -150,7 +150,7 @@ async fn the_lease_of_a_dead_worker_counts_as_run_out(database: Database) {
     let id = submitted(&status).await;
     take(&status, id, "dead", LEASE).await;
     assert_eq!(take(&status, id, "next", LEASE).await.attempts, 2);
-    let outcomes: Vec<_> = status.attempts(id).await.unwrap().into_iter().map(|attempt| attempt.outcome).collect();
+    let outcomes: Vec<_> = attempts(&status, id).await.into_iter().map(|attempt| attempt.outcome).collect();
     assert_eq!(outcomes, [Some("lost".to_owned()), None]);
 }
 

@@ -50,7 +50,7 @@ async fn a_worker_that_lost_its_lease_loses_every_write(database: Database) {
     assert_eq!((done.state, &done.published), (JobState::Succeeded, &Some(result())));
     assert_eq!(status.succeed(id, slow.epoch, &result()).await.unwrap(), Fenced::Lost);
     assert_eq!(status.fail(id, quick.epoch, &broken()).await.unwrap(), Fenced::Lost);
-    let outcomes: Vec<_> = status.attempts(id).await.unwrap().into_iter().map(|a| (a.worker, a.outcome)).collect();
+    let outcomes: Vec<_> = attempts(&status, id).await.into_iter().map(|a| (a.worker, a.outcome)).collect();
     let some = |text: &str| Some(text.to_owned());
     assert_eq!(outcomes, [("slow".to_owned(), some("lost")), ("quick".to_owned(), some("succeeded"))]);
     assert_eq!(events(&status).await.len(), 1, "one result, told once");
@@ -79,7 +79,7 @@ async fn an_ending_that_is_written_twice_counts_once(database: Database) {
         assert_eq!(rows[1], row(&status, id).await);
         assert_eq!(rows[0].attempts, u32::from(ending != 3));
         ends += usize::from(rows[0].state.is_terminal());
-        assert_eq!(status.attempts(id).await.unwrap().len(), 1);
+        assert_eq!(attempts(&status, id).await.len(), 1);
     }
     assert_eq!((ends, events(&status).await.len()), (3, 3));
 }
@@ -130,7 +130,7 @@ async fn a_job_that_was_given_back_has_lost_no_attempt(database: Database) {
     assert_eq!(status.succeed(id, first.epoch, &result()).await.unwrap(), Fenced::Lost);
     let second = take(&status, id, "two", LEASE).await;
     assert_eq!((second.attempts, second.epoch.0), (1, 2));
-    let outcomes: Vec<_> = status.attempts(id).await.unwrap().into_iter().map(|attempt| attempt.outcome).collect();
+    let outcomes: Vec<_> = attempts(&status, id).await.into_iter().map(|attempt| attempt.outcome).collect();
     assert_eq!(outcomes, [Some("given_back".to_owned()), None]);
     // Somebody wants it to stop: then it does not go round once more.
     assert_eq!(status.cancel(id, &|_| false).await.unwrap(), CancelOutcome::Requested);
@@ -195,7 +195,7 @@ async fn a_failed_job_starts_over(database: Database) {
     assert_eq!((second.attempts, second.epoch.0), (1, 2));
     assert!(matches!(status.succeed(id, second.epoch, &result()).await.unwrap(), Fenced::Held(_)));
     assert_eq!(status.retry(id).await.unwrap(), RetryOutcome::Refused(JobState::Succeeded));
-    assert_eq!(status.attempts(id).await.unwrap().len(), 2);
+    assert_eq!(attempts(&status, id).await.len(), 2);
 }
 
 async fn refused_messages_are_kept(database: Database) {

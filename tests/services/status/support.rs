@@ -7,7 +7,7 @@ use acetate::{
         BatchId, CompositeParams, ErrorRecord, FileEntry, InputRef, JobError, JobId, JobRequest, LayerRole, Output,
         Task,
     },
-    status::{Claim, ClaimRules, JobRow, Mode, Place, Published, Status, SubmitOptions, Submitted},
+    status::{Attempt, Claim, ClaimRules, JobRow, Mode, Place, Published, Status, SubmitOptions, Submitted},
 };
 use sqlx::{ConnectOptions, Connection, PgConnection, SqliteConnection, postgres::PgConnectOptions};
 
@@ -163,6 +163,12 @@ pub async fn take(status: &Status, id: JobId, worker: &str, lease: Duration) -> 
 
 pub async fn row(status: &Status, id: JobId) -> JobRow {
     status.get(id).await.unwrap().unwrap()
+}
+
+pub async fn attempts(status: &Status, id: JobId) -> Vec<Attempt> {
+    let (known, attempts) = status.get_with_attempts(id).await.unwrap().unwrap();
+    assert_eq!(known, row(status, id).await);
+    attempts
 }
 
 pub fn result() -> Published {

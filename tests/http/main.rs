@@ -12,6 +12,7 @@ mod qwen_image;
 mod restart;
 mod server;
 mod service;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod threads;
 mod webhooks;
 

@@ -12,7 +12,6 @@ const NORMAL: &str = "0";
 const BATCH: &str = "3";
 
 #[test]
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn threads_that_serve_wait_for_those_that_compute() {
     let place = Place::new();
     let server = Server::start(&place, &[]);
@@ -24,12 +23,12 @@ fn threads_that_serve_wait_for_those_that_compute() {
         let Some((name, policy)) = name_and_policy(&thread.unwrap().path()) else { continue };
         match name.as_str() {
             "engine" => seen[0] += 1,
-            "tokio-rt-worker" | "sqlx-sqlite-wor" => seen[1] += 1,
+            "tokio-rt-worker" => seen[1] += 1,
             _ => continue,
         }
         assert_eq!(policy, if name == "engine" { NORMAL } else { BATCH }, "{name}");
     }
-    assert!(seen[0] >= 1 && seen[1] >= 3, "{seen:?}");
+    assert!(seen[0] >= 1 && seen[1] >= 2, "{seen:?}");
 }
 
 fn name_and_policy(thread: &Path) -> Option<(String, String)> {

@@ -18,7 +18,7 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 
 /// Has this thread, and those that it starts, wait for a processor instead of taking it from a thread that computes: a
 /// model on the CPU keeps all of them busy in step, so one that is taken away for a moment stops the others too. Answers
-/// come some milliseconds later then. The engine's threads are started from the main one and stay as they are.
+/// may come some milliseconds later. The engine's threads are started from the main one and stay as they are.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn wait_for_computing() {
     let priority = libc::sched_param { sched_priority: 0 };

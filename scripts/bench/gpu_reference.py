@@ -3,7 +3,7 @@
     gpu_reference.py time FOLDER [--compile] [--repeats 5] [--parts ceilings,text,transformer,vae]
     gpu_reference.py numerics FOLDER --acetate PATH
 
-`time` prints JSON like `acetate bench --json`. `numerics` runs one forward pass of the transformer and one of the VAE
+`time` prints JSON like the library's example `bench` with `--json`. `numerics` runs one forward pass of the transformer and one of the VAE
 in float32 and in bfloat16, has acetate do the same, and prints how far each is from float32. It wants a checkpoint
 whose float32 weights fit beside the rest: a dozen blocks.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-# Name, frames of patches, text tokens, noisy frames: those of `acetate bench`.
+# Name, frames of patches, text tokens, noisy frames: those of the library's example `bench`.
 CASES = [
     ("transformer, edit 1024, one reference", [(1, 64, 64)] * 2, 256, 1),
     ("transformer, layered 640, 4 layers", [(1, 40, 40)] * 6, 300, 5),
@@ -130,7 +130,7 @@ def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-def numerics(folder: Path, acetate: str) -> dict:
+def numerics(folder: Path, bench: str) -> dict:
     from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -165,7 +165,7 @@ def numerics(folder: Path, acetate: str) -> dict:
         report = {name: {"diffusers bf16": relative(outputs[torch.bfloat16][name], exact[name])} for name in exact}
         for dtype in ["f32", "bf16", "fp8"]:
             subprocess.run(
-                [acetate, "bench", "--model", str(folder), "--dtype", dtype, "--parts", "forward",
+                [bench, "--model", str(folder), "--dtype", dtype, "--parts", "forward",
                  "--tensors", f"{place}/in.safetensors", "--out", f"{place}/{dtype}.safetensors"],
                 check=True, stdout=sys.stderr,
             )  # fmt: skip
@@ -183,7 +183,7 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--text-tokens", type=int, default=338)
     parser.add_argument("--parts", default="ceilings,text,transformer,vae")
-    parser.add_argument("--acetate", default="acetate")
+    parser.add_argument("--bench", default="acetate")
     arguments = parser.parse_args()
     if arguments.what == "numerics":
         print(json.dumps(numerics(arguments.folder, arguments.acetate), indent=1))

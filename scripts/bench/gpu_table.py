@@ -1,4 +1,4 @@
-"""Puts what `acetate bench` and gpu_reference.py measured side by side, as a table for docs/performance.md.
+"""Puts what the library's example `bench` and gpu_reference.py measured side by side, as a table for docs/performance.md.
 
     gpu_table.py ACETATE.json REFERENCE.json [NUMERICS.json] [--fp8 ACETATE-FP8.json] [--pictures PICTURES.json]
 """

@@ -1,15 +1,15 @@
 //! The composition root: builds the parts from the configuration and puts them into each other's hands.
 
-mod embedded;
-mod front;
 mod models;
-mod parts;
-mod serve;
-mod service;
+mod run_one;
+mod server;
+mod submitter;
+mod wiring;
+mod worker;
 
-pub use embedded::Embedded;
-pub use front::Front;
 pub use models::{edit_model, engine_config, model};
-pub use parts::{place, queue, status, stores};
-pub use serve::serve_api;
-pub use service::work;
+pub use run_one::Embedded;
+pub use server::serve_api;
+pub use submitter::Submitter;
+pub use wiring::{database_url, job_store, queue, stores};
+pub use worker::work;

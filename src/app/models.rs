@@ -1,24 +1,28 @@
 //! Which checkpoints, and what they run on.
 
-use crate::{
-    config::Loaded,
-    engine::EngineConfig,
+use qwen_image::{
+    Limits, PipelineOptions,
     hub::{ModelRef, Small},
-    job::JobError,
 };
+
+use crate::{config::Loaded, engine::EngineConfig, job::JobError};
 
 pub fn engine_config(loaded: &Loaded) -> Result<EngineConfig, JobError> {
     let settings = &loaded.config.qwen_image;
     Ok(EngineConfig {
         model: model(loaded)?,
-        edit_model: edit_model(loaded)?,
-        load_edit_model: settings.load_edit_model,
-        device: settings.device,
-        dtype: settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?,
-        offload: settings.cpu_offload,
-        vram_budget: Some(settings.vram_budget).filter(|budget| *budget > 0),
-        memory_budget: Some(settings.memory_budget).filter(|budget| *budget > 0),
-        hub: loaded.hub.clone(),
+        pipeline: PipelineOptions {
+            edit_model: Some(edit_model(loaded)?),
+            load_edit_model: settings.load_edit_model,
+            limits: Limits {
+                device: settings.device,
+                dtype: settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?,
+                cpu_offload: settings.cpu_offload,
+                vram_budget: Some(settings.vram_budget).filter(|budget| *budget > 0),
+                memory_budget: Some(settings.memory_budget).filter(|budget| *budget > 0),
+            },
+            hub: loaded.hub.clone(),
+        },
     })
 }
 

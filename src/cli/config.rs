@@ -4,7 +4,9 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Failure, global::GlobalArgs, output};
-use crate::{app, hub::ModelRef, job::JobError};
+use qwen_image::hub::ModelRef;
+
+use crate::{app, job::JobError};
 
 #[derive(Debug, Args)]
 pub struct ConfigArgs {

@@ -3,6 +3,11 @@
 use std::{path::Path, time::Duration};
 
 use clap::Args;
+use qwen_image::{
+    DeviceChoice, PipelineKind,
+    hub::{self, ModelRef},
+    models::check,
+};
 use serde::Serialize;
 use serde_json::json;
 
@@ -10,10 +15,7 @@ use super::{Failure, global::GlobalArgs, output, runtime::block_on};
 use crate::{
     app,
     config::Loaded,
-    engine::{self, DeviceChoice},
-    hub::{self, ModelRef},
     job::JobError,
-    models::inspect,
     queue::Queue,
     store::{Store, Trust},
 };
@@ -53,8 +55,8 @@ impl DoctorArgs {
             block_on(async { Ok(database(&loaded).await) })?,
             block_on(async { Ok(queue(&loaded).await) })?,
             device(&loaded),
-            model("model", &loaded, app::model(&loaded), true),
-            model("edit model", &loaded, app::edit_model(&loaded), false),
+            model("model", &loaded, app::model(&loaded), PipelineKind::Layered),
+            model("edit model", &loaded, app::edit_model(&loaded), PipelineKind::EditPlus),
         ];
         let ready = checks.iter().all(|check| check.state != State::Broken);
         if self.json {
@@ -99,7 +101,7 @@ async fn objects(loaded: &Loaded) -> Check {
 
 async fn database(loaded: &Loaded) -> Check {
     let counted = async {
-        let status = app::status(&loaded.config).await?;
+        let status = app::job_store(&loaded.config).await?;
         let jobs: Vec<String> =
             status.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
         let jobs = if jobs.is_empty() { "no jobs".to_owned() } else { jobs.join(", ") };
@@ -130,22 +132,22 @@ fn device(loaded: &Loaded) -> Check {
                     Ok(format!("cpu, {threads} threads, {}", dtype.as_str()))
                 }
                 DeviceChoice::Cuda(_) => {
-                    engine::check_device(settings.device)?;
-                    engine::describe(settings.device, dtype)
+                    settings.device.check()?;
+                    Ok(qwen_image::describe_device(settings.device, dtype)?)
                 }
             },
         );
     from_result("device", text)
 }
 
-fn model(name: &'static str, loaded: &Loaded, model: Result<ModelRef, JobError>, layered: bool) -> Check {
+fn model(name: &'static str, loaded: &Loaded, model: Result<ModelRef, JobError>, pipeline: PipelineKind) -> Check {
     match model {
         Err(error) => from_result(name, Err(error)),
-        Ok(ModelRef::Folder(folder)) => checkpoint(name, &folder, "", place(loaded, &folder, layered)),
+        Ok(ModelRef::Folder(folder)) => checkpoint(name, &folder, "", place(loaded, &folder, pipeline)),
         Ok(ModelRef::Small { which, around }) => match around.find(which) {
             Ok(folder) => {
                 let remark = "; the small one, as none is configured";
-                checkpoint(name, &folder, remark, place(loaded, &folder, layered))
+                checkpoint(name, &folder, remark, place(loaded, &folder, pipeline))
             }
             Err(error) => Check { name, state: State::Missing, text: error.to_string() },
         },
@@ -166,15 +168,16 @@ fn model(name: &'static str, loaded: &Loaded, model: Result<ModelRef, JobError>,
 }
 
 /// Where a checkpoint would go on a GPU.
-fn place(loaded: &Loaded, folder: &Path, layered: bool) -> Result<Option<String>, JobError> {
+fn place(loaded: &Loaded, folder: &Path, pipeline: PipelineKind) -> Result<Option<String>, JobError> {
     if matches!(loaded.config.qwen_image.device, DeviceChoice::Cpu) {
         return Ok(None);
     }
-    engine::foresee(&app::engine_config(loaded)?, folder, layered).map(Some)
+    let limits = app::engine_config(loaded)?.pipeline.limits;
+    Ok(Some(qwen_image::foresee(&limits, folder, pipeline)?))
 }
 
 fn checkpoint(name: &'static str, folder: &Path, remark: &str, place: Result<Option<String>, JobError>) -> Check {
-    let report = match inspect(folder) {
+    let report = match check(folder) {
         Ok(report) => report,
         Err(error) => return Check { name, state: State::Broken, text: error.to_string() },
     };

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::hub::DownloadEvent;
+use qwen_image::hub::DownloadEvent;
 
 const LOG_EVERY: Duration = Duration::from_secs(10);
 /// The rate in log lines is that of the last minute.
 const RATE_OVER: usize = 6;
 
-/// A listener for [`crate::hub::resolve`]. `on_terminal` chooses the bar (drawn on stderr); `stopped` is asked at
+/// A listener for [`qwen_image::hub::resolve`]. `on_terminal` chooses the bar (drawn on stderr); `stopped` is asked at
 /// every event, and true cancels the download.
 pub fn download_bar(on_terminal: bool, stopped: impl Fn() -> bool) -> impl FnMut(DownloadEvent) -> ControlFlow<()> {
     let mut bar = on_terminal.then(new_bar);

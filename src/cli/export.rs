@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, runtime::block_on};
 use crate::{
-    app::Front,
+    app::Submitter,
     config::Loaded,
     image::{ExportError, ExportFormat, Limits, Sheet, Stack},
     job::{JobError, JobId, JobState, Manifest},
@@ -112,7 +112,7 @@ impl ExportArgs {
             let reason = format!("there is no folder `{}`, and it is no job's id, a UUID", self.source);
             JobError::invalid("JOB|FOLDER", reason)
         })?;
-        let front = Front::open(loaded).await?;
+        let front = Submitter::open(loaded).await?;
         let files = published(&front, id).await;
         front.close().await;
         Ok(files?)
@@ -140,7 +140,7 @@ impl ExportArgs {
     }
 }
 
-async fn published(front: &Front, id: JobId) -> Result<ResultFiles, JobError> {
+async fn published(front: &Submitter, id: JobId) -> Result<ResultFiles, JobError> {
     let row = front.status.get(id).await?.ok_or_else(|| no_such_job(id))?;
     let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
         let hint = match row.state {

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use crate::{
-    app::Front,
+    app::Submitter,
+    database::JobRow,
     job::{JobError, JobState, Manifest},
-    status::JobRow,
     store::{ObjectKey, OutFolder},
 };
 
-pub async fn into(front: &Front, row: &JobRow, out: &Path) -> Result<Manifest, JobError> {
+pub async fn into(front: &Submitter, row: &JobRow, out: &Path) -> Result<Manifest, JobError> {
     let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
         let reason = format!("job {} is {} and has no result", row.id(), row.state);
         return Err(JobError::invalid("id", reason));

@@ -3,7 +3,6 @@
 //! Exit codes: 0 done; 1 the job failed, or something around it did; 2 the command, the configuration or the request
 //! is wrong; 130 cancelled by Ctrl-C.
 
-mod bench;
 mod config;
 mod doctor;
 mod download_bar;
@@ -61,9 +60,6 @@ enum Command {
     Config(config::ConfigArgs),
     /// Check that all is ready: folders, database, queue, store, disk, models, device
     Doctor(doctor::DoctorArgs),
-    /// Time the parts of a checkpoint on a device
-    #[command(hide = true)]
-    Bench(bench::BenchArgs),
 }
 
 /// Parses, dispatches, and turns what went wrong into a message and an exit code.
@@ -100,7 +96,6 @@ impl Command {
             Self::Models(args) => args.run(global),
             Self::Config(args) => args.run(global),
             Self::Doctor(args) => args.run(global),
-            Self::Bench(args) => args.run(),
         }
     }
 
@@ -114,7 +109,6 @@ impl Command {
             Self::Models(args) => args.json(),
             Self::Config(args) => args.json,
             Self::Doctor(args) => args.json,
-            Self::Bench(args) => args.json,
         }
     }
 }

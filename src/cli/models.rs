@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use qwen_image::{
+    hub::{self, ModelRef, Small},
+    models,
+};
 use serde::Serialize;
 use serde_json::json;
 
@@ -15,9 +19,7 @@ use super::{
 use crate::{
     app,
     config::Loaded,
-    hub::{self, ModelRef, Small},
     job::{ErrorRecord, JobError},
-    models::inspect,
 };
 
 #[derive(Debug, Args)]
@@ -162,7 +164,7 @@ fn pull(global: &GlobalArgs, config: &hub::HubConfig, model: &str, as_json: bool
 }
 
 fn check(folder: &std::path::Path, as_json: bool) -> Result<(), Failure> {
-    let report = inspect(folder).map_err(|error| {
+    let report = models::check(folder).map_err(|error| {
         let (model, reason) = (folder.display().to_string(), error.to_string());
         let reason = reason.strip_prefix(&format!("{model}: ")).unwrap_or(&reason).to_owned();
         JobError::ModelInvalid { model, reason }

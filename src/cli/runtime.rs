@@ -6,7 +6,7 @@ use super::Failure;
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .on_thread_start(wait_for_computing)
+        .on_thread_start(qwen_image::yield_to_compute)
         .enable_all()
         .build()
         .map_err(|error| Failure::Usage(format!("the async runtime does not start: {error}")))?;
@@ -15,17 +15,3 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
     runtime.shutdown_background();
     result
 }
-
-/// Has this thread, and those that it starts, wait for a processor instead of taking it from a thread that computes: a
-/// model on the CPU keeps all of them busy in step, so one that is taken away for a moment stops the others too. Answers
-/// may come some milliseconds later. The engine's threads are started from the main one and stay as they are.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn wait_for_computing() {
-    let priority = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the call reads `priority`, which outlives it, and changes nothing but this thread's policy. Where it is
-    // forbidden, the thread keeps the policy it had.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const priority) };
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn wait_for_computing() {}

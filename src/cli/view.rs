@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
+    database::{Attempt, JobRow},
     job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress},
-    status::{Attempt, JobRow},
     store::{ObjectKey, Stores},
 };
 

@@ -10,13 +10,13 @@ use tokio::sync::watch;
 
 use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, progress, view::JobView};
 use crate::{
-    app::Front,
+    app::Submitter,
+    database::{BatchSummary, JobRow},
     job::{BatchId, ErrorRecord, JobError, JobId, JobState},
-    status::{BatchSummary, JobRow},
 };
 
 /// The row of a job that has ended. Ctrl-C ends the watching, not the job.
-pub async fn job(global: &GlobalArgs, front: &Front, id: JobId) -> Result<JobRow, Failure> {
+pub async fn job(global: &GlobalArgs, front: &Submitter, id: JobId) -> Result<JobRow, Failure> {
     let (tell, told) = watch::channel(None);
     let shown = progress::show(told, global.progress_style());
     let mut changes = front.status.changes();
@@ -52,7 +52,7 @@ pub async fn job(global: &GlobalArgs, front: &Front, id: JobId) -> Result<JobRow
 }
 
 /// Prints an ended job; one without a result is a failure.
-pub fn report(front: &Front, row: JobRow, json: bool) -> Result<(), Failure> {
+pub fn report(front: &Submitter, row: JobRow, json: bool) -> Result<(), Failure> {
     let (id, state, error) = (row.id(), row.state, row.error.clone());
     let view = JobView::new(row, &front.stores)?;
     if json {
@@ -74,7 +74,7 @@ pub fn report(front: &Front, row: JobRow, json: bool) -> Result<(), Failure> {
 }
 
 /// Waits until every job of a batch has ended.
-pub async fn batch(global: &GlobalArgs, front: &Front, batch: &BatchId) -> Result<BatchSummary, Failure> {
+pub async fn batch(global: &GlobalArgs, front: &Submitter, batch: &BatchId) -> Result<BatchSummary, Failure> {
     let terminal = std::io::stderr().is_terminal() && !global.is_quiet();
     let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(None, target);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::layers::{ConfigError, known_key};
-use crate::hub::Surroundings;
+use qwen_image::hub::Surroundings;
 
 const PREFIX: &str = "ACETATE__";
 

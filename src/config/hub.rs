@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Environment, Secret, set};
-use crate::hub::{HubConfig, Token};
+use qwen_image::hub::{HubConfig, Token};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]

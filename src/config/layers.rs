@@ -9,7 +9,7 @@ use figment::{
 };
 
 use super::{Config, Environment, file, file::FileLayer, redact::shown};
-use crate::hub::{HubConfig, Surroundings};
+use qwen_image::hub::{HubConfig, Surroundings};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 

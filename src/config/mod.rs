@@ -23,7 +23,7 @@ pub use env::Environment;
 pub use hub::Hub;
 pub use layers::{ConfigError, Flag, Loaded, Setting, Sources, load};
 pub use queue::Queue;
-pub use qwen_image::{QwenImage, parse_device, parse_dtype};
+pub use qwen_image::QwenImage;
 pub use redact::Secret;
 pub use services::{Http, ImageLimits, Status};
 pub use store::{Checksums, Store};

@@ -1,12 +1,10 @@
 //! `[qwen_image]`: the checkpoints, the device, and the defaults of requests.
 
+use qwen_image::{ComputeDType, CpuOffload, DeviceChoice, Error};
 use serde::Deserialize;
 
 use super::set;
-use crate::{
-    engine::{DTypeChoice, DeviceChoice, Offload},
-    job::{DecomposeParams, JobError},
-};
+use crate::job::{DecomposeParams, JobError};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,7 +16,7 @@ pub struct QwenImage {
     pub edit_model_path: Option<String>,
     pub load_edit_model: bool,
     #[serde(deserialize_with = "offload")]
-    pub cpu_offload: Offload,
+    pub cpu_offload: CpuOffload,
     /// Bytes; 0: what the GPU has free.
     #[serde(deserialize_with = "bytes")]
     pub vram_budget: u64,
@@ -31,7 +29,7 @@ pub struct QwenImage {
     pub device: DeviceChoice,
     /// Absent: chosen by the device.
     #[serde(deserialize_with = "dtype")]
-    pub dtype: Option<DTypeChoice>,
+    pub dtype: Option<ComputeDType>,
     /// Bytes; 0: what the machine has free.
     #[serde(deserialize_with = "bytes")]
     pub memory_budget: u64,
@@ -62,53 +60,24 @@ impl QwenImage {
     }
 
     /// The number format that the device gets, or why it cannot have the one that was asked for.
-    pub fn dtype(&self) -> Result<DTypeChoice, String> {
-        match (self.device, self.dtype) {
-            (DeviceChoice::Cpu, Some(DTypeChoice::Bf16)) => {
-                Err("bf16 is for GPUs: a CPU would only be slower with it, and less exact; use f32, or a CUDA device"
-                    .to_owned())
-            }
-            (DeviceChoice::Cpu, Some(DTypeChoice::Fp8)) => {
-                Err("fp8 is for GPUs that multiply such numbers; use f32, or a CUDA device".to_owned())
-            }
-            (DeviceChoice::Cpu, None) => Ok(DTypeChoice::F32),
-            (DeviceChoice::Cuda(_), None) => Ok(DTypeChoice::Bf16),
-            (_, Some(dtype)) => Ok(dtype),
+    pub fn dtype(&self) -> Result<ComputeDType, String> {
+        let dtype = self.dtype.unwrap_or(self.device.default_dtype());
+        match dtype.check(self.device) {
+            Ok(()) => Ok(dtype),
+            Err(Error::Invalid { reason, .. }) => Err(reason),
+            Err(error) => Err(error.to_string()),
         }
-    }
-}
-
-/// `cpu`, `cuda` or `cuda:N`.
-pub fn parse_device(text: &str) -> Result<DeviceChoice, String> {
-    let index = match text {
-        "cpu" => return Ok(DeviceChoice::Cpu),
-        "cuda" => Some(0),
-        other => other.strip_prefix("cuda:").and_then(|index| index.parse().ok()),
-    };
-    index.map(DeviceChoice::Cuda).ok_or_else(|| format!("`{text}` is not a device; write cpu, cuda or cuda:0"))
-}
-
-/// `f32`, `bf16` or `fp8`; 16-bit floats are refused with the reason.
-pub fn parse_dtype(text: &str) -> Result<DTypeChoice, String> {
-    match text {
-        "f32" | "float32" => Ok(DTypeChoice::F32),
-        "bf16" | "bfloat16" => Ok(DTypeChoice::Bf16),
-        "fp8" | "float8" => Ok(DTypeChoice::Fp8),
-        "fp16" | "f16" | "float16" | "half" => Err(format!(
-            "{text} gives black pictures with this model: its activations overflow 16-bit floats; use bf16 or f32"
-        )),
-        other => Err(format!("`{other}` is not a number format; write f32, bf16 or fp8")),
     }
 }
 
 /// `auto`, `none`, `model` or `sequential`. `true` lets parts leave as memory asks for it, `false` keeps all of it on
 /// the device.
-pub fn parse_offload(text: &str) -> Result<Offload, String> {
+pub fn parse_offload(text: &str) -> Result<CpuOffload, String> {
     match text {
-        "" | "auto" | "true" => Ok(Offload::Auto),
-        "none" | "false" => Ok(Offload::Never),
-        "model" => Ok(Offload::Model),
-        "sequential" => Ok(Offload::Sequential),
+        "" | "auto" | "true" => Ok(CpuOffload::Auto),
+        "none" | "false" => Ok(CpuOffload::Never),
+        "model" => Ok(CpuOffload::Model),
+        "sequential" => Ok(CpuOffload::Sequential),
         other => Err(format!("`{other}` is no way to offload; write auto, none, model or sequential")),
     }
 }
@@ -154,7 +123,7 @@ impl Scalar {
     }
 }
 
-fn offload<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Offload, D::Error> {
+fn offload<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuOffload, D::Error> {
     parse_offload(&Scalar::deserialize(deserializer)?.into_text()).map_err(serde::de::Error::custom)
 }
 
@@ -163,10 +132,10 @@ fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Er
 }
 
 fn device<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DeviceChoice, D::Error> {
-    parse_device(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
-fn dtype<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<DTypeChoice>, D::Error> {
+fn dtype<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<ComputeDType>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    if text.is_empty() { Ok(None) } else { parse_dtype(&text).map(Some).map_err(serde::de::Error::custom) }
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
 }

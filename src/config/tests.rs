@@ -1,7 +1,7 @@
 //! The layers, and the messages about what is wrong in them.
 
 use super::*;
-use crate::engine::{DTypeChoice, DeviceChoice, Offload};
+use ::qwen_image::{ComputeDType, CpuOffload, DeviceChoice};
 
 fn with_file(text: &str, environment: Environment, profile: Option<&str>) -> Result<Loaded, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -21,7 +21,7 @@ fn the_defaults_are_complete() {
     let loaded = load(&sources).unwrap();
     assert_eq!(loaded.config.data_dir, PathBuf::from("/data/acetate"));
     assert_eq!(loaded.config.qwen_image.layer_num, 4);
-    assert_eq!(loaded.config.qwen_image.dtype(), Ok(DTypeChoice::F32));
+    assert_eq!(loaded.config.qwen_image.dtype(), Ok(ComputeDType::F32));
     assert_eq!(loaded.hub.cache_dir, PathBuf::from("/home/me/.cache/huggingface/hub"));
     assert!(loaded.settings.iter().all(|setting| setting.from == "the defaults"));
 }
@@ -41,7 +41,7 @@ fn the_seeds_file_is_honoured_with_and_without_a_profile() {
         let config = with_file(&text, home(), None).unwrap().config.qwen_image;
         assert_eq!((config.model_path.as_deref(), config.edit_model_path), (Some("/m"), None));
         assert_eq!((config.layer_num, config.num_inference_steps, config.resolution), (3, 20, 1024));
-        assert_eq!((config.cpu_offload, config.cfg_scale), (Offload::Auto, 2.0));
+        assert_eq!((config.cpu_offload, config.cfg_scale), (CpuOffload::Auto, 2.0));
     }
 }
 
@@ -51,13 +51,13 @@ fn offload_and_memory_are_written_in_several_ways() {
         let config = with_file(&format!("[qwen_image]\n{text}\n"), home(), None)?.config.qwen_image;
         Ok::<_, String>((config.cpu_offload, config.vram_budget, config.memory_budget))
     };
-    assert_eq!(read("").unwrap(), (Offload::Auto, 0, 0));
-    assert_eq!(read("cpu_offload = false\nvram_budget = \"20 GiB\"").unwrap(), (Offload::Never, 20 << 30, 0));
+    assert_eq!(read("").unwrap(), (CpuOffload::Auto, 0, 0));
+    assert_eq!(read("cpu_offload = false\nvram_budget = \"20 GiB\"").unwrap(), (CpuOffload::Never, 20 << 30, 0));
     let both = read("cpu_offload = \"sequential\"\nvram_budget = 5000\nmemory_budget = \"1.5GB\"").unwrap();
-    assert_eq!(both, (Offload::Sequential, 5000, 1_500_000_000));
+    assert_eq!(both, (CpuOffload::Sequential, 5000, 1_500_000_000));
     let environment = [("HOME", "/home/me"), ("ACETATE__QWEN_IMAGE__CPU_OFFLOAD", "true")];
     let loaded = with_file("", Environment::from_pairs(environment), None).unwrap();
-    assert_eq!(loaded.config.qwen_image.cpu_offload, Offload::Auto);
+    assert_eq!(loaded.config.qwen_image.cpu_offload, CpuOffload::Auto);
     assert!(read("cpu_offload = \"some\"").unwrap_err().contains("auto, none, model or sequential"));
     assert!(read("vram_budget = \"20 bananas\"").unwrap_err().contains("bananas"));
 }

@@ -3,19 +3,8 @@
 //! Commands go in through a bounded channel, one at a time; progress and cancel travel beside them. Nothing else
 //! touches the device, and no model call ever runs on a thread of the async runtime.
 
-mod bench;
-mod memory;
-mod models;
-mod plan;
-mod residents;
-mod shared;
+mod error;
 mod thread;
-
-pub use self::{
-    bench::{BenchConfig, BenchLine, BenchPart, BenchReport, Tensors, bench},
-    models::{describe, foresee},
-    plan::Offload,
-};
 
 use std::{
     sync::{
@@ -26,56 +15,18 @@ use std::{
 };
 
 use ::image::RgbaImage;
+use qwen_image::{PipelineOptions, hub::ModelRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{
-    hub::{HubConfig, ModelRef},
-    job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, Stage, StageTiming},
-};
+use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, Stage, StageTiming};
 
 /// How the engine is set up; read by `config`, changed by flags.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// The checkpoint that takes pictures apart.
     pub model: ModelRef,
-    /// The checkpoint that edits.
-    pub edit_model: ModelRef,
-    /// Load the edit model at start instead of at its first use.
-    pub load_edit_model: bool,
-    pub device: DeviceChoice,
-    pub dtype: DTypeChoice,
-    /// What may leave a GPU while it is not needed there.
-    pub offload: Offload,
-    /// Most bytes that models may take on a GPU; absent: what it has free.
-    pub vram_budget: Option<u64>,
-    /// Most bytes that the models may take in the host's memory; absent: what the machine has free.
-    pub memory_budget: Option<u64>,
-    pub hub: HubConfig,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    Cpu,
-    Cuda(usize),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DTypeChoice {
-    F32,
-    Bf16,
-    /// Like `Bf16`, with the transformer's blocks in eight bits: faster and smaller, less exact. For GPUs of compute
-    /// capability 8.9 and newer.
-    Fp8,
-}
-
-impl DTypeChoice {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::Fp8 => "fp8",
-        }
-    }
+    /// Everything else, the edit model included.
+    pub pipeline: PipelineOptions,
 }
 
 /// One call of one pipeline.
@@ -86,9 +37,11 @@ pub enum Work {
         params: DecomposeParams,
         seed: u64,
     },
-    /// One to three pictures; the last one gives the output its shape and its alpha.
     Edit {
-        images: Vec<RgbaImage>,
+        /// The picture that is edited; it gives the output its shape and its alpha.
+        image: RgbaImage,
+        /// Up to two more that the instruction may speak of.
+        references: Vec<RgbaImage>,
         params: EditParams,
         seed: u64,
     },
@@ -127,7 +80,7 @@ impl CancelToken {
 /// Told `(stage, step, steps)` as the work goes on; called on the engine's thread, so it must be quick.
 pub type ProgressFn = Box<dyn FnMut(Stage, u32, u32) + Send>;
 
-/// Which checkpoints are in memory, for `/readyz`, metrics and the seed's `edit-status`.
+/// Which checkpoints are in memory, for `/readyz`, metrics and `edit-status` of the Qwen-Image web server's endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resident {
     pub decompose: Option<String>,
@@ -175,13 +128,24 @@ enum Command {
     LoadEdit { progress: ProgressFn, cancel: CancelToken, reply: oneshot::Sender<Result<(), JobError>> },
 }
 
+impl Command {
+    fn refuse(self, error: JobError) {
+        // The caller may have gone.
+        match self {
+            Self::Test { reply } => drop(reply.send(Err(error))),
+            Self::Run { reply, .. } => drop(reply.send(Err(error))),
+            Self::LoadEdit { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+}
+
 impl Engine {
     /// Starts the thread. Opening the device happens there, so a missing GPU is reported by the first call.
     ///
     /// # Errors
     /// When the configuration asks for a device that this build cannot drive.
     pub fn start(config: EngineConfig) -> Result<Self, JobError> {
-        check_device(config.device)?;
+        config.pipeline.check()?;
         let (commands, inbox) = mpsc::channel(1);
         let (tell_resident, resident) = watch::channel(Resident::default());
         let busy = Busy::default();
@@ -226,17 +190,6 @@ impl Engine {
     async fn send(&self, command: Command) -> Result<(), JobError> {
         self.commands.send(command).await.map_err(|_| gone())
     }
-}
-
-/// Refuses a device that this build cannot drive.
-///
-/// # Errors
-/// On `cuda` without the `cuda` feature.
-pub fn check_device(device: DeviceChoice) -> Result<(), JobError> {
-    if matches!(device, DeviceChoice::Cuda(_)) && !candle_core::utils::cuda_is_available() {
-        return Err(JobError::invalid("device", "this acetate is built without CUDA; use cpu"));
-    }
-    Ok(())
 }
 
 fn gone() -> JobError {

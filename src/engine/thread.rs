@@ -3,55 +3,59 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    time::Instant,
 };
 
+use qwen_image::{
+    Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind, QwenImagePipeline, Used,
+    compute_pool,
+};
 use tokio::sync::{mpsc, watch};
 
-use super::{
-    Busy, CancelToken, Command, EngineConfig, Outcome, ProgressFn, Resident, Work,
-    models::{Loaded, Models, Watcher, device_error},
-};
-use crate::{
-    job::{JobError, ModelRecord, Stage, StageTiming},
-    models::text_encoder::TextError,
-    pipeline::{Control, PipelineError},
-};
+use super::{Busy, CancelToken, Command, EngineConfig, Outcome, ProgressFn, Resident, Work};
+use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, OutputSize, Stage, StageTiming};
 
 pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch::Sender<Resident>, busy: &Busy) {
-    let _pool = pool();
-    let mut models = Models::new(config, tell);
+    let _pool = compute_pool();
+    let mut pipeline = QwenImagePipeline::lazy(config.model, config.pipeline);
+    if let Ok(pipeline) = &mut pipeline {
+        pipeline.on_models_changed(move |models| tell_resident(&tell, models));
+    }
     while let Some(command) = inbox.blocking_recv() {
         busy.begin();
-        match command {
-            Command::Test { reply } => {
-                let _ = reply.send(models.self_test());
-            }
-            Command::Run { work, cancel, mut progress, reply } => {
-                let served = catch_unwind(AssertUnwindSafe(|| serve(&mut models, &work, &cancel, &mut progress)));
-                let panicked = served.is_err();
-                // The caller may have gone; the result is then dropped, as it should be.
-                let _ = reply.send(served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref()))));
-                if panicked {
-                    // Whatever it left behind is not to be trusted: the process must be restarted.
-                    return;
-                }
-            }
-            Command::LoadEdit { cancel, mut progress, reply } => {
-                let mut watcher = Watcher { progress: &mut progress, cancel: &cancel };
-                let _ = reply.send(models.edit(&mut watcher).map(|_| ()));
-            }
-        }
+        let panicked = answer(&mut pipeline, command);
         busy.end();
+        if panicked {
+            // Whatever it left behind is not to be trusted: the process must be restarted.
+            return;
+        }
     }
 }
 
-/// A pool of threads of which this one is a member, for all that is computed here in parallel. Beside a pool that has a
-/// thread for every processor it would be one too many, and they would wait for each other at every short product.
-/// rayon keeps the pool's memory after its end, which is the process's.
-pub(super) fn pool() -> Option<rayon::ThreadPool> {
-    let builder = rayon::ThreadPoolBuilder::new().use_current_thread().thread_name(|_| "engine".to_owned());
-    builder.build().inspect_err(|error| tracing::warn!(%error, "the engine computes with one thread")).ok()
+/// Whether the work panicked.
+fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: Command) -> bool {
+    let pipeline = match pipeline {
+        Ok(pipeline) => pipeline,
+        Err(error) => {
+            let reason = error.to_string();
+            command.refuse(JobError::Device { device: "engine".to_owned(), reason });
+            return false;
+        }
+    };
+    // The caller may have gone; the result is then dropped, as it should be.
+    match command {
+        Command::Test { reply } => drop(reply.send(pipeline.self_test().map_err(JobError::from))),
+        Command::LoadEdit { cancel, mut progress, reply } => {
+            let mut callbacks = callbacks(&mut progress, &cancel);
+            drop(reply.send(pipeline.load_edit_model_with(&mut callbacks).map_err(JobError::from)));
+        }
+        Command::Run { work, cancel, mut progress, reply } => {
+            let served = catch_unwind(AssertUnwindSafe(|| serve(pipeline, work, &cancel, &mut progress)));
+            let panicked = served.is_err();
+            drop(reply.send(served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref())))));
+            return panicked;
+        }
+    }
+    false
 }
 
 fn panic_error(panic: &(dyn Any + Send)) -> JobError {
@@ -60,110 +64,93 @@ fn panic_error(panic: &(dyn Any + Send)) -> JobError {
     JobError::Device { device: "engine".to_owned(), reason }
 }
 
-/// One call. When the device runs out of memory it is planned smaller, and the call runs once more.
 fn serve(
-    models: &mut Models,
-    work: &Work,
+    pipeline: &mut QwenImagePipeline,
+    work: Work,
     cancel: &CancelToken,
     progress: &mut ProgressFn,
 ) -> Result<Outcome, JobError> {
-    match serve_once(models, work, cancel, progress) {
-        Err(JobError::OutOfMemory { device, reason }) if models.shrink() => {
-            tracing::warn!(device, reason, "out of memory; trying again with less on the device");
-            match serve_once(models, work, cancel, progress) {
-                Ok(mut outcome) => {
-                    outcome.notes.push(format!("{device} ran out of memory once; the job ran with less on it"));
-                    Ok(outcome)
-                }
-                // Nothing smaller is allowed, or fits: what the job met is the device's state, not the model's size.
-                Err(JobError::ModelTooLarge { .. }) => Err(JobError::OutOfMemory { device, reason }),
-                Err(error) => Err(error),
-            }
-        }
-        result => result,
-    }
-}
-
-fn serve_once(
-    models: &mut Models,
-    work: &Work,
-    cancel: &CancelToken,
-    progress: &mut ProgressFn,
-) -> Result<Outcome, JobError> {
-    if cancel.is_cancelled() {
-        return Err(JobError::Cancelled);
-    }
-    let start = Instant::now();
-    let loading = || vec![StageTiming { stage: Stage::Load, seconds: start.elapsed().as_secs_f64() }];
-    let mut watcher = Watcher { progress, cancel };
-    let device = models.device_name();
-    let cancelled = || cancel.is_cancelled();
-    let outcome = match work {
+    let mut callbacks = callbacks(progress, cancel);
+    let (images, caption, resolution, notes, used) = match work {
         Work::Decompose { image, params, seed } => {
-            let Loaded { pipeline, record, plan, .. } = models.decompose(&mut watcher)?;
-            let plan = *plan;
-            let load = loading();
-            let mut control = Control::new(progress, &cancelled);
-            let made = pipeline
-                .run(image, params, *seed, &mut control, |_, _| ())
-                .map_err(|error| pipeline_error(&device, "prompt", error))?;
-            Outcome {
-                images: made.images,
-                caption: made.caption,
-                resolution: Some(made.resolution),
-                notes: about(record, pipeline.note()).into_iter().chain(made.notes).collect(),
-                model: record.clone(),
-                timings: [load, control.into_timings()].concat(),
-                device: models.describe_with(plan.as_ref()),
-            }
+            let options = decompose_options(params, seed);
+            let (made, used) = pipeline.decompose_with(&image, &options, &mut callbacks)?;
+            (made.images, made.caption, Some(made.resolution), made.notes, used)
         }
-        Work::Edit { images, params, seed } => {
-            let Loaded { pipeline, record, plan, .. } = models.edit(&mut watcher)?;
-            let plan = *plan;
-            let load = loading();
-            let mut control = Control::new(progress, &cancelled);
-            let edited = pipeline
-                .run(images, params, *seed, &mut control, |_, _| ())
-                .map_err(|error| pipeline_error(&device, "instruction", error))?;
-            Outcome {
-                images: vec![edited],
-                caption: None,
-                resolution: None,
-                notes: about(record, pipeline.note()).into_iter().collect(),
-                model: record.clone(),
-                timings: [load, control.into_timings()].concat(),
-                device: models.describe_with(plan.as_ref()),
-            }
+        Work::Edit { image, references, params, seed } => {
+            let inputs = EditInputs { image: &image, references: &references };
+            let (instruction, options) = edit_options(params, seed);
+            let (made, used) = pipeline.edit_with(inputs, &instruction, &options, &mut callbacks)?;
+            (vec![made.image], None, None, made.notes, used)
         }
     };
-    Ok(outcome)
+    let Used { model, device, notes: about } = used;
+    Ok(Outcome {
+        images,
+        caption: caption.map(|caption| Caption { text: caption.text, tokens: caption.tokens }),
+        resolution,
+        notes: [about, notes].concat(),
+        model: record(model),
+        device,
+        timings: callbacks.timings().iter().map(timing).collect(),
+    })
 }
 
-/// What a checkpoint says about itself, with its name.
-fn about(record: &ModelRecord, note: Option<&str>) -> Option<String> {
-    note.map(|note| format!("{}: {note}", record.id))
+fn callbacks<'a>(progress: &'a mut ProgressFn, cancel: &'a CancelToken) -> Callbacks<'a> {
+    Callbacks::default()
+        .on_progress(|at, done, of| progress(stage(at), done, of))
+        .cancelled_by(|| cancel.is_cancelled())
 }
 
-/// `text` is the parameter that the text encoder reads first.
-fn pipeline_error(device: &str, text: &str, error: PipelineError) -> JobError {
-    match error {
-        PipelineError::Cancelled => JobError::Cancelled,
-        PipelineError::NonFinite { step } => JobError::NonFinite { step },
-        PipelineError::Invalid { field, reason } => JobError::invalid(field, reason),
-        PipelineError::Text(error) => text_error(device, text, error),
-        PipelineError::Device(error) => device_error(device, &error),
+fn decompose_options(params: DecomposeParams, seed: u64) -> DecomposeOptions {
+    DecomposeOptions {
+        prompt: params.prompt,
+        negative_prompt: params.negative_prompt,
+        layers: params.layers,
+        resolution: params.resolution,
+        num_inference_steps: params.steps,
+        cfg_scale: params.cfg_scale,
+        cfg_normalize: params.cfg_normalize,
+        seed: Some(seed),
     }
 }
 
-fn text_error(device: &str, text: &str, error: TextError) -> JobError {
-    match error {
-        TextError::Device(error) => device_error(device, &error),
-        TextError::NonFinite { .. } | TextError::Tokenizer(_) | TextError::NoHead => {
-            JobError::Device { device: device.to_owned(), reason: error.to_string() }
-        }
-        TextError::TooLong { .. } | TextError::Placeholders { .. } => {
-            JobError::invalid(format!("params.{text}"), error.to_string())
-        }
-        TextError::Picture { .. } => JobError::invalid("input", error.to_string()),
+fn edit_options(params: EditParams, seed: u64) -> (String, EditOptions) {
+    let options = EditOptions {
+        negative_prompt: params.negative_prompt,
+        output_size: match params.output_size {
+            OutputSize::Source => qwen_image::OutputSize::Source,
+            OutputSize::Model => qwen_image::OutputSize::Model,
+        },
+        num_inference_steps: params.steps,
+        cfg_scale: params.cfg_scale,
+        seed: Some(seed),
+    };
+    (params.instruction, options)
+}
+
+fn record(model: LoadedModel) -> ModelRecord {
+    let LoadedModel { pipeline, id, revision, default } = model;
+    ModelRecord { pipeline: pipeline.class_name().to_owned(), id, revision, default }
+}
+
+fn timing(timing: &qwen_image::StageTiming) -> StageTiming {
+    StageTiming { stage: stage(timing.stage), seconds: timing.seconds }
+}
+
+fn stage(stage: qwen_image::Stage) -> Stage {
+    match stage {
+        qwen_image::Stage::Load => Stage::Load,
+        qwen_image::Stage::Caption => Stage::Caption,
+        qwen_image::Stage::TextEncode => Stage::TextEncode,
+        qwen_image::Stage::VaeEncode => Stage::VaeEncode,
+        qwen_image::Stage::Denoise => Stage::Denoise,
+        qwen_image::Stage::VaeDecode => Stage::VaeDecode,
     }
+}
+
+fn tell_resident(tell: &watch::Sender<Resident>, models: &[LoadedModel]) {
+    let id_of =
+        |pipeline: PipelineKind| models.iter().find(|model| model.pipeline == pipeline).map(|model| model.id.clone());
+    tell.send_replace(Resident { decompose: id_of(PipelineKind::Layered), edit: id_of(PipelineKind::EditPlus) });
 }

@@ -12,16 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Probes, Settings,
-    guard::Rates,
+    middleware::Rates,
     problem::{Answer, Failure},
     thumbnails::Thumbnails,
     watch::Watch,
 };
 use crate::{
+    database::{CancelOutcome, JobRow, JobStore, SubmitOptions, Submitted},
     engine::Resident,
     job::{JobError, JobId},
     queue::{Dispatch as Message, Queue},
-    status::{CancelOutcome, JobRow, Status, SubmitOptions, Submitted},
     store::Stores,
 };
 
@@ -33,7 +33,7 @@ const FRESH: Duration = Duration::from_millis(500);
 /// The parts that the API is made of.
 pub struct Parts {
     pub settings: Settings,
-    pub status: Status,
+    pub status: JobStore,
     pub stores: Stores,
     pub queue: Queue,
     pub dispatch: Dispatch,
@@ -97,7 +97,7 @@ impl Api {
         &self.parts.settings
     }
 
-    pub fn status(&self) -> &Status {
+    pub fn status(&self) -> &JobStore {
         &self.parts.status
     }
 
@@ -145,21 +145,21 @@ impl Api {
                     tracing::warn!(%error, "a job was not dispatched at once");
                 }
             }
-            Dispatch::Relay(nudge) => nudge.notify_one(),
+            Dispatch::Relay(wake) => wake.notify_one(),
             Dispatch::Nobody => {}
         }
     }
 
     /// Something was written that others are to be told.
-    pub fn nudge(&self) {
-        if let Dispatch::Relay(nudge) = &self.parts.dispatch {
-            nudge.notify_one();
+    pub fn wake(&self) {
+        if let Dispatch::Relay(wake) = &self.parts.dispatch {
+            wake.notify_one();
         }
     }
 
     pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, JobError> {
         let outcome = self.status().cancel(id, &*self.parts.is_dead).await?;
-        self.nudge();
+        self.wake();
         Ok(outcome)
     }
 

@@ -9,12 +9,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     api::Api,
+    extract::{Asked, In},
     problem::{Answer, Failure, Problem},
-    read::{Asked, In},
 };
 use crate::{
+    database::BatchSummary,
     job::{BatchId, JobError, JobState},
-    status::BatchSummary,
 };
 
 const USUAL: u32 = 20;
@@ -108,7 +108,7 @@ pub async fn cancel(State(api): State<Api>, In(batch): In<String>) -> Answer<Jso
         return Err(Failure::not_found(format!("no job is in a batch {batch}")));
     }
     let cancelled = api.status().cancel_batch(&batch).await?;
-    api.nudge();
+    api.wake();
     Ok(Json(Cancelled { cancelled }))
 }
 

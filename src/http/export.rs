@@ -12,9 +12,9 @@ use utoipa::ToSchema;
 
 use super::{
     api::Api,
+    extract::{Id, Json},
     files::{self, FOREVER, fresh, is_known, missing, published, unchanged},
     problem::{Answer, Failure, Problem},
-    read::{Id, Json},
 };
 use crate::{
     image::{ExportError, ExportFormat, Sheet, Stack},

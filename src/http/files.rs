@@ -8,12 +8,12 @@ use axum::{
 
 use super::{
     api::Api,
+    extract::In,
     problem::{Answer, Failure, Problem},
-    read::In,
 };
 use crate::{
+    database::{JobRow, Published},
     job::{FileEntry, InputRef, JobError, JobId},
-    status::{JobRow, Published},
     store::{MANIFEST, ObjectKey},
 };
 
@@ -35,7 +35,7 @@ pub async fn layer(
     In((id, layer)): In<(String, String)>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    let job = super::read::job_id(&id)?;
+    let job = super::extract::job_id(&id)?;
     let layer = layer.strip_suffix(".png").and_then(|number| number.parse().ok());
     let Some(layer) = layer else {
         return Err(Failure::bad_request("a layer is a number and .png, for instance 1.png").about("layer"));
@@ -59,7 +59,7 @@ pub async fn file(
     In((id, name)): In<(String, String)>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    let job = super::read::job_id(&id)?;
+    let job = super::extract::job_id(&id)?;
     let row = api.job(job).await?;
     if name == MANIFEST {
         return manifest(&api, &row, &headers).await;

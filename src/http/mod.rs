@@ -8,21 +8,21 @@
 //! Every type of a request or an answer has its schema beside it, and `routes` makes `/openapi.json` out of the same
 //! list that it routes by.
 
-mod about;
 mod api;
 mod batches;
 mod export;
+mod extract;
 mod files;
-mod guard;
 mod jobs;
-mod measure;
-mod page;
+mod metrics;
+mod middleware;
 mod probes;
 mod problem;
-mod qwen_image;
-mod read;
+mod qwen_image_server;
 mod routes;
+mod server_info;
 mod settings;
+mod static_files;
 mod thumbnails;
 mod view;
 mod watch;
@@ -35,8 +35,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use api::{Api, Dispatch, Parts};
-pub use guard::Token;
-pub use measure::describe;
+pub use metrics::describe;
+pub use middleware::Token;
 pub use probes::Probes;
 pub use routes::{openapi, routes};
 pub use settings::{Defaults, Mode, Model, Models, Settings};

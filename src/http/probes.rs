@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{queue::Queue, status::Status, telemetry::Metrics};
+use crate::{database::JobStore, queue::Queue, telemetry::Metrics};
 
 /// A probe does not wait longer for the database.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// What the probes look at; clones share it.
 #[derive(Clone)]
 pub struct Probes {
-    pub status: Status,
+    pub status: JobStore,
     pub queue: Queue,
     pub metrics: Metrics,
     /// This process takes jobs; else it is ready when it can accept them.
@@ -42,7 +42,7 @@ type Asked = (Instant, Result<(), String>);
 
 impl Probes {
     pub fn new(
-        status: Status,
+        status: JobStore,
         queue: Queue,
         metrics: Metrics,
         works: bool,

@@ -14,7 +14,10 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{about, api::Api, batches, export, files, guard, jobs, measure, page, probes, qwen_image, thumbnails};
+use super::{
+    api::Api, batches, export, files, jobs, metrics, middleware, probes, qwen_image_server, server_info, static_files,
+    thumbnails,
+};
 
 /// The document's frame; its paths come from [`api`].
 #[derive(OpenApi)]
@@ -66,17 +69,17 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(batches::list))
         .routes(routes!(batches::show))
         .routes(routes!(batches::cancel))
-        .routes(routes!(about::config))
-        .routes(routes!(about::models))
-        .routes(routes!(qwen_image::decompose))
-        .routes(routes!(qwen_image::edit_layer))
-        .routes(routes!(qwen_image::config))
-        .routes(routes!(qwen_image::status))
-        .routes(routes!(qwen_image::edit_status))
+        .routes(routes!(server_info::config))
+        .routes(routes!(server_info::models))
+        .routes(routes!(qwen_image_server::decompose))
+        .routes(routes!(qwen_image_server::edit_layer))
+        .routes(routes!(qwen_image_server::config))
+        .routes(routes!(qwen_image_server::status))
+        .routes(routes!(qwen_image_server::edit_status))
 }
 
 fn open() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(guard::session_show, guard::session_open, guard::session_close))
+    OpenApiRouter::new().routes(routes!(middleware::session_show, middleware::session_open, middleware::session_close))
 }
 
 /// The OpenAPI document, of everything that is routed.
@@ -95,23 +98,23 @@ pub fn routes(api: Api) -> Router {
         .with_state(api.parts.probes.clone());
     let most = usize::try_from(api.settings().max_upload_bytes).unwrap_or(usize::MAX);
     guarded
-        .route_layer(from_fn_with_state(api.clone(), guard::authorise))
+        .route_layer(from_fn_with_state(api.clone(), middleware::authorise))
         .merge(open)
         .route("/openapi.json", get(document))
-        .route("/docs", get(page::docs))
+        .route("/docs", get(static_files::docs))
         // Outside the token: what is asked too often is refused before anything else is looked at.
-        .route_layer(from_fn_with_state(api.clone(), guard::limit))
-        .fallback(page::page)
-        .method_not_allowed_fallback(page::wrong_method)
+        .route_layer(from_fn_with_state(api.clone(), middleware::limit))
+        .fallback(static_files::page)
+        .method_not_allowed_fallback(static_files::wrong_method)
         .with_state(api.clone())
         .layer(DefaultBodyLimit::max(most))
-        .layer(from_fn_with_state(api.clone(), guard::size))
-        .layer(guard::cors(&api.settings().cors_origins))
-        .layer(from_fn_with_state(api.clone(), guard::same_origin))
-        .layer(from_fn_with_state(api, guard::trusted_host))
+        .layer(from_fn_with_state(api.clone(), middleware::size))
+        .layer(middleware::cors(&api.settings().cors_origins))
+        .layer(from_fn_with_state(api.clone(), middleware::same_origin))
+        .layer(from_fn_with_state(api, middleware::trusted_host))
         .merge(probes)
-        .layer(from_fn(guard::headers))
-        .layer(from_fn(measure::requests))
+        .layer(from_fn(middleware::headers))
+        .layer(from_fn(metrics::requests))
 }
 
 async fn document() -> Response {

@@ -7,9 +7,9 @@ use utoipa::ToSchema;
 
 use super::{Token, WebhookSecret};
 use crate::{
+    egress::WebhookPolicy,
     image::Limits,
     job::{DecomposeParams, EditParams, WorkflowParams},
-    store::Callers,
 };
 
 /// `[http]`, and what of the other sections the API must know.
@@ -26,7 +26,7 @@ pub struct Settings {
     pub requests_per_second: f64,
     /// Absent: nobody can be called.
     pub webhook: Option<WebhookSecret>,
-    pub callers: Callers,
+    pub webhook_policy: WebhookPolicy,
     /// The pause after the first call that did not arrive.
     pub webhook_retry: Duration,
     /// Of a picture.

@@ -10,14 +10,14 @@ use utoipa::IntoParams;
 
 use super::{
     api::Api,
+    extract::{Asked, In},
     files::{self, FOREVER, fresh, is_known, missing, unchanged},
     problem::{Answer, Failure, Problem},
-    read::{Asked, In},
 };
 use crate::{
+    database::JobRow,
     image,
     job::{InputRef, JobError, JobId},
-    status::JobRow,
 };
 
 /// Longer sides, in pixels: a few, so that nobody fills the memory with many.
@@ -110,7 +110,7 @@ pub async fn thumbnail(
     if !SIZES.contains(&size) {
         return Err(Failure::bad_request(format!("size: {size} is not 96, 256, 640 or 1280")).about("size"));
     }
-    let row = api.job(super::read::job_id(&id)?).await?;
+    let row = api.job(super::extract::job_id(&id)?).await?;
     let input = name.strip_prefix("input-").and_then(|rest| rest.strip_suffix(".png")?.parse::<usize>().ok());
     match input {
         Some(index) => of_input(&api, &row, index, size, &headers).await,

@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::api::Api;
 use crate::{
+    database::{Attempt, JobRow},
     job::{BatchId, Epoch, ErrorRecord, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole, Progress, Task},
-    status::{Attempt, JobRow},
     store::{MANIFEST, input_name},
 };
 

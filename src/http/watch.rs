@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
+    database::{JobRow, JobStore},
     job::JobId,
-    status::{JobRow, Status},
 };
 
 /// Between two looks, however much changes.
@@ -42,7 +42,7 @@ struct Shared {
 }
 
 impl Watch {
-    pub fn start(status: Status, stop: CancellationToken) -> Self {
+    pub fn start(status: JobStore, stop: CancellationToken) -> Self {
         let watch = Self::default();
         let shared = watch.0.clone();
         tokio::spawn(async move {
@@ -98,7 +98,7 @@ impl Shared {
     }
 }
 
-async fn look_after(shared: &Shared, status: &Status) {
+async fn look_after(shared: &Shared, status: &JobStore) {
     let mut changes = status.changes();
     loop {
         let ids = shared.ids();

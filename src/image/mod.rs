@@ -3,22 +3,16 @@
 //!
 //! The pixel type is [`::image::RgbaImage`] throughout: 8 bits, sRGB, straight (not premultiplied) alpha.
 
-mod alpha;
-mod composite;
 mod container;
 mod decode;
 mod export;
 mod icc;
 mod png;
-mod resize;
 mod sheet;
 mod thumbnail;
 
-pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_alpha};
-pub use composite::composite;
 pub use decode::{Decoded, Limits, Look, decode, look};
 pub use export::{ExportError, ExportFormat, Sheet, Stack};
 pub use png::encode_png;
-pub use resize::{bicubic_rgb, lanczos, lanczos_l, lanczos_rgb};
 pub use sheet::contact_sheet;
 pub use thumbnail::thumbnail;

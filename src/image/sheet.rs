@@ -2,9 +2,8 @@
 
 use ::image::{Rgba, RgbaImage, imageops};
 
-use super::composite::composite;
-use super::resize::lanczos;
 use crate::job::JobError;
+use qwen_image::image_processor::{composite, lanczos};
 
 /// The longest side of a picture on the sheet, the gap around it and the side of a checkerboard square, in pixels.
 const CELL: u32 = 256;

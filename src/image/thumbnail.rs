@@ -1,6 +1,8 @@
 //! Small pictures of pictures, and a look at a file without its pixels.
 
-use super::{Limits, decode, encode_png, lanczos};
+use qwen_image::image_processor::lanczos;
+
+use super::{Limits, decode, encode_png};
 use crate::job::JobError;
 
 /// A PNG of at most `side` pixels on its longer side; a picture that is smaller keeps its size.

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::location::{Location, S3Location, WebAddress};
-use crate::job::JobError;
+use super::location::{Location, S3Location};
+use crate::{egress::WebAddress, job::JobError};
 
 /// The addresses under a number of prefixes.
 #[derive(Debug, Clone)]

@@ -7,14 +7,17 @@ use std::{
 };
 
 use super::{
-    Listing, S3Client, WebLimits,
+    Listing, S3Client,
     allow::AllowList,
     errors::input_error,
     folder::blocking,
     location::{Location, S3Location},
-    s3, web,
+    s3,
 };
-use crate::job::JobError;
+use crate::{
+    egress::{self, WebAddress, WebLimits},
+    job::JobError,
+};
 
 /// Whose addresses they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,11 @@ impl Inputs {
             Location::Web(ref address) => {
                 self.allow(&location)?;
                 let (address, limits) = (address.clone(), self.web.clone().unwrap_or_default());
-                blocking(move || web::read(address, cap, &limits, &|location| inputs.allow(location))).await
+                blocking(move || {
+                    let allow = |address: &WebAddress| inputs.allow(&Location::Web(address.clone()));
+                    egress::read(address, cap, &limits, &allow)
+                })
+                .await
             }
         }
     }

@@ -2,10 +2,11 @@
 
 use std::{fmt, path::PathBuf};
 
-use ureq::http::Uri;
-
 use super::url::{file_url, path_of};
-use crate::job::JobError;
+use crate::{
+    egress::{WebAddress, check_steps, refuse},
+    job::JobError,
+};
 
 /// What an object store takes for one key, in bytes.
 const LONGEST_KEY: usize = 1024;
@@ -93,96 +94,15 @@ impl fmt::Display for S3Location {
     }
 }
 
-/// An `http://` or `https://` address without user name or fragment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WebAddress(Uri);
-
-impl WebAddress {
-    pub fn parse(field: &str, url: &str) -> Result<Self, JobError> {
-        let shown = without_query(url);
-        let Ok(uri) = url.split('#').next().unwrap_or(url).parse::<Uri>() else {
-            return refuse(field, shown, "is no web address; write blanks and the like as %XX");
-        };
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
-            return refuse(field, shown, "is not an http or https address with a host");
-        }
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            // Not shown: what stands before the @ may be a password.
-            return Err(JobError::invalid(field, "a web address with a user name or password is not taken"));
-        }
-        check_steps(field, shown, uri.path())?;
-        Ok(Self(uri))
-    }
-
-    /// Where a `Location` header leads from here: a whole address, one without scheme, an absolute or relative path.
-    pub fn join(&self, location: &str) -> Result<Self, JobError> {
-        let scheme = self.0.scheme_str().unwrap_or("https");
-        let authority = self.0.authority().map_or("", |authority| authority.as_str());
-        let whole = if let Some(rest) = location.strip_prefix("//") {
-            format!("{scheme}://{rest}")
-        } else if location.starts_with('/') {
-            format!("{scheme}://{authority}{location}")
-        } else if location.contains("://") {
-            location.to_owned()
-        } else {
-            let folder = self.0.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-            format!("{scheme}://{authority}{folder}/{location}")
-        };
-        Self::parse("input", &whole)
-    }
-
-    pub fn uri(&self) -> &Uri {
-        &self.0
-    }
-
-    pub fn is_https(&self) -> bool {
-        self.0.scheme_str() == Some("https")
-    }
-
-    /// Scheme, host in small letters, and port.
-    pub fn origin(&self) -> (bool, String, u16) {
-        let https = self.is_https();
-        let port = self.0.port_u16().unwrap_or(if https { 443 } else { 80 });
-        (https, self.0.host().unwrap_or_default().to_ascii_lowercase(), port)
-    }
-}
-
-impl fmt::Display for WebAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(without_query(&self.0.to_string()))
-    }
-}
-
 /// The address of a location, whole, as it stands in requests and lists.
 impl From<&Location> for String {
     fn from(location: &Location) -> Self {
         match location {
             Location::File(path) => file_url(path),
             Location::S3(location) => location.to_string(),
-            Location::Web(address) => address.0.to_string(),
+            Location::Web(address) => address.uri().to_string(),
         }
     }
-}
-
-/// The query of a signed address is a secret for as long as it lasts.
-fn without_query(url: &str) -> &str {
-    url.split(['?', '#']).next().unwrap_or(url)
-}
-
-/// Refuses parts that some reader on the way may take for a step upwards, and characters that break headers and logs.
-fn check_steps(field: &str, url: &str, path: &str) -> Result<(), JobError> {
-    let is_dots = |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
-    if path.split('/').any(is_dots) {
-        return refuse(field, url, "has a part `.` or `..`; write the address without it");
-    }
-    if path.chars().any(char::is_control) {
-        return refuse(field, &url.escape_debug().to_string(), "has a control character in it");
-    }
-    Ok(())
-}
-
-fn refuse<T>(field: &str, url: &str, reason: &str) -> Result<T, JobError> {
-    Err(JobError::invalid(field, format!("`{url}` {reason}")))
 }
 
 #[cfg(test)]
@@ -238,20 +158,5 @@ mod tests {
             let error = Location::parse("input", url).unwrap_err().to_string();
             assert!(!error.contains("s3cret"), "{error}");
         }
-    }
-
-    #[test]
-    fn redirects_lead_on_from_where_they_were_found() {
-        let here = WebAddress::parse("input", "https://h:8443/a/b.png?q").unwrap();
-        for (location, wanted) in [
-            ("c.png", "https://h:8443/a/c.png"),
-            ("/c.png", "https://h:8443/c.png"),
-            ("//other/c", "https://other/c"),
-            ("http://other/c", "http://other/c"),
-        ] {
-            assert_eq!(here.join(location).unwrap().to_string(), wanted);
-        }
-        assert!(here.join("file:///etc/passwd").is_err());
-        assert!(here.join("../x").is_err());
     }
 }

@@ -8,10 +8,8 @@
 //! What a request names is not trusted: addresses are matched against lists of prefixes, a file by where it really
 //! is, a host of the web by the addresses that it has at that moment.
 
-mod addresses;
 mod allow;
 mod backend;
-mod call;
 mod errors;
 mod export;
 mod folder;
@@ -23,10 +21,8 @@ mod result;
 mod s3;
 mod stores;
 mod url;
-mod web;
 
 pub use backend::Store;
-pub use call::Callers;
 pub use errors::io_error;
 pub use export::OutFolder;
 pub use folder::{FolderStore, Stored};
@@ -37,6 +33,5 @@ pub use result::ResultFiles;
 pub use s3::{Checksums, S3Client, S3Credentials, S3Settings, S3Store};
 pub use stores::{StoreSettings, Stores};
 pub use url::{file_url, path_of};
-pub use web::WebLimits;
 
 pub const MANIFEST: &str = "manifest.json";

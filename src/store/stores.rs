@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use super::{
-    FolderStore, Inputs, ObjectKey, S3Client, S3Settings, S3Store, Store, Trust, WebLimits, allow::AllowList,
-    key::INPUTS, location::Location,
+    FolderStore, Inputs, ObjectKey, S3Client, S3Settings, S3Store, Store, Trust, allow::AllowList, key::INPUTS,
+    location::Location,
 };
-use crate::job::JobError;
+use crate::{egress::WebLimits, job::JobError};
 
 /// The settings of `[store]`.
 #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ::image::RgbaImage;
+use qwen_image::image_processor;
 
 use super::{
     Control, Worker,
@@ -19,7 +20,6 @@ use super::{
 };
 use crate::{
     engine::{Outcome, ProgressFn, Work},
-    image,
     job::{
         Caption, DecomposeParams, EditParams, JobError, JobId, JobRequest, LayerRole, ModelRecord, Stage, StageTiming,
         Task, WorkflowParams,
@@ -94,14 +94,18 @@ impl Execution<'_> {
 
     async fn edit(&mut self, images: Vec<RgbaImage>, params: EditParams, seed: u64) -> Result<RgbaImage, JobError> {
         let seed = params.seed.unwrap_or(seed);
-        one(self.engine(Work::Edit { images, params, seed }).await?)
+        let mut references = images;
+        let Some(image) = references.pop() else {
+            return Err(JobError::invalid("input", "an edit needs a picture"));
+        };
+        one(self.engine(Work::Edit { image, references, params, seed }).await?)
     }
 
     async fn composite(&mut self, layers: Vec<RgbaImage>) -> Result<(), JobError> {
         let start = Instant::now();
         let total = count(layers.len());
         self.control.reporter.at(Stage::Composite, 0, total);
-        let picture = blocking(move || image::composite(&layers)).await?;
+        let picture = blocking(move || Ok(image_processor::composite(&layers)?)).await?;
         self.control.reporter.at(Stage::Composite, total, total);
         self.timings.add(Stage::Composite, start.elapsed());
         self.add("composite.png".to_owned(), LayerRole::Composite, picture);

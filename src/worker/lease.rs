@@ -9,9 +9,9 @@ use tracing::{debug, error, warn};
 
 use super::{Control, Stop, Worker};
 use crate::{
+    database::{Fenced, JobRow, JobStore},
     job::{Epoch, JobEvent, JobId, Progress},
     queue::Queue,
-    status::{Fenced, JobRow, Status},
 };
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ impl Lease {
 }
 
 struct Heart {
-    status: Status,
+    status: JobStore,
     queue: Queue,
     row: JobRow,
     job: JobId,

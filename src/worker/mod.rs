@@ -4,57 +4,58 @@
 //! the path, [`serve`] takes deliveries, the relay sends what the outbox holds, and the keeper looks after jobs whose
 //! worker died or whose message was lost.
 
-mod accept;
-mod control;
+mod claim;
 mod execute;
 mod failpoint;
 mod identity;
 mod inputs;
-mod keeper;
 mod lease;
-mod measure;
-mod patience;
+mod metrics;
+mod reaper;
+mod stop;
+
+mod backoff;
+mod consumer_loop;
 mod progress;
 mod publish;
 mod relay;
 mod retry;
 mod run;
-mod service;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use control::{Control, Stop};
+pub use backoff::Backoff;
+pub use consumer_loop::{Shutdown, serve};
 pub use failpoint::Failpoint;
 pub use identity::WorkerName;
-pub use measure::describe;
+pub use metrics::describe;
 pub use progress::Reporter;
 pub use relay::{publish_due, relay};
-pub use retry::Backoff;
 pub use run::{Verdict, run};
-pub use service::{Shutdown, serve};
+pub use stop::{Control, Stop};
 
 use crate::{
+    database::JobStore,
     engine::Engine,
     image,
     job::{JobError, JobRequest},
     queue::Queue,
-    status::Status,
     store::{Store, Stores},
 };
 
 /// What a worker works with; clones share it.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    pub status: Status,
+    pub status: JobStore,
     pub stores: Stores,
     pub queue: Queue,
     pub engine: Engine,
     pub options: Options,
     /// Wakes the relay: the outbox has something new.
-    pub nudge: Arc<Notify>,
+    pub wake: Arc<Notify>,
     /// Set when the device can no longer be trusted.
     pub broken: CancellationToken,
 }

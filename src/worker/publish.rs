@@ -10,13 +10,13 @@ use super::{
     execute::{Made, Picture},
     failpoint::Point,
     inputs::count,
-    measure,
+    metrics,
     progress::Timings,
 };
 use crate::{
+    database::{JobRow, Published},
     image,
     job::{FileEntry, JobError, LayerRole, Manifest, Stage},
-    status::{JobRow, Published},
     store::{MANIFEST, ObjectKey, Store, Stored},
 };
 
@@ -114,7 +114,7 @@ pub(super) async fn manifest(
         .map_err(|error| JobError::Storage { path: key.to_string(), reason: error.to_string() })?;
     let stored = results.store.put(key, json).await?;
     results.store.verify(&stored).await?;
-    measure::stages(row.request.task.kind(), &manifest.timings);
+    metrics::stages(row.request.task.kind(), &manifest.timings);
     Ok(Published { manifest: stored.key.to_string(), root: results.root.clone(), files: manifest.files, caption })
 }
 

@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{
+    database::{JobStore, OutboxId, OutboxRow},
     job::JobError,
     queue::{Dispatch, Event, Queue},
-    status::{OutboxId, OutboxRow, Status},
 };
 
 /// Rows taken at a time.
@@ -20,8 +20,8 @@ const LEASE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Publishes what is due until it is told to stop, and then once more. `nudge`: there is something new.
-pub async fn relay(status: Status, queue: Queue, poll: Duration, nudge: Arc<Notify>, stop: CancellationToken) {
+/// Publishes what is due until it is told to stop, and then once more. `wake`: there is something new.
+pub async fn relay(status: JobStore, queue: Queue, poll: Duration, wake: Arc<Notify>, stop: CancellationToken) {
     if matches!(queue, Queue::Embedded(_)) {
         return;
     }
@@ -42,7 +42,7 @@ pub async fn relay(status: Status, queue: Queue, poll: Duration, nudge: Arc<Noti
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = nudge.notified() => {}
+            () = wake.notified() => {}
             () = stop.cancelled() => {}
         }
     }
@@ -50,7 +50,7 @@ pub async fn relay(status: Status, queue: Queue, poll: Duration, nudge: Arc<Noti
 
 /// Publishes one chunk of what is due; gives how many rows were taken. Whoever has just submitted calls it too, so that
 /// the jobs need not wait for a worker's relay.
-pub async fn publish_due(status: &Status, queue: &Queue) -> Result<usize, JobError> {
+pub async fn publish_due(status: &JobStore, queue: &Queue) -> Result<usize, JobError> {
     let rows = status.outbox_take(CHUNK, LEASE).await?;
     if rows.is_empty() {
         return Ok(0);

@@ -1,73 +1,66 @@
-//! What follows a failed attempt.
+//! Waiting for a database that is away: what has been worked out must not be lost to a restart of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tracing::warn;
+
+use super::Control;
 use crate::job::{ErrorClass, JobError};
 
-/// Delays between attempts: `base`, then twice as long each time, up to `cap`; each drawn between half and all of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backoff {
-    pub base: Duration,
-    pub cap: Duration,
-}
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Next {
-    Fail,
-    Cancel,
-    Retry(Duration),
-    /// It could be tried again, but has been too often.
-    Quarantine,
-}
-
-/// `attempts` counts the one that failed.
-pub(super) fn next_step(error: &JobError, attempts: u32, max_attempts: u32, backoff: &Backoff) -> Next {
-    match error.class() {
-        ErrorClass::Invalid => Next::Fail,
-        ErrorClass::Cancelled => Next::Cancel,
-        ErrorClass::Transient | ErrorClass::Device if attempts >= max_attempts => Next::Quarantine,
-        ErrorClass::Transient | ErrorClass::Device => Next::Retry(backoff.delay(attempts, jitter())),
+/// Tries again while the error is a passing one, for at most `patience`, and no longer than the worker may stay.
+///
+/// What is tried must bear being done twice: a commit may have been applied although its reply was lost.
+pub(super) async fn with_deadline<T, F>(
+    what: &str,
+    patience: Duration,
+    control: &Control,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, JobError>
+where
+    F: Future<Output = Result<T, JobError>>,
+{
+    let start = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let leaving = control.why() == Some(super::Stop::GiveBack);
+        if error.class() != ErrorClass::Transient || leaving || start.elapsed() + pause > patience {
+            return Err(error);
+        }
+        warn!(%error, retry_s = pause.as_secs_f64(), "{what}: tried again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-}
-
-impl Backoff {
-    /// Before attempt `attempts + 1`; `jitter` is between 0 and 1.
-    fn delay(&self, attempts: u32, jitter: f64) -> Duration {
-        let doublings = attempts.saturating_sub(1).min(20);
-        let full = self.base.saturating_mul(1 << doublings).min(self.cap);
-        full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
-    }
-}
-
-/// Good enough to keep workers from coming back all at once: the random bits of a fresh UUID.
-fn jitter() -> f64 {
-    let bits = uuid::Uuid::now_v7().as_u128() as u32;
-    f64::from(bits) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(60) };
-
-    fn storage() -> JobError {
-        JobError::Storage { path: "/x".to_owned(), reason: "broken".to_owned() }
-    }
-
-    #[test]
-    fn the_class_decides() {
-        assert_eq!(next_step(&JobError::invalid("x", "y"), 1, 3, &BACKOFF), Next::Fail);
-        assert_eq!(next_step(&JobError::Cancelled, 1, 3, &BACKOFF), Next::Cancel);
-        assert!(matches!(next_step(&storage(), 2, 3, &BACKOFF), Next::Retry(_)));
-        assert_eq!(next_step(&storage(), 3, 3, &BACKOFF), Next::Quarantine);
-    }
-
-    #[test]
-    fn delays_double_up_to_the_cap() {
-        let delays: Vec<_> = (1..=7).map(|attempts| BACKOFF.delay(attempts, 1.0).as_secs()).collect();
-        assert_eq!(delays, [2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(BACKOFF.delay(1, 0.0), Duration::from_secs(1));
-        assert!((0.0..=1.0).contains(&jitter()));
+    #[tokio::test]
+    async fn passing_errors_are_waited_out_and_others_not() {
+        let away = || JobError::Database { reason: "away".to_owned() };
+        let mut left = 2;
+        let found = with_deadline("test", Duration::from_secs(5), &Control::default(), || {
+            left -= 1;
+            let result = if left > 0 { Err(away()) } else { Ok(7) };
+            async move { result }
+        })
+        .await;
+        assert_eq!(found, Ok(7));
+        let wrong = || async { Err::<(), _>(JobError::invalid("id", "wrong")) };
+        let patience = Duration::from_secs(5);
+        assert_eq!(
+            with_deadline("test", patience, &Control::default(), wrong).await.unwrap_err().code(),
+            "invalid_request"
+        );
+        let gone = || async { Err::<(), _>(away()) };
+        assert!(with_deadline("test", Duration::ZERO, &Control::default(), gone).await.is_err());
     }
 }

@@ -4,21 +4,21 @@ use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
     Control, Place, Stop, Worker,
-    accept::{Accepted, accept},
+    backoff::{Next, next_step},
+    claim::{Accepted, accept},
     execute::execute,
     failpoint::Point,
     inputs,
     lease::Lease,
-    measure,
-    patience::patiently,
+    metrics,
     progress::Timings,
     publish,
-    retry::{Next, next_step},
+    retry::with_deadline,
 };
 use crate::{
+    database::{Claim, Fenced, JobRow, Published},
     job::{ErrorClass, ErrorRecord, JobError, JobState, Stage},
     queue::{Delivery, Queue},
-    status::{Claim, Fenced, JobRow, Published},
 };
 
 /// How a delivery ended.
@@ -55,7 +55,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
         Accepted::Refused(reason) => {
             delivery.dead_letter(&reason).await?;
             warn!(code = reason.code, reason = reason.message, "a message was put aside");
-            measure::dead_letter(&reason);
+            metrics::dead_letter(&reason);
             return Ok(Verdict::Refused(reason));
         }
         Accepted::Not(claim) => {
@@ -69,7 +69,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
     };
     worker.options.failpoint.at(Point::Claimed, Some(row.id()));
     info!(kind = %row.request.task.kind(), attempt = row.attempts, "claimed");
-    measure::claimed(&row);
+    metrics::claimed(&row);
 
     let lease = Lease::hold(worker, &row, control.clone());
     let mut made = attempt(worker, &row, control).await;
@@ -92,11 +92,11 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
     lease.release().await;
     let settled = settle(worker, &row, made, control).await?;
     worker.options.failpoint.at(Point::Committed, Some(row.id()));
-    worker.nudge.notify_one();
+    worker.wake.notify_one();
 
     match settled {
         Fenced::Held(row) => {
-            measure::settled(&row);
+            metrics::settled(&row);
             if row.state == JobState::Succeeded && row.epoch.0 > 1 {
                 publish::clear_up(worker, &row).await;
             }
@@ -145,7 +145,7 @@ async fn settle(
     control: &Control,
 ) -> Result<Fenced<JobRow>, JobError> {
     // An ending that stands already, because its commit was applied and the reply lost, is ours.
-    patiently("the job's end", worker.options.patience, control, || end(worker, row, &made, control)).await
+    with_deadline("the job's end", worker.options.patience, control, || end(worker, row, &made, control)).await
 }
 
 async fn end(
@@ -186,7 +186,7 @@ async fn end(
         }
         Next::Retry(delay) => {
             info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "goes back to the queue");
-            measure::retry(&record);
+            metrics::retry(&record);
             status.requeue(id, epoch, &record, delay).await
         }
     }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What can be checked of the GPU's path without a GPU: lints over the code behind the `cuda` feature, its tests too, and
-# NVIDIA's compiler over kernels/. Candle's own kernels take ten minutes and are not ours: they are left out, so nothing
+# NVIDIA's compiler over crates/qwen-image/kernels/. Candle's own kernels take ten minutes and are not ours: they are left out, so nothing
 # is linked. `cargo test --features cuda` on a machine with a GPU runs what is only compiled here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -37,5 +37,5 @@ if ! compgen -G "$target/debug/build/candle-kernels-*" >/dev/null; then
     trap 'cargo clean --quiet -p candle-kernels' EXIT
 fi
 export CUDA_HOME=$home CUDA_PATH=$home CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90} CUDARC_CUDA_VERSION=13000 PATH=$home/bin:$PATH
-cargo clippy --features cuda --all-targets -- -D warnings
-echo "the GPU's path: lints are clean, $(find kernels -name '*.cu' | wc -l) kernel files compile"
+cargo clippy --workspace --features qwen-image/cuda --all-targets -- -D warnings
+echo "the GPU's path: lints are clean, $(find crates/qwen-image/kernels -name '*.cu' | wc -l) kernel files compile"

@@ -2,7 +2,7 @@
 """Reads exported files back with other projects' readers: psd-tools, Pillow, ImageMagick, Krita, and for OpenRaster
 Python's own zip and XML, against what was exported.
 
-    cargo test --test export        # writes the files, target/tmp/export/
+    cargo test --test it export        # writes the files, target/tmp/export/
     tests/export/check.py [FOLDER]
 
 The readers are installed into a virtual environment under target/.
@@ -226,7 +226,7 @@ def check_with_krita(program, path, layers):
 def main():
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET / "tmp" / "export"
     cases = sorted(path.parent for path in folder.glob("*/expected.json"))
-    assert cases, f"no exports in {folder}; run `cargo test --test export` first"
+    assert cases, f"no exports in {folder}; run `cargo test --test it export` first"
     magick, painter = imagemagick(), krita()
     for case in cases:
         layers = json.loads((case / "expected.json").read_text())

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The exports that the tests wrote (cargo test --test export), read by other projects' readers. ImageMagick is installed
+# The exports that the tests wrote (cargo test --test it export), read by other projects' readers. ImageMagick is installed
 # where that is allowed; Krita is asked where it happens to be.
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -5,10 +5,10 @@ use serde_json::json;
 
 use super::{ended, no_such_job};
 use crate::{
-    app::Front,
+    app::Submitter,
     cli::{Failure, global::GlobalArgs, output, view::JobView, watch},
+    database::{CancelOutcome, Filter, RetryOutcome},
     job::{BatchId, JobId, JobState},
-    status::{CancelOutcome, Filter, RetryOutcome},
     worker::WorkerName,
 };
 
@@ -47,7 +47,7 @@ impl ManyArgs {
 }
 
 /// Exits with 1 when a job failed, as a script would want to know.
-pub async fn watch(global: &GlobalArgs, front: &Front, args: ManyArgs) -> Result<(), Failure> {
+pub async fn watch(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     let batch = match args.chosen()? {
         Chosen::One(id) => return watch::report(front, watch::job(global, front, id).await?, args.json),
         Chosen::Batch(batch) => batch,
@@ -68,7 +68,7 @@ pub async fn watch(global: &GlobalArgs, front: &Front, args: ManyArgs) -> Result
     watch::verdict(&batch, &summary)
 }
 
-pub async fn cancel(front: &Front, args: ManyArgs) -> Result<(), Failure> {
+pub async fn cancel(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     let id = match args.chosen()? {
         Chosen::One(id) => id,
         Chosen::Batch(batch) => {
@@ -98,7 +98,7 @@ pub async fn cancel(front: &Front, args: ManyArgs) -> Result<(), Failure> {
     output::line(&format!("job {id} {text}"))
 }
 
-pub async fn retry(front: &Front, args: ManyArgs) -> Result<(), Failure> {
+pub async fn retry(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     let ids = match args.chosen()? {
         Chosen::One(id) => vec![id],
         Chosen::Batch(batch) => failed_of(front, &batch).await?,
@@ -128,7 +128,7 @@ pub async fn retry(front: &Front, args: ManyArgs) -> Result<(), Failure> {
 }
 
 /// Those that failed; what somebody cancelled stays cancelled.
-async fn failed_of(front: &Front, batch: &BatchId) -> Result<Vec<JobId>, Failure> {
+async fn failed_of(front: &Submitter, batch: &BatchId) -> Result<Vec<JobId>, Failure> {
     let mut filter =
         Filter { state: Some(JobState::Failed), batch: Some(batch.clone()), limit: 1000, ..Filter::default() };
     let mut ids = Vec::new();

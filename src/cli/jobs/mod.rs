@@ -17,9 +17,9 @@ use super::{
     view::{JobView, progress_text},
 };
 use crate::{
-    app::Front,
+    app::Submitter,
+    database::{Filter, JobRow},
     job::{BatchId, JobError, JobId, JobKind, JobState},
-    status::{Filter, JobRow},
 };
 use many::ManyArgs;
 
@@ -107,7 +107,7 @@ impl JobsArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
         block_on(async {
-            let front = Front::open(&loaded).await?;
+            let front = Submitter::open(&loaded).await?;
             let done = match self.command {
                 JobsCommand::List(args) => list(&front, args).await,
                 JobsCommand::Show(args) => show(&front, args).await,
@@ -124,7 +124,7 @@ impl JobsArgs {
     }
 }
 
-async fn list(front: &Front, args: ListArgs) -> Result<(), Failure> {
+async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
     let filter = Filter {
         state: args.state,
         kind: args.kind,
@@ -165,7 +165,7 @@ fn table_row(row: &JobRow) -> Vec<String> {
     ]
 }
 
-async fn show(front: &Front, args: OneArgs) -> Result<(), Failure> {
+async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
     let Some((row, attempts)) = front.status.get_with_attempts(args.id).await? else {
         return rejected(front, args).await;
     };
@@ -215,7 +215,7 @@ async fn show(front: &Front, args: OneArgs) -> Result<(), Failure> {
 }
 
 /// A message that was no job, but had an id.
-async fn rejected(front: &Front, args: OneArgs) -> Result<(), Failure> {
+async fn rejected(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
     let Some(rejection) = front.status.rejection(args.id).await? else { return Err(no_such_job(args.id).into()) };
     let (time, error) = (rejection.received_at, &rejection.error);
     if args.json {
@@ -232,7 +232,7 @@ async fn rejected(front: &Front, args: OneArgs) -> Result<(), Failure> {
     line("message", &rejection.body)
 }
 
-async fn fetch(front: &Front, args: FetchArgs) -> Result<(), Failure> {
+async fn fetch(front: &Submitter, args: FetchArgs) -> Result<(), Failure> {
     let row = front.status.get(args.id).await?.ok_or_else(|| no_such_job(args.id))?;
     let manifest = super::fetch::into(front, &row, &args.out).await?;
     if args.json {

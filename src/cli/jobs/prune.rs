@@ -6,10 +6,10 @@ use serde_json::json;
 use tracing::warn;
 
 use crate::{
-    app::Front,
+    app::Submitter,
     cli::{Failure, output},
+    database::{PruneRules, Pruned},
     job::{BatchId, JobError, JobState},
-    status::{PruneRules, Pruned},
 };
 
 /// Jobs forgotten at a time.
@@ -37,7 +37,7 @@ pub struct PruneArgs {
     pub json: bool,
 }
 
-pub async fn prune(front: &Front, args: PruneArgs) -> Result<(), Failure> {
+pub async fn prune(front: &Submitter, args: PruneArgs) -> Result<(), Failure> {
     if let Some(state) = args.state.iter().find(|state| !state.is_terminal()) {
         let reason = format!("{state} jobs are not pruned; the states are succeeded, failed and cancelled");
         return Err(JobError::invalid("--state", reason).into());
@@ -81,7 +81,7 @@ pub async fn prune(front: &Front, args: PruneArgs) -> Result<(), Failure> {
 }
 
 /// Where the result lies, and where attempts that came to nothing may have left some.
-async fn delete_files(front: &Front, job: &Pruned) -> Result<u64, Failure> {
+async fn delete_files(front: &Submitter, job: &Pruned) -> Result<u64, Failure> {
     let mut deleted = front.stores.at_root(job.root.as_deref())?.delete_epochs(job.id, None).await?;
     if job.root.is_none() {
         match front.stores.results(&job.prefix) {

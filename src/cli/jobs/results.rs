@@ -10,10 +10,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    app::Front,
+    app::Submitter,
     cli::{Failure, output, view::JobView, watch::no_such_batch},
+    database::JobRow,
     job::{BatchId, JobError, LayerRole, Task},
-    status::JobRow,
     store::io_error,
 };
 
@@ -30,7 +30,7 @@ pub struct ResultsArgs {
     out: Option<PathBuf>,
 }
 
-pub async fn results(front: &Front, args: ResultsArgs) -> Result<(), Failure> {
+pub async fn results(front: &Submitter, args: ResultsArgs) -> Result<(), Failure> {
     if front.status.batch_summary(&args.batch).await?.is_none() {
         return Err(no_such_batch(&args.batch).into());
     }
@@ -49,7 +49,7 @@ pub async fn results(front: &Front, args: ResultsArgs) -> Result<(), Failure> {
 }
 
 async fn each(
-    front: &Front,
+    front: &Submitter,
     batch: &BatchId,
     mut write: impl FnMut(String) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
@@ -66,7 +66,7 @@ async fn each(
 }
 
 /// One job: what went in, what came out, where it lies.
-fn line(front: &Front, row: JobRow) -> Result<Value, JobError> {
+fn line(front: &Submitter, row: JobRow) -> Result<Value, JobError> {
     let inputs: Vec<String> = row.request.inputs.iter().map(ToString::to_string).collect();
     let prompt = match &row.request.task {
         Task::Decompose(params) => Some(params.prompt.clone()),

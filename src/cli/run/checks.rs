@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use qwen_image::hub::ModelRef;
+
 use crate::{
     app,
     config::Loaded,
-    hub::ModelRef,
     job::{InputRef, JobError, Task},
     store::path_of,
 };
@@ -32,12 +33,14 @@ pub fn check_apart(inputs: &[InputRef], out: &Path) -> Result<(), JobError> {
 pub fn check_models(loaded: &Loaded, task: &Task) -> Result<(), JobError> {
     let engine = app::engine_config(loaded)?;
     let (decomposes, edits) = match task {
-        Task::Decompose(_) => (true, engine.load_edit_model),
+        Task::Decompose(_) => (true, engine.pipeline.load_edit_model),
         Task::Edit(_) => (false, true),
         Task::Composite(_) => (false, false),
-        Task::Workflow(params) => (true, !params.edits.is_empty() || engine.load_edit_model),
+        Task::Workflow(params) => (true, !params.edits.is_empty() || engine.pipeline.load_edit_model),
     };
-    for model in [decomposes.then_some(engine.model), edits.then_some(engine.edit_model)].into_iter().flatten() {
+    for model in
+        [decomposes.then_some(engine.model), engine.pipeline.edit_model.filter(|_| edits)].into_iter().flatten()
+    {
         check_model(&model)?;
     }
     Ok(())

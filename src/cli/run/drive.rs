@@ -21,9 +21,9 @@ use crate::{
         view::{JobView, progress_text},
     },
     config::Loaded,
+    database::{Claim, JobRow, SubmitOptions, Submitted},
     engine::CancelToken,
     job::{ErrorRecord, InputRef, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
-    status::{Claim, JobRow, SubmitOptions, Submitted},
     store::{MANIFEST, ObjectKey, OutFolder, file_url},
     worker::{Reporter, Verdict, WorkerName},
 };

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     cli::{Failure, params::parse_label},
-    config::{Flag, parse_device, parse_dtype},
+    config::Flag,
     job::{InputRef, JobError, JobId},
     store::file_url,
 };
@@ -96,9 +96,9 @@ pub fn input(text: &str) -> Result<InputRef, Failure> {
 }
 
 fn checked_device(text: &str) -> Result<String, String> {
-    parse_device(text).map(|_| text.to_owned())
+    text.parse::<qwen_image::DeviceChoice>().map(|_| text.to_owned())
 }
 
 fn checked_dtype(text: &str) -> Result<String, String> {
-    parse_dtype(text).map(|_| text.to_owned())
+    text.parse::<qwen_image::ComputeDType>().map(|_| text.to_owned())
 }

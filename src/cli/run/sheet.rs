@@ -36,7 +36,7 @@ pub async fn write(
         pictures.push(picture);
     }
     if !manifest.files.iter().any(|file| file.role == LayerRole::Composite) && !layers.is_empty() {
-        pictures.push(image::composite(&layers)?);
+        pictures.push(qwen_image::image_processor::composite(&layers)?);
     }
     let bytes = image::encode_png(&image::contact_sheet(&pictures)?)?;
     fs::write(path, bytes).map_err(|error| io_error(path, "write the sheet", &error))

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use qwen_image::hub::Small;
+
 use crate::{
     cli::{Failure, output},
-    hub::Small,
+    database::JobRow,
     job::{JobKind, LayerRole, Manifest},
-    status::JobRow,
 };
 
 pub struct Finished<'a> {

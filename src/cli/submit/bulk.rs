@@ -14,11 +14,11 @@ use super::{
     template::Template,
 };
 use crate::{
-    app::Front,
+    app::Submitter,
     cli::{Failure, global::GlobalArgs, output, runtime::block_on, watch},
     config::Loaded,
+    database::{SubmitOptions, Submitted},
     job::{BatchId, InputRef, JobError, JobKind, JobRequest},
-    status::{SubmitOptions, Submitted},
 };
 
 /// Jobs of one transaction.
@@ -61,7 +61,7 @@ pub fn submit(
         below: source.below(),
     };
     block_on(async {
-        let front = Front::open(loaded).await?;
+        let front = Submitter::open(loaded).await?;
         let done = all(global, &front, &source, &defaults, flags).await;
         front.close().await;
         done
@@ -70,7 +70,7 @@ pub fn submit(
 
 async fn all(
     global: &GlobalArgs,
-    front: &Front,
+    front: &Submitter,
     source: &Source,
     defaults: &Defaults,
     flags: &SubmitFlags,
@@ -101,7 +101,7 @@ async fn all(
 /// All rows as requests. Nothing is submitted while any of them is wrong.
 async fn read(
     global: &GlobalArgs,
-    front: &Front,
+    front: &Submitter,
     source: &Source,
     defaults: &Defaults,
 ) -> Result<(Vec<JobRequest>, Report), Failure> {
@@ -133,7 +133,7 @@ async fn read(
 
 async fn send(
     global: &GlobalArgs,
-    front: &Front,
+    front: &Submitter,
     requests: Vec<JobRequest>,
     batch: &BatchId,
     upload: bool,
@@ -172,7 +172,7 @@ async fn send(
     Ok(())
 }
 
-async fn put_into_store(front: &Front, request: &mut JobRequest) -> Result<(), JobError> {
+async fn put_into_store(front: &Submitter, request: &mut JobRequest) -> Result<(), JobError> {
     for input in &mut request.inputs {
         if let InputRef::Url(url) = input
             && url.starts_with("file://")

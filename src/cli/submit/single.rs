@@ -8,11 +8,11 @@ use super::{
     template::Template,
 };
 use crate::{
-    app::Front,
+    app::Submitter,
     cli::{Failure, fetch, global::GlobalArgs, output, run::flags::input, runtime::block_on, watch},
     config::Loaded,
+    database::{SubmitOptions, Submitted},
     job::{InputRef, JobError, JobId, JobKind, JobRequest, JobState},
-    status::{SubmitOptions, Submitted},
 };
 
 pub fn submit(
@@ -26,7 +26,7 @@ pub fn submit(
         return Err(Failure::Usage("--dry-run goes with --from".to_owned()));
     }
     block_on(async {
-        let front = Front::open(loaded).await?;
+        let front = Submitter::open(loaded).await?;
         let done = one(global, &front, kind, params, flags).await;
         front.close().await;
         done
@@ -35,7 +35,7 @@ pub fn submit(
 
 async fn one(
     global: &GlobalArgs,
-    front: &Front,
+    front: &Submitter,
     kind: JobKind,
     params: Value,
     flags: &SubmitFlags,
@@ -90,7 +90,7 @@ fn request(kind: JobKind, params: Value, flags: &SubmitFlags, inputs: &[InputRef
 }
 
 /// Files of this machine go into the store; the job then names them there.
-async fn upload(front: &Front, inputs: Vec<InputRef>) -> Result<Vec<InputRef>, JobError> {
+async fn upload(front: &Submitter, inputs: Vec<InputRef>) -> Result<Vec<InputRef>, JobError> {
     let mut stored = Vec::with_capacity(inputs.len());
     for input in inputs {
         stored.push(match input {

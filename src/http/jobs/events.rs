@@ -20,16 +20,16 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use crate::{
+    database::JobRow,
     http::{
         api::Api,
-        measure::Watcher,
+        extract::Id,
+        metrics::Watcher,
         problem::{Answer, Problem},
-        read::Id,
         view::JobView,
         watch::Look,
     },
     job::{JobId, JobState, Progress},
-    status::JobRow,
 };
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

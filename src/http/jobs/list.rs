@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    database::Filter,
     http::{
         api::Api,
+        extract::{Asked, Id},
         problem::{Answer, Failure, Problem},
-        read::{Asked, Id},
         view::JobView,
     },
     job::{BatchId, JobId, JobKind, JobState},
-    status::Filter,
 };
 
 const USUAL: u32 = 50;

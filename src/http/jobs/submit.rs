@@ -9,18 +9,18 @@ use axum::{
 use utoipa::ToSchema;
 
 use super::{
-    compose::{SubmitBody, compose, key, reused},
+    request::{SubmitBody, compose, key, reused},
     upload,
 };
 use crate::{
+    database::Submitted,
     http::{
         api::Api,
+        extract,
         problem::{Answer, Problem},
-        read,
         view::JobView,
     },
     job::MAX_REQUEST_BYTES,
-    status::Submitted,
 };
 
 /// The fields of a form. Only the schema is used: the fields are read as they come.
@@ -63,12 +63,12 @@ pub struct UploadForm {
         (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn submit(State(api): State<Api>, request: Request) -> Answer<Response> {
     let key = key(request.headers())?;
-    let body = match read::media_type(request.headers()).as_str() {
+    let body = match extract::media_type(request.headers()).as_str() {
         "multipart/form-data" => upload::form(&api, request).await?,
-        _ if read::is_json(request.headers()) => {
-            read::Json::<SubmitBody, MAX_REQUEST_BYTES>::from_request(request, &()).await?.0
+        _ if extract::is_json(request.headers()) => {
+            extract::Json::<SubmitBody, MAX_REQUEST_BYTES>::from_request(request, &()).await?.0
         }
-        _ => return Err(read::unsupported("application/json or multipart/form-data")),
+        _ => return Err(extract::unsupported("application/json or multipart/form-data")),
     };
     let by_key = key.is_some() && body.id.is_none();
     let (request, options) = compose(&api, body, key.as_deref()).await?;

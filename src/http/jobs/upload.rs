@@ -9,12 +9,12 @@ use axum::{
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::compose::SubmitBody;
+use super::request::SubmitBody;
 use crate::{
     http::{
         api::Api,
+        extract,
         problem::{Answer, Failure},
-        read,
         view::InputView,
     },
     image,
@@ -42,7 +42,7 @@ pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
 }
 
 async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
-    let mut form = Multipart::from_request(request.map(read::patient), &())
+    let mut form = Multipart::from_request(request.map(extract::patient), &())
         .await
         .map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
     let mut texts = Texts::default();
@@ -118,8 +118,8 @@ impl Texts {
     fn add(&mut self, name: &str, text: String) -> Answer<()> {
         let wrong = |wanted: &str| Failure::from(JobError::invalid(name, format!("`{text}` is not {wanted}")));
         match name {
-            "request" => self.request = Some(read::parse(text.as_bytes())?),
-            "params" => self.params.extend(read::parse::<Map<String, Value>>(text.as_bytes())?),
+            "request" => self.request = Some(extract::parse(text.as_bytes())?),
+            "params" => self.params.extend(extract::parse::<Map<String, Value>>(text.as_bytes())?),
             "label" => {
                 let (key, value) = text.split_once('=').ok_or_else(|| wrong("a label such as dataset=posters"))?;
                 self.labels.insert(key.to_owned(), json!(value));
@@ -147,7 +147,7 @@ impl Texts {
                 self.params.insert(name.to_owned(), json!(flag));
             }
             "edits" | "decompose" => {
-                self.params.insert(name.to_owned(), read::parse(text.as_bytes())?);
+                self.params.insert(name.to_owned(), extract::parse(text.as_bytes())?);
             }
             "prompt" | "instruction" | "negative_prompt" | "output_size" => {
                 self.params.insert(name.to_owned(), json!(text));

@@ -9,10 +9,10 @@ use tracing::{info, warn};
 
 use super::Secret;
 use crate::{
-    http::measure,
+    database::{JobStore, WebhookRow},
+    egress::WebhookPolicy,
+    http::metrics,
     job::JobError,
-    status::{Status, WebhookRow},
-    store::Callers,
 };
 
 /// Calls under way at a time: one that hangs does not keep the others.
@@ -25,8 +25,14 @@ const MOST_TRIES: u32 = 8;
 const LONGEST_PAUSE: Duration = Duration::from_secs(36_000);
 
 /// Calls what is due until it is told to stop; what is under way then may end.
-pub async fn send(status: Status, callers: Callers, secret: Secret, first_pause: Duration, stop: CancellationToken) {
-    let sender = Arc::new(Sender { status, callers, secret, first_pause });
+pub async fn send(
+    status: JobStore,
+    policy: WebhookPolicy,
+    secret: Secret,
+    first_pause: Duration,
+    stop: CancellationToken,
+) {
+    let sender = Arc::new(Sender { status, policy, secret, first_pause });
     let mut calls = JoinSet::new();
     while !stop.is_cancelled() {
         while calls.try_join_next().is_some() {}
@@ -52,8 +58,8 @@ pub async fn send(status: Status, callers: Callers, secret: Secret, first_pause:
 }
 
 struct Sender {
-    status: Status,
-    callers: Callers,
+    status: JobStore,
+    policy: WebhookPolicy,
     secret: Secret,
     first_pause: Duration,
 }
@@ -77,17 +83,17 @@ impl Sender {
         };
         let written = match outcome {
             Outcome::Arrived => {
-                measure::called("arrived");
+                metrics::called("arrived");
                 self.status.webhook_done(id).await
             }
             Outcome::Failed(reason) if attempts + 1 < MOST_TRIES => {
                 let pause = pause(self.first_pause, attempts);
-                measure::called("failed");
+                metrics::called("failed");
                 info!(%job, reason, again_s = pause.as_secs_f64(), "a call did not arrive");
                 self.status.webhook_failed(id, &reason, Some(pause)).await
             }
             Outcome::Failed(reason) | Outcome::Refused(reason) => {
-                measure::called("given_up");
+                metrics::called("given_up");
                 warn!(%job, reason, tries = attempts + 1, "a call is given up");
                 self.status.webhook_failed(id, &reason, None).await
             }
@@ -106,7 +112,7 @@ impl Sender {
             ("webhook-id", id),
             ("webhook-timestamp", timestamp.to_string()),
         ];
-        match self.callers.post(&call.url, &headers, &call.payload) {
+        match self.policy.post(&call.url, &headers, &call.payload) {
             Ok(200..=299) => Outcome::Arrived,
             Ok(410) => Outcome::Refused("its server answers 410: nobody wants it any more".to_owned()),
             Ok(status) => Outcome::Failed(format!("its server answers {status}")),

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use ::image::RgbaImage;
 
-use super::{super::composite, Sheet};
+use qwen_image::image_processor::composite;
+
+use super::Sheet;
 use crate::{
     image::{Limits, decode},
     job::JobError,

@@ -11,7 +11,9 @@ use std::{
 use ::image::RgbaImage;
 
 use super::{ExportError, Merged, Stack, zip::Archive};
-use crate::image::{encode_png, lanczos};
+use qwen_image::image_processor::lanczos;
+
+use crate::image::encode_png;
 
 /// The longest side of the thumbnail, in pixels; the format's own limit.
 const THUMBNAIL: u32 = 256;

@@ -9,7 +9,9 @@ use std::io::{Seek, SeekFrom, Write};
 use ::image::RgbaImage;
 
 use super::{ExportError, Merged, Sheet, Stack, packbits::pack, srgb};
-use crate::{image::on_white, job::JobError};
+use qwen_image::image_processor::on_white;
+
+use crate::job::JobError;
 
 /// Pixels, of either side; the version of the format for larger ones (PSB) is another one.
 const LONGEST_SIDE: u32 = 30_000;

@@ -1,0 +1,167 @@
+//! What is measured of each part.
+
+use std::time::Instant;
+
+use ::image::RgbaImage;
+use candle_core::Tensor;
+
+use super::{Bench, CASES, Case, Failed};
+use qwen_image::{
+    Callbacks, DecomposeOptions, EditInputs, EditOptions,
+    models::{
+        BlockPlacement, LoadContext,
+        text_encoder::{PositionRule, Prompt, RgbPicture, TextEncoder, TextError},
+        transformer::{Frame, Transformer},
+        vae::{Tiling, Vae},
+    },
+    nn,
+    pipeline::{LoadOptions, PipelineError, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
+};
+
+impl Bench<'_> {
+    pub(super) fn ceilings(&mut self) -> Result<(), Failed> {
+        let n = if self.device.is_cpu() { 512 } else { 8192 };
+        let (x, weight) = (self.random((n, n))?, self.random((n, n))?);
+        let layer = nn::Linear::new(&weight, None)?;
+        let operations = 2.0 * (n as f64).powi(3);
+        let product =
+            self.time(&format!("ceiling: product {n}^3"), Some(operations), || layer.forward(&x).map(|_| ()))?;
+        let large = self.random((n, 8 * n))?;
+        let copy = self.time("ceiling: copy", None, || large.copy().map(|_| ()))?;
+        let bytes = 2 * large.elem_count() * self.dtype.size_in_bytes();
+        self.report.product_rate = Some(operations / product * 1e3);
+        self.report.copy_rate = Some(bytes as f64 / copy * 1e3);
+        Ok(())
+    }
+
+    pub(super) fn text(&mut self) -> Result<(), Failed> {
+        let start = Instant::now();
+        let encoder = TextEncoder::load(&self.config.folder, &self.device, self.dtype, false)?;
+        self.once("load: text encoder", start, &[])?;
+        let side = 392;
+        let pixels: Vec<u8> = (0..side * side * 3).map(|i| (i * 31 % 251) as u8).collect();
+        let picture = RgbPicture { width: side, height: side, pixels: &pixels };
+        let template = |words: usize| {
+            let words = "a red kite over the hills ".repeat(words);
+            format!(
+                "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{words}<|im_end|>\n<|im_start|>assistant\n"
+            )
+        };
+        let mut tokens = 0;
+        let mut work = || {
+            let pictures = [encoder.encode_picture(picture)?];
+            let text = template(20);
+            let prompt = Prompt { text: &text, pictures: &pictures, rule: PositionRule::Sequence, drop: 0, keep: None };
+            tokens = encoder.embed(&prompt)?.tokens;
+            Ok::<_, TextError>(())
+        };
+        self.time("text encoder, one picture", None, &mut work)?;
+        if let Some(line) = self.report.lines.last_mut() {
+            line.name = format!("text encoder, one picture, {tokens} tokens");
+        }
+        self.time("vision tower alone", None, || encoder.encode_picture(picture).map(|_| ()))?;
+        Ok(())
+    }
+
+    pub(super) fn transformer(&mut self) -> Result<(), Failed> {
+        let start = Instant::now();
+        let loading = LoadContext::new(&self.device, self.dtype);
+        let model = Transformer::load_with(
+            &self.config.folder.join("transformer"),
+            loading,
+            BlockPlacement::OnDevice,
+            self.fp8(),
+        )?;
+        self.once("load: transformer", start, &[])?;
+        for Case { name, side, frames, noisy, text_tokens } in CASES {
+            let frames = vec![Frame { height: side, width: side }; frames];
+            let patches: usize = frames.iter().map(|frame| frame.patches()).sum();
+            let targets: usize = frames[..noisy].iter().map(|frame| frame.patches()).sum();
+            let hidden = self.random((1, patches, model.in_channels()))?;
+            let embeds = self.random((1, text_tokens, model.joint_attention_dim()))?;
+            let text = model.project_text(&embeds)?;
+            let rotations = model.rotations(&frames, text_tokens, &self.device)?;
+            let operations = model.operations(patches, text_tokens, targets);
+            let device = self.device.clone();
+            self.time(&format!("transformer, {name}"), Some(operations), || {
+                let modulations = model.modulations(0.5, &device)?;
+                model.forward(&hidden, &text, &modulations, &rotations, targets).map(|_| ())
+            })?;
+        }
+        let device = self.device.clone();
+        self.time("transformer, the timestep's part", None, || model.modulations(0.5, &device).map(|_| ()))?;
+        Ok(())
+    }
+
+    pub(super) fn vae(&mut self) -> Result<(), Failed> {
+        let start = Instant::now();
+        let vae = Vae::load(&self.config.folder.join("vae"), &self.device, self.dtype, Tiling::default())?;
+        self.once("load: vae", start, &[])?;
+        let (z, channels) = (vae.latent_channels(), vae.channels());
+        let picture = Tensor::rand(-1.0_f32, 1.0, (1, 1024, 1024, channels), &self.device)?;
+        self.time("vae encode 1024", None, || vae.encode(&picture).map(|_| ()))?;
+        let latents = Tensor::randn(0.0_f32, 1.0, (1, 128, 128, z), &self.device)?;
+        self.time("vae decode 1024", None, || vae.decode(&latents).map(|_| ()))?;
+        let latents = Tensor::randn(0.0_f32, 1.0, (1, 80, 80, z), &self.device)?;
+        self.time("vae decode 4 x 640", None, || (0..4).try_for_each(|_| vae.decode(&latents).map(|_| ())))?;
+        Ok(())
+    }
+
+    /// All of it on the device.
+    fn options(&self) -> LoadOptions<'_> {
+        LoadOptions { fp8: self.fp8(), ..LoadOptions::new(LoadContext::new(&self.device, self.dtype)) }
+    }
+
+    /// The whole layered pipeline at 640, 4 layers.
+    pub(super) fn decompose(&mut self) -> Result<(), Failed> {
+        let start = Instant::now();
+        let pipeline = QwenImageLayeredPipeline::load_with(&self.config.folder, self.options())?;
+        self.once("load: layered pipeline", start, &[])?;
+        let params = DecomposeOptions {
+            prompt: "a red kite over the hills".to_owned(),
+            num_inference_steps: self.config.steps,
+            ..DecomposeOptions::default()
+        };
+        let scene = scene();
+        self.job("layered job", "640, 4 layers", |callbacks| pipeline.run(&scene, &params, 1, callbacks).map(drop))
+    }
+
+    /// The whole edit pipeline at 1024, one reference.
+    pub(super) fn edit(&mut self) -> Result<(), Failed> {
+        let start = Instant::now();
+        let pipeline = QwenImageEditPlusPipeline::load_with(&self.config.folder, self.options())?;
+        self.once("load: edit pipeline", start, &[])?;
+        let options = EditOptions { num_inference_steps: self.config.steps, ..EditOptions::default() };
+        let scene = scene();
+        let inputs = EditInputs { image: &scene, references: &[] };
+        self.job("edit job", "1024, one reference", |callbacks| {
+            pipeline.run(inputs, "make the kite blue", &options, 1, callbacks).map(drop)
+        })
+    }
+
+    /// A job twice: the first run of a shape also plans; only the second counts.
+    fn job(
+        &mut self,
+        name: &str,
+        shape: &str,
+        mut run: impl FnMut(&mut Callbacks<'_>) -> Result<(), PipelineError>,
+    ) -> Result<(), Failed> {
+        for name in [format!("first {name}"), name.to_owned()] {
+            let mut callbacks = Callbacks::default();
+            nn::reset_peak_memory(&self.device)?;
+            let start = Instant::now();
+            run(&mut callbacks)?;
+            self.once(&format!("{name}, {shape}, {} steps", self.config.steps), start, callbacks.timings())?;
+        }
+        Ok(())
+    }
+}
+
+/// A picture with something on it.
+pub(super) fn scene() -> RgbaImage {
+    RgbaImage::from_fn(1024, 1024, |x, y| {
+        let inside = (x as i32 - 512).pow(2) + (y as i32 - 400).pow(2) < 250 * 250;
+        let ground = [(x / 4) as u8, (y / 4) as u8, 120, 255];
+        ::image::Rgba(if inside { [220, 60, 40, 255] } else { ground })
+    })
+}

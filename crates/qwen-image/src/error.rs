@@ -1,0 +1,96 @@
+//! Why the library could not do what it was asked.
+
+use crate::{
+    hub::HubError,
+    image_processor::ImageError,
+    models::{ModelError, text_encoder::TextError},
+    pipeline::PipelineError,
+};
+
+/// Every way in which a call of [`crate::QwenImagePipeline`] can fail. Each variant keeps its cause.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller stopped the run, through [`crate::Callbacks`].
+    #[error("cancelled")]
+    Cancelled,
+    /// An option or an input that this checkpoint, or this build, cannot take; `field` names it.
+    #[error("{field}: {reason}")]
+    Invalid { field: String, reason: String },
+    /// The checkpoint could not be found or downloaded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The checkpoint is there, but cannot be used.
+    #[error("model {model}: {source}")]
+    Model { model: String, source: ModelError },
+    /// Neither the device nor the host has room for it.
+    #[error("model {model} does not fit: {reason}")]
+    TooLarge { model: String, reason: String },
+    /// A run stopped without a picture.
+    #[error(transparent)]
+    Pipeline(PipelineError),
+    /// Pictures that do not go together.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The device cannot be opened, or refused work.
+    #[error("device {device}: {}", first_line(source))]
+    Device { device: String, source: candle_core::Error },
+    #[error("device {device} is out of memory: {}", first_line(source))]
+    OutOfMemory { device: String, source: candle_core::Error },
+    /// The device computes wrong numbers.
+    #[error("device {device}: {reason}")]
+    DeviceUntrusted { device: String, reason: String },
+}
+
+impl Error {
+    pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), reason: reason.into() }
+    }
+
+    /// candle has no kind for "out of memory"; the driver's words are all there is.
+    pub(crate) fn device(device: &str, source: candle_core::Error) -> Self {
+        let reason = first_line(&source);
+        let device = device.to_owned();
+        if reason.to_ascii_lowercase().contains("out of memory") || reason.contains("OUT_OF_MEMORY") {
+            Self::OutOfMemory { device, source }
+        } else {
+            Self::Device { device, source }
+        }
+    }
+
+    pub(crate) fn model(model: &str, device: &str, source: ModelError) -> Self {
+        match source {
+            ModelError::Device(source) => Self::device(device, source),
+            ModelError::Cancelled => Self::Cancelled,
+            source @ (ModelError::NotFound { .. }
+            | ModelError::Invalid { .. }
+            | ModelError::MissingTensor { .. }
+            | ModelError::WrongShape { .. }
+            | ModelError::UnexpectedTensor { .. }) => Self::Model { model: model.to_owned(), source },
+        }
+    }
+
+    /// `text` is the option that the text encoder reads first.
+    pub(crate) fn pipeline(device: &str, text: &str, source: PipelineError) -> Self {
+        match source {
+            PipelineError::Cancelled => Self::Cancelled,
+            PipelineError::Invalid { field, reason } => Self::invalid(field, reason),
+            PipelineError::Device(source) | PipelineError::Text(TextError::Device(source)) => {
+                Self::device(device, source)
+            }
+            PipelineError::Text(error @ (TextError::TooLong { .. } | TextError::Placeholders { .. })) => {
+                Self::invalid(text, error.to_string())
+            }
+            PipelineError::Text(error @ TextError::Picture { .. }) => Self::invalid("input", error.to_string()),
+            source @ (PipelineError::NonFinite { .. }
+            | PipelineError::DecodedSize { .. }
+            | PipelineError::Text(
+                TextError::Tokenizer(_) | TextError::NoHead | TextError::NonFinite { .. },
+            )) => Self::Pipeline(source),
+        }
+    }
+}
+
+/// A message without the backtrace that candle appends to it.
+pub(crate) fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,181 @@
+//! Models by name: a folder, or an id on the hub that is downloaded into the cache on first use. Where nobody names
+//! one, a small one that comes with acetate ([`Small`]).
+//!
+//! [`resolve`] is the whole of it. The hub is asked once, for the commit that a revision stands for and the size
+//! and hash of every file at that commit; everything is then fetched at the commit, so that a branch that moves
+//! cannot mix two versions. A file gets its name in the cache only after its hash was checked, a snapshot shows
+//! only such files, and the branch's name moves last. A download that is cut, cancelled or killed leaves
+//! `.incomplete` files, from which the next one goes on.
+//!
+//! The cache is the one of Python's `huggingface_hub`, locks included: either program finds what the other has
+//! fetched. All calls block; nothing here knows tokio.
+
+mod cache;
+mod config;
+mod download;
+mod error;
+mod event;
+mod filter;
+mod hash;
+mod http;
+mod list;
+mod listing;
+mod reference;
+mod retry;
+mod small;
+
+pub use config::{HubConfig, Retry, Token};
+pub use error::{HubError, human_bytes};
+pub use event::{DownloadEvent, Events};
+pub use filter::diffusers_files;
+pub use list::{CachedModel, CachedRevision, list, size_of};
+pub use reference::ModelRef;
+pub use small::{Small, Surroundings};
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cache::RepoCache;
+use download::Download;
+use event::emit;
+use http::Client;
+use listing::{Listing, RemoteFile};
+
+/// A model that is on this disk, complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Holds `model_index.json`.
+    pub folder: PathBuf,
+    /// The hub id, or the folder as it was given.
+    pub id: String,
+    /// The commit; a plain folder has none.
+    pub revision: Option<String>,
+}
+
+/// Finds a model, downloading what is missing of it.
+///
+/// The network is not touched for a folder or a small model, offline, or when a revision that is a full commit is complete in the
+/// cache. A branch is looked up each time; if the hub cannot be reached then, a complete copy from the cache
+/// is used, and [`DownloadEvent::Unreachable`] says so. `wanted` picks files by path: [`diffusers_files`].
+///
+/// # Errors
+/// See [`HubError`]; each says how to mend it.
+pub fn resolve(
+    config: &HubConfig,
+    model: &ModelRef,
+    wanted: &dyn Fn(&str) -> bool,
+    events: &mut Events<'_>,
+) -> Result<Snapshot, HubError> {
+    let snapshot = match model {
+        ModelRef::Folder(folder) => local_folder(folder)?,
+        ModelRef::Hub { id, revision } => from_hub(config, id, revision, wanted, events)?,
+        ModelRef::Small { which, around } => local_folder(&around.find(*which)?)?,
+    };
+    emit(events, DownloadEvent::Finished { folder: snapshot.folder.clone() })?;
+    Ok(snapshot)
+}
+
+fn local_folder(folder: &Path) -> Result<Snapshot, HubError> {
+    let refuse = |reason: &str| HubError::Folder { folder: folder.to_owned(), reason: reason.to_owned() };
+    match fs::metadata(folder) {
+        Ok(meta) if meta.is_dir() => {}
+        Ok(_) => return Err(refuse("is a file")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(refuse("there is no such folder")),
+        Err(error) => return Err(HubError::io(folder)(error)),
+    }
+    Ok(Snapshot { folder: folder.to_owned(), id: folder.display().to_string(), revision: None })
+}
+
+fn from_hub(
+    config: &HubConfig,
+    id: &str,
+    revision: &str,
+    wanted: &dyn Fn(&str) -> bool,
+    events: &mut Events<'_>,
+) -> Result<Snapshot, HubError> {
+    let cache = RepoCache::new(&config.cache_dir, id);
+    let snapshot = |commit: &str| Snapshot {
+        folder: cache.snapshot(commit),
+        id: id.to_owned(),
+        revision: Some(commit.to_owned()),
+    };
+    let cached = cache.commit_of(revision).filter(|commit| cache.is_complete(commit, wanted));
+    match &cached {
+        Some(commit) if config.offline || reference::is_commit(revision) => return Ok(snapshot(commit)),
+        None if config.offline => {
+            let (id, revision) = (id.to_owned(), revision.to_owned());
+            return Err(HubError::Offline { id, revision, cache: config.cache_dir.clone() });
+        }
+        _ => {}
+    }
+
+    let client = Client::new(config)?;
+    let mut retry = config.retry;
+    if cached.is_some() {
+        retry.attempts = 1;
+    }
+    let mut download = Download { client: &client, cache: &cache, id, revision, retry, done: 0 };
+    let listing = match (download.listing(events), &cached) {
+        // A list that cannot be read is most often the sign-in page of some network.
+        (
+            Err(
+                HubError::Unreachable { reason, .. }
+                | HubError::Network { reason, .. }
+                | HubError::Listing { reason, .. },
+            ),
+            Some(commit),
+        ) => {
+            emit(events, DownloadEvent::Unreachable { reason })?;
+            return Ok(snapshot(commit));
+        }
+        (listing, _) => listing?,
+    };
+    download.retry = config.retry;
+    let files = filter::select(&listing, wanted, id)?;
+    if !cache.is_complete(&listing.commit, wanted) {
+        fetch(config, &mut download, &listing, &files, events)?;
+    }
+    cache.write_ref(revision, &listing.commit)?;
+    Ok(snapshot(&listing.commit))
+}
+
+/// Downloads what is missing, after making sure that it fits.
+fn fetch(
+    config: &HubConfig,
+    download: &mut Download<'_>,
+    listing: &Listing,
+    files: &[&RemoteFile],
+    events: &mut Events<'_>,
+) -> Result<(), HubError> {
+    let (cache, commit) = (download.cache, listing.commit.as_str());
+    let blobs = listing::distinct(files);
+    let bytes: u64 = blobs.iter().map(|file| file.size).sum();
+    let mut missing = Vec::new();
+    for file in &blobs {
+        if cache.has_blob(file)? {
+            download.done += file.size;
+        } else {
+            let partial = fs::metadata(cache.partial(&file.hash)).map_or(0, |meta| meta.len()).min(file.size);
+            download.done += partial;
+            missing.push((*file, partial));
+        }
+    }
+    let present = download.done;
+    let plan = (download.id.to_owned(), listing.commit.clone());
+    emit(events, DownloadEvent::Planned { id: plan.0, commit: plan.1, files: files.len(), bytes, present })?;
+
+    let folder = cache.root();
+    fs::create_dir_all(folder).map_err(HubError::io(folder))?;
+    let needed = bytes - present;
+    let available = (config.available_space)(folder).map_err(HubError::io(folder))?;
+    if needed > available {
+        let (id, folder) = (download.id.to_owned(), config.cache_dir.clone());
+        return Err(HubError::NoSpace { id, needed, available, folder });
+    }
+
+    cache.write_listing(listing)?;
+    for (file, counted) in missing {
+        download.file(commit, file, counted, events)?;
+    }
+    files.iter().try_for_each(|file| cache.link(commit, file))
+}

@@ -1,0 +1,89 @@
+//! What a person writes to name a model: a folder, or an id on the hub.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::{HubError, Small, Surroundings};
+
+const DEFAULT_REVISION: &str = "main";
+
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ModelRef {
+    /// A diffusers folder on this machine. Nothing is downloaded.
+    Folder(PathBuf),
+    /// A repository on the hub, at a branch, a tag or a commit.
+    Hub { id: String, revision: String },
+    /// Nobody has named one: the small one that comes with acetate, looked for at its use.
+    Small { which: Small, around: Surroundings },
+}
+
+impl ModelRef {
+    /// Reads `./folder`, `/folder`, any path that exists, or `Org/Name[@REVISION]` (default revision `main`).
+    ///
+    /// # Errors
+    /// [`HubError::Reference`] for anything else, with what would be right.
+    pub fn parse(text: &str) -> Result<Self, HubError> {
+        let refuse = |reason: &str| HubError::Reference { text: text.to_owned(), reason: reason.to_owned() };
+        if text.trim().is_empty() {
+            return Err(refuse("it is empty"));
+        }
+        if looks_like_a_path(text) || Path::new(text).exists() {
+            return Ok(Self::Folder(PathBuf::from(text)));
+        }
+        let (id, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
+        match id.split('/').collect::<Vec<_>>().as_slice() {
+            [organisation, name] if is_id_part(organisation) && is_id_part(name) => {}
+            _ => return Err(refuse("there is no such folder")),
+        }
+        if !is_revision(revision) {
+            return Err(refuse("the part after @ is not a branch, a tag or a commit"));
+        }
+        Ok(Self::Hub { id: id.to_owned(), revision: revision.to_owned() })
+    }
+}
+
+impl fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => write!(f, "{}", folder.display()),
+            Self::Hub { id, revision } if revision == DEFAULT_REVISION => f.write_str(id),
+            Self::Hub { id, revision } => write!(f, "{id}@{revision}"),
+            Self::Small { which, .. } => f.write_str(which.name()),
+        }
+    }
+}
+
+/// A full commit hash: the only revision whose content never changes.
+pub(super) fn is_commit(text: &str) -> bool {
+    is_hex(text, 40)
+}
+
+/// Lower-case hexadecimal of exactly this length. Hashes become file names, so nothing else may pass.
+pub(super) fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn looks_like_a_path(text: &str) -> bool {
+    text.starts_with(['.', '/', '~', '\\']) || Path::new(text).is_absolute()
+}
+
+/// The hub's rule for one half of an id. `--` is what separates the halves in the cache, `..` would leave it.
+fn is_id_part(part: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=96).contains(&part.len())
+        && part.bytes().all(allowed)
+        && !part.starts_with(['-', '.'])
+        && !part.ends_with(['-', '.'])
+        && !part.contains("--")
+        && !part.contains("..")
+}
+
+/// A revision is also a path below `refs/`, so it is held to plain names.
+fn is_revision(revision: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    revision.len() <= 200
+        && revision
+            .split('/')
+            .all(|part| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && part.bytes().all(allowed))
+}

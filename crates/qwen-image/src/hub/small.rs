@@ -1,0 +1,240 @@
+//! The small trained checkpoints that come with acetate: what works when nobody has chosen a model.
+//!
+//! No path is built into the program. They are looked for from where it lies and from where it was started:
+//!
+//! ```text
+//! {folder of the program}/models/                      unpacked side by side
+//! {folder of the program}/../share/acetate/models/     installed
+//! {any folder above the program}/models/               a checkout, known by its Cargo.toml: target/release/acetate
+//! {current folder}/models/
+//! {any folder above the current one}/models/           a checkout whose program was built elsewhere
+//! ```
+//!
+//! Above the current folder a `models/` of anybody else does not count: in `/tmp` it could be a stranger's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::HubError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Small {
+    /// Takes pictures apart.
+    Layered,
+    Edit,
+}
+
+impl Small {
+    pub const ALL: [Self; 2] = [Self::Layered, Self::Edit];
+
+    /// Of its folder below `models/`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Layered => "layered-nano",
+            Self::Edit => "edit-nano",
+        }
+    }
+
+    /// The class in its `model_index.json`.
+    pub fn pipeline(self) -> &'static str {
+        match self {
+            Self::Layered => "QwenImageLayeredPipeline",
+            Self::Edit => "QwenImageEditPlusPipeline",
+        }
+    }
+
+    /// The hub id of the full model that it stands in for, a download of about 58 GB.
+    pub fn full_model(self) -> &'static str {
+        match self {
+            Self::Layered => "Qwen/Qwen-Image-Layered",
+            Self::Edit => "Qwen/Qwen-Image-Edit-2509",
+        }
+    }
+}
+
+/// Where the program lies and where it was started, as absolute paths; one that is unknown is not searched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Surroundings {
+    pub executable: Option<PathBuf>,
+    pub current_dir: Option<PathBuf>,
+}
+
+impl Surroundings {
+    /// The first folder that really holds the checkpoint: whose `model_index.json` names its pipeline.
+    ///
+    /// # Errors
+    /// [`HubError::NoSmallModel`] with the places that were searched.
+    pub fn find(&self, small: Small) -> Result<PathBuf, HubError> {
+        let mut others = Vec::new();
+        for place in self.beside_the_program().into_iter().chain(self.near_the_current_folder()) {
+            let folder = place.join(small.name());
+            match pipeline_of(&folder) {
+                Some(found) if found == small.pipeline() => return Ok(folder),
+                Some(found) => others.push(format!("{} is there, but for a {found}", folder.display())),
+                None => {}
+            }
+        }
+        // A checkout may be above the program and above the current folder.
+        others.dedup();
+        Err(HubError::NoSmallModel { small, looked: [vec![self.in_words()], others].concat().join("; ") })
+    }
+
+    fn beside_the_program(&self) -> Vec<PathBuf> {
+        // A link in some bin/ leads to where the program was really put, and its models with it. A program that has
+        // been replaced since it was started cannot be followed, but its folder is still known.
+        let real = self.executable.as_ref().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
+        let Some(folder) = real.as_deref().and_then(Path::parent) else { return Vec::new() };
+        let installed = folder.parent().map(|prefix| prefix.join("share").join("acetate").join("models"));
+        let checkouts = folder.ancestors().skip(1).filter(|above| holds_this_project(above));
+        let beside = folder.join("models");
+        [beside].into_iter().chain(installed).chain(checkouts.map(|above| above.join("models"))).collect()
+    }
+
+    fn near_the_current_folder(&self) -> impl Iterator<Item = PathBuf> {
+        let folders = self.current_dir.iter().flat_map(|folder| folder.ancestors().enumerate());
+        folders
+            .filter(|(above, folder)| *above == 0 || holds_this_project(folder))
+            .map(|(_, folder)| folder.join("models"))
+    }
+
+    /// For messages.
+    fn in_words(&self) -> String {
+        let mut places: Vec<String> =
+            self.beside_the_program().iter().map(|place| place.display().to_string()).collect();
+        places.extend(self.near_the_current_folder().map(|place| place.display().to_string()));
+        places.dedup();
+        if places.is_empty() {
+            "any folder, as this process does not know its own".to_owned()
+        } else {
+            places.join(", ")
+        }
+    }
+}
+
+/// The pipeline class of a checkpoint folder; none where it is no such folder.
+fn pipeline_of(folder: &Path) -> Option<String> {
+    let index: Value = serde_json::from_slice(&fs::read(folder.join("model_index.json")).ok()?).ok()?;
+    Some(index.get("_class_name")?.as_str()?.to_owned())
+}
+
+fn holds_this_project(folder: &Path) -> bool {
+    let name = "name = \"acetate\"";
+    fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|text| text.lines().any(|line| line.trim() == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            // The program's folder is told by its real path.
+            Self(folder).with("opt/bin/acetate", "")
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().canonicalize().unwrap().join(name)
+        }
+
+        fn with(self, name: &str, text: &str) -> Self {
+            let path = self.path(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+            self
+        }
+
+        fn with_model(self, folder: &str, class: &str) -> Self {
+            self.with(&format!("{folder}/model_index.json"), &format!(r#"{{"_class_name": "{class}"}}"#))
+        }
+
+        fn layered(self, models: &str) -> Self {
+            self.with_model(&format!("{models}/layered-nano"), "QwenImageLayeredPipeline")
+        }
+
+        /// What is found by this program, started in this folder.
+        fn find(&self, executable: &str, current_dir: &str, small: Small) -> Result<PathBuf, String> {
+            let around =
+                Surroundings { executable: Some(self.path(executable)), current_dir: Some(self.path(current_dir)) };
+            around.find(small).map_err(|error| error.to_string())
+        }
+
+        fn found(&self, current_dir: &str) -> PathBuf {
+            self.find("opt/bin/acetate", current_dir, Small::Layered).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_places_in_their_order() {
+        let mut place = Place::new().layered("work/models");
+        assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
+        // A folder above counts only as a checkout.
+        assert!(place.find("opt/bin/acetate", "work/deep/down", Small::Layered).is_err());
+        place = place.with("work/Cargo.toml", "[package]\nname = \"acetate\"\n");
+        assert_eq!(place.found("work/deep/down"), place.path("work/models/layered-nano"));
+        place = place.layered("models").with("Cargo.toml", "[package]\nname = \"another\"\n");
+        assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
+        place = place.with("Cargo.toml", "[package]\nname = \"acetate\"\n");
+        assert_eq!(place.found("work"), place.path("models/layered-nano"));
+        place = place.layered("opt/share/acetate/models");
+        assert_eq!(place.found("work"), place.path("opt/share/acetate/models/layered-nano"));
+        place = place.layered("opt/bin/models");
+        assert_eq!(place.found("work"), place.path("opt/bin/models/layered-nano"));
+    }
+
+    #[test]
+    fn each_checkpoint_has_its_own_place() {
+        let place = Place::new().layered("opt/bin/models");
+        let place = place.with_model("opt/share/acetate/models/edit-nano", "QwenImageEditPlusPipeline");
+        let edit = place.find("opt/bin/acetate", "", Small::Edit);
+        assert_eq!(edit, Ok(place.path("opt/share/acetate/models/edit-nano")));
+        assert_eq!(place.found(""), place.path("opt/bin/models/layered-nano"));
+    }
+
+    #[test]
+    fn a_folder_without_the_right_checkpoint_is_passed_over() {
+        let place = Place::new().with("opt/bin/models/layered-nano/README", "").layered("work/models");
+        assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
+        let place = place.with("opt/bin/models/layered-nano/model_index.json", "{");
+        assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
+        let place = place.with_model("opt/bin/models/layered-nano", "QwenImageEditPlusPipeline");
+        assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
+        let error = place.find("opt/bin/acetate", "", Small::Layered).unwrap_err();
+        let other = place.path("opt/bin/models/layered-nano").display().to_string();
+        assert!(error.contains(&format!("{other} is there, but for a QwenImageEditPlusPipeline")), "{error}");
+    }
+
+    #[test]
+    fn a_linked_program_is_followed() {
+        let place = Place::new().layered("opt/bin/models");
+        std::os::unix::fs::symlink(place.path("opt/bin/acetate"), place.path("acetate")).unwrap();
+        let found = place.find("acetate", "", Small::Layered);
+        assert_eq!(found, Ok(place.path("opt/bin/models/layered-nano")));
+        // One that was replaced while it ran.
+        let found = place.find("opt/bin/acetate (deleted)", "", Small::Layered);
+        assert_eq!(found, Ok(place.path("opt/bin/models/layered-nano")));
+    }
+
+    #[test]
+    fn what_is_nowhere_is_told_with_the_places_and_the_remedies() {
+        let place = Place::new();
+        for (small, flag, key) in [
+            (Small::Layered, "--model", "qwen_image.model_path"),
+            (Small::Edit, "--edit-model", "qwen_image.edit_model_path"),
+        ] {
+            let error = place.find("opt/bin/acetate", "work", small).unwrap_err();
+            let pull = format!("acetate models pull {}", small.full_model());
+            let places = ["opt/bin/models", "opt/share/acetate/models", "work"].map(|name| place.path(name));
+            for wanted in [small.name(), flag, key, &pull].into_iter().chain(places.iter().map(|p| p.to_str().unwrap()))
+            {
+                assert!(error.contains(wanted), "{wanted} is not in: {error}");
+            }
+        }
+        let error = Surroundings::default().find(Small::Edit).unwrap_err().to_string();
+        assert!(error.contains("not found in any folder"), "{error}");
+    }
+}

@@ -1,0 +1,29 @@
+//! Pictures on their way into the models and out of them: resized as the reference does it, split from and joined with
+//! alpha, put over each other.
+//!
+//! The pixel type is [`::image::RgbaImage`] throughout: 8 bits, sRGB, straight (not premultiplied) alpha.
+
+mod alpha;
+mod composite;
+mod resize;
+
+pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_alpha};
+pub use composite::composite;
+pub use resize::{bicubic_rgb, lanczos, lanczos_l, lanczos_rgb};
+
+/// Pictures that do not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    #[error("layers: there is none; give at least one picture, the rearmost first")]
+    NoLayers,
+    #[error(
+        "layers[{index}]: is {width}x{height} pixels but layers[0] is {first_width}x{first_height}; all layers must \
+         have the same size"
+    )]
+    LayerSize { index: usize, width: u32, height: u32, first_width: u32, first_height: u32 },
+    #[error(
+        "edited picture: it is {width}x{height} pixels but the layer whose alpha it takes is \
+         {alpha_width}x{alpha_height}; resize one of them first"
+    )]
+    AlphaSize { width: u32, height: u32, alpha_width: u32, alpha_height: u32 },
+}

@@ -1,0 +1,214 @@
+//! Resizing as Pillow does it, byte for byte, because the models' inputs are made with Pillow.
+//!
+//! Pillow resamples 8-bit pictures in two passes, across and then down, with filter weights rounded to 22 bits
+//! (`libImaging/Resample.c`). Crates that follow Pillow-SIMD round the weights to 16 bits or fewer and differ by 1
+//! in some pixels, so the passes are written out here.
+
+use ::image::{GrayImage, RgbImage, RgbaImage};
+use rayon::prelude::*;
+
+/// `Image.resize((width, height), LANCZOS)` of a picture in mode RGBA: through premultiplied alpha, so that the colour
+/// under transparent pixels does not bleed into the edges; where the result is fully transparent that colour is lost.
+///
+/// A side of 0, in or out, gives a picture of zeros.
+pub fn lanczos(image: &RgbaImage, width: u32, height: u32) -> RgbaImage {
+    if image.dimensions() == (width, height) {
+        return image.clone();
+    }
+    let mut premultiplied = image.clone();
+    premultiplied.par_chunks_exact_mut(4).for_each(premultiply);
+    let mut out = RgbaImage::new(width, height);
+    resample::<4>(&premultiplied, image.dimensions(), &mut out, (width, height), LANCZOS);
+    out.par_chunks_exact_mut(4).for_each(unpremultiply);
+    out
+}
+
+/// `Image.resize((width, height), LANCZOS)` of a picture in mode RGB.
+pub fn lanczos_rgb(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let mut out = RgbImage::new(width, height);
+    resample::<3>(image, image.dimensions(), &mut out, (width, height), LANCZOS);
+    out
+}
+
+/// `Image.resize((width, height), LANCZOS)` of a picture in mode L, for instance an alpha channel.
+pub fn lanczos_l(image: &GrayImage, width: u32, height: u32) -> GrayImage {
+    let mut out = GrayImage::new(width, height);
+    resample::<1>(image, image.dimensions(), &mut out, (width, height), LANCZOS);
+    out
+}
+
+/// `Image.resize((width, height), BICUBIC)` of a picture in mode RGB.
+pub fn bicubic_rgb(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let mut out = RgbImage::new(width, height);
+    resample::<3>(image, image.dimensions(), &mut out, (width, height), BICUBIC);
+    out
+}
+
+/// A filter kernel and the distance from its centre at which it ends, in source pixels when nothing is shrunk.
+#[derive(Clone, Copy)]
+struct Filter {
+    weight: fn(f64) -> f64,
+    support: f64,
+}
+
+const LANCZOS: Filter = Filter { weight: lanczos3, support: 3.0 };
+const BICUBIC: Filter = Filter { weight: cubic, support: 2.0 };
+
+/// Lanczos with three lobes.
+fn lanczos3(x: f64) -> f64 {
+    fn sinc(x: f64) -> f64 {
+        let x = x * std::f64::consts::PI;
+        if x == 0.0 { 1.0 } else { x.sin() / x }
+    }
+    if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
+}
+
+/// Keys' cubic convolution with a = -1/2.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+/// Weights are integers in units of 2^-22: 8 bits for the result and 2 for overshoot leave that much of an i32.
+const PRECISION: u32 = 32 - 8 - 2;
+const HALF: i32 = 1 << (PRECISION - 1);
+
+/// The source pixels that one target pixel is made of: their first index and their weights.
+struct Taps {
+    start: usize,
+    weights: Vec<i32>,
+}
+
+/// One [`Taps`] for each target pixel along an axis. When shrinking, the filter is widened by the ratio.
+fn taps(source: u32, target: u32, filter: Filter) -> Vec<Taps> {
+    let scale = f64::from(source) / f64::from(target);
+    let stretch = scale.max(1.0);
+    let support = filter.support * stretch;
+    // Pillow multiplies by the reciprocal; dividing would round differently.
+    let shrink = 1.0 / stretch;
+    (0..target)
+        .map(|index| {
+            let centre = (f64::from(index) + 0.5) * scale;
+            // Casts cut towards zero and stop at the limits of the type, as wanted at the left border.
+            let start = (centre - support + 0.5) as usize;
+            let end = ((centre + support + 0.5) as usize).min(source as usize);
+            let weights: Vec<f64> = (start..end).map(|x| (filter.weight)((x as f64 - centre + 0.5) * shrink)).collect();
+            let total: f64 = weights.iter().sum();
+            let fixed = |weight: &f64| {
+                let share = if total == 0.0 { *weight } else { weight / total };
+                (share * f64::from(1 << PRECISION)).round() as i32
+            };
+            Taps { start, weights: weights.iter().map(fixed).collect() }
+        })
+        .collect()
+}
+
+fn to_byte(sum: i32) -> u8 {
+    (sum >> PRECISION).clamp(0, 255) as u8
+}
+
+/// Both passes over interleaved pixels of `C` channels; a pass whose size does not change is left out.
+///
+/// The order shows in the last bit, since bytes are kept in between. Pillow goes across first, but since version 13
+/// down first where the height shrinks by more than twice as many pixels as the width.
+fn resample<const C: usize>(source: &[u8], from: (u32, u32), target: &mut [u8], to: (u32, u32), filter: Filter) {
+    if source.is_empty() || target.is_empty() {
+        return;
+    }
+    let shrinks = |source: u32, target: u32| i64::from(source) - i64::from(target);
+    let down_first = from.1 > to.1 && shrinks(from.1, to.1) > 2 * shrinks(from.0, to.0);
+    let between = if down_first { (from.0, to.1) } else { (to.0, from.1) };
+
+    if between == from || between == to {
+        pass::<C>(source, from, target, to, filter);
+    } else {
+        let mut half = vec![0; between.0 as usize * between.1 as usize * C];
+        pass::<C>(source, from, &mut half, between, filter);
+        pass::<C>(&half, between, target, to, filter);
+    }
+}
+
+/// One pass along the axis whose size changes; a copy if none does.
+fn pass<const C: usize>(source: &[u8], from: (u32, u32), target: &mut [u8], to: (u32, u32), filter: Filter) {
+    let (from_row, to_row) = (from.0 as usize * C, to.0 as usize * C);
+    if from.0 != to.0 {
+        let columns = taps(from.0, to.0, filter);
+        let rows = target.par_chunks_exact_mut(to_row).zip(source.par_chunks_exact(from_row));
+        rows.for_each(|(out, row)| across_row::<C>(row, out, &columns));
+    } else if from.1 != to.1 {
+        let lines = taps(from.1, to.1, filter);
+        target.par_chunks_exact_mut(to_row).zip(&lines).for_each(|(out, taps)| down_row(source, out, taps));
+    } else {
+        target.copy_from_slice(source);
+    }
+}
+
+fn across_row<const C: usize>(row: &[u8], out: &mut [u8], columns: &[Taps]) {
+    for (out, taps) in out.chunks_exact_mut(C).zip(columns) {
+        let mut sums = [HALF; C];
+        for (pixel, weight) in row[taps.start * C..].chunks_exact(C).zip(&taps.weights) {
+            for (sum, value) in sums.iter_mut().zip(pixel) {
+                *sum += i32::from(*value) * weight;
+            }
+        }
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = to_byte(sum);
+        }
+    }
+}
+
+fn down_row(rows: &[u8], out: &mut [u8], taps: &Taps) {
+    let mut sums = vec![HALF; out.len()];
+    for (row, weight) in rows.chunks_exact(out.len()).skip(taps.start).zip(&taps.weights) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += i32::from(*value) * weight;
+        }
+    }
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = to_byte(sum);
+    }
+}
+
+/// Pillow's RGBA -> RGBa: the rounded product over 255, without a division.
+fn premultiply(pixel: &mut [u8]) {
+    let alpha = u32::from(pixel[3]);
+    for value in &mut pixel[..3] {
+        let product = u32::from(*value) * alpha + 128;
+        *value = (((product >> 8) + product) >> 8) as u8;
+    }
+}
+
+/// Pillow's RGBa -> RGBA: a division that cuts; overshoot of the filter is clipped.
+fn unpremultiply(pixel: &mut [u8]) {
+    let alpha = u32::from(pixel[3]);
+    if alpha == 0 || alpha == 255 {
+        return;
+    }
+    for value in &mut pixel[..3] {
+        *value = (u32::from(*value) * 255 / alpha).min(255) as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{premultiply, unpremultiply};
+
+    #[test]
+    fn premultiplying_and_back_equals_pillow_for_every_value_and_alpha() {
+        let stored = include_bytes!("../../../../tests/image/premultiplied.png");
+        let expected = ::image::load_from_memory(stored).expect("a picture").into_luma8();
+        for (value, alpha, pillow) in expected.enumerate_pixels() {
+            let mut pixel = [value as u8, value as u8, value as u8, alpha as u8];
+            premultiply(&mut pixel);
+            unpremultiply(&mut pixel);
+            assert_eq!(pixel[0], pillow.0[0], "value {value} at alpha {alpha}");
+        }
+    }
+}

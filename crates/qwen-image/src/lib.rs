@@ -1,0 +1,54 @@
+//! Qwen-Image-Layered and Qwen-Image-Edit (2509 and 2511) on [candle](candle_core): a picture into transparent RGBA
+//! layers, and a layer and an instruction into the edited layer.
+//!
+//! [`QwenImagePipeline`] is all that most programs need. It follows diffusers: the same names, the same defaults, and
+//! the same picture for the same seed, so that a seed keeps its meaning when a program moves from Python to Rust.
+//!
+//! ```no_run
+//! use qwen_image::{DecomposeOptions, EditOptions, PipelineOptions, QwenImagePipeline};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut pipe = QwenImagePipeline::from_pretrained("Qwen/Qwen-Image-Layered", PipelineOptions::default())?;
+//! let scene = image::open("scene.png")?.to_rgba8();
+//! let mut layers = pipe.decompose(&scene, DecomposeOptions { layers: 4, seed: Some(7), ..Default::default() })?.images;
+//! layers[2] = pipe.edit_layer(&layers[2], "Make it green", EditOptions::default())?.image;
+//! pipe.composite(&layers[1..])?.save("new.png")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The path of a tensor
+//!
+//! ```text
+//! picture -> image_processor -> pipeline: [text_encoder -> transformer, once a step -> vae] -> pictures
+//! hub     -> model_cache ------> models: tensors named and ordered like the checkpoint -> nn: one kernel a call
+//! ```
+//!
+//! [`hub`] finds or downloads a checkpoint. The model cache decides which models are in memory and where, and loads
+//! them. [`pipeline`] has the two pipelines and the denoise loop. [`models`] has the networks, [`nn`] their building
+//! blocks, each of which picks its kernel by device and number format. [`image_processor`] resizes, splits and joins
+//! pictures as the reference does.
+//!
+//! Every call blocks. Nothing here knows an async runtime or reads the environment: what a caller wants to hear comes
+//! through [`Callbacks`], and what a caller wants to say comes in as options.
+
+mod error;
+pub mod hub;
+pub mod image_processor;
+mod model_cache;
+pub mod models;
+pub mod nn;
+pub mod pipeline;
+mod qwen_image_pipeline;
+mod threads;
+
+pub use error::Error;
+pub use model_cache::{
+    ComputeDType, CpuOffload, DeviceChoice, Limits, LoadedModel, describe_device, foresee, open_device,
+};
+pub use pipeline::{
+    Callbacks, Caption, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput, OutputSize,
+    PipelineKind, Stage, StageTiming,
+};
+pub use qwen_image_pipeline::{PipelineOptions, QwenImagePipeline, Used};
+pub use threads::{compute_pool, yield_to_compute};

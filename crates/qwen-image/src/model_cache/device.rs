@@ -1,0 +1,204 @@
+//! The device that computes: opened, described and tested.
+
+use std::{path::Path, str::FromStr};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{
+    limits::Limits,
+    memory_plan::{PlacementMode, PlanRequest, plan},
+};
+use crate::{
+    Error,
+    nn::{self, CardMemory},
+    pipeline::{self, PipelineKind},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum DeviceChoice {
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU by its number.
+    Cuda(usize),
+}
+
+impl DeviceChoice {
+    /// As it is written in settings: `cpu`, `cuda:0`.
+    pub fn name(self) -> String {
+        match self {
+            Self::Cpu => "cpu".to_owned(),
+            Self::Cuda(index) => format!("cuda:{index}"),
+        }
+    }
+
+    /// The number format for a device where nobody has chosen one.
+    pub fn default_dtype(self) -> ComputeDType {
+        match self {
+            Self::Cpu => ComputeDType::F32,
+            Self::Cuda(_) => ComputeDType::Bf16,
+        }
+    }
+
+    /// Refuses a device that this build cannot drive.
+    ///
+    /// # Errors
+    /// On `Cuda` without the `cuda` feature.
+    pub fn check(self) -> Result<(), Error> {
+        if matches!(self, Self::Cuda(_)) && !candle_core::utils::cuda_is_available() {
+            return Err(Error::invalid("device", "this acetate is built without CUDA; use cpu"));
+        }
+        Ok(())
+    }
+}
+
+/// The number format of weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ComputeDType {
+    F32,
+    Bf16,
+    /// Like `Bf16`, with the transformer's blocks in eight bits: faster and smaller, less exact. For GPUs of compute
+    /// capability 8.9 and newer.
+    Fp8,
+}
+
+impl ComputeDType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+        }
+    }
+
+    /// Of tensors between the products.
+    pub fn candle(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 | Self::Fp8 => DType::BF16,
+        }
+    }
+
+    /// Refuses a format that a device would only be slower with.
+    ///
+    /// # Errors
+    /// On `Bf16` and `Fp8` for a CPU.
+    pub fn check(self, device: DeviceChoice) -> Result<(), Error> {
+        let reason = match (device, self) {
+            (DeviceChoice::Cpu, Self::Bf16) => {
+                "bf16 is for GPUs: a CPU would only be slower with it, and less exact; use f32, or a CUDA device"
+            }
+            (DeviceChoice::Cpu, Self::Fp8) => "fp8 is for GPUs that multiply such numbers; use f32, or a CUDA device",
+            (DeviceChoice::Cpu, Self::F32) | (DeviceChoice::Cuda(_), _) => return Ok(()),
+        };
+        Err(Error::invalid("dtype", reason))
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    /// `cpu`, `cuda` or `cuda:N`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let index = match text {
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => Some(0),
+            other => other.strip_prefix("cuda:").and_then(|index| index.parse().ok()),
+        };
+        index.map(Self::Cuda).ok_or_else(|| format!("`{text}` is not a device; write cpu, cuda or cuda:0"))
+    }
+}
+
+impl FromStr for ComputeDType {
+    type Err = String;
+
+    /// `f32`, `bf16` or `fp8`; 16-bit floats are refused with the reason.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" | "float32" => Ok(Self::F32),
+            "bf16" | "bfloat16" => Ok(Self::Bf16),
+            "fp8" | "float8" => Ok(Self::Fp8),
+            "fp16" | "f16" | "float16" | "half" => Err(format!(
+                "{text} gives black pictures with this model: its activations overflow 16-bit floats; use bf16 or f32"
+            )),
+            other => Err(format!("`{other}` is not a number format; write f32, bf16 or fp8")),
+        }
+    }
+}
+
+/// Opens a device.
+///
+/// # Errors
+/// When there is no such GPU, or its driver refuses.
+pub fn open_device(device: DeviceChoice) -> Result<Device, Error> {
+    match device {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(index) => nn::open_cuda(index),
+    }
+    .map_err(|source| Error::device(&device.name(), source))
+}
+
+/// A GPU in words, with the attention kernel that it will use; opens it.
+///
+/// # Errors
+/// Like [`open_device`].
+pub fn describe_device(device: DeviceChoice, dtype: ComputeDType) -> Result<String, Error> {
+    let opened = open_device(device)?;
+    let gpu = match device {
+        DeviceChoice::Cpu => String::new(),
+        DeviceChoice::Cuda(index) => {
+            let gpu = nn::describe_cuda(index).map_err(|source| Error::device(&device.name(), source))?;
+            format!(", {gpu}")
+        }
+    };
+    let attention = nn::attention_kernel(&opened, dtype.candle());
+    Ok(format!("{}{gpu}, {}, attention {attention}", device.name(), dtype.as_str()))
+}
+
+/// Where a checkpoint would go on a GPU as it is now, in words; empty for a CPU.
+///
+/// # Errors
+/// When the checkpoint cannot be used, does not fit, or the device does not answer.
+pub fn foresee(limits: &Limits, folder: &Path, pipeline: PipelineKind) -> Result<String, Error> {
+    let name = limits.device.name();
+    let model = folder.display().to_string();
+    let device = open_device(limits.device)?;
+    let fp8 = limits.dtype == ComputeDType::Fp8;
+    let sizes = pipeline::sizes(folder, pipeline, limits.dtype.candle(), fp8)
+        .map_err(|source| Error::model(&model, &name, source))?;
+    let card = nn::card_memory(&device).map_err(|source| Error::device(&name, source))?;
+    let Some(CardMemory { free, .. }) = card else { return Ok(String::new()) };
+    let request = PlanRequest {
+        sizes,
+        free,
+        held: 0,
+        leavable: 0,
+        host: limits.host_memory(),
+        offload: limits.cpu_offload,
+        budget: limits.vram_budget,
+        from: PlacementMode::Resident,
+    };
+    match plan(&request) {
+        Ok(plan) => Ok(plan.to_string()),
+        Err(refused) => Err(Error::TooLarge { model, reason: refused.to_string() }),
+    }
+}
+
+/// The sum over the product of two 64x64 matrices of ones and twos: 64 * 64 * 64 * 1 * 2.
+const PRODUCT_SUM: f64 = 524_288.0;
+
+/// Multiplies two matrices whose product is known.
+pub(super) fn self_test(name: &str, device: &Device, dtype: DType) -> Result<(), Error> {
+    let sum = product_sum(device, dtype).map_err(|source| Error::device(name, source))?;
+    if (sum - PRODUCT_SUM).abs() > PRODUCT_SUM * 1e-2 {
+        let reason = format!("it computes {sum} where {PRODUCT_SUM} is right; do not trust it");
+        return Err(Error::DeviceUntrusted { device: name.to_owned(), reason });
+    }
+    Ok(())
+}
+
+fn product_sum(device: &Device, dtype: DType) -> candle_core::Result<f64> {
+    let ones = Tensor::ones((64, 64), dtype, device)?;
+    let twos = (&ones * 2.0)?;
+    let sum: f32 = ones.matmul(&twos)?.to_dtype(DType::F32)?.sum_all()?.to_scalar()?;
+    Ok(f64::from(sum))
+}

@@ -1,0 +1,48 @@
+//! Does a checkpoint fit into the host's memory? Answered before anything is loaded, with the numbers.
+
+use std::path::Path;
+
+use candle_core::DType;
+
+use crate::{Error, models::checkpoint_bytes};
+
+/// Work space beside the weights, as a share of them: activations, the text encoder's cache, the stacked copies
+/// made while loading.
+const OVERHEAD: f64 = 0.15;
+const LEAST_OVERHEAD: u64 = 128 << 20;
+
+/// The bytes of a checkpoint's weights; refuses one that needs more than `budget`, or more than the machine has free.
+pub fn check(name: &str, folder: &Path, dtype: DType, budget: Option<u64>) -> Result<u64, Error> {
+    let weights = checkpoint_bytes(folder, dtype).map_err(|source| Error::Model { model: name.to_owned(), source })?;
+    let needed = weights + LEAST_OVERHEAD.max((weights as f64 * OVERHEAD) as u64);
+    let available = budget.unwrap_or_else(available_memory);
+    if needed <= available {
+        return Ok(weights);
+    }
+    let reason = format!(
+        "it needs about {} as {}, {} for its weights and the rest to work in, and {} {}; use a smaller checkpoint, a \
+         smaller number format or a larger machine",
+        size(needed),
+        dtype.as_str(),
+        size(weights),
+        size(available),
+        if budget.is_some() { "are left of memory_budget" } else { "are free" },
+    );
+    Err(Error::TooLarge { model: name.to_owned(), reason })
+}
+
+/// Free memory of the machine, or of the control group when that is less.
+pub fn available_memory() -> u64 {
+    // Where the system cannot be asked, loading is the test.
+    let Ok(mut system) = sysinfo::System::new() else { return u64::MAX };
+    system.refresh_memory();
+    match system.cgroup_limits() {
+        Some(limits) => limits.free_memory.min(system.available_memory()),
+        None => system.available_memory(),
+    }
+}
+
+pub fn size(bytes: u64) -> String {
+    let mebibytes = bytes as f64 / f64::from(1 << 20);
+    if mebibytes < 1024.0 { format!("{mebibytes:.1} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
+}

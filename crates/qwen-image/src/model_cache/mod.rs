@@ -1,0 +1,359 @@
+//! Which models are in memory, and where: a checkpoint is found, measured, planned and loaded at its first use, then
+//! kept in a slot. On a GPU that has no room for all, those that are not needed leave for the host's memory.
+
+mod device;
+mod find;
+mod host_memory;
+mod limits;
+mod memory_plan;
+mod shared_text_encoder;
+mod slot;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    ops::ControlFlow,
+    path::Path,
+};
+
+use candle_core::Device;
+
+pub use self::{
+    device::{ComputeDType, DeviceChoice, describe_device, foresee, open_device},
+    limits::Limits,
+    memory_plan::CpuOffload,
+    slot::{LoadedModel, LoadedPipeline, Slot, SlotKey},
+};
+use self::{
+    find::{FoundCheckpoint, find, mebibytes},
+    memory_plan::{MemoryPlan, PlacementMode, PlanRequest, plan},
+    shared_text_encoder::same_text_encoder,
+};
+use crate::{
+    Callbacks, Error, Stage,
+    hub::{HubConfig, ModelRef},
+    models::{LoadContext, ModelError, Offloadable, PartSize, text_encoder::TextEncoder},
+    nn::{self, CardMemory},
+    pipeline::{LoadOptions, PipelineKind, Placement, QwenImageEditPlusPipeline, QwenImageLayeredPipeline, sizes},
+};
+
+/// The models of one device.
+pub struct ModelCache {
+    limits: Limits,
+    hub: HubConfig,
+    device: Option<Device>,
+    slots: BTreeMap<SlotKey, Slot>,
+    /// The fastest mode that is still tried: smaller ones after the device ran out of memory.
+    fastest: PlacementMode,
+    uses: u64,
+    on_change: Box<OnModelsChanged>,
+}
+
+/// Told the models in memory, whenever one comes or goes.
+pub type OnModelsChanged = dyn FnMut(&[LoadedModel]) + Send;
+
+impl ModelCache {
+    /// Nothing is opened or loaded yet.
+    pub fn new(limits: Limits, hub: HubConfig) -> Self {
+        Self {
+            limits,
+            hub,
+            device: None,
+            slots: BTreeMap::new(),
+            fastest: PlacementMode::Resident,
+            uses: 0,
+            on_change: Box::new(|_| ()),
+        }
+    }
+
+    /// The slot of a checkpoint without adapters, in the number format of this device.
+    pub fn key(&self, pipeline: PipelineKind, checkpoint: &ModelRef) -> SlotKey {
+        SlotKey { pipeline, checkpoint: checkpoint.clone(), adapters: Vec::new(), dtype: self.limits.dtype }
+    }
+
+    /// `on_change` is told the models in memory whenever one comes or goes.
+    pub fn on_change(&mut self, on_change: Box<OnModelsChanged>) {
+        self.on_change = on_change;
+    }
+
+    pub fn contains(&self, key: &SlotKey) -> bool {
+        self.slots.contains_key(key)
+    }
+
+    /// Opens the device and multiplies two matrices whose product is known; gives the device's description.
+    pub fn self_test(&mut self) -> Result<String, Error> {
+        let device = self.device()?;
+        device::self_test(&self.device_name(), &device, self.limits.dtype.candle())?;
+        Ok(self.description())
+    }
+
+    pub fn device_name(&self) -> String {
+        self.limits.device.name()
+    }
+
+    /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for manifests; on a GPU also where the model
+    /// is.
+    pub fn describe_with(&self, slot: &Slot) -> String {
+        match &slot.plan {
+            Some(plan) => format!("{}, {plan}", self.description()),
+            None => self.description(),
+        }
+    }
+
+    /// Brings a checkpoint into memory, with room for its work.
+    pub fn load(&mut self, key: &SlotKey, callbacks: &mut Callbacks<'_>) -> Result<(), Error> {
+        if self.slots.contains_key(key) {
+            self.make_room_for(key)?;
+        } else {
+            let slot = self.read(key, callbacks)?;
+            if key.pipeline == PipelineKind::Layered {
+                self.share_text_encoder(&slot);
+            }
+            self.slots.insert(key.clone(), slot);
+            self.changed();
+        }
+        self.uses += 1;
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.used = self.uses;
+        }
+        Ok(())
+    }
+
+    /// A checkpoint that is in memory.
+    ///
+    /// # Errors
+    /// When it was not loaded before.
+    pub fn get(&self, key: &SlotKey) -> Result<&Slot, Error> {
+        self.slots.get(key).ok_or_else(|| Error::DeviceUntrusted {
+            device: self.device_name(),
+            reason: format!("{} was not kept in memory", key.checkpoint),
+        })
+    }
+
+    /// After the device ran out of memory: lets all models go, and plans smaller from now on. False when there is
+    /// nothing smaller.
+    pub fn shrink(&mut self) -> bool {
+        let used = self.slots.values().filter_map(|slot| slot.plan.as_ref());
+        let slowest = used.map(|plan| plan.mode).max().unwrap_or(self.fastest);
+        let Ok(device) = self.device() else { return false };
+        let Some(next) = slowest.max(self.fastest).down() else { return false };
+        self.fastest = next;
+        self.slots.clear();
+        self.changed();
+        if let Err(error) = nn::free_unused(&device) {
+            tracing::warn!(%error, "memory was not given back");
+        }
+        true
+    }
+
+    fn changed(&mut self) {
+        let models: Vec<_> = self.slots.values().map(|slot| slot.model.clone()).collect();
+        (self.on_change)(&models);
+    }
+
+    fn description(&self) -> String {
+        match &self.device {
+            Some(device) => {
+                let attention = nn::attention_kernel(device, self.limits.dtype.candle());
+                format!("{} {} {attention}", self.device_name(), self.limits.dtype.as_str())
+            }
+            None => self.device_name(),
+        }
+    }
+
+    fn device(&mut self) -> Result<Device, Error> {
+        if let Some(open) = &self.device {
+            return Ok(open.clone());
+        }
+        let device = open_device(self.limits.device)?;
+        tracing::info!(
+            device = self.device_name(),
+            dtype = self.limits.dtype.as_str(),
+            attention = nn::attention_kernel(&device, self.limits.dtype.candle()),
+            "device opened"
+        );
+        self.device = Some(device.clone());
+        Ok(device)
+    }
+
+    fn read(&mut self, key: &SlotKey, callbacks: &mut Callbacks<'_>) -> Result<Slot, Error> {
+        let device = self.device()?;
+        let found = find(&self.hub, &key.checkpoint, key.pipeline, callbacks)?;
+        let mut text_encoder = self.text_encoder_for(key.pipeline, &found.folder);
+        let (bytes, plan) = match self.plan(key, &found, text_encoder.is_some(), &device) {
+            // Neither the device nor the host has room for all: the others are loaded anew when they are needed.
+            Err(Error::TooLarge { .. }) if device.is_cuda() && !self.slots.is_empty() => {
+                text_encoder = None;
+                self.slots.clear();
+                self.changed();
+                self.plan(key, &found, false, &device)?
+            }
+            answer => answer?,
+        };
+        let id = &found.model.id;
+        if let Some(plan) = &plan {
+            tracing::info!(model = id, %plan, "planned");
+            if plan.alone {
+                self.others_leave(key, text_encoder.as_ref())?;
+            }
+        }
+        let watch = watch(bytes, callbacks);
+        let options = LoadOptions {
+            context: LoadContext { device: &device, dtype: key.dtype.candle(), watch: Some(&watch) },
+            placement: plan.map_or(Placement::KEPT, |plan| plan.placement),
+            fp8: key.dtype == ComputeDType::Fp8,
+            text_encoder,
+        };
+        let start = std::time::Instant::now();
+        let pipeline = match key.pipeline {
+            PipelineKind::Layered => {
+                QwenImageLayeredPipeline::load_with(&found.folder, options).map(LoadedPipeline::Layered)
+            }
+            PipelineKind::EditPlus => {
+                QwenImageEditPlusPipeline::load_with(&found.folder, options).map(LoadedPipeline::EditPlus)
+            }
+        }
+        .map_err(|source| Error::model(id, &self.device_name(), source))?;
+        tracing::info!(model = id, seconds = start.elapsed().as_secs_f64(), "loaded");
+        Ok(Slot { pipeline, model: found.model, plan, bytes, folder: found.folder, used: 0 })
+    }
+
+    /// A loaded checkpoint's text encoder that can serve this one too. Only those of layered models write captions.
+    fn text_encoder_for(&self, pipeline: PipelineKind, folder: &Path) -> Option<Offloadable<TextEncoder>> {
+        let serves = |slot: &&Slot| slot.model.pipeline == PipelineKind::Layered || pipeline == PipelineKind::EditPlus;
+        let mut slots = self.slots.values().filter(serves);
+        let same = slots.find(|slot| same_text_encoder(&slot.folder, folder))?;
+        Some(same.components().text_encoder.clone())
+    }
+
+    /// Gives a new layered model's text encoder, which can also write captions, to all whose encoder is the same.
+    fn share_text_encoder(&mut self, layered: &Slot) {
+        let encoder = &layered.components().text_encoder;
+        for slot in self.slots.values_mut() {
+            if same_text_encoder(&slot.folder, &layered.folder) {
+                slot.components_mut().text_encoder = encoder.clone();
+            }
+        }
+    }
+
+    /// Bytes of the weights, and on a GPU where they go.
+    fn plan(
+        &self,
+        key: &SlotKey,
+        found: &FoundCheckpoint,
+        shared: bool,
+        device: &Device,
+    ) -> Result<(u64, Option<MemoryPlan>), Error> {
+        let (name, model) = (self.device_name(), &found.model.id);
+        let failed = |source| Error::device(&name, source);
+        let dtype = key.dtype.candle();
+        let Some(CardMemory { free, .. }) = nn::card_memory(device).map_err(failed)? else {
+            // A budget is for all models; free memory is what the resident ones have left.
+            let held: u64 = self.slots.values().map(|slot| slot.bytes).sum();
+            let budget = self.limits.memory_budget.map(|budget| budget.saturating_sub(held));
+            return Ok((host_memory::check(model, &found.folder, dtype, budget)?, None));
+        };
+        let invalid = |error: ModelError| Error::model(model, &name, error);
+        let mut sizes = sizes(&found.folder, key.pipeline, dtype, key.dtype == ComputeDType::Fp8).map_err(invalid)?;
+        let mut kept = 0;
+        if shared {
+            sizes.text_encoder = PartSize { work: sizes.text_encoder.work, ..PartSize::default() };
+            let encoder = self.text_encoder_for(key.pipeline, &found.folder);
+            kept = encoder.map_or(Ok(0), |encoder| encoder.bytes_on_device()).map_err(failed)?;
+        }
+        let held = self.bytes_on_device().map_err(failed)?;
+        let request = PlanRequest {
+            sizes,
+            free,
+            held,
+            leavable: held.saturating_sub(kept),
+            host: self.limits.host_memory(),
+            offload: self.limits.cpu_offload,
+            budget: self.limits.vram_budget,
+            from: self.fastest,
+        };
+        match plan(&request) {
+            Ok(plan) => Ok((sizes.parts().iter().map(PartSize::weights).sum(), Some(plan))),
+            Err(refused) => Err(Error::TooLarge { model: model.clone(), reason: refused.to_string() }),
+        }
+    }
+
+    /// A loaded model may have left for another one. What is away comes when it is entered; here it gets its room.
+    fn make_room_for(&mut self, key: &SlotKey) -> Result<(), Error> {
+        let name = self.device_name();
+        let failed = |source| Error::device(&name, source);
+        let Some(slot) = self.slots.get(key) else { return Ok(()) };
+        let (Some(plan), Some(device)) = (slot.plan, &self.device) else { return Ok(()) };
+        let here = slot.components().bytes_on_device().map_err(failed)?;
+        let needed = if plan.placement == Placement::KEPT { slot.bytes.saturating_sub(here) } else { plan.device };
+        let work = plan.device.saturating_sub(slot.bytes);
+        let card = nn::card_memory(device).map_err(failed)?.map_or(u64::MAX, |card| card.free);
+        let held = self.bytes_on_device().map_err(failed)?;
+        let free = self.limits.vram_budget.map_or(card, |budget| card.min(budget.saturating_sub(held)));
+        let encoder = slot.components().text_encoder.clone();
+        if needed > 0 && needed + work > free {
+            self.others_leave(key, Some(&encoder))?;
+        }
+        Ok(())
+    }
+
+    /// Makes room: the other models' weights go to the host, or wholly where the host has no room for them. `keep` is a
+    /// text encoder that the model at `key` uses too.
+    fn others_leave(&mut self, key: &SlotKey, keep: Option<&Offloadable<TextEncoder>>) -> Result<(), Error> {
+        let name = self.device_name();
+        let failed = |source| Error::device(&name, source);
+        let mut others: Vec<_> = self.slots.iter().filter(|(other, _)| *other != key).collect();
+        others.sort_by_key(|(_, slot)| slot.used);
+        let mut forgotten = Vec::new();
+        for (other, slot) in others {
+            let components = slot.components();
+            let shared = keep.is_some_and(|keep| keep.is(&components.text_encoder));
+            let encoder = if shared { components.text_encoder.bytes_on_device().map_err(failed)? } else { 0 };
+            let bytes = components.bytes_on_device().map_err(failed)? - encoder;
+            let start = std::time::Instant::now();
+            let kept = bytes <= self.limits.host_memory();
+            if kept {
+                components.leave(!shared).map_err(failed)?;
+            } else {
+                forgotten.push(other.clone());
+            }
+            tracing::info!(bytes, kept, seconds = start.elapsed().as_secs_f64(), "another model left the device");
+        }
+        if !forgotten.is_empty() {
+            self.slots.retain(|key, _| !forgotten.contains(key));
+            self.changed();
+        }
+        Ok(())
+    }
+
+    /// Bytes of weights on the device; a text encoder that several models share counts once.
+    fn bytes_on_device(&self) -> candle_core::Result<u64> {
+        let mut encoders: Vec<&Offloadable<TextEncoder>> = Vec::new();
+        let mut bytes = 0;
+        for slot in self.slots.values() {
+            let components = slot.components();
+            bytes += components.bytes_on_device()?;
+            if encoders.iter().any(|known| known.is(&components.text_encoder)) {
+                bytes -= components.text_encoder.bytes_on_device()?;
+            } else {
+                encoders.push(&components.text_encoder);
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// Tells how many MiB of `total` bytes are there, in some hundred steps.
+fn watch<'a>(total: u64, callbacks: &'a mut Callbacks<'_>) -> impl Fn(u64) -> ControlFlow<()> + 'a {
+    let (done, told) = (Cell::new(0), Cell::new(0));
+    let callbacks = RefCell::new(callbacks);
+    move |bytes| {
+        done.set(done.get() + bytes);
+        let mut callbacks = callbacks.borrow_mut();
+        if done.get() - told.get() >= total / 200 {
+            told.set(done.get());
+            callbacks.progress(Stage::Load, mebibytes(done.get().min(total)), mebibytes(total));
+        }
+        if callbacks.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}

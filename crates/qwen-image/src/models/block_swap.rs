@@ -1,0 +1,98 @@
+//! Blocks of a model that live on the host and come to the device one after the other, each while the one before it
+//! computes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::{Device, Result};
+
+use crate::nn::{BufferCursor, DeviceBuffer, DoubleBuffer, HostWeights};
+
+/// Where the blocks of a model are while it computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockPlacement {
+    OnDevice,
+    /// The first `resident` stay on the device; the others take turns in two rooms.
+    Streamed {
+        resident: usize,
+    },
+}
+
+impl BlockPlacement {
+    /// How many of `count` blocks stay on the device.
+    pub fn resident(self, count: usize) -> usize {
+        match self {
+            Self::OnDevice => count,
+            Self::Streamed { resident } => resident.min(count),
+        }
+    }
+}
+
+/// Copies of the blocks that are not resident, in one or more sets that are passed over separately.
+#[derive(Debug)]
+pub struct BlockSwap<const SETS: usize> {
+    device: Device,
+    sets: [Vec<HostWeights>; SETS],
+    /// Made at the first pass.
+    buffer: Mutex<Option<DoubleBuffer>>,
+}
+
+impl<const SETS: usize> BlockSwap<SETS> {
+    pub fn new(sets: [Vec<HostWeights>; SETS], device: &Device) -> Self {
+        Self { device: device.clone(), sets, buffer: Mutex::default() }
+    }
+
+    /// Begins a pass over the copies of a set. With `again` the same set is expected next. A pass that is dropped
+    /// early leaves nothing half-done that the next one would not notice.
+    pub fn begin(&self, set: usize, again: bool) -> Result<SwapPass<'_>> {
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffer.is_none() {
+            *buffer = Some(DoubleBuffer::new(self.sets.iter().flatten(), &self.device)?);
+        }
+        let copies = &self.sets[set];
+        let cursor = buffer.as_mut().map(|buffer| buffer.begin(copies, again)).unwrap_or_default();
+        Ok(SwapPass { buffer, copies, cursor })
+    }
+
+    /// Shows each copy of a set in its buffer.
+    pub fn pass(
+        &self,
+        set: usize,
+        again: bool,
+        mut visit: impl FnMut(usize, &HostWeights, &DeviceBuffer) -> Result<()>,
+    ) -> Result<()> {
+        let mut pass = self.begin(set, again)?;
+        for index in 0..self.sets[set].len() {
+            pass.next(|copy, buffer| visit(index, copy, buffer))?;
+        }
+        pass.finish()
+    }
+
+    /// Gives the device's memory back.
+    pub fn vacate(&self) {
+        *self.buffer.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// One pass over the copies of a set, a copy at a time.
+#[derive(Debug)]
+pub struct SwapPass<'a> {
+    buffer: MutexGuard<'a, Option<DoubleBuffer>>,
+    copies: &'a [HostWeights],
+    cursor: BufferCursor,
+}
+
+impl SwapPass<'_> {
+    /// Shows the next copy in its buffer, and lets the one after it come. None when all were shown.
+    pub fn next<R>(&mut self, visit: impl FnOnce(&HostWeights, &DeviceBuffer) -> Result<R>) -> Result<Option<R>> {
+        let Some(buffer) = &mut *self.buffer else { return Ok(None) };
+        buffer.next(self.copies, &mut self.cursor, visit)
+    }
+
+    /// Lets the first copies of the next pass come, if it was announced.
+    pub fn finish(mut self) -> Result<()> {
+        match &mut *self.buffer {
+            Some(buffer) => buffer.finish(self.copies, &mut self.cursor),
+            None => Ok(()),
+        }
+    }
+}

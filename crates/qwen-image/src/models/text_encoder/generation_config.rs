@@ -1,0 +1,52 @@
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::config::{Config, Ids};
+use crate::models::{LoadResult, ModelError, read_json};
+
+/// How captions are written. Only settings that come down to the most likely token are taken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationConfig {
+    pub repetition_penalty: f32,
+    /// Tokens that end the text.
+    pub eos: Vec<u32>,
+}
+
+impl GenerationConfig {
+    /// Reads `generation_config.json` in `folder`; without one, the model's own end token and no penalty.
+    ///
+    /// # Errors
+    /// When the settings really sample or search: near-greedy ones (`top_k` 1, or a `top_p` or `temperature` of
+    /// 0.001 and less) are the published ones.
+    pub fn load(folder: &Path, config: &Config) -> LoadResult<Self> {
+        #[derive(Default, Deserialize)]
+        struct Raw {
+            eos_token_id: Option<Ids>,
+            repetition_penalty: Option<f32>,
+            do_sample: Option<bool>,
+            temperature: Option<f64>,
+            top_k: Option<i64>,
+            top_p: Option<f64>,
+            num_beams: Option<usize>,
+        }
+        let path = folder.join("generation_config.json");
+        let raw: Raw = if path.is_file() { read_json(&path)? } else { Raw::default() };
+        let tiny = |value: Option<f64>| value.is_some_and(|value| value <= 1e-3);
+        let greedy =
+            !raw.do_sample.unwrap_or(false) || raw.top_k == Some(1) || tiny(raw.top_p) || tiny(raw.temperature);
+        if !greedy {
+            let reason = "asks for real sampling, but captions take the most likely token: set `top_k` to 1";
+            return Err(ModelError::invalid(path, reason));
+        }
+        if raw.num_beams.is_some_and(|beams| beams > 1) {
+            return Err(ModelError::invalid(path, "asks for a beam search (`num_beams`), which is not built"));
+        }
+        let repetition_penalty = raw.repetition_penalty.unwrap_or(1.0);
+        if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
+            return Err(ModelError::invalid(path, "`repetition_penalty` must be above 0"));
+        }
+        let eos = raw.eos_token_id.or_else(|| config.text.eos_token_id.clone()).map_or_else(Vec::new, Ids::into_vec);
+        Ok(Self { repetition_penalty, eos })
+    }
+}

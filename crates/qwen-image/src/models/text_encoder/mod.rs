@@ -1,0 +1,222 @@
+//! Qwen2.5-VL as the text encoder: prompts and pictures to hidden states, and captions of pictures.
+//!
+//! A picture goes through the [`processor`] (patches) and the [`vision`] tower (tokens), takes the place of its
+//! placeholder among the prompt's tokens ([`tokenizer`], [`prompt`]), and all of it goes through the [`language`]
+//! model. [`generate`] runs that model on, token by token, for captions.
+
+mod cache;
+pub(super) mod config;
+mod error;
+mod generate;
+pub(super) mod generation_config;
+mod language;
+mod processor;
+mod prompt;
+mod tokenizer;
+mod vision;
+
+use std::{ops::ControlFlow, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+
+use self::{config::Config, generation_config::GenerationConfig, language::LanguageModel, vision::VisionTower};
+pub use self::{
+    error::TextError,
+    processor::{Grid, PictureProcessor, RgbPicture},
+    prompt::{PictureTokens, PositionRule, Positions},
+    tokenizer::Tokenizer,
+};
+use crate::{
+    models::{BlockPlacement, LoadContext, LoadResult, ModelError, OffloadGroups, Weights},
+    nn::Tensors,
+};
+
+pub struct TextEncoder {
+    language: LanguageModel,
+    vision: VisionTower,
+    tokenizer: Tokenizer,
+    processor: PictureProcessor,
+    config: Config,
+    generation: Option<GenerationConfig>,
+    device: Device,
+}
+
+/// A text to embed.
+#[derive(Debug, Clone, Copy)]
+pub struct Prompt<'a> {
+    /// The whole text with its template, `<|image_pad|>` in the place of each picture.
+    pub text: &'a str,
+    pub pictures: &'a [PictureTokens],
+    pub rule: PositionRule,
+    /// Leading hidden states that are left out: those of the template.
+    pub drop: usize,
+    /// Hidden states that are given at most. What comes later is not computed: the model looks back only.
+    pub keep: Option<usize>,
+}
+
+/// A prompt after the model.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    /// Hidden states after the final norm, `(1, n, hidden)`.
+    pub states: Tensor,
+    /// Hidden states that the whole prompt has behind its template: more than `n` when it was cut.
+    pub tokens: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caption {
+    /// Without special tokens and surrounding white space.
+    pub text: String,
+    /// As written by the model, the end token included.
+    pub tokens: Vec<u32>,
+}
+
+impl TextEncoder {
+    /// Reads `text_encoder/`, `tokenizer/` and `processor/` of the checkpoint at `folder`. `with_head` also reads
+    /// what only captions need.
+    pub fn load(folder: &Path, device: &Device, dtype: DType, with_head: bool) -> LoadResult<Self> {
+        Self::load_with(folder, LoadContext::new(device, dtype), with_head, BlockPlacement::OnDevice)
+    }
+
+    /// The same, watched, with the layers where they are wanted.
+    pub fn load_with(
+        folder: &Path,
+        loading: LoadContext<'_>,
+        with_head: bool,
+        place: BlockPlacement,
+    ) -> LoadResult<Self> {
+        let model = folder.join("text_encoder");
+        let config = Config::load(&model)?;
+        let generation = with_head.then(|| GenerationConfig::load(&model, &config)).transpose()?;
+        let tokenizer = Tokenizer::load(&folder.join("tokenizer"))?;
+        if tokenizer.len() > config.text.vocab_size {
+            let (tokens, rows) = (tokenizer.len(), config.text.vocab_size);
+            let reason = format!("has {tokens} tokens, but the text encoder knows {rows}; is it another model's?");
+            return Err(ModelError::invalid(folder.join("tokenizer"), reason));
+        }
+        let processor = PictureProcessor::load(&folder.join("processor"), &config.vision)?;
+        let weights = Weights::open(&model, loading)?;
+        let (language, visual) = if weights.contains("model.language_model.embed_tokens.weight") {
+            (weights.pp("model.language_model"), weights.pp("model.visual"))
+        } else {
+            (weights.pp("model"), weights.pp("visual"))
+        };
+        let language = LanguageModel::load(&language, &weights, &config, with_head, place)?;
+        let vision = VisionTower::load(&visual, &config.vision)?;
+        weights.finish()?;
+        Ok(Self { language, vision, tokenizer, processor, config, generation, device: loading.device.clone() })
+    }
+
+    /// Whether two checkpoints read texts and pictures alike: the same sizes, tokens and patches. Weights are another
+    /// matter.
+    pub fn reads_alike(one: &Path, other: &Path) -> LoadResult<bool> {
+        let read = |folder: &Path| -> LoadResult<(String, String)> {
+            let config = Config::load(&folder.join("text_encoder"))?;
+            let processor = PictureProcessor::load(&folder.join("processor"), &config.vision)?;
+            let tokenizer = folder.join("tokenizer");
+            Ok((format!("{config:?} {processor:?}"), Tokenizer::load(&tokenizer)?.description(&tokenizer)?))
+        };
+        Ok(read(one)? == read(other)?)
+    }
+
+    /// Runs the vision tower. The result serves every prompt about the picture.
+    pub fn encode_picture(&self, picture: RgbPicture<'_>) -> Result<PictureTokens, TextError> {
+        let (patches, grid) = self.processor.process(picture, &self.device)?;
+        Ok(PictureTokens { embeds: self.vision.forward(&patches, grid)?, grid })
+    }
+
+    /// The last hidden states of a prompt.
+    ///
+    /// # Errors
+    /// When placeholders and pictures do not match, or more tokens must be read than the model has positions for.
+    pub fn embed(&self, prompt: &Prompt<'_>) -> Result<Embedded, TextError> {
+        let mut read = self.read(prompt.text, prompt.pictures, prompt.rule)?;
+        let total = read.ids.len();
+        // A picture is read whole, or not at all if none of it is asked for.
+        let wanted = prompt.keep.map_or(total, |keep| (prompt.drop + keep).min(total));
+        if prompt.pictures.is_empty() {
+            read.ids.truncate(wanted);
+            read.positions.rows.iter_mut().for_each(|row| row.truncate(wanted));
+        }
+        self.check_length(read.ids.len())?;
+        let embeds = self.embed_read(&read, prompt.pictures)?;
+        let states = self.language.forward(&embeds, &read.positions, None)?;
+        let start = prompt.drop.min(wanted);
+        Ok(Embedded { states: states.narrow(1, start, wanted - start)?, tokens: total.saturating_sub(prompt.drop) })
+    }
+
+    /// Writes up to `max_tokens` about a picture; `on_token` is told the tokens written and the limit, and may stop
+    /// it: then there is no caption.
+    ///
+    /// # Errors
+    /// Without a head (see [`Self::load`]), and like [`Self::embed`].
+    pub fn caption(
+        &self,
+        text: &str,
+        picture: RgbPicture<'_>,
+        max_tokens: usize,
+        on_token: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<Caption>, TextError> {
+        let generation = self.generation.as_ref().ok_or(TextError::NoHead)?;
+        let pictures = [self.encode_picture(picture)?];
+        let read = self.read(text, &pictures, PositionRule::Grid)?;
+        self.check_length(read.ids.len() + max_tokens)?;
+        let embeds = self.embed_read(&read, &pictures)?;
+        let Read { ids, positions } = read;
+        let tokens = generate::generate(&self.language, generation, &ids, &embeds, &positions, max_tokens, on_token)?;
+        let Some(tokens) = tokens else { return Ok(None) };
+        let text = self.tokenizer.decode(&tokens)?.trim().to_owned();
+        Ok(Some(Caption { text, tokens }))
+    }
+
+    /// Tokens of a text, with as many in the place of each picture as it has.
+    pub fn input_ids(&self, text: &str, pictures: &[PictureTokens]) -> Result<Vec<u32>, TextError> {
+        Ok(self.read(text, pictures, PositionRule::Sequence)?.ids)
+    }
+
+    pub fn hidden_size(&self) -> usize {
+        self.config.text.hidden_size
+    }
+
+    pub fn processor(&self) -> &PictureProcessor {
+        &self.processor
+    }
+
+    fn read(&self, text: &str, pictures: &[PictureTokens], rule: PositionRule) -> Result<Read, TextError> {
+        let (token, merge) = (self.config.image_token, self.config.vision.spatial_merge_size);
+        let sizes: Vec<_> = pictures.iter().map(|picture| picture.grid.merged(merge)).collect();
+        let counts: Vec<_> = sizes.iter().map(|(height, width)| height * width).collect();
+        let ids = prompt::expand(&self.tokenizer.encode(text)?, token, &counts)?;
+        let positions = match rule {
+            PositionRule::Sequence => Positions::sequence(0, ids.len()),
+            PositionRule::Grid => Positions::grid(&ids, token, &sizes),
+        };
+        Ok(Read { ids, positions })
+    }
+
+    fn embed_read(&self, read: &Read, pictures: &[PictureTokens]) -> candle_core::Result<Tensor> {
+        let tensors: Vec<_> = pictures.iter().map(|picture| &picture.embeds).collect();
+        prompt::splice(&self.language.embed(&read.ids)?, &read.ids, self.config.image_token, &tensors)
+    }
+
+    fn check_length(&self, tokens: usize) -> Result<(), TextError> {
+        let limit = self.config.text.max_position_embeddings;
+        if tokens > limit { Err(TextError::TooLong { tokens, limit }) } else { Ok(()) }
+    }
+}
+
+impl OffloadGroups for TextEncoder {
+    fn groups(&mut self) -> Vec<&mut dyn Tensors> {
+        self.language.groups().chain(std::iter::once(&mut self.vision as &mut dyn Tensors)).collect()
+    }
+
+    fn vacate(&mut self) {
+        self.language.vacate();
+    }
+}
+
+/// A prompt as tokens with their positions, pictures expanded.
+struct Read {
+    ids: Vec<u32>,
+    positions: Positions,
+}

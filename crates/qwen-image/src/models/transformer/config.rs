@@ -1,0 +1,80 @@
+//! `transformer/config.json`.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::models::{LoadResult, ModelError};
+
+/// Names and defaults as in diffusers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub patch_size: usize,
+    pub in_channels: usize,
+    pub out_channels: Option<usize>,
+    pub num_layers: usize,
+    pub attention_head_dim: usize,
+    pub num_attention_heads: usize,
+    pub joint_attention_dim: usize,
+    pub guidance_embeds: bool,
+    pub axes_dims_rope: [usize; 3],
+    pub zero_cond_t: bool,
+    pub use_additional_t_cond: bool,
+    pub use_layer3d_rope: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            patch_size: 2,
+            in_channels: 64,
+            out_channels: Some(16),
+            num_layers: 60,
+            attention_head_dim: 128,
+            num_attention_heads: 24,
+            joint_attention_dim: 3584,
+            guidance_embeds: false,
+            axes_dims_rope: [16, 56, 56],
+            zero_cond_t: false,
+            use_additional_t_cond: false,
+            use_layer3d_rope: false,
+        }
+    }
+}
+
+impl Config {
+    pub fn inner_dim(&self) -> usize {
+        self.num_attention_heads * self.attention_head_dim
+    }
+
+    /// Width of the output: a patch of `patch_size` squared latent pixels.
+    pub fn patch_channels(&self) -> usize {
+        self.patch_size * self.patch_size * self.out_channels.unwrap_or(self.in_channels)
+    }
+
+    pub fn check(&self, path: &Path) -> LoadResult<()> {
+        let fail = |reason: String| Err(ModelError::invalid(path, reason));
+        if self.guidance_embeds {
+            return fail("`guidance_embeds` is true; guidance-distilled checkpoints are not supported".into());
+        }
+        if self.num_layers == 0 || self.inner_dim() == 0 {
+            return fail("describes an empty model (`num_layers`, `num_attention_heads`, `attention_head_dim`)".into());
+        }
+        let axes: usize = self.axes_dims_rope.iter().sum();
+        if axes != self.attention_head_dim || self.axes_dims_rope.iter().any(|axis| axis % 2 != 0) {
+            return fail(format!(
+                "`axes_dims_rope` {:?} must be even and add up to `attention_head_dim`, {}",
+                self.axes_dims_rope, self.attention_head_dim
+            ));
+        }
+        if self.patch_channels() != self.in_channels {
+            return fail(format!(
+                "`in_channels` {} must equal the {} channels of an output patch",
+                self.in_channels,
+                self.patch_channels()
+            ));
+        }
+        Ok(())
+    }
+}

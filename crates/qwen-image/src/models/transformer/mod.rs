@@ -1,0 +1,218 @@
+//! `QwenImageTransformer2DModel`: a two-stream diffusion transformer over text tokens and packed latent patches.
+
+mod block;
+pub(super) mod config;
+mod modulation_cache;
+mod pass;
+mod rope;
+mod time;
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use self::{
+    block::{Block, Body, Modulations},
+    config::Config,
+    time::TimeEmbedding,
+};
+use super::{
+    BlockPlacement, LoadContext, LoadResult, OffloadGroups, Weights, block_swap::BlockSwap, weights::read_json,
+};
+use crate::nn::{HostWeights, Linear, RmsNorm, Tensors, release, tensors_of};
+
+pub use self::{
+    modulation_cache::{ModulationCache, StepModulations},
+    pass::Pass,
+    rope::{Frame, TokenRotations},
+};
+
+#[derive(Debug)]
+pub struct Transformer {
+    config: Config,
+    ends: Ends,
+    /// Those that are streamed have their weights only as copies, see `streamed`.
+    blocks: Vec<Block>,
+    /// Blocks that are on the device all the time; they come first.
+    resident: usize,
+    streamed: Option<BlockSwap<SETS>>,
+}
+
+/// What comes before the blocks and after them.
+#[derive(Debug)]
+struct Ends {
+    time: TimeEmbedding,
+    txt_norm: RmsNorm,
+    txt_in: Linear,
+    img_in: Linear,
+    norm_out: Linear,
+    proj_out: Linear,
+}
+
+tensors_of!(Ends: time, txt_norm, txt_in, img_in, norm_out, proj_out);
+
+/// The sets of copies of a streamed block. Modulations are needed once for each timestep, and known before the first
+/// step, so that a third of the weights does not travel in every step.
+const MODULATIONS: usize = 0;
+const BODIES: usize = 1;
+const SETS: usize = 2;
+
+/// One of the passes that share a timestep: with the prompt, or with the negative prompt.
+#[derive(Debug, Clone, Copy)]
+pub struct Branch<'a> {
+    /// What [`Transformer::project_text`] gave.
+    pub text: &'a Tensor,
+    pub rotations: &'a TokenRotations,
+}
+
+impl Transformer {
+    /// Loads the `transformer/` folder of a checkpoint onto a device.
+    pub fn load(folder: &Path, device: &Device, dtype: DType) -> LoadResult<Self> {
+        Self::load_with(folder, LoadContext::new(device, dtype), BlockPlacement::OnDevice, false)
+    }
+
+    /// The same, watched, with the blocks where they are wanted; with `fp8` in eight bits (e4m3, a scale for each row of
+    /// weights and activations), but for modulation, embeddings and the last projection.
+    ///
+    /// # Errors
+    /// Also with `fp8` on anything but a GPU that multiplies such numbers.
+    pub fn load_with(folder: &Path, loading: LoadContext<'_>, place: BlockPlacement, fp8: bool) -> LoadResult<Self> {
+        let path = folder.join("config.json");
+        let config: Config = read_json(&path)?;
+        config.check(&path)?;
+        let w = Weights::open(folder, loading)?;
+        let dim = config.inner_dim();
+        let resident = place.resident(config.num_layers);
+        let mut sets = [Vec::new(), Vec::new()];
+        let mut blocks = Vec::with_capacity(config.num_layers);
+        for index in 0..config.num_layers {
+            let last = index + 1 == config.num_layers;
+            let mut block = Block::load(&w.pp("transformer_blocks").pp(index), &config, last)?;
+            if fp8 {
+                block = block.into_fp8()?;
+            }
+            if index >= resident {
+                sets[MODULATIONS].push(HostWeights::of(&mut Modulations(&mut block), loading.device)?);
+                sets[BODIES].push(HostWeights::of(&mut Body(&mut block), loading.device)?);
+                release(&mut block)?;
+            }
+            blocks.push(block);
+        }
+        let ends = Ends {
+            time: TimeEmbedding::load(&w.pp("time_text_embed"), dim, config.use_additional_t_cond)?,
+            txt_norm: w.pp("txt_norm").rms_norm(config.joint_attention_dim, 1e-6)?,
+            txt_in: w.pp("txt_in").linear(config.joint_attention_dim, dim, true)?,
+            img_in: w.pp("img_in").linear(config.in_channels, dim, true)?,
+            norm_out: w.pp("norm_out.linear").linear(dim, 2 * dim, true)?,
+            proj_out: w.pp("proj_out").linear(dim, config.patch_channels(), true)?,
+        };
+        w.finish()?;
+        let streamed = (resident < blocks.len()).then(|| BlockSwap::new(sets, loading.device));
+        Ok(Self { config, ends, blocks, resident, streamed })
+    }
+
+    /// Channels of a packed latent patch, four times those of the VAE's latents.
+    pub fn in_channels(&self) -> usize {
+        self.config.in_channels
+    }
+
+    /// Width of the prompt embeddings.
+    pub fn joint_attention_dim(&self) -> usize {
+        self.config.joint_attention_dim
+    }
+
+    /// The text part of the input; it does not depend on the timestep. `(1, t, joint)` -> `(1, t, dim)`.
+    pub fn project_text(&self, embeds: &Tensor) -> Result<Tensor> {
+        self.ends.txt_in.forward(&self.ends.txt_norm.forward(embeds)?)
+    }
+
+    /// Rotations for these frames of patches and so many text tokens.
+    pub fn rotations(&self, frames: &[Frame], text_tokens: usize, device: &Device) -> Result<TokenRotations> {
+        TokenRotations::new(&self.config, frames, text_tokens, device)
+    }
+
+    /// Whether blocks come to the device one after the other. Then all branches of a step should run in one pass.
+    pub fn is_streamed(&self) -> bool {
+        self.streamed.is_some()
+    }
+
+    /// Brings every block to the device once and does nothing with it: what transfers alone take.
+    pub fn fetch_blocks(&self) -> Result<()> {
+        match &self.streamed {
+            Some(streamed) => streamed.pass(BODIES, true, |_, _, _| Ok(())),
+            None => Ok(()),
+        }
+    }
+
+    /// Predicts the velocity of the first `targets` patches.
+    ///
+    /// `hidden` is `(1, s, in_channels)`: the patches of all frames in order, noisy ones first; `text` is what
+    /// [`Self::project_text`] gave. Returns `(1, targets, patch channels)`.
+    pub fn forward(
+        &self,
+        hidden: &Tensor,
+        text: &Tensor,
+        modulations: &StepModulations,
+        rotations: &TokenRotations,
+        targets: usize,
+    ) -> Result<Tensor> {
+        let mut made = self.forward_branches(hidden, &[Branch { text, rotations }], modulations, targets)?;
+        made.pop().ok_or_else(|| candle_core::Error::Msg("a pass without a result".to_owned()))
+    }
+
+    /// [`Self::forward`] for several branches, each block running on all of them while it is there.
+    pub fn forward_branches(
+        &self,
+        hidden: &Tensor,
+        branches: &[Branch<'_>],
+        modulations: &StepModulations,
+        targets: usize,
+    ) -> Result<Vec<Tensor>> {
+        let mut pass = self.begin(hidden, branches, modulations, targets)?;
+        while pass.next_block()? {}
+        pass.finish()
+    }
+
+    /// Begins a pass that the caller steps from block to block, and may cut; the arguments are those of
+    /// [`Self::forward_branches`].
+    pub fn begin<'a>(
+        &'a self,
+        hidden: &Tensor,
+        branches: &'a [Branch<'a>],
+        modulations: &'a StepModulations,
+        targets: usize,
+    ) -> Result<Pass<'a>> {
+        Pass::begin(self, hidden, branches, modulations, targets)
+    }
+
+    /// Floating-point operations of [`Self::forward`] in matrix products and attention; the rest is not counted.
+    pub fn operations(&self, patches: usize, text_tokens: usize, targets: usize) -> f64 {
+        let (dim, joint) = (self.config.inner_dim() as f64, (patches + text_tokens) as f64);
+        let product = |rows: f64, width: f64| 2.0 * rows * dim * width;
+        let attention = |queries: f64| 4.0 * queries * joint * dim;
+        let block = product(joint, 12.0 * dim) + attention(joint);
+        // The last one makes all keys and values, but only the targets' outputs.
+        let wanted = targets as f64;
+        let last = product(joint, 3.0 * dim) + attention(wanted) + product(wanted, 9.0 * dim);
+        let ends = product(patches as f64, self.config.in_channels as f64)
+            + product(wanted, self.config.patch_channels() as f64);
+        (self.blocks.len() - 1) as f64 * block + last + ends
+    }
+
+    fn dtype(&self) -> DType {
+        self.ends.txt_norm.weight().dtype()
+    }
+}
+
+impl OffloadGroups for Transformer {
+    fn groups(&mut self) -> Vec<&mut dyn Tensors> {
+        let resident = self.blocks[..self.resident].iter_mut().map(|block| block as &mut dyn Tensors);
+        std::iter::once(&mut self.ends as &mut dyn Tensors).chain(resident).collect()
+    }
+
+    fn vacate(&mut self) {
+        if let Some(streamed) = &self.streamed {
+            streamed.vacate();
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Linear layers: weights as they are stored, or in eight bits with a scale for each of their rows.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::{
+    Gpu,
+    kernels::{Arg, Grid},
+    matmul::{Epilogue, Operands, Product, Side},
+    view::{self, Rows},
+};
+
+/// A layer's tensors.
+#[derive(Clone, Copy)]
+pub struct Layer<'a> {
+    /// `(out, in)`.
+    pub weight: &'a Tensor,
+    /// `(out)`, float32, beside a weight in eight bits.
+    pub scales: Option<&'a Tensor>,
+    pub bias: Option<&'a Tensor>,
+    /// With GELU (tanh) behind the bias.
+    pub gelu: bool,
+}
+
+/// `x W^T`, then bias and GELU: `x` `(..., in)` -> `(..., out)`.
+pub fn linear(x: &Tensor, layer: Layer<'_>) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = layer.weight.dim(0)?;
+    }
+    let out = view::fresh(dims, x)?;
+    linear_into(x, layer, &out)?;
+    Ok(out)
+}
+
+/// The same, into the rows of `out`, which may be part of something wider.
+pub fn linear_into(x: &Tensor, layer: Layer<'_>, out: &Tensor) -> Result<()> {
+    let (columns, inner) = layer.weight.dims2()?;
+    let epilogue = match (layer.bias, layer.gelu) {
+        (None, false) => Epilogue::None,
+        (Some(_), false) => Epilogue::Bias,
+        (Some(_), true) => Epilogue::BiasGelu,
+        (None, true) => bail!("GELU comes with a bias"),
+    };
+    let gpu = Gpu::of(x)?;
+    let weight = layer.weight.contiguous()?;
+    view::with_rows([x], |[x_rows]| {
+        let Some(out_rows) = Rows::view(out)? else { bail!("a product into {:?}", out.layout()) };
+        if x_rows.width != inner || out_rows.width != columns || out_rows.count != x_rows.count {
+            bail!("a layer {:?} from {:?} to {:?}", weight.shape(), x.shape(), out.shape());
+        }
+        let side = |row: usize| Side { dtype: weight.dtype(), row, batch: 0 };
+        let mut product = Product {
+            rows: x_rows.count,
+            columns,
+            inner,
+            batches: 1,
+            left: side(x_rows.stride),
+            right: side(inner),
+            out: Side { dtype: out.dtype(), row: out_rows.stride, batch: 0 },
+            transposed: true,
+            epilogue,
+            scaled: false,
+        };
+        let mut operands = Operands {
+            left: x_rows.address,
+            right: view::address(&weight)?,
+            bias: layer.bias.map(view::address).transpose()?.unwrap_or_default(),
+            out: out_rows.address,
+            ..Operands::default()
+        };
+        let Some(scales) = layer.scales else { return gpu.multiply(&product, operands) };
+        let (small, small_scales) = quantize_rows(x, x_rows)?;
+        product.left = side(inner);
+        product.scaled = true;
+        operands.left = view::address(&small)?;
+        operands.left_scales = view::address(&small_scales)?;
+        operands.right_scales = view::address(scales)?;
+        if gpu.try_multiply(&product, operands)? {
+            return Ok(());
+        }
+        unscaled(&gpu, product, operands)
+    })
+}
+
+/// A product in eight bits whose scales, bias and GELU are a pass of their own, for the shapes that the library does
+/// not scale.
+fn unscaled(gpu: &Gpu, product: Product, operands: Operands) -> Result<()> {
+    let Product { rows, columns, .. } = product;
+    // SAFETY: filled by the product before the kernel below reads it.
+    let plain = unsafe { Tensor::empty((rows, columns), DType::F32, &Device::Cuda(gpu.device.clone()))? };
+    let side = Side { dtype: DType::F32, row: columns, batch: 0 };
+    let plain_product = Product { out: side, epilogue: Epilogue::None, scaled: false, ..product };
+    gpu.multiply(&plain_product, Operands { out: view::address(&plain)?, ..operands })?;
+    let args = [
+        Arg::Address(view::address(&plain)?),
+        Arg::Address(operands.left_scales),
+        Arg::Address(operands.right_scales),
+        Arg::Address(if product.epilogue == Epilogue::None { 0 } else { operands.bias }),
+        Arg::Address(operands.out),
+        Arg::Long(product.out.row as i64),
+        Arg::Int(columns as i32),
+        Arg::Int(i32::from(product.epilogue == Epilogue::BiasGelu)),
+    ];
+    gpu.launch("fp8", "scale_rows_bf16", Grid::rows(rows, 256), &args)
+}
+
+/// A weight in eight bits, and the scale of each row.
+pub fn quantize(weight: &Tensor) -> Result<(Tensor, Tensor)> {
+    let gpu = Gpu::of(weight)?;
+    let (major, minor) = gpu.stream.context().compute_capability().map_err(candle_core::Error::wrap)?;
+    if (major, minor) < (8, 9) {
+        bail!(
+            "fp8 needs a GPU of compute capability 8.9 (RTX 40, L4, H100 or newer), and this one has {major}.{minor}"
+        );
+    }
+    view::with_rows([weight], |[rows]| quantize_rows(weight, rows))
+}
+
+/// Whether a layer's sizes suit eight bits.
+pub fn quantizable(weight: &Tensor) -> bool {
+    weight.dtype() == DType::BF16 && weight.dims().iter().all(|dim| dim.is_multiple_of(16))
+}
+
+fn quantize_rows(x: &Tensor, rows: Rows) -> Result<(Tensor, Tensor)> {
+    if x.dtype() != DType::BF16 || !view::aligned(x.dtype(), &[rows]) || rows.width > 32 * 1024 {
+        bail!("rows of {} {:?} do not go into eight bits", rows.width, x.dtype());
+    }
+    // SAFETY: the kernel below writes all of both.
+    let (out, scales) = unsafe {
+        (
+            Tensor::empty((rows.count, rows.width), DType::F8E4M3, x.device())?,
+            Tensor::empty(rows.count, DType::F32, x.device())?,
+        )
+    };
+    let args = [
+        Arg::Address(rows.address),
+        Arg::Long(rows.stride as i64),
+        Arg::Address(view::address(&out)?),
+        Arg::Address(view::address(&scales)?),
+        Arg::Int(rows.width as i32),
+    ];
+    let threads = rows.width.div_ceil(32).next_multiple_of(32);
+    Gpu::of(x)?.launch("fp8", "quantize_rows_bf16", Grid::rows(rows.count, threads), &args)?;
+    Ok((out, scales))
+}

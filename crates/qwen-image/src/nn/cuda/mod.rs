@@ -1,0 +1,120 @@
+//! The building blocks on NVIDIA GPUs: hand-written kernels, cuBLASLt's matrix products, cuDNN's attention and
+//! convolutions.
+//!
+//! Everything is queued on the one stream of candle's device, so order is the only synchronisation that is needed.
+//! Numbers are float32 or bfloat16 in memory and float32 in registers.
+
+mod attention;
+mod conv;
+mod cudnn;
+mod joint_attention_qkv;
+mod kernels;
+mod linear;
+mod matmul;
+mod norm;
+mod open;
+mod plan_cache;
+mod pointwise;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod upload;
+mod view;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+};
+
+use candle_core::{
+    DType, Result, Tensor,
+    cuda::{
+        CudaDevice,
+        cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr},
+    },
+};
+
+use self::pointwise::add_bias;
+pub use self::{
+    attention::{attention, attention_kernel},
+    conv::Conv,
+    joint_attention_qkv::joint_attention_qkv,
+    linear::{Layer, linear, linear_into, quantizable, quantize},
+    norm::{gated_add, gated_norm, layer_norm_modulate, rms_norm, rms_normalize},
+    open::{card_memory, describe, free_unused, open, peak_memory, reset_peak_memory},
+    pointwise::{rotate_half, swiglu, upsample_nearest_2x},
+    transfer::{CopyStream, Event, HostBytes},
+    upload::{Uploader, takes as uploads},
+};
+
+/// True when the kernels of this module apply to a tensor.
+pub fn applies(x: &Tensor) -> bool {
+    x.device().is_cuda() && matches!(x.dtype(), DType::F32 | DType::BF16)
+}
+
+/// Handles, plans and loaded kernels of one device. They belong to the thread that made them: the engine's.
+struct Gpu {
+    device: CudaDevice,
+    stream: Arc<CudaStream>,
+    functions: RefCell<HashMap<&'static str, CudaFunction>>,
+    matmul: matmul::Matmuls,
+    cudnn: Option<cudnn::Cudnn>,
+    attention_plans: plan_cache::PlanCache<attention::FusedShape>,
+    conv_plans: plan_cache::PlanCache<conv::ConvShape>,
+    /// DeviceBuffer for whichever library call runs; they run one after the other.
+    workspace: RefCell<Option<CudaSlice<u8>>>,
+    warned: Cell<bool>,
+}
+
+impl Gpu {
+    /// The state of the tensor's device.
+    fn of(x: &Tensor) -> Result<Rc<Self>> {
+        Self::of_device(x.device().as_cuda_device()?)
+    }
+
+    fn of_device(device: &CudaDevice) -> Result<Rc<Self>> {
+        thread_local! {
+            static OPEN: RefCell<Vec<Rc<Gpu>>> = const { RefCell::new(Vec::new()) };
+        }
+        OPEN.with_borrow_mut(|open| {
+            if let Some(gpu) = open.iter().find(|gpu| gpu.device.id() == device.id()) {
+                return Ok(gpu.clone());
+            }
+            let stream = device.cuda_stream();
+            let gpu = Rc::new(Self {
+                device: device.clone(),
+                matmul: matmul::Matmuls::new()?,
+                cudnn: cudnn::Cudnn::open(&stream),
+                stream,
+                attention_plans: plan_cache::PlanCache::default(),
+                conv_plans: plan_cache::PlanCache::default(),
+                functions: RefCell::default(),
+                workspace: RefCell::default(),
+                warned: Cell::new(false),
+            });
+            open.push(gpu.clone());
+            Ok(gpu)
+        })
+    }
+
+    /// The address of at least so many bytes of scratch memory.
+    fn scratch(&self, bytes: usize) -> Result<u64> {
+        let mut room = self.workspace.borrow_mut();
+        if room.as_ref().is_none_or(|room| room.len() < bytes) {
+            // The old one is freed in the order of the stream, after whoever uses it.
+            *room = None;
+            // SAFETY: nobody reads it before writing it.
+            *room = Some(unsafe { self.device.alloc::<u8>(bytes.max(32 << 20))? });
+        }
+        Ok(room.as_ref().map_or(0, |room| room.device_ptr(&self.stream).0))
+    }
+
+    /// Says once that a slower way was taken.
+    fn warn_once(&self, reason: &str) {
+        if !self.warned.replace(true) {
+            tracing::warn!(reason, "cuDNN does not serve this; a slower kernel does");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Parts of a model that take turns in two buffers on the device: while one is used, the next one comes in.
+
+use std::collections::VecDeque;
+
+use candle_core::{Device, Result};
+
+use super::{DeviceBuffer, HostWeights};
+
+/// The queue that transfers go through, beside the one of the computation. On the CPU a transfer is a copy on the spot.
+#[derive(Debug)]
+pub enum CopyStream {
+    Immediate,
+    #[cfg(feature = "cuda")]
+    Cuda(super::cuda::CopyStream),
+}
+
+/// A point in one of the two queues.
+#[derive(Debug)]
+enum Event {
+    Immediate,
+    #[cfg(feature = "cuda")]
+    Cuda(super::cuda::Event),
+}
+
+impl CopyStream {
+    pub fn new(device: &Device) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            return super::cuda::CopyStream::new(device).map(Self::Cuda);
+        }
+        let _ = device;
+        Ok(Self::Immediate)
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn cuda(&self) -> Result<&super::cuda::CopyStream> {
+        match self {
+            Self::Cuda(stream) => Ok(stream),
+            Self::Immediate => candle_core::bail!("a transfer to a GPU without its stream"),
+        }
+    }
+
+    /// What is queued here so far.
+    fn copied(&self) -> Result<Event> {
+        match self {
+            Self::Immediate => Ok(Event::Immediate),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(stream) => stream.copied().map(Event::Cuda),
+        }
+    }
+
+    /// What the computation has queued so far.
+    fn computed(&self) -> Result<Event> {
+        match self {
+            Self::Immediate => Ok(Event::Immediate),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(stream) => stream.computed().map(Event::Cuda),
+        }
+    }
+
+    /// Later transfers wait for a point of the computation.
+    fn after(&self, event: &Event) -> Result<()> {
+        match (self, event) {
+            #[cfg(feature = "cuda")]
+            (Self::Cuda(stream), Event::Cuda(event)) => stream.after(event),
+            _ => Ok(()),
+        }
+    }
+
+    /// The computation's later work waits for transfers.
+    fn before(&self, event: &Event) -> Result<()> {
+        match (self, event) {
+            #[cfg(feature = "cuda")]
+            (Self::Cuda(stream), Event::Cuda(event)) => stream.before(event),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fills a new buffer of its own; the computation's later work waits for it.
+    pub fn bring(&self, copy: &HostWeights, device: &Device) -> Result<DeviceBuffer> {
+        let buffer = DeviceBuffer::for_any([copy], device)?;
+        self.after(&self.computed()?)?;
+        copy.fill(&buffer, self)?;
+        self.before(&self.copied()?)?;
+        Ok(buffer)
+    }
+}
+
+const BUFFERS: usize = 2;
+
+/// Two buffers and what is in them, or on its way.
+#[derive(Debug)]
+pub struct DoubleBuffer {
+    stream: CopyStream,
+    buffers: [DeviceBuffer; BUFFERS],
+    /// In the order in which they will be used.
+    filled: VecDeque<Filled>,
+    /// Who used each buffer last.
+    used: [Event; BUFFERS],
+    next: usize,
+}
+
+#[derive(Debug)]
+struct Filled {
+    copy: u64,
+    buffer: usize,
+    event: Event,
+}
+
+impl DoubleBuffer {
+    /// Buffers for any of these copies.
+    pub fn new<'a>(copies: impl IntoIterator<Item = &'a HostWeights> + Clone, device: &Device) -> Result<Self> {
+        let stream = CopyStream::new(device)?;
+        let buffers = [DeviceBuffer::for_any(copies.clone(), device)?, DeviceBuffer::for_any(copies, device)?];
+        // Memory is given out in the order of the computation, and may have belonged to what it still does.
+        let used = [stream.computed()?, stream.computed()?];
+        Ok(Self { stream, buffers, filled: VecDeque::new(), used, next: 0 })
+    }
+
+    /// Begins a pass over `copies`. With `again`, [`Self::finish`] fetches the first ones anew, for the next pass over
+    /// the same copies.
+    pub fn begin(&mut self, copies: &[HostWeights], again: bool) -> BufferCursor {
+        let expected = self.filled.iter().zip(copies).all(|(filled, copy)| filled.copy == copy.id());
+        if !expected || self.filled.len() > copies.len() {
+            self.filled.clear();
+        }
+        let last = if again { copies.len() + BUFFERS } else { copies.len() };
+        BufferCursor { shown: 0, fetched: self.filled.len(), last, again }
+    }
+
+    /// Shows the next copy in its buffer. None when all of the pass were shown.
+    pub fn next<R>(
+        &mut self,
+        copies: &[HostWeights],
+        cursor: &mut BufferCursor,
+        visit: impl FnOnce(&HostWeights, &DeviceBuffer) -> Result<R>,
+    ) -> Result<Option<R>> {
+        let Some(copy) = copies.get(cursor.shown) else { return Ok(None) };
+        self.fetch_ahead(copies, cursor)?;
+        let Some(Filled { buffer, event, .. }) = self.filled.pop_front() else { return Ok(None) };
+        cursor.shown += 1;
+        self.stream.before(&event)?;
+        let visited = visit(copy, &self.buffers[buffer]);
+        self.used[buffer] = self.stream.computed()?;
+        visited.map(Some)
+    }
+
+    /// Ends a pass whose copies were all shown.
+    pub fn finish(&mut self, copies: &[HostWeights], cursor: &mut BufferCursor) -> Result<()> {
+        if cursor.again { self.fetch_ahead(copies, cursor) } else { Ok(()) }
+    }
+
+    fn fetch_ahead(&mut self, copies: &[HostWeights], cursor: &mut BufferCursor) -> Result<()> {
+        while self.filled.len() < BUFFERS && cursor.fetched < cursor.last {
+            let copy = &copies[cursor.fetched % copies.len()];
+            let buffer = self.next;
+            self.stream.after(&self.used[buffer])?;
+            copy.fill(&self.buffers[buffer], &self.stream)?;
+            self.filled.push_back(Filled { copy: copy.id(), buffer, event: self.stream.copied()? });
+            self.next = (buffer + 1) % BUFFERS;
+            cursor.fetched += 1;
+        }
+        Ok(())
+    }
+}
+
+/// How far a pass is.
+#[derive(Debug, Default)]
+pub struct BufferCursor {
+    shown: usize,
+    /// Copies of this pass that are in a buffer, or were.
+    fetched: usize,
+    last: usize,
+    again: bool,
+}
+
+impl Drop for DoubleBuffer {
+    /// The buffers' memory is freed in the order of the computation, so that has to come after the last transfer.
+    fn drop(&mut self) {
+        if let Err(error) = self.stream.copied().and_then(|event| self.stream.before(&event)) {
+            tracing::warn!(%error, "transfers were still under way");
+        }
+    }
+}

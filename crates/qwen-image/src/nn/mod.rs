@@ -1,0 +1,36 @@
+//! Building blocks of the models: each picks its kernel by device and number format, in one place.
+//!
+//! On the CPU in float32 the hot ones are written here (one pass over memory, vector instructions chosen at run
+//! time, matrix products by the `gemm` crate), and so are those on NVIDIA GPUs under the `cuda` feature; everywhere
+//! else they are plain candle expressions.
+
+mod activation;
+mod attention;
+mod conv;
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
+mod double_buffer;
+mod gemm;
+mod joint_attention_qkv;
+mod linear;
+mod norm;
+mod rope;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod weights_buffer;
+
+pub use activation::{gelu_tanh, silu, swiglu};
+pub use attention::{Mask, attention, attention_kernel};
+pub use conv::{Conv2d, Padding, upsample_nearest_2x};
+pub use device::{CardMemory, card_memory, describe_cuda, free_unused, open_cuda, peak_memory, reset_peak_memory};
+pub use double_buffer::{BufferCursor, CopyStream, DoubleBuffer};
+pub use joint_attention_qkv::{QkvPart, joint_attention_qkv};
+pub use linear::Linear;
+pub use norm::{RmsNorm, gated_add, gated_norm, layer_norm_modulate, rms_normalize_silu};
+pub use rope::{Rotation, qk_norm_rope, rotate_half};
+pub use upload::{Source, Uploader};
+pub(crate) use weights_buffer::tensors_of;
+pub use weights_buffer::{DeviceBuffer, HostWeights, Tensors, bytes_of, release};

@@ -1,0 +1,247 @@
+//! Weights that move: the tensors of a part of a model as one piece of memory, on the host or on the device.
+//!
+//! A part shows its tensors in an order that never changes ([`Tensors`]). A [`HostWeights`] holds their contents one
+//! after the other; a [`DeviceBuffer`] is memory on the device for such a copy, and the part's tensors become views into it.
+//! So a part comes and goes with one transfer, and parts of equal layout can take turns in one room.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
+
+use super::CopyStream;
+
+/// A part of a model whose tensors can be moved.
+pub trait Tensors {
+    /// Shows every tensor, always in the same order.
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()>;
+}
+
+impl Tensors for Tensor {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        visit(self)
+    }
+}
+
+impl<T: Tensors> Tensors for Option<T> {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        self.iter_mut().try_for_each(|part| part.tensors(visit))
+    }
+}
+
+impl<T: Tensors> Tensors for Vec<T> {
+    fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
+        self.iter_mut().try_for_each(|part| part.tensors(visit))
+    }
+}
+
+/// Implements [`Tensors`] for a struct as the tensors of these fields, in this order.
+macro_rules! tensors_of {
+    ($type:ty: $($field:ident),+) => {
+        impl $crate::nn::Tensors for $type {
+            fn tensors(
+                &mut self,
+                visit: &mut dyn FnMut(&mut candle_core::Tensor) -> candle_core::Result<()>,
+            ) -> candle_core::Result<()> {
+                $($crate::nn::Tensors::tensors(&mut self.$field, visit)?;)+
+                Ok(())
+            }
+        }
+    };
+}
+pub(crate) use tensors_of;
+
+/// Distance of tensors in memory: matrix products are fastest from addresses like those of an allocation.
+const ALIGNMENT: usize = 256;
+
+/// Where each tensor lies.
+#[derive(Debug, Clone, Default)]
+struct Layout {
+    places: Vec<Slot>,
+    /// One for each number format.
+    segments: Vec<Segment>,
+}
+
+#[derive(Debug, Clone)]
+struct Slot {
+    segment: usize,
+    /// In elements.
+    offset: usize,
+    shape: Shape,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Segment {
+    dtype: DType,
+    elements: usize,
+}
+
+impl Segment {
+    fn bytes(self) -> usize {
+        self.elements * self.dtype.size_in_bytes()
+    }
+}
+
+impl Layout {
+    fn add(&mut self, tensor: &Tensor) {
+        let dtype = tensor.dtype();
+        let segment = self.segments.iter().position(|segment| segment.dtype == dtype).unwrap_or_else(|| {
+            self.segments.push(Segment { dtype, elements: 0 });
+            self.segments.len() - 1
+        });
+        let end = &mut self.segments[segment].elements;
+        self.places.push(Slot { segment, offset: *end, shape: tensor.shape().clone() });
+        *end += tensor.elem_count().next_multiple_of(ALIGNMENT / dtype.size_in_bytes());
+    }
+}
+
+/// Memory on the device for one copy at a time.
+#[derive(Debug)]
+pub struct DeviceBuffer(Vec<Tensor>);
+
+impl DeviceBuffer {
+    /// Large enough for each of these copies.
+    pub fn for_any<'a>(copies: impl IntoIterator<Item = &'a HostWeights>, device: &Device) -> Result<Self> {
+        let mut segments: Vec<Segment> = Vec::new();
+        for &segment in copies.into_iter().flat_map(|copy| &copy.layout.segments) {
+            match segments.iter_mut().find(|known| known.dtype == segment.dtype) {
+                Some(known) => known.elements = known.elements.max(segment.elements),
+                None => segments.push(segment),
+            }
+        }
+        let allocate = |segment: &Segment| {
+            // SAFETY: it is filled from a copy before any tensor points into it.
+            unsafe { Tensor::empty(segment.elements, segment.dtype, device) }
+        };
+        Ok(Self(segments.iter().map(allocate).collect::<Result<_>>()?))
+    }
+
+    fn segment(&self, dtype: DType) -> Result<&Tensor> {
+        match self.0.iter().find(|segment| segment.dtype() == dtype) {
+            Some(segment) => Ok(segment),
+            None => bail!("no room for {dtype:?}"),
+        }
+    }
+}
+
+/// The contents of a part's tensors in host memory.
+#[derive(Debug)]
+pub struct HostWeights {
+    id: u64,
+    layout: Layout,
+    data: Data,
+}
+
+#[derive(Debug)]
+enum Data {
+    /// One tensor for each segment.
+    Tensors(Vec<Tensor>),
+    /// All segments, one after the other.
+    #[cfg(feature = "cuda")]
+    Bytes(super::cuda::HostBytes),
+}
+
+impl HostWeights {
+    /// Copies the part's tensors, which stay where they are.
+    pub fn of(part: &mut (impl Tensors + ?Sized), device: &Device) -> Result<Self> {
+        let mut layout = Layout::default();
+        let mut tensors = Vec::new();
+        part.tensors(&mut |tensor| {
+            layout.add(tensor);
+            tensors.push(tensor.contiguous()?);
+            Ok(())
+        })?;
+        let data = Self::read(&layout, &tensors, device)?;
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), layout, data })
+    }
+
+    fn read(layout: &Layout, tensors: &[Tensor], device: &Device) -> Result<Data> {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            let bytes = layout.segments.iter().map(|segment| segment.bytes()).sum();
+            let mut host = super::cuda::HostBytes::new(device, bytes)?;
+            let starts = starts(&layout.segments);
+            for (place, tensor) in layout.places.iter().zip(tensors) {
+                let start = starts[place.segment] + place.offset * tensor.dtype().size_in_bytes();
+                host.read(start, tensor)?;
+            }
+            host.finish_reads()?;
+            return Ok(Data::Bytes(host));
+        }
+        let segments = layout
+            .segments
+            .iter()
+            .map(|segment| Tensor::zeros(segment.elements, segment.dtype, device))
+            .collect::<Result<Vec<_>>>()?;
+        for (place, tensor) in layout.places.iter().zip(tensors) {
+            segments[place.segment].slice_set(&tensor.flatten_all()?, 0, place.offset)?;
+        }
+        Ok(Data::Tensors(segments))
+    }
+
+    /// Tells copies apart.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.layout.segments.iter().map(|segment| segment.bytes()).sum()
+    }
+
+    /// Queues the transfer into a room; `stream` orders it with the computation.
+    pub(super) fn fill(&self, room: &DeviceBuffer, stream: &CopyStream) -> Result<()> {
+        let _ = stream;
+        match &self.data {
+            Data::Tensors(segments) => {
+                segments.iter().try_for_each(|segment| room.segment(segment.dtype())?.slice_set(segment, 0, 0))
+            }
+            #[cfg(feature = "cuda")]
+            Data::Bytes(host) => {
+                for (segment, start) in self.layout.segments.iter().zip(starts(&self.layout.segments)) {
+                    stream.cuda()?.write(host, start, segment.bytes(), room.segment(segment.dtype)?)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the part's tensors views into a room that holds this copy.
+    pub fn point(&self, part: &mut (impl Tensors + ?Sized), room: &DeviceBuffer) -> Result<()> {
+        let mut places = self.layout.places.iter();
+        part.tensors(&mut |tensor| {
+            let Some(place) = places.next() else { bail!("a part with more tensors than its copy") };
+            let segment = room.segment(self.layout.segments[place.segment].dtype)?;
+            *tensor = segment.narrow(0, place.offset, place.shape.elem_count())?.reshape(&place.shape)?;
+            Ok(())
+        })
+    }
+}
+
+/// Takes the part's tensors out of it, so that their memory is free.
+pub fn release(part: &mut (impl Tensors + ?Sized)) -> Result<()> {
+    part.tensors(&mut |tensor| {
+        *tensor = Tensor::zeros(0, tensor.dtype(), &Device::Cpu)?;
+        Ok(())
+    })
+}
+
+/// Bytes of a part's tensors.
+pub fn bytes_of(part: &mut (impl Tensors + ?Sized)) -> Result<usize> {
+    let mut bytes = 0;
+    part.tensors(&mut |tensor| {
+        bytes += tensor.elem_count() * tensor.dtype().size_in_bytes();
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// Where segments begin in bytes, one after the other.
+#[cfg(feature = "cuda")]
+fn starts(segments: &[Segment]) -> Vec<usize> {
+    let ends = segments.iter().scan(0, |end, segment| {
+        let start = *end;
+        *end += segment.bytes();
+        Some(start)
+    });
+    ends.collect()
+}

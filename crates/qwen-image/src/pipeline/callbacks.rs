@@ -1,0 +1,128 @@
+//! How a run is watched, stopped and changed from outside: callbacks, so that nothing here knows who listens.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+
+use super::error::{PipelineError, Result};
+
+/// The part of a run that is going on, in the order of the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// A checkpoint is downloaded, or loaded; counted in MiB.
+    Load,
+    /// The text encoder describes the picture; counted in tokens.
+    Caption,
+    TextEncode,
+    VaeEncode,
+    /// Counted in denoise steps.
+    Denoise,
+    /// Counted in pictures.
+    VaeDecode,
+}
+
+impl Stage {
+    /// As manifests and progress name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Caption => "caption",
+            Self::TextEncode => "text_encode",
+            Self::VaeEncode => "vae_encode",
+            Self::Denoise => "denoise",
+            Self::VaeDecode => "vae_decode",
+        }
+    }
+}
+
+/// How long a stage took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StageTiming {
+    pub stage: Stage,
+    pub seconds: f64,
+}
+
+/// Told `(stage, done, of)`; `of` is 0 while it is unknown. Runs on the computing thread, so it must be quick.
+pub type OnProgress<'a> = dyn FnMut(Stage, u32, u32) + 'a;
+
+/// Given the step that has ended, counted from 1, and the packed latents `(1, tokens, channels)`, float32, which it may
+/// change: masks and previews live here. diffusers calls it `callback_on_step_end`.
+pub type OnStepEnd<'a> = dyn FnMut(usize, &mut Tensor) -> candle_core::Result<()> + 'a;
+
+/// The outside of one call.
+pub struct Callbacks<'a> {
+    on_progress: Box<OnProgress<'a>>,
+    is_cancelled: Box<dyn Fn() -> bool + 'a>,
+    on_step_end: Box<OnStepEnd<'a>>,
+    timings: Vec<StageTiming>,
+}
+
+impl Default for Callbacks<'_> {
+    /// Tells nobody, and is never stopped.
+    fn default() -> Self {
+        Self {
+            on_progress: Box::new(|_, _, _| ()),
+            is_cancelled: Box::new(|| false),
+            on_step_end: Box::new(|_, _| Ok(())),
+            timings: Vec::new(),
+        }
+    }
+}
+
+impl<'a> Callbacks<'a> {
+    /// `on_progress` is told how far the call is.
+    #[must_use]
+    pub fn on_progress(self, on_progress: impl FnMut(Stage, u32, u32) + 'a) -> Self {
+        Self { on_progress: Box::new(on_progress), ..self }
+    }
+
+    /// `is_cancelled` is asked between steps; the call then ends with [`crate::Error::Cancelled`].
+    #[must_use]
+    pub fn cancelled_by(self, is_cancelled: impl Fn() -> bool + 'a) -> Self {
+        Self { is_cancelled: Box::new(is_cancelled), ..self }
+    }
+
+    /// `on_step_end` sees the latents after every denoise step, and may change them.
+    #[must_use]
+    pub fn on_step_end(self, on_step_end: impl FnMut(usize, &mut Tensor) -> candle_core::Result<()> + 'a) -> Self {
+        Self { on_step_end: Box::new(on_step_end), ..self }
+    }
+
+    /// How long the stages took that have ended so far, in their order.
+    pub fn timings(&self) -> &[StageTiming] {
+        &self.timings
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        (self.is_cancelled)()
+    }
+
+    /// Tells how far a stage is, without asking whether to stop.
+    pub(crate) fn progress(&mut self, stage: Stage, done: u32, of: u32) {
+        (self.on_progress)(stage, done, of);
+    }
+
+    /// Reports how far a stage is, and fails when the run is to stop.
+    pub(crate) fn report(&mut self, stage: Stage, done: usize, of: usize) -> Result<()> {
+        self.progress(stage, done as u32, of as u32);
+        if self.is_cancelled() { Err(PipelineError::Cancelled) } else { Ok(()) }
+    }
+
+    pub(crate) fn step_ended(&mut self, step: usize, latents: &mut Tensor) -> Result<()> {
+        Ok((self.on_step_end)(step, latents)?)
+    }
+
+    /// Adds the seconds of `run` to the timings.
+    pub(crate) fn timed<T>(&mut self, stage: Stage, run: impl FnOnce(&mut Self) -> T) -> T {
+        let start = Instant::now();
+        let result = run(self);
+        self.timings.push(StageTiming { stage, seconds: start.elapsed().as_secs_f64() });
+        result
+    }
+
+    /// Runs a stage and adds its seconds to the timings. The closure gets the callbacks back for its own reports.
+    pub(crate) fn stage<T>(&mut self, stage: Stage, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.report(stage, 0, 0)?;
+        self.timed(stage, run)
+    }
+}

@@ -1,0 +1,137 @@
+//! The parts of a checkpoint, loaded and held against each other.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+
+use super::{
+    constants::{Constants, PipelineKind},
+    guidance::{BranchOrder, Guidance},
+    placement::{ComponentPlacement, Placement},
+    prompt,
+};
+use crate::models::{
+    LoadContext, LoadResult, ModelError, OffloadGroups, Offloadable, Scheduler,
+    text_encoder::TextEncoder,
+    transformer::Transformer,
+    vae::{Tiling, Vae},
+};
+
+/// diffusers' `pipe.components`: what a checkpoint holds.
+pub struct Components {
+    pub constants: Constants,
+    pub scheduler: Scheduler,
+    pub text_encoder: Offloadable<TextEncoder>,
+    pub transformer: Offloadable<Transformer>,
+    pub vae: Offloadable<Vae>,
+    pub device: Device,
+    pub dtype: DType,
+}
+
+/// How a checkpoint is loaded.
+#[derive(Clone)]
+pub struct LoadOptions<'a> {
+    pub context: LoadContext<'a>,
+    pub placement: Placement,
+    /// The transformer's blocks in eight bits, which only some GPUs multiply.
+    pub fp8: bool,
+    /// Of another checkpoint with the same text encoder.
+    pub text_encoder: Option<Offloadable<TextEncoder>>,
+}
+
+impl<'a> LoadOptions<'a> {
+    /// All of it stays on the device.
+    pub fn new(context: LoadContext<'a>) -> Self {
+        Self { context, placement: Placement::KEPT, fp8: false, text_encoder: None }
+    }
+}
+
+impl Components {
+    /// Loads a folder in diffusers' layout for this pipeline.
+    pub fn load(folder: &Path, pipeline: PipelineKind, options: LoadOptions<'_>) -> LoadResult<Self> {
+        let LoadOptions { context, placement, fp8, text_encoder } = options;
+        let constants = Constants::load(folder, pipeline)?;
+        let scheduler = Scheduler::load(&folder.join("scheduler"))?;
+        let text_encoder = match text_encoder {
+            Some(shared) => shared,
+            None => {
+                let ComponentPlacement { blocks, .. } = placement.text_encoder;
+                let captions = pipeline == PipelineKind::Layered;
+                let encoder = TextEncoder::load_with(folder, context, captions, blocks)?;
+                part(encoder, placement.text_encoder, context.device)?
+            }
+        };
+        let transformer =
+            Transformer::load_with(&folder.join("transformer"), context, placement.transformer.blocks, fp8)?;
+        let transformer = part(transformer, placement.transformer, context.device)?;
+        let vae =
+            part(Vae::load_with(&folder.join("vae"), context, Tiling::default())?, placement.vae, context.device)?;
+        let (device, dtype) = (context.device.clone(), context.dtype);
+        let components = Self { constants, scheduler, text_encoder, transformer, vae, device, dtype };
+        components.check(folder, pipeline)?;
+        Ok(components)
+    }
+
+    /// How the branches of a step are computed where the weights are now.
+    pub fn guidance(&self, transformer: &Transformer, scale: f64, normalize: bool) -> Guidance {
+        let order = if transformer.is_streamed() { BranchOrder::Joint } else { BranchOrder::Serial };
+        Guidance { scale, normalize, order }
+    }
+
+    /// Frees the device's memory; the weights stay on the host. The text encoder may be another's too.
+    ///
+    /// # Errors
+    /// When there is no host memory for it, or the device refuses.
+    pub fn leave(&self, with_text_encoder: bool) -> candle_core::Result<()> {
+        if with_text_encoder {
+            self.text_encoder.leave()?;
+        }
+        self.transformer.leave()?;
+        self.vae.leave()
+    }
+
+    /// Bytes of weights on the device, rooms of streamed blocks not counted.
+    pub fn bytes_on_device(&self) -> candle_core::Result<u64> {
+        Ok(self.text_encoder.bytes_on_device()? + self.transformer.bytes_on_device()? + self.vae.bytes_on_device()?)
+    }
+
+    fn check(&self, folder: &Path, pipeline: PipelineKind) -> LoadResult<()> {
+        let fail = |reason: String| Err(ModelError::invalid(folder, reason));
+        let (takes, packed) =
+            (self.transformer.about(Transformer::in_channels), 4 * self.vae.about(Vae::latent_channels));
+        if takes != packed {
+            return fail(format!("the transformer takes {takes} channels, but the VAE's latents pack to {packed}"));
+        }
+        let (reads, writes) = (
+            self.transformer.about(Transformer::joint_attention_dim),
+            self.text_encoder.about(TextEncoder::hidden_size),
+        );
+        if reads != writes {
+            return fail(format!("the transformer reads text of width {reads}, but the text encoder writes {writes}"));
+        }
+        let template = match pipeline {
+            PipelineKind::Layered => prompt::decompose(""),
+            PipelineKind::EditPlus => prompt::edit(0, ""),
+        };
+        let drop = self.constants.prompt_template_encode_start_idx;
+        let tokens = self.text_encoder.about(|encoder| encoder.input_ids(&template, &[]).map_or(0, |ids| ids.len()));
+        if drop >= tokens {
+            return Err(ModelError::invalid(
+                folder.join("acetate.json"),
+                format!("`prompt_template_encode_start_idx` is {drop}, but the whole template has {tokens} tokens"),
+            ));
+        }
+        let (channels, wanted, what) = match pipeline {
+            PipelineKind::Layered => (self.vae.about(Vae::channels), 4, "layers need"),
+            PipelineKind::EditPlus => (self.vae.about(Vae::channels), 3, "edits need"),
+        };
+        if channels != wanted {
+            return fail(format!("the VAE has {channels} channels; {what} one with {wanted}"));
+        }
+        Ok(())
+    }
+}
+
+fn part<T: OffloadGroups>(model: T, place: ComponentPlacement, device: &Device) -> LoadResult<Offloadable<T>> {
+    Ok(if place.in_turn { Offloadable::in_turn(model, device)? } else { Offloadable::new(model, device) })
+}

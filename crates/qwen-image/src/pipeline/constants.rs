@@ -1,0 +1,148 @@
+//! Constants that the reference keeps in its Python code, and the small file that may override them.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::options::LAYERS;
+use crate::models::{LoadResult, ModelError, read_json, text_encoder::PositionRule};
+
+/// Which of the two pipelines a checkpoint is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PipelineKind {
+    Layered,
+    EditPlus,
+}
+
+impl PipelineKind {
+    /// The class name in `model_index.json`.
+    pub fn class_name(self) -> &'static str {
+        match self {
+            Self::Layered => "QwenImageLayeredPipeline",
+            Self::EditPlus => "QwenImageEditPlusPipeline",
+        }
+    }
+}
+
+/// Defaults are those of the full models; `acetate.json` beside `model_index.json` overrides them one by one.
+#[derive(Debug, Clone)]
+pub struct Constants {
+    /// Accepted values of `resolution`; the first is the default.
+    pub resolutions: Vec<u32>,
+    /// The most layers that the checkpoint was trained to make.
+    pub max_layers: u32,
+    /// Area of a reference as the text encoder sees it, in square pixels.
+    pub condition_area: u32,
+    /// Area of a reference as the VAE sees it, and of an edit's output.
+    pub vae_area: u32,
+    /// Tokens of the template before the user's text; their states are dropped.
+    pub prompt_template_encode_start_idx: usize,
+    pub caption_max_new_tokens: usize,
+    /// How an edit's text encoder counts the tokens of pictures.
+    pub text_positions: TextPositions,
+    /// What its users should know about this checkpoint; it goes into the manifest of every job.
+    pub note: Option<String>,
+}
+
+/// The reference (diffusers 0.42 with transformers 5) counts a picture's tokens like words. The models were trained
+/// with rows and columns, as older transformers still counted: `multimodal` in `acetate.json` asks for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextPositions {
+    #[default]
+    Sequential,
+    Multimodal,
+}
+
+impl TextPositions {
+    pub fn rule(self) -> PositionRule {
+        match self {
+            Self::Sequential => PositionRule::Sequence,
+            Self::Multimodal => PositionRule::Grid,
+        }
+    }
+}
+
+/// Longest prompt, in tokens after the template; what is beyond is cut off, as in the reference.
+pub const MAX_PROMPT_TOKENS: usize = 1024;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Overrides {
+    resolutions: Option<Vec<u32>>,
+    max_layers: Option<u32>,
+    condition_area: Option<u32>,
+    vae_area: Option<u32>,
+    prompt_template_encode_start_idx: Option<usize>,
+    caption_max_new_tokens: Option<usize>,
+    text_positions: Option<TextPositions>,
+    note: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ModelIndex {
+    #[serde(rename = "_class_name")]
+    class_name: String,
+}
+
+impl Constants {
+    /// Checks that the checkpoint is for this pipeline and reads its overrides.
+    pub fn load(folder: &Path, pipeline: PipelineKind) -> LoadResult<Self> {
+        let index = folder.join("model_index.json");
+        if !index.is_file() {
+            return Err(ModelError::NotFound { path: folder.to_owned() });
+        }
+        let found = read_json::<ModelIndex>(&index)?.class_name;
+        if found != pipeline.class_name() {
+            return Err(ModelError::invalid(
+                index,
+                format!("is a {found}, but this needs a {}; is it the other of the two models?", pipeline.class_name()),
+            ));
+        }
+        let path = folder.join("acetate.json");
+        let given = if path.is_file() { read_json(&path)? } else { Overrides::default() };
+        let defaults = Self::of(pipeline);
+        let constants = Self {
+            resolutions: given.resolutions.unwrap_or(defaults.resolutions),
+            max_layers: given.max_layers.unwrap_or(defaults.max_layers),
+            condition_area: given.condition_area.unwrap_or(defaults.condition_area),
+            vae_area: given.vae_area.unwrap_or(defaults.vae_area),
+            prompt_template_encode_start_idx: given
+                .prompt_template_encode_start_idx
+                .unwrap_or(defaults.prompt_template_encode_start_idx),
+            caption_max_new_tokens: given.caption_max_new_tokens.unwrap_or(defaults.caption_max_new_tokens),
+            text_positions: given.text_positions.unwrap_or(defaults.text_positions),
+            note: given.note,
+        };
+        let sane = |side: &u32| (32..=4096).contains(side) && side.is_multiple_of(32);
+        if constants.resolutions.is_empty() || !constants.resolutions.iter().all(sane) {
+            let reason = format!("`resolutions` {:?} are multiples of 32 from 32 to 4096", constants.resolutions);
+            return Err(ModelError::invalid(path, reason));
+        }
+        if !LAYERS.contains(&constants.max_layers) {
+            let reason = format!("`max_layers` {} is not between 2 and 10", constants.max_layers);
+            return Err(ModelError::invalid(path, reason));
+        }
+        let areas = [constants.condition_area, constants.vae_area];
+        if areas.iter().any(|area| !(1024..=1 << 24).contains(area)) {
+            return Err(ModelError::invalid(path, "areas are between 1024 and 16777216 square pixels"));
+        }
+        Ok(constants)
+    }
+
+    fn of(pipeline: PipelineKind) -> Self {
+        Self {
+            resolutions: vec![640, 1024],
+            max_layers: 10,
+            condition_area: 384 * 384,
+            vae_area: 1024 * 1024,
+            prompt_template_encode_start_idx: match pipeline {
+                PipelineKind::Layered => 34,
+                PipelineKind::EditPlus => 64,
+            },
+            caption_max_new_tokens: 512,
+            text_positions: TextPositions::default(),
+            note: None,
+        }
+    }
+}

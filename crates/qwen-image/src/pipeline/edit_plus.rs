@@ -1,0 +1,148 @@
+//! Qwen-Image-Edit-2509 and -2511: one to three pictures and an instruction -> one picture.
+
+use std::path::Path;
+
+use ::image::RgbImage;
+use candle_core::{DType, Device, Tensor};
+
+use super::{
+    callbacks::{Callbacks, Stage},
+    components::{Components, LoadOptions},
+    constants::PipelineKind,
+    denoise::{Denoise, every_block},
+    error::{PipelineError, Result},
+    image_tensor,
+    image_tensor::Size,
+    latents,
+    options::{EditInputs, EditOptions, EditOutput, OutputSize},
+    prompt,
+    sampler::Sampler,
+};
+use crate::{
+    image_processor,
+    models::{LoadContext, LoadResult, text_encoder::Prompt, vae::Vae},
+};
+
+/// Pictures beside the edited one.
+pub const MOST_REFERENCES: usize = 2;
+
+pub struct QwenImageEditPlusPipeline(Components);
+
+impl QwenImageEditPlusPipeline {
+    /// Loads a checkpoint folder onto a device.
+    pub fn load(folder: &Path, device: &Device, dtype: DType) -> LoadResult<Self> {
+        Self::load_with(folder, LoadOptions::new(LoadContext::new(device, dtype)))
+    }
+
+    /// The same, watched, with the parts where they are wanted.
+    pub fn load_with(folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
+        Components::load(folder, PipelineKind::EditPlus, options).map(Self)
+    }
+
+    pub fn components(&self) -> &Components {
+        &self.0
+    }
+
+    pub(crate) fn components_mut(&mut self) -> &mut Components {
+        &mut self.0
+    }
+
+    /// Edits a picture. The model sees RGB; alpha goes around it.
+    ///
+    /// # Errors
+    /// [`PipelineError::Invalid`] for options or pictures that this checkpoint does not take, otherwise what stopped
+    /// the run.
+    pub fn run(
+        &self,
+        inputs: EditInputs<'_>,
+        instruction: &str,
+        options: &EditOptions,
+        seed: u64,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<EditOutput> {
+        options.check()?;
+        let references = inputs.references.len();
+        if references > MOST_REFERENCES {
+            let reason = format!("{references} references were given; the model reads up to {MOST_REFERENCES}");
+            return Err(PipelineError::invalid("input", reason));
+        }
+        inputs.numbered().try_for_each(image_tensor::check_shape)?;
+        let pictures: Vec<_> = inputs.numbered().map(image_processor::rgb_of).collect();
+        let edited = self.run_rgb(&pictures, instruction, options, seed, callbacks)?;
+        let image = match options.output_size {
+            OutputSize::Source => image_processor::back_to_source(&edited, inputs.image),
+            OutputSize::Model => image_processor::at_model_size(&edited, inputs.image),
+        };
+        Ok(EditOutput { image, seed, notes: Vec::new() })
+    }
+
+    fn run_rgb(
+        &self,
+        pictures: &[RgbImage],
+        instruction: &str,
+        options: &EditOptions,
+        seed: u64,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<RgbImage> {
+        let (positive, negative) = callbacks.stage(Stage::TextEncode, |callbacks| {
+            let encoder = self.0.text_encoder.enter()?;
+            let mut tokens = Vec::with_capacity(pictures.len());
+            for picture in pictures {
+                let size = Size::with_area(self.0.constants.condition_area, picture.width(), picture.height());
+                let resized = image_processor::lanczos_rgb(picture, size.width, size.height);
+                let seen = image_tensor::fit(&encoder, &resized)?;
+                tokens.push(encoder.encode_picture(image_tensor::view(&seen))?);
+                callbacks.report(Stage::TextEncode, tokens.len(), pictures.len())?;
+            }
+            let embed = |text: &str| -> Result<Tensor> {
+                let prompt = Prompt {
+                    text: &prompt::edit(pictures.len(), text),
+                    pictures: &tokens,
+                    rule: self.0.constants.text_positions.rule(),
+                    drop: self.0.constants.prompt_template_encode_start_idx,
+                    keep: None,
+                };
+                Ok(encoder.embed(&prompt)?.states)
+            };
+            let negative = (options.cfg_scale > 1.0).then(|| embed(&options.negative_prompt)).transpose()?;
+            Ok((embed(instruction)?, negative))
+        })?;
+        let references = callbacks.stage(Stage::VaeEncode, |callbacks| {
+            let vae = self.0.vae.enter()?;
+            let mut references = Vec::with_capacity(pictures.len());
+            for (index, picture) in pictures.iter().enumerate() {
+                let size = Size::with_area(self.0.constants.vae_area, picture.width(), picture.height());
+                let resized = image_processor::lanczos_rgb(picture, size.width, size.height);
+                references.push(vae.encode(&image_tensor::rgb_to_tensor(&resized, &self.0.device)?)?);
+                callbacks.report(Stage::VaeEncode, index + 1, pictures.len())?;
+            }
+            Ok(references)
+        })?;
+
+        // The output has the shape of the last reference.
+        let frames: Vec<_> = references.iter().map(latents::frame_of).collect::<candle_core::Result<_>>()?;
+        let frame = frames[frames.len() - 1];
+        let packed: Vec<_> = references.iter().map(latents::pack).collect::<candle_core::Result<_>>()?;
+        let noise = latents::noise(seed, 1, frame, self.0.vae.about(Vae::latent_channels), &self.0.device)?;
+        let schedule = self.0.scheduler.edit(options.num_inference_steps as usize, frame.patches());
+        let latents = callbacks.stage(Stage::Denoise, |callbacks| {
+            let transformer = self.0.transformer.enter()?;
+            let denoise = Denoise {
+                transformer: &transformer,
+                device: &self.0.device,
+                dtype: self.0.dtype,
+                schedule: &schedule,
+                frames: &[&[frame], frames.as_slice()].concat(),
+                condition: &Tensor::cat(&packed, 1)?,
+                prompt: &positive,
+                negative: negative.as_ref(),
+                guidance: self.0.guidance(&transformer, options.cfg_scale, true),
+                sampler: Sampler::default(),
+            };
+            denoise.run(noise, &mut every_block, callbacks)
+        })?;
+        callbacks.stage(Stage::VaeDecode, |_| {
+            image_tensor::to_picture(&self.0.vae.enter()?.decode(&latents::unpack(&latents, frame)?)?)
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! Qwen-Image-Layered: a picture -> its composite as the model regenerates it, and RGBA layers, back to front.
+
+use std::{ops::ControlFlow, path::Path};
+
+use ::image::RgbaImage;
+use candle_core::{DType, Device, Tensor};
+
+use super::{
+    callbacks::{Callbacks, Stage},
+    components::{Components, LoadOptions},
+    constants::{MAX_PROMPT_TOKENS, PipelineKind},
+    denoise::{Denoise, every_block},
+    error::{PipelineError, Result},
+    image_tensor,
+    image_tensor::Size,
+    latents,
+    options::{Caption, DecomposeOptions, DecomposeOutput},
+    prompt,
+    sampler::Sampler,
+};
+use crate::{
+    image_processor,
+    models::{
+        LoadContext, LoadResult,
+        text_encoder::{PositionRule, Prompt, TextEncoder},
+        vae::Vae,
+    },
+};
+
+pub struct QwenImageLayeredPipeline(Components);
+
+impl QwenImageLayeredPipeline {
+    /// Loads a checkpoint folder onto a device.
+    pub fn load(folder: &Path, device: &Device, dtype: DType) -> LoadResult<Self> {
+        Self::load_with(folder, LoadOptions::new(LoadContext::new(device, dtype)))
+    }
+
+    /// The same, watched, with the parts where they are wanted.
+    pub fn load_with(folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
+        Components::load(folder, PipelineKind::Layered, options).map(Self)
+    }
+
+    pub fn components(&self) -> &Components {
+        &self.0
+    }
+
+    pub(crate) fn components_mut(&mut self) -> &mut Components {
+        &mut self.0
+    }
+
+    /// Takes the picture apart.
+    ///
+    /// # Errors
+    /// [`PipelineError::Invalid`] for options that this checkpoint does not take, otherwise what stopped the run.
+    pub fn run(
+        &self,
+        picture: &RgbaImage,
+        options: &DecomposeOptions,
+        seed: u64,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<DecomposeOutput> {
+        options.check()?;
+        image_tensor::check_shape(picture)?;
+        let accepted = &self.0.constants.resolutions;
+        let resolution = options.resolution.unwrap_or(accepted[0]);
+        if !accepted.contains(&resolution) {
+            let reason = format!("{resolution} is not one that this checkpoint was made for: {accepted:?}");
+            return Err(PipelineError::invalid("resolution", reason));
+        }
+        let most = self.0.constants.max_layers;
+        if options.layers > most {
+            let reason = format!("{} are more than this checkpoint was made for: 2 to {most}", options.layers);
+            return Err(PipelineError::invalid("layers", reason));
+        }
+        let size = Size::with_area(resolution * resolution, picture.width(), picture.height());
+        let resized = image_processor::lanczos(picture, size.width, size.height);
+
+        let encoder = self.0.text_encoder.enter()?;
+        let mut prompt = options.prompt.clone();
+        let mut caption = None;
+        if matches!(options.prompt.as_str(), "" | " ") {
+            let written = callbacks.stage(Stage::Caption, |callbacks| self.caption(&encoder, &resized, callbacks))?;
+            prompt.clone_from(&written.text);
+            caption = Some(written);
+        }
+        let mut notes = Vec::new();
+        let (positive, negative) = callbacks.stage(Stage::TextEncode, |_| {
+            let negative = (options.cfg_scale > 1.0)
+                .then(|| self.embed(&encoder, "negative_prompt", &options.negative_prompt, &mut notes))
+                .transpose()?;
+            Ok((self.embed(&encoder, "prompt", &prompt, &mut notes)?, negative))
+        })?;
+        drop(encoder);
+        let condition = callbacks.stage(Stage::VaeEncode, |_| {
+            Ok(self.0.vae.enter()?.encode(&image_tensor::rgba_to_tensor(&resized, &self.0.device)?)?)
+        })?;
+
+        let frame = latents::frame_of(&condition)?;
+        let targets = options.layers as usize + 1;
+        let noise = latents::noise(seed, targets, frame, self.0.vae.about(Vae::latent_channels), &self.0.device)?;
+        let schedule = self.0.scheduler.layered(options.num_inference_steps as usize, frame.patches());
+        let packed = callbacks.stage(Stage::Denoise, |callbacks| {
+            let transformer = self.0.transformer.enter()?;
+            let denoise = Denoise {
+                transformer: &transformer,
+                device: &self.0.device,
+                dtype: self.0.dtype,
+                schedule: &schedule,
+                frames: &vec![frame; targets + 1],
+                condition: &latents::pack(&condition)?,
+                prompt: &positive,
+                negative: negative.as_ref(),
+                guidance: self.0.guidance(&transformer, options.cfg_scale, options.cfg_normalize),
+                sampler: Sampler::default(),
+            };
+            denoise.run(noise, &mut every_block, callbacks)
+        })?;
+
+        let images = callbacks.stage(Stage::VaeDecode, |callbacks| {
+            let vae = self.0.vae.enter()?;
+            let mut images = Vec::with_capacity(targets);
+            for index in 0..targets {
+                let patches = packed.narrow(1, index * frame.patches(), frame.patches())?;
+                images.push(image_tensor::to_picture(&vae.decode(&latents::unpack(&patches, frame)?)?)?);
+                callbacks.report(Stage::VaeDecode, index + 1, targets)?;
+            }
+            Ok(images)
+        })?;
+        Ok(DecomposeOutput { images, caption, resolution, seed, notes })
+    }
+
+    /// Embeds a text; when its end had to be cut off, a note says so.
+    fn embed(&self, encoder: &TextEncoder, name: &str, text: &str, notes: &mut Vec<String>) -> Result<Tensor> {
+        let prompt = Prompt {
+            text: &prompt::decompose(text),
+            pictures: &[],
+            rule: PositionRule::Sequence,
+            drop: self.0.constants.prompt_template_encode_start_idx,
+            keep: Some(MAX_PROMPT_TOKENS),
+        };
+        let embedded = encoder.embed(&prompt)?;
+        if embedded.tokens > MAX_PROMPT_TOKENS {
+            notes.push(format!(
+                "{name} has {} tokens; the model reads {MAX_PROMPT_TOKENS}, so its end was not read",
+                embedded.tokens
+            ));
+        }
+        Ok(embedded.states)
+    }
+
+    /// The text encoder's own description of the picture.
+    fn caption(&self, encoder: &TextEncoder, resized: &RgbaImage, callbacks: &mut Callbacks<'_>) -> Result<Caption> {
+        let flat = image_tensor::fit(encoder, &image_processor::on_white(resized))?;
+        let most = self.0.constants.caption_max_new_tokens;
+        let mut report = |token: usize, of: usize| match callbacks.report(Stage::Caption, token, of) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        };
+        match encoder.caption(prompt::CAPTION, image_tensor::view(&flat), most, &mut report)? {
+            Some(caption) => Ok(Caption { tokens: caption.tokens.len() as u32, text: caption.text }),
+            None => Err(PipelineError::Cancelled),
+        }
+    }
+}

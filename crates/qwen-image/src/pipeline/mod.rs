@@ -1,0 +1,38 @@
+//! The two pipelines: plain values in, pictures out. Progress and cancel come in as callbacks.
+//!
+//! Each follows its reference in diffusers step by step (`QwenImageLayeredPipeline`, `QwenImageEditPlusPipeline`),
+//! for one picture at a time.
+
+mod callbacks;
+mod components;
+mod constants;
+mod denoise;
+mod edit_plus;
+mod error;
+mod guidance;
+mod image_tensor;
+mod latents;
+mod layered;
+mod noise;
+mod options;
+mod placement;
+mod prompt;
+mod sampler;
+mod sizes;
+
+pub use callbacks::{Callbacks, Stage, StageTiming};
+pub use components::{Components, LoadOptions};
+pub use constants::{Constants, PipelineKind};
+pub use denoise::{Denoise, RunPass, every_block};
+pub use edit_plus::QwenImageEditPlusPipeline;
+pub use error::PipelineError;
+pub use guidance::{BranchOrder, Guidance};
+pub use layered::QwenImageLayeredPipeline;
+pub use noise::randn;
+pub use options::{
+    CFG_SCALE, Caption, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput, LAYERS,
+    NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP,
+};
+pub use placement::{ComponentPlacement, Placement};
+pub use sampler::Sampler;
+pub use sizes::sizes;

@@ -1,0 +1,29 @@
+//! What a checkpoint takes for the work that its pipeline does.
+
+use std::path::Path;
+
+use candle_core::DType;
+
+use super::constants::{Constants, PipelineKind};
+use crate::models::{LoadResult, Sizes, Workload, memory_estimate};
+
+/// Latents to a side of a patch, pixels to a side of a latent.
+const PATCH_PIXELS: usize = 16;
+/// The default of requests; more may still fit.
+const LAYERS: usize = 4;
+/// References of an edit at most.
+const REFERENCES: usize = 3;
+
+/// The sizes of a checkpoint's parts, and of the work of its largest resolution with the usual number of layers.
+pub fn sizes(folder: &Path, pipeline: PipelineKind, dtype: DType, fp8: bool) -> LoadResult<Sizes> {
+    let constants = Constants::load(folder, pipeline)?;
+    let layered = pipeline == PipelineKind::Layered;
+    let pixels = match pipeline {
+        PipelineKind::Layered => constants.resolutions.iter().map(|side| (side * side) as usize).max().unwrap_or(0),
+        PipelineKind::EditPlus => constants.vae_area as usize,
+    };
+    // The composite, the layers and the condition; or the output and its references.
+    let frames = if layered { LAYERS + 2 } else { REFERENCES + 1 };
+    let patches = frames * pixels / (PATCH_PIXELS * PATCH_PIXELS);
+    memory_estimate(folder, dtype, Workload { patches, pixels, captions: layered, fp8 })
+}

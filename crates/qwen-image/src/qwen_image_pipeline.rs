@@ -1,0 +1,269 @@
+//! The one type that most programs need: both models, loaded at their first use.
+
+use ::image::RgbaImage;
+
+use crate::{
+    Callbacks, DecomposeOptions, DecomposeOutput, EditOptions, EditOutput, Error,
+    hub::{HubConfig, ModelRef, Small},
+    image_processor,
+    model_cache::{Limits, LoadedModel, LoadedPipeline, ModelCache, Slot, SlotKey},
+    pipeline::{EditInputs, PipelineError, PipelineKind},
+};
+
+/// How a pipeline is set up.
+#[derive(Debug, Clone)]
+pub struct PipelineOptions {
+    /// The model that edits. None: the full Qwen-Image-Edit-2509, downloaded at its first use.
+    pub edit_model: Option<ModelRef>,
+    /// Load the edit model at once instead of at its first use.
+    pub load_edit_model: bool,
+    /// The device, its number format, and how much memory models may take. `limits.cpu_offload` is what diffusers calls
+    /// `enable_model_cpu_offload` and `enable_sequential_cpu_offload`.
+    pub limits: Limits,
+    pub hub: HubConfig,
+}
+
+impl Default for PipelineOptions {
+    /// The CPU in float32, and Hugging Face's cache in the home folder.
+    fn default() -> Self {
+        Self { edit_model: None, load_edit_model: false, limits: Limits::default(), hub: HubConfig::default() }
+    }
+}
+
+impl PipelineOptions {
+    /// Whether this build and any device could take these options.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the field.
+    pub fn check(&self) -> Result<(), Error> {
+        self.limits.device.check()?;
+        self.limits.dtype.check(self.limits.device)
+    }
+}
+
+/// What a call used, beside its output.
+#[derive(Debug, Clone)]
+pub struct Used {
+    pub model: LoadedModel,
+    /// Device, number format and attention kernel; on a GPU also where the model's parts were.
+    pub device: String,
+    /// What the checkpoint says about itself, and what happened to the run.
+    pub notes: Vec<String>,
+}
+
+/// Takes pictures apart and edits their layers.
+///
+/// It owns its device: calls need `&mut self`, and several pipelines on one GPU do not know each other's memory.
+pub struct QwenImagePipeline {
+    cache: ModelCache,
+    layered: SlotKey,
+    edit_plus: SlotKey,
+}
+
+impl QwenImagePipeline {
+    /// Loads the model that takes pictures apart from a folder in diffusers' layout, or from the hub by its id
+    /// (`Org/Name` or `Org/Name@revision`), downloading what is missing. The edit model follows at its first use.
+    ///
+    /// # Errors
+    /// When the options contradict each other, or the model cannot be found, does not fit, or is another
+    /// architecture's.
+    pub fn from_pretrained(model: &str, options: PipelineOptions) -> Result<Self, Error> {
+        Self::from_pretrained_with(ModelRef::parse(model)?, options, &mut Callbacks::default())
+    }
+
+    /// [`Self::from_pretrained`], watched.
+    ///
+    /// # Errors
+    /// Like [`Self::from_pretrained`]; [`Error::Cancelled`] when the callbacks stop it.
+    pub fn from_pretrained_with(
+        model: ModelRef,
+        options: PipelineOptions,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<Self, Error> {
+        let load_edit_model = options.load_edit_model;
+        let mut pipeline = Self::lazy(model, options)?;
+        pipeline.cache.load(&pipeline.layered, callbacks)?;
+        if load_edit_model {
+            pipeline.load_edit_model_with(callbacks)?;
+        }
+        Ok(pipeline)
+    }
+
+    /// A pipeline that opens its device and loads its models when they are first needed.
+    ///
+    /// # Errors
+    /// When the options contradict each other.
+    pub fn lazy(model: ModelRef, options: PipelineOptions) -> Result<Self, Error> {
+        options.check()?;
+        let edit_model = match options.edit_model {
+            Some(model) => model,
+            None => ModelRef::parse(Small::Edit.full_model())?,
+        };
+        let cache = ModelCache::new(options.limits, options.hub);
+        let layered = cache.key(PipelineKind::Layered, &model);
+        let edit_plus = cache.key(PipelineKind::EditPlus, &edit_model);
+        Ok(Self { cache, layered, edit_plus })
+    }
+
+    /// Takes a picture apart: `images[0]` is the whole as the model regenerates it, `images[1..]` are the layers from
+    /// back to front, all of one size.
+    ///
+    /// # Errors
+    /// When an option is out of bounds for the checkpoint, or the device fails.
+    pub fn decompose(&mut self, image: &RgbaImage, options: DecomposeOptions) -> Result<DecomposeOutput, Error> {
+        Ok(self.decompose_with(image, &options, &mut Callbacks::default())?.0)
+    }
+
+    /// [`Self::decompose`], watched, with what it used.
+    ///
+    /// # Errors
+    /// Like [`Self::decompose`]; [`Error::Cancelled`] when the callbacks stop it.
+    pub fn decompose_with(
+        &mut self,
+        image: &RgbaImage,
+        options: &DecomposeOptions,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<(DecomposeOutput, Used), Error> {
+        let seed = options.seed.map_or_else(random_seed, Ok)?;
+        let key = self.layered.clone();
+        self.call(&key, "prompt", callbacks, |pipeline, callbacks| match pipeline {
+            LoadedPipeline::Layered(layered) => layered.run(image, options, seed, callbacks).map(Some),
+            LoadedPipeline::EditPlus(_) => Ok(None),
+        })
+    }
+
+    /// Edits one layer by an instruction. The model sees its colors; its alpha stays, bit for bit, and so does its
+    /// size, unless `options.output_size` is [`crate::OutputSize::Model`].
+    ///
+    /// # Errors
+    /// When an option is out of bounds, the edit model cannot be loaded, or the device fails.
+    pub fn edit_layer(
+        &mut self,
+        layer: &RgbaImage,
+        instruction: &str,
+        options: EditOptions,
+    ) -> Result<EditOutput, Error> {
+        let inputs = EditInputs { image: layer, references: &[] };
+        Ok(self.edit_with(inputs, instruction, &options, &mut Callbacks::default())?.0)
+    }
+
+    /// Edits a picture that may have references beside it, watched, with what it used.
+    ///
+    /// # Errors
+    /// Like [`Self::edit_layer`]; [`Error::Cancelled`] when the callbacks stop it.
+    pub fn edit_with(
+        &mut self,
+        inputs: EditInputs<'_>,
+        instruction: &str,
+        options: &EditOptions,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<(EditOutput, Used), Error> {
+        let seed = options.seed.map_or_else(random_seed, Ok)?;
+        let key = self.edit_plus.clone();
+        self.call(&key, "instruction", callbacks, |pipeline, callbacks| match pipeline {
+            LoadedPipeline::EditPlus(edit) => edit.run(inputs, instruction, options, seed, callbacks).map(Some),
+            LoadedPipeline::Layered(_) => Ok(None),
+        })
+    }
+
+    /// Puts layers of one size over each other, back to front.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when there is no layer, or sizes differ.
+    pub fn composite(&self, layers: &[RgbaImage]) -> Result<RgbaImage, Error> {
+        Ok(image_processor::composite(layers)?)
+    }
+
+    /// Whether the edit model is in memory.
+    pub fn has_edit_model(&self) -> bool {
+        self.cache.contains(&self.edit_plus)
+    }
+
+    /// Loads the edit model now, downloading it if need be.
+    ///
+    /// # Errors
+    /// When it cannot be found, does not fit, or is another architecture's.
+    pub fn load_edit_model(&mut self) -> Result<(), Error> {
+        self.load_edit_model_with(&mut Callbacks::default())
+    }
+
+    /// [`Self::load_edit_model`], watched.
+    ///
+    /// # Errors
+    /// Like [`Self::load_edit_model`]; [`Error::Cancelled`] when the callbacks stop it.
+    pub fn load_edit_model_with(&mut self, callbacks: &mut Callbacks<'_>) -> Result<(), Error> {
+        self.cache.load(&self.edit_plus, callbacks)
+    }
+
+    /// `on_change` is told the models in memory whenever one comes or goes.
+    pub fn on_models_changed(&mut self, on_change: impl FnMut(&[LoadedModel]) + Send + 'static) {
+        self.cache.on_change(Box::new(on_change));
+    }
+
+    /// Opens the device and has it compute something whose result is known; gives the device's description.
+    ///
+    /// # Errors
+    /// When the device cannot be opened, or computes wrong numbers.
+    pub fn self_test(&mut self) -> Result<String, Error> {
+        self.cache.self_test()
+    }
+
+    /// One call. When the device runs out of memory it is planned smaller, and the call runs once more.
+    fn call<T>(
+        &mut self,
+        key: &SlotKey,
+        text: &str,
+        callbacks: &mut Callbacks<'_>,
+        run: impl Fn(&LoadedPipeline, &mut Callbacks<'_>) -> Result<Option<T>, PipelineError>,
+    ) -> Result<(T, Used), Error> {
+        match self.call_once(key, text, callbacks, &run) {
+            Err(Error::OutOfMemory { device, source }) if self.cache.shrink() => {
+                tracing::warn!(device, reason = %source, "out of memory; trying again with less on the device");
+                match self.call_once(key, text, callbacks, &run) {
+                    Ok((made, mut used)) => {
+                        used.notes.push(format!("{device} ran out of memory once; the job ran with less on it"));
+                        Ok((made, used))
+                    }
+                    // Nothing smaller is allowed, or fits: what the call met is the device's state, not the model's
+                    // size.
+                    Err(Error::TooLarge { .. }) => Err(Error::OutOfMemory { device, source }),
+                    Err(error) => Err(error),
+                }
+            }
+            result => result,
+        }
+    }
+
+    fn call_once<T>(
+        &mut self,
+        key: &SlotKey,
+        text: &str,
+        callbacks: &mut Callbacks<'_>,
+        run: &impl Fn(&LoadedPipeline, &mut Callbacks<'_>) -> Result<Option<T>, PipelineError>,
+    ) -> Result<(T, Used), Error> {
+        if callbacks.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let device = self.cache.device_name();
+        callbacks.timed(crate::Stage::Load, |callbacks| self.cache.load(key, callbacks))?;
+        let slot: &Slot = self.cache.get(key)?;
+        let made = run(&slot.pipeline, callbacks).map_err(|source| Error::pipeline(&device, text, source))?;
+        let Some(made) = made else {
+            let reason = "is loaded for the other pipeline";
+            return Err(Error::invalid("model", format!("{} {reason}", slot.model.id)));
+        };
+        let used = Used {
+            model: slot.model.clone(),
+            device: self.cache.describe_with(slot),
+            notes: slot.note().into_iter().collect(),
+        };
+        Ok((made, used))
+    }
+}
+
+/// 53 bits, so that the seed survives every JSON reader.
+fn random_seed() -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| Error::invalid("seed", format!("no random one to be had: {error}")))?;
+    Ok(u64::from_le_bytes(bytes) >> 11)
+}

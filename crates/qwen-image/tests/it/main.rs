@@ -1,0 +1,5 @@
+//! The library against its reference and against networks that break, in one program.
+
+mod hub;
+mod image_processor;
+mod parity;

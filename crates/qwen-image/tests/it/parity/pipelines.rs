@@ -1,0 +1,177 @@
+//! Whole pipelines: the same checkpoint, picture, parameters and seed give diffusers' pictures.
+
+use std::path::Path;
+
+use ::image::{DynamicImage, RgbaImage};
+use candle_core::{DType, Device, Tensor};
+use qwen_image::{
+    Callbacks, DecomposeOptions, EditInputs, EditOptions, OutputSize,
+    image_processor::rgb_of,
+    pipeline::{QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
+};
+use serde::Deserialize;
+
+use super::bars::{PIXEL_MEAN, PIXEL_WORST, golden, relative_error, tensors, zero_cond_checkpoint};
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    kind: String,
+    checkpoint: String,
+    inputs: Vec<String>,
+    params: Params,
+    text_positions: String,
+    size: [u32; 2],
+    outputs: Vec<String>,
+    tensors: String,
+    caption: Option<String>,
+    caption_ids: Option<Vec<u32>>,
+}
+
+/// As a job's request names them.
+#[derive(Deserialize)]
+struct Params {
+    #[serde(default)]
+    prompt: String,
+    #[serde(default)]
+    instruction: String,
+    layers: Option<u32>,
+    resolution: Option<u32>,
+    cfg_normalize: Option<bool>,
+    steps: u32,
+    cfg_scale: f64,
+    seed: u64,
+    negative_prompt: String,
+}
+
+fn cases(kind: &str) -> Vec<Case> {
+    let text = std::fs::read_to_string(golden("cases.json")).unwrap();
+    let cases: Vec<Case> = serde_json::from_str(&text).unwrap();
+    let cases: Vec<_> = cases.into_iter().filter(|case| case.kind == kind).collect();
+    assert!(cases.len() >= 4, "{} cases of {kind}", cases.len());
+    cases
+}
+
+fn picture(path: &str) -> RgbaImage {
+    ::image::open(golden("pictures").join(path)).unwrap().to_rgba8()
+}
+
+/// Says how the latents compare after every step that the reference kept, so that a failure shows where it began.
+fn compare_latents(case: &Case, latents: &[Tensor]) {
+    for (name, expected) in tensors(&case.tensors) {
+        let Some(step) = name.strip_prefix("latents_").and_then(|step| step.parse::<usize>().ok()) else { continue };
+        if let Some(found) = step.checked_sub(1).and_then(|index| latents.get(index)) {
+            println!("{} step {step}: relative error {:.2e}", case.name, relative_error(found, &expected));
+        }
+    }
+}
+
+/// Keeps the latents after every step.
+fn keeping(latents: &mut Vec<Tensor>) -> Callbacks<'_> {
+    Callbacks::default().on_step_end(|_, tensor: &mut Tensor| {
+        latents.push(tensor.clone());
+        Ok(())
+    })
+}
+
+#[track_caller]
+fn compare_pictures(name: &str, found: &DynamicImage, expected: &DynamicImage) {
+    assert_eq!((found.width(), found.height()), (expected.width(), expected.height()), "{name}: sizes differ");
+    assert_eq!(found.color(), expected.color(), "{name}: channels differ");
+    let differences: Vec<u8> = found.as_bytes().iter().zip(expected.as_bytes()).map(|(a, b)| a.abs_diff(*b)).collect();
+    let worst = differences.iter().copied().max().unwrap();
+    let mean = differences.iter().map(|&d| f64::from(d)).sum::<f64>() / differences.len() as f64;
+    println!("{name}: worst {worst}/255, mean {mean:.5}/255");
+    assert!(worst <= PIXEL_WORST, "{name}: a pixel differs by {worst}/255");
+    assert!(mean <= PIXEL_MEAN, "{name}: pixels differ by {mean}/255 on average");
+}
+
+#[test]
+fn decompose() {
+    let pipeline = QwenImageLayeredPipeline::load(&golden("checkpoints/layered"), &Device::Cpu, DType::F32).unwrap();
+    for case in cases("decompose") {
+        assert_eq!(case.checkpoint, "layered");
+        let params = &case.params;
+        let options = DecomposeOptions {
+            prompt: params.prompt.clone(),
+            negative_prompt: params.negative_prompt.clone(),
+            layers: params.layers.unwrap(),
+            resolution: params.resolution,
+            num_inference_steps: params.steps,
+            cfg_scale: params.cfg_scale,
+            cfg_normalize: params.cfg_normalize.unwrap(),
+            seed: None,
+        };
+        let mut latents = Vec::new();
+        let mut callbacks = keeping(&mut latents);
+        let made = pipeline.run(&picture(&case.inputs[0]), &options, params.seed, &mut callbacks).unwrap();
+        drop(callbacks);
+        assert_eq!(latents.len(), params.steps as usize);
+        if let Some(expected) = &case.caption {
+            let caption = made.caption.as_ref().unwrap();
+            assert_eq!(&caption.text, expected, "{}", case.name);
+            assert_eq!(caption.tokens as usize, case.caption_ids.as_ref().unwrap().len());
+        } else {
+            assert!(made.caption.is_none());
+        }
+        compare_latents(&case, &latents);
+        assert_eq!(made.images.len(), case.outputs.len(), "{}", case.name);
+        for (image, output) in made.images.into_iter().zip(&case.outputs) {
+            assert_eq!([image.width(), image.height()], case.size);
+            compare_pictures(output, &DynamicImage::from(image), &DynamicImage::from(picture(output)));
+        }
+    }
+}
+
+fn edit(case: &Case, folder: &Path) {
+    let pipeline = QwenImageEditPlusPipeline::load(folder, &Device::Cpu, DType::F32).unwrap();
+    let params = &case.params;
+    let options = EditOptions {
+        negative_prompt: params.negative_prompt.clone(),
+        output_size: OutputSize::Model,
+        num_inference_steps: params.steps,
+        cfg_scale: params.cfg_scale,
+        seed: None,
+    };
+    let mut references: Vec<_> = case.inputs.iter().map(|path| picture(path)).collect();
+    let edited = references.pop().unwrap();
+    let inputs = EditInputs { image: &edited, references: &references };
+    let mut latents = Vec::new();
+    let mut callbacks = keeping(&mut latents);
+    let image = pipeline.run(inputs, &params.instruction, &options, params.seed, &mut callbacks).unwrap().image;
+    drop(callbacks);
+    compare_latents(case, &latents);
+    assert_eq!([image.width(), image.height()], case.size);
+    // The reference gives RGB; alpha goes around the model.
+    let expected = rgb_of(&picture(&case.outputs[0]));
+    compare_pictures(&case.name, &DynamicImage::from(rgb_of(&image)), &DynamicImage::from(expected));
+}
+
+#[test]
+fn edit_with_one_and_two_pictures_and_zero_cond_t() {
+    for case in cases("edit") {
+        let folder = match case.checkpoint.as_str() {
+            "edit" => multimodal_checkpoint(case.text_positions == "multimodal"),
+            "edit-zero-cond" => zero_cond_checkpoint(),
+            other => panic!("unknown checkpoint {other}"),
+        };
+        edit(&case, folder.path());
+    }
+}
+
+/// The checkpoint `edit`, with multimodal text positions asked for in its `acetate.json` or not.
+fn multimodal_checkpoint(multimodal: bool) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden("checkpoints/edit")).unwrap() {
+        let entry = entry.unwrap();
+        std::os::unix::fs::symlink(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    if multimodal {
+        let path = folder.path().join("acetate.json");
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        json["text_positions"] = "multimodal".into();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, json.to_string()).unwrap();
+    }
+    folder
+}

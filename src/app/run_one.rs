@@ -1,0 +1,58 @@
+//! One job in this process: `acetate run`.
+
+use jiff::Timestamp;
+
+use super::wiring;
+use crate::{
+    config::Loaded,
+    database::{JobStore, OutboxMode},
+    engine::CancelToken,
+    job::{JobError, JobId},
+    queue::{ConsumeOptions, EmbeddedQueue, Queue},
+    store::Trust,
+    worker::{Control, Place, Reporter, Verdict, Worker, run},
+};
+
+/// Everything in one process: SQLite, a folder, the queue in memory, the engine.
+pub struct Embedded {
+    pub worker: Worker,
+    queue: EmbeddedQueue,
+}
+
+impl Embedded {
+    /// Opens all parts; the engine's models stay unloaded until the first job that needs them.
+    pub async fn open(loaded: &Loaded) -> Result<Self, JobError> {
+        let config = &loaded.config;
+        let stores = wiring::stores(config, Trust::Local)?;
+        stores.own().check().await?;
+        let queue = EmbeddedQueue::default();
+        // Its rows are nobody else's to dispatch, whatever queue is configured for workers.
+        let status = JobStore::open(&wiring::database_url(config)?, OutboxMode::Embedded).await?;
+        let worker = wiring::worker(loaded, status, stores, Queue::Embedded(queue.clone()), Place::OwnStore)?;
+        Ok(Self { worker, queue })
+    }
+
+    /// Dispatches one job and works on it. It is tried once: a job that fails for a passing reason goes back to
+    /// `queued` and waits for the next run.
+    pub async fn run_job(
+        &self,
+        job: JobId,
+        cancel: &CancelToken,
+        reporter: &Reporter,
+    ) -> Result<Option<Verdict>, JobError> {
+        // The queue of a process that was killed died with it; it is filled again from the row.
+        let Some(row) = self.worker.status.get(job).await? else { return Ok(None) };
+        self.queue.push(job, row.request.priority, Timestamp::now());
+        let options = ConsumeOptions { kinds: Vec::new(), prefetch: 1, affinity_wait: std::time::Duration::ZERO };
+        let consumer = self.worker.queue.consume(options);
+        let control = Control::new(cancel.clone(), reporter.clone());
+        match consumer.next(None).await {
+            Some(delivery) => run(&self.worker, delivery, &control).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub async fn close(self) {
+        self.worker.status.close().await;
+    }
+}

@@ -1,0 +1,232 @@
+//! `acetate serve`: the API and the page, and in one process the worker as well.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use qwen_image::hub::ModelRef;
+use tokio::{sync::Notify, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    wiring,
+    worker::{deadline, waiting},
+};
+use crate::{
+    config::Loaded,
+    database::JobStore,
+    egress::WebhookPolicy,
+    http::{self, Api, Defaults, Dispatch, Mode, Model, Models, Parts, Probes, Server, Settings, Token, WebhookSecret},
+    image::Limits,
+    job::{DecomposeParams, EditParams, JobError},
+    store::Trust,
+    telemetry::Metrics,
+    worker::{self, Place, Shutdown, Worker, WorkerName},
+};
+
+/// How often the outbox is looked at when nobody has told of anything new.
+const RELAY_EVERY: Duration = Duration::from_millis(500);
+const LAST_ANSWERS: Duration = Duration::from_secs(6);
+
+/// Serves until `shutdown`. `work`: whether this process works on jobs too; when left out, it does where no queue is
+/// configured, since nobody else would. `ready` is told the address once requests are answered.
+pub async fn serve_api(
+    loaded: &Loaded,
+    work: Option<bool>,
+    shutdown: &Shutdown,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), JobError> {
+    let config = &loaded.config;
+    let embedded = config.queue.url.is_none();
+    let works = work.unwrap_or(embedded);
+    let settings = settings(loaded, embedded, works)?;
+    let metrics = Metrics::start().map_err(|reason| JobError::invalid("metrics", reason))?;
+    worker::describe();
+    http::describe();
+    let server = bind(loaded).await?;
+
+    let stores = wiring::stores(config, Trust::Submitted)?;
+    let queue = wiring::queue(config)?;
+    let deadline = deadline(config);
+    let status: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
+    waiting("the store", deadline, shutdown, || stores.own().check()).await?;
+    let stop = CancellationToken::new();
+    let working = match works {
+        true => Some(wiring::worker(loaded, status.clone(), stores.clone(), queue.clone(), Place::AsAsked)?),
+        false => None,
+    };
+    let wake = working.as_ref().map_or_else(|| Arc::new(Notify::new()), |worker| worker.wake.clone());
+    let mut helping = Vec::new();
+    if !works {
+        // A worker has a relay of its own.
+        let relay = worker::relay(status.clone(), queue.clone(), RELAY_EVERY, wake.clone(), stop.clone());
+        helping.push(tokio::spawn(relay));
+    }
+    if let Some(secret) = &settings.webhook {
+        let (callers, pause) = (settings.webhook_policy.clone(), settings.webhook_retry);
+        helping.push(tokio::spawn(http::send_webhooks(status.clone(), callers, secret.clone(), pause, stop.clone())));
+    }
+    let broken = working.as_ref().map(|worker| worker.broken.clone()).unwrap_or_default();
+    let name = WorkerName::of_this_process();
+    let api = Api::new(Parts {
+        settings,
+        status: status.clone(),
+        stores,
+        queue: queue.clone(),
+        dispatch: match (embedded, works) {
+            (true, true) => Dispatch::InProcess,
+            (true, false) => Dispatch::Nobody,
+            (false, _) => Dispatch::Relay(wake),
+        },
+        probes: Probes::new(status.clone(), queue.clone(), metrics, works, broken, shutdown.drain.clone()),
+        resident: working.as_ref().map(|worker| worker.engine.resident()),
+        is_dead: Arc::new(move |worker| name.knows_dead(worker)),
+        stop: stop.clone(),
+    });
+    if let Some(address) = server.address() {
+        info!(%address, works, "answers the API and the page");
+        ready(address);
+    }
+    let answering = tokio::spawn(server.serve_api(api, stop.clone()));
+    let served = live(working.as_ref(), shutdown, answering, deadline).await;
+    stop.cancel();
+    for helper in helping {
+        if tokio::time::timeout(LAST_ANSWERS, helper).await.is_err() {
+            warn!("something under way did not end in time; it is made good later");
+        }
+    }
+    queue.close().await;
+    status.close().await;
+    served
+}
+
+/// Until the worker or the server ends, or somebody says so. The server answers for as long as the worker has jobs in
+/// hand, so that whoever watches them sees them end.
+async fn live(
+    working: Option<&Worker>,
+    shutdown: &Shutdown,
+    mut answering: JoinHandle<std::io::Result<()>>,
+    deadline: tokio::time::Instant,
+) -> Result<(), JobError> {
+    let work = async {
+        let Some(worker) = working else {
+            shutdown.drain.cancelled().await;
+            return Ok(());
+        };
+        match waiting("the queue", deadline, shutdown, || worker.queue.ready(Duration::ZERO)).await {
+            Err(JobError::Cancelled) => return Ok(()),
+            ready => ready?,
+        }
+        let device = worker.engine.self_test().await?;
+        info!(device, "the device computes right");
+        worker::serve(worker, shutdown).await
+    };
+    tokio::select! {
+        worked = work => worked,
+        answered = &mut answering => {
+            let reason = match answered {
+                Ok(Ok(())) => "ended by itself".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            error!(reason, "the server ended");
+            shutdown.drain.cancel();
+            Err(JobError::Busy { reason: format!("the HTTP server: {reason}") })
+        }
+    }
+}
+
+/// On another address than the loopback everybody on the network can ask: only with a token.
+async fn bind(loaded: &Loaded) -> Result<Server, JobError> {
+    let settings = &loaded.config.http;
+    let (bind, field) = (&settings.bind, "http.bind");
+    if bind.is_empty() {
+        return Err(JobError::invalid(field, "is empty; give an address and port, such as 127.0.0.1:8080"));
+    }
+    let server = Server::bind(bind).await?;
+    let loopback = server.address().is_some_and(|address| address.ip().is_loopback());
+    if !loopback && settings.token.is_none() {
+        let reason = format!(
+            "`{bind}` can be reached from other machines, and nothing is asked of them; set a token \
+             (ACETATE__HTTP__TOKEN, for instance from `openssl rand -hex 32`), or bind to 127.0.0.1"
+        );
+        return Err(JobError::invalid(field, reason));
+    }
+    Ok(server)
+}
+
+fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, JobError> {
+    let (config, http) = (&loaded.config, &loaded.config.http);
+    let webhook = match &http.webhook_secret {
+        Some(secret) => Some(
+            WebhookSecret::parse(secret.reveal()).map_err(|reason| JobError::invalid("http.webhook_secret", reason))?,
+        ),
+        None => None,
+    };
+    http.check_token().map_err(|reason| JobError::invalid("http.token", reason))?;
+    check_origins(&http.cors_origins)?;
+    Ok(Settings {
+        token: http.token.as_ref().map(|token| Token::new(token.reveal().to_owned())),
+        hosts: http.hosts.clone(),
+        cors_origins: http.cors_origins.clone(),
+        max_upload_bytes: http.max_upload_bytes,
+        max_queued: http.max_queued,
+        requests_per_second: http.requests_per_second,
+        webhook,
+        webhook_policy: WebhookPolicy::new("http.webhook_allow", &http.webhook_allow)?,
+        webhook_retry: http.webhook_retry(),
+        limits: Limits {
+            max_width: config.image.max_width,
+            max_height: config.image.max_height,
+            max_pixels: config.image.max_pixels,
+            max_bytes: config.image.max_bytes,
+        },
+        http_inputs: config.store.http_inputs,
+        defaults: defaults(loaded),
+        models: Models {
+            decompose: shown(&super::model(loaded)?),
+            edit: shown(&super::edit_model(loaded)?),
+            device: config.qwen_image.device.name(),
+        },
+        mode: if embedded { Mode::Embedded } else { Mode::Service },
+        works,
+    })
+}
+
+/// An origin is a scheme, a host and perhaps a port; anything else would never match.
+fn check_origins(origins: &[String]) -> Result<(), JobError> {
+    for origin in origins {
+        let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        if !rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '*', '@', '?', '#', ' '])) {
+            let reason = format!("`{origin}` is no origin such as https://pictures.example");
+            return Err(JobError::invalid("http.cors_origins", reason));
+        }
+    }
+    Ok(())
+}
+
+fn defaults(loaded: &Loaded) -> Defaults {
+    let settings = &loaded.config.qwen_image;
+    let (steps, cfg_scale) = (settings.num_inference_steps, settings.cfg_scale);
+    Defaults {
+        decompose: DecomposeParams {
+            layers: settings.layer_num,
+            resolution: Some(settings.resolution).filter(|side| *side > 0),
+            steps,
+            cfg_scale,
+            ..DecomposeParams::default()
+        },
+        edit: EditParams { steps, cfg_scale, ..EditParams::default() },
+    }
+}
+
+/// A folder is shown by its name: where it lies is nobody's business.
+fn shown(model: &ModelRef) -> Model {
+    let (id, small) = match model {
+        ModelRef::Small { which, .. } => (which.name().to_owned(), true),
+        ModelRef::Folder(folder) => {
+            (folder.file_name().map_or_else(|| model.to_string(), |name| name.to_string_lossy().into_owned()), false)
+        }
+        ModelRef::Hub { .. } => (model.to_string(), false),
+    };
+    Model { id, small, loaded: None }
+}

@@ -1,0 +1,78 @@
+//! What a command needs that submits jobs or looks at them: no engine, no consumer.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use super::wiring;
+use crate::{
+    config::Loaded,
+    database::JobStore,
+    job::JobError,
+    queue::Queue,
+    store::{Inputs, Stores, Trust},
+    worker::publish_due,
+};
+
+/// How long a submitter waits for the broker. The jobs are safe by then; a worker's relay sends what is left.
+const BROKER: Duration = Duration::from_secs(5);
+
+pub struct Submitter {
+    pub status: JobStore,
+    pub stores: Stores,
+    pub inputs: Inputs,
+    queue: Queue,
+    max_input_bytes: u64,
+}
+
+impl Submitter {
+    pub async fn open(loaded: &Loaded) -> Result<Self, JobError> {
+        let config = &loaded.config;
+        let stores = wiring::stores(config, Trust::Local)?;
+        Ok(Self {
+            status: wiring::job_store(config).await?,
+            queue: wiring::queue(config)?,
+            inputs: stores.inputs().clone(),
+            stores,
+            max_input_bytes: config.image.max_bytes,
+        })
+    }
+
+    /// Sends what the outbox holds, so that the jobs need not wait for a worker's relay. A broker that is away loses
+    /// nothing: the rows are written. False when it is.
+    pub async fn dispatch(&self) -> bool {
+        if matches!(self.queue, Queue::Embedded(_)) {
+            return true;
+        }
+        let sent = match self.queue.ready(BROKER).await {
+            Ok(()) => loop {
+                match publish_due(&self.status, &self.queue).await {
+                    Ok(0) => break Ok(()),
+                    Ok(_) => {}
+                    Err(error) => break Err(error),
+                }
+            },
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
+            warn!(%error, "the jobs are accepted, and will be dispatched when the broker is back");
+            return false;
+        }
+        true
+    }
+
+    /// Says goodbye to the broker and the database.
+    pub async fn close(self) {
+        self.queue.close().await;
+        self.status.close().await;
+    }
+
+    /// Puts a file of this machine into the store; gives its address there, which is the same for the same bytes.
+    pub async fn upload(&self, url: &str) -> Result<String, JobError> {
+        let bytes = self.inputs.read(url, self.max_input_bytes).await?;
+        let ending = url.rsplit('.').next().filter(|ending| ending.len() <= 4).unwrap_or("bin").to_ascii_lowercase();
+        let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        self.stores.own().put_input(&sha256, &ending, bytes).await
+    }
+}

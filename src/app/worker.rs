@@ -1,0 +1,109 @@
+//! `acetate worker`: a process that works until it is told to leave.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::wiring;
+use crate::{
+    config::{Config, Loaded},
+    database::JobStore,
+    http::{Probes, Server},
+    job::{ErrorClass, JobError},
+    store::Trust,
+    telemetry::Metrics,
+    worker::{Place, Shutdown, describe, serve},
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Opens everything, waiting for what does not answer yet, and works until `shutdown`.
+pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> {
+    let config = &loaded.config;
+    let metrics = Metrics::start().map_err(|reason| JobError::invalid("metrics", reason))?;
+    describe();
+    let server = bind(loaded).await?;
+    let stores = wiring::stores(config, Trust::Submitted)?;
+    let queue = wiring::queue(config)?;
+
+    let deadline = deadline(config);
+    let status: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
+    waiting("the store", deadline, shutdown, || stores.own().check()).await?;
+    waiting("the queue", deadline, shutdown, || queue.ready(Duration::ZERO)).await?;
+
+    let worker = wiring::worker(loaded, status.clone(), stores, queue.clone(), Place::AsAsked)?;
+    let device = worker.engine.self_test().await?;
+    info!(device, "the device computes right");
+    let stop = CancellationToken::new();
+    let answering = server.map(|server| {
+        let probes =
+            Probes::new(status.clone(), queue.clone(), metrics, true, worker.broken.clone(), shutdown.drain.clone());
+        tokio::spawn(server.serve(probes, stop.clone()))
+    });
+    let served = serve(&worker, shutdown).await;
+    stop.cancel();
+    if let Some(answering) = answering {
+        let _ = tokio::time::timeout(Duration::from_secs(1), answering).await;
+    }
+    queue.close().await;
+    status.close().await;
+    served
+}
+
+/// An address that somebody chose must be had; the default one may be taken by another worker on this machine.
+async fn bind(loaded: &Loaded) -> Result<Option<Server>, JobError> {
+    let bind = &loaded.config.http.bind;
+    if bind.is_empty() {
+        return Ok(None);
+    }
+    let chosen = loaded.settings.iter().any(|setting| setting.key == "http.bind" && setting.from != "the defaults");
+    match Server::bind(bind).await {
+        Ok(server) => {
+            if let Some(address) = server.address() {
+                info!(%address, "answers /healthz, /readyz and /metrics");
+            }
+            Ok(Some(server))
+        }
+        Err(error) if chosen => Err(error),
+        Err(error) => {
+            warn!(%error, "works without /healthz, /readyz and /metrics");
+            Ok(None)
+        }
+    }
+}
+
+/// When everything must have answered that is needed at start.
+pub(super) fn deadline(config: &Config) -> Instant {
+    Instant::now() + config.worker.start_timeout()
+}
+
+/// Tries again while the trouble is a passing one, and says so, until the deadline.
+pub(super) async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
+    what: &str,
+    deadline: Instant,
+    shutdown: &Shutdown,
+    attempt: impl Fn() -> F,
+) -> Result<T, JobError> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = tokio::select! {
+            attempted = attempt() => match attempted {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            },
+            () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),
+        };
+        if error.class() != ErrorClass::Transient || Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        warn!(%error, retry_in_s = pause.as_secs_f64(), "waiting for {what}");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

@@ -1,0 +1,145 @@
+//! Which rows are looked at, and summaries of many.
+
+use jiff::Timestamp;
+
+use super::{
+    row::JobRow,
+    row_mapping::{Columns, readable},
+    search,
+};
+use crate::job::{BatchId, Epoch, JobError, JobId, JobKind, JobState};
+
+/// Which rows of a listing; the newest come first.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub state: Option<JobState>,
+    pub kind: Option<JobKind>,
+    pub batch: Option<BatchId>,
+    /// Keys and values that a job must have, upper or lower case.
+    pub labels: Vec<(String, String)>,
+    /// Words that must all occur in the id, the batch, a label, a prompt or instruction, or a picture's name.
+    pub search: String,
+    pub limit: u32,
+    /// The last job of the page before.
+    pub after: Option<JobId>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    pub jobs: Vec<JobRow>,
+    /// Where the next page starts; absent on the last one.
+    pub next: Option<JobId>,
+}
+
+/// How far a batch has come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchSummary {
+    /// Jobs in each state that occurs.
+    pub states: Vec<(JobState, u64)>,
+    pub first_created: Timestamp,
+    /// When the last of those that ended did so.
+    pub last_finished: Option<Timestamp>,
+    /// From the claim to the end of those that succeeded, on average.
+    pub mean_seconds: Option<f64>,
+}
+
+impl BatchSummary {
+    pub fn total(&self) -> u64 {
+        self.states.iter().map(|(_, jobs)| jobs).sum()
+    }
+
+    pub fn in_state(&self, state: JobState) -> u64 {
+        self.states.iter().find(|(known, _)| *known == state).map_or(0, |(_, jobs)| *jobs)
+    }
+
+    pub fn ended(&self) -> u64 {
+        self.states.iter().filter(|(state, _)| state.is_terminal()).map(|(_, jobs)| jobs).sum()
+    }
+}
+
+/// Queued jobs of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    pub kind: JobKind,
+    pub queued: u64,
+    /// When the first of them could have been claimed.
+    pub oldest: Timestamp,
+}
+
+/// Which ended jobs are old enough to go.
+#[derive(Debug, Clone)]
+pub struct PruneRules {
+    /// Ended before this time.
+    pub before: Timestamp,
+    /// Of these states; those that have not ended are never pruned.
+    pub states: Vec<JobState>,
+    pub batch: Option<BatchId>,
+    pub limit: u32,
+}
+
+/// An ended job whose objects can be deleted, before its row is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    pub id: JobId,
+    pub state: JobState,
+    /// The address that its result is under; absent: the store's own, or there is no result.
+    pub root: Option<String>,
+    /// What the request asked for as `output.prefix`: attempts that failed may have left files there.
+    pub prefix: String,
+    /// Every epoch at which it was tried: the folders `{job}/{epoch}/`.
+    pub epochs: Vec<Epoch>,
+}
+
+impl Filter {
+    /// What must occur in the words of a job.
+    pub(super) fn needles(&self) -> Vec<String> {
+        let labels = self.labels.iter().map(|(key, value)| search::label(key, value));
+        labels.chain(search::words(&self.search)).collect()
+    }
+}
+
+/// A page out of the rows of a query, which asked for one more than `limit`.
+pub(super) fn page(rows: &[impl Columns], limit: u32) -> Page {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let shown = &rows[..rows.len().min(limit)];
+    let more = rows.len() > limit;
+    let next = if more { shown.last().and_then(|row| row.word("id").ok()) } else { None };
+    Page { jobs: shown.iter().filter_map(readable).collect(), next }
+}
+
+/// A summary out of one row for each state, or nothing.
+pub(super) fn summary(rows: &[impl Columns]) -> Result<Option<BatchSummary>, JobError> {
+    let mut summary: Option<BatchSummary> = None;
+    for row in rows {
+        let (state, jobs) = (row.word("state")?, row.small("jobs")?);
+        let (created, finished) = (row.time("first_created")?, row.maybe_time("last_finished")?);
+        let all = summary.get_or_insert(BatchSummary {
+            states: Vec::new(),
+            first_created: created,
+            last_finished: None,
+            mean_seconds: None,
+        });
+        all.states.push((state, jobs));
+        all.first_created = all.first_created.min(created);
+        all.last_finished = all.last_finished.max(finished);
+        if state == JobState::Succeeded {
+            all.mean_seconds = row.maybe_real("mean_ms")?.map(|ms| ms / 1000.0);
+        }
+    }
+    Ok(summary)
+}
+
+/// An ended job and the epochs of its attempts, which stand in one column as `1,2,5`.
+pub(super) fn pruned(row: &impl Columns) -> Option<Pruned> {
+    let job = readable(row)?;
+    let epochs = row.maybe_text("epochs").ok()?.unwrap_or_default();
+    let mut epochs: Vec<Epoch> = epochs.split(',').filter_map(|epoch| epoch.parse().ok()).map(Epoch).collect();
+    epochs.sort_unstable();
+    Some(Pruned {
+        id: job.id(),
+        state: job.state,
+        root: job.published.and_then(|result| result.root),
+        prefix: job.request.output.prefix,
+        epochs,
+    })
+}

@@ -1,0 +1,113 @@
+//! Taking a job: one statement when nothing is in the way, and otherwise what it is.
+
+use super::{open::PostgresJobStore, transition::ROUNDS};
+use crate::{
+    database::{
+        Claim, ClaimRules, JobRow,
+        row_mapping::{job_columns, milliseconds, read_job},
+        transitions::{Standing, Transition, exhausted, is_conflict, overtaken, standing},
+    },
+    job::{JobError, JobId, JobState},
+};
+
+impl PostgresJobStore {
+    pub async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError> {
+        if let Some(row) = self.take(id, rules, rules.fingerprint, None).await? {
+            return Ok(Claim::Taken(row));
+        }
+        for _ in 0..ROUNDS {
+            let Some((row, now)) = self.read(id).await? else { return Ok(Claim::Unknown) };
+            if is_conflict(&row, rules) {
+                return Ok(Claim::Conflict(Box::new(row)));
+            }
+            let (state, error) = match standing(&row, now, rules) {
+                Standing::Ended => return Ok(Claim::Ended(Box::new(row))),
+                Standing::NotYet => {
+                    self.ensure_dispatch(&row).await?;
+                    return Ok(Claim::NotBefore(row.available_at));
+                }
+                Standing::Held => {
+                    let worker = row.worker.unwrap_or_default();
+                    return Ok(Claim::Held { worker, until: row.lease_until.unwrap_or_default() });
+                }
+                Standing::Free { dead } => {
+                    // The fingerprint was compared above, with what the request says today.
+                    let dead = row.worker.as_deref().filter(|_| dead).map(|worker| (worker, row.epoch.0));
+                    if let Some(row) = self.take(id, rules, None, dead).await? {
+                        return Ok(Claim::Taken(row));
+                    }
+                    continue;
+                }
+                Standing::Cancelled => (JobState::Cancelled, JobError::Cancelled),
+                Standing::Exhausted => (JobState::Failed, exhausted(&row)),
+            };
+            let turn = Transition::end(row, state, &error, now, self.mode)?;
+            if self.write(&turn).await? {
+                return Ok(Claim::Ended(Box::new(turn.row)));
+            }
+        }
+        Err(overtaken(id))
+    }
+
+    /// Raises epoch and attempts and sets the lease, with the attempt's line in the history, and takes back a dispatch
+    /// that was not sent yet; nothing when the job is
+    /// not free. `dead` is a worker whose lease need not be over, and the epoch at which it died.
+    async fn take(
+        &self,
+        id: JobId,
+        rules: &ClaimRules<'_>,
+        fingerprint: Option<&str>,
+        dead: Option<(&str, i64)>,
+    ) -> Result<Option<Box<JobRow>>, JobError> {
+        let query = sqlx::query(concat!(
+            "WITH taken AS (
+                UPDATE jobs
+                   SET state = 'running', epoch = epoch + 1, attempts = attempts + 1, worker = $2,
+                       lease_until = acetate_now() + $3, started_at = acetate_now(), updated_at = acetate_now(),
+                       quiet_until = 0
+                 WHERE id = $1 AND NOT cancel_requested AND attempts < $4
+                   AND ($5::TEXT IS NULL OR fingerprint = $5)
+                   AND ((state = 'queued' AND available_at <= acetate_now())
+                     OR (state = 'running' AND (lease_until <= acetate_now() OR (worker = $6 AND epoch = $7))))
+             RETURNING *),
+             lost AS (
+                UPDATE attempts SET ended_at = taken.updated_at, outcome = 'lost'
+                  FROM taken
+                 WHERE attempts.job = taken.id AND attempts.epoch = taken.epoch - 1 AND attempts.ended_at IS NULL),
+             unsent AS (
+                DELETE FROM outbox USING taken
+                 WHERE outbox.job = taken.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),
+             begun AS (
+                INSERT INTO attempts (job, epoch, attempt, worker, started_at)
+                SELECT id, epoch, attempts, worker, started_at FROM taken)
+             SELECT ",
+            job_columns!(),
+            " FROM taken"
+        ))
+        .bind(id.to_string())
+        .bind(rules.worker)
+        .bind(milliseconds(rules.lease))
+        .bind(i64::from(rules.max_attempts))
+        .bind(fingerprint)
+        .bind(dead.map(|(worker, _)| worker))
+        .bind(dead.map(|(_, epoch)| epoch));
+        let Some(row) = self.one(query).await? else { return Ok(None) };
+        self.signal.tell();
+        Ok(Some(Box::new(read_job(&row)?)))
+    }
+
+    /// A job that was asked for too early must not depend on the reaper alone.
+    async fn ensure_dispatch(&self, row: &JobRow) -> Result<(), JobError> {
+        if !self.service() {
+            return Ok(());
+        }
+        let query = sqlx::query(
+            "INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
+             SELECT id, 'dispatch', kind, priority, available_at, acetate_now() FROM jobs
+              WHERE id = $1 AND state || '' = 'queued'
+             ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING",
+        )
+        .bind(row.id().to_string());
+        self.execute(query).await.map(drop)
+    }
+}

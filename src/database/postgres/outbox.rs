@@ -1,0 +1,116 @@
+//! The outbox, and what seems to be lost.
+//!
+//! `id = ANY(ARRAY(...))` instead of a join keeps the planner from reading whole tables while it knows little of them;
+//! for `state || ''` see the module above.
+
+use std::time::Duration;
+
+use super::open::PostgresJobStore;
+use crate::{
+    database::{
+        OutboxId, OutboxRow,
+        row_mapping::{milliseconds, read_outbox},
+    },
+    job::JobError,
+};
+
+/// Of one round of the reaper; the next one goes on.
+const REAPED_AT_ONCE: i64 = 1000;
+
+/// Milliseconds within which a message is usually sent.
+const SOON: i64 = 5000;
+
+impl PostgresJobStore {
+    pub async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError> {
+        let query = sqlx::query(
+            "WITH due AS (
+                SELECT id FROM outbox
+                 WHERE available_at <= acetate_now() AND (taken_until IS NULL OR taken_until <= acetate_now())
+                 ORDER BY available_at, id LIMIT $1
+                   FOR UPDATE SKIP LOCKED),
+             taken AS (
+                UPDATE outbox SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
+             RETURNING *)
+             SELECT id AS message, job AS id, job, topic, kind, priority, available_at, created_at,
+                    COALESCE(payload, (SELECT request FROM jobs WHERE jobs.id = taken.job)) AS payload
+               FROM taken ORDER BY taken.available_at, taken.id",
+        )
+        .bind(i64::from(limit))
+        .bind(milliseconds(lease));
+        self.all(query).await?.iter().map(read_outbox).collect()
+    }
+
+    pub async fn outbox_done(&self, ids: &[OutboxId]) -> Result<(), JobError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        // When a job was dispatched is only a hint for the reaper. So it is not written where the row says nearly the
+        // same, as it does when all is well, and a row that somebody else changes right now is skipped.
+        let query = sqlx::query(
+            "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1) RETURNING job, topic),
+             sent AS (
+                SELECT id FROM jobs
+                 WHERE id = ANY(ARRAY(SELECT job FROM gone WHERE topic = 'dispatch'))
+                   AND state || '' = 'queued' AND quiet_until < acetate_now() - $2
+                   FOR UPDATE SKIP LOCKED)
+             UPDATE jobs SET quiet_until = acetate_now() WHERE id = ANY(ARRAY(SELECT id FROM sent))",
+        )
+        .bind(numbers(ids))
+        .bind(SOON);
+        self.execute(query).await.map(drop)
+    }
+
+    pub async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let query = sqlx::query(
+            "UPDATE outbox SET taken_until = acetate_now(), available_at = acetate_now() + $2 WHERE id = ANY($1)",
+        )
+        .bind(numbers(ids))
+        .bind(milliseconds(delay));
+        self.execute(query).await.map(drop)
+    }
+
+    pub async fn reap(&self, grace: Duration) -> Result<u64, JobError> {
+        if !self.service() {
+            return Ok(0);
+        }
+        let query = sqlx::query(
+            "WITH late AS (
+                SELECT id, kind, priority FROM jobs
+                 WHERE state = 'queued' AND quiet_until <= acetate_now() - $1
+                 ORDER BY quiet_until LIMIT $2 FOR UPDATE SKIP LOCKED),
+             dead AS (
+                SELECT id, kind, priority FROM jobs
+                 WHERE state = 'running' AND lease_until <= acetate_now() AND quiet_until <= acetate_now()
+                 ORDER BY lease_until LIMIT $2 FOR UPDATE SKIP LOCKED),
+             lost AS (SELECT * FROM late UNION ALL SELECT * FROM dead),
+             noted AS (
+                UPDATE jobs
+                   SET quiet_until = CASE state WHEN 'queued' THEN 2 * acetate_now() - available_at
+                                     ELSE acetate_now() + GREATEST($1, acetate_now() - lease_until) END
+                 WHERE id = ANY(ARRAY(SELECT id FROM lost))),
+             sent AS (
+                INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
+                SELECT id, 'dispatch', kind, priority, acetate_now(), acetate_now() FROM lost
+                ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING
+             RETURNING 1)
+             SELECT 1 FROM sent",
+        )
+        .bind(milliseconds(grace))
+        .bind(REAPED_AT_ONCE);
+        let lost = self.all(query).await?.len();
+        if lost > 0 {
+            self.signal.tell();
+        }
+        Ok(u64::try_from(lost).unwrap_or(u64::MAX))
+    }
+}
+
+fn numbers(ids: &[OutboxId]) -> Vec<i64> {
+    let mut numbers: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    // Two relays that delete the same rows do it in the same order.
+    numbers.sort_unstable();
+    numbers
+}

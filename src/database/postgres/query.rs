@@ -1,0 +1,99 @@
+//! Reading rows.
+
+use jiff::Timestamp;
+use sqlx::{Postgres, QueryBuilder};
+
+use super::open::PostgresJobStore;
+use crate::{
+    database::{
+        Attempt, Depth, Filter, JobRow, Page,
+        listing::page,
+        row_mapping::{Columns, JOB_WITH_ATTEMPTS, job_columns, read_job, read_with_attempts, readable},
+    },
+    job::{JobError, JobId, JobState},
+};
+
+impl PostgresJobStore {
+    pub async fn get(&self, id: JobId) -> Result<Option<JobRow>, JobError> {
+        let query = sqlx::query(concat!("SELECT ", job_columns!(), " FROM jobs WHERE id = $1")).bind(id.to_string());
+        self.one(query).await?.as_ref().map(read_job).transpose()
+    }
+
+    pub async fn get_with_attempts(&self, id: JobId) -> Result<Option<(JobRow, Vec<Attempt>)>, JobError> {
+        read_with_attempts(&self.all(sqlx::query(JOB_WITH_ATTEMPTS).bind(id.to_string())).await?)
+    }
+
+    pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError> {
+        let query = sqlx::query(concat!("SELECT ", job_columns!(), " FROM jobs WHERE id = ANY($1)"))
+            .bind(ids.iter().map(JobId::to_string).collect::<Vec<_>>());
+        Ok(self.all(query).await?.iter().filter_map(readable).collect())
+    }
+
+    pub async fn list(&self, filter: &Filter) -> Result<Page, JobError> {
+        let mut query = QueryBuilder::<Postgres>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE TRUE"));
+        if let Some(state) = filter.state {
+            query.push(" AND state = ").push_bind(state.as_str());
+        }
+        if let Some(kind) = filter.kind {
+            query.push(" AND kind = ").push_bind(kind.as_str());
+        }
+        if let Some(batch) = &filter.batch {
+            query.push(" AND batch = ").push_bind(batch.to_string());
+        }
+        // A row of an older version has no words of its own.
+        for needle in filter.needles() {
+            query.push(" AND strpos(COALESCE(search, lower(request)), ").push_bind(needle).push(") > 0");
+        }
+        if let Some(after) = filter.after {
+            query.push(" AND (created_at, id) < ((SELECT created_at FROM jobs WHERE id = ");
+            query.push_bind(after.to_string()).push("), ").push_bind(after.to_string()).push(")");
+        }
+        let limit = filter.limit.max(1);
+        // One more than asked for tells whether there is another page.
+        query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit) + 1);
+        Ok(page(&self.all(query.build()).await?, limit))
+    }
+
+    pub async fn find_unfinished(&self, fingerprint: &str) -> Result<Option<JobRow>, JobError> {
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            job_columns!(),
+            " FROM jobs WHERE fingerprint = $1 AND state IN ('queued', 'running')
+              ORDER BY created_at DESC, id DESC LIMIT 1"
+        ))
+        .bind(fingerprint);
+        Ok(self.one(query).await?.as_ref().and_then(readable))
+    }
+
+    pub async fn count(&self) -> Result<Vec<(JobState, i64)>, JobError> {
+        let query = sqlx::query("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state ORDER BY state");
+        self.all(query).await?.iter().map(|row| Ok((row.word("state")?, row.number("jobs")?))).collect()
+    }
+
+    pub async fn queue_depth(&self) -> Result<Vec<Depth>, JobError> {
+        let query = sqlx::query(
+            "SELECT kind, COUNT(*) AS jobs, MIN(available_at) AS oldest FROM jobs WHERE state = 'queued'
+              GROUP BY kind ORDER BY kind",
+        );
+        let depth = |row: &_| {
+            let row: &sqlx::postgres::PgRow = row;
+            Ok(Depth { kind: row.word("kind")?, queued: row.small("jobs")?, oldest: row.time("oldest")? })
+        };
+        self.all(query).await?.iter().map(depth).collect()
+    }
+
+    pub async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError> {
+        let query = sqlx::query(
+            "(SELECT id, priority, available_at AS at FROM jobs
+               WHERE state = 'queued' AND available_at <= acetate_now()
+               ORDER BY priority DESC, available_at, id LIMIT $1)
+             UNION ALL
+             (SELECT id, priority, lease_until AS at FROM jobs
+               WHERE state = 'running' AND lease_until <= acetate_now() ORDER BY lease_until LIMIT $1)
+             ORDER BY priority DESC, at, id LIMIT $1",
+        )
+        .bind(i64::from(limit));
+        let rows = self.all(query).await?;
+        rows.iter().map(|row| Ok((row.word("id")?, row.small("priority")?, row.time("at")?))).collect()
+    }
+}

@@ -1,0 +1,189 @@
+//! Accepting jobs, and keeping what was refused.
+
+use std::collections::{HashMap, HashSet};
+
+use jiff::Timestamp;
+
+use super::open::PostgresJobStore;
+use crate::{
+    database::{
+        JobRow, Rejection, SubmitOptions, Submitted,
+        row_mapping::{Columns, job_columns, read_job, read_rejection, to_json},
+        search,
+        transitions::check_same,
+    },
+    job::{Epoch, ErrorRecord, JobError, JobId, JobRequest, JobState},
+};
+
+/// Requests in one statement.
+const CHUNK: usize = 1000;
+
+/// Bytes of requests in one statement, more or less.
+const CHUNK_BYTES: usize = 8 << 20;
+
+impl PostgresJobStore {
+    pub async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError> {
+        let mut results = self.submit_chunk(&[(request, request.to_json())], options).await?;
+        results.pop().unwrap_or_else(|| Err(vanished(request.id)))
+    }
+
+    pub async fn submit_many(
+        &self,
+        requests: &[JobRequest],
+        options: &SubmitOptions,
+    ) -> Vec<Result<Submitted, JobError>> {
+        let mut results = Vec::with_capacity(requests.len());
+        let mut rest = requests;
+        while !rest.is_empty() {
+            let mut chunk = Vec::new();
+            let mut bytes = 0;
+            for request in rest.iter().take(CHUNK) {
+                let json = request.to_json();
+                bytes += json.len();
+                chunk.push((request, json));
+                if bytes > CHUNK_BYTES {
+                    break;
+                }
+            }
+            match self.submit_chunk(&chunk, options).await {
+                Ok(submitted) => results.extend(submitted),
+                Err(error) => {
+                    results.resize(requests.len(), Err(error));
+                    break;
+                }
+            }
+            rest = &rest[chunk.len()..];
+        }
+        results
+    }
+
+    /// One statement for all of them; then the rows of those whose ids were there before.
+    async fn submit_chunk(
+        &self,
+        chunk: &[(&JobRequest, String)],
+        options: &SubmitOptions,
+    ) -> Result<Vec<Result<Submitted, JobError>>, JobError> {
+        // Of an id that occurs twice the first one counts. In the order of their ids, so that two submitters of the
+        // same jobs wait for each other and do not block each other.
+        let mut seen = HashSet::new();
+        let mut unique: Vec<_> = chunk.iter().filter(|(request, _)| seen.insert(request.id)).collect();
+        unique.sort_by_key(|(request, _)| request.id);
+        let mut new = self.insert(&unique, options).await?;
+        if !new.is_empty() {
+            self.signal.tell();
+        }
+
+        let mut answers = Vec::with_capacity(chunk.len());
+        let mut others = Vec::new();
+        for (request, _) in chunk {
+            let row = new.remove(&request.id).map(|(created_at, available_at)| {
+                Submitted::New(Box::new(JobRow { available_at, ..fresh(request, options, created_at) }))
+            });
+            if row.is_none() {
+                others.push(request.id.to_string());
+            }
+            answers.push(row);
+        }
+        let known = if others.is_empty() { HashMap::new() } else { self.read_many(&others).await? };
+        let answer = |((request, _), new): (&(&JobRequest, String), Option<Submitted>)| match new {
+            Some(submitted) => Ok(submitted),
+            None => {
+                let row = known.get(&request.id).ok_or_else(|| vanished(request.id))?;
+                check_same(&row.request, request)?;
+                Ok(Submitted::Known(Box::new(row.clone())))
+            }
+        };
+        Ok(chunk.iter().zip(answers).map(answer).collect())
+    }
+
+    /// Ids of the new rows, with when they were made and when they may be claimed.
+    async fn insert(
+        &self,
+        requests: &[&(&JobRequest, String)],
+        options: &SubmitOptions,
+    ) -> Result<HashMap<JobId, (Timestamp, Timestamp)>, JobError> {
+        let texts = |text: &dyn Fn(&JobRequest) -> String| -> Vec<String> {
+            requests.iter().map(|(request, _)| text(request)).collect()
+        };
+        let query = sqlx::query(
+            "WITH new AS (
+                INSERT INTO jobs (id, fingerprint, kind, request, priority, batch, state, available_at, quiet_until,
+                                  created_at, updated_at, search, webhook)
+                SELECT id, fingerprint, kind, request, priority, $6, 'queued', COALESCE($7, acetate_now()),
+                       COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10
+                  FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $9::TEXT[])
+                    AS asked (id, fingerprint, kind, request, priority, search)
+                ON CONFLICT (id) DO NOTHING
+             RETURNING id, kind, priority, created_at, available_at),
+             sent AS (
+                INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
+                SELECT id, 'dispatch', kind, priority, available_at, created_at FROM new WHERE $8
+                ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
+                DO UPDATE SET available_at = EXCLUDED.available_at)
+             SELECT id, created_at, available_at FROM new",
+        )
+        .bind(texts(&|request| request.id.to_string()))
+        .bind(texts(&JobRequest::fingerprint))
+        .bind(texts(&|request| request.task.kind().to_string()))
+        .bind(requests.iter().map(|(_, json)| json.as_str()).collect::<Vec<_>>())
+        .bind(requests.iter().map(|(request, _)| i64::from(request.priority)).collect::<Vec<_>>())
+        .bind(options.batch.as_ref().map(|batch| batch.as_str()))
+        .bind(options.at.map(Timestamp::as_millisecond))
+        .bind(self.service())
+        .bind(texts(&|request| search::text(request, options.batch.as_ref())))
+        .bind(options.webhook.as_deref());
+        let rows = self.all(query).await?;
+        rows.iter().map(|row| Ok((row.word("id")?, (row.time("created_at")?, row.time("available_at")?)))).collect()
+    }
+
+    async fn read_many(&self, ids: &[String]) -> Result<HashMap<JobId, JobRow>, JobError> {
+        let query = sqlx::query(concat!("SELECT ", job_columns!(), " FROM jobs WHERE id = ANY($1)")).bind(ids);
+        let rows = self.all(query).await?;
+        rows.iter().map(|row| read_job(row).map(|row| (row.id(), row))).collect()
+    }
+
+    pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError> {
+        let query = sqlx::query(
+            "INSERT INTO rejections (id, received_at, error, body)
+             SELECT $1, acetate_now(), $2, $3 WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = $1)
+             ON CONFLICT (id) DO UPDATE
+                SET received_at = EXCLUDED.received_at, error = EXCLUDED.error, body = EXCLUDED.body",
+        )
+        .bind(id.to_string())
+        .bind(to_json(error)?)
+        .bind(Rejection::body_of(raw));
+        self.execute(query).await.map(|kept| kept > 0)
+    }
+
+    pub async fn rejection(&self, id: JobId) -> Result<Option<Rejection>, JobError> {
+        let query =
+            sqlx::query("SELECT id, received_at, error, body FROM rejections WHERE id = $1").bind(id.to_string());
+        self.one(query).await?.as_ref().map(read_rejection).transpose()
+    }
+}
+
+/// The row as the statement has made it.
+fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -> JobRow {
+    JobRow {
+        request: request.clone(),
+        batch: options.batch.clone(),
+        state: JobState::Queued,
+        attempts: 0,
+        epoch: Epoch(0),
+        progress: None,
+        error: None,
+        cancel_requested: false,
+        worker: None,
+        lease_until: None,
+        available_at: created_at,
+        published: None,
+        created_at,
+        started_at: None,
+        updated_at: created_at,
+        finished_at: None,
+    }
+}
+
+fn vanished(id: JobId) -> JobError {
+    JobError::Database { reason: format!("job {id} vanished while it was submitted; submit it again") }
+}

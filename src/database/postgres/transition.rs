@@ -1,0 +1,198 @@
+//! Writing a decided change, and the changes that are made of nothing else.
+//!
+//! A row is read, the change decided, and written by one statement that compares the row with what was read. When
+//! somebody was faster, it all starts again from the new row.
+
+use std::time::Duration;
+
+use super::open::PostgresJobStore;
+use crate::{
+    database::{
+        Beat, CancelOutcome, Fenced, JobRow, Published, RetryOutcome,
+        row_mapping::{Columns, job_columns, milliseconds, read_job, to_json},
+        transitions::{Ending, Transition, lease_is_over, overtaken},
+    },
+    job::{Epoch, ErrorRecord, JobError, JobId, JobState, Progress},
+};
+
+/// How often a change starts again. Each time somebody else has changed the row in the millisecond in between.
+pub(super) const ROUNDS: usize = 10;
+
+impl PostgresJobStore {
+    pub async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::Succeeded(result)).await
+    }
+
+    pub async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::Failed(error)).await
+    }
+
+    pub async fn requeue(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        error: &ErrorRecord,
+        delay: Duration,
+    ) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::Requeued(error, delay)).await
+    }
+
+    pub async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::GivenBack).await
+    }
+
+    pub async fn cancelled(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::Cancelled).await
+    }
+
+    async fn settle(&self, id: JobId, epoch: Epoch, ending: Ending<'_>) -> Result<Fenced<JobRow>, JobError> {
+        for _ in 0..ROUNDS {
+            let Some((row, now)) = self.read(id).await? else { return Ok(Fenced::Lost) };
+            if row.epoch != epoch || row.state != JobState::Running {
+                return Ok(if ending.stands(&row, epoch) { Fenced::Held(row) } else { Fenced::Lost });
+            }
+            let turn = Transition::settle(row, ending, now, self.mode)?;
+            if self.write(&turn).await? {
+                return Ok(Fenced::Held(turn.row));
+            }
+        }
+        Err(overtaken(id))
+    }
+
+    pub async fn heartbeat(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        lease: Duration,
+        progress: Option<&Progress>,
+    ) -> Result<Fenced<Beat>, JobError> {
+        let sequence = progress.map_or(0, |progress| i64::try_from(progress.sequence).unwrap_or(i64::MAX));
+        let beat = sqlx::query(
+            "UPDATE jobs
+                SET lease_until = acetate_now() + $3, updated_at = acetate_now(), quiet_until = 0,
+                    progress = CASE WHEN $4 > progress_sequence THEN $5 ELSE progress END,
+                    progress_sequence = GREATEST(progress_sequence, $4)
+              WHERE id = $1 AND epoch = $2 AND state || '' = 'running'
+          RETURNING cancel_requested",
+        )
+        .bind(id.to_string())
+        .bind(epoch.0)
+        .bind(milliseconds(lease))
+        .bind(sequence)
+        .bind(progress.map(to_json).transpose()?);
+        match self.one(beat).await? {
+            Some(row) => Ok(Fenced::Held(Beat { cancel_requested: row.flag("cancel_requested")? })),
+            None => Ok(Fenced::Lost),
+        }
+    }
+
+    pub async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError> {
+        for _ in 0..ROUNDS {
+            let Some((row, now)) = self.read(id).await? else { return Ok(CancelOutcome::Unknown) };
+            match row.state {
+                JobState::Succeeded | JobState::Failed | JobState::Cancelled => {
+                    return Ok(CancelOutcome::AlreadyEnded(row.state));
+                }
+                JobState::Running if !lease_is_over(&row, now) && !row.worker.as_deref().is_some_and(is_dead) => {
+                    let asked = sqlx::query(
+                        "UPDATE jobs SET cancel_requested = TRUE, updated_at = acetate_now()
+                          WHERE id = $1 AND epoch = $2 AND state || '' = 'running'",
+                    )
+                    .bind(id.to_string())
+                    .bind(row.epoch.0);
+                    if self.execute(asked).await? > 0 {
+                        self.signal.tell();
+                        return Ok(CancelOutcome::Requested);
+                    }
+                }
+                JobState::Queued | JobState::Running => {
+                    let turn = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
+                    if self.write(&turn).await? {
+                        return Ok(CancelOutcome::Cancelled);
+                    }
+                }
+            }
+        }
+        Err(overtaken(id))
+    }
+
+    pub async fn retry(&self, id: JobId) -> Result<RetryOutcome, JobError> {
+        for _ in 0..ROUNDS {
+            let Some((row, now)) = self.read(id).await? else { return Ok(RetryOutcome::Unknown) };
+            match row.state {
+                JobState::Queued | JobState::Running | JobState::Succeeded => {
+                    return Ok(RetryOutcome::Refused(row.state));
+                }
+                JobState::Failed | JobState::Cancelled => {}
+            }
+            let turn = Transition::retry(row, now, self.mode)?;
+            if self.write(&turn).await? {
+                return Ok(RetryOutcome::Queued(Box::new(turn.row)));
+            }
+        }
+        Err(overtaken(id))
+    }
+
+    /// The row, and the server's time in milliseconds.
+    pub(super) async fn read(&self, id: JobId) -> Result<Option<(JobRow, i64)>, JobError> {
+        let query = sqlx::query(concat!("SELECT ", job_columns!(), ", acetate_now() AS now FROM jobs WHERE id = $1"))
+            .bind(id.to_string());
+        let Some(row) = self.one(query).await? else { return Ok(None) };
+        Ok(Some((read_job(&row)?, row.number("now")?)))
+    }
+
+    /// Writes a turn, if the row is still what was read: the row, its open attempt and its message, in one statement.
+    pub(super) async fn write(&self, turn: &Transition) -> Result<bool, JobError> {
+        let (row, seen, message) = (&turn.row, &turn.seen, turn.message.as_ref());
+        let result = row.published.as_ref();
+        let query = sqlx::query(
+            "WITH turned AS (
+                UPDATE jobs
+                   SET state = $6, attempts = $7, error = $8, manifest = $9, result_root = $10, outputs = $11, caption = $21,
+                       available_at = $12, quiet_until = $12, cancel_requested = $13, worker = NULL,
+                       lease_until = NULL, updated_at = $14, finished_at = $15
+                 WHERE id = $1 AND epoch = $2 AND state || '' = $3 AND cancel_requested = $4
+                   AND ($5::BIGINT IS NULL OR lease_until = $5)
+             RETURNING id, kind, priority, webhook),
+             closed AS (
+                UPDATE attempts SET ended_at = $14, outcome = $16, error = $17
+                  FROM turned WHERE attempts.job = turned.id AND attempts.epoch = $2 AND attempts.ended_at IS NULL),
+             sent AS (
+                INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
+                SELECT id, $18, kind, priority, $19, $20, $14 FROM turned WHERE $18::TEXT IS NOT NULL
+                ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
+                DO UPDATE SET available_at = EXCLUDED.available_at),
+             hooked AS (
+                INSERT INTO webhooks (job, url, payload, available_at, created_at)
+                SELECT id, webhook, $22, $14, $14 FROM turned WHERE $22::TEXT IS NOT NULL AND webhook IS NOT NULL)
+             SELECT 1 FROM turned",
+        )
+        .bind(row.id().to_string())
+        .bind(seen.epoch.0)
+        .bind(seen.state.as_str())
+        .bind(seen.cancel_requested)
+        .bind(seen.lease_until)
+        .bind(row.state.as_str())
+        .bind(i64::from(row.attempts))
+        .bind(row.error.as_ref().map(to_json).transpose()?)
+        .bind(result.map(|result| result.manifest.as_str()))
+        .bind(result.and_then(|result| result.root.as_deref()))
+        .bind(result.map(|result| to_json(&result.files)).transpose()?)
+        .bind(row.available_at.as_millisecond())
+        .bind(row.cancel_requested)
+        .bind(row.updated_at.as_millisecond())
+        .bind(row.finished_at.map(|at| at.as_millisecond()))
+        .bind(turn.outcome)
+        .bind(turn.attempt_error.as_ref().map(to_json).transpose()?)
+        .bind(message.map(|message| message.topic.as_str()))
+        .bind(message.and_then(|message| message.payload.as_deref()))
+        .bind(message.map(|message| message.available_at))
+        .bind(result.and_then(|result| result.caption.as_deref()))
+        .bind(turn.event.as_deref());
+        let written = self.one(query).await?.is_some();
+        if written {
+            self.signal.tell();
+        }
+        Ok(written)
+    }
+}

@@ -1,0 +1,45 @@
+//! Calls that are due, and what came of them.
+
+use std::time::Duration;
+
+use super::open::PostgresJobStore;
+use crate::{
+    database::{WebhookId, WebhookRow, row_mapping::milliseconds, webhook::read_webhook},
+    job::JobError,
+};
+
+impl PostgresJobStore {
+    pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
+        let query = sqlx::query(
+            "WITH due AS (
+                SELECT id FROM webhooks
+                 WHERE gave_up_at IS NULL AND available_at <= acetate_now()
+                   AND (taken_until IS NULL OR taken_until <= acetate_now())
+                 ORDER BY available_at, id LIMIT $1
+                   FOR UPDATE SKIP LOCKED)
+             UPDATE webhooks SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
+          RETURNING id AS call, job AS id, url, payload, attempts, created_at",
+        )
+        .bind(i64::from(limit))
+        .bind(milliseconds(lease));
+        self.all(query).await?.iter().map(read_webhook).collect()
+    }
+
+    pub async fn webhook_done(&self, id: WebhookId) -> Result<(), JobError> {
+        self.execute(sqlx::query("DELETE FROM webhooks WHERE id = $1").bind(id.0)).await.map(drop)
+    }
+
+    pub async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError> {
+        let query = sqlx::query(
+            "UPDATE webhooks
+                SET attempts = attempts + 1, last_error = $2, taken_until = NULL,
+                    available_at = COALESCE(acetate_now() + $3, available_at),
+                    gave_up_at = CASE WHEN $3::BIGINT IS NULL THEN acetate_now() END
+              WHERE id = $1",
+        )
+        .bind(id.0)
+        .bind(error)
+        .bind(again.map(milliseconds));
+        self.execute(query).await.map(drop)
+    }
+}

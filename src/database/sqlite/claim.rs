@@ -1,0 +1,97 @@
+//! Taking a job: the one statement that raises its epoch, and what stands in the way of it.
+
+use sqlx::SqliteConnection;
+
+use super::{
+    open::{SqliteJobStore, database, now_ms},
+    transition::{ensure_dispatch, select, write},
+};
+use crate::{
+    database::{
+        Claim, ClaimRules, JobRow,
+        row_mapping::{after, job_columns, read_job},
+        transitions::{Standing, Transition, exhausted, is_conflict, standing},
+    },
+    job::{JobError, JobId, JobState},
+};
+
+impl SqliteJobStore {
+    pub async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let claim = self.claim_in(&mut tx, id, rules).await?;
+        tx.commit().await.map_err(database)?;
+        self.signal.tell();
+        Ok(claim)
+    }
+
+    async fn claim_in(&self, tx: &mut SqliteConnection, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError> {
+        let Some(row) = select(tx, id).await? else { return Ok(Claim::Unknown) };
+        if is_conflict(&row, rules) {
+            return Ok(Claim::Conflict(Box::new(row)));
+        }
+        let now = now_ms();
+        let (state, error) = match standing(&row, now, rules) {
+            Standing::Ended => return Ok(Claim::Ended(Box::new(row))),
+            Standing::NotYet => {
+                ensure_dispatch(tx, &row, self.mode).await?;
+                return Ok(Claim::NotBefore(row.available_at));
+            }
+            Standing::Held => {
+                let worker = row.worker.unwrap_or_default();
+                return Ok(Claim::Held { worker, until: row.lease_until.unwrap_or_default() });
+            }
+            Standing::Free { .. } => return take(tx, &row, now, rules).await,
+            Standing::Cancelled => (JobState::Cancelled, JobError::Cancelled),
+            Standing::Exhausted => (JobState::Failed, exhausted(&row)),
+        };
+        let turn = Transition::end(row, state, &error, now, self.mode)?;
+        write(tx, &turn).await?;
+        Ok(Claim::Ended(Box::new(turn.row)))
+    }
+}
+
+async fn take(tx: &mut SqliteConnection, row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> Result<Claim, JobError> {
+    let id = row.id().to_string();
+    sqlx::query(
+        "UPDATE attempts SET ended_at = ?3, outcome = 'lost' WHERE job = ?1 AND epoch = ?2 AND ended_at IS NULL",
+    )
+    .bind(&id)
+    .bind(row.epoch.0)
+    .bind(now)
+    .execute(&mut *tx)
+    .await
+    .map_err(database)?;
+    let taken = sqlx::query(concat!(
+        "UPDATE jobs
+            SET state = 'running', epoch = epoch + 1, attempts = attempts + 1,
+                worker = ?3, lease_until = ?4, started_at = ?5, updated_at = ?5, quiet_until = 0
+          WHERE id = ?1 AND epoch = ?2
+      RETURNING ",
+        job_columns!()
+    ))
+    .bind(&id)
+    .bind(row.epoch.0)
+    .bind(rules.worker)
+    .bind(after(now, rules.lease))
+    .bind(now)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(database)?;
+    let taken = read_job(&taken)?;
+    // A dispatch that was not sent yet would only find out that the job is taken.
+    sqlx::query("DELETE FROM outbox WHERE job = ? AND topic = 'dispatch' AND taken_until IS NULL")
+        .bind(&id)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+    sqlx::query("INSERT INTO attempts (job, epoch, attempt, worker, started_at) VALUES (?, ?, ?, ?, ?)")
+        .bind(&id)
+        .bind(taken.epoch.0)
+        .bind(taken.attempts)
+        .bind(rules.worker)
+        .bind(now)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+    Ok(Claim::Taken(Box::new(taken)))
+}

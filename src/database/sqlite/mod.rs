@@ -1,0 +1,13 @@
+//! Job rows in one SQLite file.
+
+mod batch;
+mod claim;
+mod open;
+mod outbox;
+mod query;
+mod retention;
+mod submit;
+mod transition;
+mod webhook;
+
+pub use open::SqliteJobStore;

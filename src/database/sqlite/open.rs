@@ -1,0 +1,154 @@
+//! The SQLite file: how it is opened, brought up to date and kept safe between processes.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use sqlx::{
+    Row, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::{
+    database::{Changes, OutboxMode, notify::Signal},
+    job::JobError,
+};
+
+/// In order; the file's `user_version` says how many of them it has seen.
+const MIGRATIONS: [&str; 5] = [
+    include_str!("../../../migrations/sqlite/0001_jobs.sql"),
+    include_str!("../../../migrations/sqlite/0002_service.sql"),
+    include_str!("../../../migrations/sqlite/0003_listing.sql"),
+    include_str!("../../../migrations/sqlite/0004_caption.sql"),
+    include_str!("../../../migrations/sqlite/0005_api.sql"),
+];
+
+/// How long a write waits for another process to finish its own.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
+
+/// Job rows in one SQLite file, in WAL mode: one writer, readers that never wait for it.
+#[derive(Debug, Clone)]
+pub struct SqliteJobStore {
+    pub(in crate::database) writer: SqlitePool,
+    pub(super) readers: SqlitePool,
+    pub(super) mode: OutboxMode,
+    pub(super) signal: Signal,
+    path: PathBuf,
+}
+
+impl SqliteJobStore {
+    /// Opens the file, making it and its folder if need be, and brings its tables up to date.
+    pub async fn open(path: &Path, mode: OutboxMode) -> Result<Self, JobError> {
+        let at = |reason: String| JobError::Database { reason: format!("{}: {reason}", path.display()) };
+        if let Some(folder) = path.parent() {
+            tokio::fs::create_dir_all(folder)
+                .await
+                .map_err(|error| at(format!("cannot make the folder for it ({error})")))?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // An accepted job must outlive a power cut; a commit per heartbeat is cheap enough for that.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        let writer = connect(&options).await.map_err(|error| at(explain(&error)))?;
+        migrate(&writer).await.map_err(at)?;
+        let readers = pool_options(4).connect_lazy_with(options.pragma("query_only", "on"));
+        Ok(Self { writer, readers, mode, signal: Signal::default(), path: path.to_owned() })
+    }
+
+    pub fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Writes the log back into the file and closes it.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    pub async fn ping(&self) -> Result<(), JobError> {
+        sqlx::query("SELECT COUNT(*) FROM sqlite_schema").fetch_one(&self.readers).await.map_err(database)?;
+        Ok(())
+    }
+
+    pub fn changes(&self) -> Changes {
+        self.signal.changes()
+    }
+}
+
+/// A connection to a file does not die while it waits, so it is not asked for a sign of life before each use.
+fn pool_options(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new().max_connections(connections).test_before_acquire(false)
+}
+
+/// Opens the one connection that writes. The first process in a file switches it to WAL, and the last one to leave
+/// switches back what it can; whoever comes at that moment is told at once that the file is locked, without the
+/// [`BUSY_TIMEOUT`], and so waits here.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    let start = Instant::now();
+    loop {
+        match pool_options(1).connect_with(options.clone()).await {
+            Err(sqlx::Error::Database(error))
+                if error.message() == "database is locked" && start.elapsed() < BUSY_TIMEOUT =>
+            {
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// Runs the migrations that are missing. The write lock is taken first, so two processes never run the same one.
+async fn migrate(writer: &SqlitePool) -> Result<(), String> {
+    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(|error| explain(&error))?;
+    let done = user_version(&mut tx).await.map_err(|error| explain(&error))?;
+    if done > MIGRATIONS.len() {
+        return Err(format!(
+            "was written by a newer acetate (schema {done}, this one knows {}); update acetate, or name another file \
+             with ACETATE__STATUS__URL",
+            MIGRATIONS.len()
+        ));
+    }
+    for sql in &MIGRATIONS[done..] {
+        sqlx::raw_sql(*sql).execute(&mut *tx).await.map_err(|error| format!("cannot make the tables ({error})"))?;
+    }
+    // A pragma takes no bound values; the number is ours.
+    let version = sqlx::AssertSqlSafe(format!("PRAGMA user_version = {}", MIGRATIONS.len()));
+    sqlx::raw_sql(version).execute(&mut *tx).await.map_err(|error| explain(&error))?;
+    tx.commit().await.map_err(|error| explain(&error))
+}
+
+async fn user_version(connection: &mut SqliteConnection) -> Result<usize, sqlx::Error> {
+    let row = sqlx::query("PRAGMA user_version").fetch_one(connection).await?;
+    Ok(usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default())
+}
+
+pub(super) fn database(error: sqlx::Error) -> JobError {
+    JobError::Database { reason: explain(&error) }
+}
+
+/// SQLite's own words, with what to do about the usual ones.
+fn explain(error: &sqlx::Error) -> String {
+    let text = match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        other => other.to_string(),
+    };
+    let hint = match text.as_str() {
+        "unable to open database file" => "; is the folder writable?",
+        "file is not a database" => "; name another file with ACETATE__STATUS__URL, or move this one away",
+        "database is locked" => "; another acetate has been writing for more than 10 seconds",
+        "database or disk is full" => "; free some space and try again",
+        _ => "",
+    };
+    format!("{text}{hint}")
+}
+
+pub(super) fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}

@@ -1,0 +1,121 @@
+//! Reading rows.
+
+use jiff::Timestamp;
+use sqlx::{QueryBuilder, Sqlite};
+
+use super::open::{SqliteJobStore, database, now_ms};
+use crate::{
+    database::{
+        Attempt, Depth, Filter, JobRow, Page,
+        listing::page,
+        row_mapping::{Columns, JOB_WITH_ATTEMPTS, job_columns, read_job, read_with_attempts, readable},
+    },
+    job::{JobError, JobId, JobState},
+};
+
+impl SqliteJobStore {
+    pub async fn get(&self, id: JobId) -> Result<Option<JobRow>, JobError> {
+        let row = sqlx::query(concat!("SELECT ", job_columns!(), " FROM jobs WHERE id = ?"))
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(database)?;
+        row.as_ref().map(read_job).transpose()
+    }
+
+    pub async fn get_with_attempts(&self, id: JobId) -> Result<Option<(JobRow, Vec<Attempt>)>, JobError> {
+        let query = sqlx::query(JOB_WITH_ATTEMPTS).bind(id.to_string());
+        read_with_attempts(&query.fetch_all(&self.readers).await.map_err(database)?)
+    }
+
+    pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError> {
+        let mut query = QueryBuilder::<Sqlite>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE id IN ("));
+        let mut list = query.separated(", ");
+        for id in ids {
+            list.push_bind(id.to_string());
+        }
+        query.push(")");
+        let rows = query.build().fetch_all(&self.readers).await.map_err(database)?;
+        Ok(rows.iter().filter_map(readable).collect())
+    }
+
+    pub async fn list(&self, filter: &Filter) -> Result<Page, JobError> {
+        let mut query = QueryBuilder::<Sqlite>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE TRUE"));
+        if let Some(state) = filter.state {
+            query.push(" AND state = ").push_bind(state.as_str());
+        }
+        if let Some(kind) = filter.kind {
+            query.push(" AND kind = ").push_bind(kind.as_str());
+        }
+        if let Some(batch) = &filter.batch {
+            query.push(" AND batch = ").push_bind(batch.to_string());
+        }
+        // A row of an older version has no words of its own.
+        for needle in filter.needles() {
+            query.push(" AND instr(COALESCE(search, lower(request)), ").push_bind(needle).push(") > 0");
+        }
+        if let Some(after) = filter.after {
+            query.push(" AND (created_at, id) < ((SELECT created_at FROM jobs WHERE id = ");
+            query.push_bind(after.to_string()).push("), ").push_bind(after.to_string()).push(")");
+        }
+        let limit = filter.limit.max(1);
+        // One more than asked for tells whether there is another page.
+        query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit) + 1);
+        let rows = query.build().fetch_all(&self.readers).await.map_err(database)?;
+        Ok(page(&rows, limit))
+    }
+
+    pub async fn find_unfinished(&self, fingerprint: &str) -> Result<Option<JobRow>, JobError> {
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            job_columns!(),
+            " FROM jobs WHERE fingerprint = ? AND state IN ('queued', 'running')
+              ORDER BY created_at DESC, id DESC LIMIT 1"
+        ))
+        .bind(fingerprint)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(database)?;
+        Ok(row.as_ref().and_then(readable))
+    }
+
+    pub async fn count(&self) -> Result<Vec<(JobState, i64)>, JobError> {
+        let rows = sqlx::query("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state ORDER BY state")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(database)?;
+        rows.iter().map(|row| Ok((row.word("state")?, row.number("jobs")?))).collect()
+    }
+
+    pub async fn queue_depth(&self) -> Result<Vec<Depth>, JobError> {
+        let rows = sqlx::query(
+            "SELECT kind, COUNT(*) AS jobs, MIN(available_at) AS oldest FROM jobs WHERE state = 'queued'
+              GROUP BY kind ORDER BY kind",
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(database)?;
+        rows.iter()
+            .map(|row| Ok(Depth { kind: row.word("kind")?, queued: row.small("jobs")?, oldest: row.time("oldest")? }))
+            .collect()
+    }
+
+    pub async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError> {
+        let rows = sqlx::query(
+            "SELECT id, priority, at FROM (
+                SELECT * FROM (SELECT id, priority, available_at AS at FROM jobs
+                                WHERE state = 'queued' AND available_at <= ?1
+                                ORDER BY priority DESC, available_at, id LIMIT ?2)
+                UNION ALL
+                SELECT * FROM (SELECT id, priority, lease_until AS at FROM jobs
+                                WHERE state = 'running' AND lease_until <= ?1 ORDER BY lease_until LIMIT ?2))
+              ORDER BY priority DESC, at, id LIMIT ?2",
+        )
+        .bind(now_ms())
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(database)?;
+        rows.iter().map(|row| Ok((row.word("id")?, row.small("priority")?, row.time("at")?))).collect()
+    }
+}

@@ -1,0 +1,226 @@
+//! Writing a decided change, and the changes that are made of nothing else.
+
+use std::time::Duration;
+
+use sqlx::SqliteConnection;
+
+use super::open::{SqliteJobStore, database, now_ms};
+use crate::{
+    database::{
+        Beat, CancelOutcome, Fenced, JobRow, OutboxMode, Published, RetryOutcome,
+        outbox::Topic,
+        row_mapping::{Columns, after, job_columns, read_job, to_json},
+        transitions::{Ending, Transition, lease_is_over},
+    },
+    job::{Epoch, ErrorRecord, JobError, JobId, JobState, Progress},
+};
+
+impl SqliteJobStore {
+    pub async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::Succeeded(result)).await
+    }
+
+    pub async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::Failed(error)).await
+    }
+
+    pub async fn requeue(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        error: &ErrorRecord,
+        delay: Duration,
+    ) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::Requeued(error, delay)).await
+    }
+
+    pub async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::GivenBack).await
+    }
+
+    pub async fn cancelled(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::Cancelled).await
+    }
+
+    async fn settle(&self, id: JobId, epoch: Epoch, ending: Ending<'_>) -> Result<Fenced<JobRow>, JobError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let Some(row) = select(&mut tx, id).await? else { return Ok(Fenced::Lost) };
+        if row.epoch != epoch || row.state != JobState::Running {
+            return Ok(if ending.stands(&row, epoch) { Fenced::Held(row) } else { Fenced::Lost });
+        }
+        let turn = Transition::settle(row, ending, now_ms(), self.mode)?;
+        write(&mut tx, &turn).await?;
+        tx.commit().await.map_err(database)?;
+        self.signal.tell();
+        Ok(Fenced::Held(turn.row))
+    }
+
+    pub async fn heartbeat(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        lease: Duration,
+        progress: Option<&Progress>,
+    ) -> Result<Fenced<Beat>, JobError> {
+        let now = now_ms();
+        let sequence = progress.map_or(0, |progress| i64::try_from(progress.sequence).unwrap_or(i64::MAX));
+        let row = sqlx::query(
+            "UPDATE jobs
+                SET lease_until = ?3, updated_at = ?4, quiet_until = 0,
+                    progress = CASE WHEN ?5 > progress_sequence THEN ?6 ELSE progress END,
+                    progress_sequence = MAX(progress_sequence, ?5)
+              WHERE id = ?1 AND epoch = ?2 AND state = 'running'
+          RETURNING cancel_requested",
+        )
+        .bind(id.to_string())
+        .bind(epoch.0)
+        .bind(after(now, lease))
+        .bind(now)
+        .bind(sequence)
+        .bind(progress.map(to_json).transpose()?)
+        .fetch_optional(&self.writer)
+        .await
+        .map_err(database)?;
+        match row {
+            Some(row) => Ok(Fenced::Held(Beat { cancel_requested: row.flag("cancel_requested")? })),
+            None => Ok(Fenced::Lost),
+        }
+    }
+
+    pub async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let Some(row) = select(&mut tx, id).await? else { return Ok(CancelOutcome::Unknown) };
+        let now = now_ms();
+        let outcome = match row.state {
+            JobState::Succeeded | JobState::Failed | JobState::Cancelled => CancelOutcome::AlreadyEnded(row.state),
+            JobState::Running if !lease_is_over(&row, now) && !row.worker.as_deref().is_some_and(is_dead) => {
+                sqlx::query("UPDATE jobs SET cancel_requested = 1, updated_at = ?2 WHERE id = ?1")
+                    .bind(id.to_string())
+                    .bind(now)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(database)?;
+                CancelOutcome::Requested
+            }
+            JobState::Queued | JobState::Running => {
+                let turn = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
+                write(&mut tx, &turn).await?;
+                CancelOutcome::Cancelled
+            }
+        };
+        tx.commit().await.map_err(database)?;
+        self.signal.tell();
+        Ok(outcome)
+    }
+
+    pub async fn retry(&self, id: JobId) -> Result<RetryOutcome, JobError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let Some(row) = select(&mut tx, id).await? else { return Ok(RetryOutcome::Unknown) };
+        match row.state {
+            JobState::Queued | JobState::Running | JobState::Succeeded => return Ok(RetryOutcome::Refused(row.state)),
+            JobState::Failed | JobState::Cancelled => {}
+        }
+        let turn = Transition::retry(row, now_ms(), self.mode)?;
+        write(&mut tx, &turn).await?;
+        tx.commit().await.map_err(database)?;
+        self.signal.tell();
+        Ok(RetryOutcome::Queued(Box::new(turn.row)))
+    }
+}
+
+pub(super) async fn select(tx: &mut SqliteConnection, id: JobId) -> Result<Option<JobRow>, JobError> {
+    let row = sqlx::query(concat!("SELECT ", job_columns!(), " FROM jobs WHERE id = ?"))
+        .bind(id.to_string())
+        .fetch_optional(tx)
+        .await
+        .map_err(database)?;
+    row.as_ref().map(read_job).transpose()
+}
+
+/// Writes a turn: the row, its open attempt and its message. The caller holds the write lock since it read the row.
+pub(super) async fn write(tx: &mut SqliteConnection, turn: &Transition) -> Result<(), JobError> {
+    let (row, id) = (&turn.row, turn.row.id().to_string());
+    let now = row.updated_at.as_millisecond();
+    sqlx::query("UPDATE attempts SET ended_at = ?3, outcome = ?4, error = ?5 WHERE job = ?1 AND epoch = ?2 AND ended_at IS NULL")
+        .bind(&id)
+        .bind(turn.seen.epoch.0)
+        .bind(now)
+        .bind(turn.outcome)
+        .bind(turn.attempt_error.as_ref().map(to_json).transpose()?)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+    sqlx::query(
+        "UPDATE jobs
+            SET state = ?3, attempts = ?4, error = ?5, manifest = ?6, result_root = ?7, outputs = ?8, caption = ?13,
+                available_at = ?9, quiet_until = ?9, cancel_requested = ?10, worker = NULL, lease_until = NULL,
+                updated_at = ?11, finished_at = ?12
+          WHERE id = ?1 AND epoch = ?2",
+    )
+    .bind(&id)
+    .bind(turn.seen.epoch.0)
+    .bind(row.state.as_str())
+    .bind(row.attempts)
+    .bind(row.error.as_ref().map(to_json).transpose()?)
+    .bind(row.published.as_ref().map(|result| result.manifest.as_str()))
+    .bind(row.published.as_ref().and_then(|result| result.root.as_deref()))
+    .bind(row.published.as_ref().map(|result| to_json(&result.files)).transpose()?)
+    .bind(row.available_at.as_millisecond())
+    .bind(row.cancel_requested)
+    .bind(now)
+    .bind(row.finished_at.map(|at| at.as_millisecond()))
+    .bind(row.published.as_ref().and_then(|result| result.caption.as_deref()))
+    .execute(&mut *tx)
+    .await
+    .map_err(database)?;
+    if let Some(event) = &turn.event {
+        sqlx::query(
+            "INSERT INTO webhooks (job, url, payload, available_at, created_at)
+             SELECT id, webhook, ?2, ?3, ?3 FROM jobs WHERE id = ?1 AND webhook IS NOT NULL",
+        )
+        .bind(&id)
+        .bind(event)
+        .bind(now)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+    }
+    let Some(message) = &turn.message else { return Ok(()) };
+    send(tx, row, message.topic, message.payload.as_deref(), message.available_at, now).await
+}
+
+/// Puts a message into the outbox. A dispatch that waits there already takes over the new time.
+pub(super) async fn send(
+    tx: &mut SqliteConnection,
+    row: &JobRow,
+    topic: Topic,
+    payload: Option<&str>,
+    available_at: i64,
+    now: i64,
+) -> Result<(), JobError> {
+    sqlx::query(
+        "INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
+         DO UPDATE SET available_at = excluded.available_at",
+    )
+    .bind(row.id().to_string())
+    .bind(topic.as_str())
+    .bind(row.request.task.kind().as_str())
+    .bind(row.request.priority)
+    .bind(payload)
+    .bind(available_at)
+    .bind(now)
+    .execute(tx)
+    .await
+    .map_err(database)?;
+    Ok(())
+}
+
+/// A job that was asked for too early must not depend on the reaper alone.
+pub(super) async fn ensure_dispatch(tx: &mut SqliteConnection, row: &JobRow, mode: OutboxMode) -> Result<(), JobError> {
+    match mode {
+        OutboxMode::Embedded => Ok(()),
+        OutboxMode::Service => send(tx, row, Topic::Dispatch, None, row.available_at.as_millisecond(), now_ms()).await,
+    }
+}

@@ -1,0 +1,62 @@
+//! Calls that are due, and what came of them.
+
+use std::time::Duration;
+
+use super::open::{SqliteJobStore, database, now_ms};
+use crate::{
+    database::{WebhookId, WebhookRow, row_mapping::after, webhook::read_webhook},
+    job::JobError,
+};
+
+impl SqliteJobStore {
+    pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
+        let now = now_ms();
+        let due = sqlx::query("SELECT 1 FROM webhooks WHERE gave_up_at IS NULL AND available_at <= ? LIMIT 1")
+            .bind(now)
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(database)?;
+        // The one connection that writes is not troubled for nothing.
+        if due.is_none() {
+            return Ok(Vec::new());
+        }
+        let rows = sqlx::query(
+            "UPDATE webhooks SET taken_until = ?3
+              WHERE id IN (SELECT id FROM webhooks
+                            WHERE gave_up_at IS NULL AND available_at <= ?1
+                              AND (taken_until IS NULL OR taken_until <= ?1)
+                            ORDER BY available_at, id LIMIT ?2)
+          RETURNING id AS call, job AS id, url, payload, attempts, created_at",
+        )
+        .bind(now)
+        .bind(limit)
+        .bind(after(now, lease))
+        .fetch_all(&self.writer)
+        .await
+        .map_err(database)?;
+        rows.iter().map(read_webhook).collect()
+    }
+
+    pub async fn webhook_done(&self, id: WebhookId) -> Result<(), JobError> {
+        sqlx::query("DELETE FROM webhooks WHERE id = ?").bind(id.0).execute(&self.writer).await.map_err(database)?;
+        Ok(())
+    }
+
+    pub async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError> {
+        let now = now_ms();
+        sqlx::query(
+            "UPDATE webhooks
+                SET attempts = attempts + 1, last_error = ?2, taken_until = NULL,
+                    available_at = COALESCE(?3, available_at), gave_up_at = CASE WHEN ?3 IS NULL THEN ?4 END
+              WHERE id = ?1",
+        )
+        .bind(id.0)
+        .bind(error)
+        .bind(again.map(|pause| after(now, pause)))
+        .bind(now)
+        .execute(&self.writer)
+        .await
+        .map_err(database)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! What may follow on a row as it stands: pure, and the same for both databases.
+//!
+//! A change is decided on a row that was read, as a [`Transition`], and then written if the row is still what was read.
+
+use std::time::Duration;
+
+use super::{
+    outbox::Topic,
+    outcome::ClaimRules,
+    row::{JobRow, Published},
+    row_mapping::{after, timestamp, to_json},
+    url::OutboxMode,
+};
+use crate::job::{Epoch, ErrorRecord, JobError, JobRequest, JobState};
+
+/// What stands between a job and whoever wants to claim it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Ended,
+    NotYet,
+    Held,
+    /// Somebody asked for it to stop, and nobody works on it.
+    Cancelled,
+    /// It was claimed as often as it may be.
+    Exhausted,
+    Free {
+        /// Its worker has died before its lease was over.
+        dead: bool,
+    },
+}
+
+pub(super) fn standing(row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> Standing {
+    let dead = match row.state {
+        JobState::Succeeded | JobState::Failed | JobState::Cancelled => return Standing::Ended,
+        JobState::Queued if row.available_at.as_millisecond() > now && !row.cancel_requested => {
+            return Standing::NotYet;
+        }
+        JobState::Queued => false,
+        JobState::Running if lease_is_over(row, now) => false,
+        JobState::Running if row.worker.as_deref().is_some_and(rules.is_dead) => true,
+        JobState::Running => return Standing::Held,
+    };
+    if row.cancel_requested {
+        Standing::Cancelled
+    } else if row.attempts >= rules.max_attempts {
+        Standing::Exhausted
+    } else {
+        Standing::Free { dead }
+    }
+}
+
+pub(super) fn lease_is_over(row: &JobRow, now: i64) -> bool {
+    row.lease_until.is_none_or(|until| until.as_millisecond() <= now)
+}
+
+/// The error of a job that has no attempt left.
+pub(super) fn exhausted(row: &JobRow) -> JobError {
+    let last = row.error.as_ref().map_or("a worker that died", |error| error.message.as_str()).to_owned();
+    JobError::AttemptsExhausted { attempts: row.attempts, last }
+}
+
+/// Whether a message's fingerprint is another job's. The row's is made anew from its request, which a newer version may
+/// write differently than the one that accepted it.
+pub(super) fn is_conflict(row: &JobRow, rules: &ClaimRules<'_>) -> bool {
+    rules.fingerprint.is_some_and(|fingerprint| row.request.fingerprint() != fingerprint)
+}
+
+/// Refuses a request whose id is another job's.
+pub(super) fn check_same(known: &JobRequest, request: &JobRequest) -> Result<(), JobError> {
+    if known.fingerprint() == request.fingerprint() {
+        return Ok(());
+    }
+    let there = JobRequest { output: known.output.clone(), ..request.clone() };
+    if there.fingerprint() == known.fingerprint() {
+        let reason = format!(
+            "{} is already this job with another output folder, {}; name that one, or take another id",
+            request.id, known.output.prefix
+        );
+        return Err(JobError::invalid("id", reason));
+    }
+    Err(JobError::invalid(
+        "id",
+        format!(
+            "{} is already a {} job with other inputs or parameters; take another id, or none",
+            request.id,
+            known.task.kind()
+        ),
+    ))
+}
+
+/// How an attempt ends.
+#[derive(Clone, Copy)]
+pub(super) enum Ending<'a> {
+    Succeeded(&'a Published),
+    Failed(&'a ErrorRecord),
+    Requeued(&'a ErrorRecord, Duration),
+    /// Its worker stops working; the attempt does not count.
+    GivenBack,
+    Cancelled,
+}
+
+impl Ending<'_> {
+    /// Whether the row says that this ending was written before: the reply to a commit was lost, and its writer asks
+    /// again.
+    pub(super) fn stands(&self, row: &JobRow, epoch: Epoch) -> bool {
+        let there = match self {
+            Self::Succeeded(result) => {
+                row.state == JobState::Succeeded
+                    && row.published.as_ref().is_some_and(|there| there.manifest == result.manifest)
+            }
+            Self::Failed(error) => row.state == JobState::Failed && row.error.as_ref() == Some(*error),
+            Self::Requeued(error, _) => row.state == JobState::Queued && row.error.as_ref() == Some(*error),
+            Self::GivenBack => row.state == JobState::Queued,
+            Self::Cancelled => row.state == JobState::Cancelled,
+        };
+        row.epoch == epoch && there
+    }
+}
+
+/// A decided change: from the row that was read to the row as it will be.
+#[derive(Debug)]
+pub(super) struct Transition {
+    pub seen: Seen,
+    pub row: JobRow,
+    /// How the open attempt ended, if there is one.
+    pub outcome: &'static str,
+    pub attempt_error: Option<ErrorRecord>,
+    pub message: Option<Message>,
+    /// JSON; of a job that has ended, for whoever is told.
+    pub event: Option<String>,
+}
+
+/// What must still hold when the change is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub state: JobState,
+    pub epoch: Epoch,
+    pub cancel_requested: bool,
+    /// Set where the end of a lease was the reason: a heartbeat in between forbids the change.
+    pub lease_until: Option<i64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Message {
+    pub topic: Topic,
+    pub payload: Option<String>,
+    pub available_at: i64,
+}
+
+impl Transition {
+    /// The end of an attempt by its own worker. A job that was asked to stop does not go back to the queue.
+    pub(super) fn settle(row: JobRow, ending: Ending<'_>, now: i64, mode: OutboxMode) -> Result<Self, JobError> {
+        let mut seen = Seen::of(&row);
+        seen.lease_until = None;
+        let ending = match ending {
+            Ending::Requeued(..) | Ending::GivenBack if row.cancel_requested => Ending::Cancelled,
+            other => other,
+        };
+        let mut next = moved(row, now);
+        let (state, outcome, error) = match ending {
+            Ending::Succeeded(result) => {
+                next.published = Some(result.clone());
+                (JobState::Succeeded, "succeeded", None)
+            }
+            Ending::Failed(error) => (JobState::Failed, "failed", Some(error.clone())),
+            Ending::Requeued(error, delay) => {
+                next.available_at = timestamp(after(now, delay));
+                (JobState::Queued, "requeued", Some(error.clone()))
+            }
+            Ending::GivenBack => {
+                next.attempts = next.attempts.saturating_sub(1);
+                (JobState::Queued, "given_back", next.error.take())
+            }
+            Ending::Cancelled => (JobState::Cancelled, "cancelled", Some(ErrorRecord::from(&JobError::Cancelled))),
+        };
+        next.state = state;
+        next.error = error;
+        let attempt_error = next.error.clone().filter(|_| !matches!(ending, Ending::GivenBack));
+        Self::to(seen, next, outcome, attempt_error, now, mode)
+    }
+
+    /// The end of a job that nobody works on.
+    pub(super) fn end(
+        row: JobRow,
+        state: JobState,
+        error: &JobError,
+        now: i64,
+        mode: OutboxMode,
+    ) -> Result<Self, JobError> {
+        let seen = Seen::of(&row);
+        let next = JobRow { state, error: Some(ErrorRecord::from(error)), ..moved(row, now) };
+        Self::to(seen, next, "lost", None, now, mode)
+    }
+
+    /// A job that failed or was cancelled starts over. Its epoch stays, so that what is left of earlier attempts keeps
+    /// losing every race.
+    pub(super) fn retry(row: JobRow, now: i64, mode: OutboxMode) -> Result<Self, JobError> {
+        let seen = Seen::of(&row);
+        let next =
+            JobRow { state: JobState::Queued, error: None, attempts: 0, cancel_requested: false, ..moved(row, now) };
+        Self::to(seen, next, "lost", None, now, mode)
+    }
+
+    fn to(
+        seen: Seen,
+        mut row: JobRow,
+        outcome: &'static str,
+        attempt_error: Option<ErrorRecord>,
+        now: i64,
+        mode: OutboxMode,
+    ) -> Result<Self, JobError> {
+        row.finished_at = row.state.is_terminal().then(|| timestamp(now));
+        let event = if row.state.is_terminal() { Some(to_json(&row.event(timestamp(now)))?) } else { None };
+        let message = match (mode, Topic::of(row.state)) {
+            (OutboxMode::Embedded, _) | (OutboxMode::Service, None) => None,
+            (OutboxMode::Service, Some(topic)) => Some(Message {
+                topic,
+                payload: event.clone().filter(|_| topic.is_event()),
+                available_at: if topic.is_event() { now } else { row.available_at.as_millisecond() },
+            }),
+        };
+        Ok(Self { seen, row, outcome, attempt_error, message, event })
+    }
+}
+
+impl Seen {
+    fn of(row: &JobRow) -> Self {
+        Self {
+            state: row.state,
+            epoch: row.epoch,
+            cancel_requested: row.cancel_requested,
+            lease_until: row.lease_until.filter(|_| row.state == JobState::Running).map(|at| at.as_millisecond()),
+        }
+    }
+}
+
+/// What every change does: nobody holds the row any more.
+fn moved(row: JobRow, now: i64) -> JobRow {
+    let now = timestamp(now);
+    JobRow { worker: None, lease_until: None, published: None, available_at: now, updated_at: now, ..row }
+}
+
+/// A change that is always overtaken by others.
+pub(super) fn overtaken(id: crate::job::JobId) -> JobError {
+    JobError::Busy { reason: format!("job {id} changes too fast to be written; try again") }
+}

@@ -1,0 +1,12 @@
+//! Requests to addresses that others name: pictures from the web, and webhooks. Which addresses may be called is decided
+//! here, once for both.
+
+mod public_ip;
+mod web_address;
+mod web_client;
+mod webhook_client;
+
+pub use public_ip::is_public;
+pub use web_address::{WebAddress, check_steps, refuse};
+pub use web_client::{WebLimits, read};
+pub use webhook_client::WebhookPolicy;

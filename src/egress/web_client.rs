@@ -1,0 +1,196 @@
+//! Pictures from the web: only from public addresses, at every redirect, under a cap and a deadline.
+//!
+//! A name is looked up once, and the connection goes to the addresses that were looked at: a name server that gives
+//! a harmless answer first and an inner address afterwards gains nothing.
+
+use std::{
+    fmt,
+    io::Read,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use ureq::{
+    Agent, Body,
+    config::Config,
+    http::{Response, Uri, header},
+    unversioned::{
+        resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
+        transport::{DefaultConnector, NextTimeout},
+    },
+};
+
+use super::{public_ip::is_public, web_address::WebAddress};
+use crate::job::JobError;
+
+const MAX_REDIRECTS: usize = 3;
+const USER_AGENT: &str = concat!("acetate/", env!("CARGO_PKG_VERSION"));
+
+/// How long the web may take, and where it may be.
+#[derive(Debug, Clone)]
+pub struct WebLimits {
+    pub connect: Duration,
+    /// How long a server may be silent.
+    pub read: Duration,
+    /// Of the whole picture, with redirects.
+    pub deadline: Duration,
+    /// Addresses that are connected to; anything else than public ones is for tests.
+    pub may_connect: fn(&SocketAddr) -> bool,
+}
+
+impl Default for WebLimits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            read: Duration::from_secs(20),
+            deadline: Duration::from_secs(180),
+            may_connect: |address| is_public(address.ip()),
+        }
+    }
+}
+
+/// Reads a picture of at most `cap` bytes. `check` is asked about every address that a redirect leads to.
+pub fn read(
+    address: WebAddress,
+    cap: u64,
+    limits: &WebLimits,
+    check: &dyn Fn(&WebAddress) -> Result<(), JobError>,
+) -> Result<Vec<u8>, JobError> {
+    let end = Instant::now() + limits.deadline;
+    let mut address = address;
+    for _ in 0..=MAX_REDIRECTS {
+        let answer = ask(&address, limits, end)?;
+        match answer.status().as_u16() {
+            200 => return receive(&address, answer, cap),
+            301 | 302 | 303 | 307 | 308 => {
+                let location = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+                address = redirected(&address, location, check)?;
+            }
+            status => return Err(refused(&address, status)),
+        }
+    }
+    Err(JobError::invalid("input", format!("{address}: more than {MAX_REDIRECTS} redirects; give the last address")))
+}
+
+fn ask(address: &WebAddress, limits: &WebLimits, end: Instant) -> Result<Response<Body>, JobError> {
+    agent(limits, end).get(address.uri().clone()).call().map_err(|error| failed(address, &error))
+}
+
+/// What speaks to the web under the limits. It follows no redirect, keeps no connection and knows no proxy.
+pub(super) fn agent(limits: &WebLimits, end: Instant) -> Agent {
+    let config = Agent::config_builder()
+        .user_agent(USER_AGENT)
+        // A small body that unpacks to a large one would get past the cap.
+        .accept_encoding("identity")
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .max_idle_connections(0)
+        // A proxy would look the name up itself.
+        .proxy(None)
+        .timeout_connect(Some(limits.connect))
+        .timeout_recv_response(Some(limits.read))
+        .timeout_per_read(Some(limits.read))
+        .timeout_global(Some(end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))))
+        .build();
+    Agent::with_parts(config, DefaultConnector::new(), Guarded { may_connect: limits.may_connect })
+}
+
+fn receive(address: &WebAddress, answer: Response<Body>, cap: u64) -> Result<Vec<u8>, JobError> {
+    let too_large = |size: String| JobError::ImageTooLarge {
+        input: address.to_string(),
+        reason: format!("{size} more than the {cap} bytes allowed (image.max_bytes)"),
+    };
+    let length = answer.body().content_length();
+    if let Some(length) = length.filter(|length| *length > cap) {
+        return Err(too_large(format!("{length} bytes are")));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length.unwrap_or_default()).unwrap_or_default());
+    let mut body = answer.into_body().into_reader().take(cap + 1);
+    body.read_to_end(&mut bytes).map_err(|error| {
+        let error = match error.downcast::<ureq::Error>() {
+            Ok(error) => error,
+            Err(error) => ureq::Error::Io(error),
+        };
+        failed(address, &error)
+    })?;
+    if bytes.len() as u64 > cap { Err(too_large("it has".to_owned())) } else { Ok(bytes) }
+}
+
+/// Where a redirect leads, checked as if the request had named it.
+fn redirected(
+    from: &WebAddress,
+    location: Option<&str>,
+    check: &dyn Fn(&WebAddress) -> Result<(), JobError>,
+) -> Result<WebAddress, JobError> {
+    let Some(location) = location else {
+        return Err(JobError::invalid("input", format!("{from}: redirects without saying where to")));
+    };
+    let forbidden = |reason: String| JobError::InputForbidden { input: from.to_string(), reason };
+    let next = from.join(location).map_err(|_| forbidden("redirects to what is no web address".to_owned()))?;
+    if from.is_https() && !next.is_https() {
+        return Err(forbidden(format!("redirects to {next}, which is not encrypted")));
+    }
+    check(&(next.clone()))?;
+    Ok(next)
+}
+
+fn refused(address: &WebAddress, status: u16) -> JobError {
+    let input = address.to_string();
+    match status {
+        404 | 410 => JobError::InputNotFound { input },
+        401 | 403 => JobError::InputForbidden {
+            input,
+            reason: format!("its server answers {status}; give an address that needs no login"),
+        },
+        408 | 425 | 429 | 500.. => JobError::Storage { path: input, reason: format!("its server answers {status}") },
+        _ => JobError::invalid("input", format!("{input}: its server answers {status}, not with a picture")),
+    }
+}
+
+pub(super) fn failed(address: &WebAddress, error: &ureq::Error) -> JobError {
+    let input = address.to_string();
+    match error {
+        ureq::Error::Other(inner) if inner.is::<NotPublic>() => JobError::InputForbidden {
+            input,
+            reason: format!("{inner}; inputs from the web come from public addresses only"),
+        },
+        ureq::Error::HostNotFound => JobError::InputNotFound { input },
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+            JobError::invalid("input", format!("{input}: is not an address that can be asked"))
+        }
+        other => JobError::Storage { path: input, reason: format!("cannot read it: {other}") },
+    }
+}
+
+/// Gives no address that may not be connected to.
+#[derive(Debug)]
+struct Guarded {
+    may_connect: fn(&SocketAddr) -> bool,
+}
+
+impl Resolver for Guarded {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let addresses = DefaultResolver::default().resolve(uri, config, timeout)?;
+        // One inner address among public ones is a trick, or a mistake that would come and go.
+        match addresses.iter().find(|address| !(self.may_connect)(address)) {
+            Some(address) => Err(ureq::Error::Other(Box::new(NotPublic(address.ip())))),
+            None => Ok(addresses),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct NotPublic(IpAddr);
+
+impl fmt::Display for NotPublic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its host has the address {}", self.0)
+    }
+}
+
+impl std::error::Error for NotPublic {}
+
+#[cfg(test)]
+#[path = "web_client_tests.rs"]
+mod tests;

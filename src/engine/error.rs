@@ -1,0 +1,102 @@
+//! The library's errors as a job's errors: their code and class decide what follows.
+
+use qwen_image::{
+    Error,
+    hub::{HubError, human_bytes},
+    image_processor::ImageError,
+    models::ModelError,
+    pipeline::PipelineError,
+};
+
+use crate::job::JobError;
+
+impl From<Error> for JobError {
+    fn from(error: Error) -> Self {
+        let reason = error.to_string();
+        match error {
+            Error::Cancelled => Self::Cancelled,
+            // Pictures are named as the request names them; everything else is one of its parameters.
+            Error::Invalid { field, reason } if field == "input" || field == "device" || field == "model" => {
+                Self::invalid(field, reason)
+            }
+            Error::Invalid { field, reason } => Self::invalid(format!("params.{}", parameter(&field)), reason),
+            Error::Hub(error) => error.into(),
+            Error::Model { model, source } => match source {
+                ModelError::NotFound { .. } => Self::ModelNotFound { model, reason: source.to_string() },
+                ModelError::Cancelled => Self::Cancelled,
+                ModelError::Device(_)
+                | ModelError::Invalid { .. }
+                | ModelError::MissingTensor { .. }
+                | ModelError::WrongShape { .. }
+                | ModelError::UnexpectedTensor { .. } => Self::ModelInvalid { model, reason: source.to_string() },
+            },
+            Error::TooLarge { model, reason } => Self::ModelTooLarge { model, reason },
+            Error::Pipeline(PipelineError::NonFinite { step }) => Self::NonFinite { step },
+            Error::Pipeline(_) => Self::Device { device: "engine".to_owned(), reason },
+            Error::Image(error) => error.into(),
+            Error::Device { device, .. } => Self::Device { reason: without_prefix(&reason, &device), device },
+            Error::OutOfMemory { device, source } => {
+                Self::OutOfMemory { device, reason: source.to_string().lines().next().unwrap_or_default().to_owned() }
+            }
+            Error::DeviceUntrusted { device, reason } => Self::Device { device, reason },
+        }
+    }
+}
+
+impl From<ImageError> for JobError {
+    fn from(error: ImageError) -> Self {
+        let reason = error.to_string();
+        let (subject, reason) = reason.split_once(": ").unwrap_or(("input", &reason));
+        match error {
+            ImageError::NoLayers | ImageError::LayerSize { .. } => Self::invalid(subject, reason),
+            ImageError::AlphaSize { .. } => Self::InvalidImage { input: subject.to_owned(), reason: reason.to_owned() },
+        }
+    }
+}
+
+impl From<HubError> for JobError {
+    fn from(error: HubError) -> Self {
+        let reason = error.to_string();
+        let without_id = |id: &str| reason.strip_prefix(&format!("{id}: ")).unwrap_or(&reason).to_owned();
+        match error {
+            HubError::Reference { text, .. } => Self::ModelNotFound { model: text, reason },
+            HubError::Folder { folder, .. } => Self::ModelNotFound { model: folder.display().to_string(), reason },
+            HubError::NoSmallModel { small, .. } => {
+                Self::ModelNotFound { model: small.name().to_owned(), reason: without_id(small.name()) }
+            }
+            HubError::NotFound { id, .. } | HubError::Unauthorized { id, .. } | HubError::Offline { id, .. } => {
+                Self::ModelNotFound { model: id, reason }
+            }
+            HubError::NoSpace { id, needed, available, folder } => {
+                let (needed, free) = (human_bytes(needed), human_bytes(available));
+                Self::DiskFull { path: format!("{} ({id} needs {needed} more, {free} are free)", folder.display()) }
+            }
+            HubError::Checksum { ref id, .. }
+            | HubError::Unreachable { ref id, .. }
+            | HubError::Network { ref id, .. }
+            | HubError::Listing { ref id, .. } => Self::Download { model: id.clone(), reason: without_id(id) },
+            HubError::Endpoint { .. } => Self::invalid("hub.endpoint", reason),
+            HubError::Pickle { id, .. } | HubError::NotAModel { id, .. } => Self::ModelInvalid { model: id, reason },
+            HubError::Io { path, source } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Self::DiskFull { path: path.display().to_string() }
+            }
+            HubError::Io { path, source } => {
+                Self::Storage { path: path.display().to_string(), reason: source.to_string() }
+            }
+            HubError::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// The request's word for an option of the library.
+fn parameter(option: &str) -> &str {
+    match option {
+        "num_inference_steps" => "steps",
+        other => other,
+    }
+}
+
+/// The variant says the device again.
+fn without_prefix(reason: &str, device: &str) -> String {
+    reason.strip_prefix(&format!("device {device}: ")).unwrap_or(reason).to_owned()
+}

@@ -1,0 +1,73 @@
+//! Cancelling, trying again, deleting.
+
+use axum::{Json, extract::State, http::StatusCode};
+
+use crate::{
+    database::{CancelOutcome, JobRow, RetryOutcome},
+    http::{
+        api::Api,
+        extract::Id,
+        problem::{Answer, Failure, Problem},
+        view::JobView,
+    },
+    job::JobId,
+};
+
+/// Cancel a job
+///
+/// A running one stops within a denoise step.
+#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = JobId, Path)),
+    responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
+    match api.cancel(id).await? {
+        CancelOutcome::Cancelled | CancelOutcome::Requested => {}
+        CancelOutcome::AlreadyEnded(state) => {
+            return Err(Failure::conflict(format!("job {id} is {state}: there is nothing to stop")));
+        }
+        CancelOutcome::Unknown => return Err(Failure::no_job(id)),
+    }
+    Ok(Json(JobView::new(&api.job(id).await?, &api)))
+}
+
+/// Try a job again that failed or was cancelled
+#[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = JobId, Path)),
+    responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
+    match api.status().retry(id).await? {
+        RetryOutcome::Queued(row) => {
+            api.dispatch(&row).await;
+            Ok(Json(JobView::new(&row, &api)))
+        }
+        RetryOutcome::Refused(state) => Err(Failure::conflict(format!(
+            "job {id} is {state}; only a job that failed or was cancelled is tried again"
+        ))),
+        RetryOutcome::Unknown => Err(Failure::no_job(id)),
+    }
+}
+
+/// Delete a job and its files
+#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
+    responses((status = 204, description = "Done"), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+pub async fn delete(State(api): State<Api>, Id(id): Id) -> Answer<StatusCode> {
+    let row = api.job(id).await?;
+    if !row.state.is_terminal() {
+        return Err(Failure::conflict(format!("job {id} is {}; cancel it first", row.state)));
+    }
+    // Files first: were it the other way round, nobody would know of them after a stop in between.
+    delete_files(&api, &row).await?;
+    api.status().forget(&[id]).await?;
+    api.thumbnails.forget(id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Where the result lies, and where attempts that came to nothing may have left some.
+async fn delete_files(api: &Api, row: &JobRow) -> Answer<()> {
+    let root = row.published.as_ref().and_then(|result| result.root.as_deref());
+    api.stores().at_root(root)?.delete_epochs(row.id(), None).await?;
+    if root.is_none()
+        && let Ok(store) = api.stores().results(&row.request.output.prefix)
+    {
+        store.delete_epochs(row.id(), None).await?;
+    }
+    Ok(())
+}

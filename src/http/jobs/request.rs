@@ -1,0 +1,188 @@
+//! From what a client wrote to a request like every other: defaults are filled in, and everything that can be wrong
+//! about it is found before it is accepted.
+
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use crate::{
+    database::SubmitOptions,
+    http::{
+        api::Api,
+        problem::{Answer, Failure},
+        view::InputView,
+    },
+    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest, Output},
+};
+
+/// The longest address that is called.
+const LONGEST_WEBHOOK: usize = 2048;
+
+/// A job to be done.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitBody {
+    /// 1.
+    #[serde(default)]
+    pub version: Option<u32>,
+    /// A UUID of your choice: the same id with the same body is the same job.
+    #[serde(default)]
+    pub id: Option<JobId>,
+    pub kind: JobKind,
+    #[serde(default)]
+    pub input: InputBody,
+    /// Where the results go; left out: the server's own store.
+    #[serde(default)]
+    pub output: Option<Output>,
+    /// Those of the kind; what is left out has the server's default.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub params: Map<String, Value>,
+    /// Texts of your own.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// 0 to 9, higher first.
+    #[serde(default)]
+    #[schema(maximum = 9)]
+    pub priority: u8,
+    #[serde(default)]
+    pub batch: Option<BatchId>,
+    /// An address that is called when the job ends.
+    #[serde(default)]
+    pub webhook: Option<String>,
+}
+
+/// One picture as `image`, or several as `images`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InputBody {
+    #[serde(default)]
+    pub image: Option<InputView>,
+    #[serde(default)]
+    pub images: Vec<InputView>,
+}
+
+/// Reads and checks all of it. `key` is that of the `Idempotency-Key`.
+pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(JobRequest, SubmitOptions)> {
+    let id = body.id.or_else(|| key.map(JobId::of_key)).unwrap_or_else(JobId::new);
+    let inputs = match (body.input.image, body.input.images) {
+        (Some(image), images) if images.is_empty() => vec![image],
+        (None, images) => images,
+        (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one").into()),
+    };
+    let inputs = inputs.into_iter().map(|input| resolve(api, input)).collect::<Answer<Vec<_>>>()?;
+    let output = body.output.unwrap_or_else(|| Output { prefix: api.stores().usual_output() });
+    let input = match inputs.as_slice() {
+        [one] => json!({ "image": one }),
+        several => json!({ "images": several }),
+    };
+    let wire = json!({
+        "version": body.version.unwrap_or(1),
+        "id": id,
+        "kind": body.kind,
+        "input": input,
+        "output": output,
+        "params": with_defaults(api, body.kind, body.params)?,
+        "labels": body.labels,
+        "priority": body.priority,
+    });
+    let request = JobRequest::from_json(wire.to_string().as_bytes())?;
+    api.stores().results(&request.output.prefix)?;
+    for input in &request.inputs {
+        check(api, input).await?;
+    }
+    if let Some(url) = &body.webhook {
+        check_webhook(api, url)?;
+    }
+    Ok((request, SubmitOptions { batch: body.batch, at: None, webhook: body.webhook }))
+}
+
+fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {
+    Ok(match input {
+        InputView::Url(url) => InputRef::Url(url),
+        InputView::Layer { job, layer } => InputRef::Layer { job, layer },
+        InputView::File { job, file } => InputRef::File { job, file },
+        InputView::Upload { upload } => match api.stores().brought(&upload) {
+            Some(url) => InputRef::Url(url),
+            None => {
+                return Err(JobError::invalid("input", "`upload` is no name of an upload: SHA-256, dot, ending").into());
+            }
+        },
+    })
+}
+
+/// The configured defaults under what was asked for.
+fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Answer<Value> {
+    let defaults = &api.settings().defaults;
+    let known = match kind {
+        JobKind::Decompose => json!(defaults.decompose),
+        JobKind::Edit => json!(defaults.edit),
+        JobKind::Composite => json!({}),
+        JobKind::Workflow => json!(defaults.workflow()),
+    };
+    let mut params = known.as_object().cloned().unwrap_or_default();
+    for (name, value) in asked {
+        match (params.get_mut(&name), value) {
+            // A part of a workflow has defaults of its own.
+            (Some(Value::Object(inner)), Value::Object(asked)) => inner.extend(asked),
+            (_, value) => {
+                params.insert(name, value);
+            }
+        }
+    }
+    if kind == JobKind::Workflow {
+        let edits = params.get_mut("edits").and_then(Value::as_array_mut);
+        for edit in edits.into_iter().flatten().filter_map(Value::as_object_mut) {
+            edit.entry("steps").or_insert_with(|| json!(defaults.edit.steps));
+            edit.entry("cfg_scale").or_insert_with(|| json!(defaults.edit.cfg_scale));
+        }
+    }
+    Ok(Value::Object(params))
+}
+
+/// Whether an input may be named, and is there as far as that can be told without reading it.
+async fn check(api: &Api, input: &InputRef) -> Answer<()> {
+    match input {
+        InputRef::Url(url) => Ok(api.stores().inputs().check(url)?),
+        InputRef::Layer { job, .. } | InputRef::File { job, .. } => match api.status().get(*job).await? {
+            Some(row) => Ok(row.picture(input).map(drop)?),
+            None => Err(JobError::InputNotFound { input: input.to_string() }.into()),
+        },
+    }
+}
+
+fn check_webhook(api: &Api, url: &str) -> Answer<()> {
+    if api.settings().webhook.is_none() {
+        let reason = "this server calls nobody: http.webhook_secret is not set";
+        return Err(JobError::invalid("webhook", reason).into());
+    }
+    if url.len() > LONGEST_WEBHOOK {
+        return Err(JobError::invalid("webhook", format!("is longer than {LONGEST_WEBHOOK} bytes")).into());
+    }
+    api.settings().webhook_policy.check("webhook", url).map_err(|error| Failure::from(error).about("webhook"))
+}
+
+/// The key of an `Idempotency-Key` header.
+pub(super) fn key(headers: &axum::http::HeaderMap) -> Answer<Option<String>> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().map(str::trim).filter(|key| (1..=255).contains(&key.len()));
+    match key {
+        Some(key) => Ok(Some(key.to_owned())),
+        None => {
+            let detail = "an Idempotency-Key has 1 to 255 visible characters of ASCII";
+            Err(Failure::bad_request(detail).about("Idempotency-Key"))
+        }
+    }
+}
+
+/// The same key with another body.
+pub(super) fn reused(failure: Failure) -> Failure {
+    if failure.status != StatusCode::CONFLICT {
+        return failure;
+    }
+    let detail = "this Idempotency-Key came with another body before; take a new key for a new job";
+    Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "conflict", detail).about("Idempotency-Key")
+}

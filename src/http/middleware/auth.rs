@@ -1,0 +1,184 @@
+//! The token, as a header of programs and as a signed cookie of browsers.
+
+use std::fmt;
+
+use axum::{
+    Json as Answered,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use hmac::{Hmac, Mac};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use utoipa::ToSchema;
+
+use crate::http::{
+    api::Api,
+    extract::Json,
+    problem::{Answer, Failure, Problem},
+};
+
+const COOKIE: &str = "acetate_session";
+/// Seconds.
+const SESSION: i64 = 30 * 24 * 3600;
+
+/// `http.token`.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(***)")
+    }
+}
+
+impl Token {
+    pub fn new(token: String) -> Self {
+        Self(token)
+    }
+
+    /// Takes as long whatever is wrong: the digests are of one length.
+    fn is(&self, given: &str) -> bool {
+        Sha256::digest(&self.0).ct_eq(&Sha256::digest(given)).into()
+    }
+
+    /// What a cookie holds: until when, and that this was said by somebody who knows the token.
+    fn session(&self, until: i64) -> String {
+        let signature: String = self.sign(until).into_iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{until}.{signature}")
+    }
+
+    fn is_session(&self, cookie: &str, now: i64) -> bool {
+        let Some((until, signature)) = cookie.split_once('.') else { return false };
+        let Ok(until) = until.parse::<i64>() else { return false };
+        let wanted: String = self.sign(until).into_iter().map(|byte| format!("{byte:02x}")).collect();
+        bool::from(wanted.as_bytes().ct_eq(signature.as_bytes())) && until > now
+    }
+
+    fn sign(&self, until: i64) -> Vec<u8> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes())
+            .unwrap_or_else(|error| unreachable!("a key of any length will do: {error}"));
+        mac.update(format!("acetate session {until}").as_bytes());
+        mac.finalize().into_bytes().to_vec()
+    }
+}
+
+/// Lets through who knows the token, or has a session.
+pub async fn authorise(State(api): State<Api>, request: Request, next: Next) -> Response {
+    match check(&api, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    }
+}
+
+fn check(api: &Api, headers: &HeaderMap) -> Answer<()> {
+    let Some(token) = &api.settings().token else { return Ok(()) };
+    let refused = |detail: &str| Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let given = value.to_str().ok().and_then(|text| text.split_once(' '));
+        return match given {
+            Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && token.is(given.trim()) => Ok(()),
+            _ => Err(refused("the token is wrong; send `Authorization: Bearer TOKEN` with that of http.token")),
+        };
+    }
+    match cookie(headers) {
+        Some(cookie) if token.is_session(cookie, now()) => Ok(()),
+        Some(_) => Err(refused("the session is over; sign in again")),
+        None => Err(refused("a token is needed: `Authorization: Bearer TOKEN`, or POST /v1/session from a browser")),
+    }
+}
+
+/// Whether a token is asked for here, and whether this browser has given it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Session {
+    pub required: bool,
+    pub valid: bool,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignIn {
+    /// That of `http.token`.
+    token: String,
+}
+
+/// Whether a token is needed
+#[utoipa::path(get, path = "/v1/session", tag = "session", responses((status = 200, description = "As asked", body = Session)), security(()))]
+pub async fn session_show(State(api): State<Api>, headers: HeaderMap) -> Answered<Session> {
+    Answered(Session { required: api.settings().token.is_some(), valid: check(&api, &headers).is_ok() })
+}
+
+/// Sign a browser in
+///
+/// Answers with a cookie that counts as the token.
+#[utoipa::path(post, path = "/v1/session", tag = "session", request_body = SignIn, security(()),
+    responses((status = 200, description = "As asked", body = Session), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+pub async fn session_open(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Json(given): Json<SignIn, 4096>,
+) -> Answer<Response> {
+    let Some(token) = &api.settings().token else {
+        return Ok(Answered(Session { required: false, valid: true }).into_response());
+    };
+    if !token.is(&given.token) {
+        return Err(Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", "the token is wrong").about("token"));
+    }
+    let cookie = set_cookie(&headers, &token.session(now() + SESSION), SESSION);
+    Ok(([(header::SET_COOKIE, cookie)], Answered(Session { required: true, valid: true })).into_response())
+}
+
+/// Sign a browser out
+#[utoipa::path(delete, path = "/v1/session", tag = "session", responses((status = 204, description = "Done")), security(()))]
+pub async fn session_close(headers: HeaderMap) -> Response {
+    (StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie(&headers, "", 0))]).into_response()
+}
+
+fn set_cookie(headers: &HeaderMap, value: &str, lasts: i64) -> HeaderValue {
+    // Behind a proxy that speaks TLS; on the loopback there is none.
+    let secure = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+    let secure = if secure { "; Secure" } else { "" };
+    let text = format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={lasts}{secure}");
+    HeaderValue::from_str(&text).unwrap_or_else(|error| unreachable!("plain characters: {error}"))
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let all = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    all.flat_map(|line| line.split(';')).find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+}
+
+fn now() -> i64 {
+    Timestamp::now().as_second()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_its_tokens_and_ends() {
+        let (token, other) = (Token::new("0123456789abcdef".to_owned()), Token::new("another-token-123".to_owned()));
+        let cookie = token.session(1000);
+        assert!(!cookie.contains("0123456789abcdef"));
+        assert!(token.is_session(&cookie, 999) && !token.is_session(&cookie, 1000) && !other.is_session(&cookie, 1));
+        let later = cookie.replacen("1000", "9000", 1);
+        for forged in [later.as_str(), "", ".", "9000.", "x.y"] {
+            assert!(!token.is_session(forged, 1), "{forged}");
+        }
+        assert!(token.is("0123456789abcdef") && !token.is("0123456789abcdeF") && !token.is(""));
+        assert_eq!(format!("{token:?}"), "Token(***)");
+    }
+
+    #[test]
+    fn the_cookie_is_found_among_others() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, HeaderValue::from_static("a=b; acetate_session=1.2; c"));
+        assert_eq!(cookie(&headers), Some("1.2"));
+        headers.insert(header::COOKIE, HeaderValue::from_static("acetate_sessions=1"));
+        assert_eq!(cookie(&headers), None);
+    }
+}

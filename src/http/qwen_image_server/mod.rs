@@ -1,0 +1,195 @@
+//! The endpoints of the web server that came with Qwen-Image-Layered in its first home: they wait for their job, and
+//! whoever hangs up cancels it.
+
+mod wait;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::{
+    api::Api,
+    export, extract, files,
+    problem::{Answer, Failure, Problem},
+    server_info,
+};
+use crate::job::{JobId, JobKind};
+use wait::{data_url, done, files_of};
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct Decompose {
+    /// `data:image/png;base64,...`
+    image: String,
+    #[serde(default)]
+    prompt: Option<String>,
+    #[serde(default, alias = "num_layers", alias = "layers")]
+    layer_num: Option<u32>,
+    #[serde(default, alias = "num_inference_steps")]
+    steps: Option<u32>,
+    #[serde(default)]
+    cfg_scale: Option<f64>,
+    #[serde(default)]
+    resolution: Option<u32>,
+    #[serde(default)]
+    seed: Option<u64>,
+    #[serde(default)]
+    negative_prompt: Option<String>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct EditLayer {
+    /// `data:image/png;base64,...`; also as `layer_image`.
+    #[serde(alias = "layer_image")]
+    image: String,
+    instruction: String,
+    #[serde(default, alias = "num_inference_steps")]
+    steps: Option<u32>,
+    #[serde(default)]
+    cfg_scale: Option<f64>,
+    #[serde(default)]
+    seed: Option<u64>,
+    #[serde(default)]
+    negative_prompt: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Layers {
+    job: JobId,
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Layer {
+    /// 0 is the whole picture as the model regenerates it.
+    layer: u32,
+    /// `data:image/png;base64,...`
+    image: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Edited {
+    job: JobId,
+    /// `data:image/png;base64,...`
+    image: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Config {
+    layer_num: u32,
+    num_inference_steps: u32,
+    steps: u32,
+    cfg_scale: f64,
+    /// Null: what the checkpoint was made for.
+    resolution: Option<u32>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelStatus {
+    available: bool,
+    /// Null where this process does not work on jobs.
+    loaded: Option<bool>,
+    model: String,
+    /// The same as `loaded`, of the edit model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edit_model_loaded: Option<bool>,
+}
+
+/// Take a picture apart, and wait for it
+///
+/// Layers as data URLs, or with `Accept: application/zip` a ZIP. Who hangs up cancels the job.
+#[utoipa::path(post, path = "/api/qwen-image/decompose", tag = "qwen-image", operation_id = "qwen_image_decompose", request_body = Decompose,
+    responses(
+        (status = 200, description = "As asked", content((Layers = "application/json"), (Vec<u8> = "application/zip"))),
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+pub async fn decompose(State(api): State<Api>, request: Request) -> Answer<Response> {
+    let (headers, asked) = body::<Decompose>(&api, request).await?;
+    let params = json!({
+        "prompt": asked.prompt, "layers": asked.layer_num, "steps": asked.steps, "cfg_scale": asked.cfg_scale,
+        "resolution": asked.resolution, "seed": asked.seed, "negative_prompt": asked.negative_prompt,
+    });
+    let row = done(&api, JobKind::Decompose, &asked.image, params).await?;
+    if accepts(&headers, "application/zip") && !accepts(&headers, "application/json") {
+        return export::zip(State(api), extract::Id(row.id()), HeaderMap::new()).await;
+    }
+    let mut layers = Vec::new();
+    for file in files_of(&row) {
+        if let Some(layer) = file.layer() {
+            layers.push(Layer { layer, image: data_url(&files::read(&api, &row, file).await?) });
+        }
+    }
+    Ok(Json(Layers { job: row.id(), layers }).into_response())
+}
+
+/// Edit a layer, and wait for it
+///
+/// The PNG, or with `Accept: application/json` a data URL. Who hangs up cancels the job.
+#[utoipa::path(post, path = "/api/qwen-image/edit-layer", tag = "qwen-image", operation_id = "qwen_image_edit_layer", request_body = EditLayer,
+    responses(
+        (status = 200, description = "As asked", content((Vec<u8> = "image/png"), (Edited = "application/json"))),
+        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Response> {
+    let (headers, asked) = body::<EditLayer>(&api, request).await?;
+    let params = json!({
+        "instruction": asked.instruction, "steps": asked.steps, "cfg_scale": asked.cfg_scale, "seed": asked.seed,
+        "negative_prompt": asked.negative_prompt,
+    });
+    let row = done(&api, JobKind::Edit, &asked.image, params).await?;
+    let Some(file) = files_of(&row).first() else {
+        return Err(Failure::not_found("the edit has no picture").of_job(row.id()));
+    };
+    let png = files::read(&api, &row, file).await?;
+    if accepts(&headers, "application/json") && !accepts(&headers, "image/png") {
+        return Ok(Json(Edited { job: row.id(), image: data_url(&png) }).into_response());
+    }
+    Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
+}
+
+/// Defaults
+#[utoipa::path(get, path = "/api/qwen-image/config", tag = "qwen-image", operation_id = "qwen_image_config", responses((status = 200, description = "As asked", body = Config)))]
+pub async fn config(State(api): State<Api>) -> Json<Config> {
+    let defaults = &api.settings().defaults.decompose;
+    Json(Config {
+        layer_num: defaults.layers,
+        num_inference_steps: defaults.steps,
+        steps: defaults.steps,
+        cfg_scale: defaults.cfg_scale,
+        resolution: defaults.resolution,
+    })
+}
+
+/// The model that takes pictures apart
+#[utoipa::path(get, path = "/api/qwen-image/status", tag = "qwen-image", operation_id = "qwen_image_status", responses((status = 200, description = "As asked", body = ModelStatus)))]
+pub async fn status(State(api): State<Api>) -> Json<ModelStatus> {
+    let model = server_info::loaded(&api).decompose;
+    Json(ModelStatus { available: true, loaded: model.loaded, model: model.id, edit_model_loaded: None })
+}
+
+/// The model that edits
+#[utoipa::path(get, path = "/api/qwen-image/edit-status", tag = "qwen-image", operation_id = "qwen_image_edit_status", responses((status = 200, description = "As asked", body = ModelStatus)))]
+pub async fn edit_status(State(api): State<Api>) -> Json<ModelStatus> {
+    let model = server_info::loaded(&api).edit;
+    let loaded = model.loaded;
+    Json(ModelStatus { available: true, loaded, model: model.id, edit_model_loaded: Some(loaded.unwrap_or(false)) })
+}
+
+async fn body<T: DeserializeOwned>(api: &Api, request: Request<Body>) -> Answer<(HeaderMap, T)> {
+    let (parts, body) = request.into_parts();
+    if !extract::is_json(&parts.headers) {
+        return Err(extract::unsupported("application/json"));
+    }
+    let bytes = extract::whole(&parts.headers, body, api.settings().max_upload_bytes).await?;
+    Ok((parts.headers, extract::parse(&bytes)?))
+}
+
+fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+    let all = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    all.flat_map(|line| line.split(','))
+        .any(|range| range.split(';').next().is_some_and(|range| range.trim() == media_type))
+}

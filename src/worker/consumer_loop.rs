@@ -1,0 +1,213 @@
+//! The worker as a service: takes deliveries for as long as it lives, several in hand, one on the device.
+//!
+//! While one job is on the device, the next is fetched and decoded and the last one's files are written: that is all
+//! that more than one slot is for, and the engine's channel keeps their order.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{RwLock, Semaphore},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Control, Stop, Verdict, Worker, metrics, reaper, relay, run};
+use crate::{
+    job::{JobError, JobId, JobKind, JobState},
+    queue::{ConsumeOptions, Delivery},
+};
+
+/// After the deadline, jobs are told to stop; within this time they reach the end of a step and are given back.
+const LAST_STEP: Duration = Duration::from_secs(60);
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// How a service is told to leave.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// No new jobs; those in hand may end.
+    pub drain: CancellationToken,
+    /// Give back what is in hand.
+    pub now: CancellationToken,
+}
+
+/// Works until it is told to leave.
+///
+/// # Errors
+/// When the device can no longer be trusted, or a model cannot be used: the process must be restarted. Its jobs are back in the queue by then.
+pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError> {
+    let service = Arc::new(Service::new(worker.clone()));
+    let consumer = worker.queue.consume(ConsumeOptions {
+        kinds: JobKind::ALL.to_vec(),
+        prefetch: u16::try_from(worker.options.slots).unwrap_or(u16::MAX),
+        affinity_wait: worker.options.affinity_wait,
+    });
+    let helpers = CancellationToken::new();
+    let mut helping = JoinSet::new();
+    let (status, queue, poll) = (worker.status.clone(), worker.queue.clone(), worker.options.poll);
+    helping.spawn(relay::relay(status, queue, poll, worker.wake.clone(), helpers.clone()));
+    helping.spawn(reaper::keep(worker.clone(), helpers.clone()));
+    info!(worker = %worker.options.name, slots = worker.options.slots, "ready for jobs");
+
+    let mut jobs = JoinSet::new();
+    loop {
+        while let Some(done) = jobs.try_join_next() {
+            if let Err(error) = done {
+                error!(%error, "a job's task ended badly; its lease brings the job back");
+            }
+        }
+        let delivery = tokio::select! {
+            biased;
+            () = shutdown.drain.cancelled() => break,
+            () = shutdown.now.cancelled() => break,
+            () = worker.broken.cancelled() => break,
+            // A slot first: what comes next is chosen when there is something to do it with.
+            delivery = async {
+                let slot = service.slots.clone().acquire_owned().await.ok()?;
+                consumer.next(service.preferred()).await.map(|delivery| (slot, delivery))
+            } => delivery,
+        };
+        let Some((slot, delivery)) = delivery else { break };
+        let service = service.clone();
+        jobs.spawn(async move {
+            service.handle(delivery).await;
+            drop(slot);
+        });
+    }
+    consumer.close().await;
+    service.drain(jobs, shutdown).await;
+    // What the last jobs left in the outbox is published before the end.
+    helpers.cancel();
+    while helping.join_next().await.is_some() {}
+    if worker.broken.is_cancelled() {
+        let reason = "or its model cannot be used, see above; its jobs are back in the queue, start it anew".to_owned();
+        return Err(JobError::Device { device: "of this worker".to_owned(), reason });
+    }
+    Ok(())
+}
+
+struct Service {
+    worker: Worker,
+    slots: Arc<Semaphore>,
+    /// Jobs share it; one that has killed a worker before has it alone, so that it takes no neighbour with it.
+    isolation: RwLock<()>,
+    in_hand: Mutex<HashMap<u64, Control>>,
+}
+
+impl Service {
+    fn new(worker: Worker) -> Self {
+        let slots = Arc::new(Semaphore::new(worker.options.slots));
+        Self { worker, slots, isolation: RwLock::default(), in_hand: Mutex::default() }
+    }
+
+    /// The kind whose model is in memory, where only one of them is.
+    fn preferred(&self) -> Option<JobKind> {
+        let resident = self.worker.engine.resident();
+        let resident = resident.borrow();
+        match (&resident.decompose, &resident.edit) {
+            (Some(_), None) => Some(JobKind::Decompose),
+            (None, Some(_)) => Some(JobKind::Edit),
+            _ => None,
+        }
+    }
+
+    async fn handle(&self, delivery: Delivery) {
+        if let Err(error) = self.in_company(delivery).await {
+            warn!(%error, "the delivery goes back to the queue");
+            tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+        }
+    }
+
+    async fn in_company(&self, delivery: Delivery) -> Result<Verdict, JobError> {
+        let control = Control::default();
+        let _in_hand = self.register(&control);
+        let alone = match delivery.job() {
+            Some(id) => self.has_killed(id).await,
+            None => false,
+        };
+        if alone {
+            warn!(job = delivery.job().map(tracing::field::display), "a worker died of it or beside it: it runs alone");
+            let _alone = self.isolation.write().await;
+            run(&self.worker, delivery, &control).await
+        } else {
+            let _shared = self.isolation.read().await;
+            run(&self.worker, delivery, &control).await
+        }
+    }
+
+    /// Its row says that somebody is working on it, and that worker is dead or silent.
+    async fn has_killed(&self, id: JobId) -> bool {
+        match self.worker.status.get(id).await {
+            Ok(Some(row)) => {
+                let over = row.lease_until.is_none_or(|until| until <= Timestamp::now());
+                let dead = || row.worker.as_deref().is_some_and(|worker| self.worker.options.name.knows_dead(worker));
+                row.state == JobState::Running && (over || dead())
+            }
+            // The claim will meet the same trouble and deal with it.
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    /// Until the value is dropped, also by a panic.
+    fn register(&self, control: &Control) -> InHand<'_> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let key = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut in_hand = self.lock();
+        in_hand.insert(key, control.clone());
+        metrics::in_hand(in_hand.len());
+        InHand { service: self, key }
+    }
+
+    /// Nothing under the lock can leave it half-changed.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Control>> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the jobs in hand end, until the deadline; then they are given back.
+    async fn drain(&self, mut jobs: JoinSet<()>, shutdown: &Shutdown) {
+        while jobs.try_join_next().is_some() {}
+        if jobs.is_empty() {
+            return;
+        }
+        // Nothing more comes of a broken device.
+        let patience = if self.worker.broken.is_cancelled() { Duration::ZERO } else { self.worker.options.drain };
+        info!(jobs = jobs.len(), deadline_s = patience.as_secs_f64(), "leaving: the jobs in hand may end");
+        let ended = tokio::select! {
+            () = async { while jobs.join_next().await.is_some() {} } => true,
+            () = tokio::time::sleep(patience) => false,
+            () = shutdown.now.cancelled() => false,
+        };
+        if ended {
+            return;
+        }
+        info!(jobs = jobs.len(), "the deadline is over: they are given back");
+        for control in self.lock().values() {
+            control.stop(Stop::GiveBack);
+        }
+        let all = async { while jobs.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_STEP, all).await.is_err() {
+            warn!("some jobs did not stop; their leases bring them back");
+        }
+    }
+}
+
+struct InHand<'a> {
+    service: &'a Service,
+    key: u64,
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        let mut in_hand = self.service.lock();
+        in_hand.remove(&self.key);
+        metrics::in_hand(in_hand.len());
+    }
+}

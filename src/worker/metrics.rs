@@ -1,0 +1,93 @@
+//! The worker's numbers for `/metrics`. Names and units follow Prometheus' conventions.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::{
+    database::{Depth, JobRow},
+    engine::Engine,
+    job::{ErrorRecord, JobKind, StageTiming},
+    queue::Queue,
+};
+
+/// Tells the exporter what the numbers are; once, at start.
+pub fn describe() {
+    describe_counter!("acetate_jobs_total", "Jobs that ended here, by kind and result.");
+    describe_counter!("acetate_job_attempts_total", "Attempts that ended here, by kind and outcome.");
+    describe_counter!("acetate_retries_total", "Attempts that will be tried again, by the error's code.");
+    describe_counter!("acetate_dead_letters_total", "Messages put aside, by the reason's code.");
+    describe_histogram!("acetate_queue_wait_seconds", Unit::Seconds, "From the time a job was due to its claim.");
+    describe_histogram!("acetate_stage_seconds", Unit::Seconds, "Time of each stage of a job that succeeded.");
+    describe_counter!("acetate_device_busy_seconds_total", Unit::Seconds, "Time that the engine's thread has worked.");
+    describe_counter!("acetate_worker_wall_seconds_total", Unit::Seconds, "Time since this worker started.");
+    describe_gauge!("acetate_jobs_queued", "Jobs that wait, by kind.");
+    describe_gauge!("acetate_oldest_queued_seconds", Unit::Seconds, "How long the job that is due longest has waited.");
+    describe_gauge!("acetate_model_resident", "1 for each checkpoint in memory.");
+    describe_gauge!("acetate_queue_connected", "1 while jobs can come in.");
+    describe_gauge!("acetate_deliveries_unacked", "Deliveries in this worker's hands.");
+    let _ = started();
+}
+
+pub(super) fn claimed(row: &JobRow) {
+    let waited = Timestamp::now().duration_since(row.available_at).as_secs_f64().max(0.0);
+    histogram!("acetate_queue_wait_seconds", "kind" => kind(row)).record(waited);
+}
+
+/// After an attempt, by the row that it left.
+pub(super) fn settled(row: &JobRow) {
+    counter!("acetate_job_attempts_total", "kind" => kind(row), "outcome" => row.state.as_str()).increment(1);
+    if row.state.is_terminal() {
+        counter!("acetate_jobs_total", "kind" => kind(row), "result" => row.state.as_str()).increment(1);
+    }
+}
+
+pub(super) fn stages(kind: JobKind, timings: &[StageTiming]) {
+    for timing in timings {
+        histogram!("acetate_stage_seconds", "stage" => timing.stage.as_str(), "kind" => kind.as_str())
+            .record(timing.seconds);
+    }
+}
+
+pub(super) fn retry(error: &ErrorRecord) {
+    counter!("acetate_retries_total", "code" => error.code.clone()).increment(1);
+}
+
+pub(super) fn dead_letter(error: &ErrorRecord) {
+    counter!("acetate_dead_letters_total", "code" => error.code.clone()).increment(1);
+}
+
+pub(super) fn in_hand(jobs: usize) {
+    gauge!("acetate_deliveries_unacked").set(jobs as f64);
+}
+
+pub(super) fn depth(depths: &[Depth]) {
+    for kind in JobKind::ALL {
+        let queued = depths.iter().find(|depth| depth.kind == kind).map_or(0, |depth| depth.queued);
+        gauge!("acetate_jobs_queued", "kind" => kind.as_str()).set(queued as f64);
+    }
+    let oldest = depths.iter().map(|depth| depth.oldest).min();
+    let age = oldest.map_or(0.0, |oldest| Timestamp::now().duration_since(oldest).as_secs_f64());
+    gauge!("acetate_oldest_queued_seconds").set(age.max(0.0));
+}
+
+pub(super) fn engine(engine: &Engine, queue: &Queue) {
+    counter!("acetate_device_busy_seconds_total").absolute(engine.busy().as_secs());
+    counter!("acetate_worker_wall_seconds_total").absolute(started().elapsed().as_secs());
+    gauge!("acetate_queue_connected").set(if queue.health().connected { 1.0 } else { 0.0 });
+    let resident = engine.resident();
+    let resident = resident.borrow();
+    for (model, there) in [("decompose", resident.decompose.is_some()), ("edit", resident.edit.is_some())] {
+        gauge!("acetate_model_resident", "model" => model).set(if there { 1.0 } else { 0.0 });
+    }
+}
+
+fn kind(row: &JobRow) -> &'static str {
+    row.request.task.kind().as_str()
+}
+
+fn started() -> Instant {
+    static STARTED: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *STARTED.get_or_init(Instant::now)
+}

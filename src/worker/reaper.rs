@@ -1,0 +1,86 @@
+//! What looks after jobs that nobody has in hand: those of dead workers, and those whose message was lost.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Worker, metrics};
+use crate::{
+    database::Filter,
+    job::{JobError, JobState},
+    queue::Queue,
+};
+
+/// Jobs that the queue in process is filled with at a time.
+const FILL: u32 = 64;
+/// How often the worker's own numbers are.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the counts are read that `/metrics` shows.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
+    let every = match worker.queue {
+        Queue::Embedded(_) => worker.options.poll,
+        Queue::Rabbit(_) => (worker.options.lease / 3).clamp(Duration::from_millis(200), Duration::from_secs(10)),
+    };
+    if let Err(error) = take_over(&worker).await {
+        warn!(%error, "jobs of dead workers of this machine wait for the end of their leases");
+    }
+    let due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
+    let (mut looked, mut counted) = (None, None);
+    while !stop.is_cancelled() {
+        if due(looked, every) {
+            looked = Some(Instant::now());
+            if let Err(error) = look(&worker).await {
+                warn!(%error, "jobs of dead workers were not looked for");
+            }
+        }
+        if due(counted, COUNT_EVERY) {
+            counted = Some(Instant::now());
+            match worker.status.queue_depth().await {
+                Ok(depth) => metrics::depth(&depth),
+                Err(error) => warn!(%error, "the queued jobs were not counted"),
+            }
+        }
+        metrics::engine(&worker.engine, &worker.queue);
+        tokio::select! {
+            () = tokio::time::sleep(every.min(TICK)) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Without a broker, the jobs that a process of this machine had in hand when it died need not wait for their leases.
+async fn take_over(worker: &Worker) -> Result<(), JobError> {
+    let Queue::Embedded(queue) = &worker.queue else { return Ok(()) };
+    let running = Filter { state: Some(JobState::Running), limit: FILL, ..Filter::default() };
+    for row in worker.status.list(&running).await?.jobs {
+        if row.worker.as_deref().is_some_and(|name| worker.options.name.knows_dead(name)) {
+            queue.push(row.id(), row.request.priority, Timestamp::now());
+        }
+    }
+    Ok(())
+}
+
+async fn look(worker: &Worker) -> Result<(), JobError> {
+    match &worker.queue {
+        Queue::Embedded(queue) => {
+            // Those in the queue are due as well; it is filled when none of them waits.
+            if !queue.has_due() {
+                for (job, priority, _) in worker.status.due(FILL).await? {
+                    queue.push(job, priority, Timestamp::now());
+                }
+            }
+        }
+        Queue::Rabbit(_) => {
+            let found = worker.status.reap(worker.options.redispatch_after).await?;
+            if found > 0 {
+                info!(jobs = found, "dispatched again: their workers are dead, or their messages were lost");
+                worker.wake.notify_one();
+            }
+        }
+    }
+    Ok(())
+}

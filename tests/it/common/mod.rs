@@ -1,0 +1,123 @@
+//! A place of its own for each test, and the program run in it.
+
+#![allow(dead_code, reason = "each test crate uses a part of it")]
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+/// A folder with data, results and pictures of one test; gone when the test ends.
+pub struct TestDir {
+    pub folder: tempfile::TempDir,
+}
+
+/// What a command left behind.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl TestDir {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// The program, in an environment of which it knows nothing but this place.
+    pub fn command(&self, args: &[&str]) -> Command {
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_acetate")), args)
+    }
+
+    /// Another copy of the program.
+    pub fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .env_clear()
+            .env("HOME", self.folder.path())
+            .env("ACETATE__DATA_DIR", self.path("data"))
+            .env("ACETATE__WORKER__HEARTBEAT_SECONDS", "0.05")
+            .env("HF_HUB_OFFLINE", "1")
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Ran {
+        ran(self.command(args).output().unwrap())
+    }
+
+    /// Runs a command that must succeed and gives what it printed as JSON.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let ran = self.run(args);
+        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {}", ran.stdout))
+    }
+
+    /// The manifest in a folder of results.
+    pub fn manifest(&self, out: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(out).join("manifest.json")).unwrap()).unwrap()
+    }
+
+    pub fn start(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// A small picture of one colour.
+    pub fn picture(&self, name: &str, pixel: [u8; 4]) -> String {
+        let path = self.path(name);
+        image::RgbaImage::from_pixel(8, 6, image::Rgba(pixel)).save(&path).unwrap();
+        path.display().to_string()
+    }
+}
+
+pub fn ran(output: Output) -> Ran {
+    Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A checkpoint of `tests/golden`.
+pub fn checkpoint(name: &str) -> String {
+    golden(&format!("checkpoints/{name}"))
+}
+
+pub fn golden(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    assert!(path.exists(), "{} is missing", path.display());
+    path.display().to_string()
+}
+
+/// The names in a folder, sorted; a folder that is not there has none.
+pub fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+pub fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    String::from_utf8_lossy(&id.stdout).trim() == "0"
+}
+
+/// Says past the test harness's capture that something was not tested; `scripts/test` collects these lines.
+pub fn skipped(what: &str, why: &str) {
+    std::io::stderr().write_all(format!("SKIPPED {what}: {why}\n").as_bytes()).unwrap();
+}

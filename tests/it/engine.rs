@@ -1,0 +1,221 @@
+//! The engine's thread: first use, cancel, refusal and poisoned numbers.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use ::image::RgbaImage;
+use acetate::{
+    engine::{CancelToken, Engine, EngineConfig, Outcome, ProgressFn, Resident, Work},
+    job::{DecomposeParams, EditParams, JobError, OutputSize, Stage},
+};
+use qwen_image::{
+    DeviceChoice, Limits, PipelineOptions,
+    hub::{HubConfig, ModelRef, Small, Surroundings},
+};
+
+use crate::common;
+
+fn golden(name: &str) -> PathBuf {
+    common::golden(name).into()
+}
+
+fn config(model: &Path) -> EngineConfig {
+    limited(model, Limits::default())
+}
+
+fn limited(model: &Path, limits: Limits) -> EngineConfig {
+    EngineConfig {
+        model: ModelRef::Folder(model.to_owned()),
+        pipeline: PipelineOptions {
+            edit_model: Some(ModelRef::Folder(golden("checkpoints/edit"))),
+            load_edit_model: false,
+            limits,
+            hub: HubConfig::new("http://127.0.0.1:9", "/nonexistent"),
+        },
+    }
+}
+
+fn picture(path: &str) -> RgbaImage {
+    ::image::open(golden("pictures").join(path)).unwrap().to_rgba8()
+}
+
+fn decompose(steps: u32) -> Work {
+    let params = DecomposeParams { prompt: "A house.".to_owned(), layers: 2, steps, ..DecomposeParams::default() };
+    Work::Decompose { image: picture("house.png"), params, seed: 1 }
+}
+
+fn edit(output_size: OutputSize, input: RgbaImage) -> Work {
+    let params = EditParams { instruction: "Make it blue.".to_owned(), steps: 1, output_size, ..EditParams::default() };
+    Work::Edit { image: input, references: Vec::new(), params, seed: 1 }
+}
+
+fn silent() -> ProgressFn {
+    Box::new(|_, _, _| ())
+}
+
+async fn run(engine: &Engine, work: Work) -> Result<Outcome, JobError> {
+    engine.run(work, CancelToken::default(), silent()).await
+}
+
+#[tokio::test]
+async fn the_edit_model_is_loaded_at_its_first_use_and_kept() {
+    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let resident = engine.resident();
+    assert_eq!(*resident.borrow(), Resident::default());
+    run(&engine, decompose(1)).await.unwrap();
+    assert!(resident.borrow().decompose.is_some() && resident.borrow().edit.is_none());
+    let outcome = run(&engine, edit(OutputSize::Source, picture("badge.png"))).await.unwrap();
+    assert!(resident.borrow().edit.is_some() && resident.borrow().decompose.is_some());
+    assert_eq!(outcome.model.pipeline, "QwenImageEditPlusPipeline");
+    assert_eq!(outcome.device, "cpu f32 cpu-blocked");
+    let stages: Vec<_> = outcome.timings.iter().map(|timing| timing.stage).collect();
+    assert_eq!(stages, [Stage::Load, Stage::TextEncode, Stage::VaeEncode, Stage::Denoise, Stage::VaeDecode]);
+}
+
+#[tokio::test]
+async fn the_edit_model_is_loaded_when_asked() {
+    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    engine.load_edit_model(CancelToken::default(), silent()).await.unwrap();
+    assert!(engine.resident().borrow().edit.is_some() && engine.resident().borrow().decompose.is_none());
+}
+
+#[tokio::test]
+async fn an_edited_layer_keeps_its_size_and_every_bit_of_its_alpha() {
+    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let layer = picture("badge.png");
+    let layer = ::image::imageops::crop_imm(&layer, 3, 5, 61, 45).to_image();
+    let alpha = |image: &RgbaImage| image.pixels().map(|pixel| pixel[3]).collect::<Vec<_>>();
+    assert!(alpha(&layer).iter().any(|&a| a > 0 && a < 255), "the fixture has soft edges");
+    let source = run(&engine, edit(OutputSize::Source, layer.clone())).await.unwrap().images.remove(0);
+    assert_eq!(source.dimensions(), layer.dimensions());
+    assert_eq!(alpha(&source), alpha(&layer));
+    assert_ne!(source, layer, "the edit changed nothing");
+    let model = run(&engine, edit(OutputSize::Model, layer.clone())).await.unwrap().images.remove(0);
+    assert_eq!(model.width() % 32, 0);
+    assert_ne!(model.dimensions(), layer.dimensions());
+}
+
+#[tokio::test]
+async fn cancel_takes_effect_within_a_step() {
+    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let cancel = CancelToken::default();
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let progress: ProgressFn = {
+        let (cancel, steps) = (cancel.clone(), steps.clone());
+        Box::new(move |stage, step, _| {
+            if stage == Stage::Denoise {
+                steps.lock().unwrap().push(step);
+                if step == 3 {
+                    cancel.cancel();
+                }
+            }
+        })
+    };
+    let error = engine.run(decompose(1000), cancel, progress).await.unwrap_err();
+    assert_eq!(error, JobError::Cancelled);
+    assert_eq!(steps.lock().unwrap().iter().max(), Some(&3));
+    run(&engine, decompose(1)).await.expect("the engine goes on after a cancel");
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
+    let engine = Engine::start(limited(
+        &golden("checkpoints/layered"),
+        Limits { memory_budget: Some(1 << 20), ..Limits::default() },
+    ))
+    .unwrap();
+    let error = run(&engine, decompose(1)).await.unwrap_err();
+    assert_eq!(error.code(), "model_too_large");
+    let message = error.to_string();
+    assert!(message.contains("as f32") && message.contains("1.0 MiB are left of memory_budget"), "{message}");
+    assert!(engine.resident().borrow().decompose.is_none());
+}
+
+/// Each model alone fits into this budget, both do not.
+#[tokio::test]
+async fn the_budget_is_for_both_models() {
+    let limits = Limits { memory_budget: Some(137 << 20), ..Limits::default() };
+    let engine = Engine::start(limited(&golden("checkpoints/layered"), limits.clone())).unwrap();
+    run(&engine, decompose(1)).await.unwrap();
+    let error = run(&engine, edit(OutputSize::Source, picture("badge.png"))).await.unwrap_err();
+    assert_eq!(error.code(), "model_too_large", "{error}");
+    let engine = Engine::start(limited(Path::new("unused"), limits)).unwrap();
+    run(&engine, edit(OutputSize::Source, picture("badge.png"))).await.expect("alone it fits");
+}
+
+#[tokio::test]
+async fn a_line_is_no_picture() {
+    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let params = DecomposeParams { prompt: "x".into(), ..DecomposeParams::default() };
+    let image = RgbaImage::new(3000, 1);
+    let error = run(&engine, Work::Decompose { image, params, seed: 1 }).await.unwrap_err();
+    insta::assert_snapshot!(error, @"input: the picture is 3000x1; one side may be at most 200 times the other, so crop it");
+    let error = run(&engine, edit(OutputSize::Source, RgbaImage::new(3, 900))).await.unwrap_err();
+    assert_eq!(error.code(), "invalid_request");
+}
+
+#[tokio::test]
+async fn a_device_that_this_build_cannot_drive_is_refused_at_once() {
+    if cfg!(feature = "cuda") {
+        return;
+    }
+    let config = limited(Path::new("unused"), Limits { device: DeviceChoice::Cuda(0), ..Limits::default() });
+    insta::assert_snapshot!(Engine::start(config).unwrap_err(), @"device: this acetate is built without CUDA; use cpu");
+}
+
+#[tokio::test]
+async fn the_end_of_a_long_prompt_is_noted() {
+    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let params = DecomposeParams { prompt: "red house ".repeat(1500), steps: 1, ..DecomposeParams::default() };
+    let outcome = run(&engine, Work::Decompose { image: picture("house.png"), params, seed: 1 }).await.unwrap();
+    assert!(outcome.notes.iter().any(|note| note.starts_with("prompt has ")), "{:?}", outcome.notes);
+    assert!(outcome.notes.iter().any(|note| note.contains("noise")), "the checkpoint's own note: {:?}", outcome.notes);
+}
+
+#[tokio::test]
+async fn a_resolution_that_the_checkpoint_does_not_know_names_those_it_does() {
+    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let params = DecomposeParams { resolution: Some(640), prompt: "x".into(), ..DecomposeParams::default() };
+    let error = run(&engine, Work::Decompose { image: picture("house.png"), params, seed: 1 }).await.unwrap_err();
+    insta::assert_snapshot!(error, @"params.resolution: 640 is not one that this checkpoint was made for: [128, 192]");
+}
+
+#[tokio::test]
+async fn a_small_model_that_is_nowhere_says_what_to_give() {
+    let model = ModelRef::Small { which: Small::Layered, around: Surroundings::default() };
+    let engine = Engine::start(EngineConfig { model, ..config(Path::new("unused")) }).unwrap();
+    let error = run(&engine, decompose(1)).await.unwrap_err();
+    insta::assert_snapshot!(error, @"model layered-nano: no model is chosen, and this small one, which then stands in, was not found in any folder, as this process does not know its own; give --model a folder in diffusers' layout or a hub id such as Qwen/Qwen-Image-Layered, or set qwen_image.model_path in the configuration; `acetate models pull Qwen/Qwen-Image-Layered` downloads that one, about 58 GB");
+}
+
+/// A checkpoint with one NaN weight must fail with its own code, not give a black picture.
+#[tokio::test]
+async fn nan_latents_fail_with_their_own_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = golden("checkpoints/layered");
+    let link = |from: &Path, to: &Path, except: &str| {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name() != *except {
+                std::os::unix::fs::symlink(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+    };
+    let transformer = folder.path().join("transformer");
+    std::fs::create_dir(&transformer).unwrap();
+    let file = "diffusion_pytorch_model.safetensors";
+    link(&source, folder.path(), "transformer");
+    link(&source.join("transformer"), &transformer, file);
+    let device = candle_core::Device::Cpu;
+    let mut tensors = candle_core::safetensors::load(source.join("transformer").join(file), &device).unwrap();
+    let bias = tensors.get_mut("proj_out.bias").unwrap();
+    *bias = (bias.zeros_like().unwrap() + f64::NAN).unwrap();
+    candle_core::safetensors::save(&tensors, transformer.join(file)).unwrap();
+
+    let engine = Engine::start(config(folder.path())).unwrap();
+    let error = run(&engine, decompose(4)).await.unwrap_err();
+    assert_eq!(error, JobError::NonFinite { step: 1 });
+    assert_eq!(error.code(), "non_finite");
+}

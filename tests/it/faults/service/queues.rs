@@ -1,0 +1,98 @@
+//! RabbitMQ: away, cut off, taking its messages back.
+
+use std::time::Duration;
+
+use super::{
+    gate::Gate,
+    killed::{composite, decompose},
+    ledger::{Case, Tally, Witness, case},
+};
+use crate::services::world::World;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("the connection to the broker is cut mid-job", cut_mid_job()),
+        case("the broker is away for longer than a lease, mid-job", away_mid_job()),
+        case("the broker is away while jobs are submitted", away_while_submitting()),
+        case("the broker takes its messages back mid-job", taken_back()),
+    ]
+}
+
+/// A world whose worker and commands reach RabbitMQ through a gate.
+async fn gated() -> (World, Gate) {
+    let mut world = World::service().await;
+    let url = world.service.as_ref().unwrap().vhost.url();
+    let (before, rest) = url.rsplit_once('@').unwrap();
+    let (host, vhost) = rest.split_once('/').unwrap();
+    let gate = Gate::before(host).await;
+    let url = format!("{before}@{}/{vhost}", gate.address);
+    world.set("ACETATE__QUEUE__URL", &url);
+    (world, gate)
+}
+
+async fn cut_mid_job() -> Tally {
+    let (world, gate) = gated().await;
+    let witness = Witness::of(&world).await;
+    let worker = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", "step:1=pause:2")]);
+    let id = decompose(&world, "cut").await;
+    worker.until_said("stands still").await;
+    gate.cut();
+    let tally = witness.judge(&world, &[id]).await;
+    assert_eq!((tally.succeeded, tally.attempts), (1, 1), "a connection is no reason to begin anew: {tally:?}");
+    tally
+}
+
+async fn away_mid_job() -> Tally {
+    let (world, gate) = gated().await;
+    let witness = Witness::of(&world).await;
+    let worker = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", "step:1=pause:2")]);
+    let id = decompose(&world, "away").await;
+    worker.until_said("stands still").await;
+    gate.shut();
+    let job = world.until(&id, &["succeeded", "failed"]).await;
+    assert_eq!(job["state"], "succeeded", "what is in hand needs no broker: {job:#}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    gate.open();
+    // And the worker comes back to the broker by itself.
+    let next = composite(&world, "next").await;
+    let tally = witness.judge(&world, &[id, next]).await;
+    assert_eq!((tally.succeeded, tally.attempts), (2, 2), "{tally:?}");
+    tally
+}
+
+async fn away_while_submitting() -> Tally {
+    let (world, gate) = gated().await;
+    let witness = Witness::of(&world).await;
+    let _worker = world.worker();
+    gate.shut();
+    let mut ids = Vec::new();
+    for name in ["one", "two"] {
+        ids.push(composite(&world, name).await);
+    }
+    gate.open();
+    let tally = witness.judge(&world, &ids).await;
+    assert_eq!((tally.succeeded, tally.attempts), (2, 2), "{tally:?}");
+    tally
+}
+
+/// As when a consumer timeout is shorter than a job: the broker ends the channel and delivers the message again, while
+/// the first worker still works on it.
+async fn taken_back() -> Tally {
+    let (world, gate) = gated().await;
+    let witness = Witness::of(&world).await;
+    let worker = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", "step:1=pause:4")]);
+    let id = decompose(&world, "taken").await;
+    worker.until_said("stands still").await;
+    let _second = world.worker();
+    for _ in 0..3 {
+        gate.cut();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    let tally = witness.judge(&world, &[id]).await;
+    assert_eq!(
+        (tally.succeeded, tally.attempts),
+        (1, 1),
+        "the lease, not the message, says whose job it is: {tally:?}"
+    );
+    tally
+}

@@ -1,0 +1,278 @@
+//! Submitting, looking, acting.
+
+use serde_json::json;
+
+use crate::{
+    common::TestDir,
+    http::client::{get, post, send, upload},
+    http::server::{LONG, QUICK, Server, edit, picture, pixels},
+};
+
+/// From an upload to an edited layer of an edited layer, put together again: what the page does.
+#[test]
+fn a_picture_goes_all_the_way() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let id = server.submit(&QUICK, &picture(64, 48, [200, 80, 40, 255]));
+    let job = server.succeeded(&id);
+    assert_eq!(job["kind"], "decompose");
+    assert_eq!((&job["params"]["steps"], &job["params"]["layers"]), (&json!(2), &json!(2)));
+    assert!(job["input"][0]["upload"].as_str().unwrap().ends_with(".png"), "{job}");
+    assert_eq!(job["history"].as_array().unwrap().len(), 1);
+    let outputs = job["outputs"].as_array().unwrap();
+    let roles: Vec<_> = outputs.iter().map(|file| (file["role"].as_str().unwrap(), file["layer"].as_u64())).collect();
+    assert_eq!(roles, [("regenerated", Some(0)), ("layer", Some(1)), ("layer", Some(2))]);
+
+    // The layer, edited, and that edited once more.
+    let first = server.post("/v1/jobs", &edit(json!({"job": id, "layer": 1}))).ok(202).json();
+    let first = server.succeeded(first["id"].as_str().unwrap());
+    let second = server.post("/v1/jobs", &edit(json!({"job": first["id"], "file": "edited.png"}))).ok(202).json();
+    let second = server.succeeded(second["id"].as_str().unwrap());
+    assert_eq!(second["input"], json!([{"job": first["id"], "file": "edited.png"}]));
+    let layer = pixels(&server.get(&format!("/v1/jobs/{id}/layers/1.png")).ok(200).body);
+    let url = second["outputs"][0]["url"].as_str().unwrap();
+    let edited = pixels(&server.get(url).ok(200).body);
+    assert_eq!(edited.dimensions(), layer.dimensions());
+    assert!(edited.pixels().zip(layer.pixels()).all(|(edited, layer)| edited[3] == layer[3]), "alpha has changed");
+
+    let layers = json!([{"job": id, "layer": 2}, {"job": second["id"], "file": "edited.png"}]);
+    let whole = server.post("/v1/jobs", &json!({"kind": "composite", "input": {"images": layers}})).ok(202).json();
+    let whole = server.succeeded(whole["id"].as_str().unwrap());
+    assert_eq!(whole["outputs"][0]["name"], "composite.png");
+}
+
+#[test]
+fn the_same_wish_is_one_job() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let url = server.url("/v1/jobs");
+    let pixel = picture(4, 4, [1, 2, 3, 255]);
+    let id = server.submit(&[("kind", "composite")], &pixel);
+    let name = server.job(&id)["input"][0]["upload"].clone();
+    let body = json!({"kind": "composite", "input": {"image": {"upload": name}}, "labels": {"a": "b"}});
+    let keyed = |key: &str, body: &serde_json::Value| {
+        let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+        send("POST", &url, &headers, body.to_string().as_bytes())
+    };
+    let first = keyed("one", &body).ok(202);
+    assert_eq!(first.header("location"), format!("/v1/jobs/{}", first.json()["id"].as_str().unwrap()));
+    assert_eq!(keyed("one", &body).ok(200).json()["id"], first.json()["id"]);
+    assert_ne!(keyed("two", &body).ok(202).json()["id"], first.json()["id"]);
+    let other = json!({"kind": "composite", "input": {"image": {"upload": name}}, "labels": {"a": "c"}});
+    keyed("one", &other).problem(422, "conflict");
+    keyed(&"k".repeat(256), &body).problem(400, "bad_request");
+
+    // An id of the client's own does the same.
+    let named = |labels: serde_json::Value| {
+        let id = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
+        post(&url, &json!({"id": id, "kind": "composite", "input": {"image": {"upload": name}}, "labels": labels}))
+    };
+    named(json!({})).ok(202);
+    named(json!({})).ok(200);
+    named(json!({"x": "y"})).problem(409, "conflict");
+    // The same picture is the same upload.
+    let again = server.submit(&[("kind", "composite")], &pixel);
+    assert_eq!(server.job(&again)["input"][0]["upload"], name);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_its_place() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let url = server.url("/v1/jobs");
+    let id = server.submit(&[("kind", "composite")], &picture(4, 4, [1, 2, 3, 255]));
+    server.succeeded(&id);
+    let absent = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e29";
+    let decompose = |input: serde_json::Value, params: serde_json::Value| {
+        post(&url, &json!({"kind": "decompose", "input": {"image": input}, "params": params}))
+    };
+    for (answer, status, code, field, says) in [
+        (
+            decompose(json!({"job": id, "file": "composite.png"}), json!({"steps": 0})),
+            422,
+            "invalid_request",
+            "params.steps",
+            "0 is not between",
+        ),
+        (
+            decompose(json!({"job": id, "file": "composite.png"}), json!({"stps": 1})),
+            422,
+            "invalid_request",
+            "params",
+            "stps",
+        ),
+        (decompose(json!({"job": id, "layer": 7}), json!({})), 422, "invalid_request", "input", "has no layers"),
+        (
+            decompose(json!({"job": id, "file": "../../etc/passwd"}), json!({})),
+            422,
+            "invalid_request",
+            "input",
+            "composite.png",
+        ),
+        (decompose(json!({"job": absent, "layer": 1}), json!({})), 422, "input_not_found", "", absent),
+        (decompose(json!("file:///etc/passwd"), json!({})), 403, "input_forbidden", "", "store.inputs"),
+        (decompose(json!("https://example.org/x.png"), json!({})), 403, "input_forbidden", "", "store.http_inputs"),
+        (decompose(json!({"upload": "../secret"}), json!({})), 422, "invalid_request", "input", "upload"),
+        (decompose(json!({"job": id}), json!({})), 422, "invalid_request", "", "a picture is an address"),
+        (post(&url, &json!({"kind": "paint"})), 422, "invalid_request", "", "paint"),
+        (post(&url, &json!({"kind": "decompose", "input": {}})), 422, "invalid_request", "input", "one picture"),
+        (post(&url, &json!({"kind": "composite", "colour": 1})), 422, "invalid_request", "", "colour"),
+        (
+            post(
+                &url,
+                &json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "output": {"prefix": "file:///etc/"}}),
+            ),
+            403,
+            "input_forbidden",
+            "",
+            "store.outputs",
+        ),
+        (
+            post(
+                &url,
+                &json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": "https://example.org"}),
+            ),
+            422,
+            "invalid_request",
+            "webhook",
+            "http.webhook_secret",
+        ),
+        (send("POST", &url, &[("content-type", "application/json")], b"{"), 400, "bad_request", "", "JSON"),
+        (
+            send("POST", &url, &[("content-type", "text/plain")], b"{}"),
+            415,
+            "unsupported_media_type",
+            "Content-Type",
+            "multipart",
+        ),
+        (send("POST", &url, &[("content-type", "multipart/form-data")], b"{}"), 400, "bad_request", "", "oundary"),
+        (
+            upload(&url, &[("layers", "two")], &[("image", "x.png", &picture(2, 2, [0; 4]))]),
+            422,
+            "invalid_request",
+            "layers",
+            "two",
+        ),
+        (
+            upload(&url, &[("colour", "red")], &[("image", "x.png", &picture(2, 2, [0; 4]))]),
+            422,
+            "invalid_request",
+            "colour",
+            "no field",
+        ),
+        (upload(&url, &[], &[("image", "x.png", b"not a picture")]), 422, "invalid_image", "", "x.png"),
+        (upload(&url, &[("layers", "3")], &[]), 422, "invalid_request", "image", "curl"),
+    ] {
+        let problem = answer.problem(status, code);
+        assert_eq!(problem["field"].as_str().unwrap_or_default(), field, "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(says), "{says}: {problem}");
+    }
+    // What was refused left no job.
+    assert_eq!(server.get("/v1/jobs").json()["jobs"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn ids_and_paths_lead_nowhere_else() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let absent = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e29";
+    for path in ["/v1/jobs/..%2f..%2fetc%2fpasswd", "/v1/jobs/%00", "/v1/jobs/x", "/v1/jobs/%ff", "/v1/jobs/x/events"] {
+        server.get(path).problem(400, "bad_request");
+    }
+    for path in [
+        format!("/v1/jobs/{absent}"),
+        format!("/v1/jobs/{absent}/events"),
+        format!("/v1/jobs/{absent}/layers/1.png"),
+        format!("/v1/jobs/{absent}/files/manifest.json"),
+        format!("/v1/jobs/{absent}/export.zip"),
+        "/v1/nothing".to_owned(),
+        "/nothing.js".to_owned(),
+        "/..%2fCargo.toml".to_owned(),
+        "/v1/batches/none".to_owned(),
+    ] {
+        get(&server.url(&path)).problem(404, "not_found");
+    }
+    for what in ["cancel", "retry"] {
+        server.act(absent, what).problem(404, "not_found");
+    }
+    send("DELETE", &server.url(&format!("/v1/jobs/{absent}")), &[], &[]).problem(404, "not_found");
+    send("PUT", &server.url("/v1/jobs"), &[], b"x").problem(405, "method_not_allowed");
+    let done = server.submit(&[("kind", "composite")], &picture(4, 4, [9; 4]));
+    server.succeeded(&done);
+    for name in ["..%2f..%2f..%2facetate.db", "%2e%2e", "other.png", ".hidden"] {
+        server.get(&format!("/v1/jobs/{done}/files/{name}")).problem(404, "not_found");
+        server.get(&format!("/v1/jobs/{done}/thumbnails/{name}")).problem(404, "not_found");
+    }
+    server.get(&format!("/v1/jobs/{done}/layers/..%2f1.png")).problem(400, "bad_request");
+    server.get(&format!("/v1/jobs/{done}/layers/1.png")).problem(404, "not_found");
+    server.get(&format!("/v1/jobs/{done}/export.psd")).problem(404, "not_found");
+    server.get(&format!("/v1/jobs/{done}/thumbnails/composite.png?size=100000")).problem(400, "bad_request");
+}
+
+#[test]
+fn jobs_are_found_page_by_page_and_by_words() {
+    let place = TestDir::new();
+    let server = Server::start_with(&place, &["--work", "false"], &[]);
+    let pixel = picture(4, 4, [1, 2, 3, 255]);
+    for (prompt, label, batch) in
+        [("A red House", "set=one", "b1"), ("a blue boat", "set=one", "b1"), ("red sky", "set=two", "b2")]
+    {
+        server.submit(&[("prompt", prompt), ("label", label), ("batch", batch)], &pixel);
+    }
+    let found = |query: &str| {
+        let page = server.get(&format!("/v1/jobs?{query}")).ok(200).json();
+        let prompts =
+            page["jobs"].as_array().unwrap().iter().map(|job| job["params"]["prompt"].as_str().unwrap().to_owned());
+        prompts.collect::<Vec<_>>()
+    };
+    assert_eq!(found(""), ["red sky", "a blue boat", "A red House"]);
+    assert_eq!(found("q=RED"), ["red sky", "A red House"]);
+    assert_eq!(found("q=house+red"), ["A red House"]);
+    assert_eq!(found("label=set%3Done&state=queued"), ["a blue boat", "A red House"]);
+    assert_eq!(found("label=set%3Don"), [""; 0]);
+    assert_eq!(found("batch=b2"), ["red sky"]);
+    assert_eq!(found("kind=edit"), [""; 0]);
+    assert_eq!(found("q=%25"), [""; 0]);
+    let page = server.get("/v1/jobs?limit=2").json();
+    let next = page["next"].as_str().unwrap();
+    assert_eq!(found(&format!("limit=2&after={next}")), ["A red House"]);
+    for wrong in ["limit=0", "limit=201", "state=asleep", "label=x", "after=x", "colour=red", "batch=a%20b"] {
+        server.get(&format!("/v1/jobs?{wrong}")).problem(400, "bad_request");
+    }
+    let batches = server.get("/v1/batches").ok(200).json();
+    let names: Vec<_> = batches["batches"].as_array().unwrap().iter().map(|batch| batch["batch"].clone()).collect();
+    assert_eq!(names, ["b2", "b1"]);
+    let batch = server.get("/v1/batches/b1").ok(200).json();
+    assert_eq!((&batch["total"], &batch["states"]), (&json!(2), &json!({"queued": 2})));
+    let cancelled = send("POST", &server.url("/v1/batches/b1/cancel"), &[], &[]).ok(200).json();
+    assert_eq!(cancelled["cancelled"], 2);
+    assert_eq!(server.get("/v1/batches/b1").json()["ended"], 2);
+}
+
+#[test]
+fn a_job_is_cancelled_tried_again_and_deleted() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let id = server.submit(&LONG, &picture(64, 48, [200, 80, 40, 255]));
+    server.wait(&id, |job| job["progress"]["stage"] == "denoise" && job["progress"]["step"] != 0);
+    let delete = || send("DELETE", &server.url(&format!("/v1/jobs/{id}")), &[], &[]);
+    delete().problem(409, "conflict");
+    server.act(&id, "retry").problem(409, "conflict");
+    assert_eq!(server.act(&id, "cancel").ok(200).json()["cancel_requested"], true);
+    assert_eq!(server.ended(&id)["state"], "cancelled");
+    server.act(&id, "cancel").problem(409, "conflict");
+    assert_eq!(server.act(&id, "retry").ok(200).json()["state"], "queued");
+    server.wait(&id, |job| job["state"] == "running");
+    server.act(&id, "cancel").ok(200);
+    let job = server.ended(&id);
+    assert_eq!((&job["state"], &job["error"]["code"]), (&json!("cancelled"), &json!("cancelled")));
+    delete().ok(204);
+    server.get(&format!("/v1/jobs/{id}")).problem(404, "not_found");
+
+    let done = server.submit(&[("kind", "composite")], &picture(4, 4, [9; 4]));
+    server.succeeded(&done);
+    let folder = place.path("data/objects").join(&done);
+    assert!(folder.exists());
+    send("DELETE", &server.url(&format!("/v1/jobs/{done}")), &[], &[]).ok(204);
+    assert!(!folder.exists());
+}

@@ -1,0 +1,58 @@
+//! A server that goes away in the middle.
+
+use serde_json::json;
+
+use crate::{
+    common::TestDir,
+    http::client::Events,
+    http::server::{Server, picture},
+};
+
+const STEPS: [(&str, &str); 4] = [("prompt", "a house"), ("layers", "2"), ("steps", "60"), ("seed", "1")];
+
+#[test]
+fn a_job_goes_on_after_a_restart_and_its_watcher_sees_the_end() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let id = server.submit(&STEPS, &picture(64, 48, [200, 80, 40, 255]));
+    let path = format!("/v1/jobs/{id}/events");
+    let mut stream = Events::open(&server.address, &path, &[]);
+    let seen = std::iter::from_fn(|| stream.next()).find(|event| event.data["progress"]["stage"] == "denoise").unwrap();
+    // Told to leave: the job is given back, and the attempt does not count.
+    server.stop();
+    stream.rest();
+    let server = Server::start(&place, &[]);
+    let mut stream = Events::open(&server.address, &path, &[("Last-Event-ID", &seen.id.to_string())]);
+    let rest = stream.rest();
+    assert!(rest.first().unwrap().id > seen.id);
+    assert_eq!(rest.last().unwrap().data["state"], "succeeded");
+    assert_eq!(server.job(&id)["attempts"], 1);
+}
+
+#[test]
+fn a_killed_server_loses_no_job() {
+    let place = TestDir::new();
+    // The next process knows that this one is dead, and waits for no lease.
+    let long = [("ACETATE__WORKER__LEASE_SECONDS", "900")];
+    let server = Server::start(&place, &long);
+    let running = server.submit(&STEPS, &picture(64, 48, [200, 80, 40, 255]));
+    let waiting = server.submit(&[("kind", "composite")], &picture(4, 4, [9; 4]));
+    server.wait(&running, |job| job["progress"]["stage"] == "denoise");
+    server.kill();
+    let server = Server::start(&place, &long);
+    server.succeeded(&waiting);
+    let job = server.succeeded(&running);
+    assert_eq!((&job["attempts"], &job["history"][0]["outcome"]), (&json!(2), &json!("lost")));
+}
+
+#[test]
+fn a_model_that_is_missing_fails_its_job_and_the_server_lives() {
+    let place = TestDir::new();
+    let missing = place.text("no-model");
+    let server = Server::start(&place, &[("ACETATE__QWEN_IMAGE__MODEL_PATH", &missing)]);
+    let id = server.submit(&STEPS, &picture(64, 48, [200, 80, 40, 255]));
+    let job = server.ended(&id);
+    assert_eq!((&job["state"], &job["error"]["code"]), (&json!("failed"), &json!("model_not_found")));
+    let id = server.submit(&[("kind", "composite")], &picture(4, 4, [9; 4]));
+    server.succeeded(&id);
+}

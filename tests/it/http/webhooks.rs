@@ -1,0 +1,176 @@
+//! Calls at the end of jobs.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    sync::mpsc::{Receiver, channel},
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hmac::{Hmac, Mac};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::{
+    common::TestDir,
+    http::server::{LONG, PATIENCE, Server, picture},
+};
+
+pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+#[derive(Debug)]
+pub struct Call {
+    headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Call {
+    fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// As the specification has a receiver check it.
+    pub fn is_signed(&self) -> bool {
+        let key = STANDARD.decode(SECRET.strip_prefix("whsec_").unwrap()).unwrap();
+        let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
+        let signed = format!("{}.{}.{}", self.header("webhook-id"), self.header("webhook-timestamp"), self.body);
+        mac.update(signed.as_bytes());
+        let wanted = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
+        self.header("webhook-signature").split(' ').any(|signature| signature == wanted)
+    }
+}
+
+/// Hears calls, and answers each with the next of the heads; with 204 when there are no more.
+pub fn receiver(answers: &[&'static str]) -> (u16, Receiver<Call>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (heard, calls) = channel();
+    let mut answers: Vec<&str> = answers.iter().rev().copied().collect();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut headers = Vec::new();
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            loop {
+                line.clear();
+                reader.read_line(&mut line).unwrap();
+                let Some((name, value)) = line.trim().split_once(": ") else { break };
+                headers.push((name.to_lowercase(), value.to_owned()));
+            }
+            let length = headers
+                .iter()
+                .find(|(name, _)| name == "content-length")
+                .map_or(0, |(_, length)| length.parse().unwrap());
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let answer = answers.pop().unwrap_or("204 No Content");
+            stream
+                .write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())
+                .ok();
+            heard.send(Call { headers, body: String::from_utf8(body).unwrap() }).ok();
+        }
+    });
+    (port, calls)
+}
+
+fn server(place: &TestDir, allow: &str) -> Server {
+    Server::start(
+        place,
+        &[
+            ("ACETATE__HTTP__WEBHOOK_SECRET", SECRET),
+            ("ACETATE__HTTP__WEBHOOK_ALLOW", allow),
+            ("ACETATE__HTTP__WEBHOOK_RETRY_SECONDS", "0.05"),
+        ],
+    )
+}
+
+#[test]
+fn a_call_is_signed_and_tried_until_it_arrives() {
+    let (port, calls) = receiver(&["500 Internal Server Error", "302 Found\r\nLocation: /elsewhere"]);
+    let place = TestDir::new();
+    let server = server(&place, &format!("http://127.0.0.1:{port}"));
+    let hook = format!("http://127.0.0.1:{port}/hook?key=s3cret");
+    let id = server.submit(&[("kind", "composite"), ("webhook", &hook), ("label", "a=b")], &picture(4, 4, [9; 4]));
+    let tries: Vec<Call> = (0..3).map(|_| calls.recv_timeout(PATIENCE).unwrap()).collect();
+    for call in &tries {
+        assert!(call.is_signed(), "{call:?}");
+        assert_eq!(call.header("webhook-id"), tries[0].header("webhook-id"));
+        assert_eq!(call.header("content-type"), "application/json");
+    }
+    let event = tries[0].json();
+    assert_eq!((&event["event"], &event["id"]), (&json!("job.succeeded"), &json!(id)));
+    assert_eq!((&event["outputs"][0]["name"], &event["labels"]["a"]), (&json!("composite.png"), &json!("b")));
+    assert!(calls.recv_timeout(Duration::from_millis(800)).is_err(), "it was called after it had arrived");
+
+    // Of the other ends, too; the same job twice is two messages.
+    let id = server.submit(&[&LONG[..], &[("webhook", &hook)]].concat(), &picture(64, 48, [9, 8, 7, 255]));
+    server.wait(&id, |job| job["state"] == "running");
+    server.act(&id, "cancel").ok(200);
+    let cancelled = calls.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(cancelled.json()["event"], "job.cancelled");
+    server.act(&id, "retry").ok(200);
+    server.act(&id, "cancel").ok(200);
+    let again = calls.recv_timeout(PATIENCE).unwrap();
+    assert!(again.is_signed() && again.header("webhook-id") != cancelled.header("webhook-id"));
+    let said = server.stop();
+    assert!(!said.contains("s3cret") && !said.contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "{said}");
+}
+
+#[test]
+fn a_receiver_that_is_gone_is_given_up_and_inner_addresses_are_not_called() {
+    let (port, calls) = receiver(&["410 Gone"]);
+    let place = TestDir::new();
+    let server = server(&place, &format!("http://127.0.0.1:{port}"));
+    let hook = format!("http://127.0.0.1:{port}/");
+    server.submit(&[("kind", "composite"), ("webhook", &hook)], &picture(4, 4, [9; 4]));
+    calls.recv_timeout(PATIENCE).unwrap();
+    assert!(calls.recv_timeout(Duration::from_millis(800)).is_err());
+    assert!(server.log().contains("given up"), "{}", server.log());
+
+    let id = server.get("/v1/jobs").json()["jobs"][0]["id"].clone();
+    for inner in [
+        "http://127.0.0.1:1/".to_owned(),
+        format!("https://127.0.0.1:{port}/"),
+        "https://10.0.0.8/hook".to_owned(),
+        "https://169.254.169.254/latest/meta-data".to_owned(),
+        "https://[::ffff:127.0.0.1]/".to_owned(),
+        "https://localhost/".to_owned(),
+        "http://example.org/plain".to_owned(),
+    ] {
+        let body =
+            json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": inner});
+        assert_eq!(server.post("/v1/jobs", &body).problem(403, "input_forbidden")["field"], "webhook");
+    }
+    for wrong in ["example.org", "ftp://example.org/", "https://me:s3cret@example.org/"] {
+        let body =
+            json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": wrong});
+        let problem = server.post("/v1/jobs", &body).problem(422, "invalid_request");
+        assert!(!problem.to_string().contains("s3cret"), "{problem}");
+    }
+}
+
+#[test]
+fn a_call_outlives_the_server() {
+    let (port, calls) = receiver(&[]);
+    let place = TestDir::new();
+    let hook = format!("http://127.0.0.1:{port}/");
+    // Where nothing listens: the first tries fail.
+    let first = server(&place, "http://127.0.0.1:1");
+    let id = first.submit(&[("kind", "composite"), ("webhook", "http://127.0.0.1:1/")], &picture(4, 4, [9; 4]));
+    first.succeeded(&id);
+    first.kill();
+    assert!(calls.try_recv().is_err());
+    let second = server(&place, &format!("http://127.0.0.1:{port}"));
+    let id = second.submit(&[("kind", "composite"), ("webhook", &hook)], &picture(4, 4, [8; 4]));
+    second.kill();
+    let third = server(&place, &format!("http://127.0.0.1:{port}"));
+    assert_eq!(calls.recv_timeout(PATIENCE).unwrap().json()["id"], json!(id));
+    third.succeeded(&id);
+}

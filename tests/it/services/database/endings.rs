@@ -1,0 +1,276 @@
+//! How attempts and jobs end: fenced, once, and told.
+
+use std::time::Duration;
+
+use acetate::{
+    database::{Beat, CancelOutcome, Claim, Fenced, JobStore, RetryOutcome, SubmitOptions, Topic},
+    job::{ErrorRecord, JobError, JobEvent, JobId, JobState},
+};
+
+use super::support::*;
+
+on_both!(
+    a_worker_that_lost_its_lease_loses_every_write,
+    an_ending_that_is_written_twice_counts_once,
+    a_result_is_told_with_everything_about_it,
+    a_requeued_job_waits_for_its_time,
+    a_job_that_was_given_back_has_lost_no_attempt,
+    cancel_is_told_to_the_worker_or_done_at_once,
+    a_failed_job_starts_over,
+    refused_messages_are_kept,
+    embedded_mode_leaves_no_messages,
+    many_workers_end_every_job_once,
+);
+
+async fn events(status: &JobStore) -> Vec<(Topic, JobEvent)> {
+    let taken = status.outbox_take(100, LEASE).await.unwrap();
+    taken
+        .iter()
+        .filter(|row| row.topic.is_event())
+        .map(|row| (row.topic, serde_json::from_str(&row.payload).unwrap()))
+        .collect()
+}
+
+async fn a_worker_that_lost_its_lease_loses_every_write(database: Database) {
+    let status = database.service().await;
+    let id = submitted(&status).await;
+    let slow = take(&status, id, "slow", NO_TIME).await;
+    let quick = take(&status, id, "quick", LEASE).await;
+    assert_eq!((quick.epoch.0, quick.attempts), (2, 2));
+
+    assert_eq!(status.heartbeat(id, slow.epoch, LEASE, None).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.succeed(id, slow.epoch, &result()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.fail(id, slow.epoch, &broken()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.requeue(id, slow.epoch, &broken(), LEASE).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.give_back(id, slow.epoch).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.cancelled(id, slow.epoch).await.unwrap(), Fenced::Lost);
+    assert_eq!(row(&status, id).await.worker.as_deref(), Some("quick"));
+
+    let Fenced::Held(done) = status.succeed(id, quick.epoch, &result()).await.unwrap() else { panic!("lost") };
+    assert_eq!((done.state, &done.published), (JobState::Succeeded, &Some(result())));
+    assert_eq!(status.succeed(id, slow.epoch, &result()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.fail(id, quick.epoch, &broken()).await.unwrap(), Fenced::Lost);
+    let outcomes: Vec<_> = attempts(&status, id).await.into_iter().map(|a| (a.worker, a.outcome)).collect();
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(outcomes, [("slow".to_owned(), some("lost")), ("quick".to_owned(), some("succeeded"))]);
+    assert_eq!(events(&status).await.len(), 1, "one result, told once");
+}
+
+async fn an_ending_that_is_written_twice_counts_once(database: Database) {
+    let status = database.service().await;
+    let mut ends = 0;
+    for ending in 0..5 {
+        let id = submitted(&status).await;
+        let epoch = take(&status, id, "one", LEASE).await.epoch;
+        let mut rows = Vec::new();
+        // The reply to the first one was lost, so that the worker asks again.
+        for _ in 0..2 {
+            let settled = match ending {
+                0 => status.succeed(id, epoch, &result()).await,
+                1 => status.fail(id, epoch, &broken()).await,
+                2 => status.requeue(id, epoch, &broken(), LEASE).await,
+                3 => status.give_back(id, epoch).await,
+                _ => status.cancelled(id, epoch).await,
+            };
+            let Fenced::Held(row) = settled.unwrap() else { panic!("ending {ending} was lost") };
+            rows.push(row);
+        }
+        assert_eq!(rows[0], rows[1]);
+        assert_eq!(rows[1], row(&status, id).await);
+        assert_eq!(rows[0].attempts, u32::from(ending != 3));
+        ends += usize::from(rows[0].state.is_terminal());
+        assert_eq!(attempts(&status, id).await.len(), 1);
+    }
+    assert_eq!((ends, events(&status).await.len()), (3, 3));
+}
+
+async fn a_result_is_told_with_everything_about_it(database: Database) {
+    let status = database.service().await;
+    let id = JobId::new();
+    let options = SubmitOptions { batch: Some(batch("posters")), ..SubmitOptions::default() };
+    status.submit(&request(id, "file:///a.png"), &options).await.unwrap();
+    let epoch = take(&status, id, "one", LEASE).await.epoch;
+    let Fenced::Held(done) = status.succeed(id, epoch, &result()).await.unwrap() else { panic!("lost") };
+    assert_eq!(done, row(&status, id).await, "what is answered is what stands in the row");
+    let events = events(&status).await;
+    let (topic, event) = &events[0];
+    assert_eq!((*topic, event.event.as_str(), event.version), (Topic::Succeeded, "job.succeeded", 1));
+    assert_eq!((event.id, event.state, event.attempts, event.epoch), (id, JobState::Succeeded, 1, epoch));
+    assert_eq!((&event.batch, &event.labels), (&Some(batch("posters")), &done.request.labels));
+    assert_eq!(event.manifest.as_deref(), Some("s3://out/scene/j/1/manifest.json"));
+    assert_eq!((event.outputs[0].name.as_str(), event.outputs[0].size), ("composite.png", 70));
+    assert_eq!((event.error.as_ref(), Some(event.time)), (None, done.finished_at));
+}
+
+async fn a_requeued_job_waits_for_its_time(database: Database) {
+    let status = database.service().await;
+    let id = submitted(&status).await;
+    // Its first message has been sent, and is being deleted while the job already fails.
+    let first = status.outbox_take(10, LEASE).await.unwrap();
+    let taken = take(&status, id, "one", LEASE).await;
+    let delay = Duration::from_millis(1500);
+    let back = status.requeue(id, taken.epoch, &broken(), delay).await.unwrap();
+    assert!(matches!(&back, Fenced::Held(row) if row.state == JobState::Queued && row.error == Some(broken())));
+    status.outbox_done(&[first[0].id]).await.unwrap();
+    assert!(matches!(claim(&status, id, "two").await, Claim::NotBefore(_)));
+    assert_eq!(status.outbox_take(10, LEASE).await.unwrap(), [], "not before its time");
+    tokio::time::sleep(delay).await;
+    let again = status.outbox_take(10, LEASE).await.unwrap();
+    assert_eq!(again.iter().map(|row| (row.job, row.topic)).collect::<Vec<_>>(), [(id, Topic::Dispatch)]);
+    assert_eq!(again[0].payload, request(id, "file:///a.png").to_json());
+    assert_eq!(take(&status, id, "two", LEASE).await.attempts, 2);
+}
+
+async fn a_job_that_was_given_back_has_lost_no_attempt(database: Database) {
+    let status = database.service().await;
+    let id = submitted(&status).await;
+    let first = take(&status, id, "one", LEASE).await;
+    let Fenced::Held(back) = status.give_back(id, first.epoch).await.unwrap() else { panic!("lost") };
+    assert_eq!((back.state, back.attempts, back.epoch), (JobState::Queued, 0, first.epoch));
+    assert_eq!(status.succeed(id, first.epoch, &result()).await.unwrap(), Fenced::Lost);
+    let second = take(&status, id, "two", LEASE).await;
+    assert_eq!((second.attempts, second.epoch.0), (1, 2));
+    let outcomes: Vec<_> = attempts(&status, id).await.into_iter().map(|attempt| attempt.outcome).collect();
+    assert_eq!(outcomes, [Some("given_back".to_owned()), None]);
+    // Somebody wants it to stop: then it does not go round once more.
+    assert_eq!(status.cancel(id, &|_| false).await.unwrap(), CancelOutcome::Requested);
+    let Fenced::Held(ended) = status.give_back(id, second.epoch).await.unwrap() else { panic!("lost") };
+    assert_eq!((ended.state, ended.attempts), (JobState::Cancelled, 1));
+}
+
+async fn cancel_is_told_to_the_worker_or_done_at_once(database: Database) {
+    let status = database.service().await;
+    let dead = |worker: &str| worker == "dead";
+    let queued = submitted(&status).await;
+    assert_eq!(status.cancel(queued, &dead).await.unwrap(), CancelOutcome::Cancelled);
+    assert_eq!(status.cancel(queued, &dead).await.unwrap(), CancelOutcome::AlreadyEnded(JobState::Cancelled));
+    assert_eq!(status.cancel(JobId::new(), &dead).await.unwrap(), CancelOutcome::Unknown);
+
+    let running = submitted(&status).await;
+    let taken = take(&status, running, "one", LEASE).await;
+    assert_eq!(status.cancel(running, &dead).await.unwrap(), CancelOutcome::Requested);
+    let beat = status.heartbeat(running, taken.epoch, LEASE, None).await.unwrap();
+    assert_eq!(beat, Fenced::Held(Beat { cancel_requested: true }));
+    // An error on the way out does not bring a cancelled job back.
+    let back = status.requeue(running, taken.epoch, &broken(), NO_TIME).await.unwrap();
+    assert!(matches!(back, Fenced::Held(row) if row.state == JobState::Cancelled));
+
+    let orphan = submitted(&status).await;
+    take(&status, orphan, "dead", LEASE).await;
+    assert_eq!(status.cancel(orphan, &dead).await.unwrap(), CancelOutcome::Cancelled);
+
+    // Its worker dies after it was told: whoever claims the job next ends it.
+    let told = submitted(&status).await;
+    take(&status, told, "dying", Duration::from_millis(300)).await;
+    assert_eq!(status.cancel(told, &dead).await.unwrap(), CancelOutcome::Requested);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(matches!(claim(&status, told, "next").await, Claim::Ended(row) if row.state == JobState::Cancelled));
+
+    let mut ended: Vec<_> = events(&status).await.into_iter().map(|(topic, event)| (event.id, topic)).collect();
+    ended.sort_by_key(|(id, _)| *id);
+    let mut wanted = [queued, running, orphan, told].map(|id| (id, Topic::Cancelled));
+    wanted.sort_by_key(|(id, _)| *id);
+    assert_eq!(ended, wanted);
+}
+
+async fn a_failed_job_starts_over(database: Database) {
+    let status = database.service().await;
+    assert_eq!(status.retry(JobId::new()).await.unwrap(), RetryOutcome::Unknown);
+    let id = submitted(&status).await;
+    assert_eq!(status.retry(id).await.unwrap(), RetryOutcome::Refused(JobState::Queued));
+    let first = take(&status, id, "one", LEASE).await;
+    assert_eq!(status.retry(id).await.unwrap(), RetryOutcome::Refused(JobState::Running));
+    assert!(matches!(status.fail(id, first.epoch, &broken()).await.unwrap(), Fenced::Held(_)));
+    status.outbox_take(10, LEASE).await.unwrap();
+
+    let RetryOutcome::Queued(again) = status.retry(id).await.unwrap() else { panic!("refused") };
+    assert_eq!((again.state, again.attempts, again.epoch), (JobState::Queued, 0, first.epoch));
+    assert_eq!((&again.error, again.finished_at), (&None, None));
+    assert_eq!(*again, row(&status, id).await);
+    let sent = status.outbox_take(10, LEASE).await.unwrap();
+    assert_eq!(sent.iter().map(|row| (row.job, row.topic)).collect::<Vec<_>>(), [(id, Topic::Dispatch)]);
+    assert_eq!(status.fail(id, first.epoch, &broken()).await.unwrap(), Fenced::Lost);
+
+    let second = take(&status, id, "two", LEASE).await;
+    assert_eq!((second.attempts, second.epoch.0), (1, 2));
+    assert!(matches!(status.succeed(id, second.epoch, &result()).await.unwrap(), Fenced::Held(_)));
+    assert_eq!(status.retry(id).await.unwrap(), RetryOutcome::Refused(JobState::Succeeded));
+    assert_eq!(attempts(&status, id).await.len(), 2);
+}
+
+async fn refused_messages_are_kept(database: Database) {
+    let status = database.service().await;
+    let error = ErrorRecord::from(&JobError::invalid("params.steps", "0 is not between 1 and 1000"));
+    let id = JobId::new();
+    let raw = format!("{{\"id\": \"{id}\", \0{}", "ä".repeat(40_000));
+    assert!(status.reject(id, "first", &error).await.unwrap());
+    assert!(status.reject(id, &raw, &error).await.unwrap());
+    let kept = status.rejection(id).await.unwrap().unwrap();
+    assert_eq!((kept.id, &kept.error), (id, &error));
+    assert!(kept.body.starts_with("{\"id\"") && (65_000..=65_540).contains(&kept.body.len()), "{}", kept.body.len());
+    assert_eq!(status.get(id).await.unwrap(), None);
+
+    let job = submitted(&status).await;
+    assert!(!status.reject(job, "again, and wrong", &error).await.unwrap());
+    assert_eq!(status.rejection(job).await.unwrap(), None, "the row of a job is left alone");
+
+    assert_eq!(status.forget_rejections(kept.received_at).await.unwrap(), 0);
+    assert_eq!(status.forget_rejections(kept.received_at + Duration::from_secs(1)).await.unwrap(), 1);
+    assert_eq!(status.rejection(id).await.unwrap(), None);
+}
+
+async fn embedded_mode_leaves_no_messages(database: Database) {
+    let status = database.embedded().await;
+    let id = submitted(&status).await;
+    let taken = take(&status, id, "one", NO_TIME).await;
+    assert_eq!(status.reap(NO_TIME).await.unwrap(), 0);
+    let requeued = status.requeue(id, taken.epoch, &broken(), LEASE).await.unwrap();
+    assert!(matches!(requeued, Fenced::Held(_)));
+    assert!(matches!(claim(&status, id, "two").await, Claim::NotBefore(_)));
+    assert_eq!(status.cancel(id, &|_| false).await.unwrap(), CancelOutcome::Cancelled);
+    assert!(matches!(status.retry(id).await.unwrap(), RetryOutcome::Queued(_)));
+    assert_eq!(status.outbox_take(10, LEASE).await.unwrap(), []);
+}
+
+async fn many_workers_end_every_job_once(database: Database) {
+    let status = database.service().await;
+    let ids = submitted_batch(&status, &batch("many"), 400).await;
+    let begin = std::time::Instant::now();
+    let workers: Vec<_> = (0..8)
+        .map(|n| {
+            let (status, ids) = (status.clone(), ids.clone());
+            tokio::spawn(async move {
+                let mut published = 0;
+                // All of them go for all jobs, each from another end.
+                for at in 0..ids.len() {
+                    let id = ids[(at + n * 50) % ids.len()];
+                    if let Claim::Taken(row) = claim(&status, id, &format!("w{n}")).await {
+                        let settled = status.succeed(id, row.epoch, &result()).await.unwrap();
+                        published += usize::from(matches!(settled, Fenced::Held(_)));
+                    }
+                }
+                published
+            })
+        })
+        .collect();
+    let mut published = 0;
+    for worker in workers {
+        published += worker.await.unwrap();
+    }
+    println!("400 jobs claimed and settled, 3200 claims, in {:.2} s", begin.elapsed().as_secs_f64());
+    assert_eq!(published, 400);
+    assert_eq!(status.count().await.unwrap(), [(JobState::Succeeded, 400)]);
+    let mut told: Vec<_> = Vec::new();
+    loop {
+        let taken = status.outbox_take(300, LEASE).await.unwrap();
+        if taken.is_empty() {
+            break;
+        }
+        told.extend(taken.iter().filter(|row| row.topic == Topic::Succeeded).map(|row| row.job));
+        status.outbox_done(&taken.iter().map(|row| row.id).collect::<Vec<_>>()).await.unwrap();
+    }
+    told.sort();
+    let mut all = ids;
+    all.sort();
+    assert_eq!(told, all);
+}

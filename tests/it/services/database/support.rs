@@ -1,0 +1,199 @@
+//! A database of its own for every test, and the jobs that they talk about.
+
+use std::{collections::BTreeMap, env, future::Future, path::PathBuf, time::Duration};
+
+use acetate::{
+    database::{
+        Attempt, Claim, ClaimRules, DatabaseUrl, JobRow, JobStore, OutboxMode, Published, SubmitOptions, Submitted,
+    },
+    job::{
+        BatchId, CompositeParams, ErrorRecord, FileEntry, InputRef, JobError, JobId, JobRequest, LayerRole, Output,
+        Task,
+    },
+};
+use sqlx::{ConnectOptions, Connection, PgConnection, SqliteConnection, postgres::PgConnectOptions};
+
+pub const LEASE: Duration = Duration::from_secs(60);
+pub const NO_TIME: Duration = Duration::ZERO;
+
+/// Runs each of the named functions twice, as a test on SQLite and as one on Postgres.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $name() {
+                crate::services::database::support::on_sqlite(super::$name).await;
+            })+
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $name() {
+                crate::services::database::support::on_postgres(super::$name).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// A database with nothing in it.
+#[derive(Clone)]
+pub struct Database {
+    pub place: DatabaseUrl,
+    file: Option<PathBuf>,
+    url: String,
+}
+
+impl Database {
+    pub async fn open(&self, mode: OutboxMode) -> JobStore {
+        JobStore::open(&self.place, mode).await.unwrap()
+    }
+
+    pub async fn service(&self) -> JobStore {
+        self.open(OutboxMode::Service).await
+    }
+
+    pub async fn embedded(&self) -> JobStore {
+        self.open(OutboxMode::Embedded).await
+    }
+
+    /// Of the schema, with a `?` in it; empty on SQLite.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Does something to the tables that no acetate would do.
+    pub async fn sql(&self, sql: &str) {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        if let Some(file) = &self.file {
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+            let mut connection: SqliteConnection = options.connect().await.unwrap();
+            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        } else {
+            let mut connection = PgConnection::connect(&self.url).await.unwrap();
+            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        }
+    }
+}
+
+pub async fn on_sqlite<F: Future<Output = ()> + Send + 'static>(test: fn(Database) -> F) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.db");
+    test(Database { place: DatabaseUrl::Sqlite(file.clone()), file: Some(file), url: String::new() }).await;
+}
+
+/// In a schema of its own, which goes away also when the test fails.
+pub async fn on_postgres<F: Future<Output = ()> + Send + 'static>(test: fn(Database) -> F) {
+    let base = postgres_url();
+    let schema = format!("acetate_test_{}", JobId::new().to_string().replace('-', ""));
+    admin(&base, &format!("CREATE SCHEMA {schema}")).await;
+    let separator = if base.contains('?') { '&' } else { '?' };
+    let url = format!("{base}{separator}options=-csearch_path%3D{schema}");
+    let database = Database { place: DatabaseUrl::parse("test", &url).unwrap(), file: None, url };
+    let ended = tokio::spawn(test(database)).await;
+    admin(&base, &format!("DROP SCHEMA {schema} CASCADE")).await;
+    if let Err(error) = ended {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+pub fn postgres_url() -> String {
+    env::var("ACETATE_TEST_POSTGRES_URL").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".to_owned())
+}
+
+pub async fn admin(url: &str, sql: &str) {
+    let options: PgConnectOptions = url.parse().unwrap();
+    let mut connection = options.connect().await.unwrap_or_else(|error| {
+        panic!(
+            "no Postgres for the tests ({error}); start one with scripts/services, or name one with \
+             ACETATE_TEST_POSTGRES_URL"
+        )
+    });
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+}
+
+pub fn request(id: JobId, input: &str) -> JobRequest {
+    JobRequest {
+        id,
+        inputs: vec![InputRef::Url(input.to_owned())],
+        output: Output { prefix: "s3://out/scene/".to_owned() },
+        task: Task::Composite(CompositeParams::default()),
+        labels: BTreeMap::from([("dataset".to_owned(), "post\0ers \"x\"".to_owned())]),
+        priority: 0,
+    }
+}
+
+pub async fn submitted(status: &JobStore) -> JobId {
+    let id = JobId::new();
+    assert!(matches!(submit(status, &request(id, "file:///a.png")).await, Submitted::New(_)));
+    id
+}
+
+pub async fn submit(status: &JobStore, request: &JobRequest) -> Submitted {
+    status.submit(request, &SubmitOptions::default()).await.unwrap()
+}
+
+/// `count` new jobs of one batch.
+pub async fn submitted_batch(status: &JobStore, batch: &BatchId, count: usize) -> Vec<JobId> {
+    let requests: Vec<_> = (0..count).map(|_| request(JobId::new(), "file:///a.png")).collect();
+    let options = SubmitOptions { batch: Some(batch.clone()), ..SubmitOptions::default() };
+    for submitted in status.submit_many(&requests, &options).await {
+        assert!(matches!(submitted.unwrap(), Submitted::New(row) if row.batch.as_ref() == Some(batch)));
+    }
+    requests.iter().map(|request| request.id).collect()
+}
+
+pub fn rules(worker: &str, lease: Duration) -> ClaimRules<'_> {
+    ClaimRules { worker, lease, max_attempts: 3, is_dead: &|worker| worker == "dead", fingerprint: None }
+}
+
+pub async fn claim(status: &JobStore, id: JobId, worker: &str) -> Claim {
+    status.claim(id, &rules(worker, LEASE)).await.unwrap()
+}
+
+pub async fn take(status: &JobStore, id: JobId, worker: &str, lease: Duration) -> JobRow {
+    match status.claim(id, &rules(worker, lease)).await.unwrap() {
+        Claim::Taken(row) => *row,
+        other => panic!("{worker} should have got the job, not {other:?}"),
+    }
+}
+
+pub async fn row(status: &JobStore, id: JobId) -> JobRow {
+    status.get(id).await.unwrap().unwrap()
+}
+
+pub async fn attempts(status: &JobStore, id: JobId) -> Vec<Attempt> {
+    let (known, attempts) = status.get_with_attempts(id).await.unwrap().unwrap();
+    assert_eq!(known, row(status, id).await);
+    attempts
+}
+
+pub fn result() -> Published {
+    let file = FileEntry {
+        name: "composite.png".to_owned(),
+        role: LayerRole::Composite,
+        width: 2,
+        height: 3,
+        size: 70,
+        sha256: "ab".repeat(32),
+    };
+    Published {
+        manifest: "j/1/manifest.json".to_owned(),
+        root: Some("s3://out/scene/".to_owned()),
+        files: vec![file],
+        caption: Some("A boat.".to_owned()),
+    }
+}
+
+pub fn broken() -> ErrorRecord {
+    ErrorRecord::from(&JobError::Storage { path: "/x".to_owned(), reason: "bro\0ken".to_owned() })
+}
+
+pub fn batch(name: &str) -> BatchId {
+    name.parse().unwrap()
+}

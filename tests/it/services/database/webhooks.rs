@@ -1,0 +1,141 @@
+//! Calls at the end of jobs, and the words that jobs are found by.
+
+use std::time::Duration;
+
+use acetate::{
+    database::{Fenced, Filter, JobStore, SubmitOptions, WebhookRow},
+    job::{InputRef, JobEvent, JobId, JobRequest},
+};
+
+use super::support::*;
+
+on_both!(
+    the_end_of_a_job_leaves_a_call_and_nothing_else_does,
+    a_call_is_taken_by_one_and_comes_again_until_it_is_done_or_given_up,
+    a_batch_that_is_cancelled_calls_for_each_job,
+    calls_go_with_their_job,
+    jobs_are_found_by_words_and_labels,
+    many_rows_are_read_at_once,
+);
+
+const URL: &str = "https://example.org/hook?key=1";
+
+async fn called(status: &JobStore) -> JobId {
+    let request = request(JobId::new(), "file:///a.png");
+    let options = SubmitOptions { webhook: Some(URL.to_owned()), ..SubmitOptions::default() };
+    status.submit(&request, &options).await.unwrap();
+    request.id
+}
+
+async fn due(status: &JobStore) -> Vec<WebhookRow> {
+    status.webhooks_take(10, LEASE).await.unwrap()
+}
+
+fn event(call: &WebhookRow) -> JobEvent {
+    serde_json::from_str(&call.payload).unwrap()
+}
+
+/// Also where no broker is: the calls have no other way out.
+async fn the_end_of_a_job_leaves_a_call_and_nothing_else_does(database: Database) {
+    let status = database.embedded().await;
+    let id = called(&status).await;
+    let silent = submitted(&status).await;
+    let job = take(&status, id, "one", LEASE).await;
+    let Fenced::Held(_) = status.requeue(id, job.epoch, &broken(), NO_TIME).await.unwrap() else { panic!("lost") };
+    assert_eq!(due(&status).await.len(), 0);
+    let job = take(&status, id, "one", LEASE).await;
+    let Fenced::Held(_) = status.succeed(id, job.epoch, &result()).await.unwrap() else { panic!("lost") };
+    status.cancel(silent, &|_| false).await.unwrap();
+    let calls = due(&status).await;
+    assert_eq!(calls.len(), 1);
+    assert_eq!((calls[0].job, calls[0].url.as_str(), calls[0].attempts), (id, URL, 0));
+    assert_eq!((event(&calls[0]).event.as_str(), event(&calls[0]).outputs.len()), ("job.succeeded", 1));
+}
+
+async fn a_call_is_taken_by_one_and_comes_again_until_it_is_done_or_given_up(database: Database) {
+    let (status, other) = (database.service().await, database.service().await);
+    let id = called(&status).await;
+    status.cancel(id, &|_| false).await.unwrap();
+    let taken = status.webhooks_take(10, Duration::from_millis(200)).await.unwrap();
+    assert_eq!((taken.len(), due(&other).await.len()), (1, 0));
+    // Its taker died.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let again = due(&other).await;
+    assert_eq!((again.len(), again[0].id), (1, taken[0].id));
+    other.webhook_failed(again[0].id, "500", Some(Duration::from_millis(200))).await.unwrap();
+    assert_eq!(due(&status).await.len(), 0);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let again = due(&status).await;
+    assert_eq!((again.len(), again[0].attempts), (1, 1));
+    status.webhook_failed(again[0].id, "410", None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(due(&status).await.len(), 0);
+
+    // The same job ends once more: another call.
+    status.retry(id).await.unwrap();
+    status.cancel(id, &|_| false).await.unwrap();
+    let next = due(&status).await;
+    assert!(next.len() == 1 && next[0].id > again[0].id);
+    status.webhook_done(next[0].id).await.unwrap();
+    assert_eq!(due(&status).await.len(), 0);
+}
+
+async fn a_batch_that_is_cancelled_calls_for_each_job(database: Database) {
+    let status = database.embedded().await;
+    let requests: Vec<JobRequest> = (0..3).map(|_| request(JobId::new(), "file:///a.png")).collect();
+    let options = SubmitOptions { batch: Some(batch("b")), webhook: Some(URL.to_owned()), ..SubmitOptions::default() };
+    status.submit_many(&requests, &options).await;
+    submitted_batch(&status, &batch("b"), 2).await;
+    assert_eq!(status.cancel_batch(&batch("b")).await.unwrap(), 5);
+    let calls = due(&status).await;
+    assert_eq!(calls.len(), 3);
+    assert!(calls.iter().all(|call| event(call).event == "job.cancelled" && event(call).batch == Some(batch("b"))));
+    submitted_batch(&status, &batch("a"), 1).await;
+    assert_eq!(status.batches(10).await.unwrap(), [batch("a"), batch("b")]);
+}
+
+async fn calls_go_with_their_job(database: Database) {
+    let status = database.service().await;
+    let id = called(&status).await;
+    status.cancel(id, &|_| false).await.unwrap();
+    assert_eq!(status.forget(&[id]).await.unwrap(), 1);
+    assert_eq!(due(&status).await.len(), 0);
+}
+
+async fn jobs_are_found_by_words_and_labels(database: Database) {
+    let status = database.service().await;
+    let mut labelled = request(JobId::new(), "s3://in/Harbour%20View.png?sig=s3cret");
+    labelled.labels = [("Set".to_owned(), "Posters 50%".to_owned())].into();
+    submit(&status, &labelled).await;
+    let mut chained = request(JobId::new(), "file:///b.png");
+    chained.inputs.push(InputRef::File { job: labelled.id, file: "composite.png".to_owned() });
+    submit(&status, &chained).await;
+    let old = submitted(&status).await;
+    database.sql(&format!("UPDATE jobs SET search = NULL WHERE id = '{old}'")).await;
+    let found = async |search: &str, labels: &[(&str, &str)]| {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let filter = Filter { search: search.to_owned(), labels, limit: 10, ..Filter::default() };
+        status.list(&filter).await.unwrap().jobs.iter().map(|row| row.id()).collect::<Vec<_>>()
+    };
+    assert_eq!(found("harbour", &[]).await, [labelled.id]);
+    assert_eq!(found("VIEW posters", &[]).await, [labelled.id]);
+    assert_eq!(found("50%", &[]).await, [labelled.id]);
+    assert_eq!(found(&labelled.id.to_string(), &[]).await, [labelled.id]);
+    assert_eq!(found("", &[("set", "posters 50%")]).await, [labelled.id]);
+    assert_eq!(found(&old.to_string(), &[]).await, [old]);
+    for nothing in ["s3cret", "harbour boat", "_", "' OR 1=1 --"] {
+        assert_eq!(found(nothing, &[]).await, [], "{nothing}");
+    }
+    assert_eq!(found("", &[("set", "posters")]).await, []);
+    // A picture of another job comes back out of the row as it went in.
+    assert_eq!(row(&status, chained.id).await.request, chained);
+}
+
+async fn many_rows_are_read_at_once(database: Database) {
+    let status = database.service().await;
+    let (one, two) = (submitted(&status).await, submitted(&status).await);
+    let mut found: Vec<_> =
+        status.get_many(&[two, JobId::new(), one]).await.unwrap().iter().map(|row| row.id()).collect();
+    found.sort();
+    assert_eq!(found, [one, two]);
+}

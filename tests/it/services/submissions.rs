@@ -1,0 +1,172 @@
+//! Ways in: raw messages of other clients, and many jobs at once.
+
+use std::{fs, time::Duration};
+
+use lapin::{
+    BasicProperties,
+    options::{BasicGetOptions, BasicPublishOptions},
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::{Value, json};
+
+use crate::services::world::{PATIENCE, World, in_both_worlds};
+
+in_both_worlds! {
+    a_manifest_is_submitted_once_however_often,
+    a_folder_is_submitted_with_a_template,
+    wrong_rows_are_all_named_and_nothing_is_submitted,
+    old_jobs_go_with_their_files,
+}
+
+async fn a_manifest_is_submitted_once_however_often(world: World) {
+    let inputs: Vec<_> = (0..3).map(|n| world.input(&format!("{n}.png"), [n, 0, 0, 255])).collect();
+    let rows = [
+        json!({ "image": inputs[0], "label.split": "train" }),
+        json!({ "images": [inputs[1], inputs[2]] }),
+        json!({ "images": [inputs[1], inputs[2]] }),
+    ];
+    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    fs::write(world.place.path("m.jsonl"), text).unwrap();
+    let output = format!("{}{{stem}}/", world.output("bulk"));
+    let args = ["submit", "composite", "--from", "m.jsonl", "--output", &output, "--batch", "b1", "--json"];
+    let report = world.json(&args).await;
+    assert_eq!(report, json!({"batch": "b1", "rows": 3, "submitted": 2, "known": 0, "duplicates": 1}));
+    let report = world.json(&args).await;
+    assert_eq!((&report["submitted"], &report["known"]), (&json!(0), &json!(2)));
+
+    let _worker = world.worker();
+    let watched = world.run(&["jobs", "watch", "--batch", "b1"]).await;
+    assert!(watched.code == Some(0) && watched.stdout.contains("2 succeeded"), "{watched:?}");
+    let wrote = world.run(&["jobs", "results", "--batch", "b1", "--out", "results.jsonl"]).await;
+    assert_eq!(wrote.code, Some(0), "{wrote:?}");
+    let lines = fs::read_to_string(world.place.path("results.jsonl")).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    let first = lines.iter().find(|line| line["labels"]["split"] == "train").unwrap();
+    assert_eq!((&first["status"], &first["input"][0]), (&json!("succeeded"), &json!(inputs[0])));
+    assert!(first["composite"].as_str().unwrap().starts_with(&world.output("bulk/0")), "{first:#}");
+}
+
+async fn a_folder_is_submitted_with_a_template(world: World) {
+    let folder = world.place.path("local/deep");
+    fs::create_dir_all(&folder).unwrap();
+    world.place.picture("local/a.png", [1, 1, 1, 255]);
+    world.place.picture("local/deep/b.PNG", [2, 2, 2, 255]);
+    fs::write(folder.join("notes.txt"), "no picture").unwrap();
+    let output = format!("{}{{path}}", world.output("tree"));
+    let args = ["submit", "composite", "--from", "local", "--upload", "--output", &output, "--json"];
+    let report = world.json(&args).await;
+    assert_eq!(report["submitted"], 2, "{report}");
+    let batch = report["batch"].as_str().unwrap().to_owned();
+    assert_eq!(world.json(&args).await["known"], 2, "the same command is the same batch");
+    let _worker = world.worker();
+    let watched = world.run(&["jobs", "watch", "--batch", &batch, "--json"]).await;
+    assert_eq!(watched.code, Some(0), "{watched:?}");
+    let results = world.run(&["jobs", "results", "--batch", &batch]).await.stdout;
+    assert!(results.contains(&world.output("tree/deep/b")) && results.contains(&world.output("tree/a")), "{results}");
+}
+
+async fn wrong_rows_are_all_named_and_nothing_is_submitted(world: World) {
+    let good = world.input("a.png", [1, 2, 3, 255]);
+    let output = world.output("x");
+    let text = format!("image,layers,output\n{good},99,{output}\nnowhere.png,,{output}\n{good},3,\n");
+    fs::write(world.place.path("m.csv"), text).unwrap();
+    let ran = world.run(&["submit", "decompose", "--from", "m.csv", "--batch", "b1"]).await;
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    for wanted in ["m.csv:2: params.layers", "m.csv:3: ", "nowhere.png: not found", "m.csv:4: output"] {
+        assert!(ran.stderr.contains(wanted), "{wanted}: {}", ran.stderr);
+    }
+    assert_eq!(world.json(&["jobs", "list", "--json"]).await["jobs"], json!([]));
+}
+
+async fn old_jobs_go_with_their_files(world: World) {
+    let _worker = world.worker();
+    let (input, output) = (world.input("a.png", [1, 2, 3, 255]), world.output("old"));
+    let id = world.submit(&["composite", "--input", &input, "--output", &output]).await;
+    let job = world.until(&id, &["succeeded"]).await;
+    let manifest = world.path(job["manifest"].as_str().unwrap());
+    assert!(manifest.is_file());
+    let kept = world.json(&["jobs", "prune", "--older-than", "1h", "--json"]).await;
+    assert_eq!(kept["jobs"], 0);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let gone = world.json(&["jobs", "prune", "--older-than", "1s", "--json"]).await;
+    assert_eq!((&gone["jobs"], &gone["files"]), (&json!(1), &json!(2)), "{gone}");
+    assert!(!manifest.exists());
+    assert_eq!(world.run(&["jobs", "show", &id]).await.code, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
+    let world = World::service().await;
+    let queue = world.service.as_ref().unwrap().vhost.ready().await;
+    let mut failures = queue.events("job.failed").await.unwrap();
+    let worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    let (connection, channel) = world.service.as_ref().unwrap().vhost.foreign().await;
+    let (input, output) = (world.input("a.png", [1, 2, 3, 255]), world.output("raw"));
+    let id = acetate::job::JobId::new().to_string();
+    let message = json!({
+        "version": 1, "id": id, "kind": "composite", "input": {"image": input}, "output": {"prefix": output}
+    });
+    let mut headers = FieldTable::default();
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    headers.insert("traceparent".into(), AMQPValue::LongString(parent.into()));
+    let properties = BasicProperties::default().with_headers(headers);
+    let publish = |body: String| {
+        let (channel, properties) = (channel.clone(), properties.clone());
+        async move {
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            channel
+                .basic_publish("acetate.jobs".into(), "composite".into(), options, body.as_bytes(), properties)
+                .await
+                .unwrap();
+        }
+    };
+    publish(message.to_string()).await;
+    let start = std::time::Instant::now();
+    while world.run(&["jobs", "show", &id]).await.code != Some(0) {
+        assert!(start.elapsed() < PATIENCE, "{}", worker.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    world.until(&id, &["succeeded"]).await;
+    world.check_result(&id).await;
+    assert!(worker.log().contains(trace), "the trace goes from the message into the log: {}", worker.log());
+
+    // The same id with another body, a value out of bounds, another version, and no JSON at all.
+    let bad = acetate::job::JobId::new().to_string();
+    let other = json!({ "version": 1, "id": id, "kind": "composite", "input": {"images": [input, input]}, "output": {"prefix": output} });
+    let version = json!({ "version": 9, "id": bad, "kind": "composite", "input": {"image": input}, "output": {"prefix": output} });
+    for body in
+        [other.to_string(), version.to_string(), "{nonsense".to_owned(), format!("\"{}\"", "x".repeat(10 << 20))]
+    {
+        publish(body).await;
+    }
+    let mut reasons = Vec::new();
+    while reasons.len() < 4 {
+        assert!(start.elapsed() < PATIENCE, "{reasons:?}: {}", worker.log());
+        match channel.basic_get("acetate.dead-letters".into(), BasicGetOptions { no_ack: true }).await.unwrap() {
+            Some(letter) => {
+                let headers = letter.delivery.properties.headers().clone().unwrap();
+                let Some(AMQPValue::LongString(reason)) = headers.inner().get("x-acetate-reason") else {
+                    panic!("{headers:?}")
+                };
+                reasons.push(reason.to_string());
+            }
+            None => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    let reasons = reasons.join("\n");
+    for wanted in
+        ["is already a composite job", "9 is not known", "key must be a string", "more than the 262144 allowed"]
+    {
+        assert!(reasons.contains(wanted), "{wanted}: {reasons}");
+    }
+    let shown = world.json(&["jobs", "show", &bad, "--json"]).await;
+    assert_eq!((&shown["state"], &shown["error"]["code"]), (&json!("failed"), &json!("invalid_request")), "{shown:#}");
+    let told = tokio::time::timeout(PATIENCE, failures.next()).await.expect("whoever sent it hears of it").unwrap();
+    let told: Value = serde_json::from_slice(&told.body).unwrap();
+    assert_eq!((&told["id"], &told["error"]["code"]), (&json!(bad), &json!("invalid_request")), "{told:#}");
+    assert_eq!(world.show(&id).await["state"], "succeeded", "the row of the first is left alone");
+    connection.close(0, "".into()).await.unwrap();
+}

@@ -1,0 +1,324 @@
+//! All that a worker needs, of one test's own, and the program's commands against it.
+//!
+//! A [`World`] is either the service (a virtual host of RabbitMQ, a schema of Postgres, an S3 server) or embedded (a
+//! SQLite file and a folder). The same tests run in both.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    common::{Ran, TestDir, ran},
+    services::database::support::{admin, postgres_url},
+    services::rabbit::{Broker, Vhost},
+    services::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY},
+};
+
+/// Longer than anything takes that works.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+pub struct World {
+    pub place: TestDir,
+    environment: Vec<(String, String)>,
+    pub service: Option<Service>,
+}
+
+pub struct Service {
+    pub vhost: Vhost,
+    pub schema: Schema,
+    pub s3: S3Server,
+}
+
+impl World {
+    pub async fn service() -> Self {
+        Self::service_on(Broker::shared()).await
+    }
+
+    pub async fn service_on(broker: Broker) -> Self {
+        let vhost = tokio::task::spawn_blocking(move || Vhost::on(&broker)).await.unwrap();
+        let schema = Schema::new().await;
+        let service = Service { vhost, schema, s3: S3Server::start(&["pictures", "results"]).await };
+        let mut world = Self { place: TestDir::new(), environment: Vec::new(), service: None };
+        world.set("ACETATE__QUEUE__URL", &service.vhost.url());
+        world.set("ACETATE__STATUS__URL", &service.schema.url);
+        world.set("ACETATE__STORE__URL", "s3://results/own");
+        world.set("ACETATE__STORE__ENDPOINT", &service.s3.endpoint());
+        world.set("ACETATE__STORE__INPUTS", "s3://pictures,s3://results");
+        world.set("ACETATE__STORE__OUTPUTS", "s3://results");
+        world.set("AWS_ACCESS_KEY_ID", ACCESS_KEY);
+        world.set("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        world.set("AWS_EC2_METADATA_DISABLED", "true");
+        world.service = Some(service);
+        world.ready()
+    }
+
+    pub fn embedded() -> Self {
+        let mut world = Self { place: TestDir::new(), environment: Vec::new(), service: None };
+        for folder in ["pictures", "results"] {
+            fs::create_dir(world.place.path(folder)).unwrap();
+        }
+        let at = |name: &str| format!("file://{}", world.place.text(name));
+        let (own, inputs, outputs) =
+            (at("results/own"), format!("{},{}", at("pictures"), at("results")), at("results"));
+        world.set("ACETATE__STORE__URL", &own);
+        world.set("ACETATE__STORE__INPUTS", &inputs);
+        world.set("ACETATE__STORE__OUTPUTS", &outputs);
+        world.ready()
+    }
+
+    fn ready(mut self) -> Self {
+        self.set("ACETATE__HTTP__BIND", "127.0.0.1:0");
+        self.set("ACETATE__WORKER__RETRY_BASE_SECONDS", "0.1");
+        self.set("ACETATE__WORKER__LEASE_SECONDS", "2");
+        self.set("ACETATE__QWEN_IMAGE__MODEL_PATH", &crate::common::checkpoint("layered"));
+        self.set("ACETATE__QWEN_IMAGE__EDIT_MODEL_PATH", &crate::common::checkpoint("edit"));
+        self
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.place.command(args);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Off the runtime's threads, which serve S3 meanwhile.
+    pub async fn run(&self, args: &[&str]) -> Ran {
+        let mut command = self.command(args);
+        ran(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+    }
+
+    pub async fn json(&self, args: &[&str]) -> Value {
+        let ran = self.run(args).await;
+        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {}", ran.stdout))
+    }
+
+    /// The id of a job that the command submits.
+    pub async fn submit(&self, args: &[&str]) -> String {
+        let shown = self.json(&[&["submit"], args, &["--json"]].concat()).await;
+        shown["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn show(&self, id: &str) -> Value {
+        self.json(&["jobs", "show", id, "--json"]).await
+    }
+
+    /// The job once it is in one of these states.
+    pub async fn until(&self, id: &str, states: &[&str]) -> Value {
+        let start = Instant::now();
+        loop {
+            let job = self.show(id).await;
+            if states.iter().any(|state| job["state"] == *state) {
+                return job;
+            }
+            assert!(start.elapsed() < PATIENCE, "job {id} did not come to {states:?}: {job:#}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// A small picture of one colour where inputs may lie; gives its address.
+    pub fn input(&self, name: &str, pixel: [u8; 4]) -> String {
+        let (path, url) = self.at("pictures", name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbaImage::from_pixel(16, 12, image::Rgba(pixel)).save(&path).unwrap();
+        url
+    }
+
+    pub fn bytes(&self, name: &str, bytes: &[u8]) -> String {
+        let (path, url) = self.at("pictures", name);
+        fs::write(path, bytes).unwrap();
+        url
+    }
+
+    /// A prefix where results may go.
+    pub fn output(&self, name: &str) -> String {
+        format!("{}/", self.at("results", name).1)
+    }
+
+    /// What lies at an address of this world.
+    pub fn path(&self, url: &str) -> PathBuf {
+        match &self.service {
+            Some(service) => service.s3.folder.path().join(url.strip_prefix("s3://").unwrap()),
+            None => PathBuf::from(url.strip_prefix("file://").unwrap()),
+        }
+    }
+
+    fn at(&self, bucket: &str, name: &str) -> (PathBuf, String) {
+        let url = match &self.service {
+            Some(_) => format!("s3://{bucket}/{name}"),
+            None => format!("file://{}/{name}", self.place.text(bucket)),
+        };
+        (self.path(&url), url)
+    }
+
+    /// A worker with the settings of this world.
+    pub fn worker(&self) -> Worker {
+        self.worker_with(&[])
+    }
+
+    pub fn worker_with(&self, environment: &[(&str, &str)]) -> Worker {
+        let log = self.place.path(&format!("worker-{}.log", uuid()));
+        let mut command = self.command(&["worker"]);
+        command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+        Worker { child: command.spawn().unwrap(), log }
+    }
+
+    /// What every job must show when all is over: for a success one manifest, which names files that are what it says;
+    /// for the others no manifest at all.
+    pub async fn check_result(&self, id: &str) -> Value {
+        let job = self.show(id).await;
+        let attempts = job["attempts"].as_u64().unwrap();
+        assert!(attempts <= 5, "{job:#}");
+        let Some(url) = job["manifest"].as_str() else {
+            assert_ne!(job["state"], "succeeded", "{job:#}");
+            return job;
+        };
+        assert_eq!(job["state"], "succeeded", "{job:#}");
+        let path = self.path(url);
+        let manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!((&manifest["job"], &manifest["epoch"]), (&job["id"], &job["epoch"]));
+        for (file, output) in manifest["files"].as_array().unwrap().iter().zip(job["outputs"].as_array().unwrap()) {
+            let bytes = fs::read(path.with_file_name(file["name"].as_str().unwrap())).unwrap();
+            let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!((&file["sha256"], &output["sha256"]), (&Value::from(sha256.clone()), &Value::from(sha256)));
+            assert_eq!(file["size"], bytes.len());
+        }
+        let epochs = path.parent().unwrap().parent().unwrap();
+        assert_eq!(manifests(epochs), 1, "one manifest under {}", epochs.display());
+        job
+    }
+}
+
+fn manifests(folder: &Path) -> usize {
+    let mut found = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found += manifests(&path);
+        } else if path.file_name().is_some_and(|name| name == "manifest.json") {
+            found += 1;
+        }
+    }
+    found
+}
+
+fn uuid() -> String {
+    acetate::job::JobId::new().to_string()
+}
+
+/// A schema of Postgres; gone when the test ends.
+pub struct Schema {
+    name: String,
+    pub url: String,
+}
+
+impl Schema {
+    async fn new() -> Self {
+        let (base, name) = (postgres_url(), format!("acetate_test_{}", uuid().replace('-', "")));
+        admin(&base, &format!("CREATE SCHEMA {name}")).await;
+        let separator = if base.contains('?') { '&' } else { '?' };
+        Self { url: format!("{base}{separator}options=-csearch_path%3D{name}"), name }
+    }
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        let drop = format!("DROP SCHEMA {} CASCADE", self.name);
+        // On a thread of its own: the test's runtime may be ending.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(admin(&postgres_url(), &drop));
+        });
+        let _ = dropped.join();
+    }
+}
+
+/// A worker's process; killed when the test ends.
+pub struct Worker {
+    pub child: Child,
+    log: PathBuf,
+}
+
+impl Worker {
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until a line of the log says `text`.
+    pub async fn until_said(&self, text: &str) {
+        let start = Instant::now();
+        while !self.log().contains(text) {
+            assert!(start.elapsed() < PATIENCE, "`{text}` was not said: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits for the process's end; gives its exit code, none after a signal.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(start.elapsed() < PATIENCE, "the worker goes on: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Where it answers over HTTP.
+    pub async fn http(&self) -> String {
+        self.until_said("answers /healthz").await;
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains("answers /healthz")).unwrap().to_owned();
+        let at = line.find("address=").unwrap() + "address=".len();
+        format!("http://{}", line[at..].split_whitespace().next().unwrap())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("worker's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Runs each of the named functions twice: embedded, and as a service.
+macro_rules! in_both_worlds {
+    ($($name:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(crate::services::world::World::embedded()).await;
+            })+
+        }
+        mod service {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(crate::services::world::World::service().await).await;
+            })+
+        }
+    };
+}
+pub(crate) use in_both_worlds;

@@ -1,9 +1,0 @@
-//! One suite over SQLite and Postgres: whatever one promises, the other does.
-
-mod batches;
-mod claims;
-mod database;
-mod endings;
-mod outbox;
-pub mod support;
-mod webhooks;

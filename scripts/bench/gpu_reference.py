@@ -1,10 +1,10 @@
 """The same work in diffusers and transformers, on the same checkpoint and device.
 
     gpu_reference.py time FOLDER [--compile] [--repeats 5] [--parts ceilings,text,transformer,vae]
-    gpu_reference.py numerics FOLDER --acetate PATH
+    gpu_reference.py numerics FOLDER --bench PATH
 
 `time` prints JSON like the library's example `bench` with `--json`. `numerics` runs one forward pass of the transformer and one of the VAE
-in float32 and in bfloat16, has acetate do the same, and prints how far each is from float32. It wants a checkpoint
+in float32 and in bfloat16, has the example `bench` do the same, and prints how far each is from float32. It wants a checkpoint
 whose float32 weights fit beside the rest: a dozen blocks.
 """
 
@@ -183,10 +183,10 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--text-tokens", type=int, default=338)
     parser.add_argument("--parts", default="ceilings,text,transformer,vae")
-    parser.add_argument("--bench", default="acetate")
+    parser.add_argument("--bench", default="bench")
     arguments = parser.parse_args()
     if arguments.what == "numerics":
-        print(json.dumps(numerics(arguments.folder, arguments.acetate), indent=1))
+        print(json.dumps(numerics(arguments.folder, arguments.bench), indent=1))
         sys.exit()
     for part in arguments.parts.split(","):
         if part == "ceilings":

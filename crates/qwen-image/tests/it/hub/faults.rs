@@ -256,7 +256,7 @@ fn an_endpoint_that_is_no_address_is_a_mistake_of_the_configuration() {
         for said in [endpoint, "not an http or https address", "HF_ENDPOINT", "hub.endpoint"] {
             assert!(error.to_string().contains(said), "{error}");
         }
-        assert_eq!(kind(&error), "model_not_found");
+        assert_eq!(kind(&error), "invalid_request");
         assert_eq!(events, []);
     }
 }

@@ -9,7 +9,10 @@ use std::{
 /// know, the compiler decides: it is a crate of its own.
 const MAY_USE: [(&str, &[&str]); 14] = [
     ("cli", &["app", "config", "telemetry", "worker", "queue", "database", "store", "image", "engine", "job"]),
-    ("app", &["config", "http", "telemetry", "worker", "queue", "database", "store", "egress", "image", "engine", "job"]),
+    (
+        "app",
+        &["config", "http", "telemetry", "worker", "queue", "database", "store", "egress", "image", "engine", "job"],
+    ),
     ("config", &["job"]),
     ("telemetry", &[]),
     // Requests are submitted, watched and read here; nothing is computed. The engine is only looked at.

@@ -199,7 +199,7 @@ impl ModelCache {
         }
         let watch = watch(bytes, callbacks);
         let options = LoadOptions {
-            context: LoadContext { device: &device, dtype: key.dtype.candle(), watch: Some(&watch) },
+            context: LoadContext { watch: Some(&watch), ..LoadContext::new(&device, key.dtype.candle()) },
             placement: plan.map_or(Placement::KEPT, |plan| plan.placement),
             fp8: key.dtype == ComputeDType::Fp8,
             text_encoder,

@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
 use serde::de::DeserializeOwned;
 
 use super::files::{find_files, read_header, sources};
-use crate::nn::{Linear, RmsNorm, Uploader};
+use crate::nn::{Linear, LowRank, RmsNorm, Uploader};
 
 /// Why a checkpoint cannot be used. Every variant names the place.
 #[derive(Debug, thiserror::Error)]
@@ -63,11 +63,15 @@ pub struct LoadContext<'a> {
     pub device: &'a Device,
     pub dtype: DType,
     pub watch: Option<Watch<'a>>,
+    /// None for all components but the one that they were made for.
+    pub overlays: &'a Overlays,
 }
+
+static NO_OVERLAYS: Overlays = Overlays::new();
 
 impl<'a> LoadContext<'a> {
     pub fn new(device: &'a Device, dtype: DType) -> Self {
-        Self { device, dtype, watch: None }
+        Self { device, dtype, watch: None, overlays: &NO_OVERLAYS }
     }
 }
 
@@ -78,9 +82,42 @@ pub struct Weights<'a> {
     prefix: String,
 }
 
+/// Where tensors come from.
+enum TensorSource {
+    /// A component's files in diffusers' layout, mapped.
+    Safetensors(MmapedSafetensors),
+}
+
+impl TensorSource {
+    fn names(&self) -> BTreeSet<String> {
+        match self {
+            Self::Safetensors(files) => files.tensors().into_iter().map(|(name, _)| name).collect(),
+        }
+    }
+
+    fn shapes(&self) -> Vec<(String, Shape)> {
+        match self {
+            Self::Safetensors(files) => {
+                files.tensors().into_iter().map(|(name, view)| (name, Shape::from(view.shape().to_vec()))).collect()
+            }
+        }
+    }
+
+    fn load(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Safetensors(files) => files.load(name, device),
+        }
+    }
+}
+
+/// Changes to a component's weights as they are loaded: the name of each matrix, without `.weight`, and what is added to
+/// it in float32, in this order.
+pub type Overlays = BTreeMap<String, Vec<LowRank>>;
+
 struct Files<'a> {
     folder: PathBuf,
-    tensors: MmapedSafetensors,
+    source: TensorSource,
+    overlays: &'a Overlays,
     names: BTreeSet<String>,
     read: RefCell<BTreeSet<String>>,
     /// A faster way to some of the tensors, with their places there.
@@ -94,7 +131,7 @@ impl<'a> Weights<'a> {
     /// Opens the safetensors of a component folder, in one file or in shards with an index. On a GPU the first tensors
     /// are on their way from then on.
     pub fn open(folder: &Path, loading: LoadContext<'a>) -> Result<Self, ModelError> {
-        let LoadContext { device, dtype, watch } = loading;
+        let LoadContext { device, dtype, watch, overlays } = loading;
         let paths = find_files(folder)?;
         for path in &paths {
             read_header(path)?;
@@ -103,11 +140,12 @@ impl<'a> Weights<'a> {
         // what any reader of mapped files can guard against.
         let tensors = unsafe { MmapedSafetensors::multi(&paths) }
             .map_err(|error| ModelError::invalid(folder, error.to_string()))?;
-        let names = tensors.tensors().into_iter().map(|(name, _)| name).collect();
+        let source = TensorSource::Safetensors(tensors);
         let files = Files {
             folder: folder.to_owned(),
-            tensors,
-            names,
+            names: source.names(),
+            source,
+            overlays,
             read: RefCell::default(),
             upload: upload(&paths, device)?,
             device: device.clone(),
@@ -128,9 +166,7 @@ impl<'a> Weights<'a> {
 
     /// All tensors of the files, whatever the prefix.
     pub fn names_and_shapes(&self) -> Vec<(String, Shape)> {
-        let tensors = self.files.tensors.tensors();
-        let mut all: Vec<_> =
-            tensors.into_iter().map(|(name, view)| (name, Shape::from(view.shape().to_vec()))).collect();
+        let mut all = self.files.source.shapes();
         all.sort_by(|(one, _), (other, _)| one.cmp(other));
         all
     }
@@ -166,14 +202,14 @@ impl<'a> Weights<'a> {
 
     fn get_any(&self, name: &str) -> Result<Tensor, ModelError> {
         let name = self.path(name);
-        let Files { folder, tensors, names, read, upload, device, watch, .. } = &*self.files;
+        let Files { folder, source, names, read, upload, device, watch, .. } = &*self.files;
         if !names.contains(&name) {
             return Err(ModelError::MissingTensor { path: folder.clone(), name });
         }
         let uploaded = upload.as_ref().and_then(|(uploader, places)| Some((uploader, *places.get(&name)?)));
         let tensor = match uploaded {
             Some((uploader, place)) => uploader.take(place)?,
-            None => tensors.load(&name, device)?,
+            None => source.load(&name, device)?,
         };
         if let Some(watch) = watch
             && watch((tensor.elem_count() * self.dtype().size_in_bytes()) as u64).is_break()
@@ -216,7 +252,10 @@ impl<'a> Weights<'a> {
     }
 
     pub fn linear(&self, in_features: usize, out_features: usize, bias: bool) -> Result<Linear, ModelError> {
-        let weight = self.get((out_features, in_features), "weight")?;
+        let mut weight = self.get((out_features, in_features), "weight")?;
+        for change in self.files.overlays.get(&self.prefix).into_iter().flatten() {
+            weight = change.merge_into(&weight)?;
+        }
         let bias = bias.then(|| self.get(out_features, "bias")).transpose()?;
         Ok(Linear::new(&weight, bias)?)
     }

@@ -8,47 +8,65 @@ use super::{
     cpu,
     gemm::{Matrix, gemm},
     tensors_of,
+    weight::{LowRank, Weight},
 };
 
 /// `x W^T + b`, from a weight `(out, in)` as in the checkpoint.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// `(in, out)` for the CPU kernel, so that products read it as it lies; `(out, in)` elsewhere.
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
-    /// Of the rows of a weight in eight bits.
-    scales: Option<Tensor>,
+    /// Added to the output at run time, in this order.
+    adapters: Vec<LowRank>,
 }
 
 impl Linear {
+    /// From a matrix `(out, in)` and a bias `(out)`.
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let weight = if cpu::is_cpu_f32(weight) { weight.t()?.contiguous()? } else { weight.clone() };
-        Ok(Self { weight, bias, scales: None })
+        Ok(Self::from_weight(Weight::dense(weight)?, bias))
+    }
+
+    /// From a weight in any form.
+    pub fn from_weight(weight: Weight, bias: Option<Tensor>) -> Self {
+        Self { weight, bias, adapters: Vec::new() }
+    }
+
+    /// Adds low-rank changes at run time instead of merging them, which is nearer to the truth where the weight itself
+    /// is coarse.
+    #[must_use]
+    pub fn with_adapters(self, adapters: Vec<LowRank>) -> Self {
+        Self { adapters, ..self }
     }
 
     /// Joins layers that read the same input into one whose outputs follow one another: one product instead of
     /// several.
+    ///
+    /// # Errors
+    /// When their weights have several forms, or one has adapters.
     pub fn stacked(layers: &[Self]) -> Result<Self> {
+        if layers.iter().any(|layer| !layer.adapters.is_empty()) {
+            candle_core::bail!("layers are stacked before they get adapters");
+        }
         let weights: Vec<_> = layers.iter().map(|layer| &layer.weight).collect();
         let biases: Option<Vec<_>> = layers.iter().map(|layer| layer.bias.as_ref()).collect();
-        let axis = usize::from(weights.first().is_some_and(|weight| cpu::is_cpu_f32(weight)));
-        Ok(Self {
-            weight: Tensor::cat(&weights, axis)?,
-            bias: biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?,
-            scales: None,
-        })
+        let bias = biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?;
+        Ok(Self::from_weight(Weight::stacked(&weights)?, bias))
     }
 
     /// The width of what [`Self::forward`] gives.
     pub fn out_features(&self) -> Result<usize> {
-        self.weight.dim(usize::from(cpu::is_cpu_f32(&self.weight)))
+        self.weight.out_features()
     }
 
     /// [`Self::forward`], then [`super::gelu_tanh`].
     pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
-        if self.bias.is_some() && super::cuda::applies(x) {
-            return super::cuda::linear(x, self.layer(true));
+        if self.bias.is_some()
+            && self.adapters.is_empty()
+            && super::cuda::applies(x)
+            && let Some(layer) = self.layer(true)
+        {
+            return super::cuda::linear(x, layer);
         }
         super::gelu_tanh(&self.forward(x)?)
     }
@@ -56,13 +74,24 @@ impl Linear {
     /// [`Self::forward`] into rows of a buffer on the GPU.
     #[cfg(feature = "cuda")]
     pub(super) fn forward_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
-        super::cuda::linear_into(x, self.layer(false), out)
+        match self.layer(false) {
+            Some(layer) if self.adapters.is_empty() => super::cuda::linear_into(x, layer, out),
+            _ => {
+                let made = self.forward(x)?;
+                out.slice_set(&made.reshape(out.shape())?, 0, 0)
+            }
+        }
     }
 
+    /// What the GPU's products take; none for a weight in blocks.
     #[cfg(feature = "cuda")]
-    fn layer(&self, gelu: bool) -> super::cuda::Layer<'_> {
-        let Self { weight, bias, scales } = self;
-        super::cuda::Layer { weight, scales: scales.as_ref(), bias: bias.as_ref(), gelu }
+    fn layer(&self, gelu: bool) -> Option<super::cuda::Layer<'_>> {
+        let (weight, scales) = match &self.weight {
+            Weight::Dense(weight) => (weight, None),
+            Weight::Fp8 { rows, scales } => (rows, Some(scales)),
+            Weight::Quantized(_) => return None,
+        };
+        Some(super::cuda::Layer { weight, scales, bias: self.bias.as_ref(), gelu })
     }
 
     /// The weight in eight bits (e4m3) with a scale for each of its rows; inputs are then rounded likewise as they come.
@@ -71,34 +100,53 @@ impl Linear {
     /// On anything but a GPU that multiplies such numbers.
     pub fn into_fp8(self) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        if super::cuda::applies(&self.weight) {
-            if !super::cuda::quantizable(&self.weight) {
+        if let Weight::Dense(weight) = &self.weight
+            && super::cuda::applies(weight)
+        {
+            if !super::cuda::quantizable(weight) {
                 return Ok(self);
             }
-            let (weight, scales) = super::cuda::quantize(&self.weight)?;
-            return Ok(Self { weight, bias: self.bias, scales: Some(scales) });
+            let (rows, scales) = super::cuda::quantize(weight)?;
+            return Ok(Self { weight: Weight::Fp8 { rows, scales }, ..self });
         }
         candle_core::bail!("fp8 needs an NVIDIA GPU, and acetate built with the `cuda` feature")
     }
 
     /// `(..., in)` -> `(..., out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if cpu::is_cpu_f32(x) {
+        let mut out = self.product(x)?;
+        for adapter in &self.adapters {
+            out = (out + adapter.forward(x)?)?;
+        }
+        Ok(out)
+    }
+
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        let dense = match &self.weight {
+            Weight::Quantized(weight) => &Weight::dense(&weight.dequantize()?)?,
+            weight @ (Weight::Dense(_) | Weight::Fp8 { .. }) => weight,
+        };
+        if let Weight::Dense(weight) = dense
+            && cpu::is_cpu_f32(x)
+        {
             return match &self.bias {
-                Some(bias) => x.apply_op3_no_bwd(&self.weight, bias, &Product),
-                None => x.apply_op2_no_bwd(&self.weight, &Product),
+                Some(bias) => x.apply_op3_no_bwd(weight, bias, &Product),
+                None => x.apply_op2_no_bwd(weight, &Product),
             };
         }
         #[cfg(feature = "cuda")]
-        if super::cuda::applies(x) {
-            return super::cuda::linear(x, self.layer(false));
+        if super::cuda::applies(x)
+            && let Some(layer) = self.layer(false)
+        {
+            return super::cuda::linear(x, layer);
         }
+        let Weight::Dense(weight) = dense else { candle_core::bail!("fp8 weights on {:?}", x.device()) };
         let dims = x.dims();
         let rows: usize = dims[..dims.len() - 1].iter().product();
         let mut out_dims = dims.to_vec();
         let last = out_dims.len() - 1;
-        out_dims[last] = self.weight.dim(0)?;
-        let product = x.reshape((rows, dims[last]))?.matmul(&self.weight.t()?)?;
+        out_dims[last] = weight.dim(0)?;
+        let product = x.reshape((rows, dims[last]))?.matmul(&weight.t()?)?;
         match &self.bias {
             Some(bias) => product.broadcast_add(bias)?.reshape(out_dims),
             None => product.reshape(out_dims),
@@ -106,7 +154,7 @@ impl Linear {
     }
 }
 
-tensors_of!(Linear: weight, bias, scales);
+tensors_of!(Linear: weight, bias, adapters);
 
 /// Fewer rows than this are not worth a task.
 const LEAST_ROWS: usize = 24;

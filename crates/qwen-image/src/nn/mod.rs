@@ -20,6 +20,7 @@ mod rope;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod weight;
 mod weights_buffer;
 
 pub use activation::{gelu_tanh, silu, swiglu};
@@ -32,5 +33,6 @@ pub use linear::Linear;
 pub use norm::{RmsNorm, gated_add, gated_norm, layer_norm_modulate, rms_normalize_silu};
 pub use rope::{Rotation, qk_norm_rope, rotate_half};
 pub use upload::{Source, Uploader};
+pub use weight::{LowRank, QuantizedWeight, Weight};
 pub(crate) use weights_buffer::tensors_of;
 pub use weights_buffer::{DeviceBuffer, HostWeights, Tensors, bytes_of, release};

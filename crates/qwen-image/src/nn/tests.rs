@@ -39,6 +39,45 @@ fn linear_for_one_row_few_rows_and_many() -> Result<()> {
 }
 
 #[test]
+fn a_weight_in_blocks_computes_as_what_it_dequantizes_to() -> Result<()> {
+    use candle_core::quantized::{GgmlDType, QTensor};
+
+    let (x, bias) = (values(&[1, 9, 64], 1), values(&[10], 3));
+    for format in [GgmlDType::Q4_0, GgmlDType::Q8_0] {
+        let stored = QTensor::quantize(&values(&[10, 64], 2), format)?;
+        let plain = Linear::new(&stored.dequantize(&Device::Cpu)?, Some(bias.clone()))?;
+        let blocks = QuantizedWeight::new(&stored.data()?, format, (10, 64))?;
+        let mut layer = Linear::from_weight(Weight::Quantized(blocks), Some(bias.clone()));
+        assert_near(&layer.forward(&x)?, &plain.forward(&x)?);
+        let twice = Linear::stacked(&[layer.clone(), layer.clone()])?;
+        assert_near(&twice.forward(&x)?, &Linear::stacked(&[plain.clone(), plain])?.forward(&x)?);
+        // It moves like any other weight: its bytes leave and come back.
+        let before = layer.forward(&x)?;
+        let copy = HostWeights::of(&mut layer, &Device::Cpu)?;
+        release(&mut layer)?;
+        let buffer = CopyStream::new(&Device::Cpu)?.bring(&copy, &Device::Cpu)?;
+        copy.point(&mut layer, &buffer)?;
+        assert_near(&layer.forward(&x)?, &before);
+        assert!(QuantizedWeight::new(&stored.data()?[1..], format, (10, 64)).is_err());
+        assert!(QuantizedWeight::new(&stored.data()?, format, (20, 32 - 1)).is_err());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_low_rank_change_is_the_same_merged_and_at_run_time() -> Result<()> {
+    let (x, weight) = (values(&[1, 7, 24], 1), values(&[15, 24], 2));
+    let change = LowRank { down: values(&[3, 24], 4), up: values(&[15, 3], 5), strength: 0.7 };
+    let merged = Linear::new(&change.merge_into(&weight)?, None)?;
+    let at_run_time = Linear::new(&weight, None)?.with_adapters(vec![change.clone()]);
+    assert_near(&at_run_time.forward(&x)?, &merged.forward(&x)?);
+    let nothing = LowRank { strength: 0.0, ..change.clone() };
+    assert_eq!(nothing.merge_into(&weight)?.to_vec2::<f32>()?, weight.to_vec2::<f32>()?);
+    assert!(change.merge_into(&values(&[15, 23], 2)).is_err());
+    Ok(())
+}
+
+#[test]
 fn attention_over_many_blocks_and_every_mask() -> Result<()> {
     let plain = |q: &Tensor, k: &Tensor, v: &Tensor, bias: &Tensor| -> Result<Tensor> {
         let (_, s, h, d) = q.dims4()?;

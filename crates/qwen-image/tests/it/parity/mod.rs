@@ -10,6 +10,7 @@ mod noise;
 mod offload;
 mod pipelines;
 mod schedule;
+mod seams;
 mod text_encoder;
 mod transformer;
 mod vae;

@@ -5,8 +5,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+lines=$(find crates/qwen-image/src/nn/cuda crates/qwen-image/kernels -type f -exec cat {} + | wc -l)
+code="crates/qwen-image/src/nn/cuda and kernels ($lines lines)"
 skipped() {
-    echo "SKIPPED: the GPU's path: $1"
+    echo "SKIPPED: the GPU's kernels were neither compiled nor linted nor run: $code, $1"
     exit 0
 }
 python3 -m pip --version >/dev/null 2>&1 || skipped "no Python with pip to fetch CUDA's compiler"
@@ -39,3 +41,9 @@ fi
 export CUDA_HOME=$home CUDA_PATH=$home CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90} CUDARC_CUDA_VERSION=13000 PATH=$home/bin:$PATH
 cargo clippy --workspace --features qwen-image/cuda --all-targets -- -D warnings
 echo "the GPU's path: lints are clean, $(find crates/qwen-image/kernels -name '*.cu' | wc -l) kernel files compile"
+if [ -e /dev/nvidiactl ]; then
+    why="they run with: cargo test --workspace --features cuda"
+else
+    why="no NVIDIA GPU on this machine"
+fi
+echo "SKIPPED: the GPU's kernels were compiled and linted, not run: $code, $why"

@@ -19,7 +19,7 @@ pub enum CopyStream {
 enum Event {
     Immediate,
     #[cfg(feature = "cuda")]
-    Cuda(super::cuda::Event),
+    Cuda(super::cuda::CudaEvent),
 }
 
 impl CopyStream {
@@ -80,8 +80,10 @@ impl CopyStream {
     pub fn bring(&self, copy: &HostWeights, device: &Device) -> Result<DeviceBuffer> {
         let buffer = DeviceBuffer::for_any([copy], device)?;
         self.after(&self.computed()?)?;
-        copy.fill(&buffer, self)?;
+        // SAFETY: whatever comes of it, the computation waits for what was queued, and the buffer is freed in its order.
+        let filled = unsafe { copy.fill(&buffer, self) };
         self.before(&self.copied()?)?;
+        filled?;
         Ok(buffer)
     }
 }
@@ -155,7 +157,8 @@ impl DoubleBuffer {
             let copy = &copies[cursor.fetched % copies.len()];
             let buffer = self.next;
             self.stream.after(&self.used[buffer])?;
-            copy.fill(&self.buffers[buffer], &self.stream)?;
+            // SAFETY: the buffers are freed in the order of the computation, which waits for the last transfer in `drop`.
+            unsafe { copy.fill(&self.buffers[buffer], &self.stream)? };
             self.filled.push_back(Filled { copy: copy.id(), buffer, event: self.stream.copied()? });
             self.next = (buffer + 1) % BUFFERS;
             cursor.fetched += 1;

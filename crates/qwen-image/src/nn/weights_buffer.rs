@@ -161,11 +161,9 @@ impl HostWeights {
             let bytes = layout.segments.iter().map(|segment| segment.bytes()).sum();
             let mut host = super::cuda::HostBytes::new(device, bytes)?;
             let starts = starts(&layout.segments);
-            for (place, tensor) in layout.places.iter().zip(tensors) {
-                let start = starts[place.segment] + place.offset * tensor.dtype().size_in_bytes();
-                host.read(start, tensor)?;
-            }
-            host.finish_reads()?;
+            host.read(layout.places.iter().zip(tensors).map(|(place, tensor)| {
+                (starts[place.segment] + place.offset * tensor.dtype().size_in_bytes(), tensor)
+            }))?;
             return Ok(Data::Bytes(host));
         }
         let segments = layout
@@ -189,7 +187,10 @@ impl HostWeights {
     }
 
     /// Queues the transfer into a room; `stream` orders it with the computation.
-    pub(super) fn fill(&self, room: &DeviceBuffer, stream: &CopyStream) -> Result<()> {
+    ///
+    /// # Safety
+    /// The caller frees the room only in the order of a computation that waits for the transfer.
+    pub(super) unsafe fn fill(&self, room: &DeviceBuffer, stream: &CopyStream) -> Result<()> {
         let _ = stream;
         match &self.data {
             Data::Tensors(segments) => {
@@ -198,7 +199,9 @@ impl HostWeights {
             #[cfg(feature = "cuda")]
             Data::Bytes(host) => {
                 for (segment, start) in self.layout.segments.iter().zip(starts(&self.layout.segments)) {
-                    stream.cuda()?.write(host, start, segment.bytes(), room.segment(segment.dtype)?)?;
+                    let to = room.segment(segment.dtype)?;
+                    // SAFETY: nothing changes `host` once it was read; for the room, the caller promises it.
+                    unsafe { stream.cuda()?.write(host, start, segment.bytes(), to)? };
                 }
                 Ok(())
             }

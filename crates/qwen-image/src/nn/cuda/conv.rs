@@ -1,12 +1,21 @@
 //! Convolutions, channels last, through cuDNN with bias and residual in the same plan.
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::{
     Gpu, add_bias,
-    cudnn::{BFLOAT16, Cudnn, Descriptor, FLOAT, Kind, Plan, TensorSpec, Value},
+    cudnn::{
+        Cudnn, Descriptor, ExecutionPlan, TensorSpec, Value,
+        sys::{
+            AttributeName::*,
+            ConvolutionMode::CUDNN_CROSS_CORRELATION,
+            DataType::{self, CUDNN_DATA_BFLOAT16, CUDNN_DATA_FLOAT},
+            DescriptorType::*,
+            PointwiseMode::CUDNN_POINTWISE_ADD,
+        },
+    },
     linear::{Layer, linear},
-    view,
+    view::{self, Region},
 };
 use crate::nn::{Padding, tensors_of};
 
@@ -21,6 +30,16 @@ pub struct Conv {
     stride: usize,
     padding: Padding,
 }
+
+/// Tensors of a plan, by the names that cuDNN knows them by.
+const X: i64 = 1;
+const FILTER: i64 = 2;
+const BIAS: i64 = 3;
+const OUT: i64 = 4;
+const RESIDUAL: i64 = 5;
+/// Virtual ones.
+const PRODUCT: i64 = 10;
+const BIASED: i64 = 11;
 
 /// Everything that a plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,7 +72,10 @@ impl Conv {
     /// `(n, h, w, in)` -> `(n, h', w', out)`, plus `residual`.
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let (out_room, in_room) = (self.weight.dim(0)?, self.weight.dim(D::Minus1)?);
-        let x = x.pad_with_zeros(3, 0, in_room - x.dim(3)?)?;
+        let Some(missing) = in_room.checked_sub(x.dim(3)?) else {
+            bail!("a convolution of {in_room} channels was given {:?}", x.shape())
+        };
+        let x = x.pad_with_zeros(3, 0, missing)?;
         // A residual has as many channels as the output has, so it fits when nothing was rounded up.
         let (inside, outside) = if out_room == self.out_channels { (residual, None) } else { (None, residual) };
         let out = if self.weight.rank() == 2 {
@@ -94,26 +116,35 @@ impl Conv {
         if residual.as_ref().is_some_and(|residual| residual.dims() != [n, out_h, out_w, k]) {
             bail!("a residual that is not {:?}", [n, out_h, out_w, k]);
         }
-        let out = view::fresh((n, out_h, out_w, k), &x)?;
-        let [x_at, weight_at, bias_at, out_at] =
-            [view::address(&x)?, view::address(&self.weight)?, view::address(&self.bias)?, view::address(&out)?];
+        // SAFETY: the plan that is queued below writes all of it; where none is, it is dropped unread.
+        let out = unsafe { view::fresh((n, out_h, out_w, k), &x)? };
         if let Some(cudnn) = &gpu.cudnn {
+            let residual_region = residual.as_ref().map(Region::of).transpose()?;
+            let [x_at, weight_at, bias_at, out_at] = [
+                address(&gpu, Region::of(&x)?, n * h * w * c)?,
+                address(&gpu, Region::of(&self.weight)?, k * kh * kw * c)?,
+                address(&gpu, Region::of(&self.bias)?, k)?,
+                address(&gpu, Region::of(&out)?, n * out_h * out_w * k)?,
+            ];
+            let residual_at = residual_region.map_or(Ok(0), |region| address(&gpu, region, n * out_h * out_w * k))?;
             let note = |error: candle_core::Error| tracing::debug!(%error, ?shape, "no fused convolution");
             if let Some(plan) = gpu.conv_plans.get(&shape, || shape.plan(cudnn), note) {
                 let workspace = gpu.scratch(plan.workspace)?;
-                match &residual {
-                    Some(residual) => {
-                        let addresses = [x_at, weight_at, bias_at, out_at, view::address(residual)?];
-                        cudnn.execute(&plan, &[1, 2, 3, 4, 5], &addresses, workspace)?;
-                    }
-                    None => cudnn.execute(&plan, &[1, 2, 3, 4], &[x_at, weight_at, bias_at, out_at], workspace)?,
-                }
+                let ids = [X, FILTER, BIAS, OUT, RESIDUAL];
+                let addresses = [x_at, weight_at, bias_at, out_at, residual_at];
+                let count = if residual.is_some() { 5 } else { 4 };
+                // SAFETY: these are the tensors of `shape.plan`, of which the last only with a residual; each is in
+                // bfloat16, aligned, and has the elements that `shape` gives it, side by side. The workspace is the
+                // scratch memory, of the plan's size, which only work of the one stream uses.
+                unsafe { cudnn.execute(&plan, &ids[..count], &addresses[..count], workspace)? };
                 return Ok(out);
             }
             let plain = ConvShape { fused: false, residual: false, ..shape };
             let refused = |error: candle_core::Error| gpu.warn_once(&error.to_string());
             if let Some(plan) = gpu.conv_plans.get(&plain, || plain.plan(cudnn), refused) {
-                cudnn.execute(&plan, &[1, 2, 4], &[x_at, weight_at, out_at], gpu.scratch(plan.workspace)?)?;
+                let workspace = gpu.scratch(plan.workspace)?;
+                // SAFETY: as above, for the three tensors of a plan that is not fused.
+                unsafe { cudnn.execute(&plan, &[X, FILTER, OUT], &[x_at, weight_at, out_at], workspace)? };
                 return add_bias(out, &self.bias, residual.as_ref());
             }
         } else {
@@ -125,6 +156,15 @@ impl Conv {
     }
 }
 
+/// The address of so many elements in bfloat16, as a plan takes it.
+fn address(gpu: &Gpu, region: Region<'_>, elements: usize) -> Result<u64> {
+    gpu.owns(&region)?;
+    if !region.aligned() {
+        bail!("a convolution of tensors that are not aligned");
+    }
+    Ok(*region.holding(DType::BF16, elements)?.address())
+}
+
 tensors_of!(Conv: weight, bias);
 
 impl ConvShape {
@@ -134,61 +174,62 @@ impl ConvShape {
         [(h + 2 * self.pad - kh) / self.stride + 1, (w + 2 * self.pad - kw) / self.stride + 1]
     }
 
-    fn plan(&self, cudnn: &Cudnn) -> Result<Plan> {
+    fn plan(&self, cudnn: &Cudnn) -> Result<ExecutionPlan> {
         let [n, _, _, c] = self.input;
         let [k, kh, kw] = self.filter;
         let [out_h, out_w] = self.out_size();
         // Named (n, c, h, w), lying (n, h, w, c).
-        let tensor = |id: i64, dtype: i32, [n, h, w, c]: [usize; 4], inner: bool| {
+        let tensor = |id: i64, dtype: DataType, [n, h, w, c]: [usize; 4], is_virtual: bool| {
             let dims = [n, c, h, w].map(|dim| dim as i64);
             let strides = [h * w * c, 1, w * c, c].map(|stride| stride as i64);
-            cudnn.tensor(TensorSpec { id, dtype, dims: &dims, strides: &strides, by_value: false, inner })
+            cudnn.tensor(TensorSpec { id, dtype, dims: &dims, strides: &strides, by_value: false, is_virtual })
         };
-        let out = [n, out_h, out_w, k];
-        let y = tensor(4, BFLOAT16, out, false)?;
-        let (x, filter) = (tensor(1, BFLOAT16, self.input, false)?, tensor(2, BFLOAT16, [k, kh, kw, c], false)?);
+        let given = |id: i64, dims: [usize; 4]| tensor(id, CUDNN_DATA_BFLOAT16, dims, false);
+        let out_dims = [n, out_h, out_w, k];
+        let out = given(OUT, out_dims)?;
+        let (x, filter) = (given(X, self.input)?, given(FILTER, [k, kh, kw, c])?);
 
-        let conv = cudnn.descriptor(Kind::Convolution)?;
-        conv.set(100, Value::DataType(FLOAT))?;
-        conv.set(101, Value::ConvolutionMode(1))?; // cross-correlation
-        conv.set(102, Value::Longs(&[1, 1]))?; // dilations
-        conv.set(103, Value::Longs(&[self.stride as i64; 2]))?;
-        conv.set(104, Value::Longs(&[self.pad as i64; 2]))?; // after
-        conv.set(105, Value::Longs(&[self.pad as i64; 2]))?; // before
-        conv.set(106, Value::Longs(&[2]))?; // axes
+        let conv = cudnn.descriptor(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR)?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, Value::DataType(CUDNN_DATA_FLOAT))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_CONV_MODE, Value::ConvolutionMode(CUDNN_CROSS_CORRELATION))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_DILATIONS, Value::Int64(&[1, 1]))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, Value::Int64(&[self.stride as i64; 2]))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, Value::Int64(&[self.pad as i64; 2]))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, Value::Int64(&[self.pad as i64; 2]))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, Value::Int64(&[2]))?;
         let conv = conv.finalize()?;
         let convolve = |y: &Descriptor| -> Result<Descriptor> {
-            let operation = cudnn.descriptor(Kind::OperationConvolution)?;
-            operation.set(700, Value::Float(1.0))?;
-            operation.set(701, Value::Float(0.0))?;
-            operation.set(702, Value::Descriptors(&[&conv]))?;
-            operation.set(703, Value::Descriptors(&[&filter]))?;
-            operation.set(704, Value::Descriptors(&[&x]))?;
-            operation.set(705, Value::Descriptors(&[y]))?;
+            let operation = cudnn.descriptor(CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR)?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, Value::Float(1.0))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, Value::Float(0.0))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, Value::Descriptors(&[&conv]))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, Value::Descriptors(&[&filter]))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, Value::Descriptors(&[&x]))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, Value::Descriptors(&[y]))?;
             operation.finalize()
         };
         if !self.fused {
-            return cudnn.plan(&[&convolve(&y)?]);
+            return cudnn.plan(&[&convolve(&out)?]);
         }
-        let adder = cudnn.descriptor(Kind::Pointwise)?;
-        adder.set(0, Value::PointwiseMode(0))?; // add
-        adder.set(1, Value::DataType(FLOAT))?;
+        let adder = cudnn.descriptor(CUDNN_BACKEND_POINTWISE_DESCRIPTOR)?;
+        adder.set(CUDNN_ATTR_POINTWISE_MODE, Value::PointwiseMode(CUDNN_POINTWISE_ADD))?;
+        adder.set(CUDNN_ATTR_POINTWISE_MATH_PREC, Value::DataType(CUDNN_DATA_FLOAT))?;
         let adder = adder.finalize()?;
-        let add = |left: &Descriptor, right: &Descriptor, out: &Descriptor| -> Result<Descriptor> {
-            let operation = cudnn.descriptor(Kind::OperationPointwise)?;
-            operation.set(750, Value::Descriptors(&[&adder]))?;
-            operation.set(751, Value::Descriptors(&[left]))?;
-            operation.set(752, Value::Descriptors(&[right]))?;
-            operation.set(753, Value::Descriptors(&[out]))?;
+        let add = |left: &Descriptor, right: &Descriptor, sum: &Descriptor| -> Result<Descriptor> {
+            let operation = cudnn.descriptor(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR)?;
+            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, Value::Descriptors(&[&adder]))?;
+            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, Value::Descriptors(&[left]))?;
+            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, Value::Descriptors(&[right]))?;
+            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, Value::Descriptors(&[sum]))?;
             operation.finalize()
         };
-        let product = tensor(10, FLOAT, out, true)?;
-        let bias = tensor(3, BFLOAT16, [1, 1, 1, k], false)?;
-        let product_of = convolve(&product)?;
+        let product = tensor(PRODUCT, CUDNN_DATA_FLOAT, out_dims, true)?;
+        let bias = given(BIAS, [1, 1, 1, k])?;
+        let convolved = convolve(&product)?;
         if self.residual {
-            let (biased, residual) = (tensor(11, FLOAT, out, true)?, tensor(5, BFLOAT16, out, false)?);
-            return cudnn.plan(&[&product_of, &add(&product, &bias, &biased)?, &add(&biased, &residual, &y)?]);
+            let (biased, residual) = (tensor(BIASED, CUDNN_DATA_FLOAT, out_dims, true)?, given(RESIDUAL, out_dims)?);
+            return cudnn.plan(&[&convolved, &add(&product, &bias, &biased)?, &add(&biased, &residual, &out)?]);
         }
-        cudnn.plan(&[&product_of, &add(&product, &bias, &y)?])
+        cudnn.plan(&[&convolved, &add(&product, &bias, &out)?])
     }
 }

@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::{
     Gpu,
     kernels::{Arg, Grid},
-    view,
+    view::{self, Region, Rows},
 };
 use crate::nn::QkvPart;
 
@@ -16,7 +16,9 @@ pub fn joint_attention_qkv(parts: &[QkvPart<'_>]) -> Result<[Tensor; 3]> {
     let tokens = parts.iter().map(|part| part.x.dim(1)).sum::<Result<usize>>()?;
     let width = first.qkv.out_features()?;
     let (dim, head) = (width / 3, first.norm_q.weight().dim(0)?);
-    let joint = view::fresh((1, tokens, width), first.x)?;
+    // SAFETY: the projections below write every column of the rows of every part, which together are all rows; if one
+    // fails, nobody reads any.
+    let joint = unsafe { view::fresh((1, tokens, width), first.x)? };
     let mut start = 0;
     for part in parts {
         let count = part.x.dim(1)?;
@@ -32,42 +34,45 @@ pub fn joint_attention_qkv(parts: &[QkvPart<'_>]) -> Result<[Tensor; 3]> {
 
 fn norm_and_turn(rows: &Tensor, part: &QkvPart<'_>, dim: usize, head: usize) -> Result<()> {
     let gpu = Gpu::of(rows)?;
-    let (_, tokens, width) = rows.dims3()?;
+    let dtype = rows.dtype();
+    let Some(x) = Rows::view(rows)? else { bail!("a projection into {:?}", rows.layout()) };
+    let (tokens, heads) = (x.count, dim / head);
+    if heads * head != dim || 2 * dim > x.width {
+        bail!("queries and keys of {dim}, in heads of {head}, in rows of {}", x.width);
+    }
     let (cos, sin) = (part.rotation.cos.contiguous()?, part.rotation.sin.contiguous()?);
     if cos.dims() != [tokens, head / 2] || sin.dims() != cos.dims() {
         bail!("a rotation {:?} for {tokens} tokens with heads of {head}", cos.shape());
     }
     let (norm_q, norm_k) = (part.norm_q.weight().contiguous()?, part.norm_k.weight().contiguous()?);
-    let addresses = [
-        view::address(rows)?,
-        view::address(&norm_q)?,
-        view::address(&norm_k)?,
-        view::address(&cos)?,
-        view::address(&sin)?,
-    ];
-    let wide = rows.dtype() == DType::BF16
+    let [norm_q, norm_k] = [Region::of(&norm_q)?.holding(dtype, head)?, Region::of(&norm_k)?.holding(dtype, head)?];
+    let angles = tokens * (head / 2);
+    let [cos, sin] = [Region::of(&cos)?.holding(DType::F32, angles)?, Region::of(&sin)?.holding(DType::F32, angles)?];
+    let wide = dtype == DType::BF16
         && head == 128
-        && width.is_multiple_of(8)
-        && addresses.iter().all(|address| address.is_multiple_of(16));
-    let heads = dim / head;
-    let [x, norm_q, norm_k, cos, sin] = addresses.map(Arg::Address);
+        && x.stride.is_multiple_of(8)
+        && [x.region, norm_q, norm_k, cos, sin].into_iter().all(Region::aligned);
     let args = [
-        x,
-        Arg::Long(width as i64),
-        norm_q,
-        norm_k,
-        cos,
-        sin,
+        Arg::Region(x.region),
+        Arg::Long(x.stride as i64),
+        Arg::Region(norm_q),
+        Arg::Region(norm_k),
+        Arg::Region(cos),
+        Arg::Region(sin),
         Arg::Int(heads as i32),
         Arg::Int(head as i32),
         Arg::Long(dim as i64),
         Arg::Float(part.norm_q.eps() as f32),
     ];
-    let name = match (rows.dtype(), wide) {
+    let name = match (dtype, wide) {
         (DType::BF16, true) => "qk_norm_rope_bf16_v",
         (DType::BF16, false) => "qk_norm_rope_bf16",
-        _ => "qk_norm_rope_f32",
+        (DType::F32, _) => "qk_norm_rope_f32",
+        _ => bail!("no kernel takes {dtype:?}"),
     };
     let threads = if wide { (16 * heads).next_multiple_of(32).min(384) } else { 256 };
-    gpu.launch("rope", name, Grid::rows(tokens, threads), &args)
+    // SAFETY: a block has a token's row, of which it changes `heads * head` elements from 0 and from `dim` on, which
+    // end inside the row; weights and tables have the sizes and formats checked above, the tables a row for each token.
+    // The kernel with 16-byte accesses is taken for heads of 128 whose addresses, rows and parts all allow them.
+    unsafe { gpu.launch("rope", name, Grid::rows(tokens, threads), &args) }
 }

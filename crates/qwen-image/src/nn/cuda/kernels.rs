@@ -8,15 +8,27 @@ use candle_core::{
     },
 };
 
-use super::Gpu;
+use super::{
+    Gpu,
+    view::{Region, Rows},
+};
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
-pub enum Arg {
-    Address(u64),
+pub enum Arg<'a> {
+    Region(Region<'a>),
+    /// Where a kernel takes a region or none.
+    Null,
     Int(i32),
     Long(i64),
     Float(f32),
+}
+
+impl<'a> Arg<'a> {
+    /// Rows as kernels take them: where they are, and elements from one to the next.
+    pub fn rows(rows: Rows<'a>) -> [Self; 2] {
+        [Self::Region(rows.region), Self::Long(rows.stride as i64)]
+    }
 }
 
 /// Blocks, threads of a block, and bytes of shared memory that the kernel does not declare itself.
@@ -63,18 +75,29 @@ macro_rules! names {
 pub(super) use names;
 
 impl Names {
-    pub fn pick(&self, dtype: DType, wide: bool) -> &'static str {
-        let pair = if dtype == DType::BF16 { self.bf16 } else { self.f32 };
-        pair[usize::from(!wide)]
+    /// # Errors
+    /// For other number formats.
+    pub fn pick(&self, dtype: DType, wide: bool) -> Result<&'static str> {
+        let pair = match dtype {
+            DType::BF16 => self.bf16,
+            DType::F32 => self.f32,
+            _ => bail!("no kernel takes {dtype:?}"),
+        };
+        Ok(pair[usize::from(!wide)])
     }
 }
 
 impl Gpu {
-    /// Queues a kernel.
+    /// Queues a kernel of `kernels/`. The regions are of this device, which is checked; they stay allocated until the
+    /// kernel has run, because memory is freed in the order of the same stream.
     ///
-    /// The caller vouches for the arguments: they are those of the kernel, in its order, and every address is that of
-    /// a tensor which is large enough for what the kernel does with it.
-    pub fn launch(&self, module: &'static str, name: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
+    /// # Safety
+    /// The caller promises that
+    /// - `args` are the kernel's parameters in number, order and type, [`Arg::Null`] only where it takes a null pointer,
+    ///   and each region has the number format that the kernel reads or writes there;
+    /// - with these sizes and strides, threads and shared memory, the kernel reads and writes inside the regions, in
+    ///   accesses for which their addresses are aligned.
+    pub unsafe fn launch(&self, module: &'static str, name: &'static str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
         if grid.blocks.0 == 0 || grid.blocks.1 == 0 {
             return Ok(());
         }
@@ -92,7 +115,11 @@ impl Gpu {
         let mut call = self.stream.launch_builder(function);
         for arg in args {
             match arg {
-                Arg::Address(value) => call.arg(value),
+                Arg::Region(region) => {
+                    self.owns(region)?;
+                    call.arg(region.address())
+                }
+                Arg::Null => call.arg(&NULL),
                 Arg::Int(value) => call.arg(value),
                 Arg::Long(value) => call.arg(value),
                 Arg::Float(value) => call.arg(value),
@@ -103,8 +130,19 @@ impl Gpu {
             block_dim: (grid.threads as u32, 1, 1),
             shared_mem_bytes: grid.shared as u32,
         };
-        // SAFETY: see the method's contract; memory is freed in the order of the same stream.
+        // SAFETY: the arguments are the kernel's, and it stays inside their memory, by the caller's promise; the memory
+        // is this device's and outlives the kernel, as said above.
         unsafe { call.launch(config) }.w()?;
         Ok(())
     }
+
+    /// Bails when a region is another device's.
+    pub fn owns(&self, region: &Region<'_>) -> Result<()> {
+        if region.device() != self.device.id() {
+            bail!("tensors of two GPUs in one operation");
+        }
+        Ok(())
+    }
 }
+
+const NULL: u64 = 0;

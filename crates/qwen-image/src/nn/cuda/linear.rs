@@ -6,7 +6,7 @@ use super::{
     Gpu,
     kernels::{Arg, Grid},
     matmul::{Epilogue, Operands, Product, Side},
-    view::{self, Rows},
+    view::{self, Region, Rows},
 };
 
 /// A layer's tensors.
@@ -27,7 +27,8 @@ pub fn linear(x: &Tensor, layer: Layer<'_>) -> Result<Tensor> {
     if let Some(last) = dims.last_mut() {
         *last = layer.weight.dim(0)?;
     }
-    let out = view::fresh(dims, x)?;
+    // SAFETY: the product writes all of it; where it fails, it is dropped unread.
+    let out = unsafe { view::fresh(dims, x)? };
     linear_into(x, layer, &out)?;
     Ok(out)
 }
@@ -48,6 +49,9 @@ pub fn linear_into(x: &Tensor, layer: Layer<'_>, out: &Tensor) -> Result<()> {
         if x_rows.width != inner || out_rows.width != columns || out_rows.count != x_rows.count {
             bail!("a layer {:?} from {:?} to {:?}", weight.shape(), x.shape(), out.shape());
         }
+        if layer.scales.is_none() && x.dtype() != weight.dtype() {
+            bail!("a layer of {:?} from {:?}", weight.dtype(), x.dtype());
+        }
         let side = |row: usize| Side { dtype: weight.dtype(), row, batch: 0 };
         let mut product = Product {
             rows: x_rows.count,
@@ -61,47 +65,50 @@ pub fn linear_into(x: &Tensor, layer: Layer<'_>, out: &Tensor) -> Result<()> {
             epilogue,
             scaled: false,
         };
-        let mut operands = Operands {
-            left: x_rows.address,
-            right: view::address(&weight)?,
-            bias: layer.bias.map(view::address).transpose()?.unwrap_or_default(),
-            out: out_rows.address,
-            ..Operands::default()
-        };
+        let mut operands = Operands::plain(x_rows.region, Region::of(&weight)?, out_rows.region);
+        operands.bias = layer.bias.map(Region::of).transpose()?;
         let Some(scales) = layer.scales else { return gpu.multiply(&product, operands) };
         let (small, small_scales) = quantize_rows(x, x_rows)?;
         product.left = side(inner);
         product.scaled = true;
-        operands.left = view::address(&small)?;
-        operands.left_scales = view::address(&small_scales)?;
-        operands.right_scales = view::address(scales)?;
+        let scales = [Region::of(&small_scales)?, Region::of(scales)?];
+        let operands = Operands { left: Region::of(&small)?, scales: Some(scales), ..operands };
         if gpu.try_multiply(&product, operands)? {
             return Ok(());
         }
-        unscaled(&gpu, product, operands)
+        unscaled(&gpu, product, operands, scales)
     })
 }
 
 /// A product in eight bits whose scales, bias and GELU are a pass of their own, for the shapes that the library does
 /// not scale.
-fn unscaled(gpu: &Gpu, product: Product, operands: Operands) -> Result<()> {
-    let Product { rows, columns, .. } = product;
-    // SAFETY: filled by the product before the kernel below reads it.
+fn unscaled(gpu: &Gpu, product: Product, operands: Operands<'_>, scales: [Region<'_>; 2]) -> Result<()> {
+    let Product { rows, columns, out, .. } = product;
+    let Operands { bias, out: out_region, .. } = operands;
+    // SAFETY: the product writes all of it before the kernel below reads it.
     let plain = unsafe { Tensor::empty((rows, columns), DType::F32, &Device::Cuda(gpu.device.clone()))? };
+    let plain_region = Region::of(&plain)?;
     let side = Side { dtype: DType::F32, row: columns, batch: 0 };
     let plain_product = Product { out: side, epilogue: Epilogue::None, scaled: false, ..product };
-    gpu.multiply(&plain_product, Operands { out: view::address(&plain)?, ..operands })?;
+    gpu.multiply(&plain_product, Operands { out: plain_region, ..operands })?;
+    let bias = match bias {
+        Some(bias) if product.epilogue != Epilogue::None => Arg::Region(bias.holding(DType::BF16, columns)?),
+        _ => Arg::Null,
+    };
+    let [row_scales, column_scales] = scales;
     let args = [
-        Arg::Address(view::address(&plain)?),
-        Arg::Address(operands.left_scales),
-        Arg::Address(operands.right_scales),
-        Arg::Address(if product.epilogue == Epilogue::None { 0 } else { operands.bias }),
-        Arg::Address(operands.out),
-        Arg::Long(product.out.row as i64),
+        Arg::Region(plain_region),
+        Arg::Region(row_scales.holding(DType::F32, rows)?),
+        Arg::Region(column_scales.holding(DType::F32, columns)?),
+        bias,
+        Arg::Region(out_region.holding(DType::BF16, rows.saturating_sub(1) * out.row + columns)?),
+        Arg::Long(out.row as i64),
         Arg::Int(columns as i32),
         Arg::Int(i32::from(product.epilogue == Epilogue::BiasGelu)),
     ];
-    gpu.launch("fp8", "scale_rows_bf16", Grid::rows(rows, 256), &args)
+    // SAFETY: a block has one of the `rows`, of which its threads take `columns` elements one by one. All regions were
+    // sized for that above, `plain` when it was made.
+    unsafe { gpu.launch("fp8", "scale_rows_bf16", Grid::rows(rows, 256), &args) }
 }
 
 /// A weight in eight bits, and the scale of each row.
@@ -121,7 +128,7 @@ pub fn quantizable(weight: &Tensor) -> bool {
     weight.dtype() == DType::BF16 && weight.dims().iter().all(|dim| dim.is_multiple_of(16))
 }
 
-fn quantize_rows(x: &Tensor, rows: Rows) -> Result<(Tensor, Tensor)> {
+fn quantize_rows(x: &Tensor, rows: Rows<'_>) -> Result<(Tensor, Tensor)> {
     if x.dtype() != DType::BF16 || !view::aligned(x.dtype(), &[rows]) || rows.width > 32 * 1024 {
         bail!("rows of {} {:?} do not go into eight bits", rows.width, x.dtype());
     }
@@ -132,14 +139,12 @@ fn quantize_rows(x: &Tensor, rows: Rows) -> Result<(Tensor, Tensor)> {
             Tensor::empty(rows.count, DType::F32, x.device())?,
         )
     };
-    let args = [
-        Arg::Address(rows.address),
-        Arg::Long(rows.stride as i64),
-        Arg::Address(view::address(&out)?),
-        Arg::Address(view::address(&scales)?),
-        Arg::Int(rows.width as i32),
-    ];
+    let [at, stride] = Arg::rows(rows);
+    let args =
+        [at, stride, Arg::Region(Region::of(&out)?), Arg::Region(Region::of(&scales)?), Arg::Int(rows.width as i32)];
     let threads = rows.width.div_ceil(32).next_multiple_of(32);
-    Gpu::of(x)?.launch("fp8", "quantize_rows_bf16", Grid::rows(rows.count, threads), &args)?;
+    // SAFETY: a block has one of the rows, in bfloat16, of which its threads take `width` elements, 16 bytes at a time
+    // as was checked above; `out` has as many, whose addresses allow 8 bytes at a time, and `scales` one for each row.
+    unsafe { Gpu::of(x)?.launch("fp8", "quantize_rows_bf16", Grid::rows(rows.count, threads), &args)? };
     Ok((out, scales))
 }

@@ -4,7 +4,6 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, hash_map::Entry},
-    mem::size_of_val,
     ptr,
 };
 
@@ -12,17 +11,21 @@ use candle_core::{
     DType, Result, bail,
     cuda::cudarc::cublaslt::{
         result,
-        result::CublasError,
         sys::{
-            self, cublasComputeType_t as Compute, cublasLtEpilogue_t as LtEpilogue,
+            cublasLtEpilogue_t as LtEpilogue, cublasLtMatmulAlgo_t as Algorithm,
             cublasLtMatmulDescAttributes_t as DescAttribute,
+            cublasLtMatmulMatrixScale_t::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
             cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute,
             cublasLtMatrixLayoutAttribute_t as LayoutAttribute, cudaDataType_t as DataType,
         },
     },
 };
 
-use super::Gpu;
+use super::{
+    Gpu,
+    cublaslt::{Checked, LtHandle, MatmulDesc, MatmulPreference, MatrixLayout},
+    view::Region,
+};
 
 /// What happens to a product before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,15 +61,54 @@ pub struct Product {
     pub scaled: bool,
 }
 
-/// Where the operands are; `bias` and the scales only where the product reads them.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Operands {
-    pub left: u64,
-    pub right: u64,
-    pub bias: u64,
-    pub out: u64,
-    pub left_scales: u64,
-    pub right_scales: u64,
+/// A product's tensors. `out` is overwritten.
+#[derive(Clone, Copy)]
+pub struct Operands<'a> {
+    pub left: Region<'a>,
+    pub right: Region<'a>,
+    pub out: Region<'a>,
+    /// A number for each column, in the format of `out`, where the epilogue adds one.
+    pub bias: Option<Region<'a>>,
+    /// A float32 for each row of `left`, and one for each column, where the product is scaled.
+    pub scales: Option<[Region<'a>; 2]>,
+}
+
+impl<'a> Operands<'a> {
+    pub fn plain(left: Region<'a>, right: Region<'a>, out: Region<'a>) -> Self {
+        Self { left, right, out, bias: None, scales: None }
+    }
+
+    /// Bails unless every operand is of this device and as large as `product` says.
+    fn check(&self, gpu: &Gpu, product: &Product) -> Result<()> {
+        let Product { rows, columns, inner, batches, .. } = *product;
+        let (right_rows, right_width) = if product.transposed { (columns, inner) } else { (inner, columns) };
+        let matrix = |region: Region<'_>, side: Side, rows: usize, width: usize| -> Result<()> {
+            let batches = batches.saturating_sub(1).saturating_mul(side.batch);
+            let rows = rows.saturating_sub(1).saturating_mul(side.row);
+            gpu.owns(&region.holding(side.dtype, batches.saturating_add(rows).saturating_add(width))?)
+        };
+        matrix(self.left, product.left, rows, inner)?;
+        matrix(self.right, product.right, right_rows, right_width)?;
+        matrix(self.out, product.out, rows, columns)?;
+        let vector = |region: Option<Region<'_>>, dtype: DType, len: usize| -> Result<()> {
+            let Some(region) = region else { bail!("{product:?} without all that it reads") };
+            gpu.owns(&region.holding(dtype, len)?)
+        };
+        if product.epilogue != Epilogue::None {
+            vector(self.bias, product.out.dtype, columns)?;
+        }
+        if product.scaled {
+            vector(self.scales.map(|[rows, _]| rows), DType::F32, rows)?;
+            vector(self.scales.map(|[_, columns]| columns), DType::F32, columns)?;
+        }
+        Ok(())
+    }
+
+    /// What the addresses of the library's A, B, C and D are multiples of, up to 256.
+    fn alignments(&self) -> [u32; 4] {
+        [self.right, self.left, self.out, self.out]
+            .map(|region| (1_u64 << region.address().trailing_zeros().min(8)) as u32)
+    }
 }
 
 /// NVIDIA's advice for Hopper.
@@ -76,52 +118,23 @@ const WORKSPACE: usize = 32 << 20;
 type PlanKey = (Product, [u32; 4]);
 
 pub struct Matmuls {
-    handle: sys::cublasLtHandle_t,
     /// None: the library has no way to compute it.
-    plans: RefCell<HashMap<PlanKey, Option<Plan>>>,
-}
-
-struct Plan {
-    desc: sys::cublasLtMatmulDesc_t,
-    /// Of the library's A, B and C.
-    layouts: [sys::cublasLtMatrixLayout_t; 3],
-    algorithm: sys::cublasLtMatmulAlgo_t,
+    plans: RefCell<HashMap<PlanKey, Option<MatmulPlan>>>,
+    handle: LtHandle,
 }
 
 impl Matmuls {
     pub fn new() -> Result<Self> {
-        Ok(Self { handle: result::create_handle().checked()?, plans: RefCell::default() })
+        Ok(Self { plans: RefCell::default(), handle: LtHandle::new()? })
     }
 }
 
-impl Drop for Matmuls {
-    fn drop(&mut self) {
-        // SAFETY: the handle was made in `new`, and nothing uses it after this.
-        let _ = unsafe { result::destroy_handle(self.handle) };
-    }
-}
-
-impl Drop for Plan {
-    fn drop(&mut self) {
-        // SAFETY: made in `Plan::new`, and nothing uses them after this.
-        unsafe {
-            let _ = result::destroy_matmul_desc(self.desc);
-            for layout in self.layouts {
-                let _ = result::destroy_matrix_layout(layout);
-            }
-        }
-    }
-}
-
-/// The library's status as an error.
-trait Checked<T> {
-    fn checked(self) -> Result<T>;
-}
-
-impl<T> Checked<T> for std::result::Result<T, CublasError> {
-    fn checked(self) -> Result<T> {
-        self.map_err(|error| candle_core::Error::Msg(format!("cuBLASLt: {error}")).bt())
-    }
+/// How the library computes a product.
+struct MatmulPlan {
+    desc: MatmulDesc,
+    /// Of the library's A, B and C.
+    layouts: [MatrixLayout; 3],
+    algorithm: Algorithm,
 }
 
 fn data_type(dtype: DType) -> Result<DataType> {
@@ -133,23 +146,21 @@ fn data_type(dtype: DType) -> Result<DataType> {
     }
 }
 
-impl Plan {
+impl MatmulPlan {
     /// The library counts in columns, so its A is our right side and its B our left one.
     fn new(
-        handle: sys::cublasLtHandle_t,
+        handle: &LtHandle,
         product: &Product,
-        operands: &Operands,
+        operands: &Operands<'_>,
         alignments: [u32; 4],
     ) -> Result<Option<Self>> {
         let Product { rows, columns, inner, .. } = *product;
-        let layout = |side: Side, fast: usize, slow: usize| -> Result<_> {
-            let layout =
-                result::create_matrix_layout(data_type(side.dtype)?, fast as u64, slow as u64, side.row as i64)
-                    .checked()?;
+        let layout = |side: Side, fast: usize, slow: usize| -> Result<MatrixLayout> {
+            let layout = MatrixLayout::new(data_type(side.dtype)?, fast, slow, side.row)?;
             if product.batches > 1 {
                 let (count, stride) = (product.batches as i32, side.batch as i64);
-                set_layout(layout, LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count).checked()?;
-                set_layout(layout, LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride).checked()?;
+                layout.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count)?;
+                layout.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride)?;
             }
             Ok(layout)
         };
@@ -159,28 +170,26 @@ impl Plan {
             layout(product.left, inner, rows)?,
             layout(product.out, columns, rows)?,
         ];
-        let desc = result::create_matmul_desc(Compute::CUBLAS_COMPUTE_32F, DataType::CUDA_R_32F).checked()?;
-        let transpose = i32::from(product.transposed);
-        set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &transpose).checked()?;
+        let desc = MatmulDesc::new()?;
+        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(product.transposed))?;
         let epilogue = match product.epilogue {
             Epilogue::None => LtEpilogue::CUBLASLT_EPILOGUE_DEFAULT,
             Epilogue::Bias => LtEpilogue::CUBLASLT_EPILOGUE_BIAS,
             Epilogue::BiasGelu => LtEpilogue::CUBLASLT_EPILOGUE_GELU_BIAS,
         };
-        set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue).checked()?;
+        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
         if product.scaled {
-            let mode = sys::cublasLtMatmulMatrixScale_t::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
-            set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode).checked()?;
-            set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode).checked()?;
-            set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &1_i8).checked()?;
+            let mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+            desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode)?;
+            desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode)?;
+            desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &1_i8)?;
         }
         // The library wants to see the addresses before it chooses.
-        set_addresses(desc, product, operands)?;
-        let preference = result::create_matmul_pref().checked()?;
-        let choose = |splitting: bool| -> Result<Option<sys::cublasLtMatmulAlgo_t>> {
+        set_addresses(&desc, product, operands)?;
+        let preference = MatmulPreference::new()?;
+        let choose = |splitting: bool| -> Result<Option<Algorithm>> {
             use PreferenceAttribute as Name;
-            set_preference(preference, Name::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(WORKSPACE as u64))
-                .checked()?;
+            preference.set(Name::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(WORKSPACE as u64))?;
             let names = [
                 Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
                 Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -188,66 +197,44 @@ impl Plan {
                 Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
             ];
             for (name, alignment) in names.into_iter().zip(alignments) {
-                set_preference(preference, name, &alignment).checked()?;
+                preference.set(name, &alignment)?;
             }
             if !splitting {
-                set_preference(preference, Name::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &0_u32).checked()?;
+                preference.set(Name::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &0_u32)?;
             }
-            let [a, b, c] = layouts;
-            // SAFETY: all descriptors were made above and are alive.
-            let found = unsafe { result::get_matmul_algo_heuristic(handle, desc, a, b, c, c, preference) };
-            Ok(found.ok().map(|found| found.algo))
+            Ok(handle.algorithm(&desc, &layouts, &preference))
         };
         // For few rows the library likes to split the inner dimension, and then finds that it cannot with scales.
-        let chosen = choose(true).and_then(|chosen| if chosen.is_some() { Ok(chosen) } else { choose(false) });
-        // SAFETY: made above; nothing uses it after this.
-        let _ = unsafe { result::destroy_matmul_pref(preference) };
-        Ok(chosen?.map(|algorithm| Self { desc, layouts, algorithm }))
+        let chosen = match choose(true)? {
+            Some(algorithm) => Some(algorithm),
+            None => choose(false)?,
+        };
+        Ok(chosen.map(|algorithm| Self { desc, layouts, algorithm }))
     }
 }
 
 /// What a plan reads beside its operands. A plan serves many layers, so this is set anew for each.
-fn set_addresses(desc: sys::cublasLtMatmulDesc_t, product: &Product, operands: &Operands) -> Result<()> {
-    if product.scaled {
-        set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &operands.right_scales).checked()?;
-        set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &operands.left_scales).checked()?;
+fn set_addresses(desc: &MatmulDesc, product: &Product, operands: &Operands<'_>) -> Result<()> {
+    if product.scaled
+        && let Some([left, right]) = &operands.scales
+    {
+        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, right.address())?;
+        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, left.address())?;
     }
-    if product.epilogue != Epilogue::None {
-        set_desc(desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &operands.bias).checked()?;
+    if product.epilogue != Epilogue::None
+        && let Some(bias) = &operands.bias
+    {
+        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.address())?;
     }
     Ok(())
 }
 
-fn set_layout<T>(
-    layout: sys::cublasLtMatrixLayout_t,
-    name: LayoutAttribute,
-    value: &T,
-) -> std::result::Result<(), CublasError> {
-    // SAFETY: the library copies that many bytes of the value.
-    unsafe { result::set_matrix_layout_attribute(layout, name, ptr::from_ref(value).cast(), size_of_val(value)) }
-}
-
-fn set_desc<T>(
-    desc: sys::cublasLtMatmulDesc_t,
-    name: DescAttribute,
-    value: &T,
-) -> std::result::Result<(), CublasError> {
-    // SAFETY: the library copies that many bytes of the value.
-    unsafe { result::set_matmul_desc_attribute(desc, name, ptr::from_ref(value).cast(), size_of_val(value)) }
-}
-
-fn set_preference<T>(
-    preference: sys::cublasLtMatmulPreference_t,
-    name: PreferenceAttribute,
-    value: &T,
-) -> std::result::Result<(), CublasError> {
-    // SAFETY: the library copies that many bytes of the value.
-    unsafe { result::set_matmul_pref_attribute(preference, name, ptr::from_ref(value).cast(), size_of_val(value)) }
-}
-
 impl Gpu {
-    /// Queues a product. The caller vouches that the operands are as large as `product` says.
-    pub fn multiply(&self, product: &Product, operands: Operands) -> Result<()> {
+    /// Queues a product.
+    ///
+    /// # Errors
+    /// Where the library has no way to compute it, and where an operand is smaller than `product` says.
+    pub fn multiply(&self, product: &Product, operands: Operands<'_>) -> Result<()> {
         if self.try_multiply(product, operands)? {
             return Ok(());
         }
@@ -255,41 +242,41 @@ impl Gpu {
     }
 
     /// The same, but false where the library has no way to compute it.
-    pub fn try_multiply(&self, product: &Product, operands: Operands) -> Result<bool> {
+    pub fn try_multiply(&self, product: &Product, operands: Operands<'_>) -> Result<bool> {
         if product.rows == 0 || product.columns == 0 {
             return Ok(true);
         }
-        let Operands { left, right, out, .. } = operands;
-        // Which kernels the library may take depends on what the addresses are multiples of.
-        let alignment = |address: u64| (1_u64 << address.trailing_zeros().min(8)) as u32;
-        let alignments = [alignment(right), alignment(left), alignment(out), alignment(out)];
+        operands.check(self, product)?;
+        let alignments = operands.alignments();
         let mut plans = self.matmul.plans.borrow_mut();
         let plan = match plans.entry((*product, alignments)) {
             Entry::Occupied(plan) => plan.into_mut(),
-            Entry::Vacant(place) => place.insert(Plan::new(self.matmul.handle, product, &operands, alignments)?),
+            Entry::Vacant(place) => place.insert(MatmulPlan::new(&self.matmul.handle, product, &operands, alignments)?),
         };
-        let Some(plan) = plan else { return Ok(false) };
-        set_addresses(plan.desc, product, &operands)?;
+        let Some(MatmulPlan { desc, layouts: [a, b, c], algorithm }) = plan else { return Ok(false) };
+        set_addresses(desc, product, &operands)?;
         let workspace = self.scratch(WORKSPACE)?;
         let (alpha, beta) = (1.0_f32, 0.0_f32);
-        let [a, b, c] = plan.layouts;
-        // SAFETY: descriptors are alive; addresses are device memory that lives until this work has run, by the
-        // caller's word and because memory is freed in the order of the stream; the scalars outlive the call.
+        let Operands { left, right, out, .. } = operands;
+        // SAFETY: handle and descriptors are alive as long as their owners, and the descriptors are of `product`. Every
+        // operand, and what `desc` names beside them, is this device's and as large as they say, which was checked
+        // above; the memory outlives the work because it is freed in the order of the stream. The workspace is the
+        // scratch memory, which only work of the one stream uses; the scalars outlive the call.
         unsafe {
             result::matmul(
-                self.matmul.handle,
-                plan.desc,
+                self.matmul.handle.raw(),
+                desc.raw(),
                 ptr::from_ref(&alpha).cast(),
                 ptr::from_ref(&beta).cast(),
-                right as *const _,
-                a,
-                left as *const _,
-                b,
-                out as *const _,
-                c,
-                out as *mut _,
-                c,
-                &plan.algorithm,
+                *right.address() as *const _,
+                a.raw(),
+                *left.address() as *const _,
+                b.raw(),
+                *out.address() as *const _,
+                c.raw(),
+                *out.address() as *mut _,
+                c.raw(),
+                algorithm,
                 workspace as *mut _,
                 WORKSPACE,
                 self.stream.cu_stream().cast(),

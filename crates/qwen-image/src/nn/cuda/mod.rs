@@ -6,6 +6,7 @@
 
 mod attention;
 mod conv;
+mod cublaslt;
 mod cudnn;
 mod joint_attention_qkv;
 mod kernels;
@@ -36,6 +37,8 @@ use candle_core::{
     },
 };
 
+pub use candle_core::cuda::cudarc::driver::CudaEvent;
+
 use self::pointwise::add_bias;
 pub use self::{
     attention::{attention, attention_kernel},
@@ -45,7 +48,7 @@ pub use self::{
     norm::{gated_add, gated_norm, layer_norm_modulate, rms_norm, rms_normalize},
     open::{card_memory, describe, free_unused, open, peak_memory, reset_peak_memory},
     pointwise::{rotate_half, swiglu, upsample_nearest_2x},
-    transfer::{CopyStream, Event, HostBytes},
+    transfer::{CopyStream, HostBytes},
     upload::{Uploader, takes as uploads},
 };
 
@@ -60,10 +63,11 @@ struct Gpu {
     stream: Arc<CudaStream>,
     functions: RefCell<HashMap<&'static str, CudaFunction>>,
     matmul: matmul::Matmuls,
-    cudnn: Option<cudnn::Cudnn>,
+    /// Before the handle that they were made with, so that they are destroyed first.
     attention_plans: plan_cache::PlanCache<attention::FusedShape>,
     conv_plans: plan_cache::PlanCache<conv::ConvShape>,
-    /// DeviceBuffer for whichever library call runs; they run one after the other.
+    cudnn: Option<cudnn::Cudnn>,
+    /// Scratch memory for whichever library call runs; they run one after the other.
     workspace: RefCell<Option<CudaSlice<u8>>>,
     warned: Cell<bool>,
 }

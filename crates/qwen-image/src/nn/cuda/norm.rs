@@ -5,27 +5,29 @@ use candle_core::{Result, Tensor, bail};
 use super::{
     Gpu,
     kernels::{Arg, Grid, Names, names},
-    view::{self, Rows},
+    view::{self, Region, Rows},
 };
 
 /// `layer_norm(x) * (1 + scale) + shift`.
 pub fn layer_norm_modulate(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64) -> Result<Tensor> {
-    let normed = view::fresh(x.shape(), x)?;
-    let out = view::address(&normed)?;
+    let gpu = Gpu::of(x)?;
+    // SAFETY: `residual_norm` writes all of it.
+    let normed = unsafe { view::fresh(x.shape(), x)? };
+    let out = Region::of(&normed)?;
     view::with_rows([x, scale, shift], |[x_rows, scale, shift]| {
-        let none = Rows { count: 1, ..x_rows };
-        residual_norm(x, NORM_MODULATE, [x_rows, none, none, scale, shift], [0, out], eps)
+        residual_norm(&gpu, x_rows, None, Some(Norm { scale, shift, eps, out }))
     })?;
     Ok(normed)
 }
 
 /// `residual + gate * x`.
 pub fn gated_add(residual: &Tensor, gate: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let sum = view::fresh(x.shape(), x)?;
-    let out = view::address(&sum)?;
+    let gpu = Gpu::of(x)?;
+    // SAFETY: `residual_norm` writes all of it.
+    let sum = unsafe { view::fresh(x.shape(), x)? };
+    let out = Region::of(&sum)?;
     view::with_rows([x, residual, gate], |[x_rows, residual, gate]| {
-        let none = Rows { count: 1, ..x_rows };
-        residual_norm(x, GATED_ADD, [x_rows, residual, gate, none, none], [out, 0], 0.0)
+        residual_norm(&gpu, x_rows, Some(Sum { residual, gate, out }), None)
     })?;
     Ok(sum)
 }
@@ -38,9 +40,14 @@ pub fn gated_norm(
     [scale, shift]: [&Tensor; 2],
     eps: f64,
 ) -> Result<(Tensor, Tensor)> {
-    let (sum, normed) = (view::fresh(x.shape(), x)?, view::fresh(x.shape(), x)?);
-    let out = [view::address(&sum)?, view::address(&normed)?];
-    view::with_rows([x, residual, gate, scale, shift], |rows| residual_norm(x, GATED_NORM, rows, out, eps))?;
+    let gpu = Gpu::of(x)?;
+    // SAFETY: `residual_norm` writes all of both.
+    let (sum, normed) = unsafe { (view::fresh(x.shape(), x)?, view::fresh(x.shape(), x)?) };
+    let (sum_out, normed_out) = (Region::of(&sum)?, Region::of(&normed)?);
+    view::with_rows([x, residual, gate, scale, shift], |[x_rows, residual, gate, scale, shift]| {
+        let norm = Norm { scale, shift, eps, out: normed_out };
+        residual_norm(&gpu, x_rows, Some(Sum { residual, gate, out: sum_out }), Some(norm))
+    })?;
     Ok((sum, normed))
 }
 
@@ -50,23 +57,67 @@ const GATED_NORM: Names = names!("norm", "gated_norm");
 const RMS_NORM: Names = names!("norm", "rms_norm");
 const RMS_NORMALIZE: Names = names!("norm", "rms_normalize");
 
-/// `rows`: x, residual, gate, scale, shift; `out`: the sum and the normed sum, 0 where the kernel makes none.
-fn residual_norm(like: &Tensor, names: Names, rows: [Rows; 5], out: [u64; 2], eps: f64) -> Result<()> {
-    let gpu = Gpu::of(like)?;
-    let [x, ..] = rows;
-    if rows.iter().any(|rows| rows.width != x.width) {
-        bail!("rows of different widths");
+/// `out = residual + gate * x`.
+#[derive(Clone, Copy)]
+struct Sum<'a> {
+    residual: Rows<'a>,
+    gate: Rows<'a>,
+    out: Region<'a>,
+}
+
+/// `out = layer_norm(sum) * (1 + scale) + shift`.
+#[derive(Clone, Copy)]
+struct Norm<'a> {
+    scale: Rows<'a>,
+    shift: Rows<'a>,
+    eps: f64,
+    out: Region<'a>,
+}
+
+/// Writes a row of each `out` for each row of `x`; without a sum, `x` is what is normed.
+fn residual_norm(gpu: &Gpu, x: Rows<'_>, sum: Option<Sum<'_>>, norm: Option<Norm<'_>>) -> Result<()> {
+    let names = match (sum, norm) {
+        (None, Some(_)) => NORM_MODULATE,
+        (Some(_), None) => GATED_ADD,
+        (Some(_), Some(_)) => GATED_NORM,
+        (None, None) => return Ok(()),
+    };
+    let dtype = x.region.dtype();
+    let factors = [
+        sum.map(|sum| sum.residual),
+        sum.map(|sum| sum.gate),
+        norm.map(|norm| norm.scale),
+        norm.map(|norm| norm.shift),
+    ];
+    let mut wide = view::aligned(dtype, &[x]);
+    let mut args = [Arg::Null; 14];
+    args[..2].copy_from_slice(&Arg::rows(x));
+    for (args, factor) in args[2..10].chunks_exact_mut(2).zip(factors) {
+        let Some(rows) = factor else {
+            args[1] = Arg::Long(0);
+            continue;
+        };
+        if rows.width != x.width {
+            bail!("rows of different widths");
+        }
+        wide &= view::aligned(dtype, &[rows]);
+        args[0] = Arg::Region(rows.region.holding(dtype, rows.width)?);
+        args[1] = Arg::Long(rows.stride_over(x.count)? as i64);
     }
-    let wide = view::aligned(like.dtype(), &rows);
-    let threads = threads_for(x.width, view::lanes(like.dtype()), wide)?;
-    let mut args = Vec::with_capacity(14);
-    for (index, rows) in rows.iter().enumerate() {
-        let stride = if index == 0 { rows.stride } else { rows.stride_over(x.count)? };
-        args.extend([Arg::Address(rows.address), Arg::Long(stride as i64)]);
+    for (arg, out) in args[10..].iter_mut().zip([sum.map(|sum| sum.out), norm.map(|norm| norm.out)]) {
+        if let Some(out) = out {
+            wide &= out.aligned();
+            *arg = Arg::Region(out.holding(dtype, x.elements())?);
+        }
     }
-    args.extend(out.map(Arg::Address));
-    args.extend([Arg::Int(x.width as i32), Arg::Float(eps as f32)]);
-    gpu.launch(names.module, names.pick(like.dtype(), wide), Grid::rows(x.count, threads), &args)
+    args[12] = Arg::Int(x.width as i32);
+    args[13] = Arg::Float(norm.map_or(0.0, |norm| norm.eps) as f32);
+    let threads = threads_for(x.width, view::lanes(dtype), wide)?;
+    // SAFETY: the kernel reads and writes what its name says, and nothing of what is null. A block has a row, of which
+    // its threads take `width` elements; `x` and each factor have one there, or a single one at distance 0, and each
+    // `out` has `width` elements for each row of `x`. All have the same format. The kernel with 16-byte accesses is
+    // taken where all of them are aligned so.
+    unsafe { gpu.launch(names.module, names.pick(dtype, wide)?, Grid::rows(x.count, threads), &args) }
 }
 
 /// Threads of a block that hold a row in 8 elements each, rounded up to whole warps.
@@ -83,20 +134,24 @@ fn threads_for(width: usize, lanes: usize, wide: bool) -> Result<usize> {
 /// `x / sqrt(mean(x^2) + eps) * weight`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let gpu = Gpu::of(x)?;
-    let out = view::fresh(x.shape(), x)?;
-    let out_address = view::address(&out)?;
+    // SAFETY: the kernel below writes all of it.
+    let out = unsafe { view::fresh(x.shape(), x)? };
+    let out_region = Region::of(&out)?;
     view::with_rows([x, weight], |[rows, weight]| {
-        let wide = view::aligned(x.dtype(), &[rows, weight]);
-        let threads = threads_for(rows.width, view::lanes(x.dtype()), wide)?;
+        let (dtype, [at, stride]) = (x.dtype(), Arg::rows(rows));
+        let wide = view::aligned(dtype, &[rows, weight]) && out_region.aligned();
+        let threads = threads_for(rows.width, view::lanes(dtype), wide)?;
         let args = [
-            Arg::Address(rows.address),
-            Arg::Long(rows.stride as i64),
-            Arg::Address(weight.address),
-            Arg::Address(out_address),
+            at,
+            stride,
+            Arg::Region(weight.region.holding(dtype, rows.width)?),
+            Arg::Region(out_region.holding(dtype, rows.elements())?),
             Arg::Int(rows.width as i32),
             Arg::Float(eps as f32),
         ];
-        gpu.launch(RMS_NORM.module, RMS_NORM.pick(x.dtype(), wide), Grid::rows(rows.count, threads), &args)
+        // SAFETY: a block has one of the rows, of `x` and of `out`, and its threads take all of its `width` elements
+        // and as many of the weight, 16 bytes at a time where all of them are aligned so. All have one format.
+        unsafe { gpu.launch(RMS_NORM.module, RMS_NORM.pick(dtype, wide)?, Grid::rows(rows.count, threads), &args) }
     })?;
     Ok(out)
 }
@@ -105,27 +160,32 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 pub fn rms_normalize(x: &Tensor, gamma: &Tensor, activate: bool) -> Result<Tensor> {
     const THREADS: usize = 256;
     let gpu = Gpu::of(x)?;
-    let out = view::fresh(x.shape(), x)?;
-    let out_address = view::address(&out)?;
+    // SAFETY: the kernel below writes all of it.
+    let out = unsafe { view::fresh(x.shape(), x)? };
+    let out_region = Region::of(&out)?;
     view::with_rows([x, gamma], |[rows, gamma]| {
-        let wide = view::aligned(x.dtype(), &[rows, gamma]);
+        let (dtype, [at, stride]) = (x.dtype(), Arg::rows(rows));
+        let wide = view::aligned(dtype, &[rows, gamma]) && out_region.aligned();
         // A thread holds 32 elements at most.
         let lanes = if wide { rows.width.div_ceil(32).next_power_of_two() } else { 32 };
         if lanes > 32 || rows.width > 1024 {
             bail!("{} channels; the kernel takes up to 1024", rows.width);
         }
         let args = [
-            Arg::Address(rows.address),
-            Arg::Long(rows.stride as i64),
-            Arg::Address(gamma.address),
-            Arg::Address(out_address),
+            at,
+            stride,
+            Arg::Region(gamma.region.holding(dtype, rows.width)?),
+            Arg::Region(out_region.holding(dtype, rows.elements())?),
             Arg::Long(rows.count as i64),
             Arg::Int(rows.width as i32),
             Arg::Int(i32::from(activate)),
             Arg::Int(lanes as i32),
         ];
         let grid = Grid::rows((rows.count * lanes).div_ceil(THREADS), THREADS);
-        gpu.launch(RMS_NORMALIZE.module, RMS_NORMALIZE.pick(x.dtype(), wide), grid, &args)
+        // SAFETY: a group of `lanes` threads has one of the rows, of `x` and of `out`, and leaves when there is none;
+        // it takes all of its `width` elements and as many of gamma, 16 bytes at a time where all are aligned so. All
+        // have one format.
+        unsafe { gpu.launch(RMS_NORMALIZE.module, RMS_NORMALIZE.pick(dtype, wide)?, grid, &args) }
     })?;
     Ok(out)
 }

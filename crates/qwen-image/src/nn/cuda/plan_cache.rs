@@ -6,7 +6,7 @@ use candle_core::Result;
 
 use super::cudnn::ExecutionPlan;
 
-pub struct PlanCache<K>(RefCell<HashMap<K, Option<Rc<Plan>>>>);
+pub struct PlanCache<K>(RefCell<HashMap<K, Option<Rc<ExecutionPlan>>>>);
 
 impl<K> Default for PlanCache<K> {
     fn default() -> Self {
@@ -19,9 +19,9 @@ impl<K: Hash + Eq + Clone> PlanCache<K> {
     pub fn get(
         &self,
         key: &K,
-        make: impl FnOnce() -> Result<Plan>,
+        make: impl FnOnce() -> Result<ExecutionPlan>,
         refused: impl FnOnce(candle_core::Error),
-    ) -> Option<Rc<Plan>> {
+    ) -> Option<Rc<ExecutionPlan>> {
         if let Some(known) = self.0.borrow().get(key) {
             return known.clone();
         }

@@ -1,11 +1,11 @@
 //! `kernels/pointwise.cu`, and the rotation of halves from `kernels/rope.cu`.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
     Gpu,
     kernels::{Arg, Grid, Names, names},
-    view,
+    view::{self, Region},
 };
 
 const SWIGLU: Names = names!("pointwise", "swiglu");
@@ -16,22 +16,21 @@ const THREADS: usize = 256;
 /// `silu(gate) * up`, both of the same shape.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let gpu = Gpu::of(gate)?;
-    let out = view::fresh(gate.shape(), gate)?;
-    let out_address = view::address(&out)?;
+    // SAFETY: the kernel below writes all of it.
+    let out = unsafe { view::fresh(gate.shape(), gate)? };
+    let out_region = Region::of(&out)?;
     view::with_rows([gate, up], |[gate_rows, up_rows]| {
-        if (gate_rows.count, gate_rows.width) != (up_rows.count, up_rows.width) {
+        let (dtype, count, width) = (gate.dtype(), gate_rows.count, gate_rows.width);
+        if (count, width) != (up_rows.count, up_rows.width) {
             bail!("a gate {:?} for {:?}", gate.shape(), up.shape());
         }
-        let wide = view::aligned(gate.dtype(), &[gate_rows, up_rows]);
-        let args = [
-            Arg::Address(gate_rows.address),
-            Arg::Long(gate_rows.stride as i64),
-            Arg::Address(up_rows.address),
-            Arg::Long(up_rows.stride as i64),
-            Arg::Address(out_address),
-            Arg::Int(gate_rows.width as i32),
-        ];
-        gpu.launch(SWIGLU.module, SWIGLU.pick(gate.dtype(), wide), Grid::rows(gate_rows.count, THREADS), &args)
+        let wide = view::aligned(dtype, &[gate_rows, up_rows]) && out_region.aligned();
+        let ([gate, gate_stride], [up, up_stride]) = (Arg::rows(gate_rows), Arg::rows(up_rows));
+        let out = Arg::Region(out_region.holding(dtype, gate_rows.elements())?);
+        let args = [gate, gate_stride, up, up_stride, out, Arg::Int(width as i32)];
+        // SAFETY: a block has a row, of which its threads take `width` elements, 16 bytes at a time where all are
+        // aligned so; gate, up and `out` have `count` such rows of one format.
+        unsafe { gpu.launch(SWIGLU.module, SWIGLU.pick(dtype, wide)?, Grid::rows(count, THREADS), &args) }
     })?;
     Ok(out)
 }
@@ -39,19 +38,35 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// `x + bias` over the last dimension, `+ residual` where there is one, in the memory of `x`, which nobody else holds.
 pub fn add_bias(x: Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
     let gpu = Gpu::of(&x)?;
-    let width = bias.dim(0)?;
+    let (dtype, total, width) = (x.dtype(), x.elem_count(), bias.dim(0)?);
     let residual = residual.map(|residual| residual.contiguous()).transpose()?;
-    if !x.is_contiguous() || residual.as_ref().is_some_and(|residual| residual.dims() != x.dims()) {
-        bail!("a bias and a residual {:?} for {:?}", residual.map(|r| r.shape().clone()), x.layout());
+    if !x.is_contiguous()
+        || x.dims().last() != Some(&width)
+        || residual.as_ref().is_some_and(|residual| residual.dims() != x.dims())
+    {
+        bail!("a bias of {width} and a residual {:?} for {:?}", residual.map(|r| r.shape().clone()), x.layout());
     }
-    let total = x.elem_count();
-    let lanes = view::lanes(x.dtype());
-    let addresses = [view::address(&x)?, view::address(bias)?, residual.as_ref().map_or(Ok(0), view::address)?];
-    let wide = width.is_multiple_of(lanes) && addresses.iter().all(|address| address.is_multiple_of(16));
-    let [x_address, bias, residual] = addresses.map(Arg::Address);
-    let args = [x_address, bias, residual, x_address, Arg::Long(total as i64), Arg::Int(width as i32)];
+    let x_region = Region::of(&x)?.holding(dtype, total)?;
+    let bias = Region::of(bias)?.holding(dtype, width)?;
+    let residual = match &residual {
+        Some(residual) => Some(Region::of(residual)?.holding(dtype, total)?),
+        None => None,
+    };
+    let lanes = view::lanes(dtype);
+    let wide = width.is_multiple_of(lanes) && [x_region, bias].into_iter().chain(residual).all(Region::aligned);
+    let args = [
+        Arg::Region(x_region),
+        Arg::Region(bias),
+        residual.map_or(Arg::Null, Arg::Region),
+        Arg::Region(x_region),
+        Arg::Long(total as i64),
+        Arg::Int(width as i32),
+    ];
     let grid = Grid::rows(total.div_ceil(THREADS * if wide { lanes } else { 1 }), THREADS);
-    gpu.launch(ADD_BIAS.module, ADD_BIAS.pick(x.dtype(), wide), grid, &args)?;
+    // SAFETY: a thread has one access of the `total` elements, or leaves; `x` and the residual have so many, and the
+    // bias has the `width` elements that the index is reduced by. An access of 16 bytes is taken where all are aligned
+    // so, and then none crosses the end of a row. All have one format, and the kernel allows that its output is `x`.
+    unsafe { gpu.launch(ADD_BIAS.module, ADD_BIAS.pick(dtype, wide)?, grid, &args)? };
     Ok(x)
 }
 
@@ -60,19 +75,24 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let gpu = Gpu::of(x)?;
     let x = x.contiguous()?;
     let (n, h, w, c) = x.dims4()?;
-    let out = view::fresh((n, 2 * h, 2 * w, c), &x)?;
+    // SAFETY: the kernel below writes all of it.
+    let out = unsafe { view::fresh((n, 2 * h, 2 * w, c), &x)? };
+    let (from, to) = (Region::of(&x)?, Region::of(&out)?);
     let lanes = view::lanes(x.dtype());
-    let wide = c.is_multiple_of(lanes) && view::address(&x)?.is_multiple_of(16);
+    let wide = c.is_multiple_of(lanes) && from.aligned() && to.aligned();
     let args = [
-        Arg::Address(view::address(&x)?),
-        Arg::Address(view::address(&out)?),
+        Arg::Region(from),
+        Arg::Region(to),
         Arg::Long((4 * n * h * w) as i64),
         Arg::Int(h as i32),
         Arg::Int(w as i32),
         Arg::Int(c as i32),
     ];
     let grid = Grid::rows(out.elem_count().div_ceil(THREADS * if wide { lanes } else { 1 }), THREADS);
-    gpu.launch(UPSAMPLE.module, UPSAMPLE.pick(x.dtype(), wide), grid, &args)?;
+    // SAFETY: a thread has one access of the output, or leaves; it reads the pixel at half its row and column, which is
+    // one of the `n h w` of `x`, whose elements lie one after the other. An access of 16 bytes is taken where both are
+    // aligned so, and then none leaves its pixel.
+    unsafe { gpu.launch(UPSAMPLE.module, UPSAMPLE.pick(x.dtype(), wide)?, grid, &args)? };
     Ok(out)
 }
 
@@ -81,22 +101,26 @@ pub fn rotate_half(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let gpu = Gpu::of(x)?;
     let (b, s, heads, head) = x.dims4()?;
     let (cos, sin) = (cos.contiguous()?, sin.contiguous()?);
-    if b != 1 || cos.dims() != [s, head] || sin.dims() != cos.dims() {
+    if b != 1 || !head.is_multiple_of(2) || cos.dims() != [s, head] || sin.dims() != cos.dims() {
         bail!("a rotation {:?} of {:?}", cos.shape(), x.shape());
     }
-    let out = view::fresh(x.shape(), x)?;
+    // SAFETY: the kernel below writes all of it: both halves of every head of every token.
+    let out = unsafe { view::fresh(x.shape(), x)? };
     let strides = x.stride();
     let x = if strides[3] == 1 && strides[2] == head { x.clone() } else { x.contiguous()? };
     let args = [
-        Arg::Address(view::address(&x)?),
+        Arg::Region(Region::of(&x)?),
         Arg::Long(x.stride()[1] as i64),
-        Arg::Address(view::address(&cos)?),
-        Arg::Address(view::address(&sin)?),
-        Arg::Address(view::address(&out)?),
+        Arg::Region(Region::of(&cos)?.holding(DType::F32, s * head)?),
+        Arg::Region(Region::of(&sin)?.holding(DType::F32, s * head)?),
+        Arg::Region(Region::of(&out)?),
         Arg::Int(heads as i32),
         Arg::Int(head as i32),
     ];
-    let name = names!("rope", "rotate_half").pick(x.dtype(), false);
-    gpu.launch("rope", name, Grid::rows(s, THREADS), &args)?;
+    let name = names!("rope", "rotate_half").pick(x.dtype(), false)?;
+    // SAFETY: a block has a token, of which its threads take `heads * head` elements one by one. They lie side by side
+    // in `x`, at the distance of its own layout, and in `out`, which has its shape and format; each table has a row of
+    // `head` elements for each of the `s` tokens.
+    unsafe { gpu.launch("rope", name, Grid::rows(s, THREADS), &args)? };
     Ok(out)
 }

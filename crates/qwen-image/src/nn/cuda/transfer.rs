@@ -11,7 +11,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use super::view;
+use super::view::Region;
 
 const PAGE: usize = 4096;
 
@@ -40,7 +40,8 @@ impl HostBytes {
         // The system gives pages when they are touched; several threads get them sooner than the driver's one.
         memory.par_chunks_mut(PAGE).for_each(|page| page[0] = std::hint::black_box(0));
         let start = memory.as_ptr().align_offset(PAGE);
-        // SAFETY: the range lies inside `memory`, which is neither moved nor freed before it is unregistered.
+        // SAFETY: the range lies inside `memory`, whose contents stay where they are when the owner moves, and are freed
+        // after they are unregistered, in `drop`.
         let pinned = unsafe {
             sys::cuMemHostRegister_v2(
                 memory.as_mut_ptr().add(start).cast(),
@@ -63,17 +64,23 @@ impl HostBytes {
         &mut self.memory[self.start..][..self.len]
     }
 
-    /// Queues a copy of a tensor to here, in the order of the computation.
-    pub fn read(&mut self, start: usize, tensor: &Tensor) -> Result<()> {
-        let address = view::address(tensor)?;
-        let stream = self.stream.clone();
-        let bytes = &mut self.bytes_mut()[start..][..tensor.elem_count() * tensor.dtype().size_in_bytes()];
-        // SAFETY: source and destination are as long as said; [`Self::finish_reads`] comes before either goes.
-        unsafe { result::memcpy_dtoh_async(bytes, address, stream.cu_stream()) }.w()
-    }
-
-    pub fn finish_reads(&self) -> Result<()> {
-        self.stream.synchronize().w()
+    /// Copies tensors to here, each to begin at a byte, in the order of the computation, and waits for them.
+    pub fn read<'a>(&mut self, tensors: impl IntoIterator<Item = (usize, &'a Tensor)>) -> Result<()> {
+        let queued = tensors.into_iter().try_for_each(|(start, tensor)| {
+            let from = Region::of(tensor)?;
+            let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
+            if from.bytes() != bytes {
+                bail!("a tensor with gaps, {:?}, as bytes", tensor.layout());
+            }
+            let stream = self.stream.clone();
+            let to = &mut self.bytes_mut()[start..][..bytes];
+            // SAFETY: source and destination have so many bytes. The destination is borrowed until all copies are there,
+            // which is waited for below; the source is freed in the order of the stream.
+            unsafe { result::memcpy_dtoh_async(to, *from.address(), stream.cu_stream()) }.w()
+        });
+        // Also after an error: what was queued before it writes to here.
+        self.stream.synchronize().w()?;
+        queued
     }
 }
 
@@ -88,7 +95,7 @@ impl Drop for HostBytes {
             Ok(()) => {}
         }
         if self.pinned {
-            // SAFETY: it was registered at this address and nobody copies from it any more.
+            // SAFETY: it was registered at this address, and the wait above was for whoever copies from it.
             let freed = unsafe { sys::cuMemHostUnregister(self.memory.as_mut_ptr().add(self.start).cast()) }.result();
             if let Err(error) = freed {
                 tracing::warn!(?error, "host memory stays pinned");
@@ -104,8 +111,6 @@ pub struct CopyStream {
     computation: Arc<CudaStream>,
 }
 
-pub type Event = CudaEvent;
-
 impl CopyStream {
     pub fn new(device: &Device) -> Result<Self> {
         let computation = device.as_cuda_device()?.cuda_stream();
@@ -114,28 +119,33 @@ impl CopyStream {
     }
 
     /// Queues a copy of `bytes` bytes from `start` of the host's memory to the beginning of a tensor.
-    pub fn write(&self, host: &HostBytes, start: usize, bytes: usize, to: &Tensor) -> Result<()> {
-        if bytes > to.elem_count() * to.dtype().size_in_bytes() {
+    ///
+    /// # Safety
+    /// Until the copy is done, the caller changes nothing of the host's memory, and frees the tensor's only in the order
+    /// of a computation that waits for it (see [`Self::before`]). Freeing the host's memory waits by itself.
+    pub unsafe fn write(&self, host: &HostBytes, start: usize, bytes: usize, to: &Tensor) -> Result<()> {
+        let region = Region::of(to)?;
+        if bytes > region.bytes() {
             bail!("{bytes} bytes into a tensor of {:?}", to.shape());
         }
         let from = &host.bytes()[start..][..bytes];
-        // SAFETY: the destination is large enough, and whoever owns either waits for this stream before it is freed.
-        unsafe { result::memcpy_htod_async(view::address(to)?, from, self.copies.cu_stream()) }.w()
+        // SAFETY: both have so many bytes, and stay as they are until the copy is done by the caller's promise.
+        unsafe { result::memcpy_htod_async(*region.address(), from, self.copies.cu_stream()) }.w()
     }
 
-    pub fn copied(&self) -> Result<Event> {
+    pub fn copied(&self) -> Result<CudaEvent> {
         self.copies.record_event(None).w()
     }
 
-    pub fn computed(&self) -> Result<Event> {
+    pub fn computed(&self) -> Result<CudaEvent> {
         self.computation.record_event(None).w()
     }
 
-    pub fn after(&self, mark: &Event) -> Result<()> {
+    pub fn after(&self, mark: &CudaEvent) -> Result<()> {
         self.copies.wait(mark).w()
     }
 
-    pub fn before(&self, mark: &Event) -> Result<()> {
+    pub fn before(&self, mark: &CudaEvent) -> Result<()> {
         self.computation.wait(mark).w()
     }
 }

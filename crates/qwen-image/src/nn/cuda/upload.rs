@@ -19,7 +19,7 @@ use candle_core::{
     },
 };
 
-use super::{transfer::HostBytes, view};
+use super::{transfer::HostBytes, view::Region};
 use crate::nn::upload::Source;
 
 const THREADS: usize = 8;
@@ -231,7 +231,7 @@ impl Shared {
             }
             if let Some(piece) = state.pieces.pop_front() {
                 if let Item::Coming { tensor, allocated, .. } = &state.items[piece.source] {
-                    let address = view::address(tensor)? + piece.offset as u64;
+                    let address = Region::of(tensor)?.address() + piece.offset as u64;
                     return Ok(Some((piece, address, allocated.clone())));
                 }
                 continue;
@@ -250,7 +250,8 @@ impl Shared {
     /// Makes room for a tensor and cuts it into pieces.
     fn begin(&self, state: &mut State, source: usize) -> Result<()> {
         let Source { shape, dtype, .. } = &self.sources[source];
-        // SAFETY: nobody reads it before all of it was copied.
+        // SAFETY: `take` gives it away when all of its pieces were sent, with the computation waiting for them; otherwise
+        // it is dropped unread.
         let tensor = unsafe { Tensor::empty(shape, *dtype, &self.device)? };
         let stream = self.device.as_cuda_device()?.cuda_stream();
         let allocated = Arc::new(stream.record_event(None).w()?);
@@ -275,8 +276,10 @@ impl Shared {
         file.read_exact_at(bytes, offset + piece.offset as u64)
             .map_err(|error| candle_core::Error::Msg(format!("{}: {error}", path.display())))?;
         staging.stream.wait(allocated).w()?;
-        // SAFETY: the tensor has room for the piece at this address, and the staging memory is not written again, nor
-        // freed, before the event behind the copy.
+        // SAFETY: `begin` cut the piece out of the tensor that `address` is of, and who takes or drops that orders the
+        // computation, in which it is freed, behind all of its pieces. The staging memory is not written again before
+        // the event behind the copy, which is waited for above when its turn comes, nor freed, for which its destructor
+        // waits.
         unsafe { result::memcpy_htod_async(address, bytes, staging.stream.cu_stream()) }.w()?;
         staging.busy[turn] = Some(staging.stream.record_event(None).w()?);
         staging.stream.record_event(None).w()

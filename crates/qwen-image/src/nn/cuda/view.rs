@@ -1,53 +1,118 @@
-//! Tensors as kernels see them: an address, and rows at an even distance.
+//! Tensors as kernels see them: regions of memory, and rows at an even distance.
+
+use std::marker::PhantomData;
 
 use candle_core::{
     DType, Layout, Result, Shape, Storage, Tensor, bail,
     cuda::{
-        CudaStorageSlice as Slice,
+        CudaStorageSlice as Slice, DeviceId,
         cudarc::driver::{CudaSlice, DevicePtr},
     },
 };
 
-/// The address of a tensor's first element. It is good for as long as the tensor lives, and work that was queued
-/// before the tensor is dropped still finds it: memory is freed in the order of the stream.
-pub fn address(x: &Tensor) -> Result<u64> {
-    fn start<T>(slice: &CudaSlice<T>) -> u64 {
-        slice.device_ptr(slice.stream()).0
-    }
-    let (storage, layout) = x.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else { bail!("a tensor of {:?} where the GPU's is needed", x.device()) };
-    let base = match &storage.slice {
-        Slice::BF16(slice) => start(slice),
-        Slice::F32(slice) => start(slice),
-        Slice::U8(slice) => start(slice),
-        Slice::U32(slice) => start(slice),
-        Slice::F8E4M3(slice) => start(slice),
-        _ => bail!("no kernel takes {:?}", x.dtype()),
-    };
-    Ok(base + (layout.start_offset() * x.dtype().size_in_bytes()) as u64)
+/// The part of the GPU's memory that a tensor lies in. Only a tensor makes one, and it borrows the tensor: work that is
+/// queued meanwhile still finds the memory, because memory is freed in the order of the stream.
+#[derive(Clone, Copy)]
+pub struct Region<'a> {
+    address: u64,
+    /// Elements from the address to the tensor's last one.
+    len: usize,
+    dtype: DType,
+    device: DeviceId,
+    tensor: PhantomData<&'a Tensor>,
 }
 
-/// A new tensor that a kernel is about to fill.
-pub fn fresh(shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
-    // SAFETY: every caller passes it to a kernel that writes all of it before anything is queued that reads it.
+impl<'a> Region<'a> {
+    pub fn of(x: &'a Tensor) -> Result<Self> {
+        fn start<T>(slice: &CudaSlice<T>) -> u64 {
+            slice.device_ptr(slice.stream()).0
+        }
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else { bail!("a tensor of {:?} where the GPU's is needed", x.device()) };
+        let base = match &storage.slice {
+            Slice::BF16(slice) => start(slice),
+            Slice::F32(slice) => start(slice),
+            Slice::U8(slice) => start(slice),
+            Slice::U32(slice) => start(slice),
+            Slice::F8E4M3(slice) => start(slice),
+            _ => bail!("no kernel takes {:?}", x.dtype()),
+        };
+        let dtype = x.dtype();
+        let address = base + (layout.start_offset() * dtype.size_in_bytes()) as u64;
+        Ok(Self { address, len: extent(layout), dtype, device: storage.device.id(), tensor: PhantomData })
+    }
+
+    /// What is behind the first `count` elements.
+    pub fn skip(self, count: usize) -> Result<Self> {
+        if count > self.len {
+            bail!("element {count} of {}", self.len);
+        }
+        let address = self.address + (count * self.dtype.size_in_bytes()) as u64;
+        Ok(Self { address, len: self.len - count, ..self })
+    }
+
+    /// The same, if it holds so many elements of this number format.
+    pub fn holding(self, dtype: DType, len: usize) -> Result<Self> {
+        if self.dtype != dtype || self.len < len {
+            bail!("{} elements of {:?} where a kernel takes {len} of {dtype:?}", self.len, self.dtype);
+        }
+        Ok(self)
+    }
+
+    pub fn address(&self) -> &u64 {
+        &self.address
+    }
+
+    pub fn dtype(self) -> DType {
+        self.dtype
+    }
+
+    pub fn bytes(self) -> usize {
+        self.len * self.dtype.size_in_bytes()
+    }
+
+    pub fn device(self) -> DeviceId {
+        self.device
+    }
+
+    /// Whether the address is a multiple of 16 bytes.
+    pub fn aligned(self) -> bool {
+        self.address.is_multiple_of(16)
+    }
+}
+
+/// Elements from a layout's first to its last.
+fn extent(layout: &Layout) -> usize {
+    if layout.dims().contains(&0) {
+        return 0;
+    }
+    layout.dims().iter().zip(layout.stride()).map(|(dim, stride)| (dim - 1) * stride).sum::<usize>() + 1
+}
+
+/// A new tensor for a kernel to fill.
+///
+/// # Safety
+/// The caller queues work that writes all of it before anything that reads it, or drops it unread.
+pub unsafe fn fresh(shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
+    // SAFETY: by the caller's promise, nobody sees what the memory held before.
     unsafe { Tensor::empty(shape, like.dtype(), like.device()) }
 }
 
-/// A tensor as rows of its last dimension.
+/// A tensor as rows of its last dimension, each inside the region. Only this module makes them.
 #[derive(Clone, Copy)]
-pub struct Rows {
-    pub address: u64,
+pub struct Rows<'a> {
+    pub region: Region<'a>,
     pub count: usize,
     pub width: usize,
     /// Elements from a row to the next.
     pub stride: usize,
 }
 
-impl Rows {
+impl<'a> Rows<'a> {
     /// None when the rows do not lie evenly, or their elements not side by side.
-    pub fn view(x: &Tensor) -> Result<Option<Self>> {
+    pub fn view(x: &'a Tensor) -> Result<Option<Self>> {
         let Some((count, width, stride)) = even_rows(x.layout()) else { return Ok(None) };
-        Ok(Some(Self { address: address(x)?, count, width, stride }))
+        Ok(Some(Self { region: Region::of(x)?, count, width, stride }))
     }
 
     /// The distance for a factor that has a row of its own for each of `rows`, or one for all.
@@ -58,22 +123,33 @@ impl Rows {
             count => bail!("{count} rows beside {rows}"),
         }
     }
+
+    /// All elements.
+    pub fn elements(&self) -> usize {
+        self.count * self.width
+    }
 }
 
-/// Calls `run` with the rows of tensors, each copied first if it does not lie evenly.
-pub fn with_rows<const N: usize, R>(tensors: [&Tensor; N], run: impl FnOnce([Rows; N]) -> Result<R>) -> Result<R> {
-    let mut held = Vec::new();
-    let mut rows = [Rows { address: 0, count: 0, width: 0, stride: 0 }; N];
-    for (rows, tensor) in rows.iter_mut().zip(tensors) {
-        *rows = match Rows::view(tensor)? {
-            Some(rows) => rows,
-            None => {
-                let copy = tensor.contiguous()?;
-                let Some(rows) = Rows::view(&copy)? else { bail!("{:?} has no rows", copy.shape()) };
-                held.push(copy);
-                rows
-            }
-        };
+/// Calls `run` with the rows of tensors of one number format, each copied first if it does not lie evenly.
+pub fn with_rows<const N: usize, R>(tensors: [&Tensor; N], run: impl FnOnce([Rows<'_>; N]) -> Result<R>) -> Result<R> {
+    let mut copies = [const { None }; N];
+    for (copy, tensor) in copies.iter_mut().zip(tensors) {
+        if even_rows(tensor.layout()).is_none() {
+            *copy = Some(tensor.contiguous()?);
+        }
+    }
+    let even: [&Tensor; N] = std::array::from_fn(|index| copies[index].as_ref().unwrap_or(tensors[index]));
+    let rows_of = |tensor| match Rows::view(tensor)? {
+        Some(rows) => Ok(rows),
+        None => bail!("{:?} has no rows", tensor.shape()),
+    };
+    let Some(first) = even.first() else { bail!("no tensors") };
+    let mut rows = [rows_of(first)?; N];
+    for (rows, tensor) in rows.iter_mut().zip(even).skip(1) {
+        *rows = rows_of(tensor)?;
+        if tensor.dtype() != first.dtype() {
+            bail!("{:?} beside {:?}", tensor.dtype(), first.dtype());
+        }
     }
     run(rows)
 }
@@ -104,9 +180,8 @@ pub fn lanes(dtype: DType) -> usize {
 }
 
 /// Whether accesses of 16 bytes reach all of these rows.
-pub fn aligned(dtype: DType, rows: &[Rows]) -> bool {
+pub fn aligned(dtype: DType, rows: &[Rows<'_>]) -> bool {
     let lanes = lanes(dtype);
-    rows.iter().all(|rows| {
-        rows.address.is_multiple_of(16) && rows.width.is_multiple_of(lanes) && rows.stride.is_multiple_of(lanes)
-    })
+    rows.iter()
+        .all(|rows| rows.region.aligned() && rows.width.is_multiple_of(lanes) && rows.stride.is_multiple_of(lanes))
 }

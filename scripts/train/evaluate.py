@@ -36,7 +36,7 @@ import edits
 import metrics
 import world
 
-# The processor wants a video processor, which needs torchvision; pictures alone do without.
+# The processor wants a video processor; pictures alone do without.
 Qwen2VLProcessor.check_argument_for_proper_class = lambda *args, **kwargs: None
 SEED = 424_242
 ROWS = 12

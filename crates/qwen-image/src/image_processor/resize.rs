@@ -181,8 +181,7 @@ fn resample<const C: usize>(
         return;
     }
     let shrinks = |source: u32, target: u32| i64::from(source) - i64::from(target);
-    let down_first =
-        weights == Weights::Pillow && from.1 > to.1 && shrinks(from.1, to.1) > 2 * shrinks(from.0, to.0);
+    let down_first = weights == Weights::Pillow && from.1 > to.1 && shrinks(from.1, to.1) > 2 * shrinks(from.0, to.0);
     let between = if down_first { (from.0, to.1) } else { (to.0, from.1) };
 
     let pass = |source: &[u8], from: (u32, u32), target: &mut [u8], to: (u32, u32)| {

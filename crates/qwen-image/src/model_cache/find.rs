@@ -16,11 +16,7 @@ pub(super) struct FoundCheckpoint {
     pub default: bool,
 }
 
-pub(super) fn find(
-    hub: &HubConfig,
-    model: &ModelRef,
-    callbacks: &mut Callbacks<'_>,
-) -> Result<FoundCheckpoint, Error> {
+pub(super) fn find(hub: &HubConfig, model: &ModelRef, callbacks: &mut Callbacks<'_>) -> Result<FoundCheckpoint, Error> {
     callbacks.progress(Stage::Load, 0, 0);
     let mut total = 0;
     let mut done = 0;

@@ -34,7 +34,9 @@ use crate::{
     hub::{HubConfig, ModelRef},
     models::{LoadContext, ModelError, Offloadable, PartSize, text_encoder::TextEncoder},
     nn::{self, CardMemory},
-    pipeline::{Conditioning, LoadOptions, PipelineKind, Placement, QwenImageEditPlusPipeline, QwenImageLayeredPipeline, sizes},
+    pipeline::{
+        Conditioning, LoadOptions, PipelineKind, Placement, QwenImageEditPlusPipeline, QwenImageLayeredPipeline, sizes,
+    },
 };
 
 /// The models of one device.

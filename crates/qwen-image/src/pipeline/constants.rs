@@ -5,7 +5,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::options::LAYERS;
-use crate::models::{LoadResult, ModelError, read_json, text_encoder::{ImageProcessorBackend, TextPositions}};
+use crate::models::{
+    LoadResult, ModelError, read_json,
+    text_encoder::{ImageProcessorBackend, TextPositions},
+};
 
 /// Which of the two pipelines a checkpoint is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,5 +142,28 @@ impl Constants {
             image_processor: ImageProcessorBackend::default(),
             note: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caller_is_heard_before_the_checkpoint_and_the_checkpoint_before_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model_index.json"), r#"{"_class_name": "QwenImageEditPlusPipeline"}"#)
+            .unwrap();
+        let read = |conditioning| {
+            let constants = Constants::load(folder.path(), PipelineKind::EditPlus, conditioning).unwrap();
+            (constants.text_positions, constants.image_processor)
+        };
+        let defaults = (TextPositions::Multimodal, ImageProcessorBackend::Torchvision);
+        assert_eq!(read(Conditioning::default()), defaults);
+        let pins = r#"{"text_positions": "sequential", "image_processor": "pil"}"#;
+        std::fs::write(folder.path().join("acetate.json"), pins).unwrap();
+        assert_eq!(read(Conditioning::default()), (TextPositions::Sequential, ImageProcessorBackend::Pil));
+        let asked = Conditioning { text_positions: Some(defaults.0), image_processor: Some(defaults.1) };
+        assert_eq!(read(asked), defaults);
     }
 }

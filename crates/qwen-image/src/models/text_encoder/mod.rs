@@ -188,12 +188,7 @@ impl TextEncoder {
         &self.processor
     }
 
-    fn read(
-        &self,
-        text: &str,
-        pictures: &[PictureTokens],
-        text_positions: TextPositions,
-    ) -> Result<Read, TextError> {
+    fn read(&self, text: &str, pictures: &[PictureTokens], text_positions: TextPositions) -> Result<Read, TextError> {
         let (token, merge) = (self.config.image_token, self.config.vision.spatial_merge_size);
         let sizes: Vec<_> = pictures.iter().map(|picture| picture.grid.merged(merge)).collect();
         let counts: Vec<_> = sizes.iter().map(|(height, width)| height * width).collect();

@@ -1,12 +1,12 @@
 //! Resizing: the bytes of Pillow and of torchvision.
 
-use acetate::image::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_rgb};
 use candle_core::Tensor;
 use image::{Rgb, RgbImage, RgbaImage};
+use qwen_image::image_processor::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_rgb};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::bars::{notes, tensors};
+use super::bars::{notes, tensors};
 
 fn bytes(tensor: &Tensor) -> Vec<u8> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()

@@ -147,15 +147,15 @@ impl PictureProcessor {
             return Err(fail("it has no pixels"));
         }
         let (rows, columns) = if self.settings.do_resize { self.target_size(height, width)? } else { (height, width) };
+        if rows % (self.patch * self.merge) != 0 || columns % (self.patch * self.merge) != 0 {
+            return Err(fail(&format!("its sides must be multiples of {}", self.patch * self.merge)));
+        }
+        let grid = Grid { height: rows / self.patch, width: columns / self.patch };
         let resize = match backend {
             ImageProcessorBackend::Torchvision => image_processor::bicubic_rgb_torchvision,
             ImageProcessorBackend::Pil => image_processor::bicubic_rgb,
         };
         let resized = resize(picture, columns as u32, rows as u32);
-        let grid = Grid { height: rows / self.patch, width: columns / self.patch };
-        if rows % (self.patch * self.merge) != 0 || columns % (self.patch * self.merge) != 0 {
-            return Err(fail(&format!("its sides must be multiples of {}", self.patch * self.merge)));
-        }
         let values = self.patches(&resized, &self.table(backend), grid);
         let n = grid.height * grid.width;
         let width = values.len() / n;

@@ -10,7 +10,9 @@ sys.path.insert(0, str(GOLDEN))
 RESOLUTION, CONDITION_AREA, VAE_AREA = 128, 12544, 16384
 SETTINGS = {
     "layered": {"resolutions": [RESOLUTION], "prompt_template_encode_start_idx": 34},
-    "edit": {"condition_area": CONDITION_AREA, "vae_area": VAE_AREA, "prompt_template_encode_start_idx": 64},
+    # diffusers counts positions so: see "Positions in Edit" in tests/golden/README.md.
+    "edit": {"condition_area": CONDITION_AREA, "vae_area": VAE_AREA, "prompt_template_encode_start_idx": 64,
+             "text_positions": "sequential"},
 }
 
 

@@ -102,7 +102,7 @@ def main() -> None:
 
     torch.set_num_threads(job.threads)
     imported = time.perf_counter()
-    pipe = checkpoints.load("layered" if job.kind == "decompose" else "edit", job.model)
+    pipe = checkpoints.load("layered" if job.kind == "decompose" else "edit", job.model, "torchvision")
     loaded = time.perf_counter()
     start_up = {"import": imported - START, "load": loaded - imported}
     if job.once:

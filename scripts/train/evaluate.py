@@ -28,7 +28,12 @@ from diffusers import (
 )
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
 from PIL import Image
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen2VLProcessor
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import draw
@@ -36,7 +41,7 @@ import edits
 import metrics
 import world
 
-# The processor wants a video processor, which needs torchvision; pictures alone do without.
+# The processor wants a video processor; pictures alone do without.
 Qwen2VLProcessor.check_argument_for_proper_class = lambda *args, **kwargs: None
 SEED = 424_242
 ROWS = 12
@@ -75,12 +80,13 @@ def load(folder: Path, cls, device):
     """A pipeline in float32, its constants from `acetate.json`."""
     own = json.loads((folder / "acetate.json").read_text())
     tokenizer = Qwen2Tokenizer.from_pretrained(folder / "tokenizer")
+    images = Qwen2VLImageProcessorPil if own.get("image_processor") == "pil" else Qwen2VLImageProcessor
     pipe = cls(
         scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
         vae=AutoencoderKLQwenImage.from_pretrained(folder / "vae", torch_dtype=torch.float32),
         text_encoder=Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", dtype=torch.float32),
         tokenizer=tokenizer,
-        processor=Qwen2VLProcessor(Qwen2VLImageProcessorPil.from_pretrained(folder / "processor"), tokenizer, None),
+        processor=Qwen2VLProcessor(images.from_pretrained(folder / "processor"), tokenizer, None),
         transformer=QwenImageTransformer2DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32),
     )
     pipe.prompt_template_encode_start_idx = own["prompt_template_encode_start_idx"]

@@ -41,6 +41,7 @@ def settings() -> dict[str, dict]:
             "condition_area": AREA, "vae_area": AREA,
             "prompt_template_encode_start_idx": words.prefix(words.EDIT.prompt_template_encode),
             "text_positions": "sequential",
+            "image_processor": "pil",
             "note": note("Qwen/Qwen-Image-Edit-2509"),
         },
     }  # fmt: skip

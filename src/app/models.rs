@@ -1,7 +1,7 @@
 //! Which checkpoints, and what they run on.
 
 use qwen_image::{
-    Limits, PipelineOptions,
+    Conditioning, Limits, PipelineOptions,
     hub::{ModelRef, Small},
 };
 
@@ -20,6 +20,10 @@ pub fn engine_config(loaded: &Loaded) -> Result<EngineConfig, JobError> {
                 cpu_offload: settings.cpu_offload,
                 vram_budget: Some(settings.vram_budget).filter(|budget| *budget > 0),
                 memory_budget: Some(settings.memory_budget).filter(|budget| *budget > 0),
+            },
+            conditioning: Conditioning {
+                text_positions: settings.text_positions,
+                image_processor: settings.image_processor,
             },
             hub: loaded.hub.clone(),
         },

@@ -1,7 +1,10 @@
 //! `[qwen_image]`: the checkpoints, the device, and the defaults of requests.
 
-use qwen_image::{ComputeDType, CpuOffload, DeviceChoice, Error};
-use serde::Deserialize;
+use qwen_image::{ComputeDType, CpuOffload, DeviceChoice, Error, ImageProcessorBackend, TextPositions};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IntoDeserializer},
+};
 
 use super::set;
 use crate::job::{DecomposeParams, JobError};
@@ -33,6 +36,12 @@ pub struct QwenImage {
     /// Bytes; 0: what the machine has free.
     #[serde(deserialize_with = "bytes")]
     pub memory_budget: u64,
+    /// Absent: as the checkpoint says.
+    #[serde(deserialize_with = "unless_empty")]
+    pub text_positions: Option<TextPositions>,
+    /// Absent: as the checkpoint says.
+    #[serde(deserialize_with = "unless_empty")]
+    pub image_processor: Option<ImageProcessorBackend>,
 }
 
 impl QwenImage {
@@ -133,6 +142,15 @@ fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Er
 
 fn device<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DeviceChoice, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// One of the words that a type is spelt with; an empty text is none.
+fn unless_empty<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    T::deserialize(text.into_deserializer()).map(Some)
 }
 
 fn dtype<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<ComputeDType>, D::Error> {

@@ -1,7 +1,7 @@
 //! The layers, and the messages about what is wrong in them.
 
 use super::*;
-use ::qwen_image::{ComputeDType, CpuOffload, DeviceChoice};
+use ::qwen_image::{ComputeDType, CpuOffload, DeviceChoice, ImageProcessorBackend, TextPositions};
 
 fn with_file(text: &str, environment: Environment, profile: Option<&str>) -> Result<Loaded, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -99,6 +99,8 @@ fn mistakes_name_their_place_and_what_there_is() {
         ("[default.qwen]\nx = 3", "acetate.toml: [default] is neither a section nor a profile: `qwen`"),
         ("speed = 3", "acetate.toml: `speed` is not a setting; the sections are "),
         ("[qwen_image]\nlayer_num = \"many\"", "acetate.toml: qwen_image.layer_num: invalid type"),
+        ("[qwen_image]\ntext_positions = \"grid\"", "unknown variant `grid`, expected `multimodal` or `sequential`"),
+        ("[qwen_image]\nimage_processor = \"pillow\"", "unknown variant `pillow`, expected `torchvision` or `pil`"),
         ("[qwen_image]\ndtype = \"fp16\"", "acetate.toml: qwen_image.dtype: fp16 gives black pictures"),
         ("[worker]\nlease_seconds = 0", "acetate.toml: worker.lease_seconds: 0 is not between 1 and 86400 seconds"),
         ("[queue]\nconsumer_timeout_seconds = 1", "queue.consumer_timeout_seconds: 1 is not between 60 and 4000000"),
@@ -145,6 +147,17 @@ fn all_mistakes_are_told_at_once() {
     ] {
         assert!(error.contains(wanted), "{wanted}: {error}");
     }
+}
+
+#[test]
+fn how_pictures_are_read_is_the_checkpoints_unless_it_is_set() {
+    let read = |text: &str| {
+        let config = with_file(&format!("[qwen_image]\n{text}\n"), home(), None).unwrap().config.qwen_image;
+        (config.text_positions, config.image_processor)
+    };
+    assert_eq!(read(""), (None, None));
+    let both = read("text_positions = \"sequential\"\nimage_processor = \"pil\"");
+    assert_eq!(both, (Some(TextPositions::Sequential), Some(ImageProcessorBackend::Pil)));
 }
 
 #[test]

@@ -130,8 +130,15 @@ fn edit_options(params: EditParams, seed: u64) -> (String, EditOptions) {
 }
 
 fn record(model: LoadedModel) -> ModelRecord {
-    let LoadedModel { pipeline, id, revision, default } = model;
-    ModelRecord { pipeline: pipeline.class_name().to_owned(), id, revision, default }
+    let LoadedModel { pipeline, id, revision, default, text_positions, image_processor } = model;
+    ModelRecord {
+        pipeline: pipeline.class_name().to_owned(),
+        id,
+        revision,
+        default,
+        text_positions: text_positions.map(|positions| positions.as_str().to_owned()),
+        image_processor: Some(image_processor.as_str().to_owned()),
+    }
 }
 
 fn timing(timing: &qwen_image::StageTiming) -> StageTiming {

@@ -53,6 +53,13 @@ pub struct ModelRecord {
     /// Nobody had chosen a model: it is the small one that comes with acetate.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub default: bool,
+    /// How the tokens of pictures were counted in an edit's prompt: `multimodal` or `sequential`. Absent where prompts
+    /// have no pictures, and in older manifests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_positions: Option<String>,
+    /// Whose resize the text encoder's pictures had: `torchvision` or `pil`. Absent in older manifests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_processor: Option<String>,
 }
 
 /// What a file is in the picture.

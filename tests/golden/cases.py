@@ -1,5 +1,6 @@
 """Whole pipelines: pictures, latents on the way, captions, and `cases.json`, which names them all."""
 
+import itertools
 import json
 import shutil
 
@@ -19,37 +20,48 @@ EDIT = {**COMMON, "instruction": text.INSTRUCTION}
 BADGE_PROMPT = "A yellow star on a blue disc."
 TWO_INSTRUCTION = "Put the tree of Picture 1 on the boat of Picture 2."
 
-# name, checkpoint, inputs, parameters, multimodal positions
+TWO = {**EDIT, "instruction": TWO_INSTRUCTION}
+BADGE = {**DECOMPOSE, "prompt": BADGE_PROMPT, "layers": 2, "seed": 11}
+TORCHVISION, PIL = "torchvision", "pil"
+MULTIMODAL, SEQUENTIAL = "multimodal", "sequential"
+
+# name, checkpoint, inputs, parameters, picture processor, text positions (none in prompts without a picture).
+# The plain names are what acetate does unless it is told otherwise.
 CASES = [
-    ("decompose-seed7", "layered", ["house"], DECOMPOSE, None),
-    ("decompose-plain-cfg-seed7", "layered", ["house"], {**DECOMPOSE, "cfg_normalize": False}, None),
-    ("decompose-caption-seed7", "layered", ["house"], {**DECOMPOSE, "prompt": ""}, None),
-    ("decompose-badge-seed11", "layered", ["badge"], {**DECOMPOSE, "prompt": BADGE_PROMPT, "layers": 2, "seed": 11}, None),
-    ("edit-one-seed7", "edit", ["house"], EDIT, False),
-    ("edit-two-seed7", "edit", ["house", "boat"], {**EDIT, "instruction": TWO_INSTRUCTION}, False),
-    ("edit-zero-cond-seed7", "edit-zero-cond", ["house", "boat"], {**EDIT, "instruction": TWO_INSTRUCTION}, False),
-    ("edit-one-mrope-seed7", "edit", ["house"], EDIT, True),
-    ("edit-two-mrope-seed7", "edit", ["house", "boat"], {**EDIT, "instruction": TWO_INSTRUCTION}, True),
+    ("decompose-seed7", "layered", ["house"], DECOMPOSE, TORCHVISION, None),
+    ("decompose-plain-cfg-seed7", "layered", ["house"], {**DECOMPOSE, "cfg_normalize": False}, TORCHVISION, None),
+    ("decompose-caption-seed7", "layered", ["house"], {**DECOMPOSE, "prompt": ""}, TORCHVISION, None),
+    ("decompose-badge-seed11", "layered", ["badge"], BADGE, TORCHVISION, None),
+    ("edit-one-seed7", "edit", ["house"], EDIT, TORCHVISION, MULTIMODAL),
+    ("edit-two-seed7", "edit", ["house", "boat"], TWO, TORCHVISION, MULTIMODAL),
+    ("edit-zero-cond-seed7", "edit-zero-cond", ["house", "boat"], TWO, TORCHVISION, MULTIMODAL),
+    ("edit-one-sequential-seed7", "edit", ["house"], EDIT, TORCHVISION, SEQUENTIAL),
+    ("edit-two-sequential-seed7", "edit", ["house", "boat"], TWO, TORCHVISION, SEQUENTIAL),
+    ("edit-one-pil-seed7", "edit", ["house"], EDIT, PIL, MULTIMODAL),
+    ("edit-two-pil-seed7", "edit", ["house", "boat"], TWO, PIL, MULTIMODAL),
+    ("edit-one-sequential-pil-seed7", "edit", ["house"], EDIT, PIL, SEQUENTIAL),
+    ("edit-two-sequential-pil-seed7", "edit", ["house", "boat"], TWO, PIL, SEQUENTIAL),
+    ("edit-zero-cond-sequential-pil-seed7", "edit-zero-cond", ["house", "boat"], TWO, PIL, SEQUENTIAL),
 ]  # fmt: skip
-# Every step is kept for one case of each kind; of the others what tells where they part.
-WHOLE = {"decompose-seed7", "edit-one-seed7", "edit-two-seed7"}
+# Every step is kept for some cases of each kind; of the others what tells where they part.
+WHOLE = {"decompose-seed7", "edit-one-seed7", "edit-two-seed7", "edit-one-sequential-pil-seed7", "edit-two-sequential-pil-seed7"}
 
 
-def run(pipe, inputs, params, mrope) -> pipelines.Result:
+def run(pipe, inputs, params, positions) -> pipelines.Result:
     changes = {"true_cfg_scale": params["cfg_scale"], "num_inference_steps": params["steps"],
                "negative_prompt": params["negative_prompt"], "seed": params["seed"]}  # fmt: skip
-    if mrope is None:
+    if positions is None:
         changes |= {name: params[name] for name in ("layers", "resolution", "cfg_normalize")}
         return pipelines.decompose(pipe, inputs[0], params["prompt"], **changes)
-    return pipelines.edit(pipe, inputs, params["instruction"], mrope, **changes)
+    return pipelines.edit(pipe, inputs, params["instruction"], positions == MULTIMODAL, **changes)
 
 
 def make() -> None:
     drawn = pictures()
     described = []
-    for name, checkpoint, inputs, params, mrope in CASES:
-        result = run(pipelines.load(checkpoint), [drawn[key] for key in inputs], params, mrope)
-        if mrope is None:
+    for name, checkpoint, inputs, params, processor, positions in CASES:
+        result = run(pipelines.load(checkpoint, processor), [drawn[key] for key in inputs], params, positions)
+        if positions is None:
             shutil.rmtree(PICTURES / name, ignore_errors=True)
             (PICTURES / name).mkdir()
             outputs = [f"{name}/layer-{index:02}.png" for index in range(len(result.pictures))]
@@ -63,9 +75,9 @@ def make() -> None:
         tensors = "pipeline_" + name.rsplit("-seed", 1)[0].replace("-", "_")
         save(tensors, kept)
         described.append({
-            "name": name, "kind": "decompose" if mrope is None else "edit", "checkpoint": checkpoint,
+            "name": name, "kind": "decompose" if positions is None else "edit", "checkpoint": checkpoint,
             "inputs": [f"{key}.png" for key in inputs], "params": params,
-            "text_positions": "multimodal" if mrope else "sequential", "size": list(result.pictures[0].size),
+            "image_processor": processor, "text_positions": positions, "size": list(result.pictures[0].size),
             "outputs": outputs, "tensors": tensors, "caption": result.caption, "caption_ids": result.caption_ids or None,
         })  # fmt: skip
         print(f"  {name}: {len(outputs)} of {result.pictures[0].size}, caption {result.caption!r}")
@@ -75,23 +87,20 @@ def make() -> None:
 def captions() -> None:
     """What the layered text encoder writes for pictures, with the pipeline's English and Chinese questions."""
     out = []
-    for name, picture in pictures().items():
-        for english in (True, False):
-            pipe = pipelines.load("layered")
-            width, height = picture.size
-            width, height = pipelines.edit_plus.calculate_dimensions(RESOLUTION**2, width / height)
-            resized = pipe.image_processor.resize(picture.convert("RGBA"), height, width)
-            with pipelines.Watch(pipe) as watch:
-                caption = pipe.get_image_caption(resized, use_en_prompt=english, device="cpu")
-            question = pipe.image_caption_prompt_en if english else pipe.image_caption_prompt_cn
-            inputs = pipe.vl_processor(text=question, images=resized, padding=True, return_tensors="pt")
-            out.append({
-                "picture": f"{name}.png", "resized": [width, height], "english": english,
-                "max_new_tokens": CAPTION_TOKENS, "ids": watch.caption_ids, "text": caption,
-                "least_margin": margin(pipe, inputs, watch.caption_ids),
-                "question_ids": inputs["input_ids"][0].tolist(),
-            })  # fmt: skip
-            print(f"  caption of {name}: {len(watch.caption_ids)} tokens, margin {out[-1]['least_margin']}, {caption!r}")
+    for processor, name, english in itertools.product((TORCHVISION, PIL), pictures(), (True, False)):
+        pipe, picture = pipelines.load("layered", processor), pictures()[name]
+        resized = pipelines.resized(pipe, picture)
+        with pipelines.Watch(pipe) as watch:
+            caption = pipe.get_image_caption(resized, use_en_prompt=english, device="cpu")
+        question = pipe.image_caption_prompt_en if english else pipe.image_caption_prompt_cn
+        inputs = pipe.vl_processor(text=question, images=resized, padding=True, return_tensors="pt")
+        out.append({
+            "picture": f"{name}.png", "resized": list(resized.size), "english": english, "image_processor": processor,
+            "max_new_tokens": CAPTION_TOKENS, "ids": watch.caption_ids, "text": caption,
+            "least_margin": margin(pipe, inputs, watch.caption_ids),
+            "question_ids": inputs["input_ids"][0].tolist(),
+        })  # fmt: skip
+        print(f"  caption of {name}: {len(watch.caption_ids)} tokens, margin {out[-1]['least_margin']}, {caption!r}")
     (HERE / "caption.json").write_text(
         "[\n" + ",\n".join(json.dumps(case, ensure_ascii=False) for case in out) + "\n]\n"
     )

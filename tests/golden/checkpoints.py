@@ -14,17 +14,25 @@ from diffusers import (
     QwenImageTransformer2DModel,
 )
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
+from transformers import (
+    GenerationConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import tokens
 from weights import fill, normal
 
-# The processor wants a video processor, which needs torchvision; pictures alone do without.
+# The processor wants a video processor; pictures alone do without.
 Qwen2VLProcessor.check_argument_for_proper_class = lambda *args, **kwargs: None
 
 PARTS = ["scheduler", "vae", "text_encoder", "tokenizer", "processor", "transformer"]
 PIPELINES = {"layered": QwenImageLayeredPipeline, "edit": QwenImageEditPlusPipeline}
+# By transformers' names of the backends. With torchvision installed, `from_pretrained` takes the first.
+IMAGE_PROCESSORS = {"torchvision": Qwen2VLImageProcessor, "pil": Qwen2VLImageProcessorPil}
 
 
 @dataclass(frozen=True)
@@ -197,18 +205,18 @@ def publish_as_before(folder: Path) -> None:
                       {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))})  # fmt: skip
 
 
-def load(kind: str, folder: Path, transformer_folder: Path | None = None):
-    """The diffusers pipeline of a checkpoint, in float32. Parts are loaded by hand: see the remark on torchvision."""
+def load(kind: str, folder: Path, image_processor: str):
+    """The diffusers pipeline of a checkpoint, in float32. Parts are loaded by hand, to choose the picture processor."""
     as_f32 = {"torch_dtype": torch.float32}
     tokenizer = tokens.load(folder / "tokenizer")
-    images = Qwen2VLImageProcessorPil.from_pretrained(folder / "processor")
+    images = IMAGE_PROCESSORS[image_processor].from_pretrained(folder / "processor")
     pipe = PIPELINES[kind](
         scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
         vae=AutoencoderKLQwenImage.from_pretrained(folder / "vae", **as_f32),
         text_encoder=Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", dtype=torch.float32),
         tokenizer=tokenizer,
         processor=Qwen2VLProcessor(images, tokenizer, None),
-        transformer=QwenImageTransformer2DModel.from_pretrained(transformer_folder or folder / "transformer", **as_f32),
+        transformer=QwenImageTransformer2DModel.from_pretrained(folder / "transformer", **as_f32),
     )
     for part in (pipe.vae, pipe.text_encoder, pipe.transformer):
         part.eval().requires_grad_(False)

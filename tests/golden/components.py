@@ -1,11 +1,13 @@
 """Reference tensors of single parts: noise, schedule, resize, processor, tokenizers, transformer, VAE, text encoder."""
 
+import hashlib
 import json
 import math
 
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional as tvF
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 import checkpoints
@@ -65,7 +67,7 @@ def schedule() -> None:
 
 
 def resize() -> None:
-    """Pillow's resize of uint8 pictures; RGBA goes through premultiplied alpha inside Pillow."""
+    """Pillow's resize of uint8 pictures (RGBA goes through premultiplied alpha inside Pillow), and torchvision's."""
     out = {}
     lanczos, bicubic = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC
     jobs = [
@@ -79,13 +81,44 @@ def resize() -> None:
         picture = scenes.patterned(*source, channels, seed)
         out[f"{name}_in"] = pixels(picture)
         out[f"{name}_out"] = pixels(picture.resize(target, filter_))
-    save("resize", out)
+        if filter_ == bicubic:
+            out[f"{name}_torchvision_out"] = torchvision_bicubic(out[f"{name}_in"], *target)
+    save("resize", out, {"torchvision": torchvision_hashes()})
+
+
+def torchvision_bicubic(picture: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """(h, w, 3) uint8, resized in the memory layout and by the function of transformers' picture processor."""
+    planes = picture.permute(2, 0, 1).contiguous()[None]
+    bicubic = tvF.InterpolationMode.BICUBIC
+    return tvF.resize(planes, [height, width], interpolation=bicubic, antialias=True)[0].permute(1, 2, 0)
+
+
+def torchvision_hashes() -> list[dict]:
+    """SHA-256 of torchvision's bytes for pictures that are formulas, at many sizes: up, down, narrow, wide."""
+    sizes = [
+        ((640, 480), (644, 476)), ((384, 384), (392, 392)), ((352, 416), (364, 420)), ((128, 128), (140, 140)),
+        ((480, 1200), (476, 1204)), ((333, 777), (420, 980)), ((200, 1000), (140, 308)), ((1200, 900), (644, 644)),
+        ((1, 1), (56, 56)), ((2, 300), (28, 2800)), ((300, 2), (2800, 28)), ((3000, 33), (28, 28)),
+        ((33, 3000), (28, 28)), ((2048, 1536), (84, 56)), ((57, 64), (57, 28)), ((64, 57), (28, 57)),
+        ((112, 112), (56, 224)), ((97, 101), (196, 112)), ((1023, 769), (1036, 756)),
+    ]  # fmt: skip
+    found = []
+    for index, ((width, height), target) in enumerate(sizes):
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        # Smooth in places, wrapped around in others; every third one is black and white, for the most overshoot.
+        planes = torch.stack([x * x // 7 + y, x + y * y // 5, x * y // 11], -1) % 256
+        picture = (planes if index % 3 else (planes > 127) * 255).to(torch.uint8)
+        resized = torchvision_bicubic(picture, *target).contiguous().numpy().tobytes()
+        found.append({"from": [width, height], "to": list(target), "black_and_white": index % 3 == 0,
+                      "sha256": hashlib.sha256(resized).hexdigest()})  # fmt: skip
+    return found
 
 
 def processor() -> None:
     """The picture processor of the layered checkpoint on odd sizes, RGB and RGBA."""
-    images = checkpoints.load("layered", CHECKPOINTS / "layered").processor.image_processor
-    out = {}
+    load = {name: cls.from_pretrained for name, cls in checkpoints.IMAGE_PROCESSORS.items()}
+    images, in_torch = (load[name](CHECKPOINTS / "layered" / "processor") for name in ("pil", "torchvision"))
+    out, also = {}, {}
     cases = {"square": (57, 61, 3), "wide": (103, 37, 3), "tiny": (21, 30, 3), "exact": (56, 84, 3), "rgba": (45, 70, 4)}
     for seed, (name, (width, height, channels)) in enumerate(cases.items()):
         picture = scenes.patterned(width, height, channels, 100 + seed)
@@ -93,11 +126,13 @@ def processor() -> None:
         out[f"{name}_image"] = pixels(picture)
         out[f"{name}_pixel_values"] = result["pixel_values"]
         out[f"{name}_grid_thw"] = result["image_grid_thw"]
+        also[f"{name}_pixel_values"] = in_torch(images=[picture], return_tensors="pt")["pixel_values"]
     table = []
     for height, width in [(10, 10), (28, 28), (42, 42), (70, 14), (57, 61), (96, 160), (384, 384), (1024, 768), (99, 7001),
                           (3584, 3584), (5000, 4000), (14, 2799)]:  # fmt: skip
         table.append([height, width, *smart_resize(height, width, 28, 56 * 56, 12845056)])
     save("processor", out, {"class": type(images).__name__, "smart_resize": table})
+    save("processor_torchvision", also, {"class": type(in_torch).__name__})
 
 
 def tokenizers() -> None:

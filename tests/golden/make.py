@@ -30,7 +30,7 @@ ACETATE = {
 def make_checkpoints() -> None:
     for kind, shards in (("layered", {}), ("edit", {"transformer": "700KB"})):
         checkpoints.write(kind, CHECKPOINTS / kind, checkpoints.SMALL, ACETATE[kind], shards)
-        pipe = checkpoints.load(kind, CHECKPOINTS / kind)
+        pipe = checkpoints.load(kind, CHECKPOINTS / kind, "torchvision")
         before_prompt = pipe.prompt_template_encode.split("{}")[0]
         counted = len(pipe.tokenizer(before_prompt).input_ids)
         if counted != ACETATE[kind]["prompt_template_encode_start_idx"]:

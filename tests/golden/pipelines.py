@@ -89,6 +89,12 @@ class Watch:
         return self.tensors
 
 
+def resized(pipe, picture: Image.Image) -> Image.Image:
+    """The picture as the layered pipeline captions it."""
+    width, height = edit_plus.calculate_dimensions(RESOLUTION**2, picture.width / picture.height)
+    return pipe.image_processor.resize(picture.convert("RGBA"), height, width)
+
+
 def decode_frames(pipe, latents: torch.Tensor, height: int, width: int, layers: int) -> list[Image.Image]:
     """All frames of packed latents as pictures. The pipeline itself throws frame 0, the composite, away."""
     frames = pipe._unpack_latents(latents, height, width, layers, pipe.vae_scale_factor)
@@ -120,7 +126,7 @@ def decompose(pipe, picture: Image.Image, prompt: str, **changes) -> Result:
     return Result(frames, tensors, watch.caption, watch.caption_ids)
 
 
-def edit(pipe, pictures: list[Image.Image], instruction: str, mrope: bool = False, **changes) -> Result:
+def edit(pipe, pictures: list[Image.Image], instruction: str, mrope: bool = True, **changes) -> Result:
     """With `mrope` the text encoder gets the token types that it needs for multimodal positions: see README.md."""
     changes = dict(changes)
     seed = changes.pop("seed", SEED)
@@ -158,11 +164,11 @@ class TokenTypes:
             self.handle.remove()
 
 
-def load(name: str):
+def load(name: str, image_processor: str = "torchvision"):
     """`layered`, `edit` or `edit-zero-cond` (edit's weights under its own config)."""
     if name != "edit-zero-cond":
-        return checkpoints.load(name, CHECKPOINTS / name)
-    pipe = checkpoints.load("edit", CHECKPOINTS / "edit")
+        return checkpoints.load(name, CHECKPOINTS / name, image_processor)
+    pipe = checkpoints.load("edit", CHECKPOINTS / "edit", image_processor)
     model = checkpoints.QwenImageTransformer2DModel.from_config(
         checkpoints.QwenImageTransformer2DModel.load_config(CHECKPOINTS / name / "transformer")
     )

@@ -18,7 +18,7 @@ import pipelines
 import scenes
 import text
 import tokens
-from fixtures import HERE
+from fixtures import CHECKPOINTS, HERE
 
 OTHER_PROMPT = "A blue boat on a dark lake, two white birds above it."
 OTHER_INSTRUCTION = "Remove the tree and keep everything else as it was."
@@ -125,7 +125,8 @@ def of_edit() -> dict[str, float]:
         "first picture left out": run([house]),
         "first picture not seen by the text encoder": run(around=blind(pipe)),
         "other seed": run(seed=8),
-        "multimodal rope positions": run(mrope=True),
+        "sequential text positions": run(mrope=False),
+        "picture processor with Pillow": run(around=pillow(pipe)),
         "vision tower without windows": run(around=full_windows(pipe)),
         "text encoder not causal": run(around=not_causal(pipe)),
         "zero_cond_t": run(around=mock.patch.object(pipe, "transformer", zero)),
@@ -133,6 +134,13 @@ def of_edit() -> dict[str, float]:
         "template cut one token early": run(around=mock.patch.object(pipe, "prompt_template_encode_start_idx", 63)),
     }
     return found
+
+
+def pillow(pipe):
+    """Pillow's resize in the picture processor."""
+    folder = CHECKPOINTS / "edit" / "processor"
+    images = checkpoints.IMAGE_PROCESSORS["pil"].from_pretrained(folder)
+    return mock.patch.object(pipe.processor, "image_processor", images)
 
 
 @contextlib.contextmanager
@@ -151,9 +159,9 @@ def blind(pipe):
 
 
 def of_caption() -> dict[str, int]:
-    """Tokens of the house's caption, of 24, before the first that a change moves."""
+    """Tokens of the boat's caption, of 24, before the first that a change moves."""
     pipe = pipelines.load("layered")
-    picture = scenes.house().convert("RGBA")
+    picture = pipelines.resized(pipe, scenes.boat())
 
     def ids():
         with pipelines.Watch(pipe) as watch:

@@ -15,7 +15,7 @@ def hidden_states(model, inputs: dict) -> torch.Tensor:
 
 
 def text_layered() -> None:
-    pipe = checkpoints.load("layered", CHECKPOINTS / "layered")
+    pipe = checkpoints.load("layered", CHECKPOINTS / "layered", "pil")
     out, notes = {}, {"prompts": {}}
     for name, prompt in {"prompt": PROMPT, "blank": " "}.items():
         text = pipe.prompt_template_encode.format(prompt)
@@ -33,7 +33,7 @@ def text_layered() -> None:
 
 def text_edit() -> None:
     """Hidden states twice: with the positions that the pipeline gets, and with get_rope_index's (`_mrope`)."""
-    pipe = checkpoints.load("edit", CHECKPOINTS / "edit")
+    pipe = checkpoints.load("edit", CHECKPOINTS / "edit", "pil")
     model = pipe.text_encoder
     # After the processor's rounding these are grids of 6x10 and 10x6 patches: windows are partial on both axes.
     pictures = [scenes.house().resize((140, 84)), scenes.boat().resize((84, 140))]

@@ -11,7 +11,7 @@ use acetate::{
     job::{DecomposeParams, EditParams, JobError, OutputSize, Stage},
 };
 use qwen_image::{
-    DeviceChoice, Limits, PipelineOptions,
+    Conditioning, DeviceChoice, ImageProcessorBackend, Limits, PipelineOptions, TextPositions,
     hub::{HubConfig, ModelRef, Small, Surroundings},
 };
 
@@ -32,6 +32,7 @@ fn limited(model: &Path, limits: Limits) -> EngineConfig {
             edit_model: Some(ModelRef::Folder(golden("checkpoints/edit"))),
             load_edit_model: false,
             limits,
+            conditioning: Conditioning::default(),
             hub: HubConfig::new("http://127.0.0.1:9", "/nonexistent"),
         },
     }
@@ -79,6 +80,30 @@ async fn the_edit_model_is_loaded_when_asked() {
     let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
     engine.load_edit_model(CancelToken::default(), silent()).await.unwrap();
     assert!(engine.resident().borrow().edit.is_some() && engine.resident().borrow().decompose.is_none());
+}
+
+#[tokio::test]
+async fn the_record_says_how_pictures_were_read_and_the_choice_counts() {
+    let mut config = config(&golden("checkpoints/layered"));
+    let mut pictures = Vec::new();
+    let asked = Conditioning {
+        text_positions: Some(TextPositions::Sequential),
+        image_processor: Some(ImageProcessorBackend::Pil),
+    };
+    for (conditioning, expected) in
+        [(Conditioning::default(), ["multimodal", "torchvision"]), (asked, ["sequential", "pil"])]
+    {
+        config.pipeline.conditioning = conditioning;
+        let engine = Engine::start(config.clone()).unwrap();
+        let mut outcome = run(&engine, edit(OutputSize::Model, picture("house.png"))).await.unwrap();
+        let record = &outcome.model;
+        let found = [&record.text_positions, &record.image_processor].map(|word| word.as_deref().unwrap());
+        assert_eq!(found, expected);
+        pictures.push(outcome.images.remove(0));
+        let record = run(&engine, decompose(1)).await.unwrap().model;
+        assert_eq!((record.text_positions, record.image_processor.as_deref()), (None, Some(expected[1])));
+    }
+    assert_ne!(pictures[0], pictures[1]);
 }
 
 #[tokio::test]

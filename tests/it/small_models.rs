@@ -81,11 +81,16 @@ fn models_beside_the_program_are_used_and_named() {
     let manifest = installed.manifest("layers");
     assert_eq!((&manifest["models"][0]["id"], &manifest["models"][0]["default"]), (&layered.into(), &true.into()));
     assert!(manifest["notes"][0].as_str().unwrap().ends_with("people need Qwen/Qwen-Image-Layered"), "{manifest}");
+    let read = |manifest: &Value| ["text_positions", "image_processor"].map(|key| manifest["models"][0][key].clone());
+    assert_eq!(read(&manifest), [Value::Null, "torchvision".into()]);
 
     let edited = installed.run(&[&EDIT[..], &["--out", "edited"]].concat());
     assert!(edited.stdout.contains("give --model Qwen/Qwen-Image-Edit-2509\n"), "{edited:?}");
     let edit = installed.text("opt/bin/models/edit-nano");
-    assert_eq!(installed.manifest("edited")["models"][0]["id"], edit.as_str());
+    let manifest = installed.manifest("edited");
+    assert_eq!(manifest["models"][0]["id"], edit.as_str());
+    // As it was trained.
+    assert_eq!(read(&manifest), ["sequential", "pil"].map(Value::from));
 
     let both = installed.run(&[&WORKFLOW[..], &["--out", "both"]].concat());
     let flags = "--model Qwen/Qwen-Image-Layered --edit-model Qwen/Qwen-Image-Edit-2509\n";

@@ -46,9 +46,10 @@ pub use error::Error;
 pub use model_cache::{
     ComputeDType, CpuOffload, DeviceChoice, Limits, LoadedModel, describe_device, foresee, open_device,
 };
+pub use models::text_encoder::{ImageProcessorBackend, TextPositions};
 pub use pipeline::{
-    Callbacks, Caption, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput, OutputSize,
-    PipelineKind, Stage, StageTiming,
+    Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput,
+    OutputSize, PipelineKind, Stage, StageTiming,
 };
 pub use qwen_image_pipeline::{PipelineOptions, QwenImagePipeline, Used};
 pub use threads::{compute_pool, yield_to_compute};

@@ -3,7 +3,7 @@
 use ::image::RgbaImage;
 
 use crate::{
-    Callbacks, DecomposeOptions, DecomposeOutput, EditOptions, EditOutput, Error,
+    Callbacks, Conditioning, DecomposeOptions, DecomposeOutput, EditOptions, EditOutput, Error,
     hub::{HubConfig, ModelRef, Small},
     image_processor,
     model_cache::{Limits, LoadedModel, LoadedPipeline, ModelCache, Slot, SlotKey},
@@ -20,13 +20,21 @@ pub struct PipelineOptions {
     /// The device, its number format, and how much memory models may take. `limits.cpu_offload` is what diffusers calls
     /// `enable_model_cpu_offload` and `enable_sequential_cpu_offload`.
     pub limits: Limits,
+    /// How the text encoder reads pictures, where that is not left to the checkpoint.
+    pub conditioning: Conditioning,
     pub hub: HubConfig,
 }
 
 impl Default for PipelineOptions {
     /// The CPU in float32, and Hugging Face's cache in the home folder.
     fn default() -> Self {
-        Self { edit_model: None, load_edit_model: false, limits: Limits::default(), hub: HubConfig::default() }
+        Self {
+            edit_model: None,
+            load_edit_model: false,
+            limits: Limits::default(),
+            conditioning: Conditioning::default(),
+            hub: HubConfig::default(),
+        }
     }
 }
 
@@ -99,7 +107,7 @@ impl QwenImagePipeline {
             Some(model) => model,
             None => ModelRef::parse(Small::Edit.full_model())?,
         };
-        let cache = ModelCache::new(options.limits, options.hub);
+        let cache = ModelCache::new(options.limits, options.hub, options.conditioning);
         let layered = cache.key(PipelineKind::Layered, &model);
         let edit_plus = cache.key(PipelineKind::EditPlus, &edit_model);
         Ok(Self { cache, layered, edit_plus })

@@ -9,7 +9,7 @@ mod resize;
 
 pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_alpha};
 pub use composite::composite;
-pub use resize::{bicubic_rgb, lanczos, lanczos_l, lanczos_rgb};
+pub use resize::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_l, lanczos_rgb};
 
 /// Pictures that do not go together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

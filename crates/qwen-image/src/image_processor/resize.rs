@@ -1,8 +1,9 @@
-//! Resizing as Pillow does it, byte for byte, because the models' inputs are made with Pillow.
+//! Resizing as Pillow and as torchvision do it, byte for byte, because the models' inputs are made with them.
 //!
-//! Pillow resamples 8-bit pictures in two passes, across and then down, with filter weights rounded to 22 bits
-//! (`libImaging/Resample.c`). Crates that follow Pillow-SIMD round the weights to 16 bits or fewer and differ by 1
-//! in some pixels, so the passes are written out here.
+//! Both resample 8-bit pictures in two passes, across and down, with integer filter weights and bytes in between.
+//! Pillow (`libImaging/Resample.c`) rounds the weights to 22 bits. torch's antialiased resize of uint8 tensors, which
+//! torchvision calls, took Pillow-SIMD's 16-bit weights: as many bits as the largest weight of an axis leaves. Crates
+//! follow one or the other in part, and the last bit shows in the text encoder, so the passes are written out here.
 
 use ::image::{GrayImage, RgbImage, RgbaImage};
 use rayon::prelude::*;
@@ -18,7 +19,7 @@ pub fn lanczos(image: &RgbaImage, width: u32, height: u32) -> RgbaImage {
     let mut premultiplied = image.clone();
     premultiplied.par_chunks_exact_mut(4).for_each(premultiply);
     let mut out = RgbaImage::new(width, height);
-    resample::<4>(&premultiplied, image.dimensions(), &mut out, (width, height), LANCZOS);
+    resample::<4>(&premultiplied, image.dimensions(), &mut out, (width, height), LANCZOS, Weights::Pillow);
     out.par_chunks_exact_mut(4).for_each(unpremultiply);
     out
 }
@@ -26,21 +27,28 @@ pub fn lanczos(image: &RgbaImage, width: u32, height: u32) -> RgbaImage {
 /// `Image.resize((width, height), LANCZOS)` of a picture in mode RGB.
 pub fn lanczos_rgb(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let mut out = RgbImage::new(width, height);
-    resample::<3>(image, image.dimensions(), &mut out, (width, height), LANCZOS);
+    resample::<3>(image, image.dimensions(), &mut out, (width, height), LANCZOS, Weights::Pillow);
     out
 }
 
 /// `Image.resize((width, height), LANCZOS)` of a picture in mode L, for instance an alpha channel.
 pub fn lanczos_l(image: &GrayImage, width: u32, height: u32) -> GrayImage {
     let mut out = GrayImage::new(width, height);
-    resample::<1>(image, image.dimensions(), &mut out, (width, height), LANCZOS);
+    resample::<1>(image, image.dimensions(), &mut out, (width, height), LANCZOS, Weights::Pillow);
     out
 }
 
 /// `Image.resize((width, height), BICUBIC)` of a picture in mode RGB.
 pub fn bicubic_rgb(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let mut out = RgbImage::new(width, height);
-    resample::<3>(image, image.dimensions(), &mut out, (width, height), BICUBIC);
+    resample::<3>(image, image.dimensions(), &mut out, (width, height), BICUBIC, Weights::Pillow);
+    out
+}
+
+/// `torchvision.transforms.v2.functional.resize(.., BICUBIC, antialias=True)` of a uint8 tensor on the CPU.
+pub fn bicubic_rgb_torchvision(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let mut out = RgbImage::new(width, height);
+    resample::<3>(image, image.dimensions(), &mut out, (width, height), BICUBIC, Weights::Torch);
     out
 }
 
@@ -76,22 +84,69 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// Weights are integers in units of 2^-22: 8 bits for the result and 2 for overshoot leave that much of an i32.
-const PRECISION: u32 = 32 - 8 - 2;
-const HALF: i32 = 1 << (PRECISION - 1);
-
-/// The source pixels that one target pixel is made of: their first index and their weights.
-struct Taps {
-    start: usize,
-    weights: Vec<i32>,
+/// Whose integers the weights become.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weights {
+    Pillow,
+    Torch,
 }
 
-/// One [`Taps`] for each target pixel along an axis. When shrinking, the filter is widened by the ratio.
-fn taps(source: u32, target: u32, filter: Filter) -> Vec<Taps> {
+/// 8 bits for the result and 2 for overshoot leave this many of an i32.
+const MOST_BITS: u32 = 32 - 8 - 2;
+
+impl Weights {
+    /// Weights are integers in units of 2^-bits; `largest` is the largest of an axis.
+    fn bits(self, largest: f64) -> u32 {
+        match self {
+            Self::Pillow => MOST_BITS,
+            // As many as keep the largest weight below 2^15, so that all fit an i16.
+            Self::Torch => (0..MOST_BITS)
+                .find(|bits| (0.5 + largest * f64::from(1 << (bits + 1))) as i32 >= 1 << 15)
+                .unwrap_or(MOST_BITS),
+        }
+    }
+}
+
+/// The source pixels that one target pixel is made of: their first index and their weights.
+struct Taps<W> {
+    start: usize,
+    weights: Vec<W>,
+}
+
+/// One [`Taps`] for each target pixel along an axis, in units of 2^-bits.
+struct Axis {
+    taps: Vec<Taps<i32>>,
+    bits: u32,
+}
+
+impl Axis {
+    fn new(source: u32, target: u32, filter: Filter, weights: Weights) -> Self {
+        let shares = shares(source, target, filter);
+        let largest = shares.iter().flat_map(|taps| &taps.weights).copied().fold(0.0, f64::max);
+        let bits = weights.bits(largest);
+        let fixed = |share: &f64| (share * f64::from(1 << bits)).round() as i32;
+        let taps = shares
+            .iter()
+            .map(|Taps { start, weights }| Taps { start: *start, weights: weights.iter().map(fixed).collect() });
+        Self { taps: taps.collect(), bits }
+    }
+
+    /// Half of a unit of the result, for sums to begin with.
+    fn half(&self) -> i32 {
+        1 << (self.bits - 1)
+    }
+
+    fn to_byte(&self, sum: i32) -> u8 {
+        (sum >> self.bits).clamp(0, 255) as u8
+    }
+}
+
+/// Weights that sum to 1 for each target pixel. When shrinking, the filter is widened by the ratio.
+fn shares(source: u32, target: u32, filter: Filter) -> Vec<Taps<f64>> {
     let scale = f64::from(source) / f64::from(target);
     let stretch = scale.max(1.0);
     let support = filter.support * stretch;
-    // Pillow multiplies by the reciprocal; dividing would round differently.
+    // Both multiply by the reciprocal; dividing would round differently.
     let shrink = 1.0 / stretch;
     (0..target)
         .map(|index| {
@@ -99,80 +154,82 @@ fn taps(source: u32, target: u32, filter: Filter) -> Vec<Taps> {
             // Casts cut towards zero and stop at the limits of the type, as wanted at the left border.
             let start = (centre - support + 0.5) as usize;
             let end = ((centre + support + 0.5) as usize).min(source as usize);
-            let weights: Vec<f64> = (start..end).map(|x| (filter.weight)((x as f64 - centre + 0.5) * shrink)).collect();
+            let mut weights: Vec<f64> =
+                (start..end).map(|x| (filter.weight)((x as f64 - centre + 0.5) * shrink)).collect();
             let total: f64 = weights.iter().sum();
-            let fixed = |weight: &f64| {
-                let share = if total == 0.0 { *weight } else { weight / total };
-                (share * f64::from(1 << PRECISION)).round() as i32
-            };
-            Taps { start, weights: weights.iter().map(fixed).collect() }
+            if total != 0.0 {
+                weights.iter_mut().for_each(|weight| *weight /= total);
+            }
+            Taps { start, weights }
         })
         .collect()
 }
 
-fn to_byte(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
-}
-
 /// Both passes over interleaved pixels of `C` channels; a pass whose size does not change is left out.
 ///
-/// The order shows in the last bit, since bytes are kept in between. Pillow goes across first, but since version 13
-/// down first where the height shrinks by more than twice as many pixels as the width.
-fn resample<const C: usize>(source: &[u8], from: (u32, u32), target: &mut [u8], to: (u32, u32), filter: Filter) {
+/// The order shows in the last bit, since bytes are kept in between. torch goes across first. So does Pillow, but since
+/// version 13 down first where the height shrinks by more than twice as many pixels as the width.
+fn resample<const C: usize>(
+    source: &[u8],
+    from: (u32, u32),
+    target: &mut [u8],
+    to: (u32, u32),
+    filter: Filter,
+    weights: Weights,
+) {
     if source.is_empty() || target.is_empty() {
         return;
     }
     let shrinks = |source: u32, target: u32| i64::from(source) - i64::from(target);
-    let down_first = from.1 > to.1 && shrinks(from.1, to.1) > 2 * shrinks(from.0, to.0);
+    let down_first = weights == Weights::Pillow && from.1 > to.1 && shrinks(from.1, to.1) > 2 * shrinks(from.0, to.0);
     let between = if down_first { (from.0, to.1) } else { (to.0, from.1) };
 
+    let pass = |source: &[u8], from: (u32, u32), target: &mut [u8], to: (u32, u32)| {
+        let (from_row, to_row) = (from.0 as usize * C, to.0 as usize * C);
+        if from.0 != to.0 {
+            let columns = Axis::new(from.0, to.0, filter, weights);
+            let rows = target.par_chunks_exact_mut(to_row).zip(source.par_chunks_exact(from_row));
+            rows.for_each(|(out, row)| across_row::<C>(row, out, &columns));
+        } else if from.1 != to.1 {
+            let lines = Axis::new(from.1, to.1, filter, weights);
+            let rows = target.par_chunks_exact_mut(to_row).zip(&lines.taps);
+            rows.for_each(|(out, taps)| down_row(source, out, taps, &lines));
+        } else {
+            target.copy_from_slice(source);
+        }
+    };
     if between == from || between == to {
-        pass::<C>(source, from, target, to, filter);
+        pass(source, from, target, to);
     } else {
         let mut half = vec![0; between.0 as usize * between.1 as usize * C];
-        pass::<C>(source, from, &mut half, between, filter);
-        pass::<C>(&half, between, target, to, filter);
+        pass(source, from, &mut half, between);
+        pass(&half, between, target, to);
     }
 }
 
-/// One pass along the axis whose size changes; a copy if none does.
-fn pass<const C: usize>(source: &[u8], from: (u32, u32), target: &mut [u8], to: (u32, u32), filter: Filter) {
-    let (from_row, to_row) = (from.0 as usize * C, to.0 as usize * C);
-    if from.0 != to.0 {
-        let columns = taps(from.0, to.0, filter);
-        let rows = target.par_chunks_exact_mut(to_row).zip(source.par_chunks_exact(from_row));
-        rows.for_each(|(out, row)| across_row::<C>(row, out, &columns));
-    } else if from.1 != to.1 {
-        let lines = taps(from.1, to.1, filter);
-        target.par_chunks_exact_mut(to_row).zip(&lines).for_each(|(out, taps)| down_row(source, out, taps));
-    } else {
-        target.copy_from_slice(source);
-    }
-}
-
-fn across_row<const C: usize>(row: &[u8], out: &mut [u8], columns: &[Taps]) {
-    for (out, taps) in out.chunks_exact_mut(C).zip(columns) {
-        let mut sums = [HALF; C];
+fn across_row<const C: usize>(row: &[u8], out: &mut [u8], columns: &Axis) {
+    for (out, taps) in out.chunks_exact_mut(C).zip(&columns.taps) {
+        let mut sums = [columns.half(); C];
         for (pixel, weight) in row[taps.start * C..].chunks_exact(C).zip(&taps.weights) {
             for (sum, value) in sums.iter_mut().zip(pixel) {
                 *sum += i32::from(*value) * weight;
             }
         }
         for (out, sum) in out.iter_mut().zip(sums) {
-            *out = to_byte(sum);
+            *out = columns.to_byte(sum);
         }
     }
 }
 
-fn down_row(rows: &[u8], out: &mut [u8], taps: &Taps) {
-    let mut sums = vec![HALF; out.len()];
+fn down_row(rows: &[u8], out: &mut [u8], taps: &Taps<i32>, lines: &Axis) {
+    let mut sums = vec![lines.half(); out.len()];
     for (row, weight) in rows.chunks_exact(out.len()).skip(taps.start).zip(&taps.weights) {
         for (sum, value) in sums.iter_mut().zip(row) {
             *sum += i32::from(*value) * weight;
         }
     }
     for (out, sum) in out.iter_mut().zip(sums) {
-        *out = to_byte(sum);
+        *out = lines.to_byte(sum);
     }
 }
 

@@ -2,24 +2,21 @@
 
 use std::{ops::ControlFlow, path::PathBuf};
 
-use super::LoadedModel;
 use crate::{
     Callbacks, Error, Stage,
     hub::{self, DownloadEvent, HubConfig, ModelRef},
-    pipeline::PipelineKind,
 };
 
 pub(super) struct FoundCheckpoint {
     pub folder: PathBuf,
-    pub model: LoadedModel,
+    /// The hub id or the folder.
+    pub id: String,
+    pub revision: Option<String>,
+    /// The small one that comes with acetate.
+    pub default: bool,
 }
 
-pub(super) fn find(
-    hub: &HubConfig,
-    model: &ModelRef,
-    pipeline: PipelineKind,
-    callbacks: &mut Callbacks<'_>,
-) -> Result<FoundCheckpoint, Error> {
+pub(super) fn find(hub: &HubConfig, model: &ModelRef, callbacks: &mut Callbacks<'_>) -> Result<FoundCheckpoint, Error> {
     callbacks.progress(Stage::Load, 0, 0);
     let mut total = 0;
     let mut done = 0;
@@ -46,12 +43,9 @@ pub(super) fn find(
     })?;
     Ok(FoundCheckpoint {
         folder: snapshot.folder,
-        model: LoadedModel {
-            pipeline,
-            id: snapshot.id,
-            revision: snapshot.revision,
-            default: matches!(model, ModelRef::Small { .. }),
-        },
+        id: snapshot.id,
+        revision: snapshot.revision,
+        default: matches!(model, ModelRef::Small { .. }),
     })
 }
 

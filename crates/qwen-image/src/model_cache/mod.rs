@@ -34,13 +34,16 @@ use crate::{
     hub::{HubConfig, ModelRef},
     models::{LoadContext, ModelError, Offloadable, PartSize, text_encoder::TextEncoder},
     nn::{self, CardMemory},
-    pipeline::{LoadOptions, PipelineKind, Placement, QwenImageEditPlusPipeline, QwenImageLayeredPipeline, sizes},
+    pipeline::{
+        Conditioning, LoadOptions, PipelineKind, Placement, QwenImageEditPlusPipeline, QwenImageLayeredPipeline, sizes,
+    },
 };
 
 /// The models of one device.
 pub struct ModelCache {
     limits: Limits,
     hub: HubConfig,
+    conditioning: Conditioning,
     device: Option<Device>,
     slots: BTreeMap<SlotKey, Slot>,
     /// The fastest mode that is still tried: smaller ones after the device ran out of memory.
@@ -54,10 +57,11 @@ pub type OnModelsChanged = dyn FnMut(&[LoadedModel]) + Send;
 
 impl ModelCache {
     /// Nothing is opened or loaded yet.
-    pub fn new(limits: Limits, hub: HubConfig) -> Self {
+    pub fn new(limits: Limits, hub: HubConfig, conditioning: Conditioning) -> Self {
         Self {
             limits,
             hub,
+            conditioning,
             device: None,
             slots: BTreeMap::new(),
             fastest: PlacementMode::Resident,
@@ -178,7 +182,7 @@ impl ModelCache {
 
     fn read(&mut self, key: &SlotKey, callbacks: &mut Callbacks<'_>) -> Result<Slot, Error> {
         let device = self.device()?;
-        let found = find(&self.hub, &key.checkpoint, key.pipeline, callbacks)?;
+        let found = find(&self.hub, &key.checkpoint, callbacks)?;
         let mut text_encoder = self.text_encoder_for(key.pipeline, &found.folder);
         let (bytes, plan) = match self.plan(key, &found, text_encoder.is_some(), &device) {
             // Neither the device nor the host has room for all: the others are loaded anew when they are needed.
@@ -190,7 +194,7 @@ impl ModelCache {
             }
             answer => answer?,
         };
-        let id = &found.model.id;
+        let id = &found.id;
         if let Some(plan) = &plan {
             tracing::info!(model = id, %plan, "planned");
             if plan.alone {
@@ -203,6 +207,7 @@ impl ModelCache {
             placement: plan.map_or(Placement::KEPT, |plan| plan.placement),
             fp8: key.dtype == ComputeDType::Fp8,
             text_encoder,
+            conditioning: self.conditioning,
         };
         let start = std::time::Instant::now();
         let pipeline = match key.pipeline {
@@ -215,7 +220,8 @@ impl ModelCache {
         }
         .map_err(|source| Error::model(id, &self.device_name(), source))?;
         tracing::info!(model = id, seconds = start.elapsed().as_secs_f64(), "loaded");
-        Ok(Slot { pipeline, model: found.model, plan, bytes, folder: found.folder, used: 0 })
+        let model = LoadedModel::new(key.pipeline, &found, &pipeline.components().constants);
+        Ok(Slot { pipeline, model, plan, bytes, folder: found.folder, used: 0 })
     }
 
     /// A loaded checkpoint's text encoder that can serve this one too. Only those of layered models write captions.
@@ -244,7 +250,7 @@ impl ModelCache {
         shared: bool,
         device: &Device,
     ) -> Result<(u64, Option<MemoryPlan>), Error> {
-        let (name, model) = (self.device_name(), &found.model.id);
+        let (name, model) = (self.device_name(), &found.id);
         let failed = |source| Error::device(&name, source);
         let dtype = key.dtype.candle();
         let Some(CardMemory { free, .. }) = nn::card_memory(device).map_err(failed)? else {

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{device::ComputeDType, memory_plan::MemoryPlan};
+use super::{device::ComputeDType, find::FoundCheckpoint, memory_plan::MemoryPlan};
 use crate::{
     hub::ModelRef,
-    pipeline::{Components, PipelineKind, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
+    models::text_encoder::{ImageProcessorBackend, TextPositions},
+    pipeline::{Components, Constants, PipelineKind, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
 };
 
 /// What makes two loaded models different: everything that changes their weights.
@@ -29,11 +30,37 @@ pub struct LoadedModel {
     pub revision: Option<String>,
     /// Nobody had chosen a model: it is the small one that comes with acetate.
     pub default: bool,
+    /// How it counts the tokens of pictures in an edit's prompt; none where prompts have no pictures.
+    pub text_positions: Option<TextPositions>,
+    /// How it resizes the pictures that its text encoder sees.
+    pub image_processor: ImageProcessorBackend,
+}
+
+impl LoadedModel {
+    pub(super) fn new(pipeline: PipelineKind, found: &FoundCheckpoint, constants: &Constants) -> Self {
+        Self {
+            pipeline,
+            id: found.id.clone(),
+            revision: found.revision.clone(),
+            default: found.default,
+            text_positions: (pipeline == PipelineKind::EditPlus).then_some(constants.text_positions),
+            image_processor: constants.image_processor,
+        }
+    }
 }
 
 pub enum LoadedPipeline {
     Layered(QwenImageLayeredPipeline),
     EditPlus(QwenImageEditPlusPipeline),
+}
+
+impl LoadedPipeline {
+    pub fn components(&self) -> &Components {
+        match self {
+            Self::Layered(pipeline) => pipeline.components(),
+            Self::EditPlus(pipeline) => pipeline.components(),
+        }
+    }
 }
 
 /// A checkpoint in memory.
@@ -51,10 +78,7 @@ pub struct Slot {
 
 impl Slot {
     pub fn components(&self) -> &Components {
-        match &self.pipeline {
-            LoadedPipeline::Layered(pipeline) => pipeline.components(),
-            LoadedPipeline::EditPlus(pipeline) => pipeline.components(),
-        }
+        self.pipeline.components()
     }
 
     pub(super) fn components_mut(&mut self) -> &mut Components {

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::{
-    constants::{Constants, PipelineKind},
+    constants::{Conditioning, Constants, PipelineKind},
     guidance::{BranchOrder, Guidance},
     placement::{ComponentPlacement, Placement},
     prompt,
@@ -37,20 +37,22 @@ pub struct LoadOptions<'a> {
     pub fp8: bool,
     /// Of another checkpoint with the same text encoder.
     pub text_encoder: Option<Offloadable<TextEncoder>>,
+    pub conditioning: Conditioning,
 }
 
 impl<'a> LoadOptions<'a> {
     /// All of it stays on the device.
     pub fn new(context: LoadContext<'a>) -> Self {
-        Self { context, placement: Placement::KEPT, fp8: false, text_encoder: None }
+        let conditioning = Conditioning::default();
+        Self { context, placement: Placement::KEPT, fp8: false, text_encoder: None, conditioning }
     }
 }
 
 impl Components {
     /// Loads a folder in diffusers' layout for this pipeline.
     pub fn load(folder: &Path, pipeline: PipelineKind, options: LoadOptions<'_>) -> LoadResult<Self> {
-        let LoadOptions { context, placement, fp8, text_encoder } = options;
-        let constants = Constants::load(folder, pipeline)?;
+        let LoadOptions { context, placement, fp8, text_encoder, conditioning } = options;
+        let constants = Constants::load(folder, pipeline, conditioning)?;
         let scheduler = Scheduler::load(&folder.join("scheduler"))?;
         let text_encoder = match text_encoder {
             Some(shared) => shared,

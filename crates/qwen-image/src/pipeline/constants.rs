@@ -5,7 +5,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::options::LAYERS;
-use crate::models::{LoadResult, ModelError, read_json, text_encoder::PositionRule};
+use crate::models::{
+    LoadResult, ModelError, read_json,
+    text_encoder::{ImageProcessorBackend, TextPositions},
+};
 
 /// Which of the two pipelines a checkpoint is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,27 +43,19 @@ pub struct Constants {
     pub caption_max_new_tokens: usize,
     /// How an edit's text encoder counts the tokens of pictures.
     pub text_positions: TextPositions,
+    /// Which of transformers' picture processors an edit's and a caption's text encoder follows.
+    pub image_processor: ImageProcessorBackend,
     /// What its users should know about this checkpoint; it goes into the manifest of every job.
     pub note: Option<String>,
 }
 
-/// The reference (diffusers 0.42 with transformers 5) counts a picture's tokens like words. The models were trained
-/// with rows and columns, as older transformers still counted: `multimodal` in `acetate.json` asks for that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TextPositions {
-    #[default]
-    Sequential,
-    Multimodal,
-}
-
-impl TextPositions {
-    pub fn rule(self) -> PositionRule {
-        match self {
-            Self::Sequential => PositionRule::Sequence,
-            Self::Multimodal => PositionRule::Grid,
-        }
-    }
+/// How the text encoder reads pictures: what a caller asks for, over what the checkpoint's `acetate.json` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Conditioning {
+    /// How an edit's text encoder counts the tokens of pictures. None: as the checkpoint says, else `Multimodal`.
+    pub text_positions: Option<TextPositions>,
+    /// Which of transformers' picture processors is followed. None: as the checkpoint says, else `Torchvision`.
+    pub image_processor: Option<ImageProcessorBackend>,
 }
 
 /// Longest prompt, in tokens after the template; what is beyond is cut off, as in the reference.
@@ -76,6 +71,7 @@ struct Overrides {
     prompt_template_encode_start_idx: Option<usize>,
     caption_max_new_tokens: Option<usize>,
     text_positions: Option<TextPositions>,
+    image_processor: Option<ImageProcessorBackend>,
     note: Option<String>,
 }
 
@@ -87,7 +83,7 @@ struct ModelIndex {
 
 impl Constants {
     /// Checks that the checkpoint is for this pipeline and reads its overrides.
-    pub fn load(folder: &Path, pipeline: PipelineKind) -> LoadResult<Self> {
+    pub fn load(folder: &Path, pipeline: PipelineKind, conditioning: Conditioning) -> LoadResult<Self> {
         let index = folder.join("model_index.json");
         if !index.is_file() {
             return Err(ModelError::NotFound { path: folder.to_owned() });
@@ -111,7 +107,8 @@ impl Constants {
                 .prompt_template_encode_start_idx
                 .unwrap_or(defaults.prompt_template_encode_start_idx),
             caption_max_new_tokens: given.caption_max_new_tokens.unwrap_or(defaults.caption_max_new_tokens),
-            text_positions: given.text_positions.unwrap_or(defaults.text_positions),
+            text_positions: conditioning.text_positions.or(given.text_positions).unwrap_or_default(),
+            image_processor: conditioning.image_processor.or(given.image_processor).unwrap_or_default(),
             note: given.note,
         };
         let sane = |side: &u32| (32..=4096).contains(side) && side.is_multiple_of(32);
@@ -142,7 +139,31 @@ impl Constants {
             },
             caption_max_new_tokens: 512,
             text_positions: TextPositions::default(),
+            image_processor: ImageProcessorBackend::default(),
             note: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caller_is_heard_before_the_checkpoint_and_the_checkpoint_before_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model_index.json"), r#"{"_class_name": "QwenImageEditPlusPipeline"}"#)
+            .unwrap();
+        let read = |conditioning| {
+            let constants = Constants::load(folder.path(), PipelineKind::EditPlus, conditioning).unwrap();
+            (constants.text_positions, constants.image_processor)
+        };
+        let defaults = (TextPositions::Multimodal, ImageProcessorBackend::Torchvision);
+        assert_eq!(read(Conditioning::default()), defaults);
+        let pins = r#"{"text_positions": "sequential", "image_processor": "pil"}"#;
+        std::fs::write(folder.path().join("acetate.json"), pins).unwrap();
+        assert_eq!(read(Conditioning::default()), (TextPositions::Sequential, ImageProcessorBackend::Pil));
+        let asked = Conditioning { text_positions: Some(defaults.0), image_processor: Some(defaults.1) };
+        assert_eq!(read(asked), defaults);
     }
 }

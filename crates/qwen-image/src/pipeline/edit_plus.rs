@@ -90,15 +90,14 @@ impl QwenImageEditPlusPipeline {
             for picture in pictures {
                 let size = Size::with_area(self.0.constants.condition_area, picture.width(), picture.height());
                 let resized = image_processor::lanczos_rgb(picture, size.width, size.height);
-                let seen = image_tensor::fit(&encoder, &resized)?;
-                tokens.push(encoder.encode_picture(image_tensor::view(&seen))?);
+                tokens.push(encoder.encode_picture(&resized, self.0.constants.image_processor)?);
                 callbacks.report(Stage::TextEncode, tokens.len(), pictures.len())?;
             }
             let embed = |text: &str| -> Result<Tensor> {
                 let prompt = Prompt {
                     text: &prompt::edit(pictures.len(), text),
                     pictures: &tokens,
-                    rule: self.0.constants.text_positions.rule(),
+                    text_positions: self.0.constants.text_positions,
                     drop: self.0.constants.prompt_template_encode_start_idx,
                     keep: None,
                 };

@@ -4,10 +4,6 @@ use ::image::{ImageBuffer, Pixel, RgbImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
 
 use super::error::{PipelineError, Result};
-use crate::{
-    image_processor,
-    models::text_encoder::{RgbPicture, TextEncoder},
-};
 
 /// A size in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,15 +64,4 @@ pub fn to_picture<P: Pixel<Subpixel = u8>>(picture: &Tensor) -> Result<ImageBuff
     let (given, wanted) = (bytes.len(), w * h * usize::from(P::CHANNEL_COUNT));
     let decoded = (given == wanted).then(|| ImageBuffer::from_raw(width, height, bytes)).flatten();
     decoded.ok_or(PipelineError::DecodedSize { bytes: given, width, height })
-}
-
-/// The picture as the text encoder's processor resizes it.
-pub fn fit(text_encoder: &TextEncoder, picture: &RgbImage) -> Result<RgbImage> {
-    let (height, width) = text_encoder.processor().target_size(picture.height() as usize, picture.width() as usize)?;
-    Ok(image_processor::bicubic_rgb(picture, width as u32, height as u32))
-}
-
-/// The picture as the text encoder takes it.
-pub fn view(picture: &RgbImage) -> RgbPicture<'_> {
-    RgbPicture { width: picture.width() as usize, height: picture.height() as usize, pixels: picture.as_raw() }
 }

@@ -22,7 +22,7 @@ use crate::{
     image_processor,
     models::{
         LoadContext, LoadResult,
-        text_encoder::{PositionRule, Prompt, TextEncoder},
+        text_encoder::{Prompt, TextEncoder, TextPositions},
         vae::Vae,
     },
 };
@@ -134,7 +134,8 @@ impl QwenImageLayeredPipeline {
         let prompt = Prompt {
             text: &prompt::decompose(text),
             pictures: &[],
-            rule: PositionRule::Sequence,
+            // Words alone count the same by either rule.
+            text_positions: TextPositions::Sequential,
             drop: self.0.constants.prompt_template_encode_start_idx,
             keep: Some(MAX_PROMPT_TOKENS),
         };
@@ -150,13 +151,14 @@ impl QwenImageLayeredPipeline {
 
     /// The text encoder's own description of the picture.
     fn caption(&self, encoder: &TextEncoder, resized: &RgbaImage, callbacks: &mut Callbacks<'_>) -> Result<Caption> {
-        let flat = image_tensor::fit(encoder, &image_processor::on_white(resized))?;
-        let most = self.0.constants.caption_max_new_tokens;
+        let flat = image_processor::on_white(resized);
+        let constants = &self.0.constants;
+        let (backend, most) = (constants.image_processor, constants.caption_max_new_tokens);
         let mut report = |token: usize, of: usize| match callbacks.report(Stage::Caption, token, of) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         };
-        match encoder.caption(prompt::CAPTION, image_tensor::view(&flat), most, &mut report)? {
+        match encoder.caption(prompt::CAPTION, &flat, backend, most, &mut report)? {
             Some(caption) => Ok(Caption { tokens: caption.tokens.len() as u32, text: caption.text }),
             None => Err(PipelineError::Cancelled),
         }

@@ -22,7 +22,7 @@ mod sizes;
 
 pub use callbacks::{Callbacks, Stage, StageTiming};
 pub use components::{Components, LoadOptions};
-pub use constants::{Constants, PipelineKind};
+pub use constants::{Conditioning, Constants, PipelineKind};
 pub use denoise::{Denoise, RunPass, every_block};
 pub use edit_plus::QwenImageEditPlusPipeline;
 pub use error::PipelineError;

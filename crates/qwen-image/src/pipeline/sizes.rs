@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::DType;
 
-use super::constants::{Constants, PipelineKind};
+use super::constants::{Conditioning, Constants, PipelineKind};
 use crate::models::{LoadResult, Sizes, Workload, memory_estimate};
 
 /// Latents to a side of a patch, pixels to a side of a latent.
@@ -16,7 +16,7 @@ const REFERENCES: usize = 3;
 
 /// The sizes of a checkpoint's parts, and of the work of its largest resolution with the usual number of layers.
 pub fn sizes(folder: &Path, pipeline: PipelineKind, dtype: DType, fp8: bool) -> LoadResult<Sizes> {
-    let constants = Constants::load(folder, pipeline)?;
+    let constants = Constants::load(folder, pipeline, Conditioning::default())?;
     let layered = pipeline == PipelineKind::Layered;
     let pixels = match pipeline {
         PipelineKind::Layered => constants.resolutions.iter().map(|side| (side * side) as usize).max().unwrap_or(0),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ::image::RgbaImage;
+use ::image::{Rgb, RgbImage, RgbaImage};
 use candle_core::Tensor;
 
 use super::{Bench, CASES, Case, Failed};
@@ -10,7 +10,7 @@ use qwen_image::{
     Callbacks, DecomposeOptions, EditInputs, EditOptions,
     models::{
         BlockPlacement, LoadContext,
-        text_encoder::{PositionRule, Prompt, RgbPicture, TextEncoder, TextError},
+        text_encoder::{ImageProcessorBackend, Prompt, TextEncoder, TextError, TextPositions},
         transformer::{Frame, Transformer},
         vae::{Tiling, Vae},
     },
@@ -39,8 +39,9 @@ impl Bench<'_> {
         let encoder = TextEncoder::load(&self.config.folder, &self.device, self.dtype, false)?;
         self.once("load: text encoder", start, &[])?;
         let side = 392;
-        let pixels: Vec<u8> = (0..side * side * 3).map(|i| (i * 31 % 251) as u8).collect();
-        let picture = RgbPicture { width: side, height: side, pixels: &pixels };
+        let value = |x: u32, y: u32, channel: u32| (((y * side + x) * 3 + channel) * 31 % 251) as u8;
+        let picture = RgbImage::from_fn(side, side, |x, y| Rgb([0, 1, 2].map(|channel| value(x, y, channel))));
+        let encode = || encoder.encode_picture(&picture, ImageProcessorBackend::default());
         let template = |words: usize| {
             let words = "a red kite over the hills ".repeat(words);
             format!(
@@ -49,9 +50,10 @@ impl Bench<'_> {
         };
         let mut tokens = 0;
         let mut work = || {
-            let pictures = [encoder.encode_picture(picture)?];
+            let pictures = [encode()?];
             let text = template(20);
-            let prompt = Prompt { text: &text, pictures: &pictures, rule: PositionRule::Sequence, drop: 0, keep: None };
+            let text_positions = TextPositions::default();
+            let prompt = Prompt { text: &text, pictures: &pictures, text_positions, drop: 0, keep: None };
             tokens = encoder.embed(&prompt)?.tokens;
             Ok::<_, TextError>(())
         };
@@ -59,7 +61,7 @@ impl Bench<'_> {
         if let Some(line) = self.report.lines.last_mut() {
             line.name = format!("text encoder, one picture, {tokens} tokens");
         }
-        self.time("vision tower alone", None, || encoder.encode_picture(picture).map(|_| ()))?;
+        self.time("vision tower alone", None, || encode().map(|_| ()))?;
         Ok(())
     }
 

@@ -17,13 +17,14 @@ mod vision;
 
 use std::{ops::ControlFlow, path::Path};
 
+use ::image::RgbImage;
 use candle_core::{DType, Device, Tensor};
 
 use self::{config::Config, generation_config::GenerationConfig, language::LanguageModel, vision::VisionTower};
 pub use self::{
     error::TextError,
-    processor::{Grid, PictureProcessor, RgbPicture},
-    prompt::{PictureTokens, PositionRule, Positions},
+    processor::{Grid, ImageProcessorBackend, PictureProcessor},
+    prompt::{PictureTokens, Positions, TextPositions},
     tokenizer::Tokenizer,
 };
 use crate::{
@@ -47,7 +48,7 @@ pub struct Prompt<'a> {
     /// The whole text with its template, `<|image_pad|>` in the place of each picture.
     pub text: &'a str,
     pub pictures: &'a [PictureTokens],
-    pub rule: PositionRule,
+    pub text_positions: TextPositions,
     /// Leading hidden states that are left out: those of the template.
     pub drop: usize,
     /// Hidden states that are given at most. What comes later is not computed: the model looks back only.
@@ -120,8 +121,12 @@ impl TextEncoder {
     }
 
     /// Runs the vision tower. The result serves every prompt about the picture.
-    pub fn encode_picture(&self, picture: RgbPicture<'_>) -> Result<PictureTokens, TextError> {
-        let (patches, grid) = self.processor.process(picture, &self.device)?;
+    pub fn encode_picture(
+        &self,
+        picture: &RgbImage,
+        backend: ImageProcessorBackend,
+    ) -> Result<PictureTokens, TextError> {
+        let (patches, grid) = self.processor.process(picture, backend, &self.device)?;
         Ok(PictureTokens { embeds: self.vision.forward(&patches, grid)?, grid })
     }
 
@@ -130,7 +135,7 @@ impl TextEncoder {
     /// # Errors
     /// When placeholders and pictures do not match, or more tokens must be read than the model has positions for.
     pub fn embed(&self, prompt: &Prompt<'_>) -> Result<Embedded, TextError> {
-        let mut read = self.read(prompt.text, prompt.pictures, prompt.rule)?;
+        let mut read = self.read(prompt.text, prompt.pictures, prompt.text_positions)?;
         let total = read.ids.len();
         // A picture is read whole, or not at all if none of it is asked for.
         let wanted = prompt.keep.map_or(total, |keep| (prompt.drop + keep).min(total));
@@ -153,13 +158,14 @@ impl TextEncoder {
     pub fn caption(
         &self,
         text: &str,
-        picture: RgbPicture<'_>,
+        picture: &RgbImage,
+        backend: ImageProcessorBackend,
         max_tokens: usize,
         on_token: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Option<Caption>, TextError> {
         let generation = self.generation.as_ref().ok_or(TextError::NoHead)?;
-        let pictures = [self.encode_picture(picture)?];
-        let read = self.read(text, &pictures, PositionRule::Grid)?;
+        let pictures = [self.encode_picture(picture, backend)?];
+        let read = self.read(text, &pictures, TextPositions::Multimodal)?;
         self.check_length(read.ids.len() + max_tokens)?;
         let embeds = self.embed_read(&read, &pictures)?;
         let Read { ids, positions } = read;
@@ -171,7 +177,7 @@ impl TextEncoder {
 
     /// Tokens of a text, with as many in the place of each picture as it has.
     pub fn input_ids(&self, text: &str, pictures: &[PictureTokens]) -> Result<Vec<u32>, TextError> {
-        Ok(self.read(text, pictures, PositionRule::Sequence)?.ids)
+        Ok(self.read(text, pictures, TextPositions::Sequential)?.ids)
     }
 
     pub fn hidden_size(&self) -> usize {
@@ -182,14 +188,14 @@ impl TextEncoder {
         &self.processor
     }
 
-    fn read(&self, text: &str, pictures: &[PictureTokens], rule: PositionRule) -> Result<Read, TextError> {
+    fn read(&self, text: &str, pictures: &[PictureTokens], text_positions: TextPositions) -> Result<Read, TextError> {
         let (token, merge) = (self.config.image_token, self.config.vision.spatial_merge_size);
         let sizes: Vec<_> = pictures.iter().map(|picture| picture.grid.merged(merge)).collect();
         let counts: Vec<_> = sizes.iter().map(|(height, width)| height * width).collect();
         let ids = prompt::expand(&self.tokenizer.encode(text)?, token, &counts)?;
-        let positions = match rule {
-            PositionRule::Sequence => Positions::sequence(0, ids.len()),
-            PositionRule::Grid => Positions::grid(&ids, token, &sizes),
+        let positions = match text_positions {
+            TextPositions::Sequential => Positions::sequence(0, ids.len()),
+            TextPositions::Multimodal => Positions::grid(&ids, token, &sizes),
         };
         Ok(Read { ids, positions })
     }

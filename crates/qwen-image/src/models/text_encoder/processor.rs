@@ -1,23 +1,40 @@
 //! The picture processor: a resize to whole merged patches, then scaled and normalised patches.
 //!
-//! Source: `Qwen2VLImageProcessorPil` in transformers, which is what the pipelines use without torchvision.
+//! Sources: `Qwen2VLImageProcessor` and `Qwen2VLImageProcessorPil` in transformers.
 
 use std::path::Path;
 
+use ::image::RgbImage;
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{config::VisionConfig, error::TextError};
-use crate::models::{LoadResult, ModelError, read_json};
+use crate::{
+    image_processor,
+    models::{LoadResult, ModelError, read_json},
+};
 
-/// A picture as rows of red, green and blue bytes.
-#[derive(Debug, Clone, Copy)]
-pub struct RgbPicture<'a> {
-    pub width: usize,
-    pub height: usize,
-    /// `width * height * 3` bytes.
-    pub pixels: &'a [u8],
+/// Which of transformers' two picture processors is followed, by transformers' names. Their resizes differ in the last
+/// bit, and an edit by up to some 20/255 at single pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageProcessorBackend {
+    /// What `from_pretrained` takes where torchvision is installed: torch resizes tensors of bytes.
+    #[default]
+    Torchvision,
+    /// What it takes without torchvision: Pillow resizes.
+    Pil,
+}
+
+impl ImageProcessorBackend {
+    /// As `acetate.json`, settings and manifests spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Torchvision => "torchvision",
+            Self::Pil => "pil",
+        }
+    }
 }
 
 /// Patches of a picture, down and across.
@@ -114,23 +131,32 @@ impl PictureProcessor {
     }
 
     /// Patches `(n, 3 * frames * patch * patch)`, float32 on `device`, in the order that the vision tower merges
-    /// them: four neighbours, then the next four. The picture has its [`Self::target_size`] already (by Pillow's
-    /// bicubic filter).
-    pub fn process(&self, picture: RgbPicture<'_>, device: &Device) -> Result<(Tensor, Grid), TextError> {
-        let RgbPicture { width, height, pixels } = picture;
+    /// them: four neighbours, then the next four.
+    ///
+    /// # Errors
+    /// When the picture has no pixels, or one side is more than 200 times the other.
+    pub fn process(
+        &self,
+        picture: &RgbImage,
+        backend: ImageProcessorBackend,
+        device: &Device,
+    ) -> Result<(Tensor, Grid), TextError> {
+        let (width, height) = (picture.width() as usize, picture.height() as usize);
         let fail = |reason: &str| TextError::Picture { width, height, reason: reason.to_owned() };
-        if width == 0 || height == 0 || pixels.len() != width * height * 3 {
-            return Err(fail(&format!("{} bytes of RGB do not fill it", pixels.len())));
+        if width == 0 || height == 0 {
+            return Err(fail("it has no pixels"));
         }
         let (rows, columns) = if self.settings.do_resize { self.target_size(height, width)? } else { (height, width) };
-        if (rows, columns) != (height, width) {
-            return Err(fail(&format!("it must be resized to {columns}x{rows} first")));
-        }
-        let grid = Grid { height: rows / self.patch, width: columns / self.patch };
         if rows % (self.patch * self.merge) != 0 || columns % (self.patch * self.merge) != 0 {
             return Err(fail(&format!("its sides must be multiples of {}", self.patch * self.merge)));
         }
-        let values = self.patches(pixels, columns, grid);
+        let grid = Grid { height: rows / self.patch, width: columns / self.patch };
+        let resize = match backend {
+            ImageProcessorBackend::Torchvision => image_processor::bicubic_rgb_torchvision,
+            ImageProcessorBackend::Pil => image_processor::bicubic_rgb,
+        };
+        let resized = resize(picture, columns as u32, rows as u32);
+        let values = self.patches(&resized, &self.table(backend), grid);
         let n = grid.height * grid.width;
         let width = values.len() / n;
         Ok((Tensor::from_vec(values, (n, width), device)?, grid))
@@ -148,9 +174,9 @@ impl PictureProcessor {
         smart_resize(height, width, self.patch * self.merge, min, max)
     }
 
-    fn patches(&self, pixels: &[u8], columns: usize, grid: Grid) -> Vec<f32> {
+    fn patches(&self, pixels: &[u8], table: &[[f32; 256]; 3], grid: Grid) -> Vec<f32> {
         let Self { patch, merge, frames, .. } = *self;
-        let table = self.table();
+        let columns = grid.width * patch;
         let mut out = Vec::with_capacity(grid.height * grid.width * 3 * frames * patch * patch);
         for (top, left) in (0..grid.height / merge).flat_map(|top| (0..grid.width / merge).map(move |left| (top, left)))
         {
@@ -171,13 +197,23 @@ impl PictureProcessor {
         out
     }
 
-    /// What each byte becomes in each channel; rescaled in double precision and then rounded, as numpy does.
-    fn table(&self) -> [[f32; 256]; 3] {
+    /// What each byte becomes in each channel.
+    fn table(&self, backend: ImageProcessorBackend) -> [[f32; 256]; 3] {
         let Settings { do_rescale, do_normalize, rescale_factor, image_mean, image_std, .. } = &self.settings;
         std::array::from_fn(|channel| {
-            std::array::from_fn(|byte| {
-                let value = if *do_rescale { (byte as f64 * rescale_factor) as f32 } else { byte as f32 };
-                if *do_normalize { (value - image_mean[channel]) / image_std[channel] } else { value }
+            let (mean, std) = (image_mean[channel], image_std[channel]);
+            std::array::from_fn(|byte| match (backend, do_rescale, do_normalize) {
+                // Both steps at once, with the mean and deviation of bytes.
+                (ImageProcessorBackend::Torchvision, true, true) => {
+                    let whole = (1.0 / rescale_factor) as f32;
+                    (byte as f32 - mean * whole) / (std * whole)
+                }
+                // Rescaled in double precision and then rounded, as numpy does.
+                (ImageProcessorBackend::Pil, true, true) => ((byte as f64 * rescale_factor) as f32 - mean) / std,
+                (_, false, true) => (byte as f32 - mean) / std,
+                (ImageProcessorBackend::Torchvision, true, false) => byte as f32 * *rescale_factor as f32,
+                (ImageProcessorBackend::Pil, true, false) => (byte as f64 * rescale_factor) as f32,
+                (_, false, false) => byte as f32,
             })
         })
     }

@@ -1,6 +1,7 @@
 //! Pictures inside a prompt: room for their tokens, and where each token stands.
 
 use candle_core::Tensor;
+use serde::Deserialize;
 
 use super::{error::TextError, processor::Grid};
 
@@ -13,13 +14,25 @@ pub struct PictureTokens {
 }
 
 /// How the tokens of pictures are counted by the rotary embedding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PositionRule {
-    /// Like words, one after the other. diffusers 0.42 with transformers 5 reads prompts so: the pipelines do not
-    /// pass the token types that the grid needs.
-    Sequence,
-    /// By row and column, as the model was trained, and as transformers' `generate` does.
-    Grid,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextPositions {
+    /// By row and column, as the published models were made, and as transformers' `generate` does.
+    #[default]
+    Multimodal,
+    /// Like words, one after the other. diffusers 0.42 with transformers 5.3 and newer reads an edit's prompt so, because
+    /// it does not pass the token types that rows and columns need (its issue 14194).
+    Sequential,
+}
+
+impl TextPositions {
+    /// As `acetate.json`, settings and manifests spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Multimodal => "multimodal",
+            Self::Sequential => "sequential",
+        }
+    }
 }
 
 /// Time, height and width of each token.

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
 
 /// Relative error in the 2-norm of a component in float32 on the CPU.
 pub const COMPONENT: f64 = 1e-4;
@@ -33,6 +34,14 @@ pub fn zero_cond_checkpoint() -> tempfile::TempDir {
     copy("checkpoints/edit/transformer", transformer.clone(), "config.json");
     link(golden("checkpoints/edit-zero-cond/transformer/config.json"), transformer.join("config.json"));
     folder
+}
+
+/// What the fixture's script wrote beside the tensors.
+pub fn notes(name: &str) -> Value {
+    let bytes = std::fs::read(golden(&format!("tensors/{name}.safetensors"))).unwrap();
+    let (length, rest) = bytes.split_first_chunk().unwrap();
+    let header: Value = serde_json::from_slice(&rest[..u64::from_le_bytes(*length) as usize]).unwrap();
+    serde_json::from_str(header["__metadata__"]["notes"].as_str().unwrap()).unwrap()
 }
 
 pub fn tensors(name: &str) -> HashMap<String, Tensor> {

@@ -90,6 +90,7 @@ fn two_models_swap_when_the_budget_holds_one() {
             load_edit_model: false,
             limits,
             hub: HubConfig::new("http://127.0.0.1:9", "/nonexistent"),
+            ..PipelineOptions::default()
         };
         QwenImagePipeline::lazy(ModelRef::Folder(golden("checkpoints/layered")), options).unwrap()
     };

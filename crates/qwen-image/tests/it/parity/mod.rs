@@ -9,6 +9,7 @@ mod gpu_memory;
 mod noise;
 mod offload;
 mod pipelines;
+mod resize;
 mod schedule;
 mod seams;
 mod text_encoder;

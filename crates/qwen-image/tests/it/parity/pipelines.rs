@@ -5,9 +5,11 @@ use std::path::Path;
 use ::image::{DynamicImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
 use qwen_image::{
-    Callbacks, DecomposeOptions, EditInputs, EditOptions, OutputSize,
+    Callbacks, Conditioning, DecomposeOptions, EditInputs, EditOptions, ImageProcessorBackend, OutputSize,
+    TextPositions,
     image_processor::rgb_of,
-    pipeline::{QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
+    models::LoadContext,
+    pipeline::{LoadOptions, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
 };
 use serde::Deserialize;
 
@@ -20,12 +22,23 @@ struct Case {
     checkpoint: String,
     inputs: Vec<String>,
     params: Params,
-    text_positions: String,
+    image_processor: ImageProcessorBackend,
+    text_positions: Option<TextPositions>,
     size: [u32; 2],
     outputs: Vec<String>,
     tensors: String,
     caption: Option<String>,
     caption_ids: Option<Vec<u32>>,
+}
+
+impl Case {
+    /// What is the default is not asked for: so the cases show that it is.
+    fn conditioning(&self) -> Conditioning {
+        Conditioning {
+            text_positions: self.text_positions.filter(|positions| *positions != TextPositions::default()),
+            image_processor: Some(self.image_processor).filter(|backend| *backend != ImageProcessorBackend::default()),
+        }
+    }
 }
 
 /// As a job's request names them.
@@ -90,7 +103,7 @@ fn compare_pictures(name: &str, found: &DynamicImage, expected: &DynamicImage) {
 fn decompose() {
     let pipeline = QwenImageLayeredPipeline::load(&golden("checkpoints/layered"), &Device::Cpu, DType::F32).unwrap();
     for case in cases("decompose") {
-        assert_eq!(case.checkpoint, "layered");
+        assert_eq!((case.checkpoint.as_str(), case.conditioning()), ("layered", Conditioning::default()));
         let params = &case.params;
         let options = DecomposeOptions {
             prompt: params.prompt.clone(),
@@ -124,7 +137,11 @@ fn decompose() {
 }
 
 fn edit(case: &Case, folder: &Path) {
-    let pipeline = QwenImageEditPlusPipeline::load(folder, &Device::Cpu, DType::F32).unwrap();
+    let load = LoadOptions {
+        conditioning: case.conditioning(),
+        ..LoadOptions::new(LoadContext::new(&Device::Cpu, DType::F32))
+    };
+    let pipeline = QwenImageEditPlusPipeline::load_with(folder, load).unwrap();
     let params = &case.params;
     let options = EditOptions {
         negative_prompt: params.negative_prompt.clone(),
@@ -149,29 +166,12 @@ fn edit(case: &Case, folder: &Path) {
 
 #[test]
 fn edit_with_one_and_two_pictures_and_zero_cond_t() {
+    let zero_cond = zero_cond_checkpoint();
     for case in cases("edit") {
-        let folder = match case.checkpoint.as_str() {
-            "edit" => multimodal_checkpoint(case.text_positions == "multimodal"),
-            "edit-zero-cond" => zero_cond_checkpoint(),
+        match case.checkpoint.as_str() {
+            "edit" => edit(&case, &golden("checkpoints/edit")),
+            "edit-zero-cond" => edit(&case, zero_cond.path()),
             other => panic!("unknown checkpoint {other}"),
-        };
-        edit(&case, folder.path());
+        }
     }
-}
-
-/// The checkpoint `edit`, with multimodal text positions asked for in its `acetate.json` or not.
-fn multimodal_checkpoint(multimodal: bool) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(golden("checkpoints/edit")).unwrap() {
-        let entry = entry.unwrap();
-        std::os::unix::fs::symlink(entry.path(), folder.path().join(entry.file_name())).unwrap();
-    }
-    if multimodal {
-        let path = folder.path().join("acetate.json");
-        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        json["text_positions"] = "multimodal".into();
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, json.to_string()).unwrap();
-    }
-    folder
 }

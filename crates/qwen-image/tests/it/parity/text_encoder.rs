@@ -1,26 +1,18 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use image::RgbaImage;
-use qwen_image::image_processor::{bicubic_rgb, lanczos, on_white};
+use image::{RgbImage, RgbaImage};
+use qwen_image::image_processor::{lanczos, on_white};
 use qwen_image::models::text_encoder::{
-    PictureTokens, PositionRule, Positions, Prompt, RgbPicture, TextEncoder, TextError, Tokenizer,
+    ImageProcessorBackend, PictureTokens, Positions, Prompt, TextEncoder, TextError, TextPositions, Tokenizer,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::bars::{COMPONENT, assert_close, golden, tensors};
+use super::bars::{COMPONENT, assert_close, golden, notes, tensors};
 
 fn encoder(checkpoint: &str, with_head: bool) -> TextEncoder {
     TextEncoder::load(&golden("checkpoints").join(checkpoint), &Device::Cpu, DType::F32, with_head).unwrap()
-}
-
-/// What the fixture's script wrote beside the tensors.
-fn notes(name: &str) -> Value {
-    let bytes = std::fs::read(golden(&format!("tensors/{name}.safetensors"))).unwrap();
-    let (length, rest) = bytes.split_first_chunk().unwrap();
-    let header: Value = serde_json::from_slice(&rest[..u64::from_le_bytes(*length) as usize]).unwrap();
-    serde_json::from_str(header["__metadata__"]["notes"].as_str().unwrap()).unwrap()
 }
 
 fn ids(tensor: &Tensor) -> Vec<u32> {
@@ -28,37 +20,18 @@ fn ids(tensor: &Tensor) -> Vec<u32> {
 }
 
 /// Bytes of a `(h, w, c)` tensor as RGB.
-struct Picture {
-    width: usize,
-    height: usize,
-    pixels: Vec<u8>,
-}
-
-impl Picture {
-    fn new(tensor: &Tensor) -> Self {
-        let (height, width, channels) = tensor.dims3().unwrap();
-        let bytes: Vec<u8> = tensor.flatten_all().unwrap().to_vec1().unwrap();
-        let pixels = match channels {
-            4 => on_white(&RgbaImage::from_raw(width as u32, height as u32, bytes).unwrap()).into_raw(),
-            _ => bytes,
-        };
-        Self { width, height, pixels }
-    }
-
-    /// Resized as the processor wants it.
-    fn fit(&self, encoder: &TextEncoder) -> Self {
-        let (height, width) = encoder.processor().target_size(self.height, self.width).unwrap();
-        let source = image::RgbImage::from_raw(self.width as u32, self.height as u32, self.pixels.clone()).unwrap();
-        Self { width, height, pixels: bicubic_rgb(&source, width as u32, height as u32).into_raw() }
-    }
-
-    fn as_rgb(&self) -> RgbPicture<'_> {
-        RgbPicture { width: self.width, height: self.height, pixels: &self.pixels }
+fn picture(tensor: &Tensor) -> RgbImage {
+    let (height, width, channels) = tensor.dims3().unwrap();
+    let (width, height) = (width as u32, height as u32);
+    let bytes: Vec<u8> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+    match channels {
+        4 => on_white(&RgbaImage::from_raw(width, height, bytes).unwrap()),
+        _ => RgbImage::from_raw(width, height, bytes).unwrap(),
     }
 }
 
-fn embed(encoder: &TextEncoder, text: &str, pictures: &[PictureTokens], rule: PositionRule) -> Tensor {
-    let prompt = Prompt { text, pictures, rule, drop: 0, keep: None };
+fn embed(encoder: &TextEncoder, text: &str, pictures: &[PictureTokens], text_positions: TextPositions) -> Tensor {
+    let prompt = Prompt { text, pictures, text_positions, drop: 0, keep: None };
     encoder.embed(&prompt).unwrap().states
 }
 
@@ -69,11 +42,11 @@ fn prompts_without_pictures() {
     for (name, note) in notes("text_layered")["prompts"].as_object().unwrap() {
         let text = note["text"].as_str().unwrap();
         assert_eq!(encoder.input_ids(text, &[]).unwrap(), ids(&tensors[&format!("{name}_input_ids")]), "{name}");
-        let states = embed(&encoder, text, &[], PositionRule::Sequence);
+        let states = embed(&encoder, text, &[], TextPositions::Sequential);
         assert_close(name, &states, &tensors[&format!("{name}_embeds")], COMPONENT);
 
         let total = states.dim(1).unwrap();
-        let prompt = Prompt { text, pictures: &[], rule: PositionRule::Grid, drop: 34, keep: Some(3) };
+        let prompt = Prompt { text, pictures: &[], text_positions: TextPositions::Multimodal, drop: 34, keep: Some(3) };
         let cut = encoder.embed(&prompt).unwrap();
         assert_eq!((cut.states.dim(1).unwrap(), cut.tokens), (3, total - 34));
         assert_close("cut", &cut.states, &states.narrow(1, 34, 3).unwrap(), 1e-6);
@@ -84,8 +57,8 @@ fn prompts_without_pictures() {
 fn prompts_with_one_and_two_pictures() {
     let encoder = encoder("edit", false);
     let (tensors, notes) = (tensors("text_edit"), notes("text_edit"));
-    let pictures = [Picture::new(&tensors["picture_1"]), Picture::new(&tensors["picture_2"])];
-    let tokens: Vec<_> = pictures.iter().map(|picture| encoder.encode_picture(picture.as_rgb()).unwrap()).collect();
+    let tokens = ["picture_1", "picture_2"]
+        .map(|name| encoder.encode_picture(&picture(&tensors[name]), ImageProcessorBackend::Pil).unwrap());
     for (name, count) in [("one", 1), ("two", 2)] {
         let expected = |what: &str| &tensors[&format!("{name}_{what}")];
         let (text, tokens) = (notes[name]["text"].as_str().unwrap(), &tokens[..count]);
@@ -102,7 +75,7 @@ fn prompts_with_one_and_two_pictures() {
         let delta: i64 = expected("rope_delta").flatten_all().unwrap().to_vec1().unwrap()[0];
         assert_eq!(positions.next() as i64, found.len() as i64 + delta);
 
-        for (rule, what) in [(PositionRule::Sequence, "embeds"), (PositionRule::Grid, "embeds_mrope")] {
+        for (rule, what) in [(TextPositions::Sequential, "embeds"), (TextPositions::Multimodal, "embeds_mrope")] {
             let states = embed(&encoder, text, tokens, rule);
             assert_close(&format!("{name}: {what}"), &states, expected(what), COMPONENT);
         }
@@ -113,24 +86,29 @@ fn prompts_with_one_and_two_pictures() {
 fn pictures_become_the_references_patches() {
     let encoder = encoder("layered", false);
     let processor = encoder.processor();
-    let tensors = tensors("processor");
+    let (in_pil, in_torchvision) = (tensors("processor"), tensors("processor_torchvision"));
     for name in ["square", "wide", "tiny", "exact", "rgba"] {
-        let picture = Picture::new(&tensors[&format!("{name}_image")]);
-        let (patches, grid) = processor.process(picture.fit(&encoder).as_rgb(), &Device::Cpu).unwrap();
-        assert_eq!(vec![1, grid.height as u32, grid.width as u32], ids(&tensors[&format!("{name}_grid_thw")]));
-        let difference = (patches - &tensors[&format!("{name}_pixel_values")]).unwrap().abs().unwrap();
-        let worst: f32 = difference.max_all().unwrap().to_scalar().unwrap();
-        println!("{name}: largest difference {worst:e}");
-        assert!(worst <= 1e-6, "{name}: {worst}");
+        let picture = picture(&in_pil[&format!("{name}_image")]);
+        let values = format!("{name}_pixel_values");
+        // Not even the last bit of a float differs where torch scales.
+        for (backend, expected, bar) in [
+            (ImageProcessorBackend::Pil, &in_pil[&values], 1e-6),
+            (ImageProcessorBackend::Torchvision, &in_torchvision[&values], 0.0),
+        ] {
+            let (patches, grid) = processor.process(&picture, backend, &Device::Cpu).unwrap();
+            assert_eq!(vec![1, grid.height as u32, grid.width as u32], ids(&in_pil[&format!("{name}_grid_thw")]));
+            let worst: f32 = (patches - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap();
+            println!("{name}, {backend:?}: largest difference {worst:e}");
+            assert!(worst <= bar, "{name}, {backend:?}: {worst}");
+        }
     }
     for row in notes("processor")["smart_resize"].as_array().unwrap() {
         let row: Vec<usize> = row.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
         assert_eq!(processor.target_size(row[0], row[1]).unwrap(), (row[2], row[3]), "{row:?}");
     }
-    let tensors = self::tensors("text_edit");
-    for (picture, patches) in [("picture_1", "one_pixel_values"), ("picture_2", "two_pixel_values_2")] {
-        let picture = Picture::new(&tensors[picture]);
-        let (found, _) = processor.process(picture.fit(&encoder).as_rgb(), &Device::Cpu).unwrap();
+    let tensors = tensors("text_edit");
+    for (name, patches) in [("picture_1", "one_pixel_values"), ("picture_2", "two_pixel_values_2")] {
+        let (found, _) = processor.process(&picture(&tensors[name]), ImageProcessorBackend::Pil, &Device::Cpu).unwrap();
         assert_close(patches, &found, &tensors[patches], 1e-7);
     }
 }
@@ -158,7 +136,8 @@ fn both_forms_of_the_tokenizer() {
 #[derive(Deserialize)]
 struct Captioned {
     picture: String,
-    resized: [usize; 2],
+    resized: [u32; 2],
+    image_processor: ImageProcessorBackend,
     max_new_tokens: usize,
     ids: Vec<u32>,
     text: String,
@@ -175,11 +154,9 @@ impl Captioned {
     }
 
     /// The picture as the pipeline resizes it, over white.
-    fn picture(&self) -> Picture {
+    fn picture(&self) -> RgbImage {
         let source = image::open(golden("pictures").join(&self.picture)).unwrap().to_rgba8();
-        let [width, height] = self.resized;
-        let resized = lanczos(&source, width as u32, height as u32);
-        Picture { width, height, pixels: on_white(&resized).into_raw() }
+        on_white(&lanczos(&source, self.resized[0], self.resized[1]))
     }
 }
 
@@ -198,7 +175,7 @@ fn captions_token_by_token() {
             ControlFlow::Continue(())
         };
         let caption = encoder
-            .caption(&question, picture.fit(&encoder).as_rgb(), case.max_new_tokens, &mut on_token)
+            .caption(&question, &picture, case.image_processor, case.max_new_tokens, &mut on_token)
             .unwrap()
             .unwrap();
         assert_eq!(caption.tokens, case.ids, "{}", case.picture);
@@ -226,7 +203,7 @@ fn captions_stop_when_asked_and_at_the_end_token() {
     std::fs::write(&path, config.to_string()).unwrap();
     let encoder = TextEncoder::load(folder.path(), &Device::Cpu, DType::F32, true).unwrap();
     let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
-    let caption = encoder.caption(&question, picture.fit(&encoder).as_rgb(), 24, go_on).unwrap().unwrap();
+    let caption = encoder.caption(&question, &picture, case.image_processor, 24, go_on).unwrap().unwrap();
     assert_eq!(caption.tokens, case.ids[..5]);
 
     let mut calls = 0;
@@ -234,7 +211,7 @@ fn captions_stop_when_asked_and_at_the_end_token() {
         calls += 1;
         if done == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    assert_eq!(encoder.caption(&question, picture.fit(&encoder).as_rgb(), 24, stop).unwrap(), None);
+    assert_eq!(encoder.caption(&question, &picture, case.image_processor, 24, stop).unwrap(), None);
     assert_eq!(calls, 3);
 
     config["top_k"] = 20.into();
@@ -248,7 +225,13 @@ fn captions_stop_when_asked_and_at_the_end_token() {
 #[test]
 fn what_cannot_be_read_is_said() {
     let encoder = encoder("layered", false);
-    let prompt = Prompt { text: "a <|image_pad|>", pictures: &[], rule: PositionRule::Grid, drop: 0, keep: None };
+    let prompt = Prompt {
+        text: "a <|image_pad|>",
+        pictures: &[],
+        text_positions: TextPositions::Multimodal,
+        drop: 0,
+        keep: None,
+    };
     let error = encoder.embed(&prompt).unwrap_err();
     assert!(matches!(error, TextError::Placeholders { found: 1, pictures: 0, .. }), "{error}");
 
@@ -259,11 +242,11 @@ fn what_cannot_be_read_is_said() {
     assert_eq!(cut.states.dims(), [1, 16, encoder.hidden_size()]);
     assert!(cut.tokens > 4096);
 
-    let picture = RgbPicture { width: 2, height: 2, pixels: &[0; 11] };
-    let error = encoder.encode_picture(picture).unwrap_err().to_string();
-    assert_eq!(error, "the picture is 2x2: 11 bytes of RGB do not fill it");
-    let picture = RgbPicture { width: 2, height: 2, pixels: &[0; 12] };
-    let error = encoder.caption("", picture, 1, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
+    let backend = ImageProcessorBackend::default();
+    let error = encoder.encode_picture(&RgbImage::new(0, 2), backend).unwrap_err().to_string();
+    assert_eq!(error, "the picture is 0x2: it has no pixels");
+    let picture = RgbImage::new(2, 2);
+    let error = encoder.caption("", &picture, backend, 1, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, TextError::NoHead), "{error}");
 }
 
@@ -275,11 +258,11 @@ fn bfloat16_stays_near_float32() {
     let case = captions().remove(0);
     let (picture, question) = (case.picture(), case.question());
     let states = |encoder: &TextEncoder| {
-        let tokens = [encoder.encode_picture(picture.fit(encoder).as_rgb()).unwrap()];
-        embed(encoder, &question, &tokens, PositionRule::Grid).to_dtype(DType::F32).unwrap()
+        let tokens = [encoder.encode_picture(&picture, case.image_processor).unwrap()];
+        embed(encoder, &question, &tokens, TextPositions::Multimodal).to_dtype(DType::F32).unwrap()
     };
     assert_close("bf16", &states(&narrow), &states(&encoder("layered", false)), 5e-2);
     let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
-    let caption = narrow.caption(&question, picture.fit(&narrow).as_rgb(), 3, go_on).unwrap().unwrap();
+    let caption = narrow.caption(&question, &picture, case.image_processor, 3, go_on).unwrap().unwrap();
     assert_eq!(caption.tokens, case.ids[..3]);
 }

@@ -2,9 +2,10 @@
 
 use qwen_image::{
     Conditioning, Limits, PipelineOptions,
-    hub::{ModelRef, Small},
+    hub::{ModelRef, Small, Surroundings},
 };
 
+use super::embedded_models;
 use crate::{config::Loaded, engine::EngineConfig, job::JobError};
 
 pub fn engine_config(loaded: &Loaded) -> Result<EngineConfig, JobError> {
@@ -50,5 +51,11 @@ pub fn edit_model(loaded: &Loaded) -> Result<ModelRef, JobError> {
 }
 
 fn small(loaded: &Loaded, which: Small) -> ModelRef {
-    ModelRef::Small { which, around: loaded.surroundings.clone() }
+    ModelRef::Small { which, around: surroundings(loaded) }
+}
+
+/// From where the small checkpoints are looked for, the program itself last.
+pub fn surroundings(loaded: &Loaded) -> Surroundings {
+    let carried = embedded_models::carried(loaded.cache_dir.clone());
+    Surroundings { carried, ..loaded.surroundings.clone() }
 }

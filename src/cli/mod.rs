@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 the job failed, or something around it did; 2 the command, the configuration or the request
 //! is wrong; 130 cancelled by Ctrl-C.
 
+mod completions;
 mod config;
 mod doctor;
 mod download_bar;
@@ -11,6 +12,7 @@ mod failure;
 mod fetch;
 mod global;
 mod jobs;
+mod man;
 mod models;
 mod output;
 mod params;
@@ -60,6 +62,10 @@ enum Command {
     Config(config::ConfigArgs),
     /// Check that all is ready: folders, database, queue, store, disk, models, device
     Doctor(doctor::DoctorArgs),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
+    /// Print a page of the manual, or write all of them into a folder
+    Man(man::ManArgs),
 }
 
 /// Parses, dispatches, and turns what went wrong into a message and an exit code.
@@ -96,6 +102,8 @@ impl Command {
             Self::Models(args) => args.run(global),
             Self::Config(args) => args.run(global),
             Self::Doctor(args) => args.run(global),
+            Self::Completions(args) => args.run(),
+            Self::Man(args) => args.run(),
         }
     }
 
@@ -103,7 +111,7 @@ impl Command {
         match self {
             Self::Run(args) => args.json(),
             Self::Submit(args) => args.json(),
-            Self::Serve(_) | Self::Worker(_) => false,
+            Self::Serve(_) | Self::Worker(_) | Self::Completions(_) | Self::Man(_) => false,
             Self::Jobs(args) => args.json(),
             Self::Export(args) => args.json,
             Self::Models(args) => args.json(),

@@ -135,8 +135,9 @@ struct SmallModel {
 
 fn small(loaded: &Loaded) -> Result<Vec<SmallModel>, JobError> {
     let mut found = Vec::new();
+    let surroundings = app::surroundings(loaded);
     for which in Small::ALL {
-        let Ok(folder) = loaded.surroundings.find(which) else { continue };
+        let Ok(folder) = surroundings.find(which) else { continue };
         let configured = match which {
             Small::Layered => app::model(loaded),
             Small::Edit => app::edit_model(loaded),

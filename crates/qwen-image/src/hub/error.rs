@@ -18,6 +18,18 @@ pub enum HubError {
     )]
     NoSmallModel { small: Small, looked: String },
     #[error(
+        "{}: this model is part of the program and cannot be unpacked to {} ({source}); it needs {} in a folder that can \
+         be written: set XDG_CACHE_HOME to one, or give another model with {}",
+        small.name(), folder.display(), human_bytes(*needed), flag(*small)
+    )]
+    Unpack { small: Small, folder: PathBuf, needed: u64, source: std::io::Error },
+    #[error(
+        "{}: this model is part of the program, and there is no home folder with a cache to unpack it to: set \
+         XDG_CACHE_HOME to a folder that can be written, or give another model with {}",
+        small.name(), flag(*small)
+    )]
+    NoCacheFolder { small: Small },
+    #[error(
         "{endpoint:?} is not an http or https address; set HF_ENDPOINT, or hub.endpoint in the configuration, to one \
          such as https://huggingface.co, or leave it out"
     )]

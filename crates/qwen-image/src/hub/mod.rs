@@ -11,6 +11,7 @@
 //! fetched. All calls block; nothing here knows tokio.
 
 mod cache;
+mod carried;
 mod config;
 mod download;
 mod error;
@@ -24,6 +25,7 @@ mod reference;
 mod retry;
 mod small;
 
+pub use carried::Carried;
 pub use config::{HubConfig, Retry, Token};
 pub use error::{HubError, human_bytes};
 pub use event::{DownloadEvent, Events};

@@ -11,13 +11,15 @@
 //! ```
 //!
 //! Above the current folder a `models/` of anybody else does not count: in `/tmp` it could be a stranger's.
+//!
+//! A program may also carry the checkpoints, and hand in how to unpack them ([`Surroundings::carried`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::HubError;
+use super::{Carried, HubError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Small {
@@ -59,13 +61,16 @@ impl Small {
 pub struct Surroundings {
     pub executable: Option<PathBuf>,
     pub current_dir: Option<PathBuf>,
+    pub carried: Option<Carried>,
 }
 
 impl Surroundings {
-    /// The first folder that really holds the checkpoint: whose `model_index.json` names its pipeline.
+    /// The first folder that really holds the checkpoint: whose `model_index.json` names its pipeline. Else what the
+    /// program carries.
     ///
     /// # Errors
-    /// [`HubError::NoSmallModel`] with the places that were searched.
+    /// [`HubError::NoSmallModel`] with the places that were searched; [`HubError::Unpack`] and
+    /// [`HubError::NoCacheFolder`] where the program carries it, and it cannot be unpacked.
     pub fn find(&self, small: Small) -> Result<PathBuf, HubError> {
         let mut others = Vec::new();
         for place in self.beside_the_program().into_iter().chain(self.near_the_current_folder()) {
@@ -75,6 +80,9 @@ impl Surroundings {
                 Some(found) => others.push(format!("{} is there, but for a {found}", folder.display())),
                 None => {}
             }
+        }
+        if let Some(carried) = &self.carried {
+            return (carried.unpack)(small, carried.cache.as_deref());
         }
         // A checkout may be above the program and above the current folder.
         others.dedup();
@@ -158,8 +166,11 @@ mod tests {
 
         /// What is found by this program, started in this folder.
         fn find(&self, executable: &str, current_dir: &str, small: Small) -> Result<PathBuf, String> {
-            let around =
-                Surroundings { executable: Some(self.path(executable)), current_dir: Some(self.path(current_dir)) };
+            let around = Surroundings {
+                executable: Some(self.path(executable)),
+                current_dir: Some(self.path(current_dir)),
+                carried: None,
+            };
             around.find(small).map_err(|error| error.to_string())
         }
 
@@ -217,6 +228,19 @@ mod tests {
         // One that was replaced while it ran.
         let found = place.find("opt/bin/acetate (deleted)", "", Small::Layered);
         assert_eq!(found, Ok(place.path("opt/bin/models/layered-nano")));
+    }
+
+    #[test]
+    fn what_the_program_carries_comes_last() {
+        let place = Place::new().layered("work/models");
+        let unpack = |small: Small, cache: Option<&Path>| Ok(cache.unwrap().join(small.name()));
+        let around = Surroundings {
+            executable: None,
+            current_dir: Some(place.path("work")),
+            carried: Some(Carried { cache: Some("/cache".into()), unpack }),
+        };
+        assert_eq!(around.find(Small::Layered).unwrap(), place.path("work/models/layered-nano"));
+        assert_eq!(around.find(Small::Edit).unwrap(), Path::new("/cache/edit-nano"));
     }
 
     #[test]

@@ -126,6 +126,7 @@ fn kind(error: &HubError) -> &'static str {
         HubError::Reference { .. }
         | HubError::Folder { .. }
         | HubError::NoSmallModel { .. }
+        | HubError::NoCacheFolder { .. }
         | HubError::NotFound { .. }
         | HubError::Unauthorized { .. }
         | HubError::Offline { .. } => "model_not_found",
@@ -136,7 +137,7 @@ fn kind(error: &HubError) -> &'static str {
         | HubError::Listing { .. } => "download",
         HubError::Endpoint { .. } => "invalid_request",
         HubError::Pickle { .. } | HubError::NotAModel { .. } => "model_invalid",
-        HubError::Io { .. } => "storage",
+        HubError::Io { .. } | HubError::Unpack { .. } => "storage",
         HubError::Cancelled => "cancelled",
     }
 }

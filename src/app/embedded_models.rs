@@ -1,0 +1,52 @@
+//! The small checkpoints inside the program, for one that was installed without them (`cargo install`).
+//!
+//! A checkpoint that is found nowhere on disk is unpacked at its first use, to `{cache}/models/{digest}/{name}`. The
+//! digest is of its files: versions of the program with other models do not take each other's. The folder may be deleted
+//! at any time.
+
+mod files;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
+
+use qwen_image::hub::{Carried, HubError, Small};
+use sha2::{Digest, Sha256};
+
+use files::File;
+
+/// None if this build carries no models.
+pub fn carried(cache: Option<PathBuf>) -> Option<Carried> {
+    let unpack = |which, cache: Option<&Path>| into_cache(cache, which, &files::of(which));
+    files::ARE_HERE.then_some(Carried { cache, unpack })
+}
+
+fn into_cache(cache: Option<&Path>, small: Small, files: &[File<'_>]) -> Result<PathBuf, HubError> {
+    let cache = cache.ok_or(HubError::NoCacheFolder { small })?;
+    let folder = cache.join("models").join(digest(files)).join(small.name());
+    match unpack::unpack(&folder, files) {
+        Ok(()) => Ok(folder),
+        Err(source) => {
+            let needed = files.iter().map(|file| file.bytes.len() as u64).sum();
+            Err(HubError::Unpack { small, folder, needed, source })
+        }
+    }
+}
+
+/// Sixteen digits of the files' names and contents.
+fn digest(files: &[File<'_>]) -> String {
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update(file.path);
+        hash.update((file.bytes.len() as u64).to_le_bytes());
+        hash.update(file.bytes);
+    }
+    hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

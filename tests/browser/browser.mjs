@@ -60,8 +60,14 @@ export async function accessible(page, what) {
 export async function screenshot(page, name) {
   const folder = (README.includes(name) && process.env.PICTURES) || LOOKED_AT;
   mkdirSync(folder, { recursive: true });
-  // Pictures that come late, and what moves into its place.
-  await page.waitForTimeout(350);
+  await page.evaluate(async () => {
+    const seen = (image) => { const at = image.getBoundingClientRect(); return at.bottom > 0 && at.top < innerHeight && at.width > 0; };
+    // Pictures that come late, and what moves into its place; not what moves for ever.
+    await Promise.all([...document.images].filter(seen).map((image) => image.decode().catch(() => {})));
+    const moves = document.getAnimations().filter((move) => move.effect.getComputedTiming().endTime !== Infinity);
+    await Promise.all(moves.map((move) => move.finished.catch(() => {})));
+    await new Promise((done) => { requestAnimationFrame(() => requestAnimationFrame(done)); });
+  });
   await page.screenshot({ path: path.join(folder, `page-${name}.png`) });
 }
 
@@ -84,13 +90,8 @@ export async function pixels(page, url = null) {
 
 /** Waits until the canvas has drawn what was last asked of it, and gives its pixels. */
 export async function canvas(page) {
-  let before = null;
-  for (;;) {
-    const now = await pixels(page);
-    if (before && Buffer.compare(Buffer.from(before), Buffer.from(now)) === 0) return now;
-    before = now;
-    await page.waitForTimeout(150);
-  }
+  await page.waitForSelector('canvas[aria-busy=false]', { state: 'attached' });
+  return pixels(page);
 }
 
 export const same = (a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)) === 0;

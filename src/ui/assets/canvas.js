@@ -36,6 +36,7 @@ export class Canvas {
 
   async draw() {
     const turn = (this.turn = (this.turn ?? 0) + 1);
+    this.canvas.ariaBusy = 'true';
     const alone = this.solo && this.sheets.layer(this.solo);
     const shown = alone ? [{ ...alone, opacity: 1 }] : this.sheets.layers.filter((layer) => layer.visible);
     let pictures;
@@ -43,6 +44,7 @@ export class Canvas {
       pictures = await Promise.all(shown.map((layer) => picture(versionUrl(layer.current))));
     } catch {
       this.onError('A layer could not be loaded.');
+      if (turn === this.turn) this.canvas.ariaBusy = 'false';
       return;
     }
     // Something newer was asked for in the meantime.
@@ -56,7 +58,7 @@ export class Canvas {
     });
     const names = shown.map((layer) => layer.name).reverse().join(', ');
     canvas.setAttribute('aria-label', shown.length ? `The picture of ${shown.length} layers: ${names}` : 'Nothing: every layer is hidden');
-    canvas.dataset.drawn = turn;
+    canvas.ariaBusy = 'false';
   }
 
   /** The picture as a PNG, as it is arranged; a layer that is looked at alone does not count. */

@@ -3,13 +3,45 @@
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
 use std::{
+    fmt::Display,
     fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+/// Longer than anything takes that works.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+/// Between two looks at what tells nobody when it changes.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Looks until something is there; when it does not come, fails with what was there instead.
+pub async fn until<T, E: Display, F: Future<Output = Result<T, E>>>(mut look: impl FnMut() -> F) -> T {
+    let start = Instant::now();
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(instead) => assert!(start.elapsed() < PATIENCE, "{instead}"),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// As [`until`], on a thread that may stand still.
+#[track_caller]
+pub fn blocking_until<T, E: Display>(mut look: impl FnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(instead) => assert!(start.elapsed() < PATIENCE, "{instead}"),
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
 
 /// A folder with data, results and pictures of one test; gone when the test ends.
 pub struct TestDir {

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::common::{Ran, TestDir, checkpoint, golden, names, ran};
+use crate::common::{Ran, TestDir, blocking_until, checkpoint, golden, names, ran};
 
 /// Long enough to be stopped in the middle.
 fn long_run(steps: &str) -> Vec<String> {
@@ -44,18 +44,16 @@ fn as_strs(args: &[String]) -> Vec<&str> {
 
 /// Waits until the only job is some steps into the denoise loop; gives its id.
 fn wait_for_denoise(place: &TestDir, child: &mut Child) -> String {
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(120) {
+    blocking_until(|| {
         let listed = place.json(&["jobs", "list", "--json"]);
         let job = &listed["jobs"][0];
         if job["progress"]["stage"] == "denoise" && job["progress"]["step"].as_u64() >= Some(2) {
             assert_eq!(job["state"], "running");
-            return job["id"].as_str().unwrap().to_owned();
+            return Ok(job["id"].as_str().unwrap().to_owned());
         }
         assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped: {listed}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("the denoise loop was not reached within two minutes");
+        Err(listed)
+    })
 }
 
 fn signal(child: &Child, name: &str) {

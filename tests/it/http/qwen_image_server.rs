@@ -85,13 +85,10 @@ fn whoever_hangs_up_cancels() {
     );
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(body.as_bytes()).unwrap();
-    let id = loop {
+    let id = blocking_until(|| {
         let jobs = server.get("/v1/jobs").json();
-        if let Some(id) = jobs["jobs"][0]["id"].as_str() {
-            break id.to_owned();
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
+        jobs["jobs"][0]["id"].as_str().map(str::to_owned).ok_or_else(|| server.log())
+    });
     server.wait(&id, |job| job["progress"]["stage"] == "denoise");
     drop(stream);
     assert_eq!(server.ended(&id)["state"], "cancelled");

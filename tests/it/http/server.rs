@@ -4,18 +4,14 @@ use std::{
     io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
 use crate::{
-    common::TestDir,
+    common::{TestDir, blocking_until},
     http::client::{Answer, get, post, send, upload},
 };
-
-/// Longer than anything takes that works.
-pub const PATIENCE: Duration = Duration::from_secs(180);
 
 pub struct Server {
     pub child: Child,
@@ -43,7 +39,7 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (mut lines, kept) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
-        std::thread::spawn(move || {
+        let heard = std::thread::spawn(move || {
             let mut line = String::new();
             while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
                 kept.lock().unwrap().push_str(&std::mem::take(&mut line));
@@ -54,7 +50,7 @@ impl Server {
         let address = said.trim().strip_prefix("acetate is at http://").and_then(|rest| rest.strip_suffix('/'));
         let Some(address) = address else {
             child.wait().unwrap();
-            std::thread::sleep(Duration::from_millis(100));
+            heard.join().unwrap();
             panic!("it does not serve: {said:?} {}", log.lock().unwrap());
         };
         Self { address: address.to_owned(), child, log }
@@ -89,15 +85,10 @@ impl Server {
     /// The job once `done` holds.
     #[track_caller]
     pub fn wait(&self, id: &str, done: impl Fn(&Value) -> bool) -> Value {
-        let start = Instant::now();
-        loop {
+        blocking_until(|| {
             let job = self.job(id);
-            if done(&job) {
-                return job;
-            }
-            assert!(start.elapsed() < PATIENCE, "{job}\n{}", self.log.lock().unwrap());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            if done(&job) { Ok(job) } else { Err(format!("{job}\n{}", self.log.lock().unwrap())) }
+        })
     }
 
     #[track_caller]

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::{
-    common::TestDir,
-    http::server::{LONG, PATIENCE, Server, picture},
+    common::{PATIENCE, TestDir},
+    http::server::{LONG, Server, picture},
 };
 
 pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

@@ -6,15 +6,11 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
-use crate::services::rabbit::Broker;
-
-/// A node starts in a few seconds on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::{common::blocking_until, services::rabbit::Broker};
 
 /// Gone, with its data, when the test ends.
 pub struct Node {
@@ -102,12 +98,11 @@ impl Node {
             .spawn()
             .unwrap();
         self.process = Some(process);
-        let (api, start) = (self.broker().client(), Instant::now());
-        while !api.answers() {
-            let output = || fs::read_to_string(at("output")).unwrap_or_default();
-            assert!(start.elapsed() < PATIENCE, "a RabbitMQ node does not start: {}", output());
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        let api = self.broker().client();
+        let output = || fs::read_to_string(at("output")).unwrap_or_default();
+        blocking_until(|| {
+            if api.answers() { Ok(()) } else { Err(format!("a RabbitMQ node does not start: {}", output())) }
+        });
     }
 
     fn signal(&self, name: &str) {
@@ -121,11 +116,10 @@ impl Node {
         if let Some(mut process) = self.process.take() {
             let _ = process.wait();
         }
-        let start = Instant::now();
-        while TcpListener::bind(("127.0.0.1", self.amqp)).is_err() {
-            assert!(start.elapsed() < PATIENCE, "a RabbitMQ node does not end");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        blocking_until(|| {
+            TcpListener::bind(("127.0.0.1", self.amqp))
+                .map_err(|error| format!("a RabbitMQ node does not end: {error}"))
+        });
     }
 }
 

@@ -9,6 +9,7 @@ mod queue;
 mod queue_faults;
 pub mod rabbit;
 pub mod s3_server;
+mod script;
 mod start;
 mod store;
 mod store_faults;

@@ -193,6 +193,7 @@ async fn the_preferred_kind_goes_first_and_the_other_waits_for_a_bounded_time() 
     loop {
         let delivery = prefer(&consumer, Some(JobKind::Decompose)).await;
         let kind = delivery.kind();
+        // A job's work.
         tokio::time::sleep(Duration::from_millis(100)).await;
         delivery.ack().await;
         if kind == Some(JobKind::Edit) {

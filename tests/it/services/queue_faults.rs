@@ -1,6 +1,9 @@
 //! Jobs through RabbitMQ when something is wrong: with the messages, the connection, the broker or the settings.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::ready,
+    time::{Duration, Instant},
+};
 
 use acetate::{
     job::{ErrorClass, ErrorRecord, JobId, JobKind},
@@ -13,6 +16,7 @@ use lapin::{
 };
 
 use crate::{
+    common,
     services::queue::{get_dead, header},
     services::rabbit::{Vhost, consume, dispatch, next, options, request},
 };
@@ -291,9 +295,5 @@ fn evaluate(expression: &str) {
 }
 
 async fn until(holds: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(30), "it did not come to hold");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    common::until(|| ready(if holds() { Ok(()) } else { Err("it did not come to hold") })).await;
 }

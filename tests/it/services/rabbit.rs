@@ -9,6 +9,8 @@ use acetate::{
 use lapin::{Channel, Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable};
 use serde_json::{Value, json};
 
+use crate::common::until;
+
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(30);
 const AMQP: &str = "amqp://guest:guest@127.0.0.1:5672";
@@ -108,16 +110,12 @@ impl Vhost {
     pub async fn until_left(&self, queue: &str, wanted: u32) {
         let (_connection, channel) = self.foreign().await;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let mut left = None;
-        for _ in 0..100 {
+        until(|| async {
             let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap();
-            left = Some(declared.message_count());
-            if left == Some(wanted) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("{queue} should hold {wanted} messages and holds {left:?}");
+            let left = declared.message_count();
+            if left == wanted { Ok(()) } else { Err(format!("{queue} should hold {wanted} messages and holds {left}")) }
+        })
+        .await;
     }
 
     /// The version of the broker, major and minor.
@@ -130,18 +128,15 @@ impl Vhost {
     /// Ends all connections into this virtual host, of which there are so many, as an operator would. The API lists
     /// new ones after a while.
     pub async fn cut(&self, wanted: usize) {
-        for _ in 0..150 {
+        let listed = || async {
             let connections = self.get(&format!("/vhosts/{}/connections", self.name));
-            let names: Vec<_> = connections.as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
-            if names.len() == wanted {
-                for name in names {
-                    self.api.delete(&format!("/connections/{}", percent(name)));
-                }
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            let name = |one: &Value| one["name"].as_str().map(str::to_owned);
+            let names: Vec<String> = connections.as_array().unwrap().iter().filter_map(name).collect();
+            if names.len() == wanted { Ok(names) } else { Err(format!("{names:?} are not {wanted} connections")) }
+        };
+        for name in until(listed).await {
+            self.api.delete(&format!("/connections/{}", percent(&name)));
         }
-        panic!("there were never {wanted} connections into {}", self.name);
     }
 
     pub fn get(&self, path: &str) -> Value {

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     faults::service::Gate,
-    services::world::{PATIENCE, Worker, World},
+    services::world::{Worker, World},
 };
 
 /// What a worker needs, and how its setting looks with another address in it.
@@ -88,11 +88,7 @@ async fn comes_late(server: Server) {
     gate.shut();
     let address = gate.address.to_string();
     let worker = worker(&world, server, &address, "120", "3");
-    let start = Instant::now();
-    while waits(&worker, &address) < 2 {
-        assert!(start.elapsed() < PATIENCE, "{server:?}: {}", worker.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    worker.until_log("waiting for, twice", |_| waits(&worker, &address) >= 2).await;
     gate.open();
     worker.until_said("ready for jobs").await;
 }

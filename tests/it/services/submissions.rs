@@ -1,6 +1,6 @@
 //! Ways in: raw messages of other clients, and many jobs at once.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use lapin::{
     BasicProperties,
@@ -9,7 +9,10 @@ use lapin::{
 };
 use serde_json::{Value, json};
 
-use crate::services::world::{PATIENCE, World, in_both_worlds};
+use crate::{
+    common::{PATIENCE, until},
+    services::world::{World, in_both_worlds},
+};
 
 in_both_worlds! {
     a_manifest_is_submitted_once_however_often,
@@ -88,9 +91,11 @@ async fn old_jobs_go_with_their_files(world: World) {
     assert!(manifest.is_file());
     let kept = world.json(&["jobs", "prune", "--older-than", "1h", "--json"]).await;
     assert_eq!(kept["jobs"], 0);
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let gone = world.json(&["jobs", "prune", "--older-than", "1s", "--json"]).await;
-    assert_eq!((&gone["jobs"], &gone["files"]), (&json!(1), &json!(2)), "{gone}");
+    let gone = until(|| async {
+        let gone = world.json(&["jobs", "prune", "--older-than", "1s", "--json"]).await;
+        if gone["jobs"] == 1 { Ok(gone) } else { Err(gone) }
+    });
+    assert_eq!(gone.await["files"], 2);
     assert!(!manifest.exists());
     assert_eq!(world.run(&["jobs", "show", &id]).await.code, Some(2));
 }
@@ -124,11 +129,6 @@ async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
         }
     };
     publish(message.to_string()).await;
-    let start = std::time::Instant::now();
-    while world.run(&["jobs", "show", &id]).await.code != Some(0) {
-        assert!(start.elapsed() < PATIENCE, "{}", worker.log());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
     world.until(&id, &["succeeded"]).await;
     world.check_result(&id).await;
     assert!(worker.log().contains(trace), "the trace goes from the message into the log: {}", worker.log());
@@ -143,18 +143,16 @@ async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
         publish(body).await;
     }
     let mut reasons = Vec::new();
-    while reasons.len() < 4 {
-        assert!(start.elapsed() < PATIENCE, "{reasons:?}: {}", worker.log());
-        match channel.basic_get("acetate.dead-letters".into(), BasicGetOptions { no_ack: true }).await.unwrap() {
-            Some(letter) => {
-                let headers = letter.delivery.properties.headers().clone().unwrap();
-                let Some(AMQPValue::LongString(reason)) = headers.inner().get("x-acetate-reason") else {
-                    panic!("{headers:?}")
-                };
-                reasons.push(reason.to_string());
-            }
-            None => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
+    for _ in 0..4 {
+        let letter = until(|| async {
+            let taken = channel.basic_get("acetate.dead-letters".into(), BasicGetOptions { no_ack: true }).await;
+            taken.unwrap().ok_or_else(|| worker.log())
+        });
+        let headers = letter.await.delivery.properties.headers().clone().unwrap();
+        let Some(AMQPValue::LongString(reason)) = headers.inner().get("x-acetate-reason") else {
+            panic!("{headers:?}")
+        };
+        reasons.push(reason.to_string());
     }
     let reasons = reasons.join("\n");
     for wanted in

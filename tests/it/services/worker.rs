@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use acetate::job::{Progress, Stage};
 use serde_json::{Value, json};
 
 use crate::services::world::{World, in_both_worlds};
@@ -157,13 +158,6 @@ async fn probes_and_numbers_are_answered(world: World) {
 }
 
 pub async fn until_denoising(world: &World, id: &str) {
-    let start = Instant::now();
-    loop {
-        let job = world.show(id).await;
-        if job["progress"]["stage"] == "denoise" && job["progress"]["step"].as_u64() >= Some(1) {
-            return;
-        }
-        assert!(start.elapsed() < crate::services::world::PATIENCE, "{job:#}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let denoises = |progress: &Progress| progress.stage == Stage::Denoise && progress.step >= 1;
+    world.once(id, |row| row.progress.as_ref().is_some_and(denoises)).await;
 }

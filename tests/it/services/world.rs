@@ -5,27 +5,27 @@
 
 use std::{
     fs,
+    future::ready,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
+use acetate::database::{DatabaseUrl, JobRow, JobStore, OutboxMode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
 
 use crate::{
-    common::{Ran, TestDir, ran},
+    common::{Ran, TestDir, ran, until},
     services::database::support::{admin, postgres_url},
     services::rabbit::{Broker, Vhost},
     services::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY},
 };
 
-/// Longer than anything takes that works.
-pub const PATIENCE: Duration = Duration::from_secs(180);
-
 pub struct World {
     pub place: TestDir,
     environment: Vec<(String, String)>,
+    rows: OnceCell<JobStore>,
     pub service: Option<Service>,
 }
 
@@ -44,7 +44,7 @@ impl World {
         let vhost = tokio::task::spawn_blocking(move || Vhost::on(&broker)).await.unwrap();
         let schema = Schema::new().await;
         let service = Service { vhost, schema, s3: S3Server::start(&["pictures", "results"]).await };
-        let mut world = Self { place: TestDir::new(), environment: Vec::new(), service: None };
+        let mut world = Self { place: TestDir::new(), environment: Vec::new(), rows: OnceCell::new(), service: None };
         world.set("ACETATE__QUEUE__URL", &service.vhost.url());
         world.set("ACETATE__STATUS__URL", &service.schema.url);
         world.set("ACETATE__STORE__URL", "s3://results/own");
@@ -59,7 +59,7 @@ impl World {
     }
 
     pub fn embedded() -> Self {
-        let mut world = Self { place: TestDir::new(), environment: Vec::new(), service: None };
+        let mut world = Self { place: TestDir::new(), environment: Vec::new(), rows: OnceCell::new(), service: None };
         for folder in ["pictures", "results"] {
             fs::create_dir(world.place.path(folder)).unwrap();
         }
@@ -116,15 +116,26 @@ impl World {
 
     /// The job once it is in one of these states.
     pub async fn until(&self, id: &str, states: &[&str]) -> Value {
-        let start = Instant::now();
-        loop {
-            let job = self.show(id).await;
-            if states.iter().any(|state| job["state"] == *state) {
-                return job;
-            }
-            assert!(start.elapsed() < PATIENCE, "job {id} did not come to {states:?}: {job:#}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        self.once(id, |row| states.contains(&row.state.as_str())).await;
+        self.show(id).await
+    }
+
+    /// Waits until the job has a row, and `holds` for it. By its row: a command for each look would cost more than what
+    /// it waits for.
+    pub async fn once(&self, id: &str, holds: impl Fn(&JobRow) -> bool) {
+        let open = async || {
+            let place = match &self.service {
+                Some(service) => DatabaseUrl::parse("test", &service.schema.url).unwrap(),
+                None => DatabaseUrl::Sqlite(self.place.path("data/acetate.db")),
+            };
+            JobStore::open(&place, OutboxMode::Service).await.unwrap()
+        };
+        let (rows, id) = (self.rows.get_or_init(open).await, id.parse().unwrap());
+        until(|| async {
+            let row = rows.get(id).await.unwrap();
+            if row.as_ref().is_some_and(&holds) { Ok(()) } else { Err(format!("it goes no further: {row:?}")) }
+        })
+        .await;
     }
 
     /// A small picture of one colour where inputs may lie; gives its address.
@@ -265,23 +276,26 @@ impl Worker {
 
     /// Waits until a line of the log says `text`.
     pub async fn until_said(&self, text: &str) {
-        let start = Instant::now();
-        while !self.log().contains(text) {
-            assert!(start.elapsed() < PATIENCE, "`{text}` was not said: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        self.until_log(text, |log| log.contains(text)).await;
+    }
+
+    /// Waits until `holds` for the log.
+    pub async fn until_log(&self, wanted: &str, holds: impl Fn(&str) -> bool) {
+        until(|| async {
+            let log = self.log();
+            if holds(&log) { Ok(()) } else { Err(format!("`{wanted}` was not said: {log}")) }
+        })
+        .await;
     }
 
     /// Waits for the process's end; gives its exit code, none after a signal.
     pub async fn ended(&mut self) -> Option<i32> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(start.elapsed() < PATIENCE, "the worker goes on: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let (child, log) = (&mut self.child, &self.log);
+        let ended = || {
+            let status = child.try_wait().unwrap();
+            ready(status.ok_or_else(|| format!("the worker goes on: {}", fs::read_to_string(log).unwrap_or_default())))
+        };
+        until(ended).await.code()
     }
 
     /// Where it answers over HTTP.

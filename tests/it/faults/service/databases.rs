@@ -1,13 +1,13 @@
 //! Postgres: away before the claim, away mid-job, and a commit whose reply is lost.
 
-use std::time::Duration;
+use std::{future::ready, time::Duration};
 
 use super::{
     gate::Gate,
     killed::{composite, decompose},
     ledger::{Case, Tally, Witness, case},
 };
-use crate::services::world::World;
+use crate::{common::until, services::world::World};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -51,6 +51,7 @@ async fn mid_job() -> Tally {
     let id = decompose(&world, "away").await;
     worker.until_said("stands still").await;
     gate.shut();
+    // Longer than the lease of two seconds.
     tokio::time::sleep(Duration::from_secs(4)).await;
     gate.open();
     let tally = witness.judge(&world, &[id]).await;
@@ -65,12 +66,8 @@ async fn lost_reply() -> Tally {
     worker.until_said("ready for jobs").await;
     gate.lose_reply_to(b"job.succeeded");
     let id = composite(&world, "lost").await;
-    let heard = async {
-        while !gate.has_lost_it() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(crate::services::world::PATIENCE, heard).await.expect("the end of the job was not heard");
+    let heard = || ready(if gate.has_lost_it() { Ok(()) } else { Err("the end of the job was not heard") });
+    until(heard).await;
     let next = composite(&world, "next").await;
     let tally = witness.judge(&world, &[id, next]).await;
     assert_eq!((tally.succeeded, tally.attempts), (2, 2), "{tally:?}");

@@ -6,14 +6,16 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
-    sync::broadcast,
+    sync::{Notify, broadcast},
 };
+
+/// What Postgres ends its answers with, once what it was asked is committed.
+const READY_FOR_QUERY: &[u8] = b"Z\0\0\0\x05I";
 
 pub struct Gate {
     pub address: SocketAddr,
@@ -63,8 +65,8 @@ impl Gate {
         let _ = self.state.cut.send(());
     }
 
-    /// The next connection on which the client says `word` is heard to the end by the server, and its answer is lost
-    /// with the connection.
+    /// The next connection to Postgres on which the client says `word` is heard to the end by the server, and its
+    /// answer is lost with the connection.
     pub fn lose_reply_to(&self, word: &'static [u8]) {
         *self.state.word.lock().unwrap() = Some(word);
     }
@@ -89,7 +91,7 @@ impl State {
         let mut cut = self.cut.subscribe();
         let server = TcpStream::connect(&self.upstream).await?;
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-        let deaf = AtomicBool::new(false);
+        let (deaf, answered) = (AtomicBool::new(false), Notify::new());
         let hear = |said: &[u8]| {
             let mut word = self.word.lock().unwrap();
             if word.is_some_and(|word| said.windows(word.len()).any(|part| part == word)) {
@@ -97,18 +99,11 @@ impl State {
                 deaf.store(true, Ordering::SeqCst);
             }
         };
-        let lose = async {
-            while !deaf.load(Ordering::SeqCst) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            // Long enough for the server to have done it.
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        };
         tokio::select! {
             _ = cut.recv() => Ok(()),
-            () = lose => Ok(()),
+            () = answered.notified() => Ok(()),
             result = copy(from_client, to_server, hear) => result,
-            result = copy_unless(from_server, to_client, &deaf) => result,
+            result = copy_unless(from_server, to_client, &deaf, &answered) => result,
         }
     }
 }
@@ -125,14 +120,25 @@ async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, hear: impl Fn(&[u
     }
 }
 
-async fn copy_unless(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, deaf: &AtomicBool) -> std::io::Result<()> {
+async fn copy_unless(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    deaf: &AtomicBool,
+    answered: &Notify,
+) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
+    let mut lost = Vec::new();
     loop {
         let count = from.read(&mut buffer).await?;
         if count == 0 {
             return Ok(());
         }
-        if !deaf.load(Ordering::SeqCst) {
+        if deaf.load(Ordering::SeqCst) {
+            lost.extend_from_slice(&buffer[..count]);
+            if lost.ends_with(READY_FOR_QUERY) {
+                answered.notify_one();
+            }
+        } else {
             to.write_all(&buffer[..count]).await?;
         }
     }

@@ -1,7 +1,5 @@
 //! Workers that die, stand still, or take a job that kills them.
 
-use std::time::Duration;
-
 use super::ledger::{Case, Tally, Witness, case};
 use crate::services::world::World;
 
@@ -81,25 +79,14 @@ async fn poison() -> Tally {
         ids.push(composite(&world, neighbour).await);
     }
     let failpoint = format!("fetched@{poison}=abort");
-    let deaths = async {
-        for deaths in 0.. {
-            let mut worker = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", &failpoint)]);
-            while worker.is_running() {
-                let job = world.show(&poison).await;
-                if job["state"] == "failed" {
-                    return deaths;
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-        unreachable!()
-    };
-    let deaths =
-        tokio::time::timeout(crate::services::world::PATIENCE, deaths).await.expect("the poison was never given up");
-    assert_eq!(deaths, 5);
-    let job = world.show(&poison).await;
+    for _ in 0..5 {
+        let mut worker = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", &failpoint)]);
+        assert_eq!(worker.ended().await, None, "it was not aborted: {}", worker.log());
+    }
+    let mut last = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", &failpoint)]);
+    let job = world.until(&poison, &["failed"]).await;
+    assert!(last.is_running(), "five deaths are enough: {}", last.log());
     assert_eq!(job["error"]["code"], "attempts_exhausted", "{job:#}");
-    let _last = world.worker();
     let tally = witness.judge(&world, &ids).await;
     assert_eq!((tally.succeeded, tally.failed), (4, 1), "{tally:?}");
     tally
@@ -128,9 +115,6 @@ async fn twice() -> Tally {
             .unwrap();
     }
     connection.close(0, "".into()).await.unwrap();
-    while world.run(&["jobs", "show", &id]).await.code != Some(0) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
     let tally = witness.judge(&world, &[id]).await;
     assert_eq!((tally.succeeded, tally.attempts), (1, 1), "{tally:?}");
     tally

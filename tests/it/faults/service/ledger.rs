@@ -8,14 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use acetate::queue::Queue;
-use serde_json::Value;
+use acetate::{job::JobId, queue::Queue};
+use serde_json::{Value, json};
+use sqlx::PgPool;
 use tokio::{
     sync::Semaphore,
     task::{JoinError, JoinSet},
 };
 
-use crate::services::world::World;
+use crate::{common::until, services::world::World};
 
 /// Cases at a time: each has a worker process, and some of them compute.
 const AT_A_TIME: usize = 3;
@@ -37,24 +38,29 @@ pub struct Tally {
     pub jobs: usize,
     pub succeeded: usize,
     pub failed: usize,
-    /// Neither state was reached, or a result is not what its manifest says.
+    /// Neither state was reached, a result is not what its manifest says, or nobody was told of it.
     pub lost: usize,
     /// Jobs that were told to have succeeded at more than one epoch, or have more than one manifest.
     pub duplicated: usize,
     pub attempts: u64,
 }
 
+/// The epochs that each job was told to have succeeded at.
+type Ends = BTreeMap<String, BTreeSet<i64>>;
+
 /// Listens to a world's events from its start on.
 pub struct Witness {
-    ends: Arc<Mutex<BTreeMap<String, BTreeSet<i64>>>>,
+    queue: Queue,
+    ends: Arc<Mutex<Ends>>,
     task: tokio::task::JoinHandle<()>,
+    may_miss: bool,
 }
 
 impl Witness {
     pub async fn of(world: &World) -> Self {
         let queue: Queue = world.service.as_ref().unwrap().vhost.ready().await;
         let mut events = queue.events("job.succeeded").await.unwrap();
-        let ends: Arc<Mutex<BTreeMap<String, BTreeSet<i64>>>> = Arc::default();
+        let ends: Arc<Mutex<Ends>> = Arc::default();
         let seen = ends.clone();
         let task = tokio::spawn(async move {
             while let Some(event) = events.next().await {
@@ -62,29 +68,63 @@ impl Witness {
                 let id = event["id"].as_str().unwrap().to_owned();
                 seen.lock().unwrap().entry(id).or_default().insert(event["epoch"].as_i64().unwrap());
             }
-            drop(queue);
         });
-        Self { ends, task }
+        Self { queue, ends, task, may_miss: false }
+    }
+
+    /// A broker that goes away takes with it what a listener has not heard yet.
+    pub fn that_may_miss(self) -> Self {
+        Self { may_miss: true, ..self }
+    }
+
+    /// Waits until every event has left the database, and then for one of its own, which comes after them.
+    async fn hears_all(&self, world: &World) {
+        let rows = PgPool::connect(&world.service.as_ref().unwrap().schema.url).await.unwrap();
+        until(|| async {
+            let count = sqlx::query_scalar("SELECT count(*) FROM outbox WHERE topic <> 'dispatch'");
+            let left: i64 = count.fetch_one(&rows).await.unwrap();
+            if left == 0 { Ok(()) } else { Err(format!("{left} events were not sent")) }
+        })
+        .await;
+        rows.close().await;
+        let last = JobId::new().to_string();
+        let body = json!({ "id": last, "epoch": 0 }).to_string().into_bytes();
+        let heard = || self.ends.lock().unwrap().contains_key(&last);
+        until(|| async {
+            // Again where it was lost with the connection.
+            let _ = self.queue.publish_event("job.succeeded", body.clone()).await;
+            for _ in 0..25 {
+                if heard() {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err("no event is heard any more")
+        })
+        .await;
     }
 
     /// Waits for the end of every job and looks at what it left.
     pub async fn judge(self, world: &World, ids: &[String]) -> Tally {
         let mut tally = Tally { jobs: ids.len(), ..Tally::default() };
+        let mut states = Vec::new();
         for id in ids {
             world.until(id, &["succeeded", "failed", "cancelled"]).await;
             let job = world.check_result(id).await;
             tally.attempts += job["attempts"].as_u64().unwrap();
-            match job["state"].as_str() {
-                Some("succeeded") => tally.succeeded += 1,
+            let state = job["state"].as_str().unwrap().to_owned();
+            match state.as_str() {
+                "succeeded" => tally.succeeded += 1,
                 _ => tally.failed += 1,
             }
+            states.push(state);
         }
-        // The last events are on their way.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.hears_all(world).await;
         let ends = self.ends.lock().unwrap();
-        for id in ids {
+        for (id, state) in ids.iter().zip(states) {
             let told = ends.get(id).map_or(0, BTreeSet::len);
             tally.duplicated += usize::from(told > 1);
+            tally.lost += usize::from(told == 0 && state == "succeeded" && !self.may_miss);
         }
         self.task.abort();
         tally

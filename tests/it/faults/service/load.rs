@@ -34,6 +34,7 @@ async fn many() -> Tally {
     let (mut early, mut late, mut most_unacked) = (0, 0, 0);
     let mut done = 0;
     while done < WATCHED {
+        // Between two samples of its memory.
         tokio::time::sleep(Duration::from_millis(300)).await;
         done = worker.log().matches("succeeded files=1").count();
         let memory = resident(worker.child.id());

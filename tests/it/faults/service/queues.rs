@@ -51,6 +51,7 @@ async fn away_mid_job() -> Tally {
     gate.shut();
     let job = world.until(&id, &["succeeded", "failed"]).await;
     assert_eq!(job["state"], "succeeded", "what is in hand needs no broker: {job:#}");
+    // Longer than the lease of two seconds.
     tokio::time::sleep(Duration::from_secs(3)).await;
     gate.open();
     // And the worker comes back to the broker by itself.

@@ -72,6 +72,7 @@ async fn a_batch_is_counted_listed_and_cancelled(database: Database) {
     let ids = submitted_batch(&status, &name, 7).await;
     let other = submitted(&status).await;
     let done = take(&status, ids[0], "one", LEASE).await;
+    // What the mean of the batch is made of.
     tokio::time::sleep(Duration::from_millis(60)).await;
     assert!(matches!(status.succeed(ids[0], done.epoch, &result()).await.unwrap(), Fenced::Held(_)));
     take(&status, ids[1], "one", LEASE).await;
@@ -107,6 +108,7 @@ async fn the_most_urgent_job_is_due_first(database: Database) {
         let id = JobId::new();
         submit(&status, &acetate::job::JobRequest { priority, ..request(id, "file:///a.png") }).await;
         wanted.push(id);
+        // Two of the same priority go by their times, in milliseconds.
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
     let later = SubmitOptions { at: Some(Timestamp::now() + LEASE), ..SubmitOptions::default() };

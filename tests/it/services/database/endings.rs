@@ -1,6 +1,6 @@
 //! How attempts and jobs end: fenced, once, and told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use acetate::{
     database::{Beat, CancelOutcome, Claim, Fenced, JobStore, RetryOutcome, SubmitOptions, Topic},
@@ -8,6 +8,7 @@ use acetate::{
 };
 
 use super::support::*;
+use crate::common::until;
 
 on_both!(
     a_worker_that_lost_its_lease_loses_every_write,
@@ -108,14 +109,14 @@ async fn a_requeued_job_waits_for_its_time(database: Database) {
     // Its first message has been sent, and is being deleted while the job already fails.
     let first = status.outbox_take(10, LEASE).await.unwrap();
     let taken = take(&status, id, "one", LEASE).await;
-    let delay = Duration::from_millis(1500);
+    let (delay, since) = (Duration::from_millis(1500), Instant::now());
     let back = status.requeue(id, taken.epoch, &broken(), delay).await.unwrap();
     assert!(matches!(&back, Fenced::Held(row) if row.state == JobState::Queued && row.error == Some(broken())));
     status.outbox_done(&[first[0].id]).await.unwrap();
     assert!(matches!(claim(&status, id, "two").await, Claim::NotBefore(_)));
     assert_eq!(status.outbox_take(10, LEASE).await.unwrap(), [], "not before its time");
-    tokio::time::sleep(delay).await;
-    let again = status.outbox_take(10, LEASE).await.unwrap();
+    let again = until_some(|| async { status.outbox_take(10, LEASE).await.unwrap() }).await;
+    assert!(since.elapsed() >= delay, "before its time: {:?}", since.elapsed());
     assert_eq!(again.iter().map(|row| (row.job, row.topic)).collect::<Vec<_>>(), [(id, Topic::Dispatch)]);
     assert_eq!(again[0].payload, request(id, "file:///a.png").to_json());
     assert_eq!(take(&status, id, "two", LEASE).await.attempts, 2);
@@ -163,8 +164,13 @@ async fn cancel_is_told_to_the_worker_or_done_at_once(database: Database) {
     let told = submitted(&status).await;
     take(&status, told, "dying", Duration::from_millis(300)).await;
     assert_eq!(status.cancel(told, &dead).await.unwrap(), CancelOutcome::Requested);
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    assert!(matches!(claim(&status, told, "next").await, Claim::Ended(row) if row.state == JobState::Cancelled));
+    let claimed = until(|| async {
+        match claim(&status, told, "next").await {
+            Claim::Held { .. } => Err("its lease does not end"),
+            other => Ok(other),
+        }
+    });
+    assert!(matches!(claimed.await, Claim::Ended(row) if row.state == JobState::Cancelled));
 
     let mut ended: Vec<_> = events(&status).await.into_iter().map(|(topic, event)| (event.id, topic)).collect();
     ended.sort_by_key(|(id, _)| *id);

@@ -11,6 +11,7 @@ use acetate::{
 };
 
 use super::support::*;
+use crate::common::until;
 
 on_both!(
     two_relays_never_hold_the_same_message,
@@ -57,8 +58,7 @@ async fn a_relay_that_died_leaves_its_messages_to_others(database: Database) {
     let first = status.outbox_take(10, Duration::from_millis(300)).await.unwrap();
     assert_eq!((first.len(), first[0].job, first[0].topic), (1, id, Topic::Dispatch));
     assert_eq!(status.outbox_take(10, LEASE).await.unwrap(), []);
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    let second = status.outbox_take(10, LEASE).await.unwrap();
+    let second = until_some(|| take_all(&status)).await;
     assert_eq!(ids(&second), ids(&first));
     status.outbox_done(&ids(&second)).await.unwrap();
     // The first relay comes back to life.
@@ -72,15 +72,18 @@ async fn what_could_not_be_sent_comes_again_later(database: Database) {
     let taken = status.outbox_take(10, LEASE).await.unwrap();
     status.outbox_release(&ids(&taken), Duration::from_millis(400)).await.unwrap();
     assert_eq!(status.outbox_take(10, LEASE).await.unwrap(), []);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(ids(&status.outbox_take(10, LEASE).await.unwrap()), ids(&taken));
+    assert_eq!(ids(&until_some(|| take_all(&status)).await), ids(&taken));
     status.outbox_release(&[], NO_TIME).await.unwrap();
     status.outbox_done(&[]).await.unwrap();
 }
 
+async fn take_all(status: &JobStore) -> Vec<OutboxRow> {
+    status.outbox_take(100, LEASE).await.unwrap()
+}
+
 /// Sends everything that is due, and loses it.
 async fn send_and_lose(status: &JobStore) -> usize {
-    let taken = status.outbox_take(100, LEASE).await.unwrap();
+    let taken = take_all(status).await;
     status.outbox_done(&ids(&taken)).await.unwrap();
     taken.len()
 }
@@ -88,10 +91,7 @@ async fn send_and_lose(status: &JobStore) -> usize {
 /// How long it takes until the reaper finds one job.
 async fn reaped(status: &JobStore, grace: Duration) -> Duration {
     let begin = Instant::now();
-    while status.reap(grace).await.unwrap() == 0 {
-        assert!(begin.elapsed() < Duration::from_secs(30), "nothing is found");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(|| async { if status.reap(grace).await.unwrap() == 0 { Err("nothing is found") } else { Ok(()) } }).await;
     begin.elapsed()
 }
 
@@ -119,8 +119,8 @@ async fn a_job_whose_worker_died_is_dispatched_again(database: Database) {
     assert_eq!(send_and_lose(&status).await, 1);
     let dying = take(&status, id, "dying", Duration::from_millis(200)).await;
     assert_eq!(status.reap(grace).await.unwrap(), 0);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(status.due(10).await.unwrap().iter().map(|(id, ..)| *id).collect::<Vec<_>>(), [id]);
+    let due = until_some(|| async { status.due(10).await.unwrap() }).await;
+    assert_eq!(due.iter().map(|(id, ..)| *id).collect::<Vec<_>>(), [id]);
     assert_eq!(status.reap(grace).await.unwrap(), 1);
     assert_eq!(send_and_lose(&status).await, 1);
     assert_eq!(status.reap(grace).await.unwrap(), 0, "whoever gets the message may be busy");
@@ -146,8 +146,6 @@ async fn a_change_wakes_those_who_wait(database: Database) {
 
 async fn woken_within_a_second(status: &JobStore, watched: &JobStore) -> usize {
     let mut changes = watched.changes();
-    // Its listener must be there; then what has happened so far is let by.
-    tokio::time::sleep(Duration::from_millis(400)).await;
     let waits = tokio::spawn(async move {
         let mut woken = 0;
         let begin = std::time::Instant::now();
@@ -158,6 +156,7 @@ async fn woken_within_a_second(status: &JobStore, watched: &JobStore) -> usize {
         woken
     });
     for _ in 0..4 {
+        // Far enough apart that no two of them share a notification.
         tokio::time::sleep(Duration::from_millis(150)).await;
         submitted(status).await;
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, env, future::Future, path::PathBuf, time::Duration};
 
+use crate::common::until;
 use acetate::{
     database::{
         Attempt, Claim, ClaimRules, DatabaseUrl, JobRow, JobStore, OutboxMode, Published, SubmitOptions, Submitted,
@@ -146,6 +147,18 @@ pub async fn submitted_batch(status: &JobStore, batch: &BatchId, count: usize) -
         assert!(matches!(submitted.unwrap(), Submitted::New(row) if row.batch.as_ref() == Some(batch)));
     }
     requests.iter().map(|request| request.id).collect()
+}
+
+/// What is there once a lease or a delay has run out.
+pub async fn until_some<T, F: Future<Output = Vec<T>>>(mut look: impl FnMut() -> F) -> Vec<T> {
+    until(|| {
+        let look = look();
+        async move {
+            let found = look.await;
+            if found.is_empty() { Err("nothing comes") } else { Ok(found) }
+        }
+    })
+    .await
 }
 
 pub fn rules(worker: &str, lease: Duration) -> ClaimRules<'_> {

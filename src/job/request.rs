@@ -151,7 +151,7 @@ impl JobRequest {
         let mut wire = Wire::from(self.clone());
         wire.id = String::new();
         let json = serde_json::to_vec(&wire).unwrap_or_else(|error| unreachable!("plain data: {error}"));
-        Sha256::digest(&json).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(&json))
     }
 
     /// The seed that the job's noise is drawn with.

@@ -204,7 +204,7 @@ fn name_of(source: &Source, kind: JobKind, params: &Value, flags: &SubmitFlags) 
     let wish = format!("{source:?}\0{kind}\0{params}\0{:?}\0{:?}", flags.output, flags.labels);
     let digest = Sha256::digest(wish.as_bytes());
     let stem = if plain.is_empty() { "batch" } else { &plain };
-    format!("{stem}-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]).parse()
+    format!("{stem}-{}", hex::encode(&digest[..4])).parse()
 }
 
 fn bar(global: &GlobalArgs, what: &'static str, of: Option<usize>) -> ProgressBar {

@@ -48,14 +48,13 @@ impl Token {
 
     /// What a cookie holds: until when, and that this was said by somebody who knows the token.
     fn session(&self, until: i64) -> String {
-        let signature: String = self.sign(until).into_iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{until}.{signature}")
+        format!("{until}.{}", hex::encode(self.sign(until)))
     }
 
     fn is_session(&self, cookie: &str, now: i64) -> bool {
         let Some((until, signature)) = cookie.split_once('.') else { return false };
         let Ok(until) = until.parse::<i64>() else { return false };
-        let wanted: String = self.sign(until).into_iter().map(|byte| format!("{byte:02x}")).collect();
+        let wanted = hex::encode(self.sign(until));
         bool::from(wanted.as_bytes().ct_eq(signature.as_bytes())) && until > now
     }
 

@@ -48,6 +48,7 @@ pub mod http;
 pub mod image;
 pub mod job;
 pub mod queue;
+pub mod retry;
 pub mod store;
 pub mod telemetry;
 pub mod ui;

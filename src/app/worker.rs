@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backon::Retryable;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -11,7 +12,8 @@ use crate::{
     config::{Config, Loaded},
     database::JobStore,
     http::{Probes, Server},
-    job::{ErrorClass, JobError},
+    job::JobError,
+    retry::exponential,
     store::Trust,
     telemetry::Metrics,
     worker::{Place, Shutdown, describe, serve},
@@ -87,23 +89,13 @@ pub(super) async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
     shutdown: &Shutdown,
     attempt: impl Fn() -> F,
 ) -> Result<T, JobError> {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let error = tokio::select! {
-            attempted = attempt() => match attempted {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
-            },
-            () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),
-        };
-        if error.class() != ErrorClass::Transient || Instant::now() + pause > deadline {
-            return Err(error);
-        }
-        warn!(%error, retry_in_s = pause.as_secs_f64(), "waiting for {what}");
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+    let tries = attempt
+        .retry(exponential(FIRST_PAUSE, LONGEST_PAUSE))
+        .when(JobError::is_transient)
+        .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause <= deadline))
+        .notify(|error, pause| warn!(%error, retry_in_s = pause.as_secs_f64(), "waiting for {what}"));
+    tokio::select! {
+        tried = tries => tried,
+        () = shutdown.drain.cancelled() => Err(JobError::Cancelled),
     }
 }

@@ -117,6 +117,11 @@ impl JobError {
         }
     }
 
+    /// A later try may work.
+    pub fn is_transient(&self) -> bool {
+        self.class() == ErrorClass::Transient
+    }
+
     /// The checkpoint cannot be used here, whatever is asked of it.
     pub fn is_about_the_model(&self) -> bool {
         matches!(self, Self::ModelNotFound { .. } | Self::ModelInvalid { .. } | Self::ModelTooLarge { .. })

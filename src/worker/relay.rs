@@ -10,6 +10,7 @@ use crate::{
     database::{JobStore, OutboxId, OutboxRow},
     job::JobError,
     queue::{Dispatch, Event, Queue},
+    retry::Pauses,
 };
 
 /// Rows taken at a time.
@@ -25,18 +26,22 @@ pub async fn relay(status: JobStore, queue: Queue, poll: Duration, wake: Arc<Not
     if matches!(queue, Queue::Embedded(_)) {
         return;
     }
-    let mut pause = poll;
+    let mut pauses = Pauses::new(2 * poll, LONGEST_PAUSE);
     loop {
         let last = stop.is_cancelled();
-        match publish_due(&status, &queue).await {
-            Ok(0) => pause = poll,
-            Ok(_) if !last => continue,
-            Ok(_) => {}
+        let pause = match publish_due(&status, &queue).await {
+            Ok(sent) => {
+                pauses.reset();
+                if sent > 0 && !last {
+                    continue;
+                }
+                poll
+            }
             Err(error) => {
                 warn!(%error, "the outbox waits");
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pauses.next_pause()
             }
-        }
+        };
         if last {
             return;
         }

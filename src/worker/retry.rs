@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use backon::Retryable;
 use tracing::warn;
 
-use super::Control;
-use crate::job::{ErrorClass, JobError};
+use super::{Control, Stop};
+use crate::{job::JobError, retry::exponential};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -17,26 +18,18 @@ pub(super) async fn with_deadline<T, F>(
     what: &str,
     patience: Duration,
     control: &Control,
-    mut attempt: impl FnMut() -> F,
+    attempt: impl FnMut() -> F,
 ) -> Result<T, JobError>
 where
     F: Future<Output = Result<T, JobError>>,
 {
     let start = Instant::now();
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let error = match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        let leaving = control.why() == Some(super::Stop::GiveBack);
-        if error.class() != ErrorClass::Transient || leaving || start.elapsed() + pause > patience {
-            return Err(error);
-        }
-        warn!(%error, retry_s = pause.as_secs_f64(), "{what}: tried again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
+    attempt
+        .retry(exponential(FIRST_PAUSE, LONGEST_PAUSE))
+        .when(|error| error.is_transient() && control.why() != Some(Stop::GiveBack))
+        .adjust(|_, pause| pause.filter(|pause| start.elapsed() + *pause <= patience))
+        .notify(|error, pause| warn!(%error, retry_s = pause.as_secs_f64(), "{what}: tried again"))
+        .await
 }
 
 #[cfg(test)]

@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use backon::BackoffBuilder;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
 use super::{Failure, S3Client, failure::chain};
-use crate::store::location::S3Location;
+use crate::{retry::exponential, store::location::S3Location};
 
 /// A body must bring this many bytes within each read timeout; a slower one is as good as silent.
 const LEAST_PROGRESS: u64 = 512 << 10;
 /// How often a body may break off.
-const MAX_BREAKS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(200);
+const MAX_BREAKS: usize = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What has been read of one version of an object.
 #[derive(Default)]
@@ -34,18 +36,18 @@ enum Body {
 /// Reads an object of at most `cap` bytes; more is noticed by its length before it is read, and while reading.
 pub(in crate::store) async fn read(client: &S3Client, at: &S3Location, cap: u64) -> Result<Vec<u8>, Failure> {
     let mut partial = Partial::default();
-    for breaks in 1.. {
+    let mut pauses = exponential(FIRST_PAUSE, LONGEST_PAUSE).with_max_times(MAX_BREAKS).build();
+    loop {
         let answer = ask(client, at, &mut partial).await?;
         match receive(answer, cap, client.settings().read_timeout, &mut partial).await? {
-            Body::Whole => break,
-            Body::Broken(reason) if breaks > MAX_BREAKS => return Err(Failure::Unavailable(reason)),
+            Body::Whole => return Ok(partial.bytes),
             Body::Broken(reason) => {
+                let Some(pause) = pauses.next() else { return Err(Failure::Unavailable(reason)) };
                 debug!("{at}: {reason} after {} bytes; going on from there", partial.bytes.len());
-                sleep(PAUSE * breaks).await;
+                sleep(pause).await;
             }
         }
     }
-    Ok(partial.bytes)
 }
 
 /// Asks for the object, or for the rest of the version that was begun.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::wiring;
@@ -72,7 +71,7 @@ impl Submitter {
     pub async fn upload(&self, url: &str) -> Result<String, JobError> {
         let bytes = self.inputs.read(url, self.max_input_bytes).await?;
         let ending = url.rsplit('.').next().filter(|ending| ending.len() <= 4).unwrap_or("bin").to_ascii_lowercase();
-        let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        self.stores.own().put_input(&sha256, &ending, bytes).await
+        let own = self.stores.own();
+        Ok(own.url(&own.put_input(&ending, bytes).await?))
     }
 }

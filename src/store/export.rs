@@ -13,8 +13,9 @@ use tracing::warn;
 
 use super::{
     MANIFEST, ObjectKey, ResultFiles, Store,
+    blocking::blocking,
     errors::io_error,
-    folder::{blocking, check_writable, sync_folder, write_whole},
+    folder::{check_writable, sync_folder, write_whole},
     key::check_name,
 };
 use crate::job::{JobError, JobId, Manifest};

@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ObjectKey,
+    blocking::blocking,
+    digest::sha256,
     errors::io_error,
     url::{file_url, path_of},
 };
@@ -77,15 +79,15 @@ impl FolderStore {
         let path = self.path(&key);
         blocking(move || {
             write_whole(&path, &bytes)?;
-            Ok(Stored { key, size: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) })
+            Ok(Stored { key, size: bytes.len() as u64, sha256: hex::encode(Sha256::digest(&bytes)) })
         })
         .await
     }
 
     /// Reads an object back from the disk and compares it with what was written.
     pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
-        let bytes = self.get(&stored.key, stored.size).await?;
-        if bytes.len() as u64 != stored.size || hex(&Sha256::digest(&bytes)) != stored.sha256 {
+        let (digest, bytes) = sha256(self.get(&stored.key, stored.size).await?).await?;
+        if bytes.len() as u64 != stored.size || hex::encode(digest) != stored.sha256 {
             return Err(JobError::Storage {
                 path: self.path(&stored.key).display().to_string(),
                 reason: "reads back other bytes than were written; check the disk".to_owned(),
@@ -197,20 +199,6 @@ pub(super) fn check_writable(folder: &Path) -> Result<(), JobError> {
     let mut file = new_file(folder).map_err(failed)?;
     file.write_all(&[0; 4096]).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Runs file work on a thread that may wait.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
-) -> Result<T, JobError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(JobError::Storage { path: "store".to_owned(), reason: format!("its thread ended: {error}") }),
-    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use std::{
 use super::{
     Listing, S3Client,
     allow::AllowList,
+    blocking::blocking,
     errors::input_error,
-    folder::blocking,
     location::{Location, S3Location},
     s3,
 };

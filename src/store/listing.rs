@@ -4,8 +4,8 @@ use std::{fs, path::PathBuf};
 
 use super::{
     S3Client,
+    blocking::blocking,
     errors::io_error,
-    folder::blocking,
     location::{Location, S3Location},
     s3,
 };

@@ -10,6 +10,8 @@
 
 mod allow;
 mod backend;
+mod blocking;
+mod digest;
 mod errors;
 mod export;
 mod folder;

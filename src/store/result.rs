@@ -8,14 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sha2::{Digest, Sha256};
-
-use super::{
-    MANIFEST, ObjectKey, Store,
-    errors::io_error,
-    folder::{blocking, hex},
-    key::check_name,
-};
+use super::{MANIFEST, ObjectKey, Store, blocking::blocking, digest::sha256, errors::io_error, key::check_name};
 use crate::job::{JobError, Manifest};
 
 /// A manifest is read whole; one of this size, in bytes, is none of acetate's.
@@ -77,8 +70,8 @@ impl ResultFiles {
                 let named = self.manifest.files.iter().find(|file| file.name == name);
                 let file = named.ok_or_else(|| JobError::InputNotFound { input: name.to_owned() })?;
                 let key = manifest_key.sibling(name)?;
-                let bytes = store.get(&key, file.size).await?;
-                if hex(&Sha256::digest(&bytes)) != file.sha256 {
+                let (digest, bytes) = sha256(store.get(&key, file.size).await?).await?;
+                if hex::encode(digest) != file.sha256 {
                     let reason = "does not hold the bytes that the manifest names; the store is damaged".to_owned();
                     return Err(JobError::Storage { path: store.place(&key), reason });
                 }

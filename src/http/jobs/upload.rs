@@ -7,7 +7,6 @@ use axum::{
     http::StatusCode,
 };
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::request::SubmitBody;
 use crate::{
@@ -75,15 +74,8 @@ async fn picture(api: &Api, field: Field<'_>) -> Answer<InputView> {
 /// Puts a picture into the store, after a look at its header. The same bytes are the same upload.
 pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<InputView> {
     let look = image::look(name, &bytes, &api.settings().limits)?;
-    let hash = move || {
-        let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        (sha256, bytes)
-    };
-    let (sha256, bytes) = tokio::task::spawn_blocking(hash)
-        .await
-        .map_err(|_| JobError::Busy { reason: "the upload was not read; send it again".to_owned() })?;
-    api.stores().own().put_input(&sha256, look.ending, bytes).await?;
-    Ok(InputView::Upload { upload: format!("{sha256}.{}", look.ending) })
+    let key = api.stores().own().put_input(look.ending, bytes).await?;
+    Ok(InputView::Upload { upload: key.name().to_owned() })
 }
 
 async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {

@@ -174,12 +174,7 @@ fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, Jo
         webhook,
         webhook_policy: WebhookPolicy::new("http.webhook_allow", &http.webhook_allow)?,
         webhook_retry: http.webhook_retry(),
-        limits: Limits {
-            max_width: config.image.max_width,
-            max_height: config.image.max_height,
-            max_pixels: config.image.max_pixels,
-            max_bytes: config.image.max_bytes,
-        },
+        limits: Limits::from(&config.image),
         http_inputs: config.store.http_inputs,
         defaults: defaults(loaded),
         models: Models {

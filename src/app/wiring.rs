@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Config, Loaded},
+    config::{self, Config, ImageLimits, Loaded},
     database::{self, JobStore, OutboxMode},
     engine::Engine,
     image::Limits,
@@ -43,6 +43,13 @@ pub fn queue(config: &Config) -> Result<Queue, JobError> {
         publish_timeout: settings.publish_timeout(),
     };
     Ok(Queue::Rabbit(RabbitQueue::new(url.reveal(), options)?))
+}
+
+impl From<&ImageLimits> for Limits {
+    fn from(settings: &ImageLimits) -> Self {
+        let ImageLimits { max_width, max_height, max_pixels, max_bytes } = *settings;
+        Self { max_width, max_height, max_pixels, max_bytes }
+    }
 }
 
 /// What is read from and written to, by the rules that hold for whoever named the addresses.
@@ -99,12 +106,7 @@ fn options(config: &Config, place: Place) -> Result<Options, JobError> {
             base: Duration::from_secs_f64(worker.retry_base_seconds),
             cap: Duration::from_secs_f64(worker.retry_longest_seconds),
         },
-        limits: Limits {
-            max_width: config.image.max_width,
-            max_height: config.image.max_height,
-            max_pixels: config.image.max_pixels,
-            max_bytes: config.image.max_bytes,
-        },
+        limits: Limits::from(&config.image),
         max_input_bytes: config.image.max_bytes,
         place,
         slots: worker.slots as usize,
@@ -116,4 +118,18 @@ fn options(config: &Config, place: Place) -> Result<Options, JobError> {
         redispatch_after: worker.redispatch(),
         failpoint: worker.failpoint.parse()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Sources, load};
+
+    #[test]
+    fn the_limits_of_pictures_are_those_of_the_default_settings() {
+        let environment = Environment::from_pairs([("HOME", "/home/me")]);
+        let sources = Sources { file: Some("/dev/null".into()), environment, ..Sources::default() };
+        let config = load(&sources).unwrap().config;
+        assert_eq!(Limits::from(&config.image), Limits::default());
+    }
 }

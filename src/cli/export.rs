@@ -58,13 +58,7 @@ impl ExportArgs {
         self.check_out()?;
         let loaded = global.load(Vec::new())?;
         let files = block_on(self.open(&loaded))?;
-        let image = &loaded.config.image;
-        let limits = Limits {
-            max_width: image.max_width,
-            max_height: image.max_height,
-            max_pixels: image.max_pixels,
-            max_bytes: image.max_bytes,
-        };
+        let limits = Limits::from(&loaded.config.image);
         let manifest = files.manifest.clone();
         let stack = Stack::of_result(&manifest, block_on(async { Ok(files.read_all().await?) })?)?;
         let size = write(&stack, format, &limits, &self.out)?;

@@ -8,7 +8,7 @@ use qwen_image::{
     pipeline::PipelineError,
 };
 
-use crate::job::JobError;
+use crate::job::{JobError, parameter_of};
 
 impl From<Error> for JobError {
     fn from(error: Error) -> Self {
@@ -19,7 +19,7 @@ impl From<Error> for JobError {
             Error::Invalid { field, reason } if field == "input" || field == "device" || field == "model" => {
                 Self::invalid(field, reason)
             }
-            Error::Invalid { field, reason } => Self::invalid(format!("params.{}", parameter(&field)), reason),
+            Error::Invalid { field, reason } => Self::invalid(format!("params.{}", parameter_of(&field)), reason),
             Error::Hub(error) => error.into(),
             Error::Model { model, source } => match source {
                 ModelError::NotFound { .. } => Self::ModelNotFound { model, reason: source.to_string() },
@@ -85,14 +85,6 @@ impl From<HubError> for JobError {
             }
             HubError::Cancelled => Self::Cancelled,
         }
-    }
-}
-
-/// The request's word for an option of the library.
-fn parameter(option: &str) -> &str {
-    match option {
-        "num_inference_steps" => "steps",
-        other => other,
     }
 }
 

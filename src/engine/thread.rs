@@ -12,7 +12,7 @@ use qwen_image::{
 use tokio::sync::{mpsc, watch};
 
 use super::{Busy, CancelToken, Command, EngineConfig, Outcome, ProgressFn, Resident, Work};
-use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, OutputSize, Stage, StageTiming};
+use crate::job::{Caption, JobError, ModelRecord, Stage, StageTiming};
 
 pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch::Sender<Resident>, busy: &Busy) {
     let _pool = compute_pool();
@@ -73,14 +73,14 @@ fn serve(
     let mut callbacks = callbacks(progress, cancel);
     let (images, caption, resolution, notes, used) = match work {
         Work::Decompose { image, params, seed } => {
-            let options = decompose_options(params, seed);
+            let options = DecomposeOptions { seed: Some(seed), ..params.options() };
             let (made, used) = pipeline.decompose_with(&image, &options, &mut callbacks)?;
             (made.images, made.caption, Some(made.resolution), made.notes, used)
         }
         Work::Edit { image, references, params, seed } => {
             let inputs = EditInputs { image: &image, references: &references };
-            let (instruction, options) = edit_options(params, seed);
-            let (made, used) = pipeline.edit_with(inputs, &instruction, &options, &mut callbacks)?;
+            let options = EditOptions { seed: Some(seed), ..params.options() };
+            let (made, used) = pipeline.edit_with(inputs, &params.instruction, &options, &mut callbacks)?;
             (vec![made.image], None, None, made.notes, used)
         }
     };
@@ -100,33 +100,6 @@ fn callbacks<'a>(progress: &'a mut ProgressFn, cancel: &'a CancelToken) -> Callb
     Callbacks::default()
         .on_progress(|at, done, of| progress(stage(at), done, of))
         .cancelled_by(|| cancel.is_cancelled())
-}
-
-fn decompose_options(params: DecomposeParams, seed: u64) -> DecomposeOptions {
-    DecomposeOptions {
-        prompt: params.prompt,
-        negative_prompt: params.negative_prompt,
-        layers: params.layers,
-        resolution: params.resolution,
-        num_inference_steps: params.steps,
-        cfg_scale: params.cfg_scale,
-        cfg_normalize: params.cfg_normalize,
-        seed: Some(seed),
-    }
-}
-
-fn edit_options(params: EditParams, seed: u64) -> (String, EditOptions) {
-    let options = EditOptions {
-        negative_prompt: params.negative_prompt,
-        output_size: match params.output_size {
-            OutputSize::Source => qwen_image::OutputSize::Source,
-            OutputSize::Model => qwen_image::OutputSize::Model,
-        },
-        num_inference_steps: params.steps,
-        cfg_scale: params.cfg_scale,
-        seed: Some(seed),
-    };
-    (params.instruction, options)
 }
 
 fn record(model: LoadedModel) -> ModelRecord {

@@ -1,6 +1,6 @@
 //! Layers in one file: those of a job as it stands, or any that a page has put together.
 
-use std::io::Cursor;
+use std::{io::Cursor, ops::RangeInclusive};
 
 use axum::{
     extract::State,
@@ -18,14 +18,14 @@ use super::{
 };
 use crate::{
     image::{ExportError, ExportFormat, Sheet, Stack},
-    job::{FileEntry, InputRef, JobError, JobId},
+    job::{COMPOSITE_IMAGES, FileEntry, InputRef, JobError, JobId},
     store::{ObjectKey, ResultFiles},
 };
 
 pub const FORMATS: [ExportFormat; 3] = ExportFormat::ALL;
 
 /// Layers in one file.
-const MOST_LAYERS: usize = 64;
+const LAYERS: RangeInclusive<usize> = COMPOSITE_IMAGES;
 const MOST_BYTES: usize = 256 * 1024;
 
 /// The layers of a job as a ZIP of PNGs
@@ -122,8 +122,9 @@ fn shown() -> bool {
         (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn stack(State(api): State<Api>, Json(asked): Json<StackBody, MOST_BYTES>) -> Answer<Response> {
     let given = asked.layers.len();
-    if given == 0 || given > MOST_LAYERS {
-        return Err(JobError::invalid("layers", format!("1 to {MOST_LAYERS} layers, {given} given")).into());
+    if !LAYERS.contains(&given) {
+        let (least, most) = LAYERS.into_inner();
+        return Err(JobError::invalid("layers", format!("{least} to {most} layers, {given} given")).into());
     }
     let mut sheets = Vec::with_capacity(given);
     for layer in asked.layers {

@@ -15,7 +15,12 @@ pub use error::{ErrorClass, ErrorRecord, JobError};
 pub use event::{EventFile, JobEvent};
 pub use id::{Epoch, JobId};
 pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, StageTiming};
-pub use params::{CompositeParams, DecomposeParams, EditParams, LayerEdit, OutputSize, Sampling, WorkflowParams};
+pub use params::{
+    CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, Sampling, WorkflowParams,
+    parameter_of,
+};
 pub use percent::percent_decoded;
-pub use request::{InputRef, JobKind, JobRequest, MAX_REQUEST_BYTES, Output, Task};
+pub use request::{
+    COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobKind, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, Task,
+};
 pub use state::{JobState, Progress, Stage};

@@ -1,6 +1,6 @@
 //! The message that asks for a job, version 1: JSON, references to pictures and never pixels.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -8,6 +8,11 @@ use utoipa::ToSchema;
 
 use super::{CompositeParams, DecomposeParams, EditParams, JobError, JobId, WorkflowParams};
 
+/// Pictures of an edit.
+pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
+/// Pictures of a composite.
+pub const COMPOSITE_IMAGES: RangeInclusive<usize> = 1..=64;
+pub const MAX_PRIORITY: u8 = 9;
 /// The largest request that is read, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
 
@@ -167,29 +172,31 @@ impl JobRequest {
 
     /// Checks bounds and the number of inputs; every way in calls this once.
     pub fn validate(&self) -> Result<(), JobError> {
-        let (least, most) = match &self.task {
+        let taken = match &self.task {
             Task::Decompose(params) => {
                 params.validate("params")?;
-                (1, 1)
+                1..=1
             }
             Task::Edit(params) => {
                 params.validate("params")?;
-                (1, 3)
+                EDIT_IMAGES
             }
-            Task::Composite(_) => (1, 64),
+            Task::Composite(_) => COMPOSITE_IMAGES,
             Task::Workflow(params) => {
                 params.validate("params")?;
-                (1, 1)
+                1..=1
             }
         };
         let kind = self.task.kind();
         let given = self.inputs.len();
-        if given < least || given > most {
+        if !taken.contains(&given) {
+            let (least, most) = taken.into_inner();
             let wanted = if least == most { "one picture".to_owned() } else { format!("{least} to {most} pictures") };
             return Err(JobError::invalid("input", format!("{kind} takes {wanted}, {given} given")));
         }
-        if self.priority > 9 {
-            return Err(JobError::invalid("priority", format!("{} is not between 0 and 9", self.priority)));
+        if self.priority > MAX_PRIORITY {
+            let reason = format!("{} is not between 0 and {MAX_PRIORITY}", self.priority);
+            return Err(JobError::invalid("priority", reason));
         }
         if self.output.prefix.is_empty() {
             return Err(JobError::invalid("output.prefix", "is empty; give an s3:// or file:// prefix"));

@@ -17,7 +17,7 @@ use crate::{
         view::InputView,
     },
     image,
-    job::{JobError, MAX_REQUEST_BYTES},
+    job::{COMPOSITE_IMAGES, JobError, MAX_REQUEST_BYTES},
 };
 
 /// How long one may take to arrive: it holds memory meanwhile.
@@ -25,7 +25,6 @@ const ARRIVAL: Duration = Duration::from_secs(600);
 /// How long one waits for others to arrive.
 const TURN: Duration = Duration::from_secs(15);
 /// Pictures in one form; a composite takes as many.
-const MOST_PICTURES: usize = 64;
 
 /// Takes in a form: its pictures go into the store, its texts make the request.
 pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
@@ -50,8 +49,9 @@ async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
         let name = field.name().unwrap_or_default().to_owned();
         match name.as_str() {
             "image" | "images" => {
-                if pictures.len() == MOST_PICTURES {
-                    return Err(JobError::invalid("image", format!("more than {MOST_PICTURES} pictures")).into());
+                let most = *COMPOSITE_IMAGES.end();
+                if pictures.len() == most {
+                    return Err(JobError::invalid("image", format!("more than {most} pictures")).into());
                 }
                 pictures.push(picture(api, field).await?);
             }

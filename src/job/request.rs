@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::{CompositeParams, DecomposeParams, EditParams, JobError, JobId, WorkflowParams};
 
+/// Of messages.
+const VERSION: u32 = 1;
 /// Pictures of an edit.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
 /// Pictures of a composite.
@@ -98,6 +101,30 @@ pub enum Task {
 }
 
 impl Task {
+    /// Reads the parameters of a kind, as they stand in messages.
+    pub fn from_params(kind: JobKind, params: Value) -> Result<Self, JobError> {
+        fn read<T: DeserializeOwned>(params: Value) -> Result<T, JobError> {
+            serde_json::from_value(params).map_err(|error| JobError::invalid("params", error.to_string()))
+        }
+        Ok(match kind {
+            JobKind::Decompose => Self::Decompose(read(params)?),
+            JobKind::Edit => Self::Edit(read(params)?),
+            JobKind::Composite => Self::Composite(read(params)?),
+            JobKind::Workflow => Self::Workflow(read(params)?),
+        })
+    }
+
+    /// The parameters, as they stand in messages.
+    pub fn params(&self) -> Value {
+        match self {
+            Self::Decompose(params) => serde_json::to_value(params),
+            Self::Edit(params) => serde_json::to_value(params),
+            Self::Composite(params) => serde_json::to_value(params),
+            Self::Workflow(params) => serde_json::to_value(params),
+        }
+        .unwrap_or_else(|error| unreachable!("plain data: {error}"))
+    }
+
     pub fn kind(&self) -> JobKind {
         match self {
             Self::Decompose(_) => JobKind::Decompose,
@@ -135,6 +162,15 @@ impl JobRequest {
         }
         let wire: Wire =
             serde_json::from_slice(bytes).map_err(|error| JobError::invalid("request", error.to_string()))?;
+        Self::checked(wire)
+    }
+
+    /// As [`JobRequest::from_json`], of a message that has been put together from rows and flags.
+    pub fn from_value(message: Value) -> Result<Self, JobError> {
+        Self::checked(serde_json::from_value(message).map_err(|error| JobError::invalid("request", error.to_string()))?)
+    }
+
+    fn checked(wire: Wire) -> Result<Self, JobError> {
         let request = Self::try_from(wire)?;
         request.validate()?;
         Ok(request)
@@ -223,6 +259,15 @@ impl JobRequest {
     }
 }
 
+/// # Errors
+/// [`JobError::InvalidRequest`] about `version`, of a message that another version of acetate may read.
+pub fn check_version(version: u32) -> Result<(), JobError> {
+    if version == VERSION {
+        return Ok(());
+    }
+    Err(JobError::invalid("version", format!("{version} is not known; this reads version {VERSION}")))
+}
+
 /// The message as it travels.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -233,7 +278,7 @@ struct Wire {
     input: WireInput,
     output: Output,
     #[serde(default)]
-    params: serde_json::Value,
+    params: Value,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -253,16 +298,9 @@ impl TryFrom<Wire> for JobRequest {
     type Error = JobError;
 
     fn try_from(wire: Wire) -> Result<Self, JobError> {
-        if wire.version != 1 {
-            return Err(JobError::invalid("version", format!("{} is not known; this reads version 1", wire.version)));
-        }
-        let params = if wire.params.is_null() { serde_json::json!({}) } else { wire.params };
-        let task = match wire.kind {
-            JobKind::Decompose => Task::Decompose(read_params(params)?),
-            JobKind::Edit => Task::Edit(read_params(params)?),
-            JobKind::Composite => Task::Composite(read_params(params)?),
-            JobKind::Workflow => Task::Workflow(read_params(params)?),
-        };
+        check_version(wire.version)?;
+        let params = if wire.params.is_null() { json!({}) } else { wire.params };
+        let task = Task::from_params(wire.kind, params)?;
         let inputs = match (wire.input.image, wire.input.images) {
             (Some(image), images) if images.is_empty() => vec![image],
             (None, images) => images,
@@ -280,13 +318,13 @@ impl TryFrom<Wire> for JobRequest {
 }
 
 /// The place of the longest text in a value, as `params.prompt`, and its bytes.
-fn longest_text(at: &str, value: &serde_json::Value) -> (String, usize) {
+fn longest_text(at: &str, value: &Value) -> (String, usize) {
     let inside: Vec<_> = match value {
-        serde_json::Value::String(text) => return (at.to_owned(), text.len()),
-        serde_json::Value::Array(items) => {
+        Value::String(text) => return (at.to_owned(), text.len()),
+        Value::Array(items) => {
             items.iter().enumerate().map(|(index, item)| longest_text(&format!("{at}[{index}]"), item)).collect()
         }
-        serde_json::Value::Object(fields) => fields
+        Value::Object(fields) => fields
             .iter()
             .map(|(name, field)| {
                 let dot = if at.is_empty() { "" } else { "." };
@@ -298,20 +336,10 @@ fn longest_text(at: &str, value: &serde_json::Value) -> (String, usize) {
     inside.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or_else(|| (at.to_owned(), 0))
 }
 
-fn read_params<T: serde::de::DeserializeOwned>(params: serde_json::Value) -> Result<T, JobError> {
-    serde_json::from_value(params).map_err(|error| JobError::invalid("params", error.to_string()))
-}
-
 impl From<JobRequest> for Wire {
     fn from(request: JobRequest) -> Self {
         let kind = request.task.kind();
-        let params = match &request.task {
-            Task::Decompose(params) => serde_json::to_value(params),
-            Task::Edit(params) => serde_json::to_value(params),
-            Task::Composite(params) => serde_json::to_value(params),
-            Task::Workflow(params) => serde_json::to_value(params),
-        }
-        .unwrap_or_else(|error| unreachable!("plain data: {error}"));
+        let params = request.task.params();
         let mut inputs = request.inputs;
         let input = if inputs.len() == 1 {
             WireInput { image: inputs.pop(), images: Vec::new() }
@@ -319,7 +347,7 @@ impl From<JobRequest> for Wire {
             WireInput { image: None, images: inputs }
         };
         Self {
-            version: 1,
+            version: VERSION,
             id: request.id.to_string(),
             kind,
             input,

@@ -18,7 +18,7 @@ use crate::{
     cli::{Failure, global::GlobalArgs, output, runtime::block_on, watch},
     config::Loaded,
     database::{SubmitOptions, Submitted},
-    job::{BatchId, InputRef, JobError, JobKind, JobRequest},
+    job::{BatchId, InputRef, JobError, JobKind, JobRequest, Task},
 };
 
 /// Jobs of one transaction.
@@ -39,13 +39,8 @@ struct Report {
     duplicates: usize,
 }
 
-pub fn submit(
-    global: &GlobalArgs,
-    loaded: &Loaded,
-    kind: JobKind,
-    params: Value,
-    flags: &SubmitFlags,
-) -> Result<(), Failure> {
+pub fn submit(global: &GlobalArgs, loaded: &Loaded, task: &Task, flags: &SubmitFlags) -> Result<(), Failure> {
+    let (kind, params) = (task.kind(), task.params());
     let source = Source::parse(flags.from.as_deref().unwrap_or_default())?;
     let batch = match &flags.batch {
         Some(batch) => batch.clone(),

@@ -15,7 +15,7 @@ use crate::{
         problem::{Answer, Failure},
         view::InputView,
     },
-    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest, Output},
+    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest, Output, Task, check_version},
 };
 
 /// The longest address that is called.
@@ -67,6 +67,7 @@ pub struct InputBody {
 
 /// Reads and checks all of it. `key` is that of the `Idempotency-Key`.
 pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(JobRequest, SubmitOptions)> {
+    check_version(body.version.unwrap_or(1))?;
     let id = body.id.or_else(|| key.map(JobId::of_key)).unwrap_or_else(JobId::new);
     let inputs = match (body.input.image, body.input.images) {
         (Some(image), images) if images.is_empty() => vec![image],
@@ -74,22 +75,15 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
         (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one").into()),
     };
     let inputs = inputs.into_iter().map(|input| resolve(api, input)).collect::<Answer<Vec<_>>>()?;
-    let output = body.output.unwrap_or_else(|| Output { prefix: api.stores().usual_output() });
-    let input = match inputs.as_slice() {
-        [one] => json!({ "image": one }),
-        several => json!({ "images": several }),
+    let request = JobRequest {
+        id,
+        inputs,
+        output: body.output.unwrap_or_else(|| Output { prefix: api.stores().usual_output() }),
+        task: Task::from_params(body.kind, with_defaults(api, body.kind, body.params))?,
+        labels: body.labels,
+        priority: body.priority,
     };
-    let wire = json!({
-        "version": body.version.unwrap_or(1),
-        "id": id,
-        "kind": body.kind,
-        "input": input,
-        "output": output,
-        "params": with_defaults(api, body.kind, body.params)?,
-        "labels": body.labels,
-        "priority": body.priority,
-    });
-    let request = JobRequest::from_json(wire.to_string().as_bytes())?;
+    request.validate()?;
     api.stores().results(&request.output.prefix)?;
     for input in &request.inputs {
         check(api, input).await?;
@@ -115,7 +109,7 @@ fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {
 }
 
 /// The configured defaults under what was asked for.
-fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Answer<Value> {
+fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Value {
     let defaults = &api.settings().defaults;
     let known = match kind {
         JobKind::Decompose => json!(defaults.decompose),
@@ -140,7 +134,7 @@ fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Answer<
             edit.entry("cfg_scale").or_insert_with(|| json!(defaults.edit.cfg_scale));
         }
     }
-    Ok(Value::Object(params))
+    Value::Object(params)
 }
 
 /// Whether an input may be named, and is there as far as that can be told without reading it.

@@ -10,7 +10,7 @@ use crate::{
     database::JobStore,
     job::JobError,
     queue::Queue,
-    store::{Inputs, Stores, Trust},
+    store::{InputReader, Stores, Trust},
     worker::publish_due,
 };
 
@@ -20,7 +20,7 @@ const BROKER: Duration = Duration::from_secs(5);
 pub struct Submitter {
     pub status: JobStore,
     pub stores: Stores,
-    pub inputs: Inputs,
+    pub inputs: InputReader,
     queue: Queue,
     max_input_bytes: u64,
 }

@@ -135,7 +135,7 @@ async fn of_output(api: &Api, row: &JobRow, name: String, size: u32, headers: &H
 }
 
 async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &HeaderMap) -> Answer<Response> {
-    let Some(input) = row.request.inputs.get(index) else {
+    let Some(input) = row.request.inputs.iter().nth(index) else {
         let given = row.request.inputs.len();
         return Err(Failure::not_found(format!("job {} was given {given} pictures", row.id())));
     };

@@ -4,6 +4,7 @@ mod batch;
 mod error;
 mod event;
 mod id;
+mod inputs;
 mod manifest;
 mod params;
 mod percent;
@@ -14,6 +15,7 @@ pub use batch::BatchId;
 pub use error::{ErrorClass, ErrorRecord, JobError};
 pub use event::{EventFile, JobEvent};
 pub use id::{Epoch, JobId};
+pub use inputs::Inputs;
 pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, StageTiming};
 pub use params::{
     CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, Sampling, WorkflowParams,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::{CompositeParams, DecomposeParams, EditParams, JobError, JobId, WorkflowParams};
+use super::{CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams};
 
 /// Of messages.
 const VERSION: u32 = 1;
@@ -135,12 +135,13 @@ impl Task {
     }
 }
 
-/// A whole request, read and checked. One picture stands as `input.image`, several as `input.images`.
+/// A whole request, read and checked. In a message, one picture stands as `input.image`, several as `input.images`: of
+/// an edit the last one is edited, those of a composite lie back to front.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Wire", try_from = "Wire")]
 pub struct JobRequest {
     pub id: JobId,
-    pub inputs: Vec<InputRef>,
+    pub inputs: Inputs,
     pub output: Output,
     pub task: Task,
     pub labels: BTreeMap<String, String>,
@@ -301,14 +302,14 @@ impl TryFrom<Wire> for JobRequest {
         check_version(wire.version)?;
         let params = if wire.params.is_null() { json!({}) } else { wire.params };
         let task = Task::from_params(wire.kind, params)?;
-        let inputs = match (wire.input.image, wire.input.images) {
+        let list = match (wire.input.image, wire.input.images) {
             (Some(image), images) if images.is_empty() => vec![image],
             (None, images) => images,
             (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one of them")),
         };
         Ok(Self {
             id: wire.id.parse()?,
-            inputs,
+            inputs: Inputs::named(wire.kind, list),
             output: wire.output,
             task,
             labels: wire.labels,
@@ -340,11 +341,11 @@ impl From<JobRequest> for Wire {
     fn from(request: JobRequest) -> Self {
         let kind = request.task.kind();
         let params = request.task.params();
-        let mut inputs = request.inputs;
-        let input = if inputs.len() == 1 {
-            WireInput { image: inputs.pop(), images: Vec::new() }
+        let mut list: Vec<_> = request.inputs.into_iter().collect();
+        let input = if list.len() == 1 {
+            WireInput { image: list.pop(), images: Vec::new() }
         } else {
-            WireInput { image: None, images: inputs }
+            WireInput { image: None, images: list }
         };
         Self {
             version: VERSION,
@@ -355,6 +356,84 @@ impl From<JobRequest> for Wire {
             params,
             labels: request.labels,
             priority: request.priority,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
+
+    /// Rows, messages under way and manifests are read and compared by every version.
+    #[test]
+    fn messages_of_version_1_do_not_change_by_a_byte() {
+        let cases = [
+            (
+                "decompose",
+                r#"{"image":"s3://in/a.png"}"#,
+                r#"{"cfg_normalize":true,"cfg_scale":4.0,"layers":4,"negative_prompt":" ","prompt":"a \"cat\"","resolution":640,"seed":7,"steps":50}"#,
+                "245433ac2b5ba717f75aa49813f207f2752f99d4946a18191e40381b11610fe0",
+            ),
+            (
+                "edit",
+                r#"{"images":["s3://in/a.png",{"job":"018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21","layer":2},{"job":"018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21","file":"edited.png"}]}"#,
+                r#"{"cfg_scale":4.0,"instruction":"Make it red","negative_prompt":" ","output_size":"source","seed":null,"steps":50}"#,
+                "b9ae65ea2fd36e0640605dccc4d28941da7bc240e1d94446c82719472e684d56",
+            ),
+            (
+                "edit",
+                r#"{"image":"file:///a%20b.png"}"#,
+                r#"{"cfg_scale":4.0,"instruction":"Make it red","negative_prompt":" ","output_size":"source","seed":null,"steps":50}"#,
+                "0bfb0d3559cdf6b6ef17972a52a482cdfad0ba4344bbcba36f2d512f83129066",
+            ),
+            (
+                "composite",
+                r#"{"images":["s3://in/a.png","s3://in/b.png"]}"#,
+                r#"{}"#,
+                "493b31fed1ab4dc273bcb3e507109acbf5acea4b2746cf9c4a9651725ab9d427",
+            ),
+            (
+                "workflow",
+                r#"{"image":"https://h/a.png"}"#,
+                r#"{"decompose":{"cfg_normalize":true,"cfg_scale":4.0,"layers":4,"negative_prompt":" ","prompt":"","seed":null,"steps":50},"edits":[{"cfg_scale":4.0,"instruction":"Make it red","layer":2,"negative_prompt":" ","seed":null,"steps":50}]}"#,
+                "3773ef51ee065d15a18bcec3c792a9d2fcaf6ac7a34cd4a1be98548e1705ce16",
+            ),
+        ];
+        for (kind, input, params, fingerprint) in cases {
+            let message = format!(
+                "{{\"version\":1,\"id\":\"{ID}\",\"kind\":\"{kind}\",\"input\":{input},\
+                 \"output\":{{\"prefix\":\"s3://out/\"}},\"params\":{params},\"labels\":{{\"set\":\"x\"}},\"priority\":3}}"
+            );
+            let request = JobRequest::from_json(message.as_bytes()).unwrap();
+            assert_eq!(request.to_json(), message);
+            assert_eq!(serde_json::to_string(&request).unwrap(), message, "as it stands in manifests");
+            assert_eq!(request.fingerprint(), fingerprint, "{message}");
+            assert_eq!(JobRequest::from_stored(&message).unwrap(), request);
+            assert_eq!(JobRequest::from_value(serde_json::from_str(&message).unwrap()).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn a_kind_takes_so_many_pictures() {
+        let read = |kind: &str, pictures: usize| {
+            let images = vec!["s3://in/a.png"; pictures];
+            let message = json!({
+                "version": 1, "id": ID, "kind": kind, "input": { "images": images }, "output": { "prefix": "s3://o/" },
+                "params": if kind == "edit" { json!({ "instruction": "x" }) } else { json!({}) },
+            });
+            JobRequest::from_value(message).map_err(|error| error.to_string())
+        };
+        for (kind, most) in [("decompose", 1), ("workflow", 1), ("edit", 3), ("composite", 64)] {
+            assert!(read(kind, most).is_ok(), "{kind}");
+            for wrong in [0, most + 1] {
+                let error = read(kind, wrong).unwrap_err();
+                assert!(
+                    error.starts_with(&format!("input: {kind} takes ")) && error.ends_with(&format!(", {wrong} given")),
+                    "{error}"
+                );
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{Reporter, Worker};
 use crate::{
     image,
-    job::{InputRef, JobError, JobId, JobRequest, Stage},
+    job::{InputRef, Inputs, JobError, JobId, JobRequest, Stage},
     store::{ObjectKey, Stored, input_name},
 };
 
@@ -19,7 +19,7 @@ pub(super) struct InputFile {
 }
 
 pub(super) struct Pictures {
-    pub images: Vec<RgbaImage>,
+    pub inputs: Inputs<RgbaImage>,
     /// What was done to them on the way in.
     pub notes: Vec<String>,
 }
@@ -28,7 +28,7 @@ pub(super) async fn fetch(
     worker: &Worker,
     request: &JobRequest,
     reporter: &Reporter,
-) -> Result<Vec<InputFile>, JobError> {
+) -> Result<Inputs<InputFile>, JobError> {
     let total = count(request.inputs.len());
     reporter.at(Stage::Fetch, 0, total);
     let reads: Vec<_> = request.inputs.iter().map(|input| fetch_one(worker, input)).collect();
@@ -38,7 +38,7 @@ pub(super) async fn fetch(
         files.push(file);
         reporter.at(Stage::Fetch, count(files.len()), total);
     }
-    Ok(files)
+    Ok(Inputs::named(request.task.kind(), files))
 }
 
 async fn fetch_one(worker: &Worker, input: &InputRef) -> Result<InputFile, JobError> {
@@ -51,19 +51,24 @@ async fn fetch_one(worker: &Worker, input: &InputRef) -> Result<InputFile, JobEr
     }
 }
 
-pub(super) async fn decode(worker: &Worker, files: Vec<InputFile>, reporter: &Reporter) -> Result<Pictures, JobError> {
+pub(super) async fn decode(
+    worker: &Worker,
+    files: Inputs<InputFile>,
+    reporter: &Reporter,
+) -> Result<Pictures, JobError> {
     let (limits, reporter) = (worker.options.limits, reporter.clone());
     blocking(move || {
         let total = count(files.len());
-        let mut pictures = Pictures { images: Vec::new(), notes: Vec::new() };
-        for (index, file) in files.iter().enumerate() {
-            reporter.at(Stage::Decode, count(index), total);
+        let (mut done, mut notes) = (0, Vec::new());
+        let inputs = files.try_map(|file| {
+            reporter.at(Stage::Decode, done, total);
             let decoded = image::decode(&file.name, &file.bytes, &limits)?;
-            pictures.images.push(decoded.pixels);
-            pictures.notes.extend(decoded.notes.into_iter().map(|note| format!("{}: {note}", short(&file.name))));
-        }
+            notes.extend(decoded.notes.into_iter().map(|note| format!("{}: {note}", short(&file.name))));
+            done += 1;
+            Ok::<_, JobError>(decoded.pixels)
+        })?;
         reporter.at(Stage::Decode, total, total);
-        Ok(pictures)
+        Ok(Pictures { inputs, notes })
     })
     .await
 }

@@ -178,7 +178,7 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
     line("id", &view.id.to_string())?;
     line("kind", &view.kind.to_string())?;
     line("state", &view.state.to_string())?;
-    for input in &view.request.inputs {
+    for input in view.request.inputs.iter() {
         line("input", &input.to_string())?;
     }
     let request = serde_json::to_value(&view.request).unwrap_or_default();

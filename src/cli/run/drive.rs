@@ -23,7 +23,7 @@ use crate::{
     config::Loaded,
     database::{Claim, JobRow, SubmitOptions, Submitted},
     engine::CancelToken,
-    job::{ErrorRecord, InputRef, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
+    job::{ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
     store::{MANIFEST, ObjectKey, OutFolder, file_url},
     worker::{Reporter, Verdict, WorkerName},
 };
@@ -31,7 +31,7 @@ use crate::{
 /// What a command line asks for.
 pub struct Plan {
     pub task: Task,
-    pub inputs: Vec<InputRef>,
+    pub inputs: Inputs,
     pub flags: JobFlags,
 }
 

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::{
     image::{self, Limits},
     job::{InputRef, JobError, LayerRole, Manifest},
-    store::{Inputs, io_error},
+    store::{InputReader, io_error},
 };
 
 /// Writes the input, the layers and the result side by side, on a checkerboard where they are transparent.
@@ -13,13 +13,13 @@ use crate::{
 /// `folder` holds the files that the manifest names. An input that is a layer of an earlier job is not shown.
 pub async fn write(
     path: &Path,
-    inputs: &Inputs,
+    inputs: &InputReader,
     limits: &Limits,
     folder: &Path,
     manifest: &Manifest,
 ) -> Result<(), JobError> {
     let mut pictures = Vec::new();
-    for input in &manifest.request.inputs {
+    for input in manifest.request.inputs.iter() {
         if let InputRef::Url(url) = input {
             let bytes = inputs.read(url, limits.max_bytes).await?;
             pictures.push(image::decode(url, &bytes, limits)?.pixels);

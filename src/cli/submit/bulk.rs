@@ -168,7 +168,7 @@ async fn send(
 }
 
 async fn put_into_store(front: &Submitter, request: &mut JobRequest) -> Result<(), JobError> {
-    for input in &mut request.inputs {
+    for input in request.inputs.iter_mut() {
         if let InputRef::Url(url) = input
             && url.starts_with("file://")
         {

@@ -14,7 +14,7 @@ use crate::{
     cli::{Failure, fetch, global::GlobalArgs, output, run::flags::input, runtime::block_on, watch},
     config::Loaded,
     database::{SubmitOptions, Submitted},
-    job::{InputRef, JobError, JobId, JobRequest, JobState, Output, Task},
+    job::{InputRef, Inputs, JobError, JobId, JobRequest, JobState, Output, Task},
 };
 
 pub fn submit(global: &GlobalArgs, loaded: &Loaded, task: Task, flags: &SubmitFlags) -> Result<(), Failure> {
@@ -69,7 +69,7 @@ fn request(task: Task, flags: &SubmitFlags, inputs: Vec<InputRef>) -> Result<Job
     let request = JobRequest {
         id: flags.id.unwrap_or_else(JobId::new),
         output: Output { prefix: output.fill(&values)? },
-        inputs,
+        inputs: Inputs::named(task.kind(), inputs),
         task,
         labels,
         priority: flags.priority,

@@ -15,7 +15,7 @@ use crate::{
         problem::{Answer, Failure},
         view::InputView,
     },
-    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest, Output, Task, check_version},
+    job::{BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version},
 };
 
 /// The longest address that is called.
@@ -74,7 +74,7 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
         (None, images) => images,
         (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one").into()),
     };
-    let inputs = inputs.into_iter().map(|input| resolve(api, input)).collect::<Answer<Vec<_>>>()?;
+    let inputs = Inputs::named(body.kind, inputs).try_map(|input| resolve(api, input))?;
     let request = JobRequest {
         id,
         inputs,
@@ -85,7 +85,7 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
     };
     request.validate()?;
     api.stores().results(&request.output.prefix)?;
-    for input in &request.inputs {
+    for input in request.inputs.iter() {
         check(api, input).await?;
     }
     if let Some(url) = &body.webhook {

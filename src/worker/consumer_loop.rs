@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 
 use super::{Control, Stop, Verdict, Worker, metrics, reaper, relay, run};
 use crate::{
+    database::LeaseState,
     job::{JobError, JobId, JobKind, JobState},
     queue::{ConsumeOptions, Delivery},
 };
@@ -146,13 +147,12 @@ impl Service {
     /// Its row says that somebody is working on it, and that worker is dead or silent.
     async fn has_killed(&self, id: JobId) -> bool {
         match self.worker.status.get(id).await {
-            Ok(Some(row)) => {
-                let over = row.lease_until.is_none_or(|until| until <= Timestamp::now());
-                let dead = || row.worker.as_deref().is_some_and(|worker| self.worker.options.name.knows_dead(worker));
-                row.state == JobState::Running && (over || dead())
+            Ok(Some(row)) if row.state == JobState::Running => {
+                let is_dead = |name: &str| self.worker.options.name.knows_dead(name);
+                row.lease(Timestamp::now(), is_dead) != LeaseState::Held
             }
-            // The claim will meet the same trouble and deal with it.
-            Ok(None) | Err(_) => false,
+            // An error: the claim will meet the same trouble and deal with it.
+            Ok(Some(_) | None) | Err(_) => false,
         }
     }
 

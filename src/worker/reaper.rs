@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::{Worker, metrics};
 use crate::{
-    database::Filter,
+    database::{Filter, LeaseState},
     job::{JobError, JobState},
     queue::Queue,
 };
@@ -57,7 +57,8 @@ async fn take_over(worker: &Worker) -> Result<(), JobError> {
     let Queue::Embedded(queue) = &worker.queue else { return Ok(()) };
     let running = Filter { state: Some(JobState::Running), limit: FILL, ..Filter::default() };
     for row in worker.status.list(&running).await?.jobs {
-        if row.worker.as_deref().is_some_and(|name| worker.options.name.knows_dead(name)) {
+        let is_dead = |name: &str| worker.options.name.knows_dead(name);
+        if row.lease(Timestamp::now(), is_dead) != LeaseState::Held {
             queue.push(row.id(), row.request.priority, Timestamp::now());
         }
     }

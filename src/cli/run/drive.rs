@@ -21,7 +21,7 @@ use crate::{
         view::{JobView, progress_text},
     },
     config::Loaded,
-    database::{Claim, JobRow, SubmitOptions, Submitted},
+    database::{Claim, JobRow, LeaseState, SubmitOptions, Submitted},
     engine::CancelToken,
     job::{ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
     store::{MANIFEST, ObjectKey, OutFolder, file_url},
@@ -153,11 +153,10 @@ impl Run<'_> {
     /// Refuses a job that a living process works on, before anything is said about resuming it.
     fn check_free(&self, row: &JobRow) -> Result<(), Failure> {
         let Some(worker) = row.worker.as_deref().filter(|_| row.state == JobState::Running) else { return Ok(()) };
-        let over = row.lease_until.is_none_or(|until| until <= Timestamp::now());
-        if over || self.app.worker.options.name.knows_dead(worker) {
-            return Ok(());
+        match row.lease(Timestamp::now(), |name| self.app.worker.options.name.knows_dead(name)) {
+            LeaseState::Over | LeaseState::WorkerDead => Ok(()),
+            LeaseState::Held => Err(busy(row.id(), worker)),
         }
-        Err(busy(row.id(), worker))
     }
 
     async fn work(&self, id: JobId) -> Result<JobRow, Failure> {

@@ -143,7 +143,7 @@ fn refused(address: &WebAddress, status: u16) -> JobError {
             input,
             reason: format!("its server answers {status}; give an address that needs no login"),
         },
-        408 | 425 | 429 | 500.. => JobError::Storage { path: input, reason: format!("its server answers {status}") },
+        408 | 425 | 429 | 500.. => JobError::InputUnreachable { input, reason: format!("its server answers {status}") },
         _ => JobError::invalid("input", format!("{input}: its server answers {status}, not with a picture")),
     }
 }
@@ -159,7 +159,7 @@ pub(super) fn failed(address: &WebAddress, error: &ureq::Error) -> JobError {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             JobError::invalid("input", format!("{input}: is not an address that can be asked"))
         }
-        other => JobError::Storage { path: input, reason: format!("cannot read it: {other}") },
+        other => JobError::InputUnreachable { input, reason: format!("cannot read it: {other}") },
     }
 }
 

@@ -93,7 +93,8 @@ impl From<JobError> for Failure {
             JobError::ImageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             JobError::InputForbidden { .. } => StatusCode::FORBIDDEN,
             JobError::Cancelled => StatusCode::CONFLICT,
-            JobError::Download { .. }
+            JobError::InputUnreachable { .. }
+            | JobError::Download { .. }
             | JobError::DiskFull { .. }
             | JobError::Storage { .. }
             | JobError::Database { .. }

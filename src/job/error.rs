@@ -33,6 +33,9 @@ pub enum JobError {
     InputNotFound { input: String },
     #[error("{input}: {reason}")]
     InputForbidden { input: String, reason: String },
+    /// It may be there, but where it is kept does not answer.
+    #[error("{input}: {reason}")]
+    InputUnreachable { input: String, reason: String },
     #[error("model {model}: {reason}")]
     ModelNotFound { model: String, reason: String },
     #[error("model {model}: {reason}")]
@@ -74,6 +77,7 @@ impl JobError {
             Self::ImageTooLarge { .. } => "image_too_large",
             Self::InputNotFound { .. } => "input_not_found",
             Self::InputForbidden { .. } => "input_forbidden",
+            Self::InputUnreachable { .. } => "input_unreachable",
             Self::ModelNotFound { .. } => "model_not_found",
             Self::ModelInvalid { .. } => "model_invalid",
             Self::ModelTooLarge { .. } => "model_too_large",
@@ -105,7 +109,8 @@ impl JobError {
             | Self::ModelTooLarge { .. }
             | Self::NonFinite { .. }
             | Self::AttemptsExhausted { .. } => ErrorClass::Invalid,
-            Self::Download { .. }
+            Self::InputUnreachable { .. }
+            | Self::Download { .. }
             | Self::DiskFull { .. }
             | Self::Storage { .. }
             | Self::Database { .. }

@@ -30,6 +30,6 @@ pub(super) fn input_error(input: &str, error: &Error) -> JobError {
         ErrorKind::PermissionDenied => {
             JobError::InputForbidden { input, reason: "permission denied; make the file readable".to_owned() }
         }
-        _ => JobError::Storage { path: input, reason: format!("cannot read it: {error}") },
+        _ => JobError::InputUnreachable { input, reason: format!("cannot read it: {error}") },
     }
 }

@@ -1,5 +1,6 @@
 //! The composition root: builds the parts from the configuration and puts them into each other's hands.
 
+mod error;
 mod models;
 mod run_one;
 mod server;
@@ -7,6 +8,7 @@ mod submitter;
 mod wiring;
 mod worker;
 
+pub use error::StartError;
 pub use models::{edit_model, engine_config, model};
 pub use run_one::Embedded;
 pub use server::serve_api;

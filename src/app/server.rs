@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    wiring,
+    StartError, wiring,
     worker::{deadline, waiting},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     egress::WebhookPolicy,
     http::{self, Api, Defaults, Dispatch, Mode, Model, Models, Parts, Probes, Server, Settings, Token, WebhookSecret},
     image::Limits,
-    job::{DecomposeParams, EditParams, JobError},
+    job::{DecomposeParams, EditParams},
     store::Trust,
     telemetry::Metrics,
     worker::{self, Place, Shutdown, Worker, WorkerName},
@@ -34,12 +34,12 @@ pub async fn serve_api(
     work: Option<bool>,
     shutdown: &Shutdown,
     ready: impl FnOnce(SocketAddr),
-) -> Result<(), JobError> {
+) -> Result<(), StartError> {
     let config = &loaded.config;
     let embedded = config.queue.url.is_none();
     let works = work.unwrap_or(embedded);
     let settings = settings(loaded, embedded, works)?;
-    let metrics = Metrics::start().map_err(|reason| JobError::invalid("metrics", reason))?;
+    let metrics = Metrics::start().map_err(StartError::Metrics)?;
     worker::describe();
     http::describe();
     let server = bind(loaded).await?;
@@ -106,41 +106,41 @@ async fn live(
     shutdown: &Shutdown,
     mut answering: JoinHandle<std::io::Result<()>>,
     deadline: tokio::time::Instant,
-) -> Result<(), JobError> {
+) -> Result<(), StartError> {
     let work = async {
         let Some(worker) = working else {
             shutdown.drain.cancelled().await;
             return Ok(());
         };
         match waiting("the queue", deadline, shutdown, || worker.queue.ready(Duration::ZERO)).await {
-            Err(JobError::Cancelled) => return Ok(()),
+            Err(StartError::Stopped) => return Ok(()),
             ready => ready?,
         }
         let device = worker.engine.self_test().await?;
         info!(device, "the device computes right");
-        worker::serve(worker, shutdown).await
+        Ok(worker::serve(worker, shutdown).await?)
     };
     tokio::select! {
         worked = work => worked,
         answered = &mut answering => {
-            let reason = match answered {
-                Ok(Ok(())) => "ended by itself".to_owned(),
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
+            let error = match answered {
+                Ok(Ok(())) => std::io::Error::other("by itself"),
+                Ok(Err(error)) => error,
+                Err(error) => std::io::Error::other(error),
             };
-            error!(reason, "the server ended");
+            error!(%error, "the server ended");
             shutdown.drain.cancel();
-            Err(JobError::Busy { reason: format!("the HTTP server: {reason}") })
+            Err(StartError::Server(error))
         }
     }
 }
 
 /// On another address than the loopback everybody on the network can ask: only with a token.
-async fn bind(loaded: &Loaded) -> Result<Server, JobError> {
+async fn bind(loaded: &Loaded) -> Result<Server, StartError> {
     let settings = &loaded.config.http;
     let (bind, field) = (&settings.bind, "http.bind");
     if bind.is_empty() {
-        return Err(JobError::invalid(field, "is empty; give an address and port, such as 127.0.0.1:8080"));
+        return Err(StartError::setting(field, "is empty; give an address and port, such as 127.0.0.1:8080"));
     }
     let server = Server::bind(bind).await?;
     let loopback = server.address().is_some_and(|address| address.ip().is_loopback());
@@ -149,20 +149,21 @@ async fn bind(loaded: &Loaded) -> Result<Server, JobError> {
             "`{bind}` can be reached from other machines, and nothing is asked of them; set a token \
              (ACETATE__HTTP__TOKEN, for instance from `openssl rand -hex 32`), or bind to 127.0.0.1"
         );
-        return Err(JobError::invalid(field, reason));
+        return Err(StartError::setting(field, reason));
     }
     Ok(server)
 }
 
-fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, JobError> {
+fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, StartError> {
     let (config, http) = (&loaded.config, &loaded.config.http);
     let webhook = match &http.webhook_secret {
         Some(secret) => Some(
-            WebhookSecret::parse(secret.reveal()).map_err(|reason| JobError::invalid("http.webhook_secret", reason))?,
+            WebhookSecret::parse(secret.reveal())
+                .map_err(|reason| StartError::setting("http.webhook_secret", reason))?,
         ),
         None => None,
     };
-    http.check_token().map_err(|reason| JobError::invalid("http.token", reason))?;
+    http.check_token().map_err(|reason| StartError::setting("http.token", reason))?;
     check_origins(&http.cors_origins)?;
     Ok(Settings {
         token: http.token.as_ref().map(|token| Token::new(token.reveal().to_owned())),
@@ -188,12 +189,12 @@ fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, Jo
 }
 
 /// An origin is a scheme, a host and perhaps a port; anything else would never match.
-fn check_origins(origins: &[String]) -> Result<(), JobError> {
+fn check_origins(origins: &[String]) -> Result<(), StartError> {
     for origin in origins {
         let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         if !rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '*', '@', '?', '#', ' '])) {
             let reason = format!("`{origin}` is no origin such as https://pictures.example");
-            return Err(JobError::invalid("http.cors_origins", reason));
+            return Err(StartError::setting("http.cors_origins", reason));
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::wiring;
+use super::{StartError, wiring};
 use crate::{
     config::{Config, Loaded},
     database::JobStore,
@@ -23,9 +23,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Opens everything, waiting for what does not answer yet, and works until `shutdown`.
-pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> {
+pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), StartError> {
     let config = &loaded.config;
-    let metrics = Metrics::start().map_err(|reason| JobError::invalid("metrics", reason))?;
+    let metrics = Metrics::start().map_err(StartError::Metrics)?;
     describe();
     let server = bind(loaded).await?;
     let stores = wiring::stores(config, Trust::Submitted)?;
@@ -52,11 +52,11 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> 
     }
     queue.close().await;
     status.close().await;
-    served
+    Ok(served?)
 }
 
 /// An address that somebody chose must be had; the default one may be taken by another worker on this machine.
-async fn bind(loaded: &Loaded) -> Result<Option<Server>, JobError> {
+async fn bind(loaded: &Loaded) -> Result<Option<Server>, StartError> {
     let bind = &loaded.config.http.bind;
     if bind.is_empty() {
         return Ok(None);
@@ -69,7 +69,7 @@ async fn bind(loaded: &Loaded) -> Result<Option<Server>, JobError> {
             }
             Ok(Some(server))
         }
-        Err(error) if chosen => Err(error),
+        Err(error) if chosen => Err(error.into()),
         Err(error) => {
             warn!(%error, "works without /healthz, /readyz and /metrics");
             Ok(None)
@@ -88,14 +88,14 @@ pub(super) async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
     deadline: Instant,
     shutdown: &Shutdown,
     attempt: impl Fn() -> F,
-) -> Result<T, JobError> {
+) -> Result<T, StartError> {
     let tries = attempt
         .retry(exponential(FIRST_PAUSE, LONGEST_PAUSE))
         .when(JobError::is_transient)
         .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause <= deadline))
         .notify(|error, pause| warn!(%error, retry_in_s = pause.as_secs_f64(), "waiting for {what}"));
     tokio::select! {
-        tried = tries => tried,
-        () = shutdown.drain.cancelled() => Err(JobError::Cancelled),
+        tried = tries => Ok(tried?),
+        () = shutdown.drain.cancelled() => Err(StartError::Stopped),
     }
 }

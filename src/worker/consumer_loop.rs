@@ -40,11 +40,18 @@ pub struct Shutdown {
     pub now: CancellationToken,
 }
 
+/// The device can no longer be trusted, or a model cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this worker cannot use its device, or one of its models (see above); its jobs are back in the queue: start it again"
+)]
+pub struct Unusable;
+
 /// Works until it is told to leave.
 ///
 /// # Errors
-/// When the device can no longer be trusted, or a model cannot be used: the process must be restarted. Its jobs are back in the queue by then.
-pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError> {
+/// [`Unusable`]: the process must be restarted. Its jobs are back in the queue by then.
+pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable> {
     let service = Arc::new(Service::new(worker.clone()));
     let consumer = worker.queue.consume(ConsumeOptions {
         kinds: JobKind::ALL.to_vec(),
@@ -88,11 +95,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError>
     // What the last jobs left in the outbox is published before the end.
     helpers.cancel();
     while helping.join_next().await.is_some() {}
-    if worker.broken.is_cancelled() {
-        let reason = "or its model cannot be used, see above; its jobs are back in the queue, start it anew".to_owned();
-        return Err(JobError::Device { device: "of this worker".to_owned(), reason });
-    }
-    Ok(())
+    if worker.broken.is_cancelled() { Err(Unusable) } else { Ok(()) }
 }
 
 struct Service {

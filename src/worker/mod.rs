@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use backoff::Backoff;
-pub use consumer_loop::{Shutdown, serve};
+pub use consumer_loop::{Shutdown, Unusable, serve};
 pub use failpoint::Failpoint;
 pub use identity::WorkerName;
 pub use metrics::describe;

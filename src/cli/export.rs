@@ -150,7 +150,7 @@ async fn published(front: &Submitter, id: JobId) -> Result<ResultFiles, JobError
 
 /// Writes beside the file and renames, so that it is there whole or not at all; gives its size in bytes.
 fn write(stack: &Stack, format: ExportFormat, limits: &Limits, path: &Path) -> Result<u64, JobError> {
-    let failed = |error: std::io::Error| io_error(path, "write the export", &error);
+    let failed = |error: std::io::Error| io_error(path, "write the export", error);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".acetate-").suffix(".part");
     #[cfg(unix)]

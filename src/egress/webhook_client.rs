@@ -71,7 +71,7 @@ impl WebhookPolicy {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let answer = request.send(body).map_err(|error| web_client::failed(&address, &error))?;
+        let answer = request.send(body).map_err(|error| web_client::failed(&address, error))?;
         Ok(answer.status().as_u16())
     }
 

@@ -32,13 +32,17 @@ impl From<Error> for JobError {
             },
             Error::TooLarge { model, reason } => Self::ModelTooLarge { model, reason },
             Error::Pipeline(PipelineError::NonFinite { step }) => Self::NonFinite { step },
-            Error::Pipeline(_) => Self::Device { device: "engine".to_owned(), reason },
+            Error::Pipeline(error) => Self::device("engine", reason).caused_by(error),
             Error::Image(error) => error.into(),
-            Error::Device { device, .. } => Self::Device { reason: without_prefix(&reason, &device), device },
-            Error::OutOfMemory { device, source } => {
-                Self::OutOfMemory { device, reason: source.to_string().lines().next().unwrap_or_default().to_owned() }
+            Error::Device { device, source } => {
+                let reason = without_prefix(&reason, &device);
+                Self::device(device, reason).caused_by(source)
             }
-            Error::DeviceUntrusted { device, reason } => Self::Device { device, reason },
+            Error::OutOfMemory { device, source } => {
+                let reason = source.to_string().lines().next().unwrap_or_default().to_owned();
+                Self::out_of_memory(device, reason).caused_by(source)
+            }
+            Error::DeviceUntrusted { device, reason } => Self::device(device, reason),
         }
     }
 }
@@ -74,14 +78,17 @@ impl From<HubError> for JobError {
             HubError::Checksum { ref id, .. }
             | HubError::Unreachable { ref id, .. }
             | HubError::Network { ref id, .. }
-            | HubError::Listing { ref id, .. } => Self::Download { model: id.clone(), reason: without_id(id) },
+            | HubError::Listing { ref id, .. } => {
+                let failed = Self::download(id.clone(), without_id(id));
+                failed.caused_by(error)
+            }
             HubError::Endpoint { .. } => Self::invalid("hub.endpoint", reason),
             HubError::Pickle { id, .. } | HubError::NotAModel { id, .. } => Self::ModelInvalid { model: id, reason },
             HubError::Io { path, source } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Self::DiskFull { path: path.display().to_string() }
             }
             HubError::Io { path, source } => {
-                Self::Storage { path: path.display().to_string(), reason: source.to_string() }
+                Self::storage(path.display().to_string(), source.to_string()).caused_by(source)
             }
             HubError::Cancelled => Self::Cancelled,
         }

@@ -153,7 +153,7 @@ impl Engine {
         std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || thread::run(config, inbox, tell_resident, &clock))
-            .map_err(|error| JobError::Device { device: "engine".to_owned(), reason: error.to_string() })?;
+            .map_err(|error| JobError::device("engine", error.to_string()).caused_by(error))?;
         Ok(Self { commands, resident, busy })
     }
 
@@ -193,8 +193,5 @@ impl Engine {
 }
 
 fn gone() -> JobError {
-    JobError::Device {
-        device: "engine".to_owned(),
-        reason: "its thread has ended; restart the process, the job will be tried again".to_owned(),
-    }
+    JobError::device("engine", "its thread has ended; restart the process, the job will be tried again")
 }

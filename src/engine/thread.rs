@@ -37,7 +37,7 @@ fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: Command) -> 
         Ok(pipeline) => pipeline,
         Err(error) => {
             let reason = error.to_string();
-            command.refuse(JobError::Device { device: "engine".to_owned(), reason });
+            command.refuse(JobError::device("engine", reason));
             return false;
         }
     };
@@ -61,7 +61,7 @@ fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: Command) -> 
 fn panic_error(panic: &(dyn Any + Send)) -> JobError {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
     let reason = format!("its thread panicked: {}", text.unwrap_or("for an unknown reason"));
-    JobError::Device { device: "engine".to_owned(), reason }
+    JobError::device("engine", reason)
 }
 
 fn serve(

@@ -1,6 +1,7 @@
 //! The vocabulary of a job: what is asked for, how it is named, what states it goes through. No I/O.
 
 mod batch;
+mod cause;
 mod error;
 mod event;
 mod id;
@@ -12,6 +13,7 @@ mod request;
 mod state;
 
 pub use batch::BatchId;
+pub use cause::Cause;
 pub use error::{ErrorClass, ErrorRecord, JobError};
 pub use event::{EventFile, JobEvent};
 pub use id::{Epoch, JobId};

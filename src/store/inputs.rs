@@ -116,7 +116,7 @@ pub fn input_name(url: &str) -> String {
 
 fn read_file(path: &Path, cap: u64) -> Result<Vec<u8>, JobError> {
     let name = path.display().to_string();
-    let failed = |error: std::io::Error| input_error(&name, &error);
+    let failed = |error: std::io::Error| input_error(&name, error);
     // Looked at before it is opened: opening a pipe would wait for a writer.
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {

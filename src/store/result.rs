@@ -32,10 +32,8 @@ impl ResultFiles {
     /// A result that a job row names by its manifest's key.
     pub async fn published(store: Store, manifest_key: ObjectKey) -> Result<Self, JobError> {
         let text = store.get(&manifest_key, LARGEST_MANIFEST).await?;
-        let manifest = serde_json::from_slice(&text).map_err(|error| JobError::Storage {
-            path: store.place(&manifest_key),
-            reason: format!("is not a manifest: {error}"),
-        })?;
+        let manifest = serde_json::from_slice(&text)
+            .map_err(|error| JobError::storage(store.place(&manifest_key), format!("is not a manifest: {error}")))?;
         Ok(Self { manifest, text, place: Place::Store(store, manifest_key) })
     }
 
@@ -49,7 +47,7 @@ impl ResultFiles {
                     "folder",
                     format!("{} holds no {MANIFEST}; give a folder with a whole result of acetate", folder.display()),
                 ),
-                _ => io_error(&path, "read the manifest", &error),
+                _ => io_error(&path, "read the manifest", error),
             })?;
             let manifest = serde_json::from_slice(&text).map_err(|error| {
                 JobError::invalid("folder", format!("{} is no manifest of acetate: {error}", path.display()))
@@ -73,7 +71,7 @@ impl ResultFiles {
                 let (digest, bytes) = sha256(store.get(&key, file.size).await?).await?;
                 if hex::encode(digest) != file.sha256 {
                     let reason = "does not hold the bytes that the manifest names; the store is damaged".to_owned();
-                    return Err(JobError::Storage { path: store.place(&key), reason });
+                    return Err(JobError::storage(store.place(&key), reason));
                 }
                 Ok(bytes)
             }
@@ -81,11 +79,11 @@ impl ResultFiles {
                 let path = folder.join(name);
                 blocking(move || {
                     fs::read(&path).map_err(|error| match error.kind() {
-                        ErrorKind::NotFound => JobError::Storage {
-                            path: path.display().to_string(),
-                            reason: format!("{MANIFEST} names it, but it is not there; fetch the result again"),
-                        },
-                        _ => io_error(&path, "read the result", &error),
+                        ErrorKind::NotFound => JobError::storage(
+                            path.display().to_string(),
+                            format!("{MANIFEST} names it, but it is not there; fetch the result again"),
+                        ),
+                        _ => io_error(&path, "read the result", error),
                     })
                 })
                 .await

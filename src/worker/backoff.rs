@@ -50,7 +50,7 @@ mod tests {
     const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(60) };
 
     fn storage() -> JobError {
-        JobError::Storage { path: "/x".to_owned(), reason: "broken".to_owned() }
+        JobError::storage("/x", "broken")
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Execution<'_> {
         let wanted = params.layers as usize + 1;
         if images.len() != wanted {
             let reason = format!("gave {} pictures instead of {wanted}", images.len());
-            return Err(JobError::Device { device: "engine".to_owned(), reason });
+            return Err(JobError::device("engine", reason));
         }
         for (index, image) in images.into_iter().enumerate() {
             let role = if index == 0 { LayerRole::Regenerated } else { LayerRole::Layer };
@@ -189,6 +189,6 @@ impl Execution<'_> {
 fn one(images: Vec<RgbaImage>) -> Result<RgbaImage, JobError> {
     <[RgbaImage; 1]>::try_from(images).map(|[image]| image).map_err(|images| {
         let reason = format!("gave {} pictures instead of one", images.len());
-        JobError::Device { device: "engine".to_owned(), reason }
+        JobError::device("engine", reason)
     })
 }

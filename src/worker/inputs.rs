@@ -103,9 +103,7 @@ pub(super) async fn blocking<T: Send + 'static>(
             input: "input".to_owned(),
             reason: "breaks the code that reads pictures; convert it with another program, and report it".to_owned(),
         }),
-        Err(error) => {
-            Err(JobError::Device { device: "cpu".to_owned(), reason: format!("picture work ended: {error}") })
-        }
+        Err(error) => Err(JobError::device("cpu", format!("picture work ended: {error}"))),
     }
 }
 

@@ -38,7 +38,7 @@ mod tests {
 
     #[tokio::test]
     async fn passing_errors_are_waited_out_and_others_not() {
-        let away = || JobError::Database { reason: "away".to_owned() };
+        let away = || JobError::database("away");
         let mut left = 2;
         let found = with_deadline("test", Duration::from_secs(5), &Control::default(), || {
             left -= 1;

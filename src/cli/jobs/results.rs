@@ -37,7 +37,7 @@ pub async fn results(front: &Submitter, args: ResultsArgs) -> Result<(), Failure
     let Some(path) = &args.out else {
         return each(front, &args.batch, |line| output::line(&line)).await.map(drop);
     };
-    let failed = |error: std::io::Error| Failure::from(io_error(path, "write the results", &error));
+    let failed = |error: std::io::Error| Failure::from(io_error(path, "write the results", error));
     // Under another name until it is whole.
     let part = path.with_extension("part");
     let mut file = BufWriter::new(File::create(&part).map_err(failed)?);

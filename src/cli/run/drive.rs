@@ -181,7 +181,7 @@ impl Run<'_> {
             None
             | Some(Verdict::NotTaken(Claim::Unknown | Claim::Conflict(_) | Claim::Taken(_)))
             | Some(Verdict::Refused(_)) => {
-                Err(JobError::Database { reason: format!("job {id} has vanished from the database") }.into())
+                Err(JobError::database(format!("job {id} has vanished from the database")).into())
             }
         }
     }

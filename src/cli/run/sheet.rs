@@ -28,7 +28,7 @@ pub async fn write(
     let mut layers = Vec::new();
     for file in manifest.files.iter().filter(|file| file.role != LayerRole::Regenerated) {
         let path = folder.join(&file.name);
-        let bytes = fs::read(&path).map_err(|error| io_error(&path, "read the result", &error))?;
+        let bytes = fs::read(&path).map_err(|error| io_error(&path, "read the result", error))?;
         let picture = image::decode(&file.name, &bytes, limits)?.pixels;
         if file.role == LayerRole::Layer {
             layers.push(picture.clone());
@@ -39,5 +39,5 @@ pub async fn write(
         pictures.push(qwen_image::image_processor::composite(&layers)?);
     }
     let bytes = image::encode_png(&image::contact_sheet(&pictures)?)?;
-    fs::write(path, bytes).map_err(|error| io_error(path, "write the sheet", &error))
+    fs::write(path, bytes).map_err(|error| io_error(path, "write the sheet", error))
 }

@@ -84,7 +84,7 @@ impl Source {
 }
 
 fn jsonl(path: &Path, take: &mut impl FnMut(Row) -> bool) -> Result<(), JobError> {
-    let failed = |error: std::io::Error| io_error(path, "read the manifest", &error);
+    let failed = |error: std::io::Error| io_error(path, "read the manifest", error);
     let file = BufReader::new(File::open(path).map_err(failed)?);
     for (index, line) in file.lines().enumerate() {
         let line = line.map_err(failed)?;

@@ -101,7 +101,7 @@ async fn listen(core: &Core, pattern: &ShortString) -> Result<(Connection, Consu
     };
     match timeout(core.options.connect_timeout, begin).await {
         Ok(Ok(consumer)) => Ok((connection, consumer)),
-        Ok(Err(error)) => Err(broken(format!("{}: {}", core.connector.place(), reason(&error)))),
+        Ok(Err(error)) => Err(broken(format!("{}: {}", core.connector.place(), reason(&error))).caused_by(error)),
         Err(_) => Err(broken(format!("{} did not answer", core.connector.place()))),
     }
 }

@@ -105,14 +105,14 @@ impl Failure {
                 JobError::invalid("input", format!("{url}: {} does not take the request: {message}", client.server()))
             }
             other @ (Self::Credentials(_) | Self::Region(_) | Self::Changed | Self::Unavailable(_)) => {
-                JobError::InputUnreachable { input, reason: other.in_words(cap, client) }
+                JobError::input_unreachable(input, other.in_words(cap, client))
             }
         }
     }
 
     /// About an object of acetate's own.
     pub(in crate::store) fn for_object(self, url: &str, cap: u64, client: &S3Client) -> JobError {
-        JobError::Storage { path: url.to_owned(), reason: self.in_words(cap, client) }
+        JobError::storage(url.to_owned(), self.in_words(cap, client))
     }
 
     fn in_words(self, cap: u64, client: &S3Client) -> String {

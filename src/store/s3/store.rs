@@ -42,9 +42,11 @@ impl S3Store {
     /// keeps none, by reading all of it back.
     pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
         let at = self.at(&stored.key);
-        let differs = |what: &str| JobError::Storage {
-            path: at.to_string(),
-            reason: format!("{what} differs from what was written; check the store at {}", self.client.server()),
+        let differs = |what: &str| {
+            JobError::storage(
+                at.to_string(),
+                format!("{what} differs from what was written; check the store at {}", self.client.server()),
+            )
         };
         let mut request = self.client.get().await.head_object().bucket(&at.bucket).key(&at.key);
         if self.client.settings().checksums == Checksums::Supported {
@@ -108,13 +110,13 @@ impl S3Store {
             return Ok(());
         }
         let reason = format!("reads back other bytes than were written; check the store at {}", self.client.server());
-        Err(JobError::Storage { path: at.to_string(), reason })
+        Err(JobError::storage(at.to_string(), reason))
     }
 
     /// An address under which anybody can read the object for a while.
     pub async fn presigned(&self, key: &ObjectKey, lasts: Duration) -> Result<String, JobError> {
         let at = self.at(key);
-        let failed = |reason: String| JobError::Storage { path: at.to_string(), reason };
+        let failed = |reason: String| JobError::storage(at.to_string(), reason);
         let config = PresigningConfig::expires_in(lasts).map_err(|error| failed(error.to_string()))?;
         let request = self.client.get().await.get_object().bucket(&at.bucket).key(&at.key).presigned(config).await;
         Ok(request.map_err(|error| self.broken(&at, 0, Failure::of(error)))?.uri().to_owned())

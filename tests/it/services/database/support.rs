@@ -191,7 +191,7 @@ pub fn result() -> Published {
 }
 
 pub fn broken() -> ErrorRecord {
-    ErrorRecord::from(&JobError::Storage { path: "/x".to_owned(), reason: "bro\0ken".to_owned() })
+    ErrorRecord::from(&JobError::storage("/x", "bro\0ken"))
 }
 
 pub fn batch(name: &str) -> BatchId {

@@ -12,15 +12,18 @@ use super::{
     worker::{deadline, waiting},
 };
 use crate::{
-    config::Loaded,
+    config::LoadedConfig,
     database::JobStore,
     egress::WebhookPolicy,
-    http::{self, Api, Defaults, Dispatch, Mode, Model, Models, Parts, Probes, Server, Settings, Token, WebhookSecret},
+    http::{
+        self, Api, Defaults, Dispatcher, Parts, Probes, Server, ServerMode, ServerModel, ServerModels, Settings, Token,
+        WebhookSecret,
+    },
     image::Limits,
     job::{DecomposeParams, EditParams},
     store::Trust,
     telemetry::Metrics,
-    worker::{self, Place, Shutdown, Worker, WorkerName},
+    worker::{self, ResultPlacement, Shutdown, Worker, WorkerName},
 };
 
 /// How often the outbox is looked at when nobody has told of anything new.
@@ -30,7 +33,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(6);
 /// Serves until `shutdown`. `work`: whether this process works on jobs too; when left out, it does where no queue is
 /// configured, since nobody else would. `ready` is told the address once requests are answered.
 pub async fn serve_api(
-    loaded: &Loaded,
+    loaded: &LoadedConfig,
     work: Option<bool>,
     shutdown: &Shutdown,
     ready: impl FnOnce(SocketAddr),
@@ -47,37 +50,37 @@ pub async fn serve_api(
     let stores = wiring::stores(config, Trust::Submitted)?;
     let queue = wiring::queue(config)?;
     let deadline = deadline(config);
-    let status: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
+    let jobs: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
     waiting("the store", deadline, shutdown, || stores.own().check()).await?;
     let stop = CancellationToken::new();
     let working = match works {
-        true => Some(wiring::worker(loaded, status.clone(), stores.clone(), queue.clone(), Place::AsAsked)?),
+        true => Some(wiring::worker(loaded, jobs.clone(), stores.clone(), queue.clone(), ResultPlacement::AsAsked)?),
         false => None,
     };
     let wake = working.as_ref().map_or_else(|| Arc::new(Notify::new()), |worker| worker.wake.clone());
     let mut helping = Vec::new();
     if !works {
         // A worker has a relay of its own.
-        let relay = worker::relay(status.clone(), queue.clone(), RELAY_EVERY, wake.clone(), stop.clone());
+        let relay = worker::relay(jobs.clone(), queue.clone(), RELAY_EVERY, wake.clone(), stop.clone());
         helping.push(tokio::spawn(relay));
     }
-    if let Some(secret) = &settings.webhook {
+    if let Some(secret) = &settings.webhook_secret {
         let (callers, pause) = (settings.webhook_policy.clone(), settings.webhook_retry);
-        helping.push(tokio::spawn(http::send_webhooks(status.clone(), callers, secret.clone(), pause, stop.clone())));
+        helping.push(tokio::spawn(http::send_webhooks(jobs.clone(), callers, secret.clone(), pause, stop.clone())));
     }
     let broken = working.as_ref().map(|worker| worker.broken.clone()).unwrap_or_default();
     let name = WorkerName::of_this_process();
     let api = Api::new(Parts {
         settings,
-        status: status.clone(),
+        jobs: jobs.clone(),
         stores,
         queue: queue.clone(),
         dispatch: match (embedded, works) {
-            (true, true) => Dispatch::InProcess,
-            (true, false) => Dispatch::Nobody,
-            (false, _) => Dispatch::Relay(wake),
+            (true, true) => Dispatcher::InProcess,
+            (true, false) => Dispatcher::Nobody,
+            (false, _) => Dispatcher::Relay(wake),
         },
-        probes: Probes::new(status.clone(), queue.clone(), metrics, works, broken, shutdown.drain.clone()),
+        probes: Probes::new(jobs.clone(), queue.clone(), metrics, works, broken, shutdown.drain.clone()),
         resident: working.as_ref().map(|worker| worker.engine.resident()),
         is_dead: Arc::new(move |worker| name.knows_dead(worker)),
         stop: stop.clone(),
@@ -95,7 +98,7 @@ pub async fn serve_api(
         }
     }
     queue.close().await;
-    status.close().await;
+    jobs.close().await;
     served
 }
 
@@ -136,7 +139,7 @@ async fn live(
 }
 
 /// On another address than the loopback everybody on the network can ask: only with a token.
-async fn bind(loaded: &Loaded) -> Result<Server, StartError> {
+async fn bind(loaded: &LoadedConfig) -> Result<Server, StartError> {
     let settings = &loaded.config.http;
     let (bind, field) = (&settings.bind, "http.bind");
     if bind.is_empty() {
@@ -154,9 +157,9 @@ async fn bind(loaded: &Loaded) -> Result<Server, StartError> {
     Ok(server)
 }
 
-fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, StartError> {
+fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settings, StartError> {
     let (config, http) = (&loaded.config, &loaded.config.http);
-    let webhook = match &http.webhook_secret {
+    let webhook_secret = match &http.webhook_secret {
         Some(secret) => Some(
             WebhookSecret::parse(secret.reveal())
                 .map_err(|reason| StartError::setting("http.webhook_secret", reason))?,
@@ -172,18 +175,18 @@ fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, St
         max_upload_bytes: http.max_upload_bytes,
         max_queued: http.max_queued,
         requests_per_second: http.requests_per_second,
-        webhook,
+        webhook_secret,
         webhook_policy: WebhookPolicy::new("http.webhook_allow", &http.webhook_allow)?,
         webhook_retry: http.webhook_retry(),
         limits: Limits::from(&config.image),
         http_inputs: config.store.http_inputs,
         defaults: defaults(loaded),
-        models: Models {
+        models: ServerModels {
             decompose: shown(&super::model(loaded)?),
             edit: shown(&super::edit_model(loaded)?),
             device: config.qwen_image.device.name(),
         },
-        mode: if embedded { Mode::Embedded } else { Mode::Service },
+        mode: if embedded { ServerMode::Embedded } else { ServerMode::Service },
         works,
     })
 }
@@ -200,7 +203,7 @@ fn check_origins(origins: &[String]) -> Result<(), StartError> {
     Ok(())
 }
 
-fn defaults(loaded: &Loaded) -> Defaults {
+fn defaults(loaded: &LoadedConfig) -> Defaults {
     let settings = &loaded.config.qwen_image;
     let (steps, cfg_scale) = (settings.num_inference_steps, settings.cfg_scale);
     Defaults {
@@ -216,7 +219,7 @@ fn defaults(loaded: &Loaded) -> Defaults {
 }
 
 /// A folder is shown by its name: where it lies is nobody's business.
-fn shown(model: &ModelRef) -> Model {
+fn shown(model: &ModelRef) -> ServerModel {
     let (id, small) = match model {
         ModelRef::Small { which, .. } => (which.name().to_owned(), true),
         ModelRef::Folder(folder) => {
@@ -224,5 +227,5 @@ fn shown(model: &ModelRef) -> Model {
         }
         ModelRef::Hub { .. } => (model.to_string(), false),
     };
-    Model { id, small, loaded: None }
+    ServerModel { id, small, loaded: None }
 }

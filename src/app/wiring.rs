@@ -6,14 +6,14 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Config, ImageLimits, Loaded},
+    config::{self, Config, ImageLimits, LoadedConfig},
     database::{self, JobStore, OutboxMode},
     engine::Engine,
     image::Limits,
     job::JobError,
     queue::{EmbeddedQueue, Queue, RabbitOptions, RabbitQueue},
     store::{Checksums, S3Settings, StoreSettings, Stores, Trust, file_url},
-    worker::{Backoff, Options, Place, Worker, WorkerName},
+    worker::{Backoff, ResultPlacement, Worker, WorkerName, WorkerOptions},
 };
 
 /// Where the job rows are.
@@ -58,8 +58,8 @@ pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
     let s3 = S3Settings {
         endpoint: settings.endpoint.clone(),
         checksums: match settings.checksums {
-            config::Checksums::Supported => Checksums::Supported,
-            config::Checksums::Required => Checksums::Required,
+            config::ChecksumsSetting::Supported => Checksums::Supported,
+            config::ChecksumsSetting::Required => Checksums::Required,
         },
         connect_timeout: settings.connect_timeout(),
         read_timeout: settings.read_timeout(),
@@ -78,44 +78,43 @@ pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
 
 /// A worker out of its parts; nothing runs yet but the engine's thread.
 pub(super) fn worker(
-    loaded: &Loaded,
-    status: JobStore,
+    loaded: &LoadedConfig,
+    jobs: JobStore,
     stores: Stores,
     queue: Queue,
-    place: Place,
+    results: ResultPlacement,
 ) -> Result<Worker, JobError> {
-    let mut options = options(&loaded.config, place)?;
-    if place == Place::OwnStore {
+    let mut options = options(&loaded.config, results)?;
+    if results == ResultPlacement::OwnStore {
         // Whoever runs a job by hand, and again, does not want to wait.
-        options.backoff = Backoff { base: Duration::ZERO, cap: Duration::ZERO };
-        options.patience = Duration::ZERO;
+        options.backoff = Backoff { base: Duration::ZERO, longest: Duration::ZERO };
+        options.database_patience = Duration::ZERO;
     }
     let engine = Engine::start(super::engine_config(loaded)?)?;
     let (wake, broken) = (Arc::new(Notify::new()), CancellationToken::new());
-    Ok(Worker { status, stores, queue, engine, options, wake, broken })
+    Ok(Worker { jobs, stores, queue, engine, options, wake, broken })
 }
 
-fn options(config: &Config, place: Place) -> Result<Options, JobError> {
+fn options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, JobError> {
     let worker = &config.worker;
-    Ok(Options {
+    Ok(WorkerOptions {
         name: WorkerName::of_this_process(),
         lease: worker.lease(),
         heartbeat: worker.heartbeat(),
         max_attempts: worker.max_attempts,
         backoff: Backoff {
             base: Duration::from_secs_f64(worker.retry_base_seconds),
-            cap: Duration::from_secs_f64(worker.retry_longest_seconds),
+            longest: Duration::from_secs_f64(worker.retry_longest_seconds),
         },
         limits: Limits::from(&config.image),
-        max_input_bytes: config.image.max_bytes,
-        place,
+        results,
         slots: worker.slots as usize,
-        affinity_wait: config.queue.affinity(),
+        affinity: config.queue.affinity(),
         job_timeout: worker.job_timeout(),
         drain: worker.drain(),
-        patience: worker.database_patience(),
+        database_patience: worker.database_patience(),
         poll: Duration::from_millis(500),
-        redispatch_after: worker.redispatch(),
+        redispatch: worker.redispatch(),
         failpoint: worker.failpoint.parse()?,
     })
 }

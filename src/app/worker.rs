@@ -9,21 +9,21 @@ use tracing::{info, warn};
 
 use super::{StartError, wiring};
 use crate::{
-    config::{Config, Loaded},
+    config::{Config, LoadedConfig},
     database::JobStore,
     http::{Probes, Server},
     job::JobError,
     retry::exponential,
     store::Trust,
     telemetry::Metrics,
-    worker::{Place, Shutdown, describe, serve},
+    worker::{ResultPlacement, Shutdown, describe, serve},
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Opens everything, waiting for what does not answer yet, and works until `shutdown`.
-pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), StartError> {
+pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), StartError> {
     let config = &loaded.config;
     let metrics = Metrics::start().map_err(StartError::Metrics)?;
     describe();
@@ -32,17 +32,17 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), StartError
     let queue = wiring::queue(config)?;
 
     let deadline = deadline(config);
-    let status: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
+    let jobs: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
     waiting("the store", deadline, shutdown, || stores.own().check()).await?;
     waiting("the queue", deadline, shutdown, || queue.ready(Duration::ZERO)).await?;
 
-    let worker = wiring::worker(loaded, status.clone(), stores, queue.clone(), Place::AsAsked)?;
+    let worker = wiring::worker(loaded, jobs.clone(), stores, queue.clone(), ResultPlacement::AsAsked)?;
     let device = worker.engine.self_test().await?;
     info!(device, "the device computes right");
     let stop = CancellationToken::new();
     let answering = server.map(|server| {
         let probes =
-            Probes::new(status.clone(), queue.clone(), metrics, true, worker.broken.clone(), shutdown.drain.clone());
+            Probes::new(jobs.clone(), queue.clone(), metrics, true, worker.broken.clone(), shutdown.drain.clone());
         tokio::spawn(server.serve(probes, stop.clone()))
     });
     let served = serve(&worker, shutdown).await;
@@ -51,12 +51,12 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), StartError
         let _ = tokio::time::timeout(Duration::from_secs(1), answering).await;
     }
     queue.close().await;
-    status.close().await;
+    jobs.close().await;
     Ok(served?)
 }
 
 /// An address that somebody chose must be had; the default one may be taken by another worker on this machine.
-async fn bind(loaded: &Loaded) -> Result<Option<Server>, StartError> {
+async fn bind(loaded: &LoadedConfig) -> Result<Option<Server>, StartError> {
     let bind = &loaded.config.http.bind;
     if bind.is_empty() {
         return Ok(None);

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, runtime::block_on};
 use crate::{
     app::Submitter,
-    config::Loaded,
+    config::LoadedConfig,
     image::{ExportError, ExportFormat, Limits, Sheet, Stack},
     job::{JobError, JobId, JobState, Manifest},
     store::{ObjectKey, ResultFiles, io_error},
@@ -92,7 +92,7 @@ impl ExportArgs {
     }
 
     /// A folder by that name is meant before a job.
-    async fn open(&self, loaded: &Loaded) -> Result<ResultFiles, Failure> {
+    async fn open(&self, loaded: &LoadedConfig) -> Result<ResultFiles, Failure> {
         let path = Path::new(&self.source);
         if path.exists() {
             return if path.is_dir() {
@@ -135,7 +135,7 @@ impl ExportArgs {
 }
 
 async fn published(front: &Submitter, id: JobId) -> Result<ResultFiles, JobError> {
-    let row = front.status.get(id).await?.ok_or_else(|| no_such_job(id))?;
+    let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
     let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
         let hint = match row.state {
             JobState::Queued | JobState::Running => format!("; `acetate jobs watch {id}` waits for its end"),

@@ -90,7 +90,7 @@ pub struct Resident {
 /// The handle; clones share the thread, which ends when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<EngineCommand>,
     resident: watch::Receiver<Resident>,
     busy: Busy,
 }
@@ -122,13 +122,13 @@ impl Busy {
     }
 }
 
-enum Command {
+enum EngineCommand {
     Test { reply: oneshot::Sender<Result<String, JobError>> },
     Run { work: Work, cancel: CancelToken, progress: ProgressFn, reply: oneshot::Sender<Result<Outcome, JobError>> },
     LoadEdit { progress: ProgressFn, cancel: CancelToken, reply: oneshot::Sender<Result<(), JobError>> },
 }
 
-impl Command {
+impl EngineCommand {
     fn refuse(self, error: JobError) {
         // The caller may have gone.
         match self {
@@ -160,21 +160,21 @@ impl Engine {
     /// Runs one call; waits for its turn. Dropping the future does not stop the work: cancel does.
     pub async fn run(&self, work: Work, cancel: CancelToken, progress: ProgressFn) -> Result<Outcome, JobError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Run { work, cancel, progress, reply }).await?;
+        self.send(EngineCommand::Run { work, cancel, progress, reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
     /// Loads the edit model now, downloading it if need be.
     pub async fn load_edit_model(&self, cancel: CancelToken, progress: ProgressFn) -> Result<(), JobError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::LoadEdit { progress, cancel, reply }).await?;
+        self.send(EngineCommand::LoadEdit { progress, cancel, reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
     /// Opens the device and has it compute something whose result is known; gives the device's name.
     pub async fn self_test(&self) -> Result<String, JobError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Test { reply }).await?;
+        self.send(EngineCommand::Test { reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -187,7 +187,7 @@ impl Engine {
         self.resident.clone()
     }
 
-    async fn send(&self, command: Command) -> Result<(), JobError> {
+    async fn send(&self, command: EngineCommand) -> Result<(), JobError> {
         self.commands.send(command).await.map_err(|_| gone())
     }
 }

@@ -11,10 +11,10 @@ use qwen_image::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{Busy, CancelToken, Command, EngineConfig, Outcome, ProgressFn, Resident, Work};
+use super::{Busy, CancelToken, EngineCommand, EngineConfig, Outcome, ProgressFn, Resident, Work};
 use crate::job::{Caption, JobError, ModelRecord, Stage, StageTiming};
 
-pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch::Sender<Resident>, busy: &Busy) {
+pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<EngineCommand>, tell: watch::Sender<Resident>, busy: &Busy) {
     let _pool = compute_pool();
     let mut pipeline = QwenImagePipeline::lazy(config.model, config.pipeline);
     if let Ok(pipeline) = &mut pipeline {
@@ -32,7 +32,7 @@ pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch
 }
 
 /// Whether the work panicked.
-fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: Command) -> bool {
+fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: EngineCommand) -> bool {
     let pipeline = match pipeline {
         Ok(pipeline) => pipeline,
         Err(error) => {
@@ -43,12 +43,12 @@ fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: Command) -> 
     };
     // The caller may have gone; the result is then dropped, as it should be.
     match command {
-        Command::Test { reply } => drop(reply.send(pipeline.self_test().map_err(JobError::from))),
-        Command::LoadEdit { cancel, mut progress, reply } => {
+        EngineCommand::Test { reply } => drop(reply.send(pipeline.self_test().map_err(JobError::from))),
+        EngineCommand::LoadEdit { cancel, mut progress, reply } => {
             let mut callbacks = callbacks(&mut progress, &cancel);
             drop(reply.send(pipeline.load_edit_model_with(&mut callbacks).map_err(JobError::from)));
         }
-        Command::Run { work, cancel, mut progress, reply } => {
+        EngineCommand::Run { work, cancel, mut progress, reply } => {
             let served = catch_unwind(AssertUnwindSafe(|| serve(pipeline, work, &cancel, &mut progress)));
             let panicked = served.is_err();
             drop(reply.send(served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref())))));

@@ -14,7 +14,7 @@ use super::{
     api::Api,
     extract::{Id, Json},
     files::{self, FOREVER, fresh, is_known, missing, published, unchanged},
-    problem::{Answer, Failure, Problem},
+    problem::{Answer, ApiError, Problem},
 };
 use crate::{
     image::{ExportError, ExportFormat, Sheet, Stack},
@@ -57,7 +57,7 @@ async fn of_job(api: &Api, id: JobId, format: ExportFormat, headers: &HeaderMap)
     let result = published(&row)?;
     if !result.files.iter().any(FileEntry::is_layer) {
         let kind = row.request.task.kind();
-        return Err(Failure::not_found(format!("a {kind} job has no layers; take its picture from /files")));
+        return Err(ApiError::not_found(format!("a {kind} job has no layers; take its picture from /files")));
     }
     let tag = format!("\"{id}-{}-{format}\"", row.epoch);
     if is_known(headers, &tag) {
@@ -141,7 +141,7 @@ pub async fn stack(State(api): State<Api>, Json(asked): Json<StackBody, MOST_BYT
 }
 
 async fn sheet(api: &Api, layer: LayerBody) -> Answer<Sheet> {
-    let row = api.status().get(layer.job).await?;
+    let row = api.jobs().get(layer.job).await?;
     let input = InputRef::File { job: layer.job, file: layer.file };
     let Some(row) = row else { return Err(JobError::InputNotFound { input: input.to_string() }.into()) };
     let file = row.picture(&input)?;

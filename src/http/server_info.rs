@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{
     api::Api,
-    settings::{Defaults, Mode, Models},
+    settings::{Defaults, ServerMode, ServerModels},
 };
 use crate::job::{COMPOSITE_IMAGES, EDIT_IMAGES};
 
@@ -18,7 +18,7 @@ use crate::job::{COMPOSITE_IMAGES, EDIT_IMAGES};
 pub struct ConfigView {
     /// acetate's own.
     version: &'static str,
-    mode: Mode,
+    mode: ServerMode,
     /// This process works on jobs, too.
     works: bool,
     defaults: Defaults,
@@ -76,7 +76,7 @@ pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
             max_height: settings.limits.max_height,
             max_queued: settings.max_queued,
         },
-        webhooks: settings.webhook.is_some(),
+        webhooks: settings.webhook_secret.is_some(),
         http_inputs: settings.http_inputs,
     })
 }
@@ -87,13 +87,13 @@ fn ends<T>(range: RangeInclusive<T>) -> [T; 2] {
 }
 
 /// The checkpoints that jobs run on
-#[utoipa::path(get, path = "/v1/models", tag = "server", responses((status = 200, description = "As asked", body = Models)))]
-pub async fn models(State(api): State<Api>) -> Json<Models> {
+#[utoipa::path(get, path = "/v1/models", tag = "server", responses((status = 200, description = "As asked", body = ServerModels)))]
+pub async fn models(State(api): State<Api>) -> Json<ServerModels> {
     Json(loaded(&api))
 }
 
 /// With what is in memory at this moment.
-pub fn loaded(api: &Api) -> Models {
+pub fn loaded(api: &Api) -> ServerModels {
     let mut models = api.settings().models.clone();
     if let Some(resident) = &api.parts.resident {
         let resident = resident.borrow();

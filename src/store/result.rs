@@ -19,11 +19,11 @@ pub struct ResultFiles {
     pub manifest: Manifest,
     /// The manifest as it is stored.
     pub(super) text: Vec<u8>,
-    place: Place,
+    place: Origin,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum Origin {
     Store(Store, ObjectKey),
     Folder(PathBuf),
 }
@@ -34,7 +34,7 @@ impl ResultFiles {
         let text = store.get(&manifest_key, LARGEST_MANIFEST).await?;
         let manifest = serde_json::from_slice(&text)
             .map_err(|error| JobError::storage(store.place(&manifest_key), format!("is not a manifest: {error}")))?;
-        Ok(Self { manifest, text, place: Place::Store(store, manifest_key) })
+        Ok(Self { manifest, text, place: Origin::Store(store, manifest_key) })
     }
 
     /// A result in a folder of this machine. Its pictures may have been painted over since.
@@ -52,7 +52,7 @@ impl ResultFiles {
             let manifest = serde_json::from_slice(&text).map_err(|error| {
                 JobError::invalid("folder", format!("{} is no manifest of acetate: {error}", path.display()))
             })?;
-            Ok(Self { manifest, text, place: Place::Folder(folder) })
+            Ok(Self { manifest, text, place: Origin::Folder(folder) })
         })
         .await
     }
@@ -64,7 +64,7 @@ impl ResultFiles {
     pub async fn read(&self, name: &str) -> Result<Vec<u8>, JobError> {
         check_name(name)?;
         match &self.place {
-            Place::Store(store, manifest_key) => {
+            Origin::Store(store, manifest_key) => {
                 let named = self.manifest.files.iter().find(|file| file.name == name);
                 let file = named.ok_or_else(|| JobError::InputNotFound { input: name.to_owned() })?;
                 let key = manifest_key.sibling(name)?;
@@ -75,7 +75,7 @@ impl ResultFiles {
                 }
                 Ok(bytes)
             }
-            Place::Folder(folder) => {
+            Origin::Folder(folder) => {
                 let path = folder.join(name);
                 blocking(move || {
                     fs::read(&path).map_err(|error| match error.kind() {

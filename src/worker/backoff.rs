@@ -9,11 +9,11 @@ use crate::{
     retry::exponential,
 };
 
-/// Delays between attempts: `base`, then twice as long each time, up to `cap`; each drawn between half and all of it.
+/// Delays between attempts: `base`, then twice as long each time, up to `longest`; each drawn between half and all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backoff {
     pub base: Duration,
-    pub cap: Duration,
+    pub longest: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Backoff {
     /// Before attempt `attempts + 1`.
     fn delay(&self, attempts: u32) -> Duration {
         let earlier = attempts.saturating_sub(1) as usize;
-        exponential(self.base, self.cap).build().nth(earlier).unwrap_or(self.cap)
+        exponential(self.base, self.longest).build().nth(earlier).unwrap_or(self.longest)
     }
 }
 
@@ -47,7 +47,7 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(60) };
+    const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), longest: Duration::from_secs(60) };
 
     fn storage() -> JobError {
         JobError::storage("/x", "broken")

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Control, Stop, Verdict, Worker, metrics, reaper, relay, run};
+use super::{JobControl, StopReason, Verdict, Worker, metrics, reaper, relay, run};
 use crate::{
     database::LeaseState,
     job::{JobError, JobId, JobKind, JobState},
@@ -56,12 +56,12 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable>
     let consumer = worker.queue.consume(ConsumeOptions {
         kinds: JobKind::ALL.to_vec(),
         prefetch: u16::try_from(worker.options.slots).unwrap_or(u16::MAX),
-        affinity_wait: worker.options.affinity_wait,
+        affinity: worker.options.affinity,
     });
     let helpers = CancellationToken::new();
     let mut helping = JoinSet::new();
-    let (status, queue, poll) = (worker.status.clone(), worker.queue.clone(), worker.options.poll);
-    helping.spawn(relay::relay(status, queue, poll, worker.wake.clone(), helpers.clone()));
+    let (store, queue, poll) = (worker.jobs.clone(), worker.queue.clone(), worker.options.poll);
+    helping.spawn(relay::relay(store, queue, poll, worker.wake.clone(), helpers.clone()));
     helping.spawn(reaper::keep(worker.clone(), helpers.clone()));
     info!(worker = %worker.options.name, slots = worker.options.slots, "ready for jobs");
 
@@ -103,7 +103,7 @@ struct Service {
     slots: Arc<Semaphore>,
     /// Jobs share it; one that has killed a worker before has it alone, so that it takes no neighbour with it.
     isolation: RwLock<()>,
-    in_hand: Mutex<HashMap<u64, Control>>,
+    in_hand: Mutex<HashMap<u64, JobControl>>,
 }
 
 impl Service {
@@ -131,7 +131,7 @@ impl Service {
     }
 
     async fn in_company(&self, delivery: Delivery) -> Result<Verdict, JobError> {
-        let control = Control::default();
+        let control = JobControl::default();
         let _in_hand = self.register(&control);
         let alone = match delivery.job() {
             Some(id) => self.has_killed(id).await,
@@ -149,7 +149,7 @@ impl Service {
 
     /// Its row says that somebody is working on it, and that worker is dead or silent.
     async fn has_killed(&self, id: JobId) -> bool {
-        match self.worker.status.get(id).await {
+        match self.worker.jobs.get(id).await {
             Ok(Some(row)) if row.state == JobState::Running => {
                 let is_dead = |name: &str| self.worker.options.name.knows_dead(name);
                 row.lease(Timestamp::now(), is_dead) != LeaseState::Held
@@ -160,7 +160,7 @@ impl Service {
     }
 
     /// Until the value is dropped, also by a panic.
-    fn register(&self, control: &Control) -> InHand<'_> {
+    fn register(&self, control: &JobControl) -> InHand<'_> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut in_hand = self.lock();
@@ -170,7 +170,7 @@ impl Service {
     }
 
     /// Nothing under the lock can leave it half-changed.
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Control>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, JobControl>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -193,7 +193,7 @@ impl Service {
         }
         info!(jobs = jobs.len(), "the deadline is over: they are given back");
         for control in self.lock().values() {
-            control.stop(Stop::GiveBack);
+            control.stop(StopReason::GiveBack);
         }
         let all = async { while jobs.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_STEP, all).await.is_err() {

@@ -13,7 +13,7 @@ use ::image::RgbaImage;
 use qwen_image::image_processor;
 
 use super::{
-    Control, Worker,
+    JobControl, Worker,
     failpoint::Point,
     inputs::{Pictures, blocking, count},
     progress::Timings,
@@ -51,7 +51,7 @@ pub(super) async fn execute(
     worker: &Worker,
     request: &JobRequest,
     pictures: Pictures,
-    control: &Control,
+    control: &JobControl,
 ) -> Result<Made, JobError> {
     let seed = request.seed();
     let mut job = Execution { worker, control, id: request.id, made: Made::default(), timings: Timings::default() };
@@ -73,7 +73,7 @@ pub(super) async fn execute(
 
 struct Execution<'a> {
     worker: &'a Worker,
-    control: &'a Control,
+    control: &'a JobControl,
     id: JobId,
     made: Made,
     timings: Timings,

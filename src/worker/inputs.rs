@@ -44,7 +44,7 @@ pub(super) async fn fetch(
 async fn fetch_one(worker: &Worker, input: &InputRef) -> Result<InputFile, JobError> {
     match input {
         InputRef::Url(url) => {
-            let bytes = worker.stores.inputs().read(url, worker.options.max_input_bytes).await?;
+            let bytes = worker.stores.inputs().read(url, worker.options.limits.max_bytes).await?;
             Ok(InputFile { name: input_name(url), bytes })
         }
         InputRef::Layer { job, .. } | InputRef::File { job, .. } => earlier(worker, *job, input).await,
@@ -76,7 +76,7 @@ pub(super) async fn decode(
 /// A picture out of the result of an earlier job.
 async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputFile, JobError> {
     let name = input.to_string();
-    let Some(row) = worker.status.get(job).await? else {
+    let Some(row) = worker.jobs.get(job).await? else {
         return Err(JobError::InputNotFound { input: name });
     };
     let file = row.picture(input)?;

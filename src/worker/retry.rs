@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use backon::Retryable;
 use tracing::warn;
 
-use super::{Control, Stop};
+use super::{JobControl, StopReason};
 use crate::{job::JobError, retry::exponential};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -17,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) async fn with_deadline<T, F>(
     what: &str,
     patience: Duration,
-    control: &Control,
+    control: &JobControl,
     attempt: impl FnMut() -> F,
 ) -> Result<T, JobError>
 where
@@ -26,7 +26,7 @@ where
     let start = Instant::now();
     attempt
         .retry(exponential(FIRST_PAUSE, LONGEST_PAUSE))
-        .when(|error| error.is_transient() && control.why() != Some(Stop::GiveBack))
+        .when(|error| error.is_transient() && control.why() != Some(StopReason::GiveBack))
         .adjust(|_, pause| pause.filter(|pause| start.elapsed() + *pause <= patience))
         .notify(|error, pause| warn!(%error, retry_s = pause.as_secs_f64(), "{what}: tried again"))
         .await
@@ -40,7 +40,7 @@ mod tests {
     async fn passing_errors_are_waited_out_and_others_not() {
         let away = || JobError::database("away");
         let mut left = 2;
-        let found = with_deadline("test", Duration::from_secs(5), &Control::default(), || {
+        let found = with_deadline("test", Duration::from_secs(5), &JobControl::default(), || {
             left -= 1;
             let result = if left > 0 { Err(away()) } else { Ok(7) };
             async move { result }
@@ -50,10 +50,10 @@ mod tests {
         let wrong = || async { Err::<(), _>(JobError::invalid("id", "wrong")) };
         let patience = Duration::from_secs(5);
         assert_eq!(
-            with_deadline("test", patience, &Control::default(), wrong).await.unwrap_err().code(),
+            with_deadline("test", patience, &JobControl::default(), wrong).await.unwrap_err().code(),
             "invalid_request"
         );
         let gone = || async { Err::<(), _>(away()) };
-        assert!(with_deadline("test", Duration::ZERO, &Control::default(), gone).await.is_err());
+        assert!(with_deadline("test", Duration::ZERO, &JobControl::default(), gone).await.is_err());
     }
 }

@@ -6,7 +6,7 @@ use qwen_image::hub::ModelRef;
 
 use crate::{
     app,
-    config::Loaded,
+    config::LoadedConfig,
     job::{InputRef, Inputs, JobError, Task},
     store::path_of,
 };
@@ -30,7 +30,7 @@ pub fn check_apart(inputs: &Inputs, out: &Path) -> Result<(), JobError> {
 }
 
 /// Folders of models that the task needs must be there before anything starts.
-pub fn check_models(loaded: &Loaded, task: &Task) -> Result<(), JobError> {
+pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> {
     let engine = app::engine_config(loaded)?;
     let (decomposes, edits) = match task {
         Task::Decompose(_) => (true, engine.pipeline.load_edit_model),

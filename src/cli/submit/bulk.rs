@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app::Submitter,
     cli::{Failure, global::GlobalArgs, output, runtime::block_on, watch},
-    config::Loaded,
+    config::LoadedConfig,
     database::{SubmitOptions, Submitted},
     job::{BatchId, InputRef, JobError, JobKind, JobRequest, Task},
 };
@@ -39,7 +39,7 @@ struct Report {
     duplicates: usize,
 }
 
-pub fn submit(global: &GlobalArgs, loaded: &Loaded, task: &Task, flags: &SubmitFlags) -> Result<(), Failure> {
+pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: &Task, flags: &SubmitFlags) -> Result<(), Failure> {
     let (kind, params) = (task.kind(), task.params());
     let source = Source::parse(flags.from.as_deref().unwrap_or_default())?;
     let batch = match &flags.batch {
@@ -154,7 +154,7 @@ async fn send(
                 put_into_store(front, request).await?;
             }
         }
-        for (request, submitted) in chunk.iter().zip(front.status.submit_many(&chunk, &options).await) {
+        for (request, submitted) in chunk.iter().zip(front.jobs.submit_many(&chunk, &options).await) {
             match submitted.map_err(|error| in_row(request, error))? {
                 Submitted::New(_) => report.submitted += 1,
                 Submitted::Known(_) => report.known += 1,

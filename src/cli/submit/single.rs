@@ -12,12 +12,12 @@ use super::{
 use crate::{
     app::Submitter,
     cli::{Failure, fetch, global::GlobalArgs, output, run::flags::input, runtime::block_on, watch},
-    config::Loaded,
+    config::LoadedConfig,
     database::{SubmitOptions, Submitted},
     job::{InputRef, Inputs, JobError, JobId, JobRequest, JobState, Output, Task},
 };
 
-pub fn submit(global: &GlobalArgs, loaded: &Loaded, task: Task, flags: &SubmitFlags) -> Result<(), Failure> {
+pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: Task, flags: &SubmitFlags) -> Result<(), Failure> {
     if flags.dry_run {
         return Err(Failure::Usage("--dry-run goes with --from".to_owned()));
     }
@@ -33,10 +33,8 @@ async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitF
     let inputs = flags.input.iter().map(|text| input(text)).collect::<Result<Vec<_>, _>>()?;
     let inputs = if flags.upload { upload(front, inputs).await? } else { inputs };
     let request = request(task, flags, inputs)?;
-    let submitted = front
-        .status
-        .submit(&request, &SubmitOptions { batch: flags.batch.clone(), ..SubmitOptions::default() })
-        .await?;
+    let submitted =
+        front.jobs.submit(&request, &SubmitOptions { batch: flags.batch.clone(), ..SubmitOptions::default() }).await?;
     front.dispatch().await;
     let id = request.id;
     if flags.wait {

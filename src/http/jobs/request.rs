@@ -12,7 +12,7 @@ use crate::{
     database::SubmitOptions,
     http::{
         api::Api,
-        problem::{Answer, Failure},
+        problem::{Answer, ApiError},
         view::InputView,
     },
     job::{BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version},
@@ -141,7 +141,7 @@ fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Value {
 async fn check(api: &Api, input: &InputRef) -> Answer<()> {
     match input {
         InputRef::Url(url) => Ok(api.stores().inputs().check(url)?),
-        InputRef::Layer { job, .. } | InputRef::File { job, .. } => match api.status().get(*job).await? {
+        InputRef::Layer { job, .. } | InputRef::File { job, .. } => match api.jobs().get(*job).await? {
             Some(row) => Ok(row.picture(input).map(drop)?),
             None => Err(JobError::InputNotFound { input: input.to_string() }.into()),
         },
@@ -149,14 +149,14 @@ async fn check(api: &Api, input: &InputRef) -> Answer<()> {
 }
 
 fn check_webhook(api: &Api, url: &str) -> Answer<()> {
-    if api.settings().webhook.is_none() {
+    if api.settings().webhook_secret.is_none() {
         let reason = "this server calls nobody: http.webhook_secret is not set";
         return Err(JobError::invalid("webhook", reason).into());
     }
     if url.len() > LONGEST_WEBHOOK {
         return Err(JobError::invalid("webhook", format!("is longer than {LONGEST_WEBHOOK} bytes")).into());
     }
-    api.settings().webhook_policy.check("webhook", url).map_err(|error| Failure::from(error).about("webhook"))
+    api.settings().webhook_policy.check("webhook", url).map_err(|error| ApiError::from(error).about("webhook"))
 }
 
 /// The key of an `Idempotency-Key` header.
@@ -167,16 +167,16 @@ pub(super) fn key(headers: &axum::http::HeaderMap) -> Answer<Option<String>> {
         Some(key) => Ok(Some(key.to_owned())),
         None => {
             let detail = "an Idempotency-Key has 1 to 255 visible characters of ASCII";
-            Err(Failure::bad_request(detail).about("Idempotency-Key"))
+            Err(ApiError::bad_request(detail).about("Idempotency-Key"))
         }
     }
 }
 
 /// The same key with another body.
-pub(super) fn reused(failure: Failure) -> Failure {
+pub(super) fn reused(failure: ApiError) -> ApiError {
     if failure.status != StatusCode::CONFLICT {
         return failure;
     }
     let detail = "this Idempotency-Key came with another body before; take a new key for a new job";
-    Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "conflict", detail).about("Idempotency-Key")
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "conflict", detail).about("Idempotency-Key")
 }

@@ -13,7 +13,7 @@ use crate::{
     http::{
         api::Api,
         extract,
-        problem::{Answer, Failure},
+        problem::{Answer, ApiError},
         view::InputView,
     },
     image,
@@ -32,17 +32,18 @@ pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
         Ok(Ok(turn)) => turn,
         Ok(Err(_)) | Err(_) => {
             let detail = "too many uploads at once; try again";
-            return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
+            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
         }
     };
-    let late = || Failure::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the form took more than 10 minutes to arrive");
+    let late =
+        || ApiError::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the form took more than 10 minutes to arrive");
     tokio::time::timeout(ARRIVAL, collect(api, request)).await.map_err(|_| late())?
 }
 
 async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
     let mut form = Multipart::from_request(request.map(extract::patient), &())
         .await
-        .map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
+        .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
     let mut texts = Texts::default();
     let mut pictures = Vec::new();
     while let Some(field) = form.next_field().await.map_err(broken)? {
@@ -57,7 +58,7 @@ async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
             }
             _ => {
                 let text = read_field(field, MAX_REQUEST_BYTES as u64).await?;
-                let text = String::from_utf8(text).map_err(|_| Failure::bad_request("is not UTF-8").about(&name))?;
+                let text = String::from_utf8(text).map_err(|_| ApiError::bad_request("is not UTF-8").about(&name))?;
                 texts.add(&name, text)?;
             }
         }
@@ -83,17 +84,17 @@ async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
     while let Some(piece) = field.chunk().await.map_err(broken)? {
         if (bytes.len() + piece.len()) as u64 > most {
             let name = field.name().unwrap_or("field").to_owned();
-            return Err(Failure::too_large(format!("{name} has more than {most} bytes")).about(name));
+            return Err(ApiError::too_large(format!("{name} has more than {most} bytes")).about(name));
         }
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes)
 }
 
-fn broken(error: axum::extract::multipart::MultipartError) -> Failure {
+fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
     match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Failure::too_large("the form has more bytes than http.max_upload_bytes"),
-        _ => Failure::bad_request(format!("the form cannot be read: {}", error.body_text())),
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the form has more bytes than http.max_upload_bytes"),
+        _ => ApiError::bad_request(format!("the form cannot be read: {}", error.body_text())),
     }
 }
 
@@ -108,7 +109,7 @@ struct Texts {
 
 impl Texts {
     fn add(&mut self, name: &str, text: String) -> Answer<()> {
-        let wrong = |wanted: &str| Failure::from(JobError::invalid(name, format!("`{text}` is not {wanted}")));
+        let wrong = |wanted: &str| ApiError::from(JobError::invalid(name, format!("`{text}` is not {wanted}")));
         match name {
             "request" => self.request = Some(extract::parse(text.as_bytes())?),
             "params" => self.params.extend(extract::parse::<Map<String, Value>>(text.as_bytes())?),

@@ -206,7 +206,7 @@ impl Feed {
         let mut buffer = self.lock();
         // The broker has taken these back with their channel.
         drop(buffer.take_unless(Handle::is_usable));
-        buffer.pop(prefer, self.options.affinity_wait, Instant::now())
+        buffer.pop(prefer, self.options.affinity, Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Buffer<Handle>> {

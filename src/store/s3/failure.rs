@@ -12,7 +12,7 @@ use crate::job::JobError;
 const LONGEST_MESSAGE: usize = 300;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::store) enum Failure {
+pub(in crate::store) enum S3Error {
     NoKey,
     NoBucket,
     /// Asked by somebody known, who may not.
@@ -31,7 +31,7 @@ pub(in crate::store) enum Failure {
     Refused(String),
 }
 
-impl Failure {
+impl S3Error {
     pub(super) fn of<E: ProvideErrorMetadata + Error + 'static>(error: SdkError<E>) -> Self {
         let message = clipped(error.message().unwrap_or_default());
         let said = clipped(&[error.code().unwrap_or_default(), &message].join(" "));

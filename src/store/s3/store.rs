@@ -5,7 +5,7 @@ use std::time::Duration;
 use aws_sdk_s3::{presigning::PresigningConfig, primitives::ByteStream, types::ChecksumMode};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{Checksums, Failure, S3Client, list, read};
+use super::{Checksums, S3Client, S3Error, list, read};
 use crate::{
     job::{Epoch, JobError, JobId},
     store::{
@@ -52,7 +52,7 @@ impl S3Store {
         if self.client.settings().checksums == Checksums::Supported {
             request = request.checksum_mode(ChecksumMode::Enabled);
         }
-        let head = request.send().await.map_err(|error| self.broken(&at, 0, Failure::of(error)))?;
+        let head = request.send().await.map_err(|error| self.broken(&at, 0, S3Error::of(error)))?;
         if head.content_length().and_then(|size| u64::try_from(size).ok()) != Some(stored.size) {
             return Err(differs("its size"));
         }
@@ -72,9 +72,9 @@ impl S3Store {
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
         let at = self.at(key);
         let head = self.client.get().await.head_object().bucket(&at.bucket).key(&at.key).send().await;
-        match head.map_err(Failure::of) {
+        match head.map_err(S3Error::of) {
             Ok(_) => Ok(true),
-            Err(Failure::NoKey) => Ok(false),
+            Err(S3Error::NoKey) => Ok(false),
             Err(failure) => Err(self.broken(&at, 0, failure)),
         }
     }
@@ -119,7 +119,7 @@ impl S3Store {
         let failed = |reason: String| JobError::storage(at.to_string(), reason);
         let config = PresigningConfig::expires_in(lasts).map_err(|error| failed(error.to_string()))?;
         let request = self.client.get().await.get_object().bucket(&at.bucket).key(&at.key).presigned(config).await;
-        Ok(request.map_err(|error| self.broken(&at, 0, Failure::of(error)))?.uri().to_owned())
+        Ok(request.map_err(|error| self.broken(&at, 0, S3Error::of(error)))?.uri().to_owned())
     }
 
     pub fn root(&self) -> &S3Location {
@@ -149,11 +149,11 @@ impl S3Store {
         }
         match hashing(size, request.send()).await? {
             Ok(_) => Ok(digest),
-            Err(error) => Err(self.broken(at, 0, Failure::of(error))),
+            Err(error) => Err(self.broken(at, 0, S3Error::of(error))),
         }
     }
 
-    fn broken(&self, at: &S3Location, cap: u64, failure: Failure) -> JobError {
+    fn broken(&self, at: &S3Location, cap: u64, failure: S3Error) -> JobError {
         failure.for_object(&at.to_string(), cap, &self.client)
     }
 }

@@ -8,7 +8,7 @@ use axum::{
 
 use super::{
     api::Api,
-    extract::In,
+    extract::PathParams,
     problem::{Answer, ApiError, Problem},
 };
 use crate::{

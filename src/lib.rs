@@ -32,7 +32,7 @@
 //! # Who may use whom
 //!
 //! `main -> cli -> app -> {http, worker} -> {queue, database, store, image, engine} -> job`, `http -> ui`,
-//! `{store, http} -> egress`. The stages do not know each other; only the worker puts them in order. Only [`config`]
+//! `{store, http} -> egress`, `{app, worker, queue, store} -> retry`. The stages do not know each other; only the worker puts them in order. Only [`config`]
 //! reads files of settings and the environment. `tests/it/architecture.rs` checks all of this. That the library knows no
 //! runtime, no database and no environment, the compiler checks.
 
@@ -48,6 +48,7 @@ pub mod http;
 pub mod image;
 pub mod job;
 pub mod queue;
+pub mod retry;
 pub mod store;
 pub mod telemetry;
 pub mod ui;

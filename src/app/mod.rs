@@ -1,6 +1,7 @@
 //! The composition root: builds the parts from the configuration and puts them into each other's hands.
 
 mod embedded_models;
+mod error;
 mod models;
 mod run_one;
 mod server;
@@ -8,6 +9,7 @@ mod submitter;
 mod wiring;
 mod worker;
 
+pub use error::StartError;
 pub use models::{edit_model, engine_config, model, surroundings};
 pub use run_one::Embedded;
 pub use server::serve_api;

@@ -6,9 +6,9 @@ use qwen_image::{
 };
 
 use super::embedded_models;
-use crate::{config::Loaded, engine::EngineConfig, job::JobError};
+use crate::{config::LoadedConfig, engine::EngineConfig, job::JobError};
 
-pub fn engine_config(loaded: &Loaded) -> Result<EngineConfig, JobError> {
+pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
     let settings = &loaded.config.qwen_image;
     Ok(EngineConfig {
         model: model(loaded)?,
@@ -32,7 +32,7 @@ pub fn engine_config(loaded: &Loaded) -> Result<EngineConfig, JobError> {
 }
 
 /// What takes pictures apart: the configured checkpoint, else the small one.
-pub fn model(loaded: &Loaded) -> Result<ModelRef, JobError> {
+pub fn model(loaded: &LoadedConfig) -> Result<ModelRef, JobError> {
     match &loaded.config.qwen_image.model_path {
         Some(path) => Ok(ModelRef::parse(path)?),
         None => Ok(small(loaded, Small::Layered)),
@@ -41,7 +41,7 @@ pub fn model(loaded: &Loaded) -> Result<ModelRef, JobError> {
 
 /// What edits. Who has chosen a model for the layers, but none for edits, gets the full one: a small one beside it
 /// would be a surprise.
-pub fn edit_model(loaded: &Loaded) -> Result<ModelRef, JobError> {
+pub fn edit_model(loaded: &LoadedConfig) -> Result<ModelRef, JobError> {
     let settings = &loaded.config.qwen_image;
     match (&settings.edit_model_path, &settings.model_path) {
         (Some(path), _) => Ok(ModelRef::parse(path)?),
@@ -50,12 +50,12 @@ pub fn edit_model(loaded: &Loaded) -> Result<ModelRef, JobError> {
     }
 }
 
-fn small(loaded: &Loaded, which: Small) -> ModelRef {
+fn small(loaded: &LoadedConfig, which: Small) -> ModelRef {
     ModelRef::Small { which, around: surroundings(loaded) }
 }
 
 /// From where the small checkpoints are looked for, the program itself last.
-pub fn surroundings(loaded: &Loaded) -> Surroundings {
+pub fn surroundings(loaded: &LoadedConfig) -> Surroundings {
     let carried = embedded_models::carried(loaded.cache_dir.clone());
     Surroundings { carried, ..loaded.surroundings.clone() }
 }

@@ -4,13 +4,13 @@ use jiff::Timestamp;
 
 use super::wiring;
 use crate::{
-    config::Loaded,
+    config::LoadedConfig,
     database::{JobStore, OutboxMode},
     engine::CancelToken,
     job::{JobError, JobId},
     queue::{ConsumeOptions, EmbeddedQueue, Queue},
     store::Trust,
-    worker::{Control, Place, Reporter, Verdict, Worker, run},
+    worker::{JobControl, Reporter, ResultPlacement, Verdict, Worker, run},
 };
 
 /// Everything in one process: SQLite, a folder, the queue in memory, the engine.
@@ -21,14 +21,14 @@ pub struct Embedded {
 
 impl Embedded {
     /// Opens all parts; the engine's models stay unloaded until the first job that needs them.
-    pub async fn open(loaded: &Loaded) -> Result<Self, JobError> {
+    pub async fn open(loaded: &LoadedConfig) -> Result<Self, JobError> {
         let config = &loaded.config;
         let stores = wiring::stores(config, Trust::Local)?;
         stores.own().check().await?;
         let queue = EmbeddedQueue::default();
         // Its rows are nobody else's to dispatch, whatever queue is configured for workers.
-        let status = JobStore::open(&wiring::database_url(config)?, OutboxMode::Embedded).await?;
-        let worker = wiring::worker(loaded, status, stores, Queue::Embedded(queue.clone()), Place::OwnStore)?;
+        let jobs = JobStore::open(&wiring::database_url(config)?, OutboxMode::Embedded).await?;
+        let worker = wiring::worker(loaded, jobs, stores, Queue::Embedded(queue.clone()), ResultPlacement::OwnStore)?;
         Ok(Self { worker, queue })
     }
 
@@ -41,11 +41,11 @@ impl Embedded {
         reporter: &Reporter,
     ) -> Result<Option<Verdict>, JobError> {
         // The queue of a process that was killed died with it; it is filled again from the row.
-        let Some(row) = self.worker.status.get(job).await? else { return Ok(None) };
+        let Some(row) = self.worker.jobs.get(job).await? else { return Ok(None) };
         self.queue.push(job, row.request.priority, Timestamp::now());
-        let options = ConsumeOptions { kinds: Vec::new(), prefetch: 1, affinity_wait: std::time::Duration::ZERO };
+        let options = ConsumeOptions { kinds: Vec::new(), prefetch: 1, affinity: std::time::Duration::ZERO };
         let consumer = self.worker.queue.consume(options);
-        let control = Control::new(cancel.clone(), reporter.clone());
+        let control = JobControl::new(cancel.clone(), reporter.clone());
         match consumer.next(None).await {
             Some(delivery) => run(&self.worker, delivery, &control).await.map(Some),
             None => Ok(None),
@@ -53,6 +53,6 @@ impl Embedded {
     }
 
     pub async fn close(self) {
-        self.worker.status.close().await;
+        self.worker.jobs.close().await;
     }
 }

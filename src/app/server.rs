@@ -8,19 +8,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    wiring,
+    StartError, wiring,
     worker::{deadline, waiting},
 };
 use crate::{
-    config::Loaded,
+    config::LoadedConfig,
     database::JobStore,
     egress::WebhookPolicy,
-    http::{self, Api, Defaults, Dispatch, Mode, Model, Models, Parts, Probes, Server, Settings, Token, WebhookSecret},
+    http::{
+        self, Api, Defaults, Dispatcher, Parts, Probes, Server, ServerMode, ServerModel, ServerModels, Settings, Token,
+        WebhookSecret,
+    },
     image::Limits,
-    job::{DecomposeParams, EditParams, JobError},
+    job::{DecomposeParams, EditParams},
     store::Trust,
     telemetry::Metrics,
-    worker::{self, Place, Shutdown, Worker, WorkerName},
+    worker::{self, ResultPlacement, Shutdown, Worker, WorkerName},
 };
 
 /// How often the outbox is looked at when nobody has told of anything new.
@@ -30,16 +33,16 @@ const LAST_ANSWERS: Duration = Duration::from_secs(6);
 /// Serves until `shutdown`. `work`: whether this process works on jobs too; when left out, it does where no queue is
 /// configured, since nobody else would. `ready` is told the address once requests are answered.
 pub async fn serve_api(
-    loaded: &Loaded,
+    loaded: &LoadedConfig,
     work: Option<bool>,
     shutdown: &Shutdown,
     ready: impl FnOnce(SocketAddr),
-) -> Result<(), JobError> {
+) -> Result<(), StartError> {
     let config = &loaded.config;
     let embedded = config.queue.url.is_none();
     let works = work.unwrap_or(embedded);
     let settings = settings(loaded, embedded, works)?;
-    let metrics = Metrics::start().map_err(|reason| JobError::invalid("metrics", reason))?;
+    let metrics = Metrics::start().map_err(StartError::Metrics)?;
     worker::describe();
     http::describe();
     let server = bind(loaded).await?;
@@ -47,37 +50,37 @@ pub async fn serve_api(
     let stores = wiring::stores(config, Trust::Submitted)?;
     let queue = wiring::queue(config)?;
     let deadline = deadline(config);
-    let status: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
+    let jobs: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
     waiting("the store", deadline, shutdown, || stores.own().check()).await?;
     let stop = CancellationToken::new();
     let working = match works {
-        true => Some(wiring::worker(loaded, status.clone(), stores.clone(), queue.clone(), Place::AsAsked)?),
+        true => Some(wiring::worker(loaded, jobs.clone(), stores.clone(), queue.clone(), ResultPlacement::AsAsked)?),
         false => None,
     };
     let wake = working.as_ref().map_or_else(|| Arc::new(Notify::new()), |worker| worker.wake.clone());
     let mut helping = Vec::new();
     if !works {
         // A worker has a relay of its own.
-        let relay = worker::relay(status.clone(), queue.clone(), RELAY_EVERY, wake.clone(), stop.clone());
+        let relay = worker::relay(jobs.clone(), queue.clone(), RELAY_EVERY, wake.clone(), stop.clone());
         helping.push(tokio::spawn(relay));
     }
-    if let Some(secret) = &settings.webhook {
+    if let Some(secret) = &settings.webhook_secret {
         let (callers, pause) = (settings.webhook_policy.clone(), settings.webhook_retry);
-        helping.push(tokio::spawn(http::send_webhooks(status.clone(), callers, secret.clone(), pause, stop.clone())));
+        helping.push(tokio::spawn(http::send_webhooks(jobs.clone(), callers, secret.clone(), pause, stop.clone())));
     }
     let broken = working.as_ref().map(|worker| worker.broken.clone()).unwrap_or_default();
     let name = WorkerName::of_this_process();
     let api = Api::new(Parts {
         settings,
-        status: status.clone(),
+        jobs: jobs.clone(),
         stores,
         queue: queue.clone(),
         dispatch: match (embedded, works) {
-            (true, true) => Dispatch::InProcess,
-            (true, false) => Dispatch::Nobody,
-            (false, _) => Dispatch::Relay(wake),
+            (true, true) => Dispatcher::InProcess,
+            (true, false) => Dispatcher::Nobody,
+            (false, _) => Dispatcher::Relay(wake),
         },
-        probes: Probes::new(status.clone(), queue.clone(), metrics, works, broken, shutdown.drain.clone()),
+        probes: Probes::new(jobs.clone(), queue.clone(), metrics, works, broken, shutdown.drain.clone()),
         resident: working.as_ref().map(|worker| worker.engine.resident()),
         is_dead: Arc::new(move |worker| name.knows_dead(worker)),
         stop: stop.clone(),
@@ -95,7 +98,7 @@ pub async fn serve_api(
         }
     }
     queue.close().await;
-    status.close().await;
+    jobs.close().await;
     served
 }
 
@@ -106,41 +109,41 @@ async fn live(
     shutdown: &Shutdown,
     mut answering: JoinHandle<std::io::Result<()>>,
     deadline: tokio::time::Instant,
-) -> Result<(), JobError> {
+) -> Result<(), StartError> {
     let work = async {
         let Some(worker) = working else {
             shutdown.drain.cancelled().await;
             return Ok(());
         };
         match waiting("the queue", deadline, shutdown, || worker.queue.ready(Duration::ZERO)).await {
-            Err(JobError::Cancelled) => return Ok(()),
+            Err(StartError::Stopped) => return Ok(()),
             ready => ready?,
         }
         let device = worker.engine.self_test().await?;
         info!(device, "the device computes right");
-        worker::serve(worker, shutdown).await
+        Ok(worker::serve(worker, shutdown).await?)
     };
     tokio::select! {
         worked = work => worked,
         answered = &mut answering => {
-            let reason = match answered {
-                Ok(Ok(())) => "ended by itself".to_owned(),
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
+            let error = match answered {
+                Ok(Ok(())) => std::io::Error::other("by itself"),
+                Ok(Err(error)) => error,
+                Err(error) => std::io::Error::other(error),
             };
-            error!(reason, "the server ended");
+            error!(%error, "the server ended");
             shutdown.drain.cancel();
-            Err(JobError::Busy { reason: format!("the HTTP server: {reason}") })
+            Err(StartError::Server(error))
         }
     }
 }
 
 /// On another address than the loopback everybody on the network can ask: only with a token.
-async fn bind(loaded: &Loaded) -> Result<Server, JobError> {
+async fn bind(loaded: &LoadedConfig) -> Result<Server, StartError> {
     let settings = &loaded.config.http;
     let (bind, field) = (&settings.bind, "http.bind");
     if bind.is_empty() {
-        return Err(JobError::invalid(field, "is empty; give an address and port, such as 127.0.0.1:8080"));
+        return Err(StartError::setting(field, "is empty; give an address and port, such as 127.0.0.1:8080"));
     }
     let server = Server::bind(bind).await?;
     let loopback = server.address().is_some_and(|address| address.ip().is_loopback());
@@ -149,20 +152,21 @@ async fn bind(loaded: &Loaded) -> Result<Server, JobError> {
             "`{bind}` can be reached from other machines, and nothing is asked of them; set a token \
              (ACETATE__HTTP__TOKEN, for instance from `openssl rand -hex 32`), or bind to 127.0.0.1"
         );
-        return Err(JobError::invalid(field, reason));
+        return Err(StartError::setting(field, reason));
     }
     Ok(server)
 }
 
-fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, JobError> {
+fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settings, StartError> {
     let (config, http) = (&loaded.config, &loaded.config.http);
-    let webhook = match &http.webhook_secret {
+    let webhook_secret = match &http.webhook_secret {
         Some(secret) => Some(
-            WebhookSecret::parse(secret.reveal()).map_err(|reason| JobError::invalid("http.webhook_secret", reason))?,
+            WebhookSecret::parse(secret.reveal())
+                .map_err(|reason| StartError::setting("http.webhook_secret", reason))?,
         ),
         None => None,
     };
-    http.check_token().map_err(|reason| JobError::invalid("http.token", reason))?;
+    http.check_token().map_err(|reason| StartError::setting("http.token", reason))?;
     check_origins(&http.cors_origins)?;
     Ok(Settings {
         token: http.token.as_ref().map(|token| Token::new(token.reveal().to_owned())),
@@ -171,40 +175,35 @@ fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, Jo
         max_upload_bytes: http.max_upload_bytes,
         max_queued: http.max_queued,
         requests_per_second: http.requests_per_second,
-        webhook,
+        webhook_secret,
         webhook_policy: WebhookPolicy::new("http.webhook_allow", &http.webhook_allow)?,
         webhook_retry: http.webhook_retry(),
-        limits: Limits {
-            max_width: config.image.max_width,
-            max_height: config.image.max_height,
-            max_pixels: config.image.max_pixels,
-            max_bytes: config.image.max_bytes,
-        },
+        limits: Limits::from(&config.image),
         http_inputs: config.store.http_inputs,
         defaults: defaults(loaded),
-        models: Models {
+        models: ServerModels {
             decompose: shown(&super::model(loaded)?),
             edit: shown(&super::edit_model(loaded)?),
             device: config.qwen_image.device.name(),
         },
-        mode: if embedded { Mode::Embedded } else { Mode::Service },
+        mode: if embedded { ServerMode::Embedded } else { ServerMode::Service },
         works,
     })
 }
 
 /// An origin is a scheme, a host and perhaps a port; anything else would never match.
-fn check_origins(origins: &[String]) -> Result<(), JobError> {
+fn check_origins(origins: &[String]) -> Result<(), StartError> {
     for origin in origins {
         let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         if !rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '*', '@', '?', '#', ' '])) {
             let reason = format!("`{origin}` is no origin such as https://pictures.example");
-            return Err(JobError::invalid("http.cors_origins", reason));
+            return Err(StartError::setting("http.cors_origins", reason));
         }
     }
     Ok(())
 }
 
-fn defaults(loaded: &Loaded) -> Defaults {
+fn defaults(loaded: &LoadedConfig) -> Defaults {
     let settings = &loaded.config.qwen_image;
     let (steps, cfg_scale) = (settings.num_inference_steps, settings.cfg_scale);
     Defaults {
@@ -220,7 +219,7 @@ fn defaults(loaded: &Loaded) -> Defaults {
 }
 
 /// A folder is shown by its name: where it lies is nobody's business.
-fn shown(model: &ModelRef) -> Model {
+fn shown(model: &ModelRef) -> ServerModel {
     let (id, small) = match model {
         ModelRef::Small { which, .. } => (which.name().to_owned(), true),
         ModelRef::Folder(folder) => {
@@ -228,5 +227,5 @@ fn shown(model: &ModelRef) -> Model {
         }
         ModelRef::Hub { .. } => (model.to_string(), false),
     };
-    Model { id, small, loaded: None }
+    ServerModel { id, small, loaded: None }
 }

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::wiring;
 use crate::{
-    config::Loaded,
+    config::LoadedConfig,
     database::JobStore,
     job::JobError,
     queue::Queue,
-    store::{Inputs, Stores, Trust},
+    store::{InputReader, Stores, Trust},
     worker::publish_due,
 };
 
@@ -19,23 +18,23 @@ use crate::{
 const BROKER: Duration = Duration::from_secs(5);
 
 pub struct Submitter {
-    pub status: JobStore,
+    pub jobs: JobStore,
     pub stores: Stores,
-    pub inputs: Inputs,
+    pub inputs: InputReader,
     queue: Queue,
-    max_input_bytes: u64,
+    max_bytes: u64,
 }
 
 impl Submitter {
-    pub async fn open(loaded: &Loaded) -> Result<Self, JobError> {
+    pub async fn open(loaded: &LoadedConfig) -> Result<Self, JobError> {
         let config = &loaded.config;
         let stores = wiring::stores(config, Trust::Local)?;
         Ok(Self {
-            status: wiring::job_store(config).await?,
+            jobs: wiring::job_store(config).await?,
             queue: wiring::queue(config)?,
             inputs: stores.inputs().clone(),
             stores,
-            max_input_bytes: config.image.max_bytes,
+            max_bytes: config.image.max_bytes,
         })
     }
 
@@ -47,7 +46,7 @@ impl Submitter {
         }
         let sent = match self.queue.ready(BROKER).await {
             Ok(()) => loop {
-                match publish_due(&self.status, &self.queue).await {
+                match publish_due(&self.jobs, &self.queue).await {
                     Ok(0) => break Ok(()),
                     Ok(_) => {}
                     Err(error) => break Err(error),
@@ -65,14 +64,14 @@ impl Submitter {
     /// Says goodbye to the broker and the database.
     pub async fn close(self) {
         self.queue.close().await;
-        self.status.close().await;
+        self.jobs.close().await;
     }
 
     /// Puts a file of this machine into the store; gives its address there, which is the same for the same bytes.
     pub async fn upload(&self, url: &str) -> Result<String, JobError> {
-        let bytes = self.inputs.read(url, self.max_input_bytes).await?;
+        let bytes = self.inputs.read(url, self.max_bytes).await?;
         let ending = url.rsplit('.').next().filter(|ending| ending.len() <= 4).unwrap_or("bin").to_ascii_lowercase();
-        let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        self.stores.own().put_input(&sha256, &ending, bytes).await
+        let own = self.stores.own();
+        Ok(own.url(&own.put_input(&ending, bytes).await?))
     }
 }

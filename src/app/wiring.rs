@@ -6,14 +6,14 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Config, Loaded},
+    config::{self, Config, ImageLimits, LoadedConfig},
     database::{self, JobStore, OutboxMode},
     engine::Engine,
     image::Limits,
     job::JobError,
     queue::{EmbeddedQueue, Queue, RabbitOptions, RabbitQueue},
     store::{Checksums, S3Settings, StoreSettings, Stores, Trust, file_url},
-    worker::{Backoff, Options, Place, Worker, WorkerName},
+    worker::{Backoff, ResultPlacement, Worker, WorkerName, WorkerOptions},
 };
 
 /// Where the job rows are.
@@ -45,14 +45,21 @@ pub fn queue(config: &Config) -> Result<Queue, JobError> {
     Ok(Queue::Rabbit(RabbitQueue::new(url.reveal(), options)?))
 }
 
+impl From<&ImageLimits> for Limits {
+    fn from(settings: &ImageLimits) -> Self {
+        let ImageLimits { max_width, max_height, max_pixels, max_bytes } = *settings;
+        Self { max_width, max_height, max_pixels, max_bytes }
+    }
+}
+
 /// What is read from and written to, by the rules that hold for whoever named the addresses.
 pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
     let settings = &config.store;
     let s3 = S3Settings {
         endpoint: settings.endpoint.clone(),
         checksums: match settings.checksums {
-            config::Checksums::Supported => Checksums::Supported,
-            config::Checksums::Required => Checksums::Required,
+            config::ChecksumsSetting::Supported => Checksums::Supported,
+            config::ChecksumsSetting::Required => Checksums::Required,
         },
         connect_timeout: settings.connect_timeout(),
         read_timeout: settings.read_timeout(),
@@ -71,49 +78,57 @@ pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
 
 /// A worker out of its parts; nothing runs yet but the engine's thread.
 pub(super) fn worker(
-    loaded: &Loaded,
-    status: JobStore,
+    loaded: &LoadedConfig,
+    jobs: JobStore,
     stores: Stores,
     queue: Queue,
-    place: Place,
+    results: ResultPlacement,
 ) -> Result<Worker, JobError> {
-    let mut options = options(&loaded.config, place)?;
-    if place == Place::OwnStore {
+    let mut options = options(&loaded.config, results)?;
+    if results == ResultPlacement::OwnStore {
         // Whoever runs a job by hand, and again, does not want to wait.
-        options.backoff = Backoff { base: Duration::ZERO, cap: Duration::ZERO };
-        options.patience = Duration::ZERO;
+        options.backoff = Backoff { base: Duration::ZERO, longest: Duration::ZERO };
+        options.database_patience = Duration::ZERO;
     }
     let engine = Engine::start(super::engine_config(loaded)?)?;
     let (wake, broken) = (Arc::new(Notify::new()), CancellationToken::new());
-    Ok(Worker { status, stores, queue, engine, options, wake, broken })
+    Ok(Worker { jobs, stores, queue, engine, options, wake, broken })
 }
 
-fn options(config: &Config, place: Place) -> Result<Options, JobError> {
+fn options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, JobError> {
     let worker = &config.worker;
-    Ok(Options {
+    Ok(WorkerOptions {
         name: WorkerName::of_this_process(),
         lease: worker.lease(),
         heartbeat: worker.heartbeat(),
         max_attempts: worker.max_attempts,
         backoff: Backoff {
             base: Duration::from_secs_f64(worker.retry_base_seconds),
-            cap: Duration::from_secs_f64(worker.retry_longest_seconds),
+            longest: Duration::from_secs_f64(worker.retry_longest_seconds),
         },
-        limits: Limits {
-            max_width: config.image.max_width,
-            max_height: config.image.max_height,
-            max_pixels: config.image.max_pixels,
-            max_bytes: config.image.max_bytes,
-        },
-        max_input_bytes: config.image.max_bytes,
-        place,
+        limits: Limits::from(&config.image),
+        results,
         slots: worker.slots as usize,
-        affinity_wait: config.queue.affinity(),
+        affinity: config.queue.affinity(),
         job_timeout: worker.job_timeout(),
         drain: worker.drain(),
-        patience: worker.database_patience(),
+        database_patience: worker.database_patience(),
         poll: Duration::from_millis(500),
-        redispatch_after: worker.redispatch(),
+        redispatch: worker.redispatch(),
         failpoint: worker.failpoint.parse()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Sources, load};
+
+    #[test]
+    fn the_limits_of_pictures_are_those_of_the_default_settings() {
+        let environment = Environment::from_pairs([("HOME", "/home/me")]);
+        let sources = Sources { file: Some("/dev/null".into()), environment, ..Sources::default() };
+        let config = load(&sources).unwrap().config;
+        assert_eq!(Limits::from(&config.image), Limits::default());
+    }
 }

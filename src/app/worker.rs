@@ -2,45 +2,47 @@
 
 use std::time::Duration;
 
+use backon::Retryable;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::wiring;
+use super::{StartError, wiring};
 use crate::{
-    config::{Config, Loaded},
+    config::{Config, LoadedConfig},
     database::JobStore,
     http::{Probes, Server},
-    job::{ErrorClass, JobError},
+    job::JobError,
+    retry::exponential,
     store::Trust,
     telemetry::Metrics,
-    worker::{Place, Shutdown, describe, serve},
+    worker::{ResultPlacement, Shutdown, describe, serve},
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Opens everything, waiting for what does not answer yet, and works until `shutdown`.
-pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> {
+pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), StartError> {
     let config = &loaded.config;
-    let metrics = Metrics::start().map_err(|reason| JobError::invalid("metrics", reason))?;
+    let metrics = Metrics::start().map_err(StartError::Metrics)?;
     describe();
     let server = bind(loaded).await?;
     let stores = wiring::stores(config, Trust::Submitted)?;
     let queue = wiring::queue(config)?;
 
     let deadline = deadline(config);
-    let status: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
+    let jobs: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
     waiting("the store", deadline, shutdown, || stores.own().check()).await?;
     waiting("the queue", deadline, shutdown, || queue.ready(Duration::ZERO)).await?;
 
-    let worker = wiring::worker(loaded, status.clone(), stores, queue.clone(), Place::AsAsked)?;
+    let worker = wiring::worker(loaded, jobs.clone(), stores, queue.clone(), ResultPlacement::AsAsked)?;
     let device = worker.engine.self_test().await?;
     info!(device, "the device computes right");
     let stop = CancellationToken::new();
     let answering = server.map(|server| {
         let probes =
-            Probes::new(status.clone(), queue.clone(), metrics, true, worker.broken.clone(), shutdown.drain.clone());
+            Probes::new(jobs.clone(), queue.clone(), metrics, true, worker.broken.clone(), shutdown.drain.clone());
         tokio::spawn(server.serve(probes, stop.clone()))
     });
     let served = serve(&worker, shutdown).await;
@@ -49,12 +51,12 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> 
         let _ = tokio::time::timeout(Duration::from_secs(1), answering).await;
     }
     queue.close().await;
-    status.close().await;
-    served
+    jobs.close().await;
+    Ok(served?)
 }
 
 /// An address that somebody chose must be had; the default one may be taken by another worker on this machine.
-async fn bind(loaded: &Loaded) -> Result<Option<Server>, JobError> {
+async fn bind(loaded: &LoadedConfig) -> Result<Option<Server>, StartError> {
     let bind = &loaded.config.http.bind;
     if bind.is_empty() {
         return Ok(None);
@@ -67,7 +69,7 @@ async fn bind(loaded: &Loaded) -> Result<Option<Server>, JobError> {
             }
             Ok(Some(server))
         }
-        Err(error) if chosen => Err(error),
+        Err(error) if chosen => Err(error.into()),
         Err(error) => {
             warn!(%error, "works without /healthz, /readyz and /metrics");
             Ok(None)
@@ -86,24 +88,14 @@ pub(super) async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
     deadline: Instant,
     shutdown: &Shutdown,
     attempt: impl Fn() -> F,
-) -> Result<T, JobError> {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let error = tokio::select! {
-            attempted = attempt() => match attempted {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
-            },
-            () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),
-        };
-        if error.class() != ErrorClass::Transient || Instant::now() + pause > deadline {
-            return Err(error);
-        }
-        warn!(%error, retry_in_s = pause.as_secs_f64(), "waiting for {what}");
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shutdown.drain.cancelled() => return Err(JobError::Cancelled),
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+) -> Result<T, StartError> {
+    let tries = attempt
+        .retry(exponential(FIRST_PAUSE, LONGEST_PAUSE))
+        .when(JobError::is_transient)
+        .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause <= deadline))
+        .notify(|error, pause| warn!(%error, retry_in_s = pause.as_secs_f64(), "waiting for {what}"));
+    tokio::select! {
+        tried = tries => Ok(tried?),
+        () = shutdown.drain.cancelled() => Err(StartError::Stopped),
     }
 }

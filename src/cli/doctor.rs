@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{Failure, global::GlobalArgs, output, runtime::block_on};
 use crate::{
     app,
-    config::Loaded,
+    config::LoadedConfig,
     job::JobError,
     queue::Queue,
     store::{Store, Trust},
@@ -75,7 +75,7 @@ impl DoctorArgs {
     }
 }
 
-fn settings(loaded: &Loaded) -> Check {
+fn settings(loaded: &LoadedConfig) -> Check {
     let text = match &loaded.file {
         Some(path) => format!("{}, profile {}", path.display(), loaded.profile),
         None => "the defaults; no file".to_owned(),
@@ -83,7 +83,7 @@ fn settings(loaded: &Loaded) -> Check {
     Check { name: "settings", state: State::Ok, text }
 }
 
-async fn objects(loaded: &Loaded) -> Check {
+async fn objects(loaded: &LoadedConfig) -> Check {
     let checked = async {
         let stores = app::stores(&loaded.config, Trust::Local)?;
         stores.own().check().await?;
@@ -99,7 +99,7 @@ async fn objects(loaded: &Loaded) -> Check {
     from_result("results", checked.await)
 }
 
-async fn database(loaded: &Loaded) -> Check {
+async fn database(loaded: &LoadedConfig) -> Check {
     let counted = async {
         let status = app::job_store(&loaded.config).await?;
         let jobs: Vec<String> =
@@ -110,7 +110,7 @@ async fn database(loaded: &Loaded) -> Check {
     from_result("database", counted.await)
 }
 
-async fn queue(loaded: &Loaded) -> Check {
+async fn queue(loaded: &LoadedConfig) -> Check {
     let asked = async {
         let queue = app::queue(&loaded.config)?;
         queue.ready(QUEUE_PATIENCE).await?;
@@ -122,7 +122,7 @@ async fn queue(loaded: &Loaded) -> Check {
     from_result("queue", asked.await)
 }
 
-fn device(loaded: &Loaded) -> Check {
+fn device(loaded: &LoadedConfig) -> Check {
     let settings = &loaded.config.qwen_image;
     let text =
         settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason)).and_then(
@@ -140,7 +140,12 @@ fn device(loaded: &Loaded) -> Check {
     from_result("device", text)
 }
 
-fn model(name: &'static str, loaded: &Loaded, model: Result<ModelRef, JobError>, pipeline: PipelineKind) -> Check {
+fn model(
+    name: &'static str,
+    loaded: &LoadedConfig,
+    model: Result<ModelRef, JobError>,
+    pipeline: PipelineKind,
+) -> Check {
     match model {
         Err(error) => from_result(name, Err(error)),
         Ok(ModelRef::Folder(folder)) => checkpoint(name, &folder, "", place(loaded, &folder, pipeline)),
@@ -168,7 +173,7 @@ fn model(name: &'static str, loaded: &Loaded, model: Result<ModelRef, JobError>,
 }
 
 /// Where a checkpoint would go on a GPU.
-fn place(loaded: &Loaded, folder: &Path, pipeline: PipelineKind) -> Result<Option<String>, JobError> {
+fn place(loaded: &LoadedConfig, folder: &Path, pipeline: PipelineKind) -> Result<Option<String>, JobError> {
     if matches!(loaded.config.qwen_image.device, DeviceChoice::Cpu) {
         return Ok(None);
     }

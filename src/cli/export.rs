@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, runtime::block_on};
 use crate::{
     app::Submitter,
-    config::Loaded,
+    config::LoadedConfig,
     image::{ExportError, ExportFormat, Limits, Sheet, Stack},
     job::{JobError, JobId, JobState, Manifest},
     store::{ObjectKey, ResultFiles, io_error},
@@ -58,13 +58,7 @@ impl ExportArgs {
         self.check_out()?;
         let loaded = global.load(Vec::new())?;
         let files = block_on(self.open(&loaded))?;
-        let image = &loaded.config.image;
-        let limits = Limits {
-            max_width: image.max_width,
-            max_height: image.max_height,
-            max_pixels: image.max_pixels,
-            max_bytes: image.max_bytes,
-        };
+        let limits = Limits::from(&loaded.config.image);
         let manifest = files.manifest.clone();
         let stack = Stack::of_result(&manifest, block_on(async { Ok(files.read_all().await?) })?)?;
         let size = write(&stack, format, &limits, &self.out)?;
@@ -98,7 +92,7 @@ impl ExportArgs {
     }
 
     /// A folder by that name is meant before a job.
-    async fn open(&self, loaded: &Loaded) -> Result<ResultFiles, Failure> {
+    async fn open(&self, loaded: &LoadedConfig) -> Result<ResultFiles, Failure> {
         let path = Path::new(&self.source);
         if path.exists() {
             return if path.is_dir() {
@@ -141,7 +135,7 @@ impl ExportArgs {
 }
 
 async fn published(front: &Submitter, id: JobId) -> Result<ResultFiles, JobError> {
-    let row = front.status.get(id).await?.ok_or_else(|| no_such_job(id))?;
+    let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
     let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
         let hint = match row.state {
             JobState::Queued | JobState::Running => format!("; `acetate jobs watch {id}` waits for its end"),
@@ -156,7 +150,7 @@ async fn published(front: &Submitter, id: JobId) -> Result<ResultFiles, JobError
 
 /// Writes beside the file and renames, so that it is there whole or not at all; gives its size in bytes.
 fn write(stack: &Stack, format: ExportFormat, limits: &Limits, path: &Path) -> Result<u64, JobError> {
-    let failed = |error: std::io::Error| io_error(path, "write the export", &error);
+    let failed = |error: std::io::Error| io_error(path, "write the export", error);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".acetate-").suffix(".part");
     #[cfg(unix)]

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::output;
 use crate::{
+    app::StartError,
     config::ConfigError,
     job::{ErrorClass, ErrorRecord, JobError},
 };
@@ -14,6 +15,8 @@ pub enum Failure {
     Usage(String),
     /// Something failed before there was a job, or beside it.
     Error(JobError),
+    /// A process that serves or works did not start, or had to stop.
+    Start(StartError),
     /// The job has its result, but what comes after it failed.
     AfterSuccess { error: JobError, advice: String },
     /// The job ended without a result. Its row has been printed where `--json` asked for it.
@@ -46,6 +49,7 @@ impl Failure {
                 };
                 (code, record.message.clone(), Some(record))
             }
+            Self::Start(error) => (if error.is_invalid() { 2 } else { 1 }, error.to_string(), None),
             Self::Job(message) => (1, message, None),
             Self::Cancelled(message) => (130, message, None),
             Self::Silent(code) => return ExitCode::from(code),
@@ -61,6 +65,12 @@ impl Failure {
 impl From<JobError> for Failure {
     fn from(error: JobError) -> Self {
         Self::Error(error)
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::Start(error)
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 
 use super::{Failure, output};
 use crate::{
-    config::{Environment, Flag, Loaded, LogFormat, Sources, load},
+    config::{Environment, Flag, LoadedConfig, LogFormat, Sources, load},
     telemetry::{self, LogOptions},
 };
 
@@ -40,16 +40,16 @@ pub enum ProgressStyle {
 
 impl GlobalArgs {
     /// Loads the configuration and starts the log.
-    pub fn load(&self, flags: Vec<Flag>) -> Result<Loaded, Failure> {
+    pub fn load(&self, flags: Vec<Flag>) -> Result<LoadedConfig, Failure> {
         self.load_at("warn", flags)
     }
 
     /// As [`GlobalArgs::load`], for a process whose log is what there is to see of it.
-    pub fn load_service(&self, flags: Vec<Flag>) -> Result<Loaded, Failure> {
+    pub fn load_service(&self, flags: Vec<Flag>) -> Result<LoadedConfig, Failure> {
         self.load_at("info", flags)
     }
 
-    fn load_at(&self, level: &str, flags: Vec<Flag>) -> Result<Loaded, Failure> {
+    fn load_at(&self, level: &str, flags: Vec<Flag>) -> Result<LoadedConfig, Failure> {
         let loaded = load(&Sources {
             file: self.config.clone(),
             profile: self.profile.clone(),

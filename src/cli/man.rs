@@ -30,7 +30,7 @@ impl ManArgs {
         match &self.out {
             Some(folder) => write_all(&root, folder).map_err(|error| {
                 let reason = format!("cannot write the manual: {error}");
-                Failure::Error(JobError::Storage { path: folder.display().to_string(), reason })
+                Failure::Error(JobError::storage(folder.display().to_string(), reason))
             }),
             None => print(find(&root, &self.command)?),
         }

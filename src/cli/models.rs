@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     app,
-    config::Loaded,
+    config::LoadedConfig,
     job::{ErrorRecord, JobError},
 };
 
@@ -79,7 +79,7 @@ impl ModelsArgs {
     }
 }
 
-fn list(loaded: &Loaded, as_json: bool) -> Result<(), Failure> {
+fn list(loaded: &LoadedConfig, as_json: bool) -> Result<(), Failure> {
     let models = hub::list(&loaded.hub).map_err(JobError::from)?;
     let small = small(loaded)?;
     if as_json {
@@ -133,7 +133,7 @@ struct SmallModel {
     default: bool,
 }
 
-fn small(loaded: &Loaded) -> Result<Vec<SmallModel>, JobError> {
+fn small(loaded: &LoadedConfig) -> Result<Vec<SmallModel>, JobError> {
     let mut found = Vec::new();
     let surroundings = app::surroundings(loaded);
     for which in Small::ALL {

@@ -20,17 +20,15 @@ pub fn verbatim(text: &[u8]) -> Result<(), Failure> {
 
 fn written(result: std::io::Result<()>) -> Result<(), Failure> {
     match result {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Error(JobError::Storage {
-            path: "stdout".to_owned(),
-            reason: format!("cannot write: {error}"),
-        })),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::Error(JobError::storage("stdout", format!("cannot write: {error}"))))
+        }
         _ => Ok(()),
     }
 }
 
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| JobError::Storage { path: "stdout".to_owned(), reason: error.to_string() })?;
+    let text = serde_json::to_string_pretty(value).map_err(|error| JobError::storage("stdout", error.to_string()))?;
     line(&text)
 }
 

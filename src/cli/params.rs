@@ -1,10 +1,13 @@
 //! Flags of the models' parameters, the same for a job that runs here and for one that is submitted.
 
+use std::ops::RangeInclusive;
+
 use clap::{Args, ValueEnum};
+use qwen_image::pipeline::{LAYERS, NUM_INFERENCE_STEPS};
 
 use crate::{
     config::QwenImage,
-    job::{DecomposeParams, EditParams, LayerEdit, OutputSize, Sampling, WorkflowParams},
+    job::{DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, Sampling, WorkflowParams},
 };
 
 #[derive(Debug, Args)]
@@ -13,8 +16,7 @@ pub struct DecomposeFlags {
     /// What the whole picture shows [default: the model describes it itself]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Number of layers, 2 to 10 [default: 4]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help = format!("Number of layers, {} [default: 4]", from_to(LAYERS)))]
     layers: Option<u32>,
     /// Side of the square whose area the model works at: 640 or 1024 for the full model [default: what the checkpoint
     /// was made for, 640 for the full model]
@@ -98,8 +100,7 @@ impl WorkflowFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Parameters")]
 pub struct SamplingFlags {
-    /// Denoise steps, 1 to 1000 [default: 50]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help = format!("Denoise steps, {} [default: 50]", from_to(NUM_INFERENCE_STEPS)))]
     pub steps: Option<u32>,
     /// Guidance; 1 switches it off and halves the time [default: 4.0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
@@ -125,6 +126,11 @@ impl SamplingFlags {
     }
 }
 
+/// `2 to 10`.
+fn from_to(range: RangeInclusive<u32>) -> String {
+    format!("{} to {}", range.start(), range.end())
+}
+
 pub fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -135,8 +141,8 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
 fn parse_seed(text: &str) -> Result<u64, String> {
     text.parse()
         .ok()
-        .filter(|seed| *seed <= i64::MAX as u64)
-        .ok_or_else(|| format!("a seed is a whole number between 0 and {}", i64::MAX))
+        .filter(|seed| *seed <= MAX_SEED)
+        .ok_or_else(|| format!("a seed is a whole number between 0 and {MAX_SEED}"))
 }
 
 fn parse_edit(text: &str) -> Result<(u32, String), String> {

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::{Failure, global::GlobalArgs, output, run::flags::text_flag, runtime::block_on, worker::listen};
-use crate::{app, job::JobError, worker::Shutdown};
+use crate::{
+    app::{self, StartError},
+    worker::Shutdown,
+};
 
 /// Without `queue.url` this is all there is: jobs in SQLite, pictures in a folder, and a worker in the same process.
 /// With `queue.url` it is the front of a service, whose workers are processes of their own (`acetate worker`).
@@ -32,7 +35,7 @@ impl ServeArgs {
             signals.abort();
             match served {
                 // Told to leave before it had begun.
-                Err(JobError::Cancelled) => Ok(()),
+                Err(StartError::Stopped) => Ok(()),
                 served => Ok(served?),
             }
         })

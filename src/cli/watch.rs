@@ -19,11 +19,11 @@ use crate::{
 pub async fn job(global: &GlobalArgs, front: &Submitter, id: JobId) -> Result<JobRow, Failure> {
     let (tell, told) = watch::channel(None);
     let shown = progress::show(told, global.progress_style());
-    let mut changes = front.status.changes();
+    let mut changes = front.jobs.changes();
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let mut last = None;
     let ended = loop {
-        let row = front.status.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
         if row.state.is_terminal() {
             break Ok(row);
         }
@@ -82,11 +82,11 @@ pub async fn batch(global: &GlobalArgs, front: &Submitter, batch: &BatchId) -> R
         bar.set_style(style);
     }
     bar.set_prefix(batch.to_string());
-    let mut changes = front.status.changes();
+    let mut changes = front.jobs.changes();
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let (start, mut at_start, mut said) = (Instant::now(), None, None::<Instant>);
     loop {
-        let summary = front.status.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
+        let summary = front.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
         let (ended, total) = (summary.ended(), summary.total());
         let before = *at_start.get_or_insert(ended);
         let text = pace(&summary, ended.saturating_sub(before), start.elapsed());

@@ -3,7 +3,10 @@
 use clap::Args;
 
 use super::{Failure, global::GlobalArgs, output, runtime::block_on};
-use crate::{app, job::JobError, worker::Shutdown};
+use crate::{
+    app::{self, StartError},
+    worker::Shutdown,
+};
 
 /// With `queue.url` it takes jobs from RabbitMQ; without, it takes those that `acetate submit` wrote into the database
 /// of this machine.
@@ -20,7 +23,7 @@ impl WorkerArgs {
             signals.abort();
             match worked {
                 // Told to leave before it had begun.
-                Err(JobError::Cancelled) => Ok(()),
+                Err(StartError::Stopped) => Ok(()),
                 worked => Ok(worked?),
             }
         })

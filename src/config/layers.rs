@@ -35,7 +35,7 @@ pub struct Flag {
 }
 
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct LoadedConfig {
     pub config: Config,
     /// `[hub]` and the variables of Hugging Face's tools.
     pub hub: HubConfig,
@@ -92,7 +92,7 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Reads everything and checks it. All mistakes are told at once.
-pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
     let mut figment = Figment::from(Named { origin: "the defaults".to_owned(), provider: Toml::string(DEFAULTS) });
 
     let named = sources.profile.clone().or_else(|| sources.environment.get("ACETATE_PROFILE"));
@@ -144,7 +144,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         .collect();
     let surroundings = sources.environment.surroundings.clone();
     let cache_dir = sources.environment.cache_dir();
-    Ok(Loaded { config, hub, surroundings, cache_dir, file: found.map(|(path, _)| path), profile, settings })
+    Ok(LoadedConfig { config, hub, surroundings, cache_dir, file: found.map(|(path, _)| path), profile, settings })
 }
 
 /// The settings as values. What cannot be read or makes no sense is noted, and its default stands in while the others

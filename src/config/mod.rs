@@ -21,14 +21,14 @@ use serde::Deserialize;
 
 pub use env::Environment;
 pub use hub::Hub;
-pub use layers::{ConfigError, Flag, Loaded, Setting, Sources, load};
-pub use queue::Queue;
+pub use layers::{ConfigError, Flag, LoadedConfig, Setting, Sources, load};
+pub use queue::QueueSection;
 pub use qwen_image::QwenImage;
 pub use redact::Secret;
 pub use services::{Http, ImageLimits, Status};
-pub use store::{Checksums, Store};
+pub use store::{ChecksumsSetting, StoreSection};
 pub use telemetry::{LogFormat, Telemetry};
-pub use worker::Worker;
+pub use worker::WorkerSection;
 
 /// All settings, as the sections of the file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -37,11 +37,11 @@ pub struct Config {
     /// Absolute once loaded.
     pub data_dir: PathBuf,
     pub qwen_image: QwenImage,
-    pub queue: Queue,
+    pub queue: QueueSection,
     pub status: Status,
-    pub store: Store,
+    pub store: StoreSection,
     pub http: Http,
-    pub worker: Worker,
+    pub worker: WorkerSection,
     pub image: ImageLimits,
     pub hub: Hub,
     pub telemetry: Telemetry,

@@ -8,7 +8,7 @@ use super::{Secret, set};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Queue {
+pub struct QueueSection {
     /// Absent: the queue in process. May carry a password.
     #[serde(deserialize_with = "set")]
     pub url: Option<Secret>,
@@ -18,7 +18,7 @@ pub struct Queue {
     pub publish_timeout_seconds: f64,
 }
 
-impl Queue {
+impl QueueSection {
     /// The first setting that makes no sense, and why.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let seconds = |key, value: f64, least: f64, most: f64| {

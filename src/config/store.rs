@@ -8,7 +8,7 @@ use super::set;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Store {
+pub struct StoreSection {
     /// Absent: `objects/` in the data folder.
     #[serde(deserialize_with = "set")]
     pub url: Option<String>,
@@ -20,7 +20,7 @@ pub struct Store {
     #[serde(deserialize_with = "list")]
     pub outputs: Vec<String>,
     pub http_inputs: bool,
-    pub checksums: Checksums,
+    pub checksums: ChecksumsSetting,
     pub connect_timeout_seconds: f64,
     pub read_timeout_seconds: f64,
     pub operation_timeout_seconds: f64,
@@ -28,12 +28,12 @@ pub struct Store {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Checksums {
+pub enum ChecksumsSetting {
     Supported,
     Required,
 }
 
-impl Store {
+impl StoreSection {
     /// The first setting that makes no sense, and why.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let seconds = |key, value: f64| {

@@ -3,7 +3,7 @@
 use super::*;
 use ::qwen_image::{ComputeDType, CpuOffload, DeviceChoice, ImageProcessorBackend, TextPositions};
 
-fn with_file(text: &str, environment: Environment, profile: Option<&str>) -> Result<Loaded, String> {
+fn with_file(text: &str, environment: Environment, profile: Option<&str>) -> Result<LoadedConfig, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("acetate.toml");
     std::fs::write(&path, text).unwrap();
@@ -190,7 +190,7 @@ fn lists_of_prefixes_come_from_files_and_from_variables() {
     let store = &loaded.config.store;
     assert_eq!(store.inputs, ["s3://in", "s3://more/x,y"]);
     assert_eq!(store.outputs, ["s3://out", "file:///srv/out"]);
-    assert_eq!((store.checksums, store.http_inputs), (Checksums::Required, false));
+    assert_eq!((store.checksums, store.http_inputs), (ChecksumsSetting::Required, false));
     let shown = loaded.settings.iter().find(|setting| setting.key == "store.inputs").unwrap();
     assert_eq!(shown.value, "s3://in, s3://more/x,y");
     for (text, wanted) in [

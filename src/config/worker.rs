@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Worker {
+pub struct WorkerSection {
     pub lease_seconds: f64,
     pub heartbeat_seconds: f64,
     pub max_attempts: u32,
@@ -22,7 +22,7 @@ pub struct Worker {
     pub failpoint: String,
 }
 
-impl Worker {
+impl WorkerSection {
     /// The first setting that makes no sense, and why.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let seconds = |key, value: f64, least: f64| {

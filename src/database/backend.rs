@@ -18,19 +18,25 @@ pub enum JobStore {
     Postgres(PostgresJobStore),
 }
 
-macro_rules! both {
-    ($self:ident, $status:ident => $call:expr) => {
-        match $self {
-            Self::Sqlite($status) => $call,
-            Self::Postgres($status) => $call,
+/// Methods that both databases have under the same name: each calls that of the one at hand.
+macro_rules! in_either {
+    ($($(#[$doc:meta])* async fn $name:ident(&self $(, $arg:ident: $type:ty)* $(,)?) $(-> $out:ty)?;)*) => {
+        impl JobStore {
+            $($(#[$doc])*
+            pub async fn $name(&self $(, $arg: $type)*) $(-> $out)? {
+                match self {
+                    Self::Sqlite(store) => store.$name($($arg),*).await,
+                    Self::Postgres(store) => store.$name($($arg),*).await,
+                }
+            })*
         }
     };
 }
 
 impl JobStore {
     /// Connects, and brings the tables up to date.
-    pub async fn open(place: &DatabaseUrl, mode: OutboxMode) -> Result<Self, JobError> {
-        Ok(match place {
+    pub async fn open(url: &DatabaseUrl, mode: OutboxMode) -> Result<Self, JobError> {
+        Ok(match url {
             DatabaseUrl::Sqlite(path) => Self::Sqlite(SqliteJobStore::open(path, mode).await?),
             DatabaseUrl::Postgres(url) => Self::Postgres(PostgresJobStore::open(url, mode).await?),
         })
@@ -38,213 +44,154 @@ impl JobStore {
 
     /// Where the rows are, without a password.
     pub fn place(&self) -> String {
-        both!(self, status => status.place())
+        match self {
+            Self::Sqlite(store) => store.place(),
+            Self::Postgres(store) => store.place(),
+        }
     }
 
-    pub async fn close(&self) {
-        both!(self, status => status.close().await);
+    /// Wakes when rows change.
+    pub fn changes(&self) -> Changes {
+        match self {
+            Self::Sqlite(store) => store.changes(),
+            Self::Postgres(store) => store.changes(),
+        }
     }
+}
+
+// Jobs.
+in_either! {
+    async fn close(&self);
 
     /// Whether the database answers.
-    pub async fn ping(&self) -> Result<(), JobError> {
-        both!(self, status => status.ping().await)
-    }
+    async fn ping(&self) -> Result<(), JobError>;
 
     /// Accepts a job. The same id twice is one job; the same id with another body is refused.
-    pub async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError> {
-        both!(self, status => status.submit(request, options).await)
-    }
+    async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError>;
 
     /// Accepts many jobs, as [`JobStore::submit`] does each, in few transactions. One answer for each request, in order;
     /// after an error all of it may be submitted again.
-    pub async fn submit_many(
+    async fn submit_many(
         &self,
         requests: &[JobRequest],
         options: &SubmitOptions,
-    ) -> Vec<Result<Submitted, JobError>> {
-        both!(self, status => status.submit_many(requests, options).await)
-    }
+    ) -> Vec<Result<Submitted, JobError>>;
 
     /// Takes a queued job, or a running one whose lease has run out or whose worker is dead.
-    pub async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError> {
-        both!(self, status => status.claim(id, rules).await)
-    }
+    async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError>;
 
     /// Renews the lease and writes progress, whose sequence never goes back.
-    pub async fn heartbeat(
+    async fn heartbeat(
         &self,
         id: JobId,
         epoch: Epoch,
         lease: Duration,
         progress: Option<&Progress>,
-    ) -> Result<Fenced<Beat>, JobError> {
-        both!(self, status => status.heartbeat(id, epoch, lease, progress).await)
-    }
+    ) -> Result<Fenced<Beat>, JobError>;
 
     /// Publishes: the move to `succeeded` carries the manifest's key. This and the other endings may be asked for again
     /// when the reply was lost: what stands is not written twice.
-    pub async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError> {
-        both!(self, status => status.succeed(id, epoch, result).await)
-    }
+    async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError>;
 
-    pub async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError> {
-        both!(self, status => status.fail(id, epoch, error).await)
-    }
+    async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError>;
 
     /// Puts the job back for another attempt, not before `delay` has passed. If somebody asked for it to stop in the
     /// meantime, it is cancelled instead.
-    pub async fn requeue(
+    async fn requeue(
         &self,
         id: JobId,
         epoch: Epoch,
         error: &ErrorRecord,
         delay: Duration,
-    ) -> Result<Fenced<JobRow>, JobError> {
-        both!(self, status => status.requeue(id, epoch, error, delay).await)
-    }
+    ) -> Result<Fenced<JobRow>, JobError>;
 
     /// Puts the job back at once because its worker stops; the attempt does not count.
-    pub async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
-        both!(self, status => status.give_back(id, epoch).await)
-    }
+    async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError>;
 
-    pub async fn cancelled(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
-        both!(self, status => status.cancelled(id, epoch).await)
-    }
+    async fn cancelled(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError>;
 
     /// Asks for a job to stop. One that nobody works on (see [`ClaimRules::is_dead`]) stops at once.
-    pub async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError> {
-        both!(self, status => status.cancel(id, is_dead).await)
-    }
+    async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError>;
 
     /// Asks for all jobs of a batch to stop; returns how many that concerned.
-    pub async fn cancel_batch(&self, batch: &BatchId) -> Result<u64, JobError> {
-        both!(self, status => status.cancel_batch(batch).await)
-    }
+    async fn cancel_batch(&self, batch: &BatchId) -> Result<u64, JobError>;
 
     /// Starts a job over that failed or was cancelled.
-    pub async fn retry(&self, id: JobId) -> Result<RetryOutcome, JobError> {
-        both!(self, status => status.retry(id).await)
-    }
+    async fn retry(&self, id: JobId) -> Result<RetryOutcome, JobError>;
 
     /// Keeps a message that could be read as far as its id, and why it was refused. False, and nothing is written, where the id is
     /// a job's.
-    pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError> {
-        both!(self, status => status.reject(id, raw, error).await)
-    }
+    async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError>;
 
     /// The refused message of an id that is no job's.
-    pub async fn rejection(&self, id: JobId) -> Result<Option<Rejection>, JobError> {
-        both!(self, status => status.rejection(id).await)
-    }
+    async fn rejection(&self, id: JobId) -> Result<Option<Rejection>, JobError>;
 
-    pub async fn get(&self, id: JobId) -> Result<Option<JobRow>, JobError> {
-        both!(self, status => status.get(id).await)
-    }
+    async fn get(&self, id: JobId) -> Result<Option<JobRow>, JobError>;
 
     /// Those of the jobs that there are and that can be read, in any order.
-    pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError> {
-        both!(self, status => status.get_many(ids).await)
-    }
+    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError>;
 
-    pub async fn list(&self, filter: &Filter) -> Result<Page, JobError> {
-        both!(self, status => status.list(filter).await)
-    }
+    async fn list(&self, filter: &Filter) -> Result<Page, JobError>;
 
     /// The newest job of this body that has not ended: the wish of somebody whose process was killed.
-    pub async fn find_unfinished(&self, fingerprint: &str) -> Result<Option<JobRow>, JobError> {
-        both!(self, status => status.find_unfinished(fingerprint).await)
-    }
+    async fn find_unfinished(&self, fingerprint: &str) -> Result<Option<JobRow>, JobError>;
 
     /// A job and its history, oldest attempt first.
-    pub async fn get_with_attempts(&self, id: JobId) -> Result<Option<(JobRow, Vec<Attempt>)>, JobError> {
-        both!(self, status => status.get_with_attempts(id).await)
-    }
+    async fn get_with_attempts(&self, id: JobId) -> Result<Option<(JobRow, Vec<Attempt>)>, JobError>;
 
     /// How many jobs are in each state that occurs.
-    pub async fn count(&self) -> Result<Vec<(JobState, i64)>, JobError> {
-        both!(self, status => status.count().await)
-    }
+    async fn count(&self) -> Result<Vec<(JobState, i64)>, JobError>;
 
     /// Queued jobs by kind, for those kinds that have some.
-    pub async fn queue_depth(&self) -> Result<Vec<Depth>, JobError> {
-        both!(self, status => status.queue_depth().await)
-    }
+    async fn queue_depth(&self) -> Result<Vec<Depth>, JobError>;
 
     /// Jobs that can be claimed now, the most urgent first: what fills a queue in process.
-    pub async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError> {
-        both!(self, status => status.due(limit).await)
-    }
+    async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError>;
 
     /// Batches, those with the newest jobs first.
-    pub async fn batches(&self, limit: u32) -> Result<Vec<BatchId>, JobError> {
-        both!(self, status => status.batches(limit).await)
-    }
+    async fn batches(&self, limit: u32) -> Result<Vec<BatchId>, JobError>;
 
     /// Absent when no job has this batch.
-    pub async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError> {
-        both!(self, status => status.batch_summary(batch).await)
-    }
+    async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError>;
 
     /// The jobs of a batch in the order in which they came, after one of them.
-    pub async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError> {
-        both!(self, status => status.batch_rows(batch, after, limit).await)
-    }
+    async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError>;
 
     /// Ended jobs that may go, the oldest first. Delete their objects, then [`JobStore::forget`] them.
-    pub async fn prunable(&self, rules: &PruneRules) -> Result<Vec<Pruned>, JobError> {
-        both!(self, status => status.prunable(rules).await)
-    }
+    async fn prunable(&self, rules: &PruneRules) -> Result<Vec<Pruned>, JobError>;
 
     /// Deletes the rows of ended jobs with their history; returns how many there were.
-    pub async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError> {
-        both!(self, status => status.forget(ids).await)
-    }
+    async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError>;
 
     /// Deletes what was kept of refused messages that came before a time.
-    pub async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError> {
-        both!(self, status => status.forget_rejections(before).await)
-    }
+    async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError>;
+}
 
+// The outbox: what is to be told of changes.
+in_either! {
     /// Takes due messages for as long as `lease`; nobody else gets them meanwhile.
-    pub async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError> {
-        both!(self, status => status.outbox_take(limit, lease).await)
-    }
+    async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError>;
 
     /// They have been sent, and the broker has confirmed it.
-    pub async fn outbox_done(&self, ids: &[OutboxId]) -> Result<(), JobError> {
-        both!(self, status => status.outbox_done(ids).await)
-    }
+    async fn outbox_done(&self, ids: &[OutboxId]) -> Result<(), JobError>;
 
     /// They could not be sent; they are due again after `delay`.
-    pub async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError> {
-        both!(self, status => status.outbox_release(ids, delay).await)
-    }
-
-    /// Takes calls that are due for as long as `lease`; nobody else gets them meanwhile.
-    pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
-        both!(self, status => status.webhooks_take(limit, lease).await)
-    }
-
-    /// It has arrived.
-    pub async fn webhook_done(&self, id: WebhookId) -> Result<(), JobError> {
-        both!(self, status => status.webhook_done(id).await)
-    }
-
-    /// It has not arrived: it is due again after a pause, or given up.
-    pub async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError> {
-        both!(self, status => status.webhook_failed(id, error, again).await)
-    }
+    async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError>;
 
     /// Dispatches again what seems to be lost: running jobs whose lease is over, and queued ones that nobody has
     /// claimed for as long as `grace` after their message was sent. The time until the next repetition doubles, so a
     /// queue that is merely long does not fill up with them. Returns how many messages were written.
-    pub async fn reap(&self, grace: Duration) -> Result<u64, JobError> {
-        both!(self, status => status.reap(grace).await)
-    }
+    async fn reap(&self, grace: Duration) -> Result<u64, JobError>;
+}
 
-    /// Wakes when rows change.
-    pub fn changes(&self) -> Changes {
-        both!(self, status => status.changes())
-    }
+// Calls to the addresses that jobs named.
+in_either! {
+    /// Takes calls that are due for as long as `lease`; nobody else gets them meanwhile.
+    async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError>;
+
+    /// It has arrived.
+    async fn webhook_done(&self, id: WebhookId) -> Result<(), JobError>;
+
+    /// It has not arrived: it is due again after a pause, or given up.
+    async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError>;
 }

@@ -33,9 +33,31 @@ pub struct JobRow {
     pub finished_at: Option<Timestamp>,
 }
 
+/// Whether anybody works on a running job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Its worker has it.
+    Held,
+    /// Its worker has been silent for too long.
+    Over,
+    /// Its worker has died, and the lease need not run out first.
+    WorkerDead,
+}
+
 impl JobRow {
     pub fn id(&self) -> JobId {
         self.request.id
+    }
+
+    /// Of a running job, at `now`. `is_dead`: whether the worker of this name has certainly died.
+    pub fn lease(&self, now: Timestamp, is_dead: impl FnOnce(&str) -> bool) -> LeaseState {
+        if self.lease_until.is_none_or(|until| until <= now) {
+            LeaseState::Over
+        } else if self.worker.as_deref().is_some_and(is_dead) {
+            LeaseState::WorkerDead
+        } else {
+            LeaseState::Held
+        }
     }
 
     /// The file of the result that an input names.
@@ -146,5 +168,49 @@ impl Rejection {
     pub(super) fn body_of(raw: &str) -> String {
         let end = raw.floor_char_boundary(Self::LONGEST_BODY);
         raw[..end].replace('\0', "\u{fffd}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::job::{CompositeParams, Inputs, JobKind, Output, Task};
+
+    #[test]
+    fn a_lease_is_over_by_time_or_with_its_worker() {
+        let now = Timestamp::UNIX_EPOCH;
+        let row = |lease_until: Option<Timestamp>| JobRow {
+            request: JobRequest {
+                id: JobId::new(),
+                inputs: Inputs::named(JobKind::Composite, vec![InputRef::Url("file:///a.png".to_owned())]),
+                output: Output { prefix: "file:///out/".to_owned() },
+                task: Task::Composite(CompositeParams::default()),
+                labels: Default::default(),
+                priority: 0,
+            },
+            batch: None,
+            state: JobState::Running,
+            attempts: 1,
+            epoch: Epoch(1),
+            progress: None,
+            error: None,
+            cancel_requested: false,
+            worker: Some("host:1:2".to_owned()),
+            lease_until,
+            available_at: now,
+            published: None,
+            created_at: now,
+            started_at: Some(now),
+            updated_at: now,
+            finished_at: None,
+        };
+        let later = Some(now + Duration::from_millis(1));
+        assert_eq!(row(later).lease(now, |_| false), LeaseState::Held);
+        assert_eq!(row(later).lease(now, |name| name == "host:1:2"), LeaseState::WorkerDead);
+        for over in [None, Some(now)] {
+            assert_eq!(row(over).lease(now, |_| unreachable!("nobody is asked")), LeaseState::Over);
+        }
     }
 }

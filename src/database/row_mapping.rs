@@ -73,7 +73,7 @@ pub(super) trait Columns {
 
     fn unreadable(&self, column: &str, reason: &str) -> JobError {
         let id = self.maybe_text("id").ok().flatten().unwrap_or_else(|| "?".to_owned());
-        JobError::Database { reason: format!("row of job {id}, column {column}: {reason}") }
+        JobError::database(format!("row of job {id}, column {column}: {reason}"))
     }
 }
 
@@ -81,19 +81,19 @@ macro_rules! columns_of {
     ($row:ty) => {
         impl Columns for $row {
             fn maybe_text(&self, column: &str) -> Result<Option<String>, JobError> {
-                self.try_get(column).map_err(|error| wrong_type(&error))
+                self.try_get(column).map_err(wrong_type)
             }
 
             fn maybe_number(&self, column: &str) -> Result<Option<i64>, JobError> {
-                self.try_get(column).map_err(|error| wrong_type(&error))
+                self.try_get(column).map_err(wrong_type)
             }
 
             fn flag(&self, column: &str) -> Result<bool, JobError> {
-                self.try_get(column).map_err(|error| wrong_type(&error))
+                self.try_get(column).map_err(wrong_type)
             }
 
             fn maybe_real(&self, column: &str) -> Result<Option<f64>, JobError> {
-                self.try_get(column).map_err(|error| wrong_type(&error))
+                self.try_get(column).map_err(wrong_type)
             }
         }
     };
@@ -101,8 +101,8 @@ macro_rules! columns_of {
 columns_of!(SqliteRow);
 columns_of!(PgRow);
 
-fn wrong_type(error: &sqlx::Error) -> JobError {
-    JobError::Database { reason: error.to_string() }
+fn wrong_type(error: sqlx::Error) -> JobError {
+    JobError::database(error.to_string()).caused_by(error)
 }
 
 pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
@@ -192,7 +192,7 @@ pub(super) fn read_outbox(row: &impl Columns) -> Result<OutboxRow, JobError> {
 
 /// Our own values always serialise; the error is for a value that cannot.
 pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, JobError> {
-    serde_json::to_string(value).map_err(|error| JobError::Database { reason: error.to_string() })
+    serde_json::to_string(value).map_err(|error| JobError::database(error.to_string()).caused_by(error))
 }
 
 /// `now + duration` in milliseconds.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{
     outbox::Topic,
     outcome::ClaimRules,
-    row::{JobRow, Published},
+    row::{JobRow, LeaseState, Published},
     row_mapping::{after, timestamp, to_json},
     url::OutboxMode,
 };
@@ -36,9 +36,11 @@ pub(super) fn standing(row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> Standi
             return Standing::NotYet;
         }
         JobState::Queued => false,
-        JobState::Running if lease_is_over(row, now) => false,
-        JobState::Running if row.worker.as_deref().is_some_and(rules.is_dead) => true,
-        JobState::Running => return Standing::Held,
+        JobState::Running => match row.lease(timestamp(now), rules.is_dead) {
+            LeaseState::Over => false,
+            LeaseState::WorkerDead => true,
+            LeaseState::Held => return Standing::Held,
+        },
     };
     if row.cancel_requested {
         Standing::Cancelled
@@ -47,10 +49,6 @@ pub(super) fn standing(row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> Standi
     } else {
         Standing::Free { dead }
     }
-}
-
-pub(super) fn lease_is_over(row: &JobRow, now: i64) -> bool {
-    row.lease_until.is_none_or(|until| until.as_millisecond() <= now)
 }
 
 /// The error of a job that has no attempt left.

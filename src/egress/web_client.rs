@@ -73,7 +73,7 @@ pub fn read(
 }
 
 fn ask(address: &WebAddress, limits: &WebLimits, end: Instant) -> Result<Response<Body>, JobError> {
-    agent(limits, end).get(address.uri().clone()).call().map_err(|error| failed(address, &error))
+    agent(limits, end).get(address.uri().clone()).call().map_err(|error| failed(address, error))
 }
 
 /// What speaks to the web under the limits. It follows no redirect, keeps no connection and knows no proxy.
@@ -112,7 +112,7 @@ fn receive(address: &WebAddress, answer: Response<Body>, cap: u64) -> Result<Vec
             Ok(error) => error,
             Err(error) => ureq::Error::Io(error),
         };
-        failed(address, &error)
+        failed(address, error)
     })?;
     if bytes.len() as u64 > cap { Err(too_large("it has".to_owned())) } else { Ok(bytes) }
 }
@@ -143,12 +143,12 @@ fn refused(address: &WebAddress, status: u16) -> JobError {
             input,
             reason: format!("its server answers {status}; give an address that needs no login"),
         },
-        408 | 425 | 429 | 500.. => JobError::Storage { path: input, reason: format!("its server answers {status}") },
+        408 | 425 | 429 | 500.. => JobError::input_unreachable(input, format!("its server answers {status}")),
         _ => JobError::invalid("input", format!("{input}: its server answers {status}, not with a picture")),
     }
 }
 
-pub(super) fn failed(address: &WebAddress, error: &ureq::Error) -> JobError {
+pub(super) fn failed(address: &WebAddress, error: ureq::Error) -> JobError {
     let input = address.to_string();
     match error {
         ureq::Error::Other(inner) if inner.is::<NotPublic>() => JobError::InputForbidden {
@@ -159,7 +159,7 @@ pub(super) fn failed(address: &WebAddress, error: &ureq::Error) -> JobError {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             JobError::invalid("input", format!("{input}: is not an address that can be asked"))
         }
-        other => JobError::Storage { path: input, reason: format!("cannot read it: {other}") },
+        other => JobError::input_unreachable(input, format!("cannot read it: {other}")).caused_by(other),
     }
 }
 

@@ -121,10 +121,10 @@ fn what_a_server_answers_decides_about_a_retry() {
         ("410", "input_not_found"),
         ("403", "input_forbidden"),
         ("400", "invalid_request"),
-        ("503", "storage"),
-        ("429", "storage"),
-        ("stall", "storage"),
-        ("cut", "storage"),
+        ("503", "input_unreachable"),
+        ("429", "input_unreachable"),
+        ("stall", "input_unreachable"),
+        ("cut", "input_unreachable"),
     ] {
         let error = get(&format!("http://127.0.0.1:{port}/{path}?sig=s3cret"), 99).unwrap_err();
         assert_eq!(error.code(), code, "{path}: {error}");

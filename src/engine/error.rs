@@ -10,7 +10,7 @@ use qwen_image::{
     pipeline::PipelineError,
 };
 
-use crate::job::JobError;
+use crate::job::{JobError, parameter_of};
 
 impl From<Error> for JobError {
     fn from(error: Error) -> Self {
@@ -21,7 +21,7 @@ impl From<Error> for JobError {
             Error::Invalid { field, reason } if field == "input" || field == "device" || field == "model" => {
                 Self::invalid(field, reason)
             }
-            Error::Invalid { field, reason } => Self::invalid(format!("params.{}", parameter(&field)), reason),
+            Error::Invalid { field, reason } => Self::invalid(format!("params.{}", parameter_of(&field)), reason),
             Error::Hub(error) => error.into(),
             Error::Model { model, source } => match source {
                 ModelError::NotFound { .. } => Self::ModelNotFound { model, reason: source.to_string() },
@@ -34,13 +34,17 @@ impl From<Error> for JobError {
             },
             Error::TooLarge { model, reason } => Self::ModelTooLarge { model, reason },
             Error::Pipeline(PipelineError::NonFinite { step }) => Self::NonFinite { step },
-            Error::Pipeline(_) => Self::Device { device: "engine".to_owned(), reason },
+            Error::Pipeline(error) => Self::device("engine", reason).caused_by(error),
             Error::Image(error) => error.into(),
-            Error::Device { device, .. } => Self::Device { reason: without_prefix(&reason, &device), device },
-            Error::OutOfMemory { device, source } => {
-                Self::OutOfMemory { device, reason: source.to_string().lines().next().unwrap_or_default().to_owned() }
+            Error::Device { device, source } => {
+                let reason = without_prefix(&reason, &device);
+                Self::device(device, reason).caused_by(source)
             }
-            Error::DeviceUntrusted { device, reason } => Self::Device { device, reason },
+            Error::OutOfMemory { device, source } => {
+                let reason = source.to_string().lines().next().unwrap_or_default().to_owned();
+                Self::out_of_memory(device, reason).caused_by(source)
+            }
+            Error::DeviceUntrusted { device, reason } => Self::device(device, reason),
         }
     }
 }
@@ -68,7 +72,7 @@ impl From<HubError> for JobError {
                     let needed = human_bytes(needed);
                     Self::DiskFull { path: format!("{} ({} needs {needed})", folder.display(), small.name()) }
                 }
-                _ => Self::Storage { path: folder.display().to_string(), reason },
+                _ => Self::storage(folder.display().to_string(), reason),
             },
             HubError::NoSmallModel { small, .. } | HubError::NoCacheFolder { small } => {
                 Self::ModelNotFound { model: small.name().to_owned(), reason: without_id(small.name()) }
@@ -83,25 +87,20 @@ impl From<HubError> for JobError {
             HubError::Checksum { ref id, .. }
             | HubError::Unreachable { ref id, .. }
             | HubError::Network { ref id, .. }
-            | HubError::Listing { ref id, .. } => Self::Download { model: id.clone(), reason: without_id(id) },
+            | HubError::Listing { ref id, .. } => {
+                let failed = Self::download(id.clone(), without_id(id));
+                failed.caused_by(error)
+            }
             HubError::Endpoint { .. } => Self::invalid("hub.endpoint", reason),
             HubError::Pickle { id, .. } | HubError::NotAModel { id, .. } => Self::ModelInvalid { model: id, reason },
             HubError::Io { path, source } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Self::DiskFull { path: path.display().to_string() }
             }
             HubError::Io { path, source } => {
-                Self::Storage { path: path.display().to_string(), reason: source.to_string() }
+                Self::storage(path.display().to_string(), source.to_string()).caused_by(source)
             }
             HubError::Cancelled => Self::Cancelled,
         }
-    }
-}
-
-/// The request's word for an option of the library.
-fn parameter(option: &str) -> &str {
-    match option {
-        "num_inference_steps" => "steps",
-        other => other,
     }
 }
 

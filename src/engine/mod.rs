@@ -90,7 +90,7 @@ pub struct Resident {
 /// The handle; clones share the thread, which ends when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<EngineCommand>,
     resident: watch::Receiver<Resident>,
     busy: Busy,
 }
@@ -122,13 +122,13 @@ impl Busy {
     }
 }
 
-enum Command {
+enum EngineCommand {
     Test { reply: oneshot::Sender<Result<String, JobError>> },
     Run { work: Work, cancel: CancelToken, progress: ProgressFn, reply: oneshot::Sender<Result<Outcome, JobError>> },
     LoadEdit { progress: ProgressFn, cancel: CancelToken, reply: oneshot::Sender<Result<(), JobError>> },
 }
 
-impl Command {
+impl EngineCommand {
     fn refuse(self, error: JobError) {
         // The caller may have gone.
         match self {
@@ -153,28 +153,28 @@ impl Engine {
         std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || thread::run(config, inbox, tell_resident, &clock))
-            .map_err(|error| JobError::Device { device: "engine".to_owned(), reason: error.to_string() })?;
+            .map_err(|error| JobError::device("engine", error.to_string()).caused_by(error))?;
         Ok(Self { commands, resident, busy })
     }
 
     /// Runs one call; waits for its turn. Dropping the future does not stop the work: cancel does.
     pub async fn run(&self, work: Work, cancel: CancelToken, progress: ProgressFn) -> Result<Outcome, JobError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Run { work, cancel, progress, reply }).await?;
+        self.send(EngineCommand::Run { work, cancel, progress, reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
     /// Loads the edit model now, downloading it if need be.
     pub async fn load_edit_model(&self, cancel: CancelToken, progress: ProgressFn) -> Result<(), JobError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::LoadEdit { progress, cancel, reply }).await?;
+        self.send(EngineCommand::LoadEdit { progress, cancel, reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
     /// Opens the device and has it compute something whose result is known; gives the device's name.
     pub async fn self_test(&self) -> Result<String, JobError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Test { reply }).await?;
+        self.send(EngineCommand::Test { reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -187,14 +187,11 @@ impl Engine {
         self.resident.clone()
     }
 
-    async fn send(&self, command: Command) -> Result<(), JobError> {
+    async fn send(&self, command: EngineCommand) -> Result<(), JobError> {
         self.commands.send(command).await.map_err(|_| gone())
     }
 }
 
 fn gone() -> JobError {
-    JobError::Device {
-        device: "engine".to_owned(),
-        reason: "its thread has ended; restart the process, the job will be tried again".to_owned(),
-    }
+    JobError::device("engine", "its thread has ended; restart the process, the job will be tried again")
 }

@@ -11,10 +11,10 @@ use qwen_image::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{Busy, CancelToken, Command, EngineConfig, Outcome, ProgressFn, Resident, Work};
-use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, OutputSize, Stage, StageTiming};
+use super::{Busy, CancelToken, EngineCommand, EngineConfig, Outcome, ProgressFn, Resident, Work};
+use crate::job::{Caption, JobError, ModelRecord, Stage, StageTiming};
 
-pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch::Sender<Resident>, busy: &Busy) {
+pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<EngineCommand>, tell: watch::Sender<Resident>, busy: &Busy) {
     let _pool = compute_pool();
     let mut pipeline = QwenImagePipeline::lazy(config.model, config.pipeline);
     if let Ok(pipeline) = &mut pipeline {
@@ -32,23 +32,23 @@ pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<Command>, tell: watch
 }
 
 /// Whether the work panicked.
-fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: Command) -> bool {
+fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: EngineCommand) -> bool {
     let pipeline = match pipeline {
         Ok(pipeline) => pipeline,
         Err(error) => {
             let reason = error.to_string();
-            command.refuse(JobError::Device { device: "engine".to_owned(), reason });
+            command.refuse(JobError::device("engine", reason));
             return false;
         }
     };
     // The caller may have gone; the result is then dropped, as it should be.
     match command {
-        Command::Test { reply } => drop(reply.send(pipeline.self_test().map_err(JobError::from))),
-        Command::LoadEdit { cancel, mut progress, reply } => {
+        EngineCommand::Test { reply } => drop(reply.send(pipeline.self_test().map_err(JobError::from))),
+        EngineCommand::LoadEdit { cancel, mut progress, reply } => {
             let mut callbacks = callbacks(&mut progress, &cancel);
             drop(reply.send(pipeline.load_edit_model_with(&mut callbacks).map_err(JobError::from)));
         }
-        Command::Run { work, cancel, mut progress, reply } => {
+        EngineCommand::Run { work, cancel, mut progress, reply } => {
             let served = catch_unwind(AssertUnwindSafe(|| serve(pipeline, work, &cancel, &mut progress)));
             let panicked = served.is_err();
             drop(reply.send(served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref())))));
@@ -61,7 +61,7 @@ fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: Command) -> 
 fn panic_error(panic: &(dyn Any + Send)) -> JobError {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
     let reason = format!("its thread panicked: {}", text.unwrap_or("for an unknown reason"));
-    JobError::Device { device: "engine".to_owned(), reason }
+    JobError::device("engine", reason)
 }
 
 fn serve(
@@ -73,14 +73,14 @@ fn serve(
     let mut callbacks = callbacks(progress, cancel);
     let (images, caption, resolution, notes, used) = match work {
         Work::Decompose { image, params, seed } => {
-            let options = decompose_options(params, seed);
+            let options = DecomposeOptions { seed: Some(seed), ..params.options() };
             let (made, used) = pipeline.decompose_with(&image, &options, &mut callbacks)?;
             (made.images, made.caption, Some(made.resolution), made.notes, used)
         }
         Work::Edit { image, references, params, seed } => {
             let inputs = EditInputs { image: &image, references: &references };
-            let (instruction, options) = edit_options(params, seed);
-            let (made, used) = pipeline.edit_with(inputs, &instruction, &options, &mut callbacks)?;
+            let options = EditOptions { seed: Some(seed), ..params.options() };
+            let (made, used) = pipeline.edit_with(inputs, &params.instruction, &options, &mut callbacks)?;
             (vec![made.image], None, None, made.notes, used)
         }
     };
@@ -100,33 +100,6 @@ fn callbacks<'a>(progress: &'a mut ProgressFn, cancel: &'a CancelToken) -> Callb
     Callbacks::default()
         .on_progress(|at, done, of| progress(stage(at), done, of))
         .cancelled_by(|| cancel.is_cancelled())
-}
-
-fn decompose_options(params: DecomposeParams, seed: u64) -> DecomposeOptions {
-    DecomposeOptions {
-        prompt: params.prompt,
-        negative_prompt: params.negative_prompt,
-        layers: params.layers,
-        resolution: params.resolution,
-        num_inference_steps: params.steps,
-        cfg_scale: params.cfg_scale,
-        cfg_normalize: params.cfg_normalize,
-        seed: Some(seed),
-    }
-}
-
-fn edit_options(params: EditParams, seed: u64) -> (String, EditOptions) {
-    let options = EditOptions {
-        negative_prompt: params.negative_prompt,
-        output_size: match params.output_size {
-            OutputSize::Source => qwen_image::OutputSize::Source,
-            OutputSize::Model => qwen_image::OutputSize::Model,
-        },
-        num_inference_steps: params.steps,
-        cfg_scale: params.cfg_scale,
-        seed: Some(seed),
-    };
-    (params.instruction, options)
 }
 
 fn record(model: LoadedModel) -> ModelRecord {

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Probes, Settings,
     middleware::Rates,
-    problem::{Answer, Failure},
+    problem::{Answer, ApiError},
     thumbnails::Thumbnails,
-    watch::Watch,
+    watch::JobWatcher,
 };
 use crate::{
     database::{CancelOutcome, JobRow, JobStore, SubmitOptions, Submitted},
@@ -33,10 +33,10 @@ const FRESH: Duration = Duration::from_millis(500);
 /// The parts that the API is made of.
 pub struct Parts {
     pub settings: Settings,
-    pub status: JobStore,
+    pub jobs: JobStore,
     pub stores: Stores,
     pub queue: Queue,
-    pub dispatch: Dispatch,
+    pub dispatch: Dispatcher,
     pub probes: Probes,
     /// Which models are in memory; absent where this process does not work.
     pub resident: Option<watch::Receiver<Resident>>,
@@ -48,7 +48,7 @@ pub struct Parts {
 
 /// Who hears of a new job.
 #[derive(Debug, Clone)]
-pub enum Dispatch {
+pub enum Dispatcher {
     /// The queue of this process.
     InProcess,
     /// Whoever sends what the outbox holds.
@@ -63,7 +63,7 @@ pub struct Api(Arc<Inner>);
 
 pub struct Inner {
     pub parts: Parts,
-    pub watch: Watch,
+    pub watch: JobWatcher,
     pub rates: Rates,
     pub thumbnails: Thumbnails,
     pub uploads: Semaphore,
@@ -81,7 +81,7 @@ impl Deref for Api {
 impl Api {
     /// Starts the task that looks at watched jobs; it ends with `stop`.
     pub fn new(parts: Parts) -> Self {
-        let watch = Watch::start(parts.status.clone(), parts.stop.clone());
+        let watch = JobWatcher::start(parts.jobs.clone(), parts.stop.clone());
         let rates = Rates::new(parts.settings.requests_per_second);
         Self(Arc::new(Inner {
             parts,
@@ -97,8 +97,8 @@ impl Api {
         &self.parts.settings
     }
 
-    pub fn status(&self) -> &JobStore {
-        &self.parts.status
+    pub fn jobs(&self) -> &JobStore {
+        &self.parts.jobs
     }
 
     pub fn stores(&self) -> &Stores {
@@ -106,21 +106,21 @@ impl Api {
     }
 
     pub async fn job(&self, id: JobId) -> Answer<JobRow> {
-        self.status().get(id).await?.ok_or_else(|| Failure::no_job(id))
+        self.jobs().get(id).await?.ok_or_else(|| ApiError::no_job(id))
     }
 
     /// Accepts a job, if there is room for one more, and tells whoever works.
     pub async fn accept(&self, request: &crate::job::JobRequest, options: &SubmitOptions) -> Answer<Submitted> {
         // What was accepted before is answered even when nothing new is.
         if let Err(full) = self.room().await
-            && self.status().get(request.id).await?.is_none()
+            && self.jobs().get(request.id).await?.is_none()
         {
             return Err(full);
         }
-        let submitted = match self.status().submit(request, options).await {
+        let submitted = match self.jobs().submit(request, options).await {
             Ok(submitted) => submitted,
-            Err(error @ JobError::InvalidRequest { .. }) if self.status().get(request.id).await?.is_some() => {
-                return Err(Failure::conflict(error.to_string()).about("id"));
+            Err(error @ JobError::InvalidRequest { .. }) if self.jobs().get(request.id).await?.is_some() => {
+                return Err(ApiError::conflict(error.to_string()).about("id"));
             }
             Err(error) => return Err(error.into()),
         };
@@ -133,7 +133,7 @@ impl Api {
     /// The row is written: whatever happens here, the job is found sooner or later.
     pub async fn dispatch(&self, row: &JobRow) {
         match &self.parts.dispatch {
-            Dispatch::InProcess => {
+            Dispatcher::InProcess => {
                 let message = Message {
                     id: row.id(),
                     kind: row.request.task.kind(),
@@ -145,20 +145,20 @@ impl Api {
                     tracing::warn!(%error, "a job was not dispatched at once");
                 }
             }
-            Dispatch::Relay(wake) => wake.notify_one(),
-            Dispatch::Nobody => {}
+            Dispatcher::Relay(wake) => wake.notify_one(),
+            Dispatcher::Nobody => {}
         }
     }
 
     /// Something was written that others are to be told.
     pub fn wake(&self) {
-        if let Dispatch::Relay(wake) = &self.parts.dispatch {
+        if let Dispatcher::Relay(wake) = &self.parts.dispatch {
             wake.notify_one();
         }
     }
 
     pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, JobError> {
-        let outcome = self.status().cancel(id, &*self.parts.is_dead).await?;
+        let outcome = self.jobs().cancel(id, &*self.parts.is_dead).await?;
         self.wake();
         Ok(outcome)
     }
@@ -170,7 +170,7 @@ impl Api {
         let known = waiting.filter(|(at, _)| at.elapsed() < FRESH).map(|(_, jobs)| jobs);
         let jobs = match known {
             Some(jobs) => jobs,
-            None => self.status().queue_depth().await?.iter().map(|depth| depth.queued).sum(),
+            None => self.jobs().queue_depth().await?.iter().map(|depth| depth.queued).sum(),
         };
         // Counted as if it were accepted, so that a burst within one look does not get past the limit.
         *waiting = Some((waiting.filter(|_| known.is_some()).map_or_else(Instant::now, |(at, _)| at), jobs + 1));
@@ -178,7 +178,7 @@ impl Api {
             return Ok(());
         }
         let detail = format!("{jobs} jobs wait, and {most} may (http.max_queued); try again when some are done");
-        Err(Failure::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).later(30))
+        Err(ApiError::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).later(30))
     }
 
     /// How long the attempt of a running job has gone on.

@@ -9,8 +9,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     api::Api,
-    extract::{Asked, In},
-    problem::{Answer, Failure, Problem},
+    extract::{PathParams, QueryParams},
+    problem::{Answer, ApiError, Problem},
 };
 use crate::{
     database::BatchSummary,
@@ -50,7 +50,7 @@ pub struct Cancelled {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Listing {
+pub struct BatchQuery {
     /// 20 when left out.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
@@ -72,16 +72,16 @@ impl BatchView {
 }
 
 /// List batches, those with the newest jobs first
-#[utoipa::path(get, path = "/v1/batches", tag = "batches", operation_id = "list_batches", params(Listing),
+#[utoipa::path(get, path = "/v1/batches", tag = "batches", operation_id = "list_batches", params(BatchQuery),
     responses((status = 200, description = "As asked", body = Batches), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
-pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answer<Json<Batches>> {
+pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<BatchQuery>) -> Answer<Json<Batches>> {
     let limit = asked.limit.unwrap_or(USUAL);
     if !(1..=MOST).contains(&limit) {
-        return Err(Failure::bad_request(format!("limit: {limit} is not between 1 and {MOST}")).about("limit"));
+        return Err(ApiError::bad_request(format!("limit: {limit} is not between 1 and {MOST}")).about("limit"));
     }
     let mut batches = Vec::new();
-    for batch in api.status().batches(limit).await? {
-        if let Some(summary) = api.status().batch_summary(&batch).await? {
+    for batch in api.jobs().batches(limit).await? {
+        if let Some(summary) = api.jobs().batch_summary(&batch).await? {
             batches.push(BatchView::new(batch, &summary));
         }
     }
@@ -91,27 +91,27 @@ pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answe
 /// Show a batch
 #[utoipa::path(get, path = "/v1/batches/{batch}", tag = "batches", operation_id = "show_batch", params(("batch" = BatchId, Path)),
     responses((status = 200, description = "As asked", body = BatchView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
-pub async fn show(State(api): State<Api>, In(batch): In<String>) -> Answer<Json<BatchView>> {
+pub async fn show(State(api): State<Api>, PathParams(batch): PathParams<String>) -> Answer<Json<BatchView>> {
     let batch = named(&batch)?;
-    match api.status().batch_summary(&batch).await? {
+    match api.jobs().batch_summary(&batch).await? {
         Some(summary) => Ok(Json(BatchView::new(batch, &summary))),
-        None => Err(Failure::not_found(format!("no job is in a batch {batch}"))),
+        None => Err(ApiError::not_found(format!("no job is in a batch {batch}"))),
     }
 }
 
 /// Cancel the jobs of a batch
 #[utoipa::path(post, path = "/v1/batches/{batch}/cancel", tag = "batches", operation_id = "cancel_batch", params(("batch" = BatchId, Path)),
     responses((status = 200, description = "As asked", body = Cancelled), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
-pub async fn cancel(State(api): State<Api>, In(batch): In<String>) -> Answer<Json<Cancelled>> {
+pub async fn cancel(State(api): State<Api>, PathParams(batch): PathParams<String>) -> Answer<Json<Cancelled>> {
     let batch = named(&batch)?;
-    if api.status().batch_summary(&batch).await?.is_none() {
-        return Err(Failure::not_found(format!("no job is in a batch {batch}")));
+    if api.jobs().batch_summary(&batch).await?.is_none() {
+        return Err(ApiError::not_found(format!("no job is in a batch {batch}")));
     }
-    let cancelled = api.status().cancel_batch(&batch).await?;
+    let cancelled = api.jobs().cancel_batch(&batch).await?;
     api.wake();
     Ok(Json(Cancelled { cancelled }))
 }
 
 fn named(text: &str) -> Answer<BatchId> {
-    text.parse().map_err(|error: JobError| Failure::bad_request(error.to_string()).about("batch"))
+    text.parse().map_err(|error: JobError| ApiError::bad_request(error.to_string()).about("batch"))
 }

@@ -1,6 +1,6 @@
 //! Layers in one file: those of a job as it stands, or any that a page has put together.
 
-use std::io::Cursor;
+use std::{io::Cursor, ops::RangeInclusive};
 
 use axum::{
     extract::State,
@@ -14,18 +14,18 @@ use super::{
     api::Api,
     extract::{Id, Json},
     files::{self, FOREVER, fresh, is_known, missing, published, unchanged},
-    problem::{Answer, Failure, Problem},
+    problem::{Answer, ApiError, Problem},
 };
 use crate::{
     image::{ExportError, ExportFormat, Sheet, Stack},
-    job::{FileEntry, InputRef, JobError, JobId},
+    job::{COMPOSITE_IMAGES, FileEntry, InputRef, JobError, JobId},
     store::{ObjectKey, ResultFiles},
 };
 
 pub const FORMATS: [ExportFormat; 3] = ExportFormat::ALL;
 
 /// Layers in one file.
-const MOST_LAYERS: usize = 64;
+const LAYERS: RangeInclusive<usize> = COMPOSITE_IMAGES;
 const MOST_BYTES: usize = 256 * 1024;
 
 /// The layers of a job as a ZIP of PNGs
@@ -57,7 +57,7 @@ async fn of_job(api: &Api, id: JobId, format: ExportFormat, headers: &HeaderMap)
     let result = published(&row)?;
     if !result.files.iter().any(FileEntry::is_layer) {
         let kind = row.request.task.kind();
-        return Err(Failure::not_found(format!("a {kind} job has no layers; take its picture from /files")));
+        return Err(ApiError::not_found(format!("a {kind} job has no layers; take its picture from /files")));
     }
     let tag = format!("\"{id}-{}-{format}\"", row.epoch);
     if is_known(headers, &tag) {
@@ -122,8 +122,9 @@ fn shown() -> bool {
         (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn stack(State(api): State<Api>, Json(asked): Json<StackBody, MOST_BYTES>) -> Answer<Response> {
     let given = asked.layers.len();
-    if given == 0 || given > MOST_LAYERS {
-        return Err(JobError::invalid("layers", format!("1 to {MOST_LAYERS} layers, {given} given")).into());
+    if !LAYERS.contains(&given) {
+        let (least, most) = LAYERS.into_inner();
+        return Err(JobError::invalid("layers", format!("{least} to {most} layers, {given} given")).into());
     }
     let mut sheets = Vec::with_capacity(given);
     for layer in asked.layers {
@@ -140,7 +141,7 @@ pub async fn stack(State(api): State<Api>, Json(asked): Json<StackBody, MOST_BYT
 }
 
 async fn sheet(api: &Api, layer: LayerBody) -> Answer<Sheet> {
-    let row = api.status().get(layer.job).await?;
+    let row = api.jobs().get(layer.job).await?;
     let input = InputRef::File { job: layer.job, file: layer.file };
     let Some(row) = row else { return Err(JobError::InputNotFound { input: input.to_string() }.into()) };
     let file = row.picture(&input)?;

@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::problem::Failure;
+use super::problem::ApiError;
 use crate::job::{JobError, JobId};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,43 +21,44 @@ const MOST_SWALLOWED: usize = 2 << 30;
 pub struct Id(pub JobId);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        let In(names) = In::<std::collections::HashMap<String, String>>::from_request_parts(parts, state).await?;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let PathParams(names) =
+            PathParams::<std::collections::HashMap<String, String>>::from_request_parts(parts, state).await?;
         let text = names.get("id").map(String::as_str).unwrap_or_default();
         job_id(text).map(Self)
     }
 }
 
-pub fn job_id(text: &str) -> Result<JobId, Failure> {
-    text.parse().map_err(|error: JobError| Failure::bad_request(error.to_string()).about("id"))
+pub fn job_id(text: &str) -> Result<JobId, ApiError> {
+    text.parse().map_err(|error: JobError| ApiError::bad_request(error.to_string()).about("id"))
 }
 
 /// Names in a path.
-pub struct In<T>(pub T);
+pub struct PathParams<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for In<T> {
-    type Rejection = Failure;
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathParams<T> {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Path::<T>::from_request_parts(parts, state).await {
             Ok(Path(names)) => Ok(Self(names)),
-            Err(rejection) => Err(Failure::bad_request(format!("the path cannot be read: {}", rejection.body_text()))),
+            Err(rejection) => Err(ApiError::bad_request(format!("the path cannot be read: {}", rejection.body_text()))),
         }
     }
 }
 
 /// Parameters after the `?`.
-pub struct Asked<T>(pub T);
+pub struct QueryParams<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
-    type Rejection = Failure;
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryParams<T> {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(asked)) => Ok(Self(asked)),
-            Err(rejection) => Err(Failure::bad_request(rejection.body_text())),
+            Err(rejection) => Err(ApiError::bad_request(rejection.body_text())),
         }
     }
 }
@@ -66,9 +67,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
 pub struct Json<T, const MOST: usize>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned, const MOST: usize> FromRequest<S> for Json<T, MOST> {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         if !is_json(&parts.headers) {
             return Err(unsupported("application/json"));
@@ -78,11 +79,11 @@ impl<S: Send + Sync, T: DeserializeOwned, const MOST: usize> FromRequest<S> for 
     }
 }
 
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
         let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
         let code = if error.is_data() { "invalid_request" } else { "bad_request" };
-        Failure::new(status, code, format!("the JSON cannot be read: {error}"))
+        ApiError::new(status, code, format!("the JSON cannot be read: {error}"))
     })
 }
 
@@ -97,13 +98,13 @@ pub fn media_type(headers: &HeaderMap) -> String {
     whole.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-pub fn unsupported(wanted: &str) -> Failure {
+pub fn unsupported(wanted: &str) -> ApiError {
     let detail = format!("the body's Content-Type must be {wanted}");
-    Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail).about("Content-Type")
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail).about("Content-Type")
 }
 
 /// A body of at most `most` bytes; one that says that it has more is not read.
-pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, Failure> {
+pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, ApiError> {
     if let Err(failure) = announced(headers, most) {
         swallow(body);
         return Err(failure);
@@ -111,7 +112,7 @@ pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, 
     let mut bytes = Vec::new();
     let mut stream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| Failure::bad_request("the body broke off"))?;
+        let piece = piece.map_err(|_| ApiError::bad_request("the body broke off"))?;
         if (bytes.len() + piece.len()) as u64 > most {
             swallow(Body::from_stream(stream));
             return Err(too_large(most));
@@ -156,7 +157,7 @@ pub fn patient(body: Body) -> Body {
 }
 
 /// Refuses a body by its `Content-Length`.
-pub fn announced(headers: &HeaderMap, most: u64) -> Result<(), Failure> {
+pub fn announced(headers: &HeaderMap, most: u64) -> Result<(), ApiError> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     match length.and_then(|length| length.parse::<u64>().ok()) {
         Some(length) if length > most => Err(too_large(most)),
@@ -164,6 +165,6 @@ pub fn announced(headers: &HeaderMap, most: u64) -> Result<(), Failure> {
     }
 }
 
-pub fn too_large(most: u64) -> Failure {
-    Failure::too_large(format!("the request has more than {most} bytes"))
+pub fn too_large(most: u64) -> ApiError {
+    ApiError::too_large(format!("the request has more than {most} bytes"))
 }

@@ -8,8 +8,8 @@ use axum::{
 
 use super::{
     api::Api,
-    extract::In,
-    problem::{Answer, Failure, Problem},
+    extract::PathParams,
+    problem::{Answer, ApiError, Problem},
 };
 use crate::{
     database::{JobRow, Published},
@@ -32,13 +32,13 @@ pub const FOREVER: &str = "private, max-age=31536000, immutable";
         (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn layer(
     State(api): State<Api>,
-    In((id, layer)): In<(String, String)>,
+    PathParams((id, layer)): PathParams<(String, String)>,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let job = super::extract::job_id(&id)?;
     let layer = layer.strip_suffix(".png").and_then(|number| number.parse().ok());
     let Some(layer) = layer else {
-        return Err(Failure::bad_request("a layer is a number and .png, for instance 1.png").about("layer"));
+        return Err(ApiError::bad_request("a layer is a number and .png, for instance 1.png").about("layer"));
     };
     let row = api.job(job).await?;
     let file = row.picture(&InputRef::Layer { job, layer }).map_err(missing)?;
@@ -56,7 +56,7 @@ pub async fn layer(
         (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn file(
     State(api): State<Api>,
-    In((id, name)): In<(String, String)>,
+    PathParams((id, name)): PathParams<(String, String)>,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let job = super::extract::job_id(&id)?;
@@ -94,7 +94,7 @@ async fn manifest(api: &Api, row: &JobRow, headers: &HeaderMap) -> Answer<Respon
 pub fn published(row: &JobRow) -> Answer<&Published> {
     row.published
         .as_ref()
-        .ok_or_else(|| Failure::not_found(format!("job {} is {}; it has no result", row.id(), row.state)))
+        .ok_or_else(|| ApiError::not_found(format!("job {} is {}; it has no result", row.id(), row.state)))
 }
 
 /// The bytes of a file of a result.
@@ -109,15 +109,15 @@ pub async fn read(api: &Api, row: &JobRow, file: &FileEntry) -> Answer<Vec<u8>> 
 }
 
 /// What a result does not have.
-pub fn missing(error: JobError) -> Failure {
-    Failure::not_found(error.to_string())
+pub fn missing(error: JobError) -> ApiError {
+    ApiError::not_found(error.to_string())
 }
 
-fn gone_or(error: JobError, exists: bool, name: &str) -> Failure {
+fn gone_or(error: JobError, exists: bool, name: &str) -> ApiError {
     if exists {
         return error.into();
     }
-    Failure::new(StatusCode::GONE, "gone", format!("{name} is no longer in the store; run the job anew"))
+    ApiError::new(StatusCode::GONE, "gone", format!("{name} is no longer in the store; run the job anew"))
 }
 
 /// Whether the client has what the tag stands for.

@@ -34,13 +34,13 @@ use axum::{Router, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use api::{Api, Dispatch, Parts};
+pub use api::{Api, Dispatcher, Parts};
 pub use metrics::describe;
 pub use middleware::Token;
 pub use probes::Probes;
 pub use routes::{openapi, routes};
-pub use settings::{Defaults, Mode, Model, Models, Settings};
-pub use webhook::{Secret as WebhookSecret, send as send_webhooks};
+pub use settings::{Defaults, ServerMode, ServerModel, ServerModels, Settings};
+pub use webhook::{WebhookSecret, send as send_webhooks};
 
 use crate::job::JobError;
 

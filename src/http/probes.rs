@@ -25,7 +25,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// What the probes look at; clones share it.
 #[derive(Clone)]
 pub struct Probes {
-    pub status: JobStore,
+    pub jobs: JobStore,
     pub queue: Queue,
     pub metrics: Metrics,
     /// This process takes jobs; else it is ready when it can accept them.
@@ -34,22 +34,22 @@ pub struct Probes {
     pub broken: CancellationToken,
     /// Set once the worker takes no more jobs.
     pub leaving: CancellationToken,
-    database: Arc<Mutex<Option<Asked>>>,
+    database: Arc<Mutex<Option<LastAnswer>>>,
 }
 
 /// When the database was asked last, and what it said.
-type Asked = (Instant, Result<(), String>);
+type LastAnswer = (Instant, Result<(), String>);
 
 impl Probes {
     pub fn new(
-        status: JobStore,
+        jobs: JobStore,
         queue: Queue,
         metrics: Metrics,
         works: bool,
         broken: CancellationToken,
         leaving: CancellationToken,
     ) -> Self {
-        Self { status, queue, metrics, works, broken, leaving, database: Arc::default() }
+        Self { jobs, queue, metrics, works, broken, leaving, database: Arc::default() }
     }
 
     async fn database(&self) -> Result<(), String> {
@@ -60,8 +60,8 @@ impl Probes {
             return result.clone();
         }
         // In a task of its own: what is asked of a database must not be dropped half-way.
-        let status = self.status.clone();
-        let asked = tokio::spawn(async move { status.ping().await });
+        let jobs = self.jobs.clone();
+        let asked = tokio::spawn(async move { jobs.ping().await });
         let result = match tokio::time::timeout(PATIENCE, asked).await {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(error))) => Err(error.to_string()),

@@ -34,7 +34,7 @@ pub struct Problem {
 
 /// A request that is not answered with what it asked for.
 #[derive(Debug)]
-pub struct Failure {
+pub struct ApiError {
     pub status: StatusCode,
     pub code: Cow<'static, str>,
     pub detail: String,
@@ -44,9 +44,9 @@ pub struct Failure {
     pub retry_after: Option<u64>,
 }
 
-pub type Answer<T> = Result<T, Failure>;
+pub type Answer<T> = Result<T, ApiError>;
 
-impl Failure {
+impl ApiError {
     pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         Self { status, code: code.into(), detail: detail.into(), field: None, job: None, retry_after: None }
     }
@@ -84,7 +84,7 @@ impl Failure {
     }
 }
 
-impl From<JobError> for Failure {
+impl From<JobError> for ApiError {
     fn from(error: JobError) -> Self {
         let status = match &error {
             JobError::InvalidRequest { .. } | JobError::InvalidImage { .. } | JobError::InputNotFound { .. } => {
@@ -93,7 +93,8 @@ impl From<JobError> for Failure {
             JobError::ImageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             JobError::InputForbidden { .. } => StatusCode::FORBIDDEN,
             JobError::Cancelled => StatusCode::CONFLICT,
-            JobError::Download { .. }
+            JobError::InputUnreachable { .. }
+            | JobError::Download { .. }
             | JobError::DiskFull { .. }
             | JobError::Storage { .. }
             | JobError::Database { .. }
@@ -120,7 +121,7 @@ impl From<JobError> for Failure {
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if self.status.is_server_error() {
             tracing::warn!(code = %self.code, detail = self.detail, "a request was not answered");

@@ -125,7 +125,10 @@ async fn document() -> Response {
 mod tests {
     use std::collections::BTreeSet;
 
-    use serde_json::Value;
+    use qwen_image::pipeline::{CFG_SCALE, LAYERS, NUM_INFERENCE_STEPS, RESOLUTION, RESOLUTION_STEP};
+    use serde_json::{Value, json};
+
+    use crate::job::{COMPOSITE_IMAGES, MAX_PRIORITY};
 
     /// What the specification wants and the types do not know.
     #[test]
@@ -148,6 +151,33 @@ mod tests {
             let pointer = reference.trim_start_matches('#');
             assert!(document.pointer(pointer).is_some(), "{reference} is nowhere");
         }
+    }
+
+    /// They stand there as literals, which is all that the attributes take.
+    #[test]
+    fn the_bounds_of_the_schemas_are_those_that_are_checked() {
+        let document = serde_json::to_value(super::openapi()).unwrap();
+        let field = |schema: &str, field: &str| {
+            let found = document.pointer(&format!("/components/schemas/{schema}/properties/{field}"));
+            found.unwrap_or_else(|| panic!("{schema} has no {field}")).clone()
+        };
+        let bounds = |schema: &str, name: &str, least: Value, most: Value| {
+            let of = |key: &str| field(schema, name)[key].as_f64();
+            assert_eq!((of("minimum"), of("maximum")), (least.as_f64(), most.as_f64()), "{schema}.{name}");
+        };
+        bounds("DecomposeParams", "layers", json!(LAYERS.start()), json!(LAYERS.end()));
+        bounds("DecomposeParams", "resolution", json!(RESOLUTION.start()), json!(RESOLUTION.end()));
+        assert_eq!(field("DecomposeParams", "resolution")["multipleOf"].as_f64(), json!(RESOLUTION_STEP).as_f64());
+        for schema in ["DecomposeParams", "EditParams"] {
+            bounds(schema, "steps", json!(NUM_INFERENCE_STEPS.start()), json!(NUM_INFERENCE_STEPS.end()));
+            bounds(schema, "cfg_scale", json!(CFG_SCALE.start()), json!(CFG_SCALE.end()));
+        }
+        bounds("SubmitBody", "priority", json!(0), json!(MAX_PRIORITY));
+        let layers = field("StackBody", "layers");
+        assert_eq!(
+            (&layers["minItems"], &layers["maxItems"]),
+            (&json!(COMPOSITE_IMAGES.start()), &json!(COMPOSITE_IMAGES.end()))
+        );
     }
 
     fn references(value: &Value) -> Vec<String> {

@@ -1,20 +1,24 @@
 //! `/v1/config` and `/v1/models`: what a page must know of the server.
 
+use std::ops::RangeInclusive;
+
 use axum::{Json, extract::State};
+use qwen_image::pipeline::{CFG_SCALE, LAYERS, NUM_INFERENCE_STEPS, RESOLUTION};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
     api::Api,
-    settings::{Defaults, Mode, Models},
+    settings::{Defaults, ServerMode, ServerModels},
 };
+use crate::job::{COMPOSITE_IMAGES, EDIT_IMAGES};
 
 /// What the server does, and what holds when a request does not say.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConfigView {
     /// acetate's own.
     version: &'static str,
-    mode: Mode,
+    mode: ServerMode,
     /// This process works on jobs, too.
     works: bool,
     defaults: Defaults,
@@ -33,8 +37,8 @@ struct Bounds {
     steps: [u32; 2],
     cfg_scale: [f64; 2],
     resolution: [u32; 2],
-    edit_images: u32,
-    composite_images: u32,
+    edit_images: usize,
+    composite_images: usize,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -57,12 +61,12 @@ pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
         works: settings.works,
         defaults: settings.defaults.clone(),
         bounds: Bounds {
-            layers: [2, 10],
-            steps: [1, 1000],
-            cfg_scale: [0.0, 100.0],
-            resolution: [32, 4096],
-            edit_images: 3,
-            composite_images: 64,
+            layers: ends(LAYERS),
+            steps: ends(NUM_INFERENCE_STEPS),
+            cfg_scale: ends(CFG_SCALE),
+            resolution: ends(RESOLUTION),
+            edit_images: *EDIT_IMAGES.end(),
+            composite_images: *COMPOSITE_IMAGES.end(),
         },
         limits: LimitsView {
             max_upload_bytes: settings.max_upload_bytes,
@@ -72,19 +76,24 @@ pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
             max_height: settings.limits.max_height,
             max_queued: settings.max_queued,
         },
-        webhooks: settings.webhook.is_some(),
+        webhooks: settings.webhook_secret.is_some(),
         http_inputs: settings.http_inputs,
     })
 }
 
+fn ends<T>(range: RangeInclusive<T>) -> [T; 2] {
+    let (least, most) = range.into_inner();
+    [least, most]
+}
+
 /// The checkpoints that jobs run on
-#[utoipa::path(get, path = "/v1/models", tag = "server", responses((status = 200, description = "As asked", body = Models)))]
-pub async fn models(State(api): State<Api>) -> Json<Models> {
+#[utoipa::path(get, path = "/v1/models", tag = "server", responses((status = 200, description = "As asked", body = ServerModels)))]
+pub async fn models(State(api): State<Api>) -> Json<ServerModels> {
     Json(loaded(&api))
 }
 
 /// With what is in memory at this moment.
-pub fn loaded(api: &Api) -> Models {
+pub fn loaded(api: &Api) -> ServerModels {
     let mut models = api.settings().models.clone();
     if let Some(resident) = &api.parts.resident {
         let resident = resident.borrow();

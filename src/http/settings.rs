@@ -25,7 +25,7 @@ pub struct Settings {
     /// Of one client. 0: no limit.
     pub requests_per_second: f64,
     /// Absent: nobody can be called.
-    pub webhook: Option<WebhookSecret>,
+    pub webhook_secret: Option<WebhookSecret>,
     pub webhook_policy: WebhookPolicy,
     /// The pause after the first call that did not arrive.
     pub webhook_retry: Duration,
@@ -33,8 +33,8 @@ pub struct Settings {
     pub limits: Limits,
     pub http_inputs: bool,
     pub defaults: Defaults,
-    pub models: Models,
-    pub mode: Mode,
+    pub models: ServerModels,
+    pub mode: ServerMode,
     /// This process works on jobs, too.
     pub works: bool,
 }
@@ -42,7 +42,7 @@ pub struct Settings {
 /// One process that is all there is, or the front of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Mode {
+pub enum ServerMode {
     Embedded,
     Service,
 }
@@ -62,15 +62,15 @@ impl Defaults {
 
 /// The checkpoints that are configured.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct Models {
-    pub decompose: Model,
-    pub edit: Model,
+pub struct ServerModels {
+    pub decompose: ServerModel,
+    pub edit: ServerModel,
     /// `cpu`, `cuda:0`.
     pub device: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct Model {
+pub struct ServerModel {
     /// A hub id, or the name of a folder.
     pub id: String,
     /// The one that comes with acetate, for drawn scenes of simple shapes.

@@ -10,9 +10,9 @@ use utoipa::IntoParams;
 
 use super::{
     api::Api,
-    extract::{Asked, In},
+    extract::{PathParams, QueryParams},
     files::{self, FOREVER, fresh, is_known, missing, unchanged},
-    problem::{Answer, Failure, Problem},
+    problem::{Answer, ApiError, Problem},
 };
 use crate::{
     database::JobRow,
@@ -102,13 +102,13 @@ pub struct Size {
         (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn thumbnail(
     State(api): State<Api>,
-    In((id, name)): In<(String, String)>,
-    Asked(asked): Asked<Size>,
+    PathParams((id, name)): PathParams<(String, String)>,
+    QueryParams(asked): QueryParams<Size>,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let size = asked.size.unwrap_or(USUAL);
     if !SIZES.contains(&size) {
-        return Err(Failure::bad_request(format!("size: {size} is not 96, 256, 640 or 1280")).about("size"));
+        return Err(ApiError::bad_request(format!("size: {size} is not 96, 256, 640 or 1280")).about("size"));
     }
     let row = api.job(super::extract::job_id(&id)?).await?;
     let input = name.strip_prefix("input-").and_then(|rest| rest.strip_suffix(".png")?.parse::<usize>().ok());
@@ -135,9 +135,9 @@ async fn of_output(api: &Api, row: &JobRow, name: String, size: u32, headers: &H
 }
 
 async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &HeaderMap) -> Answer<Response> {
-    let Some(input) = row.request.inputs.get(index) else {
+    let Some(input) = row.request.inputs.iter().nth(index) else {
         let given = row.request.inputs.len();
-        return Err(Failure::not_found(format!("job {} was given {given} pictures", row.id())));
+        return Err(ApiError::not_found(format!("job {} was given {given} pictures", row.id())));
     };
     let tag = format!("\"{}-{index}-{size}\"", row.id());
     if is_known(headers, &tag) {
@@ -157,7 +157,7 @@ async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &He
 async fn input_bytes(api: &Api, input: &InputRef) -> Answer<Vec<u8>> {
     match input {
         InputRef::Url(url) if url.starts_with("http") => {
-            Err(Failure::not_found("the picture came from the web, and is not kept here"))
+            Err(ApiError::not_found("the picture came from the web, and is not kept here"))
         }
         InputRef::Url(url) => {
             api.stores().inputs().read(url, api.settings().limits.max_bytes).await.map_err(|error| match error {

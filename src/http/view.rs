@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::api::Api;
 use crate::{
     database::{Attempt, JobRow},
-    job::{BatchId, Epoch, ErrorRecord, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole, Progress, Task},
+    job::{BatchId, Epoch, ErrorRecord, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole, Progress},
     store::{MANIFEST, input_name},
 };
 
@@ -131,7 +131,7 @@ impl JobView {
             batch: row.batch.clone(),
             labels: row.request.labels.clone(),
             input: row.request.inputs.iter().map(|input| InputView::new(input, api)).collect(),
-            params: params(&row.request.task),
+            params: row.request.task.params(),
             progress: row.progress,
             error: row.error.clone(),
             cancel_requested: row.cancel_requested,
@@ -201,14 +201,4 @@ fn shows_whole(file: &FileEntry) -> bool {
         LayerRole::Composite | LayerRole::Edited => true,
         LayerRole::Regenerated | LayerRole::Layer | LayerRole::EditedLayer => false,
     }
-}
-
-fn params(task: &Task) -> Value {
-    match task {
-        Task::Decompose(params) => serde_json::to_value(params),
-        Task::Edit(params) => serde_json::to_value(params),
-        Task::Composite(params) => serde_json::to_value(params),
-        Task::Workflow(params) => serde_json::to_value(params),
-    }
-    .unwrap_or_else(|error| unreachable!("plain data: {error}"))
 }

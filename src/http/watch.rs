@@ -23,7 +23,7 @@ const CHUNK: usize = 500;
 
 /// How a watched job stands.
 #[derive(Debug, Clone, Default)]
-pub enum Look {
+pub enum Watched {
     /// Nobody has looked yet.
     #[default]
     Unknown,
@@ -33,21 +33,21 @@ pub enum Look {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Watch(Arc<Shared>);
+pub struct JobWatcher(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    watched: Mutex<HashMap<JobId, watch::Sender<Look>>>,
+    watched: Mutex<HashMap<JobId, watch::Sender<Watched>>>,
     somebody: Notify,
 }
 
-impl Watch {
-    pub fn start(status: JobStore, stop: CancellationToken) -> Self {
+impl JobWatcher {
+    pub fn start(jobs: JobStore, stop: CancellationToken) -> Self {
         let watch = Self::default();
         let shared = watch.0.clone();
         tokio::spawn(async move {
             tokio::select! {
-                () = look_after(&shared, &status) => {}
+                () = look_after(&shared, &jobs) => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -55,9 +55,9 @@ impl Watch {
     }
 
     /// Follows a job. The first look may be older than what the caller has seen.
-    pub fn follow(&self, id: JobId) -> watch::Receiver<Look> {
+    pub fn follow(&self, id: JobId) -> watch::Receiver<Watched> {
         let mut watched = self.0.lock();
-        let receiver = watched.entry(id).or_insert_with(|| watch::Sender::new(Look::Unknown)).subscribe();
+        let receiver = watched.entry(id).or_insert_with(|| watch::Sender::new(Watched::Unknown)).subscribe();
         drop(watched);
         self.0.somebody.notify_one();
         receiver
@@ -66,7 +66,7 @@ impl Watch {
 
 impl Shared {
     /// Nothing under the lock can leave it half-changed.
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, watch::Sender<Look>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, watch::Sender<Watched>>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,14 +83,14 @@ impl Shared {
         for id in asked {
             let Some(sender) = watched.get(id) else { continue };
             sender.send_if_modified(|look| match (rows.remove(id), &*look) {
-                (Some(row), Look::Row(known)) if **known == row => false,
+                (Some(row), Watched::Row(known)) if **known == row => false,
                 (Some(row), _) => {
-                    *look = Look::Row(Arc::new(row));
+                    *look = Watched::Row(Arc::new(row));
                     true
                 }
-                (None, Look::Gone) => false,
+                (None, Watched::Gone) => false,
                 (None, _) => {
-                    *look = Look::Gone;
+                    *look = Watched::Gone;
                     true
                 }
             });
@@ -98,8 +98,8 @@ impl Shared {
     }
 }
 
-async fn look_after(shared: &Shared, status: &JobStore) {
-    let mut changes = status.changes();
+async fn look_after(shared: &Shared, jobs: &JobStore) {
+    let mut changes = jobs.changes();
     loop {
         let ids = shared.ids();
         if ids.is_empty() {
@@ -107,7 +107,7 @@ async fn look_after(shared: &Shared, status: &JobStore) {
             continue;
         }
         for chunk in ids.chunks(CHUNK) {
-            match status.get_many(chunk).await {
+            match jobs.get_many(chunk).await {
                 Ok(rows) => shared.tell(chunk, rows),
                 Err(error) => warn!(%error, "watched jobs were not looked at"),
             }

@@ -1,8 +1,12 @@
 //! Why a job did not succeed: one enum, a stable code for each reason, and the class that decides what
 //! happens next.
 
+use std::error::Error;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use super::Cause;
 
 /// What the worker does with a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -33,6 +37,9 @@ pub enum JobError {
     InputNotFound { input: String },
     #[error("{input}: {reason}")]
     InputForbidden { input: String, reason: String },
+    /// It may be there, but where it is kept does not answer.
+    #[error("{input}: {reason}")]
+    InputUnreachable { input: String, reason: String, source: Option<Cause> },
     #[error("model {model}: {reason}")]
     ModelNotFound { model: String, reason: String },
     #[error("model {model}: {reason}")]
@@ -40,23 +47,23 @@ pub enum JobError {
     #[error("model {model} does not fit: {reason}")]
     ModelTooLarge { model: String, reason: String },
     #[error("model {model} could not be downloaded: {reason}")]
-    Download { model: String, reason: String },
+    Download { model: String, reason: String, source: Option<Cause> },
     #[error("the latents became NaN or infinite at step {step}; no picture was written")]
     NonFinite { step: usize },
     #[error("{path}: too little space left on the device; free some and try again")]
     DiskFull { path: String },
     #[error("{path}: {reason}")]
-    Storage { path: String, reason: String },
+    Storage { path: String, reason: String, source: Option<Cause> },
     #[error("job database: {reason}")]
-    Database { reason: String },
+    Database { reason: String, source: Option<Cause> },
     #[error("queue: {reason}")]
-    Queue { reason: String },
+    Queue { reason: String, source: Option<Cause> },
     #[error("{reason}")]
     Busy { reason: String },
     #[error("device {device}: {reason}")]
-    Device { device: String, reason: String },
+    Device { device: String, reason: String, source: Option<Cause> },
     #[error("device {device} is out of memory: {reason}")]
-    OutOfMemory { device: String, reason: String },
+    OutOfMemory { device: String, reason: String, source: Option<Cause> },
     #[error("quarantined after {attempts} attempts; the last one ended with: {last}")]
     AttemptsExhausted { attempts: u32, last: String },
     #[error("took longer than the {seconds} s that a job may take (worker.job_timeout_seconds)")]
@@ -74,6 +81,7 @@ impl JobError {
             Self::ImageTooLarge { .. } => "image_too_large",
             Self::InputNotFound { .. } => "input_not_found",
             Self::InputForbidden { .. } => "input_forbidden",
+            Self::InputUnreachable { .. } => "input_unreachable",
             Self::ModelNotFound { .. } => "model_not_found",
             Self::ModelInvalid { .. } => "model_invalid",
             Self::ModelTooLarge { .. } => "model_too_large",
@@ -105,7 +113,8 @@ impl JobError {
             | Self::ModelTooLarge { .. }
             | Self::NonFinite { .. }
             | Self::AttemptsExhausted { .. } => ErrorClass::Invalid,
-            Self::Download { .. }
+            Self::InputUnreachable { .. }
+            | Self::Download { .. }
             | Self::DiskFull { .. }
             | Self::Storage { .. }
             | Self::Database { .. }
@@ -117,9 +126,70 @@ impl JobError {
         }
     }
 
+    /// A later try may work.
+    pub fn is_transient(&self) -> bool {
+        self.class() == ErrorClass::Transient
+    }
+
     /// The checkpoint cannot be used here, whatever is asked of it.
     pub fn is_about_the_model(&self) -> bool {
         matches!(self, Self::ModelNotFound { .. } | Self::ModelInvalid { .. } | Self::ModelTooLarge { .. })
+    }
+
+    pub fn input_unreachable(input: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::InputUnreachable { input: input.into(), reason: reason.into(), source: None }
+    }
+
+    pub fn download(model: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Download { model: model.into(), reason: reason.into(), source: None }
+    }
+
+    pub fn storage(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Storage { path: path.into(), reason: reason.into(), source: None }
+    }
+
+    pub fn database(reason: impl Into<String>) -> Self {
+        Self::Database { reason: reason.into(), source: None }
+    }
+
+    pub fn queue(reason: impl Into<String>) -> Self {
+        Self::Queue { reason: reason.into(), source: None }
+    }
+
+    pub fn device(device: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Device { device: device.into(), reason: reason.into(), source: None }
+    }
+
+    pub fn out_of_memory(device: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::OutOfMemory { device: device.into(), reason: reason.into(), source: None }
+    }
+
+    /// The same, with the error that it was made of. Reasons that say all there is to say keep none.
+    pub fn caused_by(mut self, error: impl Error + Send + Sync + 'static) -> Self {
+        match &mut self {
+            Self::InputUnreachable { source, .. }
+            | Self::Download { source, .. }
+            | Self::Storage { source, .. }
+            | Self::Database { source, .. }
+            | Self::Queue { source, .. }
+            | Self::Device { source, .. }
+            | Self::OutOfMemory { source, .. } => *source = Some(Cause::new(error)),
+            Self::InvalidRequest { .. }
+            | Self::InvalidImage { .. }
+            | Self::ImageTooLarge { .. }
+            | Self::InputNotFound { .. }
+            | Self::InputForbidden { .. }
+            | Self::ModelNotFound { .. }
+            | Self::ModelInvalid { .. }
+            | Self::ModelTooLarge { .. }
+            | Self::NonFinite { .. }
+            | Self::DiskFull { .. }
+            | Self::Busy { .. }
+            | Self::AttemptsExhausted { .. }
+            | Self::TimedOut { .. }
+            | Self::Cancelled => {}
+        }
+        self
     }
 
     pub fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {

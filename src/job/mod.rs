@@ -1,9 +1,11 @@
 //! The vocabulary of a job: what is asked for, how it is named, what states it goes through. No I/O.
 
 mod batch;
+mod cause;
 mod error;
 mod event;
 mod id;
+mod inputs;
 mod manifest;
 mod params;
 mod percent;
@@ -11,11 +13,19 @@ mod request;
 mod state;
 
 pub use batch::BatchId;
+pub use cause::Cause;
 pub use error::{ErrorClass, ErrorRecord, JobError};
 pub use event::{EventFile, JobEvent};
 pub use id::{Epoch, JobId};
+pub use inputs::Inputs;
 pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, StageTiming};
-pub use params::{CompositeParams, DecomposeParams, EditParams, LayerEdit, OutputSize, Sampling, WorkflowParams};
+pub use params::{
+    CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, Sampling, WorkflowParams,
+    parameter_of,
+};
 pub use percent::percent_decoded;
-pub use request::{InputRef, JobKind, JobRequest, MAX_REQUEST_BYTES, Output, Task};
+pub use request::{
+    COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobKind, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, Task,
+    check_version,
+};
 pub use state::{JobState, Progress, Stage};

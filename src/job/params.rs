@@ -1,11 +1,16 @@
 //! Parameters, one struct for each kind of job, with their defaults and bounds.
 //!
-//! The names are diffusers' own where it has one; bounds are checked once, here, for every way in.
+//! The names are diffusers' own where it has one. Defaults and bounds are the library's ([`qwen_image::pipeline`]); they
+//! are checked once, here, for every way in. The numbers in the schema repeat them, and a test holds the two equal.
 
+use qwen_image::{DecomposeOptions, EditOptions, pipeline::PipelineError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::JobError;
+
+/// The largest seed: databases and JSON readers keep whole numbers with a sign.
+pub const MAX_SEED: u64 = i64::MAX as u64;
 
 /// What both pipelines share, as the pipelines take it. Defaults are those of the reference, except that guidance
 /// is on.
@@ -25,7 +30,8 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { steps: 50, cfg_scale: 4.0, seed: None, negative_prompt: " ".to_owned() }
+        let EditOptions { num_inference_steps: steps, cfg_scale, negative_prompt, .. } = EditOptions::default();
+        Self { steps, cfg_scale, seed: None, negative_prompt }
     }
 }
 
@@ -58,16 +64,8 @@ pub struct DecomposeParams {
 impl Default for DecomposeParams {
     fn default() -> Self {
         let Sampling { steps, cfg_scale, seed, negative_prompt } = Sampling::default();
-        Self {
-            prompt: String::new(),
-            layers: 4,
-            resolution: None,
-            cfg_normalize: true,
-            steps,
-            cfg_scale,
-            seed,
-            negative_prompt,
-        }
+        let DecomposeOptions { prompt, layers, resolution, cfg_normalize, .. } = DecomposeOptions::default();
+        Self { prompt, layers, resolution, cfg_normalize, steps, cfg_scale, seed, negative_prompt }
     }
 }
 
@@ -160,59 +158,58 @@ impl LayerEdit {
     }
 }
 
-impl Sampling {
-    fn validate(&self, at: &str) -> Result<(), JobError> {
-        let field = |name: &str| format!("{at}.{name}");
-        if !(1..=1000).contains(&self.steps) {
-            return Err(JobError::invalid(field("steps"), format!("{} is not between 1 and 1000", self.steps)));
+fn validated(at: &str, seed: Option<u64>, checked: Result<(), PipelineError>) -> Result<(), JobError> {
+    let invalid = |name: &str, reason: String| Err(JobError::invalid(format!("{at}.{name}"), reason));
+    match checked {
+        Err(PipelineError::Invalid { field, reason }) => invalid(parameter_of(field), reason),
+        Err(error) => invalid("", error.to_string()),
+        Ok(()) if seed.is_some_and(|seed| seed > MAX_SEED) => {
+            invalid("seed", format!("a seed is between 0 and {MAX_SEED}"))
         }
-        if !self.cfg_scale.is_finite() || !(0.0..=100.0).contains(&self.cfg_scale) {
-            return Err(JobError::invalid(
-                field("cfg_scale"),
-                format!("{} is not a number between 0 and 100; 4 is usual, 1 switches guidance off", self.cfg_scale),
-            ));
-        }
-        if self.seed.is_some_and(|seed| seed > i64::MAX as u64) {
-            return Err(JobError::invalid(field("seed"), format!("a seed is between 0 and {}", i64::MAX)));
-        }
-        Ok(())
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The request's word for an option of the library.
+pub fn parameter_of(option: &str) -> &str {
+    match option {
+        "num_inference_steps" => "steps",
+        other => other,
     }
 }
 
 impl DecomposeParams {
-    pub fn sampling(&self) -> Sampling {
-        Sampling {
-            steps: self.steps,
-            cfg_scale: self.cfg_scale,
-            seed: self.seed,
+    /// As the library takes them.
+    pub fn options(&self) -> DecomposeOptions {
+        DecomposeOptions {
+            prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
+            layers: self.layers,
+            resolution: self.resolution,
+            num_inference_steps: self.steps,
+            cfg_scale: self.cfg_scale,
+            cfg_normalize: self.cfg_normalize,
+            seed: self.seed,
         }
     }
 
     pub fn validate(&self, at: &str) -> Result<(), JobError> {
-        if !(2..=10).contains(&self.layers) {
-            return Err(JobError::invalid(format!("{at}.layers"), format!("{} is not between 2 and 10", self.layers)));
-        }
-        // Which resolutions a checkpoint takes is the checkpoint's to say; this only keeps the arithmetic sane.
-        if let Some(resolution) = self.resolution
-            && !((32..=4096).contains(&resolution) && resolution.is_multiple_of(32))
-        {
-            return Err(JobError::invalid(
-                format!("{at}.resolution"),
-                format!("{resolution} is not a multiple of 32 from 32 to 4096; the full model takes 640 and 1024"),
-            ));
-        }
-        self.sampling().validate(at)
+        validated(at, self.seed, self.options().check())
     }
 }
 
 impl EditParams {
-    pub fn sampling(&self) -> Sampling {
-        Sampling {
-            steps: self.steps,
+    /// As the library takes them, beside the instruction.
+    pub fn options(&self) -> EditOptions {
+        EditOptions {
+            negative_prompt: self.negative_prompt.clone(),
+            output_size: match self.output_size {
+                OutputSize::Source => qwen_image::OutputSize::Source,
+                OutputSize::Model => qwen_image::OutputSize::Model,
+            },
+            num_inference_steps: self.steps,
             cfg_scale: self.cfg_scale,
             seed: self.seed,
-            negative_prompt: self.negative_prompt.clone(),
         }
     }
 
@@ -223,7 +220,7 @@ impl EditParams {
                 "is empty; say what to change, for instance \"Change the color to blue\"",
             ));
         }
-        self.sampling().validate(at)
+        validated(at, self.seed, self.options().check())
     }
 }
 

@@ -1,18 +1,28 @@
 //! `%XX` in addresses.
 
+use percent_encoding::percent_decode_str;
+
 /// The text behind `%XX`; none where a `%` is not followed by two hexadecimal digits, or where the bytes are not UTF-8 or
 /// hold a zero.
 pub fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let high = char::from(rest.next()?).to_digit(16)?;
-            let low = char::from(rest.next()?).to_digit(16)?;
-            bytes.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            bytes.push(byte);
+    let has_digits = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    // The library leaves a `%` without digits as it is; here it is a mistake.
+    if !text.split('%').skip(1).all(has_digits) {
+        return None;
+    }
+    let decoded = percent_decode_str(text).decode_utf8().ok()?;
+    (!decoded.contains('\0')).then(|| decoded.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_whole_is_refused() {
+        assert_eq!(percent_decoded("/a%20b/%c3%A4%25"), Some("/a b/ä%".to_owned()));
+        for wrong in ["%", "a%2", "%zz", "%+1", "%ä", "%ff", "%00"] {
+            assert_eq!(percent_decoded(wrong), None, "{wrong}");
         }
     }
-    if bytes.contains(&0) { None } else { String::from_utf8(bytes).ok() }
 }

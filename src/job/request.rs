@@ -1,13 +1,21 @@
 //! The message that asks for a job, version 1: JSON, references to pictures and never pixels.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::{CompositeParams, DecomposeParams, EditParams, JobError, JobId, WorkflowParams};
+use super::{CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams};
 
+/// Of messages.
+const VERSION: u32 = 1;
+/// Pictures of an edit.
+pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
+/// Pictures of a composite.
+pub const COMPOSITE_IMAGES: RangeInclusive<usize> = 1..=64;
+pub const MAX_PRIORITY: u8 = 9;
 /// The largest request that is read, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
 
@@ -93,6 +101,30 @@ pub enum Task {
 }
 
 impl Task {
+    /// Reads the parameters of a kind, as they stand in messages.
+    pub fn from_params(kind: JobKind, params: Value) -> Result<Self, JobError> {
+        fn read<T: DeserializeOwned>(params: Value) -> Result<T, JobError> {
+            serde_json::from_value(params).map_err(|error| JobError::invalid("params", error.to_string()))
+        }
+        Ok(match kind {
+            JobKind::Decompose => Self::Decompose(read(params)?),
+            JobKind::Edit => Self::Edit(read(params)?),
+            JobKind::Composite => Self::Composite(read(params)?),
+            JobKind::Workflow => Self::Workflow(read(params)?),
+        })
+    }
+
+    /// The parameters, as they stand in messages.
+    pub fn params(&self) -> Value {
+        match self {
+            Self::Decompose(params) => serde_json::to_value(params),
+            Self::Edit(params) => serde_json::to_value(params),
+            Self::Composite(params) => serde_json::to_value(params),
+            Self::Workflow(params) => serde_json::to_value(params),
+        }
+        .unwrap_or_else(|error| unreachable!("plain data: {error}"))
+    }
+
     pub fn kind(&self) -> JobKind {
         match self {
             Self::Decompose(_) => JobKind::Decompose,
@@ -103,12 +135,13 @@ impl Task {
     }
 }
 
-/// A whole request, read and checked. One picture stands as `input.image`, several as `input.images`.
+/// A whole request, read and checked. In a message, one picture stands as `input.image`, several as `input.images`: of
+/// an edit the last one is edited, those of a composite lie back to front.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Wire", try_from = "Wire")]
 pub struct JobRequest {
     pub id: JobId,
-    pub inputs: Vec<InputRef>,
+    pub inputs: Inputs,
     pub output: Output,
     pub task: Task,
     pub labels: BTreeMap<String, String>,
@@ -130,6 +163,15 @@ impl JobRequest {
         }
         let wire: Wire =
             serde_json::from_slice(bytes).map_err(|error| JobError::invalid("request", error.to_string()))?;
+        Self::checked(wire)
+    }
+
+    /// As [`JobRequest::from_json`], of a message that has been put together from rows and flags.
+    pub fn from_value(message: Value) -> Result<Self, JobError> {
+        Self::checked(serde_json::from_value(message).map_err(|error| JobError::invalid("request", error.to_string()))?)
+    }
+
+    fn checked(wire: Wire) -> Result<Self, JobError> {
         let request = Self::try_from(wire)?;
         request.validate()?;
         Ok(request)
@@ -151,7 +193,7 @@ impl JobRequest {
         let mut wire = Wire::from(self.clone());
         wire.id = String::new();
         let json = serde_json::to_vec(&wire).unwrap_or_else(|error| unreachable!("plain data: {error}"));
-        Sha256::digest(&json).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(&json))
     }
 
     /// The seed that the job's noise is drawn with.
@@ -167,29 +209,31 @@ impl JobRequest {
 
     /// Checks bounds and the number of inputs; every way in calls this once.
     pub fn validate(&self) -> Result<(), JobError> {
-        let (least, most) = match &self.task {
+        let taken = match &self.task {
             Task::Decompose(params) => {
                 params.validate("params")?;
-                (1, 1)
+                1..=1
             }
             Task::Edit(params) => {
                 params.validate("params")?;
-                (1, 3)
+                EDIT_IMAGES
             }
-            Task::Composite(_) => (1, 64),
+            Task::Composite(_) => COMPOSITE_IMAGES,
             Task::Workflow(params) => {
                 params.validate("params")?;
-                (1, 1)
+                1..=1
             }
         };
         let kind = self.task.kind();
         let given = self.inputs.len();
-        if given < least || given > most {
+        if !taken.contains(&given) {
+            let (least, most) = taken.into_inner();
             let wanted = if least == most { "one picture".to_owned() } else { format!("{least} to {most} pictures") };
             return Err(JobError::invalid("input", format!("{kind} takes {wanted}, {given} given")));
         }
-        if self.priority > 9 {
-            return Err(JobError::invalid("priority", format!("{} is not between 0 and 9", self.priority)));
+        if self.priority > MAX_PRIORITY {
+            let reason = format!("{} is not between 0 and {MAX_PRIORITY}", self.priority);
+            return Err(JobError::invalid("priority", reason));
         }
         if self.output.prefix.is_empty() {
             return Err(JobError::invalid("output.prefix", "is empty; give an s3:// or file:// prefix"));
@@ -216,6 +260,15 @@ impl JobRequest {
     }
 }
 
+/// # Errors
+/// [`JobError::InvalidRequest`] about `version`, of a message that another version of acetate may read.
+pub fn check_version(version: u32) -> Result<(), JobError> {
+    if version == VERSION {
+        return Ok(());
+    }
+    Err(JobError::invalid("version", format!("{version} is not known; this reads version {VERSION}")))
+}
+
 /// The message as it travels.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -226,7 +279,7 @@ struct Wire {
     input: WireInput,
     output: Output,
     #[serde(default)]
-    params: serde_json::Value,
+    params: Value,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -246,24 +299,17 @@ impl TryFrom<Wire> for JobRequest {
     type Error = JobError;
 
     fn try_from(wire: Wire) -> Result<Self, JobError> {
-        if wire.version != 1 {
-            return Err(JobError::invalid("version", format!("{} is not known; this reads version 1", wire.version)));
-        }
-        let params = if wire.params.is_null() { serde_json::json!({}) } else { wire.params };
-        let task = match wire.kind {
-            JobKind::Decompose => Task::Decompose(read_params(params)?),
-            JobKind::Edit => Task::Edit(read_params(params)?),
-            JobKind::Composite => Task::Composite(read_params(params)?),
-            JobKind::Workflow => Task::Workflow(read_params(params)?),
-        };
-        let inputs = match (wire.input.image, wire.input.images) {
+        check_version(wire.version)?;
+        let params = if wire.params.is_null() { json!({}) } else { wire.params };
+        let task = Task::from_params(wire.kind, params)?;
+        let list = match (wire.input.image, wire.input.images) {
             (Some(image), images) if images.is_empty() => vec![image],
             (None, images) => images,
             (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one of them")),
         };
         Ok(Self {
             id: wire.id.parse()?,
-            inputs,
+            inputs: Inputs::named(wire.kind, list),
             output: wire.output,
             task,
             labels: wire.labels,
@@ -273,13 +319,13 @@ impl TryFrom<Wire> for JobRequest {
 }
 
 /// The place of the longest text in a value, as `params.prompt`, and its bytes.
-fn longest_text(at: &str, value: &serde_json::Value) -> (String, usize) {
+fn longest_text(at: &str, value: &Value) -> (String, usize) {
     let inside: Vec<_> = match value {
-        serde_json::Value::String(text) => return (at.to_owned(), text.len()),
-        serde_json::Value::Array(items) => {
+        Value::String(text) => return (at.to_owned(), text.len()),
+        Value::Array(items) => {
             items.iter().enumerate().map(|(index, item)| longest_text(&format!("{at}[{index}]"), item)).collect()
         }
-        serde_json::Value::Object(fields) => fields
+        Value::Object(fields) => fields
             .iter()
             .map(|(name, field)| {
                 let dot = if at.is_empty() { "" } else { "." };
@@ -291,28 +337,18 @@ fn longest_text(at: &str, value: &serde_json::Value) -> (String, usize) {
     inside.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or_else(|| (at.to_owned(), 0))
 }
 
-fn read_params<T: serde::de::DeserializeOwned>(params: serde_json::Value) -> Result<T, JobError> {
-    serde_json::from_value(params).map_err(|error| JobError::invalid("params", error.to_string()))
-}
-
 impl From<JobRequest> for Wire {
     fn from(request: JobRequest) -> Self {
         let kind = request.task.kind();
-        let params = match &request.task {
-            Task::Decompose(params) => serde_json::to_value(params),
-            Task::Edit(params) => serde_json::to_value(params),
-            Task::Composite(params) => serde_json::to_value(params),
-            Task::Workflow(params) => serde_json::to_value(params),
-        }
-        .unwrap_or_else(|error| unreachable!("plain data: {error}"));
-        let mut inputs = request.inputs;
-        let input = if inputs.len() == 1 {
-            WireInput { image: inputs.pop(), images: Vec::new() }
+        let params = request.task.params();
+        let mut list: Vec<_> = request.inputs.into_iter().collect();
+        let input = if list.len() == 1 {
+            WireInput { image: list.pop(), images: Vec::new() }
         } else {
-            WireInput { image: None, images: inputs }
+            WireInput { image: None, images: list }
         };
         Self {
-            version: 1,
+            version: VERSION,
             id: request.id.to_string(),
             kind,
             input,
@@ -320,6 +356,84 @@ impl From<JobRequest> for Wire {
             params,
             labels: request.labels,
             priority: request.priority,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
+
+    /// Rows, messages under way and manifests are read and compared by every version.
+    #[test]
+    fn messages_of_version_1_do_not_change_by_a_byte() {
+        let cases = [
+            (
+                "decompose",
+                r#"{"image":"s3://in/a.png"}"#,
+                r#"{"cfg_normalize":true,"cfg_scale":4.0,"layers":4,"negative_prompt":" ","prompt":"a \"cat\"","resolution":640,"seed":7,"steps":50}"#,
+                "245433ac2b5ba717f75aa49813f207f2752f99d4946a18191e40381b11610fe0",
+            ),
+            (
+                "edit",
+                r#"{"images":["s3://in/a.png",{"job":"018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21","layer":2},{"job":"018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21","file":"edited.png"}]}"#,
+                r#"{"cfg_scale":4.0,"instruction":"Make it red","negative_prompt":" ","output_size":"source","seed":null,"steps":50}"#,
+                "b9ae65ea2fd36e0640605dccc4d28941da7bc240e1d94446c82719472e684d56",
+            ),
+            (
+                "edit",
+                r#"{"image":"file:///a%20b.png"}"#,
+                r#"{"cfg_scale":4.0,"instruction":"Make it red","negative_prompt":" ","output_size":"source","seed":null,"steps":50}"#,
+                "0bfb0d3559cdf6b6ef17972a52a482cdfad0ba4344bbcba36f2d512f83129066",
+            ),
+            (
+                "composite",
+                r#"{"images":["s3://in/a.png","s3://in/b.png"]}"#,
+                r#"{}"#,
+                "493b31fed1ab4dc273bcb3e507109acbf5acea4b2746cf9c4a9651725ab9d427",
+            ),
+            (
+                "workflow",
+                r#"{"image":"https://h/a.png"}"#,
+                r#"{"decompose":{"cfg_normalize":true,"cfg_scale":4.0,"layers":4,"negative_prompt":" ","prompt":"","seed":null,"steps":50},"edits":[{"cfg_scale":4.0,"instruction":"Make it red","layer":2,"negative_prompt":" ","seed":null,"steps":50}]}"#,
+                "3773ef51ee065d15a18bcec3c792a9d2fcaf6ac7a34cd4a1be98548e1705ce16",
+            ),
+        ];
+        for (kind, input, params, fingerprint) in cases {
+            let message = format!(
+                "{{\"version\":1,\"id\":\"{ID}\",\"kind\":\"{kind}\",\"input\":{input},\
+                 \"output\":{{\"prefix\":\"s3://out/\"}},\"params\":{params},\"labels\":{{\"set\":\"x\"}},\"priority\":3}}"
+            );
+            let request = JobRequest::from_json(message.as_bytes()).unwrap();
+            assert_eq!(request.to_json(), message);
+            assert_eq!(serde_json::to_string(&request).unwrap(), message, "as it stands in manifests");
+            assert_eq!(request.fingerprint(), fingerprint, "{message}");
+            assert_eq!(JobRequest::from_stored(&message).unwrap(), request);
+            assert_eq!(JobRequest::from_value(serde_json::from_str(&message).unwrap()).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn a_kind_takes_so_many_pictures() {
+        let read = |kind: &str, pictures: usize| {
+            let images = vec!["s3://in/a.png"; pictures];
+            let message = json!({
+                "version": 1, "id": ID, "kind": kind, "input": { "images": images }, "output": { "prefix": "s3://o/" },
+                "params": if kind == "edit" { json!({ "instruction": "x" }) } else { json!({}) },
+            });
+            JobRequest::from_value(message).map_err(|error| error.to_string())
+        };
+        for (kind, most) in [("decompose", 1), ("workflow", 1), ("edit", 3), ("composite", 64)] {
+            assert!(read(kind, most).is_ok(), "{kind}");
+            for wrong in [0, most + 1] {
+                let error = read(kind, wrong).unwrap_err();
+                assert!(
+                    error.starts_with(&format!("input: {kind} takes ")) && error.ends_with(&format!(", {wrong} given")),
+                    "{error}"
+                );
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ pub struct ConsumeOptions {
     /// Messages of each kind that this worker has at most: those that wait here, and those that it works on.
     pub prefetch: u16,
     /// How long a job may wait here because another kind is preferred.
-    pub affinity_wait: Duration,
+    pub affinity: Duration,
 }
 
 /// A running consumer. Dropping it is closing it without waiting for the end.
@@ -36,7 +36,7 @@ impl Consumer {
     /// The next job; waits for one, also while the broker is away. `None` after [`Consumer::close`].
     ///
     /// A worker prefers the kind whose model is resident: a job of that kind comes first, unless one of another kind
-    /// has waited here for longer than [`ConsumeOptions::affinity_wait`]. The queue in process knows no kinds.
+    /// has waited here for longer than [`ConsumeOptions::affinity`]. The queue in process knows no kinds.
     pub async fn next(&self, prefer: Option<JobKind>) -> Option<Delivery> {
         match &self.0 {
             Inner::Embedded(queue) => queue.next().await,

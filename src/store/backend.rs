@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{FolderStore, ObjectKey, S3Store, Stored, file_url};
+use super::{FolderStore, ObjectKey, S3Store, Stored, digest::sha256, file_url};
 use crate::job::{Epoch, JobError, JobId};
 
 /// Objects below one root: a folder, or a prefix of a bucket. Clones share connections.
@@ -21,14 +21,14 @@ impl Store {
         }
     }
 
-    /// Puts a picture in that jobs may then name as their input; gives its address, the same for the same bytes.
-    pub async fn put_input(&self, sha256: &str, ending: &str, bytes: Vec<u8>) -> Result<String, JobError> {
-        let key = ObjectKey::input(sha256, ending)?;
-        let url = self.url(&key);
+    /// Puts a picture in that jobs may then name as their input; its key is the same for the same bytes.
+    pub async fn put_input(&self, ending: &str, bytes: Vec<u8>) -> Result<ObjectKey, JobError> {
+        let (digest, bytes) = sha256(bytes).await?;
+        let key = ObjectKey::input(&hex::encode(digest), ending)?;
         if !self.exists(&key).await? {
-            self.put(key, bytes).await?;
+            self.put(key.clone(), bytes).await?;
         }
-        Ok(url)
+        Ok(key)
     }
 
     /// Makes sure that what lies in the store is what was written.

@@ -8,7 +8,7 @@ use std::{
 use crate::job::JobError;
 
 /// For files that acetate writes or keeps. `action` completes "cannot ...".
-pub fn io_error(path: &Path, action: &str, error: &Error) -> JobError {
+pub fn io_error(path: &Path, action: &str, error: Error) -> JobError {
     let path = path.display().to_string();
     let reason = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => return JobError::DiskFull { path },
@@ -19,17 +19,39 @@ pub fn io_error(path: &Path, action: &str, error: &Error) -> JobError {
         ErrorKind::NotADirectory => format!("cannot {action}: a part of the path is a file, not a folder"),
         _ => format!("cannot {action}: {error}"),
     };
-    JobError::Storage { path, reason }
+    JobError::storage(path, reason).caused_by(error)
 }
 
 /// For pictures that the submitter named: a wrong path is theirs to correct.
-pub(super) fn input_error(input: &str, error: &Error) -> JobError {
+pub(super) fn input_error(input: &str, error: Error) -> JobError {
     let input = input.to_owned();
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => JobError::InputNotFound { input },
         ErrorKind::PermissionDenied => {
             JobError::InputForbidden { input, reason: "permission denied; make the file readable".to_owned() }
         }
-        _ => JobError::Storage { path: input, reason: format!("cannot read it: {error}") },
+        _ => JobError::input_unreachable(input, format!("cannot read it: {error}")).caused_by(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+    use crate::job::Cause;
+
+    #[test]
+    fn the_systems_own_error_stays_behind_the_words() {
+        let io = || Error::new(ErrorKind::ReadOnlyFilesystem, "erofs");
+        for error in [io_error(Path::new("/x"), "write", io()), input_error("/x", Error::other("bus"))] {
+            let cause = error.source().and_then(|cause| cause.downcast_ref::<Cause>()).unwrap();
+            assert!(cause.downcast_ref::<Error>().is_some(), "{error:?}");
+        }
+        // They are for programs: two errors with the same words are the same.
+        assert_eq!(
+            io_error(Path::new("/x"), "write", io()),
+            JobError::storage("/x", "cannot write: the file system is read-only")
+        );
     }
 }

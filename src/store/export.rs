@@ -13,8 +13,9 @@ use tracing::warn;
 
 use super::{
     MANIFEST, ObjectKey, ResultFiles, Store,
+    blocking::blocking,
     errors::io_error,
-    folder::{blocking, check_writable, sync_folder, write_whole},
+    folder::{check_writable, sync_folder, write_whole},
     key::check_name,
 };
 use crate::job::{JobError, JobId, Manifest};
@@ -32,8 +33,8 @@ pub struct OutFolder {
 impl OutFolder {
     /// Makes the folder if need be and refuses it, before any work, when it cannot be written or holds other things.
     pub fn prepare(path: &Path) -> Result<Self, JobError> {
-        fs::create_dir_all(path).map_err(|error| not_a_folder(path, &error))?;
-        let path = path.canonicalize().map_err(|error| io_error(path, "open the output folder", &error))?;
+        fs::create_dir_all(path).map_err(|error| not_a_folder(path, error))?;
+        let path = path.canonicalize().map_err(|error| io_error(path, "open the output folder", error))?;
         let unfinished = read_optional(&path.join(MARKER))?.and_then(|id| id.trim().parse().ok());
         let ours = unfinished.is_some() || read_manifest(&path)?.is_some();
         if !ours && !is_empty(&path)? {
@@ -94,12 +95,12 @@ fn begin(folder: &Path, manifest: &Manifest) -> Result<File, JobError> {
 fn finish(folder: &Path, manifest: &[u8]) -> Result<(), JobError> {
     write_whole(&folder.join(MANIFEST), manifest)?;
     remove(&folder.join(MARKER))?;
-    sync_folder(folder).map_err(|error| io_error(folder, "flush the output folder", &error))
+    sync_folder(folder).map_err(|error| io_error(folder, "flush the output folder", error))
 }
 
 /// Keeps other processes from copying into this folder until the value is dropped, or the process dies.
 fn lock(folder: &Path) -> Result<File, JobError> {
-    let failed = |error: std::io::Error| io_error(folder, "lock the output folder", &error);
+    let failed = |error: std::io::Error| io_error(folder, "lock the output folder", error);
     // The folder itself where it can be opened, so that no lock file stays behind in it.
     #[cfg(unix)]
     let file = File::open(folder).map_err(failed)?;
@@ -113,7 +114,7 @@ fn lock(folder: &Path) -> Result<File, JobError> {
 }
 
 /// A file where a folder should be is the caller's to correct.
-fn not_a_folder(path: &Path, error: &std::io::Error) -> JobError {
+fn not_a_folder(path: &Path, error: std::io::Error) -> JobError {
     if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
         return io_error(path, "make the output folder", error);
     }
@@ -130,13 +131,13 @@ fn read_optional(path: &Path) -> Result<Option<String>, JobError> {
     match fs::read(path) {
         Ok(bytes) => Ok(String::from_utf8(bytes).ok()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error(path, "read what is in the output folder", &error)),
+        Err(error) => Err(io_error(path, "read what is in the output folder", error)),
     }
 }
 
 /// Temporary files of a copy that was killed do not count.
 fn is_empty(folder: &Path) -> Result<bool, JobError> {
-    let failed = |error: std::io::Error| io_error(folder, "look into the output folder", &error);
+    let failed = |error: std::io::Error| io_error(folder, "look into the output folder", error);
     for entry in fs::read_dir(folder).map_err(failed)? {
         if !entry.map_err(failed)?.file_name().to_string_lossy().starts_with(".acetate-") {
             return Ok(false);
@@ -149,6 +150,6 @@ fn remove(path: &Path) -> Result<(), JobError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(io_error(path, "replace the file", &error)),
+        Err(error) => Err(io_error(path, "replace the file", error)),
     }
 }

@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ObjectKey,
+    blocking::blocking,
+    digest::sha256,
     errors::io_error,
     url::{file_url, path_of},
 };
@@ -59,13 +61,13 @@ impl FolderStore {
 
     fn make(&self) -> Result<(), JobError> {
         let root = &self.root;
-        fs::create_dir_all(root).map_err(|error| io_error(root, "make the folder for objects", &error))?;
+        fs::create_dir_all(root).map_err(|error| io_error(root, "make the folder for objects", error))?;
         check_writable(root)
     }
 
     /// Bytes that may still be written.
     pub fn free_space(&self) -> Result<u64, JobError> {
-        fs4::available_space(&self.root).map_err(|error| io_error(&self.root, "ask for free space", &error))
+        fs4::available_space(&self.root).map_err(|error| io_error(&self.root, "ask for free space", error))
     }
 
     pub fn root(&self) -> &Path {
@@ -77,19 +79,19 @@ impl FolderStore {
         let path = self.path(&key);
         blocking(move || {
             write_whole(&path, &bytes)?;
-            Ok(Stored { key, size: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) })
+            Ok(Stored { key, size: bytes.len() as u64, sha256: hex::encode(Sha256::digest(&bytes)) })
         })
         .await
     }
 
     /// Reads an object back from the disk and compares it with what was written.
     pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
-        let bytes = self.get(&stored.key, stored.size).await?;
-        if bytes.len() as u64 != stored.size || hex(&Sha256::digest(&bytes)) != stored.sha256 {
-            return Err(JobError::Storage {
-                path: self.path(&stored.key).display().to_string(),
-                reason: "reads back other bytes than were written; check the disk".to_owned(),
-            });
+        let (digest, bytes) = sha256(self.get(&stored.key, stored.size).await?).await?;
+        if bytes.len() as u64 != stored.size || hex::encode(digest) != stored.sha256 {
+            return Err(JobError::storage(
+                self.path(&stored.key).display().to_string(),
+                "reads back other bytes than were written; check the disk",
+            ));
         }
         Ok(())
     }
@@ -98,12 +100,12 @@ impl FolderStore {
     pub async fn get(&self, key: &ObjectKey, cap: u64) -> Result<Vec<u8>, JobError> {
         let path = self.path(key);
         blocking(move || {
-            let file = File::open(&path).map_err(|error| io_error(&path, "read the object", &error))?;
+            let file = File::open(&path).map_err(|error| io_error(&path, "read the object", error))?;
             let mut bytes = Vec::new();
-            file.take(cap + 1).read_to_end(&mut bytes).map_err(|error| io_error(&path, "read the object", &error))?;
+            file.take(cap + 1).read_to_end(&mut bytes).map_err(|error| io_error(&path, "read the object", error))?;
             if bytes.len() as u64 > cap {
                 let reason = format!("is larger than the {cap} bytes that it should have");
-                return Err(JobError::Storage { path: path.display().to_string(), reason });
+                return Err(JobError::storage(path.display().to_string(), reason));
             }
             Ok(bytes)
         })
@@ -112,7 +114,7 @@ impl FolderStore {
 
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
         let path = self.path(key);
-        blocking(move || path.try_exists().map_err(|error| io_error(&path, "look for the object", &error))).await
+        blocking(move || path.try_exists().map_err(|error| io_error(&path, "look for the object", error))).await
     }
 
     /// Takes away the files of all attempts of a job but one, and says how many there were.
@@ -131,7 +133,7 @@ impl FolderStore {
 }
 
 fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
-    let failed = |error: std::io::Error| io_error(folder, "delete old attempts", &error);
+    let failed = |error: std::io::Error| io_error(folder, "delete old attempts", error);
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
         entries => entries.map_err(failed)?,
@@ -155,9 +157,9 @@ fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
 
 /// Writes under a temporary name in the same folder, flushes, renames, and flushes the folder's entry.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), JobError> {
-    let failed = |error: std::io::Error| io_error(path, "write the file", &error);
+    let failed = |error: std::io::Error| io_error(path, "write the file", error);
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(|error| io_error(folder, "make the folder", &error))?;
+    fs::create_dir_all(folder).map_err(|error| io_error(folder, "make the folder", error))?;
     let mut file = new_file(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
@@ -187,7 +189,7 @@ pub(super) fn sync_folder(folder: &Path) -> std::io::Result<()> {
 
 /// Writes a block into the folder and takes it away again: better to fail now than after an hour of work.
 pub(super) fn check_writable(folder: &Path) -> Result<(), JobError> {
-    let failed = |error: std::io::Error| io_error(folder, "write into the folder", &error);
+    let failed = |error: std::io::Error| io_error(folder, "write into the folder", error);
     let free = fs4::available_space(folder).map_err(failed)?;
     if free < LEAST_FREE {
         let (free, least) = (free >> 20, LEAST_FREE >> 20);
@@ -197,20 +199,6 @@ pub(super) fn check_writable(folder: &Path) -> Result<(), JobError> {
     let mut file = new_file(folder).map_err(failed)?;
     file.write_all(&[0; 4096]).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Runs file work on a thread that may wait.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
-) -> Result<T, JobError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(JobError::Storage { path: "store".to_owned(), reason: format!("its thread ended: {error}") }),
-    }
 }
 
 #[cfg(test)]

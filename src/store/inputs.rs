@@ -9,8 +9,8 @@ use std::{
 use super::{
     Listing, S3Client,
     allow::AllowList,
+    blocking::blocking,
     errors::input_error,
-    folder::blocking,
     location::{Location, S3Location},
     s3,
 };
@@ -30,7 +30,7 @@ pub enum Trust {
 
 /// Clones share connections.
 #[derive(Debug, Clone)]
-pub struct Inputs {
+pub struct InputReader {
     client: S3Client,
     /// Absent: everything is.
     allowed: Option<AllowList>,
@@ -38,7 +38,7 @@ pub struct Inputs {
     web: Option<WebLimits>,
 }
 
-impl Inputs {
+impl InputReader {
     pub(super) fn new(client: S3Client, allowed: Option<AllowList>, web: Option<WebLimits>) -> Self {
         Self { client, allowed, web }
     }
@@ -116,7 +116,7 @@ pub fn input_name(url: &str) -> String {
 
 fn read_file(path: &Path, cap: u64) -> Result<Vec<u8>, JobError> {
     let name = path.display().to_string();
-    let failed = |error: std::io::Error| input_error(&name, &error);
+    let failed = |error: std::io::Error| input_error(&name, error);
     // Looked at before it is opened: opening a pipe would wait for a writer.
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
@@ -140,7 +140,7 @@ mod tests {
     #[tokio::test]
     async fn files_are_read_under_a_cap_and_named_in_errors() {
         let folder = tempfile::tempdir().unwrap();
-        let inputs = Inputs::new(S3Client::new(S3Settings::default()), None, None);
+        let inputs = InputReader::new(S3Client::new(S3Settings::default()), None, None);
         let picture = folder.path().join("in.png");
         fs::write(&picture, [0; 10]).unwrap();
         assert_eq!(inputs.read(&file_url(&picture), 10).await.unwrap().len(), 10);

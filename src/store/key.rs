@@ -57,6 +57,11 @@ impl ObjectKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The last part: the file's own name.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
 }
 
 impl fmt::Display for ObjectKey {
@@ -75,10 +80,7 @@ pub(super) fn check_name(name: &str) -> Result<(), JobError> {
 }
 
 fn refused(key: &str) -> JobError {
-    JobError::Storage {
-        path: key.to_owned(),
-        reason: "is not an object key that acetate makes ({job}/{epoch}/{name})".to_owned(),
-    }
+    JobError::storage(key.to_owned(), "is not an object key that acetate makes ({job}/{epoch}/{name})")
 }
 
 #[cfg(test)]

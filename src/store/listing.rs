@@ -4,8 +4,8 @@ use std::{fs, path::PathBuf};
 
 use super::{
     S3Client,
+    blocking::blocking,
     errors::io_error,
-    folder::blocking,
     location::{Location, S3Location},
     s3,
 };
@@ -83,7 +83,7 @@ impl Listing {
 /// The files of one folder in the order of their names, and its folders onto the stack. Links to folders are not
 /// followed, as they may lead in circles.
 fn look_into(folder: PathBuf, files: &mut Vec<Listed>, folders: &mut Vec<PathBuf>) -> Result<(), JobError> {
-    let failed = |error: std::io::Error| io_error(&folder, "list the folder", &error);
+    let failed = |error: std::io::Error| io_error(&folder, "list the folder", error);
     let mut entries = fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     let mut below = Vec::new();

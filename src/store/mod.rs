@@ -1,6 +1,6 @@
 //! Objects: inputs are read here under a byte cap, results are written here, and every key is made here.
 //!
-//! [`Stores`] holds what a process may use: its own [`Store`], the [`Inputs`] that requests may name, and the roots
+//! [`Stores`] holds what a process may use: its own [`Store`], the [`InputReader`] that requests may name, and the roots
 //! that results may go to. A store is a folder or a prefix of an S3 bucket, with the same promises: an object is seen
 //! whole or not at all, and what was written is verified before anything names it. Files go under `{job}/{epoch}/`;
 //! the manifest, which names them with their SHA-256, is written last.
@@ -10,6 +10,8 @@
 
 mod allow;
 mod backend;
+mod blocking;
+mod digest;
 mod errors;
 mod export;
 mod folder;
@@ -26,7 +28,7 @@ pub use backend::Store;
 pub use errors::io_error;
 pub use export::OutFolder;
 pub use folder::{FolderStore, Stored};
-pub use inputs::{Inputs, Trust, input_name};
+pub use inputs::{InputReader, Trust, input_name};
 pub use key::ObjectKey;
 pub use listing::{Listed, Listing};
 pub use result::ResultFiles;

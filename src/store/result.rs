@@ -8,14 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sha2::{Digest, Sha256};
-
-use super::{
-    MANIFEST, ObjectKey, Store,
-    errors::io_error,
-    folder::{blocking, hex},
-    key::check_name,
-};
+use super::{MANIFEST, ObjectKey, Store, blocking::blocking, digest::sha256, errors::io_error, key::check_name};
 use crate::job::{JobError, Manifest};
 
 /// A manifest is read whole; one of this size, in bytes, is none of acetate's.
@@ -26,11 +19,11 @@ pub struct ResultFiles {
     pub manifest: Manifest,
     /// The manifest as it is stored.
     pub(super) text: Vec<u8>,
-    place: Place,
+    place: Origin,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum Origin {
     Store(Store, ObjectKey),
     Folder(PathBuf),
 }
@@ -39,11 +32,9 @@ impl ResultFiles {
     /// A result that a job row names by its manifest's key.
     pub async fn published(store: Store, manifest_key: ObjectKey) -> Result<Self, JobError> {
         let text = store.get(&manifest_key, LARGEST_MANIFEST).await?;
-        let manifest = serde_json::from_slice(&text).map_err(|error| JobError::Storage {
-            path: store.place(&manifest_key),
-            reason: format!("is not a manifest: {error}"),
-        })?;
-        Ok(Self { manifest, text, place: Place::Store(store, manifest_key) })
+        let manifest = serde_json::from_slice(&text)
+            .map_err(|error| JobError::storage(store.place(&manifest_key), format!("is not a manifest: {error}")))?;
+        Ok(Self { manifest, text, place: Origin::Store(store, manifest_key) })
     }
 
     /// A result in a folder of this machine. Its pictures may have been painted over since.
@@ -56,12 +47,12 @@ impl ResultFiles {
                     "folder",
                     format!("{} holds no {MANIFEST}; give a folder with a whole result of acetate", folder.display()),
                 ),
-                _ => io_error(&path, "read the manifest", &error),
+                _ => io_error(&path, "read the manifest", error),
             })?;
             let manifest = serde_json::from_slice(&text).map_err(|error| {
                 JobError::invalid("folder", format!("{} is no manifest of acetate: {error}", path.display()))
             })?;
-            Ok(Self { manifest, text, place: Place::Folder(folder) })
+            Ok(Self { manifest, text, place: Origin::Folder(folder) })
         })
         .await
     }
@@ -73,26 +64,26 @@ impl ResultFiles {
     pub async fn read(&self, name: &str) -> Result<Vec<u8>, JobError> {
         check_name(name)?;
         match &self.place {
-            Place::Store(store, manifest_key) => {
+            Origin::Store(store, manifest_key) => {
                 let named = self.manifest.files.iter().find(|file| file.name == name);
                 let file = named.ok_or_else(|| JobError::InputNotFound { input: name.to_owned() })?;
                 let key = manifest_key.sibling(name)?;
-                let bytes = store.get(&key, file.size).await?;
-                if hex(&Sha256::digest(&bytes)) != file.sha256 {
+                let (digest, bytes) = sha256(store.get(&key, file.size).await?).await?;
+                if hex::encode(digest) != file.sha256 {
                     let reason = "does not hold the bytes that the manifest names; the store is damaged".to_owned();
-                    return Err(JobError::Storage { path: store.place(&key), reason });
+                    return Err(JobError::storage(store.place(&key), reason));
                 }
                 Ok(bytes)
             }
-            Place::Folder(folder) => {
+            Origin::Folder(folder) => {
                 let path = folder.join(name);
                 blocking(move || {
                     fs::read(&path).map_err(|error| match error.kind() {
-                        ErrorKind::NotFound => JobError::Storage {
-                            path: path.display().to_string(),
-                            reason: format!("{MANIFEST} names it, but it is not there; fetch the result again"),
-                        },
-                        _ => io_error(&path, "read the result", &error),
+                        ErrorKind::NotFound => JobError::storage(
+                            path.display().to_string(),
+                            format!("{MANIFEST} names it, but it is not there; fetch the result again"),
+                        ),
+                        _ => io_error(&path, "read the result", error),
                     })
                 })
                 .await

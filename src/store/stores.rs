@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    FolderStore, Inputs, ObjectKey, S3Client, S3Settings, S3Store, Store, Trust, allow::AllowList, key::INPUTS,
+    FolderStore, InputReader, ObjectKey, S3Client, S3Settings, S3Store, Store, Trust, allow::AllowList, key::INPUTS,
     location::Location,
 };
 use crate::{egress::WebLimits, job::JobError};
@@ -26,7 +26,7 @@ pub struct StoreSettings {
 #[derive(Debug, Clone)]
 pub struct Stores {
     own: Store,
-    inputs: Inputs,
+    inputs: InputReader,
     outputs: Option<AllowList>,
     client: S3Client,
 }
@@ -48,7 +48,7 @@ impl Stores {
         };
         let (allowed, outputs) = lists.unzip();
         let web = settings.http_inputs.then(|| WebLimits::of(&settings.s3));
-        Ok(Self { own, inputs: Inputs::new(client.clone(), allowed, web), outputs, client })
+        Ok(Self { own, inputs: InputReader::new(client.clone(), allowed, web), outputs, client })
     }
 
     /// The store of `store.url`.
@@ -56,7 +56,7 @@ impl Stores {
         &self.own
     }
 
-    pub fn inputs(&self) -> &Inputs {
+    pub fn inputs(&self) -> &InputReader {
         &self.inputs
     }
 

@@ -1,19 +1,20 @@
 //! `file://` addresses of paths, with the bytes that a URL may not carry written as `%XX`.
+//!
+//! A general URL parser is no help here: it resolves `..` and drops tabs and line ends in silence, where these
+//! addresses are refused.
 
 use std::path::{Component, Path, PathBuf};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+
 use crate::job::{JobError, percent_decoded};
 
-/// The address of an absolute path.
+/// Everything but RFC 3986's unreserved characters and the separator.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// The address of an absolute path. A path has one address only: jobs are compared by it.
 pub fn file_url(path: &Path) -> String {
-    let mut url = String::from("file://");
-    for byte in path.as_os_str().as_encoded_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => url.push(char::from(*byte)),
-            other => url.push_str(&format!("%{other:02X}")),
-        }
-    }
-    url
+    format!("file://{}", percent_encode(path.as_os_str().as_encoded_bytes(), RESERVED))
 }
 
 /// The path behind a `file:///` address. Other schemes, hosts and steps upwards (`..`) are refused.

@@ -19,7 +19,7 @@ pub struct Asset {
 /// either one of the embedded files has it or none.
 pub fn asset(path: &str) -> Option<Asset> {
     let EmbeddedFile { data, metadata } = Assets::get(path)?;
-    let sha256 = metadata.sha256_hash().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex::encode(metadata.sha256_hash());
     Some(Asset { bytes: data, media_type: media_type(path), sha256 })
 }
 

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use crate::job::{ErrorClass, JobError};
+use backon::BackoffBuilder;
 
-/// Delays between attempts: `base`, then twice as long each time, up to `cap`; each drawn between half and all of it.
+use crate::{
+    job::{ErrorClass, JobError},
+    retry::exponential,
+};
+
+/// Delays between attempts: `base`, then twice as long each time, up to `longest`; each drawn between half and all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backoff {
     pub base: Duration,
-    pub cap: Duration,
+    pub longest: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,33 +31,26 @@ pub(super) fn next_step(error: &JobError, attempts: u32, max_attempts: u32, back
         ErrorClass::Invalid => Next::Fail,
         ErrorClass::Cancelled => Next::Cancel,
         ErrorClass::Transient | ErrorClass::Device if attempts >= max_attempts => Next::Quarantine,
-        ErrorClass::Transient | ErrorClass::Device => Next::Retry(backoff.delay(attempts, jitter())),
+        ErrorClass::Transient | ErrorClass::Device => Next::Retry(backoff.delay(attempts)),
     }
 }
 
 impl Backoff {
-    /// Before attempt `attempts + 1`; `jitter` is between 0 and 1.
-    fn delay(&self, attempts: u32, jitter: f64) -> Duration {
-        let doublings = attempts.saturating_sub(1).min(20);
-        let full = self.base.saturating_mul(1 << doublings).min(self.cap);
-        full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+    /// Before attempt `attempts + 1`.
+    fn delay(&self, attempts: u32) -> Duration {
+        let earlier = attempts.saturating_sub(1) as usize;
+        exponential(self.base, self.longest).build().nth(earlier).unwrap_or(self.longest)
     }
-}
-
-/// Good enough to keep workers from coming back all at once: the random bits of a fresh UUID.
-fn jitter() -> f64 {
-    let bits = uuid::Uuid::now_v7().as_u128() as u32;
-    f64::from(bits) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(60) };
+    const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), longest: Duration::from_secs(60) };
 
     fn storage() -> JobError {
-        JobError::Storage { path: "/x".to_owned(), reason: "broken".to_owned() }
+        JobError::storage("/x", "broken")
     }
 
     #[test]
@@ -65,9 +63,9 @@ mod tests {
 
     #[test]
     fn delays_double_up_to_the_cap() {
-        let delays: Vec<_> = (1..=7).map(|attempts| BACKOFF.delay(attempts, 1.0).as_secs()).collect();
-        assert_eq!(delays, [2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(BACKOFF.delay(1, 0.0), Duration::from_secs(1));
-        assert!((0.0..=1.0).contains(&jitter()));
+        for (attempts, full) in (1..=7).zip([2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]) {
+            let delay = BACKOFF.delay(attempts).as_secs_f64();
+            assert!((full / 2.0..=full).contains(&delay), "{delay} after {attempts} attempts");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! From a message to a row that is ours: the claim, and before it, for messages of other clients, the submission.
 
-use super::{Control, Worker, retry::with_deadline};
+use super::{JobControl, Worker, retry::with_deadline};
 use crate::{
     database::{Claim, ClaimRules, JobRow, SubmitOptions},
     job::{ErrorRecord, JobError, JobEvent, JobId, JobRequest},
@@ -14,8 +14,8 @@ pub(super) enum Accepted {
     Refused(ErrorRecord),
 }
 
-pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &Control) -> Result<Accepted, JobError> {
-    let patience = worker.options.patience;
+pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobControl) -> Result<Accepted, JobError> {
+    let patience = worker.options.database_patience;
     match &delivery.content {
         Content::Job(id) => with_deadline("the claim", patience, control, || claim(worker, *id, None)).await,
         Content::Request(request) => {
@@ -25,7 +25,7 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &Contr
             let reason = ErrorRecord::from(error);
             if let Some(id) = id {
                 let raw = String::from_utf8_lossy(body);
-                let kept = || worker.status.reject(*id, &raw, &reason);
+                let kept = || worker.jobs.reject(*id, &raw, &reason);
                 if with_deadline("the rejection", patience, control, kept).await? {
                     tell_refused(worker, delivery, *id, &reason).await?;
                 }
@@ -53,11 +53,11 @@ async fn claim(worker: &Worker, id: JobId, request: Option<&JobRequest>) -> Resu
         is_dead: &|other| worker.options.name.knows_dead(other),
         fingerprint: fingerprint.as_deref(),
     };
-    let mut claim = worker.status.claim(id, &rules).await?;
+    let mut claim = worker.jobs.claim(id, &rules).await?;
     if let (Claim::Unknown, Some(request)) = (&claim, request) {
         // A raw message of another client. Whoever else submits the same at this moment gets the same row.
-        match worker.status.submit(request, &SubmitOptions::default()).await {
-            Ok(_) => claim = worker.status.claim(id, &rules).await?,
+        match worker.jobs.submit(request, &SubmitOptions::default()).await {
+            Ok(_) => claim = worker.jobs.claim(id, &rules).await?,
             Err(error @ JobError::InvalidRequest { .. }) => return Ok(Accepted::Refused(ErrorRecord::from(&error))),
             Err(error) => return Err(error),
         }

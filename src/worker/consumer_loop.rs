@@ -20,8 +20,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Control, Stop, Verdict, Worker, metrics, reaper, relay, run};
+use super::{JobControl, StopReason, Verdict, Worker, metrics, reaper, relay, run};
 use crate::{
+    database::LeaseState,
     job::{JobError, JobId, JobKind, JobState},
     queue::{ConsumeOptions, Delivery},
 };
@@ -39,21 +40,28 @@ pub struct Shutdown {
     pub now: CancellationToken,
 }
 
+/// The device can no longer be trusted, or a model cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this worker cannot use its device, or one of its models (see above); its jobs are back in the queue: start it again"
+)]
+pub struct Unusable;
+
 /// Works until it is told to leave.
 ///
 /// # Errors
-/// When the device can no longer be trusted, or a model cannot be used: the process must be restarted. Its jobs are back in the queue by then.
-pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError> {
+/// [`Unusable`]: the process must be restarted. Its jobs are back in the queue by then.
+pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable> {
     let service = Arc::new(Service::new(worker.clone()));
     let consumer = worker.queue.consume(ConsumeOptions {
         kinds: JobKind::ALL.to_vec(),
         prefetch: u16::try_from(worker.options.slots).unwrap_or(u16::MAX),
-        affinity_wait: worker.options.affinity_wait,
+        affinity: worker.options.affinity,
     });
     let helpers = CancellationToken::new();
     let mut helping = JoinSet::new();
-    let (status, queue, poll) = (worker.status.clone(), worker.queue.clone(), worker.options.poll);
-    helping.spawn(relay::relay(status, queue, poll, worker.wake.clone(), helpers.clone()));
+    let (store, queue, poll) = (worker.jobs.clone(), worker.queue.clone(), worker.options.poll);
+    helping.spawn(relay::relay(store, queue, poll, worker.wake.clone(), helpers.clone()));
     helping.spawn(reaper::keep(worker.clone(), helpers.clone()));
     info!(worker = %worker.options.name, slots = worker.options.slots, "ready for jobs");
 
@@ -87,11 +95,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError>
     // What the last jobs left in the outbox is published before the end.
     helpers.cancel();
     while helping.join_next().await.is_some() {}
-    if worker.broken.is_cancelled() {
-        let reason = "or its model cannot be used, see above; its jobs are back in the queue, start it anew".to_owned();
-        return Err(JobError::Device { device: "of this worker".to_owned(), reason });
-    }
-    Ok(())
+    if worker.broken.is_cancelled() { Err(Unusable) } else { Ok(()) }
 }
 
 struct Service {
@@ -99,7 +103,7 @@ struct Service {
     slots: Arc<Semaphore>,
     /// Jobs share it; one that has killed a worker before has it alone, so that it takes no neighbour with it.
     isolation: RwLock<()>,
-    in_hand: Mutex<HashMap<u64, Control>>,
+    in_hand: Mutex<HashMap<u64, JobControl>>,
 }
 
 impl Service {
@@ -127,7 +131,7 @@ impl Service {
     }
 
     async fn in_company(&self, delivery: Delivery) -> Result<Verdict, JobError> {
-        let control = Control::default();
+        let control = JobControl::default();
         let _in_hand = self.register(&control);
         let alone = match delivery.job() {
             Some(id) => self.has_killed(id).await,
@@ -145,19 +149,18 @@ impl Service {
 
     /// Its row says that somebody is working on it, and that worker is dead or silent.
     async fn has_killed(&self, id: JobId) -> bool {
-        match self.worker.status.get(id).await {
-            Ok(Some(row)) => {
-                let over = row.lease_until.is_none_or(|until| until <= Timestamp::now());
-                let dead = || row.worker.as_deref().is_some_and(|worker| self.worker.options.name.knows_dead(worker));
-                row.state == JobState::Running && (over || dead())
+        match self.worker.jobs.get(id).await {
+            Ok(Some(row)) if row.state == JobState::Running => {
+                let is_dead = |name: &str| self.worker.options.name.knows_dead(name);
+                row.lease(Timestamp::now(), is_dead) != LeaseState::Held
             }
-            // The claim will meet the same trouble and deal with it.
-            Ok(None) | Err(_) => false,
+            // An error: the claim will meet the same trouble and deal with it.
+            Ok(Some(_) | None) | Err(_) => false,
         }
     }
 
     /// Until the value is dropped, also by a panic.
-    fn register(&self, control: &Control) -> InHand<'_> {
+    fn register(&self, control: &JobControl) -> InHand<'_> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut in_hand = self.lock();
@@ -167,7 +170,7 @@ impl Service {
     }
 
     /// Nothing under the lock can leave it half-changed.
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Control>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, JobControl>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -190,7 +193,7 @@ impl Service {
         }
         info!(jobs = jobs.len(), "the deadline is over: they are given back");
         for control in self.lock().values() {
-            control.stop(Stop::GiveBack);
+            control.stop(StopReason::GiveBack);
         }
         let all = async { while jobs.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_STEP, all).await.is_err() {

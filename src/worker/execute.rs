@@ -13,7 +13,7 @@ use ::image::RgbaImage;
 use qwen_image::image_processor;
 
 use super::{
-    Control, Worker,
+    JobControl, Worker,
     failpoint::Point,
     inputs::{Pictures, blocking, count},
     progress::Timings,
@@ -21,8 +21,8 @@ use super::{
 use crate::{
     engine::{Outcome, ProgressFn, Work},
     job::{
-        Caption, DecomposeParams, EditParams, JobError, JobId, JobRequest, LayerRole, ModelRecord, Stage, StageTiming,
-        Task, WorkflowParams,
+        Caption, DecomposeParams, EditParams, Inputs, JobError, JobId, JobRequest, LayerRole, ModelRecord, Stage,
+        StageTiming, Task, WorkflowParams,
     },
 };
 
@@ -51,19 +51,21 @@ pub(super) async fn execute(
     worker: &Worker,
     request: &JobRequest,
     pictures: Pictures,
-    control: &Control,
+    control: &JobControl,
 ) -> Result<Made, JobError> {
     let seed = request.seed();
     let mut job = Execution { worker, control, id: request.id, made: Made::default(), timings: Timings::default() };
     job.made.notes = pictures.notes;
+    let Inputs { image, references, layers } = pictures.inputs;
+    let image = image.ok_or_else(|| JobError::invalid("input", "names no picture"));
     match &request.task {
-        Task::Decompose(params) => job.decompose(one(pictures.images)?, params, seed).await?,
+        Task::Decompose(params) => job.decompose(image?, params, seed).await?,
         Task::Edit(params) => {
-            let edited = job.edit(pictures.images, params.clone(), seed).await?;
+            let edited = job.edit(image?, references, params.clone(), seed).await?;
             job.add("edited.png".to_owned(), LayerRole::Edited, edited);
         }
-        Task::Composite(_) => job.composite(pictures.images).await?,
-        Task::Workflow(params) => job.workflow(one(pictures.images)?, params, seed).await?,
+        Task::Composite(_) => job.composite(layers).await?,
+        Task::Workflow(params) => job.workflow(image?, params, seed).await?,
     }
     job.made.timings = job.timings.into_vec();
     Ok(job.made)
@@ -71,7 +73,7 @@ pub(super) async fn execute(
 
 struct Execution<'a> {
     worker: &'a Worker,
-    control: &'a Control,
+    control: &'a JobControl,
     id: JobId,
     made: Made,
     timings: Timings,
@@ -83,7 +85,7 @@ impl Execution<'_> {
         let wanted = params.layers as usize + 1;
         if images.len() != wanted {
             let reason = format!("gave {} pictures instead of {wanted}", images.len());
-            return Err(JobError::Device { device: "engine".to_owned(), reason });
+            return Err(JobError::device("engine", reason));
         }
         for (index, image) in images.into_iter().enumerate() {
             let role = if index == 0 { LayerRole::Regenerated } else { LayerRole::Layer };
@@ -92,12 +94,14 @@ impl Execution<'_> {
         Ok(())
     }
 
-    async fn edit(&mut self, images: Vec<RgbaImage>, params: EditParams, seed: u64) -> Result<RgbaImage, JobError> {
+    async fn edit(
+        &mut self,
+        image: RgbaImage,
+        references: Vec<RgbaImage>,
+        params: EditParams,
+        seed: u64,
+    ) -> Result<RgbaImage, JobError> {
         let seed = params.seed.unwrap_or(seed);
-        let mut references = images;
-        let Some(image) = references.pop() else {
-            return Err(JobError::invalid("input", "an edit needs a picture"));
-        };
         one(self.engine(Work::Edit { image, references, params, seed }).await?)
     }
 
@@ -119,7 +123,7 @@ impl Execution<'_> {
         let mut edited = BTreeMap::new();
         for edit in &params.edits {
             let index = edit.layer as usize;
-            let result = self.edit(vec![layers[index].clone()], edit.params(), seed).await?;
+            let result = self.edit(layers[index].clone(), Vec::new(), edit.params(), seed).await?;
             layers[index] = result.clone();
             edited.insert(index, result);
         }
@@ -183,10 +187,8 @@ impl Execution<'_> {
 }
 
 fn one(images: Vec<RgbaImage>) -> Result<RgbaImage, JobError> {
-    let given = images.len();
-    let mut images = images.into_iter();
-    match (images.next(), images.next()) {
-        (Some(image), None) => Ok(image),
-        _ => Err(JobError::invalid("input", format!("one picture is wanted, {given} given"))),
-    }
+    <[RgbaImage; 1]>::try_from(images).map(|[image]| image).map_err(|images| {
+        let reason = format!("gave {} pictures instead of one", images.len());
+        JobError::device("engine", reason)
+    })
 }

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{Reporter, Worker};
 use crate::{
     image,
-    job::{InputRef, JobError, JobId, JobRequest, Stage},
+    job::{InputRef, Inputs, JobError, JobId, JobRequest, Stage},
     store::{ObjectKey, Stored, input_name},
 };
 
@@ -19,7 +19,7 @@ pub(super) struct InputFile {
 }
 
 pub(super) struct Pictures {
-    pub images: Vec<RgbaImage>,
+    pub inputs: Inputs<RgbaImage>,
     /// What was done to them on the way in.
     pub notes: Vec<String>,
 }
@@ -28,7 +28,7 @@ pub(super) async fn fetch(
     worker: &Worker,
     request: &JobRequest,
     reporter: &Reporter,
-) -> Result<Vec<InputFile>, JobError> {
+) -> Result<Inputs<InputFile>, JobError> {
     let total = count(request.inputs.len());
     reporter.at(Stage::Fetch, 0, total);
     let reads: Vec<_> = request.inputs.iter().map(|input| fetch_one(worker, input)).collect();
@@ -38,32 +38,37 @@ pub(super) async fn fetch(
         files.push(file);
         reporter.at(Stage::Fetch, count(files.len()), total);
     }
-    Ok(files)
+    Ok(Inputs::named(request.task.kind(), files))
 }
 
 async fn fetch_one(worker: &Worker, input: &InputRef) -> Result<InputFile, JobError> {
     match input {
         InputRef::Url(url) => {
-            let bytes = worker.stores.inputs().read(url, worker.options.max_input_bytes).await?;
+            let bytes = worker.stores.inputs().read(url, worker.options.limits.max_bytes).await?;
             Ok(InputFile { name: input_name(url), bytes })
         }
         InputRef::Layer { job, .. } | InputRef::File { job, .. } => earlier(worker, *job, input).await,
     }
 }
 
-pub(super) async fn decode(worker: &Worker, files: Vec<InputFile>, reporter: &Reporter) -> Result<Pictures, JobError> {
+pub(super) async fn decode(
+    worker: &Worker,
+    files: Inputs<InputFile>,
+    reporter: &Reporter,
+) -> Result<Pictures, JobError> {
     let (limits, reporter) = (worker.options.limits, reporter.clone());
     blocking(move || {
         let total = count(files.len());
-        let mut pictures = Pictures { images: Vec::new(), notes: Vec::new() };
-        for (index, file) in files.iter().enumerate() {
-            reporter.at(Stage::Decode, count(index), total);
+        let (mut done, mut notes) = (0, Vec::new());
+        let inputs = files.try_map(|file| {
+            reporter.at(Stage::Decode, done, total);
             let decoded = image::decode(&file.name, &file.bytes, &limits)?;
-            pictures.images.push(decoded.pixels);
-            pictures.notes.extend(decoded.notes.into_iter().map(|note| format!("{}: {note}", short(&file.name))));
-        }
+            notes.extend(decoded.notes.into_iter().map(|note| format!("{}: {note}", short(&file.name))));
+            done += 1;
+            Ok::<_, JobError>(decoded.pixels)
+        })?;
         reporter.at(Stage::Decode, total, total);
-        Ok(pictures)
+        Ok(Pictures { inputs, notes })
     })
     .await
 }
@@ -71,7 +76,7 @@ pub(super) async fn decode(worker: &Worker, files: Vec<InputFile>, reporter: &Re
 /// A picture out of the result of an earlier job.
 async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputFile, JobError> {
     let name = input.to_string();
-    let Some(row) = worker.status.get(job).await? else {
+    let Some(row) = worker.jobs.get(job).await? else {
         return Err(JobError::InputNotFound { input: name });
     };
     let file = row.picture(input)?;
@@ -98,9 +103,7 @@ pub(super) async fn blocking<T: Send + 'static>(
             input: "input".to_owned(),
             reason: "breaks the code that reads pictures; convert it with another program, and report it".to_owned(),
         }),
-        Err(error) => {
-            Err(JobError::Device { device: "cpu".to_owned(), reason: format!("picture work ended: {error}") })
-        }
+        Err(error) => Err(JobError::device("cpu", format!("picture work ended: {error}"))),
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::{Control, Stop, Worker};
+use super::{JobControl, StopReason, Worker};
 use crate::{
     database::{Fenced, JobRow, JobStore},
     job::{Epoch, JobEvent, JobId, Progress},
@@ -25,11 +25,11 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn hold(worker: &Worker, row: &JobRow, control: Control) -> Self {
+    pub(super) fn hold(worker: &Worker, row: &JobRow, control: JobControl) -> Self {
         let (stop, stopped) = oneshot::channel();
         control.reporter.continue_after(row.progress.map_or(0, |progress| progress.sequence));
         let heart = Heart {
-            status: worker.status.clone(),
+            jobs: worker.jobs.clone(),
             job: row.id(),
             epoch: row.epoch,
             lease: worker.options.lease,
@@ -56,7 +56,7 @@ impl Lease {
 }
 
 struct Heart {
-    status: JobStore,
+    jobs: JobStore,
     queue: Queue,
     row: JobRow,
     job: JobId,
@@ -70,7 +70,7 @@ struct Heart {
     telling: Option<JoinHandle<()>>,
     /// See [`Worker::broken`].
     broken: CancellationToken,
-    control: Control,
+    control: JobControl,
 }
 
 impl Heart {
@@ -82,7 +82,7 @@ impl Heart {
             let last = tokio::select! { _ = tick.tick() => false, _ = &mut stopped => true };
             let held = self.beat().await;
             if Instant::now() >= self.until {
-                self.control.stop(Stop::TimeIsUp);
+                self.control.stop(StopReason::TimeIsUp);
             }
             if Instant::now() >= self.until + LAST_STEP {
                 // The device does not answer. Another worker shall have the job, and this process a new beginning.
@@ -101,15 +101,15 @@ impl Heart {
     /// stay away for longer than the lease, the epoch keeps this attempt from publishing.
     async fn beat(&self) -> bool {
         let progress = self.control.reporter.latest();
-        match self.status.heartbeat(self.job, self.epoch, self.lease, progress.as_ref()).await {
+        match self.jobs.heartbeat(self.job, self.epoch, self.lease, progress.as_ref()).await {
             Ok(Fenced::Held(beat)) => {
                 if beat.cancel_requested {
-                    self.control.stop(Stop::Cancel);
+                    self.control.stop(StopReason::Cancel);
                 }
                 true
             }
             Ok(Fenced::Lost) => {
-                self.control.stop(Stop::Cancel);
+                self.control.stop(StopReason::Cancel);
                 false
             }
             Err(error) => {

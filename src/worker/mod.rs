@@ -28,14 +28,14 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use backoff::Backoff;
-pub use consumer_loop::{Shutdown, serve};
+pub use consumer_loop::{Shutdown, Unusable, serve};
 pub use failpoint::Failpoint;
 pub use identity::WorkerName;
 pub use metrics::describe;
 pub use progress::Reporter;
 pub use relay::{publish_due, relay};
 pub use run::{Verdict, run};
-pub use stop::{Control, Stop};
+pub use stop::{JobControl, StopReason};
 
 use crate::{
     database::JobStore,
@@ -49,11 +49,11 @@ use crate::{
 /// What a worker works with; clones share it.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    pub status: JobStore,
+    pub jobs: JobStore,
     pub stores: Stores,
     pub queue: Queue,
     pub engine: Engine,
-    pub options: Options,
+    pub options: WorkerOptions,
     /// Wakes the relay: the outbox has something new.
     pub wake: Arc<Notify>,
     /// Set when the device can no longer be trusted.
@@ -61,7 +61,7 @@ pub struct Worker {
 }
 
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct WorkerOptions {
     pub name: WorkerName,
     /// How long the job is ours after each heartbeat.
     pub lease: Duration,
@@ -71,30 +71,28 @@ pub struct Options {
     pub max_attempts: u32,
     pub backoff: Backoff,
     pub limits: image::Limits,
-    /// The largest input that is read, in bytes.
-    pub max_input_bytes: u64,
     /// Where results go.
-    pub place: Place,
+    pub results: ResultPlacement,
     /// Jobs in hand at a time.
     pub slots: usize,
     /// How long a job may wait because another kind's model is in memory.
-    pub affinity_wait: Duration,
+    pub affinity: Duration,
     /// The most time that a job may take.
     pub job_timeout: Duration,
     /// How long the jobs in hand may take to end when the worker leaves.
     pub drain: Duration,
     /// How long a write waits for a database that is away.
-    pub patience: Duration,
+    pub database_patience: Duration,
     /// How often the outbox, or the rows, are looked at.
     pub poll: Duration,
     /// A queued job whose message has not been seen for this long is dispatched again.
-    pub redispatch_after: Duration,
+    pub redispatch: Duration,
     pub failpoint: Failpoint,
 }
 
 /// Where results go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ResultPlacement {
     /// Into the store of `store.url`; somebody copies them out of it.
     OwnStore,
     /// Under the request's `output.prefix`.
@@ -109,9 +107,9 @@ struct Results {
 
 impl Worker {
     fn results_of(&self, request: &JobRequest) -> Result<Results, JobError> {
-        match self.options.place {
-            Place::OwnStore => Ok(Results { store: self.stores.own().clone(), root: None }),
-            Place::AsAsked => {
+        match self.options.results {
+            ResultPlacement::OwnStore => Ok(Results { store: self.stores.own().clone(), root: None }),
+            ResultPlacement::AsAsked => {
                 let store = self.stores.results(&request.output.prefix)?;
                 Ok(Results { root: Some(store.root_url()), store })
             }

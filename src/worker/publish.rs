@@ -45,8 +45,7 @@ pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<P
     }
     let mut pngs = Vec::with_capacity(tasks.len());
     while let Some(done) = tasks.join_next().await {
-        let failed =
-            |error| JobError::Device { device: "cpu".to_owned(), reason: format!("PNG encoder ended: {error}") };
+        let failed = |error| JobError::device("cpu", format!("PNG encoder ended: {error}"));
         pngs.push(done.map_err(failed)??);
         reporter.at(Stage::EncodePng, count(pngs.len()), total);
     }
@@ -110,8 +109,8 @@ pub(super) async fn manifest(
         timings: timings.into_vec(),
     };
     let key = ObjectKey::new(row.id(), row.epoch, MANIFEST)?;
-    let json = serde_json::to_vec_pretty(&manifest)
-        .map_err(|error| JobError::Storage { path: key.to_string(), reason: error.to_string() })?;
+    let json =
+        serde_json::to_vec_pretty(&manifest).map_err(|error| JobError::storage(key.to_string(), error.to_string()))?;
     let stored = results.store.put(key, json).await?;
     results.store.verify(&stored).await?;
     metrics::stages(row.request.task.kind(), &manifest.timings);

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::{Worker, metrics};
 use crate::{
-    database::Filter,
+    database::{Filter, LeaseState},
     job::{JobError, JobState},
     queue::Queue,
 };
@@ -39,7 +39,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         }
         if due(counted, COUNT_EVERY) {
             counted = Some(Instant::now());
-            match worker.status.queue_depth().await {
+            match worker.jobs.queue_depth().await {
                 Ok(depth) => metrics::depth(&depth),
                 Err(error) => warn!(%error, "the queued jobs were not counted"),
             }
@@ -56,8 +56,9 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
 async fn take_over(worker: &Worker) -> Result<(), JobError> {
     let Queue::Embedded(queue) = &worker.queue else { return Ok(()) };
     let running = Filter { state: Some(JobState::Running), limit: FILL, ..Filter::default() };
-    for row in worker.status.list(&running).await?.jobs {
-        if row.worker.as_deref().is_some_and(|name| worker.options.name.knows_dead(name)) {
+    for row in worker.jobs.list(&running).await?.jobs {
+        let is_dead = |name: &str| worker.options.name.knows_dead(name);
+        if row.lease(Timestamp::now(), is_dead) != LeaseState::Held {
             queue.push(row.id(), row.request.priority, Timestamp::now());
         }
     }
@@ -69,13 +70,13 @@ async fn look(worker: &Worker) -> Result<(), JobError> {
         Queue::Embedded(queue) => {
             // Those in the queue are due as well; it is filled when none of them waits.
             if !queue.has_due() {
-                for (job, priority, _) in worker.status.due(FILL).await? {
+                for (job, priority, _) in worker.jobs.due(FILL).await? {
                     queue.push(job, priority, Timestamp::now());
                 }
             }
         }
         Queue::Rabbit(_) => {
-            let found = worker.status.reap(worker.options.redispatch_after).await?;
+            let found = worker.jobs.reap(worker.options.redispatch).await?;
             if found > 0 {
                 info!(jobs = found, "dispatched again: their workers are dead, or their messages were lost");
                 worker.wake.notify_one();

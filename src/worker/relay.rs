@@ -10,6 +10,7 @@ use crate::{
     database::{JobStore, OutboxId, OutboxRow},
     job::JobError,
     queue::{Dispatch, Event, Queue},
+    retry::Pauses,
 };
 
 /// Rows taken at a time.
@@ -21,22 +22,26 @@ const RETRY: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Publishes what is due until it is told to stop, and then once more. `wake`: there is something new.
-pub async fn relay(status: JobStore, queue: Queue, poll: Duration, wake: Arc<Notify>, stop: CancellationToken) {
+pub async fn relay(jobs: JobStore, queue: Queue, poll: Duration, wake: Arc<Notify>, stop: CancellationToken) {
     if matches!(queue, Queue::Embedded(_)) {
         return;
     }
-    let mut pause = poll;
+    let mut pauses = Pauses::new(2 * poll, LONGEST_PAUSE);
     loop {
         let last = stop.is_cancelled();
-        match publish_due(&status, &queue).await {
-            Ok(0) => pause = poll,
-            Ok(_) if !last => continue,
-            Ok(_) => {}
+        let pause = match publish_due(&jobs, &queue).await {
+            Ok(sent) => {
+                pauses.reset();
+                if sent > 0 && !last {
+                    continue;
+                }
+                poll
+            }
             Err(error) => {
                 warn!(%error, "the outbox waits");
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pauses.next_pause()
             }
-        }
+        };
         if last {
             return;
         }
@@ -50,8 +55,8 @@ pub async fn relay(status: JobStore, queue: Queue, poll: Duration, wake: Arc<Not
 
 /// Publishes one chunk of what is due; gives how many rows were taken. Whoever has just submitted calls it too, so that
 /// the jobs need not wait for a worker's relay.
-pub async fn publish_due(status: &JobStore, queue: &Queue) -> Result<usize, JobError> {
-    let rows = status.outbox_take(CHUNK, LEASE).await?;
+pub async fn publish_due(jobs: &JobStore, queue: &Queue) -> Result<usize, JobError> {
+    let rows = jobs.outbox_take(CHUNK, LEASE).await?;
     if rows.is_empty() {
         return Ok(0);
     }
@@ -65,21 +70,21 @@ pub async fn publish_due(status: &JobStore, queue: &Queue) -> Result<usize, JobE
     let done: Vec<_> = outcome.iter().flat_map(|(done, _, _)| done).copied().collect();
     let failed: Vec<_> = outcome.iter().flat_map(|(_, failed, _)| failed).copied().collect();
     debug!(published = done.len(), failed = failed.len(), "outbox");
-    status.outbox_done(&done).await?;
-    status.outbox_release(&failed, RETRY).await?;
+    jobs.outbox_done(&done).await?;
+    jobs.outbox_release(&failed, RETRY).await?;
     match outcome.into_iter().find_map(|(_, _, error)| error) {
         Some(error) => Err(error),
         None => Ok(taken),
     }
 }
 
-type Published = (Vec<OutboxId>, Vec<OutboxId>, Option<JobError>);
+type Sent = (Vec<OutboxId>, Vec<OutboxId>, Option<JobError>);
 
 /// The ids of those that the broker has, of those that it does not have, and why.
 async fn publish<F: Future<Output = Vec<Result<(), JobError>>>>(
     rows: Vec<OutboxRow>,
     send: impl FnOnce(&[OutboxRow]) -> F,
-) -> Published {
+) -> Sent {
     let (mut done, mut failed, mut why) = (Vec::new(), Vec::new(), None);
     if rows.is_empty() {
         return (done, failed, why);

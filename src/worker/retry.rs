@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use backon::Retryable;
 use tracing::warn;
 
-use super::Control;
-use crate::job::{ErrorClass, JobError};
+use super::{JobControl, StopReason};
+use crate::{job::JobError, retry::exponential};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -16,27 +17,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) async fn with_deadline<T, F>(
     what: &str,
     patience: Duration,
-    control: &Control,
-    mut attempt: impl FnMut() -> F,
+    control: &JobControl,
+    attempt: impl FnMut() -> F,
 ) -> Result<T, JobError>
 where
     F: Future<Output = Result<T, JobError>>,
 {
     let start = Instant::now();
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let error = match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        let leaving = control.why() == Some(super::Stop::GiveBack);
-        if error.class() != ErrorClass::Transient || leaving || start.elapsed() + pause > patience {
-            return Err(error);
-        }
-        warn!(%error, retry_s = pause.as_secs_f64(), "{what}: tried again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
+    attempt
+        .retry(exponential(FIRST_PAUSE, LONGEST_PAUSE))
+        .when(|error| error.is_transient() && control.why() != Some(StopReason::GiveBack))
+        .adjust(|_, pause| pause.filter(|pause| start.elapsed() + *pause <= patience))
+        .notify(|error, pause| warn!(%error, retry_s = pause.as_secs_f64(), "{what}: tried again"))
+        .await
 }
 
 #[cfg(test)]
@@ -45,9 +38,9 @@ mod tests {
 
     #[tokio::test]
     async fn passing_errors_are_waited_out_and_others_not() {
-        let away = || JobError::Database { reason: "away".to_owned() };
+        let away = || JobError::database("away");
         let mut left = 2;
-        let found = with_deadline("test", Duration::from_secs(5), &Control::default(), || {
+        let found = with_deadline("test", Duration::from_secs(5), &JobControl::default(), || {
             left -= 1;
             let result = if left > 0 { Err(away()) } else { Ok(7) };
             async move { result }
@@ -57,10 +50,10 @@ mod tests {
         let wrong = || async { Err::<(), _>(JobError::invalid("id", "wrong")) };
         let patience = Duration::from_secs(5);
         assert_eq!(
-            with_deadline("test", patience, &Control::default(), wrong).await.unwrap_err().code(),
+            with_deadline("test", patience, &JobControl::default(), wrong).await.unwrap_err().code(),
             "invalid_request"
         );
         let gone = || async { Err::<(), _>(away()) };
-        assert!(with_deadline("test", Duration::ZERO, &Control::default(), gone).await.is_err());
+        assert!(with_deadline("test", Duration::ZERO, &JobControl::default(), gone).await.is_err());
     }
 }

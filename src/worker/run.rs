@@ -3,7 +3,7 @@
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
-    Control, Place, Stop, Worker,
+    JobControl, ResultPlacement, StopReason, Worker,
     backoff::{Next, next_step},
     claim::{Accepted, accept},
     execute::execute,
@@ -35,7 +35,7 @@ pub enum Verdict {
 }
 
 /// Works on one delivery. An error here is about the database; a job's own failure stands in its row.
-pub async fn run(worker: &Worker, delivery: Delivery, control: &Control) -> Result<Verdict, JobError> {
+pub async fn run(worker: &Worker, delivery: Delivery, control: &JobControl) -> Result<Verdict, JobError> {
     let span = info_span!(
         "job",
         id = delivery.job().map(display),
@@ -44,8 +44,8 @@ pub async fn run(worker: &Worker, delivery: Delivery, control: &Control) -> Resu
     in_order(worker, delivery, control).instrument(span).await
 }
 
-async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Result<Verdict, JobError> {
-    if control.why() == Some(Stop::GiveBack) {
+async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> Result<Verdict, JobError> {
+    if control.why() == Some(StopReason::GiveBack) {
         delivery.give_back().await;
         return Ok(Verdict::NotTaken(Claim::Unknown));
     }
@@ -76,7 +76,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
     if let Err(error) = &made {
         // A model is the worker's own affair in a service: others may have it, and the job waits for them. Of a queue in
         // process this worker is the only one.
-        let others = worker.options.place == Place::AsAsked && matches!(worker.queue, Queue::Rabbit(_));
+        let others = worker.options.results == ResultPlacement::AsAsked && matches!(worker.queue, Queue::Rabbit(_));
         let unfit = error.is_about_the_model() && others;
         if unfit || error.class() == ErrorClass::Device {
             let beside = worker.broken.is_cancelled();
@@ -84,7 +84,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
             worker.broken.cancel();
             if unfit || beside {
                 // It is not charged for what it did not do, like its neighbours of a device that broke.
-                control.stop(Stop::GiveBack);
+                control.stop(StopReason::GiveBack);
                 made = Err(JobError::Cancelled);
             }
         }
@@ -117,7 +117,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
 
 /// From the request to a published manifest. What it leaves behind on failure lies under its own epoch and is never
 /// named by a row.
-async fn attempt(worker: &Worker, row: &JobRow, control: &Control) -> Result<Published, JobError> {
+async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<Published, JobError> {
     let reporter = &control.reporter;
     let mut timings = Timings::default();
     let results = worker.results_of(&row.request)?;
@@ -142,29 +142,29 @@ async fn settle(
     worker: &Worker,
     row: &JobRow,
     made: Result<Published, JobError>,
-    control: &Control,
+    control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
     // An ending that stands already, because its commit was applied and the reply lost, is ours.
-    with_deadline("the job's end", worker.options.patience, control, || end(worker, row, &made, control)).await
+    with_deadline("the job's end", worker.options.database_patience, control, || end(worker, row, &made, control)).await
 }
 
 async fn end(
     worker: &Worker,
     row: &JobRow,
     made: &Result<Published, JobError>,
-    control: &Control,
+    control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
-    let (status, id, epoch) = (&worker.status, row.id(), row.epoch);
+    let (jobs, id, epoch) = (&worker.jobs, row.id(), row.epoch);
     let error = match (made, control.why()) {
         (Ok(result), _) => {
             info!(files = result.files.len(), "succeeded");
-            return status.succeed(id, epoch, result).await;
+            return jobs.succeed(id, epoch, result).await;
         }
-        (Err(JobError::Cancelled), Some(Stop::GiveBack)) => {
+        (Err(JobError::Cancelled), Some(StopReason::GiveBack)) => {
             info!("given back");
-            return status.give_back(id, epoch).await;
+            return jobs.give_back(id, epoch).await;
         }
-        (Err(JobError::Cancelled), Some(Stop::TimeIsUp)) => {
+        (Err(JobError::Cancelled), Some(StopReason::TimeIsUp)) => {
             &JobError::TimedOut { seconds: worker.options.job_timeout.as_secs_f64() }
         }
         (Err(error), _) => error,
@@ -173,26 +173,26 @@ async fn end(
     match next_step(error, row.attempts, worker.options.max_attempts, &worker.options.backoff) {
         Next::Cancel => {
             info!("cancelled");
-            status.cancelled(id, epoch).await
+            jobs.cancelled(id, epoch).await
         }
         Next::Fail => {
             info!(code = record.code, reason = record.message, "failed");
-            status.fail(id, epoch, &record).await
+            jobs.fail(id, epoch, &record).await
         }
         Next::Quarantine => {
             let exhausted = JobError::AttemptsExhausted { attempts: row.attempts, last: record.message };
             warn!(code = record.code, "quarantined");
-            status.fail(id, epoch, &ErrorRecord::from(&exhausted)).await
+            jobs.fail(id, epoch, &ErrorRecord::from(&exhausted)).await
         }
         Next::Retry(delay) => {
             info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "goes back to the queue");
             metrics::retry(&record);
-            status.requeue(id, epoch, &record, delay).await
+            jobs.requeue(id, epoch, &record, delay).await
         }
     }
 }
 
-fn check(control: &Control) -> Result<(), JobError> {
+fn check(control: &JobControl) -> Result<(), JobError> {
     if control.cancel.is_cancelled() { Err(JobError::Cancelled) } else { Ok(()) }
 }
 

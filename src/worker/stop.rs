@@ -10,7 +10,7 @@ use crate::engine::CancelToken;
 
 /// Why a job stops before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopReason {
     /// Somebody cancelled it, or another worker has taken it over.
     Cancel,
     /// This worker goes away: the job is given back, and the attempt does not count.
@@ -21,35 +21,35 @@ pub enum Stop {
 
 /// The strings of one job; clones pull the same ones.
 #[derive(Debug, Clone, Default)]
-pub struct Control {
+pub struct JobControl {
     pub cancel: CancelToken,
     pub reporter: Reporter,
     why: Arc<AtomicU8>,
 }
 
-impl Control {
+impl JobControl {
     pub fn new(cancel: CancelToken, reporter: Reporter) -> Self {
         Self { cancel, reporter, why: Arc::default() }
     }
 
     /// The first reason stands.
-    pub fn stop(&self, why: Stop) {
+    pub fn stop(&self, why: StopReason) {
         let code = match why {
-            Stop::Cancel => 1,
-            Stop::GiveBack => 2,
-            Stop::TimeIsUp => 3,
+            StopReason::Cancel => 1,
+            StopReason::GiveBack => 2,
+            StopReason::TimeIsUp => 3,
         };
         let _ = self.why.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
         self.cancel.cancel();
     }
 
-    /// Who cancels the token itself, as Ctrl-C does, means [`Stop::Cancel`].
-    pub fn why(&self) -> Option<Stop> {
+    /// Who cancels the token itself, as Ctrl-C does, means [`StopReason::Cancel`].
+    pub fn why(&self) -> Option<StopReason> {
         match self.why.load(Ordering::Acquire) {
-            0 => self.cancel.is_cancelled().then_some(Stop::Cancel),
-            1 => Some(Stop::Cancel),
-            2 => Some(Stop::GiveBack),
-            _ => Some(Stop::TimeIsUp),
+            0 => self.cancel.is_cancelled().then_some(StopReason::Cancel),
+            1 => Some(StopReason::Cancel),
+            2 => Some(StopReason::GiveBack),
+            _ => Some(StopReason::TimeIsUp),
         }
     }
 }
@@ -60,14 +60,14 @@ mod tests {
 
     #[test]
     fn the_first_reason_stands() {
-        let control = Control::default();
+        let control = JobControl::default();
         assert_eq!(control.why(), None);
-        control.clone().stop(Stop::GiveBack);
-        control.stop(Stop::TimeIsUp);
-        assert_eq!(control.why(), Some(Stop::GiveBack));
+        control.clone().stop(StopReason::GiveBack);
+        control.stop(StopReason::TimeIsUp);
+        assert_eq!(control.why(), Some(StopReason::GiveBack));
         assert!(control.cancel.is_cancelled());
-        let by_hand = Control::default();
+        let by_hand = JobControl::default();
         by_hand.cancel.cancel();
-        assert_eq!(by_hand.why(), Some(Stop::Cancel));
+        assert_eq!(by_hand.why(), Some(StopReason::Cancel));
     }
 }

@@ -7,26 +7,40 @@ use std::{
 
 /// A module and what it may name with `crate::`. A module may always name itself. What the library `qwen-image` may
 /// know, the compiler decides: it is a crate of its own.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("cli", &["app", "config", "telemetry", "worker", "queue", "database", "store", "image", "engine", "job"]),
     (
         "app",
-        &["config", "http", "telemetry", "worker", "queue", "database", "store", "egress", "image", "engine", "job"],
+        &[
+            "config",
+            "http",
+            "retry",
+            "telemetry",
+            "worker",
+            "queue",
+            "database",
+            "store",
+            "egress",
+            "image",
+            "engine",
+            "job",
+        ],
     ),
     ("config", &["job"]),
     ("telemetry", &[]),
     // Requests are submitted, watched and read here; nothing is computed. The engine is only looked at.
     ("http", &["telemetry", "queue", "database", "store", "egress", "image", "engine", "ui", "job"]),
     ("ui", &[]),
-    ("worker", &["queue", "database", "store", "image", "engine", "job"]),
+    ("worker", &["queue", "database", "store", "image", "engine", "job", "retry"]),
     // The stages do not know each other.
-    ("queue", &["job"]),
+    ("queue", &["job", "retry"]),
     ("database", &["job"]),
-    ("store", &["egress", "job"]),
+    ("store", &["egress", "job", "retry"]),
     ("egress", &["job"]),
     ("image", &["job"]),
     ("engine", &["job"]),
     ("job", &[]),
+    ("retry", &[]),
 ];
 
 /// A crate or path, and the only modules that may name it.

@@ -72,10 +72,10 @@ pub async fn cancel(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     let id = match args.chosen()? {
         Chosen::One(id) => id,
         Chosen::Batch(batch) => {
-            if front.status.batch_summary(&batch).await?.is_none() {
+            if front.jobs.batch_summary(&batch).await?.is_none() {
                 return Err(watch::no_such_batch(&batch).into());
             }
-            let jobs = front.status.cancel_batch(&batch).await?;
+            let jobs = front.jobs.cancel_batch(&batch).await?;
             front.dispatch().await;
             if args.json {
                 return output::json(&json!({ "batch": batch, "cancelled": jobs }));
@@ -84,7 +84,7 @@ pub async fn cancel(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
         }
     };
     let me = WorkerName::of_this_process();
-    let text = match front.status.cancel(id, &|worker| me.knows_dead(worker)).await? {
+    let text = match front.jobs.cancel(id, &|worker| me.knows_dead(worker)).await? {
         CancelOutcome::Cancelled => "cancelled".to_owned(),
         CancelOutcome::Requested => "asked to stop; it does so within one denoise step".to_owned(),
         CancelOutcome::AlreadyEnded(state) => format!("had already {}", ended(state)),
@@ -92,7 +92,7 @@ pub async fn cancel(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     };
     front.dispatch().await;
     if args.json {
-        let row = front.status.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
         return output::json(&JobView::new(row, &front.stores)?);
     }
     output::line(&format!("job {id} {text}"))
@@ -106,7 +106,7 @@ pub async fn retry(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     let one = ids.len() == 1;
     let mut queued = Vec::new();
     for id in ids {
-        match front.status.retry(id).await? {
+        match front.jobs.retry(id).await? {
             RetryOutcome::Queued(_) => queued.push(id),
             // Of a batch, some may have been retried by somebody else in the meantime.
             RetryOutcome::Refused(_) | RetryOutcome::Unknown if !one => {}
@@ -133,7 +133,7 @@ async fn failed_of(front: &Submitter, batch: &BatchId) -> Result<Vec<JobId>, Fai
         Filter { state: Some(JobState::Failed), batch: Some(batch.clone()), limit: 1000, ..Filter::default() };
     let mut ids = Vec::new();
     loop {
-        let page = front.status.list(&filter).await?;
+        let page = front.jobs.list(&filter).await?;
         ids.extend(page.jobs.iter().map(|row| row.id()));
         match page.next {
             Some(next) => filter.after = Some(next),

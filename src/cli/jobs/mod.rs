@@ -133,7 +133,7 @@ async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
         after: args.after,
         ..Filter::default()
     };
-    let page = front.status.list(&filter).await?;
+    let page = front.jobs.list(&filter).await?;
     if args.json {
         let jobs = page.jobs.into_iter().map(|row| JobView::new(row, &front.stores)).collect::<Result<Vec<_>, _>>()?;
         return output::json(&json!({ "jobs": jobs, "next": page.next }));
@@ -166,7 +166,7 @@ fn table_row(row: &JobRow) -> Vec<String> {
 }
 
 async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
-    let Some((row, attempts)) = front.status.get_with_attempts(args.id).await? else {
+    let Some((row, attempts)) = front.jobs.get_with_attempts(args.id).await? else {
         return rejected(front, args).await;
     };
     let mut view = JobView::new(row, &front.stores)?;
@@ -178,7 +178,7 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
     line("id", &view.id.to_string())?;
     line("kind", &view.kind.to_string())?;
     line("state", &view.state.to_string())?;
-    for input in &view.request.inputs {
+    for input in view.request.inputs.iter() {
         line("input", &input.to_string())?;
     }
     let request = serde_json::to_value(&view.request).unwrap_or_default();
@@ -216,7 +216,7 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
 
 /// A message that was no job, but had an id.
 async fn rejected(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
-    let Some(rejection) = front.status.rejection(args.id).await? else { return Err(no_such_job(args.id).into()) };
+    let Some(rejection) = front.jobs.rejection(args.id).await? else { return Err(no_such_job(args.id).into()) };
     let (time, error) = (rejection.received_at, &rejection.error);
     if args.json {
         return output::json(&json!({
@@ -233,7 +233,7 @@ async fn rejected(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
 }
 
 async fn fetch(front: &Submitter, args: FetchArgs) -> Result<(), Failure> {
-    let row = front.status.get(args.id).await?.ok_or_else(|| no_such_job(args.id))?;
+    let row = front.jobs.get(args.id).await?.ok_or_else(|| no_such_job(args.id))?;
     let manifest = super::fetch::into(front, &row, &args.out).await?;
     if args.json {
         return output::json(&manifest);

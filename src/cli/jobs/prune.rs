@@ -53,7 +53,7 @@ pub async fn prune(front: &Submitter, args: PruneArgs) -> Result<(), Failure> {
     let rules = PruneRules { before, states, batch: args.batch.clone(), limit: CHUNK };
     let (mut jobs, mut files) = (0, 0);
     loop {
-        let found = front.status.prunable(&rules).await?;
+        let found = front.jobs.prunable(&rules).await?;
         jobs += found.len();
         if args.dry_run || found.is_empty() {
             break;
@@ -65,10 +65,10 @@ pub async fn prune(front: &Submitter, args: PruneArgs) -> Result<(), Failure> {
             }
         }
         let ids: Vec<_> = found.iter().map(|job| job.id).collect();
-        front.status.forget(&ids).await?;
+        front.jobs.forget(&ids).await?;
     }
     if !args.dry_run && args.batch.is_none() {
-        front.status.forget_rejections(before).await?;
+        front.jobs.forget_rejections(before).await?;
     }
     if args.json {
         return output::json(&json!({ "jobs": jobs, "files": files, "dry_run": args.dry_run }));

@@ -31,13 +31,13 @@ pub struct ResultsArgs {
 }
 
 pub async fn results(front: &Submitter, args: ResultsArgs) -> Result<(), Failure> {
-    if front.status.batch_summary(&args.batch).await?.is_none() {
+    if front.jobs.batch_summary(&args.batch).await?.is_none() {
         return Err(no_such_batch(&args.batch).into());
     }
     let Some(path) = &args.out else {
         return each(front, &args.batch, |line| output::line(&line)).await.map(drop);
     };
-    let failed = |error: std::io::Error| Failure::from(io_error(path, "write the results", &error));
+    let failed = |error: std::io::Error| Failure::from(io_error(path, "write the results", error));
     // Under another name until it is whole.
     let part = path.with_extension("part");
     let mut file = BufWriter::new(File::create(&part).map_err(failed)?);
@@ -55,7 +55,7 @@ async fn each(
 ) -> Result<u64, Failure> {
     let (mut after, mut rows) = (None, 0);
     loop {
-        let page = front.status.batch_rows(batch, after, PAGE).await?;
+        let page = front.jobs.batch_rows(batch, after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(rows) };
         after = Some(last.id());
         rows += page.len() as u64;

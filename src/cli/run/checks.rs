@@ -6,15 +6,15 @@ use qwen_image::hub::ModelRef;
 
 use crate::{
     app,
-    config::Loaded,
-    job::{InputRef, JobError, Task},
+    config::LoadedConfig,
+    job::{InputRef, Inputs, JobError, Task},
     store::path_of,
 };
 
 /// A new result takes the place of the old one in `--out`, which must then not be what the job reads.
-pub fn check_apart(inputs: &[InputRef], out: &Path) -> Result<(), JobError> {
+pub fn check_apart(inputs: &Inputs, out: &Path) -> Result<(), JobError> {
     let Ok(out) = out.canonicalize() else { return Ok(()) };
-    for input in inputs {
+    for input in inputs.iter() {
         let InputRef::Url(url) = input else { continue };
         let Ok(path) = path_of("input", url) else { continue };
         let path = path.canonicalize().unwrap_or(path);
@@ -30,7 +30,7 @@ pub fn check_apart(inputs: &[InputRef], out: &Path) -> Result<(), JobError> {
 }
 
 /// Folders of models that the task needs must be there before anything starts.
-pub fn check_models(loaded: &Loaded, task: &Task) -> Result<(), JobError> {
+pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> {
     let engine = app::engine_config(loaded)?;
     let (decomposes, edits) = match task {
         Task::Decompose(_) => (true, engine.pipeline.load_edit_model),

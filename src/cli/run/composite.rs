@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cli::{Failure, global::GlobalArgs},
-    job::{CompositeParams, Task},
+    job::{CompositeParams, Inputs, JobKind, Task},
 };
 
 #[derive(Debug, Args)]
@@ -23,7 +23,8 @@ pub struct CompositeArgs {
 impl CompositeArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
-        let inputs = self.layers.iter().map(|layer| input(layer)).collect::<Result<_, _>>()?;
+        let inputs =
+            Inputs::named(JobKind::Composite, self.layers.iter().map(|layer| input(layer)).collect::<Result<_, _>>()?);
         drive(global, loaded, Plan { task: Task::Composite(CompositeParams::default()), inputs, flags: self.job })
     }
 }

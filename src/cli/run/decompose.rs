@@ -12,7 +12,7 @@ use crate::{
         global::GlobalArgs,
         params::{DecomposeFlags, SamplingFlags},
     },
-    job::Task,
+    job::{Inputs, JobKind, Task},
 };
 
 #[derive(Debug, Args)]
@@ -47,7 +47,7 @@ impl DecomposeArgs {
         flags.extend(text_flag("--model", "qwen_image.model_path", self.model.model.as_ref()));
         let loaded = global.load(flags)?;
         let params = self.params.over(&self.sampling, &loaded.config.qwen_image);
-        let inputs = vec![input(&self.image)?];
+        let inputs = Inputs::named(JobKind::Decompose, vec![input(&self.image)?]);
         drive(global, loaded, Plan { task: Task::Decompose(params), inputs, flags: self.job })
     }
 }

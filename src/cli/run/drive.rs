@@ -20,10 +20,10 @@ use crate::{
         runtime::block_on,
         view::{JobView, progress_text},
     },
-    config::Loaded,
-    database::{Claim, JobRow, SubmitOptions, Submitted},
+    config::LoadedConfig,
+    database::{Claim, JobRow, LeaseState, SubmitOptions, Submitted},
     engine::CancelToken,
-    job::{ErrorRecord, InputRef, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
+    job::{ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
     store::{MANIFEST, ObjectKey, OutFolder, file_url},
     worker::{Reporter, Verdict, WorkerName},
 };
@@ -31,11 +31,11 @@ use crate::{
 /// What a command line asks for.
 pub struct Plan {
     pub task: Task,
-    pub inputs: Vec<InputRef>,
+    pub inputs: Inputs,
     pub flags: JobFlags,
 }
 
-pub fn drive(global: &GlobalArgs, loaded: Loaded, plan: Plan) -> Result<(), Failure> {
+pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: Plan) -> Result<(), Failure> {
     let Plan { task, inputs, flags } = plan;
     let mut request = JobRequest {
         id: flags.id.unwrap_or_else(JobId::new),
@@ -63,7 +63,7 @@ pub fn drive(global: &GlobalArgs, loaded: Loaded, plan: Plan) -> Result<(), Fail
 
 struct Run<'a> {
     global: &'a GlobalArgs,
-    loaded: &'a Loaded,
+    loaded: &'a LoadedConfig,
     app: &'a Embedded,
     out: &'a OutFolder,
     sheet: Option<&'a Path>,
@@ -96,7 +96,7 @@ impl Run<'_> {
             return Ok(());
         }
         if let Some(id) = id
-            && self.app.worker.status.get(id).await?.is_some_and(|row| row.state.is_terminal())
+            && self.app.worker.jobs.get(id).await?.is_some_and(|row| row.state.is_terminal())
         {
             return Ok(());
         }
@@ -116,9 +116,9 @@ impl Run<'_> {
 
     /// The job of this request: the one of the given id, one that was cut off before its end, or a new one.
     async fn find(&self, request: &JobRequest, id: Option<JobId>) -> Result<Todo, Failure> {
-        let status = &self.app.worker.status;
+        let jobs = &self.app.worker.jobs;
         if id.is_none() {
-            if let Some(row) = status.find_unfinished(&request.fingerprint()).await? {
+            if let Some(row) = jobs.find_unfinished(&request.fingerprint()).await? {
                 self.check_free(&row)?;
                 let past = match (&row.error, &row.progress) {
                     (Some(error), _) => format!("failed before: {}", error.message),
@@ -130,14 +130,14 @@ impl Run<'_> {
             }
             // Its files were being copied when the process ended.
             if let Some(unfinished) = self.out.unfinished
-                && let Some(row) = status.get(unfinished).await?
+                && let Some(row) = jobs.get(unfinished).await?
                 && row.state == JobState::Succeeded
                 && row.request.fingerprint() == request.fingerprint()
             {
                 return Ok(Todo::Export(Box::new(row)));
             }
         }
-        match status.submit(request, &SubmitOptions::default()).await.map_err(in_words_of_flags)? {
+        match jobs.submit(request, &SubmitOptions::default()).await.map_err(in_words_of_flags)? {
             Submitted::New(row) => Ok(Todo::Work(row.id())),
             Submitted::Known(row) => match row.state {
                 JobState::Queued | JobState::Running => {
@@ -153,11 +153,10 @@ impl Run<'_> {
     /// Refuses a job that a living process works on, before anything is said about resuming it.
     fn check_free(&self, row: &JobRow) -> Result<(), Failure> {
         let Some(worker) = row.worker.as_deref().filter(|_| row.state == JobState::Running) else { return Ok(()) };
-        let over = row.lease_until.is_none_or(|until| until <= Timestamp::now());
-        if over || self.app.worker.options.name.knows_dead(worker) {
-            return Ok(());
+        match row.lease(Timestamp::now(), |name| self.app.worker.options.name.knows_dead(name)) {
+            LeaseState::Over | LeaseState::WorkerDead => Ok(()),
+            LeaseState::Held => Err(busy(row.id(), worker)),
         }
-        Err(busy(row.id(), worker))
     }
 
     async fn work(&self, id: JobId) -> Result<JobRow, Failure> {
@@ -182,7 +181,7 @@ impl Run<'_> {
             None
             | Some(Verdict::NotTaken(Claim::Unknown | Claim::Conflict(_) | Claim::Taken(_)))
             | Some(Verdict::Refused(_)) => {
-                Err(JobError::Database { reason: format!("job {id} has vanished from the database") }.into())
+                Err(JobError::database(format!("job {id} has vanished from the database")).into())
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::{
         global::GlobalArgs,
         params::{EditFlags, SamplingFlags},
     },
-    job::Task,
+    job::{Inputs, JobKind, Task},
 };
 
 #[derive(Debug, Args)]
@@ -45,7 +45,8 @@ impl EditArgs {
         flags.extend(text_flag("--model", "qwen_image.edit_model_path", self.model.as_ref()));
         let loaded = global.load(flags)?;
         let params = self.params.over(self.instruction, &self.sampling, &loaded.config.qwen_image);
-        let inputs = self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?;
+        let inputs =
+            Inputs::named(JobKind::Edit, self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?);
         drive(global, loaded, Plan { task: Task::Edit(params), inputs, flags: self.job })
     }
 }

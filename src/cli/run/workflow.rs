@@ -13,7 +13,7 @@ use crate::{
         global::GlobalArgs,
         params::{SamplingFlags, WorkflowFlags},
     },
-    job::Task,
+    job::{Inputs, JobKind, Task},
 };
 
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ impl WorkflowArgs {
         let loaded = global.load(flags)?;
         let settings = &loaded.config.qwen_image;
         let params = self.params.over(&self.sampling, settings);
-        let inputs = vec![input(&self.image)?];
+        let inputs = Inputs::named(JobKind::Workflow, vec![input(&self.image)?]);
         drive(global, loaded, Plan { task: Task::Workflow(params), inputs, flags: self.job })
     }
 }

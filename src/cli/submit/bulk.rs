@@ -16,9 +16,9 @@ use super::{
 use crate::{
     app::Submitter,
     cli::{Failure, global::GlobalArgs, output, runtime::block_on, watch},
-    config::Loaded,
+    config::LoadedConfig,
     database::{SubmitOptions, Submitted},
-    job::{BatchId, InputRef, JobError, JobKind, JobRequest},
+    job::{BatchId, InputRef, JobError, JobKind, JobRequest, Task},
 };
 
 /// Jobs of one transaction.
@@ -39,13 +39,8 @@ struct Report {
     duplicates: usize,
 }
 
-pub fn submit(
-    global: &GlobalArgs,
-    loaded: &Loaded,
-    kind: JobKind,
-    params: Value,
-    flags: &SubmitFlags,
-) -> Result<(), Failure> {
+pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: &Task, flags: &SubmitFlags) -> Result<(), Failure> {
+    let (kind, params) = (task.kind(), task.params());
     let source = Source::parse(flags.from.as_deref().unwrap_or_default())?;
     let batch = match &flags.batch {
         Some(batch) => batch.clone(),
@@ -159,7 +154,7 @@ async fn send(
                 put_into_store(front, request).await?;
             }
         }
-        for (request, submitted) in chunk.iter().zip(front.status.submit_many(&chunk, &options).await) {
+        for (request, submitted) in chunk.iter().zip(front.jobs.submit_many(&chunk, &options).await) {
             match submitted.map_err(|error| in_row(request, error))? {
                 Submitted::New(_) => report.submitted += 1,
                 Submitted::Known(_) => report.known += 1,
@@ -173,7 +168,7 @@ async fn send(
 }
 
 async fn put_into_store(front: &Submitter, request: &mut JobRequest) -> Result<(), JobError> {
-    for input in &mut request.inputs {
+    for input in request.inputs.iter_mut() {
         if let InputRef::Url(url) = input
             && url.starts_with("file://")
         {
@@ -204,7 +199,7 @@ fn name_of(source: &Source, kind: JobKind, params: &Value, flags: &SubmitFlags) 
     let wish = format!("{source:?}\0{kind}\0{params}\0{:?}\0{:?}", flags.output, flags.labels);
     let digest = Sha256::digest(wish.as_bytes());
     let stem = if plain.is_empty() { "batch" } else { &plain };
-    format!("{stem}-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]).parse()
+    format!("{stem}-{}", hex::encode(&digest[..4])).parse()
 }
 
 fn bar(global: &GlobalArgs, what: &'static str, of: Option<usize>) -> ProgressBar {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     cli::params::parse_label,
-    job::{BatchId, JobId},
+    job::{BatchId, JobId, MAX_PRIORITY},
 };
 
 /// What is submitted, and under which name.
@@ -34,7 +34,7 @@ pub struct SubmitFlags {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
     /// 0 to 9, higher first
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=i64::from(MAX_PRIORITY)))]
     pub priority: u8,
     /// Put inputs that are files of this machine into the store first, so that workers elsewhere can read them
     #[arg(long)]

@@ -8,14 +8,16 @@ mod source;
 mod template;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
 
 use super::{
     Failure,
     global::GlobalArgs,
     params::{DecomposeFlags, EditFlags, SamplingFlags, WorkflowFlags},
 };
-use crate::{config::QwenImage, job::JobKind};
+use crate::{
+    config::QwenImage,
+    job::{CompositeParams, Task},
+};
 
 use flags::SubmitFlags;
 
@@ -75,34 +77,28 @@ impl SubmitArgs {
 
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
-        let (kind, params) = self.kind.params(&loaded.config.qwen_image);
+        let task = self.kind.task(&loaded.config.qwen_image);
         let (KindCommand::Decompose { submit, .. }
         | KindCommand::Edit { submit, .. }
         | KindCommand::Composite { submit }
         | KindCommand::Workflow { submit, .. }) = self.kind;
         match &submit.from {
-            Some(_) => bulk::submit(global, &loaded, kind, params, &submit),
-            None => single::submit(global, &loaded, kind, params, &submit),
+            Some(_) => bulk::submit(global, &loaded, &task, &submit),
+            None => single::submit(global, &loaded, task, &submit),
         }
     }
 }
 
 impl KindCommand {
-    /// The parameters as the flags and the configuration have them; a row of a manifest may say otherwise.
-    fn params(&self, settings: &QwenImage) -> (JobKind, Value) {
-        let (kind, params) = match self {
-            Self::Decompose { params, sampling, .. } => {
-                (JobKind::Decompose, serde_json::to_value(params.over(sampling, settings)))
-            }
+    /// As the flags and the configuration have it; a row of a manifest may say otherwise.
+    fn task(&self, settings: &QwenImage) -> Task {
+        match self {
+            Self::Decompose { params, sampling, .. } => Task::Decompose(params.over(sampling, settings)),
             Self::Edit { instruction, params, sampling, .. } => {
-                let instruction = instruction.clone().unwrap_or_default();
-                (JobKind::Edit, serde_json::to_value(params.over(instruction, sampling, settings)))
+                Task::Edit(params.over(instruction.clone().unwrap_or_default(), sampling, settings))
             }
-            Self::Composite { .. } => (JobKind::Composite, Ok(serde_json::json!({}))),
-            Self::Workflow { params, sampling, .. } => {
-                (JobKind::Workflow, serde_json::to_value(params.over(sampling, settings)))
-            }
-        };
-        (kind, params.unwrap_or_else(|error| unreachable!("plain data: {error}")))
+            Self::Composite { .. } => Task::Composite(CompositeParams::default()),
+            Self::Workflow { params, sampling, .. } => Task::Workflow(params.over(sampling, settings)),
+        }
     }
 }

@@ -52,7 +52,7 @@ impl Defaults {
         if !own {
             message.insert("id".to_owned(), json!(JobId::new()));
         }
-        let mut request = JobRequest::from_json(&serde_json::to_vec(&message).unwrap_or_default())?;
+        let mut request = JobRequest::from_value(Value::Object(message))?;
         if !own {
             request.id = JobId::in_batch(self.batch.as_str(), &request.fingerprint());
         }
@@ -123,10 +123,17 @@ fn first_input(message: &Fields) -> String {
     let input = message.get("input");
     let first = input.and_then(|input| input.get("image").or_else(|| input.get("images")?.get(0)));
     match first.cloned().map(serde_json::from_value::<InputRef>) {
-        Some(Ok(InputRef::Url(url))) => url,
-        Some(Ok(InputRef::Layer { job, layer })) => format!("{job}-layer-{layer:02}"),
-        Some(Ok(InputRef::File { job, file })) => format!("{job}-{file}"),
+        Some(Ok(input)) => named(&input),
         Some(Err(_)) | None => String::new(),
+    }
+}
+
+/// What the fields of a template are taken from.
+pub fn named(input: &InputRef) -> String {
+    match input {
+        InputRef::Url(url) => url.clone(),
+        InputRef::Layer { job, layer } => format!("{job}-layer-{layer:02}"),
+        InputRef::File { job, file } => format!("{job}-{file}"),
     }
 }
 

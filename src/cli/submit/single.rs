@@ -1,52 +1,40 @@
 //! One job.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::json;
 
 use super::{
     flags::SubmitFlags,
-    row::{Defaults, Fields, address},
-    template::Template,
+    row::{address, named},
+    template::{Template, Values},
 };
 use crate::{
     app::Submitter,
     cli::{Failure, fetch, global::GlobalArgs, output, run::flags::input, runtime::block_on, watch},
-    config::Loaded,
+    config::LoadedConfig,
     database::{SubmitOptions, Submitted},
-    job::{InputRef, JobError, JobId, JobKind, JobRequest, JobState},
+    job::{InputRef, Inputs, JobError, JobId, JobRequest, JobState, Output, Task},
 };
 
-pub fn submit(
-    global: &GlobalArgs,
-    loaded: &Loaded,
-    kind: JobKind,
-    params: Value,
-    flags: &SubmitFlags,
-) -> Result<(), Failure> {
+pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: Task, flags: &SubmitFlags) -> Result<(), Failure> {
     if flags.dry_run {
         return Err(Failure::Usage("--dry-run goes with --from".to_owned()));
     }
     block_on(async {
         let front = Submitter::open(loaded).await?;
-        let done = one(global, &front, kind, params, flags).await;
+        let done = one(global, &front, task, flags).await;
         front.close().await;
         done
     })
 }
 
-async fn one(
-    global: &GlobalArgs,
-    front: &Submitter,
-    kind: JobKind,
-    params: Value,
-    flags: &SubmitFlags,
-) -> Result<(), Failure> {
+async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitFlags) -> Result<(), Failure> {
     let inputs = flags.input.iter().map(|text| input(text)).collect::<Result<Vec<_>, _>>()?;
     let inputs = if flags.upload { upload(front, inputs).await? } else { inputs };
-    let request = request(kind, params, flags, &inputs)?;
-    let submitted = front
-        .status
-        .submit(&request, &SubmitOptions { batch: flags.batch.clone(), ..SubmitOptions::default() })
-        .await?;
+    let request = request(task, flags, inputs)?;
+    let submitted =
+        front.jobs.submit(&request, &SubmitOptions { batch: flags.batch.clone(), ..SubmitOptions::default() }).await?;
     front.dispatch().await;
     let id = request.id;
     if flags.wait {
@@ -71,22 +59,21 @@ async fn one(
     Ok(())
 }
 
-fn request(kind: JobKind, params: Value, flags: &SubmitFlags, inputs: &[InputRef]) -> Result<JobRequest, Failure> {
-    let output = flags.output.as_deref().unwrap_or_default();
-    let defaults = Defaults {
-        kind,
-        params,
-        labels: flags.labels.iter().cloned().collect(),
+fn request(task: Task, flags: &SubmitFlags, inputs: Vec<InputRef>) -> Result<JobRequest, JobError> {
+    let labels: BTreeMap<_, _> = flags.labels.iter().cloned().collect();
+    let output = Template::parse(&address(flags.output.as_deref().unwrap_or_default())?)?;
+    let input = inputs.first().map(named).unwrap_or_default();
+    let values = Values { input: &input, below: "", row: 1, batch: "none", labels: &labels };
+    let request = JobRequest {
+        id: flags.id.unwrap_or_else(JobId::new),
+        output: Output { prefix: output.fill(&values)? },
+        inputs: Inputs::named(task.kind(), inputs),
+        task,
+        labels,
         priority: flags.priority,
-        output: Some(Template::parse(&address(output)?)?),
-        batch: "none".parse()?,
-        below: String::new(),
     };
-    let mut row = Fields::new();
-    row.insert("id".to_owned(), json!(flags.id.unwrap_or_else(JobId::new)));
-    let input = if let [one] = inputs { json!({ "image": one }) } else { json!({ "images": inputs }) };
-    row.insert("input".to_owned(), input);
-    Ok(defaults.request(1, row)?)
+    request.validate()?;
+    Ok(request)
 }
 
 /// Files of this machine go into the store; the job then names them there.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::row::Fields;
 use crate::{
     job::JobError,
-    store::{Inputs, file_url, io_error},
+    store::{InputReader, file_url, io_error},
 };
 
 /// What is taken for a picture, by its ending; what a file really is, its decoding will show.
@@ -73,7 +73,7 @@ impl Source {
     }
 
     /// Hands each row to `take`, which may stop by giving false.
-    pub async fn each(&self, inputs: &Inputs, mut take: impl FnMut(Row) -> bool) -> Result<(), JobError> {
+    pub async fn each(&self, inputs: &InputReader, mut take: impl FnMut(Row) -> bool) -> Result<(), JobError> {
         match self {
             Self::Jsonl(path) => jsonl(path, &mut take),
             Self::Csv(path) => csv(path, &mut take),
@@ -84,7 +84,7 @@ impl Source {
 }
 
 fn jsonl(path: &Path, take: &mut impl FnMut(Row) -> bool) -> Result<(), JobError> {
-    let failed = |error: std::io::Error| io_error(path, "read the manifest", &error);
+    let failed = |error: std::io::Error| io_error(path, "read the manifest", error);
     let file = BufReader::new(File::open(path).map_err(failed)?);
     for (index, line) in file.lines().enumerate() {
         let line = line.map_err(failed)?;
@@ -171,7 +171,7 @@ fn absolute(mut fields: Fields, manifest: &Path) -> Result<Fields, JobError> {
     Ok(fields)
 }
 
-async fn listed(inputs: &Inputs, url: &str, take: &mut impl FnMut(Row) -> bool) -> Result<(), JobError> {
+async fn listed(inputs: &InputReader, url: &str, take: &mut impl FnMut(Row) -> bool) -> Result<(), JobError> {
     let mut pages = inputs.list(url)?;
     let mut number = 0;
     while let Some(page) = pages.next().await? {

@@ -52,14 +52,14 @@ impl PostgresJobStore {
     pub async fn open(url: &PostgresUrl, mode: OutboxMode) -> Result<Self, JobError> {
         let place: Arc<str> = url.to_string().into();
         let options = options(url);
-        reach(&options).await.map_err(|error| database(&place, &error))?;
+        reach(&options).await.map_err(|error| database(&place, error))?;
         let pool = PgPoolOptions::new()
             .max_connections(MOST_CONNECTIONS)
             .acquire_timeout(CONNECT_TIMEOUT)
             .test_before_acquire(true)
             .connect_lazy_with(options);
-        let mut first = pool.acquire().await.map_err(|error| database(&place, &error))?;
-        migrate(&mut first).await.map_err(|reason| JobError::Database { reason: format!("{place}: {reason}") })?;
+        let mut first = pool.acquire().await.map_err(|error| database(&place, error))?;
+        migrate(&mut first).await.map_err(|reason| JobError::database(format!("{place}: {reason}")))?;
         drop(first);
 
         let signal = Signal::default();
@@ -97,9 +97,9 @@ impl PostgresJobStore {
     /// All rows of one statement, which is its own transaction. Everything goes through here, so that a connection
     /// that has died in silence costs one deadline and nothing else: it is thrown away, with the statement on it.
     pub(super) async fn all(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, JobError> {
-        let mut connection = self.pool.acquire().await.map_err(|error| database(&self.place, &error))?;
+        let mut connection = self.pool.acquire().await.map_err(|error| database(&self.place, error))?;
         match timeout(REPLY_TIMEOUT, query.fetch_all(&mut *connection)).await {
-            Ok(rows) => rows.map_err(|error| database(&self.place, &error)),
+            Ok(rows) => rows.map_err(|error| database(&self.place, error)),
             Err(_) => {
                 connection.close_on_drop();
                 Err(no_answer(&self.place, REPLY_TIMEOUT))
@@ -108,9 +108,9 @@ impl PostgresJobStore {
     }
 
     pub(super) async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, JobError> {
-        let mut connection = self.pool.acquire().await.map_err(|error| database(&self.place, &error))?;
+        let mut connection = self.pool.acquire().await.map_err(|error| database(&self.place, error))?;
         match timeout(REPLY_TIMEOUT, query.execute(&mut *connection)).await {
-            Ok(done) => Ok(done.map_err(|error| database(&self.place, &error))?.rows_affected()),
+            Ok(done) => Ok(done.map_err(|error| database(&self.place, error))?.rows_affected()),
             Err(_) => {
                 connection.close_on_drop();
                 Err(no_answer(&self.place, REPLY_TIMEOUT))
@@ -153,12 +153,12 @@ fn is_loopback(host: &str) -> bool {
 
 fn no_answer(place: &str, waited: Duration) -> JobError {
     let reason = format!("{place} has not answered for {} seconds; is the server well?", waited.as_secs());
-    JobError::Database { reason }
+    JobError::database(reason)
 }
 
 /// The server's own words, with what to do about the usual ones.
-pub(super) fn database(place: &str, error: &sqlx::Error) -> JobError {
-    JobError::Database { reason: format!("{place}: {}", explain(error)) }
+pub(super) fn database(place: &str, error: sqlx::Error) -> JobError {
+    JobError::database(format!("{place}: {}", explain(&error))).caused_by(error)
 }
 
 pub(super) fn explain(error: &sqlx::Error) -> String {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::open::PostgresJobStore;
 use crate::{
     database::{
-        Beat, CancelOutcome, Fenced, JobRow, Published, RetryOutcome,
-        row_mapping::{Columns, job_columns, milliseconds, read_job, to_json},
-        transitions::{Ending, Transition, lease_is_over, overtaken},
+        Beat, CancelOutcome, Fenced, JobRow, LeaseState, Published, RetryOutcome,
+        row_mapping::{Columns, job_columns, milliseconds, read_job, timestamp, to_json},
+        transitions::{Ending, Transition, overtaken},
     },
     job::{Epoch, ErrorRecord, JobError, JobId, JobState, Progress},
 };
@@ -93,7 +93,7 @@ impl PostgresJobStore {
                 JobState::Succeeded | JobState::Failed | JobState::Cancelled => {
                     return Ok(CancelOutcome::AlreadyEnded(row.state));
                 }
-                JobState::Running if !lease_is_over(&row, now) && !row.worker.as_deref().is_some_and(is_dead) => {
+                JobState::Running if row.lease(timestamp(now), is_dead) == LeaseState::Held => {
                     let asked = sqlx::query(
                         "UPDATE jobs SET cancel_requested = TRUE, updated_at = acetate_now()
                           WHERE id = $1 AND epoch = $2 AND state || '' = 'running'",

@@ -42,7 +42,7 @@ pub struct SqliteJobStore {
 impl SqliteJobStore {
     /// Opens the file, making it and its folder if need be, and brings its tables up to date.
     pub async fn open(path: &Path, mode: OutboxMode) -> Result<Self, JobError> {
-        let at = |reason: String| JobError::Database { reason: format!("{}: {reason}", path.display()) };
+        let at = |reason: String| JobError::database(format!("{}: {reason}", path.display()));
         if let Some(folder) = path.parent() {
             tokio::fs::create_dir_all(folder)
                 .await
@@ -130,7 +130,7 @@ async fn user_version(connection: &mut SqliteConnection) -> Result<usize, sqlx::
 }
 
 pub(super) fn database(error: sqlx::Error) -> JobError {
-    JobError::Database { reason: explain(&error) }
+    JobError::database(explain(&error)).caused_by(error)
 }
 
 /// SQLite's own words, with what to do about the usual ones.

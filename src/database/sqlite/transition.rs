@@ -7,10 +7,10 @@ use sqlx::SqliteConnection;
 use super::open::{SqliteJobStore, database, now_ms};
 use crate::{
     database::{
-        Beat, CancelOutcome, Fenced, JobRow, OutboxMode, Published, RetryOutcome,
+        Beat, CancelOutcome, Fenced, JobRow, LeaseState, OutboxMode, Published, RetryOutcome,
         outbox::Topic,
-        row_mapping::{Columns, after, job_columns, read_job, to_json},
-        transitions::{Ending, Transition, lease_is_over},
+        row_mapping::{Columns, after, job_columns, read_job, timestamp, to_json},
+        transitions::{Ending, Transition},
     },
     job::{Epoch, ErrorRecord, JobError, JobId, JobState, Progress},
 };
@@ -93,7 +93,7 @@ impl SqliteJobStore {
         let now = now_ms();
         let outcome = match row.state {
             JobState::Succeeded | JobState::Failed | JobState::Cancelled => CancelOutcome::AlreadyEnded(row.state),
-            JobState::Running if !lease_is_over(&row, now) && !row.worker.as_deref().is_some_and(is_dead) => {
+            JobState::Running if row.lease(timestamp(now), is_dead) == LeaseState::Held => {
                 sqlx::query("UPDATE jobs SET cancel_requested = 1, updated_at = ?2 WHERE id = ?1")
                     .bind(id.to_string())
                     .bind(now)

@@ -7,7 +7,7 @@ use crate::{
     http::{
         api::Api,
         extract::Id,
-        problem::{Answer, Failure, Problem},
+        problem::{Answer, ApiError, Problem},
         view::JobView,
     },
     job::JobId,
@@ -22,9 +22,9 @@ pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>>
     match api.cancel(id).await? {
         CancelOutcome::Cancelled | CancelOutcome::Requested => {}
         CancelOutcome::AlreadyEnded(state) => {
-            return Err(Failure::conflict(format!("job {id} is {state}: there is nothing to stop")));
+            return Err(ApiError::conflict(format!("job {id} is {state}: there is nothing to stop")));
         }
-        CancelOutcome::Unknown => return Err(Failure::no_job(id)),
+        CancelOutcome::Unknown => return Err(ApiError::no_job(id)),
     }
     Ok(Json(JobView::new(&api.job(id).await?, &api)))
 }
@@ -33,15 +33,15 @@ pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>>
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = JobId, Path)),
     responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
-    match api.status().retry(id).await? {
+    match api.jobs().retry(id).await? {
         RetryOutcome::Queued(row) => {
             api.dispatch(&row).await;
             Ok(Json(JobView::new(&row, &api)))
         }
-        RetryOutcome::Refused(state) => Err(Failure::conflict(format!(
+        RetryOutcome::Refused(state) => Err(ApiError::conflict(format!(
             "job {id} is {state}; only a job that failed or was cancelled is tried again"
         ))),
-        RetryOutcome::Unknown => Err(Failure::no_job(id)),
+        RetryOutcome::Unknown => Err(ApiError::no_job(id)),
     }
 }
 
@@ -51,11 +51,11 @@ pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> 
 pub async fn delete(State(api): State<Api>, Id(id): Id) -> Answer<StatusCode> {
     let row = api.job(id).await?;
     if !row.state.is_terminal() {
-        return Err(Failure::conflict(format!("job {id} is {}; cancel it first", row.state)));
+        return Err(ApiError::conflict(format!("job {id} is {}; cancel it first", row.state)));
     }
     // Files first: were it the other way round, nobody would know of them after a stop in between.
     delete_files(&api, &row).await?;
-    api.status().forget(&[id]).await?;
+    api.jobs().forget(&[id]).await?;
     api.thumbnails.forget(id);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -27,7 +27,7 @@ use crate::{
         metrics::Watcher,
         problem::{Answer, Problem},
         view::JobView,
-        watch::Look,
+        watch::Watched,
     },
     job::{JobId, JobState, Progress},
 };
@@ -80,7 +80,7 @@ pub async fn events(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> A
 
 struct Reader {
     api: Api,
-    looks: watch::Receiver<Look>,
+    looks: watch::Receiver<Watched>,
     /// To be told next.
     next: Option<Arc<JobRow>>,
     told: Option<Arc<JobRow>>,
@@ -134,9 +134,9 @@ impl Reader {
             }
             let look = self.looks.borrow_and_update().clone();
             match look {
-                Look::Unknown => {}
-                Look::Gone => return None,
-                Look::Row(row) => match &self.told {
+                Watched::Unknown => {}
+                Watched::Gone => return None,
+                Watched::Row(row) => match &self.told {
                     // A look from before the reader's own.
                     Some(told) if row.updated_at < told.updated_at => {}
                     Some(told) if same_state(told, &row) && told.progress == row.progress => {}

@@ -8,8 +8,8 @@ use crate::{
     database::Filter,
     http::{
         api::Api,
-        extract::{Asked, Id},
-        problem::{Answer, Failure, Problem},
+        extract::{Id, QueryParams},
+        problem::{Answer, ApiError, Problem},
         view::JobView,
     },
     job::{BatchId, JobId, JobKind, JobState},
@@ -21,7 +21,7 @@ const MOST: u32 = 200;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Listing {
+pub struct JobQuery {
     state: Option<JobState>,
     kind: Option<JobKind>,
     batch: Option<BatchId>,
@@ -44,17 +44,17 @@ pub struct Jobs {
 }
 
 /// List jobs, the newest first
-#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(Listing),
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(JobQuery),
     responses((status = 200, description = "As asked", body = Jobs), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
-pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answer<Json<Jobs>> {
+pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<JobQuery>) -> Answer<Json<Jobs>> {
     let limit = asked.limit.unwrap_or(USUAL);
     if !(1..=MOST).contains(&limit) {
-        return Err(Failure::bad_request(format!("limit: {limit} is not between 1 and {MOST}")).about("limit"));
+        return Err(ApiError::bad_request(format!("limit: {limit} is not between 1 and {MOST}")).about("limit"));
     }
     let label = match asked.label.as_deref().map(|label| label.split_once('=')) {
         None => Vec::new(),
         Some(Some((key, value))) => vec![(key.to_owned(), value.to_owned())],
-        Some(None) => return Err(Failure::bad_request("label: write key=value").about("label")),
+        Some(None) => return Err(ApiError::bad_request("label: write key=value").about("label")),
     };
     let filter = Filter {
         state: asked.state,
@@ -65,7 +65,7 @@ pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answe
         limit,
         after: asked.after,
     };
-    let page = api.status().list(&filter).await?;
+    let page = api.jobs().list(&filter).await?;
     Ok(Json(Jobs { jobs: page.jobs.iter().map(|row| JobView::new(row, &api)).collect(), next: page.next }))
 }
 
@@ -73,6 +73,6 @@ pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answe
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
     responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
 pub async fn show(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
-    let (row, attempts) = api.status().get_with_attempts(id).await?.ok_or_else(|| Failure::no_job(id))?;
+    let (row, attempts) = api.jobs().get_with_attempts(id).await?.ok_or_else(|| ApiError::no_job(id))?;
     Ok(Json(JobView::new(&row, &api).with_history(attempts)))
 }

@@ -12,10 +12,10 @@ use crate::{
     database::SubmitOptions,
     http::{
         api::Api,
-        problem::{Answer, Failure},
+        problem::{Answer, ApiError},
         view::InputView,
     },
-    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest, Output},
+    job::{BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version},
 };
 
 /// The longest address that is called.
@@ -67,31 +67,25 @@ pub struct InputBody {
 
 /// Reads and checks all of it. `key` is that of the `Idempotency-Key`.
 pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(JobRequest, SubmitOptions)> {
+    check_version(body.version.unwrap_or(1))?;
     let id = body.id.or_else(|| key.map(JobId::of_key)).unwrap_or_else(JobId::new);
     let inputs = match (body.input.image, body.input.images) {
         (Some(image), images) if images.is_empty() => vec![image],
         (None, images) => images,
         (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one").into()),
     };
-    let inputs = inputs.into_iter().map(|input| resolve(api, input)).collect::<Answer<Vec<_>>>()?;
-    let output = body.output.unwrap_or_else(|| Output { prefix: api.stores().usual_output() });
-    let input = match inputs.as_slice() {
-        [one] => json!({ "image": one }),
-        several => json!({ "images": several }),
+    let inputs = Inputs::named(body.kind, inputs).try_map(|input| resolve(api, input))?;
+    let request = JobRequest {
+        id,
+        inputs,
+        output: body.output.unwrap_or_else(|| Output { prefix: api.stores().usual_output() }),
+        task: Task::from_params(body.kind, with_defaults(api, body.kind, body.params))?,
+        labels: body.labels,
+        priority: body.priority,
     };
-    let wire = json!({
-        "version": body.version.unwrap_or(1),
-        "id": id,
-        "kind": body.kind,
-        "input": input,
-        "output": output,
-        "params": with_defaults(api, body.kind, body.params)?,
-        "labels": body.labels,
-        "priority": body.priority,
-    });
-    let request = JobRequest::from_json(wire.to_string().as_bytes())?;
+    request.validate()?;
     api.stores().results(&request.output.prefix)?;
-    for input in &request.inputs {
+    for input in request.inputs.iter() {
         check(api, input).await?;
     }
     if let Some(url) = &body.webhook {
@@ -115,7 +109,7 @@ fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {
 }
 
 /// The configured defaults under what was asked for.
-fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Answer<Value> {
+fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Value {
     let defaults = &api.settings().defaults;
     let known = match kind {
         JobKind::Decompose => json!(defaults.decompose),
@@ -140,14 +134,14 @@ fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Answer<
             edit.entry("cfg_scale").or_insert_with(|| json!(defaults.edit.cfg_scale));
         }
     }
-    Ok(Value::Object(params))
+    Value::Object(params)
 }
 
 /// Whether an input may be named, and is there as far as that can be told without reading it.
 async fn check(api: &Api, input: &InputRef) -> Answer<()> {
     match input {
         InputRef::Url(url) => Ok(api.stores().inputs().check(url)?),
-        InputRef::Layer { job, .. } | InputRef::File { job, .. } => match api.status().get(*job).await? {
+        InputRef::Layer { job, .. } | InputRef::File { job, .. } => match api.jobs().get(*job).await? {
             Some(row) => Ok(row.picture(input).map(drop)?),
             None => Err(JobError::InputNotFound { input: input.to_string() }.into()),
         },
@@ -155,14 +149,14 @@ async fn check(api: &Api, input: &InputRef) -> Answer<()> {
 }
 
 fn check_webhook(api: &Api, url: &str) -> Answer<()> {
-    if api.settings().webhook.is_none() {
+    if api.settings().webhook_secret.is_none() {
         let reason = "this server calls nobody: http.webhook_secret is not set";
         return Err(JobError::invalid("webhook", reason).into());
     }
     if url.len() > LONGEST_WEBHOOK {
         return Err(JobError::invalid("webhook", format!("is longer than {LONGEST_WEBHOOK} bytes")).into());
     }
-    api.settings().webhook_policy.check("webhook", url).map_err(|error| Failure::from(error).about("webhook"))
+    api.settings().webhook_policy.check("webhook", url).map_err(|error| ApiError::from(error).about("webhook"))
 }
 
 /// The key of an `Idempotency-Key` header.
@@ -173,16 +167,16 @@ pub(super) fn key(headers: &axum::http::HeaderMap) -> Answer<Option<String>> {
         Some(key) => Ok(Some(key.to_owned())),
         None => {
             let detail = "an Idempotency-Key has 1 to 255 visible characters of ASCII";
-            Err(Failure::bad_request(detail).about("Idempotency-Key"))
+            Err(ApiError::bad_request(detail).about("Idempotency-Key"))
         }
     }
 }
 
 /// The same key with another body.
-pub(super) fn reused(failure: Failure) -> Failure {
+pub(super) fn reused(failure: ApiError) -> ApiError {
     if failure.status != StatusCode::CONFLICT {
         return failure;
     }
     let detail = "this Idempotency-Key came with another body before; take a new key for a new job";
-    Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "conflict", detail).about("Idempotency-Key")
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "conflict", detail).about("Idempotency-Key")
 }

@@ -7,18 +7,17 @@ use axum::{
     http::StatusCode,
 };
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::request::SubmitBody;
 use crate::{
     http::{
         api::Api,
         extract,
-        problem::{Answer, Failure},
+        problem::{Answer, ApiError},
         view::InputView,
     },
     image,
-    job::{JobError, MAX_REQUEST_BYTES},
+    job::{COMPOSITE_IMAGES, JobError, MAX_REQUEST_BYTES},
 };
 
 /// How long one may take to arrive: it holds memory meanwhile.
@@ -26,7 +25,6 @@ const ARRIVAL: Duration = Duration::from_secs(600);
 /// How long one waits for others to arrive.
 const TURN: Duration = Duration::from_secs(15);
 /// Pictures in one form; a composite takes as many.
-const MOST_PICTURES: usize = 64;
 
 /// Takes in a form: its pictures go into the store, its texts make the request.
 pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
@@ -34,31 +32,33 @@ pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
         Ok(Ok(turn)) => turn,
         Ok(Err(_)) | Err(_) => {
             let detail = "too many uploads at once; try again";
-            return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
+            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
         }
     };
-    let late = || Failure::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the form took more than 10 minutes to arrive");
+    let late =
+        || ApiError::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the form took more than 10 minutes to arrive");
     tokio::time::timeout(ARRIVAL, collect(api, request)).await.map_err(|_| late())?
 }
 
 async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
     let mut form = Multipart::from_request(request.map(extract::patient), &())
         .await
-        .map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
+        .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
     let mut texts = Texts::default();
     let mut pictures = Vec::new();
     while let Some(field) = form.next_field().await.map_err(broken)? {
         let name = field.name().unwrap_or_default().to_owned();
         match name.as_str() {
             "image" | "images" => {
-                if pictures.len() == MOST_PICTURES {
-                    return Err(JobError::invalid("image", format!("more than {MOST_PICTURES} pictures")).into());
+                let most = *COMPOSITE_IMAGES.end();
+                if pictures.len() == most {
+                    return Err(JobError::invalid("image", format!("more than {most} pictures")).into());
                 }
                 pictures.push(picture(api, field).await?);
             }
             _ => {
                 let text = read_field(field, MAX_REQUEST_BYTES as u64).await?;
-                let text = String::from_utf8(text).map_err(|_| Failure::bad_request("is not UTF-8").about(&name))?;
+                let text = String::from_utf8(text).map_err(|_| ApiError::bad_request("is not UTF-8").about(&name))?;
                 texts.add(&name, text)?;
             }
         }
@@ -75,15 +75,8 @@ async fn picture(api: &Api, field: Field<'_>) -> Answer<InputView> {
 /// Puts a picture into the store, after a look at its header. The same bytes are the same upload.
 pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<InputView> {
     let look = image::look(name, &bytes, &api.settings().limits)?;
-    let hash = move || {
-        let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        (sha256, bytes)
-    };
-    let (sha256, bytes) = tokio::task::spawn_blocking(hash)
-        .await
-        .map_err(|_| JobError::Busy { reason: "the upload was not read; send it again".to_owned() })?;
-    api.stores().own().put_input(&sha256, look.ending, bytes).await?;
-    Ok(InputView::Upload { upload: format!("{sha256}.{}", look.ending) })
+    let key = api.stores().own().put_input(look.ending, bytes).await?;
+    Ok(InputView::Upload { upload: key.name().to_owned() })
 }
 
 async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
@@ -91,17 +84,17 @@ async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
     while let Some(piece) = field.chunk().await.map_err(broken)? {
         if (bytes.len() + piece.len()) as u64 > most {
             let name = field.name().unwrap_or("field").to_owned();
-            return Err(Failure::too_large(format!("{name} has more than {most} bytes")).about(name));
+            return Err(ApiError::too_large(format!("{name} has more than {most} bytes")).about(name));
         }
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes)
 }
 
-fn broken(error: axum::extract::multipart::MultipartError) -> Failure {
+fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
     match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Failure::too_large("the form has more bytes than http.max_upload_bytes"),
-        _ => Failure::bad_request(format!("the form cannot be read: {}", error.body_text())),
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the form has more bytes than http.max_upload_bytes"),
+        _ => ApiError::bad_request(format!("the form cannot be read: {}", error.body_text())),
     }
 }
 
@@ -116,7 +109,7 @@ struct Texts {
 
 impl Texts {
     fn add(&mut self, name: &str, text: String) -> Answer<()> {
-        let wrong = |wanted: &str| Failure::from(JobError::invalid(name, format!("`{text}` is not {wanted}")));
+        let wrong = |wanted: &str| ApiError::from(JobError::invalid(name, format!("`{text}` is not {wanted}")));
         match name {
             "request" => self.request = Some(extract::parse(text.as_bytes())?),
             "params" => self.params.extend(extract::parse::<Map<String, Value>>(text.as_bytes())?),

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use crate::http::{
     api::Api,
     extract::Json,
-    problem::{Answer, Failure, Problem},
+    problem::{Answer, ApiError, Problem},
 };
 
 const COOKIE: &str = "acetate_session";
@@ -48,14 +48,13 @@ impl Token {
 
     /// What a cookie holds: until when, and that this was said by somebody who knows the token.
     fn session(&self, until: i64) -> String {
-        let signature: String = self.sign(until).into_iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{until}.{signature}")
+        format!("{until}.{}", hex::encode(self.sign(until)))
     }
 
     fn is_session(&self, cookie: &str, now: i64) -> bool {
         let Some((until, signature)) = cookie.split_once('.') else { return false };
         let Ok(until) = until.parse::<i64>() else { return false };
-        let wanted: String = self.sign(until).into_iter().map(|byte| format!("{byte:02x}")).collect();
+        let wanted = hex::encode(self.sign(until));
         bool::from(wanted.as_bytes().ct_eq(signature.as_bytes())) && until > now
     }
 
@@ -77,7 +76,7 @@ pub async fn authorise(State(api): State<Api>, request: Request, next: Next) -> 
 
 fn check(api: &Api, headers: &HeaderMap) -> Answer<()> {
     let Some(token) = &api.settings().token else { return Ok(()) };
-    let refused = |detail: &str| Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+    let refused = |detail: &str| ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let given = value.to_str().ok().and_then(|text| text.split_once(' '));
         return match given {
@@ -126,7 +125,7 @@ pub async fn session_open(
         return Ok(Answered(Session { required: false, valid: true }).into_response());
     };
     if !token.is(&given.token) {
-        return Err(Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", "the token is wrong").about("token"));
+        return Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", "the token is wrong").about("token"));
     }
     let cookie = set_cookie(&headers, &token.session(now() + SESSION), SESSION);
     Ok(([(header::SET_COOKIE, cookie)], Answered(Session { required: true, valid: true })).into_response())

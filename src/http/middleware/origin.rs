@@ -10,7 +10,7 @@ use axum::{
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::http::{api::Api, problem::Failure};
+use crate::http::{api::Api, problem::ApiError};
 
 /// Without a token, only names of this machine are served: a name of the web that is made to lead to 127.0.0.1 would
 /// open the server to its page.
@@ -18,7 +18,7 @@ pub async fn trusted_host(State(api): State<Api>, request: Request, next: Next) 
     let settings = api.settings();
     if settings.token.is_none() && !host(&request).is_some_and(|host| is_trusted(host, &settings.hosts)) {
         let detail = "this Host is not served without a token; ask localhost, or add the name to http.hosts";
-        return Failure::new(StatusCode::FORBIDDEN, "forbidden", detail).about("Host").into_response();
+        return ApiError::new(StatusCode::FORBIDDEN, "forbidden", detail).about("Host").into_response();
     }
     next.run(request).await
 }
@@ -28,7 +28,7 @@ pub async fn same_origin(State(api): State<Api>, request: Request, next: Next) -
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if changes && is_foreign(&request, &api.settings().cors_origins) {
         let detail = "another site's page may not do this; add its origin to http.cors_origins";
-        return Failure::new(StatusCode::FORBIDDEN, "forbidden", detail).about("Origin").into_response();
+        return ApiError::new(StatusCode::FORBIDDEN, "forbidden", detail).about("Origin").into_response();
     }
     next.run(request).await
 }

@@ -17,7 +17,7 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 
-use crate::http::{api::Api, problem::Failure};
+use crate::http::{api::Api, problem::ApiError};
 
 /// Clients that are remembered before those who have been quiet are forgotten.
 const MANY: usize = 10_000;
@@ -47,7 +47,7 @@ pub async fn limit(
         Ok(()) => next.run(request).await,
         Err(wait) => {
             let detail = "requests come faster than http.requests_per_second allows";
-            let refused = Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail);
+            let refused = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail);
             refused.later(wait.as_secs() + 1).into_response()
         }
     }

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::{
     api::Api,
     export, extract, files,
-    problem::{Answer, Failure, Problem},
+    problem::{Answer, ApiError, Problem},
     server_info,
 };
 use crate::job::{JobId, JobKind};
@@ -81,7 +81,7 @@ pub struct Edited {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Config {
+pub struct QwenImageConfig {
     layer_num: u32,
     num_inference_steps: u32,
     steps: u32,
@@ -142,7 +142,7 @@ pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Resp
     });
     let row = done(&api, JobKind::Edit, &asked.image, params).await?;
     let Some(file) = files_of(&row).first() else {
-        return Err(Failure::not_found("the edit has no picture").of_job(row.id()));
+        return Err(ApiError::not_found("the edit has no picture").of_job(row.id()));
     };
     let png = files::read(&api, &row, file).await?;
     if accepts(&headers, "application/json") && !accepts(&headers, "image/png") {
@@ -152,10 +152,10 @@ pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Resp
 }
 
 /// Defaults
-#[utoipa::path(get, path = "/api/qwen-image/config", tag = "qwen-image", operation_id = "qwen_image_config", responses((status = 200, description = "As asked", body = Config)))]
-pub async fn config(State(api): State<Api>) -> Json<Config> {
+#[utoipa::path(get, path = "/api/qwen-image/config", tag = "qwen-image", operation_id = "qwen_image_config", responses((status = 200, description = "As asked", body = QwenImageConfig)))]
+pub async fn config(State(api): State<Api>) -> Json<QwenImageConfig> {
     let defaults = &api.settings().defaults.decompose;
-    Json(Config {
+    Json(QwenImageConfig {
         layer_num: defaults.layers,
         num_inference_steps: defaults.steps,
         steps: defaults.steps,

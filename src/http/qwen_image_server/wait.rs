@@ -11,9 +11,9 @@ use crate::{
     http::{
         api::Api,
         jobs::{InputBody, SubmitBody, compose, keep},
-        problem::{Answer, Failure},
+        problem::{Answer, ApiError},
         view::InputView,
-        watch::Look,
+        watch::Watched,
     },
     job::{ErrorClass, FileEntry, JobError, JobId, JobKind, JobState},
 };
@@ -60,10 +60,10 @@ fn submission(kind: JobKind, image: InputView, params: Map<String, Value>) -> Su
     }
 }
 
-async fn ended(api: &Api, id: JobId, mut looks: tokio::sync::watch::Receiver<Look>) -> Answer<JobRow> {
+async fn ended(api: &Api, id: JobId, mut looks: tokio::sync::watch::Receiver<Watched>) -> Answer<JobRow> {
     let stopping = || {
         let detail = "the server stops; the job goes on when it is back: ask for it at /v1/jobs";
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).of_job(id).later(5)
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).of_job(id).later(5)
     };
     loop {
         tokio::select! {
@@ -73,9 +73,9 @@ async fn ended(api: &Api, id: JobId, mut looks: tokio::sync::watch::Receiver<Loo
         }
         let look = looks.borrow_and_update().clone();
         match look {
-            Look::Row(row) if row.state.is_terminal() => return Ok((*row).clone()),
-            Look::Gone => return Err(Failure::no_job(id)),
-            Look::Row(_) | Look::Unknown => {}
+            Watched::Row(row) if row.state.is_terminal() => return Ok((*row).clone()),
+            Watched::Gone => return Err(ApiError::no_job(id)),
+            Watched::Row(_) | Watched::Unknown => {}
         }
     }
 }
@@ -106,7 +106,7 @@ impl Drop for Caller {
     }
 }
 
-fn failed(row: &JobRow) -> Failure {
+fn failed(row: &JobRow) -> ApiError {
     let (code, message) = row.error.as_ref().map_or(("cancelled", "cancelled"), |error| (&error.code, &error.message));
     let status = match (row.state, row.error.as_ref().map(|error| error.class)) {
         (JobState::Cancelled, _) => StatusCode::CONFLICT,
@@ -115,7 +115,7 @@ fn failed(row: &JobRow) -> Failure {
         }
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    Failure::new(status, code.to_owned(), message).of_job(row.id())
+    ApiError::new(status, code.to_owned(), message).of_job(row.id())
 }
 
 pub fn files_of(row: &JobRow) -> &[FileEntry] {
@@ -124,7 +124,7 @@ pub fn files_of(row: &JobRow) -> &[FileEntry] {
 
 /// Also base64 without the beginning of a data URL.
 fn from_data_url(text: &str) -> Answer<Vec<u8>> {
-    let wrong = |reason: &str| Failure::from(JobError::invalid("image", reason));
+    let wrong = |reason: &str| ApiError::from(JobError::invalid("image", reason));
     let base64 = match text.strip_prefix("data:") {
         Some(rest) => match rest.split_once(',') {
             Some((kind, data)) if kind.ends_with(";base64") => data,

@@ -8,4 +8,4 @@ mod send;
 mod sign;
 
 pub use send::send;
-pub use sign::Secret;
+pub use sign::WebhookSecret;

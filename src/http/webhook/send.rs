@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Secret;
+use super::WebhookSecret;
 use crate::{
     database::{JobStore, WebhookRow},
     egress::WebhookPolicy,
@@ -26,18 +26,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(36_000);
 
 /// Calls what is due until it is told to stop; what is under way then may end.
 pub async fn send(
-    status: JobStore,
+    jobs: JobStore,
     policy: WebhookPolicy,
-    secret: Secret,
+    secret: WebhookSecret,
     first_pause: Duration,
     stop: CancellationToken,
 ) {
-    let sender = Arc::new(Sender { status, policy, secret, first_pause });
+    let sender = Arc::new(Sender { jobs, policy, secret, first_pause });
     let mut calls = JoinSet::new();
     while !stop.is_cancelled() {
         while calls.try_join_next().is_some() {}
         let room = AT_A_TIME.saturating_sub(u32::try_from(calls.len()).unwrap_or(AT_A_TIME));
-        let due = if room == 0 { Ok(Vec::new()) } else { sender.status.webhooks_take(room, LEASE).await };
+        let due = if room == 0 { Ok(Vec::new()) } else { sender.jobs.webhooks_take(room, LEASE).await };
         match due {
             Ok(due) if !due.is_empty() => {
                 for call in due {
@@ -58,14 +58,14 @@ pub async fn send(
 }
 
 struct Sender {
-    status: JobStore,
+    jobs: JobStore,
     policy: WebhookPolicy,
-    secret: Secret,
+    secret: WebhookSecret,
     first_pause: Duration,
 }
 
 /// What a call came to.
-enum Outcome {
+enum CallOutcome {
     Arrived,
     /// Not now; perhaps later.
     Failed(String),
@@ -79,23 +79,23 @@ impl Sender {
         let sender = self.clone();
         let outcome = match tokio::task::spawn_blocking(move || sender.post(&call)).await {
             Ok(outcome) => outcome,
-            Err(error) => Outcome::Failed(error.to_string()),
+            Err(error) => CallOutcome::Failed(error.to_string()),
         };
         let written = match outcome {
-            Outcome::Arrived => {
+            CallOutcome::Arrived => {
                 metrics::called("arrived");
-                self.status.webhook_done(id).await
+                self.jobs.webhook_done(id).await
             }
-            Outcome::Failed(reason) if attempts + 1 < MOST_TRIES => {
+            CallOutcome::Failed(reason) if attempts + 1 < MOST_TRIES => {
                 let pause = pause(self.first_pause, attempts);
                 metrics::called("failed");
                 info!(%job, reason, again_s = pause.as_secs_f64(), "a call did not arrive");
-                self.status.webhook_failed(id, &reason, Some(pause)).await
+                self.jobs.webhook_failed(id, &reason, Some(pause)).await
             }
-            Outcome::Failed(reason) | Outcome::Refused(reason) => {
+            CallOutcome::Failed(reason) | CallOutcome::Refused(reason) => {
                 metrics::called("given_up");
                 warn!(%job, reason, tries = attempts + 1, "a call is given up");
-                self.status.webhook_failed(id, &reason, None).await
+                self.jobs.webhook_failed(id, &reason, None).await
             }
         };
         if let Err(error) = written {
@@ -103,7 +103,7 @@ impl Sender {
         }
     }
 
-    fn post(&self, call: &WebhookRow) -> Outcome {
+    fn post(&self, call: &WebhookRow) -> CallOutcome {
         let id = format!("msg_{}_{}", call.job.to_string().replace('-', ""), call.id);
         let timestamp = Timestamp::now().as_second();
         let headers = [
@@ -113,13 +113,13 @@ impl Sender {
             ("webhook-timestamp", timestamp.to_string()),
         ];
         match self.policy.post(&call.url, &headers, &call.payload) {
-            Ok(200..=299) => Outcome::Arrived,
-            Ok(410) => Outcome::Refused("its server answers 410: nobody wants it any more".to_owned()),
-            Ok(status) => Outcome::Failed(format!("its server answers {status}")),
+            Ok(200..=299) => CallOutcome::Arrived,
+            Ok(410) => CallOutcome::Refused("its server answers 410: nobody wants it any more".to_owned()),
+            Ok(status) => CallOutcome::Failed(format!("its server answers {status}")),
             Err(error @ (JobError::InputForbidden { .. } | JobError::InvalidRequest { .. })) => {
-                Outcome::Refused(error.to_string())
+                CallOutcome::Refused(error.to_string())
             }
-            Err(error) => Outcome::Failed(error.to_string()),
+            Err(error) => CallOutcome::Failed(error.to_string()),
         }
     }
 }

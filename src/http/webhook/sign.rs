@@ -10,15 +10,15 @@ const PREFIX: &str = "whsec_";
 
 /// `http.webhook_secret`.
 #[derive(Clone)]
-pub struct Secret(Vec<u8>);
+pub struct WebhookSecret(Vec<u8>);
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for WebhookSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(***)")
+        f.write_str("WebhookSecret(***)")
     }
 }
 
-impl Secret {
+impl WebhookSecret {
     /// Reads `whsec_` and base64 of 24 to 64 bytes. The reason does not show it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let bytes = text.strip_prefix(PREFIX).and_then(|text| STANDARD.decode(text).ok());
@@ -46,7 +46,7 @@ mod tests {
     /// The specification's own example.
     #[test]
     fn a_signature_is_that_of_the_specification() {
-        let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let secret = WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let signature = secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, r#"{"test": 2432232314}"#);
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
@@ -54,9 +54,9 @@ mod tests {
     #[test]
     fn a_secret_that_is_none_is_not_shown() {
         for wrong in ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_", "whsec_c2hvcnQ=", "whsec_%%%"] {
-            let reason = Secret::parse(wrong).unwrap_err();
+            let reason = WebhookSecret::parse(wrong).unwrap_err();
             assert!(reason.contains("openssl") && (wrong.len() < 10 || !reason.contains(wrong)), "{reason}");
         }
-        assert_eq!(format!("{:?}", Secret(vec![1])), "Secret(***)");
+        assert_eq!(format!("{:?}", WebhookSecret(vec![1])), "WebhookSecret(***)");
     }
 }

@@ -14,9 +14,11 @@ impl Stack {
     pub fn of_result(manifest: &Manifest, mut files: BTreeMap<String, Vec<u8>>) -> Result<Self, JobError> {
         let mut sheets = Vec::new();
         for (name, file) in shown(&manifest.files) {
-            let png = files.remove(&file.name).ok_or_else(|| JobError::Storage {
-                path: file.name.clone(),
-                reason: "the manifest names it, but it is not there; fetch the result again".to_owned(),
+            let png = files.remove(&file.name).ok_or_else(|| {
+                JobError::storage(
+                    file.name.clone(),
+                    "the manifest names it, but it is not there; fetch the result again",
+                )
             })?;
             sheets.push(Sheet { name, file: file.name.clone(), png, opacity: 1.0, visible: true });
         }

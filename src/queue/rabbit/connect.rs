@@ -51,7 +51,7 @@ impl Connector {
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
         match tokio::time::timeout(self.timeout, Connection::connect_uri(self.uri.clone(), properties)).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(connecting(&self.place(), &error)),
+            Ok(Err(error)) => Err(connecting(&self.place(), error)),
             Err(_) => Err(broken(format!("{} did not answer within {:?}", self.place(), self.timeout))),
         }
     }

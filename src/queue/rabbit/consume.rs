@@ -21,16 +21,17 @@ use tracing::{debug, info, warn};
 
 use super::{
     Core,
-    backoff::Backoff,
     buffer::Buffer,
     errors::{broken, reason},
     handle::Handle,
+    pauses,
     publish::Publisher,
     topology::{self, queue_of},
 };
 use crate::{
     job::{JobError, JobKind},
     queue::ConsumeOptions,
+    retry::Pauses,
 };
 
 #[derive(Debug)]
@@ -98,10 +99,10 @@ impl Drop for RabbitConsumer {
 
 impl Feed {
     async fn run(self: Arc<Self>) {
-        let mut backoff = Backoff::default();
+        let mut pauses = pauses();
         while !self.closing.is_cancelled() {
-            let Err(error) = self.session(&mut backoff).await else { break };
-            let wait = backoff.next();
+            let Err(error) = self.session(&mut pauses).await else { break };
+            let wait = pauses.next_pause();
             self.core.links.consume_down(&error);
             warn!(retry_in_s = wait.as_secs_f64(), "no jobs come in: {error}");
             tokio::select! { () = sleep(wait) => {}, () = self.closing.cancelled() => {} }
@@ -114,7 +115,7 @@ impl Feed {
     }
 
     /// From a new connection to its end. `Ok` when the consumer was closed.
-    async fn session(&self, backoff: &mut Backoff) -> Result<(), JobError> {
+    async fn session(&self, pauses: &mut Pauses) -> Result<(), JobError> {
         let connector = &self.core.connector;
         let connection = tokio::select! {
             connection = connector.connect("consume") => connection?,
@@ -122,7 +123,7 @@ impl Feed {
         };
         topology::declare(connector, &connection, &self.core.options).await?;
         self.core.links.consume_up(connection.status().clone());
-        backoff.reset();
+        pauses.reset();
         info!("taking jobs from {}", connector.place());
         try_join_all(self.options.kinds.iter().map(|kind| self.lane(&connection, *kind))).await?;
         Ok(())
@@ -130,7 +131,7 @@ impl Feed {
 
     /// One kind of job for as long as the connection lives. A channel that the broker ends takes no other with it.
     async fn lane(&self, connection: &Connection, kind: JobKind) -> Result<(), JobError> {
-        let mut backoff = Backoff::default();
+        let mut pauses = pauses();
         loop {
             let error = match self.channel(connection, kind).await {
                 Ok(()) => return Ok(()),
@@ -139,7 +140,7 @@ impl Feed {
             if !connection.status().connected() {
                 return Err(error);
             }
-            let wait = backoff.next();
+            let wait = pauses.next_pause();
             self.core.links.failed(&error);
             warn!(retry_in_s = wait.as_secs_f64(), "no {kind} jobs come in: {error}");
             tokio::select! { () = sleep(wait) => {}, () = self.closing.cancelled() => return Ok(()) }
@@ -205,7 +206,7 @@ impl Feed {
         let mut buffer = self.lock();
         // The broker has taken these back with their channel.
         drop(buffer.take_unless(Handle::is_usable));
-        buffer.pop(prefer, self.options.affinity_wait, Instant::now())
+        buffer.pop(prefer, self.options.affinity, Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Buffer<Handle>> {

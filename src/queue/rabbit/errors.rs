@@ -8,13 +8,13 @@ use lapin::{
 use crate::job::JobError;
 
 pub(super) fn broken(reason: impl Into<String>) -> JobError {
-    JobError::Queue { reason: reason.into() }
+    JobError::queue(reason.into())
 }
 
 /// While connecting to `place`: what the broker refuses will be refused again, everything else may pass.
-pub(super) fn connecting(place: &str, error: &Error) -> JobError {
+pub(super) fn connecting(place: &str, error: Error) -> JobError {
     let ErrorKind::ProtocolError(refused) = error.kind() else {
-        return broken(format!("{place} cannot be reached: {}", reason(error)));
+        return broken(format!("{place} cannot be reached: {}", reason(&error))).caused_by(error);
     };
     let text = refused.get_message();
     match refused.kind() {
@@ -25,7 +25,7 @@ pub(super) fn connecting(place: &str, error: &Error) -> JobError {
             "queue.url",
             format!("{place} does not let this user into this virtual host, or it does not exist ({text})"),
         ),
-        _ => broken(format!("{place} ended the connection: {text}")),
+        _ => broken(format!("{place} ended the connection: {text}")).caused_by(error),
     }
 }
 

@@ -4,7 +4,6 @@
 //! connections that publish, and acknowledgements must still get through. lapin's automatic recovery stays off: after a
 //! lost connection nothing of the old one is worth keeping, since every delivery comes again.
 
-mod backoff;
 mod buffer;
 mod connect;
 mod consume;
@@ -18,14 +17,26 @@ mod topology;
 
 use std::{sync::Arc, time::Duration};
 
+use backon::Retryable;
 use tokio::time::Instant;
 use tracing::warn;
 
 pub use self::topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, queue_of};
-use self::{backoff::Backoff, connect::Connector, links::Links};
+use self::{connect::Connector, links::Links};
 pub(super) use self::{consume::RabbitConsumer, handle::Handle, publish::Publisher, subscribe::Subscription};
 use super::{ConsumeOptions, Health};
-use crate::job::{ErrorClass, JobError};
+use crate::{
+    job::JobError,
+    retry::{Pauses, exponential},
+};
+
+/// Before the broker is tried again.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+fn pauses() -> Pauses {
+    Pauses::new(FIRST_PAUSE, LONGEST_PAUSE)
+}
 
 /// How to reach RabbitMQ, and how long to wait for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,23 +82,13 @@ impl RabbitQueue {
     }
 
     pub(super) async fn ready(&self, within: Duration) -> Result<(), JobError> {
-        let (deadline, mut backoff) = (Instant::now() + within, Backoff::default());
-        loop {
-            let error = match self.publisher.connect().await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            let wait = backoff.next();
-            match error.class() {
-                ErrorClass::Transient if Instant::now() + wait < deadline => {
-                    warn!(retry_in_s = wait.as_secs_f64(), "{error}");
-                    tokio::time::sleep(wait).await;
-                }
-                ErrorClass::Transient | ErrorClass::Invalid | ErrorClass::Device | ErrorClass::Cancelled => {
-                    return Err(error);
-                }
-            }
-        }
+        let deadline = Instant::now() + within;
+        (|| self.publisher.connect())
+            .retry(exponential(FIRST_PAUSE, LONGEST_PAUSE))
+            .when(JobError::is_transient)
+            .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
+            .notify(|error, pause| warn!(retry_in_s = pause.as_secs_f64(), "{error}"))
+            .await
     }
 
     pub(super) fn consume(&self, options: ConsumeOptions) -> RabbitConsumer {

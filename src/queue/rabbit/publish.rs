@@ -143,7 +143,7 @@ impl Publisher {
             );
             let result = match timeout(self.core.options.publish_timeout, publish).await {
                 Ok(Ok(confirm)) => Ok(confirm),
-                Ok(Err(error)) => Err(self.lost(&reason(&error))),
+                Ok(Err(error)) => Err(self.lost(&reason(&error)).caused_by(error)),
                 Err(_) => Err(self.stuck().await),
             };
             failed = result.as_ref().err().cloned();
@@ -161,7 +161,7 @@ impl Publisher {
     ) -> Result<(), JobError> {
         let confirmation = match timeout(*patience, confirm).await {
             Ok(Ok(confirmation)) => confirmation,
-            Ok(Err(error)) => return Err(self.lost(&reason(&error))),
+            Ok(Err(error)) => return Err(self.lost(&reason(&error)).caused_by(error)),
             Err(_) => {
                 *patience = Duration::ZERO;
                 return Err(self.stuck().await);
@@ -219,7 +219,7 @@ impl Publisher {
             };
             match timeout(self.core.options.connect_timeout, opened).await {
                 Ok(Ok(channel)) => Ok(channel),
-                Ok(Err(error)) => Err(self.lost(&reason(&error))),
+                Ok(Err(error)) => Err(self.lost(&reason(&error)).caused_by(error)),
                 Err(_) => Err(self.lost("no answer")),
             }
         })

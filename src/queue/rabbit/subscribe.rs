@@ -17,8 +17,8 @@ use tracing::warn;
 
 use super::{
     Core,
-    backoff::Backoff,
     errors::{broken, reason},
+    pauses,
     topology::{self, EVENTS},
 };
 use crate::{job::JobError, queue::Event};
@@ -61,10 +61,10 @@ impl Drop for Subscription {
 
 async fn pump(core: Arc<Core>, pattern: ShortString, first: (Connection, Consumer), events: mpsc::Sender<Event>) {
     let mut live = Some(first);
-    let mut backoff = Backoff::default();
+    let mut pauses = pauses();
     loop {
         if let Some((_connection, mut messages)) = live.take() {
-            backoff.reset();
+            pauses.reset();
             while let Some(Ok(message)) = messages.next().await {
                 let event = Event { name: message.routing_key.to_string(), body: message.data };
                 if events.send(event).await.is_err() {
@@ -74,7 +74,7 @@ async fn pump(core: Arc<Core>, pattern: ShortString, first: (Connection, Consume
                 let _ = message.acker.ack(BasicAckOptions::default()).await;
             }
         }
-        let wait = backoff.next();
+        let wait = pauses.next_pause();
         warn!(
             retry_in_s = wait.as_secs_f64(),
             "no events come in: the connection to {} is lost",
@@ -101,7 +101,7 @@ async fn listen(core: &Core, pattern: &ShortString) -> Result<(Connection, Consu
     };
     match timeout(core.options.connect_timeout, begin).await {
         Ok(Ok(consumer)) => Ok((connection, consumer)),
-        Ok(Err(error)) => Err(broken(format!("{}: {}", core.connector.place(), reason(&error)))),
+        Ok(Err(error)) => Err(broken(format!("{}: {}", core.connector.place(), reason(&error))).caused_by(error)),
         Err(_) => Err(broken(format!("{} did not answer", core.connector.place()))),
     }
 }

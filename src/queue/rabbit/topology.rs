@@ -46,10 +46,10 @@ pub(super) async fn declare(
     connection: &Connection,
     options: &RabbitOptions,
 ) -> Result<(), JobError> {
-    let channel = connection.create_channel().await.map_err(|error| broken(reason(&error)))?;
+    let channel = connection.create_channel().await.map_err(|error| broken(reason(&error)).caused_by(error))?;
     let declared = declare_on(&channel, options);
     match tokio::time::timeout(connector.timeout(), declared).await {
-        Ok(declared) => declared.map_err(|(what, error)| explain(connector, &what, &error)),
+        Ok(declared) => declared.map_err(|(what, error)| explain(connector, &what, error)),
         Err(_) => Err(broken(format!("{} did not answer within {:?}", connector.place(), connector.timeout()))),
     }
 }
@@ -116,9 +116,9 @@ async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Resu
 }
 
 /// The broker's own text names the property and both values.
-fn explain(connector: &Connector, what: &str, error: &lapin::Error) -> JobError {
-    let (place, said) = (connector.place(), reason(error));
-    if differs(error) {
+fn explain(connector: &Connector, what: &str, error: lapin::Error) -> JobError {
+    let (place, said) = (connector.place(), reason(&error));
+    if differs(&error) {
         JobError::invalid(
             what,
             format!(
@@ -126,12 +126,12 @@ fn explain(connector: &Connector, what: &str, error: &lapin::Error) -> JobError 
                  is made anew"
             ),
         )
-    } else if is_refused(error) {
+    } else if is_refused(&error) {
         JobError::invalid(
             what,
             format!("{said}. The user of queue.url needs the permissions to configure, write and read acetate.*"),
         )
     } else {
-        broken(format!("{place}, {what}: {said}"))
+        broken(format!("{place}, {what}: {said}")).caused_by(error)
     }
 }

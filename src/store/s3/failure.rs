@@ -12,7 +12,7 @@ use crate::job::JobError;
 const LONGEST_MESSAGE: usize = 300;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::store) enum Failure {
+pub(in crate::store) enum S3Error {
     NoKey,
     NoBucket,
     /// Asked by somebody known, who may not.
@@ -31,7 +31,7 @@ pub(in crate::store) enum Failure {
     Refused(String),
 }
 
-impl Failure {
+impl S3Error {
     pub(super) fn of<E: ProvideErrorMetadata + Error + 'static>(error: SdkError<E>) -> Self {
         let message = clipped(error.message().unwrap_or_default());
         let said = clipped(&[error.code().unwrap_or_default(), &message].join(" "));
@@ -105,15 +105,19 @@ impl Failure {
                 JobError::invalid("input", format!("{url}: {} does not take the request: {message}", client.server()))
             }
             other @ (Self::Credentials(_) | Self::Region(_) | Self::Changed | Self::Unavailable(_)) => {
-                other.for_object(url, cap, client)
+                JobError::input_unreachable(input, other.in_words(cap, client))
             }
         }
     }
 
     /// About an object of acetate's own.
     pub(in crate::store) fn for_object(self, url: &str, cap: u64, client: &S3Client) -> JobError {
+        JobError::storage(url.to_owned(), self.in_words(cap, client))
+    }
+
+    fn in_words(self, cap: u64, client: &S3Client) -> String {
         let server = client.server();
-        let reason = match self {
+        match self {
             Self::NoKey => format!("there is no such object at {server}"),
             Self::NoBucket => {
                 format!("there is no such bucket at {server}; make it, or correct store.url and store.endpoint")
@@ -140,8 +144,7 @@ impl Failure {
                 &format!("{server} does not take the request; check store.endpoint and store.checksums"),
                 &message,
             ),
-        };
-        JobError::Storage { path: url.to_owned(), reason }
+        }
     }
 }
 

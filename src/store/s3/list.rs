@@ -2,14 +2,14 @@
 
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 
-use super::{Checksums, Failure, S3Client};
+use super::{Checksums, S3Client, S3Error};
 use crate::store::location::S3Location;
 
 /// S3 takes no more keys in one request to delete.
 const KEYS_AT_ONCE: usize = 1000;
 
 /// Some of the objects under a prefix.
-pub(in crate::store) struct Page {
+pub(in crate::store) struct ObjectPage {
     pub objects: Vec<(S3Location, u64)>,
     /// Where the next page starts; absent after the last one.
     pub next: Option<String>,
@@ -20,7 +20,7 @@ pub(in crate::store) async fn list_page(
     client: &S3Client,
     folder: &S3Location,
     from: Option<&str>,
-) -> Result<Page, Failure> {
+) -> Result<ObjectPage, S3Error> {
     let answer = client
         .get()
         .await
@@ -30,7 +30,7 @@ pub(in crate::store) async fn list_page(
         .set_continuation_token(from.map(str::to_owned))
         .send()
         .await
-        .map_err(Failure::of)?;
+        .map_err(S3Error::of)?;
     let mut objects = Vec::with_capacity(answer.contents().len());
     for object in answer.contents() {
         let Some(key) = object.key().filter(|key| !key.ends_with('/')) else { continue };
@@ -38,15 +38,15 @@ pub(in crate::store) async fn list_page(
         objects.push((location, object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default()));
     }
     let next = answer.next_continuation_token().filter(|_| answer.is_truncated() == Some(true)).map(str::to_owned);
-    Ok(Page { objects, next })
+    Ok(ObjectPage { objects, next })
 }
 
 /// Deletes objects of one bucket; those that are gone already count as deleted.
-pub(super) async fn delete(client: &S3Client, bucket: &str, keys: &[String]) -> Result<(), Failure> {
+pub(super) async fn delete(client: &S3Client, bucket: &str, keys: &[String]) -> Result<(), S3Error> {
     if client.settings().checksums == Checksums::Required {
         // Deleting many at once is what S3 insists on a checksum for.
         for key in keys {
-            client.get().await.delete_object().bucket(bucket).key(key).send().await.map_err(Failure::of)?;
+            client.get().await.delete_object().bucket(bucket).key(key).send().await.map_err(S3Error::of)?;
         }
         return Ok(());
     }
@@ -54,15 +54,15 @@ pub(super) async fn delete(client: &S3Client, bucket: &str, keys: &[String]) -> 
         let mut batch = Delete::builder().quiet(true);
         for key in keys {
             let object = ObjectIdentifier::builder().key(key).build();
-            batch = batch.objects(object.map_err(|error| Failure::Refused(error.to_string()))?);
+            batch = batch.objects(object.map_err(|error| S3Error::Refused(error.to_string()))?);
         }
-        let batch = batch.build().map_err(|error| Failure::Refused(error.to_string()))?;
+        let batch = batch.build().map_err(|error| S3Error::Refused(error.to_string()))?;
         let answer =
-            client.get().await.delete_objects().bucket(bucket).delete(batch).send().await.map_err(Failure::of)?;
+            client.get().await.delete_objects().bucket(bucket).delete(batch).send().await.map_err(S3Error::of)?;
         if let Some(error) = answer.errors().iter().find(|error| error.code() != Some("NoSuchKey")) {
             let (key, code) = (error.key().unwrap_or("?"), error.code().unwrap_or("?"));
             let message = format!("{key}: {code} {}", error.message().unwrap_or_default());
-            return Err(if code == "AccessDenied" { Failure::Denied(message) } else { Failure::Unavailable(message) });
+            return Err(if code == "AccessDenied" { S3Error::Denied(message) } else { S3Error::Unavailable(message) });
         }
     }
     Ok(())

@@ -13,6 +13,6 @@ mod store;
 pub use client::{Checksums, S3Client, S3Credentials, S3Settings};
 pub use store::S3Store;
 
-pub(super) use failure::Failure;
+pub(super) use failure::S3Error;
 pub(super) use list::list_page;
 pub(super) use read::read;

@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use backon::BackoffBuilder;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
-use super::{Failure, S3Client, failure::chain};
-use crate::store::location::S3Location;
+use super::{S3Client, S3Error, failure::chain};
+use crate::{retry::exponential, store::location::S3Location};
 
 /// A body must bring this many bytes within each read timeout; a slower one is as good as silent.
 const LEAST_PROGRESS: u64 = 512 << 10;
 /// How often a body may break off.
-const MAX_BREAKS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(200);
+const MAX_BREAKS: usize = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What has been read of one version of an object.
 #[derive(Default)]
@@ -32,24 +34,24 @@ enum Body {
 }
 
 /// Reads an object of at most `cap` bytes; more is noticed by its length before it is read, and while reading.
-pub(in crate::store) async fn read(client: &S3Client, at: &S3Location, cap: u64) -> Result<Vec<u8>, Failure> {
+pub(in crate::store) async fn read(client: &S3Client, at: &S3Location, cap: u64) -> Result<Vec<u8>, S3Error> {
     let mut partial = Partial::default();
-    for breaks in 1.. {
+    let mut pauses = exponential(FIRST_PAUSE, LONGEST_PAUSE).with_max_times(MAX_BREAKS).build();
+    loop {
         let answer = ask(client, at, &mut partial).await?;
         match receive(answer, cap, client.settings().read_timeout, &mut partial).await? {
-            Body::Whole => break,
-            Body::Broken(reason) if breaks > MAX_BREAKS => return Err(Failure::Unavailable(reason)),
+            Body::Whole => return Ok(partial.bytes),
             Body::Broken(reason) => {
+                let Some(pause) = pauses.next() else { return Err(S3Error::Unavailable(reason)) };
                 debug!("{at}: {reason} after {} bytes; going on from there", partial.bytes.len());
-                sleep(PAUSE * breaks).await;
+                sleep(pause).await;
             }
         }
     }
-    Ok(partial.bytes)
 }
 
 /// Asks for the object, or for the rest of the version that was begun.
-async fn ask(client: &S3Client, at: &S3Location, partial: &mut Partial) -> Result<GetObjectOutput, Failure> {
+async fn ask(client: &S3Client, at: &S3Location, partial: &mut Partial) -> Result<GetObjectOutput, S3Error> {
     let mut request = client.get().await.get_object().bucket(&at.bucket).key(&at.key);
     match &partial.etag {
         Some(etag) if !partial.bytes.is_empty() => {
@@ -57,11 +59,11 @@ async fn ask(client: &S3Client, at: &S3Location, partial: &mut Partial) -> Resul
         }
         Some(_) | None => partial.bytes.clear(),
     }
-    let answer = request.send().await.map_err(Failure::of)?;
+    let answer = request.send().await.map_err(S3Error::of)?;
     match answer.content_range() {
         // Some servers know ranges, but not If-Match.
         Some(range) if answer.e_tag() == partial.etag.as_deref() && starts_at(range, partial.bytes.len()) => {}
-        Some(_) => return Err(Failure::Changed),
+        Some(_) => return Err(S3Error::Changed),
         // The whole object, be it that the server knows no ranges.
         None => {
             partial.bytes.clear();
@@ -78,9 +80,9 @@ fn starts_at(range: &str, wanted: usize) -> bool {
     start.and_then(|start| start.parse().ok()) == Some(wanted)
 }
 
-async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &mut Partial) -> Result<Body, Failure> {
+async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &mut Partial) -> Result<Body, S3Error> {
     if partial.total.is_some_and(|total| total > cap) {
-        return Err(Failure::TooLarge(partial.total));
+        return Err(S3Error::TooLarge(partial.total));
     }
     let expected = usize::try_from(partial.total.unwrap_or_default()).unwrap_or_default();
     partial.bytes.reserve_exact(expected.saturating_sub(partial.bytes.len()));
@@ -109,7 +111,7 @@ async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &
         }
         partial.bytes.extend_from_slice(&piece);
         if partial.bytes.len() as u64 > cap {
-            return Err(Failure::TooLarge(partial.total));
+            return Err(S3Error::TooLarge(partial.total));
         }
     }
     match partial.total {

@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use aws_sdk_s3::{presigning::PresigningConfig, primitives::ByteStream, types::ChecksumMode};
-use sha2::{Digest, Sha256};
+use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{Checksums, Failure, S3Client, list, read};
+use super::{Checksums, S3Client, S3Error, list, read};
 use crate::{
     job::{Epoch, JobError, JobId},
-    store::{ObjectKey, Stored, folder::hex, location::S3Location},
+    store::{
+        ObjectKey, Stored,
+        digest::{hashing, sha256},
+        location::S3Location,
+    },
 };
 
 const PROBE: &[u8] = b"acetate looks whether it can write, read and delete here";
@@ -28,39 +32,36 @@ impl S3Store {
 
     /// Writes an object. S3 shows it whole or not at all, and refuses bytes that do not have their checksum.
     pub async fn put(&self, key: ObjectKey, bytes: Vec<u8>) -> Result<Stored, JobError> {
-        let digest = Sha256::digest(&bytes);
-        let stored = Stored { size: bytes.len() as u64, sha256: hex(&digest), key };
-        let at = self.at(&stored.key);
-        let media_type = media_type(&at.key);
-        self.send(&at, bytes, &digest, media_type).await.map_err(|failure| self.broken(&at, 0, failure))?;
-        Ok(stored)
+        let at = self.at(&key);
+        let size = bytes.len() as u64;
+        let digest = self.send(&at, bytes, media_type(&at.key)).await?;
+        Ok(Stored { key, size, sha256: hex::encode(digest) })
     }
 
     /// Compares what lies in the store with what was written: by the checksum that the server keeps, and where it
     /// keeps none, by reading all of it back.
     pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
         let at = self.at(&stored.key);
-        let differs = |what: &str| JobError::Storage {
-            path: at.to_string(),
-            reason: format!("{what} differs from what was written; check the store at {}", self.client.server()),
+        let differs = |what: &str| {
+            JobError::storage(
+                at.to_string(),
+                format!("{what} differs from what was written; check the store at {}", self.client.server()),
+            )
         };
         let mut request = self.client.get().await.head_object().bucket(&at.bucket).key(&at.key);
         if self.client.settings().checksums == Checksums::Supported {
             request = request.checksum_mode(ChecksumMode::Enabled);
         }
-        let head = request.send().await.map_err(|error| self.broken(&at, 0, Failure::of(error)))?;
+        let head = request.send().await.map_err(|error| self.broken(&at, 0, S3Error::of(error)))?;
         if head.content_length().and_then(|size| u64::try_from(size).ok()) != Some(stored.size) {
             return Err(differs("its size"));
         }
         let kept = match head.checksum_sha256() {
-            Some(checksum) => checksum.to_owned(),
-            None => base64(&Sha256::digest(self.get(&stored.key, stored.size).await?)),
+            // One that is no base64 is as good as another.
+            Some(checksum) => STANDARD.decode(checksum).unwrap_or_default(),
+            None => sha256(self.get(&stored.key, stored.size).await?).await?.0.to_vec(),
         };
-        if unhex(&stored.sha256).is_some_and(|digest| base64(&digest) == kept) {
-            Ok(())
-        } else {
-            Err(differs("its SHA-256"))
-        }
+        if hex::encode(kept) == stored.sha256 { Ok(()) } else { Err(differs("its SHA-256")) }
     }
 
     pub async fn get(&self, key: &ObjectKey, cap: u64) -> Result<Vec<u8>, JobError> {
@@ -71,9 +72,9 @@ impl S3Store {
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
         let at = self.at(key);
         let head = self.client.get().await.head_object().bucket(&at.bucket).key(&at.key).send().await;
-        match head.map_err(Failure::of) {
+        match head.map_err(S3Error::of) {
             Ok(_) => Ok(true),
-            Err(Failure::NoKey) => Ok(false),
+            Err(S3Error::NoKey) => Ok(false),
             Err(failure) => Err(self.broken(&at, 0, failure)),
         }
     }
@@ -102,23 +103,23 @@ impl S3Store {
     pub async fn check(&self) -> Result<(), JobError> {
         let at = self.root.join(&format!(".acetate-check/{}", uuid::Uuid::now_v7()));
         let broken = |failure| self.broken(&self.root, PROBE.len() as u64, failure);
-        self.send(&at, PROBE.to_vec(), &Sha256::digest(PROBE), "text/plain").await.map_err(broken)?;
+        self.send(&at, PROBE.to_vec(), "text/plain").await?;
         let read = read(&self.client, &at, PROBE.len() as u64).await;
         list::delete(&self.client, &at.bucket, std::slice::from_ref(&at.key)).await.map_err(broken)?;
         if read.map_err(broken)? == PROBE {
             return Ok(());
         }
         let reason = format!("reads back other bytes than were written; check the store at {}", self.client.server());
-        Err(JobError::Storage { path: at.to_string(), reason })
+        Err(JobError::storage(at.to_string(), reason))
     }
 
     /// An address under which anybody can read the object for a while.
     pub async fn presigned(&self, key: &ObjectKey, lasts: Duration) -> Result<String, JobError> {
         let at = self.at(key);
-        let failed = |reason: String| JobError::Storage { path: at.to_string(), reason };
+        let failed = |reason: String| JobError::storage(at.to_string(), reason);
         let config = PresigningConfig::expires_in(lasts).map_err(|error| failed(error.to_string()))?;
         let request = self.client.get().await.get_object().bucket(&at.bucket).key(&at.key).presigned(config).await;
-        Ok(request.map_err(|error| self.broken(&at, 0, Failure::of(error)))?.uri().to_owned())
+        Ok(request.map_err(|error| self.broken(&at, 0, S3Error::of(error)))?.uri().to_owned())
     }
 
     pub fn root(&self) -> &S3Location {
@@ -129,7 +130,10 @@ impl S3Store {
         self.root.join(key.as_str())
     }
 
-    async fn send(&self, at: &S3Location, bytes: Vec<u8>, digest: &[u8], media_type: &str) -> Result<(), Failure> {
+    /// Gives the SHA-256 of what was sent.
+    async fn send(&self, at: &S3Location, bytes: Vec<u8>, media_type: &str) -> Result<[u8; 32], JobError> {
+        let (digest, bytes) = sha256(bytes).await?;
+        let size = bytes.len();
         let mut request = self
             .client
             .get()
@@ -138,15 +142,18 @@ impl S3Store {
             .bucket(&at.bucket)
             .key(&at.key)
             .content_type(media_type)
-            .metadata("sha256", hex(digest))
+            .metadata("sha256", hex::encode(digest))
             .body(ByteStream::from(bytes));
         if self.client.settings().checksums == Checksums::Supported {
-            request = request.checksum_sha256(base64(digest));
+            request = request.checksum_sha256(STANDARD.encode(digest));
         }
-        request.send().await.map(drop).map_err(Failure::of)
+        match hashing(size, request.send()).await? {
+            Ok(_) => Ok(digest),
+            Err(error) => Err(self.broken(at, 0, S3Error::of(error))),
+        }
     }
 
-    fn broken(&self, at: &S3Location, cap: u64, failure: Failure) -> JobError {
+    fn broken(&self, at: &S3Location, cap: u64, failure: S3Error) -> JobError {
         failure.for_object(&at.to_string(), cap, &self.client)
     }
 }
@@ -156,44 +163,5 @@ fn media_type(key: &str) -> &'static str {
         Some("png") => "image/png",
         Some("json") => "application/json",
         Some(_) | None => "application/octet-stream",
-    }
-}
-
-/// As S3 writes checksums.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        for place in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * place) & 63) as usize];
-            text.push(if place <= three.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => u8::try_from(digit(*high)? * 16 + digit(*low)?).ok(),
-            _ => None,
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digests_are_written_as_s3_writes_them() {
-        for (bytes, wanted) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob\u{ff}", "Zm9vYsO/")] {
-            assert_eq!(base64(bytes.as_bytes()), wanted);
-        }
-        assert_eq!(unhex("00ff1a"), Some(vec![0, 255, 26]));
-        assert_eq!((unhex("0"), unhex("zz")), (None, None));
     }
 }

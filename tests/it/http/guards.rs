@@ -9,7 +9,7 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    common::TestDir,
+    common::{TestDir, blocking_until},
     http::client::{get, post, raw, send, upload},
     http::server::{Server, picture, refusal},
 };

@@ -1,12 +1,12 @@
 //! The seed's endpoints.
 
-use std::{io::Write, net::TcpStream, time::Duration};
+use std::{io::Write, net::TcpStream};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::json;
 
 use crate::{
-    common::TestDir,
+    common::{TestDir, blocking_until},
     http::client::{post, send},
     http::server::{Server, picture, pixels},
 };

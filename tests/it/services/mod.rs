@@ -15,6 +15,7 @@ mod store;
 mod store_faults;
 mod store_inputs;
 mod store_run;
+mod store_runtime;
 mod submissions;
 mod worker;
 pub mod world;

@@ -183,8 +183,8 @@ async fn the_preferred_kind_goes_first_and_the_other_waits_for_a_bounded_time() 
     let kinds = [JobKind::Edit, JobKind::Decompose];
     queue.publish_dispatch(&dispatch(JobKind::Edit)).await.unwrap();
     queue.publish_many((0..30).map(|_| dispatch(JobKind::Decompose)).collect()).await;
-    let affinity_wait = Duration::from_millis(1500);
-    let consumer = queue.consume(ConsumeOptions { kinds: kinds.to_vec(), prefetch: 2, affinity_wait });
+    let affinity = Duration::from_millis(1500);
+    let consumer = queue.consume(ConsumeOptions { kinds: kinds.to_vec(), prefetch: 2, affinity });
     // Both kinds must have arrived before it is asked.
     vhost.until_left("acetate.edit", 0).await;
     vhost.until_left("acetate.decompose", 28).await;
@@ -201,7 +201,7 @@ async fn the_preferred_kind_goes_first_and_the_other_waits_for_a_bounded_time() 
         }
         before += 1;
     }
-    assert!(before >= 2 && start.elapsed() < affinity_wait * 3, "{before} before it, {:?}", start.elapsed());
+    assert!(before >= 2 && start.elapsed() < affinity * 3, "{before} before it, {:?}", start.elapsed());
     assert!(before < 30, "the other kind waited until nothing else was left");
 }
 

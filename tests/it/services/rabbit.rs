@@ -198,7 +198,7 @@ pub fn options() -> RabbitOptions {
 }
 
 pub fn consume(queue: &Queue, kinds: &[JobKind], prefetch: u16) -> Consumer {
-    queue.consume(ConsumeOptions { kinds: kinds.to_vec(), prefetch, affinity_wait: PATIENCE })
+    queue.consume(ConsumeOptions { kinds: kinds.to_vec(), prefetch, affinity: PATIENCE })
 }
 
 /// The next delivery, which must come.

@@ -153,14 +153,14 @@ async fn a_server_that_is_not_there_is_transient_for_inputs_too() {
     drop(server);
     let stores = stores_with(impatient(&endpoint), "s3://bucket/x", &[], Trust::Submitted);
     let key = ObjectKey::new(JobId::new(), Epoch(1), "a.png").unwrap();
-    let errors: [JobError; 3] = [
-        stores.inputs().read("s3://bucket/x/in.png", 9).await.unwrap_err(),
-        stores.own().put(key.clone(), vec![1]).await.unwrap_err(),
-        stores.own().exists(&key).await.unwrap_err(),
+    let errors: [(&str, JobError); 3] = [
+        ("input_unreachable", stores.inputs().read("s3://bucket/x/in.png", 9).await.unwrap_err()),
+        ("storage", stores.own().put(key.clone(), vec![1]).await.unwrap_err()),
+        ("storage", stores.own().exists(&key).await.unwrap_err()),
     ];
-    for error in errors {
+    for (code, error) in errors {
         let text = error.to_string();
-        assert_eq!((error.code(), error.class()), ("storage", ErrorClass::Transient), "{text}");
+        assert_eq!((error.code(), error.class()), (code, ErrorClass::Transient), "{text}");
         assert!(text.contains("s3://bucket/x/") && text.contains(&endpoint), "{text}");
     }
 }

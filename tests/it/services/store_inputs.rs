@@ -96,11 +96,13 @@ async fn wrong_credentials_are_said_and_not_shown() {
         assert_eq!(format!("{credentials:?}"), "S3Credentials(***)");
         let s3 = S3Settings { credentials: Some(credentials), ..settings(&server.endpoint()) };
         let stores = stores_with(s3, "s3://bucket/x", &["s3://bucket"], Trust::Submitted);
-        for error in [stores.own().check().await.unwrap_err(), {
-            stores.inputs().read("s3://bucket/in.png", 9).await.unwrap_err()
-        }] {
+        let errors = [
+            ("storage", stores.own().check().await.unwrap_err()),
+            ("input_unreachable", stores.inputs().read("s3://bucket/in.png", 9).await.unwrap_err()),
+        ];
+        for (code, error) in errors {
             let text = error.to_string();
-            assert_eq!((error.code(), error.class()), ("storage", ErrorClass::Transient), "{text}");
+            assert_eq!((error.code(), error.class()), (code, ErrorClass::Transient), "{text}");
             assert!(text.contains("credentials") && text.contains("AWS_SECRET_ACCESS_KEY"), "{text}");
             assert!(!text.contains("wr0ng-secret") && !text.contains(SECRET_KEY) && !text.contains("t0ken"), "{text}");
         }

@@ -45,14 +45,10 @@ impl Hasher {
     /// Lower-case hexadecimal.
     pub fn finish(self) -> String {
         match self {
-            Self::Sha256(hasher) => hex(&hasher.finalize()),
-            Self::GitSha1(hasher) => hex(&hasher.finalize()),
+            Self::Sha256(hasher) => hex::encode(hasher.finalize()),
+            Self::GitSha1(hasher) => hex::encode(hasher.finalize()),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ureq::Agent;
 use ureq::http::{HeaderMap, Uri, header};
 
@@ -176,17 +177,17 @@ pub(super) fn pause(wait: Duration, events: &mut Events<'_>) -> Result<(), HubEr
     Ok(())
 }
 
-/// Encodes everything but unreserved characters; `/` is kept between the parts of a path.
+/// Everything but RFC 3986's unreserved characters.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const RESERVED_IN_PATHS: &AsciiSet = &RESERVED.remove(b'/');
+
+/// As [`encode_part`], but `/` is kept between the parts of a path.
 pub(super) fn encode_path(path: &str) -> String {
-    path.split('/').map(encode_part).collect::<Vec<_>>().join("/")
+    utf8_percent_encode(path, RESERVED_IN_PATHS).to_string()
 }
 
 pub(super) fn encode_part(part: &str) -> String {
-    let encode = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => (byte as char).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    part.bytes().map(encode).collect()
+    utf8_percent_encode(part, RESERVED).to_string()
 }
 
 fn read_head(status: u16, headers: &HeaderMap, from: u64) -> Option<Head> {

@@ -1,7 +1,8 @@
 //! How long to wait before asking again, and when to stop.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use super::Retry;
 
@@ -11,32 +12,36 @@ const PROGRESS: u64 = 16 * 1024 * 1024;
 /// Attempts in a row that brought next to nothing.
 pub(super) struct Backoff {
     retry: Retry,
-    failed: u32,
+    waits: ExponentialBackoff,
 }
 
 impl Backoff {
     pub fn new(retry: Retry) -> Self {
-        Self { retry, failed: 0 }
+        Self { waits: waits(&retry), retry }
     }
 
     /// Called after each failed attempt. `None`: give up.
     pub fn next_wait(&mut self, brought: u64, asked: Option<Duration>) -> Option<Duration> {
         if brought >= PROGRESS {
-            self.failed = 0;
+            self.waits = waits(&self.retry);
         }
-        self.failed += 1;
-        if self.failed >= self.retry.attempts || asked.is_some_and(|asked| asked > self.retry.longest_asked) {
+        if asked.is_some_and(|asked| asked > self.retry.longest_asked) {
             return None;
         }
-        let doubled = self.retry.first_wait.saturating_mul(1 << (self.failed - 1).min(16));
-        let wait = doubled.min(self.retry.longest_wait).mul_f64(0.75 + 0.5 * chance());
-        Some(wait.max(asked.unwrap_or_default()))
+        self.waits.next().map(|wait| wait.max(asked.unwrap_or_default()))
     }
 }
 
-/// In 0..1, so that machines that failed together do not come back together.
-fn chance() -> f64 {
-    (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
+/// Each is drawn between half and all of it, so that machines that failed together do not come back together.
+fn waits(retry: &Retry) -> ExponentialBackoff {
+    // backon's jitter adds up to as much again.
+    ExponentialBuilder::new()
+        .with_factor(2.0)
+        .with_min_delay(retry.first_wait / 2)
+        .with_max_delay(retry.longest_wait / 2)
+        .with_max_times(retry.attempts.saturating_sub(1) as usize)
+        .with_jitter()
+        .build()
 }
 
 #[cfg(test)]
@@ -53,7 +58,7 @@ mod tests {
         let mut backoff = Backoff::new(retry());
         for expected in [1.0, 2.0, 3.0] {
             let wait = backoff.next_wait(0, None).unwrap().as_secs_f64();
-            assert!((0.75 * expected..=1.25 * expected).contains(&wait), "{wait}");
+            assert!((0.5 * expected..=expected).contains(&wait), "{wait}");
         }
         assert_eq!(backoff.next_wait(0, None), None);
     }

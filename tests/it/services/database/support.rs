@@ -8,8 +8,8 @@ use acetate::{
         Attempt, Claim, ClaimRules, DatabaseUrl, JobRow, JobStore, OutboxMode, Published, SubmitOptions, Submitted,
     },
     job::{
-        BatchId, CompositeParams, ErrorRecord, FileEntry, InputRef, JobError, JobId, JobRequest, LayerRole, Output,
-        Task,
+        BatchId, CompositeParams, ErrorRecord, FileEntry, InputRef, Inputs, JobError, JobId, JobKind, JobRequest,
+        LayerRole, Output, Task,
     },
 };
 use sqlx::{ConnectOptions, Connection, PgConnection, SqliteConnection, postgres::PgConnectOptions};
@@ -121,7 +121,7 @@ pub async fn admin(url: &str, sql: &str) {
 pub fn request(id: JobId, input: &str) -> JobRequest {
     JobRequest {
         id,
-        inputs: vec![InputRef::Url(input.to_owned())],
+        inputs: Inputs::named(JobKind::Composite, vec![InputRef::Url(input.to_owned())]),
         output: Output { prefix: "s3://out/scene/".to_owned() },
         task: Task::Composite(CompositeParams::default()),
         labels: BTreeMap::from([("dataset".to_owned(), "post\0ers \"x\"".to_owned())]),
@@ -204,7 +204,7 @@ pub fn result() -> Published {
 }
 
 pub fn broken() -> ErrorRecord {
-    ErrorRecord::from(&JobError::Storage { path: "/x".to_owned(), reason: "bro\0ken".to_owned() })
+    ErrorRecord::from(&JobError::storage("/x", "bro\0ken"))
 }
 
 pub fn batch(name: &str) -> BatchId {

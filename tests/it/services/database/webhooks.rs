@@ -107,7 +107,7 @@ async fn jobs_are_found_by_words_and_labels(database: Database) {
     labelled.labels = [("Set".to_owned(), "Posters 50%".to_owned())].into();
     submit(&status, &labelled).await;
     let mut chained = request(JobId::new(), "file:///b.png");
-    chained.inputs.push(InputRef::File { job: labelled.id, file: "composite.png".to_owned() });
+    chained.inputs.layers.push(InputRef::File { job: labelled.id, file: "composite.png".to_owned() });
     submit(&status, &chained).await;
     let old = submitted(&status).await;
     database.sql(&format!("UPDATE jobs SET search = NULL WHERE id = '{old}'")).await;

@@ -1,0 +1,98 @@
+//! The pictures of a job, by what they are for.
+
+use std::iter;
+
+use super::{InputRef, JobKind};
+
+/// The pictures of a job: references at first, then files, then pixels.
+///
+/// A message has them in one list. Their order there is that of [`Inputs::iter`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inputs<T = InputRef> {
+    /// What the instruction of an edit may speak of, beside the picture that is edited: "Picture 1", "Picture 2".
+    pub references: Vec<T>,
+    /// What is taken apart or edited; absent for a composite.
+    pub image: Option<T>,
+    /// What a composite puts together, back to front.
+    pub layers: Vec<T>,
+}
+
+impl<T> Inputs<T> {
+    /// Gives names to the list of a message. How many of them the kind takes is not looked at here.
+    pub fn named(kind: JobKind, mut list: Vec<T>) -> Self {
+        match kind {
+            JobKind::Composite => Self { references: Vec::new(), image: None, layers: list },
+            JobKind::Decompose | JobKind::Edit | JobKind::Workflow => {
+                let image = list.pop();
+                Self { references: list, image, layers: Vec::new() }
+            }
+        }
+    }
+
+    /// All of them, in the order in which a message lists them and a model numbers them.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.references.iter().chain(&self.image).chain(&self.layers)
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.references.iter_mut().chain(&mut self.image).chain(&mut self.layers)
+    }
+
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same pictures as something else, one by one in the order of [`Inputs::iter`].
+    pub fn try_map<U, E>(self, mut change: impl FnMut(T) -> Result<U, E>) -> Result<Inputs<U>, E> {
+        let references = self.references.into_iter().map(&mut change).collect::<Result<_, E>>()?;
+        let image = self.image.map(&mut change).transpose()?;
+        let layers = self.layers.into_iter().map(&mut change).collect::<Result<_, E>>()?;
+        Ok(Inputs { references, image, layers })
+    }
+}
+
+impl<T> IntoIterator for Inputs<T> {
+    type Item = T;
+    type IntoIter = iter::Chain<iter::Chain<std::vec::IntoIter<T>, std::option::IntoIter<T>>, std::vec::IntoIter<T>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.references.into_iter().chain(self.image).chain(self.layers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_get_their_names_from_the_kind_and_keep_their_order() {
+        let edit = Inputs::named(JobKind::Edit, vec![1, 2, 3]);
+        assert_eq!((&edit.references[..], edit.image, edit.layers.len()), (&[1, 2][..], Some(3), 0));
+        let composite = Inputs::named(JobKind::Composite, vec![1, 2, 3]);
+        assert_eq!((composite.references.len(), composite.image, &composite.layers[..]), (0, None, &[1, 2, 3][..]));
+        for kind in JobKind::ALL {
+            for list in [vec![], vec![1], vec![1, 2, 3]] {
+                let inputs = Inputs::named(kind, list.clone());
+                assert_eq!((inputs.len(), inputs.is_empty()), (list.len(), list.is_empty()));
+                assert_eq!(inputs.iter().copied().collect::<Vec<_>>(), list, "{kind}");
+                let doubled = inputs.clone().try_map(|n| Ok::<_, ()>(2 * n)).unwrap();
+                assert_eq!(doubled.into_iter().collect::<Vec<_>>(), list.iter().map(|n| 2 * n).collect::<Vec<_>>());
+                assert_eq!(inputs.into_iter().collect::<Vec<_>>(), list, "{kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_mistake_ends_a_change() {
+        let mut seen = Vec::new();
+        let refused = Inputs::named(JobKind::Edit, vec![1, 2, 3]).try_map(|n| {
+            seen.push(n);
+            if n == 2 { Err(n) } else { Ok(n) }
+        });
+        assert_eq!((refused, seen), (Err(2), vec![1, 2]));
+    }
+}

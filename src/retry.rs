@@ -1,0 +1,68 @@
+//! How long everything waits that tries again: one rule, with the numbers of whoever uses it.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+/// Pauses that double from `first` up to `longest` and do not end. Each is drawn between half and all of it, so that
+/// those who failed together do not come back together.
+pub fn exponential(first: Duration, longest: Duration) -> ExponentialBuilder {
+    // backon's jitter adds up to as much again.
+    ExponentialBuilder::new()
+        .with_factor(2.0)
+        .with_min_delay(first.min(longest) / 2)
+        .with_max_delay(longest / 2)
+        .without_max_times()
+        .with_jitter()
+}
+
+/// The pauses of a loop that starts over with the shortest one when something worked.
+#[derive(Debug)]
+pub struct Pauses {
+    policy: ExponentialBuilder,
+    left: ExponentialBackoff,
+    longest: Duration,
+}
+
+impl Pauses {
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        let policy = exponential(first, longest);
+        Self { policy, left: policy.build(), longest }
+    }
+
+    /// The pause before the next try.
+    pub fn next_pause(&mut self) -> Duration {
+        self.left.next().unwrap_or(self.longest)
+    }
+
+    /// It worked.
+    pub fn reset(&mut self) {
+        self.left = self.policy.build();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_start_over() {
+        let (first, longest) = (Duration::from_millis(250), Duration::from_secs(15));
+        let mut pauses = Pauses::new(first, longest);
+        for full in [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0] {
+            let pause = pauses.next_pause().as_secs_f64();
+            assert!((full / 2.0..=full).contains(&pause), "{pause} for {full}");
+        }
+        pauses.reset();
+        assert!(pauses.next_pause() <= first);
+        let drawn: std::collections::BTreeSet<_> = (0..20).map(|_| Pauses::new(first, longest).next_pause()).collect();
+        assert!(drawn.len() > 1, "those who failed together come back together: {drawn:?}");
+    }
+
+    #[test]
+    fn no_pause_stays_none_and_the_first_is_never_longer_than_the_longest() {
+        assert!(exponential(Duration::ZERO, Duration::ZERO).build().take(5).all(|pause| pause.is_zero()));
+        let longest = Duration::from_secs(1);
+        assert!(exponential(Duration::from_secs(9), longest).build().take(5).all(|pause| pause <= longest));
+    }
+}

@@ -1,0 +1,13 @@
+//! Work on threads that may wait and compute.
+
+use crate::job::JobError;
+
+/// Runs file work, or a computation, beside the async runtime's threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
+) -> Result<T, JobError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(JobError::storage("store", format!("its thread ended: {error}")).caused_by(error)),
+    }
+}

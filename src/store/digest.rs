@@ -1,0 +1,33 @@
+//! SHA-256 of whole objects, on threads that may compute.
+
+use std::future::Future;
+
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+
+use super::blocking::blocking;
+use crate::job::JobError;
+
+/// What has fewer bytes is hashed where it is: that takes no longer than handing it to another thread.
+const SMALL: usize = 64 << 10;
+
+/// The digest of some bytes, and the bytes back.
+pub(super) async fn sha256(bytes: Vec<u8>) -> Result<([u8; 32], Vec<u8>), JobError> {
+    if bytes.len() <= SMALL {
+        return Ok((Sha256::digest(&bytes).into(), bytes));
+    }
+    blocking(move || Ok((Sha256::digest(&bytes).into(), bytes))).await
+}
+
+/// Drives a request that carries `size` bytes. The S3 client hashes them all at once when it signs the request, so a
+/// large one is driven from a thread that may compute.
+pub(super) async fn hashing<T: Send + 'static>(
+    size: usize,
+    request: impl Future<Output = T> + Send + 'static,
+) -> Result<T, JobError> {
+    if size <= SMALL {
+        return Ok(request.await);
+    }
+    let runtime = Handle::current();
+    blocking(move || Ok(runtime.block_on(request))).await
+}

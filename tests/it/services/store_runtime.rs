@@ -1,0 +1,88 @@
+//! Whole objects are hashed beside the async runtime: its thread never computes for long between two turns.
+//!
+//! What is measured is the processor time of one thread, not the time on the wall, so that a busy machine does not
+//! matter. Linux alone tells it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use acetate::{
+    job::{Epoch, JobId},
+    store::{Checksums, ObjectKey, S3Settings, Store, file_url},
+};
+use sha2::{Digest, Sha256};
+
+use crate::services::s3_server::{S3Server, settings, store_with};
+
+const SIZE: usize = 96 << 20;
+
+#[test]
+fn large_objects_in_a_folder_do_not_hold_the_runtime_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store_with(S3Settings::default(), &file_url(folder.path()));
+    put_and_verify_in_small_turns(&store);
+}
+
+#[test]
+fn large_objects_in_s3_do_not_hold_the_runtime_up() {
+    // The server hashes as well, so it has threads of its own.
+    let elsewhere = tokio::runtime::Runtime::new().unwrap();
+    let server = elsewhere.block_on(S3Server::start(&["bucket"]));
+    for checksums in [Checksums::Supported, Checksums::Required] {
+        let settings = S3Settings {
+            checksums,
+            read_timeout: Duration::from_secs(60),
+            operation_timeout: Duration::from_secs(180),
+            ..settings(&server.endpoint())
+        };
+        put_and_verify_in_small_turns(&store_with(settings, "s3://bucket/out"));
+    }
+}
+
+fn put_and_verify_in_small_turns(store: &Store) {
+    let Some(start) = processor_time() else {
+        eprintln!("SKIPPED: this system does not tell the processor time of a thread");
+        return;
+    };
+    let bytes: Vec<u8> = (0..SIZE).map(|n| (n % 251) as u8).collect();
+    let made = processor_time().unwrap();
+    assert!(made > start, "the clock stands still");
+    let digest = hex::encode(Sha256::digest(&bytes));
+    let hashing = processor_time().unwrap() - made;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let longest = runtime.block_on(async {
+        let done = Arc::new(AtomicBool::new(false));
+        let turns = tokio::spawn(longest_turn(done.clone()));
+        let key = ObjectKey::new(JobId::new(), Epoch(1), "large.bin").unwrap();
+        let stored = store.put(key, bytes).await.unwrap();
+        assert_eq!((stored.size, stored.sha256.as_str()), (SIZE as u64, digest.as_str()));
+        store.verify(&stored).await.unwrap();
+        done.store(true, Ordering::Relaxed);
+        turns.await.unwrap()
+    });
+    assert!(longest < hashing / 2, "the runtime computed for {longest:?} at a stretch; hashing takes {hashing:?}");
+}
+
+/// The most processor time between two turns of this task, which asks for a turn all the time.
+async fn longest_turn(done: Arc<AtomicBool>) -> Duration {
+    let (mut longest, mut last) = (Duration::ZERO, processor_time().unwrap());
+    while !done.load(Ordering::Relaxed) {
+        tokio::task::yield_now().await;
+        let now = processor_time().unwrap();
+        longest = longest.max(now - last);
+        last = now;
+    }
+    longest
+}
+
+/// What this thread has had of a processor.
+fn processor_time() -> Option<Duration> {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    told.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}

@@ -1,4 +1,4 @@
-//! Flags of the models' parameters, the same for a job that runs here and for one that is submitted.
+//! The flags for model parameters, the same for `run` and `submit`.
 
 use clap::{Args, ValueEnum};
 
@@ -10,17 +10,17 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Parameters")]
 pub struct DecomposeFlags {
-    /// What the whole picture shows [default: the model describes it itself]
+    /// What the whole picture shows [default: the model writes a caption]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Number of layers, 2 to 10 [default: 4]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_whole)]
     layers: Option<u32>,
-    /// Side of the square whose area the model works at: 640 or 1024 for the full model [default: what the checkpoint
-    /// was made for, 640 for the full model]
-    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
+    /// Working resolution, the side of a square with the same area: 640 or 1024 for the full model [default: what the
+    /// checkpoint was made for, 640 for the full model]
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, value_parser = parse_whole)]
     resolution: Option<u32>,
-    /// Keep the length of each guided prediction at that of the unguided one [default: true]
+    /// Scale each guided prediction to the norm of the unguided one [default: true]
     #[arg(long, value_name = "BOOL")]
     cfg_normalize: Option<bool>,
 }
@@ -45,7 +45,7 @@ impl DecomposeFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Parameters")]
 pub struct EditFlags {
-    /// Size of the result: that of the last picture, its alpha untouched, or the size that the model works at
+    /// Size of the result: that of the last picture, with its exact alpha, or the size that the model works at
     #[arg(long, value_name = "SIZE", default_value = "source")]
     output_size: Size,
 }
@@ -69,8 +69,7 @@ impl EditFlags {
 
 #[derive(Debug, Args)]
 pub struct WorkflowFlags {
-    /// Edit of a layer by its number (1 is the rearmost), for instance --edit 2="Make it red"; may be given several
-    /// times
+    /// Edit a layer by its number (1 is the rearmost), for instance --edit 2="Make it red"; may be repeated
     #[arg(long = "edit", value_name = "N=INSTRUCTION", value_parser = parse_edit)]
     edits: Vec<(u32, String)>,
     #[command(flatten)]
@@ -99,15 +98,15 @@ impl WorkflowFlags {
 #[command(next_help_heading = "Parameters")]
 pub struct SamplingFlags {
     /// Denoise steps, 1 to 1000 [default: 50]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_whole)]
     pub steps: Option<u32>,
-    /// Guidance; 1 switches it off and halves the time [default: 4.0]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    /// Guidance; 1 turns it off and halves the time [default: 4.0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = parse_number)]
     pub cfg_scale: Option<f64>,
     /// Seed of the noise, the same as in torch on the CPU [default: from the job's id]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_seed)]
     pub seed: Option<u64>,
-    /// What the picture should not be [default: " "]
+    /// What the picture should not show [default: " "]
     #[arg(long, value_name = "TEXT")]
     pub negative_prompt: Option<String>,
 }
@@ -130,6 +129,14 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE, for instance dataset=posters".to_owned()),
     }
+}
+
+fn parse_whole(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "not a whole number".to_owned())
+}
+
+fn parse_number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "not a number".to_owned())
 }
 
 fn parse_seed(text: &str) -> Result<u64, String> {

@@ -1,4 +1,4 @@
-//! The states of a job, and how far a running one has come.
+//! The states of a job, and the progress of a running one.
 
 use std::{fmt, str::FromStr};
 
@@ -29,6 +29,17 @@ impl JobState {
         }
     }
 
+    /// For messages: `the job` ... `is running`, `has failed`.
+    pub fn predicate(self) -> &'static str {
+        match self {
+            Self::Queued => "is queued",
+            Self::Running => "is running",
+            Self::Succeeded => "has succeeded",
+            Self::Failed => "has failed",
+            Self::Cancelled => "was cancelled",
+        }
+    }
+
     pub fn is_terminal(self) -> bool {
         match self {
             Self::Queued | Self::Running => false,
@@ -53,7 +64,7 @@ impl FromStr for JobState {
     }
 }
 
-/// The part of the path that an attempt is in, in the order of the path.
+/// The stage that an attempt is in, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {

@@ -54,7 +54,7 @@ impl ResultFiles {
             let text = fs::read(&path).map_err(|error| match error.kind() {
                 ErrorKind::NotFound => JobError::invalid(
                     "folder",
-                    format!("{} holds no {MANIFEST}; give a folder with a whole result of acetate", folder.display()),
+                    format!("{} has no {MANIFEST}; give a folder with a complete acetate result", folder.display()),
                 ),
                 _ => io_error(&path, "read the manifest", &error),
             })?;

@@ -43,7 +43,7 @@ fn the_readmes_first_command() {
     }
     let Ran { code, stdout, stderr } = place.run(&line.split(' ').collect::<Vec<_>>());
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(stdout.contains("a small checkpoint") && stdout.contains("no model was chosen"), "{stdout}");
+    assert!(stdout.contains("a small checkpoint") && stdout.contains("using the small demo model"), "{stdout}");
     let files = ["layer-00.png", "layer-01.png", "layer-02.png", "layer-03.png", "layer-04.png", "manifest.json"];
     assert_eq!(names(&place.path("out/scene")), files);
     let sheet = image::open(place.path("out/scene.png")).unwrap();
@@ -89,7 +89,9 @@ fn parameters_out_of_bounds() {
     };
     decompose(&["--layers", "0"], &["--layers: 0 is not between 2 and 10"]);
     decompose(&["--layers", "11"], &["--layers: 11 is not between 2 and 10"]);
-    decompose(&["--layers", "-1"], &["-1", "--layers"]);
+    decompose(&["--layers", "-1"], &["-1", "--layers", "not a whole number"]);
+    decompose(&["--layers", "four"], &["four", "--layers", "not a whole number"]);
+    decompose(&["--cfg-scale", "high"], &["high", "--cfg-scale", "not a number"]);
     decompose(&["--resolution", "700"], &["--resolution: 700", "multiple of 32"]);
     decompose(&["--steps", "0"], &["--steps: 0 is not between 1 and 1000"]);
     decompose(&["--cfg-scale", "NaN"], &["--cfg-scale: NaN is not a number between 0 and 100"]);
@@ -121,7 +123,7 @@ fn models_that_are_not_there() {
     let missing = ["run", "decompose", "in.png", "--out", "out", "--model", "./nowhere"];
     refused(&missing, &["./nowhere", "there is no such folder"]);
     let empty = ["run", "decompose", "in.png", "--out", "out", "--model", "/"];
-    refused(&empty, &["holds no model_index.json"]);
+    refused(&empty, &["has no model_index.json"]);
 }
 
 #[test]
@@ -306,7 +308,7 @@ fn a_folder_without_a_model_and_a_model_that_no_run_would_take() {
     fs::create_dir(place.path("bad")).unwrap();
     fs::write(place.path("file"), b"").unwrap();
     for (name, said) in [
-        ("bad", "error: model bad: the folder holds no model_index.json; give the folder of a whole checkpoint"),
+        ("bad", "error: model bad: the folder has no model_index.json; give the folder of a whole checkpoint"),
         ("file", "error: model file: is a file; give the folder"),
         ("nowhere", "error: model nowhere: not found"),
     ] {

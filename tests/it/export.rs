@@ -255,7 +255,7 @@ fn exports_that_cannot_be() {
     refused(&["out", "--out", "x", "--format", "tiff"], 2, "`tiff` is not an export format");
     refused(&["nowhere", "--out", "x.zip"], 2, "there is no folder `nowhere`, and it is no job's id, a UUID");
     refused(&["in.png", "--out", "x.zip"], 2, "in.png is a file; give the folder of a result");
-    refused(&["data", "--out", "x.zip"], 2, "data holds no manifest.json");
+    refused(&["data", "--out", "x.zip"], 2, "data has no manifest.json");
     refused(&["out", "--out", "out"], 2, "--format");
     refused(&["out", "--out", "out", "--format", "psd"], 2, "out is a folder; give the name of a file");
     refused(&["out", "--out", "none/x.zip"], 2, "there is no folder none to write it into");
@@ -270,7 +270,7 @@ fn exports_that_cannot_be() {
 
     let waiting = place.json(&["submit", "composite", "--input", "in.png", "--output", "later", "--json"]);
     let id = waiting["id"].as_str().unwrap();
-    refused(&[id, "--out", "x.zip"], 2, "is queued and has no result yet; `acetate jobs watch");
+    refused(&[id, "--out", "x.zip"], 2, "is queued and has no result; wait for it with `acetate jobs watch");
 
     fs::remove_file(place.path("out/layer-03.png")).unwrap();
     refused(&["out", "--out", "x.zip"], 1, "layer-03.png: manifest.json names it, but it is not there");

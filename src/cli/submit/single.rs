@@ -1,4 +1,4 @@
-//! One job.
+//! Submits one job.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ pub fn submit(
     flags: &SubmitFlags,
 ) -> Result<(), Failure> {
     if flags.dry_run {
-        return Err(Failure::Usage("--dry-run goes with --from".to_owned()));
+        return Err(Failure::Usage("--dry-run needs --from".to_owned()));
     }
     block_on(async {
         let front = Submitter::open(loaded).await?;
@@ -54,7 +54,7 @@ async fn one(
         if let Some(out) = flags.out.as_ref().filter(|_| row.state == JobState::Succeeded) {
             let kept = |error: JobError| Failure::AfterSuccess {
                 error,
-                advice: format!("the job has succeeded; acetate jobs fetch {id} --out FOLDER copies its result"),
+                advice: format!("the job has succeeded; copy its result with acetate jobs fetch {id} --out FOLDER"),
             };
             fetch::into(front, &row, out).await.map_err(kept)?;
         }
@@ -65,8 +65,8 @@ async fn one(
     }
     output::line(&id.to_string())?;
     global.say(match submitted {
-        Submitted::New(_) => "submitted; acetate jobs watch shows how it goes",
-        Submitted::Known(_) => "was submitted before; it is the same job",
+        Submitted::New(_) => "submitted; acetate jobs watch shows its progress",
+        Submitted::Known(_) => "already submitted; this is the same job",
     });
     Ok(())
 }
@@ -89,7 +89,7 @@ fn request(kind: JobKind, params: Value, flags: &SubmitFlags, inputs: &[InputRef
     Ok(defaults.request(1, row)?)
 }
 
-/// Files of this machine go into the store; the job then names them there.
+/// Copies local files into the store, and returns their addresses there.
 async fn upload(front: &Submitter, inputs: Vec<InputRef>) -> Result<Vec<InputRef>, JobError> {
     let mut stored = Vec::with_capacity(inputs.len());
     for input in inputs {

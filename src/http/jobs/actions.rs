@@ -39,7 +39,8 @@ pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> 
             Ok(Json(JobView::new(&row, &api)))
         }
         RetryOutcome::Refused(state) => Err(Failure::conflict(format!(
-            "job {id} is {state}; only a job that failed or was cancelled is tried again"
+            "job {id} {}; only failed or cancelled jobs can be retried",
+            state.predicate()
         ))),
         RetryOutcome::Unknown => Err(Failure::no_job(id)),
     }

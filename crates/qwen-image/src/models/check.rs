@@ -86,7 +86,7 @@ fn pipeline_of(folder: &Path) -> LoadResult<String> {
     }
     let index = folder.join("model_index.json");
     if !index.is_file() {
-        let reason = "the folder holds no model_index.json; give the folder of a whole checkpoint in diffusers' layout";
+        let reason = "the folder has no model_index.json; give the folder of a whole checkpoint in diffusers' layout";
         return Err(ModelError::invalid(folder, reason));
     }
     let pipeline = read_json::<Index>(&index)?.class_name;

@@ -49,7 +49,7 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
             path,
             "is a pickle, which can run code when it is opened; convert the checkpoint to safetensors",
         )),
-        None => Err(ModelError::invalid(folder, "holds no safetensors; the checkpoint is not complete")),
+        None => Err(ModelError::invalid(folder, "has no safetensors files; the checkpoint is not complete")),
     }
 }
 

@@ -251,16 +251,16 @@ fn exports_that_cannot_be() {
         assert!(ran.stderr.contains(wanted) && ran.stdout.is_empty(), "{args:?} said: {}", ran.stderr);
         assert_eq!(names(place.folder.path()), before, "{args:?} left something");
     };
-    refused(&["out", "--out", "x.tiff"], 2, "--out: `x.tiff` ends in none of .zip, .ora and .psd; give --format");
+    refused(&["out", "--out", "x.tiff"], 2, "--out: `x.tiff` does not end in .zip, .ora or .psd; give --format");
     refused(&["out", "--out", "x", "--format", "tiff"], 2, "`tiff` is not an export format");
-    refused(&["nowhere", "--out", "x.zip"], 2, "there is no folder `nowhere`, and it is no job's id, a UUID");
+    refused(&["nowhere", "--out", "x.zip"], 2, "there is no folder `nowhere`, and it is not a job id (a UUID)");
     refused(&["in.png", "--out", "x.zip"], 2, "in.png is a file; give the folder of a result");
     refused(&["data", "--out", "x.zip"], 2, "data has no manifest.json");
     refused(&["out", "--out", "out"], 2, "--format");
     refused(&["out", "--out", "out", "--format", "psd"], 2, "out is a folder; give the name of a file");
-    refused(&["out", "--out", "none/x.zip"], 2, "there is no folder none to write it into");
+    refused(&["out", "--out", "none/x.zip"], 2, "there is no folder none to write to");
     let unknown = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e22";
-    refused(&[unknown, "--out", "x.zip"], 2, "there is no job 018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e22 here");
+    refused(&[unknown, "--out", "x.zip"], 2, "there is no job 018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e22;");
 
     fs::write(place.path("taken.psd"), "mine").unwrap();
     refused(&["out", "--out", "taken.psd"], 2, "taken.psd exists; give another name, or --force to replace it");

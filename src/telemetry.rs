@@ -50,7 +50,7 @@ impl Metrics {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&SECONDS)
             .and_then(|builder| builder.install_recorder())
-            .map_err(|error| format!("the metrics do not start: {error}"))?;
+            .map_err(|error| format!("the metrics could not start: {error}"))?;
         Ok(Self(recorder))
     }
 

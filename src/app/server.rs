@@ -83,7 +83,7 @@ pub async fn serve_api(
         stop: stop.clone(),
     });
     if let Some(address) = server.address() {
-        info!(%address, works, "answers the API and the page");
+        info!(%address, works, "serving the API and the web UI");
         ready(address);
     }
     let answering = tokio::spawn(server.serve_api(api, stop.clone()));
@@ -91,7 +91,7 @@ pub async fn serve_api(
     stop.cancel();
     for helper in helping {
         if tokio::time::timeout(LAST_ANSWERS, helper).await.is_err() {
-            warn!("something under way did not end in time; it is made good later");
+            warn!("some requests did not finish in time; unfinished work is resumed later");
         }
     }
     queue.close().await;
@@ -117,18 +117,18 @@ async fn live(
             ready => ready?,
         }
         let device = worker.engine.self_test().await?;
-        info!(device, "the device computes right");
+        info!(device, "device self-test passed");
         worker::serve(worker, shutdown).await
     };
     tokio::select! {
         worked = work => worked,
         answered = &mut answering => {
             let reason = match answered {
-                Ok(Ok(())) => "ended by itself".to_owned(),
+                Ok(Ok(())) => "stopped unexpectedly".to_owned(),
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };
-            error!(reason, "the server ended");
+            error!(reason, "the HTTP server stopped");
             shutdown.drain.cancel();
             Err(JobError::Busy { reason: format!("the HTTP server: {reason}") })
         }
@@ -146,7 +146,7 @@ async fn bind(loaded: &Loaded) -> Result<Server, JobError> {
     let loopback = server.address().is_some_and(|address| address.ip().is_loopback());
     if !loopback && settings.token.is_none() {
         let reason = format!(
-            "`{bind}` can be reached from other machines, and nothing is asked of them; set a token \
+            "`{bind}` can be reached from other machines, and no token is set; set one \
              (ACETATE__HTTP__TOKEN, for instance from `openssl rand -hex 32`), or bind to 127.0.0.1"
         );
         return Err(JobError::invalid(field, reason));
@@ -197,7 +197,7 @@ fn check_origins(origins: &[String]) -> Result<(), JobError> {
     for origin in origins {
         let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         if !rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '*', '@', '?', '#', ' '])) {
-            let reason = format!("`{origin}` is no origin such as https://pictures.example");
+            let reason = format!("`{origin}` is not an origin such as https://pictures.example");
             return Err(JobError::invalid("http.cors_origins", reason));
         }
     }

@@ -56,7 +56,7 @@ impl Submitter {
             Err(error) => Err(error),
         };
         if let Err(error) = sent {
-            warn!(%error, "the jobs are accepted, and will be dispatched when the broker is back");
+            warn!(%error, "the jobs are accepted and will be dispatched when the broker is back");
             return false;
         }
         true

@@ -36,7 +36,7 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> 
 
     let worker = wiring::worker(loaded, status.clone(), stores, queue.clone(), Place::AsAsked)?;
     let device = worker.engine.self_test().await?;
-    info!(device, "the device computes right");
+    info!(device, "device self-test passed");
     let stop = CancellationToken::new();
     let answering = server.map(|server| {
         let probes =
@@ -63,13 +63,13 @@ async fn bind(loaded: &Loaded) -> Result<Option<Server>, JobError> {
     match Server::bind(bind).await {
         Ok(server) => {
             if let Some(address) = server.address() {
-                info!(%address, "answers /healthz, /readyz and /metrics");
+                info!(%address, "serving /healthz, /readyz and /metrics");
             }
             Ok(Some(server))
         }
         Err(error) if chosen => Err(error),
         Err(error) => {
-            warn!(%error, "works without /healthz, /readyz and /metrics");
+            warn!(%error, "running without /healthz, /readyz and /metrics");
             Ok(None)
         }
     }

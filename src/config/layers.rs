@@ -185,7 +185,7 @@ fn origin(figment: &Figment, key: &str) -> String {
 fn absolute_data_dir(set: &std::path::Path, environment: &Environment) -> Result<PathBuf, ConfigError> {
     let path = if set.as_os_str().is_empty() { environment.data_dir() } else { Some(set.to_owned()) };
     let path = path.ok_or_else(|| {
-        ConfigError::new("data_dir", "there is no home folder to keep data in; set ACETATE__DATA_DIR to a folder")
+        ConfigError::new("data_dir", "there is no home folder for the data; set ACETATE__DATA_DIR to a folder")
     })?;
     std::path::absolute(&path).map_err(|error| ConfigError::new("data_dir", format!("{}: {error}", path.display())))
 }

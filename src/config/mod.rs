@@ -56,14 +56,14 @@ impl Config {
         self.http.check()?;
         self.qwen_image.check()?;
         if self.queue.url.is_some() && self.status.url.is_none() {
-            let reason = "is empty beside a queue.url: workers and submitters must see the same job rows; name \
+            let reason = "is empty while queue.url is set: workers and submitters need the same job rows; set \
                           postgres://user@host/database (or sqlite:/// for one machine)";
             return Err(("status.url", reason.to_owned()));
         }
         // The broker would take a job's message back while it is worked on.
         let (longest, allowed) = (self.worker.job_timeout_seconds, self.queue.consumer_timeout_seconds);
         if allowed <= longest {
-            let reason = format!("{allowed} is not more than the {longest} of worker.job_timeout_seconds");
+            let reason = format!("{allowed} must be more than worker.job_timeout_seconds, {longest}");
             return Err(("queue.consumer_timeout_seconds", reason));
         }
         Ok(())

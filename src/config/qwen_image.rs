@@ -87,7 +87,7 @@ pub fn parse_offload(text: &str) -> Result<CpuOffload, String> {
         "none" | "false" => Ok(CpuOffload::Never),
         "model" => Ok(CpuOffload::Model),
         "sequential" => Ok(CpuOffload::Sequential),
-        other => Err(format!("`{other}` is no way to offload; write auto, none, model or sequential")),
+        other => Err(format!("`{other}` is not an offload mode; write auto, none, model or sequential")),
     }
 }
 
@@ -109,7 +109,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     if text.is_empty() {
         return Ok(0);
     }
-    let number: f64 = number.parse().map_err(|_| format!("`{text}` is not an amount of memory; write 20 GiB"))?;
+    let number: f64 =
+        number.parse().map_err(|_| format!("`{text}` is not an amount of memory; write for instance 20 GiB"))?;
     Ok((number * unit) as u64)
 }
 

@@ -38,7 +38,7 @@ impl Http {
     /// The first setting that makes no sense, and why.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         if self.max_upload_bytes == 0 {
-            return Err(("http.max_upload_bytes", "0 would take no picture at all".to_owned()));
+            return Err(("http.max_upload_bytes", "0 would refuse every picture".to_owned()));
         }
         if !(0.0..=1e6).contains(&self.requests_per_second) {
             let reason = format!("{} is not between 0 (no limit) and 1000000", self.requests_per_second);
@@ -58,7 +58,9 @@ impl Http {
             return Err(format!("has fewer than {SHORTEST_TOKEN} characters; make one with `openssl rand -hex 32`"));
         }
         if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("has characters that no header carries; letters, digits and signs of ASCII only".to_owned());
+            return Err(
+                "has characters that headers cannot carry; use only ASCII letters, digits and symbols".to_owned()
+            );
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ impl Worker {
             return Err(("worker.slots", format!("{} is not between 1 and 64", self.slots)));
         }
         if self.max_attempts == 0 {
-            return Err(("worker.max_attempts", "0 would try no job at all; 1 is the least".to_owned()));
+            return Err(("worker.max_attempts", "0 would run no job; the minimum is 1".to_owned()));
         }
         Ok(())
     }

@@ -56,7 +56,7 @@ pub enum Claim {
 
 /// What came of a write that names its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a lost lease means that somebody else works on the job: stop"]
+#[must_use = "a lost lease means that another worker has the job: stop"]
 pub enum Fenced<T> {
     /// The epoch was still the row's; the write stands.
     Held(T),

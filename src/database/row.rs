@@ -64,7 +64,7 @@ impl JobRow {
                     refused(format!("its pictures are {}", there.join(", ")))
                 }
             },
-            InputRef::Url(_) => refused("is no picture of a job".to_owned()),
+            InputRef::Url(_) => refused("is not the name of a picture".to_owned()),
         }
     }
 

@@ -73,7 +73,7 @@ pub(super) fn check_same(known: &JobRequest, request: &JobRequest) -> Result<(),
     let there = JobRequest { output: known.output.clone(), ..request.clone() };
     if there.fingerprint() == known.fingerprint() {
         let reason = format!(
-            "{} is already this job with another output folder, {}; name that one, or take another id",
+            "{} is already a job with another output folder, {}; use that folder or another id",
             request.id, known.output.prefix
         );
         return Err(JobError::invalid("id", reason));
@@ -81,7 +81,7 @@ pub(super) fn check_same(known: &JobRequest, request: &JobRequest) -> Result<(),
     Err(JobError::invalid(
         "id",
         format!(
-            "{} is already a {} job with other inputs or parameters; take another id, or none",
+            "{} is already a {} job with other inputs or parameters; use another id, or none",
             request.id,
             known.task.kind()
         ),
@@ -242,5 +242,5 @@ fn moved(row: JobRow, now: i64) -> JobRow {
 
 /// A change that is always overtaken by others.
 pub(super) fn overtaken(id: crate::job::JobId) -> JobError {
-    JobError::Busy { reason: format!("job {id} changes too fast to be written; try again") }
+    JobError::Busy { reason: format!("job {id} keeps changing; try again") }
 }

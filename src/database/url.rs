@@ -44,7 +44,7 @@ impl DatabaseUrl {
             },
             Some(("sqlite", _)) => wrong("is not sqlite:/// with three slashes and an absolute path"),
             Some((scheme, _)) => wrong(&format!(
-                "has the scheme {scheme}; job rows are kept in postgres://user@host/database or \
+                "has the scheme {scheme}; use postgres://user@host/database or \
                  sqlite:///absolute/path"
             )),
             None => wrong("is not an address such as postgres://user@host/database or sqlite:///absolute/path"),

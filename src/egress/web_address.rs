@@ -14,14 +14,14 @@ impl WebAddress {
     pub fn parse(field: &str, url: &str) -> Result<Self, JobError> {
         let shown = without_query(url);
         let Ok(uri) = url.split('#').next().unwrap_or(url).parse::<Uri>() else {
-            return refuse(field, shown, "is no web address; write blanks and the like as %XX");
+            return refuse(field, shown, "is not a web address; write spaces and special characters as %XX");
         };
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
             return refuse(field, shown, "is not an http or https address with a host");
         }
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             // Not shown: what stands before the @ may be a password.
-            return Err(JobError::invalid(field, "a web address with a user name or password is not taken"));
+            return Err(JobError::invalid(field, "must not contain a user name or password"));
         }
         check_steps(field, shown, uri.path())?;
         Ok(Self(uri))
@@ -78,7 +78,7 @@ pub fn check_steps(field: &str, url: &str, path: &str) -> Result<(), JobError> {
         return refuse(field, url, "has a part `.` or `..`; write the address without it");
     }
     if path.chars().any(char::is_control) {
-        return refuse(field, &url.escape_debug().to_string(), "has a control character in it");
+        return refuse(field, &url.escape_debug().to_string(), "contains a control character");
     }
     Ok(())
 }

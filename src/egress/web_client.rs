@@ -69,7 +69,7 @@ pub fn read(
             status => return Err(refused(&address, status)),
         }
     }
-    Err(JobError::invalid("input", format!("{address}: more than {MAX_REDIRECTS} redirects; give the last address")))
+    Err(JobError::invalid("input", format!("{address}: more than {MAX_REDIRECTS} redirects; use the final address")))
 }
 
 fn ask(address: &WebAddress, limits: &WebLimits, end: Instant) -> Result<Response<Body>, JobError> {
@@ -124,10 +124,11 @@ fn redirected(
     check: &dyn Fn(&WebAddress) -> Result<(), JobError>,
 ) -> Result<WebAddress, JobError> {
     let Some(location) = location else {
-        return Err(JobError::invalid("input", format!("{from}: redirects without saying where to")));
+        return Err(JobError::invalid("input", format!("{from}: redirects without a target")));
     };
     let forbidden = |reason: String| JobError::InputForbidden { input: from.to_string(), reason };
-    let next = from.join(location).map_err(|_| forbidden("redirects to what is no web address".to_owned()))?;
+    let next =
+        from.join(location).map_err(|_| forbidden("redirects to something that is not a web address".to_owned()))?;
     if from.is_https() && !next.is_https() {
         return Err(forbidden(format!("redirects to {next}, which is not encrypted")));
     }
@@ -141,10 +142,12 @@ fn refused(address: &WebAddress, status: u16) -> JobError {
         404 | 410 => JobError::InputNotFound { input },
         401 | 403 => JobError::InputForbidden {
             input,
-            reason: format!("its server answers {status}; give an address that needs no login"),
+            reason: format!("its server responds with {status}; use an address that needs no login"),
         },
-        408 | 425 | 429 | 500.. => JobError::Storage { path: input, reason: format!("its server answers {status}") },
-        _ => JobError::invalid("input", format!("{input}: its server answers {status}, not with a picture")),
+        408 | 425 | 429 | 500.. => {
+            JobError::Storage { path: input, reason: format!("its server responds with {status}") }
+        }
+        _ => JobError::invalid("input", format!("{input}: its server responds with {status}, not a picture")),
     }
 }
 
@@ -153,11 +156,11 @@ pub(super) fn failed(address: &WebAddress, error: &ureq::Error) -> JobError {
     match error {
         ureq::Error::Other(inner) if inner.is::<NotPublic>() => JobError::InputForbidden {
             input,
-            reason: format!("{inner}; inputs from the web come from public addresses only"),
+            reason: format!("{inner}; inputs from the web must have public addresses"),
         },
         ureq::Error::HostNotFound => JobError::InputNotFound { input },
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-            JobError::invalid("input", format!("{input}: is not an address that can be asked"))
+            JobError::invalid("input", format!("{input}: is not an address that can be fetched"))
         }
         other => JobError::Storage { path: input, reason: format!("cannot read it: {other}") },
     }

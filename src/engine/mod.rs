@@ -195,6 +195,6 @@ impl Engine {
 fn gone() -> JobError {
     JobError::Device {
         device: "engine".to_owned(),
-        reason: "its thread has ended; restart the process, the job will be tried again".to_owned(),
+        reason: "its thread has stopped; restart the process, and the job is retried".to_owned(),
     }
 }

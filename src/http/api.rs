@@ -142,7 +142,7 @@ impl Api {
                     trace: None,
                 };
                 if let Err(error) = self.parts.queue.publish_dispatch(&message).await {
-                    tracing::warn!(%error, "a job was not dispatched at once");
+                    tracing::warn!(%error, "a job could not be dispatched at once");
                 }
             }
             Dispatch::Relay(wake) => wake.notify_one(),
@@ -177,7 +177,7 @@ impl Api {
         if jobs < most {
             return Ok(());
         }
-        let detail = format!("{jobs} jobs wait, and {most} may (http.max_queued); try again when some are done");
+        let detail = format!("{jobs} jobs are waiting, and at most {most} may (http.max_queued); try again later");
         Err(Failure::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).later(30))
     }
 

@@ -95,7 +95,7 @@ pub async fn show(State(api): State<Api>, In(batch): In<String>) -> Answer<Json<
     let batch = named(&batch)?;
     match api.status().batch_summary(&batch).await? {
         Some(summary) => Ok(Json(BatchView::new(batch, &summary))),
-        None => Err(Failure::not_found(format!("no job is in a batch {batch}"))),
+        None => Err(Failure::not_found(format!("there is no batch {batch}"))),
     }
 }
 
@@ -105,7 +105,7 @@ pub async fn show(State(api): State<Api>, In(batch): In<String>) -> Answer<Json<
 pub async fn cancel(State(api): State<Api>, In(batch): In<String>) -> Answer<Json<Cancelled>> {
     let batch = named(&batch)?;
     if api.status().batch_summary(&batch).await?.is_none() {
-        return Err(Failure::not_found(format!("no job is in a batch {batch}")));
+        return Err(Failure::not_found(format!("there is no batch {batch}")));
     }
     let cancelled = api.status().cancel_batch(&batch).await?;
     api.wake();

@@ -57,7 +57,7 @@ async fn of_job(api: &Api, id: JobId, format: ExportFormat, headers: &HeaderMap)
     let result = published(&row)?;
     if !result.files.iter().any(FileEntry::is_layer) {
         let kind = row.request.task.kind();
-        return Err(Failure::not_found(format!("a {kind} job has no layers; take its picture from /files")));
+        return Err(Failure::not_found(format!("a {kind} job has no layers; get its picture from /files")));
     }
     let tag = format!("\"{id}-{}-{format}\"", row.epoch);
     if is_known(headers, &tag) {
@@ -162,7 +162,7 @@ async fn write(api: &Api, stack: Stack, format: ExportFormat) -> Answer<Vec<u8>>
         Ok(Ok(file)) => Ok(file.into_inner()),
         Ok(Err(ExportError::Stack(error))) => Err(error.into()),
         Ok(Err(ExportError::Write(error))) => {
-            Err(JobError::Busy { reason: format!("the file was not made: {error}") }.into())
+            Err(JobError::Busy { reason: format!("the file could not be made: {error}") }.into())
         }
         Err(_) => Err(missing(JobError::invalid("layers", "these layers cannot be written as one file"))),
     }

@@ -43,7 +43,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for In<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         match Path::<T>::from_request_parts(parts, state).await {
             Ok(Path(names)) => Ok(Self(names)),
-            Err(rejection) => Err(Failure::bad_request(format!("the path cannot be read: {}", rejection.body_text()))),
+            Err(rejection) => Err(Failure::bad_request(format!("the path is invalid: {}", rejection.body_text()))),
         }
     }
 }
@@ -82,7 +82,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(bytes).map_err(|error| {
         let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
         let code = if error.is_data() { "invalid_request" } else { "bad_request" };
-        Failure::new(status, code, format!("the JSON cannot be read: {error}"))
+        Failure::new(status, code, format!("the JSON is invalid: {error}"))
     })
 }
 
@@ -111,7 +111,7 @@ pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, 
     let mut bytes = Vec::new();
     let mut stream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| Failure::bad_request("the body broke off"))?;
+        let piece = piece.map_err(|_| Failure::bad_request("the body ended early"))?;
         if (bytes.len() + piece.len()) as u64 > most {
             swallow(Body::from_stream(stream));
             return Err(too_large(most));
@@ -165,5 +165,5 @@ pub fn announced(headers: &HeaderMap, most: u64) -> Result<(), Failure> {
 }
 
 pub fn too_large(most: u64) -> Failure {
-    Failure::too_large(format!("the request has more than {most} bytes"))
+    Failure::too_large(format!("the request is larger than {most} bytes"))
 }

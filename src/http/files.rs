@@ -117,7 +117,7 @@ fn gone_or(error: JobError, exists: bool, name: &str) -> Failure {
     if exists {
         return error.into();
     }
-    Failure::new(StatusCode::GONE, "gone", format!("{name} is no longer in the store; run the job anew"))
+    Failure::new(StatusCode::GONE, "gone", format!("{name} is no longer in the store; run the job again"))
 }
 
 /// Whether the client has what the tag stands for.

@@ -12,9 +12,9 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 /// What the numbers mean; once, after the recorder was started.
 pub fn describe() {
     describe_counter!("acetate_http_requests_total", "Requests, by route, method and status.");
-    describe_histogram!("acetate_http_seconds", Unit::Seconds, "From the request to the head of its answer.");
-    describe_gauge!("acetate_http_watchers", "Open streams of events.");
-    describe_counter!("acetate_webhooks_total", "Calls at the end of jobs, by what came of them.");
+    describe_histogram!("acetate_http_seconds", Unit::Seconds, "Time from the request to the response headers.");
+    describe_gauge!("acetate_http_watchers", "Open event streams.");
+    describe_counter!("acetate_webhooks_total", "Webhook calls, by outcome.");
 }
 
 /// Counts by route, not by path: a path has an id in it.

@@ -47,19 +47,23 @@ use crate::job::JobError;
 /// How long connections that are open when the server stops may take to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
-/// A bound address, not yet answering.
+/// A bound address that does not serve requests yet.
 pub struct Server {
     listener: TcpListener,
 }
 
 impl Server {
-    /// Binds `http.bind`; port 0 takes a free one.
+    /// Binds `http.bind`; port 0 picks a free one.
     pub async fn bind(bind: &str) -> Result<Self, JobError> {
         let wrong = |reason: String| JobError::invalid("http.bind", format!("`{bind}` {reason}"));
         let address: SocketAddr =
             bind.parse().map_err(|_| wrong("is not an address and port, such as 127.0.0.1:8080".to_owned()))?;
         let listener = TcpListener::bind(address).await.map_err(|error| {
-            wrong(format!("cannot be listened on ({error}); set another, or port 0 for a free one"))
+            let why = match error.kind() {
+                std::io::ErrorKind::AddrInUse => "is already in use".to_owned(),
+                _ => format!("cannot be used ({error})"),
+            };
+            wrong(format!("{why}; set another, or port 0 for a free one"))
         })?;
         Ok(Self { listener })
     }

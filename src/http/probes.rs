@@ -32,7 +32,7 @@ pub struct Probes {
     pub works: bool,
     /// Set when the device has broken; a worker whose device fails its test at start does not come so far.
     pub broken: CancellationToken,
-    /// Set once the worker takes no more jobs.
+    /// Set once the worker accepts no more jobs.
     pub leaving: CancellationToken,
     database: Arc<Mutex<Option<Asked>>>,
 }
@@ -66,7 +66,7 @@ impl Probes {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(error))) => Err(error.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("job database: no answer within {} s", PATIENCE.as_secs())),
+            Err(_) => Err(format!("job database: no response within {} s", PATIENCE.as_secs())),
         };
         *last = Some((Instant::now(), result.clone()));
         result
@@ -89,8 +89,8 @@ pub async fn readyz(State(probes): State<Probes>) -> Response {
         let why = health.last_error.unwrap_or_else(|| "not consuming yet".to_owned());
         Err(format!("{why} (since {})", health.since))
     };
-    let device = if probes.broken.is_cancelled() { Err("cannot be used, see the log".to_owned()) } else { Ok(()) };
-    let leaving = if probes.leaving.is_cancelled() { Err("takes no more jobs".to_owned()) } else { Ok(()) };
+    let device = if probes.broken.is_cancelled() { Err("not usable, see the log".to_owned()) } else { Ok(()) };
+    let leaving = if probes.leaving.is_cancelled() { Err("accepts no more jobs".to_owned()) } else { Ok(()) };
     let checks = [("queue", queue), ("database", probes.database().await), ("device", device), ("worker", leaving)];
     let ready = checks.iter().all(|(_, result)| result.is_ok());
     let shown: serde_json::Map<String, Value> = checks

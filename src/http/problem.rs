@@ -123,7 +123,7 @@ impl From<JobError> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         if self.status.is_server_error() {
-            tracing::warn!(code = %self.code, detail = self.detail, "a request was not answered");
+            tracing::warn!(code = %self.code, detail = self.detail, "a request failed");
         }
         let problem = Problem {
             r#type: format!("urn:acetate:error:{}", self.code),

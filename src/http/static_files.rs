@@ -47,11 +47,11 @@ fn serve(name: &str, headers: &HeaderMap) -> Option<Response> {
 }
 
 fn absent(path: &str) -> Response {
-    Failure::not_found(format!("there is nothing at {path}; /docs shows what there is")).into_response()
+    Failure::not_found(format!("there is nothing at {path}; see /docs")).into_response()
 }
 
 /// A known path, asked in a way that it does not know.
 pub async fn wrong_method(request: Request<Body>) -> Response {
-    let detail = format!("{} is not for {}; see /docs", request.method(), request.uri().path());
+    let detail = format!("{} does not accept {}; see /docs", request.method(), request.uri().path());
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).into_response()
 }

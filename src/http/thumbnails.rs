@@ -137,7 +137,7 @@ async fn of_output(api: &Api, row: &JobRow, name: String, size: u32, headers: &H
 async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &HeaderMap) -> Answer<Response> {
     let Some(input) = row.request.inputs.get(index) else {
         let given = row.request.inputs.len();
-        return Err(Failure::not_found(format!("job {} was given {given} pictures", row.id())));
+        return Err(Failure::not_found(format!("job {} has {given} input pictures", row.id())));
     };
     let tag = format!("\"{}-{index}-{size}\"", row.id());
     if is_known(headers, &tag) {
@@ -157,7 +157,7 @@ async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &He
 async fn input_bytes(api: &Api, input: &InputRef) -> Answer<Vec<u8>> {
     match input {
         InputRef::Url(url) if url.starts_with("http") => {
-            Err(Failure::not_found("the picture came from the web, and is not kept here"))
+            Err(Failure::not_found("the picture is from the web and is not stored"))
         }
         InputRef::Url(url) => {
             api.stores().inputs().read(url, api.settings().limits.max_bytes).await.map_err(|error| match error {
@@ -178,7 +178,7 @@ async fn make(api: &Api, key: Key, bytes: Vec<u8>) -> Answer<Bytes> {
     let made = tokio::task::spawn_blocking(move || image::thumbnail(&name, &bytes, &limits, size)).await;
     let picture = match made {
         Ok(made) => Bytes::from(made?),
-        Err(_) => return Err(JobError::InvalidImage { input: key.1, reason: "cannot be made small".to_owned() }.into()),
+        Err(_) => return Err(JobError::InvalidImage { input: key.1, reason: "cannot be resized".to_owned() }.into()),
     };
     api.thumbnails.put(key, picture.clone());
     Ok(picture)

@@ -109,7 +109,7 @@ async fn look_after(shared: &Shared, status: &JobStore) {
         for chunk in ids.chunks(CHUNK) {
             match status.get_many(chunk).await {
                 Ok(rows) => shared.tell(chunk, rows),
-                Err(error) => warn!(%error, "watched jobs were not looked at"),
+                Err(error) => warn!(%error, "could not load the watched jobs"),
             }
         }
         tokio::time::sleep(PAUSE).await;

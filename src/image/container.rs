@@ -32,7 +32,7 @@ pub(super) fn recognise(bytes: &[u8]) -> Result<ImageFormat, String> {
     } else if bytes.is_empty() {
         Err(format!("the file is empty; {ACCEPTED}"))
     } else {
-        Err(format!("not a picture that can be read: {}; {ACCEPTED}", describe(bytes)))
+        Err(format!("not a readable picture: {}; {ACCEPTED}", describe(bytes)))
     }
 }
 
@@ -62,7 +62,7 @@ fn describe(bytes: &[u8]) -> String {
         (b"#?RADIANCE", "Radiance HDR"),
         (b"qoif", "QOI"),
         (b"DDS ", "DDS"),
-        (b"\x89PNG", "a PNG whose first bytes were changed, as by a transfer in text mode"),
+        (b"\x89PNG", "a PNG whose first bytes were changed, for instance by a transfer in text mode"),
         (b"version https://git-lfs", "a Git LFS pointer; fetch the real file"),
     ];
     if let Some((_, what)) = KNOWN.iter().find(|(magic, _)| bytes.starts_with(magic)) {
@@ -78,7 +78,7 @@ fn describe(bytes: &[u8]) -> String {
     }
     let head = &bytes[..bytes.len().min(512)];
     let Ok(text) = std::str::from_utf8(head).or_else(|error| std::str::from_utf8(&head[..error.valid_up_to()])) else {
-        return "the bytes are unknown".to_owned();
+        return "the format is unknown".to_owned();
     };
     let text = text.trim_start_matches('\u{feff}').trim_start().to_lowercase();
     if text.starts_with("<!doctype html") || text.starts_with("<html") {
@@ -93,7 +93,7 @@ fn describe(bytes: &[u8]) -> String {
         "the bytes look like plain text".to_owned()
     } else {
         let hex: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("the bytes begin with {}, which is no format known here", hex.join(" "))
+        format!("the bytes begin with {}, which is not a known format", hex.join(" "))
     }
 }
 
@@ -108,7 +108,7 @@ pub(super) fn survey(format: ImageFormat, bytes: &[u8]) -> Result<Survey, String
         _ => Some(Survey { size: None, frames: tiff_pages(bytes), cmyk: false }),
     };
     found.ok_or_else(|| {
-        format!("the {} is cut short: it ends after {} bytes; fetch or save it again", label(format), bytes.len())
+        format!("the {} is cut short: it ends after {} bytes; download or save it again", label(format), bytes.len())
     })
 }
 

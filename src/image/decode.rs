@@ -84,7 +84,7 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobE
         note(text);
     }
     if orientation != Orientation::NoTransforms {
-        note(format!("turned upright, as its EXIF orientation {} says", orientation.to_exif()));
+        note(format!("rotated according to its EXIF orientation, {}", orientation.to_exif()));
         let mut turned = DynamicImage::from(pixels);
         turned.apply_orientation(orientation);
         pixels = turned.into_rgba8();
@@ -169,12 +169,12 @@ fn note_kind(
     match decoder.color_type() {
         ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => {}
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
-            note("16 bits a channel, rounded to 8".to_owned());
+            note("16 bits per channel, rounded to 8".to_owned());
         }
-        other => return Err(format!("its pixels are {other:?}; save it with 8 or 16 bits a channel")),
+        other => return Err(format!("its pixels are {other:?}; save it with 8 or 16 bits per channel")),
     }
     if survey.cmyk || is_cmyk(decoder) {
-        note("CMYK, converted to RGB without a colour profile".to_owned());
+        note("CMYK, converted to RGB without a color profile".to_owned());
     }
     if survey.frames > 1 {
         let kind = match format {
@@ -182,7 +182,7 @@ fn note_kind(
             ImageFormat::Png => format!("animated PNG with {} frames", survey.frames),
             _ => format!("animated {} with {} frames", container::label(format), survey.frames),
         };
-        note(format!("{kind}, only the first was taken"));
+        note(format!("{kind}; only the first was used"));
     }
     Ok(())
 }
@@ -201,11 +201,11 @@ fn explain(name: &str, format: ImageFormat, error: ImageError) -> JobError {
             format!("this kind of {label} is not supported ({error}); save it as a plain PNG")
         }
         ImageError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            format!("the {label} is cut short; fetch or save it again")
+            format!("the {label} is cut short; download or save it again")
         }
         error => match plain(&error.to_string()) {
-            Some(said) => format!("the {label} is damaged or cut short ({said}); fetch or save it again"),
-            None => format!("the {label} is damaged; fetch or save it again"),
+            Some(said) => format!("the {label} is damaged or cut short ({said}); download or save it again"),
+            None => format!("the {label} is damaged; download or save it again"),
         },
     };
     JobError::InvalidImage { input, reason }

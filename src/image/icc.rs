@@ -23,7 +23,7 @@ pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) ->
     if source == Source::Converted {
         return None;
     }
-    let kept = |why: String| Some(format!("its colour profile {why}; the pixels were taken as sRGB"));
+    let kept = |why: String| Some(format!("its color profile {why}; the pixels were treated as sRGB"));
     let profile = match ColorProfile::new_from_slice(profile) {
         Ok(profile) => profile,
         Err(error) => return kept(format!("cannot be read ({error})")),
@@ -31,7 +31,7 @@ pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) ->
     let layout = match (source, profile.color_space) {
         (Source::Grey, DataColorSpace::Gray) => Layout::GrayAlpha,
         (_, DataColorSpace::Rgb) => Layout::Rgba,
-        (_, other) => return kept(format!("is for {other:?} pixels, which these are not")),
+        (_, other) => return kept(format!("is for {other:?} pixels, unlike this picture")),
     };
     let options = TransformOptions::default();
     let transform = match profile.create_transform_8bit(layout, &ColorProfile::new_srgb(), Layout::Rgba, options) {
@@ -69,7 +69,7 @@ pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) ->
     for (pixel, before) in pixels.pixels_mut().zip(original.pixels()) {
         pixel.0[3] = before.0[3];
     }
-    Some(format!("converted from the colour profile {} to sRGB", title(&profile)))
+    Some(format!("converted from the color profile {} to sRGB", title(&profile)))
 }
 
 /// A lattice through the colour cube (RGBA, opaque), or the greys alone.
@@ -91,5 +91,5 @@ fn title(profile: &ColorProfile) -> String {
         None => String::new(),
     };
     let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
-    if name.trim().is_empty() { "that it carries (unnamed)".to_owned() } else { format!("\"{}\"", name.trim()) }
+    if name.trim().is_empty() { "embedded in it (unnamed)".to_owned() } else { format!("\"{}\"", name.trim()) }
 }

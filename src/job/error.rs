@@ -43,7 +43,7 @@ pub enum JobError {
     Download { model: String, reason: String },
     #[error("the latents became NaN or infinite at step {step}; no picture was written")]
     NonFinite { step: usize },
-    #[error("{path}: too little space left on the device; free some and try again")]
+    #[error("{path}: too little space on the device; free some and try again")]
     DiskFull { path: String },
     #[error("{path}: {reason}")]
     Storage { path: String, reason: String },
@@ -59,7 +59,7 @@ pub enum JobError {
     OutOfMemory { device: String, reason: String },
     #[error("quarantined after {attempts} attempts; the last one ended with: {last}")]
     AttemptsExhausted { attempts: u32, last: String },
-    #[error("took longer than the {seconds} s that a job may take (worker.job_timeout_seconds)")]
+    #[error("took longer than the limit of {seconds} s (worker.job_timeout_seconds)")]
     TimedOut { seconds: f64 },
     #[error("cancelled")]
     Cancelled,

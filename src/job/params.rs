@@ -169,7 +169,7 @@ impl Sampling {
         if !self.cfg_scale.is_finite() || !(0.0..=100.0).contains(&self.cfg_scale) {
             return Err(JobError::invalid(
                 field("cfg_scale"),
-                format!("{} is not a number between 0 and 100; 4 is usual, 1 switches guidance off", self.cfg_scale),
+                format!("{} is not a number between 0 and 100; 4 is usual, 1 turns guidance off", self.cfg_scale),
             ));
         }
         if self.seed.is_some_and(|seed| seed > i64::MAX as u64) {
@@ -199,7 +199,7 @@ impl DecomposeParams {
         {
             return Err(JobError::invalid(
                 format!("{at}.resolution"),
-                format!("{resolution} is not a multiple of 32 from 32 to 4096; the full model takes 640 and 1024"),
+                format!("{resolution} is not a multiple of 32 from 32 to 4096; the full model supports 640 and 1024"),
             ));
         }
         self.sampling().validate(at)

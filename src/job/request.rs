@@ -122,10 +122,7 @@ impl JobRequest {
         if bytes.len() > MAX_REQUEST_BYTES {
             return Err(JobError::invalid(
                 "request",
-                format!(
-                    "{} bytes are more than the {MAX_REQUEST_BYTES} allowed; send references, not pixels",
-                    bytes.len()
-                ),
+                format!("{} bytes; at most {MAX_REQUEST_BYTES} are allowed; send references, not pixels", bytes.len()),
             ));
         }
         let wire: Wire =
@@ -247,7 +244,7 @@ impl TryFrom<Wire> for JobRequest {
 
     fn try_from(wire: Wire) -> Result<Self, JobError> {
         if wire.version != 1 {
-            return Err(JobError::invalid("version", format!("{} is not known; this reads version 1", wire.version)));
+            return Err(JobError::invalid("version", format!("{} is not supported; use version 1", wire.version)));
         }
         let params = if wire.params.is_null() { serde_json::json!({}) } else { wire.params };
         let task = match wire.kind {

@@ -79,7 +79,7 @@ impl Delivery {
         match self.origin {
             Origin::Embedded(taken) => taken.again_at(at),
             Origin::Rabbit(handle) => {
-                debug!(%at, "the message ends; a later one brings the job back");
+                debug!(%at, "the message is acknowledged; a later one redelivers the job");
                 handle.ack().await;
             }
         }

@@ -39,7 +39,7 @@ impl EventStream {
                 match events.recv().await {
                     Ok(event) if matches(pattern, &event.name) => return Some(event),
                     Ok(_) => {}
-                    Err(RecvError::Lagged(missed)) => debug!(missed, "a listener was too slow for the events"),
+                    Err(RecvError::Lagged(missed)) => debug!(missed, "a listener was too slow; events were skipped"),
                     Err(RecvError::Closed) => return None,
                 }
             },

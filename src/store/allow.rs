@@ -70,7 +70,7 @@ impl AllowList {
     fn forbidden(&self, location: &Location) -> JobError {
         let allowed: Vec<_> = self.prefixes.iter().map(String::from).collect();
         let reason = format!(
-            "is not under what {} allows ({}); choose a place there, or have its prefix added to {}",
+            "is not below a prefix in {} ({}); use an address below one, or add its prefix to {}",
             self.setting,
             allowed.join(", "),
             self.setting

@@ -13,10 +13,10 @@ pub fn io_error(path: &Path, action: &str, error: &Error) -> JobError {
     let reason = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => return JobError::DiskFull { path },
         ErrorKind::PermissionDenied => {
-            format!("cannot {action}: permission denied; choose a folder that you may write to")
+            format!("cannot {action}: permission denied; choose a folder that you can write to")
         }
         ErrorKind::ReadOnlyFilesystem => format!("cannot {action}: the file system is read-only"),
-        ErrorKind::NotADirectory => format!("cannot {action}: a part of the path is a file, not a folder"),
+        ErrorKind::NotADirectory => format!("cannot {action}: part of the path is a file, not a folder"),
         _ => format!("cannot {action}: {error}"),
     };
     JobError::Storage { path, reason }

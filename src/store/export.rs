@@ -39,7 +39,7 @@ impl OutFolder {
         if !ours && !is_empty(&path)? {
             return Err(JobError::invalid(
                 "out",
-                format!("{} holds other files and no acetate result; give an empty or a new folder", path.display()),
+                format!("{} holds other files and no acetate result; give an empty or new folder", path.display()),
             ));
         }
         check_writable(&path)?;
@@ -107,7 +107,7 @@ fn lock(folder: &Path) -> Result<File, JobError> {
     let file = File::create(folder.join(".acetate-lock")).map_err(failed)?;
     if let Err(error) = file.lock() {
         // Some network file systems lock no folders; a lone process needs no lock.
-        warn!("{}: cannot be locked ({error}); let no other acetate write into it now", folder.display());
+        warn!("{}: cannot be locked ({error}); make sure that no other acetate process writes to it", folder.display());
     }
     Ok(file)
 }
@@ -115,7 +115,7 @@ fn lock(folder: &Path) -> Result<File, JobError> {
 /// A file where a folder should be is the caller's to correct.
 fn not_a_folder(path: &Path, error: &std::io::Error) -> JobError {
     if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
-        return io_error(path, "make the output folder", error);
+        return io_error(path, "create the output folder", error);
     }
     let file = path.ancestors().find(|part| part.exists() && !part.is_dir()).unwrap_or(path);
     JobError::invalid("out", format!("{} is a file; give a folder", file.display()))
@@ -130,13 +130,13 @@ fn read_optional(path: &Path) -> Result<Option<String>, JobError> {
     match fs::read(path) {
         Ok(bytes) => Ok(String::from_utf8(bytes).ok()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error(path, "read what is in the output folder", &error)),
+        Err(error) => Err(io_error(path, "list the output folder", &error)),
     }
 }
 
 /// Temporary files of a copy that was killed do not count.
 fn is_empty(folder: &Path) -> Result<bool, JobError> {
-    let failed = |error: std::io::Error| io_error(folder, "look into the output folder", &error);
+    let failed = |error: std::io::Error| io_error(folder, "check the output folder", &error);
     for entry in fs::read_dir(folder).map_err(failed)? {
         if !entry.map_err(failed)?.file_name().to_string_lossy().starts_with(".acetate-") {
             return Ok(false);

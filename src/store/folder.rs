@@ -59,13 +59,13 @@ impl FolderStore {
 
     fn make(&self) -> Result<(), JobError> {
         let root = &self.root;
-        fs::create_dir_all(root).map_err(|error| io_error(root, "make the folder for objects", &error))?;
+        fs::create_dir_all(root).map_err(|error| io_error(root, "create the folder for objects", &error))?;
         check_writable(root)
     }
 
     /// Bytes that may still be written.
     pub fn free_space(&self) -> Result<u64, JobError> {
-        fs4::available_space(&self.root).map_err(|error| io_error(&self.root, "ask for free space", &error))
+        fs4::available_space(&self.root).map_err(|error| io_error(&self.root, "check the free space", &error))
     }
 
     pub fn root(&self) -> &Path {
@@ -88,7 +88,7 @@ impl FolderStore {
         if bytes.len() as u64 != stored.size || hex(&Sha256::digest(&bytes)) != stored.sha256 {
             return Err(JobError::Storage {
                 path: self.path(&stored.key).display().to_string(),
-                reason: "reads back other bytes than were written; check the disk".to_owned(),
+                reason: "returns other bytes than were written; check the disk".to_owned(),
             });
         }
         Ok(())
@@ -102,7 +102,7 @@ impl FolderStore {
             let mut bytes = Vec::new();
             file.take(cap + 1).read_to_end(&mut bytes).map_err(|error| io_error(&path, "read the object", &error))?;
             if bytes.len() as u64 > cap {
-                let reason = format!("is larger than the {cap} bytes that it should have");
+                let reason = format!("is larger than the expected {cap} bytes");
                 return Err(JobError::Storage { path: path.display().to_string(), reason });
             }
             Ok(bytes)
@@ -112,7 +112,7 @@ impl FolderStore {
 
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
         let path = self.path(key);
-        blocking(move || path.try_exists().map_err(|error| io_error(&path, "look for the object", &error))).await
+        blocking(move || path.try_exists().map_err(|error| io_error(&path, "check the object", &error))).await
     }
 
     /// Takes away the files of all attempts of a job but one, and says how many there were.
@@ -157,7 +157,7 @@ fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), JobError> {
     let failed = |error: std::io::Error| io_error(path, "write the file", &error);
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(|error| io_error(folder, "make the folder", &error))?;
+    fs::create_dir_all(folder).map_err(|error| io_error(folder, "create the folder", &error))?;
     let mut file = new_file(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
@@ -187,11 +187,11 @@ pub(super) fn sync_folder(folder: &Path) -> std::io::Result<()> {
 
 /// Writes a block into the folder and takes it away again: better to fail now than after an hour of work.
 pub(super) fn check_writable(folder: &Path) -> Result<(), JobError> {
-    let failed = |error: std::io::Error| io_error(folder, "write into the folder", &error);
+    let failed = |error: std::io::Error| io_error(folder, "write to the folder", &error);
     let free = fs4::available_space(folder).map_err(failed)?;
     if free < LEAST_FREE {
         let (free, least) = (free >> 20, LEAST_FREE >> 20);
-        let path = format!("{} ({free} MiB free; work starts with {least} MiB or more)", folder.display());
+        let path = format!("{} ({free} MiB free; jobs need at least {least} MiB)", folder.display());
         return Err(JobError::DiskFull { path });
     }
     let mut file = new_file(folder).map_err(failed)?;
@@ -209,7 +209,9 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, JobError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(JobError::Storage { path: "store".to_owned(), reason: format!("its thread ended: {error}") }),
+        Err(error) => {
+            Err(JobError::Storage { path: "store".to_owned(), reason: format!("its thread stopped: {error}") })
+        }
     }
 }
 

@@ -85,15 +85,16 @@ impl Inputs {
         match folder {
             Location::File(path) => Ok(Listing::of_folder(path)),
             Location::S3(prefix) => Ok(Listing::of_prefix(self.client.clone(), prefix)),
-            Location::Web(address) => {
-                Err(JobError::invalid("input", format!("{address}: the web has no listing; give a folder or s3://")))
-            }
+            Location::Web(address) => Err(JobError::invalid(
+                "input",
+                format!("{address}: web addresses cannot be listed; give a folder or s3://"),
+            )),
         }
     }
 
     fn allow(&self, location: &Location) -> Result<(), JobError> {
         if matches!(location, Location::Web(_)) && self.web.is_none() {
-            let reason = "inputs from the web are off here (store.http_inputs); put the picture into the object store";
+            let reason = "inputs from the web are disabled (store.http_inputs); copy the picture into the object store";
             return Err(JobError::InputForbidden { input: location.to_string(), reason: reason.to_owned() });
         }
         self.allowed.as_ref().map_or(Ok(()), |list| list.check(location))
@@ -126,7 +127,7 @@ fn read_file(path: &Path, cap: u64) -> Result<Vec<u8>, JobError> {
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(cap)).unwrap_or_default());
     file.take(cap + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > cap {
-        let reason = format!("{} bytes are more than the {cap} allowed (image.max_bytes)", metadata.len());
+        let reason = format!("{} bytes; at most {cap} are allowed (image.max_bytes)", metadata.len());
         return Err(JobError::ImageTooLarge { input: name, reason });
     }
     Ok(bytes)

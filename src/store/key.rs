@@ -77,7 +77,7 @@ pub(super) fn check_name(name: &str) -> Result<(), JobError> {
 fn refused(key: &str) -> JobError {
     JobError::Storage {
         path: key.to_owned(),
-        reason: "is not an object key that acetate makes ({job}/{epoch}/{name})".to_owned(),
+        reason: "is not an object key of acetate ({job}/{epoch}/{name})".to_owned(),
     }
 }
 

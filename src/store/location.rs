@@ -66,12 +66,12 @@ impl S3Location {
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if bucket.is_empty() || bucket.len() > 255 || bucket.starts_with('.') || !bucket.chars().all(plain) {
-            let reason = "names no bucket after s3://; a bucket has letters, digits, `-`, `_` and `.`";
+            let reason = "has no bucket after s3://; a bucket name has letters, digits, `-`, `_` and `.`";
             return refuse(field, url, reason);
         }
         check_steps(field, url, key)?;
         if key.len() > LONGEST_KEY {
-            return refuse(field, url, &format!("has a key of {} bytes; S3 takes {LONGEST_KEY}", key.len()));
+            return refuse(field, url, &format!("has a key of {} bytes; S3 allows {LONGEST_KEY}", key.len()));
         }
         Ok(Self { bucket: bucket.to_owned(), key: key.to_owned() })
     }

@@ -59,7 +59,7 @@ impl ResultFiles {
                 _ => io_error(&path, "read the manifest", &error),
             })?;
             let manifest = serde_json::from_slice(&text).map_err(|error| {
-                JobError::invalid("folder", format!("{} is no manifest of acetate: {error}", path.display()))
+                JobError::invalid("folder", format!("{} is not an acetate manifest: {error}", path.display()))
             })?;
             Ok(Self { manifest, text, place: Place::Folder(folder) })
         })
@@ -79,7 +79,7 @@ impl ResultFiles {
                 let key = manifest_key.sibling(name)?;
                 let bytes = store.get(&key, file.size).await?;
                 if hex(&Sha256::digest(&bytes)) != file.sha256 {
-                    let reason = "does not hold the bytes that the manifest names; the store is damaged".to_owned();
+                    let reason = "does not have the bytes that the manifest names; the store is damaged".to_owned();
                     return Err(JobError::Storage { path: store.place(&key), reason });
                 }
                 Ok(bytes)
@@ -90,7 +90,7 @@ impl ResultFiles {
                     fs::read(&path).map_err(|error| match error.kind() {
                         ErrorKind::NotFound => JobError::Storage {
                             path: path.display().to_string(),
-                            reason: format!("{MANIFEST} names it, but it is not there; fetch the result again"),
+                            reason: format!("{MANIFEST} names it, but it is missing; fetch the result again"),
                         },
                         _ => io_error(&path, "read the result", &error),
                     })

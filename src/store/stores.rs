@@ -124,8 +124,8 @@ fn check_endpoint(settings: &S3Settings) -> Result<(), JobError> {
     match Location::parse("store.endpoint", endpoint) {
         Ok(Location::Web(address)) if address.uri().query().is_none() => Ok(()),
         Ok(Location::Web(_)) => refuse("an endpoint has no query"),
-        Ok(Location::File(_) | Location::S3(_)) => refuse(&format!("`{endpoint}` is not on the web")),
-        Err(_) => refuse("it is no address of the web, or has a user name or password in it"),
+        Ok(Location::File(_) | Location::S3(_)) => refuse(&format!("`{endpoint}` is not a web address")),
+        Err(_) => refuse("it is not a web address, or contains a user name or password"),
     }
 }
 

@@ -26,14 +26,14 @@ pub fn path_of(field: &str, url: &str) -> Result<PathBuf, JobError> {
         };
     };
     if !rest.starts_with('/') {
-        return refuse("names a host; write file:/// with three slashes and an absolute path");
+        return refuse("has a host; write file:/// with three slashes and an absolute path");
     }
     let Some(text) = percent_decoded(rest) else {
         return refuse("has a % that is not followed by two hexadecimal digits, or is not UTF-8");
     };
     let path = PathBuf::from(text);
     if path.components().any(|part| matches!(part, Component::ParentDir)) {
-        return refuse("steps upwards with `..`; write the path without it");
+        return refuse("contains `..`; write the path without it");
     }
     Ok(path)
 }

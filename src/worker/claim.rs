@@ -66,7 +66,7 @@ async fn claim(worker: &Worker, id: JobId, request: Option<&JobRequest>) -> Resu
         Claim::Taken(row) => Ok(Accepted::Row(row)),
         Claim::Conflict(row) => {
             let kind = row.request.task.kind();
-            let reason = format!("{id} is already a {kind} job with other inputs or parameters; take another id");
+            let reason = format!("{id} is already a {kind} job with other inputs or parameters; use another id");
             Ok(Accepted::Refused(ErrorRecord::from(&JobError::invalid("id", reason))))
         }
         other => Ok(Accepted::Not(other)),

@@ -61,7 +61,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError>
     loop {
         while let Some(done) = jobs.try_join_next() {
             if let Err(error) = done {
-                error!(%error, "a job's task ended badly; its lease brings the job back");
+                error!(%error, "a job's task failed unexpectedly; the job is retried when its lease ends");
             }
         }
         let delivery = tokio::select! {
@@ -88,7 +88,8 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError>
     helpers.cancel();
     while helping.join_next().await.is_some() {}
     if worker.broken.is_cancelled() {
-        let reason = "or its model cannot be used, see above; its jobs are back in the queue, start it anew".to_owned();
+        let reason =
+            "or its model is not usable, see above; its jobs are back in the queue, restart the worker".to_owned();
         return Err(JobError::Device { device: "of this worker".to_owned(), reason });
     }
     Ok(())
@@ -121,7 +122,7 @@ impl Service {
 
     async fn handle(&self, delivery: Delivery) {
         if let Err(error) = self.in_company(delivery).await {
-            warn!(%error, "the delivery goes back to the queue");
+            warn!(%error, "returning the delivery to the queue");
             tokio::time::sleep(PAUSE_AFTER_ERROR).await;
         }
     }
@@ -134,7 +135,10 @@ impl Service {
             None => false,
         };
         if alone {
-            warn!(job = delivery.job().map(tracing::field::display), "a worker died of it or beside it: it runs alone");
+            warn!(
+                job = delivery.job().map(tracing::field::display),
+                "a worker died while it held this job: running it alone"
+            );
             let _alone = self.isolation.write().await;
             run(&self.worker, delivery, &control).await
         } else {
@@ -179,7 +183,7 @@ impl Service {
         }
         // Nothing more comes of a broken device.
         let patience = if self.worker.broken.is_cancelled() { Duration::ZERO } else { self.worker.options.drain };
-        info!(jobs = jobs.len(), deadline_s = patience.as_secs_f64(), "leaving: the jobs in hand may end");
+        info!(jobs = jobs.len(), deadline_s = patience.as_secs_f64(), "draining: running jobs may finish");
         let ended = tokio::select! {
             () = async { while jobs.join_next().await.is_some() {} } => true,
             () = tokio::time::sleep(patience) => false,
@@ -188,13 +192,13 @@ impl Service {
         if ended {
             return;
         }
-        info!(jobs = jobs.len(), "the deadline is over: they are given back");
+        info!(jobs = jobs.len(), "the drain deadline has passed: giving jobs back");
         for control in self.lock().values() {
             control.stop(Stop::GiveBack);
         }
         let all = async { while jobs.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_STEP, all).await.is_err() {
-            warn!("some jobs did not stop; their leases bring them back");
+            warn!("some jobs did not stop; they are retried when their leases end");
         }
     }
 }

@@ -187,6 +187,6 @@ fn one(images: Vec<RgbaImage>) -> Result<RgbaImage, JobError> {
     let mut images = images.into_iter();
     match (images.next(), images.next()) {
         (Some(image), None) => Ok(image),
-        _ => Err(JobError::invalid("input", format!("one picture is wanted, {given} given"))),
+        _ => Err(JobError::invalid("input", format!("one picture is needed, {given} given"))),
     }
 }

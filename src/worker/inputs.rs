@@ -81,7 +81,7 @@ async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputF
     let store = worker.stores.at_root(result.root.as_deref())?;
     if !store.exists(&stored.key).await? {
         let place = store.place(&stored.key);
-        let reason = format!("{name}: {place} is no longer in the store; run that job anew, or give a picture");
+        let reason = format!("{name}: {place} is no longer in the store; run that job again, or give a picture");
         return Err(JobError::invalid("input", reason));
     }
     store.verify(&stored).await?;
@@ -96,10 +96,10 @@ pub(super) async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(error) if error.is_panic() => Err(JobError::InvalidImage {
             input: "input".to_owned(),
-            reason: "breaks the code that reads pictures; convert it with another program, and report it".to_owned(),
+            reason: "crashes the picture decoder; convert it with another program, and please report it".to_owned(),
         }),
         Err(error) => {
-            Err(JobError::Device { device: "cpu".to_owned(), reason: format!("picture work ended: {error}") })
+            Err(JobError::Device { device: "cpu".to_owned(), reason: format!("picture processing failed: {error}") })
         }
     }
 }

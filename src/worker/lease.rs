@@ -50,7 +50,7 @@ impl Lease {
     pub(super) async fn release(self) {
         drop(self.stop);
         if let Err(error) = self.task.await {
-            warn!(%error, "the heartbeat ended badly");
+            warn!(%error, "the heartbeat task failed");
         }
     }
 }
@@ -85,8 +85,12 @@ impl Heart {
                 self.control.stop(Stop::TimeIsUp);
             }
             if Instant::now() >= self.until + LAST_STEP {
-                // The device does not answer. Another worker shall have the job, and this process a new beginning.
-                error!(job = %self.job, "does not stop; the worker leaves");
+                // The device does not respond. Another worker should take the job, and this process should restart.
+                error!(
+                    job = %self.job,
+                    "the job ignored cancellation for {} s; shutting this worker down",
+                    LAST_STEP.as_secs()
+                );
                 self.broken.cancel();
                 return;
             }
@@ -113,7 +117,7 @@ impl Heart {
                 false
             }
             Err(error) => {
-                warn!(job = %self.job, %error, "heartbeat not written");
+                warn!(job = %self.job, %error, "could not write the heartbeat");
                 true
             }
         }
@@ -131,7 +135,7 @@ impl Heart {
         let (queue, body) = (self.queue.clone(), event(&self.row, progress));
         self.telling = Some(tokio::spawn(async move {
             if let Err(error) = queue.publish_event(JobEvent::PROGRESS, body).await {
-                debug!(%error, "progress was not told");
+                debug!(%error, "could not send a progress event");
             }
         }));
     }

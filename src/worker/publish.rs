@@ -122,6 +122,6 @@ pub(super) async fn manifest(
 pub(super) async fn clear_up(worker: &Worker, row: &JobRow) {
     let cleared = async { worker.results_of(&row.request)?.store.delete_epochs(row.id(), Some(row.epoch)).await };
     if let Err(error) = cleared.await {
-        warn!(job = %row.id(), %error, "files of earlier attempts stay in the store");
+        warn!(job = %row.id(), %error, "could not delete files of earlier attempts");
     }
 }

@@ -26,7 +26,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         Queue::Rabbit(_) => (worker.options.lease / 3).clamp(Duration::from_millis(200), Duration::from_secs(10)),
     };
     if let Err(error) = take_over(&worker).await {
-        warn!(%error, "jobs of dead workers of this machine wait for the end of their leases");
+        warn!(%error, "could not release jobs of dead workers on this machine; they wait for their leases to end");
     }
     let due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
     let (mut looked, mut counted) = (None, None);
@@ -34,14 +34,14 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         if due(looked, every) {
             looked = Some(Instant::now());
             if let Err(error) = look(&worker).await {
-                warn!(%error, "jobs of dead workers were not looked for");
+                warn!(%error, "could not look for jobs of dead workers");
             }
         }
         if due(counted, COUNT_EVERY) {
             counted = Some(Instant::now());
             match worker.status.queue_depth().await {
                 Ok(depth) => metrics::depth(&depth),
-                Err(error) => warn!(%error, "the queued jobs were not counted"),
+                Err(error) => warn!(%error, "could not count the queued jobs"),
             }
         }
         metrics::engine(&worker.engine, &worker.queue);
@@ -77,7 +77,7 @@ async fn look(worker: &Worker) -> Result<(), JobError> {
         Queue::Rabbit(_) => {
             let found = worker.status.reap(worker.options.redispatch_after).await?;
             if found > 0 {
-                info!(jobs = found, "dispatched again: their workers are dead, or their messages were lost");
+                info!(jobs = found, "dispatched again, because their workers died or their messages were lost");
                 worker.wake.notify_one();
             }
         }

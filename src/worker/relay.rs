@@ -33,7 +33,7 @@ pub async fn relay(status: JobStore, queue: Queue, poll: Duration, wake: Arc<Not
             Ok(_) if !last => continue,
             Ok(_) => {}
             Err(error) => {
-                warn!(%error, "the outbox waits");
+                warn!(%error, "could not send the outbox");
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }

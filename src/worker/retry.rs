@@ -33,7 +33,7 @@ where
         if error.class() != ErrorClass::Transient || leaving || start.elapsed() + pause > patience {
             return Err(error);
         }
-        warn!(%error, retry_s = pause.as_secs_f64(), "{what}: tried again");
+        warn!(%error, retry_s = pause.as_secs_f64(), "{what} failed; retrying");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -54,7 +54,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
         Accepted::Row(row) => row,
         Accepted::Refused(reason) => {
             delivery.dead_letter(&reason).await?;
-            warn!(code = reason.code, reason = reason.message, "a message was put aside");
+            warn!(code = reason.code, reason = reason.message, "a message was dead-lettered");
             metrics::dead_letter(&reason);
             return Ok(Verdict::Refused(reason));
         }
@@ -80,7 +80,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &Control) -> Res
         let unfit = error.is_about_the_model() && others;
         if unfit || error.class() == ErrorClass::Device {
             let beside = worker.broken.is_cancelled();
-            error!(%error, "this worker cannot be used after this; it leaves");
+            error!(%error, "this worker is no longer usable; shutting down");
             worker.broken.cancel();
             if unfit || beside {
                 // It is not charged for what it did not do, like its neighbours of a device that broke.
@@ -185,7 +185,7 @@ async fn end(
             status.fail(id, epoch, &ErrorRecord::from(&exhausted)).await
         }
         Next::Retry(delay) => {
-            info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "goes back to the queue");
+            info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "returned to the queue");
             metrics::retry(&record);
             status.requeue(id, epoch, &record, delay).await
         }

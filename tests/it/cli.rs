@@ -347,7 +347,7 @@ fn a_misspelt_folder_is_told_soon_when_there_is_no_network() {
     let Ran { code, stderr, .. } = hub("http://127.0.0.1:9");
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("download interrupted"), "{stderr}");
-    assert!(stderr.contains("there is no folder m/typo here, so it was taken for a hub id"), "{stderr}");
+    assert!(stderr.contains("there is no folder m/typo, so it was used as a hub id"), "{stderr}");
     assert!(start.elapsed().as_secs() < 30, "it took {:?}", start.elapsed());
 
     let Ran { code, stderr, .. } = hub("localhost");
@@ -356,7 +356,7 @@ fn a_misspelt_folder_is_told_soon_when_there_is_no_network() {
 
     let offline = place.run(&args);
     assert!(offline.stderr.contains("HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE, or hub.offline"), "{}", offline.stderr);
-    assert!(offline.stderr.contains("there is no folder m/typo here"), "{}", offline.stderr);
+    assert!(offline.stderr.contains("there is no folder m/typo"), "{}", offline.stderr);
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn notes_name_a_picture_once() {
     assert_eq!(made.code, Some(0), "{}", made.stderr);
     let manifest: serde_json::Value =
         serde_json::from_slice(&fs::read(place.path("out/manifest.json")).unwrap()).unwrap();
-    assert_eq!(manifest["notes"], serde_json::json!(["deep.png: 16 bits a channel, rounded to 8"]));
+    assert_eq!(manifest["notes"], serde_json::json!(["deep.png: 16 bits per channel, rounded to 8"]));
 }
 
 fn chmod(args: &[&str], place: &TestDir) {

@@ -158,11 +158,11 @@ fn stacks_that_cannot_be_written() {
         Ok(_) => panic!("this was written"),
         Err(error) => error.to_string(),
     };
-    assert!(said(Vec::new(), ExportFormat::Ora).starts_with("layers: there is none to export"));
+    assert!(said(Vec::new(), ExportFormat::Ora).starts_with("layers: there are none to export"));
     let two = vec![sheet("a", 1, &noise(4, 4, 1)), sheet("b", 2, &noise(5, 4, 1))];
     assert_eq!(
         said(two, ExportFormat::Zip),
-        "layer-02.png: it is 5x4 pixels but layer-01.png is 4x4; layers of one stack have one size (an edit with \
+        "layer-02.png: it is 5x4 pixels but layer-01.png is 4x4; all layers must have the same size (an edit with \
          output_size \"source\" keeps it)"
     );
     let faint = Sheet { opacity: f32::NAN, ..sheet("a", 1, &noise(4, 4, 1)) };
@@ -173,7 +173,7 @@ fn stacks_that_cannot_be_written() {
     let wide = vec![sheet("a", 1, &RgbaImage::new(30_001, 1))];
     assert_eq!(
         said(wide.clone(), ExportFormat::Psd),
-        "format: the stack has 30001x1 pixels; a PSD has at most 30000 on a side; export it as ora or zip"
+        "format: the stack has 30001x1 pixels; a PSD has at most 30000 per side; export it as ora or zip"
     );
     assert!(write(&Stack { sheets: wide, beside: Vec::new() }, ExportFormat::Ora).is_ok());
 }
@@ -237,7 +237,7 @@ fn of_a_job_and_of_its_folder() {
     let size = fs::metadata(&stored).unwrap().len();
     fs::write(&stored, vec![0; size as usize]).unwrap();
     let ran = place.run(&["export", ID, "--out", "new.ora"]);
-    assert!(ran.code == Some(1) && ran.stderr.contains("does not hold the bytes"), "{}", ran.stderr);
+    assert!(ran.code == Some(1) && ran.stderr.contains("does not have the bytes"), "{}", ran.stderr);
     assert!(!place.path("new.ora").exists());
 }
 
@@ -273,9 +273,9 @@ fn exports_that_cannot_be() {
     refused(&[id, "--out", "x.zip"], 2, "is queued and has no result; wait for it with `acetate jobs watch");
 
     fs::remove_file(place.path("out/layer-03.png")).unwrap();
-    refused(&["out", "--out", "x.zip"], 1, "layer-03.png: manifest.json names it, but it is not there");
+    refused(&["out", "--out", "x.zip"], 1, "layer-03.png: manifest.json names it, but it is missing");
     fs::write(place.path("out/manifest.json"), "{}").unwrap();
-    refused(&["out", "--out", "x.zip"], 2, "manifest.json is no manifest of acetate");
+    refused(&["out", "--out", "x.zip"], 2, "manifest.json is not an acetate manifest");
 }
 
 #[test]

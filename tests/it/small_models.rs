@@ -165,7 +165,7 @@ fn with_no_model_anywhere_the_places_are_named() {
     ] {
         let Ran { code, stderr, .. } = installed.run(&[args, &["--out", "out"]].concat());
         assert_eq!(code, Some(2), "{stderr}");
-        assert!(stderr.starts_with(&format!("error: model {name}: no model is chosen")), "{stderr}");
+        assert!(stderr.starts_with(&format!("error: model {name}: no model was chosen")), "{stderr}");
         for wanted in [flag, full, "models pull"].into_iter().chain(places.iter().map(String::as_str)) {
             assert!(stderr.contains(wanted), "{wanted} is not in: {stderr}");
         }

@@ -226,10 +226,10 @@ impl QwenImagePipeline {
     ) -> Result<(T, Used), Error> {
         match self.call_once(key, text, callbacks, &run) {
             Err(Error::OutOfMemory { device, source }) if self.cache.shrink() => {
-                tracing::warn!(device, reason = %source, "out of memory; trying again with less on the device");
+                tracing::warn!(device, reason = %source, "out of memory; retrying with less on the device");
                 match self.call_once(key, text, callbacks, &run) {
                     Ok((made, mut used)) => {
-                        used.notes.push(format!("{device} ran out of memory once; the job ran with less on it"));
+                        used.notes.push(format!("{device} ran out of memory; the job was run again with less on it"));
                         Ok((made, used))
                     }
                     // Nothing smaller is allowed, or fits: what the call met is the device's state, not the model's
@@ -272,6 +272,7 @@ impl QwenImagePipeline {
 /// 53 bits, so that the seed survives every JSON reader.
 fn random_seed() -> Result<u64, Error> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| Error::invalid("seed", format!("no random one to be had: {error}")))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::invalid("seed", format!("no random seed is available: {error}")))?;
     Ok(u64::from_le_bytes(bytes) >> 11)
 }

@@ -43,7 +43,7 @@ pub(super) fn listen(pool: PgPool, signal: Signal) -> AbortOnDrop {
         loop {
             match hear(&pool, &signal).await {
                 Err(sqlx::Error::PoolClosed) => return,
-                Err(error) => warn!(%error, "no notifications for now; job rows are polled"),
+                Err(error) => warn!(%error, "no notifications for now; polling job rows"),
                 Ok(()) => {}
             }
             tokio::time::sleep(RECONNECT).await;

@@ -41,7 +41,7 @@ pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), String>
         sqlx::raw_sql(*sql)
             .execute(&mut *tx)
             .await
-            .map_err(|error| format!("cannot make the tables ({})", explain(&error)))?;
+            .map_err(|error| format!("cannot create the tables ({})", explain(&error)))?;
     }
     sqlx::query("UPDATE acetate_schema SET version = $1")
         .bind(i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX))

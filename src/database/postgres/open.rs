@@ -152,7 +152,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 fn no_answer(place: &str, waited: Duration) -> JobError {
-    let reason = format!("{place} has not answered for {} seconds; is the server well?", waited.as_secs());
+    let reason = format!("{place} did not respond for {} seconds; is the server healthy?", waited.as_secs());
     JobError::Database { reason }
 }
 
@@ -165,26 +165,26 @@ pub(super) fn explain(error: &sqlx::Error) -> String {
     let advice = match error {
         sqlx::Error::Database(error) => match error.code().as_deref().unwrap_or_default() {
             "28000" if error.message().contains("no encryption") => {
-                "this server wants TLS: add ?sslmode=require to ACETATE__STATUS__URL"
+                "this server requires TLS: add ?sslmode=require to ACETATE__STATUS__URL"
             }
-            "28P01" | "28000" => "check user and password in ACETATE__STATUS__URL",
-            "3D000" => "make the database with `createdb`, or name another one in ACETATE__STATUS__URL",
+            "28P01" | "28000" => "check the user and password in ACETATE__STATUS__URL",
+            "3D000" => "create the database with `createdb`, or name another one in ACETATE__STATUS__URL",
             "3F000" => "make the schema that the search path names with `CREATE SCHEMA`",
-            "42501" => "give this user the right to it, or let its owner start once so that the tables are made",
-            "42P01" | "42703" | "42883" => {
-                "its tables are not this version's; restart acetate to bring them up to date"
+            "42501" => {
+                "give this user the permission, or let the database's owner start acetate once to create the tables"
             }
-            "53300" => "the server has no connection left; raise its `max_connections` or start fewer workers",
+            "42P01" | "42703" | "42883" => "its tables do not match this version; restart acetate to migrate them",
+            "53300" => "the server has no free connections; raise its `max_connections` or start fewer workers",
             "53100" => "the server's disk is full; free some space and try again",
             "57014" => "the statement took too long; is the server overloaded?",
-            "57P01" | "57P02" | "57P03" => "the server stops or starts; it is tried again",
+            "57P01" | "57P02" | "57P03" => "the server is stopping or starting; acetate retries",
             "25006" => "this server is a read-only replica; name the primary in ACETATE__STATUS__URL",
             _ => return error.message().to_owned(),
         },
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => {
             "is the server running, and does ACETATE__STATUS__URL name it?"
         }
-        sqlx::Error::Tls(_) => "add ?sslmode=disable to ACETATE__STATUS__URL if the server speaks no TLS",
+        sqlx::Error::Tls(_) => "add ?sslmode=disable to ACETATE__STATUS__URL if the server does not use TLS",
         _ => return error.to_string(),
     };
     match error {

@@ -185,5 +185,5 @@ fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -
 }
 
 fn vanished(id: JobId) -> JobError {
-    JobError::Database { reason: format!("job {id} vanished while it was submitted; submit it again") }
+    JobError::Database { reason: format!("job {id} was deleted while it was submitted; submit it again") }
 }

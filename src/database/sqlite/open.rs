@@ -46,7 +46,7 @@ impl SqliteJobStore {
         if let Some(folder) = path.parent() {
             tokio::fs::create_dir_all(folder)
                 .await
-                .map_err(|error| at(format!("cannot make the folder for it ({error})")))?;
+                .map_err(|error| at(format!("cannot create its folder ({error})")))?;
         }
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -116,7 +116,7 @@ async fn migrate(writer: &SqlitePool) -> Result<(), String> {
         ));
     }
     for sql in &MIGRATIONS[done..] {
-        sqlx::raw_sql(*sql).execute(&mut *tx).await.map_err(|error| format!("cannot make the tables ({error})"))?;
+        sqlx::raw_sql(*sql).execute(&mut *tx).await.map_err(|error| format!("cannot create the tables ({error})"))?;
     }
     // A pragma takes no bound values; the number is ours.
     let version = sqlx::AssertSqlSafe(format!("PRAGMA user_version = {}", MIGRATIONS.len()));
@@ -142,7 +142,7 @@ fn explain(error: &sqlx::Error) -> String {
     let hint = match text.as_str() {
         "unable to open database file" => "; is the folder writable?",
         "file is not a database" => "; name another file with ACETATE__STATUS__URL, or move this one away",
-        "database is locked" => "; another acetate has been writing for more than 10 seconds",
+        "database is locked" => "; another acetate process has been writing for more than 10 seconds",
         "database or disk is full" => "; free some space and try again",
         _ => "",
     };

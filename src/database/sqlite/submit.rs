@@ -129,7 +129,7 @@ async fn submit_in(
         return Ok(Submitted::New(Box::new(row)));
     }
     let known = select(tx, request.id).await?.ok_or_else(|| JobError::Database {
-        reason: format!("job {} vanished while it was submitted; submit it again", request.id),
+        reason: format!("job {} was deleted while it was submitted; submit it again", request.id),
     })?;
     check_same(&known.request, request)?;
     Ok(Submitted::Known(Box::new(known)))

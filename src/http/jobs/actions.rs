@@ -22,7 +22,7 @@ pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>>
     match api.cancel(id).await? {
         CancelOutcome::Cancelled | CancelOutcome::Requested => {}
         CancelOutcome::AlreadyEnded(state) => {
-            return Err(Failure::conflict(format!("job {id} is {state}: there is nothing to stop")));
+            return Err(Failure::conflict(format!("job {id} has already ended ({state})")));
         }
         CancelOutcome::Unknown => return Err(Failure::no_job(id)),
     }

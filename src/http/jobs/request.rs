@@ -108,7 +108,9 @@ fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {
         InputView::Upload { upload } => match api.stores().brought(&upload) {
             Some(url) => InputRef::Url(url),
             None => {
-                return Err(JobError::invalid("input", "`upload` is no name of an upload: SHA-256, dot, ending").into());
+                return Err(
+                    JobError::invalid("input", "`upload` is not the name of an upload (SHA-256.EXTENSION)").into()
+                );
             }
         },
     })
@@ -156,7 +158,7 @@ async fn check(api: &Api, input: &InputRef) -> Answer<()> {
 
 fn check_webhook(api: &Api, url: &str) -> Answer<()> {
     if api.settings().webhook.is_none() {
-        let reason = "this server calls nobody: http.webhook_secret is not set";
+        let reason = "this server does not send webhooks: http.webhook_secret is not set";
         return Err(JobError::invalid("webhook", reason).into());
     }
     if url.len() > LONGEST_WEBHOOK {
@@ -172,7 +174,7 @@ pub(super) fn key(headers: &axum::http::HeaderMap) -> Answer<Option<String>> {
     match key {
         Some(key) => Ok(Some(key.to_owned())),
         None => {
-            let detail = "an Idempotency-Key has 1 to 255 visible characters of ASCII";
+            let detail = "an Idempotency-Key has 1 to 255 visible ASCII characters";
             Err(Failure::bad_request(detail).about("Idempotency-Key"))
         }
     }
@@ -183,6 +185,6 @@ pub(super) fn reused(failure: Failure) -> Failure {
     if failure.status != StatusCode::CONFLICT {
         return failure;
     }
-    let detail = "this Idempotency-Key came with another body before; take a new key for a new job";
+    let detail = "this Idempotency-Key was used with another body; use a new key for a new job";
     Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "conflict", detail).about("Idempotency-Key")
 }

@@ -81,7 +81,7 @@ pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<InputView> {
     };
     let (sha256, bytes) = tokio::task::spawn_blocking(hash)
         .await
-        .map_err(|_| JobError::Busy { reason: "the upload was not read; send it again".to_owned() })?;
+        .map_err(|_| JobError::Busy { reason: "the upload could not be read; send it again".to_owned() })?;
     api.stores().own().put_input(&sha256, look.ending, bytes).await?;
     Ok(InputView::Upload { upload: format!("{sha256}.{}", look.ending) })
 }
@@ -91,7 +91,7 @@ async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
     while let Some(piece) = field.chunk().await.map_err(broken)? {
         if (bytes.len() + piece.len()) as u64 > most {
             let name = field.name().unwrap_or("field").to_owned();
-            return Err(Failure::too_large(format!("{name} has more than {most} bytes")).about(name));
+            return Err(Failure::too_large(format!("{name} is larger than {most} bytes")).about(name));
         }
         bytes.extend_from_slice(&piece);
     }
@@ -100,8 +100,8 @@ async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
 
 fn broken(error: axum::extract::multipart::MultipartError) -> Failure {
     match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Failure::too_large("the form has more bytes than http.max_upload_bytes"),
-        _ => Failure::bad_request(format!("the form cannot be read: {}", error.body_text())),
+        StatusCode::PAYLOAD_TOO_LARGE => Failure::too_large("the form is larger than http.max_upload_bytes"),
+        _ => Failure::bad_request(format!("the form is invalid: {}", error.body_text())),
     }
 }
 
@@ -153,8 +153,8 @@ impl Texts {
                 self.params.insert(name.to_owned(), json!(text));
             }
             _ => {
-                let reason = "is no field of this form; it has image, kind, the parameters, label, priority, batch, \
-                              webhook, id, params and request";
+                let reason = "is not a field of this form; its fields are image, kind, the parameters, label, \
+                              priority, batch, webhook, id, params and request";
                 return Err(JobError::invalid(name.escape_debug().to_string(), reason).into());
             }
         }
@@ -166,7 +166,9 @@ impl Texts {
         let mut whole = match request {
             Some(request) if fields.is_empty() && params.is_empty() && labels.is_empty() => request,
             Some(_) => {
-                return Err(JobError::invalid("request", "stands beside other fields; put them into it").into());
+                return Err(
+                    JobError::invalid("request", "cannot be combined with other fields; put them into it").into()
+                );
             }
             None => {
                 let mut whole = fields;
@@ -182,7 +184,11 @@ impl Texts {
         }
         if !pictures.is_empty() {
             if whole.contains_key("input") {
-                return Err(JobError::invalid("request", "has an `input`, and pictures came along; give one").into());
+                return Err(JobError::invalid(
+                    "request",
+                    "has an `input`, and there are uploaded pictures; use one of them",
+                )
+                .into());
             }
             whole.insert("input".to_owned(), json!({ "images": pictures }));
         }

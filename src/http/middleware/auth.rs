@@ -61,7 +61,7 @@ impl Token {
 
     fn sign(&self, until: i64) -> Vec<u8> {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes())
-            .unwrap_or_else(|error| unreachable!("a key of any length will do: {error}"));
+            .unwrap_or_else(|error| unreachable!("any key length works: {error}"));
         mac.update(format!("acetate session {until}").as_bytes());
         mac.finalize().into_bytes().to_vec()
     }
@@ -82,12 +82,12 @@ fn check(api: &Api, headers: &HeaderMap) -> Answer<()> {
         let given = value.to_str().ok().and_then(|text| text.split_once(' '));
         return match given {
             Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && token.is(given.trim()) => Ok(()),
-            _ => Err(refused("the token is wrong; send `Authorization: Bearer TOKEN` with that of http.token")),
+            _ => Err(refused("the token is wrong; send `Authorization: Bearer TOKEN` with the token in http.token")),
         };
     }
     match cookie(headers) {
         Some(cookie) if token.is_session(cookie, now()) => Ok(()),
-        Some(_) => Err(refused("the session is over; sign in again")),
+        Some(_) => Err(refused("the session has ended; sign in again")),
         None => Err(refused("a token is needed: `Authorization: Bearer TOKEN`, or POST /v1/session from a browser")),
     }
 }

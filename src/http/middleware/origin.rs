@@ -17,7 +17,7 @@ use crate::http::{api::Api, problem::Failure};
 pub async fn trusted_host(State(api): State<Api>, request: Request, next: Next) -> Response {
     let settings = api.settings();
     if settings.token.is_none() && !host(&request).is_some_and(|host| is_trusted(host, &settings.hosts)) {
-        let detail = "this Host is not served without a token; ask localhost, or add the name to http.hosts";
+        let detail = "this Host is not allowed without a token; use localhost, or add the name to http.hosts";
         return Failure::new(StatusCode::FORBIDDEN, "forbidden", detail).about("Host").into_response();
     }
     next.run(request).await
@@ -27,7 +27,7 @@ pub async fn trusted_host(State(api): State<Api>, request: Request, next: Next) 
 pub async fn same_origin(State(api): State<Api>, request: Request, next: Next) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if changes && is_foreign(&request, &api.settings().cors_origins) {
-        let detail = "another site's page may not do this; add its origin to http.cors_origins";
+        let detail = "requests from other sites are not allowed; add the origin to http.cors_origins";
         return Failure::new(StatusCode::FORBIDDEN, "forbidden", detail).about("Origin").into_response();
     }
     next.run(request).await

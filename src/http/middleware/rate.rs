@@ -46,7 +46,7 @@ pub async fn limit(
     match api.rates.request(client.ip()) {
         Ok(()) => next.run(request).await,
         Err(wait) => {
-            let detail = "requests come faster than http.requests_per_second allows";
+            let detail = "more requests than http.requests_per_second allows";
             let refused = Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail);
             refused.later(wait.as_secs() + 1).into_response()
         }

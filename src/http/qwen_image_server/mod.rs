@@ -142,7 +142,7 @@ pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Resp
     });
     let row = done(&api, JobKind::Edit, &asked.image, params).await?;
     let Some(file) = files_of(&row).first() else {
-        return Err(Failure::not_found("the edit has no picture").of_job(row.id()));
+        return Err(Failure::not_found("the edit has no result").of_job(row.id()));
     };
     let png = files::read(&api, &row, file).await?;
     if accepts(&headers, "application/json") && !accepts(&headers, "image/png") {

@@ -62,7 +62,7 @@ fn submission(kind: JobKind, image: InputView, params: Map<String, Value>) -> Su
 
 async fn ended(api: &Api, id: JobId, mut looks: tokio::sync::watch::Receiver<Look>) -> Answer<JobRow> {
     let stopping = || {
-        let detail = "the server stops; the job goes on when it is back: ask for it at /v1/jobs";
+        let detail = "the server is shutting down; the job continues when it is back, see /v1/jobs";
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).of_job(id).later(5)
     };
     loop {
@@ -99,8 +99,10 @@ impl Drop for Caller {
         let api = self.api.clone();
         tokio::spawn(async move {
             match api.cancel(job).await {
-                Ok(_) => tracing::info!(%job, "cancelled: whoever waited for it has hung up"),
-                Err(error) => tracing::warn!(%job, %error, "whoever waited for it has hung up; it was not cancelled"),
+                Ok(_) => tracing::info!(%job, "cancelled, because the client closed the connection"),
+                Err(error) => {
+                    tracing::warn!(%job, %error, "the client closed the connection, but the job could not be cancelled")
+                }
             }
         });
     }

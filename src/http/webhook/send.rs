@@ -47,7 +47,7 @@ pub async fn send(
                 continue;
             }
             Ok(_) => {}
-            Err(error) => warn!(%error, "calls that are due were not looked for"),
+            Err(error) => warn!(%error, "could not look for due webhooks"),
         }
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
@@ -89,17 +89,17 @@ impl Sender {
             Outcome::Failed(reason) if attempts + 1 < MOST_TRIES => {
                 let pause = pause(self.first_pause, attempts);
                 metrics::called("failed");
-                info!(%job, reason, again_s = pause.as_secs_f64(), "a call did not arrive");
+                info!(%job, reason, again_s = pause.as_secs_f64(), "a webhook call failed");
                 self.status.webhook_failed(id, &reason, Some(pause)).await
             }
             Outcome::Failed(reason) | Outcome::Refused(reason) => {
                 metrics::called("given_up");
-                warn!(%job, reason, tries = attempts + 1, "a call is given up");
+                warn!(%job, reason, tries = attempts + 1, "a webhook is given up");
                 self.status.webhook_failed(id, &reason, None).await
             }
         };
         if let Err(error) = written {
-            warn!(%job, %error, "what came of a call was not written; it is made again");
+            warn!(%job, %error, "could not save the outcome of a webhook call; it is sent again");
         }
     }
 
@@ -114,8 +114,8 @@ impl Sender {
         ];
         match self.policy.post(&call.url, &headers, &call.payload) {
             Ok(200..=299) => Outcome::Arrived,
-            Ok(410) => Outcome::Refused("its server answers 410: nobody wants it any more".to_owned()),
-            Ok(status) => Outcome::Failed(format!("its server answers {status}")),
+            Ok(410) => Outcome::Refused("its server responds with 410: it does not want more calls".to_owned()),
+            Ok(status) => Outcome::Failed(format!("its server responds with {status}")),
             Err(error @ (JobError::InputForbidden { .. } | JobError::InvalidRequest { .. })) => {
                 Outcome::Refused(error.to_string())
             }

@@ -28,7 +28,7 @@ const MODERN: u8 = 1 << 3;
 pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> Result<W, ExportError> {
     let (width, height) = merged.size();
     if width > LONGEST_SIDE || height > LONGEST_SIDE {
-        return Err(too_large(&format!("{width}x{height} pixels; a PSD has at most {LONGEST_SIDE} on a side")));
+        return Err(too_large(&format!("{width}x{height} pixels; a PSD has at most {LONGEST_SIDE} per side")));
     }
     let opaque = merged.whole.pixels().all(|pixel| pixel.0[3] == 255);
     let mut file = Writer { out };

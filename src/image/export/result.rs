@@ -16,7 +16,7 @@ impl Stack {
         for (name, file) in shown(&manifest.files) {
             let png = files.remove(&file.name).ok_or_else(|| JobError::Storage {
                 path: file.name.clone(),
-                reason: "the manifest names it, but it is not there; fetch the result again".to_owned(),
+                reason: "the manifest names it, but it is missing; fetch the result again".to_owned(),
             })?;
             sheets.push(Sheet { name, file: file.name.clone(), png, opacity: 1.0, visible: true });
         }

@@ -22,10 +22,10 @@ impl Connector {
     /// `url` is the setting `queue.url`.
     pub(super) fn new(url: &str, name: &str, timeout: Duration, heartbeat: Duration) -> Result<Self, JobError> {
         let wrong = |reason: &str| {
-            JobError::invalid("queue.url", format!("{reason}; it is like amqp://user:password@host:5672/vhost"))
+            JobError::invalid("queue.url", format!("{reason}; write amqp://user:password@host:5672/vhost"))
         };
         if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
-            return Err(wrong("does not begin with amqp:// or amqps://"));
+            return Err(wrong("does not start with amqp:// or amqps://"));
         }
         let mut uri: AMQPUri = url.parse().map_err(|reason: String| {
             // Never the whole address again: it may have a password.
@@ -52,7 +52,7 @@ impl Connector {
         match tokio::time::timeout(self.timeout, Connection::connect_uri(self.uri.clone(), properties)).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(connecting(&self.place(), &error)),
-            Err(_) => Err(broken(format!("{} did not answer within {:?}", self.place(), self.timeout))),
+            Err(_) => Err(broken(format!("{} did not respond within {:?}", self.place(), self.timeout))),
         }
     }
 

@@ -85,7 +85,7 @@ impl RabbitConsumer {
         if let Some(task) = task
             && timeout(patience, task).await.is_err()
         {
-            debug!("the broker did not take all waiting messages back; it does when the connection ends");
+            debug!("the broker has not taken back all waiting messages; it will when the connection ends");
         }
     }
 }
@@ -103,7 +103,7 @@ impl Feed {
             let Err(error) = self.session(&mut backoff).await else { break };
             let wait = backoff.next();
             self.core.links.consume_down(&error);
-            warn!(retry_in_s = wait.as_secs_f64(), "no jobs come in: {error}");
+            warn!(retry_in_s = wait.as_secs_f64(), "not receiving jobs: {error}");
             tokio::select! { () = sleep(wait) => {}, () = self.closing.cancelled() => {} }
         }
         let waiting = self.lock().take_unless(|_| false);
@@ -123,7 +123,7 @@ impl Feed {
         topology::declare(connector, &connection, &self.core.options).await?;
         self.core.links.consume_up(connection.status().clone());
         backoff.reset();
-        info!("taking jobs from {}", connector.place());
+        info!("receiving jobs from {}", connector.place());
         try_join_all(self.options.kinds.iter().map(|kind| self.lane(&connection, *kind))).await?;
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Feed {
             }
             let wait = backoff.next();
             self.core.links.failed(&error);
-            warn!(retry_in_s = wait.as_secs_f64(), "no {kind} jobs come in: {error}");
+            warn!(retry_in_s = wait.as_secs_f64(), "not receiving {kind} jobs: {error}");
             tokio::select! { () = sleep(wait) => {}, () = self.closing.cancelled() => return Ok(()) }
             topology::declare(&self.core.connector, connection, &self.core.options).await?;
         }

@@ -23,9 +23,9 @@ pub(super) fn connecting(place: &str, error: &Error) -> JobError {
         }
         AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => JobError::invalid(
             "queue.url",
-            format!("{place} does not let this user into this virtual host, or it does not exist ({text})"),
+            format!("{place} refuses this user access to the virtual host, or it does not exist ({text})"),
         ),
-        _ => broken(format!("{place} ended the connection: {text}")),
+        _ => broken(format!("{place} closed the connection: {text}")),
     }
 }
 

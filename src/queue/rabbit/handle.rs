@@ -169,9 +169,9 @@ impl Open {
         // Nothing is lost by an answer that does not arrive: the broker delivers the message again.
         match timeout(PATIENCE, self.acker.ack(BasicAckOptions::default())).await {
             Ok(Ok(true)) => {}
-            Ok(Ok(false)) => debug!("not acknowledged: the channel is gone, the message comes again"),
-            Ok(Err(error)) => debug!(%error, "not acknowledged, the message comes again"),
-            Err(_) => debug!("not acknowledged: the socket is stuck, the message comes again"),
+            Ok(Ok(false)) => debug!("not acknowledged: the channel is closed, the message is redelivered"),
+            Ok(Err(error)) => debug!(%error, "not acknowledged, the message is redelivered"),
+            Err(_) => debug!("not acknowledged: the socket is stuck, the message is redelivered"),
         }
         drop(self.channel);
     }
@@ -179,7 +179,7 @@ impl Open {
     async fn give_back(self) {
         let requeue = BasicNackOptions { requeue: true, multiple: false };
         if !matches!(timeout(PATIENCE, self.acker.nack(requeue)).await, Ok(Ok(true))) {
-            debug!("not given back: the channel is gone, and the message with it");
+            debug!("not given back: the channel is closed, so the message is redelivered");
         }
         drop(self.channel);
     }

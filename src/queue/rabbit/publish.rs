@@ -77,7 +77,7 @@ impl Publisher {
         if let Some(connection) = self.connection.lock().await.take() {
             let closed = connection.close(200, "OK".into());
             if !matches!(timeout(self.core.options.connect_timeout, closed).await, Ok(Ok(()))) {
-                debug!("the connection that publishes did not end in order");
+                debug!("the publishing connection was not closed cleanly");
             }
         }
         self.core.links.publish_closed();
@@ -114,7 +114,7 @@ impl Publisher {
             let id = message.properties.message_id().as_ref();
             if message.mandatory && id.is_some_and(|id| returned.contains(id)) {
                 *result = Err(broken(format!(
-                    "{}: no queue takes messages of the exchange {} with the routing key {}",
+                    "{}: no queue is bound to the exchange {} with the routing key {}",
                     self.core.connector.place(),
                     message.exchange,
                     message.key
@@ -254,5 +254,5 @@ impl Publisher {
 }
 
 fn blocked(place: &str) -> JobError {
-    broken(format!("{place} takes no messages at present: it is short of memory or disk"))
+    broken(format!("{place} accepts no messages at present: it is short of memory or disk"))
 }

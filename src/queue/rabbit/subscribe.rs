@@ -77,11 +77,11 @@ async fn pump(core: Arc<Core>, pattern: ShortString, first: (Connection, Consume
         let wait = backoff.next();
         warn!(
             retry_in_s = wait.as_secs_f64(),
-            "no events come in: the connection to {} is lost",
+            "not receiving events: the connection to {} is lost",
             core.connector.place()
         );
         sleep(wait).await;
-        live = listen(&core, &pattern).await.inspect_err(|error| warn!("no events come in: {error}")).ok();
+        live = listen(&core, &pattern).await.inspect_err(|error| warn!("not receiving events: {error}")).ok();
     }
 }
 
@@ -102,6 +102,6 @@ async fn listen(core: &Core, pattern: &ShortString) -> Result<(Connection, Consu
     match timeout(core.options.connect_timeout, begin).await {
         Ok(Ok(consumer)) => Ok((connection, consumer)),
         Ok(Err(error)) => Err(broken(format!("{}: {}", core.connector.place(), reason(&error)))),
-        Err(_) => Err(broken(format!("{} did not answer", core.connector.place()))),
+        Err(_) => Err(broken(format!("{} did not respond", core.connector.place()))),
     }
 }

@@ -50,7 +50,7 @@ pub(super) async fn declare(
     let declared = declare_on(&channel, options);
     match tokio::time::timeout(connector.timeout(), declared).await {
         Ok(declared) => declared.map_err(|(what, error)| explain(connector, &what, &error)),
-        Err(_) => Err(broken(format!("{} did not answer within {:?}", connector.place(), connector.timeout()))),
+        Err(_) => Err(broken(format!("{} did not respond within {:?}", connector.place(), connector.timeout()))),
     }
 }
 
@@ -122,14 +122,14 @@ fn explain(connector: &Connector, what: &str, error: &lapin::Error) -> JobError 
         JobError::invalid(
             what,
             format!(
-                "was declared otherwise on {place}: {said}. Stop the workers, let the queue run empty, and delete it: it \
-                 is made anew"
+                "was declared with other arguments on {place}: {said}. Stop the workers, let the queue run empty, and \
+                 delete it; it is then created again"
             ),
         )
     } else if is_refused(error) {
         JobError::invalid(
             what,
-            format!("{said}. The user of queue.url needs the permissions to configure, write and read acetate.*"),
+            format!("{said}. The user in queue.url needs permission to configure, write and read acetate.*"),
         )
     } else {
         broken(format!("{place}, {what}: {said}"))

@@ -92,7 +92,7 @@ impl Failure {
                 // Who may not list is told the same about an object that is not there.
                 reason: words(
                     &format!(
-                        "{} does not let acetate read it; check the name, and allow s3:GetObject and s3:ListBucket",
+                        "{} refuses to let acetate read it; check the name, and allow s3:GetObject and s3:ListBucket",
                         client.server()
                     ),
                     &message,
@@ -102,7 +102,7 @@ impl Failure {
                 JobError::ImageTooLarge { input, reason: too_large(size, cap, "allowed (image.max_bytes)") }
             }
             Self::Refused(message) => {
-                JobError::invalid("input", format!("{url}: {} does not take the request: {message}", client.server()))
+                JobError::invalid("input", format!("{url}: {} rejects the request: {message}", client.server()))
             }
             other @ (Self::Credentials(_) | Self::Region(_) | Self::Changed | Self::Unavailable(_)) => {
                 other.for_object(url, cap, client)
@@ -116,7 +116,7 @@ impl Failure {
         let reason = match self {
             Self::NoKey => format!("there is no such object at {server}"),
             Self::NoBucket => {
-                format!("there is no such bucket at {server}; make it, or correct store.url and store.endpoint")
+                format!("there is no such bucket at {server}; create it, or correct store.url and store.endpoint")
             }
             Self::Denied(message) => {
                 let advice = "allow s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there";
@@ -125,21 +125,21 @@ impl Failure {
             Self::Credentials(message) => {
                 let advice =
                     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or AWS_PROFILE, and the clock";
-                words(&format!("{server} does not know these credentials, or there are none; {advice}"), &message)
+                words(&format!("{server} rejects the credentials, or there are none; {advice}"), &message)
             }
-            Self::Region(message) => {
-                words(&format!("the bucket is in another region than {server} was asked in; set AWS_REGION"), &message)
-            }
+            Self::Region(message) => words(
+                &format!("the bucket is in a different region than the one used with {server}; set AWS_REGION"),
+                &message,
+            ),
             Self::TooLarge(size) => too_large(size, cap, "that it should have"),
-            Self::Changed => "was replaced while it was read; it is read anew at the next attempt".to_owned(),
+            Self::Changed => "was replaced while it was read; the next attempt reads it again".to_owned(),
             Self::Unavailable(message) => words(
-                &format!("{server} cannot be used now; check that it runs, and store.endpoint and the network"),
+                &format!("{server} is not available; check that it runs, and check store.endpoint and the network"),
                 &message,
             ),
-            Self::Refused(message) => words(
-                &format!("{server} does not take the request; check store.endpoint and store.checksums"),
-                &message,
-            ),
+            Self::Refused(message) => {
+                words(&format!("{server} rejects the request; check store.endpoint and store.checksums"), &message)
+            }
         };
         JobError::Storage { path: url.to_owned(), reason }
     }

@@ -40,7 +40,7 @@ pub(in crate::store) async fn read(client: &S3Client, at: &S3Location, cap: u64)
             Body::Whole => break,
             Body::Broken(reason) if breaks > MAX_BREAKS => return Err(Failure::Unavailable(reason)),
             Body::Broken(reason) => {
-                debug!("{at}: {reason} after {} bytes; going on from there", partial.bytes.len());
+                debug!("{at}: {reason} after {} bytes; resuming", partial.bytes.len());
                 sleep(PAUSE * breaks).await;
             }
         }
@@ -114,7 +114,7 @@ async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &
     }
     match partial.total {
         Some(total) if (partial.bytes.len() as u64) < total => {
-            Ok(Body::Broken(format!("the answer ended after {} of {total} bytes", partial.bytes.len())))
+            Ok(Body::Broken(format!("the response ended after {} of {total} bytes", partial.bytes.len())))
         }
         Some(_) | None => Ok(Body::Whole),
     }

@@ -11,7 +11,7 @@ use crate::{
     store::{ObjectKey, Stored, folder::hex, location::S3Location},
 };
 
-const PROBE: &[u8] = b"acetate looks whether it can write, read and delete here";
+const PROBE: &[u8] = b"acetate checks whether it can write, read and delete here";
 
 /// Objects under one prefix.
 #[derive(Debug, Clone)]
@@ -108,7 +108,7 @@ impl S3Store {
         if read.map_err(broken)? == PROBE {
             return Ok(());
         }
-        let reason = format!("reads back other bytes than were written; check the store at {}", self.client.server());
+        let reason = format!("returns other bytes than were written; check the store at {}", self.client.server());
         Err(JobError::Storage { path: at.to_string(), reason })
     }
 

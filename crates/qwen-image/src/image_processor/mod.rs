@@ -14,7 +14,7 @@ pub use resize::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_l, lancz
 /// Pictures that do not go together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    #[error("layers: there is none; give at least one picture, the rearmost first")]
+    #[error("layers: there are none; give at least one picture, rearmost first")]
     NoLayers,
     #[error(
         "layers[{index}]: is {width}x{height} pixels but layers[0] is {first_width}x{first_height}; all layers must \

@@ -85,9 +85,9 @@ impl ComputeDType {
     pub fn check(self, device: DeviceChoice) -> Result<(), Error> {
         let reason = match (device, self) {
             (DeviceChoice::Cpu, Self::Bf16) => {
-                "bf16 is for GPUs: a CPU would only be slower with it, and less exact; use f32, or a CUDA device"
+                "bf16 is for GPUs: on a CPU it is slower and less exact; use f32, or a CUDA device"
             }
-            (DeviceChoice::Cpu, Self::Fp8) => "fp8 is for GPUs that multiply such numbers; use f32, or a CUDA device",
+            (DeviceChoice::Cpu, Self::Fp8) => "fp8 is for GPUs that support it; use f32, or a CUDA device",
             (DeviceChoice::Cpu, Self::F32) | (DeviceChoice::Cuda(_), _) => return Ok(()),
         };
         Err(Error::invalid("dtype", reason))
@@ -157,7 +157,7 @@ pub fn describe_device(device: DeviceChoice, dtype: ComputeDType) -> Result<Stri
 /// Where a checkpoint would go on a GPU as it is now, in words; empty for a CPU.
 ///
 /// # Errors
-/// When the checkpoint cannot be used, does not fit, or the device does not answer.
+/// When the checkpoint cannot be used, does not fit, or the device does not respond.
 pub fn foresee(limits: &Limits, folder: &Path, pipeline: PipelineKind) -> Result<String, Error> {
     let name = limits.device.name();
     let model = folder.display().to_string();
@@ -190,7 +190,7 @@ const PRODUCT_SUM: f64 = 524_288.0;
 pub(super) fn self_test(name: &str, device: &Device, dtype: DType) -> Result<(), Error> {
     let sum = product_sum(device, dtype).map_err(|source| Error::device(name, source))?;
     if (sum - PRODUCT_SUM).abs() > PRODUCT_SUM * 1e-2 {
-        let reason = format!("it computes {sum} where {PRODUCT_SUM} is right; do not trust it");
+        let reason = format!("it computes {sum} instead of {PRODUCT_SUM}; do not trust it");
         return Err(Error::DeviceUntrusted { device: name.to_owned(), reason });
     }
     Ok(())

@@ -20,8 +20,8 @@ pub fn check(name: &str, folder: &Path, dtype: DType, budget: Option<u64>) -> Re
         return Ok(weights);
     }
     let reason = format!(
-        "it needs about {} as {}, {} for its weights and the rest to work in, and {} {}; use a smaller checkpoint, a \
-         smaller number format or a larger machine",
+        "it needs about {} as {}, {} for its weights and the rest as working memory, but {} {}; use a smaller \
+         checkpoint, a smaller number format or a larger machine",
         size(needed),
         dtype.as_str(),
         size(weights),

@@ -177,9 +177,9 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.mode {
             PlacementMode::Resident => write!(f, "all on the device")?,
-            PlacementMode::InTurn => write!(f, "parts in turn")?,
+            PlacementMode::InTurn => write!(f, "parts take turns")?,
             PlacementMode::Streamed | PlacementMode::Smallest => {
-                write!(f, "blocks streamed, {} of {} stay on the device", self.blocks.0, self.blocks.1)?;
+                write!(f, "blocks streamed, {} of {} resident", self.blocks.0, self.blocks.1)?;
             }
         }
         write!(f, "; at most {} there", size(self.device))?;
@@ -196,19 +196,19 @@ impl fmt::Display for PlanError {
             Self::Device { needed, available, budget, offload } => {
                 let of = if budget { "are left of vram_budget" } else { "are free on the device" };
                 let (how, advice) = match offload {
-                    CpuOffload::Never => (", all of it at once", "let parts leave the device (cpu_offload = \"auto\")"),
-                    CpuOffload::Model => (" for its largest part", "let blocks be streamed (cpu_offload = \"auto\")"),
+                    CpuOffload::Never => (", all of it at once", "allow offloading parts (cpu_offload = \"auto\")"),
+                    CpuOffload::Model => (" for its largest part", "allow streaming blocks (cpu_offload = \"auto\")"),
                     CpuOffload::Auto | CpuOffload::Sequential => (
                         " even with its blocks streamed",
                         "use a smaller checkpoint, or a device with more memory free",
                     ),
                 };
-                write!(f, "it needs about {}{how}, and {} {of}; {advice}", size(needed), size(available))
+                write!(f, "it needs about {}{how}, but {} {of}; {advice}", size(needed), size(available))
             }
             Self::Host { needed, available } => write!(
                 f,
-                "what is not on the device would take {} of the host's memory, and {} are free; set memory_budget if \
-                 more may be used",
+                "the offloaded parts would take {} of host memory, but {} are free; set memory_budget if more \
+                 may be used",
                 size(needed),
                 size(available)
             ),

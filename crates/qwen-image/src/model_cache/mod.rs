@@ -130,7 +130,7 @@ impl ModelCache {
     pub fn get(&self, key: &SlotKey) -> Result<&Slot, Error> {
         self.slots.get(key).ok_or_else(|| Error::DeviceUntrusted {
             device: self.device_name(),
-            reason: format!("{} was not kept in memory", key.checkpoint),
+            reason: format!("{} could not be kept in memory", key.checkpoint),
         })
     }
 
@@ -145,7 +145,7 @@ impl ModelCache {
         self.slots.clear();
         self.changed();
         if let Err(error) = nn::free_unused(&device) {
-            tracing::warn!(%error, "memory was not given back");
+            tracing::warn!(%error, "could not release memory");
         }
         true
     }
@@ -323,7 +323,12 @@ impl ModelCache {
             } else {
                 forgotten.push(other.clone());
             }
-            tracing::info!(bytes, kept, seconds = start.elapsed().as_secs_f64(), "another model left the device");
+            tracing::info!(
+                bytes,
+                kept,
+                seconds = start.elapsed().as_secs_f64(),
+                "another model was moved off the device"
+            );
         }
         if !forgotten.is_empty() {
             self.slots.retain(|key, _| !forgotten.contains(key));

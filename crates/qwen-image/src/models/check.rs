@@ -82,7 +82,7 @@ fn pipeline_of(folder: &Path) -> LoadResult<String> {
         return Err(ModelError::NotFound { path: folder.to_owned() });
     }
     if !folder.is_dir() {
-        return Err(ModelError::invalid(folder, "is a file; give the folder that holds model_index.json"));
+        return Err(ModelError::invalid(folder, "is a file; give the folder that contains model_index.json"));
     }
     let index = folder.join("model_index.json");
     if !index.is_file() {

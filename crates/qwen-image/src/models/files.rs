@@ -30,7 +30,7 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
                 None => Ok(paths),
                 Some(path) => Err(ModelError::invalid(
                     path,
-                    format!("is missing; the index names {} shards, so the download is not complete", names.len()),
+                    format!("is missing; the index lists {} shards, so the download is not complete", names.len()),
                 )),
             };
         }
@@ -47,7 +47,7 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     match pickle {
         Some(path) => Err(ModelError::invalid(
             path,
-            "is a pickle, which can run code when it is opened; convert the checkpoint to safetensors",
+            "is a pickle, which can run code when it is loaded; convert the checkpoint to safetensors",
         )),
         None => Err(ModelError::invalid(folder, "has no safetensors files; the checkpoint is not complete")),
     }
@@ -83,7 +83,7 @@ fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
     let mut file = fs::File::open(path).map_err(|error| fail(error.to_string()))?;
     let length = file.metadata().map_err(|error| fail(error.to_string()))?.len();
     let mut size = [0; 8];
-    let not_safetensors = || fail("is not a safetensors file; fetch it again".to_owned());
+    let not_safetensors = || fail("is not a safetensors file; download it again".to_owned());
     file.read_exact(&mut size).map_err(|_| not_safetensors())?;
     let header_length = u64::from_le_bytes(size);
     if header_length > 100 << 20 {
@@ -98,7 +98,7 @@ fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
     let end = header.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
     let promised = 8 + header_length + end;
     if promised != length {
-        return Err(fail(format!("has {length} bytes of {promised}; the download is not complete")));
+        return Err(fail(format!("has {length} of {promised} bytes; the download is not complete")));
     }
     Ok((header, 8 + header_length))
 }
@@ -127,7 +127,7 @@ pub(super) fn sources(paths: &[PathBuf]) -> LoadResult<Vec<(String, Source)>> {
             let source =
                 Source { file: file.clone(), path: path.clone(), offset, shape: Shape::from(entry.shape), dtype };
             if entry.data_offsets[1] - entry.data_offsets[0] != source.bytes() as u64 {
-                return Err(fail(&format!("tensor `{name}` has another size than its shape")));
+                return Err(fail(&format!("the size of tensor `{name}` does not match its shape")));
             }
             found.push((name, source));
         }

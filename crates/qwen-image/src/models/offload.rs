@@ -151,7 +151,7 @@ impl<T: OffloadGroups> Drop for Entered<'_, T> {
         if self.0.in_turn
             && let Err(error) = self.0.leave()
         {
-            tracing::warn!(%error, "a model could not leave the device");
+            tracing::warn!(%error, "a model could not be moved off the device");
         }
     }
 }

@@ -25,14 +25,14 @@ pub enum ModelError {
     Invalid { path: PathBuf, reason: String },
     #[error("{}: tensor `{name}` is missing", path.display())]
     MissingTensor { path: PathBuf, name: String },
-    #[error("{}: tensor `{name}` has shape {found:?}, but the config asks for {expected:?}", path.display())]
+    #[error("{}: tensor `{name}` has shape {found:?}, but the config requires {expected:?}", path.display())]
     WrongShape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("{}: {count} tensors that the model does not have, the first is `{name}`; is this another model's file?", path.display())]
     UnexpectedTensor { path: PathBuf, name: String, count: usize },
     /// Whoever watched the loading stopped it.
     #[error("cancelled while the model was loaded")]
     Cancelled,
-    #[error("the device refused: {0}")]
+    #[error("the device failed: {0}")]
     Device(#[from] candle_core::Error),
 }
 

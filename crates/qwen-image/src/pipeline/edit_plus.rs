@@ -63,7 +63,7 @@ impl QwenImageEditPlusPipeline {
         options.check()?;
         let references = inputs.references.len();
         if references > MOST_REFERENCES {
-            let reason = format!("{references} references were given; the model reads up to {MOST_REFERENCES}");
+            let reason = format!("{references} references were given; the model reads at most {MOST_REFERENCES}");
             return Err(PipelineError::invalid("input", reason));
         }
         inputs.numbered().try_for_each(image_tensor::check_shape)?;

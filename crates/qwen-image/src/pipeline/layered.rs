@@ -64,7 +64,7 @@ impl QwenImageLayeredPipeline {
         let accepted = &self.0.constants.resolutions;
         let resolution = options.resolution.unwrap_or(accepted[0]);
         if !accepted.contains(&resolution) {
-            let reason = format!("{resolution} is not one that this checkpoint was made for: {accepted:?}");
+            let reason = format!("{resolution} is not supported by this checkpoint, which was made for {accepted:?}");
             return Err(PipelineError::invalid("resolution", reason));
         }
         let most = self.0.constants.max_layers;
@@ -142,7 +142,7 @@ impl QwenImageLayeredPipeline {
         let embedded = encoder.embed(&prompt)?;
         if embedded.tokens > MAX_PROMPT_TOKENS {
             notes.push(format!(
-                "{name} has {} tokens; the model reads {MAX_PROMPT_TOKENS}, so its end was not read",
+                "{name} has {} tokens; the model reads {MAX_PROMPT_TOKENS}, so the rest was ignored",
                 embedded.tokens
             ));
         }

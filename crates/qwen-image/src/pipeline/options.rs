@@ -65,7 +65,7 @@ impl DecomposeOptions {
             && !(RESOLUTION.contains(&resolution) && resolution.is_multiple_of(RESOLUTION_STEP))
         {
             let reason =
-                format!("{resolution} is not a multiple of 32 from 32 to 4096; the full model takes 640 and 1024");
+                format!("{resolution} is not a multiple of 32 from 32 to 4096; the full model supports 640 and 1024");
             return Err(PipelineError::invalid("resolution", reason));
         }
         check_sampling(self.num_inference_steps, self.cfg_scale)
@@ -77,7 +77,7 @@ fn check_sampling(steps: u32, cfg_scale: f64) -> Result<()> {
         return Err(PipelineError::invalid("num_inference_steps", format!("{steps} is not between 1 and 1000")));
     }
     if !CFG_SCALE.contains(&cfg_scale) {
-        let reason = format!("{cfg_scale} is not a number between 0 and 100; 4 is usual, 1 switches guidance off");
+        let reason = format!("{cfg_scale} is not a number between 0 and 100; 4 is usual, 1 turns guidance off");
         return Err(PipelineError::invalid("cfg_scale", reason));
     }
     Ok(())

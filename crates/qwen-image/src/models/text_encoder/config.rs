@@ -121,8 +121,10 @@ impl Config {
         let mut text_value = nested.unwrap_or(value).clone();
         merge_rope_type(&mut text_value);
         let text: TextConfig = part(&text_value, "language model")?;
-        let mut vision_value =
-            value.get("vision_config").ok_or("`vision_config` is missing; is this a language model only?")?.clone();
+        let mut vision_value = value
+            .get("vision_config")
+            .ok_or("`vision_config` is missing; is this a text-only language model?")?
+            .clone();
         merge_rope_type(&mut vision_value);
         let image_token = value.get("image_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
         let tied = value.get("tie_word_embeddings").and_then(Value::as_bool).or(text.tie_word_embeddings);
@@ -171,7 +173,7 @@ impl Config {
         }
         if vision.out_hidden_size != text.hidden_size {
             return Err(format!(
-                "the vision tower gives {} features (`out_hidden_size`), the language model reads {}",
+                "the vision tower outputs {} features (`out_hidden_size`), the language model reads {}",
                 vision.out_hidden_size, text.hidden_size
             ));
         }
@@ -180,15 +182,15 @@ impl Config {
         }
         for act in [&text.hidden_act, &vision.hidden_act] {
             if act != "silu" {
-                return Err(format!("`hidden_act` is `{act}`; only `silu` is built"));
+                return Err(format!("`hidden_act` is `{act}`; only `silu` is supported"));
             }
         }
         if text.use_sliding_window {
-            return Err("`use_sliding_window` is true; only full attention is built".to_owned());
+            return Err("`use_sliding_window` is true; only full attention is supported".to_owned());
         }
         match text.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()) {
             None | Some("default" | "mrope") => Ok(()),
-            Some(kind) => Err(format!("rotary embeddings of type `{kind}` are not built, only `default`")),
+            Some(kind) => Err(format!("rotary embeddings of type `{kind}` are not supported, only `default`")),
         }
     }
 }
@@ -325,8 +327,12 @@ mod tests {
                 json!(27),
                 "`hidden_size` over `num_attention_heads`: 3584 is not a multiple of 27",
             ),
-            ("use_sliding_window", json!(true), "`use_sliding_window` is true; only full attention is built"),
-            ("rope_scaling", json!({"type": "yarn"}), "rotary embeddings of type `yarn` are not built, only `default`"),
+            ("use_sliding_window", json!(true), "`use_sliding_window` is true; only full attention is supported"),
+            (
+                "rope_scaling",
+                json!({"type": "yarn"}),
+                "rotary embeddings of type `yarn` are not supported, only `default`",
+            ),
             ("model_type", json!("t5"), "`model_type` is `t5`; the text encoder of these models is a `qwen2_5_vl`"),
             ("hidden_size", json!(null), "language model: invalid type: null, expected usize"),
         ] {

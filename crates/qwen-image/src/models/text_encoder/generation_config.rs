@@ -36,11 +36,11 @@ impl GenerationConfig {
         let greedy =
             !raw.do_sample.unwrap_or(false) || raw.top_k == Some(1) || tiny(raw.top_p) || tiny(raw.temperature);
         if !greedy {
-            let reason = "asks for real sampling, but captions take the most likely token: set `top_k` to 1";
+            let reason = "asks for sampling, but captions use the most likely token: set `top_k` to 1";
             return Err(ModelError::invalid(path, reason));
         }
         if raw.num_beams.is_some_and(|beams| beams > 1) {
-            return Err(ModelError::invalid(path, "asks for a beam search (`num_beams`), which is not built"));
+            return Err(ModelError::invalid(path, "asks for a beam search (`num_beams`), which is not supported"));
         }
         let repetition_penalty = raw.repetition_penalty.unwrap_or(1.0);
         if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {

@@ -149,7 +149,7 @@ fn build(folder: &Path) -> LoadResult<tokenizers::Tokenizer> {
         serde_json::from_value(document).map_err(|error| broken_tokenizer(&folder.join("vocab.json"), error))?;
     for (&id, token) in &added {
         if inner.token_to_id(&token.content) != Some(id) {
-            let reason = format!("`{}` should be token {id}, but the vocabulary makes it another one", token.content);
+            let reason = format!("`{}` should be token {id}, but the vocabulary gives it another id", token.content);
             return Err(ModelError::invalid(folder.join("added_tokens.json"), reason));
         }
     }

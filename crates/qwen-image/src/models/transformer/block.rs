@@ -291,5 +291,5 @@ impl Stream {
 
 fn try_all<const N: usize>(results: [Result<Tensor>; N]) -> Result<[Tensor; N]> {
     let all = results.into_iter().collect::<Result<Vec<_>>>()?;
-    all.try_into().map_err(|_| candle_core::Error::Msg("as many as there were".to_owned()))
+    all.try_into().map_err(|_| candle_core::Error::Msg("as many as before".to_owned()))
 }

@@ -97,9 +97,9 @@ pub struct Size {
 #[utoipa::path(get, path = "/v1/jobs/{id}/thumbnails/{name}", tag = "pictures",
     params(("id" = JobId, Path), ("name" = String, Path), Size),
     responses(
-        (status = 200, description = "As asked", body = Vec<u8>, content_type = "image/png"),
-        (status = 304, description = "As it was (`If-None-Match`)"),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "The thumbnail as PNG", body = Vec<u8>, content_type = "image/png"),
+        (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn thumbnail(
     State(api): State<Api>,
     In((id, name)): In<(String, String)>,

@@ -17,7 +17,7 @@ use crate::{
 ///
 /// A running one stops within a denoise step.
 #[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
     match api.cancel(id).await? {
         CancelOutcome::Cancelled | CancelOutcome::Requested => {}
@@ -31,7 +31,7 @@ pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>>
 
 /// Try a job again that failed or was cancelled
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
     match api.status().retry(id).await? {
         RetryOutcome::Queued(row) => {
@@ -48,7 +48,7 @@ pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> 
 
 /// Delete a job and its files
 #[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 204, description = "Done"), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 204, description = "Deleted"), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn delete(State(api): State<Api>, Id(id): Id) -> Answer<StatusCode> {
     let row = api.job(id).await?;
     if !row.state.is_terminal() {

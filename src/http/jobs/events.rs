@@ -49,11 +49,11 @@ pub struct StateEvent {
 ///
 /// `state` when its state changes, with the whole job; `progress` in between. The stream ends with the job.
 #[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs",
-    params(("id" = JobId, Path), ("Last-Event-ID" = Option<String>, Header, description = "Where the reader was")),
+    params(("id" = JobId, Path), ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event received")),
     responses(
-        (status = 200, description = "As asked", body = String, content_type = "text/event-stream"),
-        (status = 204, description = "The job has ended, and the reader knows"),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "The event stream", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The job has ended, and the client has its last event"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn events(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     let looks = api.watch.follow(id);
     let row = api.job(id).await?;

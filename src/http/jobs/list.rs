@@ -45,7 +45,7 @@ pub struct Jobs {
 
 /// List jobs, the newest first
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(Listing),
-    responses((status = 200, description = "As asked", body = Jobs), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "A page of jobs", body = Jobs), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answer<Json<Jobs>> {
     let limit = asked.limit.unwrap_or(USUAL);
     if !(1..=MOST).contains(&limit) {
@@ -71,7 +71,7 @@ pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answe
 
 /// Show a job
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn show(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
     let (row, attempts) = api.status().get_with_attempts(id).await?.ok_or_else(|| Failure::no_job(id))?;
     Ok(Json(JobView::new(&row, &api).with_history(attempts)))

@@ -59,8 +59,8 @@ pub struct UploadForm {
     request_body(content((SubmitBody = "application/json"), (UploadForm = "multipart/form-data"))),
     responses(
         (status = 202, description = "Accepted", body = JobView, headers(("Location" = String))),
-        (status = 200, description = "It was accepted before", body = JobView, headers(("Location" = String))),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "Already accepted", body = JobView, headers(("Location" = String))),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn submit(State(api): State<Api>, request: Request) -> Answer<Response> {
     let key = key(request.headers())?;
     let body = match extract::media_type(request.headers()).as_str() {

@@ -41,12 +41,12 @@ impl Token {
         Self(token)
     }
 
-    /// Takes as long whatever is wrong: the digests are of one length.
+    /// Compares in constant time, because both digests have the same length.
     fn is(&self, given: &str) -> bool {
         Sha256::digest(&self.0).ct_eq(&Sha256::digest(given)).into()
     }
 
-    /// What a cookie holds: until when, and that this was said by somebody who knows the token.
+    /// The cookie's value: its expiry, signed with the token.
     fn session(&self, until: i64) -> String {
         let signature: String = self.sign(until).into_iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{until}.{signature}")
@@ -67,7 +67,7 @@ impl Token {
     }
 }
 
-/// Lets through who knows the token, or has a session.
+/// Lets requests with the token or a session through.
 pub async fn authorise(State(api): State<Api>, request: Request, next: Next) -> Response {
     match check(&api, request.headers()) {
         Ok(()) => next.run(request).await,
@@ -92,7 +92,7 @@ fn check(api: &Api, headers: &HeaderMap) -> Answer<()> {
     }
 }
 
-/// Whether a token is asked for here, and whether this browser has given it.
+/// Whether this server needs a token, and whether this browser is signed in.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Session {
     pub required: bool,
@@ -102,21 +102,21 @@ pub struct Session {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignIn {
-    /// That of `http.token`.
+    /// The token, `http.token`.
     token: String,
 }
 
 /// Whether a token is needed
-#[utoipa::path(get, path = "/v1/session", tag = "session", responses((status = 200, description = "As asked", body = Session)), security(()))]
+#[utoipa::path(get, path = "/v1/session", tag = "session", responses((status = 200, description = "The session", body = Session)), security(()))]
 pub async fn session_show(State(api): State<Api>, headers: HeaderMap) -> Answered<Session> {
     Answered(Session { required: api.settings().token.is_some(), valid: check(&api, &headers).is_ok() })
 }
 
 /// Sign a browser in
 ///
-/// Answers with a cookie that counts as the token.
+/// Sets a cookie that is accepted instead of the token.
 #[utoipa::path(post, path = "/v1/session", tag = "session", request_body = SignIn, security(()),
-    responses((status = 200, description = "As asked", body = Session), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The session", body = Session), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn session_open(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -133,7 +133,7 @@ pub async fn session_open(
 }
 
 /// Sign a browser out
-#[utoipa::path(delete, path = "/v1/session", tag = "session", responses((status = 204, description = "Done")), security(()))]
+#[utoipa::path(delete, path = "/v1/session", tag = "session", responses((status = 204, description = "Signed out")), security(()))]
 pub async fn session_close(headers: HeaderMap) -> Response {
     (StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie(&headers, "", 0))]).into_response()
 }

@@ -1,4 +1,4 @@
-//! Layers in one file: those of a job as it stands, or any that a page has put together.
+//! Exports layers as one file: those of a job, or any arrangement of pictures.
 
 use std::io::Cursor;
 

@@ -1,4 +1,4 @@
-//! Reading the parts of a request: what cannot be read is a problem like any other.
+//! Reads the parts of a request; invalid parts become problems like any other error.
 
 use std::time::Duration;
 
@@ -102,7 +102,7 @@ pub fn unsupported(wanted: &str) -> Failure {
     Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail).about("Content-Type")
 }
 
-/// A body of at most `most` bytes; one that says that it has more is not read.
+/// Reads a body of at most `most` bytes; a body with a larger `Content-Length` is not read.
 pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, Failure> {
     if let Err(failure) = announced(headers, most) {
         swallow(body);
@@ -121,8 +121,8 @@ pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, 
     Ok(bytes.into())
 }
 
-/// Lets the rest of a body run into nothing, for a while: a client that is still sending sees the answer only when
-/// somebody goes on reading.
+/// Discards the rest of a body for a while: a client that is still sending sees the response only if the server keeps
+/// reading.
 pub fn swallow(body: Body) {
     tokio::spawn(tokio::time::timeout(PATIENCE, async move {
         let mut stream = body.into_data_stream();
@@ -136,7 +136,7 @@ pub fn swallow(body: Body) {
     }));
 }
 
-/// A body whose rest is swallowed when its reader has had enough, for the same reason.
+/// A body whose rest is discarded when its reader stops early, for the same reason.
 pub fn patient(body: Body) -> Body {
     let (hand, taken) = mpsc::channel(1);
     tokio::spawn(async move {

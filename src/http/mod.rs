@@ -1,12 +1,11 @@
-//! Everything that is answered over HTTP: the API, the page, and whether a process is alive, ready and busy.
+//! The HTTP server: the API, the web UI, and the probes and metrics.
 //!
-//! `acetate worker` answers the three probes alone; `acetate serve` everything ([`Api`], [`routes`]). A request goes
-//! through the guards (`guard/`: who asks, from where, how often), then to its handler. Handlers submit jobs, look at
-//! rows and read files; none of them works on a job, and the only one that waits for one is that of the seed's
-//! endpoints (`qwen_image.rs`). Whoever watches a job shares one look at its row with everybody else (`watch.rs`).
+//! `acetate worker` serves only the three probes; `acetate serve` serves everything ([`Api`], [`routes`]). A request
+//! passes the middleware (`middleware/`: token, origin, rate, size), then reaches its handler. Handlers submit jobs,
+//! read rows and read files; none of them runs a job, and only the Qwen-Image web server's endpoints
+//! (`qwen_image_server/`) wait for one. All watchers of a job share one query of its row (`watch.rs`).
 //!
-//! Every type of a request or an answer has its schema beside it, and `routes` makes `/openapi.json` out of the same
-//! list that it routes by.
+//! Every request and response type derives its schema, and `routes` builds `/openapi.json` from the routes themselves.
 
 mod api;
 mod batches;
@@ -44,7 +43,7 @@ pub use webhook::{Secret as WebhookSecret, send as send_webhooks};
 
 use crate::job::JobError;
 
-/// How long connections that are open when the server stops may take to end.
+/// How long open connections may take to finish when the server stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// A bound address that does not serve requests yet.
@@ -72,7 +71,7 @@ impl Server {
         self.listener.local_addr().ok()
     }
 
-    /// Answers the probes of a worker until `stop`.
+    /// Serves a worker's probes until `stop`.
     pub async fn serve(self, probes: Probes, stop: CancellationToken) -> std::io::Result<()> {
         let app = Router::new()
             .route("/healthz", get(probes::healthz))
@@ -82,7 +81,7 @@ impl Server {
         axum::serve(self.listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await
     }
 
-    /// Answers everything until `stop`.
+    /// Serves everything until `stop`.
     pub async fn serve_api(self, api: Api, stop: CancellationToken) -> std::io::Result<()> {
         let stopping = stop.clone();
         let app = routes(api).into_make_service_with_connect_info::<SocketAddr>();

@@ -1,4 +1,4 @@
-//! Which path leads where, and what it passes on the way.
+//! The routes and their middleware.
 
 use axum::{
     Json, Router,
@@ -19,7 +19,7 @@ use super::{
     thumbnails,
 };
 
-/// The document's frame; its paths come from [`api`].
+/// The OpenAPI document without its paths.
 #[derive(OpenApi)]
 #[openapi(
     info(

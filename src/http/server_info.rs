@@ -1,4 +1,4 @@
-//! `/v1/config` and `/v1/models`: what a page must know of the server.
+//! `/v1/config` and `/v1/models`: what the web UI needs to know about the server.
 
 use axum::{Json, extract::State};
 use serde::Serialize;

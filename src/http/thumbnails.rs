@@ -1,4 +1,4 @@
-//! Small pictures for pages: made once, kept in memory as far as there is room.
+//! Thumbnails for the web UI: made once, and kept in memory while there is room.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,14 +20,14 @@ use crate::{
     job::{InputRef, JobError, JobId},
 };
 
-/// Longer sides, in pixels: a few, so that nobody fills the memory with many.
+/// The longer sides, in pixels: only a few, so that clients cannot fill the memory with many.
 const SIZES: [u32; 4] = [96, 256, 640, 1280];
 const USUAL: u32 = 256;
-/// Bytes of all that are kept.
+/// The most bytes that are kept in memory.
 const ROOM: usize = 64 << 20;
-/// Made at a time; the processor has other work.
+/// How many are made at a time; the CPU has other work.
 const AT_A_TIME: usize = 2;
-/// An address may hold another picture tomorrow.
+/// An address may have another picture later.
 const A_WHILE: &str = "private, max-age=3600";
 
 type Key = (JobId, String, u32);
@@ -67,7 +67,7 @@ impl Thumbnails {
         }
     }
 
-    /// Those of a job that was deleted.
+    /// Removes the thumbnails of a deleted job.
     pub fn forget(&self, job: JobId) {
         let mut kept = self.lock();
         let gone: Vec<Key> = kept.pictures.iter().map(|(key, _)| key).filter(|key| key.0 == job).cloned().collect();
@@ -87,13 +87,13 @@ impl Thumbnails {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Size {
-    /// The longer side at most: 96, 256, 640 or 1280 pixels; 256 when left out.
+    /// The maximum length of the longer side: 96, 256, 640 or 1280 pixels. Default: 256.
     size: Option<u32>,
 }
 
-/// A picture made small
+/// A thumbnail of a picture
 ///
-/// Of a file of the result, or of what the job was given: `input-0.png`, `input-1.png`, ...
+/// `name` is a file of the result, or one of the job's inputs: `input-0.png`, `input-1.png`, ...
 #[utoipa::path(get, path = "/v1/jobs/{id}/thumbnails/{name}", tag = "pictures",
     params(("id" = JobId, Path), ("name" = String, Path), Size),
     responses(
@@ -153,7 +153,7 @@ async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &He
     Ok(fresh(picture, "image/png", &tag, A_WHILE))
 }
 
-/// What a job was given, as far as it is at hand: nothing is fetched from the web for a picture on a page.
+/// A job's input, if it is in the store: nothing is fetched from the web for a thumbnail.
 async fn input_bytes(api: &Api, input: &InputRef) -> Answer<Vec<u8>> {
     match input {
         InputRef::Url(url) if url.starts_with("http") => {

@@ -1,4 +1,4 @@
-//! Cancelling, trying again, deleting.
+//! Cancels, retries and deletes jobs.
 
 use axum::{Json, extract::State, http::StatusCode};
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// Cancel a job
 ///
-/// A running one stops within a denoise step.
+/// A running job stops within one denoise step.
 #[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = JobId, Path)),
     responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
@@ -29,7 +29,7 @@ pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>>
     Ok(Json(JobView::new(&api.job(id).await?, &api)))
 }
 
-/// Try a job again that failed or was cancelled
+/// Retry a failed or cancelled job
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = JobId, Path)),
     responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
@@ -54,14 +54,14 @@ pub async fn delete(State(api): State<Api>, Id(id): Id) -> Answer<StatusCode> {
     if !row.state.is_terminal() {
         return Err(Failure::conflict(format!("job {id} is {}; cancel it first", row.state)));
     }
-    // Files first: were it the other way round, nobody would know of them after a stop in between.
+    // Delete the files first: if the process stops in between, the rows still name the remaining files.
     delete_files(&api, &row).await?;
     api.status().forget(&[id]).await?;
     api.thumbnails.forget(id);
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Where the result lies, and where attempts that came to nothing may have left some.
+/// Deletes the result, and files that failed attempts may have left.
 async fn delete_files(api: &Api, row: &JobRow) -> Answer<()> {
     let root = row.published.as_ref().and_then(|result| result.root.as_deref());
     api.stores().at_root(root)?.delete_epochs(row.id(), None).await?;

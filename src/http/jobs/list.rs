@@ -27,23 +27,23 @@ pub struct Listing {
     batch: Option<BatchId>,
     /// `key=value`.
     label: Option<String>,
-    /// Words that must all occur in the id, the batch, a label, the prompt, an instruction or the name of a picture.
+    /// Words that must all occur in the id, the batch, a label, the prompt, an instruction or a picture's name.
     q: Option<String>,
-    /// 50 when left out.
+    /// Default: 50.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
-    /// The `next` of the page before.
+    /// The previous page's `next`.
     after: Option<JobId>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Jobs {
     pub jobs: Vec<JobView>,
-    /// Where the next page starts; null on the last one.
+    /// The start of the next page; null on the last page.
     pub next: Option<JobId>,
 }
 
-/// List jobs, the newest first
+/// List jobs, newest first
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(Listing),
     responses((status = 200, description = "A page of jobs", body = Jobs), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(State(api): State<Api>, Asked(asked): Asked<Listing>) -> Answer<Json<Jobs>> {

@@ -1,4 +1,4 @@
-//! Pictures that come with a request.
+//! Pictures that are uploaded with a request.
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ use crate::{
     job::{JobError, MAX_REQUEST_BYTES},
 };
 
-/// How long one may take to arrive: it holds memory meanwhile.
+/// How long an upload may take, because it holds memory meanwhile.
 const ARRIVAL: Duration = Duration::from_secs(600);
-/// How long one waits for others to arrive.
+/// How long an upload waits for others to finish.
 const TURN: Duration = Duration::from_secs(15);
-/// Pictures in one form; a composite takes as many.
+/// The most pictures in one form; a composite takes as many.
 const MOST_PICTURES: usize = 64;
 
-/// Takes in a form: its pictures go into the store, its texts make the request.
+/// Reads a form: stores its pictures, and builds the request from its texts.
 pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
     let _turn = match tokio::time::timeout(TURN, api.uploads.acquire()).await {
         Ok(Ok(turn)) => turn,
@@ -72,7 +72,7 @@ async fn picture(api: &Api, field: Field<'_>) -> Answer<InputView> {
     keep(api, &name, bytes).await
 }
 
-/// Puts a picture into the store, after a look at its header. The same bytes are the same upload.
+/// Checks a picture's header and puts it into the store. The same bytes are the same upload.
 pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<InputView> {
     let look = image::look(name, &bytes, &api.settings().limits)?;
     let hash = move || {
@@ -105,7 +105,7 @@ fn broken(error: axum::extract::multipart::MultipartError) -> Failure {
     }
 }
 
-/// The fields that are no pictures.
+/// The fields other than pictures.
 #[derive(Default)]
 struct Texts {
     request: Option<Map<String, Value>>,
@@ -132,7 +132,7 @@ impl Texts {
                 self.fields.insert(name.to_owned(), json!(number));
             }
             "layers" | "steps" | "resolution" | "seed" => {
-                // A form sends what was left empty.
+                // Forms also send empty fields.
                 if !text.trim().is_empty() {
                     let number: u64 = text.trim().parse().map_err(|_| wrong("a whole number"))?;
                     self.params.insert(name.to_owned(), json!(number));

@@ -1,4 +1,4 @@
-//! The token, as a header of programs and as a signed cookie of browsers.
+//! Checks the token, as a header from programs or a signed cookie from browsers.
 
 use std::fmt;
 
@@ -139,7 +139,7 @@ pub async fn session_close(headers: HeaderMap) -> Response {
 }
 
 fn set_cookie(headers: &HeaderMap, value: &str, lasts: i64) -> HeaderValue {
-    // Behind a proxy that speaks TLS; on the loopback there is none.
+    // Only behind a proxy with TLS; on localhost there is none.
     let secure = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
     let secure = if secure { "; Secure" } else { "" };
     let text = format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={lasts}{secure}");

@@ -1,5 +1,4 @@
-//! The endpoints of the web server that came with Qwen-Image-Layered in its first home: they wait for their job, and
-//! whoever hangs up cancels it.
+//! The Qwen-Image web server's endpoints: they wait for their job, and closing the connection cancels it.
 
 mod wait;
 

@@ -1,4 +1,4 @@
-//! The task that calls.
+//! The task that sends webhooks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,16 +15,16 @@ use crate::{
     job::JobError,
 };
 
-/// Calls under way at a time: one that hangs does not keep the others.
+/// How many calls run at a time, so that one that hangs does not block the others.
 const AT_A_TIME: u32 = 16;
-/// Another server may take a call again after this time, which is longer than a call takes.
+/// After this time, which is longer than a call takes, another server may take the call.
 const LEASE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(500);
-/// Tries of one call.
+/// The most attempts of one call.
 const MOST_TRIES: u32 = 8;
 const LONGEST_PAUSE: Duration = Duration::from_secs(36_000);
 
-/// Calls what is due until it is told to stop; what is under way then may end.
+/// Sends due webhooks until it is stopped; running calls may finish.
 pub async fn send(
     status: JobStore,
     policy: WebhookPolicy,
@@ -64,12 +64,12 @@ struct Sender {
     first_pause: Duration,
 }
 
-/// What a call came to.
+/// The outcome of a call.
 enum Outcome {
     Arrived,
-    /// Not now; perhaps later.
+    /// Failed; retry later.
     Failed(String),
-    /// Nobody wants it, or it may not be made.
+    /// The receiver does not want it, or the address is not allowed.
     Refused(String),
 }
 
@@ -124,7 +124,7 @@ impl Sender {
     }
 }
 
-/// After `attempts` tries and one more: five times as long each time.
+/// The pause after `attempts` failed calls: five times as long each time.
 fn pause(first: Duration, attempts: u32) -> Duration {
     first.saturating_mul(5u32.saturating_pow(attempts)).min(LONGEST_PAUSE)
 }

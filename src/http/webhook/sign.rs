@@ -1,4 +1,4 @@
-//! The signature of a call.
+//! Signs webhooks.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! `acetate serve`: the API and the page, and in one process the worker as well.
+//! `acetate serve`: the API and the web UI, and optionally a worker in the same process.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,12 +23,12 @@ use crate::{
     worker::{self, Place, Shutdown, Worker, WorkerName},
 };
 
-/// How often the outbox is looked at when nobody has told of anything new.
+/// How often the outbox is polled without a notification.
 const RELAY_EVERY: Duration = Duration::from_millis(500);
 const LAST_ANSWERS: Duration = Duration::from_secs(6);
 
-/// Serves until `shutdown`. `work`: whether this process works on jobs too; when left out, it does where no queue is
-/// configured, since nobody else would. `ready` is told the address once requests are answered.
+/// Serves until `shutdown`. `work`: whether this process also runs jobs; by default, it does if no queue is configured.
+/// `ready` is called with the address once requests are served.
 pub async fn serve_api(
     loaded: &Loaded,
     work: Option<bool>,
@@ -57,7 +57,7 @@ pub async fn serve_api(
     let wake = working.as_ref().map_or_else(|| Arc::new(Notify::new()), |worker| worker.wake.clone());
     let mut helping = Vec::new();
     if !works {
-        // A worker has a relay of its own.
+        // A worker has its own relay.
         let relay = worker::relay(status.clone(), queue.clone(), RELAY_EVERY, wake.clone(), stop.clone());
         helping.push(tokio::spawn(relay));
     }
@@ -99,8 +99,8 @@ pub async fn serve_api(
     served
 }
 
-/// Until the worker or the server ends, or somebody says so. The server answers for as long as the worker has jobs in
-/// hand, so that whoever watches them sees them end.
+/// Runs until the worker or the server ends, or until shutdown. The server keeps serving while the worker has jobs, so
+/// that watchers see them end.
 async fn live(
     working: Option<&Worker>,
     shutdown: &Shutdown,
@@ -135,7 +135,7 @@ async fn live(
     }
 }
 
-/// On another address than the loopback everybody on the network can ask: only with a token.
+/// On an address other than localhost, everyone on the network can connect, so a token is required.
 async fn bind(loaded: &Loaded) -> Result<Server, JobError> {
     let settings = &loaded.config.http;
     let (bind, field) = (&settings.bind, "http.bind");
@@ -192,7 +192,7 @@ fn settings(loaded: &Loaded, embedded: bool, works: bool) -> Result<Settings, Jo
     })
 }
 
-/// An origin is a scheme, a host and perhaps a port; anything else would never match.
+/// An origin is a scheme, a host and optionally a port; anything else would never match.
 fn check_origins(origins: &[String]) -> Result<(), JobError> {
     for origin in origins {
         let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
@@ -219,7 +219,7 @@ fn defaults(loaded: &Loaded) -> Defaults {
     }
 }
 
-/// A folder is shown by its name: where it lies is nobody's business.
+/// A folder is shown by its name, to keep its path private.
 fn shown(model: &ModelRef) -> Model {
     let (id, small) = match model {
         ModelRef::Small { which, .. } => (which.name().to_owned(), true),

@@ -1,4 +1,4 @@
-//! `acetate worker`: a process that works until it is told to leave.
+//! `acetate worker`: a process that runs jobs until it is stopped.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Opens everything, waiting for what does not answer yet, and works until `shutdown`.
+/// Opens everything, waiting for servers that do not respond yet, and runs jobs until `shutdown`.
 pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> {
     let config = &loaded.config;
     let metrics = Metrics::start().map_err(|reason| JobError::invalid("metrics", reason))?;
@@ -53,7 +53,7 @@ pub async fn work(loaded: &Loaded, shutdown: &Shutdown) -> Result<(), JobError> 
     served
 }
 
-/// An address that somebody chose must be had; the default one may be taken by another worker on this machine.
+/// A configured address must be available; the default one may be in use by another worker on this machine.
 async fn bind(loaded: &Loaded) -> Result<Option<Server>, JobError> {
     let bind = &loaded.config.http.bind;
     if bind.is_empty() {
@@ -75,12 +75,12 @@ async fn bind(loaded: &Loaded) -> Result<Option<Server>, JobError> {
     }
 }
 
-/// When everything must have answered that is needed at start.
+/// The deadline for everything that is needed at startup.
 pub(super) fn deadline(config: &Config) -> Instant {
     Instant::now() + config.worker.start_timeout()
 }
 
-/// Tries again while the trouble is a passing one, and says so, until the deadline.
+/// Retries after temporary errors until the deadline, and logs them.
 pub(super) async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
     what: &str,
     deadline: Instant,

@@ -9,7 +9,7 @@ use super::{Secret, set, store::list};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
-    /// Absent: `acetate.db` in the data folder. May carry a password.
+    /// Absent: `acetate.db` in the data folder. May contain a password.
     #[serde(deserialize_with = "set")]
     pub url: Option<Secret>,
 }
@@ -35,7 +35,7 @@ pub struct Http {
 }
 
 impl Http {
-    /// The first setting that makes no sense, and why.
+    /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         if self.max_upload_bytes == 0 {
             return Err(("http.max_upload_bytes", "0 would refuse every picture".to_owned()));
@@ -51,7 +51,7 @@ impl Http {
         Ok(())
     }
 
-    /// Whether the token, if there is one, is good enough to let others in; the reason does not show it.
+    /// Checks that the token, if there is one, is strong enough; the reason does not show it.
     pub fn check_token(&self) -> Result<(), String> {
         let Some(token) = &self.token else { return Ok(()) };
         if token.reveal().len() < SHORTEST_TOKEN {
@@ -72,7 +72,7 @@ impl Http {
 
 const SHORTEST_TOKEN: usize = 16;
 
-/// Of input pictures.
+/// The limits of input pictures.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageLimits {

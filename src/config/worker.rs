@@ -23,7 +23,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The first setting that makes no sense, and why.
+    /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let seconds = |key, value: f64, least: f64| {
             if (least..=86_400.0).contains(&value) {

@@ -1,4 +1,4 @@
-//! One face over both databases.
+//! One interface for both databases.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ macro_rules! both {
 }
 
 impl JobStore {
-    /// Connects, and brings the tables up to date.
+    /// Connects and migrates the tables.
     pub async fn open(place: &DatabaseUrl, mode: OutboxMode) -> Result<Self, JobError> {
         Ok(match place {
             DatabaseUrl::Sqlite(path) => Self::Sqlite(SqliteJobStore::open(path, mode).await?),
@@ -36,7 +36,7 @@ impl JobStore {
         })
     }
 
-    /// Where the rows are, without a password.
+    /// The database's address, without a password.
     pub fn place(&self) -> String {
         both!(self, status => status.place())
     }
@@ -45,18 +45,18 @@ impl JobStore {
         both!(self, status => status.close().await);
     }
 
-    /// Whether the database answers.
+    /// Checks that the database responds.
     pub async fn ping(&self) -> Result<(), JobError> {
         both!(self, status => status.ping().await)
     }
 
-    /// Accepts a job. The same id twice is one job; the same id with another body is refused.
+    /// Accepts a job. The same id again is the same job; the same id with another body is refused.
     pub async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError> {
         both!(self, status => status.submit(request, options).await)
     }
 
-    /// Accepts many jobs, as [`JobStore::submit`] does each, in few transactions. One answer for each request, in order;
-    /// after an error all of it may be submitted again.
+    /// Accepts many jobs, each as in [`JobStore::submit`], in few transactions. Returns one outcome per request, in
+    /// order; after an error, all of them may be submitted again.
     pub async fn submit_many(
         &self,
         requests: &[JobRequest],
@@ -65,12 +65,12 @@ impl JobStore {
         both!(self, status => status.submit_many(requests, options).await)
     }
 
-    /// Takes a queued job, or a running one whose lease has run out or whose worker is dead.
+    /// Claims a queued job, or a running one whose lease has ended or whose worker is dead.
     pub async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError> {
         both!(self, status => status.claim(id, rules).await)
     }
 
-    /// Renews the lease and writes progress, whose sequence never goes back.
+    /// Renews the lease and writes progress, whose sequence never decreases.
     pub async fn heartbeat(
         &self,
         id: JobId,
@@ -81,8 +81,8 @@ impl JobStore {
         both!(self, status => status.heartbeat(id, epoch, lease, progress).await)
     }
 
-    /// Publishes: the move to `succeeded` carries the manifest's key. This and the other endings may be asked for again
-    /// when the reply was lost: what stands is not written twice.
+    /// Publishes a result: the change to `succeeded` sets the manifest's key. This and the other endings may be
+    /// repeated if the reply was lost: nothing is written twice.
     pub async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError> {
         both!(self, status => status.succeed(id, epoch, result).await)
     }
@@ -91,8 +91,8 @@ impl JobStore {
         both!(self, status => status.fail(id, epoch, error).await)
     }
 
-    /// Puts the job back for another attempt, not before `delay` has passed. If somebody asked for it to stop in the
-    /// meantime, it is cancelled instead.
+    /// Requeues the job for another attempt after `delay`. If its cancellation was requested in the meantime, it is
+    /// cancelled instead.
     pub async fn requeue(
         &self,
         id: JobId,
@@ -103,7 +103,7 @@ impl JobStore {
         both!(self, status => status.requeue(id, epoch, error, delay).await)
     }
 
-    /// Puts the job back at once because its worker stops; the attempt does not count.
+    /// Requeues the job at once because its worker stops; the attempt does not count.
     pub async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
         both!(self, status => status.give_back(id, epoch).await)
     }
@@ -112,28 +112,29 @@ impl JobStore {
         both!(self, status => status.cancelled(id, epoch).await)
     }
 
-    /// Asks for a job to stop. One that nobody works on (see [`ClaimRules::is_dead`]) stops at once.
+    /// Requests the cancellation of a job. A job without a live worker (see [`ClaimRules::is_dead`]) is cancelled at
+    /// once.
     pub async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError> {
         both!(self, status => status.cancel(id, is_dead).await)
     }
 
-    /// Asks for all jobs of a batch to stop; returns how many that concerned.
+    /// Requests the cancellation of all jobs of a batch; returns their number.
     pub async fn cancel_batch(&self, batch: &BatchId) -> Result<u64, JobError> {
         both!(self, status => status.cancel_batch(batch).await)
     }
 
-    /// Starts a job over that failed or was cancelled.
+    /// Requeues a failed or cancelled job.
     pub async fn retry(&self, id: JobId) -> Result<RetryOutcome, JobError> {
         both!(self, status => status.retry(id).await)
     }
 
-    /// Keeps a message that could be read as far as its id, and why it was refused. False, and nothing is written, where the id is
-    /// a job's.
+    /// Stores a refused message that has an id, and the reason. Returns false and writes nothing if the id belongs to a
+    /// job.
     pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError> {
         both!(self, status => status.reject(id, raw, error).await)
     }
 
-    /// The refused message of an id that is no job's.
+    /// The refused message with this id.
     pub async fn rejection(&self, id: JobId) -> Result<Option<Rejection>, JobError> {
         both!(self, status => status.rejection(id).await)
     }
@@ -142,7 +143,7 @@ impl JobStore {
         both!(self, status => status.get(id).await)
     }
 
-    /// Those of the jobs that there are and that can be read, in any order.
+    /// The jobs among these ids that exist and can be read, in any order.
     pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError> {
         both!(self, status => status.get_many(ids).await)
     }
@@ -151,94 +152,94 @@ impl JobStore {
         both!(self, status => status.list(filter).await)
     }
 
-    /// The newest job of this body that has not ended: the wish of somebody whose process was killed.
+    /// The newest unfinished job with this body, left by a process that was killed.
     pub async fn find_unfinished(&self, fingerprint: &str) -> Result<Option<JobRow>, JobError> {
         both!(self, status => status.find_unfinished(fingerprint).await)
     }
 
-    /// A job and its history, oldest attempt first.
+    /// A job and its attempts, oldest first.
     pub async fn get_with_attempts(&self, id: JobId) -> Result<Option<(JobRow, Vec<Attempt>)>, JobError> {
         both!(self, status => status.get_with_attempts(id).await)
     }
 
-    /// How many jobs are in each state that occurs.
+    /// The number of jobs in each state.
     pub async fn count(&self) -> Result<Vec<(JobState, i64)>, JobError> {
         both!(self, status => status.count().await)
     }
 
-    /// Queued jobs by kind, for those kinds that have some.
+    /// The queued jobs by kind.
     pub async fn queue_depth(&self) -> Result<Vec<Depth>, JobError> {
         both!(self, status => status.queue_depth().await)
     }
 
-    /// Jobs that can be claimed now, the most urgent first: what fills a queue in process.
+    /// Jobs that can be claimed now, most urgent first; they fill the in-process queue.
     pub async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError> {
         both!(self, status => status.due(limit).await)
     }
 
-    /// Batches, those with the newest jobs first.
+    /// Batches, newest jobs first.
     pub async fn batches(&self, limit: u32) -> Result<Vec<BatchId>, JobError> {
         both!(self, status => status.batches(limit).await)
     }
 
-    /// Absent when no job has this batch.
+    /// Absent if no job has this batch.
     pub async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError> {
         both!(self, status => status.batch_summary(batch).await)
     }
 
-    /// The jobs of a batch in the order in which they came, after one of them.
+    /// The jobs of a batch in order of arrival, after a given one.
     pub async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError> {
         both!(self, status => status.batch_rows(batch, after, limit).await)
     }
 
-    /// Ended jobs that may go, the oldest first. Delete their objects, then [`JobStore::forget`] them.
+    /// Ended jobs that may be deleted, oldest first. Delete their objects, then [`JobStore::forget`] them.
     pub async fn prunable(&self, rules: &PruneRules) -> Result<Vec<Pruned>, JobError> {
         both!(self, status => status.prunable(rules).await)
     }
 
-    /// Deletes the rows of ended jobs with their history; returns how many there were.
+    /// Deletes the rows of ended jobs with their history; returns their number.
     pub async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError> {
         both!(self, status => status.forget(ids).await)
     }
 
-    /// Deletes what was kept of refused messages that came before a time.
+    /// Deletes refused messages that were received before a time.
     pub async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError> {
         both!(self, status => status.forget_rejections(before).await)
     }
 
-    /// Takes due messages for as long as `lease`; nobody else gets them meanwhile.
+    /// Takes due messages for the time of `lease`; no other relay gets them meanwhile.
     pub async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError> {
         both!(self, status => status.outbox_take(limit, lease).await)
     }
 
-    /// They have been sent, and the broker has confirmed it.
+    /// Deletes messages that the broker has confirmed.
     pub async fn outbox_done(&self, ids: &[OutboxId]) -> Result<(), JobError> {
         both!(self, status => status.outbox_done(ids).await)
     }
 
-    /// They could not be sent; they are due again after `delay`.
+    /// Messages that could not be sent become due again after `delay`.
     pub async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError> {
         both!(self, status => status.outbox_release(ids, delay).await)
     }
 
-    /// Takes calls that are due for as long as `lease`; nobody else gets them meanwhile.
+    /// Takes due webhook calls for the time of `lease`; no other server gets them meanwhile.
     pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
         both!(self, status => status.webhooks_take(limit, lease).await)
     }
 
-    /// It has arrived.
+    /// The call succeeded.
     pub async fn webhook_done(&self, id: WebhookId) -> Result<(), JobError> {
         both!(self, status => status.webhook_done(id).await)
     }
 
-    /// It has not arrived: it is due again after a pause, or given up.
+    /// The call failed: it becomes due again after a pause, or is given up.
     pub async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError> {
         both!(self, status => status.webhook_failed(id, error, again).await)
     }
 
-    /// Dispatches again what seems to be lost: running jobs whose lease is over, and queued ones that nobody has
-    /// claimed for as long as `grace` after their message was sent. The time until the next repetition doubles, so a
-    /// queue that is merely long does not fill up with them. Returns how many messages were written.
+    /// Dispatches jobs again that seem lost: running jobs whose lease has ended, and queued ones that nobody has
+    /// claimed within `grace` after their message was sent. The time until the next repetition doubles, so that a long
+    /// queue does not fill up with repetitions. Returns the number of messages written.
     pub async fn reap(&self, grace: Duration) -> Result<u64, JobError> {
         both!(self, status => status.reap(grace).await)
     }

@@ -29,7 +29,7 @@ pub struct Settings {
     pub webhook_policy: WebhookPolicy,
     /// The pause after the first failed webhook call.
     pub webhook_retry: Duration,
-    /// Of an input picture.
+    /// The limits of an input picture.
     pub limits: Limits,
     pub http_inputs: bool,
     pub defaults: Defaults,

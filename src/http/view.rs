@@ -31,13 +31,13 @@ pub struct JobView {
     /// The parameters of its kind.
     #[schema(value_type = Object)]
     pub params: Value,
-    /// The start of the running or last attempt.
+    /// The progress of the running or last attempt.
     pub progress: Option<Progress>,
     /// Why the job or its last attempt failed.
     pub error: Option<ErrorRecord>,
     pub cancel_requested: bool,
     pub created_at: Timestamp,
-    /// The progress of the last attempt.
+    /// When the last attempt started.
     pub started_at: Option<Timestamp>,
     pub updated_at: Timestamp,
     pub finished_at: Option<Timestamp>,

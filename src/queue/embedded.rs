@@ -126,7 +126,7 @@ impl EmbeddedQueue {
         Health { connected: open, consuming: open, since: self.shared.since, last_error: None }
     }
 
-    /// Nothing under the lock can leave it half-changed, so a panic elsewhere does not matter here.
+    /// No code under the lock can leave it inconsistent, so a panic elsewhere does not matter here.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

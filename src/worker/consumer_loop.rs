@@ -170,7 +170,7 @@ impl Service {
         InHand { service: self, key }
     }
 
-    /// Nothing under the lock can leave it half-changed.
+    /// No code under the lock can leave it inconsistent.
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Control>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,25 +1,24 @@
-//! Parameters, one struct for each kind of job, with their defaults and bounds.
+//! The parameters of each kind of job, with their defaults and bounds.
 //!
-//! The names are diffusers' own where it has one; bounds are checked once, here, for every way in.
+//! The names are diffusers' own if it has one. Bounds are checked once, here, for every kind of submission.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::JobError;
 
-/// What both pipelines share, as the pipelines take it. Defaults are those of the reference, except that guidance
-/// is on.
+/// The parameters that both pipelines share. Defaults are those of the reference, except that guidance is on.
 ///
-/// The request carries these names beside the others of its kind; serde's `flatten` would let misspelt fields pass.
+/// Each kind of request repeats these fields, because serde's `flatten` would accept misspelled ones.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Denoise steps.
     pub steps: u32,
-    /// Guidance scale; 1 or less switches guidance (and the second forward pass) off.
+    /// Guidance scale; 1 or less turns guidance (and the second forward pass) off.
     pub cfg_scale: f64,
     /// Seed of the initial noise, as `torch.Generator("cpu").manual_seed`. Absent: derived from the job's id.
     pub seed: Option<u64>,
-    /// What the picture should not be; a single blank still guides.
+    /// What the picture should not show; a single space still guides.
     pub negative_prompt: String,
 }
 
@@ -33,13 +32,13 @@ impl Default for Sampling {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecomposeParams {
-    /// A description of the whole picture; empty: the text encoder writes one.
+    /// A caption of the whole picture. Empty: the text encoder writes one.
     pub prompt: String,
     /// Number of layers, 2 to 10.
     #[schema(minimum = 2, maximum = 10)]
     pub layers: u32,
-    /// Side of the square whose area the model works at, in pixels: 640 or 1024 for the full model. Absent: the first
-    /// of those that the checkpoint was made for.
+    /// Working resolution in pixels, the side of a square with the same area: 640 or 1024 for the full model. Absent:
+    /// the first one that the checkpoint was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 32, maximum = 4096, multiple_of = 32)]
     pub resolution: Option<u32>,
@@ -71,11 +70,11 @@ impl Default for DecomposeParams {
     }
 }
 
-/// What size an edited picture has.
+/// The size of an edited picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputSize {
-    /// The last input's own size, with its own alpha untouched.
+    /// The last input's size, with its exact alpha.
     #[default]
     Source,
     /// The size that the model works at; alpha is resized to it (Lanczos).
@@ -111,7 +110,7 @@ pub struct WorkflowParams {
     pub edits: Vec<LayerEdit>,
 }
 
-/// One edit of a workflow: `layer` counts as the files do, 1 is the rearmost; the rest is as in [`EditParams`].
+/// One edit of a workflow: `layer` is the number in the file name, 1 is the rearmost; the rest is as in [`EditParams`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LayerEdit {
@@ -147,7 +146,7 @@ impl Default for EditParams {
 }
 
 impl LayerEdit {
-    /// A layer goes back into its picture, so it keeps its own size and alpha.
+    /// The layer goes back into its picture, so it keeps its size and alpha.
     pub fn params(&self) -> EditParams {
         EditParams {
             instruction: self.instruction.clone(),
@@ -193,7 +192,7 @@ impl DecomposeParams {
         if !(2..=10).contains(&self.layers) {
             return Err(JobError::invalid(format!("{at}.layers"), format!("{} is not between 2 and 10", self.layers)));
         }
-        // Which resolutions a checkpoint takes is the checkpoint's to say; this only keeps the arithmetic sane.
+        // The checkpoint decides which resolutions it supports; this only keeps the arithmetic safe.
         if let Some(resolution) = self.resolution
             && !((32..=4096).contains(&resolution) && resolution.is_multiple_of(32))
         {

@@ -1,7 +1,7 @@
 //! `%XX` in addresses.
 
-/// The text behind `%XX`; none where a `%` is not followed by two hexadecimal digits, or where the bytes are not UTF-8 or
-/// hold a zero.
+/// Decodes `%XX`; none if a `%` is not followed by two hexadecimal digits, or if the bytes are not UTF-8 or contain a
+/// zero.
 pub fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

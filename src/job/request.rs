@@ -1,4 +1,4 @@
-//! The message that asks for a job, version 1: JSON, references to pictures and never pixels.
+//! The message that submits a job, version 1: JSON with references to pictures, never pixels.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{CompositeParams, DecomposeParams, EditParams, JobError, JobId, WorkflowParams};
 
-/// The largest request that is read, in bytes.
+/// The maximum size of a request, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -49,7 +49,7 @@ impl FromStr for JobKind {
     }
 }
 
-/// Where an input picture comes from.
+/// A reference to an input picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
@@ -57,11 +57,11 @@ impl FromStr for JobKind {
     expecting = "a picture is an address, {\"job\": ID, \"layer\": 2} or {\"job\": ID, \"file\": \"edited.png\"}"
 )]
 pub enum InputRef {
-    /// `s3://bucket/key`, `file:///path`, or `http(s)://` where that is allowed.
+    /// `s3://bucket/key`, `file:///path`, or `http(s)://` if that is allowed.
     Url(String),
     /// A layer of an earlier job, by the number in its file name.
     Layer { job: JobId, layer: u32 },
-    /// Any picture of an earlier job, by its name: so that an edit goes on from an edit.
+    /// Any picture of an earlier job, by its name, so that an edit can continue from another edit.
     File { job: JobId, file: String },
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for InputRef {
         match self {
             Self::Url(url) => f.write_str(url),
             Self::Layer { job, layer } => write!(f, "layer {layer} of job {job}"),
-            // Whatever was written there; it is compared with names and never opened.
+            // The name as given; it is compared with names and never opened.
             Self::File { job, file } => write!(f, "{} of job {job}", file.escape_debug()),
         }
     }
@@ -83,7 +83,7 @@ pub struct Output {
     pub prefix: String,
 }
 
-/// What is to be done, with the parameters of its kind.
+/// The kind of job with its parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Task {
     Decompose(DecomposeParams),
@@ -103,7 +103,7 @@ impl Task {
     }
 }
 
-/// A whole request, read and checked. One picture stands as `input.image`, several as `input.images`.
+/// A parsed and checked request. One picture is `input.image`, several are `input.images`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Wire", try_from = "Wire")]
 pub struct JobRequest {
@@ -117,7 +117,7 @@ pub struct JobRequest {
 }
 
 impl JobRequest {
-    /// Reads a message. Unknown fields, wrong types and values out of bounds are errors that name the field.
+    /// Parses a message. Unknown fields, wrong types and values out of bounds are errors that name the field.
     pub fn from_json(bytes: &[u8]) -> Result<Self, JobError> {
         if bytes.len() > MAX_REQUEST_BYTES {
             return Err(JobError::invalid(
@@ -132,8 +132,8 @@ impl JobRequest {
         Ok(request)
     }
 
-    /// Reads back what [`JobRequest::to_json`] wrote. The limits of the way in are not applied again: a request that
-    /// was accepted once stays readable, whatever they are today.
+    /// Parses what [`JobRequest::to_json`] wrote, without applying limits again: an accepted request stays readable,
+    /// even if limits change.
     pub fn from_stored(json: &str) -> Result<Self, JobError> {
         serde_json::from_str(json).map_err(|error| JobError::invalid("request", error.to_string()))
     }
@@ -142,8 +142,8 @@ impl JobRequest {
         serde_json::to_string(&Wire::from(self.clone())).unwrap_or_else(|error| unreachable!("plain data: {error}"))
     }
 
-    /// SHA-256 of everything but the id: the same id with another fingerprint is another job and refused, and the
-    /// same fingerprint without an id is the same wish.
+    /// SHA-256 of everything but the id. The same id with another fingerprint is refused; the same fingerprint without
+    /// an id is the same request.
     pub fn fingerprint(&self) -> String {
         let mut wire = Wire::from(self.clone());
         wire.id = String::new();
@@ -151,7 +151,7 @@ impl JobRequest {
         Sha256::digest(&json).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The seed that the job's noise is drawn with.
+    /// The seed of the job's noise.
     pub fn seed(&self) -> u64 {
         let asked = match &self.task {
             Task::Decompose(params) => params.seed,
@@ -162,7 +162,7 @@ impl JobRequest {
         asked.unwrap_or_else(|| self.id.default_seed())
     }
 
-    /// Checks bounds and the number of inputs; every way in calls this once.
+    /// Checks bounds and the number of inputs; every kind of submission calls this once.
     pub fn validate(&self) -> Result<(), JobError> {
         let (least, most) = match &self.task {
             Task::Decompose(params) => {
@@ -194,7 +194,7 @@ impl JobRequest {
         self.check_size()
     }
 
-    /// The names of files and the instruction are free text; together they must still fit into a message.
+    /// File names and the instruction are free text; together they must still fit into a message.
     fn check_size(&self) -> Result<(), JobError> {
         let bytes = self.to_json().len();
         if bytes <= MAX_REQUEST_BYTES {
@@ -213,7 +213,7 @@ impl JobRequest {
     }
 }
 
-/// The message as it travels.
+/// The message as it is serialized.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {
@@ -269,7 +269,7 @@ impl TryFrom<Wire> for JobRequest {
     }
 }
 
-/// The place of the longest text in a value, as `params.prompt`, and its bytes.
+/// The path of the longest text in a value, such as `params.prompt`, and its size in bytes.
 fn longest_text(at: &str, value: &serde_json::Value) -> (String, usize) {
     let inside: Vec<_> = match value {
         serde_json::Value::String(text) => return (at.to_owned(), text.len()),

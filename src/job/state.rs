@@ -105,13 +105,13 @@ impl fmt::Display for Stage {
     }
 }
 
-/// How far the running attempt has come. `sequence` only grows, over all attempts.
+/// The progress of the running attempt. `sequence` always increases, across attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
     pub sequence: u64,
     pub stage: Stage,
-    /// Units of the stage that are done (denoise steps, caption tokens, layers).
+    /// The completed units of the stage (denoise steps, caption tokens, layers).
     pub step: u32,
-    /// Units of the stage in all; 0 when unknown.
+    /// The total number of units of the stage; 0 if unknown.
     pub steps: u32,
 }

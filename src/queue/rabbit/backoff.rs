@@ -1,12 +1,12 @@
-//! How long to wait before the broker is tried again.
+//! The pause before reconnecting to the broker.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(15);
 
-/// Twice as long each time, up to [`LONGEST`]; each drawn between half and all of it, so that the workers of a broker
-/// that was restarted do not come back all at once.
+/// Doubles each time, up to [`LONGEST`], with a random factor between one half and one, so that workers do not all
+/// reconnect to a restarted broker at once.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
@@ -24,7 +24,7 @@ impl Backoff {
     }
 }
 
-/// Between 0 and 1: the random bits of a fresh UUID.
+/// A random number between 0 and 1, from a fresh UUID.
 fn jitter() -> f64 {
     let bits = uuid::Uuid::now_v7().as_u128() as u32;
     f64::from(bits) / f64::from(u32::MAX)

@@ -1,4 +1,4 @@
-//! Consuming: one task that keeps a connection with a channel for each kind, over every loss.
+//! Consuming: one task that keeps a connection with one channel per kind, and reconnects after every loss.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -39,7 +39,7 @@ pub(in crate::queue) struct RabbitConsumer {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the task and the consumer share.
+/// The state shared by the task and the consumer.
 #[derive(Debug)]
 struct Feed {
     core: Arc<Core>,
@@ -113,7 +113,7 @@ impl Feed {
         self.core.links.consume_closed();
     }
 
-    /// From a new connection to its end. `Ok` when the consumer was closed.
+    /// Runs one connection until it ends. `Ok` if the consumer was closed.
     async fn session(&self, backoff: &mut Backoff) -> Result<(), JobError> {
         let connector = &self.core.connector;
         let connection = tokio::select! {
@@ -128,7 +128,7 @@ impl Feed {
         Ok(())
     }
 
-    /// One kind of job for as long as the connection lives. A channel that the broker ends takes no other with it.
+    /// Consumes one kind of job while the connection lives. If the broker closes its channel, the others continue.
     async fn lane(&self, connection: &Connection, kind: JobKind) -> Result<(), JobError> {
         let mut backoff = Backoff::default();
         loop {
@@ -147,7 +147,7 @@ impl Feed {
         }
     }
 
-    /// From a new channel to its end. `Ok` when the consumer was closed.
+    /// Runs one channel until it ends. `Ok` if the consumer was closed.
     async fn channel(&self, connection: &Connection, kind: JobKind) -> Result<(), JobError> {
         let queue = queue_of(kind);
         let ended = |why: &str| broken(format!("{}, the queue {queue}: {why}", self.core.connector.place()));
@@ -186,7 +186,7 @@ impl Feed {
         }
     }
 
-    /// The broker sends no more; what it has sent before still comes out of the stream, and then its end.
+    /// The broker sends no more messages; the stream still yields those already sent, and then ends.
     async fn cancel(&self, channel: &Channel, tag: &str) -> bool {
         let cancel = channel.basic_cancel(tag.into(), BasicCancelOptions::default());
         matches!(timeout(self.core.options.connect_timeout, cancel).await, Ok(Ok(())))
@@ -203,7 +203,7 @@ impl Feed {
 
     fn take(&self, prefer: Option<JobKind>) -> Option<Handle> {
         let mut buffer = self.lock();
-        // The broker has taken these back with their channel.
+        // The broker took these back when their channel closed.
         drop(buffer.take_unless(Handle::is_usable));
         buffer.pop(prefer, self.options.affinity_wait, Instant::now())
     }

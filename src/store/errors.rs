@@ -1,4 +1,4 @@
-//! What went wrong with a file, in words and with the class that decides about a retry.
+//! Maps file errors to job errors, with messages and the class that decides about a retry.
 
 use std::{
     io::{Error, ErrorKind},
@@ -22,7 +22,7 @@ pub fn io_error(path: &Path, action: &str, error: &Error) -> JobError {
     JobError::Storage { path, reason }
 }
 
-/// For pictures that the submitter named: a wrong path is theirs to correct.
+/// For pictures from the submitter, who can correct a wrong path.
 pub(super) fn input_error(input: &str, error: &Error) -> JobError {
     let input = input.to_owned();
     match error.kind() {

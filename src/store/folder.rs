@@ -15,7 +15,7 @@ use super::{
 };
 use crate::job::{Epoch, JobError, JobId};
 
-/// Less than this free is taken for a full disk before any work starts, in bytes.
+/// With less free space than this, in bytes, the disk counts as full before any work starts.
 const LEAST_FREE: u64 = 16 << 20;
 
 /// Objects as files below one folder.
@@ -35,7 +35,7 @@ pub struct Stored {
 }
 
 impl FolderStore {
-    /// The folder behind a `file:///` address, as it is: enough to read objects and to name them.
+    /// The folder of a `file:///` address, unchecked: enough to read objects and to name them.
     pub fn at(url: &str) -> Result<Self, JobError> {
         Ok(Self::in_folder(path_of("store.url", url)?))
     }
@@ -44,14 +44,14 @@ impl FolderStore {
         Self { root }
     }
 
-    /// As [`FolderStore::at`], and makes sure that it takes files.
+    /// Like [`FolderStore::at`], and verifies that it is writable.
     pub fn open(url: &str) -> Result<Self, JobError> {
         let store = Self::at(url)?;
         store.make()?;
         Ok(store)
     }
 
-    /// Makes the folder if need be, and writes a file into it and takes it away again.
+    /// Creates the folder if needed, writes a file into it and deletes it again.
     pub async fn check(&self) -> Result<(), JobError> {
         let store = self.clone();
         blocking(move || store.make()).await
@@ -63,7 +63,7 @@ impl FolderStore {
         check_writable(root)
     }
 
-    /// Bytes that may still be written.
+    /// The free space, in bytes.
     pub fn free_space(&self) -> Result<u64, JobError> {
         fs4::available_space(&self.root).map_err(|error| io_error(&self.root, "check the free space", &error))
     }
@@ -115,7 +115,7 @@ impl FolderStore {
         blocking(move || path.try_exists().map_err(|error| io_error(&path, "check the object", &error))).await
     }
 
-    /// Takes away the files of all attempts of a job but one, and says how many there were.
+    /// Deletes the files of all attempts of a job but one, and returns their number.
     pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
         let folder = self.root.join(job.to_string());
         blocking(move || delete_epochs(&folder, keep)).await
@@ -139,7 +139,7 @@ fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
     let mut deleted = 0;
     for entry in entries {
         let entry = entry.map_err(failed)?;
-        // Whatever else somebody has put here is theirs.
+        // Other files in the folder are left alone.
         let Some(epoch) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Epoch) else { continue };
         if Some(epoch) != keep && entry.file_type().map_err(failed)?.is_dir() {
             deleted += fs::read_dir(entry.path()).map_err(failed)?.count() as u64;
@@ -147,7 +147,7 @@ fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
         }
     }
     if keep.is_none() {
-        // Fails where something of somebody else is left, which then stays.
+        // Fails if other files are left, which then stay.
         fs::remove_dir(folder).ok();
     }
     Ok(deleted)
@@ -165,7 +165,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), JobError> {
     sync_folder(folder).map_err(failed)
 }
 
-/// A temporary file with the rights of an ordinary one; it vanishes when it is dropped.
+/// A temporary file with the permissions of an ordinary one; it is deleted when dropped.
 fn new_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".acetate-").suffix(".part");
@@ -185,7 +185,7 @@ pub(super) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes a block into the folder and takes it away again: better to fail now than after an hour of work.
+/// Writes a block into the folder and deletes it again, to fail now instead of after an hour of work.
 pub(super) fn check_writable(folder: &Path) -> Result<(), JobError> {
     let failed = |error: std::io::Error| io_error(folder, "write to the folder", &error);
     let free = fs4::available_space(folder).map_err(failed)?;
@@ -203,7 +203,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Runs file work on a thread that may wait.
+/// Runs file operations on a blocking thread.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, JobError> {

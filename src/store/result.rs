@@ -1,5 +1,5 @@
-//! A finished result, read back: the manifest and the files that it names, from a store or from a folder that
-//! [`OutFolder`](super::OutFolder) has filled.
+//! Reads a result: the manifest and the files that it names, from a store or from a folder written by
+//! [`OutFolder`](super::OutFolder).
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::job::{JobError, Manifest};
 
-/// A manifest is read whole; one of this size, in bytes, is none of acetate's.
+/// The maximum size of a manifest, in bytes, because it is read whole.
 pub(super) const LARGEST_MANIFEST: u64 = 16 << 20;
 
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ enum Place {
 }
 
 impl ResultFiles {
-    /// A result that a job row names by its manifest's key.
+    /// A published result, by its manifest's key.
     pub async fn published(store: Store, manifest_key: ObjectKey) -> Result<Self, JobError> {
         let text = store.get(&manifest_key, LARGEST_MANIFEST).await?;
         let manifest = serde_json::from_slice(&text).map_err(|error| JobError::Storage {
@@ -46,7 +46,7 @@ impl ResultFiles {
         Ok(Self { manifest, text, place: Place::Store(store, manifest_key) })
     }
 
-    /// A result in a folder of this machine. Its pictures may have been painted over since.
+    /// A result in a local folder. Its pictures may have been edited since.
     pub async fn in_folder(folder: &Path) -> Result<Self, JobError> {
         let folder = folder.to_path_buf();
         blocking(move || {
@@ -66,10 +66,10 @@ impl ResultFiles {
         .await
     }
 
-    /// The bytes of one file that the manifest names; from a store, those that were published and no others.
+    /// The bytes of one file that the manifest names; from a store, exactly the published ones.
     ///
     /// # Errors
-    /// [`JobError::Storage`] when it is missing or damaged, or has a name that acetate would not give.
+    /// [`JobError::Storage`] if it is missing or damaged, or has a name that acetate does not use.
     pub async fn read(&self, name: &str) -> Result<Vec<u8>, JobError> {
         check_name(name)?;
         match &self.place {
@@ -100,7 +100,7 @@ impl ResultFiles {
         }
     }
 
-    /// Everything by its name, the manifest too.
+    /// All files by name, including the manifest.
     pub async fn read_all(&self) -> Result<BTreeMap<String, Vec<u8>>, JobError> {
         let mut files = BTreeMap::from([(MANIFEST.to_owned(), self.text.clone())]);
         for file in &self.manifest.files {

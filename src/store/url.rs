@@ -1,4 +1,4 @@
-//! `file://` addresses of paths, with the bytes that a URL may not carry written as `%XX`.
+//! `file://` addresses of paths, with the bytes that are not allowed in a URL written as `%XX`.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub fn file_url(path: &Path) -> String {
     url
 }
 
-/// The path behind a `file:///` address. Other schemes, hosts and steps upwards (`..`) are refused.
+/// The path of a `file:///` address. Other schemes, hosts and `..` are refused.
 pub fn path_of(field: &str, url: &str) -> Result<PathBuf, JobError> {
     let refuse = |reason: &str| Err(JobError::invalid(field, format!("`{url}` {reason}")));
     let Some(rest) = url.strip_prefix("file://") else {

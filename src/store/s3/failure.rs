@@ -1,5 +1,5 @@
-//! What a request to S3 can end with, and what that means for a job: the same answer is the caller's fault for an
-//! input, and a broken store for a result.
+//! How a request to S3 can fail, and what that means for a job: the same failure is the caller's fault for an input,
+//! and a storage error for a result.
 
 use std::error::Error;
 
@@ -8,26 +8,26 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use super::S3Client;
 use crate::job::JobError;
 
-/// Of a server's own words, this many characters are passed on.
+/// The maximum length of a server's message in ours.
 const LONGEST_MESSAGE: usize = 300;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) enum Failure {
     NoKey,
     NoBucket,
-    /// Asked by somebody known, who may not.
+    /// The credentials are valid but lack permission.
     Denied(String),
-    /// There are no credentials, or they are not taken.
+    /// The credentials are missing or rejected.
     Credentials(String),
-    /// The bucket lies elsewhere.
+    /// The bucket is in another region.
     Region(String),
-    /// The object has more bytes than are wanted, where it says how many.
+    /// The object is too large; with its size, if known.
     TooLarge(Option<u64>),
     /// The object was replaced while it was read.
     Changed,
-    /// The server, or the way to it, is broken for now.
+    /// The server or the network is temporarily unavailable.
     Unavailable(String),
-    /// The server does not take the request, and will not.
+    /// The server rejects the request permanently.
     Refused(String),
 }
 
@@ -59,7 +59,7 @@ impl Failure {
             Some(_) | None => {}
         }
         match status {
-            // The answer to a HEAD has no body that would tell the two apart.
+            // A HEAD response has no body that would distinguish the two.
             Some(404) => Self::NoKey,
             Some(401) => Self::Credentials(message),
             Some(403) => Self::Denied(message),
@@ -74,7 +74,7 @@ impl Failure {
     fn without_answer<E: Error + 'static>(error: &SdkError<E>) -> Self {
         let reasons = chain(error);
         let text = clipped(&reasons.join(": "));
-        // The SDK has no type of its own for this that a caller could match.
+        // The SDK has no public type for this that a caller could match.
         if reasons.iter().any(|reason| reason.contains("credentials")) {
             Self::Credentials(text)
         } else {
@@ -82,14 +82,14 @@ impl Failure {
         }
     }
 
-    /// About a picture that a request names.
+    /// The error for an input picture.
     pub(in crate::store) fn for_input(self, url: &str, cap: u64, client: &S3Client) -> JobError {
         let input = url.to_owned();
         match self {
             Self::NoKey | Self::NoBucket => JobError::InputNotFound { input },
             Self::Denied(message) => JobError::InputForbidden {
                 input,
-                // Who may not list is told the same about an object that is not there.
+                // Without permission to list, S3 returns the same error for a missing object.
                 reason: words(
                     &format!(
                         "{} refuses to let acetate read it; check the name, and allow s3:GetObject and s3:ListBucket",
@@ -110,7 +110,7 @@ impl Failure {
         }
     }
 
-    /// About an object of acetate's own.
+    /// The error for acetate's own object.
     pub(in crate::store) fn for_object(self, url: &str, cap: u64, client: &S3Client) -> JobError {
         let server = client.server();
         let reason = match self {
@@ -157,7 +157,7 @@ fn words(what: &str, message: &str) -> String {
     if message.is_empty() { what.to_owned() } else { format!("{what} ({message})") }
 }
 
-/// An error and its causes, each said once, without the layers that say nothing.
+/// An error and its causes, each once, without the layers that add nothing.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
     let mut reasons: Vec<String> = Vec::new();
     let mut next = Some(error);

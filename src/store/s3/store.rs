@@ -26,7 +26,7 @@ impl S3Store {
         Self { client, root: root.as_folder() }
     }
 
-    /// Writes an object. S3 shows it whole or not at all, and refuses bytes that do not have their checksum.
+    /// Writes an object. In S3 it is complete or absent, and S3 refuses bytes that do not match the checksum.
     pub async fn put(&self, key: ObjectKey, bytes: Vec<u8>) -> Result<Stored, JobError> {
         let digest = Sha256::digest(&bytes);
         let stored = Stored { size: bytes.len() as u64, sha256: hex(&digest), key };
@@ -36,8 +36,8 @@ impl S3Store {
         Ok(stored)
     }
 
-    /// Compares what lies in the store with what was written: by the checksum that the server keeps, and where it
-    /// keeps none, by reading all of it back.
+    /// Compares the stored object with what was written: by the server's checksum, or by reading it back if there is
+    /// none.
     pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
         let at = self.at(&stored.key);
         let differs = |what: &str| JobError::Storage {
@@ -78,7 +78,7 @@ impl S3Store {
         }
     }
 
-    /// Takes away the objects of all attempts of a job but one, and says how many there were.
+    /// Deletes the objects of all attempts of a job but one, and returns their number.
     pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
         let folder = self.root.join(&format!("{job}/"));
         let broken = |failure| self.broken(&folder, 0, failure);
@@ -112,7 +112,7 @@ impl S3Store {
         Err(JobError::Storage { path: at.to_string(), reason })
     }
 
-    /// An address under which anybody can read the object for a while.
+    /// A temporary address with which anyone can read the object.
     pub async fn presigned(&self, key: &ObjectKey, lasts: Duration) -> Result<String, JobError> {
         let at = self.at(key);
         let failed = |reason: String| JobError::Storage { path: at.to_string(), reason };

@@ -1,10 +1,10 @@
-//! What follows a failed attempt.
+//! What happens after a failed attempt.
 
 use std::time::Duration;
 
 use crate::job::{ErrorClass, JobError};
 
-/// Delays between attempts: `base`, then twice as long each time, up to `cap`; each drawn between half and all of it.
+/// The delays between attempts: `base`, doubled each time, up to `cap`, with a random factor between one half and one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backoff {
     pub base: Duration,
@@ -16,11 +16,11 @@ pub(super) enum Next {
     Fail,
     Cancel,
     Retry(Duration),
-    /// It could be tried again, but has been too often.
+    /// It could be retried, but has no attempts left.
     Quarantine,
 }
 
-/// `attempts` counts the one that failed.
+/// `attempts` includes the failed one.
 pub(super) fn next_step(error: &JobError, attempts: u32, max_attempts: u32, backoff: &Backoff) -> Next {
     match error.class() {
         ErrorClass::Invalid => Next::Fail,
@@ -31,7 +31,7 @@ pub(super) fn next_step(error: &JobError, attempts: u32, max_attempts: u32, back
 }
 
 impl Backoff {
-    /// Before attempt `attempts + 1`; `jitter` is between 0 and 1.
+    /// The delay before attempt `attempts + 1`; `jitter` is between 0 and 1.
     fn delay(&self, attempts: u32, jitter: f64) -> Duration {
         let doublings = attempts.saturating_sub(1).min(20);
         let full = self.base.saturating_mul(1 << doublings).min(self.cap);
@@ -39,7 +39,7 @@ impl Backoff {
     }
 }
 
-/// Good enough to keep workers from coming back all at once: the random bits of a fresh UUID.
+/// Random bits of a fresh UUID, good enough to spread workers out.
 fn jitter() -> f64 {
     let bits = uuid::Uuid::now_v7().as_u128() as u32;
     f64::from(bits) / f64::from(u32::MAX)

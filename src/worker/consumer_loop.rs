@@ -1,7 +1,7 @@
-//! The worker as a service: takes deliveries for as long as it lives, several in hand, one on the device.
+//! The worker as a service: takes deliveries continuously, holds several, and runs one on the device.
 //!
-//! While one job is on the device, the next is fetched and decoded and the last one's files are written: that is all
-//! that more than one slot is for, and the engine's channel keeps their order.
+//! While one job is on the device, the next is fetched and decoded, and the previous one's files are written: more than
+//! one slot serves only this, and the engine's channel keeps the order.
 
 use std::{
     collections::HashMap,
@@ -26,23 +26,24 @@ use crate::{
     queue::{ConsumeOptions, Delivery},
 };
 
-/// After the deadline, jobs are told to stop; within this time they reach the end of a step and are given back.
+/// After the deadline, jobs are told to stop; within this time they finish their step and are given back.
 const LAST_STEP: Duration = Duration::from_secs(60);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// How a service is told to leave.
+/// The signals that stop a service.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
-    /// No new jobs; those in hand may end.
+    /// Drain: no new jobs; running ones may finish.
     pub drain: CancellationToken,
-    /// Give back what is in hand.
+    /// Stop now: give jobs back.
     pub now: CancellationToken,
 }
 
-/// Works until it is told to leave.
+/// Runs until it is stopped.
 ///
 /// # Errors
-/// When the device can no longer be trusted, or a model cannot be used: the process must be restarted. Its jobs are back in the queue by then.
+/// If the device is no longer reliable or a model is unusable: the process must be restarted. Its jobs are back in the
+/// queue by then.
 pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError> {
     let service = Arc::new(Service::new(worker.clone()));
     let consumer = worker.queue.consume(ConsumeOptions {
@@ -69,7 +70,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError>
             () = shutdown.drain.cancelled() => break,
             () = shutdown.now.cancelled() => break,
             () = worker.broken.cancelled() => break,
-            // A slot first: what comes next is chosen when there is something to do it with.
+            // First wait for a slot, then choose the next job.
             delivery = async {
                 let slot = service.slots.clone().acquire_owned().await.ok()?;
                 consumer.next(service.preferred()).await.map(|delivery| (slot, delivery))
@@ -84,7 +85,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError>
     }
     consumer.close().await;
     service.drain(jobs, shutdown).await;
-    // What the last jobs left in the outbox is published before the end.
+    // Publish what the last jobs left in the outbox.
     helpers.cancel();
     while helping.join_next().await.is_some() {}
     if worker.broken.is_cancelled() {
@@ -98,7 +99,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), JobError>
 struct Service {
     worker: Worker,
     slots: Arc<Semaphore>,
-    /// Jobs share it; one that has killed a worker before has it alone, so that it takes no neighbour with it.
+    /// Jobs share it; a job that has killed a worker before runs alone, so that it cannot take other jobs with it.
     isolation: RwLock<()>,
     in_hand: Mutex<HashMap<u64, Control>>,
 }
@@ -109,7 +110,7 @@ impl Service {
         Self { worker, slots, isolation: RwLock::default(), in_hand: Mutex::default() }
     }
 
-    /// The kind whose model is in memory, where only one of them is.
+    /// The kind whose model is loaded, if only one is.
     fn preferred(&self) -> Option<JobKind> {
         let resident = self.worker.engine.resident();
         let resident = resident.borrow();
@@ -147,7 +148,7 @@ impl Service {
         }
     }
 
-    /// Its row says that somebody is working on it, and that worker is dead or silent.
+    /// Whether its row names a worker, which then is dead or silent.
     async fn has_killed(&self, id: JobId) -> bool {
         match self.worker.status.get(id).await {
             Ok(Some(row)) => {
@@ -155,12 +156,12 @@ impl Service {
                 let dead = || row.worker.as_deref().is_some_and(|worker| self.worker.options.name.knows_dead(worker));
                 row.state == JobState::Running && (over || dead())
             }
-            // The claim will meet the same trouble and deal with it.
+            // The claim will get the same error and handle it.
             Ok(None) | Err(_) => false,
         }
     }
 
-    /// Until the value is dropped, also by a panic.
+    /// Removed when the value is dropped, also by a panic.
     fn register(&self, control: &Control) -> InHand<'_> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -175,13 +176,13 @@ impl Service {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the jobs in hand end, until the deadline; then they are given back.
+    /// Lets running jobs finish until the deadline, then gives them back.
     async fn drain(&self, mut jobs: JoinSet<()>, shutdown: &Shutdown) {
         while jobs.try_join_next().is_some() {}
         if jobs.is_empty() {
             return;
         }
-        // Nothing more comes of a broken device.
+        // A failed device will not finish anything.
         let patience = if self.worker.broken.is_cancelled() { Duration::ZERO } else { self.worker.options.drain };
         info!(jobs = jobs.len(), deadline_s = patience.as_secs_f64(), "draining: running jobs may finish");
         let ended = tokio::select! {

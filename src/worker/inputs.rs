@@ -1,4 +1,4 @@
-//! The pictures that a request names: read under a byte cap, decoded under limits.
+//! The input pictures of a request: read under a byte cap, decoded under limits.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::{
     store::{ObjectKey, Stored, input_name},
 };
 
-/// Bytes, and the name that an error would call them by.
+/// The bytes of a picture, and its name for errors.
 pub(super) struct InputFile {
     name: String,
     bytes: Vec<u8>,
@@ -20,7 +20,7 @@ pub(super) struct InputFile {
 
 pub(super) struct Pictures {
     pub images: Vec<RgbaImage>,
-    /// What was done to them on the way in.
+    /// Notes about conversions.
     pub notes: Vec<String>,
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn decode(worker: &Worker, files: Vec<InputFile>, reporter: &Re
     .await
 }
 
-/// A picture out of the result of an earlier job.
+/// A picture from the result of an earlier job.
 async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputFile, JobError> {
     let name = input.to_string();
     let Some(row) = worker.status.get(job).await? else {
@@ -88,7 +88,7 @@ async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputF
     Ok(InputFile { name, bytes: store.get(&stored.key, stored.size).await? })
 }
 
-/// Runs picture work on a thread that may compute for long.
+/// Runs picture work on a blocking thread.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, JobError> {

@@ -1,4 +1,4 @@
-//! The worker's numbers for `/metrics`. Names and units follow Prometheus' conventions.
+//! The worker's metrics. Names and units follow Prometheus' conventions.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::{
     queue::Queue,
 };
 
-/// Tells the exporter what the numbers are; once, at start.
+/// Describes the metrics; called once at startup.
 pub fn describe() {
     describe_counter!("acetate_jobs_total", "Jobs that ended on this worker, by kind and result.");
     describe_counter!("acetate_job_attempts_total", "Attempts that ended on this worker, by kind and outcome.");
@@ -43,7 +43,7 @@ pub(super) fn claimed(row: &JobRow) {
     histogram!("acetate_queue_wait_seconds", "kind" => kind(row)).record(waited);
 }
 
-/// After an attempt, by the row that it left.
+/// Records an attempt from its final row.
 pub(super) fn settled(row: &JobRow) {
     counter!("acetate_job_attempts_total", "kind" => kind(row), "outcome" => row.state.as_str()).increment(1);
     if row.state.is_terminal() {

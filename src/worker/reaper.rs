@@ -1,4 +1,4 @@
-//! What looks after jobs that nobody has in hand: those of dead workers, and those whose message was lost.
+//! Finds jobs without a worker: those of dead workers, and those whose message was lost.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use crate::{
     queue::Queue,
 };
 
-/// Jobs that the queue in process is filled with at a time.
+/// How many jobs the in-process queue is filled with at a time.
 const FILL: u32 = 64;
-/// How often the worker's own numbers are.
+/// How often the worker's own metrics are updated.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the counts are read that `/metrics` shows.
+/// How often the counts for `/metrics` are read.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
@@ -52,7 +52,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
     }
 }
 
-/// Without a broker, the jobs that a process of this machine had in hand when it died need not wait for their leases.
+/// Without a broker, jobs of a process on this machine that died need not wait for their leases.
 async fn take_over(worker: &Worker) -> Result<(), JobError> {
     let Queue::Embedded(queue) = &worker.queue else { return Ok(()) };
     let running = Filter { state: Some(JobState::Running), limit: FILL, ..Filter::default() };
@@ -67,7 +67,7 @@ async fn take_over(worker: &Worker) -> Result<(), JobError> {
 async fn look(worker: &Worker) -> Result<(), JobError> {
     match &worker.queue {
         Queue::Embedded(queue) => {
-            // Those in the queue are due as well; it is filled when none of them waits.
+            // Jobs in the queue are due, too; it is filled when it is empty.
             if !queue.has_due() {
                 for (job, priority, _) in worker.status.due(FILL).await? {
                     queue.push(job, priority, Timestamp::now());

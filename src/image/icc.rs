@@ -1,24 +1,24 @@
-//! Embedded colour profiles to sRGB.
+//! Converts embedded color profiles to sRGB.
 
 use ::image::RgbaImage;
 use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 use rayon::prelude::*;
 
-/// What the pixels were before they became RGBA.
+/// The color space of the pixels before they became RGBA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Rgb,
     Grey,
-    /// The decoder has already changed the colour space (CMYK to RGB), so the profile no longer fits.
+    /// The decoder has already converted the color space (CMYK to RGB), so the profile no longer applies.
     Converted,
 }
 
-/// Profiles that differ from sRGB by no more than this in any channel are sRGB under another name or rounding.
+/// A profile that differs from sRGB by no more than this in any channel is sRGB with another name or rounding.
 const SAME: u8 = 2;
 
-/// Converts the pixels in place; alpha stays. Returns a note, or none when the profile is sRGB already.
+/// Converts the pixels in place and keeps alpha. Returns a note, or none if the profile is sRGB.
 ///
-/// A profile that cannot be used leaves the pixels as they are, and the note says so.
+/// If a profile is unusable, the pixels stay unchanged, and the note says so.
 pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) -> Option<String> {
     if source == Source::Converted {
         return None;
@@ -72,7 +72,7 @@ pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) ->
     Some(format!("converted from the color profile {} to sRGB", title(&profile)))
 }
 
-/// A lattice through the colour cube (RGBA, opaque), or the greys alone.
+/// A lattice through the color cube (RGBA, opaque), or only the grays.
 fn colours(source: Source) -> Vec<u8> {
     let steps = || (0..=255u8).step_by(17);
     if source == Source::Grey {
@@ -81,7 +81,7 @@ fn colours(source: Source) -> Vec<u8> {
     steps().flat_map(|r| steps().flat_map(move |g| steps().flat_map(move |b| [r, g, b, 255]))).collect()
 }
 
-/// The profile's own name in quotes, or that it has none.
+/// The profile's name in quotes, or a remark that it has none.
 fn title(profile: &ColorProfile) -> String {
     use moxcms::ProfileText;
     let name = match &profile.description {

@@ -1,4 +1,4 @@
-//! The pixels of a stack: each layer's, and what the visible ones show together.
+//! The pixels of a stack: those of each layer, and the composite of the visible ones.
 
 use std::borrow::Cow;
 
@@ -13,9 +13,9 @@ use crate::{
 };
 
 pub(super) struct Merged {
-    /// One for each sheet, as stored: opacity is not applied.
+    /// One per sheet, as stored, without opacity.
     pub layers: Vec<RgbaImage>,
-    /// The visible sheets put together, on nothing.
+    /// The composite of the visible sheets, on a transparent background.
     pub whole: RgbaImage,
 }
 
@@ -43,7 +43,7 @@ impl Merged {
         Ok(Self { layers, whole })
     }
 
-    /// Pixels, of every layer.
+    /// The size of every layer, in pixels.
     pub fn size(&self) -> (u32, u32) {
         self.whole.dimensions()
     }

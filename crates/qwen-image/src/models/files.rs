@@ -1,4 +1,4 @@
-//! The safetensors files of a component: which they are, and what their headers say.
+//! The safetensors files of a component, and their headers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use candle_core::{DType, Shape};
 use super::{LoadResult, ModelError, read_json};
 use crate::nn::{Source, Uploader};
 
-/// The files of a component, by the index when there is one. The stem differs between diffusers and transformers.
+/// The files of a component, from the index if there is one. The stem differs between diffusers and transformers.
 pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if !folder.is_dir() {
         return Err(ModelError::invalid(folder, "is missing; the checkpoint is not complete"));
@@ -53,7 +53,7 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     }
 }
 
-/// Bytes that a checkpoint's tensors take in this number format, all components together.
+/// The size of a checkpoint's tensors in this number format, all components together, in bytes.
 pub fn checkpoint_bytes(folder: &Path, dtype: DType) -> LoadResult<u64> {
     let mut elements = 0;
     for component in ["text_encoder", "transformer", "vae"] {
@@ -68,15 +68,14 @@ pub(super) fn elements_of(tensor: &serde_json::Value) -> Option<u64> {
     tensor.get("shape")?.as_array()?.iter().map(serde_json::Value::as_u64).product()
 }
 
-/// Reads a file's header, and compares its length with what the header promises, so that half a download is told
-/// as such.
+/// Reads a file's header, and compares the file's length with it to detect incomplete downloads.
 pub(super) fn read_header(path: &Path) -> LoadResult<Header> {
     Ok(read_header_and_start(path)?.0)
 }
 
 type Header = serde_json::Map<String, serde_json::Value>;
 
-/// The same with the offset at which the tensors begin.
+/// The same, with the offset at which the tensors start.
 fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
     use std::io::Read;
     let fail = |reason: String| ModelError::invalid(path, reason);
@@ -103,8 +102,8 @@ fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
     Ok((header, 8 + header_length))
 }
 
-/// The tensors of these files that can be uploaded, in the order in which a model is built: numbers in names count as
-/// numbers.
+/// The tensors of these files that can be uploaded, in the order in which a model is built; numbers in names are
+/// compared as numbers.
 pub(super) fn sources(paths: &[PathBuf]) -> LoadResult<Vec<(String, Source)>> {
     #[derive(serde::Deserialize)]
     struct Entry {

@@ -1,7 +1,7 @@
 //! `text_encoder/config.json`.
 //!
-//! Two layouts are in use: older files hold the language model's sizes at the top level, newer ones under
-//! `text_config`. Files in between hold both, and then the nested ones count.
+//! Two layouts exist: older files have the language model's sizes at the top level, newer ones under `text_config`.
+//! Some files have both; then the nested ones count.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub struct Config {
     pub vision: VisionConfig,
     /// The token that stands for one merged patch of a picture.
     pub image_token: u32,
-    /// The language head is the embedding table.
+    /// Whether the language head is the embedding table.
     pub tied: bool,
 }
 
@@ -79,7 +79,7 @@ struct RopeParameters {
     mrope_section: Option<Vec<usize>>,
     #[serde(alias = "type")]
     rope_type: Option<String>,
-    /// Files of some versions name the type twice.
+    /// Files of some versions have the type twice.
     #[serde(flatten)]
     _rest: serde_json::Map<String, Value>,
 }
@@ -205,7 +205,7 @@ impl TextConfig {
         nested.or(self.rope_theta).unwrap_or(1e6)
     }
 
-    /// Frequencies that turn with time, height and width, in this order.
+    /// The number of frequencies for time, height and width, in this order.
     pub fn mrope_section(&self) -> &[usize] {
         self.rope_parameters.as_ref().and_then(|rope| rope.mrope_section.as_deref()).unwrap_or(&[16, 24, 24])
     }
@@ -227,7 +227,7 @@ impl VisionConfig {
     }
 }
 
-/// Some files name the rope's type under both of its names; the newer one counts.
+/// Some files have the rope's type under both of its names; the newer one counts.
 fn merge_rope_type(value: &mut Value) {
     for key in ["rope_parameters", "rope_scaling"] {
         if let Some(Value::Object(rope)) = value.get_mut(key)

@@ -1,6 +1,6 @@
 use crate::models::ModelError;
 
-/// Why a prompt or a picture cannot be read by the text encoder.
+/// Why the text encoder cannot read a prompt or a picture.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     #[error(
@@ -22,7 +22,7 @@ pub enum TextError {
     Device(#[from] candle_core::Error),
 }
 
-/// Reading a checkpoint's tokenizer can fail as a checkpoint, not as a prompt.
+/// Errors in a checkpoint's tokenizer are errors of the checkpoint, not of the prompt.
 pub(super) fn broken_tokenizer(path: &std::path::Path, error: impl std::fmt::Display) -> ModelError {
     ModelError::invalid(path, format!("is not a readable tokenizer ({error}); download it again"))
 }

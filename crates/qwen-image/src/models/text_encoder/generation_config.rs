@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::config::{Config, Ids};
 use crate::models::{LoadResult, ModelError, read_json};
 
-/// How captions are written. Only settings that come down to the most likely token are taken.
+/// How captions are generated. Only settings that amount to choosing the most likely token are accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationConfig {
     pub repetition_penalty: f32,
@@ -14,11 +14,11 @@ pub struct GenerationConfig {
 }
 
 impl GenerationConfig {
-    /// Reads `generation_config.json` in `folder`; without one, the model's own end token and no penalty.
+    /// Reads `generation_config.json` in `folder`; without one, uses the model's end token and no penalty.
     ///
     /// # Errors
-    /// When the settings really sample or search: near-greedy ones (`top_k` 1, or a `top_p` or `temperature` of
-    /// 0.001 and less) are the published ones.
+    /// If the settings actually sample or search. The published ones are nearly greedy (`top_k` 1, or a `top_p` or
+    /// `temperature` of 0.001 or less).
     pub fn load(folder: &Path, config: &Config) -> LoadResult<Self> {
         #[derive(Default, Deserialize)]
         struct Raw {

@@ -1,4 +1,4 @@
-//! Qwen-Image-Layered: a picture -> its composite as the model regenerates it, and RGBA layers, back to front.
+//! Qwen-Image-Layered: a picture -> the regenerated whole, and RGBA layers, back to front.
 
 use std::{ops::ControlFlow, path::Path};
 
@@ -35,7 +35,7 @@ impl QwenImageLayeredPipeline {
         Self::load_with(folder, LoadOptions::new(LoadContext::new(device, dtype)))
     }
 
-    /// The same, watched, with the parts where they are wanted.
+    /// The same, with progress and the given placement of parts.
     pub fn load_with(folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
         Components::load(folder, PipelineKind::Layered, options).map(Self)
     }
@@ -48,10 +48,11 @@ impl QwenImageLayeredPipeline {
         &mut self.0
     }
 
-    /// Takes the picture apart.
+    /// Splits the picture into layers.
     ///
     /// # Errors
-    /// [`PipelineError::Invalid`] for options that this checkpoint does not take, otherwise what stopped the run.
+    /// [`PipelineError::Invalid`] for options that this checkpoint does not support, otherwise the error that stopped
+    /// the run.
     pub fn run(
         &self,
         picture: &RgbaImage,
@@ -129,7 +130,7 @@ impl QwenImageLayeredPipeline {
         Ok(DecomposeOutput { images, caption, resolution, seed, notes })
     }
 
-    /// Embeds a text; when its end had to be cut off, a note says so.
+    /// Embeds a text; adds a note if its end was cut off.
     fn embed(&self, encoder: &TextEncoder, name: &str, text: &str, notes: &mut Vec<String>) -> Result<Tensor> {
         let prompt = Prompt {
             text: &prompt::decompose(text),
@@ -149,7 +150,7 @@ impl QwenImageLayeredPipeline {
         Ok(embedded.states)
     }
 
-    /// The text encoder's own description of the picture.
+    /// The text encoder's caption of the picture.
     fn caption(&self, encoder: &TextEncoder, resized: &RgbaImage, callbacks: &mut Callbacks<'_>) -> Result<Caption> {
         let flat = image_processor::on_white(resized);
         let constants = &self.0.constants;

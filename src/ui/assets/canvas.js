@@ -57,7 +57,7 @@ export class Canvas {
       context.drawImage(pictures[index], 0, 0, canvas.width, canvas.height);
     });
     const names = shown.map((layer) => layer.name).reverse().join(', ');
-    canvas.setAttribute('aria-label', shown.length ? `The picture of ${shown.length} layers: ${names}` : 'Nothing: every layer is hidden');
+    canvas.setAttribute('aria-label', shown.length ? `Composite of ${shown.length} layers: ${names}` : 'Empty: every layer is hidden');
     canvas.ariaBusy = 'false';
   }
 

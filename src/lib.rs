@@ -1,4 +1,4 @@
-//! acetate takes pictures apart into transparent RGBA layers (Qwen-Image-Layered) and edits layers by instruction
+//! acetate splits pictures into transparent RGBA layers (Qwen-Image-Layered) and edits layers by instruction
 //! (Qwen-Image-Edit-2509), as jobs.
 //!
 //! The models are a library of their own, [`qwen_image`]; here is everything about jobs. `ARCHITECTURE.md` walks through

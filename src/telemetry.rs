@@ -1,9 +1,9 @@
-//! Logs, to stderr: stdout belongs to results. Metrics, for whoever asks.
+//! Logs, which go to stderr because stdout is for results, and metrics.
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// How the log is written.
+/// The options of the log.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
     /// A level, or a filter such as `acetate=debug,sqlx=info`.
@@ -12,7 +12,7 @@ pub struct LogOptions {
     pub color: bool,
 }
 
-/// Starts logging; once per process. A filter that cannot be read is an error that shows it.
+/// Starts logging, once per process. An invalid filter is an error that shows it.
 pub fn start(options: &LogOptions) -> Result<(), String> {
     let filter = EnvFilter::try_new(expand(&options.filter)).map_err(|error| {
         format!(
@@ -29,8 +29,8 @@ pub fn start(options: &LogOptions) -> Result<(), String> {
     started.map_err(|error| error.to_string())
 }
 
-/// A bare level is meant for acetate; libraries then only warn. lapin would print whole messages; what it says there,
-/// `queue` says in its own words.
+/// A plain level applies to acetate; libraries then only warn. lapin would print whole messages; `queue` logs the same
+/// things itself.
 fn expand(filter: &str) -> String {
     let level = filter.trim().to_ascii_lowercase();
     match level.as_str() {
@@ -40,17 +40,17 @@ fn expand(filter: &str) -> String {
     }
 }
 
-/// The numbers of this process, in Prometheus' text format; clones show the same.
+/// The metrics of this process, in Prometheus' text format; clones share them.
 #[derive(Clone)]
 pub struct Metrics(PrometheusHandle);
 
 impl Metrics {
-    /// Starts counting; once per process. What was counted before is lost.
+    /// Starts the recorder, once per process. Earlier metrics are lost.
     pub fn start() -> Result<Self, String> {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&SECONDS)
             .and_then(|builder| builder.install_recorder())
-            .map_err(|error| format!("the metrics do not start: {error}"))?;
+            .map_err(|error| format!("the metrics could not start: {error}"))?;
         Ok(Self(recorder))
     }
 

@@ -1,4 +1,4 @@
-//! The composition root: builds the parts from the configuration and puts them into each other's hands.
+//! The composition root: builds the parts from the configuration and connects them.
 
 mod embedded_models;
 mod error;

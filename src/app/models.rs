@@ -1,4 +1,4 @@
-//! Which checkpoints, and what they run on.
+//! The configured checkpoints and their device.
 
 use qwen_image::{
     Conditioning, Limits, PipelineOptions,
@@ -31,7 +31,7 @@ pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
     })
 }
 
-/// What takes pictures apart: the configured checkpoint, else the small one.
+/// The model for decompose: the configured checkpoint, otherwise the small one.
 pub fn model(loaded: &LoadedConfig) -> Result<ModelRef, JobError> {
     match &loaded.config.qwen_image.model_path {
         Some(path) => Ok(ModelRef::parse(path)?),
@@ -39,8 +39,8 @@ pub fn model(loaded: &LoadedConfig) -> Result<ModelRef, JobError> {
     }
 }
 
-/// What edits. Who has chosen a model for the layers, but none for edits, gets the full one: a small one beside it
-/// would be a surprise.
+/// The model for edits. If a model is set for layers but none for edits, this is the full one, because mixing it with a
+/// small one would be surprising.
 pub fn edit_model(loaded: &LoadedConfig) -> Result<ModelRef, JobError> {
     let settings = &loaded.config.qwen_image;
     match (&settings.edit_model_path, &settings.model_path) {

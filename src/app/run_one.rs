@@ -1,4 +1,4 @@
-//! One job in this process: `acetate run`.
+//! Runs one job in this process: `acetate run`.
 
 use jiff::Timestamp;
 
@@ -26,21 +26,21 @@ impl Embedded {
         let stores = wiring::stores(config, Trust::Local)?;
         stores.own().check().await?;
         let queue = EmbeddedQueue::default();
-        // Its rows are nobody else's to dispatch, whatever queue is configured for workers.
+        // No other process dispatches its rows, even if a queue is configured for workers.
         let jobs = JobStore::open(&wiring::database_url(config)?, OutboxMode::Embedded).await?;
         let worker = wiring::worker(loaded, jobs, stores, Queue::Embedded(queue.clone()), ResultPlacement::OwnStore)?;
         Ok(Self { worker, queue })
     }
 
-    /// Dispatches one job and works on it. It is tried once: a job that fails for a passing reason goes back to
-    /// `queued` and waits for the next run.
+    /// Dispatches one job and runs it. It is attempted once: after a temporary failure it goes back to `queued` and
+    /// waits for the next run.
     pub async fn run_job(
         &self,
         job: JobId,
         cancel: &CancelToken,
         reporter: &Reporter,
     ) -> Result<Option<Verdict>, JobError> {
-        // The queue of a process that was killed died with it; it is filled again from the row.
+        // The queue of a killed process is lost; it is filled again from the row.
         let Some(row) = self.worker.jobs.get(job).await? else { return Ok(None) };
         self.queue.push(job, row.request.priority, Timestamp::now());
         let options = ConsumeOptions { kinds: Vec::new(), prefetch: 1, affinity: std::time::Duration::ZERO };

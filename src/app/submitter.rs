@@ -1,4 +1,4 @@
-//! What a command needs that submits jobs or looks at them: no engine, no consumer.
+//! The parts for commands that submit or inspect jobs, without an engine or a consumer.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     worker::publish_due,
 };
 
-/// How long a submitter waits for the broker. The jobs are safe by then; a worker's relay sends what is left.
+/// How long a submitter waits for the broker. The jobs are already saved; a worker's relay sends the rest.
 const BROKER: Duration = Duration::from_secs(5);
 
 pub struct Submitter {
@@ -38,8 +38,8 @@ impl Submitter {
         })
     }
 
-    /// Sends what the outbox holds, so that the jobs need not wait for a worker's relay. A broker that is away loses
-    /// nothing: the rows are written. False when it is.
+    /// Sends the outbox, so that the jobs need not wait for a worker's relay. Returns false if the broker is
+    /// unreachable; nothing is lost then, because the rows are written.
     pub async fn dispatch(&self) -> bool {
         if matches!(self.queue, Queue::Embedded(_)) {
             return true;
@@ -55,19 +55,19 @@ impl Submitter {
             Err(error) => Err(error),
         };
         if let Err(error) = sent {
-            warn!(%error, "the jobs are accepted, and will be dispatched when the broker is back");
+            warn!(%error, "the jobs are accepted and will be dispatched when the broker is back");
             return false;
         }
         true
     }
 
-    /// Says goodbye to the broker and the database.
+    /// Closes the connections to the broker and the database.
     pub async fn close(self) {
         self.queue.close().await;
         self.jobs.close().await;
     }
 
-    /// Puts a file of this machine into the store; gives its address there, which is the same for the same bytes.
+    /// Copies a local file into the store; returns its address there, which is the same for the same bytes.
     pub async fn upload(&self, url: &str) -> Result<String, JobError> {
         let bytes = self.inputs.read(url, self.max_bytes).await?;
         let ending = url.rsplit('.').next().filter(|ending| ending.len() <= 4).unwrap_or("bin").to_ascii_lowercase();

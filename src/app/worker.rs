@@ -1,4 +1,4 @@
-//! `acetate worker`: a process that works until it is told to leave.
+//! `acetate worker`: a process that runs jobs until it is stopped.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Opens everything, waiting for what does not answer yet, and works until `shutdown`.
+/// Opens everything, waiting for servers that do not respond yet, and runs jobs until `shutdown`.
 pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), StartError> {
     let config = &loaded.config;
     let metrics = Metrics::start().map_err(StartError::Metrics)?;
@@ -38,7 +38,7 @@ pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), Star
 
     let worker = wiring::worker(loaded, jobs.clone(), stores, queue.clone(), ResultPlacement::AsAsked)?;
     let device = worker.engine.self_test().await?;
-    info!(device, "the device computes right");
+    info!(device, "device self-test passed");
     let stop = CancellationToken::new();
     let answering = server.map(|server| {
         let probes =
@@ -55,7 +55,7 @@ pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), Star
     Ok(served?)
 }
 
-/// An address that somebody chose must be had; the default one may be taken by another worker on this machine.
+/// A configured address must be available; the default one may be in use by another worker on this machine.
 async fn bind(loaded: &LoadedConfig) -> Result<Option<Server>, StartError> {
     let bind = &loaded.config.http.bind;
     if bind.is_empty() {
@@ -65,24 +65,24 @@ async fn bind(loaded: &LoadedConfig) -> Result<Option<Server>, StartError> {
     match Server::bind(bind).await {
         Ok(server) => {
             if let Some(address) = server.address() {
-                info!(%address, "answers /healthz, /readyz and /metrics");
+                info!(%address, "serving /healthz, /readyz and /metrics");
             }
             Ok(Some(server))
         }
         Err(error) if chosen => Err(error.into()),
         Err(error) => {
-            warn!(%error, "works without /healthz, /readyz and /metrics");
+            warn!(%error, "running without /healthz, /readyz and /metrics");
             Ok(None)
         }
     }
 }
 
-/// When everything must have answered that is needed at start.
+/// The deadline for everything that is needed at startup.
 pub(super) fn deadline(config: &Config) -> Instant {
     Instant::now() + config.worker.start_timeout()
 }
 
-/// Tries again while the trouble is a passing one, and says so, until the deadline.
+/// Retries after temporary errors until the deadline, and logs them.
 pub(super) async fn waiting<T, F: Future<Output = Result<T, JobError>>>(
     what: &str,
     deadline: Instant,

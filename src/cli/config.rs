@@ -19,7 +19,7 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Print every setting, its value and where that comes from
+    /// Print every setting, its value and where the value comes from
     Show,
 }
 
@@ -57,7 +57,7 @@ impl ConfigArgs {
     }
 }
 
-/// A folder or a hub id, as `--model` takes it.
+/// A folder or a hub id, as for `--model`.
 fn name_of(model: ModelRef) -> Result<String, JobError> {
     match model {
         ModelRef::Small { which, around } => Ok(around.find(which)?.display().to_string()),
@@ -67,7 +67,7 @@ fn name_of(model: ModelRef) -> Result<String, JobError> {
 
 fn in_words(model: Result<ModelRef, JobError>) -> String {
     let remark = match &model {
-        Ok(ModelRef::Small { .. }) => ", the small one, as none is configured",
+        Ok(ModelRef::Small { .. }) => ", the small one, because none is configured",
         _ => "",
     };
     match model.and_then(name_of) {

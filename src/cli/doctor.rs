@@ -1,4 +1,4 @@
-//! `acetate doctor`: is this machine ready, and if not, what is missing?
+//! `acetate doctor`: checks whether this machine is ready, and says what is missing.
 
 use std::{path::Path, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     store::{Store, Trust},
 };
 
-/// Of a broker that does not answer.
+/// How long to wait for a broker that does not respond.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ struct Check {
 #[serde(rename_all = "snake_case")]
 enum State {
     Ok,
-    /// Nothing is broken, but some jobs need it.
+    /// Not broken, but some jobs need it.
     Missing,
     Broken,
 }
@@ -87,13 +87,13 @@ async fn objects(loaded: &LoadedConfig) -> Check {
     let checked = async {
         let stores = app::stores(&loaded.config, Trust::Local)?;
         stores.own().check().await?;
-        // The rules for what others submit, which commands of this machine do not need.
+        // The rules for jobs that others submit; local commands do not need them.
         app::stores(&loaded.config, Trust::Submitted)?;
         match stores.own() {
             Store::Folder(folder) => {
                 Ok(format!("{}, {} free", folder.root().display(), output::size(folder.free_space()?)))
             }
-            Store::S3(_) => Ok(format!("{}, writes, reads and deletes", stores.own().root_url())),
+            Store::S3(_) => Ok(format!("{}: can write, read and delete", stores.own().root_url())),
         }
     };
     from_result("results", checked.await)
@@ -115,8 +115,8 @@ async fn queue(loaded: &LoadedConfig) -> Check {
         let queue = app::queue(&loaded.config)?;
         queue.ready(QUEUE_PATIENCE).await?;
         Ok::<_, JobError>(match &queue {
-            Queue::Embedded(_) => "in process; set queue.url for RabbitMQ".to_owned(),
-            Queue::Rabbit(rabbit) => format!("{}, exchanges and queues are there", rabbit.place()),
+            Queue::Embedded(_) => "inside the process; set queue.url for RabbitMQ".to_owned(),
+            Queue::Rabbit(rabbit) => format!("{}: exchanges and queues exist", rabbit.place()),
         })
     };
     from_result("queue", asked.await)
@@ -151,7 +151,7 @@ fn model(
         Ok(ModelRef::Folder(folder)) => checkpoint(name, &folder, "", place(loaded, &folder, pipeline)),
         Ok(ModelRef::Small { which, around }) => match around.find(which) {
             Ok(folder) => {
-                let remark = "; the small one, as none is configured";
+                let remark = "; the small one, because none is configured";
                 checkpoint(name, &folder, remark, place(loaded, &folder, pipeline))
             }
             Err(error) => Check { name, state: State::Missing, text: error.to_string() },
@@ -165,14 +165,14 @@ fn model(
             let how = if loaded.hub.offline {
                 "and the hub is offline"
             } else {
-                "acetate models pull gets it now, else its first use"
+                "`acetate models pull` downloads it now, otherwise the first use does"
             };
             Check { name, state: State::Missing, text: format!("{id} is not downloaded; {how}") }
         }
     }
 }
 
-/// Where a checkpoint would go on a GPU.
+/// How a checkpoint would be placed on a GPU.
 fn place(loaded: &LoadedConfig, folder: &Path, pipeline: PipelineKind) -> Result<Option<String>, JobError> {
     if matches!(loaded.config.qwen_image.device, DeviceChoice::Cpu) {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! How a download looks: a bar on a terminal, a log line every ten seconds elsewhere.
+//! Shows a download: a bar on a terminal, a log line every ten seconds elsewhere.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -9,11 +9,11 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qwen_image::hub::DownloadEvent;
 
 const LOG_EVERY: Duration = Duration::from_secs(10);
-/// The rate in log lines is that of the last minute.
+/// Log lines show the rate of the last minute.
 const RATE_OVER: usize = 6;
 
-/// A listener for [`qwen_image::hub::resolve`]. `on_terminal` chooses the bar (drawn on stderr); `stopped` is asked at
-/// every event, and true cancels the download.
+/// A listener for [`qwen_image::hub::resolve`]. `on_terminal` selects the bar (drawn on stderr); `stopped` is called at
+/// every event and cancels the download by returning true.
 pub fn download_bar(on_terminal: bool, stopped: impl Fn() -> bool) -> impl FnMut(DownloadEvent) -> ControlFlow<()> {
     let mut bar = on_terminal.then(new_bar);
     let mut log = (!on_terminal).then(Log::default);
@@ -40,14 +40,14 @@ fn draw(bar: &ProgressBar, event: &DownloadEvent) {
         DownloadEvent::Planned { bytes, present, .. } => {
             bar.set_length(*bytes);
             bar.set_position(*present);
-            // Rate and time left are those of this download, not of what an earlier one left.
+            // Rate and time left count this download only, not the bytes that were already there.
             bar.reset_eta();
         }
         DownloadEvent::Started { file, .. } => bar.set_message(file.clone()),
         DownloadEvent::Progressed { bytes, .. } => bar.set_position(*bytes),
-        DownloadEvent::Locked { file } => bar.set_message(format!("{file}: another process fetches it")),
+        DownloadEvent::Locked { file } => bar.set_message(format!("{file}: another process is downloading it")),
         DownloadEvent::Retrying { file, reason, wait } => {
-            bar.println(format!("{file}: {reason}; again in {:.0} s", wait.as_secs_f64().ceil()));
+            bar.println(format!("{file}: {reason}; retrying in {:.0} s", wait.as_secs_f64().ceil()));
         }
         DownloadEvent::Unreachable { reason } => bar.println(format!("using the copy in the cache: {reason}")),
         DownloadEvent::Waiting => bar.tick(),
@@ -56,7 +56,7 @@ fn draw(bar: &ProgressBar, event: &DownloadEvent) {
     }
 }
 
-/// Lines for logs; the last of them, `(when, bytes)`, give the rate.
+/// Log lines; the last ones, as `(when, bytes)`, give the rate.
 #[derive(Default)]
 struct Log {
     total: u64,
@@ -72,14 +72,14 @@ impl Log {
                 tracing::info!(%id, %commit, files, bytes, present, "downloading a model");
             }
             DownloadEvent::Progressed { file, bytes, .. } => self.progressed(file, *bytes),
-            DownloadEvent::Locked { file } => tracing::info!(%file, "another process fetches this file"),
+            DownloadEvent::Locked { file } => tracing::info!(%file, "another process is downloading this file"),
             DownloadEvent::Retrying { file, reason, wait } => {
                 tracing::warn!(%file, %reason, wait_seconds = wait.as_secs_f64(), "download interrupted");
             }
             DownloadEvent::Verified { file } => tracing::info!(%file, "verified"),
             DownloadEvent::Unreachable { reason } => tracing::warn!(%reason, "using the copy in the cache"),
             DownloadEvent::Finished { folder } if self.total > 0 => {
-                tracing::info!(folder = %folder.display(), "model complete");
+                tracing::info!(folder = %folder.display(), "model downloaded");
             }
             DownloadEvent::Finished { .. } | DownloadEvent::Started { .. } | DownloadEvent::Waiting => {}
         }

@@ -1,4 +1,4 @@
-//! `acetate export`: the layers of a result as one file that other programs open.
+//! `acetate export`: writes the layers of a result as one file for other programs.
 
 use std::{
     fs::{self, File},
@@ -21,21 +21,21 @@ use crate::{
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every layer of the result is a layer of the file, by name and in its place. layer-00.png, the whole
-picture as the model regenerates it, is not: a ZIP holds it beside the layers, with the manifest.
+The file contains every layer of the result, with its name and position. It does not contain
+layer-00.png, the whole picture as the model regenerates it; only a ZIP has that, and the manifest.
 
 Example: acetate export out/scene --out scene.psd")]
 pub struct ExportArgs {
-    /// A job that has succeeded, by its id, or a folder with the result of one
+    /// The id of a job that has succeeded, or a folder with its result
     #[arg(value_name = "JOB|FOLDER")]
     source: String,
-    /// zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP) [default: what --out ends in]
+    /// zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP) [default: the extension of --out]
     #[arg(long)]
     format: Option<ExportFormat>,
     /// The file to write
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
-    /// Replace the file if there is one
+    /// Replace the file if it exists
     #[arg(long)]
     force: bool,
     /// Print what was written as JSON
@@ -43,7 +43,7 @@ pub struct ExportArgs {
     pub json: bool,
 }
 
-/// A layer as `--json` lists it, back to front.
+/// A layer in the `--json` list, back to front.
 #[derive(Serialize)]
 struct Listed<'a> {
     name: &'a str,
@@ -68,11 +68,11 @@ impl ExportArgs {
     fn format(&self) -> Result<ExportFormat, Failure> {
         self.format.or_else(|| ExportFormat::of_path(&self.out)).ok_or_else(|| {
             let out = self.out.display();
-            Failure::Usage(format!("--out: `{out}` ends in none of .zip, .ora and .psd; give --format"))
+            Failure::Usage(format!("--out: `{out}` does not end in .zip, .ora or .psd; give --format"))
         })
     }
 
-    /// Before anything is read.
+    /// Runs before anything is read.
     fn check_out(&self) -> Result<(), Failure> {
         let out = self.out.display();
         let refuse = |reason: String| Err(JobError::invalid("--out", reason).into());
@@ -84,14 +84,14 @@ impl ExportArgs {
         }
         if !folder_of(&self.out).is_dir() {
             return refuse(format!(
-                "there is no folder {} to write it into; make it first",
+                "there is no folder {} to write to; create it first",
                 folder_of(&self.out).display()
             ));
         }
         Ok(())
     }
 
-    /// A folder by that name is meant before a job.
+    /// A folder with that name takes precedence over a job.
     async fn open(&self, loaded: &LoadedConfig) -> Result<ResultFiles, Failure> {
         let path = Path::new(&self.source);
         if path.exists() {
@@ -103,7 +103,7 @@ impl ExportArgs {
             };
         }
         let id: JobId = self.source.parse().map_err(|_| {
-            let reason = format!("there is no folder `{}`, and it is no job's id, a UUID", self.source);
+            let reason = format!("there is no folder `{}`, and it is not a job id (a UUID)", self.source);
             JobError::invalid("JOB|FOLDER", reason)
         })?;
         let front = Submitter::open(loaded).await?;
@@ -138,17 +138,17 @@ async fn published(front: &Submitter, id: JobId) -> Result<ResultFiles, JobError
     let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
     let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
         let hint = match row.state {
-            JobState::Queued | JobState::Running => format!("; `acetate jobs watch {id}` waits for its end"),
-            JobState::Failed | JobState::Cancelled => format!("; `acetate jobs retry {id}` tries it again"),
+            JobState::Queued | JobState::Running => format!("; wait for it with `acetate jobs watch {id}`"),
+            JobState::Failed | JobState::Cancelled => format!("; retry it with `acetate jobs retry {id}`"),
             JobState::Succeeded => String::new(),
         };
-        return Err(JobError::invalid("id", format!("job {id} is {} and has no result yet{hint}", row.state)));
+        return Err(JobError::invalid("id", format!("job {id} {} and has no result{hint}", row.state.predicate())));
     };
     let store = front.stores.at_root(result.root.as_deref())?;
     ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await
 }
 
-/// Writes beside the file and renames, so that it is there whole or not at all; gives its size in bytes.
+/// Writes a temporary file and renames it, so that the file is complete or absent; returns its size in bytes.
 fn write(stack: &Stack, format: ExportFormat, limits: &Limits, path: &Path) -> Result<u64, JobError> {
     let failed = |error: std::io::Error| io_error(path, "write the export", error);
     let mut builder = tempfile::Builder::new();

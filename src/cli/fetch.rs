@@ -1,4 +1,4 @@
-//! A result copied into a folder of this machine.
+//! Copies a result into a local folder.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::{
 
 pub async fn into(front: &Submitter, row: &JobRow, out: &Path) -> Result<Manifest, JobError> {
     let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
-        let reason = format!("job {} is {} and has no result", row.id(), row.state);
+        let reason = format!("job {} {} and has no result", row.id(), row.state.predicate());
         return Err(JobError::invalid("id", reason));
     };
     let store = front.stores.at_root(result.root.as_deref())?;

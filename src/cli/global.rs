@@ -1,4 +1,4 @@
-//! Flags of every command, and what is made of them: the configuration, the log, the runtime.
+//! The flags that every command has, and the configuration, log and progress style that follow from them.
 
 use std::{io::IsTerminal, path::PathBuf};
 
@@ -16,16 +16,16 @@ pub struct GlobalArgs {
     /// Read settings from this file instead of ./acetate.toml or the one in your configuration folder
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Use this profile of the configuration file, over its default one
+    /// Use this profile of the configuration file, on top of its default one
     #[arg(long, global = true, value_name = "NAME")]
     profile: Option<String>,
-    /// Log more: -v what happens, -vv details
+    /// Log more: -v for info, -vv for debug
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
-    /// No progress, and only errors in the log
+    /// Show no progress, and log only errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// How the log on stderr is written
+    /// Format of the log on stderr
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
 }
@@ -44,7 +44,7 @@ impl GlobalArgs {
         self.load_at("warn", flags)
     }
 
-    /// As [`GlobalArgs::load`], for a process whose log is what there is to see of it.
+    /// Like [`GlobalArgs::load`], for services, which log more by default.
     pub fn load_service(&self, flags: Vec<Flag>) -> Result<LoadedConfig, Failure> {
         self.load_at("info", flags)
     }

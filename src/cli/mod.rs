@@ -1,7 +1,7 @@
 //! The command line: one file per command. Results go to stdout, everything else to stderr.
 //!
-//! Exit codes: 0 done; 1 the job failed, or something around it did; 2 the command, the configuration or the request
-//! is wrong; 130 cancelled by Ctrl-C.
+//! Exit codes: 0 success; 1 the job failed, or another error; 2 the command, the configuration or the request is wrong;
+//! 130 cancelled by Ctrl-C.
 
 mod completions;
 mod config;
@@ -32,7 +32,7 @@ use clap::{Parser, Subcommand};
 use failure::Failure;
 use global::GlobalArgs;
 
-/// Takes pictures apart into transparent RGBA layers, and edits layers by instruction.
+/// Splits pictures into transparent RGBA layers and edits layers by instruction.
 #[derive(Debug, Parser)]
 #[command(name = "acetate", bin_name = "acetate", version, arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
@@ -46,11 +46,11 @@ pub struct Cli {
 enum Command {
     /// Run one job here and wait for its result
     Run(Box<run::RunArgs>),
-    /// Submit jobs for workers: one, or one for each row of a manifest or picture of a folder
+    /// Submit jobs for workers: one job, or one for each row of a manifest or picture in a folder
     Submit(Box<submit::SubmitArgs>),
-    /// Serve the API and the page, and work on what comes in
+    /// Serve the API and the web UI, and run jobs
     Serve(serve::ServeArgs),
-    /// Work on submitted jobs until told to stop
+    /// Run submitted jobs until stopped
     Worker(worker::WorkerArgs),
     /// List, show, watch, cancel, retry, fetch or prune jobs
     Jobs(jobs::JobsArgs),
@@ -60,7 +60,7 @@ enum Command {
     Models(models::ModelsArgs),
     /// Show the configuration and where each value comes from
     Config(config::ConfigArgs),
-    /// Check that all is ready: folders, database, queue, store, disk, models, device
+    /// Check that everything is ready: folders, database, queue, store, disk, models, device
     Doctor(doctor::DoctorArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
@@ -68,7 +68,7 @@ enum Command {
     Man(man::ManArgs),
 }
 
-/// Parses, dispatches, and turns what went wrong into a message and an exit code.
+/// Parses, dispatches, and turns errors into a message and an exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let Cli { global, command } = match Cli::try_parse_from(&arguments) {

@@ -36,9 +36,9 @@ enum ModelsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Download a model, or go on with a download that was cut off
+    /// Download a model, or resume an interrupted download
     Pull {
-        /// The hub id, for instance Qwen/Qwen-Image-Layered, with @REVISION for a certain version
+        /// The hub id, for instance Qwen/Qwen-Image-Layered, with @REVISION for a specific version
         #[arg(value_name = "ID[@REVISION]")]
         model: String,
         /// Print JSON
@@ -47,11 +47,11 @@ enum ModelsCommand {
     },
     /// Check a checkpoint folder: its parts and their sizes, and whether a run could use them
     ///
-    /// Reads the configuration of every part, the tokenizer and the headers of all files with weights, and holds
-    /// them against each other. Parts of less than 1 GiB (as float32) are loaded, tensor by tensor, as a run does
-    /// it; of larger ones the number of layers and the main shapes are compared with the configuration.
+    /// Reads the configuration of every part, the tokenizer and the headers of all weight files, and checks that they
+    /// match. Parts smaller than 1 GiB (as float32) are loaded tensor by tensor, as in a run; for larger parts, only
+    /// the number of layers and the main shapes are compared with the configuration.
     Check {
-        /// The folder that holds model_index.json
+        /// The folder that contains model_index.json
         #[arg(value_name = "DIR")]
         folder: PathBuf,
         /// Print JSON
@@ -105,7 +105,7 @@ fn list(loaded: &LoadedConfig, as_json: bool) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for model in &models {
         for revision in &model.revisions {
-            let state = if revision.complete { "complete" } else { "cut off" };
+            let state = if revision.complete { "complete" } else { "incomplete" };
             let short: String = revision.commit.chars().take(12).collect();
             rows.push(vec![
                 model.id.clone(),
@@ -129,7 +129,7 @@ fn list(loaded: &LoadedConfig, as_json: bool) -> Result<(), Failure> {
 struct SmallModel {
     folder: PathBuf,
     bytes: u64,
-    /// Whether runs take it when they are given no other.
+    /// Whether runs use it if no other model is given.
     default: bool,
 }
 
@@ -204,7 +204,7 @@ fn check(folder: &std::path::Path, as_json: bool) -> Result<(), Failure> {
                     part.parameters.to_string(),
                     output::size(part.bytes),
                     part.dtypes.join(", "),
-                    if part.loaded { "ok" } else { "ok, as far as its headers tell" }.to_owned(),
+                    if part.loaded { "ok" } else { "ok (headers only)" }.to_owned(),
                 ],
             })
             .collect();

@@ -1,4 +1,4 @@
-//! Writing to the two streams. A reader that has gone (`acetate jobs list | head`) is no error.
+//! Writes to stdout and stderr. A closed pipe (`acetate jobs list | head`) is not an error.
 
 use std::io::{ErrorKind, Write};
 
@@ -32,17 +32,17 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     line(&text)
 }
 
-/// For people: what is being done, what went wrong.
+/// A line for people, on stderr: progress and errors.
 pub fn error(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
 }
 
-/// Captions, prompts and file names are other people's text: their control characters must not steer a terminal.
+/// Captions, prompts and file names come from others: their control characters must not reach the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Columns wide enough for their longest cell; the last one is not padded.
+/// Prints a table with columns as wide as their longest cell; the last column is not padded.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
@@ -56,6 +56,11 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     };
     print(header.to_vec())?;
     rows.iter().try_for_each(|row| print(row.iter().map(String::as_str).collect()))
+}
+
+/// `1 job`, `12 jobs`.
+pub fn count(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 /// `812 B`, `1.4 MB`.

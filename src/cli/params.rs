@@ -1,4 +1,4 @@
-//! Flags of the models' parameters, the same for a job that runs here and for one that is submitted.
+//! The flags for model parameters, the same for `run` and `submit`.
 
 use std::ops::RangeInclusive;
 
@@ -13,16 +13,16 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Parameters")]
 pub struct DecomposeFlags {
-    /// What the whole picture shows [default: the model describes it itself]
+    /// What the whole picture shows [default: the model writes a caption]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     #[arg(long, value_name = "N", allow_negative_numbers = true, help = format!("Number of layers, {} [default: 4]", from_to(LAYERS)))]
     layers: Option<u32>,
-    /// Side of the square whose area the model works at: 640 or 1024 for the full model [default: what the checkpoint
-    /// was made for, 640 for the full model]
-    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
+    /// Working resolution, the side of a square with the same area: 640 or 1024 for the full model [default: what the
+    /// checkpoint was made for, 640 for the full model]
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, value_parser = parse_whole)]
     resolution: Option<u32>,
-    /// Keep the length of each guided prediction at that of the unguided one [default: true]
+    /// Scale each guided prediction to the norm of the unguided one [default: true]
     #[arg(long, value_name = "BOOL")]
     cfg_normalize: Option<bool>,
 }
@@ -47,7 +47,7 @@ impl DecomposeFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Parameters")]
 pub struct EditFlags {
-    /// Size of the result: that of the last picture, its alpha untouched, or the size that the model works at
+    /// Size of the result: that of the last picture, with its exact alpha, or the size that the model works at
     #[arg(long, value_name = "SIZE", default_value = "source")]
     output_size: Size,
 }
@@ -71,8 +71,7 @@ impl EditFlags {
 
 #[derive(Debug, Args)]
 pub struct WorkflowFlags {
-    /// Edit of a layer by its number (1 is the rearmost), for instance --edit 2="Make it red"; may be given several
-    /// times
+    /// Edit a layer by its number (1 is the rearmost), for instance --edit 2="Make it red"; may be repeated
     #[arg(long = "edit", value_name = "N=INSTRUCTION", value_parser = parse_edit)]
     edits: Vec<(u32, String)>,
     #[command(flatten)]
@@ -102,13 +101,13 @@ impl WorkflowFlags {
 pub struct SamplingFlags {
     #[arg(long, value_name = "N", allow_negative_numbers = true, help = format!("Denoise steps, {} [default: 50]", from_to(NUM_INFERENCE_STEPS)))]
     pub steps: Option<u32>,
-    /// Guidance; 1 switches it off and halves the time [default: 4.0]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    /// Guidance; 1 turns it off and halves the time [default: 4.0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = parse_number)]
     pub cfg_scale: Option<f64>,
     /// Seed of the noise, the same as in torch on the CPU [default: from the job's id]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_seed)]
     pub seed: Option<u64>,
-    /// What the picture should not be [default: " "]
+    /// What the picture should not show [default: " "]
     #[arg(long, value_name = "TEXT")]
     pub negative_prompt: Option<String>,
 }
@@ -136,6 +135,14 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE, for instance dataset=posters".to_owned()),
     }
+}
+
+fn parse_whole(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "not a whole number".to_owned())
+}
+
+fn parse_number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "not a number".to_owned())
 }
 
 fn parse_seed(text: &str) -> Result<u64, String> {

@@ -1,4 +1,4 @@
-//! How far a run has come, on stderr: a bar on a terminal, now and then a line elsewhere.
+//! Shows a run's progress on stderr: a bar on a terminal, occasional lines elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{global::ProgressStyle, output, view::progress_text};
 use crate::job::{Progress, Stage};
 
-/// At most one line in this time, beside the first of each stage.
+/// At most one line in this time, in addition to the first line of each stage.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
 const TICK: Duration = Duration::from_millis(120);
@@ -43,7 +43,7 @@ pub fn show(mut progress: watch::Receiver<Option<Progress>>, style: ProgressStyl
 }
 
 impl Shown {
-    /// Takes the bar away, so that what follows has the terminal for itself.
+    /// Removes the bar, so that later output is not mixed with it.
     pub async fn finish(self) {
         drop(self.stop);
         let _ = self.task.await;
@@ -97,12 +97,12 @@ impl Bar {
         bar.set_position(u64::from(progress.step));
         bar.set_message(begun.pace(progress));
         if new {
-            // A tick draws: not before the bar has its looks.
+            // A tick draws the bar, so its style has to be set first.
             bar.enable_steady_tick(TICK);
         }
     }
 
-    /// Leaves one line about a stage that took a while.
+    /// Prints one line about a stage that took a while.
     fn end_stage(&mut self) {
         let Some((begun, bar)) = self.current.take() else { return };
         bar.finish_and_clear();
@@ -126,7 +126,7 @@ impl Lines {
             self.current = Some(Begun::now(progress));
         }
         let due = self.last.get_or_insert_with(Instant::now).elapsed() >= LINE_EVERY;
-        // The quick stages before and after the model are not worth a line each.
+        // The quick stages before and after the model get no line.
         let worth_a_line = matches!(
             progress.stage,
             Stage::Load | Stage::Caption | Stage::TextEncode | Stage::Denoise | Stage::VaeDecode
@@ -141,7 +141,7 @@ impl Lines {
     }
 }
 
-/// A stage as it was first seen, which may be in its middle.
+/// A stage when it was first seen, possibly in its middle.
 struct Begun {
     stage: Stage,
     at: Instant,
@@ -153,7 +153,7 @@ impl Begun {
         Self { stage: progress.stage, at: Instant::now(), step: progress.step }
     }
 
-    /// `1.2 s per step, 40.8 s left`, of the stages that are made of equal steps; nothing before a step was seen.
+    /// `1.2 s per step, 40.8 s left`, for stages with equal steps; empty before the first step.
     fn pace(&self, progress: &Progress) -> String {
         let seen = progress.step.saturating_sub(self.step);
         if seen == 0 || progress.stage != Stage::Denoise {

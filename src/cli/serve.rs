@@ -10,16 +10,16 @@ use crate::{
     worker::Shutdown,
 };
 
-/// Without `queue.url` this is all there is: jobs in SQLite, pictures in a folder, and a worker in the same process.
-/// With `queue.url` it is the front of a service, whose workers are processes of their own (`acetate worker`).
+/// Without `queue.url`, one process does everything: it keeps jobs in SQLite and pictures in a folder, and runs the
+/// jobs. With `queue.url`, it is the front of a service, and `acetate worker` processes run the jobs.
 ///
-/// Nobody needs a token on the loopback. On any other address one must be set: ACETATE__HTTP__TOKEN.
+/// On localhost no token is needed. On any other address you must set one: ACETATE__HTTP__TOKEN.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Address and port to answer on; port 0 takes a free one [default: 127.0.0.1:8080]
+    /// Address and port to listen on; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<String>,
-    /// Whether this process works on jobs, too [default: true without queue.url, else false]
+    /// Whether this process also runs jobs [default: true without queue.url, else false]
     #[arg(long, value_name = "BOOL")]
     work: Option<bool>,
 }
@@ -34,7 +34,7 @@ impl ServeArgs {
             let served = app::serve_api(&loaded, self.work, &shutdown, say).await;
             signals.abort();
             match served {
-                // Told to leave before it had begun.
+                // Stopped before it had started.
                 Err(StartError::Stopped) => Ok(()),
                 served => Ok(served?),
             }
@@ -43,6 +43,6 @@ impl ServeArgs {
 }
 
 fn say(address: SocketAddr) {
-    // Whoever started it without a terminal may have closed the pipe; that is no reason not to serve.
+    // The pipe may be closed if there is no terminal; the server runs anyway.
     let _ = output::line(&format!("acetate is at http://{address}/"));
 }

@@ -1,4 +1,4 @@
-//! A job row as `--json` shows it and as people read it.
+//! A job row for `--json` and for people.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
     store::{ObjectKey, Stores},
 };
 
-/// The shape of `jobs show --json` and `run --json`. Names only get added.
+/// The format of `jobs show --json` and `run --json`. Fields are only ever added.
 #[derive(Debug, Serialize)]
 pub struct JobView {
     pub id: JobId,
@@ -25,9 +25,9 @@ pub struct JobView {
     pub manifest: Option<String>,
     pub outputs: Vec<OutputView>,
     pub cancel_requested: bool,
-    /// What was asked for, as the message has it.
+    /// The request, as in the message.
     pub request: JobRequest,
-    /// What the model said of the picture, where it was not told.
+    /// The model's caption, if there was no prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
     pub labels: BTreeMap<String, String>,

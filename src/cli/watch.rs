@@ -1,4 +1,4 @@
-//! Waiting for jobs that workers do: one with its stages, a batch with its rate.
+//! Waits for jobs that workers run: one job with its stages, or a batch with its rate.
 
 use std::{
     io::IsTerminal,
@@ -15,7 +15,7 @@ use crate::{
     job::{BatchId, ErrorRecord, JobError, JobId, JobState},
 };
 
-/// The row of a job that has ended. Ctrl-C ends the watching, not the job.
+/// Waits for a job to end and returns its row. Ctrl-C stops watching, not the job.
 pub async fn job(global: &GlobalArgs, front: &Submitter, id: JobId) -> Result<JobRow, Failure> {
     let (tell, told) = watch::channel(None);
     let shown = progress::show(told, global.progress_style());
@@ -31,8 +31,8 @@ pub async fn job(global: &GlobalArgs, front: &Submitter, id: JobId) -> Result<Jo
             last = Some(row.state);
             if row.state == JobState::Queued {
                 global.say(&match &row.error {
-                    Some(error) => format!("waits for its next attempt: {}", error.message),
-                    None => "waits for a worker".to_owned(),
+                    Some(error) => format!("waiting for the next attempt: {}", error.message),
+                    None => "waiting for a worker (start one: acetate worker)".to_owned(),
                 });
             }
         }
@@ -42,7 +42,7 @@ pub async fn job(global: &GlobalArgs, front: &Submitter, id: JobId) -> Result<Jo
         tokio::select! {
             () = changes.wait_for_change() => {}
             _ = &mut stop => {
-                let text = format!("no longer watched; the job goes on (acetate jobs cancel {id} stops it)");
+                let text = format!("stopped watching; the job continues (stop it: acetate jobs cancel {id})");
                 break Err(Failure::Cancelled(text));
             }
         }
@@ -51,7 +51,7 @@ pub async fn job(global: &GlobalArgs, front: &Submitter, id: JobId) -> Result<Jo
     ended
 }
 
-/// Prints an ended job; one without a result is a failure.
+/// Prints a job that has ended; a job without a result is a failure.
 pub fn report(front: &Submitter, row: JobRow, json: bool) -> Result<(), Failure> {
     let (id, state, error) = (row.id(), row.state, row.error.clone());
     let view = JobView::new(row, &front.stores)?;
@@ -101,7 +101,7 @@ pub async fn batch(global: &GlobalArgs, front: &Submitter, batch: &BatchId) -> R
             bar.finish_and_clear();
             return Ok(summary);
         }
-        // A batch of quick jobs would be counted hundreds of times a second.
+        // Otherwise a batch of quick jobs would be counted hundreds of times per second.
         let change = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
             changes.wait_for_change().await;
@@ -110,26 +110,28 @@ pub async fn batch(global: &GlobalArgs, front: &Submitter, batch: &BatchId) -> R
             () = change => {}
             _ = &mut stop => {
                 bar.finish_and_clear();
-                let text = format!("no longer watched; the jobs go on (acetate jobs cancel --batch {batch} stops them)");
+                let text =
+                    format!("stopped watching; the jobs continue (stop them: acetate jobs cancel --batch {batch})");
                 return Err(Failure::Cancelled(text));
             }
         }
     }
 }
 
-/// A batch some of whose jobs failed is a failure, as a script would want to know.
+/// A batch with failed jobs is a failure, so that scripts notice.
 pub fn verdict(batch: &BatchId, summary: &BatchSummary) -> Result<(), Failure> {
     match summary.in_state(JobState::Failed) {
         0 => Ok(()),
         failed => Err(Failure::Job(format!(
-            "{failed} jobs failed: acetate jobs list --batch {batch} --state failed shows them, acetate jobs retry \
-             --batch {batch} tries them again"
+            "{} failed; list them with acetate jobs list --batch {batch} --state failed, retry them with acetate jobs \
+             retry --batch {batch}",
+            output::count(failed, "job")
         ))),
     }
 }
 
 pub fn no_such_batch(batch: &BatchId) -> JobError {
-    JobError::invalid("batch", format!("there are no jobs of a batch `{batch}`"))
+    JobError::invalid("batch", format!("there is no batch `{batch}`"))
 }
 
 /// `2 running, 1 failed, 12.3/min, 4 minutes left`.

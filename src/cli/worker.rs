@@ -8,8 +8,8 @@ use crate::{
     worker::Shutdown,
 };
 
-/// With `queue.url` it takes jobs from RabbitMQ; without, it takes those that `acetate submit` wrote into the database
-/// of this machine.
+/// With `queue.url`, a worker takes jobs from RabbitMQ; without it, those that `acetate submit` wrote into this
+/// machine's database.
 #[derive(Debug, Args)]
 pub struct WorkerArgs {}
 
@@ -22,7 +22,7 @@ impl WorkerArgs {
             let worked = app::work(&loaded, &shutdown).await;
             signals.abort();
             match worked {
-                // Told to leave before it had begun.
+                // Stopped before it had started.
                 Err(StartError::Stopped) => Ok(()),
                 worked => Ok(worked?),
             }
@@ -35,7 +35,7 @@ pub(super) async fn listen(shutdown: Shutdown) {
     let mut count = 0;
     loop {
         if let Err(error) = signal().await {
-            output::error(&format!("signals cannot be listened to ({error}); stop the worker with kill"));
+            output::error(&format!("cannot handle signals ({error}); stop the worker with kill"));
             return;
         }
         count += 1;

@@ -1,4 +1,4 @@
-//! The environment: variables and where the process is, read once, then passed as a value.
+//! The environment: variables and paths of the process, read once and then passed as a value.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -7,7 +7,7 @@ use qwen_image::hub::Surroundings;
 
 const PREFIX: &str = "ACETATE__";
 
-/// What surrounds this process, or a test.
+/// The environment of this process, or of a test.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
@@ -45,7 +45,7 @@ impl Environment {
         self.get("HOME").map(PathBuf::from).or_else(dirs::home_dir)
     }
 
-    /// `$XDG_CONFIG_HOME/acetate/config.toml`, or where this system keeps such files.
+    /// `$XDG_CONFIG_HOME/acetate/config.toml`, or this system's folder for such files.
     pub(super) fn user_file(&self) -> Option<PathBuf> {
         let folder = self.base_folder("XDG_CONFIG_HOME").or_else(dirs::config_dir)?;
         Some(folder.join("acetate").join("config.toml"))
@@ -66,7 +66,7 @@ impl Environment {
         self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }
 
-    /// `(variable, key, value)` of every setting; a variable with our prefix that is no setting is an error.
+    /// `(variable, key, value)` of every setting; a variable with our prefix that is not a setting is an error.
     pub(super) fn settings(&self, errors: &mut Vec<ConfigError>) -> Vec<(String, String, String)> {
         for name in self.unreadable.iter().filter(|name| name.starts_with(PREFIX)) {
             errors.push(ConfigError::new(name, "its value is not UTF-8"));

@@ -20,8 +20,8 @@ pub(super) struct FileLayer {
 }
 
 impl FileLayer {
-    /// Reads `[section]` and `[profile.section]` alike: a first word that is no section is a profile. What is no setting
-    /// is noted and left out.
+    /// Reads both `[section]` and `[profile.section]`: a first word that is not a section is a profile. Unknown
+    /// settings are reported and left out.
     pub(super) fn parse(origin: &str, text: &str, errors: &mut Vec<ConfigError>) -> Result<Self, ConfigError> {
         let data = Toml::string(text).data().map_err(|error| ConfigError::new(origin, error.kind.to_string()))?;
         let mut profiles: Map<Profile, Dict> = Map::new();
@@ -67,7 +67,7 @@ impl Provider for FileLayer {
     }
 }
 
-/// The file to read: the one that was named, else the first that exists.
+/// The file to read: the given one, otherwise the first that exists.
 pub(super) fn find(named: Option<&Path>, environment: &Environment) -> Result<Option<(PathBuf, String)>, ConfigError> {
     let read = |path: PathBuf| match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Some((path, text))),
@@ -83,7 +83,7 @@ pub(super) fn find(named: Option<&Path>, environment: &Environment) -> Result<Op
     }
 }
 
-/// `[default.x]` and `[x]` may both stand in one file; the keys of both hold.
+/// A file may have both `[default.x]` and `[x]`; the keys of both apply.
 fn merge(profile: &mut Dict, name: String, value: Value) {
     match (profile.get_mut(&name), value) {
         (Some(Value::Dict(_, old)), Value::Dict(_, new)) => old.extend(new),
@@ -91,7 +91,7 @@ fn merge(profile: &mut Dict, name: String, value: Value) {
     }
 }
 
-/// A section without the keys that are no settings.
+/// A section without its unknown keys.
 fn known(section: &str, value: Value, wrong: &mut impl FnMut(String)) -> Value {
     let Value::Dict(tag, mut keys) = value else {
         if let Err(reason) = known_key(section) {

@@ -1,4 +1,4 @@
-//! `[hub]`, over the variables that Hugging Face's own tools read.
+//! `[hub]`, which overrides the variables of Hugging Face's tools.
 
 use std::path::{Path, PathBuf};
 
@@ -20,8 +20,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The rules of Hugging Face's tools (`HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE` and so on), and over them what this
-    /// section names.
+    /// Follows the rules of Hugging Face's tools (`HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE` and so on); this section
+    /// overrides them.
     pub(super) fn resolve(&self, environment: &Environment) -> HubConfig {
         let home = environment.home().unwrap_or_else(|| PathBuf::from("/"));
         let read_file = |path: &Path| std::fs::read_to_string(path).ok();

@@ -1,4 +1,4 @@
-//! The layers put over one another, with the place that each value came from.
+//! Merges the layers of settings and records the source of each value.
 
 use std::{fmt, path::PathBuf, sync::LazyLock};
 
@@ -13,7 +13,7 @@ use qwen_image::hub::{HubConfig, Surroundings};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 
-/// Where settings come from beside the embedded defaults.
+/// The sources of settings in addition to the built-in defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// `--config`.
@@ -24,10 +24,10 @@ pub struct Sources {
     pub flags: Vec<Flag>,
 }
 
-/// A flag that stands for a setting.
+/// A flag that sets a setting.
 #[derive(Debug, Clone)]
 pub struct Flag {
-    /// As it is written, for messages: `--model`.
+    /// The flag's name for messages: `--model`.
     pub name: &'static str,
     /// `qwen_image.model_path`.
     pub key: &'static str,
@@ -39,7 +39,7 @@ pub struct LoadedConfig {
     pub config: Config,
     /// `[hub]` and the variables of Hugging Face's tools.
     pub hub: HubConfig,
-    /// From where the small models are looked for.
+    /// Where to look for the small models.
     pub surroundings: Surroundings,
     /// For what can be made again; none if there is no home folder.
     pub cache_dir: Option<PathBuf>,
@@ -57,7 +57,7 @@ pub struct Setting {
     pub from: String,
 }
 
-/// Settings that cannot be used: where each stands, and what is wrong with it.
+/// Invalid settings: the source of each, and what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError(Vec<Mistake>);
 
@@ -72,7 +72,7 @@ impl ConfigError {
         Self(vec![Mistake { place: place.to_owned(), reason: reason.into() }])
     }
 
-    /// No mistakes are no error.
+    /// Without mistakes there is no error.
     pub(super) fn all(errors: Vec<Self>) -> Result<(), Self> {
         let mistakes: Vec<Mistake> = errors.into_iter().flat_map(|error| error.0).collect();
         if mistakes.is_empty() { Ok(()) } else { Err(Self(mistakes)) }
@@ -91,7 +91,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads everything and checks it. All mistakes are told at once.
+/// Reads and checks all settings. Reports all mistakes at once.
 pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
     let mut figment = Figment::from(Named { origin: "the defaults".to_owned(), provider: Toml::string(DEFAULTS) });
 
@@ -147,8 +147,7 @@ pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
     Ok(LoadedConfig { config, hub, surroundings, cache_dir, file: found.map(|(path, _)| path), profile, settings })
 }
 
-/// The settings as values. What cannot be read or makes no sense is noted, and its default stands in while the others
-/// are looked at.
+/// The settings as values. Invalid settings are recorded and replaced by their defaults while the others are checked.
 fn checked(mut figment: Figment, errors: &mut Vec<ConfigError>) -> Result<(Figment, Config), ConfigError> {
     loop {
         let (key, error) = match figment.extract::<Config>() {
@@ -167,7 +166,7 @@ fn checked(mut figment: Figment, errors: &mut Vec<ConfigError>) -> Result<(Figme
                 errors.push(error);
                 figment = figment.merge(One { origin: STAND_IN.to_owned(), key, value });
             }
-            // Nothing would change: the rest cannot be looked at.
+            // Replacing it would change nothing, so the rest cannot be checked.
             None => {
                 errors.push(error.clone());
                 return Err(ConfigError::all(std::mem::take(errors)).err().unwrap_or(error));
@@ -185,7 +184,7 @@ fn origin(figment: &Figment, key: &str) -> String {
 fn absolute_data_dir(set: &std::path::Path, environment: &Environment) -> Result<PathBuf, ConfigError> {
     let path = if set.as_os_str().is_empty() { environment.data_dir() } else { Some(set.to_owned()) };
     let path = path.ok_or_else(|| {
-        ConfigError::new("data_dir", "there is no home folder to keep data in; set ACETATE__DATA_DIR to a folder")
+        ConfigError::new("data_dir", "there is no home folder for the data; set ACETATE__DATA_DIR to a folder")
     })?;
     std::path::absolute(&path).map_err(|error| ConfigError::new("data_dir", format!("{}: {error}", path.display())))
 }
@@ -219,7 +218,7 @@ pub(super) fn is_section(name: &str) -> bool {
     keys().any(|key| key == name || key.split_once('.').is_some_and(|(section, _)| section == name))
 }
 
-/// Refuses what is no setting and says which there are.
+/// Refuses unknown settings and lists the known ones.
 pub(super) fn known_key(key: &str) -> Result<(), String> {
     if keys().any(|known| known == key) {
         return Ok(());
@@ -232,7 +231,8 @@ pub(super) fn known_key(key: &str) -> Result<(), String> {
     Err(format!("`{key}` is not a setting; [{section}] has {}", there.join(", ")))
 }
 
-/// A variable is text: where the default is a text it stays one, so that a token of digits is not a number.
+/// A variable is text. If the default is text, the value stays text, so that a token of digits does not become a
+/// number.
 fn read_as_default(key: &str, text: String) -> Value {
     let default = KNOWN.iter().find(|(known, _)| known == key).map(|(_, value)| value);
     match default {
@@ -261,7 +261,7 @@ fn explain(error: figment::Error) -> ConfigError {
     ConfigError::new(&place, format!("{}: {}", error.path.join("."), error.kind))
 }
 
-/// A provider under a name that people know.
+/// A provider with a readable name.
 struct Named<P> {
     origin: String,
     provider: P,

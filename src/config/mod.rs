@@ -1,7 +1,7 @@
 //! Configuration: embedded defaults, then a file, then the environment, then flags.
 //!
-//! The only reader of configuration files and of the environment. Every setting stands in `config/default.toml`; a key
-//! that does not is an error that names the file or variable it came from.
+//! Only this module reads configuration files and the environment. Every setting is in `config/default.toml`; any other
+//! key is an error that names its file or variable.
 
 mod env;
 mod file;
@@ -48,7 +48,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The first setting that makes no sense, and why.
+    /// The first invalid setting, and why it is invalid.
     fn check(&self) -> Result<(), (&'static str, String)> {
         self.worker.check()?;
         self.queue.check()?;
@@ -56,21 +56,21 @@ impl Config {
         self.http.check()?;
         self.qwen_image.check()?;
         if self.queue.url.is_some() && self.status.url.is_none() {
-            let reason = "is empty beside a queue.url: workers and submitters must see the same job rows; name \
+            let reason = "is empty while queue.url is set: workers and submitters need the same job rows; set \
                           postgres://user@host/database (or sqlite:/// for one machine)";
             return Err(("status.url", reason.to_owned()));
         }
-        // The broker would take a job's message back while it is worked on.
+        // Otherwise the broker would take back a job's message while the job runs.
         let (longest, allowed) = (self.worker.job_timeout_seconds, self.queue.consumer_timeout_seconds);
         if allowed <= longest {
-            let reason = format!("{allowed} is not more than the {longest} of worker.job_timeout_seconds");
+            let reason = format!("{allowed} must be more than worker.job_timeout_seconds, {longest}");
             return Err(("queue.consumer_timeout_seconds", reason));
         }
         Ok(())
     }
 }
 
-/// In a file, an empty text stands for "not set".
+/// In a file, an empty text means "not set".
 fn set<'de, D: serde::Deserializer<'de>, T: From<String>>(deserializer: D) -> Result<Option<T>, D::Error> {
     let text = String::deserialize(deserializer)?;
     Ok(if text.is_empty() { None } else { Some(T::from(text)) })

@@ -9,7 +9,7 @@ use super::{Secret, set};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueSection {
-    /// Absent: the queue in process. May carry a password.
+    /// Absent: a queue inside the process. May contain a password.
     #[serde(deserialize_with = "set")]
     pub url: Option<Secret>,
     pub affinity_seconds: f64,
@@ -19,7 +19,7 @@ pub struct QueueSection {
 }
 
 impl QueueSection {
-    /// The first setting that makes no sense, and why.
+    /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let seconds = |key, value: f64, least: f64, most: f64| {
             if (least..=most).contains(&value) {
@@ -28,7 +28,7 @@ impl QueueSection {
             Err((key, format!("{value} is not between {least} and {most} seconds")))
         };
         seconds("queue.affinity_seconds", self.affinity_seconds, 0.0, 86_400.0)?;
-        // RabbitMQ looks once a minute, and keeps the time as milliseconds in 32 bits.
+        // RabbitMQ checks once a minute, and stores the time as milliseconds in 32 bits.
         seconds("queue.consumer_timeout_seconds", self.consumer_timeout_seconds, 60.0, 4_000_000.0)?;
         seconds("queue.connect_timeout_seconds", self.connect_timeout_seconds, 0.1, 3600.0)?;
         seconds("queue.publish_timeout_seconds", self.publish_timeout_seconds, 0.1, 3600.0)?;

@@ -20,20 +20,20 @@ pub struct QwenImage {
     pub load_edit_model: bool,
     #[serde(deserialize_with = "offload")]
     pub cpu_offload: CpuOffload,
-    /// Bytes; 0: what the GPU has free.
+    /// In bytes; 0: all free GPU memory.
     #[serde(deserialize_with = "bytes")]
     pub vram_budget: u64,
     pub layer_num: u32,
     pub num_inference_steps: u32,
     pub cfg_scale: f64,
-    /// 0: what the checkpoint was made for.
+    /// 0: the checkpoint's own resolution.
     pub resolution: u32,
     #[serde(deserialize_with = "device")]
     pub device: DeviceChoice,
     /// Absent: chosen by the device.
     #[serde(deserialize_with = "dtype")]
     pub dtype: Option<ComputeDType>,
-    /// Bytes; 0: what the machine has free.
+    /// In bytes; 0: all free memory.
     #[serde(deserialize_with = "bytes")]
     pub memory_budget: u64,
     /// Absent: as the checkpoint says.
@@ -45,7 +45,7 @@ pub struct QwenImage {
 }
 
 impl QwenImage {
-    /// The first default of requests that no request may have, and why. The bounds are those of requests.
+    /// The first default that is out of the bounds of requests, and why.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let params = DecomposeParams {
             layers: self.layer_num,
@@ -68,7 +68,7 @@ impl QwenImage {
         Err((key, reason))
     }
 
-    /// The number format that the device gets, or why it cannot have the one that was asked for.
+    /// The number format for the device, or why the configured one is not possible.
     pub fn dtype(&self) -> Result<ComputeDType, String> {
         let dtype = self.dtype.unwrap_or(self.device.default_dtype());
         match dtype.check(self.device) {
@@ -79,19 +79,18 @@ impl QwenImage {
     }
 }
 
-/// `auto`, `none`, `model` or `sequential`. `true` lets parts leave as memory asks for it, `false` keeps all of it on
-/// the device.
+/// `auto`, `none`, `model` or `sequential`. `true` means `auto`, `false` means `none`.
 pub fn parse_offload(text: &str) -> Result<CpuOffload, String> {
     match text {
         "" | "auto" | "true" => Ok(CpuOffload::Auto),
         "none" | "false" => Ok(CpuOffload::Never),
         "model" => Ok(CpuOffload::Model),
         "sequential" => Ok(CpuOffload::Sequential),
-        other => Err(format!("`{other}` is no way to offload; write auto, none, model or sequential")),
+        other => Err(format!("`{other}` is not an offload mode; write auto, none, model or sequential")),
     }
 }
 
-/// `20 GiB`, `20GB`, `512MiB`, or bytes; nothing is 0.
+/// `20 GiB`, `20GB`, `512MiB`, or bytes; empty is 0.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -109,11 +108,12 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     if text.is_empty() {
         return Ok(0);
     }
-    let number: f64 = number.parse().map_err(|_| format!("`{text}` is not an amount of memory; write 20 GiB"))?;
+    let number: f64 =
+        number.parse().map_err(|_| format!("`{text}` is not an amount of memory; write for instance 20 GiB"))?;
     Ok((number * unit) as u64)
 }
 
-/// A setting that may be written as a number, a truth value or a text.
+/// A setting that may be a number, a boolean or a text.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Scalar {

@@ -1,10 +1,10 @@
-//! Values that no log and no `--json` may show.
+//! Values that must not appear in logs or `--json`.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// A token, or an address that may carry a password. Only [`Secret::reveal`] gives it away.
+/// A token, or an address that may contain a password. Only [`Secret::reveal`] returns it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -30,7 +30,7 @@ impl fmt::Debug for Secret {
 
 const HIDDEN: &str = "***";
 
-/// What may be shown of the setting `key`.
+/// The value of the setting `key`, with secrets hidden.
 pub(super) fn shown(key: &str, value: &str) -> String {
     let secret = key.ends_with("token") || key.ends_with("secret");
     if secret && !value.is_empty() { HIDDEN.to_owned() } else { without_password(value) }

@@ -9,7 +9,7 @@ use super::{Secret, set, store::list};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
-    /// Absent: `acetate.db` in the data folder. May carry a password.
+    /// Absent: `acetate.db` in the data folder. May contain a password.
     #[serde(deserialize_with = "set")]
     pub url: Option<Secret>,
 }
@@ -35,10 +35,10 @@ pub struct Http {
 }
 
 impl Http {
-    /// The first setting that makes no sense, and why.
+    /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         if self.max_upload_bytes == 0 {
-            return Err(("http.max_upload_bytes", "0 would take no picture at all".to_owned()));
+            return Err(("http.max_upload_bytes", "0 would refuse every picture".to_owned()));
         }
         if !(0.0..=1e6).contains(&self.requests_per_second) {
             let reason = format!("{} is not between 0 (no limit) and 1000000", self.requests_per_second);
@@ -51,14 +51,16 @@ impl Http {
         Ok(())
     }
 
-    /// Whether the token, if there is one, is good enough to let others in; the reason does not show it.
+    /// Checks that the token, if there is one, is strong enough; the reason does not show it.
     pub fn check_token(&self) -> Result<(), String> {
         let Some(token) = &self.token else { return Ok(()) };
         if token.reveal().len() < SHORTEST_TOKEN {
             return Err(format!("has fewer than {SHORTEST_TOKEN} characters; make one with `openssl rand -hex 32`"));
         }
         if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("has characters that no header carries; letters, digits and signs of ASCII only".to_owned());
+            return Err(
+                "has characters that headers cannot carry; use only ASCII letters, digits and symbols".to_owned()
+            );
         }
         Ok(())
     }
@@ -70,7 +72,7 @@ impl Http {
 
 const SHORTEST_TOKEN: usize = 16;
 
-/// Of input pictures.
+/// The limits of input pictures.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageLimits {

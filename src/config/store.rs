@@ -12,7 +12,7 @@ pub struct StoreSection {
     /// Absent: `objects/` in the data folder.
     #[serde(deserialize_with = "set")]
     pub url: Option<String>,
-    /// Absent: AWS itself, where `url` is in S3.
+    /// Absent: AWS itself, if `url` is in S3.
     #[serde(deserialize_with = "set")]
     pub endpoint: Option<String>,
     #[serde(deserialize_with = "list")]
@@ -34,7 +34,7 @@ pub enum ChecksumsSetting {
 }
 
 impl StoreSection {
-    /// The first setting that makes no sense, and why.
+    /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let seconds = |key, value: f64| {
             if (0.1..=86_400.0).contains(&value) {
@@ -60,7 +60,7 @@ impl StoreSection {
     }
 }
 
-/// A list, or the same as one text with commas, which is easier to write in a variable.
+/// A list, or one text with commas, which is easier to write in a variable.
 pub(super) fn list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a list of texts, or one text with commas")]

@@ -5,7 +5,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
-    /// A level or a filter; `RUST_LOG`, where set, takes its place.
+    /// A level or a filter; `RUST_LOG` overrides it.
     pub level: String,
     pub format: LogFormat,
 }

@@ -23,7 +23,7 @@ pub struct WorkerSection {
 }
 
 impl WorkerSection {
-    /// The first setting that makes no sense, and why.
+    /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let seconds = |key, value: f64, least: f64| {
             if (least..=86_400.0).contains(&value) {
@@ -44,7 +44,7 @@ impl WorkerSection {
             return Err(("worker.slots", format!("{} is not between 1 and 64", self.slots)));
         }
         if self.max_attempts == 0 {
-            return Err(("worker.max_attempts", "0 would try no job at all; 1 is the least".to_owned()));
+            return Err(("worker.max_attempts", "0 would run no job; the minimum is 1".to_owned()));
         }
         Ok(())
     }

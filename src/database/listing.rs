@@ -1,4 +1,4 @@
-//! Which rows are looked at, and summaries of many.
+//! Filters for rows, and summaries of many rows.
 
 use jiff::Timestamp;
 
@@ -9,37 +9,37 @@ use super::{
 };
 use crate::job::{BatchId, Epoch, JobError, JobId, JobKind, JobState};
 
-/// Which rows of a listing; the newest come first.
+/// The filter of a listing; newest rows come first.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub state: Option<JobState>,
     pub kind: Option<JobKind>,
     pub batch: Option<BatchId>,
-    /// Keys and values that a job must have, upper or lower case.
+    /// Labels that a job must have, ignoring case.
     pub labels: Vec<(String, String)>,
     /// Words that must all occur in the id, the batch, a label, a prompt or instruction, or a picture's name.
     pub search: String,
     pub limit: u32,
-    /// The last job of the page before.
+    /// The last job of the previous page.
     pub after: Option<JobId>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
     pub jobs: Vec<JobRow>,
-    /// Where the next page starts; absent on the last one.
+    /// The start of the next page; absent on the last page.
     pub next: Option<JobId>,
 }
 
-/// How far a batch has come.
+/// The progress of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchSummary {
-    /// Jobs in each state that occurs.
+    /// The number of jobs in each state.
     pub states: Vec<(JobState, u64)>,
     pub first_created: Timestamp,
-    /// When the last of those that ended did so.
+    /// When the most recent job ended.
     pub last_finished: Option<Timestamp>,
-    /// From the claim to the end of those that succeeded, on average.
+    /// The mean time from claim to end of the jobs that succeeded.
     pub mean_seconds: Option<f64>,
 }
 
@@ -62,16 +62,16 @@ impl BatchSummary {
 pub struct Depth {
     pub kind: JobKind,
     pub queued: u64,
-    /// When the first of them could have been claimed.
+    /// When the oldest of them became claimable.
     pub oldest: Timestamp,
 }
 
-/// Which ended jobs are old enough to go.
+/// Which ended jobs to delete.
 #[derive(Debug, Clone)]
 pub struct PruneRules {
     /// Ended before this time.
     pub before: Timestamp,
-    /// Of these states; those that have not ended are never pruned.
+    /// Only jobs in these states; unfinished jobs are never pruned.
     pub states: Vec<JobState>,
     pub batch: Option<BatchId>,
     pub limit: u32,
@@ -82,23 +82,23 @@ pub struct PruneRules {
 pub struct Pruned {
     pub id: JobId,
     pub state: JobState,
-    /// The address that its result is under; absent: the store's own, or there is no result.
+    /// The root of its result; absent: the configured store, or no result.
     pub root: Option<String>,
-    /// What the request asked for as `output.prefix`: attempts that failed may have left files there.
+    /// The request's `output.prefix`, where failed attempts may have left files.
     pub prefix: String,
-    /// Every epoch at which it was tried: the folders `{job}/{epoch}/`.
+    /// The epochs of all attempts: the folders `{job}/{epoch}/`.
     pub epochs: Vec<Epoch>,
 }
 
 impl Filter {
-    /// What must occur in the words of a job.
+    /// The texts that must occur in a job's search words.
     pub(super) fn needles(&self) -> Vec<String> {
         let labels = self.labels.iter().map(|(key, value)| search::label(key, value));
         labels.chain(search::words(&self.search)).collect()
     }
 }
 
-/// A page out of the rows of a query, which asked for one more than `limit`.
+/// Makes a page from the rows of a query for `limit` plus one.
 pub(super) fn page(rows: &[impl Columns], limit: u32) -> Page {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let shown = &rows[..rows.len().min(limit)];
@@ -107,7 +107,7 @@ pub(super) fn page(rows: &[impl Columns], limit: u32) -> Page {
     Page { jobs: shown.iter().filter_map(readable).collect(), next }
 }
 
-/// A summary out of one row for each state, or nothing.
+/// Makes a summary from one row per state, or nothing.
 pub(super) fn summary(rows: &[impl Columns]) -> Result<Option<BatchSummary>, JobError> {
     let mut summary: Option<BatchSummary> = None;
     for row in rows {
@@ -129,7 +129,7 @@ pub(super) fn summary(rows: &[impl Columns]) -> Result<Option<BatchSummary>, Job
     Ok(summary)
 }
 
-/// An ended job and the epochs of its attempts, which stand in one column as `1,2,5`.
+/// An ended job and the epochs of its attempts, which are in one column as `1,2,5`.
 pub(super) fn pruned(row: &impl Columns) -> Option<Pruned> {
     let job = readable(row)?;
     let epochs = row.maybe_text("epochs").ok()?.unwrap_or_default();

@@ -1,13 +1,13 @@
-//! Job rows: what was asked, who works on it, how far it is, how it ended. All SQL is here.
+//! Job rows: the request, the worker, the progress and the outcome. All SQL is here.
 //!
-//! The database owns the state. A claim raises the row's epoch in one statement; every later write names its epoch
-//! and changes nothing when the row has moved on. So a worker that lost its lease loses every race, and learns it as
+//! The database owns the state. A claim increments the row's epoch in one statement; every later write names its epoch
+//! and changes nothing if the row has moved on. So a worker that lost its lease cannot change the row, and gets
 //! [`Fenced::Lost`].
 //!
-//! Every other change is decided on a row that was read (`transitions.rs`, without a database) and written if the row is
-//! still what was read: SQLite holds its one write lock in between, Postgres compares and tries again. With
-//! [`OutboxMode::Service`] a change leaves its messages in the outbox, in the same statement or transaction; so what the row
-//! says and what is told about it cannot differ.
+//! Every other change is decided on a row that was read (`transitions.rs`, without a database) and written only if the
+//! row has not changed since: SQLite holds its write lock in between, Postgres compares and retries. With
+//! [`OutboxMode::Service`], a change writes its messages to the outbox in the same statement or transaction, so the row
+//! and its messages always agree.
 
 mod backend;
 mod listing;

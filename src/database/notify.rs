@@ -1,35 +1,35 @@
-//! Waiting for rows to change without asking the database all the time.
+//! Waits for rows to change without polling the database constantly.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinHandle};
 
-/// The longest time after which a change is noticed that nobody told of: another process's, or one that happened
-/// while the connection was away.
+/// The longest time until a change without a notification is noticed: one of another process, or one while the
+/// connection was lost.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Wakes when rows may have changed. Progress alone wakes nobody.
+/// Wakes when rows may have changed. Progress alone does not wake.
 #[derive(Debug)]
 pub struct Changes {
     seen: watch::Receiver<u64>,
 }
 
 impl Changes {
-    /// Returns after a change, or after half a second: look at the rows either way. May be dropped while it waits.
+    /// Returns after a change, or after half a second: read the rows in either case. May be dropped while it waits.
     pub async fn wait_for_change(&mut self) {
         if let Ok(Err(_)) = tokio::time::timeout(POLL, self.seen.changed()).await {
-            // Nobody is left who could tell; without this pause it would be ready at once, always.
+            // No sender is left; without this pause it would always return at once.
             tokio::time::sleep(POLL).await;
         }
     }
 }
 
-/// Tells everybody in this process.
+/// Notifies everyone in this process.
 #[derive(Debug, Clone)]
 pub(super) struct Signal {
-    /// Of this process and of others, as far as they are heard of.
+    /// Counts changes of this process and of other processes.
     all: Arc<watch::Sender<u64>>,
-    /// Of this process: what others must be told. What was heard of them is not told back.
+    /// Counts changes of this process, which other processes must be told about.
     own: Arc<watch::Sender<u64>>,
 }
 
@@ -40,13 +40,13 @@ impl Default for Signal {
 }
 
 impl Signal {
-    /// We have changed something.
+    /// Called after a change by this process.
     pub(super) fn tell(&self) {
         raise(&self.own);
         raise(&self.all);
     }
 
-    /// Somebody else has.
+    /// Called after a change by another process.
     pub(super) fn heard(&self) {
         raise(&self.all);
     }
@@ -64,7 +64,7 @@ fn raise(count: &watch::Sender<u64>) {
     count.send_modify(|count| *count = count.wrapping_add(1));
 }
 
-/// A task that lives no longer than its owner.
+/// A task that ends with its owner.
 #[derive(Debug)]
 pub(super) struct AbortOnDrop(pub(super) JoinHandle<()>);
 

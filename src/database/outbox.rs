@@ -1,7 +1,7 @@
 //! Messages that must be sent because a row has changed.
 //!
-//! They are written with the change itself, taken by a relay for a short while, sent, and deleted. A relay that dies
-//! in between leaves a message that is sent again: whoever receives them can tell repetitions by the job's row.
+//! They are written together with the change, taken by a relay for a short time, sent, and deleted. If a relay dies in
+//! between, the message is sent again; receivers recognize repetitions by the job's row.
 
 use std::{fmt, str::FromStr};
 
@@ -25,13 +25,13 @@ pub struct OutboxRow {
     pub topic: Topic,
     pub kind: JobKind,
     pub priority: u8,
-    /// JSON: of a dispatch the request, of an event a [`crate::job::JobEvent`].
+    /// JSON: the request for a dispatch, a [`crate::job::JobEvent`] for an event.
     pub payload: String,
     pub available_at: Timestamp,
     pub created_at: Timestamp,
 }
 
-/// What a message says.
+/// The topic of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// The job waits for a worker.
@@ -44,7 +44,7 @@ pub enum Topic {
 impl Topic {
     const ALL: [Self; 4] = [Self::Dispatch, Self::Succeeded, Self::Failed, Self::Cancelled];
 
-    /// Of an event also its routing key.
+    /// For an event, also its routing key.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dispatch => "dispatch",
@@ -61,7 +61,7 @@ impl Topic {
         }
     }
 
-    /// What is to be told when a row has come into a state.
+    /// The messages to send after a row has changed its state.
     pub(super) fn of(state: JobState) -> Option<Self> {
         match state {
             JobState::Queued => Some(Self::Dispatch),

@@ -1,4 +1,4 @@
-//! What is asked of a row, and what came of it.
+//! Requests for changes of a row, and their outcomes.
 
 use std::time::Duration;
 
@@ -11,34 +11,34 @@ use crate::job::{BatchId, JobState};
 #[derive(Debug, Clone, Default)]
 pub struct SubmitOptions {
     pub batch: Option<BatchId>,
-    /// Not before this time; absent: at once.
+    /// Not before this time. Absent: at once.
     pub at: Option<Timestamp>,
-    /// Address that is told when the job ends.
+    /// The webhook to call when the job ends.
     pub webhook: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Submitted {
     New(Box<JobRow>),
-    /// The same id with the same body came before.
+    /// The same id with the same body already exists.
     Known(Box<JobRow>),
 }
 
-/// Who claims, for how long, and how often a job may be tried.
+/// The worker that claims, for how long, and the maximum number of attempts.
 pub struct ClaimRules<'a> {
     pub worker: &'a str,
     pub lease: Duration,
     /// A job that has been claimed this often is quarantined instead.
     pub max_attempts: u32,
-    /// Whether the worker of this name has certainly died, so that its lease need not run out first.
+    /// Whether the worker with this name has certainly died, so that its lease need not end first.
     pub is_dead: &'a (dyn Fn(&str) -> bool + Sync),
-    /// Of the message that asks for the job; a row with another one is not touched.
+    /// The fingerprint of the message; a row with another fingerprint is not changed.
     pub fingerprint: Option<&'a str>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Claim {
-    /// It is ours, at the row's epoch.
+    /// The job is claimed, at the row's epoch.
     Taken(Box<JobRow>),
     /// Another worker holds the lease.
     Held {
@@ -54,17 +54,17 @@ pub enum Claim {
     Unknown,
 }
 
-/// What came of a write that names its epoch.
+/// The outcome of a write that names its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a lost lease means that somebody else works on the job: stop"]
+#[must_use = "a lost lease means that another worker has the job: stop"]
 pub enum Fenced<T> {
-    /// The epoch was still the row's; the write stands.
+    /// The epoch matched, and the row was written.
     Held(T),
     /// The row has moved on; nothing was written.
     Lost,
 }
 
-/// What a heartbeat brings back.
+/// The result of a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beat {
     pub cancel_requested: bool,
@@ -72,9 +72,9 @@ pub struct Beat {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum CancelOutcome {
-    /// Nobody was working on it: it is cancelled.
+    /// The job had no worker and is cancelled.
     Cancelled,
-    /// Its worker has been told; it stops within one step.
+    /// Its worker is notified and stops it within one step.
     Requested,
     AlreadyEnded(JobState),
     Unknown,
@@ -82,9 +82,9 @@ pub enum CancelOutcome {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum RetryOutcome {
-    /// It waits for a worker again, with all its attempts before it.
+    /// It is queued again, with all its attempts available.
     Queued(Box<JobRow>),
-    /// Only a job that failed or was cancelled can be tried anew.
+    /// Only failed or cancelled jobs can be retried.
     Refused(JobState),
     Unknown,
 }

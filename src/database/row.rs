@@ -1,4 +1,4 @@
-//! What a row says, as plain values.
+//! A job row as plain values.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,15 +16,15 @@ pub struct JobRow {
     pub attempts: u32,
     pub epoch: Epoch,
     pub progress: Option<Progress>,
-    /// Of the last attempt while the job may still be tried again, else the reason that it ended.
+    /// The error of the last attempt while the job may be retried, otherwise the reason why it failed.
     pub error: Option<ErrorRecord>,
     pub cancel_requested: bool,
-    /// Who holds the lease, and until when.
+    /// The worker that holds the lease, and until when.
     pub worker: Option<String>,
     pub lease_until: Option<Timestamp>,
     /// Not claimed before this time.
     pub available_at: Timestamp,
-    /// Present when the job succeeded.
+    /// Present if the job succeeded.
     pub published: Option<Published>,
     pub created_at: Timestamp,
     /// Of the last attempt.
@@ -63,7 +63,7 @@ impl JobRow {
     /// The file of the result that an input names.
     ///
     /// # Errors
-    /// [`JobError::InvalidRequest`] that says what there is instead; also for a job that has no result yet.
+    /// [`JobError::InvalidRequest`], which says what exists instead; also for a job that has no result yet.
     pub fn picture(&self, input: &InputRef) -> Result<&FileEntry, JobError> {
         let refused = |reason: String| Err(JobError::invalid("input", format!("{input}: {reason}")));
         let Some(result) = &self.published else {
@@ -86,12 +86,12 @@ impl JobRow {
                     refused(format!("its pictures are {}", there.join(", ")))
                 }
             },
-            InputRef::Url(_) => refused("is no picture of a job".to_owned()),
+            InputRef::Url(_) => refused("is not the name of a picture".to_owned()),
         }
     }
 
-    /// The body of a message about the job as it stands: `job.succeeded`, `job.failed` or `job.cancelled` when it has
-    /// ended, else `job.progress`.
+    /// The event for the job's current state: `job.succeeded`, `job.failed` or `job.cancelled` if it has ended,
+    /// otherwise `job.progress`.
     pub fn event(&self, time: Timestamp) -> JobEvent {
         let result = self.published.as_ref();
         JobEvent {
@@ -120,15 +120,15 @@ impl JobRow {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Published {
     pub manifest: String,
-    /// The address that the key is under, where it is not the configured store's.
+    /// The root of the key, if it is not the configured store.
     pub root: Option<String>,
     pub files: Vec<FileEntry>,
-    /// What the model was told where the request has no prompt.
+    /// The model's caption, if the request has no prompt.
     pub caption: Option<String>,
 }
 
 impl Published {
-    /// The manifest's address; only its key where the root is the store's.
+    /// The manifest's address; only its key if the root is the configured store.
     pub fn address(&self) -> String {
         match &self.root {
             Some(root) => format!("{}/{}", root.trim_end_matches('/'), self.manifest),
@@ -151,7 +151,7 @@ pub struct Attempt {
     pub error: Option<ErrorRecord>,
 }
 
-/// A message that could be read as far as its id, and why it was refused.
+/// A refused message that has an id, and the reason.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rejection {
     pub id: JobId,
@@ -164,7 +164,7 @@ pub struct Rejection {
 impl Rejection {
     pub(super) const LONGEST_BODY: usize = 64 * 1024;
 
-    /// The part of a message that is kept. A text column holds no zero byte.
+    /// The stored part of a message. A text column cannot contain a zero byte.
     pub(super) fn body_of(raw: &str) -> String {
         let end = raw.floor_char_boundary(Self::LONGEST_BODY);
         raw[..end].replace('\0', "\u{fffd}")

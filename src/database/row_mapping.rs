@@ -1,4 +1,4 @@
-//! From columns to values, the same for both databases.
+//! Maps columns to values, for both databases.
 
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::job::{Epoch, JobError, JobRequest};
 
-/// The columns of `jobs` that make a [`JobRow`], by name: a statement that a running worker has prepared stays valid
-/// when a newer one adds a column.
+/// The columns of `jobs` for a [`JobRow`], by name, so that a statement prepared by a running worker stays valid when a
+/// newer version adds a column.
 macro_rules! job_columns {
     () => {
         "id, request, batch, state, attempts, epoch, worker, lease_until, available_at, cancel_requested, progress, \
@@ -21,7 +21,7 @@ macro_rules! job_columns {
 }
 pub(super) use job_columns;
 
-/// A job with its attempts, the oldest first: one row for each, and one row for a job that has none.
+/// A job with its attempts, oldest first: one row for each, and one row for a job without attempts.
 pub(super) const JOB_WITH_ATTEMPTS: &str = concat!(
     "SELECT jobs.*, attempts.* FROM (SELECT ",
     job_columns!(),
@@ -32,7 +32,7 @@ pub(super) const JOB_WITH_ATTEMPTS: &str = concat!(
       ORDER BY attempt_epoch"
 );
 
-/// Access by name and by the few types that occur.
+/// Access by column name for the few types that occur.
 pub(super) trait Columns {
     fn maybe_text(&self, column: &str) -> Result<Option<String>, JobError>;
     fn maybe_number(&self, column: &str) -> Result<Option<i64>, JobError>;
@@ -66,7 +66,7 @@ pub(super) trait Columns {
         serde_json::from_str(&text).map(Some).map_err(|error| self.unreadable(column, &error.to_string()))
     }
 
-    /// A word that one of our types reads.
+    /// A text that one of our types parses.
     fn word<T: std::str::FromStr<Err: std::fmt::Display>>(&self, column: &str) -> Result<T, JobError> {
         self.text(column)?.parse().map_err(|error: T::Err| self.unreadable(column, &error.to_string()))
     }
@@ -140,7 +140,7 @@ pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
     })
 }
 
-/// The row, or a line in the log about why it is left out: one that cannot be read must not hide the others.
+/// The row; an unreadable row is logged and left out, so that it does not hide the others.
 pub(super) fn readable(row: &impl Columns) -> Option<JobRow> {
     read_job(row).inspect_err(|error| warn!("left out: {error}")).ok()
 }
@@ -176,7 +176,7 @@ pub(super) fn read_rejection(row: &impl Columns) -> Result<Rejection, JobError> 
     })
 }
 
-/// `message` names the row's number, because `id` means the job everywhere else.
+/// The row's number is called `message`, because `id` means the job everywhere else.
 pub(super) fn read_outbox(row: &impl Columns) -> Result<OutboxRow, JobError> {
     Ok(OutboxRow {
         id: OutboxId(row.number("message")?),
@@ -190,7 +190,7 @@ pub(super) fn read_outbox(row: &impl Columns) -> Result<OutboxRow, JobError> {
     })
 }
 
-/// Our own values always serialise; the error is for a value that cannot.
+/// Our own values can always be serialized; the error is for a value that cannot.
 pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, JobError> {
     serde_json::to_string(value).map_err(|error| JobError::database(error.to_string()).caused_by(error))
 }

@@ -1,11 +1,11 @@
-//! Words to find jobs by: made of a request once, when it is accepted.
+//! The search words of a job, derived from its request when it is accepted.
 
 use crate::job::{BatchId, InputRef, JobRequest, Task};
 
-/// A longer text is found by its beginning.
+/// Only the beginning of a longer text can be found.
 const LONGEST: usize = 4096;
 
-/// One line for each thing that a person may remember, in lower case; a label's line is `key=value`.
+/// One lower-case line for each thing that a user may search for; a label's line is `key=value`.
 pub(super) fn text(request: &JobRequest, batch: Option<&BatchId>) -> String {
     let mut lines = vec![request.id.to_string()];
     lines.extend(batch.map(BatchId::to_string));
@@ -25,12 +25,12 @@ pub(super) fn text(request: &JobRequest, batch: Option<&BatchId>) -> String {
     format!("{}\n", &text[..text.floor_char_boundary(LONGEST)])
 }
 
-/// What stands in the text of every job that has the label.
+/// The line in the text of every job with the label.
 pub(super) fn label(key: &str, value: &str) -> String {
     format!("\n{}\n", label_line(key, value).replace(['\n', '\0'], " ").to_lowercase())
 }
 
-/// The words that must all occur; at most a few, since each is looked for by itself.
+/// The words that must all occur; only a few, because each is searched separately.
 pub(super) fn words(search: &str) -> Vec<String> {
     search.replace('\0', " ").to_lowercase().split_whitespace().take(8).map(str::to_owned).collect()
 }
@@ -39,7 +39,7 @@ fn label_line(key: &str, value: &str) -> String {
     format!("{key}={value}")
 }
 
-/// The rest of an address may hold what is nobody's business, such as a signature.
+/// The rest of an address may be private, such as a signature.
 fn file_name(input: &InputRef) -> Option<String> {
     let InputRef::Url(url) = input else { return None };
     let path = url.split(['?', '#']).next().unwrap_or_default();

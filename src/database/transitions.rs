@@ -1,6 +1,6 @@
-//! What may follow on a row as it stands: pure, and the same for both databases.
+//! The allowed transitions of a row: pure functions, the same for both databases.
 //!
-//! A change is decided on a row that was read, as a [`Transition`], and then written if the row is still what was read.
+//! A change is decided on a row that was read, as a [`Transition`], and then written if the row has not changed.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use super::{
 };
 use crate::job::{Epoch, ErrorRecord, JobError, JobRequest, JobState};
 
-/// What stands between a job and whoever wants to claim it.
+/// Why a job cannot be claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     Ended,
     NotYet,
     Held,
-    /// Somebody asked for it to stop, and nobody works on it.
+    /// Its cancellation was requested, and it has no worker.
     Cancelled,
-    /// It was claimed as often as it may be.
+    /// It has no attempts left.
     Exhausted,
     Free {
-        /// Its worker has died before its lease was over.
+        /// Its worker died before its lease ended.
         dead: bool,
     },
 }
@@ -51,14 +51,14 @@ pub(super) fn standing(row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> Standi
     }
 }
 
-/// The error of a job that has no attempt left.
+/// The error of a job that has no attempts left.
 pub(super) fn exhausted(row: &JobRow) -> JobError {
     let last = row.error.as_ref().map_or("a worker that died", |error| error.message.as_str()).to_owned();
     JobError::AttemptsExhausted { attempts: row.attempts, last }
 }
 
-/// Whether a message's fingerprint is another job's. The row's is made anew from its request, which a newer version may
-/// write differently than the one that accepted it.
+/// Whether a message's fingerprint differs from the row's. The row's is computed from its request, which a newer
+/// version may serialize differently than the version that accepted it.
 pub(super) fn is_conflict(row: &JobRow, rules: &ClaimRules<'_>) -> bool {
     rules.fingerprint.is_some_and(|fingerprint| row.request.fingerprint() != fingerprint)
 }
@@ -71,7 +71,7 @@ pub(super) fn check_same(known: &JobRequest, request: &JobRequest) -> Result<(),
     let there = JobRequest { output: known.output.clone(), ..request.clone() };
     if there.fingerprint() == known.fingerprint() {
         let reason = format!(
-            "{} is already this job with another output folder, {}; name that one, or take another id",
+            "{} is already a job with another output folder, {}; use that folder or another id",
             request.id, known.output.prefix
         );
         return Err(JobError::invalid("id", reason));
@@ -79,7 +79,7 @@ pub(super) fn check_same(known: &JobRequest, request: &JobRequest) -> Result<(),
     Err(JobError::invalid(
         "id",
         format!(
-            "{} is already a {} job with other inputs or parameters; take another id, or none",
+            "{} is already a {} job with other inputs or parameters; use another id, or none",
             request.id,
             known.task.kind()
         ),
@@ -92,14 +92,13 @@ pub(super) enum Ending<'a> {
     Succeeded(&'a Published),
     Failed(&'a ErrorRecord),
     Requeued(&'a ErrorRecord, Duration),
-    /// Its worker stops working; the attempt does not count.
+    /// Its worker stops; the attempt does not count.
     GivenBack,
     Cancelled,
 }
 
 impl Ending<'_> {
-    /// Whether the row says that this ending was written before: the reply to a commit was lost, and its writer asks
-    /// again.
+    /// Whether the row already has this ending: the reply to a commit was lost, and the worker repeats it.
     pub(super) fn stands(&self, row: &JobRow, epoch: Epoch) -> bool {
         let there = match self {
             Self::Succeeded(result) => {
@@ -115,7 +114,7 @@ impl Ending<'_> {
     }
 }
 
-/// A decided change: from the row that was read to the row as it will be.
+/// A decided change: from the row that was read to the new row.
 #[derive(Debug)]
 pub(super) struct Transition {
     pub seen: Seen,
@@ -124,7 +123,7 @@ pub(super) struct Transition {
     pub outcome: &'static str,
     pub attempt_error: Option<ErrorRecord>,
     pub message: Option<Message>,
-    /// JSON; of a job that has ended, for whoever is told.
+    /// The event of an ended job, as JSON.
     pub event: Option<String>,
 }
 
@@ -134,7 +133,7 @@ pub(super) struct Seen {
     pub state: JobState,
     pub epoch: Epoch,
     pub cancel_requested: bool,
-    /// Set where the end of a lease was the reason: a heartbeat in between forbids the change.
+    /// Set if the reason is the end of a lease: a heartbeat in between prevents the change.
     pub lease_until: Option<i64>,
 }
 
@@ -146,7 +145,7 @@ pub(super) struct Message {
 }
 
 impl Transition {
-    /// The end of an attempt by its own worker. A job that was asked to stop does not go back to the queue.
+    /// The end of an attempt by its own worker. A job whose cancellation was requested is not requeued.
     pub(super) fn settle(row: JobRow, ending: Ending<'_>, now: i64, mode: OutboxMode) -> Result<Self, JobError> {
         let mut seen = Seen::of(&row);
         seen.lease_until = None;
@@ -177,7 +176,7 @@ impl Transition {
         Self::to(seen, next, outcome, attempt_error, now, mode)
     }
 
-    /// The end of a job that nobody works on.
+    /// The end of a job without a worker.
     pub(super) fn end(
         row: JobRow,
         state: JobState,
@@ -190,8 +189,7 @@ impl Transition {
         Self::to(seen, next, "lost", None, now, mode)
     }
 
-    /// A job that failed or was cancelled starts over. Its epoch stays, so that what is left of earlier attempts keeps
-    /// losing every race.
+    /// Requeues a failed or cancelled job. Its epoch stays, so that workers of earlier attempts still cannot write.
     pub(super) fn retry(row: JobRow, now: i64, mode: OutboxMode) -> Result<Self, JobError> {
         let seen = Seen::of(&row);
         let next =
@@ -232,13 +230,13 @@ impl Seen {
     }
 }
 
-/// What every change does: nobody holds the row any more.
+/// The part that all changes share: the row no longer has a worker.
 fn moved(row: JobRow, now: i64) -> JobRow {
     let now = timestamp(now);
     JobRow { worker: None, lease_until: None, published: None, available_at: now, updated_at: now, ..row }
 }
 
-/// A change that is always overtaken by others.
+/// The error for a change that others always overtake.
 pub(super) fn overtaken(id: crate::job::JobId) -> JobError {
-    JobError::Busy { reason: format!("job {id} changes too fast to be written; try again") }
+    JobError::Busy { reason: format!("job {id} keeps changing; try again") }
 }

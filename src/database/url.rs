@@ -1,4 +1,4 @@
-//! Where the rows are kept, and who dispatches.
+//! The database's address, and the outbox mode.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -6,10 +6,10 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::job::{JobError, percent_decoded};
 
-/// Whether changes of rows leave messages in the outbox.
+/// Whether changes of rows write messages to the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutboxMode {
-    /// The queue is in this process and is filled from the rows.
+    /// The queue is inside this process and is filled from the rows.
     Embedded,
     /// A relay sends what the outbox holds.
     Service,
@@ -21,7 +21,7 @@ pub enum DatabaseUrl {
     Postgres(PostgresUrl),
 }
 
-/// An address that was read; it is never shown whole, because it may carry a password.
+/// A parsed address; it is never shown whole, because it may contain a password.
 #[derive(Clone)]
 pub struct PostgresUrl(pub(super) Box<PgConnectOptions>);
 
@@ -32,7 +32,7 @@ impl DatabaseUrl {
         match text.split_once("://") {
             Some(("postgres" | "postgresql", rest)) if !rest.is_empty() => match PgConnectOptions::from_str(text) {
                 Ok(options) => Ok(Self::Postgres(PostgresUrl(Box::new(options)))),
-                // The parser's own words may repeat what it could not read, the password too.
+                // The parser's message may repeat the input, including the password.
                 Err(_) => wrong(
                     "cannot be read as postgres://user:password@host:port/database; write special characters of the \
                      password as %XX",
@@ -44,7 +44,7 @@ impl DatabaseUrl {
             },
             Some(("sqlite", _)) => wrong("is not sqlite:/// with three slashes and an absolute path"),
             Some((scheme, _)) => wrong(&format!(
-                "has the scheme {scheme}; job rows are kept in postgres://user@host/database or \
+                "has the scheme {scheme}; use postgres://user@host/database or \
                  sqlite:///absolute/path"
             )),
             None => wrong("is not an address such as postgres://user@host/database or sqlite:///absolute/path"),

@@ -1,4 +1,4 @@
-//! Calls that must be made because a job has ended: an outbox of their own, since no broker takes them.
+//! Webhook calls for ended jobs: a separate outbox, because they do not go through a broker.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ impl fmt::Display for WebhookId {
     }
 }
 
-/// A call that is due. Its address may carry a secret of its owner: it has no place in a log.
+/// A due call. Its address may contain a secret, so it must not be logged.
 #[derive(Clone, PartialEq)]
 pub struct WebhookRow {
     pub id: WebhookId,
@@ -24,12 +24,12 @@ pub struct WebhookRow {
     pub url: String,
     /// JSON, a [`crate::job::JobEvent`].
     pub payload: String,
-    /// Tries before this one.
+    /// The attempts before this one.
     pub attempts: u32,
     pub created_at: Timestamp,
 }
 
-/// `call` names the row's number, because `id` means the job everywhere else.
+/// The row's number is called `call`, because `id` means the job everywhere else.
 pub(super) fn read_webhook(row: &impl Columns) -> Result<WebhookRow, JobError> {
     Ok(WebhookRow {
         id: WebhookId(row.number("call")?),

@@ -1,5 +1,5 @@
-//! Requests to addresses that others name: pictures from the web, and webhooks. Which addresses may be called is decided
-//! here, once for both.
+//! Requests to addresses from clients: pictures from the web, and webhooks. The rules for allowed addresses are here,
+//! for both.
 
 mod public_ip;
 mod web_address;

@@ -1,8 +1,8 @@
-//! Which addresses of the Internet protocol belong to the public (IANA's special-purpose registries, RFC 6890).
+//! Which IP addresses are public (IANA's special-purpose registries, RFC 6890).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether anybody on the Internet could reach it: not this machine, its network, or a special purpose.
+/// Whether the address is reachable on the Internet: not this machine, its network, or a special purpose.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -12,7 +12,7 @@ pub fn is_public(address: IpAddr) -> bool {
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let special = match address.octets() {
-        // This network; shared (carrier) addresses; assignments; 6to4 relays; benchmarks; the future.
+        // This network; shared (carrier) addresses; assignments; 6to4 relays; benchmarks; reserved.
         [0, ..] | [192, 0, 0, _] | [192, 88, 99, _] | [198, 18 | 19, ..] | [240..=255, ..] => true,
         [100, second, ..] => second & 0xc0 == 0x40,
         _ => false,
@@ -30,11 +30,11 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         return is_public_v4(mapped);
     }
     match address.segments() {
-        // Translated: the last 32 bits are an address of version 4.
+        // Translated addresses: the last 32 bits are an IPv4 address.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => is_public_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low))),
-        // Special assignments with Teredo; documentation; 6to4, which carries an address of version 4.
+        // Special assignments with Teredo; documentation; 6to4, which contains an IPv4 address.
         [0x2001, 0..0x200, ..] | [0x2001, 0xdb8, ..] | [0x2002, ..] | [0x3fff, 0..0x1000, ..] => false,
-        // All that is given out for the Internet so far; the rest is local, multicast, or not yet anything.
+        // All that is allocated for the Internet so far; the rest is local, multicast or unallocated.
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }

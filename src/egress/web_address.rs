@@ -1,4 +1,4 @@
-//! Addresses on the web, and what no address may hold.
+//! Web addresses, and what they must not contain.
 
 use std::fmt;
 
@@ -14,20 +14,20 @@ impl WebAddress {
     pub fn parse(field: &str, url: &str) -> Result<Self, JobError> {
         let shown = without_query(url);
         let Ok(uri) = url.split('#').next().unwrap_or(url).parse::<Uri>() else {
-            return refuse(field, shown, "is no web address; write blanks and the like as %XX");
+            return refuse(field, shown, "is not a web address; write spaces and special characters as %XX");
         };
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
             return refuse(field, shown, "is not an http or https address with a host");
         }
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            // Not shown: what stands before the @ may be a password.
-            return Err(JobError::invalid(field, "a web address with a user name or password is not taken"));
+            // Not shown, because the part before the @ may be a password.
+            return Err(JobError::invalid(field, "must not contain a user name or password"));
         }
         check_steps(field, shown, uri.path())?;
         Ok(Self(uri))
     }
 
-    /// Where a `Location` header leads from here: a whole address, one without scheme, an absolute or relative path.
+    /// The target of a `Location` header: a full address, one without a scheme, or an absolute or relative path.
     pub fn join(&self, location: &str) -> Result<Self, JobError> {
         let scheme = self.0.scheme_str().unwrap_or("https");
         let authority = self.0.authority().map_or("", |authority| authority.as_str());
@@ -52,7 +52,7 @@ impl WebAddress {
         self.0.scheme_str() == Some("https")
     }
 
-    /// Scheme, host in small letters, and port.
+    /// Scheme, lower-case host, and port.
     pub fn origin(&self) -> (bool, String, u16) {
         let https = self.is_https();
         let port = self.0.port_u16().unwrap_or(if https { 443 } else { 80 });
@@ -71,14 +71,14 @@ fn without_query(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or(url)
 }
 
-/// Refuses parts that some reader on the way may take for a step upwards, and characters that break headers and logs.
+/// Refuses parts that a server on the way may treat as `..`, and characters that break headers and logs.
 pub fn check_steps(field: &str, url: &str, path: &str) -> Result<(), JobError> {
     let is_dots = |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
     if path.split('/').any(is_dots) {
         return refuse(field, url, "has a part `.` or `..`; write the address without it");
     }
     if path.chars().any(char::is_control) {
-        return refuse(field, &url.escape_debug().to_string(), "has a control character in it");
+        return refuse(field, &url.escape_debug().to_string(), "contains a control character");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Webhook calls: a `POST` to an address that a request has named, under the same rules as reading from one.
+//! Webhook calls: a `POST` to an address from a request, with the same rules as for reading.
 
 use std::{
     net::IpAddr,
@@ -38,7 +38,7 @@ impl WebhookPolicy {
         Ok(Self { trusted, setting, limits })
     }
 
-    /// Whether a request may name this address. What its host's name leads to is looked at when it is called.
+    /// Whether a request may use this address. Its host name is resolved when it is called.
     pub fn check(&self, field: &str, url: &str) -> Result<(), JobError> {
         let address = WebAddress::parse(field, url)?;
         if self.trusts(&address) {
@@ -59,7 +59,7 @@ impl WebhookPolicy {
         Ok(())
     }
 
-    /// Calls; gives the status of the answer, whose body nobody reads. Blocks.
+    /// Makes the call and returns the response's status; ignores the body. Blocks.
     pub fn post(&self, url: &str, headers: &[(&str, String)], body: &str) -> Result<u16, JobError> {
         self.check("webhook", url)?;
         let address = WebAddress::parse("webhook", url)?;
@@ -80,7 +80,7 @@ impl WebhookPolicy {
     }
 }
 
-/// Names that lead to this machine or network wherever they are asked.
+/// Names that always resolve to this machine or network.
 fn is_local_name(host: &str) -> bool {
     let host = host.trim_end_matches('.');
     host == "localhost" || [".localhost", ".local", ".internal"].iter().any(|ending| host.ends_with(ending))

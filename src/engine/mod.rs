@@ -1,7 +1,7 @@
 //! The engine: one operating-system thread owns the device and the models.
 //!
-//! Commands go in through a bounded channel, one at a time; progress and cancel travel beside them. Nothing else
-//! touches the device, and no model call ever runs on a thread of the async runtime.
+//! Commands arrive through a bounded channel, one at a time, with their own progress and cancellation. Nothing else
+//! uses the device, and no model call runs on a thread of the async runtime.
 
 mod error;
 mod thread;
@@ -20,12 +20,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, Stage, StageTiming};
 
-/// How the engine is set up; read by `config`, changed by flags.
+/// The engine's configuration.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// The checkpoint that takes pictures apart.
+    /// The checkpoint for decompose.
     pub model: ModelRef,
-    /// Everything else, the edit model included.
+    /// Everything else, including the edit model.
     pub pipeline: PipelineOptions,
 }
 
@@ -38,24 +38,24 @@ pub enum Work {
         seed: u64,
     },
     Edit {
-        /// The picture that is edited; it gives the output its shape and its alpha.
+        /// The picture to edit; it determines the output's size and alpha.
         image: RgbaImage,
-        /// Up to two more that the instruction may speak of.
+        /// Up to two more pictures that the instruction may refer to.
         references: Vec<RgbaImage>,
         params: EditParams,
         seed: u64,
     },
 }
 
-/// What a call made.
+/// The result of a call.
 #[derive(Debug)]
 pub struct Outcome {
     /// Decompose: the regenerated composite, then the layers back to front. Edit: one picture.
     pub images: Vec<RgbaImage>,
     pub caption: Option<Caption>,
-    /// What the user should know: about the checkpoint, or about this call.
+    /// Notes for the user about the checkpoint or this call.
     pub notes: Vec<String>,
-    /// Of a decompose: the side that its model worked at.
+    /// For decompose: the working resolution.
     pub resolution: Option<u32>,
     pub model: ModelRecord,
     /// Device, number format and attention kernel.
@@ -77,7 +77,7 @@ impl CancelToken {
     }
 }
 
-/// Told `(stage, step, steps)` as the work goes on; called on the engine's thread, so it must be quick.
+/// Called with `(stage, step, steps)` on the engine's thread, so it must be quick.
 pub type ProgressFn = Box<dyn FnMut(Stage, u32, u32) + Send>;
 
 /// Which checkpoints are in memory, for `/readyz`, metrics and `edit-status` of the Qwen-Image web server's endpoints.
@@ -95,7 +95,7 @@ pub struct Engine {
     busy: Busy,
 }
 
-/// Time that the thread has spent on commands; clones share it.
+/// The time that the thread has spent on commands; clones share it.
 #[derive(Debug, Clone, Default)]
 struct Busy(Arc<Mutex<(Duration, Option<Instant>)>>);
 
@@ -116,7 +116,7 @@ impl Busy {
         busy.0 + busy.1.map_or(Duration::ZERO, |start| start.elapsed())
     }
 
-    /// Nothing under the lock can leave it half-changed.
+    /// No code under the lock can leave it inconsistent.
     fn lock(&self) -> MutexGuard<'_, (Duration, Option<Instant>)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,7 +130,7 @@ enum EngineCommand {
 
 impl EngineCommand {
     fn refuse(self, error: JobError) {
-        // The caller may have gone.
+        // The caller may be gone.
         match self {
             Self::Test { reply } => drop(reply.send(Err(error))),
             Self::Run { reply, .. } => drop(reply.send(Err(error))),
@@ -157,28 +157,28 @@ impl Engine {
         Ok(Self { commands, resident, busy })
     }
 
-    /// Runs one call; waits for its turn. Dropping the future does not stop the work: cancel does.
+    /// Runs one call when its turn comes. Dropping the future does not stop the work; cancelling does.
     pub async fn run(&self, work: Work, cancel: CancelToken, progress: ProgressFn) -> Result<Outcome, JobError> {
         let (reply, answer) = oneshot::channel();
         self.send(EngineCommand::Run { work, cancel, progress, reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
-    /// Loads the edit model now, downloading it if need be.
+    /// Loads the edit model now, and downloads it if needed.
     pub async fn load_edit_model(&self, cancel: CancelToken, progress: ProgressFn) -> Result<(), JobError> {
         let (reply, answer) = oneshot::channel();
         self.send(EngineCommand::LoadEdit { progress, cancel, reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
-    /// Opens the device and has it compute something whose result is known; gives the device's name.
+    /// Opens the device and runs its self-test; returns the device's name.
     pub async fn self_test(&self) -> Result<String, JobError> {
         let (reply, answer) = oneshot::channel();
         self.send(EngineCommand::Test { reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
-    /// How long the thread has worked since it started.
+    /// How long the thread has been busy since it started.
     pub fn busy(&self) -> Duration {
         self.busy.so_far()
     }
@@ -193,5 +193,5 @@ impl Engine {
 }
 
 fn gone() -> JobError {
-    JobError::device("engine", "its thread has ended; restart the process, the job will be tried again")
+    JobError::device("engine", "its thread has stopped; restart the process, and the job is retried")
 }

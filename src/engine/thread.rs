@@ -1,4 +1,4 @@
-//! The loop of the engine's thread: one command at a time, until the last handle is gone.
+//! The loop of the engine's thread: one command at a time, until the last handle is dropped.
 
 use std::{
     any::Any,
@@ -25,7 +25,7 @@ pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<EngineCommand>, tell:
         let panicked = answer(&mut pipeline, command);
         busy.end();
         if panicked {
-            // Whatever it left behind is not to be trusted: the process must be restarted.
+            // Its state is no longer reliable: the process must be restarted.
             return;
         }
     }
@@ -41,7 +41,7 @@ fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: EngineComman
             return false;
         }
     };
-    // The caller may have gone; the result is then dropped, as it should be.
+    // The caller may be gone; the result is then dropped.
     match command {
         EngineCommand::Test { reply } => drop(reply.send(pipeline.self_test().map_err(JobError::from))),
         EngineCommand::LoadEdit { cancel, mut progress, reply } => {

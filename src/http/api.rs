@@ -1,4 +1,4 @@
-//! What handlers work with.
+//! The state that handlers share.
 
 use std::{
     ops::Deref,
@@ -25,12 +25,12 @@ use crate::{
     store::Stores,
 };
 
-/// Pictures that are taken in, or read and made smaller, at a time: each may be large in memory.
+/// How many pictures are uploaded or resized at a time, because each may be large in memory.
 const UPLOADS: usize = 4;
-/// The counts of waiting jobs are this old at most.
+/// The maximum age of the cached counts of waiting jobs.
 const FRESH: Duration = Duration::from_millis(500);
 
-/// The parts that the API is made of.
+/// The parts of the API.
 pub struct Parts {
     pub settings: Settings,
     pub jobs: JobStore,
@@ -38,22 +38,22 @@ pub struct Parts {
     pub queue: Queue,
     pub dispatch: Dispatcher,
     pub probes: Probes,
-    /// Which models are in memory; absent where this process does not work.
+    /// Which models are in memory; absent if this process does not run jobs.
     pub resident: Option<watch::Receiver<Resident>>,
-    /// Whether a worker of this name has certainly died.
+    /// Whether the worker with this name has certainly died.
     pub is_dead: Arc<dyn Fn(&str) -> bool + Send + Sync>,
-    /// Set when the server stops: streams end.
+    /// Set when the server stops, so that streams end.
     pub stop: CancellationToken,
 }
 
-/// Who hears of a new job.
+/// Who is notified of a new job.
 #[derive(Debug, Clone)]
 pub enum Dispatcher {
     /// The queue of this process.
     InProcess,
-    /// Whoever sends what the outbox holds.
+    /// The relay that sends the outbox.
     Relay(Arc<Notify>),
-    /// Another process looks at the rows by itself.
+    /// Another process polls the rows.
     Nobody,
 }
 
@@ -79,7 +79,7 @@ impl Deref for Api {
 }
 
 impl Api {
-    /// Starts the task that looks at watched jobs; it ends with `stop`.
+    /// Starts the task that polls watched jobs; it ends with `stop`.
     pub fn new(parts: Parts) -> Self {
         let watch = JobWatcher::start(parts.jobs.clone(), parts.stop.clone());
         let rates = Rates::new(parts.settings.requests_per_second);
@@ -109,9 +109,9 @@ impl Api {
         self.jobs().get(id).await?.ok_or_else(|| ApiError::no_job(id))
     }
 
-    /// Accepts a job, if there is room for one more, and tells whoever works.
+    /// Accepts a job if the queue has room, and notifies the worker or relay.
     pub async fn accept(&self, request: &crate::job::JobRequest, options: &SubmitOptions) -> Answer<Submitted> {
-        // What was accepted before is answered even when nothing new is.
+        // Jobs that were accepted before are returned even if no new ones are accepted.
         if let Err(full) = self.room().await
             && self.jobs().get(request.id).await?.is_none()
         {
@@ -130,7 +130,7 @@ impl Api {
         Ok(submitted)
     }
 
-    /// The row is written: whatever happens here, the job is found sooner or later.
+    /// The row is written, so even if this fails, the job is found later.
     pub async fn dispatch(&self, row: &JobRow) {
         match &self.parts.dispatch {
             Dispatcher::InProcess => {
@@ -142,7 +142,7 @@ impl Api {
                     trace: None,
                 };
                 if let Err(error) = self.parts.queue.publish_dispatch(&message).await {
-                    tracing::warn!(%error, "a job was not dispatched at once");
+                    tracing::warn!(%error, "a job could not be dispatched at once");
                 }
             }
             Dispatcher::Relay(wake) => wake.notify_one(),
@@ -150,7 +150,7 @@ impl Api {
         }
     }
 
-    /// Something was written that others are to be told.
+    /// Wakes the relay after a change.
     pub fn wake(&self) {
         if let Dispatcher::Relay(wake) = &self.parts.dispatch {
             wake.notify_one();
@@ -163,7 +163,7 @@ impl Api {
         Ok(outcome)
     }
 
-    /// Whether one more job may wait.
+    /// Whether the queue has room for one more job.
     async fn room(&self) -> Answer<()> {
         let most = self.settings().max_queued;
         let mut waiting = self.waiting.lock().await;
@@ -172,16 +172,16 @@ impl Api {
             Some(jobs) => jobs,
             None => self.jobs().queue_depth().await?.iter().map(|depth| depth.queued).sum(),
         };
-        // Counted as if it were accepted, so that a burst within one look does not get past the limit.
+        // Counted as accepted, so that a burst between two counts does not exceed the limit.
         *waiting = Some((waiting.filter(|_| known.is_some()).map_or_else(Instant::now, |(at, _)| at), jobs + 1));
         if jobs < most {
             return Ok(());
         }
-        let detail = format!("{jobs} jobs wait, and {most} may (http.max_queued); try again when some are done");
+        let detail = format!("{jobs} jobs are waiting, and at most {most} may (http.max_queued); try again later");
         Err(ApiError::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).later(30))
     }
 
-    /// How long the attempt of a running job has gone on.
+    /// How long the attempt of a running job has been running.
     pub fn seconds(row: &JobRow) -> Option<f64> {
         let started = row.started_at.filter(|_| row.state == crate::job::JobState::Running)?;
         Some(Timestamp::now().duration_since(started).as_secs_f64().max(0.0))

@@ -20,19 +20,19 @@ use crate::{
 const USUAL: u32 = 20;
 const MOST: u32 = 100;
 
-/// How far a batch has come.
+/// The progress of a batch.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BatchView {
     pub batch: BatchId,
     pub total: u64,
-    /// Jobs in each state that occurs.
+    /// The number of jobs in each state.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub states: BTreeMap<String, u64>,
     pub ended: u64,
     pub created_at: Timestamp,
-    /// When the last of those that ended did so.
+    /// When the most recent job ended.
     pub last_finished_at: Option<Timestamp>,
-    /// From the claim to the end of those that succeeded, on average.
+    /// The mean time from claim to end of the jobs that succeeded.
     pub mean_seconds: Option<f64>,
 }
 
@@ -43,7 +43,7 @@ pub struct Batches {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Cancelled {
-    /// Jobs that were stopped, or asked to stop.
+    /// The number of jobs that were cancelled or asked to stop.
     pub cancelled: u64,
 }
 
@@ -51,7 +51,7 @@ pub struct Cancelled {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct BatchQuery {
-    /// 20 when left out.
+    /// Default: 20.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
 }
@@ -71,9 +71,9 @@ impl BatchView {
     }
 }
 
-/// List batches, those with the newest jobs first
+/// List batches, newest jobs first
 #[utoipa::path(get, path = "/v1/batches", tag = "batches", operation_id = "list_batches", params(BatchQuery),
-    responses((status = 200, description = "As asked", body = Batches), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The batches", body = Batches), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<BatchQuery>) -> Answer<Json<Batches>> {
     let limit = asked.limit.unwrap_or(USUAL);
     if !(1..=MOST).contains(&limit) {
@@ -90,22 +90,22 @@ pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<BatchQ
 
 /// Show a batch
 #[utoipa::path(get, path = "/v1/batches/{batch}", tag = "batches", operation_id = "show_batch", params(("batch" = BatchId, Path)),
-    responses((status = 200, description = "As asked", body = BatchView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The batch", body = BatchView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn show(State(api): State<Api>, PathParams(batch): PathParams<String>) -> Answer<Json<BatchView>> {
     let batch = named(&batch)?;
     match api.jobs().batch_summary(&batch).await? {
         Some(summary) => Ok(Json(BatchView::new(batch, &summary))),
-        None => Err(ApiError::not_found(format!("no job is in a batch {batch}"))),
+        None => Err(ApiError::not_found(format!("there is no batch {batch}"))),
     }
 }
 
 /// Cancel the jobs of a batch
 #[utoipa::path(post, path = "/v1/batches/{batch}/cancel", tag = "batches", operation_id = "cancel_batch", params(("batch" = BatchId, Path)),
-    responses((status = 200, description = "As asked", body = Cancelled), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The number of jobs", body = Cancelled), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn cancel(State(api): State<Api>, PathParams(batch): PathParams<String>) -> Answer<Json<Cancelled>> {
     let batch = named(&batch)?;
     if api.jobs().batch_summary(&batch).await?.is_none() {
-        return Err(ApiError::not_found(format!("no job is in a batch {batch}")));
+        return Err(ApiError::not_found(format!("there is no batch {batch}")));
     }
     let cancelled = api.jobs().cancel_batch(&batch).await?;
     api.wake();

@@ -1,4 +1,4 @@
-//! Layers in one file: those of a job as it stands, or any that a page has put together.
+//! Exports layers as one file: those of a job, or any arrangement of pictures.
 
 use std::{io::Cursor, ops::RangeInclusive};
 
@@ -24,30 +24,30 @@ use crate::{
 
 pub const FORMATS: [ExportFormat; 3] = ExportFormat::ALL;
 
-/// Layers in one file.
+/// Exports layers as one file.
 const LAYERS: RangeInclusive<usize> = COMPOSITE_IMAGES;
 const MOST_BYTES: usize = 256 * 1024;
 
-/// The layers of a job as a ZIP of PNGs
+/// Export the layers of a job as a ZIP of PNGs
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.zip", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, description = "As asked", body = Vec<u8>, content_type = "application/zip"), (status = 304, description = "As it was (`If-None-Match`)"),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The layers as ZIP", body = Vec<u8>, content_type = "application/zip"), (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn zip(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Zip, &headers).await
 }
 
-/// The layers of a job for Krita
+/// Export the layers of a job for Krita
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.ora", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, description = "As asked", body = Vec<u8>, content_type = "image/openraster"), (status = 304, description = "As it was (`If-None-Match`)"),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The layers as OpenRaster", body = Vec<u8>, content_type = "image/openraster"), (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn ora(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Ora, &headers).await
 }
 
-/// The layers of a job for Photoshop and GIMP
+/// Export the layers of a job for Photoshop and GIMP
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.psd", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, description = "As asked", body = Vec<u8>, content_type = "image/vnd.adobe.photoshop"), (status = 304, description = "As it was (`If-None-Match`)"),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The layers as PSD", body = Vec<u8>, content_type = "image/vnd.adobe.photoshop"), (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn psd(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Psd, &headers).await
 }
@@ -57,7 +57,7 @@ async fn of_job(api: &Api, id: JobId, format: ExportFormat, headers: &HeaderMap)
     let result = published(&row)?;
     if !result.files.iter().any(FileEntry::is_layer) {
         let kind = row.request.task.kind();
-        return Err(ApiError::not_found(format!("a {kind} job has no layers; take its picture from /files")));
+        return Err(ApiError::not_found(format!("a {kind} job has no layers; get its picture from /files")));
     }
     let tag = format!("\"{id}-{}-{format}\"", row.epoch);
     if is_known(headers, &tag) {
@@ -70,7 +70,7 @@ async fn of_job(api: &Api, id: JobId, format: ExportFormat, headers: &HeaderMap)
     Ok(attached(fresh(bytes, format.media_type(), &tag, FOREVER), &format!("acetate-{id}.{format}")))
 }
 
-/// A stack of pictures of any jobs.
+/// A stack of pictures from any jobs.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StackBody {
@@ -94,7 +94,7 @@ struct LayerBody {
     job: JobId,
     /// The picture's name in that job: `layer-01.png`, `edited.png`.
     file: String,
-    /// What people read in a list of layers; its file's name when left out.
+    /// The layer's name in the file. Default: its file name.
     #[serde(default)]
     name: Option<String>,
     #[serde(default = "solid")]
@@ -112,14 +112,14 @@ fn shown() -> bool {
     true
 }
 
-/// A stack of pictures in one file
+/// Export a stack of pictures as one file
 ///
-/// Of any jobs, with names, opacity and what is hidden: what a page shows.
+/// The pictures may come from any jobs; each has a name, an opacity and a visibility.
 #[utoipa::path(post, path = "/v1/export", tag = "pictures", request_body = StackBody,
     responses(
-        (status = 200, description = "As asked", content(
+        (status = 200, description = "The stack in the requested format", content(
             (Vec<u8> = "application/zip"), (Vec<u8> = "image/openraster"), (Vec<u8> = "image/vnd.adobe.photoshop"))),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn stack(State(api): State<Api>, Json(asked): Json<StackBody, MOST_BYTES>) -> Answer<Response> {
     let given = asked.layers.len();
     if !LAYERS.contains(&given) {
@@ -163,7 +163,7 @@ async fn write(api: &Api, stack: Stack, format: ExportFormat) -> Answer<Vec<u8>>
         Ok(Ok(file)) => Ok(file.into_inner()),
         Ok(Err(ExportError::Stack(error))) => Err(error.into()),
         Ok(Err(ExportError::Write(error))) => {
-            Err(JobError::Busy { reason: format!("the file was not made: {error}") }.into())
+            Err(JobError::Busy { reason: format!("the file could not be made: {error}") }.into())
         }
         Err(_) => Err(missing(JobError::invalid("layers", "these layers cannot be written as one file"))),
     }

@@ -25,11 +25,11 @@ pub const FOREVER: &str = "private, max-age=31536000, immutable";
 ///
 /// `0.png` is the whole picture as the model regenerates it, `1.png` the rearmost layer.
 #[utoipa::path(get, path = "/v1/jobs/{id}/layers/{layer}", tag = "pictures",
-    params(("id" = JobId, Path), ("layer" = String, Path, description = "A number and `.png`")),
+    params(("id" = JobId, Path), ("layer" = String, Path, description = "The layer's number and `.png`")),
     responses(
-        (status = 200, description = "As asked", body = Vec<u8>, content_type = "image/png"),
-        (status = 304, description = "As it was (`If-None-Match`)"),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "The layer as PNG", body = Vec<u8>, content_type = "image/png"),
+        (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn layer(
     State(api): State<Api>,
     PathParams((id, layer)): PathParams<(String, String)>,
@@ -51,9 +51,9 @@ pub async fn layer(
 #[utoipa::path(get, path = "/v1/jobs/{id}/files/{name}", tag = "pictures",
     params(("id" = JobId, Path), ("name" = String, Path)),
     responses(
-        (status = 200, description = "As asked", content((Vec<u8> = "image/png"), (Object = "application/json"))),
-        (status = 304, description = "As it was (`If-None-Match`)"),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "The file", content((Vec<u8> = "image/png"), (Object = "application/json"))),
+        (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn file(
     State(api): State<Api>,
     PathParams((id, name)): PathParams<(String, String)>,
@@ -108,7 +108,7 @@ pub async fn read(api: &Api, row: &JobRow, file: &FileEntry) -> Answer<Vec<u8>> 
     }
 }
 
-/// What a result does not have.
+/// The error for a file that a result does not have.
 pub fn missing(error: JobError) -> ApiError {
     ApiError::not_found(error.to_string())
 }
@@ -117,10 +117,10 @@ fn gone_or(error: JobError, exists: bool, name: &str) -> ApiError {
     if exists {
         return error.into();
     }
-    ApiError::new(StatusCode::GONE, "gone", format!("{name} is no longer in the store; run the job anew"))
+    ApiError::new(StatusCode::GONE, "gone", format!("{name} is no longer in the store; run the job again"))
 }
 
-/// Whether the client has what the tag stands for.
+/// Whether the client already has the content with this tag.
 pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let given = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     given.flat_map(|line| line.split(',')).any(|known| {

@@ -1,4 +1,4 @@
-//! The numbers of `/metrics` about requests.
+//! The metrics of requests.
 
 use std::time::Instant;
 
@@ -9,15 +9,15 @@ use axum::{
 };
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-/// What the numbers mean; once, after the recorder was started.
+/// Describes the metrics; call it once, after the recorder has started.
 pub fn describe() {
     describe_counter!("acetate_http_requests_total", "Requests, by route, method and status.");
-    describe_histogram!("acetate_http_seconds", Unit::Seconds, "From the request to the head of its answer.");
-    describe_gauge!("acetate_http_watchers", "Open streams of events.");
-    describe_counter!("acetate_webhooks_total", "Calls at the end of jobs, by what came of them.");
+    describe_histogram!("acetate_http_seconds", Unit::Seconds, "Time from the request to the response headers.");
+    describe_gauge!("acetate_http_watchers", "Open event streams.");
+    describe_counter!("acetate_webhooks_total", "Webhook calls, by outcome.");
 }
 
-/// Counts by route, not by path: a path has an id in it.
+/// Counts by route, not by path, because paths contain ids.
 pub async fn requests(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("none".to_owned(), |path| path.as_str().to_owned());
     let method = match request.method().as_str() {
@@ -37,7 +37,7 @@ pub fn called(outcome: &'static str) {
     counter!("acetate_webhooks_total", "outcome" => outcome).increment(1);
 }
 
-/// Counted for as long as it lives.
+/// Counted until it is dropped.
 pub struct Watcher(());
 
 impl Default for Watcher {

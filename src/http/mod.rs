@@ -1,12 +1,11 @@
-//! Everything that is answered over HTTP: the API, the page, and whether a process is alive, ready and busy.
+//! The HTTP server: the API, the web UI, and the probes and metrics.
 //!
-//! `acetate worker` answers the three probes alone; `acetate serve` everything ([`Api`], [`routes`]). A request goes
-//! through the guards (`guard/`: who asks, from where, how often), then to its handler. Handlers submit jobs, look at
-//! rows and read files; none of them works on a job, and the only one that waits for one is that of the seed's
-//! endpoints (`qwen_image.rs`). Whoever watches a job shares one look at its row with everybody else (`watch.rs`).
+//! `acetate worker` serves only the three probes; `acetate serve` serves everything ([`Api`], [`routes`]). A request
+//! passes the middleware (`middleware/`: token, origin, rate, size), then reaches its handler. Handlers submit jobs,
+//! read rows and read files; none of them runs a job, and only the Qwen-Image web server's endpoints
+//! (`qwen_image_server/`) wait for one. All watchers of a job share one query of its row (`watch.rs`).
 //!
-//! Every type of a request or an answer has its schema beside it, and `routes` makes `/openapi.json` out of the same
-//! list that it routes by.
+//! Every request and response type derives its schema, and `routes` builds `/openapi.json` from the routes themselves.
 
 mod api;
 mod batches;
@@ -44,22 +43,26 @@ pub use webhook::{WebhookSecret, send as send_webhooks};
 
 use crate::job::JobError;
 
-/// How long connections that are open when the server stops may take to end.
+/// How long open connections may take to finish when the server stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
-/// A bound address, not yet answering.
+/// A bound address that does not serve requests yet.
 pub struct Server {
     listener: TcpListener,
 }
 
 impl Server {
-    /// Binds `http.bind`; port 0 takes a free one.
+    /// Binds `http.bind`; port 0 picks a free one.
     pub async fn bind(bind: &str) -> Result<Self, JobError> {
         let wrong = |reason: String| JobError::invalid("http.bind", format!("`{bind}` {reason}"));
         let address: SocketAddr =
             bind.parse().map_err(|_| wrong("is not an address and port, such as 127.0.0.1:8080".to_owned()))?;
         let listener = TcpListener::bind(address).await.map_err(|error| {
-            wrong(format!("cannot be listened on ({error}); set another, or port 0 for a free one"))
+            let why = match error.kind() {
+                std::io::ErrorKind::AddrInUse => "is already in use".to_owned(),
+                _ => format!("cannot be used ({error})"),
+            };
+            wrong(format!("{why}; set another, or port 0 for a free one"))
         })?;
         Ok(Self { listener })
     }
@@ -68,7 +71,7 @@ impl Server {
         self.listener.local_addr().ok()
     }
 
-    /// Answers the probes of a worker until `stop`.
+    /// Serves a worker's probes until `stop`.
     pub async fn serve(self, probes: Probes, stop: CancellationToken) -> std::io::Result<()> {
         let app = Router::new()
             .route("/healthz", get(probes::healthz))
@@ -78,7 +81,7 @@ impl Server {
         axum::serve(self.listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await
     }
 
-    /// Answers everything until `stop`.
+    /// Serves everything until `stop`.
     pub async fn serve_api(self, api: Api, stop: CancellationToken) -> std::io::Result<()> {
         let stopping = stop.clone();
         let app = routes(api).into_make_service_with_connect_info::<SocketAddr>();

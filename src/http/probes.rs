@@ -17,27 +17,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{database::JobStore, queue::Queue, telemetry::Metrics};
 
-/// A probe does not wait longer for the database.
+/// How long a probe waits for the database.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Probes of several watchers ask the database once.
+/// How long the database's answer is reused by other probes.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What the probes look at; clones share it.
+/// The state that the probes check; clones share it.
 #[derive(Clone)]
 pub struct Probes {
     pub jobs: JobStore,
     pub queue: Queue,
     pub metrics: Metrics,
-    /// This process takes jobs; else it is ready when it can accept them.
+    /// Whether this process runs jobs; otherwise it is ready if it can accept them.
     pub works: bool,
-    /// Set when the device has broken; a worker whose device fails its test at start does not come so far.
+    /// Set when the device has failed; a worker whose device fails the self-test at startup never gets here.
     pub broken: CancellationToken,
-    /// Set once the worker takes no more jobs.
+    /// Set once the worker accepts no more jobs.
     pub leaving: CancellationToken,
     database: Arc<Mutex<Option<LastAnswer>>>,
 }
 
-/// When the database was asked last, and what it said.
+/// The time and the result of the last database check.
 type LastAnswer = (Instant, Result<(), String>);
 
 impl Probes {
@@ -59,38 +59,38 @@ impl Probes {
         {
             return result.clone();
         }
-        // In a task of its own: what is asked of a database must not be dropped half-way.
+        // Runs in its own task, because a database query must not be dropped midway.
         let jobs = self.jobs.clone();
         let asked = tokio::spawn(async move { jobs.ping().await });
         let result = match tokio::time::timeout(PATIENCE, asked).await {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(error))) => Err(error.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("job database: no answer within {} s", PATIENCE.as_secs())),
+            Err(_) => Err(format!("job database: no response within {} s", PATIENCE.as_secs())),
         };
         *last = Some((Instant::now(), result.clone()));
         result
     }
 }
 
-/// The process answers: nothing more is asked, so that a database that is away does not restart workers.
+/// The process responds. Nothing else is checked, so that an unreachable database does not restart workers.
 pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 when this worker takes jobs: it consumes, reaches the database, and its device has passed its test. Of a process
-/// that only accepts jobs: when it reaches the database.
+/// 200 if this worker can run jobs: it consumes, reaches the database, and its device has passed the self-test. For a
+/// process that only accepts jobs: if it reaches the database.
 pub async fn readyz(State(probes): State<Probes>) -> Response {
     let health = probes.queue.health();
-    // Without a broker jobs are accepted all the same, and dispatched when it is back.
+    // Without a broker, jobs are still accepted, and dispatched when it is back.
     let queue = if !probes.works || health.connected && health.consuming {
         Ok(())
     } else {
         let why = health.last_error.unwrap_or_else(|| "not consuming yet".to_owned());
         Err(format!("{why} (since {})", health.since))
     };
-    let device = if probes.broken.is_cancelled() { Err("cannot be used, see the log".to_owned()) } else { Ok(()) };
-    let leaving = if probes.leaving.is_cancelled() { Err("takes no more jobs".to_owned()) } else { Ok(()) };
+    let device = if probes.broken.is_cancelled() { Err("not usable, see the log".to_owned()) } else { Ok(()) };
+    let leaving = if probes.leaving.is_cancelled() { Err("accepts no more jobs".to_owned()) } else { Ok(()) };
     let checks = [("queue", queue), ("database", probes.database().await), ("device", device), ("worker", leaving)];
     let ready = checks.iter().all(|(_, result)| result.is_ok());
     let shown: serde_json::Map<String, Value> = checks

@@ -12,27 +12,27 @@ use utoipa::ToSchema;
 
 use crate::job::{JobError, JobId};
 
-/// What a client is told.
+/// The error that a client receives.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
     /// `urn:acetate:error:` and the code.
     r#type: String,
-    /// The status in words.
+    /// The status as text.
     title: String,
     status: u16,
     /// Never changes for a given reason.
     code: String,
-    /// What was wrong, where, and what would be right.
+    /// What is wrong, where, and what is valid.
     detail: String,
-    /// The part of the request that is at fault.
+    /// The invalid part of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
-    /// The job that it is about, where the request did not name it.
+    /// The job concerned, if the request did not name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     job: Option<JobId>,
 }
 
-/// A request that is not answered with what it asked for.
+/// The failure of a request.
 #[derive(Debug)]
 pub struct ApiError {
     pub status: StatusCode,
@@ -100,7 +100,7 @@ impl From<JobError> for ApiError {
             | JobError::Database { .. }
             | JobError::Queue { .. }
             | JobError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            // Of a job that somebody waits for.
+            // Only for requests that wait for a job.
             JobError::ModelNotFound { .. }
             | JobError::ModelInvalid { .. }
             | JobError::ModelTooLarge { .. }
@@ -124,7 +124,7 @@ impl From<JobError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if self.status.is_server_error() {
-            tracing::warn!(code = %self.code, detail = self.detail, "a request was not answered");
+            tracing::warn!(code = %self.code, detail = self.detail, "a request failed");
         }
         let problem = Problem {
             r#type: format!("urn:acetate:error:{}", self.code),

@@ -1,4 +1,4 @@
-//! Which path leads where, and what it passes on the way.
+//! The routes and their middleware.
 
 use axum::{
     Json, Router,
@@ -19,24 +19,24 @@ use super::{
     thumbnails,
 };
 
-/// The document's frame; its paths come from [`api`].
+/// The OpenAPI document without its paths.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "acetate",
-        description = "Takes pictures apart into transparent RGBA layers and edits layers by instruction, as jobs. \
-                       docs/api.md says what the types do not."
+        description = "Splits pictures into transparent RGBA layers and edits layers by instruction, as jobs. \
+                       docs/api.md covers what this schema leaves out."
     ),
     components(schemas(jobs::StateEvent)),
     security(("token" = [])),
     modifiers(&Bearer),
     tags(
-        (name = "jobs", description = "Submitting, looking, watching, acting"),
-        (name = "pictures", description = "Layers, files, thumbnails, exports"),
-        (name = "batches", description = "Many jobs under one name"),
-        (name = "server", description = "What this server does"),
-        (name = "session", description = "For browsers, which cannot send a token with a picture"),
-        (name = "qwen-image", description = "The endpoints of Qwen-Image-Layered's web server, which wait for their job")
+        (name = "jobs", description = "Submit and manage jobs"),
+        (name = "pictures", description = "Layers, files, thumbnails and exports"),
+        (name = "batches", description = "Groups of jobs with one name"),
+        (name = "server", description = "Server information"),
+        (name = "session", description = "Browser sessions, for requests that cannot send a token"),
+        (name = "qwen-image", description = "The Qwen-Image web server's endpoints, which wait for their job")
     )
 )]
 struct Document;
@@ -51,7 +51,7 @@ impl Modify for Bearer {
     }
 }
 
-/// What needs a token, where there is one.
+/// The routes that need a token, if one is set.
 fn guarded() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(jobs::submit, jobs::list))
@@ -82,12 +82,12 @@ fn open() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(middleware::session_show, middleware::session_open, middleware::session_close))
 }
 
-/// The OpenAPI document, of everything that is routed.
+/// The OpenAPI document of all API routes.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     OpenApiRouter::with_openapi(Document::openapi()).merge(guarded()).merge(open()).into_openapi()
 }
 
-/// Everything: the API, the page, the probes.
+/// All routes: the API, the web UI and the probes.
 pub fn routes(api: Api) -> Router {
     let guarded: Router<Api> = guarded().into();
     let open: Router<Api> = open().into();
@@ -102,7 +102,7 @@ pub fn routes(api: Api) -> Router {
         .merge(open)
         .route("/openapi.json", get(document))
         .route("/docs", get(static_files::docs))
-        // Outside the token: what is asked too often is refused before anything else is looked at.
+        // Outside the token check: too many requests are refused before anything else is checked.
         .route_layer(from_fn_with_state(api.clone(), middleware::limit))
         .fallback(static_files::page)
         .method_not_allowed_fallback(static_files::wrong_method)
@@ -130,7 +130,7 @@ mod tests {
 
     use crate::job::{COMPOSITE_IMAGES, MAX_PRIORITY};
 
-    /// What the specification wants and the types do not know.
+    /// Adds what the specification requires and the types do not express.
     #[test]
     fn the_document_is_a_good_one() {
         let document = serde_json::to_value(super::openapi()).unwrap();

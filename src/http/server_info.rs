@@ -1,4 +1,4 @@
-//! `/v1/config` and `/v1/models`: what a page must know of the server.
+//! `/v1/config` and `/v1/models`: what the web UI needs to know about the server.
 
 use std::ops::RangeInclusive;
 
@@ -13,24 +13,24 @@ use super::{
 };
 use crate::job::{COMPOSITE_IMAGES, EDIT_IMAGES};
 
-/// What the server does, and what holds when a request does not say.
+/// The server's mode, and the defaults and limits of requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConfigView {
-    /// acetate's own.
+    /// The version of acetate.
     version: &'static str,
     mode: ServerMode,
-    /// This process works on jobs, too.
+    /// Whether this process also runs jobs.
     works: bool,
     defaults: Defaults,
     bounds: Bounds,
     limits: LimitsView,
-    /// Jobs may name a `webhook`.
+    /// Whether jobs may have a `webhook`.
     webhooks: bool,
-    /// Jobs may name pictures of the web.
+    /// Whether jobs may use pictures from the web.
     http_inputs: bool,
 }
 
-/// The least and the most.
+/// Minimum and maximum of each parameter.
 #[derive(Debug, Serialize, ToSchema)]
 struct Bounds {
     layers: [u32; 2],
@@ -51,8 +51,8 @@ struct LimitsView {
     max_queued: u64,
 }
 
-/// Defaults, bounds and limits
-#[utoipa::path(get, path = "/v1/config", tag = "server", responses((status = 200, description = "As asked", body = ConfigView)))]
+/// Show defaults, bounds and limits
+#[utoipa::path(get, path = "/v1/config", tag = "server", responses((status = 200, description = "Defaults, bounds and limits", body = ConfigView)))]
 pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
     let settings = api.settings();
     Json(ConfigView {
@@ -86,13 +86,13 @@ fn ends<T>(range: RangeInclusive<T>) -> [T; 2] {
     [least, most]
 }
 
-/// The checkpoints that jobs run on
-#[utoipa::path(get, path = "/v1/models", tag = "server", responses((status = 200, description = "As asked", body = ServerModels)))]
+/// Show the models that jobs run on
+#[utoipa::path(get, path = "/v1/models", tag = "server", responses((status = 200, description = "The models", body = ServerModels)))]
 pub async fn models(State(api): State<Api>) -> Json<ServerModels> {
     Json(loaded(&api))
 }
 
-/// With what is in memory at this moment.
+/// Includes which models are loaded at the moment.
 pub fn loaded(api: &Api) -> ServerModels {
     let mut models = api.settings().models.clone();
     if let Some(resident) = &api.parts.resident {

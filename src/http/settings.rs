@@ -1,4 +1,4 @@
-//! What the API is set up with, as plain values.
+//! The API's settings, as plain values.
 
 use std::time::Duration;
 
@@ -12,34 +12,34 @@ use crate::{
     job::{DecomposeParams, EditParams, WorkflowParams},
 };
 
-/// `[http]`, and what of the other sections the API must know.
+/// The settings of `[http]`, and those of other sections that the API needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Absent: whoever can ask may.
+    /// Absent: no token is needed.
     pub token: Option<Token>,
-    /// Names beside the loopback's under which a server without a token may be asked.
+    /// Host names, in addition to localhost, that a server without a token accepts.
     pub hosts: Vec<String>,
     pub cors_origins: Vec<String>,
     pub max_upload_bytes: u64,
     pub max_queued: u64,
-    /// Of one client. 0: no limit.
+    /// Per client. 0: no limit.
     pub requests_per_second: f64,
-    /// Absent: nobody can be called.
+    /// Absent: webhooks are disabled.
     pub webhook_secret: Option<WebhookSecret>,
     pub webhook_policy: WebhookPolicy,
-    /// The pause after the first call that did not arrive.
+    /// The pause after the first failed webhook call.
     pub webhook_retry: Duration,
-    /// Of a picture.
+    /// The limits of an input picture.
     pub limits: Limits,
     pub http_inputs: bool,
     pub defaults: Defaults,
     pub models: ServerModels,
     pub mode: ServerMode,
-    /// This process works on jobs, too.
+    /// Whether this process also runs jobs.
     pub works: bool,
 }
 
-/// One process that is all there is, or the front of a service.
+/// Whether one process does everything, or this is the front of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerMode {
@@ -47,7 +47,7 @@ pub enum ServerMode {
     Service,
 }
 
-/// Parameters of requests that do not name them.
+/// The defaults for parameters that requests leave out.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Defaults {
     pub decompose: DecomposeParams,
@@ -60,7 +60,7 @@ impl Defaults {
     }
 }
 
-/// The checkpoints that are configured.
+/// The configured checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ServerModels {
     pub decompose: ServerModel,
@@ -73,8 +73,8 @@ pub struct ServerModels {
 pub struct ServerModel {
     /// A hub id, or the name of a folder.
     pub id: String,
-    /// The one that comes with acetate, for drawn scenes of simple shapes.
+    /// Whether it is the small one that comes with acetate, for drawings of simple shapes.
     pub small: bool,
-    /// Whether it is in memory; null where this process does not work on jobs.
+    /// Whether it is in memory; null if this process does not run jobs.
     pub loaded: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! The page and its files.
+//! Serves the web UI's files.
 
 use axum::{
     body::Body,
@@ -13,13 +13,13 @@ use super::{
 };
 use crate::ui;
 
-/// Everything from here and nothing written into the page: what a picture's name or a label says can never become code.
+/// Everything comes from this server, and nothing is inline: a picture's name or a label can never become code.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; \
                       connect-src 'self'; font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-/// The names do not change with their content, so browsers ask each time, and mostly hear that nothing is new.
+/// File names do not change with their content, so browsers revalidate each time and mostly get 304.
 const ASK: &str = "no-cache";
 
-/// Whatever has no route of its own: `/` and the files of the page, else a problem.
+/// Every path without its own route: `/` and the web UI's files, otherwise a problem.
 pub async fn page(request: Request) -> Response {
     let path = request.uri().path();
     let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
@@ -47,11 +47,11 @@ fn serve(name: &str, headers: &HeaderMap) -> Option<Response> {
 }
 
 fn absent(path: &str) -> Response {
-    ApiError::not_found(format!("there is nothing at {path}; /docs shows what there is")).into_response()
+    ApiError::not_found(format!("there is nothing at {path}; see /docs")).into_response()
 }
 
-/// A known path, asked in a way that it does not know.
+/// A known path with a method that it does not support.
 pub async fn wrong_method(request: Request<Body>) -> Response {
-    let detail = format!("{} is not for {}; see /docs", request.method(), request.uri().path());
+    let detail = format!("{} does not accept {}; see /docs", request.method(), request.uri().path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).into_response()
 }

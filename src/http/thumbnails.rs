@@ -1,4 +1,4 @@
-//! Small pictures for pages: made once, kept in memory as far as there is room.
+//! Thumbnails for the web UI: made once, and kept in memory while there is room.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,14 +20,14 @@ use crate::{
     job::{InputRef, JobError, JobId},
 };
 
-/// Longer sides, in pixels: a few, so that nobody fills the memory with many.
+/// The longer sides, in pixels: only a few, so that clients cannot fill the memory with many.
 const SIZES: [u32; 4] = [96, 256, 640, 1280];
 const USUAL: u32 = 256;
-/// Bytes of all that are kept.
+/// The most bytes that are kept in memory.
 const ROOM: usize = 64 << 20;
-/// Made at a time; the processor has other work.
+/// How many are made at a time; the CPU has other work.
 const AT_A_TIME: usize = 2;
-/// An address may hold another picture tomorrow.
+/// An address may have another picture later.
 const A_WHILE: &str = "private, max-age=3600";
 
 type Key = (JobId, String, u32);
@@ -67,7 +67,7 @@ impl Thumbnails {
         }
     }
 
-    /// Those of a job that was deleted.
+    /// Removes the thumbnails of a deleted job.
     pub fn forget(&self, job: JobId) {
         let mut kept = self.lock();
         let gone: Vec<Key> = kept.pictures.iter().map(|(key, _)| key).filter(|key| key.0 == job).cloned().collect();
@@ -87,19 +87,19 @@ impl Thumbnails {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Size {
-    /// The longer side at most: 96, 256, 640 or 1280 pixels; 256 when left out.
+    /// The maximum length of the longer side: 96, 256, 640 or 1280 pixels. Default: 256.
     size: Option<u32>,
 }
 
-/// A picture made small
+/// A thumbnail of a picture
 ///
-/// Of a file of the result, or of what the job was given: `input-0.png`, `input-1.png`, ...
+/// `name` is a file of the result, or one of the job's inputs: `input-0.png`, `input-1.png`, ...
 #[utoipa::path(get, path = "/v1/jobs/{id}/thumbnails/{name}", tag = "pictures",
     params(("id" = JobId, Path), ("name" = String, Path), Size),
     responses(
-        (status = 200, description = "As asked", body = Vec<u8>, content_type = "image/png"),
-        (status = 304, description = "As it was (`If-None-Match`)"),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "The thumbnail as PNG", body = Vec<u8>, content_type = "image/png"),
+        (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn thumbnail(
     State(api): State<Api>,
     PathParams((id, name)): PathParams<(String, String)>,
@@ -137,7 +137,7 @@ async fn of_output(api: &Api, row: &JobRow, name: String, size: u32, headers: &H
 async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &HeaderMap) -> Answer<Response> {
     let Some(input) = row.request.inputs.iter().nth(index) else {
         let given = row.request.inputs.len();
-        return Err(ApiError::not_found(format!("job {} was given {given} pictures", row.id())));
+        return Err(ApiError::not_found(format!("job {} has {given} input pictures", row.id())));
     };
     let tag = format!("\"{}-{index}-{size}\"", row.id());
     if is_known(headers, &tag) {
@@ -153,11 +153,11 @@ async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &He
     Ok(fresh(picture, "image/png", &tag, A_WHILE))
 }
 
-/// What a job was given, as far as it is at hand: nothing is fetched from the web for a picture on a page.
+/// A job's input, if it is in the store: nothing is fetched from the web for a thumbnail.
 async fn input_bytes(api: &Api, input: &InputRef) -> Answer<Vec<u8>> {
     match input {
         InputRef::Url(url) if url.starts_with("http") => {
-            Err(ApiError::not_found("the picture came from the web, and is not kept here"))
+            Err(ApiError::not_found("the picture is from the web and is not stored"))
         }
         InputRef::Url(url) => {
             api.stores().inputs().read(url, api.settings().limits.max_bytes).await.map_err(|error| match error {
@@ -178,7 +178,7 @@ async fn make(api: &Api, key: Key, bytes: Vec<u8>) -> Answer<Bytes> {
     let made = tokio::task::spawn_blocking(move || image::thumbnail(&name, &bytes, &limits, size)).await;
     let picture = match made {
         Ok(made) => Bytes::from(made?),
-        Err(_) => return Err(JobError::InvalidImage { input: key.1, reason: "cannot be made small".to_owned() }.into()),
+        Err(_) => return Err(JobError::InvalidImage { input: key.1, reason: "cannot be resized".to_owned() }.into()),
     };
     api.thumbnails.put(key, picture.clone());
     Ok(picture)

@@ -14,13 +14,13 @@ use crate::{
     store::{MANIFEST, input_name},
 };
 
-/// A job: what was asked for, how it stands, and where its pictures are.
+/// A job: its request, its state and its pictures.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobView {
     pub id: JobId,
     pub kind: JobKind,
     pub state: JobState,
-    /// Times that a worker has taken it.
+    /// How often a worker has claimed it.
     pub attempts: u32,
     pub epoch: Epoch,
     /// 0 to 9, higher first.
@@ -28,28 +28,28 @@ pub struct JobView {
     pub batch: Option<BatchId>,
     pub labels: BTreeMap<String, String>,
     pub input: Vec<InputView>,
-    /// Those of its kind.
+    /// The parameters of its kind.
     #[schema(value_type = Object)]
     pub params: Value,
-    /// Of the running or last attempt.
+    /// The progress of the running or last attempt.
     pub progress: Option<Progress>,
-    /// Why it failed, or why the last attempt did.
+    /// Why the job or its last attempt failed.
     pub error: Option<ErrorRecord>,
     pub cancel_requested: bool,
     pub created_at: Timestamp,
-    /// Of the last attempt.
+    /// When the last attempt started.
     pub started_at: Option<Timestamp>,
     pub updated_at: Timestamp,
     pub finished_at: Option<Timestamp>,
-    /// The pictures; empty until it has succeeded.
+    /// The result's pictures; empty until the job has succeeded.
     pub outputs: Vec<OutputView>,
     pub links: Links,
-    /// Its attempts, oldest first; only of a job that is asked for by itself.
+    /// Its attempts, oldest first; only when a single job is requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Vec<AttemptView>>,
 }
 
-/// A picture that a job was given.
+/// An input picture of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(
     untagged,
@@ -57,13 +57,13 @@ pub struct JobView {
     expecting = "a picture is an address, {\"job\": ID, \"layer\": 2}, {\"job\": ID, \"file\": \"edited.png\"} or {\"upload\": NAME}"
 )]
 pub enum InputView {
-    /// `s3://bucket/key`, `file:///path`, or `http(s)://` where that is allowed.
+    /// `s3://bucket/key`, `file:///path`, or `http(s)://` if that is allowed.
     Url(String),
     /// A layer of an earlier job, by the number in its file name.
     Layer { job: JobId, layer: u32 },
     /// Any picture of an earlier job, by its name.
     File { job: JobId, file: String },
-    /// A picture that came with a request: the SHA-256 of its bytes and an ending.
+    /// An uploaded picture: the SHA-256 of its bytes and an extension.
     Upload { upload: String },
 }
 
@@ -82,13 +82,13 @@ pub struct OutputView {
     pub thumbnail: String,
 }
 
-/// Paths of this server.
+/// Paths on this server.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Links {
     #[serde(rename = "self")]
     pub this: String,
     pub events: String,
-    /// A small picture of the result, or else of what was given.
+    /// A thumbnail of the result, or of the input while there is no result.
     pub thumbnail: Option<String>,
     pub inputs: Vec<String>,
     pub manifest: Option<String>,

@@ -1,5 +1,5 @@
-//! Looking at jobs for everybody who watches one: one query for all of them, when something has changed and twice a
-//! second. How many watch one job costs nothing.
+//! Polls watched jobs for all watchers: one query for all of them, when something has changed and twice a second. More
+//! watchers of a job cost nothing.
 
 use std::{
     collections::HashMap,
@@ -16,15 +16,15 @@ use crate::{
     job::JobId,
 };
 
-/// Between two looks, however much changes.
+/// The minimum time between two queries.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Ids in one query.
+/// The most ids in one query.
 const CHUNK: usize = 500;
 
-/// How a watched job stands.
+/// The state of a watched job.
 #[derive(Debug, Clone, Default)]
 pub enum Watched {
-    /// Nobody has looked yet.
+    /// Not queried yet.
     #[default]
     Unknown,
     Row(Arc<JobRow>),
@@ -54,7 +54,7 @@ impl JobWatcher {
         watch
     }
 
-    /// Follows a job. The first look may be older than what the caller has seen.
+    /// Follows a job. The first snapshot may be older than what the caller has seen.
     pub fn follow(&self, id: JobId) -> watch::Receiver<Watched> {
         let mut watched = self.0.lock();
         let receiver = watched.entry(id).or_insert_with(|| watch::Sender::new(Watched::Unknown)).subscribe();
@@ -65,12 +65,12 @@ impl JobWatcher {
 }
 
 impl Shared {
-    /// Nothing under the lock can leave it half-changed.
+    /// No code under the lock can leave it inconsistent.
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, watch::Sender<Watched>>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those whom somebody still watches.
+    /// Only jobs that are still watched.
     fn ids(&self) -> Vec<JobId> {
         let mut watched = self.lock();
         watched.retain(|_, sender| sender.receiver_count() > 0);
@@ -109,13 +109,13 @@ async fn look_after(shared: &Shared, jobs: &JobStore) {
         for chunk in ids.chunks(CHUNK) {
             match jobs.get_many(chunk).await {
                 Ok(rows) => shared.tell(chunk, rows),
-                Err(error) => warn!(%error, "watched jobs were not looked at"),
+                Err(error) => warn!(%error, "could not load the watched jobs"),
             }
         }
         tokio::time::sleep(PAUSE).await;
         tokio::select! {
             () = changes.wait_for_change() => {}
-            // Whoever has just come does not wait for the next change.
+            // A new watcher does not have to wait for the next change.
             () = shared.somebody.notified() => {}
         }
     }

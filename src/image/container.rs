@@ -1,19 +1,19 @@
-//! What the file formats say outside their pixels: which format it is, how large, how many pictures, and whether the
-//! file is whole. Decoders are lenient about the last, and do not tell all of the others.
+//! Reads a file's container: the format, the size, the number of pictures, and whether the file is complete. Decoders
+//! are lenient about completeness, and do not report all of the rest.
 
 use ::image::ImageFormat;
 
 /// Facts read by walking over a file's parts without decoding them.
 pub(super) struct Survey {
-    /// Width and height, where a fixed place in the file says so.
+    /// Width and height, if they are at a fixed position in the file.
     pub size: Option<(u32, u32)>,
     /// Frames of an animation or pages of a document; at least 1.
     pub frames: usize,
-    /// A JPEG with four components; the decoder hands out RGB and does not tell.
+    /// Whether it is a JPEG with four components; the decoder returns RGB without saying so.
     pub cmyk: bool,
 }
 
-/// The format that the first bytes announce, or the reason why this is none of ours.
+/// The format by the first bytes, or the reason why it is not supported.
 pub(super) fn recognise(bytes: &[u8]) -> Result<ImageFormat, String> {
     const ACCEPTED: &str = "PNG, JPEG, WebP, GIF, BMP and TIFF are accepted";
     let starts = |magic: &[u8]| bytes.starts_with(magic);
@@ -32,7 +32,7 @@ pub(super) fn recognise(bytes: &[u8]) -> Result<ImageFormat, String> {
     } else if bytes.is_empty() {
         Err(format!("the file is empty; {ACCEPTED}"))
     } else {
-        Err(format!("not a picture that can be read: {}; {ACCEPTED}", describe(bytes)))
+        Err(format!("not a readable picture: {}; {ACCEPTED}", describe(bytes)))
     }
 }
 
@@ -47,7 +47,7 @@ pub(super) fn label(format: ImageFormat) -> &'static str {
     }
 }
 
-/// A guess for the message, for the files that people send by mistake.
+/// A guess for the message, for files that people often send by mistake.
 fn describe(bytes: &[u8]) -> String {
     const KNOWN: [(&[u8], &str); 14] = [
         (b"%PDF", "PDF"),
@@ -62,7 +62,7 @@ fn describe(bytes: &[u8]) -> String {
         (b"#?RADIANCE", "Radiance HDR"),
         (b"qoif", "QOI"),
         (b"DDS ", "DDS"),
-        (b"\x89PNG", "a PNG whose first bytes were changed, as by a transfer in text mode"),
+        (b"\x89PNG", "a PNG whose first bytes were changed, for instance by a transfer in text mode"),
         (b"version https://git-lfs", "a Git LFS pointer; fetch the real file"),
     ];
     if let Some((_, what)) = KNOWN.iter().find(|(magic, _)| bytes.starts_with(magic)) {
@@ -78,7 +78,7 @@ fn describe(bytes: &[u8]) -> String {
     }
     let head = &bytes[..bytes.len().min(512)];
     let Ok(text) = std::str::from_utf8(head).or_else(|error| std::str::from_utf8(&head[..error.valid_up_to()])) else {
-        return "the bytes are unknown".to_owned();
+        return "the format is unknown".to_owned();
     };
     let text = text.trim_start_matches('\u{feff}').trim_start().to_lowercase();
     if text.starts_with("<!doctype html") || text.starts_with("<html") {
@@ -93,11 +93,11 @@ fn describe(bytes: &[u8]) -> String {
         "the bytes look like plain text".to_owned()
     } else {
         let hex: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("the bytes begin with {}, which is no format known here", hex.join(" "))
+        format!("the bytes begin with {}, which is not a known format", hex.join(" "))
     }
 }
 
-/// Walks over the file. An error says where it is cut short.
+/// Walks over the file. An error says where it ends early.
 pub(super) fn survey(format: ImageFormat, bytes: &[u8]) -> Result<Survey, String> {
     let found = match format {
         ImageFormat::Png => png(bytes),
@@ -108,7 +108,7 @@ pub(super) fn survey(format: ImageFormat, bytes: &[u8]) -> Result<Survey, String
         _ => Some(Survey { size: None, frames: tiff_pages(bytes), cmyk: false }),
     };
     found.ok_or_else(|| {
-        format!("the {} is cut short: it ends after {} bytes; fetch or save it again", label(format), bytes.len())
+        format!("the {} is cut short: it ends after {} bytes; download or save it again", label(format), bytes.len())
     })
 }
 
@@ -148,7 +148,7 @@ fn png(bytes: &[u8]) -> Option<Survey> {
     }
 }
 
-/// Segment after segment until the end-of-image marker. Thumbnails lie inside segments and do not confuse it.
+/// Segment after segment until the end-of-image marker. Thumbnails are inside segments and are skipped.
 fn jpeg(bytes: &[u8]) -> Option<Survey> {
     let mut survey = Survey { size: None, frames: 1, cmyk: false };
     let mut at = 2usize;
@@ -160,12 +160,12 @@ fn jpeg(bytes: &[u8]) -> Option<Survey> {
             0x00 | 0x01 | 0xd0..=0xd7 => at += 2,
             0xd9 => return Some(survey),
             _ => {
-                // SOF0 to SOF15, without the three codes in between that mean something else.
+                // SOF0 to SOF15, except the three codes that mean something else.
                 if matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) {
                     survey.size = Some((be16(bytes, at + 7)?, be16(bytes, at + 5)?));
                     survey.cmyk = *bytes.get(at + 9)? == 4;
                 }
-                // After a start of scan this lands in entropy-coded data, where 0xff is followed by 0 or a restart.
+                // After a start of scan comes entropy-coded data, in which 0xff is followed by 0 or a restart marker.
                 at += 2 + be16(bytes, at + 2)?.max(2) as usize;
             }
         }
@@ -180,7 +180,7 @@ fn webp(bytes: &[u8]) -> Option<Survey> {
     }
     let mut survey = Survey { size: None, frames: 0, cmyk: false };
     if bytes.get(12..16) == Some(b"VP8X") {
-        // The canvas: 24 bits a side, less one.
+        // The canvas: 24 bits per side, minus one.
         survey.size = Some(((le32(bytes, 24)? & 0xff_ffff) + 1, (le32(bytes, 26)? >> 8) + 1));
     }
     let mut at = 12usize;
@@ -192,7 +192,7 @@ fn webp(bytes: &[u8]) -> Option<Survey> {
     Some(survey)
 }
 
-/// Blocks until the trailer. What follows a whole first frame may be missing: it is not used.
+/// Blocks until the trailer. Data after a complete first frame may be missing, because it is not used.
 fn gif(bytes: &[u8]) -> Option<Survey> {
     let mut survey = Survey { size: Some((le16(bytes, 6)?, le16(bytes, 8)?)), frames: 0, cmyk: false };
     let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
@@ -210,7 +210,7 @@ fn gif(bytes: &[u8]) -> Option<Survey> {
     (survey.frames > 0).then_some(survey)
 }
 
-/// Where the chain of length-prefixed GIF blocks that starts at `at` ends.
+/// The end of the chain of length-prefixed GIF blocks that starts at `at`.
 fn sub_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
         let length = usize::from(*bytes.get(at)?);
@@ -221,7 +221,7 @@ fn sub_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// The old core header has 16-bit sides; in later ones the height is negative when rows run downwards.
+/// The old core header has 16-bit sides; in later ones the height is negative if rows go from top to bottom.
 fn bmp_size(bytes: &[u8]) -> Option<(u32, u32)> {
     if le32(bytes, 14)? == 12 {
         Some((le16(bytes, 18)?, le16(bytes, 20)?))
@@ -230,7 +230,7 @@ fn bmp_size(bytes: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-/// Directories in the chain of a classic TIFF. A chain that loops or breaks off ends the count.
+/// The number of directories in the chain of a classic TIFF. The count ends if the chain loops or breaks.
 fn tiff_pages(bytes: &[u8]) -> usize {
     const MOST: usize = 10_000;
     let little = bytes.starts_with(b"II");

@@ -1,4 +1,4 @@
-//! Bytes to pixels, under limits, with a note for whatever was changed on the way.
+//! Decodes pictures under limits, with a note for every conversion.
 
 use std::io::{Cursor, ErrorKind};
 
@@ -10,7 +10,7 @@ use super::container::{self, Survey};
 use super::icc;
 use crate::job::JobError;
 
-/// What a picture may ask for. Its header is held against them before any pixel is allocated.
+/// The limits of a picture. Its header is checked before any pixel is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Pixels.
@@ -30,22 +30,22 @@ impl Default for Limits {
     }
 }
 
-/// A picture as everything behind this module takes it.
+/// A decoded picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
     pub pixels: RgbaImage,
-    /// What was done to it beyond reading it, for the manifest; without its name.
+    /// Notes about conversions for the manifest, without the picture's name.
     pub notes: Vec<String>,
 }
 
-/// Decodes PNG, JPEG, WebP, GIF, BMP or TIFF, told apart by content. `name` only serves messages.
+/// Decodes PNG, JPEG, WebP, GIF, BMP or TIFF, detected by content. `name` is only for messages.
 ///
-/// Animations and multi-page files give their first picture, EXIF orientation is applied, an embedded colour profile
-/// is converted to sRGB, 16 bits are rounded to 8 and CMYK becomes RGB; each of these leaves a note.
+/// Takes the first picture of animations and multi-page files, applies the EXIF orientation, converts an embedded color
+/// profile to sRGB, rounds 16 bits to 8 and converts CMYK to RGB; each of these adds a note.
 ///
 /// # Errors
-/// [`JobError::ImageTooLarge`] past a limit; [`JobError::InvalidImage`] when the bytes are no picture, not a whole one,
-/// or of a kind that is not supported. A picture that is cut short is always an error, never partly grey.
+/// [`JobError::ImageTooLarge`] beyond a limit; [`JobError::InvalidImage`] if the bytes are not a picture, an incomplete
+/// one, or an unsupported one. A truncated picture is always an error, never partly gray.
 pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobError> {
     let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
     if bytes.len() as u64 > limits.max_bytes {
@@ -67,7 +67,7 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobE
     let mut note = |text: String| notes.push(text);
     note_kind(format, &survey, decoder.as_ref(), &mut note).map_err(invalid)?;
 
-    // Metadata that cannot be read is not a reason to refuse the pixels.
+    // Unreadable metadata is not a reason to refuse the pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let profile = decoder.icc_profile().ok().flatten();
     let colour = if survey.cmyk || is_cmyk(decoder.as_ref()) {
@@ -85,7 +85,7 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobE
         note(text);
     }
     if orientation != Orientation::NoTransforms {
-        note(format!("turned upright, as its EXIF orientation {} says", orientation.to_exif()));
+        note(format!("rotated according to its EXIF orientation, {}", orientation.to_exif()));
         let mut turned = DynamicImage::from(pixels);
         turned.apply_orientation(orientation);
         pixels = turned.into_rgba8();
@@ -93,19 +93,19 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobE
     Ok(Decoded { pixels, notes })
 }
 
-/// What the header of a picture says.
+/// The facts in a picture's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// Of the file's name: `png`.
+    /// The file's extension: `png`.
     pub ending: &'static str,
     pub width: u32,
     pub height: u32,
 }
 
-/// Whether the bytes begin as a picture within the limits, without reading its pixels.
+/// Checks that the bytes start like a picture within the limits, without reading its pixels.
 ///
 /// # Errors
-/// As [`decode`]'s, as far as the header tells.
+/// Those of [`decode`] that the header shows.
 pub fn look(name: &str, bytes: &[u8], limits: &Limits) -> Result<Look, JobError> {
     let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
     let format = container::recognise(bytes).map_err(invalid)?;
@@ -118,8 +118,8 @@ pub fn look(name: &str, bytes: &[u8], limits: &Limits) -> Result<Look, JobError>
     Ok(Look { ending, width, height })
 }
 
-/// Reads the header. What a decoder may allocate by itself is bounded as well: 16 bytes for each allowed pixel covers
-/// 16-bit RGBA and a working copy.
+/// Reads the header. The decoder's own allocations are limited, too: 16 bytes per allowed pixel cover 16-bit RGBA and a
+/// working copy.
 fn open<'a>(format: ImageFormat, bytes: &'a [u8], limits: &Limits) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
     let mut allowed = ::image::Limits::default();
     allowed.max_image_width = Some(limits.max_width);
@@ -160,7 +160,7 @@ fn check_size(name: &str, (width, height): (u32, u32), limits: &Limits) -> Resul
     Ok(())
 }
 
-/// Notes what the pixel format loses, and refuses what this program cannot show in 8 bits.
+/// Notes what the conversion to 8 bits loses, and refuses unsupported pixel formats.
 fn note_kind(
     format: ImageFormat,
     survey: &Survey,
@@ -170,12 +170,12 @@ fn note_kind(
     match decoder.color_type() {
         ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => {}
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
-            note("16 bits a channel, rounded to 8".to_owned());
+            note("16 bits per channel, rounded to 8".to_owned());
         }
-        other => return Err(format!("its pixels are {other:?}; save it with 8 or 16 bits a channel")),
+        other => return Err(format!("its pixels are {other:?}; save it with 8 or 16 bits per channel")),
     }
     if survey.cmyk || is_cmyk(decoder) {
-        note("CMYK, converted to RGB without a colour profile".to_owned());
+        note("CMYK, converted to RGB without a color profile".to_owned());
     }
     if survey.frames > 1 {
         let kind = match format {
@@ -183,7 +183,7 @@ fn note_kind(
             ImageFormat::Png => format!("animated PNG with {} frames", survey.frames),
             _ => format!("animated {} with {} frames", container::label(format), survey.frames),
         };
-        note(format!("{kind}, only the first was taken"));
+        note(format!("{kind}; only the first was used"));
     }
     Ok(())
 }
@@ -202,17 +202,17 @@ fn explain(name: &str, format: ImageFormat, error: ImageError) -> JobError {
             format!("this kind of {label} is not supported ({error}); save it as a plain PNG")
         }
         ImageError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            format!("the {label} is cut short; fetch or save it again")
+            format!("the {label} is cut short; download or save it again")
         }
         error => match plain(&error.to_string()) {
-            Some(said) => format!("the {label} is damaged or cut short ({said}); fetch or save it again"),
-            None => format!("the {label} is damaged; fetch or save it again"),
+            Some(said) => format!("the {label} is damaged or cut short ({said}); download or save it again"),
+            None => format!("the {label} is damaged; download or save it again"),
         },
     };
     JobError::InvalidImage { input, reason }
 }
 
-/// What a decoder says, as far as it is for people: some print their own values, braces and all.
+/// The decoder's message, if it is readable: some print their internal values.
 fn plain(said: &str) -> Option<&str> {
     if said.contains("CRC error") {
         return Some("its checksum does not match its data");

@@ -1,29 +1,29 @@
-//! Embedded colour profiles to sRGB.
+//! Converts embedded color profiles to sRGB.
 
 use ::image::RgbaImage;
 use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 use rayon::prelude::*;
 
-/// What the pixels were before they became RGBA.
+/// The color space of the pixels before they became RGBA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Rgb,
     Grey,
-    /// The decoder has already changed the colour space (CMYK to RGB), so the profile no longer fits.
+    /// The decoder has already converted the color space (CMYK to RGB), so the profile no longer applies.
     Converted,
 }
 
-/// Profiles that differ from sRGB by no more than this in any channel are sRGB under another name or rounding.
+/// A profile that differs from sRGB by no more than this in any channel is sRGB with another name or rounding.
 const SAME: u8 = 2;
 
-/// Converts the pixels in place; alpha stays. Returns a note, or none when the profile is sRGB already.
+/// Converts the pixels in place and keeps alpha. Returns a note, or none if the profile is sRGB.
 ///
-/// A profile that cannot be used leaves the pixels as they are, and the note says so.
+/// If a profile is unusable, the pixels stay unchanged, and the note says so.
 pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) -> Option<String> {
     if source == Source::Converted {
         return None;
     }
-    let kept = |why: String| Some(format!("its colour profile {why}; the pixels were taken as sRGB"));
+    let kept = |why: String| Some(format!("its color profile {why}; the pixels were treated as sRGB"));
     let profile = match ColorProfile::new_from_slice(profile) {
         Ok(profile) => profile,
         Err(error) => return kept(format!("cannot be read ({error})")),
@@ -31,7 +31,7 @@ pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) ->
     let layout = match (source, profile.color_space) {
         (Source::Grey, DataColorSpace::Gray) => Layout::GrayAlpha,
         (_, DataColorSpace::Rgb) => Layout::Rgba,
-        (_, other) => return kept(format!("is for {other:?} pixels, which these are not")),
+        (_, other) => return kept(format!("is for {other:?} pixels, unlike this picture")),
     };
     let options = TransformOptions::default();
     let transform = match profile.create_transform_8bit(layout, &ColorProfile::new_srgb(), Layout::Rgba, options) {
@@ -69,10 +69,10 @@ pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) ->
     for (pixel, before) in pixels.pixels_mut().zip(original.pixels()) {
         pixel.0[3] = before.0[3];
     }
-    Some(format!("converted from the colour profile {} to sRGB", title(&profile)))
+    Some(format!("converted from the color profile {} to sRGB", title(&profile)))
 }
 
-/// A lattice through the colour cube (RGBA, opaque), or the greys alone.
+/// A lattice through the color cube (RGBA, opaque), or only the grays.
 fn colours(source: Source) -> Vec<u8> {
     let steps = || (0..=255u8).step_by(17);
     if source == Source::Grey {
@@ -81,7 +81,7 @@ fn colours(source: Source) -> Vec<u8> {
     steps().flat_map(|r| steps().flat_map(move |g| steps().flat_map(move |b| [r, g, b, 255]))).collect()
 }
 
-/// The profile's own name in quotes, or that it has none.
+/// The profile's name in quotes, or a remark that it has none.
 fn title(profile: &ColorProfile) -> String {
     use moxcms::ProfileText;
     let name = match &profile.description {
@@ -91,5 +91,5 @@ fn title(profile: &ColorProfile) -> String {
         None => String::new(),
     };
     let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
-    if name.trim().is_empty() { "that it carries (unnamed)".to_owned() } else { format!("\"{}\"", name.trim()) }
+    if name.trim().is_empty() { "embedded in it (unnamed)".to_owned() } else { format!("\"{}\"", name.trim()) }
 }

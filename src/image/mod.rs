@@ -1,5 +1,5 @@
-//! Pictures: decoded under limits, resized as the reference does it, split from and joined with alpha, composited,
-//! written as PNG, exported as one file. Everything is a pure function of bytes and pixels; files and addresses are somebody else's.
+//! Pictures: decoding under limits, PNG encoding, thumbnails, contact sheets and export. Everything is a pure function
+//! of bytes and pixels, without files or addresses.
 //!
 //! The pixel type is [`::image::RgbaImage`] throughout: 8 bits, sRGB, straight (not premultiplied) alpha.
 

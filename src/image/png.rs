@@ -5,10 +5,10 @@ use ::image::{ExtendedColorType, ImageEncoder, RgbaImage};
 
 use crate::job::JobError;
 
-/// Encodes as 8-bit RGBA. Every byte comes back, also the colour under transparent pixels.
+/// Encodes as 8-bit RGBA, lossless, including the color of transparent pixels.
 ///
 /// # Errors
-/// [`JobError::InvalidImage`] for a picture that PNG cannot hold: a side of 0.
+/// [`JobError::InvalidImage`] for a picture that PNG does not support: a side of 0.
 pub fn encode_png(image: &RgbaImage) -> Result<Vec<u8>, JobError> {
     let mut bytes = Vec::new();
     PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Adaptive)

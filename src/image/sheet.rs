@@ -1,4 +1,4 @@
-//! A contact sheet: pictures side by side, for people.
+//! A contact sheet: pictures side by side.
 
 use ::image::{Rgba, RgbaImage, imageops};
 
@@ -9,14 +9,13 @@ use qwen_image::image_processor::{composite, lanczos};
 const CELL: u32 = 256;
 const GAP: u32 = 12;
 const SQUARE: u32 = 8;
-/// Pictures in one row.
+/// The number of pictures per row.
 const COLUMNS: usize = 6;
 
-/// Lays pictures out in rows on white, each shrunk to fit its cell and on a checkerboard that shows through where it
-/// is transparent.
+/// Lays pictures out in rows on white, each shrunk to fit its cell, with a checkerboard behind transparent pixels.
 ///
 /// # Errors
-/// None in practice; a blend of picture and board that does not fit together would be reported as by [`composite`].
+/// None in practice; only those of [`composite`].
 pub fn contact_sheet(pictures: &[RgbaImage]) -> Result<RgbaImage, JobError> {
     let pictures: Vec<RgbaImage> = pictures.iter().map(fit).collect();
     let columns = pictures.len().min(COLUMNS);
@@ -36,7 +35,7 @@ pub fn contact_sheet(pictures: &[RgbaImage]) -> Result<RgbaImage, JobError> {
     Ok(sheet)
 }
 
-/// Shrinks to the cell; a smaller picture stays as it is.
+/// Shrinks a picture to the cell; a smaller picture is unchanged.
 fn fit(picture: &RgbaImage) -> RgbaImage {
     let longest = picture.width().max(picture.height()).max(1);
     if longest <= CELL {

@@ -1,11 +1,11 @@
-//! Small pictures of pictures, and a look at a file without its pixels.
+//! Thumbnails, and checks of a file without its pixels.
 
 use qwen_image::image_processor::lanczos;
 
 use super::{Limits, decode, encode_png};
 use crate::job::JobError;
 
-/// A PNG of at most `side` pixels on its longer side; a picture that is smaller keeps its size.
+/// A PNG with at most `side` pixels on its longer side; a smaller picture keeps its size.
 ///
 /// # Errors
 /// Those of [`decode`].
@@ -15,7 +15,7 @@ pub fn thumbnail(name: &str, bytes: &[u8], limits: &Limits, side: u32) -> Result
     encode_png(&lanczos(&picture, width, height))
 }
 
-/// The size within a square, no side less than a pixel.
+/// The size that fits into a square, with sides of at least one pixel.
 fn fitted((width, height): (u32, u32), side: u32) -> (u32, u32) {
     let longer = width.max(height);
     if longer <= side {

@@ -1,4 +1,4 @@
-//! The name under which many jobs were submitted together.
+//! The name of a group of jobs that were submitted together.
 
 use std::{fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::JobError;
 
-/// A batch's name: chosen by the submitter, and plain enough for file names, labels of metrics and command lines.
+/// A batch's name, chosen by the submitter, and safe in file names, metric labels and command lines.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]

@@ -1,4 +1,4 @@
-//! What is told to the world about a job: the body of a message on the events exchange, version 1.
+//! The body of a message on the events exchange, version 1.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{BatchId, Epoch, ErrorRecord, FileEntry, JobId, JobKind, JobState, Progress};
 
-/// `job.succeeded`, `job.failed`, `job.cancelled` (once or more for each time that a job ends; `id` and `epoch` tell
-/// repetitions) and `job.progress` (now and then, and not kept anywhere).
+/// `job.succeeded`, `job.failed`, `job.cancelled` (at least once each time a job ends; `id` and `epoch` identify
+/// repetitions) and `job.progress` (occasionally, and not stored).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobEvent {
     pub version: u32,
@@ -25,9 +25,9 @@ pub struct JobEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
     pub error: Option<ErrorRecord>,
-    /// The manifest's address; only its key where the results lie in the worker's own store.
+    /// The manifest's address; only its key if the results are in the worker's own store.
     pub manifest: Option<String>,
-    /// The files that the manifest names, which lie beside it.
+    /// The files that the manifest names; they are in the same folder.
     pub outputs: Vec<EventFile>,
     pub time: Timestamp,
 }
@@ -42,11 +42,11 @@ pub struct EventFile {
 
 impl JobEvent {
     pub const VERSION: u32 = 1;
-    /// The event of a job that goes on.
+    /// The event of a running job.
     pub const PROGRESS: &str = "job.progress";
     pub const FAILED: &str = "job.failed";
 
-    /// The end of what never became a job; `kind` is that of the queue it came through.
+    /// The failure of a message that is not a valid job; `kind` is that of its queue.
     pub fn refused(id: JobId, kind: JobKind, reason: ErrorRecord) -> Self {
         Self {
             version: Self::VERSION,

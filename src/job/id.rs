@@ -1,4 +1,4 @@
-//! Identities: a job's id, and the epoch that fences its attempts.
+//! A job's id, and the epoch that fences its attempts.
 
 use std::{fmt, str::FromStr};
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::JobError;
 
-/// A job's name: a UUID, time-ordered (version 7) when made here, any version when a submitter brings its own.
+/// A job's id: a UUID, time-ordered (version 7) if made here, any version if the submitter chooses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct JobId(Uuid);
@@ -20,19 +20,20 @@ impl JobId {
         Self(Uuid::now_v7())
     }
 
-    /// The id of a wish in a batch: the same wish, by its fingerprint, of the same batch is the same job (version 5).
+    /// The id of a request in a batch (version 5): the same request, by its fingerprint, in the same batch is the same
+    /// job.
     pub fn in_batch(batch: &str, fingerprint: &str) -> Self {
         let namespace = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"acetate batch");
         Self(Uuid::new_v5(&namespace, format!("{batch}\0{fingerprint}").as_bytes()))
     }
 
-    /// The id of a submission under an `Idempotency-Key` of its client: the same key is the same job (version 5).
+    /// The id of a submission with an `Idempotency-Key` (version 5): the same key is the same job.
     pub fn of_key(key: &str) -> Self {
         let namespace = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"acetate idempotency key");
         Self(Uuid::new_v5(&namespace, key.as_bytes()))
     }
 
-    /// The seed of a job that names none: a function of the id, so that a retry draws the same noise.
+    /// The seed of a job without one: derived from the id, so that a retry draws the same noise.
     pub fn default_seed(&self) -> u64 {
         let digest = Sha256::digest(self.0.as_bytes());
         u64::from(u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]]))
@@ -55,7 +56,7 @@ impl FromStr for JobId {
     }
 }
 
-/// Raised by every claim of a job. A write that carries an older epoch than the row's loses.
+/// Incremented by every claim of a job. A write with an older epoch than the row's has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Epoch(pub i64);

@@ -1,46 +1,46 @@
-//! The manifest: published last, it names every file of a result and how it came to be.
+//! The manifest: published last, it lists every file of a result and records how it was made.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Epoch, JobId, JobRequest, Stage};
 
-/// `manifest.json`. A reader that finds it finds every file it names, whole.
+/// `manifest.json`. If it exists, so does every file it names, complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     pub version: u32,
     pub job: JobId,
     pub epoch: Epoch,
     pub attempt: u32,
-    /// acetate's own version.
+    /// The version of acetate.
     pub generator: String,
     /// RFC 3339, UTC.
     pub created_at: String,
     pub request: JobRequest,
-    /// The seed that was used, also where the request named none.
+    /// The seed that was used, even if the request had none.
     pub seed: u64,
-    /// The `resolution` that a decompose worked at, also where the request named none.
+    /// The `resolution` of a decompose, even if the request had none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolution: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<Caption>,
     pub models: Vec<ModelRecord>,
-    /// The device, its number format and the attention kernel that ran.
+    /// The device, its number format and the attention kernel.
     pub device: String,
     pub files: Vec<FileEntry>,
-    /// Things worth knowing about the inputs or the run: a profile that was converted, a first frame that was taken.
+    /// Notes about the inputs or the run, for instance a converted color profile or the use of a first frame.
     pub notes: Vec<String>,
     pub timings: Vec<StageTiming>,
 }
 
-/// The description that the text encoder wrote because the prompt was empty.
+/// The caption that the text encoder wrote because the prompt was empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caption {
     pub text: String,
     pub tokens: u32,
 }
 
-/// A checkpoint that took part.
+/// A checkpoint that was used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelRecord {
     /// The pipeline class of `model_index.json`, for instance `QwenImageLayeredPipeline`.
@@ -50,7 +50,7 @@ pub struct ModelRecord {
     /// The commit of a hub snapshot; absent for a plain folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Nobody had chosen a model: it is the small one that comes with acetate.
+    /// Whether no model was chosen, so that the small one was used.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub default: bool,
     /// How the tokens of pictures were counted in an edit's prompt: `multimodal` or `sequential`. Absent where prompts
@@ -62,13 +62,13 @@ pub struct ModelRecord {
     pub image_processor: Option<String>,
 }
 
-/// What a file is in the picture.
+/// The role of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LayerRole {
     /// `layer-00.png`: the whole picture as the model regenerates it.
     Regenerated,
-    /// `layer-01.png` and on, back to front.
+    /// `layer-01.png` and up, back to front.
     Layer,
     /// A layer after its edit, in a workflow.
     EditedLayer,
@@ -88,12 +88,12 @@ pub struct FileEntry {
 }
 
 impl FileEntry {
-    /// One of the layers that a picture was taken apart into, or the whole that the model made anew.
+    /// Whether it is a layer of a picture, or the regenerated whole.
     pub fn is_layer(&self) -> bool {
         matches!(self.role, LayerRole::Regenerated | LayerRole::Layer)
     }
 
-    /// The number in the name of a layer, edited or not.
+    /// The number in a layer's name, edited or not.
     pub fn layer(&self) -> Option<u32> {
         let number = self.name.strip_prefix("edited-").unwrap_or(&self.name).strip_prefix("layer-")?;
         number.strip_suffix(".png")?.parse().ok()

@@ -1,4 +1,4 @@
-//! The vocabulary of a job: what is asked for, how it is named, what states it goes through. No I/O.
+//! The types of a job: its request, its id and its states. No I/O.
 
 mod batch;
 mod cause;

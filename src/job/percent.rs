@@ -2,8 +2,8 @@
 
 use percent_encoding::percent_decode_str;
 
-/// The text behind `%XX`; none where a `%` is not followed by two hexadecimal digits, or where the bytes are not UTF-8 or
-/// hold a zero.
+/// Decodes `%XX`; none if a `%` is not followed by two hexadecimal digits, or if the bytes are not UTF-8 or contain a
+/// zero.
 pub fn percent_decoded(text: &str) -> Option<String> {
     let has_digits = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
     // The library leaves a `%` without digits as it is; here it is a mistake.

@@ -1,4 +1,4 @@
-//! The states of a job, and how far a running one has come.
+//! The states of a job, and the progress of a running one.
 
 use std::{fmt, str::FromStr};
 
@@ -29,6 +29,17 @@ impl JobState {
         }
     }
 
+    /// For messages: `the job` ... `is running`, `has failed`.
+    pub fn predicate(self) -> &'static str {
+        match self {
+            Self::Queued => "is queued",
+            Self::Running => "is running",
+            Self::Succeeded => "has succeeded",
+            Self::Failed => "has failed",
+            Self::Cancelled => "was cancelled",
+        }
+    }
+
     pub fn is_terminal(self) -> bool {
         match self {
             Self::Queued | Self::Running => false,
@@ -53,7 +64,7 @@ impl FromStr for JobState {
     }
 }
 
-/// The part of the path that an attempt is in, in the order of the path.
+/// The stage that an attempt is in, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -94,13 +105,13 @@ impl fmt::Display for Stage {
     }
 }
 
-/// How far the running attempt has come. `sequence` only grows, over all attempts.
+/// The progress of the running attempt. `sequence` always increases, across attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
     pub sequence: u64,
     pub stage: Stage,
-    /// Units of the stage that are done (denoise steps, caption tokens, layers).
+    /// The completed units of the stage (denoise steps, caption tokens, layers).
     pub step: u32,
-    /// Units of the stage in all; 0 when unknown.
+    /// The total number of units of the stage; 0 if unknown.
     pub steps: u32,
 }

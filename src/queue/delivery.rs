@@ -1,4 +1,4 @@
-//! A job in the hands of a worker, and the ways to let go of it.
+//! A message held by a worker, and the ways to finish it.
 
 use jiff::Timestamp;
 use tracing::{debug, warn};
@@ -6,14 +6,14 @@ use tracing::{debug, warn};
 use super::{embedded::Taken, message::Content, rabbit::Handle};
 use crate::job::{ErrorRecord, JobError, JobId, JobKind};
 
-/// A message that somebody must answer for. It ends with one of the verbs below; one that is dropped without any (a
-/// panic, a cancelled task) goes back to the queue.
+/// A message that must be finished with one of the methods below; if it is dropped without one (a panic, a cancelled
+/// task), it goes back to the queue.
 #[derive(Debug)]
 pub struct Delivery {
     pub content: Content,
-    /// It was delivered before, to us or to another; what came of that, the job's row knows.
+    /// Whether it was delivered before, to this or another worker; the job's row has the outcome.
     pub redelivered: bool,
-    /// The W3C `traceparent` that it came with.
+    /// The message's W3C `traceparent`.
     pub trace: Option<String>,
     origin: Origin,
 }
@@ -38,12 +38,12 @@ impl Delivery {
         }
     }
 
-    /// The job that it is about, where that could be read.
+    /// The job's id, if it is readable.
     pub fn job(&self) -> Option<JobId> {
         self.content.id()
     }
 
-    /// The kind whose queue it came through. A request may say otherwise, and then it is right.
+    /// The kind of the queue it came from. If the request has another kind, the request is right.
     pub fn kind(&self) -> Option<JobKind> {
         match &self.origin {
             Origin::Embedded(_) => None,
@@ -51,8 +51,8 @@ impl Delivery {
         }
     }
 
-    /// The job has been dealt with. Where the broker cannot be told, because the connection is gone, it delivers the
-    /// message once more, and the row will show that there is nothing left to do.
+    /// Acknowledges the message. If the connection is lost, the broker redelivers it, and the row then shows that there
+    /// is nothing left to do.
     pub async fn ack(self) {
         match self.origin {
             Origin::Embedded(taken) => taken.done(),
@@ -60,8 +60,7 @@ impl Delivery {
         }
     }
 
-    /// Puts the message aside for a person to look at, with the reason. An error means that it could not be put there;
-    /// it then comes back to be tried again.
+    /// Dead-letters the message with the reason. On an error it could not be dead-lettered, and is redelivered.
     pub async fn dead_letter(self, reason: &ErrorRecord) -> Result<(), JobError> {
         match self.origin {
             Origin::Embedded(taken) => {
@@ -73,19 +72,19 @@ impl Delivery {
         }
     }
 
-    /// The job is to be delivered again at `at`. With RabbitMQ the message ends here: the job's row has been put back
-    /// together with a new dispatch for that time.
+    /// Schedules redelivery at `at`. With RabbitMQ, this acknowledges the message: the job's row was requeued together
+    /// with a new dispatch for that time.
     pub async fn again_at(self, at: Timestamp) {
         match self.origin {
             Origin::Embedded(taken) => taken.again_at(at),
             Origin::Rabbit(handle) => {
-                debug!(%at, "the message ends; a later one brings the job back");
+                debug!(%at, "the message is acknowledged; a later one redelivers the job");
                 handle.ack().await;
             }
         }
     }
 
-    /// Not ours after all: any worker may have it at once.
+    /// Returns the message for any worker.
     pub async fn give_back(self) {
         match self.origin {
             Origin::Embedded(taken) => drop(taken),

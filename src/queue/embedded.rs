@@ -1,7 +1,7 @@
-//! The queue in process: job ids by priority, then in order of arrival.
+//! The in-process queue: job ids by priority, then in order of arrival.
 //!
-//! It only dispatches. The job rows hold the truth, so the queue keeps nothing on disk and is filled again from them at
-//! start; a job that is in it twice is claimed once.
+//! It only dispatches. The job rows are authoritative, so the queue stores nothing on disk and is filled from them at
+//! startup; a job that is in it twice is claimed once.
 
 use std::{
     cmp::Reverse,
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, broadcast};
 use super::{Delivery, Event, Health};
 use crate::job::JobId;
 
-/// Events that a slow listener may be behind.
+/// How many events a slow listener may be behind.
 const KEPT_EVENTS: usize = 1024;
 
 #[derive(Debug, Clone, Default)]
@@ -46,13 +46,13 @@ impl Default for Shared {
 struct Waiting {
     /// Highest priority first, then the oldest arrival.
     ready: BinaryHeap<(u8, Reverse<u64>, JobId)>,
-    /// Those whose time has not come.
+    /// Jobs that are not due yet.
     later: BinaryHeap<Reverse<(Timestamp, u8, JobId)>>,
     arrivals: u64,
     closed: bool,
 }
 
-/// A job that was taken out. It ends with [`Taken::done`] or [`Taken::again_at`]; dropped without either, it goes back.
+/// A job taken from the queue. Finish it with [`Taken::done`] or [`Taken::again_at`]; if dropped, it goes back.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) job: JobId,
@@ -61,19 +61,19 @@ pub(super) struct Taken {
 }
 
 impl EmbeddedQueue {
-    /// Puts a job in; it is delivered at `available_at` at the earliest.
+    /// Adds a job, which is delivered at `available_at` at the earliest.
     pub fn push(&self, job: JobId, priority: u8, available_at: Timestamp) {
         self.lock().later.push(Reverse((available_at, priority, job)));
         self.shared.changed.notify_one();
     }
 
-    /// No more deliveries: [`EmbeddedQueue::next`] gives `None` once nothing is due.
+    /// Stops deliveries: [`EmbeddedQueue::next`] returns `None` once nothing is due.
     pub fn close(&self) {
         self.lock().closed = true;
         self.shared.changed.notify_waiters();
     }
 
-    /// The next job that is due; waits for one. `None` after [`EmbeddedQueue::close`].
+    /// Waits for the next due job. `None` after [`EmbeddedQueue::close`].
     pub async fn next(&self) -> Option<Delivery> {
         loop {
             let changed = self.shared.changed.notified();
@@ -101,7 +101,7 @@ impl EmbeddedQueue {
         waiting.ready.len() + waiting.later.len()
     }
 
-    /// Whether there is a job that could be delivered now.
+    /// Whether a job can be delivered now.
     pub fn has_due(&self) -> bool {
         let mut waiting = self.lock();
         waiting.admit(Timestamp::now());
@@ -113,7 +113,7 @@ impl EmbeddedQueue {
     }
 
     pub(super) fn tell(&self, event: Event) {
-        // An error only means that nobody listens.
+        // An error only means that there is no listener.
         let _ = self.shared.events.send(event);
     }
 
@@ -126,7 +126,7 @@ impl EmbeddedQueue {
         Health { connected: open, consuming: open, since: self.shared.since, last_error: None }
     }
 
-    /// Nothing under the lock can leave it half-changed, so a panic elsewhere does not matter here.
+    /// No code under the lock can leave it inconsistent, so a panic elsewhere does not matter here.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -144,12 +144,12 @@ impl Waiting {
 }
 
 impl Taken {
-    /// The job has been dealt with.
+    /// Marks the job as done.
     pub(super) fn done(mut self) {
         self.queue = None;
     }
 
-    /// The job is to be delivered again.
+    /// Schedules the job for redelivery.
     pub(super) fn again_at(mut self, at: Timestamp) {
         if let Some(queue) = self.queue.take() {
             queue.push(self.job, self.priority, at);

@@ -1,11 +1,11 @@
-//! What has become of jobs, as it happens.
+//! Events about jobs.
 
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::debug;
 
 use super::rabbit::Subscription;
 
-/// For instance `job.succeeded`, with the job as JSON.
+/// An event such as `job.succeeded`, with the job as JSON.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// Also its routing key.
@@ -13,7 +13,7 @@ pub struct Event {
     pub body: Vec<u8>,
 }
 
-/// The events that one listener asked for.
+/// The events of one listener.
 #[derive(Debug)]
 pub struct EventStream(Inner);
 
@@ -32,14 +32,14 @@ impl EventStream {
         Self(Inner::Rabbit(subscription))
     }
 
-    /// The next event; waits for one, over lost connections too. `None` once the queue in process is gone.
+    /// Waits for the next event, across lost connections. `None` once the in-process queue is closed.
     pub async fn next(&mut self) -> Option<Event> {
         match &mut self.0 {
             Inner::Embedded { events, pattern } => loop {
                 match events.recv().await {
                     Ok(event) if matches(pattern, &event.name) => return Some(event),
                     Ok(_) => {}
-                    Err(RecvError::Lagged(missed)) => debug!(missed, "a listener was too slow for the events"),
+                    Err(RecvError::Lagged(missed)) => debug!(missed, "a listener was too slow; events were skipped"),
                     Err(RecvError::Closed) => return None,
                 }
             },
@@ -48,7 +48,7 @@ impl EventStream {
     }
 }
 
-/// The rule of topic exchanges: `*` is one word, `#` any number of them.
+/// The matching rule of topic exchanges: `*` is one word, `#` any number of words.
 fn matches(pattern: &str, name: &str) -> bool {
     fn words(pattern: &[&str], name: &[&str]) -> bool {
         match (pattern.split_first(), name.split_first()) {

@@ -1,22 +1,22 @@
-//! What a message says: a request, or the reason that it cannot be read.
+//! The content of a message: a request, or the reason why it is invalid.
 
 use serde::Deserialize;
 
 use crate::job::{JobError, JobId, JobRequest};
 
-/// Of a message that cannot be read, as much is kept for whoever looks at it.
+/// How much of an invalid message is stored for inspection.
 pub const MAX_KEPT_BYTES: usize = 64 * 1024;
 
-/// What a delivery is about.
+/// The content of a delivery.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
-    /// A job whose row exists; the queue in process knows no more.
+    /// A job whose row exists; used by the in-process queue.
     Job(JobId),
-    /// A request that may not have a row yet: any client may publish one.
+    /// A request that may not have a row yet, because any client can publish one.
     Request(Box<JobRequest>),
-    /// Not a request that this version reads.
+    /// Not a request that this version understands.
     Unreadable {
-        /// The `id` field, or else the message's own `message_id`, where one of them is a UUID.
+        /// The `id` field, otherwise the `message_id` property, if it is a UUID.
         id: Option<JobId>,
         error: JobError,
         /// At most [`MAX_KEPT_BYTES`] of it.
@@ -25,7 +25,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// Reads a message's body; `message_id` is the property of that name.
+    /// Parses a message's body; `message_id` is the property of that name.
     pub(super) fn read(body: &[u8], message_id: Option<&str>) -> Self {
         match JobRequest::from_json(body) {
             Ok(request) => Self::Request(Box::new(request)),
@@ -46,7 +46,7 @@ impl Content {
     }
 }
 
-/// Reads nothing into memory but the id, so that a message of any size may be asked.
+/// Reads only the id, so that messages of any size are fine.
 fn id_of(body: &[u8]) -> Option<JobId> {
     #[derive(Deserialize)]
     struct OnlyId {

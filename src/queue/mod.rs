@@ -1,11 +1,11 @@
-//! Who hears of a job, and when: RabbitMQ, or the queue in process.
+//! Dispatches jobs to workers: RabbitMQ, or the in-process queue.
 //!
-//! A queue only dispatches. The job rows hold the truth, so a message that is lost, doubled or late costs time and never
-//! a job: whoever takes a delivery claims the row first, and the row says whether there is anything to do. From that
-//! follows what is absent here: no counting of attempts, no delays by expiring messages, no exclusive consumers.
+//! A queue only dispatches. The job rows are authoritative, so a lost, duplicated or late message costs time but never
+//! a job: a worker that gets a delivery claims the row first, and the row says whether there is anything to do. So this
+//! module has no attempt counts, no delays by message expiry, and no exclusive consumers.
 //!
-//! [`Queue`] has two halves. Whoever works asks for a [`Consumer`] and ends each [`Delivery`] with one of its verbs;
-//! whoever submits publishes a [`Dispatch`]. Both halves are the same for RabbitMQ and in process.
+//! [`Queue`] has two halves. Workers open a [`Consumer`] and finish each [`Delivery`] with one of its methods;
+//! submitters publish a [`Dispatch`]. Both halves are the same for RabbitMQ and the in-process queue.
 
 mod consumer;
 mod delivery;
@@ -27,42 +27,42 @@ pub use rabbit::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, RabbitOptions, Rabbi
 
 use crate::job::{JobError, JobId, JobKind};
 
-/// The queue that is configured; clones share it.
+/// The configured queue; clones share it.
 #[derive(Debug, Clone)]
 pub enum Queue {
     Embedded(EmbeddedQueue),
     Rabbit(RabbitQueue),
 }
 
-/// A job to be offered to the workers.
+/// A job to dispatch to the workers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dispatch {
     pub id: JobId,
     pub kind: JobKind,
     /// 0 to 9, higher first.
     pub priority: u8,
-    /// The request, as [`crate::job::JobRequest::to_json`] writes it.
+    /// The request, as written by [`crate::job::JobRequest::to_json`].
     pub body: Vec<u8>,
-    /// A W3C `traceparent`, handed on to the worker.
+    /// A W3C `traceparent`, passed on to the worker.
     pub trace: Option<String>,
 }
 
-/// Whether jobs can come in and results go out; what a readiness probe asks.
+/// The health of the queue, for the readiness probe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
-    /// No connection that is in use is down.
+    /// Whether all connections in use are up.
     pub connected: bool,
-    /// A consumer runs, and every kind that it was asked for is being delivered.
+    /// Whether a consumer is running and receives every requested kind.
     pub consuming: bool,
     /// When one of the two last changed.
     pub since: Timestamp,
-    /// Why a connection was last lost or refused; stays after it has come back.
+    /// Why a connection was last lost or refused; kept after reconnecting.
     pub last_error: Option<String>,
 }
 
 impl Queue {
-    /// Waits until the broker answers and has all exchanges and queues, trying again until `within` is over. Wrong
-    /// credentials, and a queue that somebody declared otherwise, are errors at once.
+    /// Waits until the broker responds and has all exchanges and queues, and retries for the time of `within`. Wrong
+    /// credentials, and a queue declared with other arguments, are errors at once.
     pub async fn ready(&self, within: Duration) -> Result<(), JobError> {
         match self {
             Self::Embedded(_) => Ok(()),
@@ -70,7 +70,7 @@ impl Queue {
         }
     }
 
-    /// Starts taking jobs. Returns at once; where the broker is away, deliveries begin when it is back.
+    /// Starts consuming. Returns at once; if the broker is unreachable, deliveries start when it is back.
     pub fn consume(&self, options: ConsumeOptions) -> Consumer {
         match self {
             Self::Embedded(queue) => Consumer::embedded(queue.clone()),
@@ -78,7 +78,7 @@ impl Queue {
         }
     }
 
-    /// Offers one job. `Ok`: a queue has it on disk.
+    /// Publishes one job. `Ok`: a queue has it on disk.
     pub async fn publish_dispatch(&self, dispatch: &Dispatch) -> Result<(), JobError> {
         match self {
             Self::Embedded(queue) => {
@@ -89,8 +89,8 @@ impl Queue {
         }
     }
 
-    /// Offers many jobs, and waits for the broker once. The results are in the order of the jobs; those that failed may
-    /// be offered again, and so may those whose result was lost.
+    /// Publishes many jobs, and waits for the broker once. Returns the results in the order of the jobs; those that
+    /// failed, or whose result was lost, may be published again.
     pub async fn publish_many(&self, dispatches: Vec<Dispatch>) -> Vec<Result<(), JobError>> {
         match self {
             Self::Embedded(queue) => {
@@ -103,12 +103,12 @@ impl Queue {
         }
     }
 
-    /// Tells whoever listens. That nobody does is no error.
+    /// Publishes an event. It is not an error if there is no listener.
     pub async fn publish_event(&self, name: &str, body: Vec<u8>) -> Result<(), JobError> {
         self.publish_events(vec![Event { name: name.to_owned(), body }]).await.remove(0)
     }
 
-    /// As [`Queue::publish_event`], many at once.
+    /// Like [`Queue::publish_event`], for many events.
     pub async fn publish_events(&self, events: Vec<Event>) -> Vec<Result<(), JobError>> {
         match self {
             Self::Embedded(queue) => {
@@ -120,8 +120,8 @@ impl Queue {
         }
     }
 
-    /// Events whose name matches `pattern`, from now on: `job.succeeded`, `job.*`, or `#` for all. What happens while
-    /// a connection is lost is not seen; the job rows know.
+    /// The events whose name matches `pattern`, from now on: `job.succeeded`, `job.*`, or `#` for all. Events while a
+    /// connection is lost are missed; the job rows have the state.
     pub async fn events(&self, pattern: &str) -> Result<EventStream, JobError> {
         match self {
             Self::Embedded(queue) => Ok(EventStream::embedded(queue.listen(), pattern)),
@@ -136,7 +136,7 @@ impl Queue {
         }
     }
 
-    /// Ends the connection that publishes. Consumers and event streams are closed on their own.
+    /// Closes the publishing connection. Consumers and event streams are closed separately.
     pub async fn close(&self) {
         match self {
             Self::Embedded(queue) => queue.close(),

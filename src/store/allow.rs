@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use super::location::{Location, S3Location};
 use crate::{egress::WebAddress, job::JobError};
 
-/// The addresses under a number of prefixes.
+/// A list of allowed prefixes.
 #[derive(Debug, Clone)]
 pub struct AllowList {
-    /// Where the prefixes were set, for messages.
+    /// The setting of the prefixes, for messages.
     setting: &'static str,
     prefixes: Vec<Location>,
 }
 
 impl AllowList {
-    /// Reads the prefixes of a setting; without any, only what lies under `own` is allowed.
+    /// Parses the prefixes of a setting; without any, only addresses below `own` are allowed.
     pub fn new(setting: &'static str, prefixes: &[String], own: &Location) -> Result<Self, JobError> {
         let mut prefixes =
             prefixes.iter().map(|url| Location::parse(setting, url)).collect::<Result<Vec<_>, JobError>>()?;
@@ -24,7 +24,7 @@ impl AllowList {
         Ok(Self { setting, prefixes })
     }
 
-    /// Allows one prefix more.
+    /// Allows one more prefix.
     pub fn and(mut self, prefix: Location) -> Self {
         self.prefixes.push(prefix);
         self
@@ -36,7 +36,7 @@ impl AllowList {
     }
 
     /// # Errors
-    /// [`JobError::InputForbidden`], which names the setting and what it holds.
+    /// [`JobError::InputForbidden`], which names the setting and its value.
     pub fn check(&self, location: &Location) -> Result<(), JobError> {
         let allowed = match location {
             Location::File(path) => self.allows_file(path),
@@ -46,7 +46,7 @@ impl AllowList {
         if allowed { Ok(()) } else { Err(self.forbidden(location)) }
     }
 
-    /// A link may lead out of an allowed folder, so that the place that it leads to is looked at as well.
+    /// A symbolic link may lead out of an allowed folder, so its target is checked, too.
     fn allows_file(&self, path: &Path) -> bool {
         let under = |path: &Path, of: fn(&Path) -> PathBuf| {
             self.prefixes.iter().any(|prefix| matches!(prefix, Location::File(prefix) if path.starts_with(of(prefix))))
@@ -54,7 +54,7 @@ impl AllowList {
         under(path, Path::to_path_buf) && under(&real(path), real)
     }
 
-    /// Which addresses of the web are asked at all is `store.http_inputs`; a list that names some narrows them.
+    /// `store.http_inputs` enables web addresses; web prefixes in the list restrict them.
     fn allows_web(&self, address: &WebAddress) -> bool {
         let mut named = self.prefixes.iter().filter_map(|prefix| match prefix {
             Location::Web(prefix) => Some(prefix),
@@ -70,7 +70,7 @@ impl AllowList {
     fn forbidden(&self, location: &Location) -> JobError {
         let allowed: Vec<_> = self.prefixes.iter().map(String::from).collect();
         let reason = format!(
-            "is not under what {} allows ({}); choose a place there, or have its prefix added to {}",
+            "is not below a prefix in {} ({}); use an address below one, or add its prefix to {}",
             self.setting,
             allowed.join(", "),
             self.setting
@@ -89,7 +89,7 @@ fn at_boundary(prefix: &str, path: &str) -> bool {
         .is_some_and(|rest| prefix.is_empty() || prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The path without links, as far as it exists.
+/// The path with links resolved, as far as it exists.
 fn real(path: &Path) -> PathBuf {
     for there in path.ancestors() {
         if let Ok(real) = there.canonicalize() {

@@ -1,4 +1,4 @@
-//! What went wrong with a file, in words and with the class that decides about a retry.
+//! Maps file errors to job errors, with messages and the class that decides about a retry.
 
 use std::{
     io::{Error, ErrorKind},
@@ -13,16 +13,16 @@ pub fn io_error(path: &Path, action: &str, error: Error) -> JobError {
     let reason = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => return JobError::DiskFull { path },
         ErrorKind::PermissionDenied => {
-            format!("cannot {action}: permission denied; choose a folder that you may write to")
+            format!("cannot {action}: permission denied; choose a folder that you can write to")
         }
         ErrorKind::ReadOnlyFilesystem => format!("cannot {action}: the file system is read-only"),
-        ErrorKind::NotADirectory => format!("cannot {action}: a part of the path is a file, not a folder"),
+        ErrorKind::NotADirectory => format!("cannot {action}: part of the path is a file, not a folder"),
         _ => format!("cannot {action}: {error}"),
     };
     JobError::storage(path, reason).caused_by(error)
 }
 
-/// For pictures that the submitter named: a wrong path is theirs to correct.
+/// For pictures from the submitter, who can correct a wrong path.
 pub(super) fn input_error(input: &str, error: Error) -> JobError {
     let input = input.to_owned();
     match error.kind() {

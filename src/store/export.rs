@@ -1,7 +1,7 @@
-//! The folder that `acetate run --out` names: a finished result, copied out of the store.
+//! The folder of `acetate run --out`: a result copied from the store.
 //!
-//! A folder holds one result. While files are being copied a marker stands in it, so that a copy that was cut short is
-//! known for what it is and may be finished.
+//! A folder has one result. While files are copied, it contains a marker, so that an interrupted copy is recognized and
+//! can be finished.
 
 use std::{
     fs::{self, File},
@@ -20,18 +20,18 @@ use super::{
 };
 use crate::job::{JobError, JobId, Manifest};
 
-/// Holds the id of the job whose files are being copied.
+/// The marker file with the id of the job whose files are being copied.
 const MARKER: &str = ".acetate-export";
 
 #[derive(Debug, Clone)]
 pub struct OutFolder {
     path: PathBuf,
-    /// A job whose copy into this folder was cut short.
+    /// A job whose copy into this folder was interrupted.
     pub unfinished: Option<JobId>,
 }
 
 impl OutFolder {
-    /// Makes the folder if need be and refuses it, before any work, when it cannot be written or holds other things.
+    /// Creates the folder if needed, and refuses it before any work if it is not writable or has other contents.
     pub fn prepare(path: &Path) -> Result<Self, JobError> {
         fs::create_dir_all(path).map_err(|error| not_a_folder(path, error))?;
         let path = path.canonicalize().map_err(|error| io_error(path, "open the output folder", error))?;
@@ -40,7 +40,7 @@ impl OutFolder {
         if !ours && !is_empty(&path)? {
             return Err(JobError::invalid(
                 "out",
-                format!("{} holds other files and no acetate result; give an empty or a new folder", path.display()),
+                format!("{} holds other files and no acetate result; give an empty or new folder", path.display()),
             ));
         }
         check_writable(&path)?;
@@ -51,10 +51,10 @@ impl OutFolder {
         &self.path
     }
 
-    /// Copies a published result here: each file whole, the manifest last. Files of an earlier result in this folder
-    /// that the new one does not have are taken away; anything else in it is left alone.
+    /// Copies a published result here: each file atomically, the manifest last. Removes files of an earlier result that
+    /// the new one does not have; anything else is left alone.
     ///
-    /// Copies, not links: a picture that is painted over here must not change the one in the store.
+    /// These are copies, not links: editing a picture here must not change the one in the store.
     pub async fn export(&self, store: &Store, manifest_key: &ObjectKey) -> Result<Manifest, JobError> {
         let ResultFiles { manifest, text, .. } = ResultFiles::published(store.clone(), manifest_key.clone()).await?;
         let (folder, new) = (self.path.clone(), manifest.clone());
@@ -75,16 +75,16 @@ impl OutFolder {
     }
 }
 
-/// Marks the folder as being copied into and takes away what only the old result had. Other processes wait until the
-/// file that this gives is dropped.
+/// Writes the marker and removes the files that only the old result had. Other processes wait until the returned file
+/// is dropped.
 fn begin(folder: &Path, manifest: &Manifest) -> Result<File, JobError> {
-    // Read under the lock: another process may have put its result here since `prepare`.
+    // Read under the lock, because another process may have written its result here since `prepare`.
     let lock = lock(folder)?;
     let old = read_manifest(folder)?;
     write_whole(&folder.join(MARKER), manifest.job.to_string().as_bytes())?;
     remove(&folder.join(MANIFEST))?;
     for file in old.iter().flat_map(|old| &old.files) {
-        // The name comes from a file that anybody may have written.
+        // The name comes from a file that anyone could have written.
         if check_name(&file.name).is_ok() && !manifest.files.iter().any(|new| new.name == file.name) {
             remove(&folder.join(&file.name))?;
         }
@@ -98,31 +98,31 @@ fn finish(folder: &Path, manifest: &[u8]) -> Result<(), JobError> {
     sync_folder(folder).map_err(|error| io_error(folder, "flush the output folder", error))
 }
 
-/// Keeps other processes from copying into this folder until the value is dropped, or the process dies.
+/// Prevents other processes from copying into this folder until the value is dropped or the process dies.
 fn lock(folder: &Path) -> Result<File, JobError> {
     let failed = |error: std::io::Error| io_error(folder, "lock the output folder", error);
-    // The folder itself where it can be opened, so that no lock file stays behind in it.
+    // Locks the folder itself if it can be opened, so that no lock file is left in it.
     #[cfg(unix)]
     let file = File::open(folder).map_err(failed)?;
     #[cfg(not(unix))]
     let file = File::create(folder.join(".acetate-lock")).map_err(failed)?;
     if let Err(error) = file.lock() {
-        // Some network file systems lock no folders; a lone process needs no lock.
-        warn!("{}: cannot be locked ({error}); let no other acetate write into it now", folder.display());
+        // Some network file systems cannot lock folders; a single process needs no lock.
+        warn!("{}: cannot be locked ({error}); make sure that no other acetate process writes to it", folder.display());
     }
     Ok(file)
 }
 
-/// A file where a folder should be is the caller's to correct.
+/// The error if there is a file instead of a folder, which the caller can correct.
 fn not_a_folder(path: &Path, error: std::io::Error) -> JobError {
     if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
-        return io_error(path, "make the output folder", error);
+        return io_error(path, "create the output folder", error);
     }
     let file = path.ancestors().find(|part| part.exists() && !part.is_dir()).unwrap_or(path);
     JobError::invalid("out", format!("{} is a file; give a folder", file.display()))
 }
 
-/// The manifest of an earlier result; absent also when `manifest.json` is some other program's.
+/// The manifest of an earlier result; absent if `manifest.json` belongs to another program.
 fn read_manifest(folder: &Path) -> Result<Option<Manifest>, JobError> {
     Ok(read_optional(&folder.join(MANIFEST))?.and_then(|text| serde_json::from_str(&text).ok()))
 }
@@ -131,13 +131,13 @@ fn read_optional(path: &Path) -> Result<Option<String>, JobError> {
     match fs::read(path) {
         Ok(bytes) => Ok(String::from_utf8(bytes).ok()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error(path, "read what is in the output folder", error)),
+        Err(error) => Err(io_error(path, "list the output folder", error)),
     }
 }
 
-/// Temporary files of a copy that was killed do not count.
+/// Temporary files of an interrupted copy do not count.
 fn is_empty(folder: &Path) -> Result<bool, JobError> {
-    let failed = |error: std::io::Error| io_error(folder, "look into the output folder", error);
+    let failed = |error: std::io::Error| io_error(folder, "check the output folder", error);
     for entry in fs::read_dir(folder).map_err(failed)? {
         if !entry.map_err(failed)?.file_name().to_string_lossy().starts_with(".acetate-") {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! Pictures that a request names, from wherever they are: a file, S3, the web; allowed first, read under a cap.
+//! The inputs of a request, from a file, S3 or the web: checked against the rules, then read under a cap.
 
 use std::{
     fs::{self, File},
@@ -19,12 +19,12 @@ use crate::{
     job::JobError,
 };
 
-/// Whose addresses they are.
+/// Who chose the addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// Of the person at the keyboard, who may read anyway what acetate may read.
+    /// The local user, who can read everything that acetate can read.
     Local,
-    /// Of whoever can submit a job.
+    /// Anyone who can submit a job.
     Submitted,
 }
 
@@ -32,7 +32,7 @@ pub enum Trust {
 #[derive(Debug, Clone)]
 pub struct InputReader {
     client: S3Client,
-    /// Absent: everything is.
+    /// Absent: everything is allowed.
     allowed: Option<AllowList>,
     /// Absent: nothing is read from the web.
     web: Option<WebLimits>,
@@ -46,13 +46,13 @@ impl InputReader {
     /// Reads a picture of at most `cap` bytes.
     ///
     /// # Errors
-    /// Of the class `invalid` what the submitter can correct: an address that is none, that is not allowed, where
-    /// nothing is, or too much. Transient what a later attempt may find mended.
+    /// Errors that the submitter can correct have the class `invalid`: an address that is malformed, not allowed or
+    /// missing, or a picture that is too large. Temporary errors are transient.
     pub async fn read(&self, url: &str, cap: u64) -> Result<Vec<u8>, JobError> {
         let location = Location::parse("input", url)?;
         let inputs = self.clone();
         match location {
-            // Looking where a path really leads may wait for a disk.
+            // Resolving a path may wait for a disk.
             Location::File(ref path) => {
                 let path = path.clone();
                 blocking(move || inputs.allow(&location).and_then(|()| read_file(&path, cap))).await
@@ -73,27 +73,28 @@ impl InputReader {
         }
     }
 
-    /// Whether a request may name this address, without looking whether anything is there.
+    /// Whether a request may use this address, without checking that it exists.
     pub fn check(&self, url: &str) -> Result<(), JobError> {
         self.allow(&Location::parse("input", url)?)
     }
 
-    /// What is in a folder or under a prefix, with everything below it, page by page.
+    /// Lists a folder or a prefix recursively, page by page.
     pub fn list(&self, url: &str) -> Result<Listing, JobError> {
         let folder = Location::parse("input", url)?.as_folder();
         self.allow(&folder)?;
         match folder {
             Location::File(path) => Ok(Listing::of_folder(path)),
             Location::S3(prefix) => Ok(Listing::of_prefix(self.client.clone(), prefix)),
-            Location::Web(address) => {
-                Err(JobError::invalid("input", format!("{address}: the web has no listing; give a folder or s3://")))
-            }
+            Location::Web(address) => Err(JobError::invalid(
+                "input",
+                format!("{address}: web addresses cannot be listed; give a folder or s3://"),
+            )),
         }
     }
 
     fn allow(&self, location: &Location) -> Result<(), JobError> {
         if matches!(location, Location::Web(_)) && self.web.is_none() {
-            let reason = "inputs from the web are off here (store.http_inputs); put the picture into the object store";
+            let reason = "inputs from the web are disabled (store.http_inputs); copy the picture into the object store";
             return Err(JobError::InputForbidden { input: location.to_string(), reason: reason.to_owned() });
         }
         self.allowed.as_ref().map_or(Ok(()), |list| list.check(location))
@@ -109,7 +110,7 @@ impl InputReader {
     }
 }
 
-/// The name of an input for people: a path as a path, and nothing secret of an address.
+/// The name of an input for messages: a path as a path, an address without its secrets.
 pub fn input_name(url: &str) -> String {
     Location::parse("input", url).map_or_else(|_| "input".to_owned(), |location| location.to_string())
 }
@@ -117,7 +118,7 @@ pub fn input_name(url: &str) -> String {
 fn read_file(path: &Path, cap: u64) -> Result<Vec<u8>, JobError> {
     let name = path.display().to_string();
     let failed = |error: std::io::Error| input_error(&name, error);
-    // Looked at before it is opened: opening a pipe would wait for a writer.
+    // Checked before opening, because opening a pipe would wait for a writer.
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
         return Err(JobError::InvalidImage { input: name, reason: "is not a file; give a picture".to_owned() });
@@ -126,7 +127,7 @@ fn read_file(path: &Path, cap: u64) -> Result<Vec<u8>, JobError> {
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(cap)).unwrap_or_default());
     file.take(cap + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > cap {
-        let reason = format!("{} bytes are more than the {cap} allowed (image.max_bytes)", metadata.len());
+        let reason = format!("{} bytes; at most {cap} are allowed (image.max_bytes)", metadata.len());
         return Err(JobError::ImageTooLarge { input: name, reason });
     }
     Ok(bytes)

@@ -4,10 +4,10 @@ use std::fmt;
 
 use crate::job::{Epoch, JobError, JobId};
 
-/// The folder of pictures that were brought along.
+/// The folder of uploaded pictures.
 pub(super) const INPUTS: &str = "inputs";
 
-/// The name of an object inside the store; always relative, never with a step upwards.
+/// The name of an object in the store; always relative, never with `..`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObjectKey(String);
 
@@ -17,7 +17,7 @@ impl ObjectKey {
         Ok(Self(format!("{job}/{epoch}/{name}")))
     }
 
-    /// Reads a key back from a job row. One that this module would not have made is refused.
+    /// Parses a key from a job row. A key that this module would not make is refused.
     pub fn parse(text: &str) -> Result<Self, JobError> {
         let mut parts = text.split('/');
         let made_here = match (parts.next(), parts.next(), parts.next(), parts.next()) {
@@ -31,14 +31,14 @@ impl ObjectKey {
         if made_here.0 == text { Ok(made_here) } else { Err(refused(text)) }
     }
 
-    /// A picture that somebody brought along, under the digest of its bytes.
+    /// The key of an uploaded picture, by the digest of its bytes.
     pub fn input(sha256: &str, ending: &str) -> Result<Self, JobError> {
         let name = format!("{sha256}.{ending}");
         check_name(&name)?;
         Ok(Self(format!("{INPUTS}/{name}")))
     }
 
-    /// The same, by its name: `SHA256.png`.
+    /// The key of an uploaded picture, by its name: `SHA256.png`.
     pub fn brought(name: &str) -> Option<Self> {
         let (sha256, ending) = name.split_once('.')?;
         let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
@@ -70,7 +70,7 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// File names that acetate gives: letters, digits, `-`, `_` and dots, not starting with a dot.
+/// File names that acetate uses: letters, digits, `-`, `_` and dots, not starting with a dot.
 pub(super) fn check_name(name: &str) -> Result<(), JobError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
@@ -80,7 +80,7 @@ pub(super) fn check_name(name: &str) -> Result<(), JobError> {
 }
 
 fn refused(key: &str) -> JobError {
-    JobError::storage(key.to_owned(), "is not an object key that acetate makes ({job}/{epoch}/{name})")
+    JobError::storage(key.to_owned(), "is not an object key of acetate ({job}/{epoch}/{name})")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What lies in a folder or under a prefix, page by page, so that a million pictures never stand in memory at once.
+//! Lists a folder or a prefix page by page, so that a million pictures are never in memory at once.
 
 use std::{fs, path::PathBuf};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::job::JobError;
 
-/// Files in a page of a folder, at least; S3 makes its pages itself.
+/// The minimum number of files in a page of a folder; S3 chooses its own page size.
 const PAGE: usize = 1000;
 
 /// An object or a file.
@@ -28,7 +28,7 @@ pub struct Listing(Rest);
 
 #[derive(Debug)]
 enum Rest {
-    /// Folders that have not been looked into, the next one last.
+    /// Folders that have not been listed yet, the next one last.
     Folders(Vec<PathBuf>),
     Prefix {
         client: S3Client,
@@ -80,8 +80,8 @@ impl Listing {
     }
 }
 
-/// The files of one folder in the order of their names, and its folders onto the stack. Links to folders are not
-/// followed, as they may lead in circles.
+/// Lists the files of one folder by name, and pushes its folders onto the stack. Links to folders are not followed,
+/// because they may form a cycle.
 fn look_into(folder: PathBuf, files: &mut Vec<Listed>, folders: &mut Vec<PathBuf>) -> Result<(), JobError> {
     let failed = |error: std::io::Error| io_error(&folder, "list the folder", error);
     let mut entries = fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
@@ -93,7 +93,7 @@ fn look_into(folder: PathBuf, files: &mut Vec<Listed>, folders: &mut Vec<PathBuf
             below.push(path);
             continue;
         }
-        // A link to nowhere, or a file that has just gone.
+        // A broken link, or a file that was just deleted.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_file() {
             files.push(Listed { url: String::from(&Location::File(path)), size: metadata.len() });

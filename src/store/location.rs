@@ -1,4 +1,4 @@
-//! Addresses: of a file, of an object in S3, of something on the web. Read once, then compared part by part.
+//! Addresses of files, S3 objects and web resources. They are parsed once, then compared part by part.
 
 use std::{fmt, path::PathBuf};
 
@@ -8,7 +8,7 @@ use crate::{
     job::JobError,
 };
 
-/// What an object store takes for one key, in bytes.
+/// The maximum length of an object key, in bytes.
 const LONGEST_KEY: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ pub enum Location {
 }
 
 impl Location {
-    /// Reads an address. `field` is what an error names: `input`, `store.url`, `output.prefix`.
+    /// Parses an address. Errors name `field`: `input`, `store.url`, `output.prefix`.
     pub fn parse(field: &str, url: &str) -> Result<Self, JobError> {
         match url.split_once("://").map(|(scheme, _)| scheme) {
             Some("file") => path_of(field, url).map(Self::File),
@@ -30,7 +30,7 @@ impl Location {
         }
     }
 
-    /// The same place as something that holds others: `s3://out/x` is the folder `s3://out/x/`.
+    /// The same address as a folder: `s3://out/x` becomes `s3://out/x/`.
     pub fn as_folder(&self) -> Self {
         match self {
             Self::S3(location) => Self::S3(location.as_folder()),
@@ -39,7 +39,7 @@ impl Location {
     }
 }
 
-/// For people: a path as a path, an address without what is secret in it.
+/// For messages: a path as a path, an address without its secrets.
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -50,11 +50,11 @@ impl fmt::Display for Location {
     }
 }
 
-/// `s3://bucket/key`, taken literally: `%20`, `#` and `?` are characters of the key like any other.
+/// `s3://bucket/key`, used literally: `%20`, `#` and `?` are ordinary characters of the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct S3Location {
     pub bucket: String,
-    /// May be empty (the bucket itself), and ends with `/` where it stands for a folder.
+    /// May be empty (the bucket itself); ends with `/` for a folder.
     pub key: String,
 }
 
@@ -66,23 +66,23 @@ impl S3Location {
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if bucket.is_empty() || bucket.len() > 255 || bucket.starts_with('.') || !bucket.chars().all(plain) {
-            let reason = "names no bucket after s3://; a bucket has letters, digits, `-`, `_` and `.`";
+            let reason = "has no bucket after s3://; a bucket name has letters, digits, `-`, `_` and `.`";
             return refuse(field, url, reason);
         }
         check_steps(field, url, key)?;
         if key.len() > LONGEST_KEY {
-            return refuse(field, url, &format!("has a key of {} bytes; S3 takes {LONGEST_KEY}", key.len()));
+            return refuse(field, url, &format!("has a key of {} bytes; S3 allows {LONGEST_KEY}", key.len()));
         }
         Ok(Self { bucket: bucket.to_owned(), key: key.to_owned() })
     }
 
-    /// The same place as a folder: its key is empty or ends with `/`.
+    /// The same address as a folder: its key is empty or ends with `/`.
     pub fn as_folder(&self) -> Self {
         let slash = if self.key.is_empty() || self.key.ends_with('/') { "" } else { "/" };
         Self { bucket: self.bucket.clone(), key: format!("{}{slash}", self.key) }
     }
 
-    /// Something in this folder.
+    /// An object in this folder.
     pub fn join(&self, rest: &str) -> Self {
         Self { bucket: self.bucket.clone(), key: format!("{}{rest}", self.key) }
     }
@@ -94,7 +94,7 @@ impl fmt::Display for S3Location {
     }
 }
 
-/// The address of a location, whole, as it stands in requests and lists.
+/// The full address of a location, as in requests and lists.
 impl From<&Location> for String {
     fn from(location: &Location) -> Self {
         match location {

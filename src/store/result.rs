@@ -1,5 +1,5 @@
-//! A finished result, read back: the manifest and the files that it names, from a store or from a folder that
-//! [`OutFolder`](super::OutFolder) has filled.
+//! Reads a result: the manifest and the files that it names, from a store or from a folder written by
+//! [`OutFolder`](super::OutFolder).
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 use super::{MANIFEST, ObjectKey, Store, blocking::blocking, digest::sha256, errors::io_error, key::check_name};
 use crate::job::{JobError, Manifest};
 
-/// A manifest is read whole; one of this size, in bytes, is none of acetate's.
+/// The maximum size of a manifest, in bytes, because it is read whole.
 pub(super) const LARGEST_MANIFEST: u64 = 16 << 20;
 
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ enum Origin {
 }
 
 impl ResultFiles {
-    /// A result that a job row names by its manifest's key.
+    /// A published result, by its manifest's key.
     pub async fn published(store: Store, manifest_key: ObjectKey) -> Result<Self, JobError> {
         let text = store.get(&manifest_key, LARGEST_MANIFEST).await?;
         let manifest = serde_json::from_slice(&text)
@@ -37,7 +37,7 @@ impl ResultFiles {
         Ok(Self { manifest, text, place: Origin::Store(store, manifest_key) })
     }
 
-    /// A result in a folder of this machine. Its pictures may have been painted over since.
+    /// A result in a local folder. Its pictures may have been edited since.
     pub async fn in_folder(folder: &Path) -> Result<Self, JobError> {
         let folder = folder.to_path_buf();
         blocking(move || {
@@ -45,22 +45,22 @@ impl ResultFiles {
             let text = fs::read(&path).map_err(|error| match error.kind() {
                 ErrorKind::NotFound => JobError::invalid(
                     "folder",
-                    format!("{} holds no {MANIFEST}; give a folder with a whole result of acetate", folder.display()),
+                    format!("{} has no {MANIFEST}; give a folder with a complete acetate result", folder.display()),
                 ),
                 _ => io_error(&path, "read the manifest", error),
             })?;
             let manifest = serde_json::from_slice(&text).map_err(|error| {
-                JobError::invalid("folder", format!("{} is no manifest of acetate: {error}", path.display()))
+                JobError::invalid("folder", format!("{} is not an acetate manifest: {error}", path.display()))
             })?;
             Ok(Self { manifest, text, place: Origin::Folder(folder) })
         })
         .await
     }
 
-    /// The bytes of one file that the manifest names; from a store, those that were published and no others.
+    /// The bytes of one file that the manifest names; from a store, exactly the published ones.
     ///
     /// # Errors
-    /// [`JobError::Storage`] when it is missing or damaged, or has a name that acetate would not give.
+    /// [`JobError::Storage`] if it is missing or damaged, or has a name that acetate does not use.
     pub async fn read(&self, name: &str) -> Result<Vec<u8>, JobError> {
         check_name(name)?;
         match &self.place {
@@ -70,7 +70,7 @@ impl ResultFiles {
                 let key = manifest_key.sibling(name)?;
                 let (digest, bytes) = sha256(store.get(&key, file.size).await?).await?;
                 if hex::encode(digest) != file.sha256 {
-                    let reason = "does not hold the bytes that the manifest names; the store is damaged".to_owned();
+                    let reason = "does not have the bytes that the manifest names; the store is damaged".to_owned();
                     return Err(JobError::storage(store.place(&key), reason));
                 }
                 Ok(bytes)
@@ -81,7 +81,7 @@ impl ResultFiles {
                     fs::read(&path).map_err(|error| match error.kind() {
                         ErrorKind::NotFound => JobError::storage(
                             path.display().to_string(),
-                            format!("{MANIFEST} names it, but it is not there; fetch the result again"),
+                            format!("{MANIFEST} names it, but it is missing; fetch the result again"),
                         ),
                         _ => io_error(&path, "read the result", error),
                     })
@@ -91,7 +91,7 @@ impl ResultFiles {
         }
     }
 
-    /// Everything by its name, the manifest too.
+    /// All files by name, including the manifest.
     pub async fn read_all(&self) -> Result<BTreeMap<String, Vec<u8>>, JobError> {
         let mut files = BTreeMap::from([(MANIFEST.to_owned(), self.text.clone())]);
         for file in &self.manifest.files {

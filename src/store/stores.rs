@@ -1,5 +1,5 @@
-//! All that a process reads from and writes to: its own store, the inputs that it may read, the roots that results
-//! may go to; over one client.
+//! Everything that a process reads and writes: its own store, the inputs that it may read, and the roots where results
+//! may go, with one client.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ pub struct StoreSettings {
     /// `s3://bucket/prefix` or `file:///folder`.
     pub url: String,
     pub s3: S3Settings,
-    /// Prefixes that inputs may lie under. Empty: `url`.
+    /// The allowed prefixes of inputs. Empty: `url`.
     pub inputs: Vec<String>,
-    /// Prefixes that results may be written to. Empty: `url`.
+    /// The allowed prefixes of results. Empty: `url`.
     pub outputs: Vec<String>,
     pub http_inputs: bool,
 }
@@ -32,7 +32,7 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Reads the settings; nothing is opened or asked yet ([`Store::check`] does).
+    /// Reads the settings; nothing is opened yet ([`Store::check`] does that).
     pub fn new(settings: &StoreSettings, trust: Trust) -> Result<Self, JobError> {
         check_endpoint(&settings.s3)?;
         let client = S3Client::new(settings.s3.clone());
@@ -41,7 +41,7 @@ impl Stores {
         let lists = match trust {
             Trust::Local => None,
             Trust::Submitted => Some((
-                // What was brought along may be read, whatever else may.
+                // Uploaded pictures may always be read.
                 AllowList::new("store.inputs", &settings.inputs, &root)?.and(inputs_of(&own)?),
                 AllowList::new("store.outputs", &settings.outputs, &root)?,
             )),
@@ -60,7 +60,7 @@ impl Stores {
         &self.inputs
     }
 
-    /// Where results go that nobody has chosen a place for: the own root, or the first place that is allowed.
+    /// The default root of results: the own root, or the first allowed prefix.
     pub fn usual_output(&self) -> String {
         let own = self.own.root_url();
         match &self.outputs {
@@ -69,21 +69,21 @@ impl Stores {
         }
     }
 
-    /// The address of a picture that was brought along, by the name that [`Stores::brought_name`] gives.
+    /// The address of an uploaded picture, by the name that [`Stores::brought_name`] returns.
     pub fn brought(&self, name: &str) -> Option<String> {
         ObjectKey::brought(name).map(|key| self.own.url(&key))
     }
 
-    /// The name of a picture that was brought along; none for every other address.
+    /// The name of an uploaded picture; none for other addresses.
     pub fn brought_name<'a>(&self, url: &'a str) -> Option<&'a str> {
         let name = url.strip_prefix(&self.own.root_url())?.strip_prefix(INPUTS)?.strip_prefix('/')?;
         ObjectKey::brought(name).map(|_| name)
     }
 
-    /// The store at the root that a request names as its `output.prefix`.
+    /// The store at a request's `output.prefix`.
     ///
     /// # Errors
-    /// [`JobError::InputForbidden`] for a place that `store.outputs` does not allow.
+    /// [`JobError::InputForbidden`] for an address that `store.outputs` does not allow.
     pub fn results(&self, prefix: &str) -> Result<Store, JobError> {
         let root = Location::parse("output.prefix", prefix)?.as_folder();
         if let Some(list) = &self.outputs {
@@ -92,8 +92,8 @@ impl Stores {
         rooted(&self.client, "output.prefix", &root)
     }
 
-    /// The store at the root that a job row names; a row without one means [`Stores::own`]. What was allowed when it
-    /// was written stays readable.
+    /// The store at a job row's root; a row without one means [`Stores::own`]. Roots that were allowed when they were
+    /// written stay readable.
     pub fn at_root(&self, result_root: Option<&str>) -> Result<Store, JobError> {
         match result_root {
             None => Ok(self.own.clone()),
@@ -124,8 +124,8 @@ fn check_endpoint(settings: &S3Settings) -> Result<(), JobError> {
     match Location::parse("store.endpoint", endpoint) {
         Ok(Location::Web(address)) if address.uri().query().is_none() => Ok(()),
         Ok(Location::Web(_)) => refuse("an endpoint has no query"),
-        Ok(Location::File(_) | Location::S3(_)) => refuse(&format!("`{endpoint}` is not on the web")),
-        Err(_) => refuse("it is no address of the web, or has a user name or password in it"),
+        Ok(Location::File(_) | Location::S3(_)) => refuse(&format!("`{endpoint}` is not a web address")),
+        Err(_) => refuse("it is not a web address, or contains a user name or password"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `file://` addresses of paths, with the bytes that a URL may not carry written as `%XX`.
+//! `file://` addresses of paths, with the bytes that are not allowed in a URL written as `%XX`.
 //!
 //! A general URL parser is no help here: it resolves `..` and drops tabs and line ends in silence, where these
 //! addresses are refused.
@@ -17,7 +17,7 @@ pub fn file_url(path: &Path) -> String {
     format!("file://{}", percent_encode(path.as_os_str().as_encoded_bytes(), RESERVED))
 }
 
-/// The path behind a `file:///` address. Other schemes, hosts and steps upwards (`..`) are refused.
+/// The path of a `file:///` address. Other schemes, hosts and `..` are refused.
 pub fn path_of(field: &str, url: &str) -> Result<PathBuf, JobError> {
     let refuse = |reason: &str| Err(JobError::invalid(field, format!("`{url}` {reason}")));
     let Some(rest) = url.strip_prefix("file://") else {
@@ -27,14 +27,14 @@ pub fn path_of(field: &str, url: &str) -> Result<PathBuf, JobError> {
         };
     };
     if !rest.starts_with('/') {
-        return refuse("names a host; write file:/// with three slashes and an absolute path");
+        return refuse("has a host; write file:/// with three slashes and an absolute path");
     }
     let Some(text) = percent_decoded(rest) else {
         return refuse("has a % that is not followed by two hexadecimal digits, or is not UTF-8");
     };
     let path = PathBuf::from(text);
     if path.components().any(|part| matches!(part, Component::ParentDir)) {
-        return refuse("steps upwards with `..`; write the path without it");
+        return refuse("contains `..`; write the path without it");
     }
     Ok(path)
 }

@@ -1,4 +1,4 @@
-//! The page, as files in the program. Who serves them, and under which headers, is `http`'s business.
+//! The web UI's files, built into the program. `http` serves them and sets the headers.
 
 use rust_embed::{Embed, EmbeddedFile};
 
@@ -7,7 +7,7 @@ use rust_embed::{Embed, EmbeddedFile};
 #[folder = "src/ui/assets/"]
 struct Assets;
 
-/// A file of the page.
+/// A file of the web UI.
 pub struct Asset {
     pub bytes: std::borrow::Cow<'static, [u8]>,
     pub media_type: &'static str,
@@ -15,8 +15,8 @@ pub struct Asset {
     pub sha256: String,
 }
 
-/// The file at a path such as `canvas.js`. There are no folders to list and no steps upwards: a path is a name, and
-/// either one of the embedded files has it or none.
+/// The file at a path such as `canvas.js`. There are no folders and no `..`: a path is a name, and it either matches an
+/// embedded file or not.
 pub fn asset(path: &str) -> Option<Asset> {
     let EmbeddedFile { data, metadata } = Assets::get(path)?;
     let sha256 = hex::encode(metadata.sha256_hash());

@@ -1,4 +1,4 @@
-//! From a message to a row that is ours: the claim, and before it, for messages of other clients, the submission.
+//! From a message to a claimed row: the claim, and before it, for messages from other clients, the submission.
 
 use super::{JobControl, Worker, retry::with_deadline};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 pub(super) enum Accepted {
     Row(Box<JobRow>),
     Not(Claim),
-    /// To be put aside, with the reason.
+    /// To be dead-lettered, with the reason.
     Refused(ErrorRecord),
 }
 
@@ -35,8 +35,8 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
     }
 }
 
-/// `job.failed` of a message that is no job: whoever sent it listens for an end. Told before the message is put aside,
-/// so that an end that could not be told is told when the message comes again.
+/// Publishes `job.failed` for an invalid message, because its sender may wait for the end. This happens before the
+/// message is dead-lettered, so that a failed event is published when the message is redelivered.
 async fn tell_refused(worker: &Worker, delivery: &Delivery, id: JobId, reason: &ErrorRecord) -> Result<(), JobError> {
     let Some(kind) = delivery.kind() else { return Ok(()) };
     let body = JobEvent::refused(id, kind, reason.clone()).to_json();
@@ -55,7 +55,7 @@ async fn claim(worker: &Worker, id: JobId, request: Option<&JobRequest>) -> Resu
     };
     let mut claim = worker.jobs.claim(id, &rules).await?;
     if let (Claim::Unknown, Some(request)) = (&claim, request) {
-        // A raw message of another client. Whoever else submits the same at this moment gets the same row.
+        // A message from another client. Another worker that submits the same at this moment gets the same row.
         match worker.jobs.submit(request, &SubmitOptions::default()).await {
             Ok(_) => claim = worker.jobs.claim(id, &rules).await?,
             Err(error @ JobError::InvalidRequest { .. }) => return Ok(Accepted::Refused(ErrorRecord::from(&error))),
@@ -66,7 +66,7 @@ async fn claim(worker: &Worker, id: JobId, request: Option<&JobRequest>) -> Resu
         Claim::Taken(row) => Ok(Accepted::Row(row)),
         Claim::Conflict(row) => {
             let kind = row.request.task.kind();
-            let reason = format!("{id} is already a {kind} job with other inputs or parameters; take another id");
+            let reason = format!("{id} is already a {kind} job with other inputs or parameters; use another id");
             Ok(Accepted::Refused(ErrorRecord::from(&JobError::invalid("id", reason))))
         }
         other => Ok(Accepted::Not(other)),

@@ -1,6 +1,6 @@
-//! Places where a test stops the process, to show that nothing is lost there.
+//! Points where a test can stop the process, to verify that nothing is lost.
 //!
-//! Compiled into the program that ships, so that this one is tested; without `worker.failpoint` they do nothing.
+//! They are in the release build, so that tests run the real program; without `worker.failpoint` they do nothing.
 
 use std::{
     str::FromStr,
@@ -17,7 +17,7 @@ use crate::job::{JobError, JobId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// A delivery has come.
+    /// A delivery has arrived.
     Received,
     Claimed,
     /// The inputs have been read.
@@ -28,7 +28,7 @@ pub enum Point {
     Put,
     /// The manifest has been written.
     Manifest,
-    /// The row has its end.
+    /// The end of the job is committed.
     Committed,
 }
 
@@ -44,14 +44,14 @@ const NAMES: [(&str, Point); 7] = [
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
-    /// The process ends as by `kill -9`: nothing is unwound, nothing flushed.
+    /// Ends the process as `kill -9` does, without unwinding or flushing.
     Abort,
-    /// The thread stands still; whoever set it sends signals meanwhile.
+    /// Pauses the thread, so that a test can send signals meanwhile.
     Pause(Duration),
 }
 
-/// `step:3=abort`: end the process at the third denoise step; `put=pause:2.5`: stand still for 2.5 seconds at the first
-/// picture; `fetched@ID=abort`: whenever the inputs of that job have been read. Clones count together.
+/// `step:3=abort`: end the process at the third denoise step; `put=pause:2.5`: pause for 2.5 seconds at the first
+/// picture; `fetched@ID=abort`: end it whenever the inputs of that job have been read. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub struct Failpoint(Option<Arc<Armed>>);
 
@@ -59,9 +59,9 @@ pub struct Failpoint(Option<Arc<Armed>>);
 struct Armed {
     point: Point,
     action: Action,
-    /// Visits before it acts.
+    /// The number of visits before it acts.
     left: AtomicU32,
-    /// Only visits of this job count, and all of them act.
+    /// Only visits of this job count, and each of them acts.
     only: Option<JobId>,
 }
 

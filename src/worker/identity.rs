@@ -1,17 +1,17 @@
-//! Who a worker is: `host:pid:start`, so that the next process on the same machine can tell that it has died.
+//! A worker's identity: `host:pid:start`, so that another process on the same machine can tell whether it has died.
 
 use std::{fmt, str::FromStr};
 
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-/// Start times come in whole seconds and shift a little when the clock is set.
+/// Start times are whole seconds and shift slightly when the clock is set.
 const START_TOLERANCE_S: u64 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerName {
     host: String,
     pid: u32,
-    /// Seconds since 1970; tells a process from a later one with the same number.
+    /// The start time in seconds since 1970, which distinguishes processes with the same number.
     start: u64,
 }
 
@@ -22,7 +22,7 @@ impl WorkerName {
         Self { host, pid, start: start_of(pid).unwrap_or_default() }
     }
 
-    /// `process 4711 on builder`, out of a worker's name; a name of another form as it is.
+    /// `process 4711 on builder`, from a worker's name; other names are unchanged.
     pub fn in_words(name: &str) -> String {
         name.parse::<Self>().map_or_else(|()| name.to_owned(), |name| format!("process {} on {}", name.pid, name.host))
     }
@@ -31,9 +31,9 @@ impl WorkerName {
         self.pid
     }
 
-    /// Whether the worker `name` ran on this host and its process is gone: its lease then counts as run out, so that
-    /// `acetate run` can take a job over at once after a kill. Where hosts share a name but not their processes (two
-    /// containers over one data folder) this may take a living worker for dead; the epoch still keeps it from
+    /// Whether the worker `name` ran on this host and its process has ended: its lease then counts as ended, so that
+    /// `acetate run` can take over a job right after a kill. If hosts share a name but not their processes (two
+    /// containers with one data folder), this may consider a live worker dead; the epoch still prevents it from
     /// publishing twice.
     pub fn knows_dead(&self, name: &str) -> bool {
         let Ok(other) = name.parse::<Self>() else { return false };
@@ -44,7 +44,7 @@ impl WorkerName {
     }
 }
 
-/// When a living process of this number started; a zombie no longer lives.
+/// When the live process with this number started; a zombie does not count.
 fn start_of(pid: u32) -> Option<u64> {
     let mut system = System::new().ok()?;
     let pid = Pid::from_u32(pid);

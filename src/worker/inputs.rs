@@ -1,4 +1,4 @@
-//! The pictures that a request names: read under a byte cap, decoded under limits.
+//! The input pictures of a request: read under a byte cap, decoded under limits.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::{
     store::{ObjectKey, Stored, input_name},
 };
 
-/// Bytes, and the name that an error would call them by.
+/// The bytes of a picture, and its name for errors.
 pub(super) struct InputFile {
     name: String,
     bytes: Vec<u8>,
@@ -20,7 +20,7 @@ pub(super) struct InputFile {
 
 pub(super) struct Pictures {
     pub inputs: Inputs<RgbaImage>,
-    /// What was done to them on the way in.
+    /// Notes about conversions.
     pub notes: Vec<String>,
 }
 
@@ -73,7 +73,7 @@ pub(super) async fn decode(
     .await
 }
 
-/// A picture out of the result of an earlier job.
+/// A picture from the result of an earlier job.
 async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputFile, JobError> {
     let name = input.to_string();
     let Some(row) = worker.jobs.get(job).await? else {
@@ -86,14 +86,14 @@ async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputF
     let store = worker.stores.at_root(result.root.as_deref())?;
     if !store.exists(&stored.key).await? {
         let place = store.place(&stored.key);
-        let reason = format!("{name}: {place} is no longer in the store; run that job anew, or give a picture");
+        let reason = format!("{name}: {place} is no longer in the store; run that job again, or give a picture");
         return Err(JobError::invalid("input", reason));
     }
     store.verify(&stored).await?;
     Ok(InputFile { name, bytes: store.get(&stored.key, stored.size).await? })
 }
 
-/// Runs picture work on a thread that may compute for long.
+/// Runs picture work on a blocking thread.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, JobError> {
@@ -101,9 +101,9 @@ pub(super) async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(error) if error.is_panic() => Err(JobError::InvalidImage {
             input: "input".to_owned(),
-            reason: "breaks the code that reads pictures; convert it with another program, and report it".to_owned(),
+            reason: "crashes the picture decoder; convert it with another program, and please report it".to_owned(),
         }),
-        Err(error) => Err(JobError::device("cpu", format!("picture work ended: {error}"))),
+        Err(error) => Err(JobError::device("cpu", format!("picture processing failed: {error}"))),
     }
 }
 

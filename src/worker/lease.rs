@@ -1,4 +1,4 @@
-//! The heartbeat of one attempt, on its own task: renews the lease, writes progress, brings back a cancel.
+//! The heartbeat of one attempt, in its own task: renews the lease, writes progress, and checks for cancellation.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use crate::{
 };
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// A job that has been told to stop does so within a denoise step, which takes no longer.
+/// How long a cancelled job may take to stop; a denoise step never takes longer.
 const LAST_STEP: Duration = Duration::from_secs(300);
 
-/// Held while an attempt runs. Dropping it without [`Lease::release`] stops the heartbeat too.
+/// Held while an attempt runs. Dropping it without [`Lease::release`] also stops the heartbeat.
 pub(super) struct Lease {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -33,7 +33,7 @@ impl Lease {
             job: row.id(),
             epoch: row.epoch,
             lease: worker.options.lease,
-            // Two beats may be missed before the lease is over.
+            // Two beats may be missed before the lease ends.
             interval: worker.options.heartbeat.min(worker.options.lease / 3).max(Duration::from_millis(10)),
             until: Instant::now() + worker.options.job_timeout,
             told: None,
@@ -50,7 +50,7 @@ impl Lease {
     pub(super) async fn release(self) {
         drop(self.stop);
         if let Err(error) = self.task.await {
-            warn!(%error, "the heartbeat ended badly");
+            warn!(%error, "the heartbeat task failed");
         }
     }
 }
@@ -63,7 +63,7 @@ struct Heart {
     epoch: Epoch,
     lease: Duration,
     interval: Duration,
-    /// The most time that a job may take.
+    /// The maximum duration of a job.
     until: Instant,
     /// When the last `job.progress` was published, and its sequence.
     told: Option<(Instant, u64)>,
@@ -78,15 +78,19 @@ impl Heart {
         let mut tick = tokio::time::interval(self.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Only the waiting is raced; a write that has begun is never dropped.
+            // Only the waiting is raced; a write that has started is never dropped.
             let last = tokio::select! { _ = tick.tick() => false, _ = &mut stopped => true };
             let held = self.beat().await;
             if Instant::now() >= self.until {
                 self.control.stop(StopReason::TimeIsUp);
             }
             if Instant::now() >= self.until + LAST_STEP {
-                // The device does not answer. Another worker shall have the job, and this process a new beginning.
-                error!(job = %self.job, "does not stop; the worker leaves");
+                // The device does not respond. Another worker should take the job, and this process should restart.
+                error!(
+                    job = %self.job,
+                    "the job ignored cancellation for {} s; shutting this worker down",
+                    LAST_STEP.as_secs()
+                );
                 self.broken.cancel();
                 return;
             }
@@ -97,8 +101,8 @@ impl Heart {
         }
     }
 
-    /// False once the lease is lost. A database that cannot be reached is tried again at the next beat; should it
-    /// stay away for longer than the lease, the epoch keeps this attempt from publishing.
+    /// Returns false once the lease is lost. An unreachable database is retried at the next beat; if it stays
+    /// unreachable for longer than the lease, the epoch prevents this attempt from publishing.
     async fn beat(&self) -> bool {
         let progress = self.control.reporter.latest();
         match self.jobs.heartbeat(self.job, self.epoch, self.lease, progress.as_ref()).await {
@@ -113,17 +117,18 @@ impl Heart {
                 false
             }
             Err(error) => {
-                warn!(job = %self.job, %error, "heartbeat not written");
+                warn!(job = %self.job, %error, "could not write the heartbeat");
                 true
             }
         }
     }
 
-    /// Publishes `job.progress`, at most once a second. Nobody waits for it, and a lost one is followed by the next.
+    /// Publishes `job.progress`, at most once per second. Nothing waits for it, and a lost event is followed by the
+    /// next.
     fn tell(&mut self) {
         let Some(progress) = self.control.reporter.latest() else { return };
         let due = self.told.is_none_or(|(at, sequence)| at.elapsed() >= TELL_EVERY && sequence != progress.sequence);
-        // One at a time: a broker that is away must not be left with a heap of them.
+        // One at a time, so that they do not accumulate while the broker is unreachable.
         if !due || self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
             return;
         }
@@ -131,7 +136,7 @@ impl Heart {
         let (queue, body) = (self.queue.clone(), event(&self.row, progress));
         self.telling = Some(tokio::spawn(async move {
             if let Err(error) = queue.publish_event(JobEvent::PROGRESS, body).await {
-                debug!(%error, "progress was not told");
+                debug!(%error, "could not send a progress event");
             }
         }));
     }

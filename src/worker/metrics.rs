@@ -1,4 +1,4 @@
-//! The worker's numbers for `/metrics`. Names and units follow Prometheus' conventions.
+//! The worker's metrics. Names and units follow Prometheus' conventions.
 
 use std::time::Instant;
 
@@ -12,21 +12,29 @@ use crate::{
     queue::Queue,
 };
 
-/// Tells the exporter what the numbers are; once, at start.
+/// Describes the metrics; called once at startup.
 pub fn describe() {
-    describe_counter!("acetate_jobs_total", "Jobs that ended here, by kind and result.");
-    describe_counter!("acetate_job_attempts_total", "Attempts that ended here, by kind and outcome.");
-    describe_counter!("acetate_retries_total", "Attempts that will be tried again, by the error's code.");
-    describe_counter!("acetate_dead_letters_total", "Messages put aside, by the reason's code.");
-    describe_histogram!("acetate_queue_wait_seconds", Unit::Seconds, "From the time a job was due to its claim.");
-    describe_histogram!("acetate_stage_seconds", Unit::Seconds, "Time of each stage of a job that succeeded.");
-    describe_counter!("acetate_device_busy_seconds_total", Unit::Seconds, "Time that the engine's thread has worked.");
+    describe_counter!("acetate_jobs_total", "Jobs that ended on this worker, by kind and result.");
+    describe_counter!("acetate_job_attempts_total", "Attempts that ended on this worker, by kind and outcome.");
+    describe_counter!("acetate_retries_total", "Retries, by the code of the error that caused them.");
+    describe_counter!("acetate_dead_letters_total", "Refused messages, by the code of the reason.");
+    describe_histogram!(
+        "acetate_queue_wait_seconds",
+        Unit::Seconds,
+        "Time from when a job was due until it was claimed."
+    );
+    describe_histogram!("acetate_stage_seconds", Unit::Seconds, "Time of each stage of successful jobs.");
+    describe_counter!(
+        "acetate_device_busy_seconds_total",
+        Unit::Seconds,
+        "Time that the engine's thread has spent computing."
+    );
     describe_counter!("acetate_worker_wall_seconds_total", Unit::Seconds, "Time since this worker started.");
-    describe_gauge!("acetate_jobs_queued", "Jobs that wait, by kind.");
-    describe_gauge!("acetate_oldest_queued_seconds", Unit::Seconds, "How long the job that is due longest has waited.");
-    describe_gauge!("acetate_model_resident", "1 for each checkpoint in memory.");
-    describe_gauge!("acetate_queue_connected", "1 while jobs can come in.");
-    describe_gauge!("acetate_deliveries_unacked", "Deliveries in this worker's hands.");
+    describe_gauge!("acetate_jobs_queued", "Queued jobs, by kind.");
+    describe_gauge!("acetate_oldest_queued_seconds", Unit::Seconds, "How long the oldest due job has waited.");
+    describe_gauge!("acetate_model_resident", "1 for each model that is loaded.");
+    describe_gauge!("acetate_queue_connected", "1 while the worker is connected to the queue.");
+    describe_gauge!("acetate_deliveries_unacked", "Messages that this worker holds.");
     let _ = started();
 }
 
@@ -35,7 +43,7 @@ pub(super) fn claimed(row: &JobRow) {
     histogram!("acetate_queue_wait_seconds", "kind" => kind(row)).record(waited);
 }
 
-/// After an attempt, by the row that it left.
+/// Records an attempt from its final row.
 pub(super) fn settled(row: &JobRow) {
     counter!("acetate_job_attempts_total", "kind" => kind(row), "outcome" => row.state.as_str()).increment(1);
     if row.state.is_terminal() {

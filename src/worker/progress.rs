@@ -1,4 +1,4 @@
-//! How far an attempt has come, and how long each stage took.
+//! The progress of an attempt, and the time of each stage.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use crate::job::{Progress, Stage, StageTiming};
 
-/// Takes progress from the worker and the engine's thread and shows the latest to whoever looks: the heartbeat, the
-/// progress bar. Clones share it.
+/// Receives progress from the worker and the engine's thread, and provides the latest to the heartbeat and the progress
+/// bar. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Reporter {
     latest: watch::Sender<Option<Progress>>,
@@ -37,13 +37,13 @@ impl Reporter {
         self.latest.subscribe()
     }
 
-    /// Earlier attempts got to this sequence number.
+    /// The last sequence number of earlier attempts.
     pub(super) fn continue_after(&self, sequence: u64) {
         self.base.store(sequence, std::sync::atomic::Ordering::Relaxed);
     }
 }
 
-/// Seconds per stage, in the order in which the stages first ran; a stage that runs again adds up.
+/// Seconds per stage, in the order of their first run; repeated stages are added up.
 #[derive(Debug, Default)]
 pub(super) struct Timings(Vec<StageTiming>);
 
@@ -65,7 +65,7 @@ impl Timings {
         self.add_seconds(stage, time.as_secs_f64());
     }
 
-    /// To the microsecond.
+    /// Rounded to microseconds.
     pub(super) fn into_vec(self) -> Vec<StageTiming> {
         let round = |timing: StageTiming| StageTiming { seconds: (timing.seconds * 1e6).round() / 1e6, ..timing };
         self.0.into_iter().map(round).collect()

@@ -1,4 +1,4 @@
-//! From pictures to a result: PNGs, objects, and last of all the manifest that names them.
+//! Publishes a result: PNGs, objects, and last the manifest that lists them.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ use crate::{
     store::{MANIFEST, ObjectKey, Store, Stored},
 };
 
-/// Files on their way into the store, or pictures out of it.
+/// How many files are written or read at a time.
 pub(super) const AT_A_TIME: usize = 4;
 
 pub(super) struct Png {
@@ -31,7 +31,7 @@ pub(super) struct Png {
     bytes: Vec<u8>,
 }
 
-/// Encodes the pictures beside one another and lets go of their pixels.
+/// Encodes the pictures in parallel and frees their pixels.
 pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<Png>, JobError> {
     let pictures = std::mem::take(&mut made.pictures);
     let total = count(pictures.len());
@@ -53,7 +53,7 @@ pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<P
     Ok(pngs.into_iter().map(|(_, png)| png).collect())
 }
 
-/// Writes each file under the attempt's own epoch and makes sure that it is there, some at a time.
+/// Writes each file under the attempt's epoch and verifies it, several at a time.
 pub(super) async fn store(
     worker: &Worker,
     results: &Store,
@@ -82,7 +82,7 @@ async fn store_one(worker: &Worker, results: &Store, row: &JobRow, png: Png) -> 
     Ok(FileEntry { name, role, width, height, size, sha256 })
 }
 
-/// Writes the manifest. Every file that it names is there, whole and verified.
+/// Writes the manifest. Every file that it names exists and is verified.
 pub(super) async fn manifest(
     results: &Results,
     row: &JobRow,
@@ -117,10 +117,10 @@ pub(super) async fn manifest(
     Ok(Published { manifest: stored.key.to_string(), root: results.root.clone(), files: manifest.files, caption })
 }
 
-/// Takes away what earlier attempts have left beside the result. That some may stay is no reason to fail.
+/// Deletes what earlier attempts left next to the result. Failing to delete some is not an error.
 pub(super) async fn clear_up(worker: &Worker, row: &JobRow) {
     let cleared = async { worker.results_of(&row.request)?.store.delete_epochs(row.id(), Some(row.epoch)).await };
     if let Err(error) = cleared.await {
-        warn!(job = %row.id(), %error, "files of earlier attempts stay in the store");
+        warn!(job = %row.id(), %error, "could not delete files of earlier attempts");
     }
 }

@@ -1,4 +1,4 @@
-//! What looks after jobs that nobody has in hand: those of dead workers, and those whose message was lost.
+//! Finds jobs without a worker: those of dead workers, and those whose message was lost.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use crate::{
     queue::Queue,
 };
 
-/// Jobs that the queue in process is filled with at a time.
+/// How many jobs the in-process queue is filled with at a time.
 const FILL: u32 = 64;
-/// How often the worker's own numbers are.
+/// How often the worker's own metrics are updated.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the counts are read that `/metrics` shows.
+/// How often the counts for `/metrics` are read.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
@@ -26,7 +26,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         Queue::Rabbit(_) => (worker.options.lease / 3).clamp(Duration::from_millis(200), Duration::from_secs(10)),
     };
     if let Err(error) = take_over(&worker).await {
-        warn!(%error, "jobs of dead workers of this machine wait for the end of their leases");
+        warn!(%error, "could not release jobs of dead workers on this machine; they wait for their leases to end");
     }
     let due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
     let (mut looked, mut counted) = (None, None);
@@ -34,14 +34,14 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         if due(looked, every) {
             looked = Some(Instant::now());
             if let Err(error) = look(&worker).await {
-                warn!(%error, "jobs of dead workers were not looked for");
+                warn!(%error, "could not look for jobs of dead workers");
             }
         }
         if due(counted, COUNT_EVERY) {
             counted = Some(Instant::now());
             match worker.jobs.queue_depth().await {
                 Ok(depth) => metrics::depth(&depth),
-                Err(error) => warn!(%error, "the queued jobs were not counted"),
+                Err(error) => warn!(%error, "could not count the queued jobs"),
             }
         }
         metrics::engine(&worker.engine, &worker.queue);
@@ -52,7 +52,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
     }
 }
 
-/// Without a broker, the jobs that a process of this machine had in hand when it died need not wait for their leases.
+/// Without a broker, jobs of a process on this machine that died need not wait for their leases.
 async fn take_over(worker: &Worker) -> Result<(), JobError> {
     let Queue::Embedded(queue) = &worker.queue else { return Ok(()) };
     let running = Filter { state: Some(JobState::Running), limit: FILL, ..Filter::default() };
@@ -68,7 +68,7 @@ async fn take_over(worker: &Worker) -> Result<(), JobError> {
 async fn look(worker: &Worker) -> Result<(), JobError> {
     match &worker.queue {
         Queue::Embedded(queue) => {
-            // Those in the queue are due as well; it is filled when none of them waits.
+            // Jobs in the queue are due, too; it is filled when it is empty.
             if !queue.has_due() {
                 for (job, priority, _) in worker.jobs.due(FILL).await? {
                     queue.push(job, priority, Timestamp::now());
@@ -78,7 +78,7 @@ async fn look(worker: &Worker) -> Result<(), JobError> {
         Queue::Rabbit(_) => {
             let found = worker.jobs.reap(worker.options.redispatch).await?;
             if found > 0 {
-                info!(jobs = found, "dispatched again: their workers are dead, or their messages were lost");
+                info!(jobs = found, "dispatched again, because their workers died or their messages were lost");
                 worker.wake.notify_one();
             }
         }

@@ -1,4 +1,4 @@
-//! From the outbox to the broker: dispatches and events are published, confirmed, and only then forgotten.
+//! Sends the outbox to the broker: dispatches and events are published, confirmed, and only then deleted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,15 +13,15 @@ use crate::{
     retry::Pauses,
 };
 
-/// Rows taken at a time.
+/// The number of rows taken at a time.
 const CHUNK: u32 = 500;
-/// Another relay may take a row again after this time.
+/// After this time, another relay may take a row.
 const LEASE: Duration = Duration::from_secs(30);
 /// The pause after a row that could not be published.
 const RETRY: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Publishes what is due until it is told to stop, and then once more. `wake`: there is something new.
+/// Publishes due rows until it is stopped, and then once more. `wake` signals new rows.
 pub async fn relay(jobs: JobStore, queue: Queue, poll: Duration, wake: Arc<Notify>, stop: CancellationToken) {
     if matches!(queue, Queue::Embedded(_)) {
         return;
@@ -38,7 +38,7 @@ pub async fn relay(jobs: JobStore, queue: Queue, poll: Duration, wake: Arc<Notif
                 poll
             }
             Err(error) => {
-                warn!(%error, "the outbox waits");
+                warn!(%error, "could not send the outbox");
                 pauses.next_pause()
             }
         };
@@ -53,8 +53,8 @@ pub async fn relay(jobs: JobStore, queue: Queue, poll: Duration, wake: Arc<Notif
     }
 }
 
-/// Publishes one chunk of what is due; gives how many rows were taken. Whoever has just submitted calls it too, so that
-/// the jobs need not wait for a worker's relay.
+/// Publishes one chunk of due rows; returns how many rows were taken. Submitters call it, too, so that their jobs need
+/// not wait for a worker's relay.
 pub async fn publish_due(jobs: &JobStore, queue: &Queue) -> Result<usize, JobError> {
     let rows = jobs.outbox_take(CHUNK, LEASE).await?;
     if rows.is_empty() {
@@ -80,7 +80,7 @@ pub async fn publish_due(jobs: &JobStore, queue: &Queue) -> Result<usize, JobErr
 
 type Sent = (Vec<OutboxId>, Vec<OutboxId>, Option<JobError>);
 
-/// The ids of those that the broker has, of those that it does not have, and why.
+/// The ids of the published rows, those of the failed ones, and the error.
 async fn publish<F: Future<Output = Vec<Result<(), JobError>>>>(
     rows: Vec<OutboxRow>,
     send: impl FnOnce(&[OutboxRow]) -> F,

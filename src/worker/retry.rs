@@ -1,4 +1,4 @@
-//! Waiting for a database that is away: what has been worked out must not be lost to a restart of it.
+//! Waits for an unreachable database, so that its restart does not lose a job's work.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use crate::{job::JobError, retry::exponential};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Tries again while the error is a passing one, for at most `patience`, and no longer than the worker may stay.
+/// Retries after temporary errors for at most `patience`, and no longer than the worker may run.
 ///
-/// What is tried must bear being done twice: a commit may have been applied although its reply was lost.
+/// The operation must be idempotent, because a commit may have been applied although its reply was lost.
 pub(super) async fn with_deadline<T, F>(
     what: &str,
     patience: Duration,
@@ -28,7 +28,7 @@ where
         .retry(exponential(FIRST_PAUSE, LONGEST_PAUSE))
         .when(|error| error.is_transient() && control.why() != Some(StopReason::GiveBack))
         .adjust(|_, pause| pause.filter(|pause| start.elapsed() + *pause <= patience))
-        .notify(|error, pause| warn!(%error, retry_s = pause.as_secs_f64(), "{what}: tried again"))
+        .notify(|error, pause| warn!(%error, retry_s = pause.as_secs_f64(), "{what} failed; retrying"))
         .await
 }
 

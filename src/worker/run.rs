@@ -21,20 +21,20 @@ use crate::{
     queue::{Delivery, Queue},
 };
 
-/// How a delivery ended.
+/// The outcome of a delivery.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// One attempt was made; the row's state says how it ended (`queued`: it will be tried again, or was given back).
+    /// One attempt was made; the row's state says how it ended (`queued`: it will be retried, or was given back).
     Settled(Box<JobRow>),
-    /// The lease was lost on the way: another worker has the job, and nothing of ours was published.
+    /// The lease was lost: another worker has the job, and this one published nothing.
     Lost,
     /// There was nothing to do, or not yet.
     NotTaken(Claim),
-    /// The message is no job, and has been put aside.
+    /// The message is not a valid job and was dead-lettered.
     Refused(ErrorRecord),
 }
 
-/// Works on one delivery. An error here is about the database; a job's own failure stands in its row.
+/// Processes one delivery. An error here concerns the database; a job's failure is in its row.
 pub async fn run(worker: &Worker, delivery: Delivery, control: &JobControl) -> Result<Verdict, JobError> {
     let span = info_span!(
         "job",
@@ -54,7 +54,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
         Accepted::Row(row) => row,
         Accepted::Refused(reason) => {
             delivery.dead_letter(&reason).await?;
-            warn!(code = reason.code, reason = reason.message, "a message was put aside");
+            warn!(code = reason.code, reason = reason.message, "a message was dead-lettered");
             metrics::dead_letter(&reason);
             return Ok(Verdict::Refused(reason));
         }
@@ -74,16 +74,17 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
     let lease = Lease::hold(worker, &row, control.clone());
     let mut made = attempt(worker, &row, control).await;
     if let Err(error) = &made {
-        // A model is the worker's own affair in a service: others may have it, and the job waits for them. Of a queue in
-        // process this worker is the only one.
+        // In a service, an unusable model concerns only this worker: others may have it, and the job waits for them.
+        // With an in-process queue, this is the only worker.
         let others = worker.options.results == ResultPlacement::AsAsked && matches!(worker.queue, Queue::Rabbit(_));
         let unfit = error.is_about_the_model() && others;
         if unfit || error.class() == ErrorClass::Device {
             let beside = worker.broken.is_cancelled();
-            error!(%error, "this worker cannot be used after this; it leaves");
+            error!(%error, "this worker is no longer usable; shutting down");
             worker.broken.cancel();
             if unfit || beside {
-                // It is not charged for what it did not do, like its neighbours of a device that broke.
+                // This attempt does not count, because the job is not at fault; the same holds for other jobs on a
+                // failed device.
                 control.stop(StopReason::GiveBack);
                 made = Err(JobError::Cancelled);
             }
@@ -115,8 +116,8 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
     }
 }
 
-/// From the request to a published manifest. What it leaves behind on failure lies under its own epoch and is never
-/// named by a row.
+/// From the request to a published manifest. Files that it leaves after a failure are under its own epoch, and no row
+/// refers to them.
 async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<Published, JobError> {
     let reporter = &control.reporter;
     let mut timings = Timings::default();
@@ -130,21 +131,21 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     timings.merge(std::mem::take(&mut made.timings));
     let pngs = timings.measure(Stage::EncodePng, publish::encode(&mut made, reporter)).await?;
     let files = timings.measure(Stage::Store, publish::store(worker, &results.store, row, pngs, reporter)).await?;
-    // The last moment at which a cancel counts.
+    // The last moment for cancellation.
     check(control)?;
     let published = publish::manifest(&results, row, made, files, timings).await?;
     worker.options.failpoint.at(Point::Manifest, Some(row.id()));
     Ok(published)
 }
 
-/// Moves the row on: published, failed, back to the queue, cancelled, or given back.
+/// Ends the attempt in the row: published, failed, requeued, cancelled, or given back.
 async fn settle(
     worker: &Worker,
     row: &JobRow,
     made: Result<Published, JobError>,
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
-    // An ending that stands already, because its commit was applied and the reply lost, is ours.
+    // An ending that is already in the row, because its commit was applied but the reply was lost, is ours.
     with_deadline("the job's end", worker.options.database_patience, control, || end(worker, row, &made, control)).await
 }
 
@@ -185,7 +186,7 @@ async fn end(
             jobs.fail(id, epoch, &ErrorRecord::from(&exhausted)).await
         }
         Next::Retry(delay) => {
-            info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "goes back to the queue");
+            info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "returned to the queue");
             metrics::retry(&record);
             jobs.requeue(id, epoch, &record, delay).await
         }
@@ -196,7 +197,7 @@ fn check(control: &JobControl) -> Result<(), JobError> {
     if control.cancel.is_cancelled() { Err(JobError::Cancelled) } else { Ok(()) }
 }
 
-/// The trace id out of a W3C `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`.
+/// The trace id of a W3C `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`.
 fn trace_id(traceparent: &str) -> Option<&str> {
     let mut parts = traceparent.split('-');
     let (_version, trace) = (parts.next()?, parts.next()?);

@@ -1,4 +1,4 @@
-//! How a job that is being worked on is told to stop, and why.
+//! Stops a running job, with a reason.
 
 use std::sync::{
     Arc,
@@ -11,15 +11,15 @@ use crate::engine::CancelToken;
 /// Why a job stops before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
-    /// Somebody cancelled it, or another worker has taken it over.
+    /// It was cancelled, or another worker has taken it over.
     Cancel,
-    /// This worker goes away: the job is given back, and the attempt does not count.
+    /// This worker stops: the job is given back, and the attempt does not count.
     GiveBack,
-    /// It has run for longer than a job may.
+    /// It exceeded the maximum duration.
     TimeIsUp,
 }
 
-/// The strings of one job; clones pull the same ones.
+/// Cancellation and progress of one job. Clones share state.
 #[derive(Debug, Clone, Default)]
 pub struct JobControl {
     pub cancel: CancelToken,
@@ -32,7 +32,7 @@ impl JobControl {
         Self { cancel, reporter, why: Arc::default() }
     }
 
-    /// The first reason stands.
+    /// The first reason counts.
     pub fn stop(&self, why: StopReason) {
         let code = match why {
             StopReason::Cancel => 1,
@@ -43,7 +43,7 @@ impl JobControl {
         self.cancel.cancel();
     }
 
-    /// Who cancels the token itself, as Ctrl-C does, means [`StopReason::Cancel`].
+    /// If the token itself was cancelled, as by Ctrl-C, the reason is [`StopReason::Cancel`].
     pub fn why(&self) -> Option<StopReason> {
         match self.why.load(Ordering::Acquire) {
             0 => self.cancel.is_cancelled().then_some(StopReason::Cancel),

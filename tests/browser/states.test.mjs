@@ -41,7 +41,7 @@ test('a running job is cancelled, tried again, and deleted', () => on({}, async 
   await stage(page, 'step \\d+ of 1000');
   await page.click('.running button');
   await page.waitForSelector('.ending', { timeout: 30_000 });
-  assert.match(await page.locator('.ending').innerText(), /This was cancelled/);
+  assert.match(await page.locator('.ending').innerText(), /Decompose cancelled/);
   await accessible(page, 'a cancelled job');
   await page.click('text=Try again');
   await stage(page, 'step \\d+ of 1000');
@@ -64,7 +64,7 @@ test('a batch shows how far it is, and what is left of it is cancelled', () => o
   await page.locator('.batch', { hasText: /posters\s*0 of 2/ }).waitFor({ timeout: 30_000 });
   await page.waitForSelector('.jobs li[data-state=running] progress:not([hidden])');
   await accessible(page, 'a batch under way');
-  await page.click('[aria-label="Cancel what is left of posters"]');
+  await page.click('[aria-label="Cancel the rest of posters"]');
   await page.waitForSelector('.batch', { state: 'hidden', timeout: 30_000 });
   await page.waitForFunction(() => document.querySelectorAll('.jobs li[data-state=cancelled]').length === 2);
 }));
@@ -72,9 +72,9 @@ test('a batch shows how far it is, and what is left of it is cancelled', () => o
 test('what is no picture, or too large, is refused with a reason', () => on({ HTTP__MAX_UPLOAD_BYTES: 200_000 }, async (page) => {
   await page.waitForSelector('.drop');
   await page.setInputFiles('#file', { name: 'letter.pdf', mimeType: 'application/pdf', buffer: Buffer.from('%PDF-1.7') });
-  assert.match(await page.locator('.problem').innerText(), /letter.pdf is no picture/);
+  assert.match(await page.locator('.problem').innerText(), /letter.pdf is not a picture/);
   await page.setInputFiles('#file', { name: 'large.png', mimeType: 'image/png', buffer: Buffer.alloc(300_000) });
-  assert.match(await page.locator('.problem').innerText(), /large.png has 300 kB; this server takes up to 200 kB/);
+  assert.match(await page.locator('.problem').innerText(), /large.png is 300 kB; this server accepts up to 200 kB/);
   // Only the server can tell what is in it.
   await page.setInputFiles('#file', { name: 'fake.png', mimeType: 'image/png', buffer: Buffer.from('<html>no</html>') });
   await page.click('button[type=submit]');
@@ -147,10 +147,10 @@ test('a token is asked for, and a wrong one is not taken', () => on({ HTTP__TOKE
   await page.waitForSelector('dialog[open]');
   await accessible(page, 'the question for a token');
   await page.fill('#token', 'some-other-token-altogether');
-  await page.click('text=Go on');
-  await page.waitForSelector('text=That is not the token of this server');
+  await page.click('text=Sign in');
+  await page.waitForSelector('text=Wrong token');
   await page.fill('#token', TOKEN);
-  await page.click('text=Go on');
+  await page.click('text=Sign in');
   await page.waitForSelector('.drop');
   await start(page, 1);
   await page.waitForSelector('.layers .layer', { timeout: 120_000 });

@@ -171,7 +171,7 @@ test('a reload finds everything as it was left, and the history finds the job', 
   await page.waitForFunction(() => document.querySelectorAll('.jobs li').length === 1);
   assert.match(await page.locator('.jobs li').innerText(), /Make it green/);
   await page.fill('#search', 'nothing like it');
-  await page.waitForFunction(() => /Nothing was found/.test(document.querySelector('.end').textContent));
+  await page.waitForFunction(() => /No jobs found/.test(document.querySelector('.end').textContent));
   await page.fill('#search', '');
   await page.waitForFunction(() => document.querySelectorAll('.jobs li').length === 2);
   await page.locator('.jobs a', { hasText: 'scene.png' }).click();

@@ -287,7 +287,7 @@ def healthcheck():
     server.shutdown()
     server.server_close()
     done = subprocess.run([script, "/readyz", str(port)], capture_output=True, text=True)
-    if done.returncode != 1 or "nobody listens" not in done.stdout:
+    if done.returncode != 1 or "nothing listens" not in done.stdout:
         yield f"nobody there: ended with {done.returncode} and {done.stdout!r}"
 
 

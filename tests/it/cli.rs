@@ -43,7 +43,7 @@ fn the_readmes_first_command() {
     }
     let Ran { code, stdout, stderr } = place.run(&line.split(' ').collect::<Vec<_>>());
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(stdout.contains("a small checkpoint") && stdout.contains("no model was chosen"), "{stdout}");
+    assert!(stdout.contains("a small checkpoint") && stdout.contains("using the small demo model"), "{stdout}");
     let files = ["layer-00.png", "layer-01.png", "layer-02.png", "layer-03.png", "layer-04.png", "manifest.json"];
     assert_eq!(names(&place.path("out/scene")), files);
     let sheet = image::open(place.path("out/scene.png")).unwrap();
@@ -89,7 +89,9 @@ fn parameters_out_of_bounds() {
     };
     decompose(&["--layers", "0"], &["--layers: 0 is not between 2 and 10"]);
     decompose(&["--layers", "11"], &["--layers: 11 is not between 2 and 10"]);
-    decompose(&["--layers", "-1"], &["-1", "--layers"]);
+    decompose(&["--layers", "-1"], &["-1", "--layers", "not a whole number"]);
+    decompose(&["--layers", "four"], &["four", "--layers", "not a whole number"]);
+    decompose(&["--cfg-scale", "high"], &["high", "--cfg-scale", "not a number"]);
     decompose(&["--resolution", "700"], &["--resolution: 700", "multiple of 32"]);
     decompose(&["--steps", "0"], &["--steps: 0 is not between 1 and 1000"]);
     decompose(&["--cfg-scale", "NaN"], &["--cfg-scale: NaN is not a number between 0 and 100"]);
@@ -121,7 +123,7 @@ fn models_that_are_not_there() {
     let missing = ["run", "decompose", "in.png", "--out", "out", "--model", "./nowhere"];
     refused(&missing, &["./nowhere", "there is no such folder"]);
     let empty = ["run", "decompose", "in.png", "--out", "out", "--model", "/"];
-    refused(&empty, &["holds no model_index.json"]);
+    refused(&empty, &["has no model_index.json"]);
 }
 
 #[test]
@@ -306,7 +308,7 @@ fn a_folder_without_a_model_and_a_model_that_no_run_would_take() {
     fs::create_dir(place.path("bad")).unwrap();
     fs::write(place.path("file"), b"").unwrap();
     for (name, said) in [
-        ("bad", "error: model bad: the folder holds no model_index.json; give the folder of a whole checkpoint"),
+        ("bad", "error: model bad: the folder has no model_index.json; give the folder of a whole checkpoint"),
         ("file", "error: model file: is a file; give the folder"),
         ("nowhere", "error: model nowhere: not found"),
     ] {
@@ -345,7 +347,7 @@ fn a_misspelt_folder_is_told_soon_when_there_is_no_network() {
     let Ran { code, stderr, .. } = hub("http://127.0.0.1:9");
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("download interrupted"), "{stderr}");
-    assert!(stderr.contains("there is no folder m/typo here, so it was taken for a hub id"), "{stderr}");
+    assert!(stderr.contains("there is no folder m/typo, so it was used as a hub id"), "{stderr}");
     assert!(start.elapsed().as_secs() < 30, "it took {:?}", start.elapsed());
 
     let Ran { code, stderr, .. } = hub("localhost");
@@ -354,7 +356,7 @@ fn a_misspelt_folder_is_told_soon_when_there_is_no_network() {
 
     let offline = place.run(&args);
     assert!(offline.stderr.contains("HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE, or hub.offline"), "{}", offline.stderr);
-    assert!(offline.stderr.contains("there is no folder m/typo here"), "{}", offline.stderr);
+    assert!(offline.stderr.contains("there is no folder m/typo"), "{}", offline.stderr);
 }
 
 #[test]
@@ -366,7 +368,7 @@ fn notes_name_a_picture_once() {
     assert_eq!(made.code, Some(0), "{}", made.stderr);
     let manifest: serde_json::Value =
         serde_json::from_slice(&fs::read(place.path("out/manifest.json")).unwrap()).unwrap();
-    assert_eq!(manifest["notes"], serde_json::json!(["deep.png: 16 bits a channel, rounded to 8"]));
+    assert_eq!(manifest["notes"], serde_json::json!(["deep.png: 16 bits per channel, rounded to 8"]));
 }
 
 fn chmod(args: &[&str], place: &TestDir) {

@@ -204,7 +204,7 @@ async fn a_resolution_that_the_checkpoint_does_not_know_names_those_it_does() {
     let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
     let params = DecomposeParams { resolution: Some(640), prompt: "x".into(), ..DecomposeParams::default() };
     let error = run(&engine, Work::Decompose { image: picture("house.png"), params, seed: 1 }).await.unwrap_err();
-    insta::assert_snapshot!(error, @"params.resolution: 640 is not one that this checkpoint was made for: [128, 192]");
+    insta::assert_snapshot!(error, @"params.resolution: 640 is not supported by this checkpoint, which was made for [128, 192]");
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn a_small_model_that_is_nowhere_says_what_to_give() {
     let model = ModelRef::Small { which: Small::Layered, around: Surroundings::default() };
     let engine = Engine::start(EngineConfig { model, ..config(Path::new("unused")) }).unwrap();
     let error = run(&engine, decompose(1)).await.unwrap_err();
-    insta::assert_snapshot!(error, @"model layered-nano: no model is chosen, and this small one, which then stands in, was not found in any folder, as this process does not know its own; give --model a folder in diffusers' layout or a hub id such as Qwen/Qwen-Image-Layered, or set qwen_image.model_path in the configuration; `acetate models pull Qwen/Qwen-Image-Layered` downloads that one, about 58 GB");
+    insta::assert_snapshot!(error, @"model layered-nano: no model was chosen, and the small default was not found in any folder, because this process does not know its own path; give --model a folder in diffusers' layout or a hub id such as Qwen/Qwen-Image-Layered, or set qwen_image.model_path in the configuration; `acetate models pull Qwen/Qwen-Image-Layered` downloads it, about 58 GB");
 }
 
 /// A checkpoint with one NaN weight must fail with its own code, not give a black picture.

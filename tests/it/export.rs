@@ -158,11 +158,11 @@ fn stacks_that_cannot_be_written() {
         Ok(_) => panic!("this was written"),
         Err(error) => error.to_string(),
     };
-    assert!(said(Vec::new(), ExportFormat::Ora).starts_with("layers: there is none to export"));
+    assert!(said(Vec::new(), ExportFormat::Ora).starts_with("layers: there are none to export"));
     let two = vec![sheet("a", 1, &noise(4, 4, 1)), sheet("b", 2, &noise(5, 4, 1))];
     assert_eq!(
         said(two, ExportFormat::Zip),
-        "layer-02.png: it is 5x4 pixels but layer-01.png is 4x4; layers of one stack have one size (an edit with \
+        "layer-02.png: it is 5x4 pixels but layer-01.png is 4x4; all layers must have the same size (an edit with \
          output_size \"source\" keeps it)"
     );
     let faint = Sheet { opacity: f32::NAN, ..sheet("a", 1, &noise(4, 4, 1)) };
@@ -173,7 +173,7 @@ fn stacks_that_cannot_be_written() {
     let wide = vec![sheet("a", 1, &RgbaImage::new(30_001, 1))];
     assert_eq!(
         said(wide.clone(), ExportFormat::Psd),
-        "format: the stack has 30001x1 pixels; a PSD has at most 30000 on a side; export it as ora or zip"
+        "format: the stack has 30001x1 pixels; a PSD has at most 30000 per side; export it as ora or zip"
     );
     assert!(write(&Stack { sheets: wide, beside: Vec::new() }, ExportFormat::Ora).is_ok());
 }
@@ -237,7 +237,7 @@ fn of_a_job_and_of_its_folder() {
     let size = fs::metadata(&stored).unwrap().len();
     fs::write(&stored, vec![0; size as usize]).unwrap();
     let ran = place.run(&["export", ID, "--out", "new.ora"]);
-    assert!(ran.code == Some(1) && ran.stderr.contains("does not hold the bytes"), "{}", ran.stderr);
+    assert!(ran.code == Some(1) && ran.stderr.contains("does not have the bytes"), "{}", ran.stderr);
     assert!(!place.path("new.ora").exists());
 }
 
@@ -251,16 +251,16 @@ fn exports_that_cannot_be() {
         assert!(ran.stderr.contains(wanted) && ran.stdout.is_empty(), "{args:?} said: {}", ran.stderr);
         assert_eq!(names(place.folder.path()), before, "{args:?} left something");
     };
-    refused(&["out", "--out", "x.tiff"], 2, "--out: `x.tiff` ends in none of .zip, .ora and .psd; give --format");
+    refused(&["out", "--out", "x.tiff"], 2, "--out: `x.tiff` does not end in .zip, .ora or .psd; give --format");
     refused(&["out", "--out", "x", "--format", "tiff"], 2, "`tiff` is not an export format");
-    refused(&["nowhere", "--out", "x.zip"], 2, "there is no folder `nowhere`, and it is no job's id, a UUID");
+    refused(&["nowhere", "--out", "x.zip"], 2, "there is no folder `nowhere`, and it is not a job id (a UUID)");
     refused(&["in.png", "--out", "x.zip"], 2, "in.png is a file; give the folder of a result");
-    refused(&["data", "--out", "x.zip"], 2, "data holds no manifest.json");
+    refused(&["data", "--out", "x.zip"], 2, "data has no manifest.json");
     refused(&["out", "--out", "out"], 2, "--format");
     refused(&["out", "--out", "out", "--format", "psd"], 2, "out is a folder; give the name of a file");
-    refused(&["out", "--out", "none/x.zip"], 2, "there is no folder none to write it into");
+    refused(&["out", "--out", "none/x.zip"], 2, "there is no folder none to write to");
     let unknown = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e22";
-    refused(&[unknown, "--out", "x.zip"], 2, "there is no job 018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e22 here");
+    refused(&[unknown, "--out", "x.zip"], 2, "there is no job 018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e22;");
 
     fs::write(place.path("taken.psd"), "mine").unwrap();
     refused(&["out", "--out", "taken.psd"], 2, "taken.psd exists; give another name, or --force to replace it");
@@ -270,12 +270,12 @@ fn exports_that_cannot_be() {
 
     let waiting = place.json(&["submit", "composite", "--input", "in.png", "--output", "later", "--json"]);
     let id = waiting["id"].as_str().unwrap();
-    refused(&[id, "--out", "x.zip"], 2, "is queued and has no result yet; `acetate jobs watch");
+    refused(&[id, "--out", "x.zip"], 2, "is queued and has no result; wait for it with `acetate jobs watch");
 
     fs::remove_file(place.path("out/layer-03.png")).unwrap();
-    refused(&["out", "--out", "x.zip"], 1, "layer-03.png: manifest.json names it, but it is not there");
+    refused(&["out", "--out", "x.zip"], 1, "layer-03.png: manifest.json names it, but it is missing");
     fs::write(place.path("out/manifest.json"), "{}").unwrap();
-    refused(&["out", "--out", "x.zip"], 2, "manifest.json is no manifest of acetate");
+    refused(&["out", "--out", "x.zip"], 2, "manifest.json is not an acetate manifest");
 }
 
 #[test]

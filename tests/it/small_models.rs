@@ -74,7 +74,7 @@ fn models_beside_the_program_are_used_and_named() {
     let layered = installed.text("opt/bin/models/layered-nano");
     let line = |name: &str| stdout.lines().filter_map(|line| line.strip_prefix(name)).collect::<Vec<_>>();
     assert_eq!(line("model "), [format!("    {layered}")]);
-    let full = "no model was chosen; for the full one (about 58 GB) give --model Qwen/Qwen-Image-Layered";
+    let full = "using the small demo model; for the full one (58 GB): --model Qwen/Qwen-Image-Layered";
     assert_eq!(line("default "), [format!("  {full}")]);
     assert_eq!(line("note ").len(), 1, "{stdout}");
     assert!(line("note ")[0].contains("trained on drawn 128x128 scenes"), "{stdout}");
@@ -85,7 +85,7 @@ fn models_beside_the_program_are_used_and_named() {
     assert_eq!(read(&manifest), [Value::Null, "torchvision".into()]);
 
     let edited = installed.run(&[&EDIT[..], &["--out", "edited"]].concat());
-    assert!(edited.stdout.contains("give --model Qwen/Qwen-Image-Edit-2509\n"), "{edited:?}");
+    assert!(edited.stdout.contains(": --model Qwen/Qwen-Image-Edit-2509\n"), "{edited:?}");
     let edit = installed.text("opt/bin/models/edit-nano");
     let manifest = installed.manifest("edited");
     assert_eq!(manifest["models"][0]["id"], edit.as_str());
@@ -99,7 +99,7 @@ fn models_beside_the_program_are_used_and_named() {
     // The same checkpoint, but chosen.
     let chosen = ["--out", "chosen", "--model", "../opt/bin/models/layered-nano"];
     let chosen = installed.run(&[&DECOMPOSE[..], &chosen].concat());
-    assert!(chosen.stdout.contains("note ") && !chosen.stdout.contains("no model was chosen"), "{chosen:?}");
+    assert!(chosen.stdout.contains("note ") && !chosen.stdout.contains("small demo model"), "{chosen:?}");
     assert_eq!(installed.manifest("chosen")["models"][0].get("default"), None);
 }
 
@@ -114,11 +114,11 @@ fn a_linked_program_finds_its_shared_models_and_says_so_everywhere() {
     let shown = json(run(&["config", "show", "--json"]));
     assert_eq!((&shown["model"], &shown["edit_model"]), (&layered.as_str().into(), &edit.as_str().into()));
     let text = run(&["config", "show"]).stdout;
-    assert!(text.contains(&format!("\nmodel       {layered}, the small one, as none is configured\n")), "{text}");
+    assert!(text.contains(&format!("\nmodel       {layered}, the small one, because none is configured\n")), "{text}");
 
     let doctor = run(&["doctor"]);
     assert_eq!(doctor.code, Some(0), "{doctor:?}");
-    let wanted = format!("{layered}, QwenImageLayeredPipeline; the small one, as none is configured");
+    let wanted = format!("{layered}, QwenImageLayeredPipeline; the small one, because none is configured");
     assert!(doctor.stdout.contains(&wanted), "{}", doctor.stdout);
 
     let listed = json(run(&["models", "list", "--json"]));
@@ -151,7 +151,7 @@ fn the_edit_model_follows_the_choice_of_the_other() {
     let manifest = installed.manifest("out");
     let default = |index: usize| manifest["models"][index]["default"].as_bool();
     assert_eq!((default(0), default(1)), (Some(true), None), "{manifest}");
-    assert!(made.stdout.contains("(about 58 GB) give --model Qwen/Qwen-Image-Layered\n"), "{}", made.stdout);
+    assert!(made.stdout.contains("(58 GB): --model Qwen/Qwen-Image-Layered\n"), "{}", made.stdout);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn with_no_model_anywhere_the_places_are_named() {
     ] {
         let Ran { code, stderr, .. } = installed.run(&[args, &["--out", "out"]].concat());
         assert_eq!(code, Some(2), "{stderr}");
-        assert!(stderr.starts_with(&format!("error: model {name}: no model is chosen")), "{stderr}");
+        assert!(stderr.starts_with(&format!("error: model {name}: no model was chosen")), "{stderr}");
         for wanted in [flag, full, "models pull"].into_iter().chain(places.iter().map(String::as_str)) {
             assert!(stderr.contains(wanted), "{wanted} is not in: {stderr}");
         }

@@ -1,4 +1,4 @@
-//! A picture into layers:
+//! Splits a picture into layers:
 //! `cargo run --release -p qwen-image --example decompose -- models/layered-nano examples/scene.png out/layers`
 
 use std::{env, error::Error, fs, path::Path};

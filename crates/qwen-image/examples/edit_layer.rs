@@ -1,4 +1,4 @@
-//! One layer changed by an instruction; its outline stays, bit for bit:
+//! Edits one layer by an instruction and keeps its exact outline:
 //! `cargo run --release -p qwen-image --example edit_layer -- models/edit-nano out/layers/layer-03.png "Make it green" green.png`
 
 use std::{env, error::Error};
@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: edit_layer MODEL LAYER INSTRUCTION OUT".into());
     };
 
-    // Nothing is taken apart here, so only the edit model is loaded, at its first use.
+    // There is no decompose here, so only the edit model is loaded, on first use.
     let edit_model = ModelRef::parse(model)?;
     let options = PipelineOptions { edit_model: Some(edit_model.clone()), ..PipelineOptions::default() };
     let mut pipe = QwenImagePipeline::lazy(edit_model, options)?;

@@ -1,4 +1,4 @@
-//! The same seed gives the same picture, another seed another one:
+//! The same seed gives the same picture, another seed a different one:
 //! `cargo run --release -p qwen-image --example seeds -- models/layered-nano examples/scene.png`
 
 use std::{env, error::Error};
@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut pipe = QwenImagePipeline::from_pretrained(model, PipelineOptions::default())?;
     let picture = image::open(picture)?.to_rgba8();
     let mut run = |seed: Option<u64>| {
-        // The caption would be the same each time; a prompt saves it.
+        // The caption would be the same each time; a prompt avoids it.
         let options = DecomposeOptions {
             prompt: "A drawn scene.".to_owned(),
             num_inference_steps: 4,

@@ -1,4 +1,4 @@
-//! Layers, an edit of one of them, and the picture put together again:
+//! Splits a picture into layers, edits one of them, and composites the result:
 //! `cargo run --release -p qwen-image --example workflow -- models/layered-nano models/edit-nano examples/scene.png new.png`
 
 use std::{env, error::Error};
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let options = PipelineOptions {
         edit_model: Some(ModelRef::parse(edit_model)?),
-        // On a GPU, what is not needed may wait in the host's memory.
+        // On a GPU, models that are not needed may move to host memory.
         limits: Limits { cpu_offload: CpuOffload::Auto, ..Limits::default() },
         ..PipelineOptions::default()
     };

@@ -1,4 +1,4 @@
-//! Why the library could not do what it was asked.
+//! The library's errors.
 
 use crate::{
     hub::HubError,
@@ -13,25 +13,25 @@ pub enum Error {
     /// The caller stopped the run, through [`crate::Callbacks`].
     #[error("cancelled")]
     Cancelled,
-    /// An option or an input that this checkpoint, or this build, cannot take; `field` names it.
+    /// An option or an input that this checkpoint or this build does not support; `field` names it.
     #[error("{field}: {reason}")]
     Invalid { field: String, reason: String },
     /// The checkpoint could not be found or downloaded.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The checkpoint is there, but cannot be used.
+    /// The checkpoint exists but is unusable.
     #[error("model {model}: {source}")]
     Model { model: String, source: ModelError },
-    /// Neither the device nor the host has room for it.
+    /// It fits neither on the device nor on the host.
     #[error("model {model} does not fit: {reason}")]
     TooLarge { model: String, reason: String },
     /// A run stopped without a picture.
     #[error(transparent)]
     Pipeline(PipelineError),
-    /// Pictures that do not go together.
+    /// Pictures that do not fit together.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The device cannot be opened, or refused work.
+    /// The device could not be opened, or failed.
     #[error("device {device}: {}", first_line(source))]
     Device { device: String, source: candle_core::Error },
     #[error("device {device} is out of memory: {}", first_line(source))]
@@ -46,7 +46,7 @@ impl Error {
         Self::Invalid { field: field.into(), reason: reason.into() }
     }
 
-    /// candle has no kind for "out of memory"; the driver's words are all there is.
+    /// candle has no error kind for "out of memory", so this checks the driver's message.
     pub(crate) fn device(device: &str, source: candle_core::Error) -> Self {
         let reason = first_line(&source);
         let device = device.to_owned();
@@ -69,7 +69,7 @@ impl Error {
         }
     }
 
-    /// `text` is the option that the text encoder reads first.
+    /// `text` is the name of the option that the text encoder reads first.
     pub(crate) fn pipeline(device: &str, text: &str, source: PipelineError) -> Self {
         match source {
             PipelineError::Cancelled => Self::Cancelled,
@@ -90,7 +90,7 @@ impl Error {
     }
 }
 
-/// A message without the backtrace that candle appends to it.
+/// A message without candle's appended backtrace.
 pub(crate) fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -1,5 +1,5 @@
-//! Qwen-Image-Layered and Qwen-Image-Edit (2509 and 2511) on [candle](candle_core): a picture into transparent RGBA
-//! layers, and a layer and an instruction into the edited layer.
+//! Qwen-Image-Layered and Qwen-Image-Edit (2509 and 2511) on [candle](candle_core): they split a picture into
+//! transparent RGBA layers, and edit a layer by an instruction.
 //!
 //! [`QwenImagePipeline`] is all that most programs need. It follows diffusers: the same names, the same defaults, and
 //! the same picture for the same seed, so that a seed keeps its meaning when a program moves from Python to Rust.
@@ -29,8 +29,8 @@
 //! blocks, each of which picks its kernel by device and number format. [`image_processor`] resizes, splits and joins
 //! pictures as the reference does.
 //!
-//! Every call blocks. Nothing here knows an async runtime or reads the environment: what a caller wants to hear comes
-//! through [`Callbacks`], and what a caller wants to say comes in as options.
+//! Every call blocks. The library uses no async runtime and does not read the environment: progress is reported through
+//! [`Callbacks`], and settings are passed as options.
 
 mod error;
 pub mod hub;

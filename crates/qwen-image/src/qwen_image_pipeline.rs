@@ -1,4 +1,4 @@
-//! The one type that most programs need: both models, loaded at their first use.
+//! The main type of the library: both models, loaded on first use.
 
 use ::image::RgbaImage;
 
@@ -10,14 +10,14 @@ use crate::{
     pipeline::{EditInputs, PipelineError, PipelineKind},
 };
 
-/// How a pipeline is set up.
+/// The options of a pipeline.
 #[derive(Debug, Clone)]
 pub struct PipelineOptions {
-    /// The model that edits. None: the full Qwen-Image-Edit-2509, downloaded at its first use.
+    /// The model for edits. None: the full Qwen-Image-Edit-2509, downloaded on first use.
     pub edit_model: Option<ModelRef>,
-    /// Load the edit model at once instead of at its first use.
+    /// Load the edit model at once instead of on first use.
     pub load_edit_model: bool,
-    /// The device, its number format, and how much memory models may take. `limits.cpu_offload` is what diffusers calls
+    /// The device, its number format, and the memory limits. `limits.cpu_offload` corresponds to diffusers'
     /// `enable_model_cpu_offload` and `enable_sequential_cpu_offload`.
     pub limits: Limits,
     /// How the text encoder reads pictures, where that is not left to the checkpoint.
@@ -39,29 +39,29 @@ impl Default for PipelineOptions {
 }
 
 impl PipelineOptions {
-    /// Whether this build and any device could take these options.
+    /// Checks the options against this build.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the field.
+    /// [`Error::Invalid`], which names the field.
     pub fn check(&self) -> Result<(), Error> {
         self.limits.device.check()?;
         self.limits.dtype.check(self.limits.device)
     }
 }
 
-/// What a call used, beside its output.
+/// The models, device and notes of a call.
 #[derive(Debug, Clone)]
 pub struct Used {
     pub model: LoadedModel,
-    /// Device, number format and attention kernel; on a GPU also where the model's parts were.
+    /// Device, number format and attention kernel; on a GPU also the placement of the model's parts.
     pub device: String,
-    /// What the checkpoint says about itself, and what happened to the run.
+    /// Notes of the checkpoint and of the run.
     pub notes: Vec<String>,
 }
 
-/// Takes pictures apart and edits their layers.
+/// Splits pictures into layers and edits layers.
 ///
-/// It owns its device: calls need `&mut self`, and several pipelines on one GPU do not know each other's memory.
+/// It owns its device: calls need `&mut self`, and several pipelines on one GPU do not know each other's memory use.
 pub struct QwenImagePipeline {
     cache: ModelCache,
     layered: SlotKey,
@@ -69,20 +69,19 @@ pub struct QwenImagePipeline {
 }
 
 impl QwenImagePipeline {
-    /// Loads the model that takes pictures apart from a folder in diffusers' layout, or from the hub by its id
-    /// (`Org/Name` or `Org/Name@revision`), downloading what is missing. The edit model follows at its first use.
+    /// Loads the model for decompose from a folder in diffusers' layout, or from the hub by its id (`Org/Name` or
+    /// `Org/Name@revision`), and downloads what is missing. The edit model is loaded on first use.
     ///
     /// # Errors
-    /// When the options contradict each other, or the model cannot be found, does not fit, or is another
-    /// architecture's.
+    /// If the options contradict each other, or the model cannot be found, does not fit, or has another architecture.
     pub fn from_pretrained(model: &str, options: PipelineOptions) -> Result<Self, Error> {
         Self::from_pretrained_with(ModelRef::parse(model)?, options, &mut Callbacks::default())
     }
 
-    /// [`Self::from_pretrained`], watched.
+    /// [`Self::from_pretrained`] with callbacks.
     ///
     /// # Errors
-    /// Like [`Self::from_pretrained`]; [`Error::Cancelled`] when the callbacks stop it.
+    /// Like [`Self::from_pretrained`]; [`Error::Cancelled`] if the callbacks stop it.
     pub fn from_pretrained_with(
         model: ModelRef,
         options: PipelineOptions,
@@ -97,10 +96,10 @@ impl QwenImagePipeline {
         Ok(pipeline)
     }
 
-    /// A pipeline that opens its device and loads its models when they are first needed.
+    /// A pipeline that opens its device and loads its models on first use.
     ///
     /// # Errors
-    /// When the options contradict each other.
+    /// If the options contradict each other.
     pub fn lazy(model: ModelRef, options: PipelineOptions) -> Result<Self, Error> {
         options.check()?;
         let edit_model = match options.edit_model {
@@ -113,19 +112,19 @@ impl QwenImagePipeline {
         Ok(Self { cache, layered, edit_plus })
     }
 
-    /// Takes a picture apart: `images[0]` is the whole as the model regenerates it, `images[1..]` are the layers from
-    /// back to front, all of one size.
+    /// Splits a picture into layers: `images[0]` is the regenerated whole, `images[1..]` are the layers, back to front,
+    /// all of one size.
     ///
     /// # Errors
-    /// When an option is out of bounds for the checkpoint, or the device fails.
+    /// If an option is out of bounds for the checkpoint, or the device fails.
     pub fn decompose(&mut self, image: &RgbaImage, options: DecomposeOptions) -> Result<DecomposeOutput, Error> {
         Ok(self.decompose_with(image, &options, &mut Callbacks::default())?.0)
     }
 
-    /// [`Self::decompose`], watched, with what it used.
+    /// [`Self::decompose`] with callbacks; also returns what it used.
     ///
     /// # Errors
-    /// Like [`Self::decompose`]; [`Error::Cancelled`] when the callbacks stop it.
+    /// Like [`Self::decompose`]; [`Error::Cancelled`] if the callbacks stop it.
     pub fn decompose_with(
         &mut self,
         image: &RgbaImage,
@@ -140,11 +139,11 @@ impl QwenImagePipeline {
         })
     }
 
-    /// Edits one layer by an instruction. The model sees its colors; its alpha stays, bit for bit, and so does its
-    /// size, unless `options.output_size` is [`crate::OutputSize::Model`].
+    /// Edits one layer by an instruction. The model sees its colors. Its alpha and its size are kept exactly, unless
+    /// `options.output_size` is [`crate::OutputSize::Model`].
     ///
     /// # Errors
-    /// When an option is out of bounds, the edit model cannot be loaded, or the device fails.
+    /// If an option is out of bounds, the edit model cannot be loaded, or the device fails.
     pub fn edit_layer(
         &mut self,
         layer: &RgbaImage,
@@ -155,10 +154,10 @@ impl QwenImagePipeline {
         Ok(self.edit_with(inputs, instruction, &options, &mut Callbacks::default())?.0)
     }
 
-    /// Edits a picture that may have references beside it, watched, with what it used.
+    /// Edits a picture, optionally with references, with callbacks; also returns what it used.
     ///
     /// # Errors
-    /// Like [`Self::edit_layer`]; [`Error::Cancelled`] when the callbacks stop it.
+    /// Like [`Self::edit_layer`]; [`Error::Cancelled`] if the callbacks stop it.
     pub fn edit_with(
         &mut self,
         inputs: EditInputs<'_>,
@@ -174,10 +173,10 @@ impl QwenImagePipeline {
         })
     }
 
-    /// Puts layers of one size over each other, back to front.
+    /// Composites layers of one size, back to front.
     ///
     /// # Errors
-    /// [`Error::Image`] when there is no layer, or sizes differ.
+    /// [`Error::Image`] if there is no layer, or sizes differ.
     pub fn composite(&self, layers: &[RgbaImage]) -> Result<RgbaImage, Error> {
         Ok(image_processor::composite(layers)?)
     }
@@ -226,10 +225,10 @@ impl QwenImagePipeline {
     ) -> Result<(T, Used), Error> {
         match self.call_once(key, text, callbacks, &run) {
             Err(Error::OutOfMemory { device, source }) if self.cache.shrink() => {
-                tracing::warn!(device, reason = %source, "out of memory; trying again with less on the device");
+                tracing::warn!(device, reason = %source, "out of memory; retrying with less on the device");
                 match self.call_once(key, text, callbacks, &run) {
                     Ok((made, mut used)) => {
-                        used.notes.push(format!("{device} ran out of memory once; the job ran with less on it"));
+                        used.notes.push(format!("{device} ran out of memory; the job was run again with less on it"));
                         Ok((made, used))
                     }
                     // Nothing smaller is allowed, or fits: what the call met is the device's state, not the model's
@@ -272,6 +271,7 @@ impl QwenImagePipeline {
 /// 53 bits, so that the seed survives every JSON reader.
 fn random_seed() -> Result<u64, Error> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| Error::invalid("seed", format!("no random one to be had: {error}")))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::invalid("seed", format!("no random seed is available: {error}")))?;
     Ok(u64::from_le_bytes(bytes) >> 11)
 }

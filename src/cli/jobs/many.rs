@@ -46,7 +46,7 @@ impl ManyArgs {
     }
 }
 
-/// Exits with 1 when a job failed, as a script would want to know.
+/// Exits with 1 if a job failed, so that scripts notice.
 pub async fn watch(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     let batch = match args.chosen()? {
         Chosen::One(id) => return watch::report(front, watch::job(global, front, id).await?, args.json),
@@ -80,13 +80,13 @@ pub async fn cancel(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
             if args.json {
                 return output::json(&json!({ "batch": batch, "cancelled": jobs }));
             }
-            return output::line(&format!("{jobs} jobs cancelled or asked to stop"));
+            return output::line(&format!("{} cancelled or asked to stop", output::count(jobs, "job")));
         }
     };
     let me = WorkerName::of_this_process();
     let text = match front.jobs.cancel(id, &|worker| me.knows_dead(worker)).await? {
         CancelOutcome::Cancelled => "cancelled".to_owned(),
-        CancelOutcome::Requested => "asked to stop; it does so within one denoise step".to_owned(),
+        CancelOutcome::Requested => "asked to stop; it stops within one denoise step".to_owned(),
         CancelOutcome::AlreadyEnded(state) => format!("had already {}", ended(state)),
         CancelOutcome::Unknown => return Err(no_such_job(id).into()),
     };
@@ -108,11 +108,11 @@ pub async fn retry(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     for id in ids {
         match front.jobs.retry(id).await? {
             RetryOutcome::Queued(_) => queued.push(id),
-            // Of a batch, some may have been retried by somebody else in the meantime.
+            // In a batch, another client may have retried some jobs in the meantime.
             RetryOutcome::Refused(_) | RetryOutcome::Unknown if !one => {}
             RetryOutcome::Unknown => return Err(no_such_job(id).into()),
             RetryOutcome::Refused(state) => {
-                let text = format!("job {id} is {state}; only one that failed or was cancelled is tried again");
+                let text = format!("job {id} {}; only failed or cancelled jobs can be retried", state.predicate());
                 return Err(Failure::Job(text));
             }
         }
@@ -121,13 +121,10 @@ pub async fn retry(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     if args.json {
         return output::json(&json!({ "queued": queued }));
     }
-    output::line(&format!(
-        "{} queued again",
-        if queued.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", queued.len()) }
-    ))
+    output::line(&format!("{} queued again", output::count(queued.len() as u64, "job")))
 }
 
-/// Those that failed; what somebody cancelled stays cancelled.
+/// The failed jobs of a batch; cancelled ones stay cancelled.
 async fn failed_of(front: &Submitter, batch: &BatchId) -> Result<Vec<JobId>, Failure> {
     let mut filter =
         Filter { state: Some(JobState::Failed), batch: Some(batch.clone()), limit: 1000, ..Filter::default() };

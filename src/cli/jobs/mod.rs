@@ -1,4 +1,4 @@
-//! `acetate jobs`: what was asked for, and what became of it.
+//! `acetate jobs`: lists and manages jobs.
 
 mod many;
 mod prune;
@@ -31,21 +31,21 @@ pub struct JobsArgs {
 
 #[derive(Debug, Subcommand)]
 enum JobsCommand {
-    /// List jobs, the newest first
+    /// List jobs, newest first
     List(ListArgs),
-    /// Show one job: state, progress, outputs, the history of its attempts
+    /// Show one job: state, progress, outputs and attempts
     Show(OneArgs),
-    /// Wait for the end of a job, or of a batch, with progress
+    /// Wait for a job or a batch to end, with progress
     Watch(ManyArgs),
-    /// Ask a job, or a batch, to stop; a running job stops within one denoise step
+    /// Cancel a job or a batch; a running job stops within one denoise step
     Cancel(ManyArgs),
-    /// Try a job that failed or was cancelled again, or all that failed of a batch
+    /// Retry a failed or cancelled job, or all failed jobs of a batch
     Retry(ManyArgs),
-    /// Copy the result of a job into a folder of this machine
+    /// Copy the result of a job into a folder on this machine
     Fetch(FetchArgs),
-    /// What became of a batch, one JSON object a line
+    /// Print the results of a batch, one JSON object per line
     Results(results::ResultsArgs),
-    /// Forget old jobs, and delete their files
+    /// Delete old jobs and their files
     Prune(prune::PruneArgs),
 }
 
@@ -60,10 +60,10 @@ struct ListArgs {
     /// Only jobs of this batch
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
-    /// At most this many
+    /// The most jobs to list
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
-    /// Go on after this job: the `next` of the page before
+    /// Continue after this job: the previous page's `next`
     #[arg(long, value_name = "ID")]
     after: Option<JobId>,
     /// Print JSON
@@ -84,7 +84,7 @@ struct OneArgs {
 struct FetchArgs {
     /// The job's id
     id: JobId,
-    /// Folder for the files: a new or empty one, or one that holds an earlier result, which is replaced
+    /// Folder for the files: a new or empty one, or one with an earlier result, which is replaced
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
     /// Print the manifest as JSON
@@ -144,7 +144,7 @@ async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
     let rows: Vec<Vec<String>> = page.jobs.iter().map(table_row).collect();
     output::table(&["ID", "KIND", "STATE", "TRIES", "SUBMITTED", ""], &rows)?;
     if let Some(next) = page.next {
-        output::error(&format!("there are more: acetate jobs list --after {next}"));
+        output::error(&format!("more jobs: acetate jobs list --after {next}"));
     }
     Ok(())
 }
@@ -214,7 +214,7 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A message that was no job, but had an id.
+/// A message that was not a valid job, but had an id.
 async fn rejected(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
     let Some(rejection) = front.jobs.rejection(args.id).await? else { return Err(no_such_job(args.id).into()) };
     let (time, error) = (rejection.received_at, &rejection.error);
@@ -253,5 +253,5 @@ fn ended(state: JobState) -> &'static str {
 }
 
 pub fn no_such_job(id: JobId) -> JobError {
-    JobError::invalid("id", format!("there is no job {id} here; `acetate jobs list` shows those there are"))
+    JobError::invalid("id", format!("there is no job {id}; `acetate jobs list` shows all jobs"))
 }

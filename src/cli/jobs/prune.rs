@@ -1,4 +1,4 @@
-//! `acetate jobs prune`: old jobs go, with their files.
+//! `acetate jobs prune`: deletes old jobs and their files.
 
 use clap::Args;
 use jiff::{Timestamp, ToSpan};
@@ -12,15 +12,15 @@ use crate::{
     job::{BatchId, JobError, JobState},
 };
 
-/// Jobs forgotten at a time.
+/// The number of jobs deleted at a time.
 const CHUNK: u32 = 200;
 
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// Jobs that ended longer ago than this: 30d, 12h, 90m
+    /// Only jobs that ended longer ago than this: 30d, 12h, 90m
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
     older_than: i64,
-    /// Only jobs that ended so: succeeded, failed or cancelled; may be given several times [default: all three]
+    /// Only jobs that ended in this state: succeeded, failed or cancelled; may be repeated [default: all three]
     #[arg(long)]
     state: Vec<JobState>,
     /// Only jobs of this batch
@@ -29,7 +29,7 @@ pub struct PruneArgs {
     /// Keep the files that the jobs made
     #[arg(long)]
     keep_files: bool,
-    /// Only say what would go
+    /// Only show how many jobs would be deleted
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
@@ -49,7 +49,7 @@ pub async fn prune(front: &Submitter, args: PruneArgs) -> Result<(), Failure> {
     };
     let before = Timestamp::now()
         .checked_sub(args.older_than.seconds())
-        .map_err(|_| JobError::invalid("--older-than", "is longer ago than time goes"))?;
+        .map_err(|_| JobError::invalid("--older-than", "is too long ago"))?;
     let rules = PruneRules { before, states, batch: args.batch.clone(), limit: CHUNK };
     let (mut jobs, mut files) = (0, 0);
     loop {
@@ -58,7 +58,7 @@ pub async fn prune(front: &Submitter, args: PruneArgs) -> Result<(), Failure> {
         if args.dry_run || found.is_empty() {
             break;
         }
-        // Files first: were it the other way round, nobody would know of them after a stop in between.
+        // Delete the files first: if the process stops in between, the rows still name the remaining files.
         if !args.keep_files {
             for job in &found {
                 files += delete_files(front, job).await?;
@@ -75,18 +75,18 @@ pub async fn prune(front: &Submitter, args: PruneArgs) -> Result<(), Failure> {
     }
     let more = if args.dry_run && jobs == CHUNK as usize { " or more" } else { "" };
     output::line(&match args.dry_run {
-        true => format!("{jobs}{more} jobs would go"),
-        false => format!("{jobs} jobs and {files} files are gone"),
+        true => format!("{}{more} would be deleted", output::count(jobs as u64, "job")),
+        false => format!("deleted {} and {}", output::count(jobs as u64, "job"), output::count(files, "file")),
     })
 }
 
-/// Where the result lies, and where attempts that came to nothing may have left some.
+/// Deletes the result, and files that failed attempts may have left.
 async fn delete_files(front: &Submitter, job: &Pruned) -> Result<u64, Failure> {
     let mut deleted = front.stores.at_root(job.root.as_deref())?.delete_epochs(job.id, None).await?;
     if job.root.is_none() {
         match front.stores.results(&job.prefix) {
             Ok(store) => deleted += store.delete_epochs(job.id, None).await?,
-            Err(error) => warn!(job = %job.id, %error, "its output prefix was not looked at"),
+            Err(error) => warn!(job = %job.id, %error, "could not check the output prefix"),
         }
     }
     Ok(deleted)

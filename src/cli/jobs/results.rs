@@ -1,4 +1,4 @@
-//! `acetate jobs results`: what became of a batch, one JSON object a line, as dataset tools read it.
+//! `acetate jobs results`: the results of a batch, one JSON object per line, for dataset tools.
 
 use std::{
     fs::File,
@@ -17,7 +17,7 @@ use crate::{
     store::io_error,
 };
 
-/// Rows read at a time.
+/// The number of rows read at a time.
 const PAGE: u32 = 500;
 
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub struct ResultsArgs {
     /// The batch
     #[arg(long, value_name = "NAME")]
     batch: BatchId,
-    /// Write into this file instead of to stdout
+    /// Write to this file instead of stdout
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -38,7 +38,7 @@ pub async fn results(front: &Submitter, args: ResultsArgs) -> Result<(), Failure
         return each(front, &args.batch, |line| output::line(&line)).await.map(drop);
     };
     let failed = |error: std::io::Error| Failure::from(io_error(path, "write the results", error));
-    // Under another name until it is whole.
+    // The file has another name until it is complete.
     let part = path.with_extension("part");
     let mut file = BufWriter::new(File::create(&part).map_err(failed)?);
     let rows = each(front, &args.batch, |line| writeln!(file, "{line}").map_err(failed)).await?;
@@ -65,7 +65,7 @@ async fn each(
     }
 }
 
-/// One job: what went in, what came out, where it lies.
+/// One job: its inputs, its outputs and their addresses.
 fn line(front: &Submitter, row: JobRow) -> Result<Value, JobError> {
     let inputs: Vec<String> = row.request.inputs.iter().map(ToString::to_string).collect();
     let prompt = match &row.request.task {

@@ -1,4 +1,4 @@
-//! What is refused before any work, in the words of somebody who typed flags.
+//! What is refused before any work, with messages that name the flags.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::{
     store::path_of,
 };
 
-/// A new result takes the place of the old one in `--out`, which must then not be what the job reads.
+/// A new result replaces the old one in `--out`, so `--out` must not contain the job's inputs.
 pub fn check_apart(inputs: &Inputs, out: &Path) -> Result<(), JobError> {
     let Ok(out) = out.canonicalize() else { return Ok(()) };
     for input in inputs.iter() {
@@ -20,7 +20,7 @@ pub fn check_apart(inputs: &Inputs, out: &Path) -> Result<(), JobError> {
         let path = path.canonicalize().unwrap_or(path);
         if path.parent() == Some(&out) {
             let reason = format!(
-                "{} is an input, and the result would take the place of what is in its folder; give another folder",
+                "{} is an input, and the result would replace the files in its folder; give another folder",
                 path.display()
             );
             return Err(JobError::invalid("--out", reason));
@@ -29,7 +29,7 @@ pub fn check_apart(inputs: &Inputs, out: &Path) -> Result<(), JobError> {
     Ok(())
 }
 
-/// Folders of models that the task needs must be there before anything starts.
+/// The model folders that the task needs must exist before anything starts.
 pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> {
     let engine = app::engine_config(loaded)?;
     let (decomposes, edits) = match task {
@@ -54,14 +54,14 @@ fn check_model(model: &ModelRef) -> Result<(), JobError> {
         ModelRef::Folder(folder) => folder,
     };
     let reason = if folder.is_dir() {
-        "the folder holds no model_index.json; give the folder of a whole checkpoint in diffusers' layout"
+        "the folder has no model_index.json; give the folder of a whole checkpoint in diffusers' layout"
     } else {
         "there is no such folder; give a checkpoint folder or a hub id such as Qwen/Qwen-Image-Layered"
     };
     Err(JobError::ModelNotFound { model: model.to_string(), reason: reason.to_owned() })
 }
 
-/// `params.cfg_scale: ...` as `--cfg-scale: ...`, for somebody who typed flags.
+/// Turns `params.cfg_scale: ...` into `--cfg-scale: ...`.
 pub fn in_words_of_flags(error: JobError) -> JobError {
     let JobError::InvalidRequest { field, reason } = error else { return error };
     let name = field.rsplit('.').next().unwrap_or(&field);

@@ -29,11 +29,11 @@ pub struct DecomposeArgs {
     sampling: SamplingFlags,
 }
 
-/// The checkpoint that takes pictures apart, and what it runs on.
+/// The checkpoint for decompose, and its device.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelFlags {
-    /// Checkpoint of Qwen-Image-Layered: a folder, or a hub id such as Qwen/Qwen-Image-Layered, downloaded at its
+    /// Checkpoint of Qwen-Image-Layered: a folder, or a hub id such as Qwen/Qwen-Image-Layered, downloaded on
     /// first use [default: the small one that comes with acetate, models/layered-nano]
     #[arg(long, value_name = "DIR|ID")]
     pub model: Option<String>,

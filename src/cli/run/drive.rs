@@ -1,5 +1,5 @@
-//! From a plan to a result in the output folder: check everything that can be checked, find or make the job, work on
-//! it, copy its files out.
+//! Runs a job: checks everything that can be checked, finds or creates the job, runs it, and copies its files to the
+//! output folder.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ use crate::{
     worker::{Reporter, Verdict, WorkerName},
 };
 
-/// What a command line asks for.
+/// The job that a command line describes.
 pub struct Plan {
     pub task: Task,
     pub inputs: Inputs,
@@ -82,7 +82,7 @@ impl Run<'_> {
         match self.find(request, id).await? {
             Todo::Work(id) => self.finish(self.work(id).await?).await.map(drop),
             Todo::Export(row) => {
-                self.global.say(&format!("job {} has succeeded before; its results are given out again", row.id()));
+                self.global.say(&format!("job {} has already succeeded; returning its results", row.id()));
                 let manifest = self.finish(*row).await?;
                 self.warn_of_other_models(&manifest);
                 Ok(())
@@ -90,7 +90,7 @@ impl Run<'_> {
         }
     }
 
-    /// Before there is a job: one whose model cannot be loaded must not be left waiting.
+    /// Checks the model before the job exists: a job whose model cannot be loaded must not be left waiting.
     async fn load_edit_model(&self, id: Option<JobId>) -> Result<(), Failure> {
         if !self.loaded.config.qwen_image.load_edit_model {
             return Ok(());
@@ -109,12 +109,12 @@ impl Run<'_> {
         shown.finish().await;
         on_ctrl_c.abort();
         loaded.map_err(|error| match error {
-            JobError::Cancelled => Failure::Cancelled("cancelled before there was a job".to_owned()),
+            JobError::Cancelled => Failure::Cancelled("cancelled before the job was created".to_owned()),
             error => error.into(),
         })
     }
 
-    /// The job of this request: the one of the given id, one that was cut off before its end, or a new one.
+    /// The job for this request: the one with the given id, one that was interrupted, or a new one.
     async fn find(&self, request: &JobRequest, id: Option<JobId>) -> Result<Todo, Failure> {
         let jobs = &self.app.worker.jobs;
         if id.is_none() {
@@ -122,13 +122,13 @@ impl Run<'_> {
                 self.check_free(&row)?;
                 let past = match (&row.error, &row.progress) {
                     (Some(error), _) => format!("failed before: {}", error.message),
-                    (None, Some(at)) => format!("was cut off, at {}", progress_text(at)),
-                    (None, None) => "was cut off".to_owned(),
+                    (None, Some(at)) => format!("was interrupted at {}", progress_text(at)),
+                    (None, None) => "was interrupted".to_owned(),
                 };
                 self.global.say(&format!("resuming job {}, which {past}", row.id()));
                 return Ok(Todo::Work(row.id()));
             }
-            // Its files were being copied when the process ended.
+            // The process ended while it copied the files.
             if let Some(unfinished) = self.out.unfinished
                 && let Some(row) = jobs.get(unfinished).await?
                 && row.state == JobState::Succeeded
@@ -150,7 +150,7 @@ impl Run<'_> {
         }
     }
 
-    /// Refuses a job that a living process works on, before anything is said about resuming it.
+    /// Refuses a job that another live process runs, before reporting that it is resumed.
     fn check_free(&self, row: &JobRow) -> Result<(), Failure> {
         let Some(worker) = row.worker.as_deref().filter(|_| row.state == JobState::Running) else { return Ok(()) };
         match row.lease(Timestamp::now(), |name| self.app.worker.options.name.knows_dead(name)) {
@@ -172,21 +172,21 @@ impl Run<'_> {
             Some(Verdict::NotTaken(Claim::Ended(row))) => Ok(*row),
             Some(Verdict::NotTaken(Claim::Held { worker, .. })) => Err(busy(id, &worker)),
             Some(Verdict::NotTaken(Claim::NotBefore(at))) => {
-                Err(JobError::Busy { reason: format!("job {id} waits for its next attempt until {at}") }.into())
+                Err(JobError::Busy { reason: format!("job {id} waits until {at} for its next attempt") }.into())
             }
             Some(Verdict::Lost) => {
-                let reason = format!("another process took job {id} over; `acetate jobs show {id}` tells how it goes");
+                let reason = format!("another process took over job {id}; `acetate jobs show {id}` shows its progress");
                 Err(JobError::Busy { reason }.into())
             }
             None
             | Some(Verdict::NotTaken(Claim::Unknown | Claim::Conflict(_) | Claim::Taken(_)))
             | Some(Verdict::Refused(_)) => {
-                Err(JobError::database(format!("job {id} has vanished from the database")).into())
+                Err(JobError::database(format!("job {id} is no longer in the database")).into())
             }
         }
     }
 
-    /// Copies the result out and says what came of it.
+    /// Copies the result to the output folder and prints a summary.
     async fn finish(&self, row: JobRow) -> Result<Manifest, Failure> {
         let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
             return Err(self.ended_badly(row));
@@ -194,11 +194,11 @@ impl Run<'_> {
         let key = ObjectKey::parse(&result.manifest)?;
         let stores = &self.app.worker.stores;
         let store = stores.own();
-        // The work is done, and may have taken hours: whoever reads the error must learn how to get at it.
+        // The work is done and may have taken hours, so the error says how to get the result.
         let kept = |error| Failure::AfterSuccess {
             error,
             advice: format!(
-                "job {id} has succeeded and its files are in {}; mend this and run the same command with --id {id}",
+                "job {id} has succeeded and its files are in {}; fix this and run the same command with --id {id}",
                 store.place(&key).trim_end_matches(MANIFEST),
                 id = row.id(),
             ),
@@ -216,7 +216,7 @@ impl Run<'_> {
         Ok(manifest)
     }
 
-    /// The model is no part of a job's identity: a result that is given out again may be another model's.
+    /// A job's identity does not include its model, so an earlier result may come from another model.
     fn warn_of_other_models(&self, manifest: &Manifest) {
         let settings = &self.loaded.config.qwen_image;
         for record in &manifest.models {
@@ -231,7 +231,7 @@ impl Run<'_> {
         }
     }
 
-    /// The failure that a row without a result stands for, after its JSON where that was asked for.
+    /// The failure for a row without a result; prints its JSON first if requested.
     fn ended_badly(&self, row: JobRow) -> Failure {
         let (id, state) = (row.id(), row.state);
         let error = row.error.clone().unwrap_or_else(|| ErrorRecord::from(&JobError::Cancelled));
@@ -257,28 +257,28 @@ impl Run<'_> {
 
 fn busy(id: JobId, worker: &str) -> Failure {
     let reason = format!(
-        "job {id} is being worked on by {}; wait for it, or stop it with `acetate jobs cancel {id}`",
+        "job {id} is being run by {}; wait for it, or stop it with `acetate jobs cancel {id}`",
         WorkerName::in_words(worker)
     );
     JobError::Busy { reason }.into()
 }
 
-/// Whether a model's name means the one that was recorded: as a folder by any path to it, or as a hub id.
+/// Whether a model's name refers to the recorded one: a folder by any path, or a hub id.
 fn same_model(asked: &str, recorded: &str) -> bool {
     let folder = |name: &str| Path::new(name).canonicalize().ok();
     let id = |name: &str| name.split('@').next().unwrap_or(name).to_owned();
     folder(asked).zip(folder(recorded)).map_or_else(|| id(asked) == id(recorded), |(asked, there)| asked == there)
 }
 
-/// The first Ctrl-C cancels the job, which then ends within a step; the second one leaves at once.
+/// The first Ctrl-C cancels the job, which then ends within a step; the second exits at once.
 async fn cancel_on_ctrl_c(cancel: CancelToken) {
     if tokio::signal::ctrl_c().await.is_err() {
         return;
     }
-    output::error("cancelling, within one step; press Ctrl-C again to leave at once");
+    output::error("cancelling after this step; press Ctrl-C again to exit now");
     cancel.cancel();
     if tokio::signal::ctrl_c().await.is_ok() {
-        // The row stays as it is; the next run of the same command takes the job up again.
+        // The row is left unchanged; the next run of the same command resumes the job.
         std::process::exit(130);
     }
 }

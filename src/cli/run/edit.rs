@@ -26,8 +26,8 @@ pub struct EditArgs {
     instruction: String,
     #[command(flatten)]
     pub job: JobFlags,
-    /// Checkpoint of Qwen-Image-Edit-2509: a folder, or a hub id such as Qwen/Qwen-Image-Edit-2509, downloaded at its
-    /// first use [default: the small one that comes with acetate, models/edit-nano; with qwen_image.model_path set,
+    /// Checkpoint of Qwen-Image-Edit-2509: a folder, or a hub id such as Qwen/Qwen-Image-Edit-2509, downloaded on
+    /// first use [default: the small one that comes with acetate, models/edit-nano; if qwen_image.model_path is set,
     /// Qwen/Qwen-Image-Edit-2509]
     #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
     model: Option<String>,

@@ -1,4 +1,4 @@
-//! Flags that several kinds of jobs share.
+//! The flags that all kinds of jobs share.
 
 use std::path::PathBuf;
 
@@ -11,19 +11,19 @@ use crate::{
     store::file_url,
 };
 
-/// Where the result goes and what the job is called.
+/// Where the result goes, and the job's id and labels.
 #[derive(Debug, Args)]
 pub struct JobFlags {
-    /// Folder for the results: a new or empty one, or one that holds an earlier result, which is replaced
+    /// Folder for the results: a new or empty one, or one with an earlier result, which is replaced
     #[arg(long, short, value_name = "DIR")]
     pub out: PathBuf,
-    /// Name of the job, a UUID. The same id again is the same job: done once, its results given out again
+    /// Id of the job, a UUID. The same id is the same job: it runs once, then returns its results again
     #[arg(long, value_name = "ID")]
     pub id: Option<JobId>,
-    /// Label of the job, shown by `acetate jobs`; may be given several times
+    /// Label of the job, shown by `acetate jobs`; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
-    /// Also write one picture that shows input, layers and result side by side
+    /// Also write one picture with the input, the layers and the result side by side
     #[arg(long, value_name = "FILE")]
     pub sheet: Option<PathBuf>,
     /// Print the job as JSON, as `acetate jobs show --json` does
@@ -31,17 +31,17 @@ pub struct JobFlags {
     pub json: bool,
 }
 
-/// What the models run on.
+/// The device and number format of the models.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct DeviceFlags {
     /// Where the model runs: cpu, cuda or cuda:N [default: cpu]
     #[arg(long, value_name = "DEVICE", value_parser = checked_device)]
     device: Option<String>,
-    /// Number format: f32, and on a GPU bf16 or fp8 [default: f32 on the CPU, bf16 on a GPU]
+    /// Number format: f32, or on a GPU also bf16 or fp8 [default: f32 on the CPU, bf16 on a GPU]
     #[arg(long, value_name = "FORMAT", value_parser = checked_dtype)]
     dtype: Option<String>,
-    /// Load the edit model at start instead of at its first use
+    /// Load the edit model at startup instead of on first use
     #[arg(long)]
     load_edit_model: bool,
 }
@@ -84,7 +84,7 @@ pub fn input(text: &str) -> Result<InputRef, Failure> {
         return Ok(InputRef::Url(text.to_owned()));
     }
     let absolute = std::path::absolute(text).map_err(|_| JobError::InputNotFound { input: text.to_owned() })?;
-    // Symbolic links and steps upwards are resolved here, so that the row names one file.
+    // Symbolic links and `..` are resolved here, so that the row names one file.
     let path = absolute.canonicalize().map_err(|error| match error.kind() {
         std::io::ErrorKind::PermissionDenied => JobError::InputForbidden {
             input: text.to_owned(),

@@ -1,4 +1,4 @@
-//! `acetate run`: one job, here, now. Its row, its files and its retries are those of any other job.
+//! `acetate run`: runs one job in this process. Its row, files and retries are like those of any other job.
 
 mod checks;
 mod composite;
@@ -22,13 +22,13 @@ pub struct RunArgs {
 
 #[derive(Debug, Subcommand)]
 enum RunCommand {
-    /// Take a picture apart into RGBA layers
+    /// Split a picture into RGBA layers
     Decompose(decompose::DecomposeArgs),
     /// Change a picture, or a layer, by an instruction
     Edit(edit::EditArgs),
-    /// Put layers together, back to front
+    /// Composite layers, back to front
     Composite(composite::CompositeArgs),
-    /// Take a picture apart, edit some of its layers, and put them together
+    /// Split a picture into layers, edit some of them, and composite them
     Workflow(workflow::WorkflowArgs),
 }
 

@@ -1,4 +1,4 @@
-//! `--sheet`: one picture of the whole job, for people who would rather look than read.
+//! `--sheet`: one picture of the whole job.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! What a finished run says to a person.
+//! The summary of a finished run.
 
 use std::path::Path;
 
@@ -49,7 +49,7 @@ pub fn print(finished: &Finished<'_>) -> Result<(), Failure> {
     manifest.notes.iter().try_for_each(|note| output::line(&format!("note      {note}")))
 }
 
-/// For somebody who has not chosen a model: which flags take the full ones.
+/// If no model was chosen: the flags that select the full ones.
 fn how_to_choose(manifest: &Manifest) -> Option<String> {
     let stands_in = |small: &Small| manifest.models.iter().any(|m| m.default && m.pipeline == small.pipeline());
     let flags: Vec<String> = Small::ALL
@@ -60,16 +60,20 @@ fn how_to_choose(manifest: &Manifest) -> Option<String> {
             _ => format!("--model {}", small.full_model()),
         })
         .collect();
-    let full = if flags.len() > 1 { "full ones (about 58 GB each)" } else { "full one (about 58 GB)" };
-    (!flags.is_empty()).then(|| format!("default   no model was chosen; for the {full} give {}", flags.join(" ")))
+    let text = match flags.len() {
+        0 => return None,
+        1 => "using the small demo model; for the full one (58 GB): ",
+        _ => "using the small demo models; for the full ones (58 GB each): ",
+    };
+    Some(format!("default   {text}{}", flags.join(" ")))
 }
 
 fn meaning(role: LayerRole) -> &'static str {
     match role {
-        LayerRole::Regenerated => "the whole picture, as the model sees it",
+        LayerRole::Regenerated => "the whole picture, as the model regenerates it",
         LayerRole::Layer => "",
         LayerRole::EditedLayer => "the layer after its edit",
         LayerRole::Edited => "the edited picture",
-        LayerRole::Composite => "the layers put together",
+        LayerRole::Composite => "the composite of the layers",
     }
 }

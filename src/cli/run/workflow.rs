@@ -24,7 +24,7 @@ pub struct WorkflowArgs {
     pub job: JobFlags,
     #[command(flatten)]
     model: ModelFlags,
-    /// Checkpoint of Qwen-Image-Edit-2509: a folder, or a hub id, downloaded at its first use [default: the small one
+    /// Checkpoint of Qwen-Image-Edit-2509: a folder, or a hub id, downloaded on first use [default: the small one
     /// that comes with acetate, models/edit-nano; with --model, Qwen/Qwen-Image-Edit-2509]
     #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
     edit_model: Option<String>,

@@ -1,4 +1,4 @@
-//! Many jobs: read and checked whole, then submitted in chunks, and again without harm.
+//! Submits many jobs: reads and checks all of them first, then submits them in chunks. Repeating it is harmless.
 
 use std::{collections::HashSet, io::IsTerminal, time::Duration};
 
@@ -21,21 +21,21 @@ use crate::{
     job::{BatchId, InputRef, JobError, JobKind, JobRequest, Task},
 };
 
-/// Jobs of one transaction.
+/// The number of jobs in one transaction.
 const CHUNK: usize = 500;
-/// Mistakes that are shown before the reading stops.
+/// The number of mistakes after which reading stops.
 const MOST_MISTAKES: usize = 20;
 
-/// What became of the rows.
+/// The outcome for all rows.
 #[derive(Debug, Default, Serialize)]
 struct Report {
     batch: String,
     rows: usize,
     /// New jobs.
     submitted: usize,
-    /// Jobs that had been submitted before.
+    /// Jobs that were already submitted.
     known: usize,
-    /// Rows that say what another row says; they are one job.
+    /// Rows identical to another row; they are one job.
     duplicates: usize,
 }
 
@@ -73,7 +73,7 @@ async fn all(
     let batch = &defaults.batch;
     let (requests, mut report) = read(global, front, source, defaults).await?;
     if flags.dry_run {
-        global.say(&format!("{} rows are good; nothing was submitted", report.rows));
+        global.say(&format!("{} valid; nothing was submitted", output::count(report.rows as u64, "row")));
     } else {
         send(global, front, requests, batch, flags.upload, &mut report).await?;
     }
@@ -86,14 +86,14 @@ async fn all(
         return summary.map_or(Ok(()), |summary| watch::verdict(batch, &summary));
     }
     let Report { submitted, known, duplicates, .. } = report;
-    output::line(&format!("batch {batch}: {submitted} new jobs, {known} known before, {duplicates} duplicates"))?;
+    output::line(&format!("batch {batch}: {submitted} new, {known} already submitted, {duplicates} duplicates"))?;
     if !flags.wait && !flags.dry_run {
-        global.say(&format!("acetate jobs watch --batch {batch} shows how it goes"));
+        global.say(&format!("acetate jobs watch --batch {batch} shows the progress"));
     }
     summary.map_or(Ok(()), |summary| watch::verdict(batch, &summary))
 }
 
-/// All rows as requests. Nothing is submitted while any of them is wrong.
+/// Turns all rows into requests. If any row is wrong, nothing is submitted.
 async fn read(
     global: &GlobalArgs,
     front: &Submitter,
@@ -117,7 +117,7 @@ async fn read(
         .await?;
     bar.finish_and_clear();
     if !mistakes.is_empty() {
-        let more = if mistakes.len() >= MOST_MISTAKES { "\n... and perhaps more" } else { "" };
+        let more = if mistakes.len() >= MOST_MISTAKES { "\n... and possibly more" } else { "" };
         return Err(Failure::Usage(format!("nothing was submitted:\n{}{more}", mistakes.join("\n"))));
     }
     if requests.is_empty() {
@@ -136,16 +136,16 @@ async fn send(
 ) -> Result<(), Failure> {
     let options = SubmitOptions { batch: Some(batch.clone()), ..SubmitOptions::default() };
     let bar = bar(global, "submitting", Some(requests.len()));
-    // A broker that is away is waited for once, not at every chunk.
+    // Wait for an unreachable broker once, not for every chunk.
     let mut reachable = true;
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     for chunk in requests.chunks(CHUNK) {
-        // Looked at between chunks: a chunk is one transaction, and is not torn.
+        // Checked between chunks, because a chunk is one transaction.
         let stopped = std::future::poll_fn(|cx| std::task::Poll::Ready(stop.as_mut().poll(cx).is_ready())).await;
         if stopped {
             bar.finish_and_clear();
             let done = report.submitted + report.known;
-            let text = format!("stopped after {done} of {} jobs; the same command goes on from there", requests.len());
+            let text = format!("stopped after {done} of {} jobs; run the same command to continue", requests.len());
             return Err(Failure::Cancelled(text));
         }
         let mut chunk = chunk.to_vec();
@@ -187,7 +187,7 @@ fn in_row(request: &JobRequest, error: JobError) -> JobError {
     }
 }
 
-/// `posters-1f3a9c02`: the source's name, and a digest of what is asked for.
+/// `posters-1f3a9c02`: the source's name and a digest of the request.
 fn name_of(source: &Source, kind: JobKind, params: &Value, flags: &SubmitFlags) -> Result<BatchId, JobError> {
     let plain: String = source
         .stem()

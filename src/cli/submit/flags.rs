@@ -1,4 +1,4 @@
-//! Flags of every kind of submission.
+//! The flags that all submissions share.
 
 use std::path::PathBuf;
 
@@ -9,40 +9,40 @@ use crate::{
     job::{BatchId, JobId, MAX_PRIORITY},
 };
 
-/// What is submitted, and under which name.
+/// What is submitted, its id, batch and labels.
 #[derive(Debug, Args)]
 pub struct SubmitFlags {
-    /// An input: s3://, file:// or, where the workers allow it, https://; a path of this machine; job:ID:LAYER for a
-    /// layer of an earlier job. Several for kinds that take several
+    /// An input: s3://, file:// or, if the workers allow it, https://; a local path; job:ID:LAYER for a layer of an
+    /// earlier job. May be repeated for kinds that take several
     #[arg(long, value_name = "URL", required_unless_present = "from", conflicts_with = "from")]
     pub input: Vec<String>,
-    /// Submit many jobs: one for each row of a .jsonl or .csv manifest, or for each picture of a folder or s3:// prefix
+    /// Submit many jobs: one for each row of a .jsonl or .csv manifest, or for each picture in a folder or s3:// prefix
     #[arg(long, value_name = "SOURCE")]
     pub from: Option<String>,
-    /// Where the results go: an s3:// prefix or a file:// folder; each job's lie below it, under its id. With --from,
-    /// fields such as {path} or {stem} stand for each input
+    /// Where the results go: an s3:// prefix or a file:// folder; each job gets a folder below it, named after its id.
+    /// With --from, fields such as {path} or {stem} stand for each input
     #[arg(long, short, value_name = "URL", required_unless_present = "from")]
     pub output: Option<String>,
-    /// Name of the job, a UUID. The same id again is the same job
+    /// Id of the job, a UUID. The same id is the same job
     #[arg(long, value_name = "ID", conflicts_with = "from")]
     pub id: Option<JobId>,
-    /// Name of the batch [default with --from: from the source and the parameters, so that the same command goes on
-    /// where it stopped]
+    /// Name of the batch [default with --from: derived from the source and the parameters, so that the same command
+    /// continues where it stopped]
     #[arg(long, value_name = "NAME")]
     pub batch: Option<BatchId>,
-    /// Label of the job; may be given several times
+    /// Label of the job; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
     /// 0 to 9, higher first
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=i64::from(MAX_PRIORITY)))]
     pub priority: u8,
-    /// Put inputs that are files of this machine into the store first, so that workers elsewhere can read them
+    /// Copy local inputs into the store first, so that workers elsewhere can read them
     #[arg(long)]
     pub upload: bool,
     /// With --from: read and check everything, submit nothing
     #[arg(long, requires = "from")]
     pub dry_run: bool,
-    /// Wait for the end, with progress
+    /// Wait for the jobs to end, with progress
     #[arg(long)]
     pub wait: bool,
     /// With --wait: copy the results into this folder

@@ -1,4 +1,4 @@
-//! `acetate submit`: jobs for workers, one or many, and no waiting unless asked for.
+//! `acetate submit`: submits one or many jobs for workers, and waits for them only with `--wait`.
 
 mod bulk;
 mod flags;
@@ -29,7 +29,7 @@ pub struct SubmitArgs {
 
 #[derive(Debug, Subcommand)]
 enum KindCommand {
-    /// Take pictures apart into layers
+    /// Split pictures into layers
     Decompose {
         #[command(flatten)]
         submit: Box<SubmitFlags>,
@@ -50,12 +50,12 @@ enum KindCommand {
         #[command(flatten)]
         sampling: SamplingFlags,
     },
-    /// Put layers, back to front, together into a picture
+    /// Composite layers, back to front, into a picture
     Composite {
         #[command(flatten)]
         submit: Box<SubmitFlags>,
     },
-    /// Take pictures apart, edit some of the layers, and put them together again
+    /// Split pictures into layers, edit some of them, and composite them
     Workflow {
         #[command(flatten)]
         submit: Box<SubmitFlags>,
@@ -90,7 +90,7 @@ impl SubmitArgs {
 }
 
 impl KindCommand {
-    /// As the flags and the configuration have it; a row of a manifest may say otherwise.
+    /// As the flags and the configuration; a row of a manifest may override it; a row of a manifest may say otherwise.
     fn task(&self, settings: &QwenImage) -> Task {
         match self {
             Self::Decompose { params, sampling, .. } => Task::Decompose(params.over(sampling, settings)),

@@ -1,4 +1,4 @@
-//! From one row of a manifest to a request: the command's own flags below, the row's fields above.
+//! Turns one row of a manifest into a request; the row's fields override the command's flags.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::{
 
 pub type Fields = Map<String, Value>;
 
-/// What the flags say about every job of a batch.
+/// The values from the flags, for every job of a batch.
 pub struct Defaults {
     pub kind: JobKind,
     pub params: Value,
@@ -20,13 +20,13 @@ pub struct Defaults {
     pub priority: u8,
     pub output: Option<Template>,
     pub batch: BatchId,
-    /// Where the inputs come from, for `{path}`.
+    /// The address of the source, for `{path}`.
     pub below: String,
 }
 
 impl Defaults {
-    /// The request of a row. Its id is the row's own, or else follows from the batch and from everything that the row
-    /// says, so that the same row of the same batch is the same job however often it is submitted.
+    /// The request for a row. If the row has no id, the id is derived from the batch and the row's content, so that the
+    /// same row of the same batch is the same job however often it is submitted.
     pub fn request(&self, number: usize, row: Fields) -> Result<JobRequest, JobError> {
         let mut message = in_shape(row)?;
         message.entry("version").or_insert(json!(1));
@@ -40,7 +40,7 @@ impl Defaults {
             let template = self
                 .output
                 .as_ref()
-                .ok_or_else(|| JobError::invalid("output", "the row names none, and neither does --output"))?;
+                .ok_or_else(|| JobError::invalid("output", "is missing; set it in the row or with --output"))?;
             let labels: BTreeMap<String, String> = serde_json::from_value(message["labels"].clone())
                 .map_err(|error| JobError::invalid("labels", error.to_string()))?;
             let input = first_input(&message);
@@ -60,20 +60,20 @@ impl Defaults {
     }
 }
 
-/// `--output`: an address as it is, and a path of this machine as its address.
+/// `--output` as an address; a local path becomes a file:// address.
 pub fn address(output: &str) -> Result<String, JobError> {
     if output.contains("://") {
         return Ok(output.to_owned());
     }
     match std::path::absolute(output) {
-        // The fields of a template stay as they are.
+        // The fields of a template are not encoded.
         Ok(path) => Ok(format!("{}/", file_url(&path)).replace("%7B", "{").replace("%7D", "}")),
         Err(error) => Err(JobError::invalid("--output", format!("`{output}`: {error}"))),
     }
 }
 
-/// A row in the shape of a message: `image` is `input.image`, `label.NAME` a label, and what a message has no field for
-/// is a parameter.
+/// Turns a row into a message: `image` becomes `input.image`, `label.NAME` a label, and fields that a message does not
+/// have become parameters.
 fn in_shape(row: Fields) -> Result<Fields, JobError> {
     let mut message = Fields::new();
     for (name, value) in row {

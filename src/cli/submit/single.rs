@@ -1,4 +1,4 @@
-//! One job.
+//! Submits one job.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::{
 
 pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: Task, flags: &SubmitFlags) -> Result<(), Failure> {
     if flags.dry_run {
-        return Err(Failure::Usage("--dry-run goes with --from".to_owned()));
+        return Err(Failure::Usage("--dry-run needs --from".to_owned()));
     }
     block_on(async {
         let front = Submitter::open(loaded).await?;
@@ -42,7 +42,7 @@ async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitF
         if let Some(out) = flags.out.as_ref().filter(|_| row.state == JobState::Succeeded) {
             let kept = |error: JobError| Failure::AfterSuccess {
                 error,
-                advice: format!("the job has succeeded; acetate jobs fetch {id} --out FOLDER copies its result"),
+                advice: format!("the job has succeeded; copy its result with acetate jobs fetch {id} --out FOLDER"),
             };
             fetch::into(front, &row, out).await.map_err(kept)?;
         }
@@ -53,8 +53,8 @@ async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitF
     }
     output::line(&id.to_string())?;
     global.say(match submitted {
-        Submitted::New(_) => "submitted; acetate jobs watch shows how it goes",
-        Submitted::Known(_) => "was submitted before; it is the same job",
+        Submitted::New(_) => "submitted; acetate jobs watch shows its progress",
+        Submitted::Known(_) => "already submitted; this is the same job",
     });
     Ok(())
 }
@@ -76,7 +76,7 @@ fn request(task: Task, flags: &SubmitFlags, inputs: Vec<InputRef>) -> Result<Job
     Ok(request)
 }
 
-/// Files of this machine go into the store; the job then names them there.
+/// Copies local files into the store, and returns their addresses there.
 async fn upload(front: &Submitter, inputs: Vec<InputRef>) -> Result<Vec<InputRef>, JobError> {
     let mut stored = Vec::with_capacity(inputs.len());
     for input in inputs {

@@ -1,4 +1,4 @@
-//! Where the rows of a batch come from: a manifest, a folder of pictures, or an S3 prefix.
+//! The source of a batch's rows: a manifest, a folder of pictures, or an S3 prefix.
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use crate::{
     store::{InputReader, file_url, io_error},
 };
 
-/// What is taken for a picture, by its ending; what a file really is, its decoding will show.
+/// The extensions of pictures. Decoding checks the content later.
 const PICTURES: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
 
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +25,7 @@ pub enum Source {
     Prefix(String),
 }
 
-/// A row and where it stands, for messages.
+/// A row and its position, for error messages.
 pub struct Row {
     pub number: usize,
     pub place: String,
@@ -51,7 +51,7 @@ impl Source {
         }
     }
 
-    /// What names the batch when nobody else does.
+    /// The default name of the batch.
     pub fn stem(&self) -> String {
         let name = match self {
             Self::Jsonl(path) | Self::Csv(path) => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
@@ -61,7 +61,7 @@ impl Source {
         name.unwrap_or_default()
     }
 
-    /// The address that the inputs' paths are counted from.
+    /// The address that the inputs' paths are relative to.
     pub fn below(&self) -> String {
         match self {
             Self::Jsonl(path) | Self::Csv(path) => {
@@ -72,7 +72,7 @@ impl Source {
         }
     }
 
-    /// Hands each row to `take`, which may stop by giving false.
+    /// Passes each row to `take`, until it returns false.
     pub async fn each(&self, inputs: &InputReader, mut take: impl FnMut(Row) -> bool) -> Result<(), JobError> {
         match self {
             Self::Jsonl(path) => jsonl(path, &mut take),
@@ -122,8 +122,8 @@ fn csv(path: &Path, take: &mut impl FnMut(Row) -> bool) -> Result<(), JobError> 
     Ok(())
 }
 
-/// An empty cell says nothing. Numbers and truth values are read as such, but for names and free text; several images
-/// are separated by blanks.
+/// An empty cell is left out. Numbers and booleans are parsed as such, except in names and free text; several images
+/// are separated by spaces.
 fn cells(header: &csv::StringRecord, record: &csv::StringRecord) -> Fields {
     let mut fields = Fields::new();
     for (name, cell) in header.iter().zip(record) {
@@ -142,7 +142,7 @@ fn cells(header: &csv::StringRecord, record: &csv::StringRecord) -> Fields {
     fields
 }
 
-/// A path without a scheme is counted from the manifest's folder.
+/// A path without a scheme is relative to the manifest's folder.
 fn absolute(mut fields: Fields, manifest: &Path) -> Result<Fields, JobError> {
     let folder = manifest.parent().unwrap_or(Path::new("/"));
     let resolve = |value: &mut Value| -> Result<(), JobError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::job::JobError;
 
-/// A prefix in which `{field}` stands for something of each job.
+/// A prefix in which `{field}` is replaced for each job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template(Vec<Part>);
 
@@ -16,11 +16,11 @@ enum Part {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Field {
-    /// The first input's file name without its ending.
+    /// The first input's file name without its extension.
     Stem,
     /// The first input's file name.
     Name,
-    /// The first input's path below the source, without its ending.
+    /// The first input's path below the source, without its extension.
     Path,
     /// The number of the row, from 1.
     Row,
@@ -28,9 +28,9 @@ enum Field {
     Label(String),
 }
 
-/// What the fields of one job are filled with.
+/// The values for the fields of one job.
 pub struct Values<'a> {
-    /// The first input, and what of it names the source.
+    /// The first input, and the part of it that names the source.
     pub input: &'a str,
     pub below: &'a str,
     pub row: usize,
@@ -67,7 +67,7 @@ impl Template {
         Ok(Self(parts))
     }
 
-    /// The prefix of one job, with a `/` at its end.
+    /// The prefix of one job, with a trailing `/`.
     pub fn fill(&self, values: &Values<'_>) -> Result<String, JobError> {
         let mut prefix = String::new();
         for part in &self.0 {
@@ -95,13 +95,13 @@ fn value(field: &Field, values: &Values<'_>) -> Result<String, JobError> {
         Field::Label(label) => match values.labels.get(label) {
             Some(value) => value.clone(),
             None => {
-                let reason = format!("asks for the label `{label}`, which this job does not have");
+                let reason = format!("uses the label `{label}`, which this job does not have");
                 return Err(JobError::invalid("output.prefix", reason));
             }
         },
     };
     if text.split('/').any(|step| step == "..") {
-        return Err(JobError::invalid("output.prefix", format!("would step upwards with `{text}`")));
+        return Err(JobError::invalid("output.prefix", format!("would leave the prefix with `{text}`")));
     }
     Ok(text)
 }
@@ -142,6 +142,6 @@ mod tests {
         assert!(fill("s3://out/{steam}", &[]).unwrap_err().contains("{stem}, {name}"));
         assert!(fill("s3://out/{stem", &[]).unwrap_err().contains("without its }"));
         assert!(fill("s3://out/{label.to}", &[]).unwrap_err().contains("label `to`"));
-        assert!(fill("s3://out/{label.to}", &[("to", "a/../b")]).unwrap_err().contains("step upwards"));
+        assert!(fill("s3://out/{label.to}", &[("to", "a/../b")]).unwrap_err().contains("leave the prefix"));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     job::{BatchId, ErrorRecord, JobError, JobId, JobState},
 };
 
-/// Rows that are read, and cancelled, at once.
+/// The number of rows that are read and cancelled at a time.
 const CHUNK: i64 = 500;
 
 impl PostgresJobStore {
@@ -64,7 +64,7 @@ impl PostgresJobStore {
             let now = last.number("now")?;
             cancelled += self.end_queued(rows.iter().filter_map(readable), now).await?;
         }
-        // Among them those that a worker has claimed just now.
+        // This includes jobs that a worker has just claimed.
         let query = sqlx::query(
             "UPDATE jobs SET cancel_requested = TRUE, updated_at = acetate_now()
               WHERE id IN (SELECT id FROM jobs WHERE batch = $1 AND state = 'running' ORDER BY id FOR UPDATE)",
@@ -75,7 +75,7 @@ impl PostgresJobStore {
         Ok(cancelled)
     }
 
-    /// Cancels those of the rows that still wait as they were read, each with its message.
+    /// Cancels the rows that have not changed since they were read, and writes their messages.
     async fn end_queued(&self, rows: impl Iterator<Item = JobRow>, now: i64) -> Result<u64, JobError> {
         let (mut ids, mut epochs, mut payloads) = (Vec::new(), Vec::new(), Vec::<Option<String>>::new());
         for row in rows {

@@ -1,4 +1,4 @@
-//! Taking a job: one statement when nothing is in the way, and otherwise what it is.
+//! Claims a job: one statement if nothing is in the way, otherwise the reason.
 
 use super::{open::PostgresJobStore, transition::ROUNDS};
 use crate::{
@@ -49,9 +49,9 @@ impl PostgresJobStore {
         Err(overtaken(id))
     }
 
-    /// Raises epoch and attempts and sets the lease, with the attempt's line in the history, and takes back a dispatch
-    /// that was not sent yet; nothing when the job is
-    /// not free. `dead` is a worker whose lease need not be over, and the epoch at which it died.
+    /// Increments the epoch and the attempts, sets the lease, adds the attempt to the history, and removes an unsent
+    /// dispatch; does nothing if the job is not free. `dead` is a worker whose lease need not have ended, and the epoch
+    /// at which it died.
     async fn take(
         &self,
         id: JobId,
@@ -96,7 +96,7 @@ impl PostgresJobStore {
         Ok(Some(Box::new(read_job(&row)?)))
     }
 
-    /// A job that was asked for too early must not depend on the reaper alone.
+    /// A job that was requested too early must not depend on the reaper alone.
     async fn ensure_dispatch(&self, row: &JobRow) -> Result<(), JobError> {
         if !self.service() {
             return Ok(());

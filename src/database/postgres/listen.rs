@@ -1,8 +1,8 @@
-//! Telling other processes of changes, and hearing of theirs.
+//! Notifies other processes of changes, and listens to theirs.
 //!
-//! A notification is only a hint: who waits looks at the rows from time to time anyway. So it is sent after the
-//! change, on its own and not for each one. Within the change's transaction it would make the server commit one
-//! transaction after the other, because notifications are delivered in the order of commits.
+//! A notification is only a hint, because waiters also poll the rows. So notifications are sent separately after
+//! changes, and several changes share one. Inside the change's transaction they would make the server commit
+//! transactions one after the other, because notifications are delivered in commit order.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::database::notify::{AbortOnDrop, Signal};
 
 const CHANNEL: &str = "acetate_changes";
 
-/// Between two notifications: changes in between share one.
+/// The pause between two notifications; changes in between share one.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Before a connection that failed is tried again.
+/// The pause before reconnecting.
 const RECONNECT: Duration = Duration::from_secs(2);
 
 pub(super) fn tell_others(pool: PgPool, mut changed: watch::Receiver<u64>) -> AbortOnDrop {
     AbortOnDrop(tokio::spawn(async move {
         while changed.changed().await.is_ok() {
-            // What is lost here is found by polling; the commit need not reach the disk.
+            // Polling finds changes that are lost here, so the commit need not reach the disk.
             let told = sqlx::query("SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')")
                 .bind(CHANNEL)
                 .execute(&pool)
@@ -37,13 +37,13 @@ pub(super) fn tell_others(pool: PgPool, mut changed: watch::Receiver<u64>) -> Ab
     }))
 }
 
-/// Turns notifications into our own signal, on a connection of its own that is made anew when it fails.
+/// Turns notifications into our own signal, on a separate connection that is reopened when it fails.
 pub(super) fn listen(pool: PgPool, signal: Signal) -> AbortOnDrop {
     AbortOnDrop(tokio::spawn(async move {
         loop {
             match hear(&pool, &signal).await {
                 Err(sqlx::Error::PoolClosed) => return,
-                Err(error) => warn!(%error, "no notifications for now; job rows are polled"),
+                Err(error) => warn!(%error, "no notifications for now; polling job rows"),
                 Ok(()) => {}
             }
             tokio::time::sleep(RECONNECT).await;
@@ -55,7 +55,7 @@ async fn hear(pool: &PgPool, signal: &Signal) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(CHANNEL).await?;
     loop {
-        // `None` is a connection that was made anew: something may have been missed.
+        // `None` means that the connection was reopened: notifications may have been missed.
         listener.try_recv().await?;
         signal.heard();
     }

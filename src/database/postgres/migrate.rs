@@ -1,10 +1,10 @@
-//! Bringing the tables up to date, once, however many processes start together.
+//! Migrates the tables once, even if several processes start together.
 
 use sqlx::{Connection, PgConnection, Row};
 
 use super::open::explain;
 
-/// In order; the table `acetate_schema` says how many of them the schema has seen.
+/// The migrations in order; the table `acetate_schema` has the number of those applied.
 const MIGRATIONS: [&str; 4] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
@@ -12,10 +12,10 @@ const MIGRATIONS: [&str; 4] = [
     include_str!("../../../migrations/postgres/0004_api.sql"),
 ];
 
-/// Runs the migrations that are missing, in one transaction.
+/// Runs the missing migrations in one transaction.
 pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), String> {
     let told = |error: sqlx::Error| explain(&error);
-    // The usual case takes no lock and needs no right to make tables.
+    // The usual case takes no lock and needs no permission to create tables.
     if version(connection).await.map_err(told)? == Some(MIGRATIONS.len()) {
         return Ok(());
     }
@@ -41,7 +41,7 @@ pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), String>
         sqlx::raw_sql(*sql)
             .execute(&mut *tx)
             .await
-            .map_err(|error| format!("cannot make the tables ({})", explain(&error)))?;
+            .map_err(|error| format!("cannot create the tables ({})", explain(&error)))?;
     }
     sqlx::query("UPDATE acetate_schema SET version = $1")
         .bind(i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX))
@@ -51,9 +51,9 @@ pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), String>
     tx.commit().await.map_err(told)
 }
 
-/// How many migrations the schema has seen; nothing where there is no table that says so.
+/// The number of migrations applied; absent without the table.
 async fn version(connection: &mut PgConnection) -> Result<Option<usize>, sqlx::Error> {
-    // Of the schema that would be written to, not of another one further down the search path.
+    // Only in the schema that would be written to, not in another one further down the search path.
     let known = "SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'acetate_schema'";
     if sqlx::query(known).fetch_optional(&mut *connection).await?.is_none() {
         return Ok(None);

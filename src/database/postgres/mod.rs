@@ -1,8 +1,8 @@
-//! Job rows in Postgres, shared by any number of workers. The server's clock decides about leases and due times.
+//! Job rows in Postgres, shared by any number of workers. Leases and due times use the server's clock.
 //!
-//! Where rows are named by their ids, a condition on the state is written `state || '' = ...`: the planner takes the
-//! indexes of queued and running rows for small until it has counted them again, and would read one from end to end
-//! to find a single row. So it cannot use them.
+//! In queries by id, conditions on the state are written as `state || '' = ...`, so that the planner cannot use the
+//! indexes of queued and running rows. It assumes that these are small until they are analyzed again, and would read a
+//! whole index to find a single row.
 
 mod batch;
 mod claim;

@@ -1,4 +1,4 @@
-//! The connections: how they are made, how long they are waited for, and what their errors mean.
+//! The connections: opening, timeouts and the meaning of errors.
 
 use std::{
     net::IpAddr,
@@ -22,16 +22,16 @@ use crate::{
     job::JobError,
 };
 
-/// Heartbeats, the relay and a few jobs at a time need no more; many workers share a server's connections.
+/// Heartbeats, the relay and a few jobs at a time need no more, and many workers share the server's connections.
 const MOST_CONNECTIONS: u32 = 10;
 
-/// Until there is a connection, a new one or one of the pool.
+/// How long to wait for a connection, new or from the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The server gives up on a statement after this time.
+/// The server's statement timeout.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A reply that has not come by now will not: the server would have given up.
+/// How long to wait for a reply; by then the server would have stopped the statement.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Job rows in a Postgres database, in the first schema of its search path; clones share the connections.
@@ -41,14 +41,14 @@ pub struct PostgresJobStore {
     pub(super) mode: OutboxMode,
     pub(super) signal: Signal,
     place: Arc<str>,
-    /// Tells other processes of our changes.
+    /// Notifies other processes of our changes.
     _teller: Arc<AbortOnDrop>,
-    /// Hears of theirs, once somebody wants to know. It keeps a connection of the pool.
+    /// Listens to their notifications once there is a waiter; this uses one connection of the pool.
     listener: Arc<OnceLock<AbortOnDrop>>,
 }
 
 impl PostgresJobStore {
-    /// Connects, and brings the tables up to date.
+    /// Connects and migrates the tables.
     pub async fn open(url: &PostgresUrl, mode: OutboxMode) -> Result<Self, JobError> {
         let place: Arc<str> = url.to_string().into();
         let options = options(url);
@@ -72,7 +72,7 @@ impl PostgresJobStore {
     }
 
     pub async fn close(&self) {
-        // Connections that hang are not waited for.
+        // Does not wait for hanging connections.
         let _ = timeout(CONNECT_TIMEOUT, self.pool.close()).await;
     }
 
@@ -94,8 +94,8 @@ impl PostgresJobStore {
         Ok(self.all(query).await?.into_iter().next())
     }
 
-    /// All rows of one statement, which is its own transaction. Everything goes through here, so that a connection
-    /// that has died in silence costs one deadline and nothing else: it is thrown away, with the statement on it.
+    /// All rows of one statement, which is its own transaction. All statements go through here, so that a silently dead
+    /// connection costs only one deadline: it is discarded together with the statement.
     pub(super) async fn all(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, JobError> {
         let mut connection = self.pool.acquire().await.map_err(|error| database(&self.place, error))?;
         match timeout(REPLY_TIMEOUT, query.fetch_all(&mut *connection)).await {
@@ -119,7 +119,7 @@ impl PostgresJobStore {
     }
 }
 
-/// Whether anybody listens there. The pool would try again until its time is over, and then only say so.
+/// Checks that a server is listening. The pool would retry until its timeout, and then report only the timeout.
 async fn reach(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
     if options.get_socket().is_some() {
         return Ok(());
@@ -133,14 +133,14 @@ async fn reach(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
 fn options(url: &PostgresUrl) -> PgConnectOptions {
     let ms = |duration: Duration| duration.as_millis().to_string();
     let mut options = url.0.clone().application_name("acetate");
-    // TLS between two processes of one machine hides nothing, and its handshake costs 90 ms.
+    // TLS between two processes on one machine protects nothing, and its handshake costs 90 ms.
     if matches!(options.get_ssl_mode(), PgSslMode::Prefer) && is_loopback(options.get_host()) {
         options = options.ssl_mode(PgSslMode::Disable);
     }
     options.options([
         ("statement_timeout", ms(STATEMENT_TIMEOUT)),
         ("idle_in_transaction_session_timeout", ms(STATEMENT_TIMEOUT)),
-        // A client that is cut off must not hold its locks for the hours that TCP takes to notice.
+        // A client that is cut off must not hold its locks for the hours until TCP notices.
         ("tcp_keepalives_idle", "30".to_owned()),
         ("tcp_keepalives_interval", "10".to_owned()),
         ("tcp_keepalives_count", "3".to_owned()),
@@ -152,11 +152,11 @@ fn is_loopback(host: &str) -> bool {
 }
 
 fn no_answer(place: &str, waited: Duration) -> JobError {
-    let reason = format!("{place} has not answered for {} seconds; is the server well?", waited.as_secs());
+    let reason = format!("{place} did not respond for {} seconds; is the server healthy?", waited.as_secs());
     JobError::database(reason)
 }
 
-/// The server's own words, with what to do about the usual ones.
+/// The server's message, with advice for the usual errors.
 pub(super) fn database(place: &str, error: sqlx::Error) -> JobError {
     JobError::database(format!("{place}: {}", explain(&error))).caused_by(error)
 }
@@ -165,26 +165,26 @@ pub(super) fn explain(error: &sqlx::Error) -> String {
     let advice = match error {
         sqlx::Error::Database(error) => match error.code().as_deref().unwrap_or_default() {
             "28000" if error.message().contains("no encryption") => {
-                "this server wants TLS: add ?sslmode=require to ACETATE__STATUS__URL"
+                "this server requires TLS: add ?sslmode=require to ACETATE__STATUS__URL"
             }
-            "28P01" | "28000" => "check user and password in ACETATE__STATUS__URL",
-            "3D000" => "make the database with `createdb`, or name another one in ACETATE__STATUS__URL",
+            "28P01" | "28000" => "check the user and password in ACETATE__STATUS__URL",
+            "3D000" => "create the database with `createdb`, or name another one in ACETATE__STATUS__URL",
             "3F000" => "make the schema that the search path names with `CREATE SCHEMA`",
-            "42501" => "give this user the right to it, or let its owner start once so that the tables are made",
-            "42P01" | "42703" | "42883" => {
-                "its tables are not this version's; restart acetate to bring them up to date"
+            "42501" => {
+                "give this user the permission, or let the database's owner start acetate once to create the tables"
             }
-            "53300" => "the server has no connection left; raise its `max_connections` or start fewer workers",
+            "42P01" | "42703" | "42883" => "its tables do not match this version; restart acetate to migrate them",
+            "53300" => "the server has no free connections; raise its `max_connections` or start fewer workers",
             "53100" => "the server's disk is full; free some space and try again",
             "57014" => "the statement took too long; is the server overloaded?",
-            "57P01" | "57P02" | "57P03" => "the server stops or starts; it is tried again",
+            "57P01" | "57P02" | "57P03" => "the server is stopping or starting; acetate retries",
             "25006" => "this server is a read-only replica; name the primary in ACETATE__STATUS__URL",
             _ => return error.message().to_owned(),
         },
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => {
             "is the server running, and does ACETATE__STATUS__URL name it?"
         }
-        sqlx::Error::Tls(_) => "add ?sslmode=disable to ACETATE__STATUS__URL if the server speaks no TLS",
+        sqlx::Error::Tls(_) => "add ?sslmode=disable to ACETATE__STATUS__URL if the server does not use TLS",
         _ => return error.to_string(),
     };
     match error {

@@ -1,7 +1,7 @@
-//! The outbox, and what seems to be lost.
+//! The outbox, and jobs that seem lost.
 //!
-//! `id = ANY(ARRAY(...))` instead of a join keeps the planner from reading whole tables while it knows little of them;
-//! for `state || ''` see the module above.
+//! `id = ANY(ARRAY(...))` instead of a join keeps the planner from reading whole tables while it has no statistics; for
+//! `state || ''`, see the parent module.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
     job::JobError,
 };
 
-/// Of one round of the reaper; the next one goes on.
+/// The most jobs in one round of the reaper; the next round continues.
 const REAPED_AT_ONCE: i64 = 1000;
 
-/// Milliseconds within which a message is usually sent.
+/// The time, in milliseconds, within which a message is usually sent.
 const SOON: i64 = 5000;
 
 impl PostgresJobStore {
@@ -44,8 +44,8 @@ impl PostgresJobStore {
         if ids.is_empty() {
             return Ok(());
         }
-        // When a job was dispatched is only a hint for the reaper. So it is not written where the row says nearly the
-        // same, as it does when all is well, and a row that somebody else changes right now is skipped.
+        // The time of the dispatch is only a hint for the reaper. So it is not written if the row has nearly the same
+        // time, which is the normal case, and rows that another transaction is changing are skipped.
         let query = sqlx::query(
             "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1) RETURNING job, topic),
              sent AS (
@@ -110,7 +110,7 @@ impl PostgresJobStore {
 
 fn numbers(ids: &[OutboxId]) -> Vec<i64> {
     let mut numbers: Vec<i64> = ids.iter().map(|id| id.0).collect();
-    // Two relays that delete the same rows do it in the same order.
+    // In this order, two relays that delete the same rows cannot deadlock.
     numbers.sort_unstable();
     numbers
 }

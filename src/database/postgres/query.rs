@@ -40,7 +40,7 @@ impl PostgresJobStore {
         if let Some(batch) = &filter.batch {
             query.push(" AND batch = ").push_bind(batch.to_string());
         }
-        // A row of an older version has no words of its own.
+        // A row of an older version has no search words.
         for needle in filter.needles() {
             query.push(" AND strpos(COALESCE(search, lower(request)), ").push_bind(needle).push(") > 0");
         }
@@ -49,7 +49,7 @@ impl PostgresJobStore {
             query.push_bind(after.to_string()).push("), ").push_bind(after.to_string()).push(")");
         }
         let limit = filter.limit.max(1);
-        // One more than asked for tells whether there is another page.
+        // One row more than the limit shows whether there is another page.
         query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit) + 1);
         Ok(page(&self.all(query.build()).await?, limit))
     }

@@ -1,4 +1,4 @@
-//! Letting go of what is old.
+//! Deletes old rows.
 
 use jiff::Timestamp;
 use sqlx::{Postgres, QueryBuilder};
@@ -9,7 +9,7 @@ use crate::{
     job::{JobError, JobId},
 };
 
-/// Rows that one statement deletes.
+/// The number of rows deleted by one statement.
 const CHUNK: usize = 1000;
 
 impl PostgresJobStore {
@@ -23,7 +23,7 @@ impl PostgresJobStore {
             ", (SELECT STRING_AGG(epoch::TEXT, ',') FROM attempts WHERE attempts.job = jobs.id) AS epochs
                FROM jobs WHERE state = ANY("
         ));
-        // Who ended before a time came before it: that bounds the walk along the index.
+        // A job that ended before a time was created before it, which limits the index scan.
         query.push_bind(states).push(") AND created_at < ").push_bind(before);
         query.push(" AND finished_at < ").push_bind(before);
         if let Some(batch) = &rules.batch {

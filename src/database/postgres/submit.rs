@@ -1,4 +1,4 @@
-//! Accepting jobs, and keeping what was refused.
+//! Accepts jobs, and stores refused messages.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,10 +15,10 @@ use crate::{
     job::{Epoch, ErrorRecord, JobError, JobId, JobRequest, JobState},
 };
 
-/// Requests in one statement.
+/// The number of requests in one statement.
 const CHUNK: usize = 1000;
 
-/// Bytes of requests in one statement, more or less.
+/// The approximate number of request bytes in one statement.
 const CHUNK_BYTES: usize = 8 << 20;
 
 impl PostgresJobStore {
@@ -57,14 +57,14 @@ impl PostgresJobStore {
         results
     }
 
-    /// One statement for all of them; then the rows of those whose ids were there before.
+    /// One statement for all of them; then the existing rows with the same ids.
     async fn submit_chunk(
         &self,
         chunk: &[(&JobRequest, String)],
         options: &SubmitOptions,
     ) -> Result<Vec<Result<Submitted, JobError>>, JobError> {
-        // Of an id that occurs twice the first one counts. In the order of their ids, so that two submitters of the
-        // same jobs wait for each other and do not block each other.
+        // If an id occurs twice, the first one counts. Sorted by id, so that two submitters of the same jobs wait for
+        // each other instead of deadlocking.
         let mut seen = HashSet::new();
         let mut unique: Vec<_> = chunk.iter().filter(|(request, _)| seen.insert(request.id)).collect();
         unique.sort_by_key(|(request, _)| request.id);
@@ -96,7 +96,7 @@ impl PostgresJobStore {
         Ok(chunk.iter().zip(answers).map(answer).collect())
     }
 
-    /// Ids of the new rows, with when they were made and when they may be claimed.
+    /// The ids of the new rows, with their creation times and the times when they may be claimed.
     async fn insert(
         &self,
         requests: &[&(&JobRequest, String)],
@@ -162,7 +162,7 @@ impl PostgresJobStore {
     }
 }
 
-/// The row as the statement has made it.
+/// The row that the statement created.
 fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -> JobRow {
     JobRow {
         request: request.clone(),
@@ -185,5 +185,5 @@ fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -
 }
 
 fn vanished(id: JobId) -> JobError {
-    JobError::database(format!("job {id} vanished while it was submitted; submit it again"))
+    JobError::database(format!("job {id} was deleted while it was submitted; submit it again"))
 }

@@ -1,7 +1,7 @@
-//! Writing a decided change, and the changes that are made of nothing else.
+//! Writes decided changes, and the operations that consist of one.
 //!
-//! A row is read, the change decided, and written by one statement that compares the row with what was read. When
-//! somebody was faster, it all starts again from the new row.
+//! A row is read, the change is decided, and one statement writes it if the row is still the same. If another process
+//! was faster, this starts again with the new row.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     job::{Epoch, ErrorRecord, JobError, JobId, JobState, Progress},
 };
 
-/// How often a change starts again. Each time somebody else has changed the row in the millisecond in between.
+/// How often a change is retried. Each retry means that another process changed the row within that millisecond.
 pub(super) const ROUNDS: usize = 10;
 
 impl PostgresJobStore {
@@ -141,7 +141,7 @@ impl PostgresJobStore {
         Ok(Some((read_job(&row)?, row.number("now")?)))
     }
 
-    /// Writes a turn, if the row is still what was read: the row, its open attempt and its message, in one statement.
+    /// Writes a transition if the row has not changed: the row, its open attempt and its message, in one statement.
     pub(super) async fn write(&self, turn: &Transition) -> Result<bool, JobError> {
         let (row, seen, message) = (&turn.row, &turn.seen, turn.message.as_ref());
         let result = row.published.as_ref();

@@ -1,4 +1,4 @@
-//! Calls that are due, and what came of them.
+//! Due webhook calls and their outcomes.
 
 use std::time::Duration;
 

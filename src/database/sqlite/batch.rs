@@ -16,7 +16,7 @@ use crate::{
     job::{BatchId, JobError, JobId, JobState},
 };
 
-/// Cancelled in one transaction, so that workers get their turn in between.
+/// How many jobs are cancelled in one transaction, so that workers get a turn in between.
 const CHUNK: i64 = 500;
 
 impl SqliteJobStore {

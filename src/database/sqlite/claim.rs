@@ -1,4 +1,4 @@
-//! Taking a job: the one statement that raises its epoch, and what stands in the way of it.
+//! Claims a job: the statement that increments its epoch, and the reasons why it may not be claimed.
 
 use sqlx::SqliteConnection;
 
@@ -78,7 +78,7 @@ async fn take(tx: &mut SqliteConnection, row: &JobRow, now: i64, rules: &ClaimRu
     .await
     .map_err(database)?;
     let taken = read_job(&taken)?;
-    // A dispatch that was not sent yet would only find out that the job is taken.
+    // An unsent dispatch would only find that the job is taken.
     sqlx::query("DELETE FROM outbox WHERE job = ? AND topic = 'dispatch' AND taken_until IS NULL")
         .bind(&id)
         .execute(&mut *tx)

@@ -1,4 +1,4 @@
-//! The SQLite file: how it is opened, brought up to date and kept safe between processes.
+//! The SQLite file: opening, migrations and safety between processes.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use crate::{
     job::JobError,
 };
 
-/// In order; the file's `user_version` says how many of them it has seen.
+/// The migrations in order; the file's `user_version` is the number of those applied.
 const MIGRATIONS: [&str; 5] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
@@ -40,19 +40,19 @@ pub struct SqliteJobStore {
 }
 
 impl SqliteJobStore {
-    /// Opens the file, making it and its folder if need be, and brings its tables up to date.
+    /// Opens the file, creates it and its folder if needed, and migrates its tables.
     pub async fn open(path: &Path, mode: OutboxMode) -> Result<Self, JobError> {
         let at = |reason: String| JobError::database(format!("{}: {reason}", path.display()));
         if let Some(folder) = path.parent() {
             tokio::fs::create_dir_all(folder)
                 .await
-                .map_err(|error| at(format!("cannot make the folder for it ({error})")))?;
+                .map_err(|error| at(format!("cannot create its folder ({error})")))?;
         }
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // An accepted job must outlive a power cut; a commit per heartbeat is cheap enough for that.
+            // An accepted job must survive a power failure; a commit per heartbeat is cheap enough.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
@@ -82,14 +82,14 @@ impl SqliteJobStore {
     }
 }
 
-/// A connection to a file does not die while it waits, so it is not asked for a sign of life before each use.
+/// A connection to a file does not die while idle, so it is not tested before each use.
 fn pool_options(connections: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new().max_connections(connections).test_before_acquire(false)
 }
 
-/// Opens the one connection that writes. The first process in a file switches it to WAL, and the last one to leave
-/// switches back what it can; whoever comes at that moment is told at once that the file is locked, without the
-/// [`BUSY_TIMEOUT`], and so waits here.
+/// Opens the connection for writing. The first process to open a file switches it to WAL, and the last one to close it
+/// may switch back. A process that opens it at that moment gets "locked" at once, without the [`BUSY_TIMEOUT`], so this
+/// waits.
 async fn connect(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
     let start = Instant::now();
     loop {
@@ -104,7 +104,7 @@ async fn connect(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Err
     }
 }
 
-/// Runs the migrations that are missing. The write lock is taken first, so two processes never run the same one.
+/// Runs the missing migrations. It takes the write lock first, so two processes never run the same one.
 async fn migrate(writer: &SqlitePool) -> Result<(), String> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(|error| explain(&error))?;
     let done = user_version(&mut tx).await.map_err(|error| explain(&error))?;
@@ -116,9 +116,9 @@ async fn migrate(writer: &SqlitePool) -> Result<(), String> {
         ));
     }
     for sql in &MIGRATIONS[done..] {
-        sqlx::raw_sql(*sql).execute(&mut *tx).await.map_err(|error| format!("cannot make the tables ({error})"))?;
+        sqlx::raw_sql(*sql).execute(&mut *tx).await.map_err(|error| format!("cannot create the tables ({error})"))?;
     }
-    // A pragma takes no bound values; the number is ours.
+    // A pragma accepts no bound values; the number is ours.
     let version = sqlx::AssertSqlSafe(format!("PRAGMA user_version = {}", MIGRATIONS.len()));
     sqlx::raw_sql(version).execute(&mut *tx).await.map_err(|error| explain(&error))?;
     tx.commit().await.map_err(|error| explain(&error))
@@ -133,7 +133,7 @@ pub(super) fn database(error: sqlx::Error) -> JobError {
     JobError::database(explain(&error)).caused_by(error)
 }
 
-/// SQLite's own words, with what to do about the usual ones.
+/// SQLite's message, with advice for the usual errors.
 fn explain(error: &sqlx::Error) -> String {
     let text = match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
@@ -142,7 +142,7 @@ fn explain(error: &sqlx::Error) -> String {
     let hint = match text.as_str() {
         "unable to open database file" => "; is the folder writable?",
         "file is not a database" => "; name another file with ACETATE__STATUS__URL, or move this one away",
-        "database is locked" => "; another acetate has been writing for more than 10 seconds",
+        "database is locked" => "; another acetate process has been writing for more than 10 seconds",
         "database or disk is full" => "; free some space and try again",
         _ => "",
     };

@@ -1,4 +1,4 @@
-//! The outbox, and what seems to be lost.
+//! The outbox, and jobs that seem lost.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     job::JobError,
 };
 
-/// Of one round of the reaper; the next one goes on.
+/// The most jobs in one round of the reaper; the next round continues.
 const REAPED_AT_ONCE: i64 = 1000;
 
 impl SqliteJobStore {
@@ -94,7 +94,7 @@ impl SqliteJobStore {
         .await
         .map_err(database)?
         .rows_affected();
-        // The same rows: the write lock keeps everybody else out.
+        // These are the same rows, because of the write lock.
         sqlx::query(
             "UPDATE jobs
                 SET quiet_until = CASE state WHEN 'queued' THEN 2 * ?1 - available_at

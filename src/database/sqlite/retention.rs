@@ -1,4 +1,4 @@
-//! Letting go of what is old.
+//! Deletes old rows.
 
 use jiff::Timestamp;
 use sqlx::{QueryBuilder, Sqlite};
@@ -9,7 +9,7 @@ use crate::{
     job::{JobError, JobId},
 };
 
-/// Rows that one statement deletes.
+/// The number of rows deleted by one statement.
 const CHUNK: usize = 500;
 
 impl SqliteJobStore {
@@ -25,7 +25,7 @@ impl SqliteJobStore {
             states.push_bind(state.as_str());
         }
         let before = rules.before.as_millisecond();
-        // Who ended before a time came before it: that bounds the walk along the index.
+        // A job that ended before a time was created before it, which limits the index scan.
         query.push(") AND created_at < ").push_bind(before).push(" AND finished_at < ").push_bind(before);
         if let Some(batch) = &rules.batch {
             query.push(" AND batch = ").push_bind(batch.to_string());

@@ -1,4 +1,4 @@
-//! Accepting jobs, and keeping what was refused.
+//! Accepts jobs, and stores refused messages.
 
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
@@ -18,7 +18,8 @@ use crate::{
     job::{ErrorRecord, JobError, JobId, JobRequest},
 };
 
-/// Requests in one transaction: enough that its commit does not count, few enough that others get their turn.
+/// The number of requests in one transaction: enough that the commit does not matter, few enough that others get a
+/// turn.
 const CHUNK: usize = 1000;
 
 impl SqliteJobStore {
@@ -129,7 +130,7 @@ async fn submit_in(
         return Ok(Submitted::New(Box::new(row)));
     }
     let known = select(tx, request.id).await?.ok_or_else(|| {
-        JobError::database(format!("job {} vanished while it was submitted; submit it again", request.id))
+        JobError::database(format!("job {} was deleted while it was submitted; submit it again", request.id))
     })?;
     check_same(&known.request, request)?;
     Ok(Submitted::Known(Box::new(known)))

@@ -1,4 +1,4 @@
-//! Writing a decided change, and the changes that are made of nothing else.
+//! Writes decided changes, and the operations that consist of one.
 
 use std::time::Duration;
 
@@ -137,7 +137,8 @@ pub(super) async fn select(tx: &mut SqliteConnection, id: JobId) -> Result<Optio
     row.as_ref().map(read_job).transpose()
 }
 
-/// Writes a turn: the row, its open attempt and its message. The caller holds the write lock since it read the row.
+/// Writes a transition: the row, its open attempt and its message. The caller has held the write lock since it read the
+/// row.
 pub(super) async fn write(tx: &mut SqliteConnection, turn: &Transition) -> Result<(), JobError> {
     let (row, id) = (&turn.row, turn.row.id().to_string());
     let now = row.updated_at.as_millisecond();
@@ -189,7 +190,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, turn: &Transition) -> Resul
     send(tx, row, message.topic, message.payload.as_deref(), message.available_at, now).await
 }
 
-/// Puts a message into the outbox. A dispatch that waits there already takes over the new time.
+/// Puts a message into the outbox. A dispatch that is already there gets the new time.
 pub(super) async fn send(
     tx: &mut SqliteConnection,
     row: &JobRow,
@@ -217,7 +218,7 @@ pub(super) async fn send(
     Ok(())
 }
 
-/// A job that was asked for too early must not depend on the reaper alone.
+/// A job that was requested too early must not depend on the reaper alone.
 pub(super) async fn ensure_dispatch(tx: &mut SqliteConnection, row: &JobRow, mode: OutboxMode) -> Result<(), JobError> {
     match mode {
         OutboxMode::Embedded => Ok(()),

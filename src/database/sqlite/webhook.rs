@@ -1,4 +1,4 @@
-//! Calls that are due, and what came of them.
+//! Due webhook calls and their outcomes.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ impl SqliteJobStore {
             .fetch_optional(&self.readers)
             .await
             .map_err(database)?;
-        // The one connection that writes is not troubled for nothing.
+        // This does not use the write connection unless there is something to do.
         if due.is_none() {
             return Ok(Vec::new());
         }

@@ -1,4 +1,4 @@
-//! Cancelling, trying again, deleting.
+//! Cancels, retries and deletes jobs.
 
 use axum::{Json, extract::State, http::StatusCode};
 
@@ -15,23 +15,23 @@ use crate::{
 
 /// Cancel a job
 ///
-/// A running one stops within a denoise step.
+/// A running job stops within one denoise step.
 #[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
     match api.cancel(id).await? {
         CancelOutcome::Cancelled | CancelOutcome::Requested => {}
         CancelOutcome::AlreadyEnded(state) => {
-            return Err(ApiError::conflict(format!("job {id} is {state}: there is nothing to stop")));
+            return Err(ApiError::conflict(format!("job {id} has already ended ({state})")));
         }
         CancelOutcome::Unknown => return Err(ApiError::no_job(id)),
     }
     Ok(Json(JobView::new(&api.job(id).await?, &api)))
 }
 
-/// Try a job again that failed or was cancelled
+/// Retry a failed or cancelled job
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
     match api.jobs().retry(id).await? {
         RetryOutcome::Queued(row) => {
@@ -39,7 +39,8 @@ pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> 
             Ok(Json(JobView::new(&row, &api)))
         }
         RetryOutcome::Refused(state) => Err(ApiError::conflict(format!(
-            "job {id} is {state}; only a job that failed or was cancelled is tried again"
+            "job {id} {}; only failed or cancelled jobs can be retried",
+            state.predicate()
         ))),
         RetryOutcome::Unknown => Err(ApiError::no_job(id)),
     }
@@ -47,20 +48,20 @@ pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> 
 
 /// Delete a job and its files
 #[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 204, description = "Done"), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 204, description = "Deleted"), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn delete(State(api): State<Api>, Id(id): Id) -> Answer<StatusCode> {
     let row = api.job(id).await?;
     if !row.state.is_terminal() {
         return Err(ApiError::conflict(format!("job {id} is {}; cancel it first", row.state)));
     }
-    // Files first: were it the other way round, nobody would know of them after a stop in between.
+    // Delete the files first: if the process stops in between, the rows still name the remaining files.
     delete_files(&api, &row).await?;
     api.jobs().forget(&[id]).await?;
     api.thumbnails.forget(id);
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Where the result lies, and where attempts that came to nothing may have left some.
+/// Deletes the result, and files that failed attempts may have left.
 async fn delete_files(api: &Api, row: &JobRow) -> Answer<()> {
     let root = row.published.as_ref().and_then(|result| result.root.as_deref());
     api.stores().at_root(root)?.delete_epochs(row.id(), None).await?;

@@ -1,8 +1,8 @@
-//! `GET /v1/jobs/{id}/events`: how a job goes, as server-sent events.
+//! `GET /v1/jobs/{id}/events`: a job's changes, as server-sent events.
 //!
-//! Every event says how the job stands, so nothing is lost that still holds when a reader comes back. Its id is the
-//! time of the row's last change in milliseconds, raised where two changes fall into one: it grows, on every server of
-//! a service, without anybody keeping events.
+//! Every event has the job's current state, so a client that reconnects misses nothing that still matters. Its id is
+//! the time of the row's last change in milliseconds, incremented if two changes have the same time: it increases on
+//! every server of a service without storing events.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -34,57 +34,58 @@ use crate::{
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What `progress` carries; `state` carries the whole job.
+/// The data of a `progress` event; a `state` event has the whole job.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StateEvent {
     id: JobId,
     state: JobState,
     attempts: u32,
     progress: Option<Progress>,
-    /// Since the attempt began.
+    /// Seconds since the attempt started.
     seconds: Option<f64>,
 }
 
 /// Watch a job
 ///
-/// `state` when its state changes, with the whole job; `progress` in between. The stream ends with the job.
+/// Sends a `state` event with the whole job when its state changes, and `progress` events in between. The stream ends
+/// with the job.
 #[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs",
-    params(("id" = JobId, Path), ("Last-Event-ID" = Option<String>, Header, description = "Where the reader was")),
+    params(("id" = JobId, Path), ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event received")),
     responses(
-        (status = 200, description = "As asked", body = String, content_type = "text/event-stream"),
-        (status = 204, description = "The job has ended, and the reader knows"),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "The event stream", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The job has ended, and the client has its last event"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn events(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     let looks = api.watch.follow(id);
     let row = api.job(id).await?;
-    // Whatever is no number of ours says nothing.
+    // An id that is not a number is ignored.
     let last: Option<i64> = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let newer = last.is_none_or(|last| row.updated_at.as_millisecond() > last);
     if row.state.is_terminal() && !newer {
-        // An EventSource that is told so does not come again.
+        // An EventSource does not reconnect after this status.
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let reader = Reader {
         told: if newer { None } else { Some(Arc::new(row.clone())) },
         next: newer.then(|| Arc::new(row)),
-        // The clock of the database may have been set back since.
+        // The database's clock may have been set back since.
         id: last.unwrap_or_default(),
         looks,
         api,
         _counted: Watcher::default(),
     };
     let events = Sse::new(reader.into_stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive"));
-    // A proxy that collects an answer before it hands it on would keep all of them.
+    // A proxy that buffers responses would hold back all events.
     Ok(([("x-accel-buffering", "no")], events).into_response())
 }
 
 struct Reader {
     api: Api,
     looks: watch::Receiver<Watched>,
-    /// To be told next.
+    /// The event to send next.
     next: Option<Arc<JobRow>>,
     told: Option<Arc<JobRow>>,
-    /// Of the last event.
+    /// The id of the last event.
     id: i64,
     _counted: Watcher,
 }
@@ -97,7 +98,7 @@ impl Reader {
         })
     }
 
-    /// The next event; none after the last one, when the job is deleted, and when the server stops.
+    /// The next event; none after the last one, if the job is deleted, or if the server stops.
     async fn event(&mut self) -> Option<Event> {
         if self.told.as_ref().is_some_and(|row| row.state.is_terminal()) {
             return None;
@@ -124,7 +125,7 @@ impl Reader {
         event.ok()
     }
 
-    /// Waits until the row says something that was not told.
+    /// Waits until the row has changed since the last event.
     async fn change(&mut self) -> Option<Arc<JobRow>> {
         loop {
             let stop = self.api.parts.stop.clone();
@@ -137,7 +138,7 @@ impl Reader {
                 Watched::Unknown => {}
                 Watched::Gone => return None,
                 Watched::Row(row) => match &self.told {
-                    // A look from before the reader's own.
+                    // This snapshot is older than the client's.
                     Some(told) if row.updated_at < told.updated_at => {}
                     Some(told) if same_state(told, &row) && told.progress == row.progress => {}
                     _ => return Some(row),
@@ -147,7 +148,7 @@ impl Reader {
     }
 }
 
-/// Nothing has changed but the progress and the lease.
+/// Whether only the progress and the lease have changed.
 fn same_state(a: &JobRow, b: &JobRow) -> bool {
     let state = |row: &JobRow| (row.state, row.attempts, row.epoch, row.cancel_requested);
     state(a) == state(b) && a.error == b.error

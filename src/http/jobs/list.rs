@@ -27,25 +27,25 @@ pub struct JobQuery {
     batch: Option<BatchId>,
     /// `key=value`.
     label: Option<String>,
-    /// Words that must all occur in the id, the batch, a label, the prompt, an instruction or the name of a picture.
+    /// Words that must all occur in the id, the batch, a label, the prompt, an instruction or a picture's name.
     q: Option<String>,
-    /// 50 when left out.
+    /// Default: 50.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
-    /// The `next` of the page before.
+    /// The previous page's `next`.
     after: Option<JobId>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Jobs {
     pub jobs: Vec<JobView>,
-    /// Where the next page starts; null on the last one.
+    /// The start of the next page; null on the last page.
     pub next: Option<JobId>,
 }
 
-/// List jobs, the newest first
+/// List jobs, newest first
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(JobQuery),
-    responses((status = 200, description = "As asked", body = Jobs), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "A page of jobs", body = Jobs), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<JobQuery>) -> Answer<Json<Jobs>> {
     let limit = asked.limit.unwrap_or(USUAL);
     if !(1..=MOST).contains(&limit) {
@@ -71,7 +71,7 @@ pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<JobQue
 
 /// Show a job
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 200, description = "As asked", body = JobView), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn show(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
     let (row, attempts) = api.jobs().get_with_attempts(id).await?.ok_or_else(|| ApiError::no_job(id))?;
     Ok(Json(JobView::new(&row, &api).with_history(attempts)))

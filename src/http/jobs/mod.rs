@@ -1,4 +1,4 @@
-//! `/v1/jobs`: submitting, looking, watching, acting.
+//! `/v1/jobs`: submits, lists, watches and manages jobs.
 
 mod actions;
 mod events;

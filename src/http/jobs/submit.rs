@@ -23,14 +23,14 @@ use crate::{
     job::MAX_REQUEST_BYTES,
 };
 
-/// The fields of a form. Only the schema is used: the fields are read as they come.
+/// The fields of a form, only for the schema; the handler reads the fields as they arrive.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes a form to readers of the OpenAPI document")]
 pub struct UploadForm {
     /// The picture; several for an edit or a composite, in order.
     #[schema(format = Binary, content_media_type = "application/octet-stream")]
     image: String,
-    /// `decompose` when left out.
+    /// Default: `decompose`.
     kind: Option<String>,
     prompt: Option<String>,
     instruction: Option<String>,
@@ -40,27 +40,27 @@ pub struct UploadForm {
     seed: Option<u64>,
     resolution: Option<u32>,
     negative_prompt: Option<String>,
-    /// `key=value`; may come several times.
+    /// `key=value`; may be repeated.
     label: Option<String>,
     priority: Option<u8>,
     batch: Option<String>,
     webhook: Option<String>,
     id: Option<String>,
-    /// All of it as JSON instead of the fields, without `input`.
+    /// The whole request as JSON, instead of the other fields and without `input`.
     request: Option<String>,
 }
 
 /// Submit a job
 ///
-/// As JSON, or as a form with the pictures in it. The same `Idempotency-Key`, or the same `id`, with the same body is
-/// the same job.
+/// Send JSON, or a form with the pictures. The same `Idempotency-Key`, or the same `id`, with the same body is the same
+/// job.
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs",
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice")),
     request_body(content((SubmitBody = "application/json"), (UploadForm = "multipart/form-data"))),
     responses(
         (status = 202, description = "Accepted", body = JobView, headers(("Location" = String))),
-        (status = 200, description = "It was accepted before", body = JobView, headers(("Location" = String))),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "Already accepted", body = JobView, headers(("Location" = String))),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn submit(State(api): State<Api>, request: Request) -> Answer<Response> {
     let key = key(request.headers())?;
     let body = match extract::media_type(request.headers()).as_str() {

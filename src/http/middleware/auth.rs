@@ -1,4 +1,4 @@
-//! The token, as a header of programs and as a signed cookie of browsers.
+//! Checks the token, as a header from programs or a signed cookie from browsers.
 
 use std::fmt;
 
@@ -41,12 +41,12 @@ impl Token {
         Self(token)
     }
 
-    /// Takes as long whatever is wrong: the digests are of one length.
+    /// Compares in constant time, because both digests have the same length.
     fn is(&self, given: &str) -> bool {
         Sha256::digest(&self.0).ct_eq(&Sha256::digest(given)).into()
     }
 
-    /// What a cookie holds: until when, and that this was said by somebody who knows the token.
+    /// The cookie's value: its expiry, signed with the token.
     fn session(&self, until: i64) -> String {
         format!("{until}.{}", hex::encode(self.sign(until)))
     }
@@ -60,13 +60,13 @@ impl Token {
 
     fn sign(&self, until: i64) -> Vec<u8> {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes())
-            .unwrap_or_else(|error| unreachable!("a key of any length will do: {error}"));
+            .unwrap_or_else(|error| unreachable!("any key length works: {error}"));
         mac.update(format!("acetate session {until}").as_bytes());
         mac.finalize().into_bytes().to_vec()
     }
 }
 
-/// Lets through who knows the token, or has a session.
+/// Lets requests with the token or a session through.
 pub async fn authorise(State(api): State<Api>, request: Request, next: Next) -> Response {
     match check(&api, request.headers()) {
         Ok(()) => next.run(request).await,
@@ -81,17 +81,17 @@ fn check(api: &Api, headers: &HeaderMap) -> Answer<()> {
         let given = value.to_str().ok().and_then(|text| text.split_once(' '));
         return match given {
             Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && token.is(given.trim()) => Ok(()),
-            _ => Err(refused("the token is wrong; send `Authorization: Bearer TOKEN` with that of http.token")),
+            _ => Err(refused("the token is wrong; send `Authorization: Bearer TOKEN` with the token in http.token")),
         };
     }
     match cookie(headers) {
         Some(cookie) if token.is_session(cookie, now()) => Ok(()),
-        Some(_) => Err(refused("the session is over; sign in again")),
+        Some(_) => Err(refused("the session has ended; sign in again")),
         None => Err(refused("a token is needed: `Authorization: Bearer TOKEN`, or POST /v1/session from a browser")),
     }
 }
 
-/// Whether a token is asked for here, and whether this browser has given it.
+/// Whether this server needs a token, and whether this browser is signed in.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Session {
     pub required: bool,
@@ -101,21 +101,21 @@ pub struct Session {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignIn {
-    /// That of `http.token`.
+    /// The token, `http.token`.
     token: String,
 }
 
 /// Whether a token is needed
-#[utoipa::path(get, path = "/v1/session", tag = "session", responses((status = 200, description = "As asked", body = Session)), security(()))]
+#[utoipa::path(get, path = "/v1/session", tag = "session", responses((status = 200, description = "The session", body = Session)), security(()))]
 pub async fn session_show(State(api): State<Api>, headers: HeaderMap) -> Answered<Session> {
     Answered(Session { required: api.settings().token.is_some(), valid: check(&api, &headers).is_ok() })
 }
 
 /// Sign a browser in
 ///
-/// Answers with a cookie that counts as the token.
+/// Sets a cookie that is accepted instead of the token.
 #[utoipa::path(post, path = "/v1/session", tag = "session", request_body = SignIn, security(()),
-    responses((status = 200, description = "As asked", body = Session), (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The session", body = Session), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn session_open(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -132,13 +132,13 @@ pub async fn session_open(
 }
 
 /// Sign a browser out
-#[utoipa::path(delete, path = "/v1/session", tag = "session", responses((status = 204, description = "Done")), security(()))]
+#[utoipa::path(delete, path = "/v1/session", tag = "session", responses((status = 204, description = "Signed out")), security(()))]
 pub async fn session_close(headers: HeaderMap) -> Response {
     (StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie(&headers, "", 0))]).into_response()
 }
 
 fn set_cookie(headers: &HeaderMap, value: &str, lasts: i64) -> HeaderValue {
-    // Behind a proxy that speaks TLS; on the loopback there is none.
+    // Only behind a proxy with TLS; on localhost there is none.
     let secure = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
     let secure = if secure { "; Secure" } else { "" };
     let text = format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={lasts}{secure}");

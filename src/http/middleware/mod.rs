@@ -1,4 +1,4 @@
-//! What a request must pass before its handler: who asks, from where, how much at once.
+//! The checks before a request's handler: token, origin, rate and size.
 
 mod auth;
 mod origin;

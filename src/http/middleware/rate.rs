@@ -1,4 +1,4 @@
-//! How often one client may ask.
+//! The rate limit per client.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,7 +19,7 @@ use governor::{
 
 use crate::http::{api::Api, problem::ApiError};
 
-/// Clients that are remembered before those who have been quiet are forgotten.
+/// How many clients are remembered before inactive ones are removed.
 const MANY: usize = 10_000;
 
 pub struct Rates {
@@ -31,7 +31,7 @@ impl Rates {
         Self { requests: quota(requests_per_second).map(RateLimiter::keyed) }
     }
 
-    /// Counts a request; how long to wait when there were too many.
+    /// Counts a request; returns how long to wait if there were too many.
     fn request(&self, client: IpAddr) -> Result<(), Duration> {
         self.requests.as_ref().map_or(Ok(()), |limiter| take(limiter, client))
     }
@@ -46,7 +46,7 @@ pub async fn limit(
     match api.rates.request(client.ip()) {
         Ok(()) => next.run(request).await,
         Err(wait) => {
-            let detail = "requests come faster than http.requests_per_second allows";
+            let detail = "more requests than http.requests_per_second allows";
             let refused = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail);
             refused.later(wait.as_secs() + 1).into_response()
         }
@@ -60,7 +60,7 @@ fn take(limiter: &DefaultKeyedRateLimiter<IpAddr>, client: IpAddr) -> Result<(),
     limiter.check_key(&client).map_err(|not_until| not_until.wait_time_from(DefaultClock::default().now()))
 }
 
-/// A burst of two seconds' worth.
+/// Bursts of two seconds' worth are allowed.
 fn quota(per_second: f64) -> Option<Quota> {
     if per_second <= 0.0 {
         return None;

@@ -1,4 +1,4 @@
-//! Bodies that say that they are too large.
+//! Refuses bodies by their `Content-Length`.
 
 use axum::{
     extract::{Request, State},
@@ -8,7 +8,7 @@ use axum::{
 
 use crate::http::{api::Api, extract};
 
-/// Refuses before anything is kept.
+/// Refuses before anything is stored.
 pub async fn size(State(api): State<Api>, request: Request, next: Next) -> Response {
     match extract::announced(request.headers(), api.settings().max_upload_bytes) {
         Ok(()) => next.run(request).await,

@@ -1,5 +1,4 @@
-//! The endpoints of the web server that came with Qwen-Image-Layered in its first home: they wait for their job, and
-//! whoever hangs up cancels it.
+//! The Qwen-Image web server's endpoints: they wait for their job, and closing the connection cancels it.
 
 mod wait;
 
@@ -86,28 +85,28 @@ pub struct QwenImageConfig {
     num_inference_steps: u32,
     steps: u32,
     cfg_scale: f64,
-    /// Null: what the checkpoint was made for.
+    /// Null: the checkpoint's own resolution.
     resolution: Option<u32>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelStatus {
     available: bool,
-    /// Null where this process does not work on jobs.
+    /// Null if this process does not run jobs.
     loaded: Option<bool>,
     model: String,
-    /// The same as `loaded`, of the edit model.
+    /// The same as `loaded`, for the edit model.
     #[serde(skip_serializing_if = "Option::is_none")]
     edit_model_loaded: Option<bool>,
 }
 
-/// Take a picture apart, and wait for it
+/// Split a picture into layers, and wait for the result
 ///
-/// Layers as data URLs, or with `Accept: application/zip` a ZIP. Who hangs up cancels the job.
+/// Returns the layers as data URLs, or with `Accept: application/zip` as a ZIP. Closing the connection cancels the job.
 #[utoipa::path(post, path = "/api/qwen-image/decompose", tag = "qwen-image", operation_id = "qwen_image_decompose", request_body = Decompose,
     responses(
-        (status = 200, description = "As asked", content((Layers = "application/json"), (Vec<u8> = "application/zip"))),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "The layers, as JSON or ZIP", content((Layers = "application/json"), (Vec<u8> = "application/zip"))),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn decompose(State(api): State<Api>, request: Request) -> Answer<Response> {
     let (headers, asked) = body::<Decompose>(&api, request).await?;
     let params = json!({
@@ -127,13 +126,13 @@ pub async fn decompose(State(api): State<Api>, request: Request) -> Answer<Respo
     Ok(Json(Layers { job: row.id(), layers }).into_response())
 }
 
-/// Edit a layer, and wait for it
+/// Edit a layer, and wait for the result
 ///
-/// The PNG, or with `Accept: application/json` a data URL. Who hangs up cancels the job.
+/// Returns the PNG, or with `Accept: application/json` a data URL. Closing the connection cancels the job.
 #[utoipa::path(post, path = "/api/qwen-image/edit-layer", tag = "qwen-image", operation_id = "qwen_image_edit_layer", request_body = EditLayer,
     responses(
-        (status = 200, description = "As asked", content((Vec<u8> = "image/png"), (Edited = "application/json"))),
-        (status = "default", description = "What was wrong, and what would be right", body = Problem, content_type = "application/problem+json")))]
+        (status = 200, description = "The edited layer, as PNG or JSON", content((Vec<u8> = "image/png"), (Edited = "application/json"))),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Response> {
     let (headers, asked) = body::<EditLayer>(&api, request).await?;
     let params = json!({
@@ -142,7 +141,7 @@ pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Resp
     });
     let row = done(&api, JobKind::Edit, &asked.image, params).await?;
     let Some(file) = files_of(&row).first() else {
-        return Err(ApiError::not_found("the edit has no picture").of_job(row.id()));
+        return Err(ApiError::not_found("the edit has no result").of_job(row.id()));
     };
     let png = files::read(&api, &row, file).await?;
     if accepts(&headers, "application/json") && !accepts(&headers, "image/png") {
@@ -151,8 +150,8 @@ pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Resp
     Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
 }
 
-/// Defaults
-#[utoipa::path(get, path = "/api/qwen-image/config", tag = "qwen-image", operation_id = "qwen_image_config", responses((status = 200, description = "As asked", body = QwenImageConfig)))]
+/// Show the defaults
+#[utoipa::path(get, path = "/api/qwen-image/config", tag = "qwen-image", operation_id = "qwen_image_config", responses((status = 200, description = "The defaults", body = QwenImageConfig)))]
 pub async fn config(State(api): State<Api>) -> Json<QwenImageConfig> {
     let defaults = &api.settings().defaults.decompose;
     Json(QwenImageConfig {
@@ -164,15 +163,15 @@ pub async fn config(State(api): State<Api>) -> Json<QwenImageConfig> {
     })
 }
 
-/// The model that takes pictures apart
-#[utoipa::path(get, path = "/api/qwen-image/status", tag = "qwen-image", operation_id = "qwen_image_status", responses((status = 200, description = "As asked", body = ModelStatus)))]
+/// Show the model for decompose
+#[utoipa::path(get, path = "/api/qwen-image/status", tag = "qwen-image", operation_id = "qwen_image_status", responses((status = 200, description = "The model for decompose", body = ModelStatus)))]
 pub async fn status(State(api): State<Api>) -> Json<ModelStatus> {
     let model = server_info::loaded(&api).decompose;
     Json(ModelStatus { available: true, loaded: model.loaded, model: model.id, edit_model_loaded: None })
 }
 
-/// The model that edits
-#[utoipa::path(get, path = "/api/qwen-image/edit-status", tag = "qwen-image", operation_id = "qwen_image_edit_status", responses((status = 200, description = "As asked", body = ModelStatus)))]
+/// Show the model for edits
+#[utoipa::path(get, path = "/api/qwen-image/edit-status", tag = "qwen-image", operation_id = "qwen_image_edit_status", responses((status = 200, description = "The model for edits", body = ModelStatus)))]
 pub async fn edit_status(State(api): State<Api>) -> Json<ModelStatus> {
     let model = server_info::loaded(&api).edit;
     let loaded = model.loaded;

@@ -1,4 +1,4 @@
-//! A job that somebody waits for: submitted, followed to its end, and cancelled when whoever waits has gone.
+//! Submits a job, waits for its end, and cancels it if the client closes the connection.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use crate::{
     job::{ErrorClass, FileEntry, JobError, JobId, JobKind, JobState},
 };
 
-/// Somebody waits: before the jobs of those who do not.
+/// A client is waiting, so these jobs go before others.
 const PRIORITY: u8 = 5;
-/// A look at the row by itself, should the shared one miss something.
+/// How often the row is read directly, in case the shared query misses a change.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Submits a job and waits until it has succeeded.
 pub async fn done(api: &Api, kind: JobKind, image: &str, params: Value) -> Answer<JobRow> {
     let bytes = from_data_url(image)?;
     let image = keep(api, "image", bytes).await?;
-    // What was not said has the server's default.
+    // Missing parameters have the server's defaults.
     let said = |(name, value): (String, Value)| (!value.is_null()).then_some((name, value));
     let params: Map<String, Value> = match params {
         Value::Object(params) => params.into_iter().filter_map(said).collect(),
@@ -62,7 +62,7 @@ fn submission(kind: JobKind, image: InputView, params: Map<String, Value>) -> Su
 
 async fn ended(api: &Api, id: JobId, mut looks: tokio::sync::watch::Receiver<Watched>) -> Answer<JobRow> {
     let stopping = || {
-        let detail = "the server stops; the job goes on when it is back: ask for it at /v1/jobs";
+        let detail = "the server is shutting down; the job continues when it is back, see /v1/jobs";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).of_job(id).later(5)
     };
     loop {
@@ -80,7 +80,7 @@ async fn ended(api: &Api, id: JobId, mut looks: tokio::sync::watch::Receiver<Wat
     }
 }
 
-/// Whoever waits. Dropped before the end, as it is when a connection breaks, it cancels the job.
+/// A waiting client. If it is dropped before the end, as when a connection breaks, it cancels the job.
 struct Caller {
     api: Api,
     job: Option<JobId>,
@@ -94,13 +94,15 @@ impl Caller {
 
 impl Drop for Caller {
     fn drop(&mut self) {
-        // When the server stops, the job waits for the next one.
+        // When the server stops, the job stays queued.
         let Some(job) = self.job.take().filter(|_| !self.api.parts.stop.is_cancelled()) else { return };
         let api = self.api.clone();
         tokio::spawn(async move {
             match api.cancel(job).await {
-                Ok(_) => tracing::info!(%job, "cancelled: whoever waited for it has hung up"),
-                Err(error) => tracing::warn!(%job, %error, "whoever waited for it has hung up; it was not cancelled"),
+                Ok(_) => tracing::info!(%job, "cancelled, because the client closed the connection"),
+                Err(error) => {
+                    tracing::warn!(%job, %error, "the client closed the connection, but the job could not be cancelled")
+                }
             }
         });
     }
@@ -122,7 +124,7 @@ pub fn files_of(row: &JobRow) -> &[FileEntry] {
     row.published.as_ref().map(|result| result.files.as_slice()).unwrap_or_default()
 }
 
-/// Also base64 without the beginning of a data URL.
+/// Also accepts base64 without the data URL's prefix.
 fn from_data_url(text: &str) -> Answer<Vec<u8>> {
     let wrong = |reason: &str| ApiError::from(JobError::invalid("image", reason));
     let base64 = match text.strip_prefix("data:") {

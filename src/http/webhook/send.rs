@@ -1,4 +1,4 @@
-//! The task that calls.
+//! The task that sends webhooks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,16 +15,16 @@ use crate::{
     job::JobError,
 };
 
-/// Calls under way at a time: one that hangs does not keep the others.
+/// How many calls run at a time, so that one that hangs does not block the others.
 const AT_A_TIME: u32 = 16;
-/// Another server may take a call again after this time, which is longer than a call takes.
+/// After this time, which is longer than a call takes, another server may take the call.
 const LEASE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(500);
-/// Tries of one call.
+/// The most attempts of one call.
 const MOST_TRIES: u32 = 8;
 const LONGEST_PAUSE: Duration = Duration::from_secs(36_000);
 
-/// Calls what is due until it is told to stop; what is under way then may end.
+/// Sends due webhooks until it is stopped; running calls may finish.
 pub async fn send(
     jobs: JobStore,
     policy: WebhookPolicy,
@@ -47,7 +47,7 @@ pub async fn send(
                 continue;
             }
             Ok(_) => {}
-            Err(error) => warn!(%error, "calls that are due were not looked for"),
+            Err(error) => warn!(%error, "could not look for due webhooks"),
         }
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
@@ -64,12 +64,12 @@ struct Sender {
     first_pause: Duration,
 }
 
-/// What a call came to.
+/// The outcome of a call.
 enum CallOutcome {
     Arrived,
-    /// Not now; perhaps later.
+    /// Failed; retry later.
     Failed(String),
-    /// Nobody wants it, or it may not be made.
+    /// The receiver does not want it, or the address is not allowed.
     Refused(String),
 }
 
@@ -89,17 +89,17 @@ impl Sender {
             CallOutcome::Failed(reason) if attempts + 1 < MOST_TRIES => {
                 let pause = pause(self.first_pause, attempts);
                 metrics::called("failed");
-                info!(%job, reason, again_s = pause.as_secs_f64(), "a call did not arrive");
+                info!(%job, reason, again_s = pause.as_secs_f64(), "a webhook call failed");
                 self.jobs.webhook_failed(id, &reason, Some(pause)).await
             }
             CallOutcome::Failed(reason) | CallOutcome::Refused(reason) => {
                 metrics::called("given_up");
-                warn!(%job, reason, tries = attempts + 1, "a call is given up");
+                warn!(%job, reason, tries = attempts + 1, "a webhook is given up");
                 self.jobs.webhook_failed(id, &reason, None).await
             }
         };
         if let Err(error) = written {
-            warn!(%job, %error, "what came of a call was not written; it is made again");
+            warn!(%job, %error, "could not save the outcome of a webhook call; it is sent again");
         }
     }
 
@@ -114,8 +114,8 @@ impl Sender {
         ];
         match self.policy.post(&call.url, &headers, &call.payload) {
             Ok(200..=299) => CallOutcome::Arrived,
-            Ok(410) => CallOutcome::Refused("its server answers 410: nobody wants it any more".to_owned()),
-            Ok(status) => CallOutcome::Failed(format!("its server answers {status}")),
+            Ok(410) => CallOutcome::Refused("its server responds with 410: it does not want more calls".to_owned()),
+            Ok(status) => CallOutcome::Failed(format!("its server responds with {status}")),
             Err(error @ (JobError::InputForbidden { .. } | JobError::InvalidRequest { .. })) => {
                 CallOutcome::Refused(error.to_string())
             }
@@ -124,7 +124,7 @@ impl Sender {
     }
 }
 
-/// After `attempts` tries and one more: five times as long each time.
+/// The pause after `attempts` failed calls: five times as long each time.
 fn pause(first: Duration, attempts: u32) -> Duration {
     first.saturating_mul(5u32.saturating_pow(attempts)).min(LONGEST_PAUSE)
 }

@@ -1,4 +1,4 @@
-//! The signature of a call.
+//! Signs webhooks.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ impl WebhookSecret {
     /// `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`.
     pub fn sign(&self, id: &str, timestamp: i64, body: &str) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0)
-            .unwrap_or_else(|error| unreachable!("a key of any length will do: {error}"));
+            .unwrap_or_else(|error| unreachable!("any key length works: {error}"));
         mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
         format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
     }

@@ -1,4 +1,4 @@
-//! The formats, and what they are called.
+//! The export formats and their names.
 
 use std::{fmt, path::Path, str::FromStr};
 
@@ -12,7 +12,7 @@ pub enum ExportFormat {
 impl ExportFormat {
     pub const ALL: [Self; 3] = [Self::Zip, Self::Ora, Self::Psd];
 
-    /// The name, which is also the ending of a file.
+    /// The name, which is also the file extension.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Zip => "zip",
@@ -29,7 +29,7 @@ impl ExportFormat {
         }
     }
 
-    /// The format that a file's name asks for by its ending.
+    /// The format by a file's extension.
     pub fn of_path(path: &Path) -> Option<Self> {
         path.extension()?.to_str()?.to_ascii_lowercase().parse().ok()
     }

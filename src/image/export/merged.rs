@@ -1,4 +1,4 @@
-//! The pixels of a stack: each layer's, and what the visible ones show together.
+//! The pixels of a stack: those of each layer, and the composite of the visible ones.
 
 use std::borrow::Cow;
 
@@ -13,21 +13,21 @@ use crate::{
 };
 
 pub(super) struct Merged {
-    /// One for each sheet, as stored: opacity is not applied.
+    /// One per sheet, as stored, without opacity.
     pub layers: Vec<RgbaImage>,
-    /// The visible sheets put together, on nothing.
+    /// The composite of the visible sheets, on a transparent background.
     pub whole: RgbaImage,
 }
 
 impl Merged {
     pub fn of(sheets: &[Sheet], limits: &Limits) -> Result<Self, JobError> {
         if sheets.is_empty() {
-            return Err(JobError::invalid("layers", "there is none to export; a stack has at least one"));
+            return Err(JobError::invalid("layers", "there are none to export; at least one is needed"));
         }
         let mut layers: Vec<RgbaImage> = Vec::with_capacity(sheets.len());
         for (index, sheet) in sheets.iter().enumerate() {
             if !(0.0..=1.0).contains(&sheet.opacity) {
-                let reason = format!("{} is not a number from 0 (unseen) to 1 (solid)", sheet.opacity);
+                let reason = format!("{} is not a number from 0 (invisible) to 1 (opaque)", sheet.opacity);
                 return Err(JobError::invalid(format!("layers[{index}].opacity"), reason));
             }
             let layer = decode(&sheet.file, &sheet.png, limits)?.pixels;
@@ -43,7 +43,7 @@ impl Merged {
         Ok(Self { layers, whole })
     }
 
-    /// Pixels, of every layer.
+    /// The size of every layer, in pixels.
     pub fn size(&self) -> (u32, u32) {
         self.whole.dimensions()
     }
@@ -54,8 +54,8 @@ fn other_size(sheet: &Sheet, layer: &RgbaImage, other: &Sheet, first: &RgbaImage
     JobError::InvalidImage {
         input: sheet.file.clone(),
         reason: format!(
-            "it is {width}x{height} pixels but {} is {first_width}x{first_height}; layers of one stack have one size \
-             (an edit with output_size \"source\" keeps it)",
+            "it is {width}x{height} pixels but {} is {first_width}x{first_height}; all layers must have the same \
+             size (an edit with output_size \"source\" keeps it)",
             other.file
         ),
     }

@@ -1,14 +1,14 @@
-//! A stack of layers as one file that other programs open: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP).
+//! Exports a stack of layers as one file: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP).
 //!
-//! What a person who opens the file sees:
-//! - Every layer of the result, by name, in its place, with its opacity, shown or hidden as asked.
-//! - What is *not* a layer: `layer-00.png`, the whole picture as the model regenerates it. It would lie over or under
-//!   everything and show nothing but itself. The file's merged picture, which viewers and thumbnails take, is the
-//!   visible layers put together. A ZIP holds `layer-00.png` beside the layers, with the manifest.
-//! - A layer that was edited stands in the place of the one it was made from; a ZIP holds both.
+//! The contents of the file:
+//! - Every layer of the result, with its name, position, opacity and visibility.
+//! - `layer-00.png`, the whole picture as the model regenerates it, is *not* a layer, because it would cover
+//!   everything. The file's merged picture, which viewers and thumbnails use, is the composite of the visible layers. A
+//!   ZIP also contains `layer-00.png` and the manifest.
+//! - An edited layer replaces the original one; a ZIP contains both.
 //!
-//! Formats take [`Stack`]: names, PNG bytes and numbers. Where those come from is somebody else's; [`Stack::of_result`]
-//! knows the files of a job.
+//! The formats take a [`Stack`] of names, PNG bytes and numbers. [`Stack::of_result`] makes one from the files of a
+//! job.
 
 mod format;
 mod merged;
@@ -28,10 +28,10 @@ use merged::Merged;
 use super::Limits;
 use crate::job::JobError;
 
-/// One layer as it stands in the stack.
+/// One layer of the stack.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sheet {
-    /// What people read in a list of layers; any text.
+    /// The layer's name in layer lists; any text.
     pub name: String,
     /// Its name in a ZIP, for instance `layer-01.png`.
     pub file: String,
@@ -43,8 +43,8 @@ pub struct Sheet {
 }
 
 impl Sheet {
-    /// The name without what cannot be shown: XML has no word for most control characters, and programs that read one
-    /// from a PSD write broken files of their own.
+    /// The name without control characters: XML cannot represent most of them, and programs that read one from a PSD
+    /// write broken files.
     fn shown_name(&self) -> String {
         let plain = |c: char| match c {
             c if c.is_control() => ' ',
@@ -55,33 +55,33 @@ impl Sheet {
     }
 }
 
-/// Layers of one size, back to front, and what else a ZIP of them holds.
+/// Layers of one size, back to front, and the other files for a ZIP.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stack {
     pub sheets: Vec<Sheet>,
-    /// Names and bytes of the other files of the result, the manifest among them.
+    /// The names and bytes of the result's other files, including the manifest.
     pub beside: Vec<(String, Vec<u8>)>,
 }
 
-/// Why a stack was not written.
+/// Why a stack could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The stack is no picture, or not one that the format can hold.
+    /// The stack is not a picture, or not one that the format supports.
     #[error(transparent)]
     Stack(#[from] JobError),
-    /// The place it was written to took no more.
+    /// Writing to the output failed.
     #[error(transparent)]
     Write(#[from] io::Error),
 }
 
 impl Stack {
-    /// Writes the stack and gives the writer back, flushed. Writers that are slow with small pieces want a buffer.
+    /// Writes the stack and returns the flushed writer. Use a buffer if small writes are slow.
     ///
-    /// The same stack gives the same bytes: nothing in them tells the time.
+    /// The same stack gives the same bytes, because they contain no time stamp.
     ///
     /// # Errors
-    /// [`ExportError::Stack`] for a stack without layers, layers of several sizes, bytes that are no picture within
-    /// `limits`, an opacity that is no number from 0 to 1, or a picture that the format cannot hold.
+    /// [`ExportError::Stack`] for a stack without layers, layers of several sizes, bytes that are not a picture within
+    /// `limits`, an opacity that is not between 0 and 1, or a picture that the format does not support.
     pub fn write<W: Write + Seek>(&self, format: ExportFormat, limits: &Limits, out: W) -> Result<W, ExportError> {
         let merged = Merged::of(&self.sheets, limits)?;
         let mut out = match format {

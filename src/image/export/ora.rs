@@ -1,6 +1,6 @@
 //! OpenRaster, the open exchange format of Krita, GIMP and MyPaint: a ZIP with a description in XML, a PNG for each
 //! layer, the merged picture and a thumbnail (<https://www.openraster.org/baseline/>).
-//! GIMP mixes such layers in linear light, which no attribute of the format forbids; in a PSD it mixes them as we do.
+//! GIMP blends such layers in linear light, which the format cannot prevent; in a PSD it blends them as we do.
 
 use std::{
     borrow::Cow,
@@ -19,13 +19,13 @@ use crate::image::encode_png;
 const THUMBNAIL: u32 = 256;
 const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// `mimetype` comes first and is stored, so that it can be recognised at a fixed place in the file.
+/// `mimetype` comes first and is not compressed, so that it is at a fixed position in the file.
 pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> Result<W, ExportError> {
     let mut archive = Archive::new(out);
     archive.add("mimetype", b"image/openraster")?;
     archive.add("stack.xml", description(stack, merged.size()).as_bytes())?;
     for (index, (sheet, layer)) in stack.sheets.iter().zip(&merged.layers).enumerate() {
-        // A folder may hold anything under a name that ends in .png.
+        // A folder may contain anything with a name that ends in .png.
         let png = match sheet.png.starts_with(PNG_SIGNATURE) {
             true => Cow::Borrowed(&sheet.png),
             false => Cow::Owned(encode_png(layer)?),
@@ -37,7 +37,7 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
     archive.finish()
 }
 
-/// `stack.xml`; the first layer in it is the one on top.
+/// `stack.xml`; its first layer is the topmost.
 fn description(stack: &Stack, (width, height): (u32, u32)) -> String {
     let mut xml = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
@@ -61,7 +61,7 @@ fn source(index: usize) -> String {
     format!("data/layer-{:02}.png", index + 1)
 }
 
-/// Text inside quotes.
+/// Escapes text for an attribute.
 fn attribute(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

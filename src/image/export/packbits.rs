@@ -1,10 +1,10 @@
-//! PackBits, the run-length code of TIFF and PSD: a count byte `n`, then either `n + 1` bytes as they are (0 to 127),
-//! or one byte that stands `257 - n` times (129 to 255).
+//! PackBits, the run-length code of TIFF and PSD: a count byte `n`, then either `n + 1` literal bytes (0 to 127), or
+//! one byte that is repeated `257 - n` times (129 to 255).
 
 /// The most bytes that one count covers.
 const LONGEST: usize = 128;
 
-/// Appends `row`, packed, and gives the number of bytes that it took.
+/// Appends the packed `row` and returns its size in bytes.
 pub(super) fn pack(row: &[u8], out: &mut Vec<u8>) -> usize {
     let before = out.len();
     let mut rest = row;
@@ -24,12 +24,12 @@ pub(super) fn pack(row: &[u8], out: &mut Vec<u8>) -> usize {
     out.len() - before
 }
 
-/// How many of the first bytes are the same.
+/// The length of the first run.
 fn run(bytes: &[u8]) -> usize {
     bytes.iter().take(LONGEST).take_while(|byte| **byte == bytes[0]).count()
 }
 
-/// How many bytes come before the next three of a kind; two would not pay for the count of the literal after them.
+/// The number of bytes before the next run of three; a run of two would not save the count byte of the next literal.
 fn literal(bytes: &[u8]) -> usize {
     let end = bytes.windows(3).position(|three| three[0] == three[1] && three[1] == three[2]);
     end.unwrap_or(bytes.len()).clamp(1, LONGEST)

@@ -1,8 +1,8 @@
-//! PSD, version 1, after Adobe's "Photoshop File Formats Specification": 8-bit RGB, sRGB, a layer of four channels for
-//! each sheet, and the merged picture. All numbers are big-endian.
+//! PSD, version 1, after Adobe's "Photoshop File Formats Specification": 8-bit RGB, sRGB, one layer with four channels
+//! per sheet, and the merged picture. All numbers are big-endian.
 //!
-//! A layer is stored without its transparent border, as Photoshop does it, so the colour under that border is not in
-//! the file; a layer with nothing on it has no pixels at all. Colour under transparent pixels inside is kept.
+//! A layer is stored without its transparent border, as in Photoshop, so the color under that border is not in the
+//! file; an empty layer has no pixels at all. The color of transparent pixels inside is kept.
 
 use std::io::{Seek, SeekFrom, Write};
 
@@ -13,22 +13,22 @@ use qwen_image::image_processor::on_white;
 
 use crate::job::JobError;
 
-/// Pixels, of either side; the version of the format for larger ones (PSB) is another one.
+/// The maximum side in pixels; larger pictures need a different version of the format (PSB).
 const LONGEST_SIDE: u32 = 30_000;
 const RLE: u16 = 1;
 const RAW: u16 = 0;
 /// The number of the alpha channel; red, green and blue are 0 to 2.
 const ALPHA: i16 = -1;
-/// Channel numbers in the order in which they are stored, and where they are in an RGBA pixel.
+/// Channel numbers in their stored order, and their positions in an RGBA pixel.
 const CHANNELS: [(i16, usize); 4] = [(ALPHA, 3), (0, 0), (1, 1), (2, 2)];
 const HIDDEN: u8 = 1 << 1;
-/// Says that the bits above are those of Photoshop 5 and later.
+/// Marks the bits above as those of Photoshop 5 and later.
 const MODERN: u8 = 1 << 3;
 
 pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> Result<W, ExportError> {
     let (width, height) = merged.size();
     if width > LONGEST_SIDE || height > LONGEST_SIDE {
-        return Err(too_large(&format!("{width}x{height} pixels; a PSD has at most {LONGEST_SIDE} on a side")));
+        return Err(too_large(&format!("{width}x{height} pixels; a PSD has at most {LONGEST_SIDE} per side")));
     }
     let opaque = merged.whole.pixels().all(|pixel| pixel.0[3] == 255);
     let mut file = Writer { out };
@@ -43,7 +43,7 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
     Ok(file.out)
 }
 
-/// The part of a layer that is not transparent, in pixels; the ends are one past the last.
+/// The bounds of a layer's non-transparent part, in pixels; the ends are exclusive.
 #[derive(Clone, Copy, Default)]
 struct Bounds {
     left: u32,
@@ -74,7 +74,7 @@ impl Bounds {
     }
 }
 
-/// A length that is written when what it counts has been.
+/// A length field that is filled in after its contents are written.
 struct Open {
     at: u64,
 }
@@ -96,12 +96,12 @@ impl<W: Write + Seek> Writer<W> {
         self.u16(RGB)
     }
 
-    /// Print size, colour profile, and that the merged picture is a real one.
+    /// The print size, the color profile, and a flag that the merged picture is valid.
     fn resources(&mut self) -> Result<(), ExportError> {
         const RESOLUTION: u16 = 1005;
         const ICC_PROFILE: u16 = 1039;
         const VERSION: u16 = 1057;
-        // 72 pixels an inch as 16.16, its unit (1: an inch) and the unit that widths are shown in (2: cm), twice.
+        // 72 pixels per inch as 16.16, its unit (1: inch) and the display unit of widths (2: cm), twice.
         let dpi = [0, 72, 0, 0, 0, 1, 0, 2];
         let all = self.open()?;
         self.resource(RESOLUTION, &[dpi, dpi].concat())?;
@@ -122,13 +122,13 @@ impl<W: Write + Seek> Writer<W> {
         self.bytes(&[0][..data.len() % 2])
     }
 
-    /// First a record for every layer, then the pixels of all, the rearmost first.
+    /// First a record for every layer, then the pixels of all layers, rearmost first.
     fn layers(&mut self, stack: &Stack, merged: &Merged, opaque: bool) -> Result<(), ExportError> {
         let Ok(count) = i16::try_from(stack.sheets.len()) else {
             return Err(too_large(&format!("{} layers; a PSD has at most {}", stack.sheets.len(), i16::MAX)));
         };
         let all = self.open()?;
-        // A negative count says that the fourth channel of the merged picture is its transparency.
+        // A negative count means that the fourth channel of the merged picture is its transparency.
         self.i16(if opaque { count } else { -count })?;
         let mut records = Vec::new();
         for (sheet, layer) in stack.sheets.iter().zip(&merged.layers) {
@@ -145,7 +145,7 @@ impl<W: Write + Seek> Writer<W> {
         self.close(all, 2)
     }
 
-    /// Everything about a layer but its pixels; gives the places for the lengths of its channels.
+    /// Writes everything about a layer except its pixels; returns the positions of its channel lengths.
     fn record(&mut self, sheet: &Sheet, bounds: Bounds) -> Result<Vec<Open>, ExportError> {
         for side in [bounds.top, bounds.left, bounds.bottom, bounds.right] {
             self.u32(side)?;
@@ -173,7 +173,7 @@ impl<W: Write + Seek> Writer<W> {
         Ok(lengths)
     }
 
-    /// What programs show that do not read layers. Transparent places are blended with white, as Photoshop does it.
+    /// The picture for programs that do not read layers. Transparent pixels are blended with white, as in Photoshop.
     fn merged_picture(&mut self, whole: &RgbaImage, opaque: bool) -> Result<(), ExportError> {
         let colours = on_white(whole);
         let (mut counts, mut rows) = (Vec::new(), Vec::new());
@@ -209,14 +209,14 @@ impl<W: Write + Seek> Writer<W> {
         self.bytes(&value.to_be_bytes())
     }
 
-    /// Leaves room for a length.
+    /// Reserves space for a length.
     fn open(&mut self) -> Result<Open, ExportError> {
         let at = self.out.stream_position()?;
         self.u32(0)?;
         Ok(Open { at })
     }
 
-    /// Pads what came after `open` to a multiple of `to` bytes and writes its length, the padding included.
+    /// Pads the data since `open` to a multiple of `to` bytes and writes its length, including the padding.
     fn close(&mut self, open: Open, to: usize) -> Result<(), ExportError> {
         let written = (self.out.stream_position()? - open.at - 4) as usize;
         let padded = written.next_multiple_of(to);
@@ -233,7 +233,7 @@ impl<W: Write + Seek> Writer<W> {
     }
 }
 
-/// One channel of a layer: the way it is stored, the packed length of every row, the rows.
+/// Writes one channel of a layer: its compression, the packed length of every row, the rows.
 fn channel(layer: &RgbaImage, bounds: Bounds, offset: usize) -> Vec<u8> {
     if bounds.is_empty() {
         return RAW.to_be_bytes().to_vec();
@@ -247,14 +247,15 @@ fn channel(layer: &RgbaImage, bounds: Bounds, offset: usize) -> Vec<u8> {
     [&RLE.to_be_bytes(), counts.as_slice(), rows.as_slice()].concat()
 }
 
-/// A packed row of the longest side fits its count of 16 bits: it takes at most a 128th more.
+/// The length of a packed row fits into 16 bits even for the maximum side, because packing adds at most 1/128.
 fn add_row(row: impl Iterator<Item = u8>, counts: &mut Vec<u8>, rows: &mut Vec<u8>) {
     let plain: Vec<u8> = row.collect();
     let packed = pack(&plain, rows) as u16;
     counts.extend(packed.to_be_bytes());
 }
 
-/// The name for programs from before Unicode: at most 31 characters of ASCII, its length first, padded to fours.
+/// The name for programs without Unicode: at most 31 ASCII characters, prefixed with the length, padded to a multiple
+/// of four.
 fn short_name(name: &str) -> Vec<u8> {
     let plain = |c: char| if c.is_ascii() { c as u8 } else { b'?' };
     let mut bytes = vec![0];
@@ -264,7 +265,7 @@ fn short_name(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// UTF-16, the number of its units first.
+/// UTF-16, prefixed with the number of its units.
 fn utf16(text: &str) -> Vec<u8> {
     let units: Vec<u16> = text.encode_utf16().collect();
     let mut bytes = (units.len() as u32).to_be_bytes().to_vec();

@@ -1,5 +1,5 @@
-//! The ICC profile that says sRGB. moxcms writes its own white point, a matrix that is no adaptation, and the current
-//! time; they are replaced by what ICC.1 (version 4) wants: D50, the adaptation from D65 to it, and a fixed date.
+//! The ICC profile for sRGB. moxcms writes its own white point, a matrix that is not an adaptation, and the current
+//! time; they are replaced by what ICC.1 (version 4) requires: D50, the adaptation from D65 to it, and a fixed date.
 
 use std::ops::Range;
 
@@ -12,13 +12,13 @@ const D50: Xyz = Xyz { x: 0.9642, y: 1.0, z: 0.8249 };
 
 /// Year, month, day, hour, minute, second in the header, two bytes each.
 const WRITTEN: Range<usize> = 24..36;
-/// The day on which the standard was published; the same picture gives the same file.
+/// The publication date of the standard, so that the same picture gives the same file.
 const PUBLISHED: [u16; 6] = [1999, 10, 18, 0, 0, 0];
-/// The illuminant in the header, three numbers of 16.16 bits, which the standard prescribes to the bit.
+/// The illuminant in the header, three numbers of 16.16 bits, which the standard prescribes exactly.
 const ILLUMINANT: Range<usize> = 68..80;
 const D50_BITS: [u32; 3] = [0xF6D6, 0x1_0000, 0xD32D];
 
-/// None when the library cannot write it.
+/// None if the library cannot write it.
 pub(super) fn profile() -> Option<Vec<u8>> {
     let mut profile = ColorProfile::new_srgb();
     profile.media_white_point = Some(Xyzd { x: f64::from(D50.x), y: f64::from(D50.y), z: f64::from(D50.z) });

@@ -1,20 +1,21 @@
 //! A writer that never fails before its end.
 //!
-//! The ZIP writer, dropped after an error, tries to finish the archive and prints to stderr that it could not. So it
-//! does not hear of the error: this keeps the first one, lets everything after it go nowhere, and tells it at last.
+//! If the ZIP writer is dropped after an error, it tries to finish the archive and prints to stderr that it could not.
+//! So this writer hides errors from it: it keeps the first one, discards everything after it, and returns the error at
+//! the end.
 
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 
 pub(super) struct Steady<W> {
     out: W,
-    /// Where the next byte goes, or would go.
+    /// The position of the next byte.
     at: u64,
     end: u64,
     error: Option<io::Error>,
 }
 
 impl<W: Write + Seek> Steady<W> {
-    /// `out` is at its beginning.
+    /// `out` must be at its start.
     pub fn new(out: W) -> Self {
         Self { out, at: 0, end: 0, error: None }
     }

@@ -1,5 +1,5 @@
-//! ZIP: the files of the result under their own names, bit for bit, and two more: `composite.png`, the visible layers
-//! put together, and `stack.json`, the layers back to front with name, opacity and whether they are shown.
+//! ZIP: the unchanged files of the result under their own names, and two more: `composite.png`, the composite of the
+//! visible layers, and `stack.json`, the layers back to front with name, opacity and visibility.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use crate::{image::encode_png, job::JobError};
 const COMPOSITE: &str = "composite.png";
 const STACK: &str = "stack.json";
 
-/// A line of `stack.json`.
+/// An entry of `stack.json`.
 #[derive(Serialize)]
 struct Listed<'a> {
     file: &'a str,
@@ -31,12 +31,12 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
         archive.add(file, &sheet.png)?;
     }
     for (name, bytes) in &stack.beside {
-        // A layer that lies here under the same name is the one that the caller meant.
+        // A layer with the same name is the one that the caller meant.
         if !files.contains(name) && name != COMPOSITE && name != STACK {
             archive.add(name, bytes)?;
         }
     }
-    // One layer is its own composite.
+    // A single layer is its own composite.
     if stack.sheets.len() > 1 {
         archive.add(COMPOSITE, &encode_png(&merged.whole)?)?;
     }
@@ -51,8 +51,8 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
     archive.finish()
 }
 
-/// The sheets' file names, with a number where two are the same, as when edits of several jobs are put together, or
-/// where one is a name that this module gives.
+/// The sheets' file names, with a number if two are the same, as for edits of several jobs, or if one is a name that
+/// this module uses.
 fn distinct(stack: &Stack) -> Vec<String> {
     let ours = if stack.sheets.len() > 1 { vec![COMPOSITE, STACK] } else { vec![STACK] };
     let mut taken: BTreeSet<String> = ours.into_iter().map(str::to_owned).collect();
@@ -70,7 +70,7 @@ fn distinct(stack: &Stack) -> Vec<String> {
     names
 }
 
-/// An archive of files that are stored as they are: PNGs do not get smaller.
+/// An archive without compression, because PNGs do not get smaller.
 pub(super) struct Archive<W: Write + Seek>(ZipWriter<Steady<W>>);
 
 impl<W: Write + Seek> Archive<W> {

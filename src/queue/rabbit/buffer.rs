@@ -1,4 +1,4 @@
-//! Deliveries that wait for their turn, and whose turn it is.
+//! Waiting deliveries, and the choice of the next one.
 
 use std::{
     collections::VecDeque,
@@ -35,8 +35,8 @@ impl<T> Buffer<T> {
         }
     }
 
-    /// The first of the preferred kind, unless the first of another has waited for longer than `most`. Without a
-    /// preference, or with nothing of that kind: higher priority first, then whoever came first.
+    /// The first one of the preferred kind, unless the first one of another kind has waited longer than `most`. Without
+    /// a preference, or with none of that kind: by priority, then by arrival.
     pub(super) fn pop(&mut self, prefer: Option<JobKind>, most: Duration, now: Instant) -> Option<T> {
         let first = |(kind, waiting): &(JobKind, VecDeque<Waiting<T>>)| {
             waiting.front().map(|waiting| (*kind, waiting.priority, waiting.since))
@@ -52,7 +52,7 @@ impl<T> Buffer<T> {
         self.lanes.iter_mut().find(|(lane, _)| lane == kind)?.1.pop_front().map(|waiting| waiting.item)
     }
 
-    /// Takes out what is not to be kept.
+    /// Removes the deliveries that are not to be kept.
     pub(super) fn take_unless(&mut self, keep: impl Fn(&T) -> bool) -> Vec<T> {
         let mut taken = Vec::new();
         for (_, waiting) in &mut self.lanes {

@@ -1,4 +1,4 @@
-//! Opening a connection, and saying what for.
+//! Opens connections with a purpose that the broker shows.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use lapin::{
 use super::errors::{broken, connecting};
 use crate::job::JobError;
 
-/// Where the broker is, and who we say we are.
+/// The broker's address, and our name.
 #[derive(Clone)]
 pub(super) struct Connector {
     uri: AMQPUri,
@@ -22,19 +22,20 @@ impl Connector {
     /// `url` is the setting `queue.url`.
     pub(super) fn new(url: &str, name: &str, timeout: Duration, heartbeat: Duration) -> Result<Self, JobError> {
         let wrong = |reason: &str| {
-            JobError::invalid("queue.url", format!("{reason}; it is like amqp://user:password@host:5672/vhost"))
+            JobError::invalid("queue.url", format!("{reason}; write amqp://user:password@host:5672/vhost"))
         };
         if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
-            return Err(wrong("does not begin with amqp:// or amqps://"));
+            return Err(wrong("does not start with amqp:// or amqps://"));
         }
         let mut uri: AMQPUri = url.parse().map_err(|reason: String| {
-            // Never the whole address again: it may have a password.
+            // Never show the whole address, because it may contain a password.
             if reason.contains("://") { wrong("is not an address") } else { wrong(&reason) }
         })?;
         if let Some(address) = ipv6_host(url) {
             uri.authority.host = address.to_owned();
         }
-        // The specification takes `amqp://host/` for a virtual host without a name; everybody means the default one.
+        // By the specification, `amqp://host/` is a virtual host with an empty name, but everyone means the default
+        // one.
         if uri.vhost.is_empty() {
             uri.vhost = "/".to_owned();
         }
@@ -43,7 +44,7 @@ impl Connector {
         Ok(Self { uri, name: name.to_owned(), timeout })
     }
 
-    /// A connection for one `purpose`, which the broker's own tools show beside our name.
+    /// A connection for one `purpose`, which the broker's tools show next to our name.
     pub(super) async fn connect(&self, purpose: &str) -> Result<Connection, JobError> {
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("acetate {} ({purpose})", self.name).into())
@@ -52,7 +53,7 @@ impl Connector {
         match tokio::time::timeout(self.timeout, Connection::connect_uri(self.uri.clone(), properties)).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(connecting(&self.place(), error)),
-            Err(_) => Err(broken(format!("{} did not answer within {:?}", self.place(), self.timeout))),
+            Err(_) => Err(broken(format!("{} did not respond within {:?}", self.place(), self.timeout))),
         }
     }
 
@@ -63,13 +64,13 @@ impl Connector {
         format!("RabbitMQ at {}:{}{tls}, virtual host {vhost}", authority.host, authority.port)
     }
 
-    /// The longest that one answer of the broker may take.
+    /// The maximum time for one response from the broker.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 }
 
-/// lapin's parser takes only names and IPv4 addresses for hosts, and silently the local one for others.
+/// lapin's parser accepts only names and IPv4 addresses as hosts, and silently uses the local host for others.
 fn ipv6_host(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;

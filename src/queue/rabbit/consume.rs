@@ -1,4 +1,4 @@
-//! Consuming: one task that keeps a connection with a channel for each kind, over every loss.
+//! Consuming: one task that keeps a connection with one channel per kind, and reconnects after every loss.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -40,7 +40,7 @@ pub(in crate::queue) struct RabbitConsumer {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the task and the consumer share.
+/// The state shared by the task and the consumer.
 #[derive(Debug)]
 struct Feed {
     core: Arc<Core>,
@@ -86,7 +86,7 @@ impl RabbitConsumer {
         if let Some(task) = task
             && timeout(patience, task).await.is_err()
         {
-            debug!("the broker did not take all waiting messages back; it does when the connection ends");
+            debug!("the broker has not taken back all waiting messages; it will when the connection ends");
         }
     }
 }
@@ -104,7 +104,7 @@ impl Feed {
             let Err(error) = self.session(&mut pauses).await else { break };
             let wait = pauses.next_pause();
             self.core.links.consume_down(&error);
-            warn!(retry_in_s = wait.as_secs_f64(), "no jobs come in: {error}");
+            warn!(retry_in_s = wait.as_secs_f64(), "not receiving jobs: {error}");
             tokio::select! { () = sleep(wait) => {}, () = self.closing.cancelled() => {} }
         }
         let waiting = self.lock().take_unless(|_| false);
@@ -114,7 +114,7 @@ impl Feed {
         self.core.links.consume_closed();
     }
 
-    /// From a new connection to its end. `Ok` when the consumer was closed.
+    /// Runs one connection until it ends. `Ok` if the consumer was closed.
     async fn session(&self, pauses: &mut Pauses) -> Result<(), JobError> {
         let connector = &self.core.connector;
         let connection = tokio::select! {
@@ -124,12 +124,12 @@ impl Feed {
         topology::declare(connector, &connection, &self.core.options).await?;
         self.core.links.consume_up(connection.status().clone());
         pauses.reset();
-        info!("taking jobs from {}", connector.place());
+        info!("receiving jobs from {}", connector.place());
         try_join_all(self.options.kinds.iter().map(|kind| self.lane(&connection, *kind))).await?;
         Ok(())
     }
 
-    /// One kind of job for as long as the connection lives. A channel that the broker ends takes no other with it.
+    /// Consumes one kind of job while the connection lives. If the broker closes its channel, the others continue.
     async fn lane(&self, connection: &Connection, kind: JobKind) -> Result<(), JobError> {
         let mut pauses = pauses();
         loop {
@@ -142,13 +142,13 @@ impl Feed {
             }
             let wait = pauses.next_pause();
             self.core.links.failed(&error);
-            warn!(retry_in_s = wait.as_secs_f64(), "no {kind} jobs come in: {error}");
+            warn!(retry_in_s = wait.as_secs_f64(), "not receiving {kind} jobs: {error}");
             tokio::select! { () = sleep(wait) => {}, () = self.closing.cancelled() => return Ok(()) }
             topology::declare(&self.core.connector, connection, &self.core.options).await?;
         }
     }
 
-    /// From a new channel to its end. `Ok` when the consumer was closed.
+    /// Runs one channel until it ends. `Ok` if the consumer was closed.
     async fn channel(&self, connection: &Connection, kind: JobKind) -> Result<(), JobError> {
         let queue = queue_of(kind);
         let ended = |why: &str| broken(format!("{}, the queue {queue}: {why}", self.core.connector.place()));
@@ -187,7 +187,7 @@ impl Feed {
         }
     }
 
-    /// The broker sends no more; what it has sent before still comes out of the stream, and then its end.
+    /// The broker sends no more messages; the stream still yields those already sent, and then ends.
     async fn cancel(&self, channel: &Channel, tag: &str) -> bool {
         let cancel = channel.basic_cancel(tag.into(), BasicCancelOptions::default());
         matches!(timeout(self.core.options.connect_timeout, cancel).await, Ok(Ok(())))
@@ -204,7 +204,7 @@ impl Feed {
 
     fn take(&self, prefer: Option<JobKind>) -> Option<Handle> {
         let mut buffer = self.lock();
-        // The broker has taken these back with their channel.
+        // The broker took these back when their channel closed.
         drop(buffer.take_unless(Handle::is_usable));
         buffer.pop(prefer, self.options.affinity, Instant::now())
     }

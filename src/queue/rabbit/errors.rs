@@ -1,4 +1,4 @@
-//! What lapin says, as errors of ours. None of them carries a password.
+//! Maps lapin's errors to ours. None of them contains a password.
 
 use lapin::{
     Error, ErrorKind,
@@ -11,7 +11,7 @@ pub(super) fn broken(reason: impl Into<String>) -> JobError {
     JobError::queue(reason.into())
 }
 
-/// While connecting to `place`: what the broker refuses will be refused again, everything else may pass.
+/// An error while connecting to `place`: a refusal is permanent, everything else is temporary.
 pub(super) fn connecting(place: &str, error: Error) -> JobError {
     let ErrorKind::ProtocolError(refused) = error.kind() else {
         return broken(format!("{place} cannot be reached: {}", reason(&error))).caused_by(error);
@@ -23,13 +23,13 @@ pub(super) fn connecting(place: &str, error: Error) -> JobError {
         }
         AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => JobError::invalid(
             "queue.url",
-            format!("{place} does not let this user into this virtual host, or it does not exist ({text})"),
+            format!("{place} refuses this user access to the virtual host, or it does not exist ({text})"),
         ),
-        _ => broken(format!("{place} ended the connection: {text}")).caused_by(error),
+        _ => broken(format!("{place} closed the connection: {text}")).caused_by(error),
     }
 }
 
-/// The broker's text where it gave one, else lapin's.
+/// The broker's message if there is one, otherwise lapin's.
 pub(super) fn reason(error: &Error) -> String {
     match error.kind() {
         ErrorKind::ProtocolError(error) => error.get_message().to_string(),
@@ -38,7 +38,7 @@ pub(super) fn reason(error: &Error) -> String {
     }
 }
 
-/// Whether an exchange or queue exists with other properties than those asked for.
+/// Whether an exchange or queue exists with other properties than requested.
 pub(super) fn differs(error: &Error) -> bool {
     is_soft(error, &AMQPSoftError::PRECONDITIONFAILED)
 }

@@ -1,4 +1,4 @@
-//! One message that the broker waits to hear about.
+//! One unacknowledged message.
 
 use std::{fmt, time::Duration};
 
@@ -18,15 +18,16 @@ use super::{
 };
 use crate::job::{ErrorRecord, JobError, JobKind};
 
-/// Before a message comes back that could not be put aside, so that a broker in trouble is not asked in a tight loop.
+/// The pause before a message is returned that could not be dead-lettered, so that there is no tight loop with a
+/// failing broker.
 const PAUSE: Duration = Duration::from_secs(1);
 /// All headers of a message share one frame.
 const LONGEST_REASON: usize = 4096;
-/// The broker is told and does not answer; only a full socket takes time.
+/// The broker does not reply to this; only a full socket takes time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(in crate::queue) struct Handle {
-    /// Absent once the broker has been told.
+    /// Absent once the broker was notified.
     open: Option<Open>,
     kind: JobKind,
     redelivered: bool,
@@ -34,10 +35,10 @@ pub(in crate::queue) struct Handle {
     body: Vec<u8>,
 }
 
-/// What an answer needs.
+/// The data needed to acknowledge.
 struct Open {
     acker: lapin::Acker,
-    /// Only an open channel can answer, and it is open as long as somebody holds it.
+    /// Only an open channel can acknowledge, and it stays open while it is held.
     channel: Channel,
     publisher: Publisher,
 }
@@ -81,7 +82,7 @@ impl Handle {
         self.properties.priority().unwrap_or_default()
     }
 
-    /// Whether the broker still waits for our answer; it does not once the channel is gone.
+    /// Whether the message can still be acknowledged; it cannot once the channel is closed.
     pub(super) fn is_usable(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.acker.usable())
     }
@@ -98,8 +99,8 @@ impl Handle {
         }
     }
 
-    /// Published anew with the reason in its headers, and acknowledged when that has been confirmed: a crash between
-    /// the two doubles the message and does not lose it.
+    /// Published again with the reason in its headers, and acknowledged when that is confirmed: a crash in between
+    /// duplicates the message but does not lose it.
     pub(in crate::queue) async fn dead_letter(mut self, reason: &ErrorRecord) -> Result<(), JobError> {
         let Some(open) = &self.open else { return Ok(()) };
         let message = Outgoing {
@@ -133,7 +134,7 @@ impl Handle {
         }
     }
 
-    /// The properties that the sender chose, as far as they are about the message and not about its delivery.
+    /// The sender's properties that describe the message, not its delivery.
     fn with_reason(&self, reason: &ErrorRecord) -> BasicProperties {
         let sent = &self.properties;
         let mut headers = sent.headers().clone().unwrap_or_default();
@@ -166,12 +167,12 @@ fn shortened(text: &str) -> &str {
 
 impl Open {
     async fn ack(self) {
-        // Nothing is lost by an answer that does not arrive: the broker delivers the message again.
+        // Nothing is lost if the acknowledgment does not arrive: the broker redelivers the message.
         match timeout(PATIENCE, self.acker.ack(BasicAckOptions::default())).await {
             Ok(Ok(true)) => {}
-            Ok(Ok(false)) => debug!("not acknowledged: the channel is gone, the message comes again"),
-            Ok(Err(error)) => debug!(%error, "not acknowledged, the message comes again"),
-            Err(_) => debug!("not acknowledged: the socket is stuck, the message comes again"),
+            Ok(Ok(false)) => debug!("not acknowledged: the channel is closed, the message is redelivered"),
+            Ok(Err(error)) => debug!(%error, "not acknowledged, the message is redelivered"),
+            Err(_) => debug!("not acknowledged: the socket is stuck, the message is redelivered"),
         }
         drop(self.channel);
     }
@@ -179,7 +180,7 @@ impl Open {
     async fn give_back(self) {
         let requeue = BasicNackOptions { requeue: true, multiple: false };
         if !matches!(timeout(PATIENCE, self.acker.nack(requeue)).await, Ok(Ok(true))) {
-            debug!("not given back: the channel is gone, and the message with it");
+            debug!("not given back: the channel is closed, so the message is redelivered");
         }
         drop(self.channel);
     }

@@ -1,4 +1,4 @@
-//! Which connections are up, for whoever asks whether this process can work.
+//! The state of the connections, for health checks.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -10,7 +10,7 @@ use lapin::ConnectionStatus;
 
 use crate::{job::JobError, queue::Health};
 
-/// Between two attempts to bring the connection that publishes back for whoever asks about it.
+/// The pause between two attempts of a health check to reopen the publishing connection.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -20,13 +20,13 @@ pub(super) struct Links(Mutex<State>);
 struct State {
     publish: Link,
     consume: Link,
-    /// When the connection that publishes was last tried again.
+    /// When the publishing connection was last retried.
     revived: Option<Instant>,
-    /// Kinds that a consumer was asked for, and those of them that are being delivered.
+    /// The requested kinds, and those being delivered.
     wanted: usize,
     live: usize,
     last_error: Option<String>,
-    /// What was last seen, and since when.
+    /// The last state, and since when.
     seen: Option<(bool, bool, Timestamp)>,
 }
 
@@ -64,7 +64,7 @@ impl Links {
         self.change(|state| state.publish = Link::Unused);
     }
 
-    /// Whether the connection that publishes is down and it is time to try again; true once in [`PAUSE`].
+    /// Whether the publishing connection is down and it is time to retry; true once in [`PAUSE`].
     pub(super) fn shall_revive(&self) -> bool {
         let mut state = self.lock();
         let due = state.revived.is_none_or(|last| last.elapsed() >= PAUSE);
@@ -100,7 +100,7 @@ impl Links {
         });
     }
 
-    /// One more kind is being delivered, until the guard is dropped.
+    /// Counts one more kind as being delivered until the guard is dropped.
     pub(super) fn lane_up(&self) -> LaneUp<'_> {
         self.change(|state| state.live += 1);
         LaneUp(self)

@@ -1,8 +1,8 @@
-//! RabbitMQ: quorum queues for the jobs, publisher confirms, and a reconnect loop of our own.
+//! RabbitMQ: quorum queues for the jobs, publisher confirms, and our own reconnect loop.
 //!
-//! There is one connection to publish and one to consume, because a broker that runs out of memory stops reading from
-//! connections that publish, and acknowledgements must still get through. lapin's automatic recovery stays off: after a
-//! lost connection nothing of the old one is worth keeping, since every delivery comes again.
+//! There are separate connections for publishing and consuming, because a broker that runs out of memory stops reading
+//! from publishing connections, and acknowledgments must still get through. lapin's automatic recovery stays off: after
+//! a lost connection nothing of it is worth keeping, because every delivery is redelivered.
 
 mod buffer;
 mod connect;
@@ -38,29 +38,29 @@ fn pauses() -> Pauses {
     Pauses::new(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
-/// How to reach RabbitMQ, and how long to wait for it.
+/// RabbitMQ's address and the timeouts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RabbitOptions {
-    /// What the broker's tools show for our connections, for instance `worker host:pid`.
+    /// Our name in the broker's tools, for instance `worker host:pid`.
     pub name: String,
     /// How long a delivery may stay unacknowledged: longer than any job takes.
     pub consumer_timeout: Duration,
-    /// For opening a connection, and for each answer of the broker that is not about a message.
+    /// The timeout for opening a connection, and for each of the broker's responses that is not about a message.
     pub connect_timeout: Duration,
-    /// A worker that is silent for twice as long has lost its messages to others. Whole seconds, at least one.
+    /// If a worker is silent for twice this time, its messages go to others. Whole seconds, at least one.
     pub heartbeat: Duration,
-    /// For the broker's word that it has a message.
+    /// The timeout for the broker's confirmation of a message.
     pub publish_timeout: Duration,
 }
 
-/// A broker; nothing is connected before it is needed. Clones share the connection that publishes.
+/// A broker; connections are opened when needed. Clones share the publishing connection.
 #[derive(Debug, Clone)]
 pub struct RabbitQueue {
     core: Arc<Core>,
     publisher: Publisher,
 }
 
-/// What all parts of a [`RabbitQueue`] go by.
+/// The state shared by all parts of a [`RabbitQueue`].
 #[derive(Debug)]
 struct Core {
     connector: Connector,

@@ -1,4 +1,4 @@
-//! Messages on their way out.
+//! Outgoing messages.
 
 use lapin::{
     BasicProperties,
@@ -18,7 +18,7 @@ const PERSISTENT: u8 = 2;
 pub(super) struct Outgoing<'a> {
     pub(super) exchange: &'static str,
     pub(super) key: &'a str,
-    /// A message that no queue takes is an error. It is told from others by its `message_id`, which must be there.
+    /// It is an error if no queue takes the message. The required `message_id` identifies it.
     pub(super) mandatory: bool,
     pub(super) body: &'a [u8],
     pub(super) properties: BasicProperties,
@@ -40,7 +40,7 @@ impl<'a> Outgoing<'a> {
         Self { exchange: JOBS, key: dispatch.kind.as_str(), mandatory: true, body: &dispatch.body, properties }
     }
 
-    /// An event's name is its routing key, and those are short.
+    /// An event's name is its routing key, which has a limited length.
     pub(super) fn event(event: &'a Event) -> Result<Self, JobError> {
         let name = ShortString::try_new(&event.name).map_err(|error| JobError::invalid("event", error.to_string()))?;
         let properties =

@@ -1,4 +1,4 @@
-//! Publishing: nothing counts as published before the broker has said so.
+//! Publishing: nothing counts as published before the broker confirms it.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -24,15 +24,15 @@ use crate::{
     queue::{Dispatch, Event},
 };
 
-/// The connection that publishes. Opened when it is first needed, and again when it was lost.
+/// The publishing connection. Opened on first use, and again after it was lost.
 #[derive(Debug, Clone)]
 pub(in crate::queue) struct Publisher {
     core: Arc<Core>,
     connection: Arc<Mutex<Option<Connection>>>,
-    /// Messages that must arrive in a queue. A lane is locked while a batch is on its way, so that what the broker
-    /// returns can be told apart.
+    /// Messages that must arrive in a queue. A lane is locked while a batch is in flight, so that returned messages can
+    /// be identified.
     jobs: Arc<Mutex<Option<Channel>>>,
-    /// Messages that may find nobody listening.
+    /// Messages that need no listener.
     events: Arc<Mutex<Option<Channel>>>,
 }
 
@@ -57,16 +57,16 @@ impl Publisher {
         self.batch(&self.jobs, &[message]).await.remove(0)
     }
 
-    /// Makes sure that there is a connection, and everything on it.
+    /// Ensures that there is a connection with its channels.
     pub(super) async fn connect(&self) -> Result<(), JobError> {
         self.with_connection(async |_| Ok(())).await
     }
 
-    /// Tries a lost connection again when nobody publishes, so that it is noticed when the broker is back.
+    /// Reopens a lost connection when nothing is published, to notice when the broker is back.
     pub(super) fn revive(&self) {
         if let (true, Ok(runtime)) = (self.core.links.shall_revive(), tokio::runtime::Handle::try_current()) {
             let publisher = self.clone();
-            // Where it fails, the links know, and whoever asks next tries again.
+            // If it fails, the links record it, and the next check retries.
             runtime.spawn(async move { publisher.connect().await });
         }
     }
@@ -77,20 +77,20 @@ impl Publisher {
         if let Some(connection) = self.connection.lock().await.take() {
             let closed = connection.close(200, "OK".into());
             if !matches!(timeout(self.core.options.connect_timeout, closed).await, Ok(Ok(()))) {
-                debug!("the connection that publishes did not end in order");
+                debug!("the publishing connection was not closed cleanly");
             }
         }
         self.core.links.publish_closed();
     }
 
-    /// Publishes all, then waits for the broker's word on each.
+    /// Publishes all messages, then waits for the confirmation of each.
     async fn batch(&self, lane: &Mutex<Option<Channel>>, messages: &[Outgoing<'_>]) -> Vec<Result<(), JobError>> {
         if messages.is_empty() {
             return Vec::new();
         }
         let mut lane = lane.lock().await;
-        // Put back only when all is settled: what may still come in on the channel of a batch that failed, or that
-        // nobody waits for any more, belongs to messages that were given up.
+        // Put back only after all confirmations: later confirmations on the channel of a failed or abandoned batch
+        // would belong to messages that were given up.
         let channel = match self.channel(lane.take()).await {
             Ok(channel) => channel,
             Err(error) => return messages.iter().map(|_| Err(error.clone())).collect(),
@@ -108,13 +108,13 @@ impl Publisher {
         if settled.iter().all(Result::is_ok) {
             *lane = Some(channel);
         }
-        // A returned message is confirmed too, and where the broker confirms many at once, lapin may hand it out with
-        // the confirmation of another: only its id tells whose it is.
+        // A returned message is confirmed, too, and if the broker confirms many at once, lapin may deliver it with
+        // another message's confirmation: only its id identifies it.
         for (result, message) in settled.iter_mut().zip(messages) {
             let id = message.properties.message_id().as_ref();
             if message.mandatory && id.is_some_and(|id| returned.contains(id)) {
                 *result = Err(broken(format!(
-                    "{}: no queue takes messages of the exchange {} with the routing key {}",
+                    "{}: no queue is bound to the exchange {} with the routing key {}",
                     self.core.connector.place(),
                     message.exchange,
                     message.key
@@ -124,7 +124,7 @@ impl Publisher {
         settled
     }
 
-    /// Hands the messages to the socket; after the first that cannot be, the others are not tried.
+    /// Writes the messages to the socket, and stops at the first failure.
     async fn send(&self, channel: &Channel, messages: &[Outgoing<'_>]) -> Vec<Result<PublisherConfirm, JobError>> {
         let mut sent = Vec::with_capacity(messages.len());
         let mut failed: Option<JobError> = None;
@@ -152,7 +152,7 @@ impl Publisher {
         sent
     }
 
-    /// `patience` is for one confirmation; used up once, the others get none.
+    /// `patience` is the timeout for one confirmation; after one timeout, the others get none.
     async fn confirmed(
         &self,
         confirm: PublisherConfirm,
@@ -185,21 +185,21 @@ impl Publisher {
         broken(format!("{}: the connection was lost while publishing: {reason}", self.core.connector.place()))
     }
 
-    /// Either the broker told us to wait, which it may do for hours, or it has gone silent.
+    /// Either the broker told us to wait, possibly for hours, or it stopped responding.
     async fn stuck(&self) -> JobError {
         let (place, waited) = (self.core.connector.place(), self.core.options.publish_timeout);
         let mut connection = self.connection.lock().await;
         if connection.as_ref().is_some_and(|connection| connection.status().blocked()) {
             return blocked(&place);
         }
-        // A connection without a sound is left to itself, so that the next message gets a new one.
+        // A silent connection is abandoned, so that the next message gets a new one.
         *connection = None;
         let error = broken(format!("{place} did not confirm a message within {waited:?}"));
         self.core.links.publish_down(&error);
         error
     }
 
-    /// The `old` channel where it still lives, else a new one.
+    /// The `old` channel if it is still open, otherwise a new one.
     async fn channel(&self, old: Option<Channel>) -> Result<Channel, JobError> {
         let deadline = Instant::now() + self.core.options.publish_timeout;
         self.with_connection(async |connection| {
@@ -254,5 +254,5 @@ impl Publisher {
 }
 
 fn blocked(place: &str) -> JobError {
-    broken(format!("{place} takes no messages at present: it is short of memory or disk"))
+    broken(format!("{place} accepts no messages at present: it is short of memory or disk"))
 }

@@ -1,4 +1,4 @@
-//! Listening to events: a queue of our own that the broker deletes when we are gone.
+//! Listens to events, with a queue that the broker deletes when we disconnect.
 
 use std::sync::Arc;
 
@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{job::JobError, queue::Event};
 
-/// Events on their way to a listener.
+/// The most events buffered for a listener.
 const AHEAD: u16 = 256;
-/// Events that the broker keeps for a listener that is too slow; older ones go.
+/// The most events that the broker keeps for a slow listener; older ones are dropped.
 const KEPT: i32 = 10_000;
 
 #[derive(Debug)]
@@ -70,18 +70,18 @@ async fn pump(core: Arc<Core>, pattern: ShortString, first: (Connection, Consume
                 if events.send(event).await.is_err() {
                     return;
                 }
-                // A lost answer only means that the queue is gone, and the event has been handed on.
+                // A failed acknowledgment only means that the queue is gone; the event was already delivered.
                 let _ = message.acker.ack(BasicAckOptions::default()).await;
             }
         }
         let wait = pauses.next_pause();
         warn!(
             retry_in_s = wait.as_secs_f64(),
-            "no events come in: the connection to {} is lost",
+            "not receiving events: the connection to {} is lost",
             core.connector.place()
         );
         sleep(wait).await;
-        live = listen(&core, &pattern).await.inspect_err(|error| warn!("no events come in: {error}")).ok();
+        live = listen(&core, &pattern).await.inspect_err(|error| warn!("not receiving events: {error}")).ok();
     }
 }
 
@@ -102,6 +102,6 @@ async fn listen(core: &Core, pattern: &ShortString) -> Result<(Connection, Consu
     match timeout(core.options.connect_timeout, begin).await {
         Ok(Ok(consumer)) => Ok((connection, consumer)),
         Ok(Err(error)) => Err(broken(format!("{}: {}", core.connector.place(), reason(&error))).caused_by(error)),
-        Err(_) => Err(broken(format!("{} did not answer", core.connector.place()))),
+        Err(_) => Err(broken(format!("{} did not respond", core.connector.place()))),
     }
 }

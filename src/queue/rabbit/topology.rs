@@ -1,8 +1,8 @@
-//! The exchanges and queues that acetate needs. Declared at every connect, so that a new broker is ready for use, and a
-//! broker that somebody has set up otherwise is noticed.
+//! The exchanges and queues that acetate needs. They are declared at every connect, so that a new broker is ready for
+//! use, and different declarations are noticed.
 //!
-//! The arguments are the same for every version of RabbitMQ, because a queue outlives the version that made it and can
-//! only be declared again with the arguments that it has.
+//! The arguments are the same for every version of RabbitMQ, because a queue outlives the version that created it, and
+//! can be redeclared only with its own arguments.
 
 use lapin::{
     Channel, Connection, ExchangeKind,
@@ -21,13 +21,13 @@ use crate::job::{JobError, JobKind};
 pub const JOBS: &str = "acetate.jobs";
 /// Fanout, to [`DEAD_LETTERS`].
 pub const DEAD_EXCHANGE: &str = "acetate.dead";
-/// The queue of messages that no worker could make sense of.
+/// The queue for invalid messages.
 pub const DEAD_LETTERS: &str = "acetate.dead-letters";
 /// Topic; the routing key is the event's name.
 pub const EVENTS: &str = "acetate.events";
 
-/// Attempts are counted in the job's row, and a delivery that is given back is none. Without a limit of its own a
-/// quorum queue has one of 20 since RabbitMQ 4; and -1, which means none there, is refused by older versions.
+/// Attempts are counted in the job's row, and a returned delivery is not an attempt. Without this argument, a quorum
+/// queue has a limit of 20 since RabbitMQ 4; -1, which means unlimited there, is refused by older versions.
 const DELIVERY_LIMIT: i32 = 1_000_000;
 
 /// The queue of a kind of job.
@@ -40,7 +40,7 @@ pub fn queue_of(kind: JobKind) -> &'static str {
     }
 }
 
-/// Declares everything, and reports what is there but different.
+/// Declares everything, and reports what exists with other arguments.
 pub(super) async fn declare(
     connector: &Connector,
     connection: &Connection,
@@ -50,7 +50,7 @@ pub(super) async fn declare(
     let declared = declare_on(&channel, options);
     match tokio::time::timeout(connector.timeout(), declared).await {
         Ok(declared) => declared.map_err(|(what, error)| explain(connector, &what, error)),
-        Err(_) => Err(broken(format!("{} did not answer within {:?}", connector.place(), connector.timeout()))),
+        Err(_) => Err(broken(format!("{} did not respond within {:?}", connector.place(), connector.timeout()))),
     }
 }
 
@@ -80,11 +80,11 @@ fn quorum() -> FieldTable {
 fn job_queue(options: &RabbitOptions) -> FieldTable {
     let mut arguments = quorum();
     arguments.insert("x-dead-letter-exchange".into(), text(DEAD_EXCHANGE));
-    // The default loses messages when a broker dies between the two queues. It needs `reject-publish`.
+    // The default strategy loses messages if a broker dies between the two queues. This one needs `reject-publish`.
     arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
-    // Known since RabbitMQ 3.12; before that the broker's own `consumer_timeout` holds, 30 minutes unless it was
-    // changed. A job that outlives it is delivered to another worker, who finds its row taken.
+    // Supported since RabbitMQ 3.12; before that, the broker's `consumer_timeout` applies, 30 minutes by default. A job
+    // that exceeds it is delivered to another worker, which finds its row taken.
     let milliseconds = options.consumer_timeout.as_millis().try_into().unwrap_or(i64::MAX);
     arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(milliseconds));
     arguments
@@ -115,21 +115,21 @@ async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Resu
     bound.map_err(|error| (format!("the binding of the queue {queue} to {exchange}"), error))
 }
 
-/// The broker's own text names the property and both values.
+/// The broker's message names the property and both values.
 fn explain(connector: &Connector, what: &str, error: lapin::Error) -> JobError {
     let (place, said) = (connector.place(), reason(&error));
     if differs(&error) {
         JobError::invalid(
             what,
             format!(
-                "was declared otherwise on {place}: {said}. Stop the workers, let the queue run empty, and delete it: it \
-                 is made anew"
+                "was declared with other arguments on {place}: {said}. Stop the workers, let the queue run empty, and \
+                 delete it; it is then created again"
             ),
         )
     } else if is_refused(&error) {
         JobError::invalid(
             what,
-            format!("{said}. The user of queue.url needs the permissions to configure, write and read acetate.*"),
+            format!("{said}. The user in queue.url needs permission to configure, write and read acetate.*"),
         )
     } else {
         broken(format!("{place}, {what}: {said}")).caused_by(error)

@@ -1,4 +1,4 @@
-//! The S3 client: built at its first use, then shared. The only place that reads AWS's own settings.
+//! The S3 client: built on first use, then shared. Only this module reads AWS's own settings.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,16 +19,17 @@ use aws_smithy_http_client::{
 };
 use tokio::sync::OnceCell;
 
-/// Tries of one request.
+/// The most attempts of one request.
 const MAX_ATTEMPTS: u32 = 4;
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// Shorter than servers and balancers keep a silent connection, so that none is used that they have just closed.
+/// Shorter than the idle timeout of servers and load balancers, so that no connection is used that they have just
+/// closed.
 const IDLE_CONNECTIONS: Duration = Duration::from_secs(15);
-/// Where stores without regions expect one to be named, this is what they take.
+/// The region that stores without regions expect.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// How to speak to the object store.
+/// The options of the S3 client.
 #[derive(Debug, Clone)]
 pub struct S3Settings {
     /// Absent: AWS itself.
@@ -39,9 +40,9 @@ pub struct S3Settings {
     pub credentials: Option<S3Credentials>,
     pub checksums: Checksums,
     pub connect_timeout: Duration,
-    /// How long the server may be silent.
+    /// How long the server may send nothing.
     pub read_timeout: Duration,
-    /// Of one operation with all its tries, without the body of an answer.
+    /// The limit of one operation with all its attempts, without the response's body.
     pub operation_timeout: Duration,
 }
 
@@ -59,12 +60,12 @@ impl Default for S3Settings {
     }
 }
 
-/// When checksums travel with a request or an answer.
+/// When to use checksums in requests and responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checksums {
-    /// Always: what is sent is checked where it arrives.
+    /// Always, so that the receiver checks all data.
     Supported,
-    /// Only where S3 cannot do without: for stores that refuse the newer checksums.
+    /// Only if S3 requires them, for stores that refuse the newer checksums.
     Required,
 }
 
@@ -92,7 +93,7 @@ struct Shared {
 }
 
 impl S3Client {
-    /// Nothing is asked or read before the first use.
+    /// Nothing is loaded before the first use.
     pub fn new(settings: S3Settings) -> Self {
         Self(Arc::new(Shared { settings, client: OnceCell::new() }))
     }
@@ -105,7 +106,7 @@ impl S3Client {
         self.0.client.get_or_init(|| build(&self.0.settings)).await
     }
 
-    /// Whom one speaks to, for messages.
+    /// The server's name, for messages.
     pub(super) fn server(&self) -> &str {
         self.0.settings.endpoint.as_deref().unwrap_or("AWS")
     }
@@ -119,7 +120,7 @@ async fn build(settings: &S3Settings) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(settings.connect_timeout)
         .read_timeout(settings.read_timeout)
-        // A third each, so that an attempt that hangs leaves time for another.
+        // One third each, so that a hanging attempt leaves time for another.
         .operation_attempt_timeout(settings.operation_timeout / 3)
         .operation_timeout(settings.operation_timeout)
         .build();
@@ -152,7 +153,7 @@ async fn build(settings: &S3Settings) -> Client {
     }
     let common = loader.load().await;
     let mut config = aws_sdk_s3::config::Builder::from(&common)
-        // A host name for each bucket is AWS's own way; few others have it.
+        // Only AWS and a few others have a host name per bucket.
         .force_path_style(common.endpoint_url().is_some());
     config = match settings.checksums {
         Checksums::Supported => config

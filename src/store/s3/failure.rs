@@ -1,5 +1,5 @@
-//! What a request to S3 can end with, and what that means for a job: the same answer is the caller's fault for an
-//! input, and a broken store for a result.
+//! How a request to S3 can fail, and what that means for a job: the same failure is the caller's fault for an input,
+//! and a storage error for a result.
 
 use std::error::Error;
 
@@ -8,26 +8,26 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use super::S3Client;
 use crate::job::JobError;
 
-/// Of a server's own words, this many characters are passed on.
+/// The maximum length of a server's message in ours.
 const LONGEST_MESSAGE: usize = 300;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) enum S3Error {
     NoKey,
     NoBucket,
-    /// Asked by somebody known, who may not.
+    /// The credentials are valid but lack permission.
     Denied(String),
-    /// There are no credentials, or they are not taken.
+    /// The credentials are missing or rejected.
     Credentials(String),
-    /// The bucket lies elsewhere.
+    /// The bucket is in another region.
     Region(String),
-    /// The object has more bytes than are wanted, where it says how many.
+    /// The object is too large; with its size, if known.
     TooLarge(Option<u64>),
     /// The object was replaced while it was read.
     Changed,
-    /// The server, or the way to it, is broken for now.
+    /// The server or the network is temporarily unavailable.
     Unavailable(String),
-    /// The server does not take the request, and will not.
+    /// The server rejects the request permanently.
     Refused(String),
 }
 
@@ -59,7 +59,7 @@ impl S3Error {
             Some(_) | None => {}
         }
         match status {
-            // The answer to a HEAD has no body that would tell the two apart.
+            // A HEAD response has no body that would distinguish the two.
             Some(404) => Self::NoKey,
             Some(401) => Self::Credentials(message),
             Some(403) => Self::Denied(message),
@@ -74,7 +74,7 @@ impl S3Error {
     fn without_answer<E: Error + 'static>(error: &SdkError<E>) -> Self {
         let reasons = chain(error);
         let text = clipped(&reasons.join(": "));
-        // The SDK has no type of its own for this that a caller could match.
+        // The SDK has no public type for this that a caller could match.
         if reasons.iter().any(|reason| reason.contains("credentials")) {
             Self::Credentials(text)
         } else {
@@ -82,17 +82,17 @@ impl S3Error {
         }
     }
 
-    /// About a picture that a request names.
+    /// The error for an input picture.
     pub(in crate::store) fn for_input(self, url: &str, cap: u64, client: &S3Client) -> JobError {
         let input = url.to_owned();
         match self {
             Self::NoKey | Self::NoBucket => JobError::InputNotFound { input },
             Self::Denied(message) => JobError::InputForbidden {
                 input,
-                // Who may not list is told the same about an object that is not there.
+                // Without permission to list, S3 returns the same error for a missing object.
                 reason: words(
                     &format!(
-                        "{} does not let acetate read it; check the name, and allow s3:GetObject and s3:ListBucket",
+                        "{} refuses to let acetate read it; check the name, and allow s3:GetObject and s3:ListBucket",
                         client.server()
                     ),
                     &message,
@@ -102,7 +102,7 @@ impl S3Error {
                 JobError::ImageTooLarge { input, reason: too_large(size, cap, "allowed (image.max_bytes)") }
             }
             Self::Refused(message) => {
-                JobError::invalid("input", format!("{url}: {} does not take the request: {message}", client.server()))
+                JobError::invalid("input", format!("{url}: {} rejects the request: {message}", client.server()))
             }
             other @ (Self::Credentials(_) | Self::Region(_) | Self::Changed | Self::Unavailable(_)) => {
                 JobError::input_unreachable(input, other.in_words(cap, client))
@@ -110,7 +110,7 @@ impl S3Error {
         }
     }
 
-    /// About an object of acetate's own.
+    /// The error for acetate's own object.
     pub(in crate::store) fn for_object(self, url: &str, cap: u64, client: &S3Client) -> JobError {
         JobError::storage(url.to_owned(), self.in_words(cap, client))
     }
@@ -120,7 +120,7 @@ impl S3Error {
         match self {
             Self::NoKey => format!("there is no such object at {server}"),
             Self::NoBucket => {
-                format!("there is no such bucket at {server}; make it, or correct store.url and store.endpoint")
+                format!("there is no such bucket at {server}; create it, or correct store.url and store.endpoint")
             }
             Self::Denied(message) => {
                 let advice = "allow s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there";
@@ -129,21 +129,21 @@ impl S3Error {
             Self::Credentials(message) => {
                 let advice =
                     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or AWS_PROFILE, and the clock";
-                words(&format!("{server} does not know these credentials, or there are none; {advice}"), &message)
+                words(&format!("{server} rejects the credentials, or there are none; {advice}"), &message)
             }
-            Self::Region(message) => {
-                words(&format!("the bucket is in another region than {server} was asked in; set AWS_REGION"), &message)
-            }
+            Self::Region(message) => words(
+                &format!("the bucket is in a different region than the one used with {server}; set AWS_REGION"),
+                &message,
+            ),
             Self::TooLarge(size) => too_large(size, cap, "that it should have"),
-            Self::Changed => "was replaced while it was read; it is read anew at the next attempt".to_owned(),
+            Self::Changed => "was replaced while it was read; the next attempt reads it again".to_owned(),
             Self::Unavailable(message) => words(
-                &format!("{server} cannot be used now; check that it runs, and store.endpoint and the network"),
+                &format!("{server} is not available; check that it runs, and check store.endpoint and the network"),
                 &message,
             ),
-            Self::Refused(message) => words(
-                &format!("{server} does not take the request; check store.endpoint and store.checksums"),
-                &message,
-            ),
+            Self::Refused(message) => {
+                words(&format!("{server} rejects the request; check store.endpoint and store.checksums"), &message)
+            }
         }
     }
 }
@@ -160,7 +160,7 @@ fn words(what: &str, message: &str) -> String {
     if message.is_empty() { what.to_owned() } else { format!("{what} ({message})") }
 }
 
-/// An error and its causes, each said once, without the layers that say nothing.
+/// An error and its causes, each once, without the layers that add nothing.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
     let mut reasons: Vec<String> = Vec::new();
     let mut next = Some(error);

@@ -1,21 +1,21 @@
-//! Pages of the objects under a prefix, and taking many objects away.
+//! Lists the objects under a prefix, and deletes many objects.
 
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 
 use super::{Checksums, S3Client, S3Error};
 use crate::store::location::S3Location;
 
-/// S3 takes no more keys in one request to delete.
+/// The most keys in one delete request to S3.
 const KEYS_AT_ONCE: usize = 1000;
 
 /// Some of the objects under a prefix.
 pub(in crate::store) struct ObjectPage {
     pub objects: Vec<(S3Location, u64)>,
-    /// Where the next page starts; absent after the last one.
+    /// The start of the next page; absent on the last page.
     pub next: Option<String>,
 }
 
-/// One page, in the order of the keys; a folder's own marker (a key that ends with `/`) is none of its objects.
+/// One page, in the order of the keys; a folder marker (a key that ends with `/`) is not included.
 pub(in crate::store) async fn list_page(
     client: &S3Client,
     folder: &S3Location,
@@ -41,10 +41,10 @@ pub(in crate::store) async fn list_page(
     Ok(ObjectPage { objects, next })
 }
 
-/// Deletes objects of one bucket; those that are gone already count as deleted.
+/// Deletes objects of one bucket; missing ones count as deleted.
 pub(super) async fn delete(client: &S3Client, bucket: &str, keys: &[String]) -> Result<(), S3Error> {
     if client.settings().checksums == Checksums::Required {
-        // Deleting many at once is what S3 insists on a checksum for.
+        // S3 requires a checksum for deleting many objects.
         for key in keys {
             client.get().await.delete_object().bucket(bucket).key(key).send().await.map_err(S3Error::of)?;
         }

@@ -1,8 +1,8 @@
-//! Objects in S3, or in whatever speaks its protocol.
+//! Objects in S3, or in a store with the same protocol.
 //!
-//! Nothing waits without an end: connecting, a silent server, one attempt and the whole operation have limits of
-//! their own, and a body that trickles is given up and taken up again where it stopped, on the same version of the
-//! object. What is sent lies in memory, so that every request can be sent again.
+//! Nothing waits forever: connecting, a silent server, one attempt and the whole operation have their own limits. A
+//! body that arrives too slowly is aborted and resumed at the same position of the same version of the object. Request
+//! bodies are in memory, so that every request can be repeated.
 
 mod client;
 mod failure;

@@ -1,4 +1,4 @@
-//! Reading an object under a cap and a deadline, and on from where it broke.
+//! Reads an object under a cap and a deadline, and resumes after failures.
 
 use std::time::Duration;
 
@@ -10,30 +10,30 @@ use tracing::debug;
 use super::{S3Client, S3Error, failure::chain};
 use crate::{retry::exponential, store::location::S3Location};
 
-/// A body must bring this many bytes within each read timeout; a slower one is as good as silent.
+/// A body must deliver this many bytes within each read timeout; a slower one counts as silent.
 const LEAST_PROGRESS: u64 = 512 << 10;
-/// How often a body may break off.
+/// How often a body may be interrupted.
 const MAX_BREAKS: usize = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What has been read of one version of an object.
+/// The part of an object's version that has been read.
 #[derive(Default)]
 struct Partial {
     bytes: Vec<u8>,
     etag: Option<String>,
-    /// Bytes of the whole object.
+    /// The size of the whole object, in bytes.
     total: Option<u64>,
 }
 
 /// How a body ended.
 enum Body {
     Whole,
-    /// It may go on in a moment.
+    /// It was interrupted and can be resumed.
     Broken(String),
 }
 
-/// Reads an object of at most `cap` bytes; more is noticed by its length before it is read, and while reading.
+/// Reads an object of at most `cap` bytes; checks its length before and while reading.
 pub(in crate::store) async fn read(client: &S3Client, at: &S3Location, cap: u64) -> Result<Vec<u8>, S3Error> {
     let mut partial = Partial::default();
     let mut pauses = exponential(FIRST_PAUSE, LONGEST_PAUSE).with_max_times(MAX_BREAKS).build();
@@ -43,14 +43,14 @@ pub(in crate::store) async fn read(client: &S3Client, at: &S3Location, cap: u64)
             Body::Whole => return Ok(partial.bytes),
             Body::Broken(reason) => {
                 let Some(pause) = pauses.next() else { return Err(S3Error::Unavailable(reason)) };
-                debug!("{at}: {reason} after {} bytes; going on from there", partial.bytes.len());
+                debug!("{at}: {reason} after {} bytes; resuming", partial.bytes.len());
                 sleep(pause).await;
             }
         }
     }
 }
 
-/// Asks for the object, or for the rest of the version that was begun.
+/// Requests the object, or the rest of the version that was started.
 async fn ask(client: &S3Client, at: &S3Location, partial: &mut Partial) -> Result<GetObjectOutput, S3Error> {
     let mut request = client.get().await.get_object().bucket(&at.bucket).key(&at.key);
     match &partial.etag {
@@ -61,10 +61,10 @@ async fn ask(client: &S3Client, at: &S3Location, partial: &mut Partial) -> Resul
     }
     let answer = request.send().await.map_err(S3Error::of)?;
     match answer.content_range() {
-        // Some servers know ranges, but not If-Match.
+        // Some servers support ranges, but not If-Match.
         Some(range) if answer.e_tag() == partial.etag.as_deref() && starts_at(range, partial.bytes.len()) => {}
         Some(_) => return Err(S3Error::Changed),
-        // The whole object, be it that the server knows no ranges.
+        // The whole object, possibly because the server does not support ranges.
         None => {
             partial.bytes.clear();
             partial.total = answer.content_length().and_then(|length| u64::try_from(length).ok());
@@ -74,7 +74,7 @@ async fn ask(client: &S3Client, at: &S3Location, partial: &mut Partial) -> Resul
     Ok(answer)
 }
 
-/// Of `bytes 4096-8191/8192`.
+/// Parses `bytes 4096-8191/8192`.
 fn starts_at(range: &str, wanted: usize) -> bool {
     let start = range.trim_start_matches("bytes").trim().split('-').next();
     start.and_then(|start| start.parse().ok()) == Some(wanted)
@@ -97,7 +97,7 @@ async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &
             }
             Ok(None) => break,
             Ok(Some(Err(error))) => {
-                // All there, and still an error: the bytes do not have their checksum.
+                // It is complete but an error: the checksum does not match.
                 if partial.total.is_some_and(|total| partial.bytes.len() as u64 >= total) {
                     partial.bytes.clear();
                 }
@@ -116,7 +116,7 @@ async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &
     }
     match partial.total {
         Some(total) if (partial.bytes.len() as u64) < total => {
-            Ok(Body::Broken(format!("the answer ended after {} of {total} bytes", partial.bytes.len())))
+            Ok(Body::Broken(format!("the response ended after {} of {total} bytes", partial.bytes.len())))
         }
         Some(_) | None => Ok(Body::Whole),
     }

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-const PROBE: &[u8] = b"acetate looks whether it can write, read and delete here";
+const PROBE: &[u8] = b"acetate checks whether it can write, read and delete here";
 
 /// Objects under one prefix.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ impl S3Store {
         Self { client, root: root.as_folder() }
     }
 
-    /// Writes an object. S3 shows it whole or not at all, and refuses bytes that do not have their checksum.
+    /// Writes an object. In S3 it is complete or absent, and S3 refuses bytes that do not match the checksum.
     pub async fn put(&self, key: ObjectKey, bytes: Vec<u8>) -> Result<Stored, JobError> {
         let at = self.at(&key);
         let size = bytes.len() as u64;
@@ -38,8 +38,8 @@ impl S3Store {
         Ok(Stored { key, size, sha256: hex::encode(digest) })
     }
 
-    /// Compares what lies in the store with what was written: by the checksum that the server keeps, and where it
-    /// keeps none, by reading all of it back.
+    /// Compares the stored object with what was written: by the server's checksum, or by reading it back if there is
+    /// none.
     pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
         let at = self.at(&stored.key);
         let differs = |what: &str| {
@@ -79,7 +79,7 @@ impl S3Store {
         }
     }
 
-    /// Takes away the objects of all attempts of a job but one, and says how many there were.
+    /// Deletes the objects of all attempts of a job but one, and returns their number.
     pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
         let folder = self.root.join(&format!("{job}/"));
         let broken = |failure| self.broken(&folder, 0, failure);
@@ -109,11 +109,11 @@ impl S3Store {
         if read.map_err(broken)? == PROBE {
             return Ok(());
         }
-        let reason = format!("reads back other bytes than were written; check the store at {}", self.client.server());
+        let reason = format!("returns other bytes than were written; check the store at {}", self.client.server());
         Err(JobError::storage(at.to_string(), reason))
     }
 
-    /// An address under which anybody can read the object for a while.
+    /// A temporary address with which anyone can read the object.
     pub async fn presigned(&self, key: &ObjectKey, lasts: Duration) -> Result<String, JobError> {
         let at = self.at(key);
         let failed = |reason: String| JobError::storage(at.to_string(), reason);

@@ -1,4 +1,4 @@
-// The server's API, as docs/api.md has it. Every failure is a Problem with words for people in `message`.
+// The server's API (docs/api.md). Every failure is a Problem with a readable `message`.
 
 export class Problem extends Error {
   constructor({ status = 0, code = 'unreachable', detail, field = null, retryAfter = null }) {
@@ -7,7 +7,7 @@ export class Problem extends Error {
   }
 }
 
-const unreachable = () => new Problem({ detail: 'The server does not answer. Is `acetate serve` still running?' });
+const unreachable = () => new Problem({ detail: 'The server does not respond. Is `acetate serve` still running?' });
 
 async function ask(method, path, body, signal, accept = 'application/json') {
   const options = { method, signal, headers: { Accept: accept } };
@@ -32,10 +32,10 @@ async function problem(response) {
   try {
     told = await response.json();
   } catch {
-    // A proxy may answer in its own way.
+    // The response may come from a proxy.
   }
   const retryAfter = Number(response.headers.get('Retry-After')) || null;
-  const detail = told.detail || told.title || `The server answered ${response.status}.`;
+  const detail = told.detail || told.title || `The server responded with ${response.status}.`;
   if (response.status === 401) window.dispatchEvent(new Event('acetate:unauthorized'));
   return new Problem({ status: response.status, code: told.code || 'unknown', detail, field: told.field, retryAfter });
 }
@@ -66,7 +66,7 @@ export const api = {
   exportStack: async (format, layers) => (await ask('POST', '/v1/export', { format, layers }, undefined, '*/*')).blob(),
 };
 
-/** The address of a picture that a job made, whole or small. */
+/** The URL of a picture that a job made: the file, or a thumbnail of it. */
 export const fileUrl = (job, file) => `/v1/jobs/${job}/files/${file}`;
 export const thumbnailUrl = (job, file, size = 256) => `/v1/jobs/${job}/thumbnails/${file}?size=${size}`;
 

@@ -1,4 +1,5 @@
-// The page: what is asked of the server once, where one is (`#/` or `#/jobs/ID`), and the parts that are always there.
+// The page: loads the server's configuration, routes between `#/` and `#/jobs/ID`, and holds the parts that are always
+// visible.
 
 import { api } from './api.js';
 import { documentView } from './document.js';
@@ -16,7 +17,7 @@ const historyPane = document.getElementById('history');
 let server = null;
 let jobs = null;
 let view = { close() {} };
-/** The start, kept with its picture and settings while one looks at jobs. */
+/** The start form, kept with its picture and settings while the user looks at jobs. */
 let start = null;
 
 async function begin() {
@@ -55,7 +56,7 @@ const context = {
 };
 
 async function route() {
-  // The end of the start goes where the address says.
+  // Before the page has started, there is nothing to show; begin() routes at its end.
   if (!server) return;
   const [, id] = location.hash.match(/^#\/jobs\/([0-9a-f-]{36})$/i) ?? [];
   view.close();
@@ -73,7 +74,7 @@ async function route() {
     job = await api.job(id);
   } catch (error) {
     if (asked !== location.hash) return;
-    const told = error.status === 404 ? 'There is no such job here. It may have been deleted.' : error.message;
+    const told = error.status === 404 ? 'This job does not exist. It may have been deleted.' : error.message;
     main.replaceChildren(h('div.waiting', {}, h('h1', {}, error.status === 404 ? 'Not found' : 'This job cannot be shown'), h('p', {}, told),
       h('div.row', {}, h('button.primary', { onclick: route }, 'Try again'), h('a.button', { href: '#/' }, 'New picture'))));
     return;
@@ -81,7 +82,7 @@ async function route() {
   if (asked !== location.hash) return;
   const parent = parentOf(job);
   if (parent) {
-    // An edit is shown where its layer lies.
+    // An edit is shown in the document of its layer.
     location.replace(`#/jobs/${parent}`);
     return;
   }
@@ -105,7 +106,7 @@ function showModel(models) {
     const dialog = h('dialog.small', { 'aria-labelledby': 'models-title', onclose: () => dialog.remove() },
       h('div.dialog-head', {}, h('h2', { id: 'models-title' }, 'Models'), h('button.icon', { 'aria-label': 'Close', onclick: () => dialog.close() }, icon('close'))),
       h('dl.facts', {}, line('Layers', models.decompose.id), models.edit ? line('Edits', models.edit.id) : [],
-        line('Device', models.device ?? 'that of the workers'), line('acetate', server.config.version)),
+        line('Device', models.device ?? 'chosen by the workers'), line('acetate', server.config.version)),
       small ? smallNotice(models) : null);
     document.body.append(dialog);
     dialog.showModal();
@@ -126,13 +127,13 @@ document.getElementById('theme').addEventListener('click', () => {
   try {
     localStorage.setItem('acetate:theme', dataset.theme);
   } catch {
-    // It lasts as long as the page.
+    // Without storage, the choice lasts until the page is closed.
   }
 });
 window.addEventListener('hashchange', route);
 window.addEventListener('acetate:unauthorized', () => server && askAgain().then(route));
 
-/** A picture may come from anywhere on the page. */
+/** Takes pictures that are pasted or dropped anywhere on the page. */
 function offer(files) {
   if (!start || !files.length) return false;
   if (location.hash !== '#/' && location.hash !== '') location.hash = '#/';

@@ -1,9 +1,9 @@
-// The picture that the visible layers make, drawn again whenever the stack changes.
+// Draws the composite of the visible layers, again whenever the stack changes.
 
 import { h } from './dom.js';
 import { versionUrl } from './sheets.js';
 
-/** Pictures by address; a layer's pictures never change, so they are loaded once. */
+/** Loaded pictures by URL; a layer's pictures never change, so each is loaded once. */
 const loaded = new Map();
 
 export function picture(url) {
@@ -12,7 +12,7 @@ export function picture(url) {
     image.src = url;
     const ready = image.decode().then(() => image);
     loaded.set(url, ready);
-    // A failure is told once and may be tried again.
+    // A picture that failed to load may be loaded again later.
     ready.catch(() => loaded.delete(url));
   }
   return loaded.get(url);
@@ -22,11 +22,11 @@ export class Canvas {
   constructor(sheets, onError) {
     this.sheets = sheets;
     this.onError = onError;
-    /** The key of a layer to be shown alone. */
+    /** The key of the layer that is shown on its own. */
     this.solo = null;
     const [{ width, height } = { width: 1, height: 1 }] = sheets.layers;
     this.canvas = h('canvas', { width, height, role: 'img' });
-    // Small pictures are shown larger, and none gets larger than its place.
+    // Small pictures are enlarged, but never beyond the available space.
     this.element = h('div.sheet-view', {}, this.canvas);
     this.element.style.setProperty('--ratio', `${width / height}`);
     this.element.style.setProperty('--width', `${Math.max(width, 640)}px`);
@@ -47,7 +47,7 @@ export class Canvas {
       if (turn === this.turn) this.canvas.ariaBusy = 'false';
       return;
     }
-    // Something newer was asked for in the meantime.
+    // A newer draw has started in the meantime.
     if (turn !== this.turn) return;
     const { canvas } = this;
     const context = canvas.getContext('2d');
@@ -57,11 +57,11 @@ export class Canvas {
       context.drawImage(pictures[index], 0, 0, canvas.width, canvas.height);
     });
     const names = shown.map((layer) => layer.name).reverse().join(', ');
-    canvas.setAttribute('aria-label', shown.length ? `The picture of ${shown.length} layers: ${names}` : 'Nothing: every layer is hidden');
+    canvas.setAttribute('aria-label', shown.length ? `Composite of ${shown.length} layers: ${names}` : 'Empty: every layer is hidden');
     canvas.ariaBusy = 'false';
   }
 
-  /** The picture as a PNG, as it is arranged; a layer that is looked at alone does not count. */
+  /** The composite of the arranged layers as a PNG, even while one layer is shown on its own. */
   async png() {
     const solo = this.solo;
     this.solo = null;

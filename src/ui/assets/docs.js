@@ -1,4 +1,4 @@
-// The OpenAPI document as something to read. Everything is put into the page as text.
+// Renders the OpenAPI document as a readable page. Everything is inserted as text.
 
 const METHODS = ["get", "post", "put", "delete"];
 const paths = document.getElementById("paths");
@@ -15,7 +15,7 @@ function nameOf(reference) {
   return reference.split("/").pop();
 }
 
-// A schema in a few words; names lead to its own entry below.
+// Describes a schema in a few words; named schemas have their own entry below.
 function typeOf(schema) {
   if (!schema) return "";
   if (schema.$ref) return nameOf(schema.$ref);
@@ -41,13 +41,13 @@ function operation(path, method, described) {
   const parameters = described.parameters ?? [];
   if (parameters.length > 0) {
     const rows = parameters.map((one) => [one.name, one.in, typeOf(one.schema), one.description ?? ""]);
-    parts.push(element("h3", "Parameters"), table(["name", "in", "type", "what it is"], rows));
+    parts.push(element("h3", "Parameters"), table(["name", "in", "type", "description"], rows));
   }
   if (described.requestBody) parts.push(element("h3", "Body"), element("pre", bodies(described.requestBody.content)));
-  const answers = Object.entries(described.responses).map(([status, answer]) => [
+  const responses = Object.entries(described.responses).map(([status, answer]) => [
     status, answer.description ?? "", bodies(answer.content),
   ]);
-  parts.push(element("h3", "Answers"), table(["status", "when", "body"], answers));
+  parts.push(element("h3", "Responses"), table(["status", "when", "body"], responses));
   const title = element("summary", "", element("b", method.toUpperCase()), element("code", path), ` ${described.summary ?? ""}`);
   const made = element("details", "", title, ...parts);
   made.dataset.words = `${method} ${path} ${described.summary} ${described.description}`.toLowerCase();
@@ -58,7 +58,7 @@ function schemaEntry(name, schema) {
   const rows = Object.entries(schema.properties ?? {}).map(([field, inner]) => [
     field, typeOf(inner), (schema.required ?? []).includes(field) ? "always" : "", inner.description ?? "",
   ]);
-  const inside = rows.length > 0 ? table(["field", "type", "given", "what it is"], rows) : element("pre", typeOf(schema));
+  const inside = rows.length > 0 ? table(["field", "type", "present", "description"], rows) : element("pre", typeOf(schema));
   const made = element("details", "", element("summary", "", element("code", name)), element("p", schema.description), inside);
   made.dataset.words = name.toLowerCase();
   return made;
@@ -86,7 +86,7 @@ search.addEventListener("input", () => {
 
 try {
   const answer = await fetch("openapi.json");
-  if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
+  if (!answer.ok) throw new Error(`the server responded with ${answer.status}`);
   show(await answer.json());
 } catch (error) {
   paths.replaceChildren(element("p", `The document could not be read: ${error.message}`));

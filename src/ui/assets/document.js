@@ -1,16 +1,16 @@
-// One job on the page: on its way, ended without a result, or its layers on the canvas with all that can be done to them.
+// One job on the page: its progress, its failure, or its layers on the canvas with their controls.
 
 import { api, ended, fileUrl } from './api.js';
 import { Canvas } from './canvas.js';
 import { download, h, icon, say } from './dom.js';
 import { editLayer } from './edit.js';
-import { titleOf } from './history.js';
+import { kindOf, titleOf } from './history.js';
 import { LayerList } from './layers.js';
 import { running } from './running.js';
 import { Sheets } from './sheets.js';
 import { failed, toast } from './toast.js';
 
-/** Gives the element and a function that lets go of everything. `onChange(job)` hears of every change of any job here. */
+/** Returns the element and a function that releases everything. `onChange(job)` is called for every change of a job. */
 export function documentView(job, context) {
   const element = h('div.document');
   let close = () => {};
@@ -30,7 +30,7 @@ export function documentView(job, context) {
       },
     });
     const [input] = job.links.inputs ?? [];
-    const picture = input && h('img', { src: `${input}?size=640`, alt: 'The picture that was given' });
+    const picture = input && h('img', { src: `${input}?size=640`, alt: 'The input picture' });
     return { element: h('div.waiting', {}, h('h1', {}, titleOf(job)), h('div.stage-picture', {}, picture, h('span.sweep')), progress), close };
   }
 
@@ -38,14 +38,14 @@ export function documentView(job, context) {
     const [input] = job.links.inputs ?? [];
     const again = h('button.primary', { onclick: () => act(again, async () => { const queued = await api.retry(job.id); context.onChange(queued); show(queued); }) }, 'Try again');
     const remove = h('button', { onclick: () => act(remove, () => context.remove(job)) }, 'Delete');
-    const told = job.state === 'failed' ? 'This did not work' : 'This was cancelled';
+    const told = `${kindOf(job)} ${job.state === 'failed' ? 'failed' : 'cancelled'}`;
     return {
       element: h('div.waiting', {},
         h('h1', {}, titleOf(job)),
-        input && h('div.stage-picture', {}, h('img', { src: `${input}?size=640`, alt: 'The picture that was given' })),
+        input && h('div.stage-picture', {}, h('img', { src: `${input}?size=640`, alt: 'The input picture' })),
         h('div.ending', { role: 'status' }, h('h2', {}, told),
           job.error && job.state === 'failed' && h('p', {}, job.error.message, ' ', h('code', {}, job.error.code)),
-          job.attempts > 1 && h('p.soft', {}, `${job.attempts} attempts were made.`)),
+          job.attempts > 1 && h('p.soft', {}, `It was attempted ${job.attempts} times.`)),
         h('div.row', {}, again, remove)),
       close() {},
     };
@@ -73,10 +73,10 @@ function stack(job, context) {
     context.onChange(edit);
     const name = sheets.layer(key)?.name ?? 'The layer';
     if (edit.state === 'succeeded') {
-      if (mine) say(`The edit of ${name} is in the picture`);
-      else toast(`${name} was edited elsewhere. The new version is in its edit dialog.`);
+      if (mine) say(`The edit of ${name} is now in the picture`);
+      else toast(`${name} was edited in another window. Its edit dialog has the new version.`);
     }
-    if (edit.state === 'failed') toast(`The edit of ${name} failed: ${edit.error?.message ?? 'the reason is unknown'}`, { kind: 'error' });
+    if (edit.state === 'failed') toast(`The edit of ${name} failed: ${edit.error?.message ?? 'unknown reason'}`, { kind: 'error' });
   });
   sheets.loadEdits().catch(failed);
 
@@ -121,7 +121,7 @@ function downloads(job, sheets, canvas) {
       item('Photoshop', 'layers, .psd', whole('psd')),
       item('OpenRaster', 'layers for Krita, .ora', whole('ora')),
       item('ZIP', 'layers as PNG files', whole('zip')),
-      item('Picture', 'what the canvas shows, .png', async () => download(await canvas.png(), `${name}.png`)),
+      item('Picture', 'the visible layers as one .png', async () => download(await canvas.png(), `${name}.png`)),
       layers));
   const leave = (event) => {
     if (event.type === 'keydown' ? event.key === 'Escape' : !menu.contains(event.relatedTarget)) menu.open = false;
@@ -131,7 +131,7 @@ function downloads(job, sheets, canvas) {
   return menu;
 }
 
-/** How the layers came to be, for those who want to know. */
+/** How the layers were made: caption, model, seed, device and so on. */
 function facts(job) {
   const list = h('dl.facts');
   const details = h('details.more', { ontoggle: load }, h('summary', {}, 'How it was made'), list);
@@ -140,7 +140,7 @@ function facts(job) {
     try {
       const manifest = await api.manifest(job);
       const pairs = [
-        ['Description', manifest.caption?.text ?? manifest.request.params.prompt],
+        ['Caption', manifest.caption?.text ?? manifest.request.params.prompt],
         ['Model', manifest.models.map((model) => model.id.split('/').slice(-2).join('/')).join(', ')],
         ['Seed', String(manifest.seed)],
         ['Steps', manifest.request.params.steps ?? manifest.request.params.decompose?.steps],

@@ -1,4 +1,4 @@
-// Elements made in one expression, and the few words that many modules need.
+// Helpers that many modules need: making elements, formatting, downloads.
 
 /** `h('button.primary', { onclick }, 'Go')`: classes after dots, properties, listeners, then children. */
 export function h(tag, properties = {}, ...children) {
@@ -43,7 +43,7 @@ export function icon(name) {
   return svg;
 }
 
-/** Tells a screen reader what has just changed on the screen. */
+/** Announces a change on the screen to screen readers. */
 export function say(text) {
   document.getElementById('say').textContent = text;
 }
@@ -61,7 +61,7 @@ export function bytes(value) {
   return `${(value / 1e6).toFixed(value < 1e7 ? 1 : 0)} MB`;
 }
 
-/** `12 minutes ago`, in words that do not change while one reads. */
+/** `12 min ago`, coarse enough that it rarely changes while someone reads it. */
 export function ago(time) {
   const past = (Date.now() - new Date(time)) / 1000;
   if (past < 60) return 'just now';
@@ -70,10 +70,10 @@ export function ago(time) {
   return new Date(time).toLocaleDateString(undefined, { day: 'numeric', month: 'short', year: 'numeric' });
 }
 
-/** A file of this page, given to whoever looks at it. */
+/** Saves a blob as a file. */
 export function download(blob, name) {
   const url = URL.createObjectURL(blob);
   h('a', { href: url, download: name }).click();
-  // The browser has taken hold of it by then.
+  // By then the browser has started the download.
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }

@@ -1,4 +1,4 @@
-// The edit of one layer: an instruction, the picture before and after, and every version that there was.
+// The edit dialog of one layer: an instruction, the picture before and after, and all versions.
 
 import { h, icon, say } from './dom.js';
 import { field, shortName } from './new.js';
@@ -6,7 +6,7 @@ import { progressView } from './running.js';
 import { versionThumbnail, versionUrl } from './sheets.js';
 import { failed } from './toast.js';
 
-/** Instructions of Qwen-Image-Edit's documentation, and what each does. */
+/** Instructions from Qwen-Image-Edit's documentation, and what each does. */
 const EXAMPLES = [
   ['Change the color to blue', 'Recolors the subject'],
   ['Make it more vibrant', 'Increases saturation'],
@@ -18,7 +18,7 @@ const EXAMPLES = [
   ['Make it photorealistic', 'Enhances realism'],
 ];
 
-/** Opens the dialog for the layer of that key. It may be closed while an edit runs, and opened again. */
+/** Opens the dialog for the layer with this key. The user may close it while an edit runs, and open it again. */
 export function editLayer(sheets, key, { config, models }) {
   const { defaults: { edit: defaults }, bounds } = config;
   const layer = () => sheets.layer(key);
@@ -30,17 +30,17 @@ export function editLayer(sheets, key, { config, models }) {
   const apply = h('button.primary', { type: 'submit' }, 'Apply edit');
   const problem = h('p.problem', { role: 'alert', hidden: true });
   const place = h('div');
-  const versions = h('ol.versions', { 'aria-label': 'Versions of this layer, the oldest first' });
+  const versions = h('ol.versions', { 'aria-label': 'Versions of this layer, oldest first' });
   const compare = new Compare();
   const form = h('form', { onsubmit: send },
-    field('instruction', 'What to change', 'One change at a time works best. The outline stays as it is.', instruction),
+    field('instruction', 'What to change', 'One change at a time works best. The outline does not change.', instruction),
     h('div.examples', { role: 'group', 'aria-label': 'Examples' }, EXAMPLES.map(([text, effect]) =>
       h('button', { type: 'button', title: effect, onclick: () => { instruction.value = text; instruction.focus(); } }, text))),
     h('div.fields', {},
-      number('steps', 'Steps', 'More is finer, and slower.', bounds.steps, defaults.steps),
-      number('cfg_scale', 'Guidance', 'How closely to follow. 1 is off.', bounds.cfg_scale, defaults.cfg_scale, 'any'),
-      number('seed', 'Seed', 'Empty: any.', [0, Number.MAX_SAFE_INTEGER], null)),
-    models?.edit?.small && h('p.soft', {}, `${shortName(models.edit.id)} is a small checkpoint; it knows colours of simple shapes, as in “Make it green”.`),
+      number('steps', 'Steps', 'More steps: finer, slower.', bounds.steps, defaults.steps),
+      number('cfg_scale', 'Guidance', 'How closely to follow the instruction. 1 turns it off.', bounds.cfg_scale, defaults.cfg_scale, 'any'),
+      number('seed', 'Seed', 'Leave empty for a random seed.', [0, Number.MAX_SAFE_INTEGER], null)),
+    models?.edit?.small && h('p.soft', {}, `${shortName(models.edit.id)} is a small checkpoint. It can recolor simple shapes, as in “Make it green”.`),
     problem, h('div.row.actions', {}, apply), place);
   const title = h('h2', { id: 'edit-title' });
   const dialog = h('dialog.edit-dialog', { 'aria-labelledby': 'edit-title', onclose: gone },
@@ -70,7 +70,7 @@ export function editLayer(sheets, key, { config, models }) {
     const before = all[Math.max(0, all.indexOf(current) - 1)];
     compare.show(versionUrl(before), versionUrl(current));
     versions.replaceChildren(...all.map((version, index) => {
-      const text = index === 0 ? 'As it was made' : version.instruction || 'Edited';
+      const text = index === 0 ? 'Original' : version.instruction || 'Edited';
       return h('li', {}, h('button', { 'aria-pressed': String(version === current), 'aria-label': `Version ${index + 1}: ${text}`, onclick: () => choose(version, index) },
         h('img', { src: versionThumbnail(version, 256), alt: '', width: 72, height: 72 }), h('span', {}, text)));
     }));
@@ -81,10 +81,10 @@ export function editLayer(sheets, key, { config, models }) {
     const had = versions.contains(document.activeElement);
     sheets.change(key, { current: version });
     if (had) versions.children[index].querySelector('button').focus();
-    say(`Version ${index + 1} is in the picture`);
+    say(`Version ${index + 1} is now in the picture`);
   }
 
-  /** The edit that is under way, wherever it was started. */
+  /** Shows the running edit, no matter which window started it. */
   function follow(pending) {
     apply.disabled = Boolean(pending);
     if (pending?.job.id !== progress?.id) {
@@ -123,7 +123,7 @@ export function editLayer(sheets, key, { config, models }) {
   }
 }
 
-/** Two pictures on one another and a line between them that can be moved. */
+/** Two pictures on top of each other, with a movable line between them. */
 class Compare {
   constructor() {
     this.before = h('img', { alt: 'Before' });

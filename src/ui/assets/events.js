@@ -1,4 +1,4 @@
-// How a job goes on, live. A stream that breaks is opened again, sooner or later: the server may have been restarted.
+// Live updates of a job. A stream that breaks is opened again, because the server may have been restarted.
 
 import { ended } from './api.js';
 
@@ -7,9 +7,9 @@ const LATEST = 5000;
 
 /**
  * Calls `onJob(job)` when the state changes, `onProgress(progress, seconds, job)` in between, and
- * `onConnection(alive)` when the stream breaks or is back. Gives a function that stops it.
+ * `onConnection(alive)` when the stream breaks or is back. Returns a function that stops it.
  *
- * Browsers open few connections to one server, so a tab that nobody looks at holds none.
+ * Browsers limit the connections to one server, so a hidden tab keeps none open.
  */
 export function watch(id, { onJob, onProgress = () => {}, onConnection = () => {} }) {
   let source = null;

@@ -1,4 +1,4 @@
-// What ran: the newest first, more as one scrolls, with a search; and batches, while they are under way.
+// The list of jobs: newest first, more on scrolling, with a search; and the progress of unfinished batches.
 
 import { api, ended } from './api.js';
 import { ago, h, icon } from './dom.js';
@@ -7,7 +7,7 @@ import { parentOf } from './sheets.js';
 import { failed } from './toast.js';
 
 const PAGE = 60;
-/** Milliseconds between looks at the server: while something runs, and otherwise. */
+/** Milliseconds between requests to the server: while jobs run, and otherwise. */
 const BUSY = 2500;
 const IDLE = 12_000;
 
@@ -18,8 +18,8 @@ export class History {
     this.words = '';
     this.current = null;
     this.search = h('input', { type: 'search', id: 'search', placeholder: 'Search', 'aria-label': 'Search the history', oninput: () => this.searchSoon() });
-    this.batches = h('div.batches', { 'aria-label': 'Batches under way', role: 'group', hidden: true });
-    this.list = h('ol.jobs', { 'aria-label': 'Jobs, the newest first' });
+    this.batches = h('div.batches', { 'aria-label': 'Running batches', role: 'group', hidden: true });
+    this.list = h('ol.jobs', { 'aria-label': 'Jobs, newest first' });
     this.end = h('p.end', { role: 'status' });
     element.replaceChildren(
       h('div.history-head', {},
@@ -48,7 +48,7 @@ export class History {
     this.complete = false;
   }
 
-  /** The first page again: what is new goes on top, what is known is brought up to date in its place. */
+  /** Loads the first page again: adds new jobs on top and updates known ones in place. */
   async refresh() {
     clearTimeout(this.timer);
     const asked = (this.asked = new AbortController());
@@ -83,7 +83,7 @@ export class History {
     this.schedule(this.busy ? BUSY : IDLE);
   }
 
-  /** Takes away what lies among the jobs of this page and is none of them: it was deleted elsewhere. */
+  /** Removes the rows within this page's range that are not among its jobs: they were deleted elsewhere. */
   forget(jobs) {
     const there = new Set(jobs.map((job) => job.id));
     const last = this.rows.get(jobs.at(-1)?.id)?.element ?? null;
@@ -114,7 +114,7 @@ export class History {
   }
 
   tellEnd() {
-    const nothing = this.words ? `Nothing was found for “${this.words}”.` : 'Nothing yet. What you take apart is listed here.';
+    const nothing = this.words ? `No jobs found for “${this.words}”.` : 'No jobs yet. Pictures that you split are listed here.';
     this.end.textContent = this.rows.size ? '' : nothing;
   }
 
@@ -125,7 +125,7 @@ export class History {
     return row.element;
   }
 
-  /** A job that was just submitted, or has changed here. */
+  /** Adds a job that was just submitted, or updates one that has changed. */
   put(job) {
     const known = this.rows.get(job.id);
     if (known) known.update(job);
@@ -165,20 +165,20 @@ export class History {
         }
       };
       return h('div.batch', {},
-        h('div.row.between', {}, h('strong', {}, batch.batch), h('button.icon', { 'aria-label': `Cancel what is left of ${batch.batch}`, onclick: stop }, icon('close'))),
+        h('div.row.between', {}, h('strong', {}, batch.batch), h('button.icon', { 'aria-label': `Cancel the rest of ${batch.batch}`, onclick: stop }, icon('close'))),
         h('progress', { max: batch.total, value: batch.ended, 'aria-label': `Progress of ${batch.batch}` }),
         h('p.soft', {}, told));
     }));
   }
 }
 
-/** The list is asked for all the time, so it is the first to know. */
+/** The list is loaded regularly, so it notices first that the server does not respond. */
 function tellConnection(alive) {
   const place = document.getElementById('connection');
   if (place.hidden !== alive) place.hidden = alive;
 }
 
-/** One job in the list; its place is skipped by the browser while it is out of sight. */
+/** One job in the list; the browser skips rendering it while it is out of view. */
 class Row {
   constructor(job) {
     this.image = h('img', { alt: '', loading: 'lazy', decoding: 'async', width: 48, height: 48 });
@@ -213,14 +213,16 @@ class Row {
   }
 }
 
-const KIND = { decompose: 'Layers', edit: 'Edit', composite: 'Composite', workflow: 'Workflow' };
+const KIND = { decompose: 'Decompose', edit: 'Edit', composite: 'Composite', workflow: 'Workflow' };
+
+export const kindOf = (job) => KIND[job.kind];
 
 export function titleOf(job) {
   const { prompt, instruction, edits } = job.params ?? {};
   return instruction || job.labels?.name || prompt || edits?.[0]?.instruction || nameOf(job) || `${KIND[job.kind]} ${job.id.slice(-6)}`;
 }
 
-/** The end of an input's address. */
+/** The file name of the first input, if it is an address. */
 function nameOf(job) {
   const [first] = job.input ?? [];
   return typeof first === 'string' ? decodeURIComponent(first.split('/').pop()) : null;

@@ -1,4 +1,4 @@
-// The list of layers beside the canvas, the topmost first: shown or hidden, how solid, what it is called, where it lies.
+// The list of layers next to the canvas, topmost first: visibility, opacity, name and position of each.
 
 import { h, icon, say } from './dom.js';
 import { inWords } from './running.js';
@@ -11,14 +11,14 @@ export class LayerList {
     this.canvas = canvas;
     this.onEdit = onEdit;
     this.rows = new Map(sheets.layers.map((layer) => [layer.key, this.row(layer)]));
-    this.element = h('ol.layers', { 'aria-label': 'Layers, the topmost first' });
+    this.element = h('ol.layers', { 'aria-label': 'Layers, topmost first' });
     sheets.addEventListener('change', () => this.show());
     this.show();
   }
 
   show() {
     const wanted = this.sheets.topFirst.map((layer) => this.rows.get(layer.key).element);
-    // Moving an element takes the focus from it, so only what lies elsewhere is moved.
+    // Moving an element removes its focus, so only elements in the wrong place are moved.
     wanted.forEach((element, place) => {
       if (this.element.children[place] !== element) {
         const focused = element.contains(document.activeElement) && document.activeElement;
@@ -53,7 +53,7 @@ export class LayerList {
       if (thumbnail.getAttribute('src') !== source) thumbnail.src = source;
       if (document.activeElement !== name) name.value = layer.name;
       name.setAttribute('aria-label', `Name of ${layer.name}`);
-      solo.setAttribute('aria-label', `Look at ${layer.name} alone`);
+      solo.setAttribute('aria-label', `Show only ${layer.name}`);
       solo.setAttribute('aria-pressed', String(this.canvas.solo === key));
       if (eyeShown !== layer.visible) eye.replaceChildren(icon(layer.visible ? 'eye' : 'hidden'));
       eyeShown = layer.visible;
@@ -96,7 +96,7 @@ export class LayerList {
     say(`${this.sheets.layer(key).name} is now number ${place + 1} of ${order.length} from the top`);
   }
 
-  /** Follows the pointer; the others make room as it passes their middle. */
+  /** Follows the pointer; the other rows make room when it passes their middle. */
   drag(event, key) {
     if (event.button !== 0) return;
     event.preventDefault();
@@ -120,7 +120,7 @@ export class LayerList {
       element.classList.remove('dragged');
       element.style.transform = '';
     };
-    // Of the window: a row that changes its place loses a pointer that it has captured.
+    // Listens on the window, because a row that is moved in the list loses its pointer capture.
     window.addEventListener('pointermove', follow, { signal: over.signal });
     window.addEventListener('pointerup', drop, { signal: over.signal });
     window.addEventListener('pointercancel', drop, { signal: over.signal });

@@ -1,4 +1,4 @@
-// A job on its way: what it is doing, how far it is, how long it has taken, and the button that stops it.
+// A job that is queued or running: its stage, progress, elapsed time, and the button that cancels it.
 
 import { api, ended } from './api.js';
 import { h, say, seconds } from './dom.js';
@@ -7,28 +7,28 @@ import { failed } from './toast.js';
 
 const STAGES = {
   fetch: 'Reading the picture', decode: 'Reading the picture', load: 'Loading the model',
-  caption: 'Describing the picture', text_encode: 'Reading the words', vae_encode: 'Looking at the picture',
-  denoise: 'Painting', vae_decode: 'Developing', composite: 'Putting layers together',
+  caption: 'Writing a caption', text_encode: 'Encoding the text', vae_encode: 'Encoding the picture',
+  denoise: 'Denoising', vae_decode: 'Decoding the layers', composite: 'Compositing the layers',
   encode_png: 'Saving', store: 'Saving',
 };
 
-/** In words: `Painting, step 12 of 50`. */
+/** What the job is doing, such as `Denoising, step 12 of 50`. */
 export function inWords(job) {
-  if (job.cancel_requested && !ended(job)) return 'Stopping within a step';
-  if (job.state === 'queued') return job.error ? `Waiting to try again: ${job.error.message}` : 'Waiting for its turn';
+  if (job.cancel_requested && !ended(job)) return 'Stopping after this step';
+  if (job.state === 'queued') return job.error ? `Waiting to retry: ${job.error.message}` : 'Waiting for a worker';
   if (job.state !== 'running') return job.state;
   const { stage, step = 0, steps = 0 } = job.progress ?? {};
   const words = STAGES[stage] ?? 'Starting';
   return stage === 'denoise' && steps ? `${words}, step ${step} of ${steps}` : words;
 }
 
-/** From 0 to 1, or null where nobody knows. Steps of denoising are nearly all of the time. */
+/** Progress from 0 to 1, or null if unknown. Denoise steps take nearly all of the time. */
 export function share(job) {
   const { stage, step = 0, steps = 0 } = job.progress ?? {};
   return stage === 'denoise' && steps ? step / steps : null;
 }
 
-/** What a job is doing, brought up to date with `show(job, past)`; `past` is in seconds since its attempt began. */
+/** A view of a job's progress; update it with `show(job, past)`, where `past` is the seconds since its attempt began. */
 export function progressView(job, { compact = false } = {}) {
   let now = job;
   let began = null;
@@ -36,7 +36,7 @@ export function progressView(job, { compact = false } = {}) {
   const time = h('p.time');
   const bar = h('progress', { max: 1, 'aria-label': 'Progress of the job' });
   const cancel = h('button', { type: 'button', onclick: stopIt }, 'Cancel');
-  const lost = h('p.lost', { role: 'status', hidden: true }, 'The connection is lost. Trying again…');
+  const lost = h('p.lost', { role: 'status', hidden: true }, 'The connection is lost. Reconnecting…');
   const element = h(`section.running${compact ? '.compact' : ''}`, { 'aria-label': 'Job in progress' },
     h('div.row', {}, words, time, cancel), bar, lost);
 
@@ -70,7 +70,7 @@ export function progressView(job, { compact = false } = {}) {
     }
     const past = (Date.now() - began) / 1000;
     const part = share(now);
-    // The first steps tell little; from then on they come at an even pace.
+    // The first steps are too few to predict from; after that the pace is even.
     const left = part > 0.08 && part < 1 ? `, about ${seconds((past / part) * (1 - part))} left` : '';
     time.textContent = `${seconds(past)}${left}`;
   }
@@ -80,7 +80,7 @@ export function progressView(job, { compact = false } = {}) {
   return { element, show, connected: (alive) => { lost.hidden = alive; }, close: () => clearInterval(clock) };
 }
 
-/** Shows `job` until it has ended, then calls `onEnd(job)`. Gives the element and a function that lets go of it. */
+/** Shows `job` until it has ended, then calls `onEnd(job)`. Returns the element and a function that releases it. */
 export function running(job, { onChange = () => {}, onEnd }) {
   const view = progressView(job);
   let now = job;

@@ -1,9 +1,9 @@
-// The token, where the server asks for one. It becomes a cookie that no script can read.
+// Signing in, if the server needs a token. The token becomes a cookie that scripts cannot read.
 
 import { api } from './api.js';
 import { h } from './dom.js';
 
-/** Resolves when the server lets this browser in. */
+/** Resolves when this browser is signed in. */
 export async function signedIn() {
   const { required, valid } = await api.session();
   if (required && !valid) await ask();
@@ -15,12 +15,12 @@ function ask() {
   asking ??= new Promise((done) => {
     const token = h('input', { type: 'password', id: 'token', required: true, autocomplete: 'current-password' });
     const problem = h('p.problem', { role: 'alert', hidden: true });
-    const send = h('button.primary', { type: 'submit' }, 'Go on');
+    const send = h('button.primary', { type: 'submit' }, 'Sign in');
     const dialog = h('dialog.small', { 'aria-labelledby': 'token-title', oncancel: (event) => event.preventDefault() },
       h('form', { onsubmit },
-        h('h2', { id: 'token-title' }, 'This server asks for a token'),
+        h('h2', { id: 'token-title' }, 'This server needs a token'),
         h('div.field', {}, h('label', { htmlFor: 'token' }, 'Token'), token,
-          h('p.hint', {}, 'Whoever runs the server has it: http.token in its settings.')),
+          h('p.hint', {}, 'It is http.token in the server’s settings. Ask the person who runs the server.')),
         problem, h('div.row.actions', {}, send)));
     document.body.append(dialog);
     dialog.showModal();
@@ -34,7 +34,7 @@ function ask() {
         asking = null;
         done();
       } catch (error) {
-        problem.textContent = error.status === 401 ? 'That is not the token of this server.' : error.message;
+        problem.textContent = error.status === 401 ? 'Wrong token.' : error.message;
         problem.hidden = false;
         token.select();
       }

@@ -1,8 +1,7 @@
-// The stack of a job as a person has arranged it: order, names, opacity, what is shown, and which version of each layer.
+// The layers of a job as the user has arranged them: order, names, opacity, visibility, and the version of each layer.
 //
-// What the models made is the server's and never changes; an edit is a job of its own that says with labels which layer
-// it is of, so every tab and every browser finds it. The arrangement is this browser's, kept in its storage, and other
-// tabs on the same job follow it.
+// The pictures are on the server and never change. An edit is a job whose labels name the layer that it edits, so every
+// tab and every browser finds it. The arrangement is in this browser's storage; other tabs on the same job follow it.
 
 import { api, ended, fileUrl, thumbnailUrl } from './api.js';
 import { watch } from './events.js';
@@ -24,7 +23,7 @@ export class Sheets extends EventTarget {
       if (event.key !== this.storageKey) return;
       this.restore();
       this.changed('elsewhere');
-      // What another tab has just made may be unknown here.
+      // Another tab may have made an edit that is unknown here.
       this.loadEdits();
     };
     window.addEventListener('storage', this.follow);
@@ -52,7 +51,7 @@ export class Sheets extends EventTarget {
     this.save();
   }
 
-  /** Puts a layer at a place counted from the top. */
+  /** Moves a layer to a position, counted from the top. */
   move(key, place) {
     const layer = this.layer(key);
     const order = this.topFirst.filter((other) => other !== layer);
@@ -66,12 +65,12 @@ export class Sheets extends EventTarget {
     try {
       localStorage.setItem(this.storageKey, JSON.stringify(layers));
     } catch {
-      // Full or switched off: the arrangement lasts as long as the page.
+      // Storage may be full or disabled; the arrangement then lasts until the page is closed.
     }
     this.changed('here');
   }
 
-  /** Takes over what was saved; layers that are new since then stay where they are. */
+  /** Restores the saved arrangement; layers that are not in it keep their positions. */
   restore() {
     let saved = [];
     try {
@@ -89,14 +88,14 @@ export class Sheets extends EventTarget {
     this.layers.sort((a, b) => (places.get(a.key) ?? 0) - (places.get(b.key) ?? 0));
   }
 
-  /** Finds the edits of these layers that were ever asked for. */
+  /** Loads all edits of these layers. */
   async loadEdits() {
     const { jobs } = await api.jobs({ label: `${EDIT_OF}=${this.job.id}`, kind: 'edit', limit: 200 });
     for (const job of jobs.reverse()) this.adopt(job);
     this.changed('here');
   }
 
-  /** Takes an edit job in: as a version of its layer, or to be followed until it is one. `mine` was made here. */
+  /** Adds an edit job: as a version of its layer, or watched until it becomes one. `mine`: it was started here. */
   adopt(job, mine = false) {
     const layer = this.layer(job.labels[LAYER]);
     if (!layer) return;
@@ -122,7 +121,7 @@ export class Sheets extends EventTarget {
     if (this.watched.has(job.id)) return;
     const stop = watch(job.id, {
       onJob: (job) => {
-        // One that was started before a reload takes its place too, unless another version was chosen since.
+        // An edit that was started before a reload becomes current, too, unless another version was chosen since.
         const [from] = job.input;
         const { current } = this.layer(key);
         this.adopt(job, mine || (from.job === current.job && from.file === current.file));
@@ -138,7 +137,7 @@ export class Sheets extends EventTarget {
     this.watched.set(job.id, stop);
   }
 
-  /** Asks for an edit of a version of a layer; gives the job. */
+  /** Submits an edit of a version of a layer and returns the job. */
   async edit(key, version, params) {
     const input = { image: { job: version.job, file: version.file } };
     const labels = { [EDIT_OF]: this.job.id, [LAYER]: key };
@@ -151,7 +150,7 @@ export class Sheets extends EventTarget {
     this.dispatchEvent(new CustomEvent('change', { detail: { by } }));
   }
 
-  /** The stack as the export takes it, back to front. */
+  /** The layers for the export, back to front. */
   get exported() {
     return this.layers.map(({ name, opacity, visible, current: { job, file } }) => ({ job, file, name, opacity, visible }));
   }
@@ -163,7 +162,7 @@ export const versionThumbnail = (version, size) => thumbnailUrl(version.job, ver
 /** The job whose stack an edit belongs to, if it was made on this page. */
 export const parentOf = (job) => job.labels?.[EDIT_OF];
 
-/** Back to front. A workflow has made edits of its own; the version before them stays. */
+/** The layers of a job, back to front. A workflow's own edits become versions; the originals are kept. */
 function layersOf(job) {
   const of = (role) => job.outputs.filter((file) => file.role === role);
   const base = of('layer');

@@ -1,7 +1,7 @@
-// Before anything is painted: the theme that was chosen here, or the system's.
+// Runs before the first paint: applies the theme that was chosen here, or the system's.
 try {
   const chosen = localStorage.getItem('acetate:theme');
   if (chosen === 'dark' || chosen === 'light') document.documentElement.dataset.theme = chosen;
 } catch {
-  // Storage may be off; the system's theme it is.
+  // Without storage, the system's theme applies.
 }

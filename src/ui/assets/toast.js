@@ -1,4 +1,4 @@
-// Short messages in the corner. Errors stay until they are closed, or until the same thing has worked.
+// Short messages in the corner. Errors stay until they are closed.
 
 import { h, icon } from './dom.js';
 

@@ -111,7 +111,7 @@ fn a_job_that_runs_is_not_run_twice_and_can_be_cancelled_from_outside() {
 
     let second = place.run(&as_strs(&args));
     assert_eq!(second.code, Some(1), "{second:?}");
-    let worker = format!("error: job {id} is being worked on by process {} on ", child.id());
+    let worker = format!("error: job {id} is being run by process {} on ", child.id());
     assert!(second.stderr.contains(&worker) && !second.stderr.contains("resuming"), "{}", second.stderr);
 
     let asked = place.run(&["jobs", "cancel", &id]);

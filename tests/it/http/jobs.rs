@@ -158,7 +158,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             422,
             "invalid_request",
             "colour",
-            "no field",
+            "not a field",
         ),
         (upload(&url, &[], &[("image", "x.png", b"not a picture")]), 422, "invalid_image", "", "x.png"),
         (upload(&url, &[("layers", "3")], &[]), 422, "invalid_request", "image", "curl"),

@@ -37,7 +37,7 @@ fn sixteen_bits_are_rounded_and_noted() {
         Rgb([value, u16::MAX - value, 0])
     });
     let decoded = decode("deep.png", &encode(&deep.clone().into(), ImageFormat::Png)).expect("a picture");
-    assert_eq!(decoded.notes, ["16 bits a channel, rounded to 8"]);
+    assert_eq!(decoded.notes, ["16 bits per channel, rounded to 8"]);
     for (x, y, pixel) in decoded.pixels.enumerate_pixels() {
         let rounded = deep.get_pixel(x, y).0.map(|value| (f64::from(value) / 257.0).round() as u8);
         assert_eq!(pixel.0, [rounded[0], rounded[1], rounded[2], 255]);
@@ -52,12 +52,12 @@ fn cmyk_becomes_rgb_as_in_pillow() {
         // Two inverse cosine transforms that round differently.
         let (most, mean) = difference(&rgb_of(&decoded.pixels), &expected);
         assert!(most <= 6 && mean <= 0.7, "{name}: differs by up to {most}, {mean} on average");
-        assert_eq!(decoded.notes, ["CMYK, converted to RGB without a colour profile"]);
+        assert_eq!(decoded.notes, ["CMYK, converted to RGB without a color profile"]);
     }
     let decoded = decode_file("cmyk.tif");
     let (most, _) = difference(&rgb_of(&decoded.pixels), &stored("cmyk-tif-rgb.png").into_rgb8());
     assert!(most <= 1, "differs by up to {most}");
-    assert_eq!(decoded.notes, ["CMYK, converted to RGB without a colour profile"]);
+    assert_eq!(decoded.notes, ["CMYK, converted to RGB without a color profile"]);
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn exif_orientation_is_applied_and_noted() {
             *plain.get_pixel(x, y)
         });
         assert_eq!(decoded.pixels, upright, "orientation {value}");
-        let note = format!("turned upright, as its EXIF orientation {value} says");
+        let note = format!("rotated according to its EXIF orientation, {value}");
         assert_eq!(decoded.notes, if value == 1 { vec![] } else { vec![note] });
     }
     let odd = decode("odd.jpg", &with_orientation(&jpeg, 77)).expect("a picture");
@@ -121,7 +121,7 @@ fn exif_orientation_is_found_in_png_and_webp_too() {
     for name in ["orientation-6.png", "orientation-6.webp", "orientation-6.jpg"] {
         let decoded = decode_file(name);
         assert_eq!(decoded.pixels, imageops::rotate90(&stored(name).into_rgba8()), "{name}");
-        assert_eq!(decoded.notes, ["turned upright, as its EXIF orientation 6 says"]);
+        assert_eq!(decoded.notes, ["rotated according to its EXIF orientation, 6"]);
     }
 }
 
@@ -133,14 +133,14 @@ fn profiles_are_converted_to_srgb_as_littlecms_does() {
         let decoded = decode_file(name);
         let (most, mean) = difference(&rgb_of(&decoded.pixels), &stored(expected).into_rgb8());
         assert!(most <= tolerance && mean < 1.0, "{name}: differs by up to {most}, {mean} on average");
-        assert_eq!(decoded.notes, ["converted from the colour profile \"Wide test RGB\" to sRGB"]);
+        assert_eq!(decoded.notes, ["converted from the color profile \"Wide test RGB\" to sRGB"]);
         let (unconverted, _) = difference(&rgb_of(&decoded.pixels), &stored(name).into_rgb8());
         assert!(unconverted > 20, "{name}: the conversion must be visible, but is only {unconverted}");
     }
     let grey = decode_file("icc-grey.png");
     let (most, _) = difference(&rgb_of(&grey.pixels), &stored("icc-grey-srgb.png").into_rgb8());
     assert!(most <= 2, "grey: differs by up to {most}");
-    assert_eq!(grey.notes, ["converted from the colour profile \"Grey gamma 1.8\" to sRGB"]);
+    assert_eq!(grey.notes, ["converted from the color profile \"Grey gamma 1.8\" to sRGB"]);
 }
 
 #[test]
@@ -157,13 +157,13 @@ fn srgb_is_left_bit_for_bit_and_broken_profiles_are_noted() {
     assert!(decoded.notes.is_empty(), "{:?}", decoded.notes);
 
     for (name, why) in [
-        ("icc-broken.png", "its colour profile cannot be read ("),
-        ("icc-mismatch.png", "its colour profile is for Gray pixels, which these are not; "),
+        ("icc-broken.png", "its color profile cannot be read ("),
+        ("icc-mismatch.png", "its color profile is for Gray pixels, unlike this picture; "),
     ] {
         let decoded = decode_file(name);
         assert_eq!(decoded.pixels, stored(name).into_rgba8());
         assert_eq!(decoded.notes.len(), 1);
         assert!(decoded.notes[0].starts_with(why), "{:?}", decoded.notes);
-        assert!(decoded.notes[0].ends_with("; the pixels were taken as sRGB"), "{:?}", decoded.notes);
+        assert!(decoded.notes[0].ends_with("; the pixels were treated as sRGB"), "{:?}", decoded.notes);
     }
 }

@@ -20,13 +20,16 @@ fn what_is_no_picture_is_told_by_what_it_looks_like() {
         (b"\0\0\0\x20ftypavif", "the bytes look like AVIF"),
         (b"\0\0\0\x20ftypisom", "the bytes look like a video"),
         ("Ein Bild, das es nicht gibt: schön.".as_bytes(), "the bytes look like plain text"),
-        (b"\x89PNG\n\x1a\n", "the bytes look like a PNG whose first bytes were changed, as by a transfer in text mode"),
-        (b"\x01\x02\x03", "the bytes begin with 01 02 03, which is no format known here"),
+        (
+            b"\x89PNG\n\x1a\n",
+            "the bytes look like a PNG whose first bytes were changed, for instance by a transfer in text mode",
+        ),
+        (b"\x01\x02\x03", "the bytes begin with 01 02 03, which is not a known format"),
     ];
     for (bytes, what) in cases {
         assert_eq!(
             message(decode("in.png", bytes)),
-            format!("invalid_image in.png: not a picture that can be read: {what}; {accepted}")
+            format!("invalid_image in.png: not a readable picture: {what}; {accepted}")
         );
     }
     assert_eq!(message(decode("in.png", b"")), format!("invalid_image in.png: the file is empty; {accepted}"));
@@ -107,7 +110,7 @@ fn truncated_png_and_jpeg_say_so() {
     assert_eq!(
         message(decode("cut.png", &png[..png.len() / 2])),
         format!(
-            "invalid_image cut.png: the PNG is cut short: it ends after {} bytes; fetch or save it again",
+            "invalid_image cut.png: the PNG is cut short: it ends after {} bytes; download or save it again",
             png.len() / 2
         )
     );
@@ -115,7 +118,7 @@ fn truncated_png_and_jpeg_say_so() {
     assert_eq!(
         message(decode("cut.jpg", &jpeg[..jpeg.len() / 2])),
         format!(
-            "invalid_image cut.jpg: the JPEG is cut short: it ends after {} bytes; fetch or save it again",
+            "invalid_image cut.jpg: the JPEG is cut short: it ends after {} bytes; download or save it again",
             jpeg.len() / 2
         )
     );
@@ -141,7 +144,7 @@ fn a_wrong_checksum_is_told_in_words() {
     assert_eq!(
         message(decode("crc.png", &png)),
         "invalid_image crc.png: the PNG is damaged or cut short (its checksum does not match its data); \
-         fetch or save it again"
+         download or save it again"
     );
 }
 

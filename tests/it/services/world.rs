@@ -300,9 +300,9 @@ impl Worker {
 
     /// Where it answers over HTTP.
     pub async fn http(&self) -> String {
-        self.until_said("answers /healthz").await;
+        self.until_said("serving /healthz").await;
         let log = self.log();
-        let line = log.lines().find(|line| line.contains("answers /healthz")).unwrap().to_owned();
+        let line = log.lines().find(|line| line.contains("serving /healthz")).unwrap().to_owned();
         let at = line.find("address=").unwrap() + "address=".len();
         format!("http://{}", line[at..].split_whitespace().next().unwrap())
     }

@@ -149,7 +149,7 @@ impl Download<'_> {
                 Err(Setback::Failed(failure)) => {
                     let failure = match failure {
                         Failure::Missing => {
-                            Failure::Final { reason: "the hub lists it and does not have it".to_owned() }
+                            Failure::Final { reason: "the hub lists it but does not have it".to_owned() }
                         }
                         Failure::Range => {
                             target.restart()?;
@@ -209,7 +209,7 @@ impl Download<'_> {
         let (reason, after) = match &failure {
             Failure::Passing { reason, after } => (reason.clone(), *after),
             Failure::Unreachable { reason } => (reason.clone(), None),
-            Failure::Range => ("the server has no such part of the file".to_owned(), None),
+            Failure::Range => ("the server cannot send this range of the file".to_owned(), None),
             _ => return Err(self.give_up(failure, what)),
         };
         let Some(wait) = backoff.next_wait(brought, after) else {
@@ -224,13 +224,14 @@ impl Download<'_> {
         match failure {
             Failure::Forbidden { reason } => HubError::Unauthorized { id, endpoint, reason },
             Failure::Missing => HubError::NotFound { id, revision: self.revision.to_owned(), endpoint },
-            Failure::Passing { reason, after: Some(after) } => {
-                HubError::Network { id, reason: format!("{what}: {reason}, and asks to wait {} s", after.as_secs()) }
-            }
+            Failure::Passing { reason, after: Some(after) } => HubError::Network {
+                id,
+                reason: format!("{what}: {reason}; the server asks to wait {} s", after.as_secs()),
+            },
             Failure::Passing { reason, after: None } | Failure::Unreachable { reason } | Failure::Final { reason } => {
                 HubError::Network { id, reason: format!("{what}: {reason}") }
             }
-            Failure::Range => HubError::Network { id, reason: format!("{what}: the server has no such part of it") },
+            Failure::Range => HubError::Network { id, reason: format!("{what}: the server cannot send this range") },
         }
     }
 }

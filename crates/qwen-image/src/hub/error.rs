@@ -6,14 +6,16 @@ use super::Small;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    #[error("{text:?} does not name a model: {reason}; give a folder, or a hub id such as Qwen/Qwen-Image-Layered")]
+    #[error(
+        "{text:?} is not the name of a model: {reason}; give a folder, or a hub id such as Qwen/Qwen-Image-Layered"
+    )]
     Reference { text: String, reason: String },
-    #[error("{}: {reason}; give the folder that holds model_index.json", folder.display())]
+    #[error("{}: {reason}; give the folder that contains model_index.json", folder.display())]
     Folder { folder: PathBuf, reason: String },
     #[error(
-        "{}: no model is chosen, and this small one, which then stands in, was not found in {looked}; give {} a folder in \
+        "{}: no model was chosen, and the small default was not found in {looked}; give {} a folder in \
          diffusers' layout or a hub id such as {id}, or set {} in the configuration; `acetate models pull {id}` \
-         downloads that one, about 58 GB",
+         downloads it, about 58 GB",
         small.name(), flag(*small), setting(*small), id = small.full_model()
     )]
     NoSmallModel { small: Small, looked: String },
@@ -31,26 +33,26 @@ pub enum HubError {
     NoCacheFolder { small: Small },
     #[error(
         "{endpoint:?} is not an http or https address; set HF_ENDPOINT, or hub.endpoint in the configuration, to one \
-         such as https://huggingface.co, or leave it out"
+         such as https://huggingface.co, or remove it"
     )]
     Endpoint { endpoint: String },
     #[error("{id} has no revision {revision} at {endpoint}; check the spelling of both ({})", taken_for_id(id))]
     NotFound { id: String, revision: String, endpoint: String },
     #[error(
-        "{endpoint} does not let us read {id} ({reason}): if the name is right it is private or gated; accept its \
-         license at {endpoint}/{id} and set HF_TOKEN to a token that may read it ({})",
+        "{endpoint} denies access to {id} ({reason}): if the name is right, the repository is private or gated; accept \
+         its license at {endpoint}/{id} and set HF_TOKEN to a token that can read it ({})",
         taken_for_id(id)
     )]
     Unauthorized { id: String, endpoint: String, reason: String },
     #[error(
-        "{id}@{revision} is not complete in {} and the hub is offline; switch that off (HF_HUB_OFFLINE, \
+        "{id}@{revision} is not complete in {} and the hub is offline; go online (HF_HUB_OFFLINE, \
          TRANSFORMERS_OFFLINE, or hub.offline in the configuration), or run `acetate models pull {id}@{revision}` \
-         where there is a network and copy the cache here ({})",
+         on a machine with a network and copy the cache here ({})",
         cache.display(), taken_for_id(id)
     )]
     Offline { id: String, revision: String, cache: PathBuf },
     #[error(
-        "{id} needs {} more in {} and {} are free; make room, or set HF_HOME to a larger disk",
+        "{id} needs {} more in {} and {} are free; free some space, or set HF_HOME to a larger disk",
         human_bytes(*needed), folder.display(), human_bytes(*available)
     )]
     NoSpace { id: String, needed: u64, available: u64, folder: PathBuf },
@@ -58,20 +60,20 @@ pub enum HubError {
     Checksum { id: String, file: String, expected: String, actual: String },
     #[error("{id}: {reason}; check the network and the spelling: {}", taken_for_id(id))]
     Unreachable { id: String, reason: String },
-    #[error("{id}: {reason}; what has arrived is kept, and the next try goes on from there")]
+    #[error("{id}: {reason}; the downloaded part is kept, and the next download resumes there")]
     Network { id: String, reason: String },
     #[error("{id}: the hub's list of files cannot be used: {reason}")]
     Listing { id: String, reason: String },
     #[error(
-        "{id}@{revision} keeps weights only as pickle ({example}), which can run any code when it is read; use a \
-         repository with .safetensors files"
+        "{id}@{revision} keeps weights only as pickle ({example}), which can run arbitrary code when it is loaded; use \
+         a repository with .safetensors files"
     )]
     Pickle { id: String, revision: String, example: String },
     #[error("{id}@{revision} is not a diffusers model: it has no model_index.json")]
     NotAModel { id: String, revision: String },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("the download was cancelled; what has arrived is kept")]
+    #[error("the download was cancelled; the downloaded part is kept")]
     Cancelled,
 }
 
@@ -84,7 +86,7 @@ impl HubError {
 
 /// Why a name that was perhaps meant as a path is looked for on the hub.
 fn taken_for_id(id: &str) -> String {
-    format!("there is no folder {id} here, so it was taken for a hub id")
+    format!("there is no folder {id}, so it was used as a hub id")
 }
 
 fn flag(small: Small) -> &'static str {

@@ -145,7 +145,7 @@ impl Client {
             let head = read_head(status, headers, from).ok_or_else(|| status_failure(status, headers, &at, is_home))?;
             return Ok((head, response.into_body().into_reader()));
         }
-        Err(Failure::Final { reason: format!("{} redirects without end", origin(&home)) })
+        Err(Failure::Final { reason: format!("{} redirects endlessly", origin(&home)) })
     }
 }
 
@@ -215,7 +215,7 @@ fn status_failure(status: u16, headers: &HeaderMap, at: &Uri, is_home: bool) -> 
         408 | 429 | 500..=599 => Failure::Passing { reason, after },
         // The address of a large file is signed for an hour: a new one is got from the hub by asking again.
         400 | 401 | 403 if !is_home => Failure::Passing { reason, after },
-        206 => passing(format!("{} answered with another range than was asked for", origin(at))),
+        206 => passing(format!("{} sent another range than requested", origin(at))),
         _ => Failure::Final { reason },
     }
 }

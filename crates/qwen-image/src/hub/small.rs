@@ -77,7 +77,7 @@ impl Surroundings {
             let folder = place.join(small.name());
             match pipeline_of(&folder) {
                 Some(found) if found == small.pipeline() => return Ok(folder),
-                Some(found) => others.push(format!("{} is there, but for a {found}", folder.display())),
+                Some(found) => others.push(format!("{} exists, but is for a {found}", folder.display())),
                 None => {}
             }
         }
@@ -114,7 +114,7 @@ impl Surroundings {
         places.extend(self.near_the_current_folder().map(|place| place.display().to_string()));
         places.dedup();
         if places.is_empty() {
-            "any folder, as this process does not know its own".to_owned()
+            "any folder, because this process does not know its own path".to_owned()
         } else {
             places.join(", ")
         }

@@ -1,15 +1,15 @@
-//! Colour and alpha of a layer, taken apart for an edit and put together after it.
+//! Splits a layer into color and alpha for an edit, and joins them afterwards.
 //!
-//! The edit model sees RGB. The rule for a layer with alpha: the model gets the layer's RGB as it is, also under
-//! transparent pixels; the layer's alpha never goes through the model and comes back bit for bit; and the edited colour
-//! is resized on its own, not premultiplied, so that the matte does not bleed into the edge.
+//! The edit model sees RGB. For a layer with alpha, the model gets the layer's RGB unchanged, also under transparent
+//! pixels; the layer's alpha bypasses the model and is restored exactly; and the edited color is resized separately,
+//! not premultiplied, so that the matte does not bleed into the edge.
 
 use ::image::{GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 
 use super::ImageError;
 use super::resize::{lanczos_l, lanczos_rgb};
 
-/// The colour of every pixel, also of transparent ones.
+/// The color of every pixel, including transparent ones.
 pub fn rgb_of(image: &RgbaImage) -> RgbImage {
     RgbImage::from_fn(image.width(), image.height(), |x, y| {
         let Rgba([r, g, b, _]) = *image.get_pixel(x, y);
@@ -22,10 +22,10 @@ pub fn alpha_of(image: &RgbaImage) -> GrayImage {
     GrayImage::from_fn(image.width(), image.height(), |x, y| Luma([image.get_pixel(x, y).0[3]]))
 }
 
-/// The colour of `rgb` with the alpha of `alpha_from`, bit for bit.
+/// The color of `rgb` with the exact alpha of `alpha_from`.
 ///
 /// # Errors
-/// [`ImageError::AlphaSize`] when the sizes differ.
+/// [`ImageError::AlphaSize`] if the sizes differ.
 pub fn with_alpha(rgb: &RgbImage, alpha_from: &RgbaImage) -> Result<RgbaImage, ImageError> {
     let ((width, height), (alpha_width, alpha_height)) = (rgb.dimensions(), alpha_from.dimensions());
     if (width, height) != (alpha_width, alpha_height) {
@@ -34,17 +34,17 @@ pub fn with_alpha(rgb: &RgbImage, alpha_from: &RgbaImage) -> Result<RgbaImage, I
     Ok(join(rgb, &alpha_of(alpha_from)))
 }
 
-/// An edited picture at the layer's own size, with the layer's own alpha: `output_size = source`.
+/// An edited picture with the layer's size and alpha: `output_size = source`.
 pub fn back_to_source(edited: &RgbImage, source: &RgbaImage) -> RgbaImage {
     join(&lanczos_rgb(edited, source.width(), source.height()), &alpha_of(source))
 }
 
-/// An edited picture at the model's size, with the layer's alpha resized to it: `output_size = model`.
+/// An edited picture with the model's size and the layer's alpha resized to it: `output_size = model`.
 pub fn at_model_size(edited: &RgbImage, source: &RgbaImage) -> RgbaImage {
     join(edited, &lanczos_l(&alpha_of(source), edited.width(), edited.height()))
 }
 
-/// The picture on a white sheet, without alpha, as the reference's picture processor hands it to the text encoder.
+/// The picture over white, without alpha, as the reference's picture processor passes it to the text encoder.
 ///
 /// Equal to Pillow's `Image.alpha_composite` onto opaque white, which keeps 7 bits below the byte and rounds.
 pub fn on_white(image: &RgbaImage) -> RgbImage {

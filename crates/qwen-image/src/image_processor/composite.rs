@@ -1,4 +1,4 @@
-//! Layers put together, back to front.
+//! Composites layers, back to front.
 
 use std::borrow::Borrow;
 
@@ -7,13 +7,13 @@ use rayon::prelude::*;
 
 use super::ImageError;
 
-/// Puts `layers` (back to front, all of one size, straight alpha) over each other.
+/// Composites `layers` (back to front, all of one size, straight alpha).
 ///
 /// Each pixel is blended with "over" in float32 through the whole stack and rounded once at the end. It is exact where
-/// nothing blends: an alpha of 0 leaves what is below bit for bit, colour included, and an alpha of 255 replaces it.
+/// nothing blends: an alpha of 0 keeps the pixel below unchanged, including its color, and an alpha of 255 replaces it.
 ///
 /// # Errors
-/// When there is no layer, or a layer has another size than the first.
+/// If there is no layer, or a layer's size differs from the first one's.
 pub fn composite<Layer: Borrow<RgbaImage>>(layers: &[Layer]) -> Result<RgbaImage, ImageError> {
     let layers: Vec<&RgbaImage> = layers.iter().map(Borrow::borrow).collect();
     let Some((&back, above)) = layers.split_first() else {
@@ -41,7 +41,7 @@ pub fn composite<Layer: Borrow<RgbaImage>>(layers: &[Layer]) -> Result<RgbaImage
     Ok(out)
 }
 
-/// One pixel of the stack. `whole` is the result as long as nothing had to be blended, `mixed` from then on.
+/// One pixel of the stack. `whole` is the result until something is blended, `mixed` from then on.
 fn blend(back: [u8; 4], above: impl Iterator<Item = [u8; 4]>) -> [u8; 4] {
     let mut whole = back;
     let mut mixed: Option<Premultiplied> = None;
@@ -57,7 +57,7 @@ fn blend(back: [u8; 4], above: impl Iterator<Item = [u8; 4]>) -> [u8; 4] {
     mixed.map_or(whole, |pixel| pixel.straight())
 }
 
-/// Colour times alpha, and alpha, each from 0 to 1.
+/// Color times alpha, and alpha, each from 0 to 1.
 struct Premultiplied {
     colour: [f32; 3],
     alpha: f32,

@@ -1,5 +1,5 @@
-//! Pictures on their way into the models and out of them: resized as the reference does it, split from and joined with
-//! alpha, put over each other.
+//! Prepares pictures for the models, and their results: resizing as in the reference, splitting and joining alpha, and
+//! compositing.
 //!
 //! The pixel type is [`::image::RgbaImage`] throughout: 8 bits, sRGB, straight (not premultiplied) alpha.
 
@@ -11,10 +11,10 @@ pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_
 pub use composite::composite;
 pub use resize::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_l, lanczos_rgb};
 
-/// Pictures that do not go together.
+/// Pictures that do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    #[error("layers: there is none; give at least one picture, the rearmost first")]
+    #[error("layers: there are none; give at least one picture, rearmost first")]
     NoLayers,
     #[error(
         "layers[{index}]: is {width}x{height} pixels but layers[0] is {first_width}x{first_height}; all layers must \

@@ -1,4 +1,4 @@
-//! The device that computes: opened, described and tested.
+//! Opens, describes and tests the device.
 
 use std::{path::Path, str::FromStr};
 
@@ -23,7 +23,7 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// As it is written in settings: `cpu`, `cuda:0`.
+    /// The name in settings: `cpu`, `cuda:0`.
     pub fn name(self) -> String {
         match self {
             Self::Cpu => "cpu".to_owned(),
@@ -31,7 +31,7 @@ impl DeviceChoice {
         }
     }
 
-    /// The number format for a device where nobody has chosen one.
+    /// The default number format of a device.
     pub fn default_dtype(self) -> ComputeDType {
         match self {
             Self::Cpu => ComputeDType::F32,
@@ -39,10 +39,10 @@ impl DeviceChoice {
         }
     }
 
-    /// Refuses a device that this build cannot drive.
+    /// Refuses a device that this build does not support.
     ///
     /// # Errors
-    /// On `Cuda` without the `cuda` feature.
+    /// For `Cuda` without the `cuda` feature.
     pub fn check(self) -> Result<(), Error> {
         if matches!(self, Self::Cuda(_)) && !candle_core::utils::cuda_is_available() {
             return Err(Error::invalid("device", "this acetate is built without CUDA; use cpu"));
@@ -56,7 +56,7 @@ impl DeviceChoice {
 pub enum ComputeDType {
     F32,
     Bf16,
-    /// Like `Bf16`, with the transformer's blocks in eight bits: faster and smaller, less exact. For GPUs of compute
+    /// Like `Bf16`, with the transformer's blocks in fp8: faster and smaller, less exact. For GPUs of compute
     /// capability 8.9 and newer.
     Fp8,
 }
@@ -70,7 +70,7 @@ impl ComputeDType {
         }
     }
 
-    /// Of tensors between the products.
+    /// The number format of tensors between the products.
     pub fn candle(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -78,16 +78,16 @@ impl ComputeDType {
         }
     }
 
-    /// Refuses a format that a device would only be slower with.
+    /// Refuses a format that would only be slower on this device.
     ///
     /// # Errors
-    /// On `Bf16` and `Fp8` for a CPU.
+    /// For `Bf16` and `Fp8` on a CPU.
     pub fn check(self, device: DeviceChoice) -> Result<(), Error> {
         let reason = match (device, self) {
             (DeviceChoice::Cpu, Self::Bf16) => {
-                "bf16 is for GPUs: a CPU would only be slower with it, and less exact; use f32, or a CUDA device"
+                "bf16 is for GPUs: on a CPU it is slower and less exact; use f32, or a CUDA device"
             }
-            (DeviceChoice::Cpu, Self::Fp8) => "fp8 is for GPUs that multiply such numbers; use f32, or a CUDA device",
+            (DeviceChoice::Cpu, Self::Fp8) => "fp8 is for GPUs that support it; use f32, or a CUDA device",
             (DeviceChoice::Cpu, Self::F32) | (DeviceChoice::Cuda(_), _) => return Ok(()),
         };
         Err(Error::invalid("dtype", reason))
@@ -111,7 +111,7 @@ impl FromStr for DeviceChoice {
 impl FromStr for ComputeDType {
     type Err = String;
 
-    /// `f32`, `bf16` or `fp8`; 16-bit floats are refused with the reason.
+    /// `f32`, `bf16` or `fp8`; 16-bit floats are refused with a reason.
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "f32" | "float32" => Ok(Self::F32),
@@ -128,7 +128,7 @@ impl FromStr for ComputeDType {
 /// Opens a device.
 ///
 /// # Errors
-/// When there is no such GPU, or its driver refuses.
+/// If there is no such GPU, or its driver fails.
 pub fn open_device(device: DeviceChoice) -> Result<Device, Error> {
     match device {
         DeviceChoice::Cpu => Ok(Device::Cpu),
@@ -137,7 +137,7 @@ pub fn open_device(device: DeviceChoice) -> Result<Device, Error> {
     .map_err(|source| Error::device(&device.name(), source))
 }
 
-/// A GPU in words, with the attention kernel that it will use; opens it.
+/// Opens a GPU and returns its description, with the attention kernel that it will use.
 ///
 /// # Errors
 /// Like [`open_device`].
@@ -154,10 +154,10 @@ pub fn describe_device(device: DeviceChoice, dtype: ComputeDType) -> Result<Stri
     Ok(format!("{}{gpu}, {}, attention {attention}", device.name(), dtype.as_str()))
 }
 
-/// Where a checkpoint would go on a GPU as it is now, in words; empty for a CPU.
+/// A description of how a checkpoint would be placed on a GPU now; empty for a CPU.
 ///
 /// # Errors
-/// When the checkpoint cannot be used, does not fit, or the device does not answer.
+/// If the checkpoint is unusable or does not fit, or if the device does not respond.
 pub fn foresee(limits: &Limits, folder: &Path, pipeline: PipelineKind) -> Result<String, Error> {
     let name = limits.device.name();
     let model = folder.display().to_string();
@@ -183,14 +183,14 @@ pub fn foresee(limits: &Limits, folder: &Path, pipeline: PipelineKind) -> Result
     }
 }
 
-/// The sum over the product of two 64x64 matrices of ones and twos: 64 * 64 * 64 * 1 * 2.
+/// The sum of the product of two 64x64 matrices of ones and twos: 64 * 64 * 64 * 1 * 2.
 const PRODUCT_SUM: f64 = 524_288.0;
 
 /// Multiplies two matrices whose product is known.
 pub(super) fn self_test(name: &str, device: &Device, dtype: DType) -> Result<(), Error> {
     let sum = product_sum(device, dtype).map_err(|source| Error::device(name, source))?;
     if (sum - PRODUCT_SUM).abs() > PRODUCT_SUM * 1e-2 {
-        let reason = format!("it computes {sum} where {PRODUCT_SUM} is right; do not trust it");
+        let reason = format!("it computes {sum} instead of {PRODUCT_SUM}; do not trust it");
         return Err(Error::DeviceUntrusted { device: name.to_owned(), reason });
     }
     Ok(())

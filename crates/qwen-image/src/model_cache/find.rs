@@ -1,4 +1,4 @@
-//! A checkpoint on this machine: downloaded if it is not there yet, with progress.
+//! Finds a checkpoint, and downloads it if needed, with progress.
 
 use std::{ops::ControlFlow, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! Does a checkpoint fit into the host's memory? Answered before anything is loaded, with the numbers.
+//! Checks whether a checkpoint fits into host memory, before anything is loaded.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use candle_core::DType;
 
 use crate::{Error, models::checkpoint_bytes};
 
-/// Work space beside the weights, as a share of them: activations, the text encoder's cache, the stacked copies
-/// made while loading.
+/// Working memory as a fraction of the weights: activations, the text encoder's cache, and the stacked copies made
+/// while loading.
 const OVERHEAD: f64 = 0.15;
 const LEAST_OVERHEAD: u64 = 128 << 20;
 
-/// The bytes of a checkpoint's weights; refuses one that needs more than `budget`, or more than the machine has free.
+/// The size of a checkpoint's weights in bytes; refuses one that needs more than `budget` or the free memory.
 pub fn check(name: &str, folder: &Path, dtype: DType, budget: Option<u64>) -> Result<u64, Error> {
     let weights = checkpoint_bytes(folder, dtype).map_err(|source| Error::Model { model: name.to_owned(), source })?;
     let needed = weights + LEAST_OVERHEAD.max((weights as f64 * OVERHEAD) as u64);
@@ -20,8 +20,8 @@ pub fn check(name: &str, folder: &Path, dtype: DType, budget: Option<u64>) -> Re
         return Ok(weights);
     }
     let reason = format!(
-        "it needs about {} as {}, {} for its weights and the rest to work in, and {} {}; use a smaller checkpoint, a \
-         smaller number format or a larger machine",
+        "it needs about {} as {}, {} for its weights and the rest as working memory, but {} {}; use a smaller \
+         checkpoint, a smaller number format or a larger machine",
         size(needed),
         dtype.as_str(),
         size(weights),
@@ -31,9 +31,9 @@ pub fn check(name: &str, folder: &Path, dtype: DType, budget: Option<u64>) -> Re
     Err(Error::TooLarge { model: name.to_owned(), reason })
 }
 
-/// Free memory of the machine, or of the control group when that is less.
+/// The free memory of the machine, or of the control group if that is less.
 pub fn available_memory() -> u64 {
-    // Where the system cannot be asked, loading is the test.
+    // If the system does not report it, loading is the test.
     let Ok(mut system) = sysinfo::System::new() else { return u64::MAX };
     system.refresh_memory();
     match system.cgroup_limits() {

@@ -1,4 +1,4 @@
-//! What one device is used for, and how much of it.
+//! The device, and the limits of its use.
 
 use super::{
     device::{ComputeDType, DeviceChoice},
@@ -11,23 +11,23 @@ use super::{
 pub struct Limits {
     pub device: DeviceChoice,
     pub dtype: ComputeDType,
-    /// What may leave a GPU while it is not needed there.
+    /// What may be offloaded from a GPU while it is not needed.
     pub cpu_offload: CpuOffload,
-    /// Most bytes that models may take on a GPU; none: what it has free.
+    /// The most GPU memory for models, in bytes. None: all that is free.
     pub vram_budget: Option<u64>,
-    /// Most bytes that models may take in the host's memory; none: what the machine has free.
+    /// The most host memory for models, in bytes. None: all that is free.
     pub memory_budget: Option<u64>,
 }
 
 impl Limits {
-    /// Bytes of the host that models may take.
+    /// The host memory that models may use, in bytes.
     pub(super) fn host_memory(&self) -> u64 {
         self.memory_budget.unwrap_or_else(host_memory::available_memory)
     }
 }
 
 impl Default for Limits {
-    /// The CPU in float32, with all of its memory.
+    /// The CPU in float32, with all free memory.
     fn default() -> Self {
         let device = DeviceChoice::default();
         Self {

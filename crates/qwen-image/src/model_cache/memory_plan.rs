@@ -1,8 +1,8 @@
-//! Where a model's parts go: chosen from what the card has free, before anything is loaded.
+//! The placement of a model's parts, chosen by the free GPU memory before anything is loaded.
 //!
-//! Three ways, from the fastest to the smallest. All of it stays on the device. Or the parts take turns there: text
-//! encoder, transformer, VAE. Or blocks take turns too, behind as many that stay as there is room for. What is not on
-//! the device waits in host memory, from which it comes with one transfer.
+//! There are three modes, from the fastest to the smallest. The whole model stays on the device. Or its parts take
+//! turns: text encoder, transformer, VAE. Or its blocks take turns as well, except for as many as fit permanently. What
+//! is not on the device is in host memory, from which one transfer brings it back.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use crate::{
     pipeline::{ComponentPlacement, Placement},
 };
 
-/// What may leave the device, as it is configured.
+/// The configured offload mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CpuOffload {
-    /// As much as memory asks for.
+    /// As much as the free memory requires.
     #[default]
     Auto,
     Never,
@@ -28,14 +28,14 @@ pub enum CpuOffload {
 pub enum PlacementMode {
     Resident,
     InTurn,
-    /// With blocks that stay.
+    /// With resident blocks.
     Streamed,
-    /// Without any.
+    /// Without resident blocks.
     Smallest,
 }
 
 impl PlacementMode {
-    /// The next smaller one.
+    /// The next smaller mode.
     pub fn down(self) -> Option<Self> {
         match self {
             Self::Resident => Some(Self::InTurn),
@@ -46,22 +46,22 @@ impl PlacementMode {
     }
 }
 
-/// What there is to choose from, in bytes.
+/// The sizes for the choice, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanRequest {
     pub sizes: Sizes,
-    /// Free on the card.
+    /// Free on the device.
     pub free: u64,
-    /// What models of this program hold there.
+    /// Held there by models of this program.
     pub held: u64,
-    /// What of that could leave.
+    /// The part of that which could be offloaded.
     pub leavable: u64,
-    /// Free in the host's memory.
+    /// Free host memory.
     pub host: u64,
     pub offload: CpuOffload,
-    /// Of the card, for all models.
+    /// The budget of the device, for all models.
     pub budget: Option<u64>,
-    /// The fastest mode to take; smaller ones after the device ran out of memory.
+    /// The fastest allowed mode; a smaller one after the device ran out of memory.
     pub from: PlacementMode,
 }
 
@@ -69,26 +69,26 @@ pub struct PlanRequest {
 pub struct MemoryPlan {
     pub mode: PlacementMode,
     pub placement: Placement,
-    /// The other model has to leave first.
+    /// Whether the other model has to be offloaded first.
     pub alone: bool,
-    /// Most bytes on the device.
+    /// The peak memory on the device, in bytes.
     pub device: u64,
-    /// Bytes kept on the host.
+    /// The memory kept on the host, in bytes.
     pub host: u64,
-    /// Blocks of the transformer that stay on the device while it computes, of how many.
+    /// How many of the transformer's blocks are resident while it computes, and their total.
     pub blocks: (usize, usize),
 }
 
-/// Nothing fits; the numbers.
+/// Nothing fits, with the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlanError {
-    /// What the smallest allowed mode needs of the device, and what there is.
+    /// What the smallest allowed mode needs on the device, and what is available.
     Device { needed: u64, available: u64, budget: bool, offload: CpuOffload },
-    /// The same of the host's memory.
+    /// The same for host memory.
     Host { needed: u64, available: u64 },
 }
 
-/// Part of what is free that is left alone: libraries take some for themselves, and pieces do not fit without gaps.
+/// The part of the free memory that is not used, for libraries and fragmentation.
 const SPARE: u64 = 32;
 const MOST_SPARE: u64 = 1 << 30;
 
@@ -106,12 +106,12 @@ pub fn plan(question: &PlanRequest) -> Result<MemoryPlan, PlanError> {
             && match offload {
                 CpuOffload::Auto => true,
                 CpuOffload::Never => mode == PlacementMode::Resident,
-                // The user asked for little on the device, so speed does not decide.
+                // The user asked for little device memory, so speed does not matter.
                 CpuOffload::Model => mode == PlacementMode::InTurn || from > PlacementMode::InTurn,
                 CpuOffload::Sequential => mode >= PlacementMode::Streamed,
             }
     };
-    // Without a budget `sequential` means as little as possible.
+    // Without a budget, `sequential` means as little as possible.
     let least_only = offload == CpuOffload::Sequential && budget.is_none();
 
     let mut refused = None;
@@ -163,7 +163,7 @@ fn place(sizes: &Sizes, mode: PlacementMode, room: u64) -> MemoryPlan {
     MemoryPlan { mode, placement, alone: false, device, host, blocks }
 }
 
-/// A part with as many blocks on the device as fit into `most`, and what it then needs.
+/// The number of resident blocks that fit into `most`, and the memory that the part then needs.
 fn stream(part: &PartSize, most: u64) -> (ComponentPlacement, u64) {
     if part.weights() + part.work <= most {
         return (ComponentPlacement::IN_TURN, part.weights() + part.work);
@@ -177,9 +177,9 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.mode {
             PlacementMode::Resident => write!(f, "all on the device")?,
-            PlacementMode::InTurn => write!(f, "parts in turn")?,
+            PlacementMode::InTurn => write!(f, "parts take turns")?,
             PlacementMode::Streamed | PlacementMode::Smallest => {
-                write!(f, "blocks streamed, {} of {} stay on the device", self.blocks.0, self.blocks.1)?;
+                write!(f, "blocks streamed, {} of {} resident", self.blocks.0, self.blocks.1)?;
             }
         }
         write!(f, "; at most {} there", size(self.device))?;
@@ -196,19 +196,19 @@ impl fmt::Display for PlanError {
             Self::Device { needed, available, budget, offload } => {
                 let of = if budget { "are left of vram_budget" } else { "are free on the device" };
                 let (how, advice) = match offload {
-                    CpuOffload::Never => (", all of it at once", "let parts leave the device (cpu_offload = \"auto\")"),
-                    CpuOffload::Model => (" for its largest part", "let blocks be streamed (cpu_offload = \"auto\")"),
+                    CpuOffload::Never => (", all of it at once", "allow offloading parts (cpu_offload = \"auto\")"),
+                    CpuOffload::Model => (" for its largest part", "allow streaming blocks (cpu_offload = \"auto\")"),
                     CpuOffload::Auto | CpuOffload::Sequential => (
                         " even with its blocks streamed",
                         "use a smaller checkpoint, or a device with more memory free",
                     ),
                 };
-                write!(f, "it needs about {}{how}, and {} {of}; {advice}", size(needed), size(available))
+                write!(f, "it needs about {}{how}, but {} {of}; {advice}", size(needed), size(available))
             }
             Self::Host { needed, available } => write!(
                 f,
-                "what is not on the device would take {} of the host's memory, and {} are free; set memory_budget if \
-                 more may be used",
+                "the offloaded parts would take {} of host memory, but {} are free; set memory_budget if more \
+                 may be used",
                 size(needed),
                 size(available)
             ),

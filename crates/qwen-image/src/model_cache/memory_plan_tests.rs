@@ -131,9 +131,9 @@ fn after_running_out_the_next_mode_is_taken() {
 #[test]
 fn what_cannot_fit_is_refused_with_the_numbers() {
     let refused = |question: PlanRequest| plan(&question).unwrap_err().to_string();
-    insta::assert_snapshot!(refused(ask(3 * GIB)), @"it needs about 4.6 GiB even with its blocks streamed, and 2.9 GiB are free on the device; use a smaller checkpoint, or a device with more memory free");
-    insta::assert_snapshot!(refused(PlanRequest { offload: CpuOffload::Never, ..ask(24 * GIB) }), @r#"it needs about 56.7 GiB, all of it at once, and 23.2 GiB are free on the device; let parts leave the device (cpu_offload = "auto")"#);
-    insta::assert_snapshot!(refused(PlanRequest { offload: CpuOffload::Model, ..ask(24 * GIB) }), @r#"it needs about 40.7 GiB for its largest part, and 23.2 GiB are free on the device; let blocks be streamed (cpu_offload = "auto")"#);
-    insta::assert_snapshot!(refused(PlanRequest { budget: Some(2 * GIB), ..ask(24 * GIB) }), @"it needs about 4.6 GiB even with its blocks streamed, and 2.0 GiB are left of vram_budget; use a smaller checkpoint, or a device with more memory free");
-    insta::assert_snapshot!(refused(PlanRequest { host: 16 * GIB, ..ask(24 * GIB) }), @"what is not on the device would take 54.0 GiB of the host's memory, and 16.0 GiB are free; set memory_budget if more may be used");
+    insta::assert_snapshot!(refused(ask(3 * GIB)), @"it needs about 4.6 GiB even with its blocks streamed, but 2.9 GiB are free on the device; use a smaller checkpoint, or a device with more memory free");
+    insta::assert_snapshot!(refused(PlanRequest { offload: CpuOffload::Never, ..ask(24 * GIB) }), @r#"it needs about 56.7 GiB, all of it at once, but 23.2 GiB are free on the device; allow offloading parts (cpu_offload = "auto")"#);
+    insta::assert_snapshot!(refused(PlanRequest { offload: CpuOffload::Model, ..ask(24 * GIB) }), @r#"it needs about 40.7 GiB for its largest part, but 23.2 GiB are free on the device; allow streaming blocks (cpu_offload = "auto")"#);
+    insta::assert_snapshot!(refused(PlanRequest { budget: Some(2 * GIB), ..ask(24 * GIB) }), @"it needs about 4.6 GiB even with its blocks streamed, but 2.0 GiB are left of vram_budget; use a smaller checkpoint, or a device with more memory free");
+    insta::assert_snapshot!(refused(PlanRequest { host: 16 * GIB, ..ask(24 * GIB) }), @"the offloaded parts would take 54.0 GiB of host memory, but 16.0 GiB are free; set memory_budget if more may be used");
 }

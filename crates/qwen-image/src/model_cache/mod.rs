@@ -1,5 +1,5 @@
-//! Which models are in memory, and where: a checkpoint is found, measured, planned and loaded at its first use, then
-//! kept in a slot. On a GPU that has no room for all, those that are not needed leave for the host's memory.
+//! Manages the models in memory: a checkpoint is found, measured, planned and loaded on first use, then kept in a slot.
+//! If a GPU cannot hold all models, those that are not needed move to host memory.
 
 mod device;
 mod find;
@@ -46,13 +46,13 @@ pub struct ModelCache {
     conditioning: Conditioning,
     device: Option<Device>,
     slots: BTreeMap<SlotKey, Slot>,
-    /// The fastest mode that is still tried: smaller ones after the device ran out of memory.
+    /// The fastest mode that is still allowed; smaller after the device ran out of memory.
     fastest: PlacementMode,
     uses: u64,
     on_change: Box<OnModelsChanged>,
 }
 
-/// Told the models in memory, whenever one comes or goes.
+/// Called with the models in memory whenever one is loaded or unloaded.
 pub type OnModelsChanged = dyn FnMut(&[LoadedModel]) + Send;
 
 impl ModelCache {
@@ -75,7 +75,7 @@ impl ModelCache {
         SlotKey { pipeline, checkpoint: checkpoint.clone(), adapters: Vec::new(), dtype: self.limits.dtype }
     }
 
-    /// `on_change` is told the models in memory whenever one comes or goes.
+    /// `on_change` is called with the models in memory whenever one is loaded or unloaded.
     pub fn on_change(&mut self, on_change: Box<OnModelsChanged>) {
         self.on_change = on_change;
     }
@@ -84,7 +84,7 @@ impl ModelCache {
         self.slots.contains_key(key)
     }
 
-    /// Opens the device and multiplies two matrices whose product is known; gives the device's description.
+    /// Opens the device and runs its self-test; returns the device's description.
     pub fn self_test(&mut self) -> Result<String, Error> {
         let device = self.device()?;
         device::self_test(&self.device_name(), &device, self.limits.dtype.candle())?;
@@ -95,8 +95,8 @@ impl ModelCache {
         self.limits.device.name()
     }
 
-    /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for manifests; on a GPU also where the model
-    /// is.
+    /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for manifests; on a GPU also the model's
+    /// placement.
     pub fn describe_with(&self, slot: &Slot) -> String {
         match &slot.plan {
             Some(plan) => format!("{}, {plan}", self.description()),
@@ -104,7 +104,7 @@ impl ModelCache {
         }
     }
 
-    /// Brings a checkpoint into memory, with room for its work.
+    /// Loads a checkpoint and makes room for its work.
     pub fn load(&mut self, key: &SlotKey, callbacks: &mut Callbacks<'_>) -> Result<(), Error> {
         if self.slots.contains_key(key) {
             self.make_room_for(key)?;
@@ -126,16 +126,16 @@ impl ModelCache {
     /// A checkpoint that is in memory.
     ///
     /// # Errors
-    /// When it was not loaded before.
+    /// If it was not loaded before.
     pub fn get(&self, key: &SlotKey) -> Result<&Slot, Error> {
         self.slots.get(key).ok_or_else(|| Error::DeviceUntrusted {
             device: self.device_name(),
-            reason: format!("{} was not kept in memory", key.checkpoint),
+            reason: format!("{} could not be kept in memory", key.checkpoint),
         })
     }
 
-    /// After the device ran out of memory: lets all models go, and plans smaller from now on. False when there is
-    /// nothing smaller.
+    /// After the device ran out of memory: unloads all models, and plans smaller modes from now on. Returns false if
+    /// there is no smaller mode.
     pub fn shrink(&mut self) -> bool {
         let used = self.slots.values().filter_map(|slot| slot.plan.as_ref());
         let slowest = used.map(|plan| plan.mode).max().unwrap_or(self.fastest);
@@ -145,7 +145,7 @@ impl ModelCache {
         self.slots.clear();
         self.changed();
         if let Err(error) = nn::free_unused(&device) {
-            tracing::warn!(%error, "memory was not given back");
+            tracing::warn!(%error, "could not release memory");
         }
         true
     }
@@ -185,7 +185,7 @@ impl ModelCache {
         let found = find(&self.hub, &key.checkpoint, callbacks)?;
         let mut text_encoder = self.text_encoder_for(key.pipeline, &found.folder);
         let (bytes, plan) = match self.plan(key, &found, text_encoder.is_some(), &device) {
-            // Neither the device nor the host has room for all: the others are loaded anew when they are needed.
+            // Neither the device nor the host can hold all models: the others are loaded again when needed.
             Err(Error::TooLarge { .. }) if device.is_cuda() && !self.slots.is_empty() => {
                 text_encoder = None;
                 self.slots.clear();
@@ -224,7 +224,7 @@ impl ModelCache {
         Ok(Slot { pipeline, model, plan, bytes, folder: found.folder, used: 0 })
     }
 
-    /// A loaded checkpoint's text encoder that can serve this one too. Only those of layered models write captions.
+    /// A loaded text encoder that this checkpoint can share. Only those of layered models can write captions.
     fn text_encoder_for(&self, pipeline: PipelineKind, folder: &Path) -> Option<Offloadable<TextEncoder>> {
         let serves = |slot: &&Slot| slot.model.pipeline == PipelineKind::Layered || pipeline == PipelineKind::EditPlus;
         let mut slots = self.slots.values().filter(serves);
@@ -232,7 +232,8 @@ impl ModelCache {
         Some(same.components().text_encoder.clone())
     }
 
-    /// Gives a new layered model's text encoder, which can also write captions, to all whose encoder is the same.
+    /// Shares a new layered model's text encoder, which can also write captions, with all models that have the same
+    /// one.
     fn share_text_encoder(&mut self, layered: &Slot) {
         let encoder = &layered.components().text_encoder;
         for slot in self.slots.values_mut() {
@@ -242,7 +243,7 @@ impl ModelCache {
         }
     }
 
-    /// Bytes of the weights, and on a GPU where they go.
+    /// The size of the weights, and on a GPU their placement.
     fn plan(
         &self,
         key: &SlotKey,
@@ -254,7 +255,7 @@ impl ModelCache {
         let failed = |source| Error::device(&name, source);
         let dtype = key.dtype.candle();
         let Some(CardMemory { free, .. }) = nn::card_memory(device).map_err(failed)? else {
-            // A budget is for all models; free memory is what the resident ones have left.
+            // A budget is for all models; free memory excludes those already loaded.
             let held: u64 = self.slots.values().map(|slot| slot.bytes).sum();
             let budget = self.limits.memory_budget.map(|budget| budget.saturating_sub(held));
             return Ok((host_memory::check(model, &found.folder, dtype, budget)?, None));
@@ -284,7 +285,8 @@ impl ModelCache {
         }
     }
 
-    /// A loaded model may have left for another one. What is away comes when it is entered; here it gets its room.
+    /// A loaded model may have been offloaded for another one. Its parts come back when they are used; this only makes
+    /// room for them.
     fn make_room_for(&mut self, key: &SlotKey) -> Result<(), Error> {
         let name = self.device_name();
         let failed = |source| Error::device(&name, source);
@@ -303,8 +305,8 @@ impl ModelCache {
         Ok(())
     }
 
-    /// Makes room: the other models' weights go to the host, or wholly where the host has no room for them. `keep` is a
-    /// text encoder that the model at `key` uses too.
+    /// Makes room: moves the other models' weights to the host, or unloads them if the host has no room. `keep` is a
+    /// text encoder that the model at `key` also uses.
     fn others_leave(&mut self, key: &SlotKey, keep: Option<&Offloadable<TextEncoder>>) -> Result<(), Error> {
         let name = self.device_name();
         let failed = |source| Error::device(&name, source);
@@ -323,7 +325,12 @@ impl ModelCache {
             } else {
                 forgotten.push(other.clone());
             }
-            tracing::info!(bytes, kept, seconds = start.elapsed().as_secs_f64(), "another model left the device");
+            tracing::info!(
+                bytes,
+                kept,
+                seconds = start.elapsed().as_secs_f64(),
+                "another model was moved off the device"
+            );
         }
         if !forgotten.is_empty() {
             self.slots.retain(|key, _| !forgotten.contains(key));
@@ -332,7 +339,7 @@ impl ModelCache {
         Ok(())
     }
 
-    /// Bytes of weights on the device; a text encoder that several models share counts once.
+    /// The weights on the device in bytes; a shared text encoder counts once.
     fn bytes_on_device(&self) -> candle_core::Result<u64> {
         let mut encoders: Vec<&Offloadable<TextEncoder>> = Vec::new();
         let mut bytes = 0;
@@ -349,7 +356,7 @@ impl ModelCache {
     }
 }
 
-/// Tells how many MiB of `total` bytes are there, in some hundred steps.
+/// Reports how many MiB of `total` bytes are loaded, in a few hundred steps.
 fn watch<'a>(total: u64, callbacks: &'a mut Callbacks<'_>) -> impl Fn(u64) -> ControlFlow<()> + 'a {
     let (done, told) = (Cell::new(0), Cell::new(0));
     let callbacks = RefCell::new(callbacks);

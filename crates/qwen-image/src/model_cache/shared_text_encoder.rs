@@ -1,4 +1,4 @@
-//! Whether two checkpoints have the same text encoder, so that one serves both.
+//! Detects that two checkpoints have the same text encoder, so that they can share it.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use crate::models::text_encoder::TextEncoder;
 
 const PIECE: u64 = 16 << 20;
 
-/// Whether both read alike and their weights are the same: by the name of what the files stand for (the hub's cache
-/// names contents by their hash), or else byte for byte.
+/// Whether both have the same configuration and the same weights: by the names of the files' contents (the hub's cache
+/// names them by hash), or otherwise byte for byte.
 pub fn same_text_encoder(one: &Path, other: &Path) -> bool {
-    // Files that cannot be read are told when they are loaded.
+    // Unreadable files are reported when they are loaded.
     TextEncoder::reads_alike(one, other).unwrap_or(false)
         && same_weights(&one.join("text_encoder"), &other.join("text_encoder")).unwrap_or(false)
 }
@@ -44,13 +44,13 @@ fn same_weights(one: &Path, other: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The SHA-256 of a file of the hub's cache, which is its name.
+/// The SHA-256 of a file in the hub's cache, which is its name.
 fn hash(path: &Path) -> Option<&str> {
     let name = path.file_name()?.to_str()?;
     (name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(name)
 }
 
-/// Name -> real path and length of each file with weights.
+/// Name -> real path and length of each weight file.
 fn files(folder: &Path) -> io::Result<BTreeMap<OsString, (PathBuf, u64)>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder)? {

@@ -1,4 +1,4 @@
-//! A checkpoint in memory, and what tells it from others.
+//! A checkpoint in memory, and its key.
 
 use std::path::PathBuf;
 
@@ -9,18 +9,18 @@ use crate::{
     pipeline::{Components, Constants, PipelineKind, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
 };
 
-/// What makes two loaded models different: everything that changes their weights.
+/// The key of a loaded model: everything that changes its weights.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotKey {
     pub pipeline: PipelineKind,
-    /// The checkpoint as it was named.
+    /// The checkpoint's name as given.
     pub checkpoint: ModelRef,
     /// Adapters merged into its weights, in order, each as its content's SHA-256 and its strength in 1/1000.
     pub adapters: Vec<(String, i32)>,
     pub dtype: ComputeDType,
 }
 
-/// A model that took part in a call.
+/// A model that was used in a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadedModel {
     pub pipeline: PipelineKind,
@@ -28,7 +28,7 @@ pub struct LoadedModel {
     pub id: String,
     /// The commit of a hub snapshot; none for a plain folder.
     pub revision: Option<String>,
-    /// Nobody had chosen a model: it is the small one that comes with acetate.
+    /// Whether no model was chosen, so that the small one was used.
     pub default: bool,
     /// How it counts the tokens of pictures in an edit's prompt; none where prompts have no pictures.
     pub text_positions: Option<TextPositions>,
@@ -67,12 +67,12 @@ impl LoadedPipeline {
 pub struct Slot {
     pub pipeline: LoadedPipeline,
     pub model: LoadedModel,
-    /// Where its parts go; none on the CPU, where all of them stay.
+    /// The placement of its parts; none on the CPU, where all of them stay.
     pub plan: Option<MemoryPlan>,
-    /// Of its weights, for the memory budget.
+    /// The size of its weights in bytes, for the memory budget.
     pub(super) bytes: u64,
     pub(super) folder: PathBuf,
-    /// When it was last used: a count of uses of the cache.
+    /// When it was last used, as a count of the cache's uses.
     pub(super) used: u64,
 }
 
@@ -88,7 +88,7 @@ impl Slot {
         }
     }
 
-    /// What the checkpoint says about itself, with its name.
+    /// The checkpoint's own note, with its name.
     pub fn note(&self) -> Option<String> {
         self.components().constants.note.as_ref().map(|note| format!("{}: {note}", self.model.id))
     }

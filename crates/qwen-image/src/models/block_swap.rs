@@ -1,4 +1,4 @@
-//! Blocks of a model that live on the host and come to the device one after the other, each while the one before it
+//! Blocks of a model that are on the host and move to the device one after the other, each while the previous one
 //! computes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,18 +7,18 @@ use candle_core::{Device, Result};
 
 use crate::nn::{BufferCursor, DeviceBuffer, DoubleBuffer, HostWeights};
 
-/// Where the blocks of a model are while it computes.
+/// The placement of a model's blocks while it computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockPlacement {
     OnDevice,
-    /// The first `resident` stay on the device; the others take turns in two rooms.
+    /// The first `resident` blocks stay on the device; the others take turns in two buffers.
     Streamed {
         resident: usize,
     },
 }
 
 impl BlockPlacement {
-    /// How many of `count` blocks stay on the device.
+    /// How many of `count` blocks are resident.
     pub fn resident(self, count: usize) -> usize {
         match self {
             Self::OnDevice => count,
@@ -27,7 +27,7 @@ impl BlockPlacement {
     }
 }
 
-/// Copies of the blocks that are not resident, in one or more sets that are passed over separately.
+/// Host copies of the blocks that are not resident, in one or more sets with separate passes.
 #[derive(Debug)]
 pub struct BlockSwap<const SETS: usize> {
     device: Device,
@@ -41,8 +41,8 @@ impl<const SETS: usize> BlockSwap<SETS> {
         Self { device: device.clone(), sets, buffer: Mutex::default() }
     }
 
-    /// Begins a pass over the copies of a set. With `again` the same set is expected next. A pass that is dropped
-    /// early leaves nothing half-done that the next one would not notice.
+    /// Starts a pass over the copies of a set. With `again`, the same set is expected next. If a pass is dropped early,
+    /// the next one detects it.
     pub fn begin(&self, set: usize, again: bool) -> Result<SwapPass<'_>> {
         let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         if buffer.is_none() {
@@ -53,7 +53,7 @@ impl<const SETS: usize> BlockSwap<SETS> {
         Ok(SwapPass { buffer, copies, cursor })
     }
 
-    /// Shows each copy of a set in its buffer.
+    /// Visits each copy of a set in its buffer.
     pub fn pass(
         &self,
         set: usize,
@@ -67,7 +67,7 @@ impl<const SETS: usize> BlockSwap<SETS> {
         pass.finish()
     }
 
-    /// Gives the device's memory back.
+    /// Frees the device's memory.
     pub fn vacate(&self) {
         *self.buffer.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -82,13 +82,13 @@ pub struct SwapPass<'a> {
 }
 
 impl SwapPass<'_> {
-    /// Shows the next copy in its buffer, and lets the one after it come. None when all were shown.
+    /// Visits the next copy in its buffer, and starts the transfer of the one after it. None after the last one.
     pub fn next<R>(&mut self, visit: impl FnOnce(&HostWeights, &DeviceBuffer) -> Result<R>) -> Result<Option<R>> {
         let Some(buffer) = &mut *self.buffer else { return Ok(None) };
         buffer.next(self.copies, &mut self.cursor, visit)
     }
 
-    /// Lets the first copies of the next pass come, if it was announced.
+    /// Starts the first transfers of the next pass, if it was announced.
     pub fn finish(mut self) -> Result<()> {
         match &mut *self.buffer {
             Some(buffer) => buffer.finish(self.copies, &mut self.cursor),

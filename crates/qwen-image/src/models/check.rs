@@ -1,5 +1,5 @@
-//! Whether a checkpoint folder can be used. Small parts are loaded to find out; of large ones the headers of their
-//! files are held against their configuration.
+//! Checks a checkpoint folder. Small parts are loaded; for large ones the headers of their files are compared with
+//! their configuration.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,13 +19,13 @@ use super::{
     vae::{self, Tiling, Vae},
 };
 
-/// Parts of fewer bytes than this, as float32, are loaded.
+/// Parts smaller than this, as float32, are loaded.
 const SMALL: u64 = 1 << 30;
 
 const LAYERED: &str = "QwenImageLayeredPipeline";
 const EDIT: &str = "QwenImageEditPlusPipeline";
 
-/// A checkpoint as its files describe it.
+/// A checkpoint's description from its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointReport {
     /// The pipeline class of `model_index.json`.
@@ -40,20 +40,20 @@ pub struct ComponentReport {
     pub files: usize,
     pub tensors: usize,
     pub parameters: u64,
-    /// Of the files with weights.
+    /// The total size of the weight files.
     pub bytes: u64,
-    /// As safetensors names them: `F32`, `BF16`.
+    /// The number formats, by safetensors' names: `F32`, `BF16`.
     pub dtypes: Vec<String>,
-    /// Every tensor was read, as a run does it. Otherwise it is too large for that.
+    /// Whether every tensor was loaded, as in a run; otherwise the part is too large for that.
     pub loaded: bool,
-    /// Why it cannot be used.
+    /// Why it is unusable.
     pub error: Option<String>,
 }
 
-/// Checks all parts of a checkpoint. A broken one is part of the answer.
+/// Checks all parts of a checkpoint. Broken parts are included in the report.
 ///
 /// # Errors
-/// When the folder is no checkpoint, or one of another kind of model.
+/// If the folder is not a checkpoint, or one of another architecture.
 pub fn check(folder: &Path) -> LoadResult<CheckpointReport> {
     check_loading(folder, SMALL)
 }
@@ -82,11 +82,11 @@ fn pipeline_of(folder: &Path) -> LoadResult<String> {
         return Err(ModelError::NotFound { path: folder.to_owned() });
     }
     if !folder.is_dir() {
-        return Err(ModelError::invalid(folder, "is a file; give the folder that holds model_index.json"));
+        return Err(ModelError::invalid(folder, "is a file; give the folder that contains model_index.json"));
     }
     let index = folder.join("model_index.json");
     if !index.is_file() {
-        let reason = "the folder holds no model_index.json; give the folder of a whole checkpoint in diffusers' layout";
+        let reason = "the folder has no model_index.json; give the folder of a whole checkpoint in diffusers' layout";
         return Err(ModelError::invalid(folder, reason));
     }
     let pipeline = read_json::<Index>(&index)?.class_name;
@@ -117,7 +117,7 @@ impl ComponentReport {
 
 struct Parts<'a> {
     folder: &'a Path,
-    /// Whether it takes pictures apart: then it writes captions and has alpha.
+    /// Whether it is a layered model, which writes captions and has alpha.
     layered: bool,
     below: u64,
 }
@@ -130,7 +130,7 @@ impl Parts<'_> {
             GenerationConfig::load(&folder, &config)?;
         }
         let shapes = read_headers(&folder, part)?;
-        // LoadContext reads these two as well; what is wrong with them is said in their own lines.
+        // The load context also reads these two; their errors are reported in their own lines.
         if part.is_below(self.below) && self.tokenizer().and_then(|()| self.processor()).is_ok() {
             return part.loaded(TextEncoder::load(self.folder, &Device::Cpu, DType::F32, self.layered));
         }
@@ -258,7 +258,7 @@ impl Shapes<'_> {
         Err(ModelError::WrongShape { path, name, found, expected: expected.to_vec() })
     }
 
-    /// Every layer below `count` has tensors, and no other has.
+    /// Checks that exactly the layers below `count` have tensors.
     fn has_layers(&self, prefix: &str, count: usize) -> LoadResult<()> {
         let index_of = |name: &str| name.strip_prefix(prefix)?.strip_prefix('.')?.split('.').next()?.parse().ok();
         let layers: BTreeSet<usize> = self.tensors.keys().filter_map(|name| index_of(name)).collect();

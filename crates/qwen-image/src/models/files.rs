@@ -1,4 +1,4 @@
-//! The safetensors files of a component: which they are, and what their headers say.
+//! The safetensors files of a component, and their headers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use candle_core::{DType, Shape};
 use super::{LoadResult, ModelError, read_json};
 use crate::nn::{Source, Uploader};
 
-/// The files of a component, by the index when there is one. The stem differs between diffusers and transformers.
+/// The files of a component, from the index if there is one. The stem differs between diffusers and transformers.
 pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if !folder.is_dir() {
         return Err(ModelError::invalid(folder, "is missing; the checkpoint is not complete"));
@@ -30,7 +30,7 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
                 None => Ok(paths),
                 Some(path) => Err(ModelError::invalid(
                     path,
-                    format!("is missing; the index names {} shards, so the download is not complete", names.len()),
+                    format!("is missing; the index lists {} shards, so the download is not complete", names.len()),
                 )),
             };
         }
@@ -47,13 +47,13 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     match pickle {
         Some(path) => Err(ModelError::invalid(
             path,
-            "is a pickle, which can run code when it is opened; convert the checkpoint to safetensors",
+            "is a pickle, which can run code when it is loaded; convert the checkpoint to safetensors",
         )),
-        None => Err(ModelError::invalid(folder, "holds no safetensors; the checkpoint is not complete")),
+        None => Err(ModelError::invalid(folder, "has no safetensors files; the checkpoint is not complete")),
     }
 }
 
-/// Bytes that a checkpoint's tensors take in this number format, all components together.
+/// The size of a checkpoint's tensors in this number format, all components together, in bytes.
 pub fn checkpoint_bytes(folder: &Path, dtype: DType) -> LoadResult<u64> {
     let mut elements = 0;
     for component in ["text_encoder", "transformer", "vae"] {
@@ -68,22 +68,21 @@ pub(super) fn elements_of(tensor: &serde_json::Value) -> Option<u64> {
     tensor.get("shape")?.as_array()?.iter().map(serde_json::Value::as_u64).product()
 }
 
-/// Reads a file's header, and compares its length with what the header promises, so that half a download is told
-/// as such.
+/// Reads a file's header, and compares the file's length with it to detect incomplete downloads.
 pub(super) fn read_header(path: &Path) -> LoadResult<Header> {
     Ok(read_header_and_start(path)?.0)
 }
 
 type Header = serde_json::Map<String, serde_json::Value>;
 
-/// The same with the offset at which the tensors begin.
+/// The same, with the offset at which the tensors start.
 fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
     use std::io::Read;
     let fail = |reason: String| ModelError::invalid(path, reason);
     let mut file = fs::File::open(path).map_err(|error| fail(error.to_string()))?;
     let length = file.metadata().map_err(|error| fail(error.to_string()))?.len();
     let mut size = [0; 8];
-    let not_safetensors = || fail("is not a safetensors file; fetch it again".to_owned());
+    let not_safetensors = || fail("is not a safetensors file; download it again".to_owned());
     file.read_exact(&mut size).map_err(|_| not_safetensors())?;
     let header_length = u64::from_le_bytes(size);
     if header_length > 100 << 20 {
@@ -98,13 +97,13 @@ fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
     let end = header.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
     let promised = 8 + header_length + end;
     if promised != length {
-        return Err(fail(format!("has {length} bytes of {promised}; the download is not complete")));
+        return Err(fail(format!("has {length} of {promised} bytes; the download is not complete")));
     }
     Ok((header, 8 + header_length))
 }
 
-/// The tensors of these files that can be uploaded, in the order in which a model is built: numbers in names count as
-/// numbers.
+/// The tensors of these files that can be uploaded, in the order in which a model is built; numbers in names are
+/// compared as numbers.
 pub(super) fn sources(paths: &[PathBuf]) -> LoadResult<Vec<(String, Source)>> {
     #[derive(serde::Deserialize)]
     struct Entry {
@@ -127,7 +126,7 @@ pub(super) fn sources(paths: &[PathBuf]) -> LoadResult<Vec<(String, Source)>> {
             let source =
                 Source { file: file.clone(), path: path.clone(), offset, shape: Shape::from(entry.shape), dtype };
             if entry.data_offsets[1] - entry.data_offsets[0] != source.bytes() as u64 {
-                return Err(fail(&format!("tensor `{name}` has another size than its shape")));
+                return Err(fail(&format!("the size of tensor `{name}` does not match its shape")));
             }
             found.push((name, source));
         }

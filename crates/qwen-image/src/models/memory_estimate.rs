@@ -1,4 +1,4 @@
-//! What the parts of a checkpoint take, from the headers of their files and their configurations.
+//! Estimates the memory of a checkpoint's parts from the headers of their files and their configurations.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::{
     read_json, text_encoder, transformer, vae,
 };
 
-/// Bytes of one part in a number format.
+/// The memory of one part in a number format, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PartSize {
     /// Weights outside of the repeated blocks.
@@ -18,9 +18,9 @@ pub struct PartSize {
     /// Weights of one block.
     pub block: u64,
     pub blocks: usize,
-    /// What of a block travels in every pass when blocks are streamed.
+    /// The part of a block that is transferred in every pass when blocks are streamed.
     pub room: u64,
-    /// Beside the weights, at most, for the work that the checkpoint is made for.
+    /// The peak working memory, in addition to the weights, for the checkpoint's largest work.
     pub work: u64,
 }
 
@@ -48,19 +48,19 @@ impl Sizes {
 pub struct Workload {
     /// Patches of all frames.
     pub patches: usize,
-    /// Of one picture in the VAE.
+    /// The pixels of one picture in the VAE.
     pub pixels: usize,
     /// Whether the text encoder also writes.
     pub captions: bool,
-    /// The transformer's products over tokens in eight bits.
+    /// Whether the transformer's products over tokens are in fp8.
     pub fp8: bool,
 }
 
 /// Tokens of a prompt with its pictures.
 const TEXT_TOKENS: u64 = 2048;
-/// Tensors of a token's width that a transformer block holds at its widest moment, for both branches of guidance.
+/// How many tensors of a token's width a transformer block holds at its peak, for both guidance branches.
 const TRANSFORMER_WIDTHS: u64 = 18;
-/// Pictures of the VAE's base width that its last level holds, with room for cuDNN.
+/// How many pictures of the VAE's base width its last level holds, including room for cuDNN.
 const VAE_PICTURES: u64 = 12;
 
 pub fn memory_estimate(folder: &Path, dtype: DType, workload: Workload) -> LoadResult<Sizes> {
@@ -97,7 +97,7 @@ pub fn memory_estimate(folder: &Path, dtype: DType, workload: Workload) -> LoadR
     Ok(Sizes { text_encoder, transformer, vae })
 }
 
-/// `in_block` is none for what is in no block, and tells whether it is in the first.
+/// `in_block` is none for a tensor outside of the blocks; otherwise it says whether it is in the first one.
 fn part(
     folder: &Path,
     bytes: u64,

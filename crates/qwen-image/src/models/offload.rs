@@ -1,4 +1,4 @@
-//! A model that can leave the device and come back: what several jobs, or several pipelines, share.
+//! A model that can be offloaded and come back, shared by several jobs or pipelines.
 
 use std::{
     ops::Deref,
@@ -9,12 +9,12 @@ use candle_core::{Device, Result};
 
 use crate::nn::{CopyStream, DeviceBuffer, HostWeights, Tensors, bytes_of, release};
 
-/// A model as pieces that move, each with one transfer.
+/// A model as pieces, each of which moves with one transfer.
 pub trait OffloadGroups {
-    /// What is on the device while the model computes.
+    /// The pieces that are on the device while the model computes.
     fn groups(&mut self) -> Vec<&mut dyn Tensors>;
 
-    /// Frees what it holds on the device beside its pieces.
+    /// Frees what it holds on the device in addition to its pieces.
     fn vacate(&mut self) {}
 }
 
@@ -30,10 +30,10 @@ impl<T> Clone for Offloadable<T> {
 struct Held<T> {
     model: T,
     device: Device,
-    /// Of its pieces, once it has left the device.
+    /// The host copies of its pieces, once it was offloaded.
     copies: Vec<HostWeights>,
     away: bool,
-    /// It is on the device only while it computes.
+    /// Whether it is on the device only while it computes.
     in_turn: bool,
 }
 
@@ -44,10 +44,10 @@ impl<T: OffloadGroups> Offloadable<T> {
         Self(Arc::new(Mutex::new(held)))
     }
 
-    /// The same, on the device only while it computes; it leaves now.
+    /// The same, but on the device only while it computes; it is offloaded now.
     ///
     /// # Errors
-    /// When there is no host memory for it, or the device refuses.
+    /// If there is no host memory for it, or the device fails.
     pub fn in_turn(model: T, device: &Device) -> Result<Self> {
         let part = Self::new(model, device);
         let mut held = part.lock();
@@ -57,10 +57,10 @@ impl<T: OffloadGroups> Offloadable<T> {
         Ok(part)
     }
 
-    /// The model, on the device until the guard goes, if not longer.
+    /// The model, on the device at least until the guard is dropped.
     ///
     /// # Errors
-    /// When the device has no room for it.
+    /// If the device has no room for it.
     pub fn enter(&self) -> Result<Entered<'_, T>> {
         let mut held = self.lock();
         held.enter()?;
@@ -80,12 +80,12 @@ impl<T: OffloadGroups> Offloadable<T> {
     /// Frees the device's memory; the weights stay on the host.
     ///
     /// # Errors
-    /// When there is no host memory for it, or the device refuses.
+    /// If there is no host memory for it, or the device fails.
     pub fn leave(&self) -> Result<()> {
         self.lock().leave()
     }
 
-    /// Bytes on the device, rooms of streamed blocks not counted.
+    /// The size on the device in bytes, without the buffers of streamed blocks.
     ///
     /// # Errors
     /// Never for the models here.
@@ -94,7 +94,7 @@ impl<T: OffloadGroups> Offloadable<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Held<T>> {
-        // What panicked ended the engine's thread; nobody computes with it any more.
+        // A panic ends the thread that computes, so the state is not used any more.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,7 +105,7 @@ impl<T: OffloadGroups> Held<T> {
             return Ok(());
         }
         let stream = CopyStream::new(&self.device)?;
-        // All rooms first: when one is refused, none of the tensors points anywhere yet.
+        // Allocate all buffers first: if one fails, no tensor points into a buffer yet.
         let rooms =
             self.copies.iter().map(|copy| stream.bring(copy, &self.device)).collect::<Result<Vec<DeviceBuffer>>>()?;
         for ((piece, copy), room) in self.model.groups().into_iter().zip(&self.copies).zip(&rooms) {
@@ -151,7 +151,7 @@ impl<T: OffloadGroups> Drop for Entered<'_, T> {
         if self.0.in_turn
             && let Err(error) = self.0.leave()
         {
-            tracing::warn!(%error, "a model could not leave the device");
+            tracing::warn!(%error, "a model could not be moved off the device");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `FlowMatchEulerDiscreteScheduler`: the noise levels of a run and the step between two of them.
+//! `FlowMatchEulerDiscreteScheduler`: the noise levels of a run, and the step between two of them.
 
 use std::path::Path;
 
@@ -58,7 +58,7 @@ impl Default for Scheduler {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     pub sigmas: Vec<f32>,
-    /// The levels times the number of training steps, one a step.
+    /// The levels times the number of training steps, one per step.
     pub timesteps: Vec<f32>,
 }
 

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::files::{find_files, read_header, sources};
 use crate::nn::{Linear, LowRank, RmsNorm, Uploader};
 
-/// Why a checkpoint cannot be used. Every variant names the place.
+/// Why a checkpoint is unusable. Every variant names the file or tensor.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("{}: not found; a checkpoint is a folder in the diffusers layout, with a model_index.json", path.display())]
@@ -25,18 +25,18 @@ pub enum ModelError {
     Invalid { path: PathBuf, reason: String },
     #[error("{}: tensor `{name}` is missing", path.display())]
     MissingTensor { path: PathBuf, name: String },
-    #[error("{}: tensor `{name}` has shape {found:?}, but the config asks for {expected:?}", path.display())]
+    #[error("{}: tensor `{name}` has shape {found:?}, but the config requires {expected:?}", path.display())]
     WrongShape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("{}: {count} tensors that the model does not have, the first is `{name}`; is this another model's file?", path.display())]
     UnexpectedTensor { path: PathBuf, name: String, count: usize },
-    /// Whoever watched the loading stopped it.
+    /// Loading was cancelled through the progress callback.
     #[error("cancelled while the model was loaded")]
     Cancelled,
-    #[error("the device refused: {0}")]
+    #[error("the device failed: {0}")]
     Device(#[from] candle_core::Error),
 }
 
-/// What loading gives.
+/// The result of loading.
 pub type LoadResult<T> = Result<T, ModelError>;
 
 impl ModelError {
@@ -54,10 +54,10 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
     serde_json::from_str(&text).map_err(|error| ModelError::invalid(path, error.to_string()))
 }
 
-/// Told the bytes of each tensor when it is there; may stop the loading.
+/// Called with the size of each loaded tensor in bytes; may stop the loading.
 pub type Watch<'a> = &'a dyn Fn(u64) -> ControlFlow<()>;
 
-/// Where a component goes, and who watches.
+/// The destination of a component, and the progress callback.
 #[derive(Clone, Copy)]
 pub struct LoadContext<'a> {
     pub device: &'a Device,
@@ -75,16 +75,16 @@ impl<'a> LoadContext<'a> {
     }
 }
 
-/// A view of the tensors under a prefix. Clones share the files and remember together which tensors were read.
+/// A view of the tensors under a prefix. Clones share the files and the record of the tensors that were read.
 #[derive(Clone)]
 pub struct Weights<'a> {
     files: Rc<Files<'a>>,
     prefix: String,
 }
 
-/// Where tensors come from.
+/// The source of tensors.
 enum TensorSource {
-    /// A component's files in diffusers' layout, mapped.
+    /// A component's memory-mapped files in diffusers' layout.
     Safetensors(MmapedSafetensors),
 }
 
@@ -120,7 +120,7 @@ struct Files<'a> {
     overlays: &'a Overlays,
     names: BTreeSet<String>,
     read: RefCell<BTreeSet<String>>,
-    /// A faster way to some of the tensors, with their places there.
+    /// A faster upload for some of the tensors, with their positions in it.
     upload: Option<(Uploader, BTreeMap<String, usize>)>,
     device: Device,
     dtype: DType,
@@ -128,16 +128,16 @@ struct Files<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// Opens the safetensors of a component folder, in one file or in shards with an index. On a GPU the first tensors
-    /// are on their way from then on.
+    /// Opens the safetensors of a component folder, in one file or in shards with an index. On a GPU, this starts the
+    /// upload of the first tensors.
     pub fn open(folder: &Path, loading: LoadContext<'a>) -> Result<Self, ModelError> {
         let LoadContext { device, dtype, watch, overlays } = loading;
         let paths = find_files(folder)?;
         for path in &paths {
             read_header(path)?;
         }
-        // SAFETY: the files are mapped read-only; a checkpoint that is rewritten while it is loaded is outside of
-        // what any reader of mapped files can guard against.
+        // SAFETY: the files are mapped read-only; no reader of mapped files can guard against a checkpoint that is
+        // rewritten while it is loaded.
         let tensors = unsafe { MmapedSafetensors::multi(&paths) }
             .map_err(|error| ModelError::invalid(folder, error.to_string()))?;
         let source = TensorSource::Safetensors(tensors);
@@ -220,15 +220,15 @@ impl<'a> Weights<'a> {
         Ok(tensor)
     }
 
-    /// Notes tensors that belong to the model but are not needed: the temporal taps of the VAE for one frame, the
-    /// language head of a text encoder that writes no captions.
+    /// Records tensors that belong to the model but are not needed: the temporal taps of the VAE for one frame, the
+    /// language head of a text encoder without captions.
     pub fn skip(&self, name: &str) {
         let path = self.path(name);
         let skipped = || self.files.names.range(path.clone()..).take_while(|name| name.starts_with(&path));
         if let Some((uploader, places)) = &self.files.upload {
             for place in skipped().filter_map(|name| places.get(name)) {
                 if let Err(error) = uploader.skip(*place) {
-                    // Whoever asks for the next tensor is told.
+                    // The next request for a tensor returns the error.
                     tracing::debug!(%error, "a tensor that is not needed");
                 }
             }
@@ -237,7 +237,7 @@ impl<'a> Weights<'a> {
         read.extend(skipped().cloned());
     }
 
-    /// Fails when the files hold tensors that nobody asked for.
+    /// Fails if the files have tensors that were not requested.
     pub fn finish(&self) -> Result<(), ModelError> {
         let read = self.files.read.borrow();
         let mut left = self.files.names.difference(&read);
@@ -269,7 +269,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// The faster way to a component's tensors, where the device has one.
+/// The faster upload of a component's tensors, if the device has one.
 fn upload(paths: &[PathBuf], device: &Device) -> LoadResult<Option<(Uploader, BTreeMap<String, usize>)>> {
     if !device.is_cuda() {
         return Ok(None);

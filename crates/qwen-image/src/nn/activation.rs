@@ -29,7 +29,7 @@ enum Pointwise {
     Silu,
 }
 
-/// Elements a task handles in a row-parallel loop.
+/// The number of elements per task in a row-parallel loop.
 const WIDTH: usize = 1024;
 
 impl CustomOp1 for Pointwise {

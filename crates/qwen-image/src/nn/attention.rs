@@ -1,9 +1,9 @@
 //! Scaled dot-product attention.
 //!
-//! On the CPU in float32 it is blocked: a task takes a head and a block of queries and walks over blocks of keys
+//! On the CPU in float32 it is blocked: a task takes a head and a block of queries and iterates over blocks of keys
 //! with a running softmax (Milakov & Gimelshein 2018), so the score matrix never exists. Elsewhere it is a plain
 //! softmax over slices of the queries, small enough for candle's 32-bit indices and a bounded buffer. NVIDIA GPUs have
-//! their own, see `cuda`.
+//! their own kernels, see `cuda`.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 use multiversion::multiversion;
@@ -68,7 +68,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Mask<'_>)
     }
 }
 
-/// Scores held at a time, in elements.
+/// The most scores held at a time, in elements.
 const SCORES: usize = 1 << 28;
 
 fn chunked(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: Option<usize>) -> Result<Tensor> {
@@ -108,7 +108,7 @@ struct Blocked<'a> {
     mask: Mask<'a>,
 }
 
-/// Queries and keys of a block: scores of a block stay in the second-level cache.
+/// Queries and keys per block, so that a block's scores fit into the L2 cache.
 const QUERIES: usize = 128;
 const KEYS: usize = 512;
 
@@ -159,11 +159,11 @@ impl CustomOp3 for Blocked<'_> {
     }
 }
 
-/// Keys `(t, g, d)` as `(g, d, t)`: the form in which products read them without packing, for every block of queries.
+/// Keys `(t, g, d)` as `(g, d, t)`, the layout that products read without packing, for every block of queries.
 fn transpose_keys(k: &[f32], g: usize, t: usize, d: usize) -> Vec<f32> {
     let mut transposed = vec![0.0; k.len()];
     transposed.par_chunks_mut(d * t).enumerate().for_each(|(head, transposed)| {
-        // Squares of the cache line's size keep both sides in the cache.
+        // Squares with the size of a cache line keep both sides in the cache.
         for from in (0..t).step_by(16) {
             for (channel, out) in transposed.chunks_exact_mut(t).enumerate() {
                 for key in from..(from + 16).min(t) {

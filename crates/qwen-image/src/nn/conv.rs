@@ -1,6 +1,6 @@
 //! Two-dimensional convolution, channels last.
 //!
-//! Pictures are `(n, h, w, c)` throughout the VAE: norms then run along memory, and the taps of a row of the kernel
+//! Pictures are `(n, h, w, c)` throughout the VAE: norms then run along contiguous memory, and the taps of a kernel row
 //! are one contiguous piece of the input.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
@@ -23,7 +23,7 @@ pub struct Padding {
 
 impl Padding {
     pub const NONE: Self = Self { top: 0, left: 0, bottom: 0, right: 0 };
-    /// Keeps the size under a 3x3 kernel of stride 1.
+    /// Keeps the size with a 3x3 kernel and stride 1.
     pub const SAME: Self = Self { top: 1, left: 1, bottom: 1, right: 1 };
     /// The VAE's downsampling: one row and one column at the far side.
     pub const FAR: Self = Self { top: 0, left: 0, bottom: 1, right: 1 };
@@ -125,7 +125,7 @@ struct Im2Col {
     padding: Padding,
 }
 
-/// Floats of the gathered patches of one task: small enough for the second-level cache.
+/// Floats of the gathered patches of one task, small enough for the L2 cache.
 const PATCH_FLOATS: usize = 64 * 1024;
 
 impl CustomOp3 for Im2Col {

@@ -1,9 +1,9 @@
-//! What the CPU kernels share: views of candle's storage, row-parallel loops, and `exp` in vector form.
+//! Shared by the CPU kernels: views of candle's storage, row-parallel loops, and a vectorized `exp`.
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
-/// True when the hand-written kernels apply to this tensor.
+/// Whether the hand-written kernels support this tensor.
 pub fn is_cpu_f32(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
@@ -62,15 +62,15 @@ pub fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f
     }
 }
 
-/// Rows handled by one task: enough to outweigh the cost of handing it out.
+/// Rows per task: enough to outweigh the cost of scheduling it.
 fn rows_per_task(width: usize) -> usize {
     (16 * 1024 / width.max(1)).max(1)
 }
 
 /// Calls `body(first_row, rows)` on blocks of rows of `out`, in parallel.
 ///
-/// `body` should do its work in one call of a function marked `#[multiversion(targets = "simd")]`: loops in there are
-/// compiled for the vector instructions of the machine.
+/// `body` should do its work in one call to a function marked `#[multiversion(targets = "simd")]`, whose loops are
+/// compiled for the machine's vector instructions.
 pub fn for_row_blocks(out: &mut [f32], width: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
     let block = rows_per_task(width);
     if out.len() <= block * width {
@@ -79,7 +79,7 @@ pub fn for_row_blocks(out: &mut [f32], width: usize, body: impl Fn(usize, &mut [
     out.par_chunks_mut(block * width).enumerate().for_each(|(index, rows)| body(index * block, rows));
 }
 
-/// `e^x` to about one unit in the last place, without branches or calls, so that loops over it vectorise.
+/// `e^x` to about one unit in the last place, without branches or calls, so that loops over it vectorize.
 ///
 /// Cody-Waite reduction to |r| <= ln(2)/2 and a polynomial of degree 6 (the coefficients of Cephes' `expf`).
 #[inline(always)]

@@ -1,11 +1,11 @@
-//! Opening a GPU.
+//! Opens GPUs.
 
 use candle_core::{Device, Result};
 
-/// Opens an NVIDIA GPU with what the kernels here need. Work from several threads is queued one after the other.
+/// Opens an NVIDIA GPU with what our kernels need. Work from several threads is queued in order.
 ///
 /// # Errors
-/// Without the `cuda` feature, and when there is no such GPU.
+/// Without the `cuda` feature, or if there is no such GPU.
 pub fn open_cuda(ordinal: usize) -> Result<Device> {
     #[cfg(feature = "cuda")]
     return super::cuda::open(ordinal);
@@ -13,7 +13,7 @@ pub fn open_cuda(ordinal: usize) -> Result<Device> {
     Device::new_cuda(ordinal)
 }
 
-/// The GPU in words: its name, memory, and the driver's version of CUDA.
+/// The GPU's description: its name, memory, and the driver's version of CUDA.
 ///
 /// # Errors
 /// Like [`open_cuda`].
@@ -27,7 +27,7 @@ pub fn describe_cuda(ordinal: usize) -> Result<String> {
 /// The most memory that was in use on a GPU since [`reset_peak_memory`], in bytes; none elsewhere.
 ///
 /// # Errors
-/// When the driver does not answer.
+/// If the driver does not respond.
 pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
     #[cfg(feature = "cuda")]
     if device.is_cuda() {
@@ -37,10 +37,10 @@ pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
     Ok(None)
 }
 
-/// Starts counting [`peak_memory`] anew.
+/// Resets [`peak_memory`].
 ///
 /// # Errors
-/// When the driver does not answer.
+/// If the driver does not respond.
 pub fn reset_peak_memory(device: &Device) -> Result<()> {
     #[cfg(feature = "cuda")]
     if device.is_cuda() {
@@ -53,15 +53,15 @@ pub fn reset_peak_memory(device: &Device) -> Result<()> {
 /// Memory of a GPU in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CardMemory {
-    /// Neither used by anybody, nor kept by this program without use.
+    /// Neither used nor cached by this program.
     pub free: u64,
     pub total: u64,
 }
 
-/// What a GPU has left; none elsewhere.
+/// The free memory of a GPU; none elsewhere.
 ///
 /// # Errors
-/// When the driver does not answer.
+/// If the driver does not respond.
 pub fn card_memory(device: &Device) -> Result<Option<CardMemory>> {
     #[cfg(feature = "cuda")]
     if device.is_cuda() {
@@ -71,10 +71,10 @@ pub fn card_memory(device: &Device) -> Result<Option<CardMemory>> {
     Ok(None)
 }
 
-/// Gives memory that is kept without use back to the driver.
+/// Returns cached memory to the driver.
 ///
 /// # Errors
-/// When the driver does not answer.
+/// If the driver does not respond.
 pub fn free_unused(device: &Device) -> Result<()> {
     #[cfg(feature = "cuda")]
     if device.is_cuda() {

@@ -1,4 +1,4 @@
-//! Parts of a model that take turns in two buffers on the device: while one is used, the next one comes in.
+//! Parts of a model that take turns in two buffers on the device: while one is used, the next one is transferred.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use candle_core::{Device, Result};
 
 use super::{DeviceBuffer, HostWeights};
 
-/// The queue that transfers go through, beside the one of the computation. On the CPU a transfer is a copy on the spot.
+/// The stream for transfers, separate from that of the computation. On the CPU, a transfer is an immediate copy.
 #[derive(Debug)]
 pub enum CopyStream {
     Immediate,
@@ -14,7 +14,7 @@ pub enum CopyStream {
     Cuda(super::cuda::CopyStream),
 }
 
-/// A point in one of the two queues.
+/// A point in one of the two streams.
 #[derive(Debug)]
 enum Event {
     Immediate,
@@ -40,7 +40,7 @@ impl CopyStream {
         }
     }
 
-    /// What is queued here so far.
+    /// Everything queued in this stream so far.
     fn copied(&self) -> Result<Event> {
         match self {
             Self::Immediate => Ok(Event::Immediate),
@@ -49,7 +49,7 @@ impl CopyStream {
         }
     }
 
-    /// What the computation has queued so far.
+    /// Everything that the computation has queued so far.
     fn computed(&self) -> Result<Event> {
         match self {
             Self::Immediate => Ok(Event::Immediate),
@@ -76,7 +76,7 @@ impl CopyStream {
         }
     }
 
-    /// Fills a new buffer of its own; the computation's later work waits for it.
+    /// Fills a new buffer; the computation's later work waits for it.
     pub fn bring(&self, copy: &HostWeights, device: &Device) -> Result<DeviceBuffer> {
         let buffer = DeviceBuffer::for_any([copy], device)?;
         self.after(&self.computed()?)?;
@@ -90,14 +90,14 @@ impl CopyStream {
 
 const BUFFERS: usize = 2;
 
-/// Two buffers and what is in them, or on its way.
+/// Two buffers, and the copies that are in them or in transfer.
 #[derive(Debug)]
 pub struct DoubleBuffer {
     stream: CopyStream,
     buffers: [DeviceBuffer; BUFFERS],
-    /// In the order in which they will be used.
+    /// The copies in the order of their use.
     filled: VecDeque<Filled>,
-    /// Who used each buffer last.
+    /// The last use of each buffer.
     used: [Event; BUFFERS],
     next: usize,
 }
@@ -114,13 +114,13 @@ impl DoubleBuffer {
     pub fn new<'a>(copies: impl IntoIterator<Item = &'a HostWeights> + Clone, device: &Device) -> Result<Self> {
         let stream = CopyStream::new(device)?;
         let buffers = [DeviceBuffer::for_any(copies.clone(), device)?, DeviceBuffer::for_any(copies, device)?];
-        // Memory is given out in the order of the computation, and may have belonged to what it still does.
+        // Memory is allocated in the order of the computation, which may still be using it.
         let used = [stream.computed()?, stream.computed()?];
         Ok(Self { stream, buffers, filled: VecDeque::new(), used, next: 0 })
     }
 
-    /// Begins a pass over `copies`. With `again`, [`Self::finish`] fetches the first ones anew, for the next pass over
-    /// the same copies.
+    /// Starts a pass over `copies`. With `again`, [`Self::finish`] transfers the first ones again, for the next pass
+    /// over the same copies.
     pub fn begin(&mut self, copies: &[HostWeights], again: bool) -> BufferCursor {
         let expected = self.filled.iter().zip(copies).all(|(filled, copy)| filled.copy == copy.id());
         if !expected || self.filled.len() > copies.len() {
@@ -130,7 +130,7 @@ impl DoubleBuffer {
         BufferCursor { shown: 0, fetched: self.filled.len(), last, again }
     }
 
-    /// Shows the next copy in its buffer. None when all of the pass were shown.
+    /// Visits the next copy in its buffer. None after the last one of the pass.
     pub fn next<R>(
         &mut self,
         copies: &[HostWeights],
@@ -147,7 +147,7 @@ impl DoubleBuffer {
         visited.map(Some)
     }
 
-    /// Ends a pass whose copies were all shown.
+    /// Ends a pass after its last copy.
     pub fn finish(&mut self, copies: &[HostWeights], cursor: &mut BufferCursor) -> Result<()> {
         if cursor.again { self.fetch_ahead(copies, cursor) } else { Ok(()) }
     }
@@ -167,18 +167,18 @@ impl DoubleBuffer {
     }
 }
 
-/// How far a pass is.
+/// The progress of a pass.
 #[derive(Debug, Default)]
 pub struct BufferCursor {
     shown: usize,
-    /// Copies of this pass that are in a buffer, or were.
+    /// The number of this pass's copies that are or were in a buffer.
     fetched: usize,
     last: usize,
     again: bool,
 }
 
 impl Drop for DoubleBuffer {
-    /// The buffers' memory is freed in the order of the computation, so that has to come after the last transfer.
+    /// The buffers' memory is freed in the order of the computation, which therefore has to wait for the last transfer.
     fn drop(&mut self) {
         if let Err(error) = self.stream.copied().and_then(|event| self.stream.before(&event)) {
             tracing::warn!(%error, "transfers were still under way");

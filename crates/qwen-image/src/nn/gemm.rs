@@ -1,7 +1,7 @@
-//! Matrix products on slices: a checked face on the `gemm` crate. One thread each: callers split their work into
-//! tasks.
+//! Matrix products on slices: a checked interface to the `gemm` crate. Each uses one thread; callers split their work
+//! into tasks.
 
-/// A matrix inside a slice: element `(r, c)` stands at `r * row_stride + c * col_stride`.
+/// A matrix inside a slice: element `(r, c)` is at `r * row_stride + c * col_stride`.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     pub data: &'a [f32],
@@ -27,7 +27,7 @@ impl<'a> Matrix<'a> {
 /// `dst = scale * a b`, or `dst += scale * a b` with `accumulate`; `dst` is row-major with `dst_stride` between rows.
 ///
 /// # Panics
-/// When shapes do not match or a matrix reaches beyond its slice.
+/// If shapes do not match or a matrix exceeds its slice.
 pub fn gemm(dst: &mut [f32], dst_stride: usize, a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, scale: f32) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(a.cols, b.rows, "inner dimensions differ");

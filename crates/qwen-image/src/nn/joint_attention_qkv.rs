@@ -1,24 +1,24 @@
-//! Queries, keys and values of streams that attend together.
+//! Queries, keys and values of streams with joint attention.
 
 use candle_core::{Result, Tensor};
 
 use super::{Linear, RmsNorm, Rotation, qk_norm_rope};
 
-/// One stream: tokens and what projects them.
+/// One stream: its tokens and their projections.
 #[derive(Debug, Clone, Copy)]
 pub struct QkvPart<'a> {
     /// `(1, tokens, dim)`, normed and modulated.
     pub x: &'a Tensor,
     /// To `3 dim`: queries, keys, values.
     pub qkv: &'a Linear,
-    /// Over each head.
+    /// The norms over each head.
     pub norm_q: &'a RmsNorm,
     pub norm_k: &'a RmsNorm,
     pub rotation: &'a Rotation,
 }
 
-/// Queries, keys and values of all streams, one after the other: each `(1, tokens of all, heads, d)`. Queries and keys
-/// are normed and rotated.
+/// Queries, keys and values of all streams, concatenated: each `(1, tokens of all, heads, d)`. Queries and keys are
+/// normed and rotated.
 pub fn joint_attention_qkv(parts: &[QkvPart<'_>]) -> Result<[Tensor; 3]> {
     #[cfg(feature = "cuda")]
     if parts.first().is_some_and(|part| super::cuda::applies(part.x)) {

@@ -11,7 +11,7 @@ use super::{
     weight::{LowRank, Weight},
 };
 
-/// `x W^T + b`, from a weight `(out, in)` as in the checkpoint.
+/// `x W^T + b`, with a weight `(out, in)` as in the checkpoint.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight,
@@ -31,18 +31,17 @@ impl Linear {
         Self { weight, bias, adapters: Vec::new() }
     }
 
-    /// Adds low-rank changes at run time instead of merging them, which is nearer to the truth where the weight itself
-    /// is coarse.
+    /// Adds low-rank changes at run time instead of merging them, which is more accurate if the weight itself is
+    /// quantized.
     #[must_use]
     pub fn with_adapters(self, adapters: Vec<LowRank>) -> Self {
         Self { adapters, ..self }
     }
 
-    /// Joins layers that read the same input into one whose outputs follow one another: one product instead of
-    /// several.
+    /// Joins layers with the same input into one layer with concatenated outputs: one product instead of several.
     ///
     /// # Errors
-    /// When their weights have several forms, or one has adapters.
+    /// If their weights have different forms, or one has adapters.
     pub fn stacked(layers: &[Self]) -> Result<Self> {
         if layers.iter().any(|layer| !layer.adapters.is_empty()) {
             candle_core::bail!("layers are stacked before they get adapters");
@@ -53,7 +52,7 @@ impl Linear {
         Ok(Self::from_weight(Weight::stacked(&weights)?, bias))
     }
 
-    /// The width of what [`Self::forward`] gives.
+    /// The output width of [`Self::forward`].
     pub fn out_features(&self) -> Result<usize> {
         self.weight.out_features()
     }
@@ -83,7 +82,7 @@ impl Linear {
         }
     }
 
-    /// What the GPU's products take; none for a weight in blocks.
+    /// The form that the GPU's products accept; none for a weight in blocks.
     #[cfg(feature = "cuda")]
     fn layer(&self, gelu: bool) -> Option<super::cuda::Layer<'_>> {
         let (weight, scales) = match &self.weight {
@@ -94,10 +93,10 @@ impl Linear {
         Some(super::cuda::Layer { weight, scales, bias: self.bias.as_ref(), gelu })
     }
 
-    /// The weight in eight bits (e4m3) with a scale for each of its rows; inputs are then rounded likewise as they come.
+    /// The weight in fp8 (e4m3) with a scale per row; inputs are then rounded in the same way before the product.
     ///
     /// # Errors
-    /// On anything but a GPU that multiplies such numbers.
+    /// On devices that do not support fp8.
     pub fn into_fp8(self) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Weight::Dense(weight) = &self.weight
@@ -187,7 +186,7 @@ impl Product {
             col_stride: 1,
         };
         let add = bias.is_some();
-        // One task a piece of the output, each with a product of its own: threads meet once a layer.
+        // One task per piece of the output, each with its own product, so that threads synchronize once per layer.
         let tasks = 2 * rayon::current_num_threads();
         if rows.count == 1 {
             let columns = out_features.div_ceil(tasks).next_multiple_of(64);

@@ -1,8 +1,8 @@
 //! Building blocks of the models: each picks its kernel by device and number format, in one place.
 //!
-//! On the CPU in float32 the hot ones are written here (one pass over memory, vector instructions chosen at run
-//! time, matrix products by the `gemm` crate), and so are those on NVIDIA GPUs under the `cuda` feature; everywhere
-//! else they are plain candle expressions.
+//! For the CPU in float32, the performance-critical ones are written here (one pass over memory, vector instructions
+//! chosen at run time, matrix products by the `gemm` crate), and so are those for NVIDIA GPUs with the `cuda` feature;
+//! elsewhere they are plain candle expressions.
 
 mod activation;
 mod attention;

@@ -1,6 +1,6 @@
-//! Normalisations, and what stands next to them in the blocks.
+//! Normalizations, and the operations next to them in the blocks.
 //!
-//! Statistics are float32 in every number format.
+//! Statistics are in float32 for every number format.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 
@@ -44,7 +44,7 @@ impl RmsNorm {
 
 tensors_of!(RmsNorm: weight);
 
-/// `layer_norm(x) * (1 + scale) + shift`, without learnt weights.
+/// `layer_norm(x) * (1 + scale) + shift`, without learned weights.
 ///
 /// `x` is `(b, s, d)`; `scale` and `shift` are `(b, 1, d)`, or `(b, s, d)` when tokens differ.
 pub fn layer_norm_modulate(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64) -> Result<Tensor> {

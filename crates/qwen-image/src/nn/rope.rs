@@ -6,10 +6,10 @@ use multiversion::multiversion;
 
 use super::{RmsNorm, cpu};
 
-/// Angles of a sequence as their cosines and sines, float32.
+/// The cosines and sines of a sequence's angles, in float32.
 #[derive(Debug, Clone)]
 pub struct Rotation {
-    /// `(s, n)`: `n` is half the head for pairs, the whole head for halves.
+    /// `(s, n)`: `n` is half of the head for adjacent pairs, the whole head for halves.
     pub cos: Tensor,
     pub sin: Tensor,
 }

@@ -1,10 +1,10 @@
-//! Tensors from files to a device that has a faster way than one after the other.
+//! Uploads tensors from files to a device, faster than one after the other.
 
 use std::{fs::File, path::PathBuf, sync::Arc};
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
-/// Where a tensor lies in a file.
+/// The position of a tensor in a file.
 #[derive(Debug, Clone)]
 pub struct Source {
     pub file: Arc<File>,
@@ -20,7 +20,7 @@ impl Source {
     }
 }
 
-/// Brings tensors in ahead of those who ask for them.
+/// Uploads tensors before they are requested.
 #[derive(Debug)]
 pub enum Uploader {
     #[cfg(feature = "cuda")]
@@ -28,8 +28,8 @@ pub enum Uploader {
 }
 
 impl Uploader {
-    /// Starts on `sources`, which are in the order in which they will probably be taken. None where there is no faster
-    /// way than to read a tensor when it is asked for.
+    /// Starts with `sources`, in the expected order of requests. None if there is no faster way than reading each
+    /// tensor on request.
     pub fn start(sources: Vec<Source>, device: &Device) -> Result<Option<Self>> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
@@ -39,7 +39,7 @@ impl Uploader {
         Ok(None)
     }
 
-    /// Whether tensors of a number format can be brought this way.
+    /// Whether tensors of a number format can be uploaded this way.
     pub fn takes(dtype: DType) -> bool {
         #[cfg(feature = "cuda")]
         return super::cuda::uploads(dtype);
@@ -53,7 +53,7 @@ impl Uploader {
     /// The tensor of a source, in its file's number format.
     ///
     /// # Errors
-    /// When a file could not be read, or the device refused.
+    /// If a file could not be read, or the device failed.
     pub fn take(&self, source: usize) -> Result<Tensor> {
         match self {
             #[cfg(feature = "cuda")]
@@ -63,7 +63,7 @@ impl Uploader {
         }
     }
 
-    /// This source will not be asked for.
+    /// Marks a source that will not be requested.
     ///
     /// # Errors
     /// Like [`Self::take`].

@@ -1,7 +1,7 @@
-//! The weight of a linear layer in every form that checkpoints have, and what is added to it at run time.
+//! The weight of a linear layer in every form that checkpoints have, and its low-rank changes.
 //!
-//! Code that moves weights (offload, block swap, host copies) sees a weight as tensors: of numbers, of rows of eight-bit
-//! numbers and their scales, or of bytes. It never needs to know the form.
+//! Code that moves weights (offload, block swap, host copies) sees a weight as tensors: of numbers, of fp8 rows and
+//! their scales, or of bytes. It never needs to know the form.
 
 use std::borrow::Cow;
 
@@ -15,18 +15,18 @@ use super::{cpu, tensors_of, weights_buffer::Tensors};
 /// A matrix `(out, in)` as a checkpoint stores it.
 #[derive(Debug, Clone)]
 pub enum Weight {
-    /// One number an element: `(in, out)` for the CPU kernel, so that products read it as it lies; `(out, in)` elsewhere.
+    /// One number per element: `(in, out)` for the CPU kernel, which products read directly; `(out, in)` elsewhere.
     Dense(Tensor),
-    /// Eight-bit numbers (e4m3) `(out, in)`, and the scale `(out)` of each row.
+    /// fp8 numbers (e4m3) `(out, in)`, and the scale `(out)` of each row.
     Fp8 { rows: Tensor, scales: Tensor },
     /// Blocks of a GGUF format.
     Quantized(QuantizedWeight),
 }
 
-/// A matrix in blocks that share their scales, row after row.
+/// A matrix in blocks with shared scales, row after row.
 #[derive(Debug, Clone)]
 pub struct QuantizedWeight {
-    /// The blocks as they stand in a file, `(bytes)`.
+    /// The blocks as in the file, `(bytes)`.
     blocks: Tensor,
     format: GgmlDType,
     out_features: usize,
@@ -48,10 +48,10 @@ impl Weight {
         }
     }
 
-    /// Joins matrices of one form along their outputs.
+    /// Concatenates matrices of one form along their outputs.
     ///
     /// # Errors
-    /// When forms, formats or widths differ.
+    /// If forms, formats or widths differ.
     pub fn stacked(weights: &[&Self]) -> Result<Self> {
         match weights.first() {
             Some(Self::Dense(first)) => {
@@ -84,10 +84,10 @@ impl Tensors for Weight {
 }
 
 impl QuantizedWeight {
-    /// From the blocks of a matrix `(out, in)` as they stand in a file.
+    /// From the blocks of a matrix `(out, in)` as in a file.
     ///
     /// # Errors
-    /// When a row is not a whole number of blocks, or there are too few or too many bytes.
+    /// If a row is not a whole number of blocks, or there are too few or too many bytes.
     pub fn new(bytes: &[u8], format: GgmlDType, (out_features, in_features): (usize, usize)) -> Result<Self> {
         let block = format.block_size();
         if !in_features.is_multiple_of(block) {
@@ -132,17 +132,17 @@ pub struct LowRank {
     pub down: Tensor,
     /// `(out, rank)`.
     pub up: Tensor,
-    /// The adapter's own `alpha / rank` included.
+    /// Includes the adapter's own `alpha / rank`.
     pub strength: f64,
 }
 
 tensors_of!(LowRank: down, up);
 
 impl LowRank {
-    /// The change added to a weight `(out, in)`, in float32; the result has the weight's number format.
+    /// Adds the change to a weight `(out, in)` in float32; the result has the weight's number format.
     ///
     /// # Errors
-    /// When the shapes do not fit.
+    /// If the shapes do not match.
     pub fn merge_into(&self, weight: &Tensor) -> Result<Tensor> {
         let change = (self.up.to_dtype(DType::F32)?.matmul(&self.down.to_dtype(DType::F32)?)? * self.strength)?;
         if change.dims() != weight.dims() {
@@ -151,7 +151,7 @@ impl LowRank {
         (weight.to_dtype(DType::F32)? + change)?.to_dtype(weight.dtype())
     }
 
-    /// What the change adds to the layer's output: `(..., in)` -> `(..., out)`.
+    /// The change's contribution to the layer's output: `(..., in)` -> `(..., out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let dims = x.dims();
         let rows: usize = dims[..dims.len() - 1].iter().product();

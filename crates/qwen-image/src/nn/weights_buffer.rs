@@ -1,8 +1,8 @@
-//! Weights that move: the tensors of a part of a model as one piece of memory, on the host or on the device.
+//! The tensors of a part of a model as one block of memory, on the host or on the device.
 //!
-//! A part shows its tensors in an order that never changes ([`Tensors`]). A [`HostWeights`] holds their contents one
-//! after the other; a [`DeviceBuffer`] is memory on the device for such a copy, and the part's tensors become views into it.
-//! So a part comes and goes with one transfer, and parts of equal layout can take turns in one room.
+//! A part visits its tensors in a fixed order ([`Tensors`]). A [`HostWeights`] has their contents one after the other;
+//! a [`DeviceBuffer`] is memory on the device for such a copy, and the part's tensors become views into it. So one
+//! transfer moves a part, and parts with the same layout can take turns in one buffer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ use super::CopyStream;
 
 /// A part of a model whose tensors can be moved.
 pub trait Tensors {
-    /// Shows every tensor, always in the same order.
+    /// Visits every tensor, always in the same order.
     fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()>;
 }
 
@@ -34,7 +34,7 @@ impl<T: Tensors> Tensors for Vec<T> {
     }
 }
 
-/// Implements [`Tensors`] for a struct as the tensors of these fields, in this order.
+/// Implements [`Tensors`] for a struct, with the tensors of these fields in this order.
 macro_rules! tensors_of {
     ($type:ty: $($field:ident),+) => {
         impl $crate::nn::Tensors for $type {
@@ -50,14 +50,14 @@ macro_rules! tensors_of {
 }
 pub(crate) use tensors_of;
 
-/// Distance of tensors in memory: matrix products are fastest from addresses like those of an allocation.
+/// The alignment of tensors in memory, because matrix products are fastest from addresses aligned like an allocation.
 const ALIGNMENT: usize = 256;
 
-/// Where each tensor lies.
+/// The position of each tensor.
 #[derive(Debug, Clone, Default)]
 struct Layout {
     places: Vec<Slot>,
-    /// One for each number format.
+    /// One segment per number format.
     segments: Vec<Segment>,
 }
 
@@ -133,15 +133,15 @@ pub struct HostWeights {
 
 #[derive(Debug)]
 enum Data {
-    /// One tensor for each segment.
+    /// One tensor per segment.
     Tensors(Vec<Tensor>),
-    /// All segments, one after the other.
+    /// All segments, concatenated.
     #[cfg(feature = "cuda")]
     Bytes(super::cuda::HostBytes),
 }
 
 impl HostWeights {
-    /// Copies the part's tensors, which stay where they are.
+    /// Copies the part's tensors, which are not moved.
     pub fn of(part: &mut (impl Tensors + ?Sized), device: &Device) -> Result<Self> {
         let mut layout = Layout::default();
         let mut tensors = Vec::new();
@@ -177,7 +177,7 @@ impl HostWeights {
         Ok(Data::Tensors(segments))
     }
 
-    /// Tells copies apart.
+    /// Identifies the copy.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -208,7 +208,7 @@ impl HostWeights {
         }
     }
 
-    /// Makes the part's tensors views into a room that holds this copy.
+    /// Makes the part's tensors views into a buffer that has this copy.
     pub fn point(&self, part: &mut (impl Tensors + ?Sized), room: &DeviceBuffer) -> Result<()> {
         let mut places = self.layout.places.iter();
         part.tensors(&mut |tensor| {
@@ -220,7 +220,7 @@ impl HostWeights {
     }
 }
 
-/// Takes the part's tensors out of it, so that their memory is free.
+/// Detaches the part's tensors, so that their memory is freed.
 pub fn release(part: &mut (impl Tensors + ?Sized)) -> Result<()> {
     part.tensors(&mut |tensor| {
         *tensor = Tensor::zeros(0, tensor.dtype(), &Device::Cpu)?;
@@ -228,7 +228,7 @@ pub fn release(part: &mut (impl Tensors + ?Sized)) -> Result<()> {
     })
 }
 
-/// Bytes of a part's tensors.
+/// The size of a part's tensors in bytes.
 pub fn bytes_of(part: &mut (impl Tensors + ?Sized)) -> Result<usize> {
     let mut bytes = 0;
     part.tensors(&mut |tensor| {
@@ -238,7 +238,7 @@ pub fn bytes_of(part: &mut (impl Tensors + ?Sized)) -> Result<usize> {
     Ok(bytes)
 }
 
-/// Where segments begin in bytes, one after the other.
+/// The byte offsets of the segments.
 #[cfg(feature = "cuda")]
 fn starts(segments: &[Segment]) -> Vec<usize> {
     let ends = segments.iter().scan(0, |end, segment| {

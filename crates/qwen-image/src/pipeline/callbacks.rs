@@ -1,4 +1,4 @@
-//! How a run is watched, stopped and changed from outside: callbacks, so that nothing here knows who listens.
+//! Callbacks to watch, stop and change a run.
 
 use std::time::Instant;
 
@@ -6,12 +6,12 @@ use candle_core::Tensor;
 
 use super::error::{PipelineError, Result};
 
-/// The part of a run that is going on, in the order of the path.
+/// The stages of a run, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// A checkpoint is downloaded, or loaded; counted in MiB.
+    /// A checkpoint is downloaded or loaded; counted in MiB.
     Load,
-    /// The text encoder describes the picture; counted in tokens.
+    /// The text encoder writes a caption; counted in tokens.
     Caption,
     TextEncode,
     VaeEncode,
@@ -22,7 +22,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// As manifests and progress name it.
+    /// The name in manifests and progress.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Load => "load",
@@ -35,21 +35,21 @@ impl Stage {
     }
 }
 
-/// How long a stage took.
+/// The duration of a stage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StageTiming {
     pub stage: Stage,
     pub seconds: f64,
 }
 
-/// Told `(stage, done, of)`; `of` is 0 while it is unknown. Runs on the computing thread, so it must be quick.
+/// Called with `(stage, done, of)`; `of` is 0 while it is unknown. Runs on the computing thread, so it must be quick.
 pub type OnProgress<'a> = dyn FnMut(Stage, u32, u32) + 'a;
 
-/// Given the step that has ended, counted from 1, and the packed latents `(1, tokens, channels)`, float32, which it may
-/// change: masks and previews live here. diffusers calls it `callback_on_step_end`.
+/// Called with the number of the completed step, from 1, and the packed latents `(1, tokens, channels)`, float32, which
+/// it may change, for instance for masks; it can also make previews. diffusers calls it `callback_on_step_end`.
 pub type OnStepEnd<'a> = dyn FnMut(usize, &mut Tensor) -> candle_core::Result<()> + 'a;
 
-/// The outside of one call.
+/// The callbacks of one call.
 pub struct Callbacks<'a> {
     on_progress: Box<OnProgress<'a>>,
     is_cancelled: Box<dyn Fn() -> bool + 'a>,
@@ -58,7 +58,7 @@ pub struct Callbacks<'a> {
 }
 
 impl Default for Callbacks<'_> {
-    /// Tells nobody, and is never stopped.
+    /// No callbacks; the call cannot be stopped.
     fn default() -> Self {
         Self {
             on_progress: Box::new(|_, _, _| ()),
@@ -70,25 +70,25 @@ impl Default for Callbacks<'_> {
 }
 
 impl<'a> Callbacks<'a> {
-    /// `on_progress` is told how far the call is.
+    /// `on_progress` is called with the progress of the call.
     #[must_use]
     pub fn on_progress(self, on_progress: impl FnMut(Stage, u32, u32) + 'a) -> Self {
         Self { on_progress: Box::new(on_progress), ..self }
     }
 
-    /// `is_cancelled` is asked between steps; the call then ends with [`crate::Error::Cancelled`].
+    /// `is_cancelled` is called between steps; if it returns true, the call ends with [`crate::Error::Cancelled`].
     #[must_use]
     pub fn cancelled_by(self, is_cancelled: impl Fn() -> bool + 'a) -> Self {
         Self { is_cancelled: Box::new(is_cancelled), ..self }
     }
 
-    /// `on_step_end` sees the latents after every denoise step, and may change them.
+    /// `on_step_end` is called with the latents after every denoise step, and may change them.
     #[must_use]
     pub fn on_step_end(self, on_step_end: impl FnMut(usize, &mut Tensor) -> candle_core::Result<()> + 'a) -> Self {
         Self { on_step_end: Box::new(on_step_end), ..self }
     }
 
-    /// How long the stages took that have ended so far, in their order.
+    /// The durations of the completed stages, in order.
     pub fn timings(&self) -> &[StageTiming] {
         &self.timings
     }
@@ -97,12 +97,12 @@ impl<'a> Callbacks<'a> {
         (self.is_cancelled)()
     }
 
-    /// Tells how far a stage is, without asking whether to stop.
+    /// Reports the progress of a stage, without checking for cancellation.
     pub(crate) fn progress(&mut self, stage: Stage, done: u32, of: u32) {
         (self.on_progress)(stage, done, of);
     }
 
-    /// Reports how far a stage is, and fails when the run is to stop.
+    /// Reports the progress of a stage, and fails if the run is cancelled.
     pub(crate) fn report(&mut self, stage: Stage, done: usize, of: usize) -> Result<()> {
         self.progress(stage, done as u32, of as u32);
         if self.is_cancelled() { Err(PipelineError::Cancelled) } else { Ok(()) }
@@ -120,7 +120,7 @@ impl<'a> Callbacks<'a> {
         result
     }
 
-    /// Runs a stage and adds its seconds to the timings. The closure gets the callbacks back for its own reports.
+    /// Runs a stage and adds its seconds to the timings. The closure gets the callbacks for its own reports.
     pub(crate) fn stage<T>(&mut self, stage: Stage, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.report(stage, 0, 0)?;
         self.timed(stage, run)

@@ -1,4 +1,4 @@
-//! The parts of a checkpoint, loaded and held against each other.
+//! The parts of a checkpoint, loaded and checked against each other.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::models::{
     vae::{Tiling, Vae},
 };
 
-/// diffusers' `pipe.components`: what a checkpoint holds.
+/// diffusers' `pipe.components`: the parts of a checkpoint.
 pub struct Components {
     pub constants: Constants,
     pub scheduler: Scheduler,
@@ -28,20 +28,20 @@ pub struct Components {
     pub dtype: DType,
 }
 
-/// How a checkpoint is loaded.
+/// The options for loading a checkpoint.
 #[derive(Clone)]
 pub struct LoadOptions<'a> {
     pub context: LoadContext<'a>,
     pub placement: Placement,
-    /// The transformer's blocks in eight bits, which only some GPUs multiply.
+    /// Whether the transformer's blocks are in fp8, which only some GPUs support.
     pub fp8: bool,
-    /// Of another checkpoint with the same text encoder.
+    /// The text encoder of another checkpoint that has the same one.
     pub text_encoder: Option<Offloadable<TextEncoder>>,
     pub conditioning: Conditioning,
 }
 
 impl<'a> LoadOptions<'a> {
-    /// All of it stays on the device.
+    /// Everything stays on the device.
     pub fn new(context: LoadContext<'a>) -> Self {
         let conditioning = Conditioning::default();
         Self { context, placement: Placement::KEPT, fp8: false, text_encoder: None, conditioning }
@@ -74,16 +74,16 @@ impl Components {
         Ok(components)
     }
 
-    /// How the branches of a step are computed where the weights are now.
+    /// How to compute the branches of a step with the weights' current placement.
     pub fn guidance(&self, transformer: &Transformer, scale: f64, normalize: bool) -> Guidance {
         let order = if transformer.is_streamed() { BranchOrder::Joint } else { BranchOrder::Serial };
         Guidance { scale, normalize, order }
     }
 
-    /// Frees the device's memory; the weights stay on the host. The text encoder may be another's too.
+    /// Frees the device's memory; the weights stay on the host. The text encoder may be shared.
     ///
     /// # Errors
-    /// When there is no host memory for it, or the device refuses.
+    /// If there is no host memory for it, or the device fails.
     pub fn leave(&self, with_text_encoder: bool) -> candle_core::Result<()> {
         if with_text_encoder {
             self.text_encoder.leave()?;
@@ -92,7 +92,7 @@ impl Components {
         self.vae.leave()
     }
 
-    /// Bytes of weights on the device, rooms of streamed blocks not counted.
+    /// The weights on the device in bytes, without the buffers of streamed blocks.
     pub fn bytes_on_device(&self) -> candle_core::Result<u64> {
         Ok(self.text_encoder.bytes_on_device()? + self.transformer.bytes_on_device()? + self.vae.bytes_on_device()?)
     }

@@ -13,7 +13,7 @@ use crate::models::{
     transformer::{Branch, Frame, Pass, TokenRotations, Transformer},
 };
 
-/// Runs a pass that has begun, in the step of this number: every block, or fewer where a step cache knows the rest.
+/// Runs a started pass in this step: every block, or fewer if a step cache knows the rest.
 pub type RunPass<'a> = dyn FnMut(usize, Pass<'_>) -> CandleResult<Vec<Tensor>> + 'a;
 
 /// Every block of a pass: no cache.
@@ -28,19 +28,19 @@ pub struct Denoise<'a> {
     pub device: &'a Device,
     pub dtype: DType,
     pub schedule: &'a Schedule,
-    /// All frames in order: the noisy ones, then the condition's.
+    /// All frames in order: first the noisy ones, then the condition.
     pub frames: &'a [Frame],
     /// Packed latents of the condition, `(1, c, channels)`.
     pub condition: &'a Tensor,
     /// Prompt embeddings, `(1, t, joint)`.
     pub prompt: &'a Tensor,
-    /// The same of the negative prompt; absent: no guidance.
+    /// The same for the negative prompt. Absent: no guidance.
     pub negative: Option<&'a Tensor>,
     pub guidance: Guidance,
     pub sampler: Sampler,
 }
 
-/// What a guidance branch keeps over the steps.
+/// The state of a guidance branch across steps.
 struct BranchInputs {
     text: Tensor,
     rotations: TokenRotations,
@@ -77,7 +77,7 @@ impl Denoise<'_> {
             let velocity = self.guidance.combine(velocities)?;
             latents = self.sampler.step(latents, velocity, self.schedule, step)?;
             callbacks.step_ended(step + 1, &mut latents)?;
-            // A sum is finite only when every term is; it also waits for the device, so that steps are paced.
+            // A sum is finite only if every term is; reading it also waits for the device, which paces the steps.
             if !latents.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
                 return Err(PipelineError::NonFinite { step: step + 1 });
             }

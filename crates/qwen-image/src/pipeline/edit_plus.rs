@@ -23,7 +23,7 @@ use crate::{
     models::{LoadContext, LoadResult, text_encoder::Prompt, vae::Vae},
 };
 
-/// Pictures beside the edited one.
+/// The most pictures in addition to the edited one.
 pub const MOST_REFERENCES: usize = 2;
 
 pub struct QwenImageEditPlusPipeline(Components);
@@ -34,7 +34,7 @@ impl QwenImageEditPlusPipeline {
         Self::load_with(folder, LoadOptions::new(LoadContext::new(device, dtype)))
     }
 
-    /// The same, watched, with the parts where they are wanted.
+    /// The same, with progress and the given placement of parts.
     pub fn load_with(folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
         Components::load(folder, PipelineKind::EditPlus, options).map(Self)
     }
@@ -47,11 +47,11 @@ impl QwenImageEditPlusPipeline {
         &mut self.0
     }
 
-    /// Edits a picture. The model sees RGB; alpha goes around it.
+    /// Edits a picture. The model sees RGB; alpha bypasses it.
     ///
     /// # Errors
-    /// [`PipelineError::Invalid`] for options or pictures that this checkpoint does not take, otherwise what stopped
-    /// the run.
+    /// [`PipelineError::Invalid`] for options or pictures that this checkpoint does not support, otherwise the error
+    /// that stopped the run.
     pub fn run(
         &self,
         inputs: EditInputs<'_>,
@@ -63,7 +63,7 @@ impl QwenImageEditPlusPipeline {
         options.check()?;
         let references = inputs.references.len();
         if references > MOST_REFERENCES {
-            let reason = format!("{references} references were given; the model reads up to {MOST_REFERENCES}");
+            let reason = format!("{references} references were given; the model reads at most {MOST_REFERENCES}");
             return Err(PipelineError::invalid("input", reason));
         }
         inputs.numbered().try_for_each(image_tensor::check_shape)?;
@@ -118,7 +118,7 @@ impl QwenImageEditPlusPipeline {
             Ok(references)
         })?;
 
-        // The output has the shape of the last reference.
+        // The output has the aspect ratio of the last reference.
         let frames: Vec<_> = references.iter().map(latents::frame_of).collect::<candle_core::Result<_>>()?;
         let frame = frames[frames.len() - 1];
         let packed: Vec<_> = references.iter().map(latents::pack).collect::<candle_core::Result<_>>()?;

@@ -1,4 +1,4 @@
-//! Why a pipeline stopped without a picture.
+//! The errors of a pipeline.
 
 use crate::models::text_encoder::TextError;
 
@@ -9,10 +9,10 @@ pub enum PipelineError {
     /// A latent became NaN or infinite; `step` counts from 1.
     #[error("the latents became NaN or infinite at step {step}")]
     NonFinite { step: usize },
-    /// The request does not suit this checkpoint.
+    /// This checkpoint does not support the request.
     #[error("{field}: {reason}")]
     Invalid { field: &'static str, reason: String },
-    /// The VAE decoded a picture whose bytes do not fill its size.
+    /// The VAE decoded a picture with the wrong number of bytes.
     #[error("the VAE decoded {bytes} bytes for a picture of {width}x{height}")]
     DecodedSize { bytes: usize, width: u32, height: u32 },
     #[error(transparent)]

@@ -1,20 +1,20 @@
-//! Classifier-free guidance: which branches a step computes, in which order, and how they become one velocity.
+//! Classifier-free guidance: the branches of a step, their order, and their combination into one velocity.
 
 use candle_core::{D, Result, Tensor};
 
 /// How the branches of a step are computed. The result is the same, byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BranchOrder {
-    /// One pass for each branch, which needs less memory.
+    /// One pass per branch, which needs less memory.
     Serial,
-    /// One pass for all: a block that comes to the device for this step serves every branch.
+    /// One pass for all branches: each block is transferred to the device once per step.
     Joint,
 }
 
 /// The guidance of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guidance {
-    /// Above 1; without a negative branch nothing is guided.
+    /// The scale, above 1; without a negative branch there is no guidance.
     pub scale: f64,
     /// Rescale the guided velocity of each token to the norm of the unguided one.
     pub normalize: bool,
@@ -22,7 +22,7 @@ pub struct Guidance {
 }
 
 impl Guidance {
-    /// The branches in the groups that share a pass.
+    /// The branches in groups that share a pass.
     pub fn passes<T>(self, branches: &[T]) -> std::slice::Chunks<'_, T> {
         let together = match self.order {
             BranchOrder::Serial => 1,
@@ -31,7 +31,7 @@ impl Guidance {
         branches.chunks(together)
     }
 
-    /// One velocity `(1, tokens, channels)` out of the positive branch's and, if there is one, the negative branch's:
+    /// One velocity `(1, tokens, channels)` from the positive branch's and, if there is one, the negative branch's:
     /// `negative + scale (positive - negative)`, rescaled per token to the norm of `positive` with `normalize`.
     pub fn combine(self, mut velocities: Vec<Tensor>) -> Result<Tensor> {
         let [positive, negative] = velocities.as_slice() else { return Ok(velocities.swap_remove(0)) };

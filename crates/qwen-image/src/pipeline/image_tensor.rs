@@ -1,4 +1,4 @@
-//! Pictures as tensors, and the sizes that the models work at.
+//! Converts pictures to tensors and back, and computes the models' working sizes.
 
 use ::image::{ImageBuffer, Pixel, RgbImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
@@ -23,10 +23,10 @@ impl Size {
     }
 }
 
-/// The text encoder's processor sets this bound; without it the rounding to 32 would blow a line up to a wide strip.
+/// This limit comes from the text encoder's processor; without it, rounding to 32 would enlarge a line to a wide strip.
 const MOST_ELONGATED: u32 = 200;
 
-/// Refuses a picture that is all length.
+/// Refuses a picture that is too elongated.
 pub fn check_shape(picture: &RgbaImage) -> Result<()> {
     let (width, height) = picture.dimensions();
     if width.max(height) <= MOST_ELONGATED * width.min(height) {
@@ -53,14 +53,14 @@ fn to_tensor(bytes: &[u8], width: u32, height: u32, channels: usize, device: &De
     Ok(Tensor::from_vec(values, (1, height as usize, width as usize, channels), device)?)
 }
 
-/// A picture out of `(1, h, w, c)` in -1..1, rounded as numpy rounds; `c` is the pixel's number of channels.
+/// A picture from `(1, h, w, c)` in -1..1, rounded like numpy; `c` is the pixel's number of channels.
 pub fn to_picture<P: Pixel<Subpixel = u8>>(picture: &Tensor) -> Result<ImageBuffer<P, Vec<u8>>> {
     let (_, h, w, _) = picture.dims4()?;
     let (width, height) = (w as u32, h as u32);
     let values: Vec<f32> = picture.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     let byte = |value: f32| ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
     let bytes: Vec<u8> = values.into_iter().map(byte).collect();
-    // The buffer would also take bytes that are too many.
+    // The buffer would accept too many bytes.
     let (given, wanted) = (bytes.len(), w * h * usize::from(P::CHANNEL_COUNT));
     let decoded = (given == wanted).then(|| ImageBuffer::from_raw(width, height, bytes)).flatten();
     decoded.ok_or(PipelineError::DecodedSize { bytes: given, width, height })

@@ -1,4 +1,4 @@
-//! Latents in the two forms they travel in: frames `(1, h, w, z)`, and packed patches `(1, tokens, 4 z)`.
+//! Latents in two forms: frames `(1, h, w, z)`, and packed patches `(1, tokens, 4 z)`.
 //!
 //! A patch is two by two latents; its channels run over z, then rows, then columns.
 
@@ -29,7 +29,7 @@ pub fn unpack(patches: &Tensor, frame: Frame) -> Result<Tensor> {
     ))
 }
 
-/// Packed noise for so many equal frames, drawn as the reference draws it: `(frames, z, h, w)` in one go.
+/// Packed noise for several equal frames, drawn as in the reference: `(frames, z, h, w)` at once.
 pub fn noise(seed: u64, frames: usize, frame: Frame, z: usize, device: &Device) -> Result<Tensor> {
     let (h, w) = (2 * frame.height, 2 * frame.width);
     let values = Tensor::from_vec(randn(seed, frames * z * h * w), (frames, z, h, w), &Device::Cpu)?;

@@ -1,4 +1,4 @@
-//! Qwen-Image-Layered: a picture -> its composite as the model regenerates it, and RGBA layers, back to front.
+//! Qwen-Image-Layered: a picture -> the regenerated whole, and RGBA layers, back to front.
 
 use std::{ops::ControlFlow, path::Path};
 
@@ -35,7 +35,7 @@ impl QwenImageLayeredPipeline {
         Self::load_with(folder, LoadOptions::new(LoadContext::new(device, dtype)))
     }
 
-    /// The same, watched, with the parts where they are wanted.
+    /// The same, with progress and the given placement of parts.
     pub fn load_with(folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
         Components::load(folder, PipelineKind::Layered, options).map(Self)
     }
@@ -48,10 +48,11 @@ impl QwenImageLayeredPipeline {
         &mut self.0
     }
 
-    /// Takes the picture apart.
+    /// Splits the picture into layers.
     ///
     /// # Errors
-    /// [`PipelineError::Invalid`] for options that this checkpoint does not take, otherwise what stopped the run.
+    /// [`PipelineError::Invalid`] for options that this checkpoint does not support, otherwise the error that stopped
+    /// the run.
     pub fn run(
         &self,
         picture: &RgbaImage,
@@ -64,7 +65,7 @@ impl QwenImageLayeredPipeline {
         let accepted = &self.0.constants.resolutions;
         let resolution = options.resolution.unwrap_or(accepted[0]);
         if !accepted.contains(&resolution) {
-            let reason = format!("{resolution} is not one that this checkpoint was made for: {accepted:?}");
+            let reason = format!("{resolution} is not supported by this checkpoint, which was made for {accepted:?}");
             return Err(PipelineError::invalid("resolution", reason));
         }
         let most = self.0.constants.max_layers;
@@ -129,7 +130,7 @@ impl QwenImageLayeredPipeline {
         Ok(DecomposeOutput { images, caption, resolution, seed, notes })
     }
 
-    /// Embeds a text; when its end had to be cut off, a note says so.
+    /// Embeds a text; adds a note if its end was cut off.
     fn embed(&self, encoder: &TextEncoder, name: &str, text: &str, notes: &mut Vec<String>) -> Result<Tensor> {
         let prompt = Prompt {
             text: &prompt::decompose(text),
@@ -142,14 +143,14 @@ impl QwenImageLayeredPipeline {
         let embedded = encoder.embed(&prompt)?;
         if embedded.tokens > MAX_PROMPT_TOKENS {
             notes.push(format!(
-                "{name} has {} tokens; the model reads {MAX_PROMPT_TOKENS}, so its end was not read",
+                "{name} has {} tokens; the model reads {MAX_PROMPT_TOKENS}, so the rest was ignored",
                 embedded.tokens
             ));
         }
         Ok(embedded.states)
     }
 
-    /// The text encoder's own description of the picture.
+    /// The text encoder's caption of the picture.
     fn caption(&self, encoder: &TextEncoder, resized: &RgbaImage, callbacks: &mut Callbacks<'_>) -> Result<Caption> {
         let flat = image_processor::on_white(resized);
         let constants = &self.0.constants;

@@ -1,4 +1,4 @@
-//! The two pipelines: plain values in, pictures out. Progress and cancel come in as callbacks.
+//! The two pipelines: plain values in, pictures out. Callbacks report progress and cancel.
 //!
 //! Each follows its reference in diffusers step by step (`QwenImageLayeredPipeline`, `QwenImageEditPlusPipeline`),
 //! for one picture at a time.

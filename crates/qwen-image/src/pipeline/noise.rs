@@ -1,5 +1,5 @@
-//! The initial noise: what `torch.randn` draws from `torch.Generator("cpu").manual_seed(seed)`, so that a picture
-//! can be compared with diffusers from the outside and seeds keep their meaning.
+//! The initial noise, equal to `torch.randn` with `torch.Generator("cpu").manual_seed(seed)`, so that a seed gives the
+//! same picture as in diffusers.
 
 use std::f64::consts::PI;
 
@@ -8,7 +8,7 @@ use rand_mt::Mt;
 /// `count` standard normal float32 values.
 ///
 /// 16 values or more: 24-bit uniforms, then Box-Muller over blocks of 16 (the first eight give radii, the last eight
-/// angles); when the count is no multiple of 16 the last 16 are drawn anew. Fewer: pairs of 53-bit uniforms, one
+/// angles); if the count is not a multiple of 16, the last 16 are drawn again. Fewer: pairs of 53-bit uniforms, one
 /// value after the other. Source: ATen's `normal_fill` and `normal_distribution`.
 pub fn randn(seed: u64, count: usize) -> Vec<f32> {
     // The generator takes the low 32 bits.

@@ -1,11 +1,11 @@
-//! Where the parts of a checkpoint are while they do not compute, and while they do.
+//! The placement of a checkpoint's parts, while idle and while computing.
 
 use crate::models::BlockPlacement;
 
-/// Of one part.
+/// The placement of one part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ComponentPlacement {
-    /// On the device only while it computes; otherwise it stays there.
+    /// On the device only while it computes; otherwise permanently.
     pub in_turn: bool,
     pub blocks: BlockPlacement,
 }
@@ -14,13 +14,13 @@ impl ComponentPlacement {
     pub const KEPT: Self = Self { in_turn: false, blocks: BlockPlacement::OnDevice };
     pub const IN_TURN: Self = Self { in_turn: true, blocks: BlockPlacement::OnDevice };
 
-    /// In turn, and all blocks but the first ones one after the other.
+    /// In turn, with all blocks except the first ones streamed.
     pub fn streamed(resident: usize) -> Self {
         Self { in_turn: true, blocks: BlockPlacement::Streamed { resident } }
     }
 }
 
-/// Of all parts of a checkpoint.
+/// The placement of all parts of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placement {
     pub text_encoder: ComponentPlacement,
@@ -29,7 +29,7 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// All of it stays on the device.
+    /// Everything stays on the device.
     pub const KEPT: Self = Self {
         text_encoder: ComponentPlacement::KEPT,
         transformer: ComponentPlacement::KEPT,

@@ -1,12 +1,13 @@
-//! What the models were trained to read. The wording is theirs, blank for blank: a wrong one changes the picture.
+//! The prompts that the models were trained with. The wording is exact to the space, because any difference changes the
+//! picture.
 
-/// Around the description of a picture that is taken apart.
+/// The template around the caption of a decompose.
 const DECOMPOSE_SYSTEM: &str = "<|im_start|>system\n\
     Describe the image by detailing the color, shape, size, texture, quantity, text, spatial \
     relationships of the objects and background:<|im_end|>\n\
     <|im_start|>user\n";
 
-/// Around an edit's pictures and instruction.
+/// The template around an edit's pictures and instruction.
 const EDIT_SYSTEM: &str = "<|im_start|>system\n\
     Describe the key features of the input image (color, shape, size, texture, objects, background), \
     then explain how the user's text instruction should alter or modify the image. Generate a new image \
@@ -17,7 +18,7 @@ const EDIT_SYSTEM: &str = "<|im_start|>system\n\
 const ASSISTANT: &str = "<|im_end|>\n\
     <|im_start|>assistant\n";
 
-/// Asks for a caption of the picture whose place it holds, in English.
+/// The prompt for a caption in English, with the picture's placeholder.
 pub const CAPTION: &str = "<|im_start|>system\n\
     You are a helpful assistant.<|im_end|>\n\
     <|im_start|>user\n\
@@ -51,7 +52,7 @@ pub fn decompose(prompt: &str) -> String {
     format!("{DECOMPOSE_SYSTEM}{prompt}{ASSISTANT}")
 }
 
-/// The whole text for an edit of so many pictures, which come first and are numbered from 1.
+/// The whole text for an edit of several pictures, which come first and are numbered from 1.
 pub fn edit(pictures: usize, instruction: &str) -> String {
     let places: String =
         (1..=pictures).map(|number| format!("Picture {number}: <|vision_start|><|image_pad|><|vision_end|>")).collect();

@@ -1,4 +1,4 @@
-//! How the latents follow the velocity from one noise level to the next.
+//! Moves the latents along the velocity from one noise level to the next.
 
 use candle_core::{Result, Tensor};
 

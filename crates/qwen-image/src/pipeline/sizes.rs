@@ -1,4 +1,4 @@
-//! What a checkpoint takes for the work that its pipeline does.
+//! The memory that a checkpoint needs for its pipeline's work.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use candle_core::DType;
 use super::constants::{Conditioning, Constants, PipelineKind};
 use crate::models::{LoadResult, Sizes, Workload, memory_estimate};
 
-/// Latents to a side of a patch, pixels to a side of a latent.
+/// Latents per side of a patch, pixels per side of a latent.
 const PATCH_PIXELS: usize = 16;
 /// The default of requests; more may still fit.
 const LAYERS: usize = 4;
-/// References of an edit at most.
+/// The most references of an edit.
 const REFERENCES: usize = 3;
 
 /// The sizes of a checkpoint's parts, and of the work of its largest resolution with the usual number of layers.

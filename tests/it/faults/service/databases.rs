@@ -36,7 +36,7 @@ async fn before_the_claim() -> Tally {
     worker.until_said("ready for jobs").await;
     gate.shut();
     let ids = [composite(&world, "one").await, composite(&world, "two").await];
-    worker.until_said("tried again").await;
+    worker.until_said("retrying").await;
     gate.open();
     let tally = witness.judge(&world, &ids).await;
     assert_eq!((tally.succeeded, tally.attempts), (2, 2), "{tally:?}");

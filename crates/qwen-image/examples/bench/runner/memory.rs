@@ -126,7 +126,7 @@ impl Bench<'_> {
         };
         let mut first: Option<Vec<Vec<u8>>> = None;
         for (name, placement) in
-            [("all on the device", Placement::KEPT), ("parts in turn", turns), ("blocks streamed", streamed)]
+            [("all on the device", Placement::KEPT), ("parts take turns", turns), ("blocks streamed", streamed)]
         {
             nn::free_unused(&self.device)?;
             nn::reset_peak_memory(&self.device)?;

@@ -1,8 +1,8 @@
-//! Keys and values of the tokens that were read, so that each new one costs one token's work.
+//! Keys and values of the tokens so far, so that each new token costs only its own work.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// DeviceBuffer for a fixed number of tokens in every layer, taken at once: appending copies the new tokens only.
+/// Memory for a fixed number of tokens in every layer, allocated at once, so that appending copies only the new tokens.
 pub struct Cache {
     /// Keys and values of each layer, `(1, capacity, kv_heads, head_dim)`.
     layers: Vec<(Tensor, Tensor)>,
@@ -31,7 +31,7 @@ impl Cache {
         LayerCache { keys, values, len: self.len }
     }
 
-    /// Counts tokens that every layer has taken in.
+    /// Counts tokens that every layer has stored.
     pub(super) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
@@ -45,7 +45,7 @@ pub(super) struct LayerCache<'a> {
 }
 
 impl LayerCache<'_> {
-    /// Puts `(1, n, kv_heads, head_dim)` keys and values behind those held; gives all of them.
+    /// Appends keys and values `(1, n, kv_heads, head_dim)`; returns all of them.
     pub fn append(&self, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
         let end = self.len + keys.dim(1)?;
         if end > self.keys.dim(1)? {

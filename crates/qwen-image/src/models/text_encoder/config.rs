@@ -1,7 +1,7 @@
 //! `text_encoder/config.json`.
 //!
-//! Two layouts are in use: older files hold the language model's sizes at the top level, newer ones under
-//! `text_config`. Files in between hold both, and then the nested ones count.
+//! Two layouts exist: older files have the language model's sizes at the top level, newer ones under `text_config`.
+//! Some files have both; then the nested ones count.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub struct Config {
     pub vision: VisionConfig,
     /// The token that stands for one merged patch of a picture.
     pub image_token: u32,
-    /// The language head is the embedding table.
+    /// Whether the language head is the embedding table.
     pub tied: bool,
 }
 
@@ -79,7 +79,7 @@ struct RopeParameters {
     mrope_section: Option<Vec<usize>>,
     #[serde(alias = "type")]
     rope_type: Option<String>,
-    /// Files of some versions name the type twice.
+    /// Files of some versions have the type twice.
     #[serde(flatten)]
     _rest: serde_json::Map<String, Value>,
 }
@@ -121,8 +121,10 @@ impl Config {
         let mut text_value = nested.unwrap_or(value).clone();
         merge_rope_type(&mut text_value);
         let text: TextConfig = part(&text_value, "language model")?;
-        let mut vision_value =
-            value.get("vision_config").ok_or("`vision_config` is missing; is this a language model only?")?.clone();
+        let mut vision_value = value
+            .get("vision_config")
+            .ok_or("`vision_config` is missing; is this a text-only language model?")?
+            .clone();
         merge_rope_type(&mut vision_value);
         let image_token = value.get("image_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
         let tied = value.get("tie_word_embeddings").and_then(Value::as_bool).or(text.tie_word_embeddings);
@@ -171,7 +173,7 @@ impl Config {
         }
         if vision.out_hidden_size != text.hidden_size {
             return Err(format!(
-                "the vision tower gives {} features (`out_hidden_size`), the language model reads {}",
+                "the vision tower outputs {} features (`out_hidden_size`), the language model reads {}",
                 vision.out_hidden_size, text.hidden_size
             ));
         }
@@ -180,15 +182,15 @@ impl Config {
         }
         for act in [&text.hidden_act, &vision.hidden_act] {
             if act != "silu" {
-                return Err(format!("`hidden_act` is `{act}`; only `silu` is built"));
+                return Err(format!("`hidden_act` is `{act}`; only `silu` is supported"));
             }
         }
         if text.use_sliding_window {
-            return Err("`use_sliding_window` is true; only full attention is built".to_owned());
+            return Err("`use_sliding_window` is true; only full attention is supported".to_owned());
         }
         match text.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()) {
             None | Some("default" | "mrope") => Ok(()),
-            Some(kind) => Err(format!("rotary embeddings of type `{kind}` are not built, only `default`")),
+            Some(kind) => Err(format!("rotary embeddings of type `{kind}` are not supported, only `default`")),
         }
     }
 }
@@ -203,7 +205,7 @@ impl TextConfig {
         nested.or(self.rope_theta).unwrap_or(1e6)
     }
 
-    /// Frequencies that turn with time, height and width, in this order.
+    /// The number of frequencies for time, height and width, in this order.
     pub fn mrope_section(&self) -> &[usize] {
         self.rope_parameters.as_ref().and_then(|rope| rope.mrope_section.as_deref()).unwrap_or(&[16, 24, 24])
     }
@@ -225,7 +227,7 @@ impl VisionConfig {
     }
 }
 
-/// Some files name the rope's type under both of its names; the newer one counts.
+/// Some files have the rope's type under both of its names; the newer one counts.
 fn merge_rope_type(value: &mut Value) {
     for key in ["rope_parameters", "rope_scaling"] {
         if let Some(Value::Object(rope)) = value.get_mut(key)
@@ -325,8 +327,12 @@ mod tests {
                 json!(27),
                 "`hidden_size` over `num_attention_heads`: 3584 is not a multiple of 27",
             ),
-            ("use_sliding_window", json!(true), "`use_sliding_window` is true; only full attention is built"),
-            ("rope_scaling", json!({"type": "yarn"}), "rotary embeddings of type `yarn` are not built, only `default`"),
+            ("use_sliding_window", json!(true), "`use_sliding_window` is true; only full attention is supported"),
+            (
+                "rope_scaling",
+                json!({"type": "yarn"}),
+                "rotary embeddings of type `yarn` are not supported, only `default`",
+            ),
             ("model_type", json!("t5"), "`model_type` is `t5`; the text encoder of these models is a `qwen2_5_vl`"),
             ("hidden_size", json!(null), "language model: invalid type: null, expected usize"),
         ] {

@@ -1,27 +1,28 @@
 use crate::models::ModelError;
 
-/// Why a prompt or a picture cannot be read by the text encoder.
+/// Why the text encoder cannot read a prompt or a picture.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     #[error(
-        "the prompt is {tokens} tokens long with its template and pictures, the text encoder reads up to {limit}; shorten it"
+        "the prompt is {tokens} tokens long with its template and pictures, but the text encoder reads at most \
+         {limit}; shorten it"
     )]
     TooLong { tokens: usize, limit: usize },
-    #[error("the text holds {token}, the place of a picture, {found} times for {pictures} pictures; remove it")]
+    #[error("the text contains the picture token {token} {found} times for {pictures} pictures; remove it")]
     Placeholders { token: String, found: usize, pictures: usize },
     #[error("the picture is {width}x{height}: {reason}")]
     Picture { width: usize, height: usize, reason: String },
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
-    #[error("this text encoder was loaded without its language head, so it writes no captions")]
+    #[error("this text encoder was loaded without its language head, so it cannot write captions")]
     NoHead,
-    #[error("the text encoder's scores became NaN or infinite after {tokens} tokens of the caption")]
+    #[error("the text encoder's logits became NaN or infinite after {tokens} tokens of the caption")]
     NonFinite { tokens: usize },
-    #[error("the device refused: {0}")]
+    #[error("the device failed: {0}")]
     Device(#[from] candle_core::Error),
 }
 
-/// Reading a checkpoint's tokenizer can fail as a checkpoint, not as a prompt.
+/// Errors in a checkpoint's tokenizer are errors of the checkpoint, not of the prompt.
 pub(super) fn broken_tokenizer(path: &std::path::Path, error: impl std::fmt::Display) -> ModelError {
-    ModelError::invalid(path, format!("is not a tokenizer that can be read ({error}); fetch it again"))
+    ModelError::invalid(path, format!("is not a readable tokenizer ({error}); download it again"))
 }

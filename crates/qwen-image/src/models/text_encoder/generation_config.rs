@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::config::{Config, Ids};
 use crate::models::{LoadResult, ModelError, read_json};
 
-/// How captions are written. Only settings that come down to the most likely token are taken.
+/// How captions are generated. Only settings that amount to choosing the most likely token are accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationConfig {
     pub repetition_penalty: f32,
@@ -14,11 +14,11 @@ pub struct GenerationConfig {
 }
 
 impl GenerationConfig {
-    /// Reads `generation_config.json` in `folder`; without one, the model's own end token and no penalty.
+    /// Reads `generation_config.json` in `folder`; without one, uses the model's end token and no penalty.
     ///
     /// # Errors
-    /// When the settings really sample or search: near-greedy ones (`top_k` 1, or a `top_p` or `temperature` of
-    /// 0.001 and less) are the published ones.
+    /// If the settings actually sample or search. The published ones are nearly greedy (`top_k` 1, or a `top_p` or
+    /// `temperature` of 0.001 or less).
     pub fn load(folder: &Path, config: &Config) -> LoadResult<Self> {
         #[derive(Default, Deserialize)]
         struct Raw {
@@ -36,11 +36,11 @@ impl GenerationConfig {
         let greedy =
             !raw.do_sample.unwrap_or(false) || raw.top_k == Some(1) || tiny(raw.top_p) || tiny(raw.temperature);
         if !greedy {
-            let reason = "asks for real sampling, but captions take the most likely token: set `top_k` to 1";
+            let reason = "asks for sampling, but captions use the most likely token: set `top_k` to 1";
             return Err(ModelError::invalid(path, reason));
         }
         if raw.num_beams.is_some_and(|beams| beams > 1) {
-            return Err(ModelError::invalid(path, "asks for a beam search (`num_beams`), which is not built"));
+            return Err(ModelError::invalid(path, "asks for a beam search (`num_beams`), which is not supported"));
         }
         let repetition_penalty = raw.repetition_penalty.unwrap_or(1.0);
         if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {

@@ -1,4 +1,4 @@
-//! The language model: embeddings, decoder layers, the final norm, and the head that captions need.
+//! The language model: embeddings, decoder layers, the final norm, and the head for captions.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -14,9 +14,9 @@ use crate::{
 
 pub struct LanguageModel {
     ends: Ends,
-    /// Those that are streamed have their weights only as copies, see `streamed`.
+    /// Streamed ones have their weights only as host copies, see `streamed`.
     layers: Vec<Layer>,
-    /// Layers that are on the device all the time; they come first.
+    /// How many layers are resident; they come first.
     resident: usize,
     streamed: Option<BlockSwap<1>>,
     config: TextConfig,
@@ -24,9 +24,9 @@ pub struct LanguageModel {
     device: Device,
 }
 
-/// What comes before the layers and after them.
+/// The weights before and after the layers.
 struct Ends {
-    /// `(vocabulary, hidden)`, in the file's number format: a pass reads few of its rows.
+    /// `(vocabulary, hidden)`, in the file's number format, because a pass reads few of its rows.
     embeddings: Tensor,
     norm: RmsNorm,
     head: Option<Linear>,
@@ -69,7 +69,7 @@ impl LanguageModel {
         Ok(Self { ends, layers, resident, streamed, config: text.clone(), dtype, device })
     }
 
-    /// What is on the device while the model computes.
+    /// The pieces that are on the device while the model computes.
     pub fn groups(&mut self) -> impl Iterator<Item = &mut dyn Tensors> {
         let resident = self.layers[..self.resident].iter_mut().map(|layer| layer as &mut dyn Tensors);
         std::iter::once(&mut self.ends as &mut dyn Tensors).chain(resident)
@@ -90,7 +90,7 @@ impl LanguageModel {
 
     /// Hidden states after the final norm, `(1, n, hidden)`, of `embeds` `(1, n, hidden)`.
     ///
-    /// With a cache the tokens follow those that it holds, and it holds them too afterwards.
+    /// With a cache, the tokens follow those in it, and are added to it.
     pub fn forward(
         &self,
         embeds: &Tensor,
@@ -119,7 +119,7 @@ impl LanguageModel {
         self.ends.norm.forward(&x)
     }
 
-    /// Scores of the next token after the last of `hidden` `(1, n, hidden)`; none without a head.
+    /// Logits of the token after the last of `hidden` `(1, n, hidden)`; none without a head.
     pub fn next_logits(&self, hidden: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         let Some(head) = &self.ends.head else { return Ok(None) };
         let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?;
@@ -205,8 +205,8 @@ impl Layer {
     }
 }
 
-/// Angles of the multimodal rope, `(n, head_dim)`: the frequencies are dealt out in sections to the three position
-/// rows (time, height, width) in turn.
+/// Angles of the multimodal rope, `(n, head_dim)`: the frequencies are assigned in sections to the three position rows
+/// (time, height, width) in turn.
 fn rotation(config: &TextConfig, positions: &Positions, device: &Device) -> candle_core::Result<Rotation> {
     let (head_dim, theta) = (config.head_dim(), config.theta());
     let half = head_dim / 2;

@@ -1,8 +1,8 @@
 //! Qwen2.5-VL as the text encoder: prompts and pictures to hidden states, and captions of pictures.
 //!
-//! A picture goes through the [`processor`] (patches) and the [`vision`] tower (tokens), takes the place of its
-//! placeholder among the prompt's tokens ([`tokenizer`], [`prompt`]), and all of it goes through the [`language`]
-//! model. [`generate`] runs that model on, token by token, for captions.
+//! A picture goes through the [`processor`] (patches) and the [`vision`] tower (tokens). The tokens replace its
+//! placeholder among the prompt's tokens ([`tokenizer`], [`prompt`]), and all of them go through the [`language`]
+//! model. For captions, [`generate`] continues that model token by token.
 
 mod cache;
 pub(super) mod config;
@@ -45,22 +45,22 @@ pub struct TextEncoder {
 /// A text to embed.
 #[derive(Debug, Clone, Copy)]
 pub struct Prompt<'a> {
-    /// The whole text with its template, `<|image_pad|>` in the place of each picture.
+    /// The whole text with its template, and `<|image_pad|>` for each picture.
     pub text: &'a str,
     pub pictures: &'a [PictureTokens],
     pub text_positions: TextPositions,
     /// Leading hidden states that are left out: those of the template.
     pub drop: usize,
-    /// Hidden states that are given at most. What comes later is not computed: the model looks back only.
+    /// The most hidden states to return. Later ones are not computed, because the model is causal.
     pub keep: Option<usize>,
 }
 
-/// A prompt after the model.
+/// An encoded prompt.
 #[derive(Debug, Clone)]
 pub struct Embedded {
     /// Hidden states after the final norm, `(1, n, hidden)`.
     pub states: Tensor,
-    /// Hidden states that the whole prompt has behind its template: more than `n` when it was cut.
+    /// The number of hidden states of the whole prompt after its template: more than `n` if it was cut.
     pub tokens: usize,
 }
 
@@ -68,18 +68,18 @@ pub struct Embedded {
 pub struct Caption {
     /// Without special tokens and surrounding white space.
     pub text: String,
-    /// As written by the model, the end token included.
+    /// The generated tokens, including the end token.
     pub tokens: Vec<u32>,
 }
 
 impl TextEncoder {
-    /// Reads `text_encoder/`, `tokenizer/` and `processor/` of the checkpoint at `folder`. `with_head` also reads
-    /// what only captions need.
+    /// Loads `text_encoder/`, `tokenizer/` and `processor/` of the checkpoint at `folder`. `with_head` also loads what
+    /// only captions need.
     pub fn load(folder: &Path, device: &Device, dtype: DType, with_head: bool) -> LoadResult<Self> {
         Self::load_with(folder, LoadContext::new(device, dtype), with_head, BlockPlacement::OnDevice)
     }
 
-    /// The same, watched, with the layers where they are wanted.
+    /// The same, with progress and the given placement of layers.
     pub fn load_with(
         folder: &Path,
         loading: LoadContext<'_>,
@@ -108,8 +108,8 @@ impl TextEncoder {
         Ok(Self { language, vision, tokenizer, processor, config, generation, device: loading.device.clone() })
     }
 
-    /// Whether two checkpoints read texts and pictures alike: the same sizes, tokens and patches. Weights are another
-    /// matter.
+    /// Whether two checkpoints read texts and pictures in the same way: the same sizes, tokens and patches. Does not
+    /// compare weights.
     pub fn reads_alike(one: &Path, other: &Path) -> LoadResult<bool> {
         let read = |folder: &Path| -> LoadResult<(String, String)> {
             let config = Config::load(&folder.join("text_encoder"))?;
@@ -133,11 +133,11 @@ impl TextEncoder {
     /// The last hidden states of a prompt.
     ///
     /// # Errors
-    /// When placeholders and pictures do not match, or more tokens must be read than the model has positions for.
+    /// If placeholders and pictures do not match, or there are more tokens than the model has positions.
     pub fn embed(&self, prompt: &Prompt<'_>) -> Result<Embedded, TextError> {
         let mut read = self.read(prompt.text, prompt.pictures, prompt.text_positions)?;
         let total = read.ids.len();
-        // A picture is read whole, or not at all if none of it is asked for.
+        // A picture is used whole, or not at all if none of its states are requested.
         let wanted = prompt.keep.map_or(total, |keep| (prompt.drop + keep).min(total));
         if prompt.pictures.is_empty() {
             read.ids.truncate(wanted);
@@ -150,8 +150,8 @@ impl TextEncoder {
         Ok(Embedded { states: states.narrow(1, start, wanted - start)?, tokens: total.saturating_sub(prompt.drop) })
     }
 
-    /// Writes up to `max_tokens` about a picture; `on_token` is told the tokens written and the limit, and may stop
-    /// it: then there is no caption.
+    /// Writes a caption of up to `max_tokens`; `on_token` is called with the number of tokens and the limit, and may
+    /// stop it: then there is no caption.
     ///
     /// # Errors
     /// Without a head (see [`Self::load`]), and like [`Self::embed`].
@@ -175,7 +175,7 @@ impl TextEncoder {
         Ok(Some(Caption { text, tokens }))
     }
 
-    /// Tokens of a text, with as many in the place of each picture as it has.
+    /// The tokens of a text, with each picture's placeholder repeated for all of its tokens.
     pub fn input_ids(&self, text: &str, pictures: &[PictureTokens]) -> Result<Vec<u32>, TextError> {
         Ok(self.read(text, pictures, TextPositions::Sequential)?.ids)
     }

@@ -118,7 +118,7 @@ impl PictureProcessor {
             return fail(format!("patch, merge and temporal sizes are {here:?}, but the vision tower has {there:?}"));
         }
         if settings.resample.is_some_and(|filter| filter != BICUBIC) {
-            return fail(format!("`resample` is {:?}; only 3 (bicubic) is built", settings.resample));
+            return fail(format!("`resample` is {:?}; only 3 (bicubic) is supported", settings.resample));
         }
         if vision.in_channels != 3 {
             return fail(format!("the vision tower reads {} channels; pictures have 3", vision.in_channels));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::error::{TextError, broken_tokenizer};
 use crate::models::{LoadResult, ModelError, read_json};
 
-/// How text is cut before merging; a fact of the model (transformers' `tokenization_qwen2.py`).
+/// How text is split before merging, fixed by the model (transformers' `tokenization_qwen2.py`).
 const PIECES: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*",
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -31,7 +31,7 @@ impl Tokenizer {
         } else {
             build(folder)?
         };
-        // Files may carry settings of the training run.
+        // Files may contain settings of the training run.
         inner.with_truncation(None).map_err(|error| broken_tokenizer(&path, error))?;
         inner.with_padding(None);
         Ok(Self { inner })
@@ -48,7 +48,7 @@ impl Tokenizer {
         self.inner.decode(tokens, true).map_err(|error| TextError::Tokenizer(error.to_string()))
     }
 
-    /// All of it as text: the same for tokenizers that do the same, whatever files they come from.
+    /// The whole tokenizer as text: equal for equivalent tokenizers, whatever files they come from.
     pub fn description(&self, folder: &Path) -> LoadResult<String> {
         self.inner.to_string(false).map_err(|error| broken_tokenizer(folder, error))
     }
@@ -97,7 +97,7 @@ struct AddedToken {
     single_word: bool,
 }
 
-/// A token by its text, or as a record.
+/// A token, either as text or as an object.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 enum Name {
@@ -113,7 +113,7 @@ impl Name {
     }
 }
 
-/// Writes the `tokenizer.json` that the files amount to, and reads it.
+/// Builds the equivalent `tokenizer.json` from the files, and loads it.
 fn build(folder: &Path) -> LoadResult<tokenizers::Tokenizer> {
     let vocabulary: BTreeMap<String, u32> = read_json(&folder.join("vocab.json"))?;
     let config: TokenizerConfig = read_optional(&folder.join("tokenizer_config.json"))?;
@@ -149,15 +149,15 @@ fn build(folder: &Path) -> LoadResult<tokenizers::Tokenizer> {
         serde_json::from_value(document).map_err(|error| broken_tokenizer(&folder.join("vocab.json"), error))?;
     for (&id, token) in &added {
         if inner.token_to_id(&token.content) != Some(id) {
-            let reason = format!("`{}` should be token {id}, but the vocabulary makes it another one", token.content);
+            let reason = format!("`{}` should be token {id}, but the vocabulary gives it another id", token.content);
             return Err(ModelError::invalid(folder.join("added_tokens.json"), reason));
         }
     }
     Ok(inner)
 }
 
-/// Added tokens by number: as `tokenizer_config.json` describes them, else from `added_tokens.json`, where those are
-/// special that either config names.
+/// Added tokens by id: from `tokenizer_config.json`, otherwise from `added_tokens.json`, where those named by either
+/// config are special.
 fn added_tokens(folder: &Path, mut config: TokenizerConfig) -> LoadResult<BTreeMap<u32, AddedToken>> {
     let mut added = BTreeMap::new();
     for (id, token) in std::mem::take(&mut config.added_tokens_decoder) {
@@ -183,7 +183,7 @@ fn added_tokens(folder: &Path, mut config: TokenizerConfig) -> LoadResult<BTreeM
     Ok(added)
 }
 
-/// Pairs to merge, the most frequent first.
+/// Pairs to merge, most frequent first.
 fn read_merges(path: &Path) -> LoadResult<Vec<[String; 2]>> {
     let text = fs::read_to_string(path).map_err(|error| {
         ModelError::invalid(path, format!("cannot be read ({error}); the checkpoint is not complete"))

@@ -1,7 +1,7 @@
 //! The vision tower: patches of a picture become tokens of the language model.
 //!
-//! Most blocks attend inside windows of the picture, a few over all of it. The patches are put into the order of the
-//! windows once, so that a window is a run of the sequence, and the merged tokens are put back at the end.
+//! Most blocks attend inside windows of the picture, a few over the whole picture. The patches are reordered by window
+//! once, so that each window is contiguous, and the merged tokens are put back into order at the end.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -11,7 +11,7 @@ use crate::{
     nn::{Linear, Mask, RmsNorm, Rotation, attention, rotate_half, swiglu, tensors_of},
 };
 
-/// The reference has it in code, not in the config.
+/// This is in the reference's code, not in its config.
 const EPS: f64 = 1e-6;
 
 pub struct VisionTower {
@@ -147,13 +147,13 @@ impl Block {
 }
 
 struct Windows {
-    /// The place in reading order of each token in the order of the windows.
+    /// The index in reading order of each token in window order.
     order: Vec<u32>,
-    /// Where windows begin, and the end.
+    /// The start of each window, and the end of the last.
     bounds: Vec<usize>,
 }
 
-/// Cuts `rows` x `columns` tokens into windows of `side`; those at the far edges are smaller.
+/// Splits `rows` x `columns` tokens into windows of `side`; those at the far edges are smaller.
 fn windows(rows: usize, columns: usize, side: usize) -> Windows {
     let (mut order, mut bounds) = (Vec::with_capacity(rows * columns), vec![0]);
     for top in (0..rows).step_by(side) {

@@ -14,8 +14,8 @@ pub const EPS: f64 = 1e-6;
 #[derive(Debug, Clone)]
 pub struct Tokens {
     pub x: Tensor,
-    /// The same after the norm and modulation of whoever reads it next: the step that changes `x` makes this too, in
-    /// one pass over memory.
+    /// The same after the norm and modulation of its next reader; the step that changes `x` also computes this, in one
+    /// pass over memory.
     pub normed: Tensor,
 }
 
@@ -25,16 +25,16 @@ pub struct Streams {
     pub txt: Tokens,
 }
 
-/// Scale and shift, each `(1, 1, dim)`, or `(1, tokens, dim)` when tokens differ.
+/// Scale and shift, each `(1, 1, dim)`, or `(1, tokens, dim)` if tokens differ.
 pub type Affine = [Tensor; 2];
 
 /// The gate of attention; shift, scale and gate of the MLP.
 const AFTER_ATTENTION: [usize; 4] = [2, 3, 4, 5];
 
-/// How both streams are modulated as they leave a block: for the next block, or the last norm.
+/// The modulation of both streams after a block: for the next block, or the last norm.
 pub struct Next {
     pub img: Affine,
-    /// Nobody reads the text after the last block.
+    /// The text is not needed after the last block.
     pub txt: Option<Affine>,
 }
 
@@ -44,7 +44,7 @@ pub struct Block {
     heads: usize,
     img: Stream,
     txt: Stream,
-    /// After the last block nobody reads the text, nor the patches beyond the targets.
+    /// After the last block, neither the text nor the patches beyond the targets are needed.
     last: bool,
 }
 
@@ -55,7 +55,7 @@ struct Stream {
     qkv: Linear,
     norm_q: RmsNorm,
     norm_k: RmsNorm,
-    /// Absent where the stream's output is not read.
+    /// Absent if the stream's output is not needed.
     tail: Option<Tail>,
 }
 
@@ -66,8 +66,8 @@ struct Tail {
     mlp_out: Linear,
 }
 
-/// Shift, scale and gate for attention, then the same for the MLP: `(1, timesteps, 6 dim)` a stream; a pass takes that
-/// of one timestep.
+/// Shift, scale and gate for attention, then the same for the MLP: `(1, timesteps, 6 dim)` per stream; a pass uses
+/// those of one timestep.
 #[derive(Debug)]
 pub struct Modulation {
     img: Tensor,
@@ -77,7 +77,7 @@ pub struct Modulation {
 }
 
 impl Modulation {
-    /// Of one of its timesteps.
+    /// The modulation of one timestep.
     pub fn of(&self, index: usize) -> Result<Self> {
         Ok(Self {
             img: self.img.narrow(1, index, 1)?,
@@ -87,10 +87,10 @@ impl Modulation {
     }
 }
 
-/// What a block needs once for each timestep: a third of its weights.
+/// The weights that a block needs once per timestep: a third of all.
 pub struct Modulations<'a>(pub &'a mut Block);
 
-/// What it needs for every pass.
+/// The weights that a block needs in every pass.
 pub struct Body<'a>(pub &'a mut Block);
 
 impl Tensors for Modulations<'_> {
@@ -165,19 +165,20 @@ impl Block {
         })
     }
 
-    /// The products over tokens in eight bits; the modulation's, which decide more and cost less, stay as they are.
+    /// Quantizes the products over tokens to fp8; those of the modulation, which matter more and cost less, stay
+    /// unchanged.
     pub fn into_fp8(self) -> Result<Self> {
         Ok(Self { img: self.img.into_fp8()?, txt: self.txt.into_fp8()?, ..self })
     }
 
-    /// How the streams enter this block.
+    /// The streams as they enter this block.
     pub fn entry(&self, modulation: &Modulation, rotations: &TokenRotations, patches: usize) -> Result<Next> {
         let [shift, scale] = self.img_parts(modulation, rotations, patches, [0, 1])?;
         let [txt_shift, txt_scale] = self.parts(&modulation.txt, [0, 1])?;
         Ok(Next { img: [scale, shift], txt: Some([txt_scale, txt_shift]) })
     }
 
-    /// Takes the streams one block further. `targets` are the patches that are wanted from the last block.
+    /// Runs the block on both streams. `targets` are the patches that are needed from the last block.
     pub fn forward(
         &self,
         streams: &mut Streams,
@@ -216,7 +217,7 @@ impl Block {
         try_all(wanted.map(|index| modulation.narrow(2, index * self.dim, self.dim)))
     }
 
-    /// The same for patches, each `(1, patches, dim)` when those after the first frame differ.
+    /// The same for patches, each `(1, patches, dim)` if those after the first frame differ.
     fn img_parts<const N: usize>(
         &self,
         modulation: &Modulation,
@@ -275,7 +276,7 @@ impl Stream {
         nn::QkvPart { x, qkv: &self.qkv, norm_q: &self.norm_q, norm_k: &self.norm_k, rotation }
     }
 
-    /// Adds the attention's output, then the MLP's, each behind its gate; `next` is for the norm that follows.
+    /// Adds the attention's output, then the MLP's, each with its gate; `next` is for the norm that follows.
     fn finish(&self, x: &Tensor, attended: &Tensor, parts: &[Tensor; 4], next: Option<&Affine>) -> Result<Tokens> {
         let (Some(tail), Some([next_scale, next_shift])) = (&self.tail, next) else {
             return Ok(Tokens { x: x.clone(), normed: x.clone() });
@@ -291,5 +292,5 @@ impl Stream {
 
 fn try_all<const N: usize>(results: [Result<Tensor>; N]) -> Result<[Tensor; N]> {
     let all = results.into_iter().collect::<Result<Vec<_>>>()?;
-    all.try_into().map_err(|_| candle_core::Error::Msg("as many as there were".to_owned()))
+    all.try_into().map_err(|_| candle_core::Error::Msg("as many as before".to_owned()))
 }

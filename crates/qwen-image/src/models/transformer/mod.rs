@@ -31,14 +31,14 @@ pub use self::{
 pub struct Transformer {
     config: Config,
     ends: Ends,
-    /// Those that are streamed have their weights only as copies, see `streamed`.
+    /// Streamed ones have their weights only as host copies, see `streamed`.
     blocks: Vec<Block>,
-    /// Blocks that are on the device all the time; they come first.
+    /// How many blocks are resident; they come first.
     resident: usize,
     streamed: Option<BlockSwap<SETS>>,
 }
 
-/// What comes before the blocks and after them.
+/// The weights before and after the blocks.
 #[derive(Debug)]
 struct Ends {
     time: TimeEmbedding,
@@ -51,8 +51,8 @@ struct Ends {
 
 tensors_of!(Ends: time, txt_norm, txt_in, img_in, norm_out, proj_out);
 
-/// The sets of copies of a streamed block. Modulations are needed once for each timestep, and known before the first
-/// step, so that a third of the weights does not travel in every step.
+/// The sets of copies of a streamed block. Modulations are needed once per timestep and can be computed before the
+/// first step, so a third of the weights is not transferred in every step.
 const MODULATIONS: usize = 0;
 const BODIES: usize = 1;
 const SETS: usize = 2;
@@ -60,7 +60,7 @@ const SETS: usize = 2;
 /// One of the passes that share a timestep: with the prompt, or with the negative prompt.
 #[derive(Debug, Clone, Copy)]
 pub struct Branch<'a> {
-    /// What [`Transformer::project_text`] gave.
+    /// The output of [`Transformer::project_text`].
     pub text: &'a Tensor,
     pub rotations: &'a TokenRotations,
 }
@@ -71,11 +71,11 @@ impl Transformer {
         Self::load_with(folder, LoadContext::new(device, dtype), BlockPlacement::OnDevice, false)
     }
 
-    /// The same, watched, with the blocks where they are wanted; with `fp8` in eight bits (e4m3, a scale for each row of
-    /// weights and activations), but for modulation, embeddings and the last projection.
+    /// The same, with progress and the given placement of blocks; with `fp8`, everything except modulation, embeddings
+    /// and the last projection is in fp8 (e4m3, with a scale per row of weights and activations).
     ///
     /// # Errors
-    /// Also with `fp8` on anything but a GPU that multiplies such numbers.
+    /// Also with `fp8` on a device that does not support it.
     pub fn load_with(folder: &Path, loading: LoadContext<'_>, place: BlockPlacement, fp8: bool) -> LoadResult<Self> {
         let path = folder.join("config.json");
         let config: Config = read_json(&path)?;
@@ -126,17 +126,17 @@ impl Transformer {
         self.ends.txt_in.forward(&self.ends.txt_norm.forward(embeds)?)
     }
 
-    /// Rotations for these frames of patches and so many text tokens.
+    /// Rotations for these frames of patches and this number of text tokens.
     pub fn rotations(&self, frames: &[Frame], text_tokens: usize, device: &Device) -> Result<TokenRotations> {
         TokenRotations::new(&self.config, frames, text_tokens, device)
     }
 
-    /// Whether blocks come to the device one after the other. Then all branches of a step should run in one pass.
+    /// Whether blocks are streamed. Then all branches of a step should run in one pass.
     pub fn is_streamed(&self) -> bool {
         self.streamed.is_some()
     }
 
-    /// Brings every block to the device once and does nothing with it: what transfers alone take.
+    /// Transfers every block to the device once without using it, to measure the transfers alone.
     pub fn fetch_blocks(&self) -> Result<()> {
         match &self.streamed {
             Some(streamed) => streamed.pass(BODIES, true, |_, _, _| Ok(())),
@@ -160,7 +160,7 @@ impl Transformer {
         made.pop().ok_or_else(|| candle_core::Error::Msg("a pass without a result".to_owned()))
     }
 
-    /// [`Self::forward`] for several branches, each block running on all of them while it is there.
+    /// [`Self::forward`] for several branches, with each block running on all of them in turn.
     pub fn forward_branches(
         &self,
         hidden: &Tensor,
@@ -173,7 +173,7 @@ impl Transformer {
         pass.finish()
     }
 
-    /// Begins a pass that the caller steps from block to block, and may cut; the arguments are those of
+    /// Starts a pass that the caller runs block by block and may cut short; the arguments are those of
     /// [`Self::forward_branches`].
     pub fn begin<'a>(
         &'a self,
@@ -191,7 +191,7 @@ impl Transformer {
         let product = |rows: f64, width: f64| 2.0 * rows * dim * width;
         let attention = |queries: f64| 4.0 * queries * joint * dim;
         let block = product(joint, 12.0 * dim) + attention(joint);
-        // The last one makes all keys and values, but only the targets' outputs.
+        // The last one computes all keys and values, but only the targets' outputs.
         let wanted = targets as f64;
         let last = product(joint, 3.0 * dim) + attention(wanted) + product(wanted, 9.0 * dim);
         let ends = product(patches as f64, self.config.in_channels as f64)

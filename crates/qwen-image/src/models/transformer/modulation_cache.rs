@@ -16,23 +16,23 @@ pub struct StepModulations {
     pub(super) out: Tensor,
 }
 
-/// Timesteps whose modulations are computed together: the weights for them, a third of the model, are read once for so
-/// many.
+/// How many timesteps' modulations are computed together, so that their weights, a third of the model, are read once
+/// for all of them.
 const TOGETHER: usize = 16;
 
-/// The timesteps of a run. Where blocks are streamed all of it is computed at once, so that the weights for it travel
-/// once for all steps; elsewhere [`TOGETHER`] at a time.
+/// The timesteps of a run. If blocks are streamed, all modulations are computed at once, so that their weights are
+/// transferred once for all steps; otherwise [`TOGETHER`] at a time.
 #[derive(Debug)]
 pub struct ModulationCache<'a> {
     transformer: &'a Transformer,
     device: &'a Device,
     timesteps: &'a [f32],
-    /// One for each timestep, each given away once.
+    /// One per timestep; each is taken once.
     computed: Vec<Option<StepModulations>>,
 }
 
 impl ModulationCache<'_> {
-    /// Of a step, which is asked for once.
+    /// The modulations of a step; each step is requested once.
     pub fn take(&mut self, step: usize) -> Result<StepModulations> {
         if self.computed[step].is_none() {
             let start = step / TOGETHER * TOGETHER;
@@ -46,7 +46,7 @@ impl ModulationCache<'_> {
     }
 }
 
-/// Activated embeddings of some timesteps, `(1, timesteps, dim)`, and of 0 where that is needed, `(1, 1, dim)`.
+/// Activated embeddings of some timesteps, `(1, timesteps, dim)`, and of 0 if needed, `(1, 1, dim)`.
 struct Embedded {
     count: usize,
     now: Tensor,
@@ -63,7 +63,7 @@ impl Transformer {
         Ok(ModulationCache { transformer: self, device, timesteps, computed })
     }
 
-    /// Of a single timestep.
+    /// The modulations of a single timestep.
     pub fn modulations(&self, timestep: f32, device: &Device) -> Result<StepModulations> {
         let mut all = self.modulate_all(&[timestep], device)?;
         all.pop().ok_or_else(|| candle_core::Error::Msg("a timestep without modulations".to_owned()))
@@ -96,7 +96,7 @@ impl Transformer {
         let dtype = self.dtype();
         let embed = |t: f32| self.ends.time.forward(t, device, dtype).and_then(|t| nn::silu(&t));
         let now = timesteps.iter().map(|&timestep| embed(timestep)).collect::<Result<Vec<_>>>()?;
-        // With `zero_cond_t` everything but the first frame is modulated as if it were free of noise.
+        // With `zero_cond_t`, everything except the first frame is modulated as if it had no noise.
         let clean = self.config.zero_cond_t.then(|| embed(0.0)).transpose()?;
         Ok(Embedded { count: timesteps.len(), now: Tensor::cat(&now, 1)?, clean })
     }

@@ -1,7 +1,7 @@
-//! One evaluation of the transformer that can be stepped from block to block, and cut.
+//! One evaluation of the transformer that runs block by block and can be cut short.
 //!
-//! A cache looks at the patches after a block ([`Pass::hidden`]) and may go on with others ([`Pass::set_hidden`]), or
-//! leave out the blocks that remain: [`Pass::finish`] takes what the last block that ran has left.
+//! A step cache reads the patches after a block ([`Pass::hidden`]) and may replace them ([`Pass::set_hidden`]) or skip
+//! the remaining blocks: [`Pass::finish`] uses the output of the last block that ran.
 
 use candle_core::{Result, Tensor};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{models::block_swap::SwapPass, nn};
 
-/// A pass that has begun: both streams of each branch, after some of the blocks.
+/// A started pass: both streams of each branch, after some of the blocks.
 pub struct Pass<'a> {
     model: &'a Transformer,
     branches: &'a [Branch<'a>],
@@ -54,12 +54,12 @@ impl<'a> Pass<'a> {
         Ok(pass)
     }
 
-    /// Blocks that have run, of how many.
+    /// The number of blocks that have run, and the total.
     pub fn progress(&self) -> (usize, usize) {
         (self.done, self.model.blocks.len())
     }
 
-    /// Runs the next block on every branch; false when none is left.
+    /// Runs the next block on every branch; returns false if none is left.
     pub fn next_block(&mut self) -> Result<bool> {
         let (index, resident) = (self.done, self.model.resident);
         let Some(block) = self.model.blocks.get(index) else { return Ok(false) };
@@ -94,7 +94,7 @@ impl<'a> Pass<'a> {
         &self.streams[branch].img.x
     }
 
-    /// Goes on with other patches of the same shape, as if the last block had left them.
+    /// Replaces the patches with others of the same shape, as if they were the last block's output.
     ///
     /// # Errors
     /// When the shape differs.
@@ -107,8 +107,8 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// The velocities of the targets, one for each branch, `(1, targets, patch channels)`. Blocks that have not run are
-    /// left out.
+    /// The velocities of the targets, one per branch, `(1, targets, patch channels)`. Blocks that have not run are
+    /// skipped.
     pub fn finish(self) -> Result<Vec<Tensor>> {
         let whole = self.done == self.model.blocks.len();
         let project = |streams: &Streams| {
@@ -132,7 +132,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// How a branch enters a block, or leaves the last one.
+    /// The state of a branch before a block, or after the last one.
     fn entry(&self, index: usize, branch: &Branch<'_>) -> Result<Next> {
         match self.model.blocks.get(index) {
             Some(block) => block.entry(&self.modulations.blocks[index], branch.rotations, self.patches),

@@ -27,14 +27,14 @@ impl Frame {
 pub struct TokenRotations {
     pub img: Rotation,
     pub txt: Rotation,
-    /// Patches of the first frame, which `zero_cond_t` treats apart.
+    /// The number of patches of the first frame, which `zero_cond_t` treats separately.
     pub first_frame: usize,
 }
 
 impl TokenRotations {
     /// Rows and columns count from the middle of a frame (`scale_rope`); frame `k` has index `k`, except that the
-    /// layered model gives its last frame, the condition, index -1. Text goes on where the largest picture ends, on
-    /// all three axes at once.
+    /// layered model gives its last frame, the condition, index -1. Text continues after the largest picture, on all
+    /// three axes at once.
     pub(super) fn new(config: &Config, frames: &[Frame], text_tokens: usize, device: &Device) -> Result<Self> {
         let Some(last) = frames.len().checked_sub(1) else { bail!("no frames") };
         let mut positions = Vec::new();

@@ -14,7 +14,7 @@ const CHANNELS: usize = 256;
 pub struct TimeEmbedding {
     linear_1: Linear,
     linear_2: Linear,
-    /// The row of the additional embedding that stands for a picture (index 0), `(1, dim)`.
+    /// The additional embedding's row for a picture (index 0), `(1, dim)`.
     addition: Option<Tensor>,
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::models::{LoadResult, ModelError};
 
-/// Names as in diffusers, spelling included.
+/// Names as in diffusers, including their spelling.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     #[serde(default = "default_base_dim")]

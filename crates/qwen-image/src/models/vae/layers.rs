@@ -1,4 +1,4 @@
-//! What encoder and decoder are made of, folded to two dimensions.
+//! The layers of the encoder and decoder, folded to two dimensions.
 
 use candle_core::{Result, Tensor};
 
@@ -125,7 +125,7 @@ impl MidBlock {
     }
 }
 
-/// A convolution that halves or doubles the size; the temporal part beside it is not needed for one frame.
+/// A convolution that halves or doubles the size; its temporal part is not needed for one frame.
 pub fn resample_conv(w: &Weights, in_c: usize, out_c: usize, stride: usize) -> LoadResult<Conv2d> {
     w.skip("time_conv");
     let padding = if stride == 2 { Padding::FAR } else { Padding::SAME };

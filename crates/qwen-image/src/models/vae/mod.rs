@@ -48,7 +48,7 @@ impl Vae {
         Self::load_with(folder, LoadContext::new(device, dtype), tiling)
     }
 
-    /// The same, watched.
+    /// The same, with progress.
     pub fn load_with(folder: &Path, loading: LoadContext<'_>, tiling: Tiling) -> LoadResult<Self> {
         let LoadContext { device, dtype, .. } = loading;
         let path = folder.join("config.json");
@@ -85,7 +85,7 @@ impl Vae {
         1 << self.config.temperal_downsample.len()
     }
 
-    /// `(1, h, w, channels)` in -1..1 -> the posterior's mode, normalised, `(1, h/8, w/8, z)` in float32.
+    /// `(1, h, w, channels)` in -1..1 -> the posterior's mode, normalized, `(1, h/8, w/8, z)` in float32.
     pub fn encode(&self, picture: &Tensor) -> Result<Tensor> {
         let encode = |x: &Tensor| {
             let moments = self.quant_conv.forward(&self.encoder.forward(x)?)?;
@@ -95,7 +95,7 @@ impl Vae {
         mode.to_dtype(DType::F32)?.broadcast_sub(&self.mean)?.broadcast_div(&self.std)
     }
 
-    /// Normalised latents `(1, h, w, z)` -> `(1, 8h, 8w, channels)` in -1..1, float32.
+    /// Normalized latents `(1, h, w, z)` -> `(1, 8h, 8w, channels)` in -1..1, float32.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let latents = latents.broadcast_mul(&self.std)?.broadcast_add(&self.mean)?.to_dtype(self.dtype)?;
         let decode = |z: &Tensor| self.decoder.forward(&self.post_quant_conv.forward(z)?);

@@ -1,7 +1,7 @@
-//! Large pictures in overlapping tiles, so that memory does not grow with them.
+//! Processes large pictures in overlapping tiles, so that memory does not grow with their size.
 //!
-//! Neighbours are blended linearly over their overlap. All tiles have the same size: the last of a row is moved back
-//! inside instead of being cut, so no tile sees less context than another.
+//! Neighboring tiles are blended linearly over their overlap. All tiles have the same size: the last one of a row is
+//! moved inward instead of being cut, so no tile sees less context than another.
 
 use candle_core::{Result, Tensor};
 
@@ -14,7 +14,7 @@ pub struct Tiling {
 }
 
 impl Default for Tiling {
-    /// Whole up to 1280 x 1280 pixels, which covers both models' own sizes; then tiles of 768 pixels.
+    /// No tiles up to 1280 x 1280 pixels, which covers both models' sizes; above that, tiles of 768 pixels.
     fn default() -> Self {
         Self { threshold: 160 * 160, tile: 96, overlap: 24 }
     }
@@ -27,7 +27,7 @@ impl Tiling {
         self.run(picture, h / scale, w / scale, scale, 1, encode)
     }
 
-    /// Runs `decode` on latents `(1, h, w, z)`, each giving `scale` pixels to a side.
+    /// Runs `decode` on latents `(1, h, w, z)`, with `scale` pixels per side of a latent.
     pub fn decode(&self, latents: &Tensor, scale: usize, decode: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
         let (_, h, w, _) = latents.dims4()?;
         self.run(latents, h, w, 1, scale, decode)
@@ -79,7 +79,7 @@ impl Strip {
         Self { axis, joined: None }
     }
 
-    /// Adds a tile that begins at `start`, blending it into what already lies there.
+    /// Adds a tile at `start`, blended into the existing content.
     fn append(&mut self, tile: Tensor, start: usize) -> Result<()> {
         let Some(before) = self.joined.take() else {
             self.joined = Some(tile);

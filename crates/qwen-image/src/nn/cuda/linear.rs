@@ -130,7 +130,7 @@ pub fn quantizable(weight: &Tensor) -> bool {
 
 fn quantize_rows(x: &Tensor, rows: Rows<'_>) -> Result<(Tensor, Tensor)> {
     if x.dtype() != DType::BF16 || !view::aligned(x.dtype(), &[rows]) || rows.width > 32 * 1024 {
-        bail!("rows of {} {:?} do not go into eight bits", rows.width, x.dtype());
+        bail!("rows of {} {:?} cannot be quantized to 8 bits", rows.width, x.dtype());
     }
     // SAFETY: the kernel below writes all of both.
     let (out, scales) = unsafe {

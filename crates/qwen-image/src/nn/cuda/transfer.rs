@@ -91,7 +91,7 @@ impl Drop for HostBytes {
         match context.synchronize() {
             // The process is ending, and its memory with it.
             Err(DriverError(sys::CUresult::CUDA_ERROR_DEINITIALIZED)) => return,
-            Err(error) => tracing::warn!(?error, "the device does not answer"),
+            Err(error) => tracing::warn!(?error, "the device does not respond"),
             Ok(()) => {}
         }
         if self.pinned {

@@ -167,7 +167,7 @@ impl Drop for Uploader {
             if let Item::Coming { copied, .. } = item
                 && let Err(error) = copied.iter().try_for_each(|event| self.computation.wait(event))
             {
-                tracing::warn!(?error, "the device does not answer");
+                tracing::warn!(?error, "the device does not respond");
             }
             *item = Item::Gone;
         }

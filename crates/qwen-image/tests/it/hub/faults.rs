@@ -33,7 +33,7 @@ fn a_connection_that_is_always_cut_ends_in_an_error_and_the_next_run_resumes() {
     fixture.hub.always(SHARD, Fault::CutAfter(100_000));
     let error = fixture.pull().unwrap_err();
     assert!(matches!(error, HubError::Network { .. }), "{error:?}");
-    assert!(error.to_string().contains(SHARD) && error.to_string().contains("goes on from there"), "{error}");
+    assert!(error.to_string().contains(SHARD) && error.to_string().contains("resumes there"), "{error}");
     assert_eq!(ranges(&fixture).len(), 4, "as many attempts as configured");
     let shard = noise(SHARD_BYTES, 1);
     assert_eq!(fs::read(fixture.partial(&shard)).unwrap(), shard[..400_000]);
@@ -223,10 +223,10 @@ fn nobody_listening_is_a_network_error_after_bounded_attempts() {
     let error = result.unwrap_err();
     assert!(matches!(error, HubError::Unreachable { .. }), "{error:?}");
     let text = error.to_string();
-    for said in ["http://127.0.0.1:9", "there is no folder Org/Model here, so it was taken for a hub id"] {
+    for said in ["http://127.0.0.1:9", "there is no folder Org/Model, so it was used as a hub id"] {
         assert!(text.contains(said), "{text}");
     }
-    assert!(!text.contains("what has arrived"), "nothing has: {text}");
+    assert!(!text.contains("downloaded part"), "nothing has: {text}");
     assert_eq!(events.iter().filter(|event| matches!(event, DownloadEvent::Retrying { .. })).count(), 2);
     assert_eq!(kind(&error), "download");
 
@@ -269,7 +269,7 @@ fn redirects_without_end_are_refused_and_signatures_not_shown() {
         Fault::Status(302, "Location: /cdn/transformer/diffusion_pytorch_model.safetensors?Signature=secret\r\n"),
     );
     let error = fixture.pull().unwrap_err();
-    assert!(error.to_string().contains("redirects without end"), "{error}");
+    assert!(error.to_string().contains("redirects endlessly"), "{error}");
     fixture.hub.always(SHARD, Fault::Status(403, ""));
     let error = fixture.pull().unwrap_err();
     assert!(error.to_string().contains("403") && !error.to_string().contains("secret"), "{error}");
@@ -282,7 +282,7 @@ fn weights_as_pickle_are_refused() {
     fixture.hub.put("text_encoder/pytorch_model.bin", vec![0x80; 10]);
     let error = fixture.pull().unwrap_err();
     assert!(matches!(&error, HubError::Pickle { example, .. } if example == "text_encoder/pytorch_model.bin"));
-    assert!(error.to_string().contains("run any code"), "{error}");
+    assert!(error.to_string().contains("run arbitrary code"), "{error}");
     assert_eq!(kind(&error), "model_invalid");
     assert_eq!(fixture.hub.log().len(), 1);
 

@@ -101,7 +101,7 @@ fn a_missing_shard() {
     let broken = Broken::new("edit");
     let shard = "text_encoder/model-00002-of-00002.safetensors";
     fs::remove_file(broken.path(shard)).unwrap();
-    insta::assert_snapshot!(broken.edit_error(), @"CHECKPOINT/text_encoder/model-00002-of-00002.safetensors: is missing; the index names 2 shards, so the download is not complete");
+    insta::assert_snapshot!(broken.edit_error(), @"CHECKPOINT/text_encoder/model-00002-of-00002.safetensors: is missing; the index lists 2 shards, so the download is not complete");
 }
 
 #[test]
@@ -121,21 +121,21 @@ fn half_a_file() {
 fn not_safetensors() {
     let broken = Broken::new("layered");
     fs::write(broken.path(SINGLE), "<!DOCTYPE html><title>Sign in</title>").unwrap();
-    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/diffusion_pytorch_model.safetensors: is not a safetensors file; fetch it again");
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/diffusion_pytorch_model.safetensors: is not a safetensors file; download it again");
 }
 
 #[test]
 fn a_pickle() {
     let broken = Broken::new("layered");
     fs::rename(broken.path(SINGLE), broken.path("transformer/pytorch_model.bin")).unwrap();
-    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/pytorch_model.bin: is a pickle, which can run code when it is opened; convert the checkpoint to safetensors");
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/pytorch_model.bin: is a pickle, which can run code when it is loaded; convert the checkpoint to safetensors");
 }
 
 #[test]
 fn tensors_of_another_shape() {
     let broken = Broken::new("layered");
     broken.set("transformer/config.json", "joint_attention_dim", 80.into());
-    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer: tensor `txt_norm.weight` has shape [64], but the config asks for [80]");
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer: tensor `txt_norm.weight` has shape [64], but the config requires [80]");
 }
 
 #[test]

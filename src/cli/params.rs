@@ -16,7 +16,7 @@ pub struct DecomposeFlags {
     /// What the whole picture shows [default: the model writes a caption]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help = format!("Number of layers, {} [default: 4]", from_to(LAYERS)))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_whole, help = format!("Number of layers, {} [default: 4]", from_to(LAYERS)))]
     layers: Option<u32>,
     /// Working resolution, the side of a square with the same area: 640 or 1024 for the full model [default: what the
     /// checkpoint was made for, 640 for the full model]
@@ -99,7 +99,7 @@ impl WorkflowFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Parameters")]
 pub struct SamplingFlags {
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help = format!("Denoise steps, {} [default: 50]", from_to(NUM_INFERENCE_STEPS)))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_whole, help = format!("Denoise steps, {} [default: 50]", from_to(NUM_INFERENCE_STEPS)))]
     pub steps: Option<u32>,
     /// Guidance; 1 turns it off and halves the time [default: 4.0]
     #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = parse_number)]

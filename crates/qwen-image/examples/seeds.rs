@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut pipe = QwenImagePipeline::from_pretrained(model, PipelineOptions::default())?;
     let picture = image::open(picture)?.to_rgba8();
-    let mut run = |seed: Option<u64>| {
+    let mut run = |seed: Option<u64>| -> Result<_, Box<dyn Error>> {
         // The caption would be the same each time; a prompt avoids it.
         let options = DecomposeOptions {
             prompt: "A drawn scene.".to_owned(),
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             seed,
             ..DecomposeOptions::default()
         };
-        pipe.decompose(&picture, options)
+        Ok(pipe.decompose(&picture, options)?)
     };
     let (first, again, other) = (run(Some(42))?, run(Some(42))?, run(Some(43))?);
     assert!(first.images == again.images, "the same seed gave another picture");

@@ -24,8 +24,6 @@ use crate::{
 const ARRIVAL: Duration = Duration::from_secs(600);
 /// How long one waits for others to arrive.
 const TURN: Duration = Duration::from_secs(15);
-/// Pictures in one form; a composite takes as many.
-
 /// Takes in a form: its pictures go into the store, its texts make the request.
 pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
     let _turn = match tokio::time::timeout(TURN, api.uploads.acquire()).await {

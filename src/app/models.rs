@@ -1,7 +1,7 @@
 //! The configured checkpoints and their device.
 
 use qwen_image::{
-    Conditioning, Limits, PipelineOptions,
+    Conditioning, CpuOffload, DeviceChoice, Limits, PipelineOptions,
     hub::{ModelRef, Small, Surroundings},
 };
 
@@ -10,6 +10,7 @@ use crate::{config::LoadedConfig, engine::EngineConfig, job::JobError};
 
 pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
     let settings = &loaded.config.qwen_image;
+    let on_gpu = settings.device != DeviceChoice::Cpu;
     Ok(EngineConfig {
         model: model(loaded)?,
         pipeline: PipelineOptions {
@@ -18,8 +19,9 @@ pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
             limits: Limits {
                 device: settings.device,
                 dtype: settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?,
-                cpu_offload: settings.cpu_offload,
-                vram_budget: Some(settings.vram_budget).filter(|budget| *budget > 0),
+                // Settings for a GPU stay in a file that is also used without one.
+                cpu_offload: if on_gpu { settings.cpu_offload } else { CpuOffload::Auto },
+                vram_budget: Some(settings.vram_budget).filter(|budget| on_gpu && *budget > 0),
                 memory_budget: Some(settings.memory_budget).filter(|budget| *budget > 0),
             },
             conditioning: Conditioning {

@@ -28,6 +28,7 @@ impl From<Error> for JobError {
                 ModelError::Cancelled => Self::Cancelled,
                 ModelError::Device(_)
                 | ModelError::Invalid { .. }
+                | ModelError::MixedForms { .. }
                 | ModelError::MissingTensor { .. }
                 | ModelError::WrongShape { .. }
                 | ModelError::UnexpectedTensor { .. } => Self::ModelInvalid { model, reason: source.to_string() },

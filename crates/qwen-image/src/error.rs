@@ -63,6 +63,7 @@ impl Error {
             ModelError::Cancelled => Self::Cancelled,
             source @ (ModelError::NotFound { .. }
             | ModelError::Invalid { .. }
+            | ModelError::MixedForms { .. }
             | ModelError::MissingTensor { .. }
             | ModelError::WrongShape { .. }
             | ModelError::UnexpectedTensor { .. }) => Self::Model { model: model.to_owned(), source },

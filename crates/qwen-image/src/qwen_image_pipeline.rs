@@ -44,8 +44,7 @@ impl PipelineOptions {
     /// # Errors
     /// [`Error::Invalid`], which names the field.
     pub fn check(&self) -> Result<(), Error> {
-        self.limits.device.check()?;
-        self.limits.dtype.check(self.limits.device)
+        self.limits.check()
     }
 }
 

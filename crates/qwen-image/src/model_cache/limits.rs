@@ -5,6 +5,7 @@ use super::{
     host_memory,
     memory_plan::CpuOffload,
 };
+use crate::Error;
 
 /// A device, its number format, and the memory that models may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,27 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Whether the values go together, on this build.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the first field that contradicts another one.
+    pub fn check(&self) -> Result<(), Error> {
+        self.device.check()?;
+        self.dtype.check(self.device)?;
+        if self.device == DeviceChoice::Cpu {
+            if self.vram_budget.is_some() {
+                return Err(Error::invalid(
+                    "vram_budget",
+                    "bounds a GPU's memory, but device is cpu; use memory_budget",
+                ));
+            }
+            if matches!(self.cpu_offload, CpuOffload::Model | CpuOffload::Sequential) {
+                return Err(Error::invalid("cpu_offload", "moves weights off a GPU, but device is cpu; use auto"));
+            }
+        }
+        Ok(())
+    }
+
     /// The host memory that models may use, in bytes.
     pub(super) fn host_memory(&self) -> u64 {
         self.memory_budget.unwrap_or_else(host_memory::available_memory)

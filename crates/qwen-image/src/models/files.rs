@@ -21,23 +21,28 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    for stem in ["diffusion_pytorch_model", "model"] {
-        let index = folder.join(format!("{stem}.safetensors.index.json"));
-        if index.is_file() {
-            let names: BTreeSet<String> = read_json::<Index>(&index)?.weight_map.into_values().collect();
-            let paths: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
-            return match paths.iter().find(|path| !path.is_file()) {
-                None => Ok(paths),
-                Some(path) => Err(ModelError::invalid(
-                    path,
-                    format!("is missing; the index lists {} shards, so the download is not complete", names.len()),
-                )),
-            };
+    let forms = forms_in(folder)?;
+    if let [one, another, ..] = forms.as_slice() {
+        return Err(ModelError::MixedForms { path: folder.to_owned(), forms: [one.clone(), another.clone()] });
+    }
+    if let Some(path) = forms.into_iter().next().map(|name| folder.join(name)) {
+        let is = |kind: &str| path.extension().is_some_and(|extension| extension == kind);
+        if is("safetensors") {
+            return Ok(vec![path]);
         }
-        let single = folder.join(format!("{stem}.safetensors"));
-        if single.is_file() {
-            return Ok(vec![single]);
+        if is("gguf") {
+            let reason = "is GGUF, which is not read from a checkpoint folder; use safetensors";
+            return Err(ModelError::invalid(path, reason));
         }
+        let names: BTreeSet<String> = read_json::<Index>(&path)?.weight_map.into_values().collect();
+        let paths: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
+        return match paths.iter().find(|path| !path.is_file()) {
+            None => Ok(paths),
+            Some(path) => Err(ModelError::invalid(
+                path,
+                format!("is missing; the index lists {} shards, so the download is not complete", names.len()),
+            )),
+        };
     }
     let entries = fs::read_dir(folder).map_err(|error| ModelError::invalid(folder, error.to_string()))?;
     let pickle = entries.flatten().map(|entry| entry.path()).find(|path| {
@@ -51,6 +56,23 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
         )),
         None => Err(ModelError::invalid(folder, "has no safetensors files; the checkpoint is not complete")),
     }
+}
+
+/// The forms in which a folder holds a component's weights, each by the file that stands for it: one file, an index of
+/// shards, GGUF.
+fn forms_in(folder: &Path) -> LoadResult<Vec<String>> {
+    const NAMES: [&str; 4] = [
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.safetensors.index.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+    ];
+    let entries = fs::read_dir(folder).map_err(|error| ModelError::invalid(folder, error.to_string()))?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut forms: Vec<String> =
+        names.filter(|name| NAMES.contains(&name.as_str()) || name.ends_with(".gguf")).collect();
+    forms.sort();
+    Ok(forms)
 }
 
 /// The size of a checkpoint's tensors in this number format, all components together, in bytes.

@@ -23,6 +23,10 @@ pub enum ModelError {
     NotFound { path: PathBuf },
     #[error("{}: {reason}", path.display())]
     Invalid { path: PathBuf, reason: String },
+    #[error(
+        "{}: holds the weights in several forms ({} and {}); keep one of them", path.display(), forms[0], forms[1]
+    )]
+    MixedForms { path: PathBuf, forms: [String; 2] },
     #[error("{}: tensor `{name}` is missing", path.display())]
     MissingTensor { path: PathBuf, name: String },
     #[error("{}: tensor `{name}` has shape {found:?}, but the config requires {expected:?}", path.display())]

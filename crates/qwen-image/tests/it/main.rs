@@ -2,4 +2,6 @@
 
 mod hub;
 mod image_processor;
+mod library_doc;
+mod options;
 mod parity;

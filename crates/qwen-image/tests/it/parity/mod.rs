@@ -2,7 +2,7 @@
 //!
 //! `tests/golden/` holds the small checkpoints, the stored tensors and the script that made them.
 
-mod bars;
+pub mod bars;
 mod broken_checkpoints;
 #[cfg(feature = "cuda")]
 mod gpu_memory;

@@ -1,10 +1,9 @@
 //! `[qwen_image]`: the checkpoints, the device, and the defaults of requests.
 
+use std::str::FromStr;
+
 use qwen_image::{ComputeDType, CpuOffload, DeviceChoice, Error, ImageProcessorBackend, TextPositions};
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, IntoDeserializer},
-};
+use serde::{Deserialize, Deserializer};
 
 use super::set;
 use crate::job::{DecomposeParams, JobError};
@@ -31,7 +30,7 @@ pub struct QwenImage {
     #[serde(deserialize_with = "device")]
     pub device: DeviceChoice,
     /// Absent: chosen by the device.
-    #[serde(deserialize_with = "dtype")]
+    #[serde(deserialize_with = "unless_empty")]
     pub dtype: Option<ComputeDType>,
     /// In bytes; 0: all free memory.
     #[serde(deserialize_with = "bytes")]
@@ -144,16 +143,12 @@ fn device<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DeviceCho
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
-/// One of the words that a type is spelt with; an empty text is none.
-fn unless_empty<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    if text.is_empty() {
-        return Ok(None);
-    }
-    T::deserialize(text.into_deserializer()).map(Some)
-}
-
-fn dtype<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<ComputeDType>, D::Error> {
+/// What a text says; nothing if it is empty.
+fn unless_empty<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err = String>,
+{
     let text = String::deserialize(deserializer)?;
     if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
 }

@@ -2,7 +2,7 @@
 //!
 //! Sources: `Qwen2VLImageProcessor` and `Qwen2VLImageProcessorPil` in transformers.
 
-use std::path::Path;
+use std::{path::Path, str::FromStr};
 
 use ::image::RgbImage;
 use candle_core::{Device, Tensor};
@@ -33,6 +33,18 @@ impl ImageProcessorBackend {
         match self {
             Self::Torchvision => "torchvision",
             Self::Pil => "pil",
+        }
+    }
+}
+
+impl FromStr for ImageProcessorBackend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "torchvision" => Ok(Self::Torchvision),
+            "pil" => Ok(Self::Pil),
+            other => Err(format!("`{other}` is not an image processor; write torchvision or pil")),
         }
     }
 }

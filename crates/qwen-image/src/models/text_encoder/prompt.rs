@@ -1,5 +1,7 @@
 //! Pictures inside a prompt: room for their tokens, and where each token stands.
 
+use std::str::FromStr;
+
 use candle_core::Tensor;
 use serde::Deserialize;
 
@@ -31,6 +33,18 @@ impl TextPositions {
         match self {
             Self::Multimodal => "multimodal",
             Self::Sequential => "sequential",
+        }
+    }
+}
+
+impl FromStr for TextPositions {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "multimodal" => Ok(Self::Multimodal),
+            "sequential" => Ok(Self::Sequential),
+            other => Err(format!("`{other}` is not a way to count positions; write multimodal or sequential")),
         }
     }
 }

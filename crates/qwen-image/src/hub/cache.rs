@@ -12,22 +12,31 @@ use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde_json::Value;
 
 use super::HubError;
+use super::filter::INDEX;
 use super::hash::ContentHash;
 use super::listing::{Listing, RemoteFile};
 use super::reference::is_commit;
 
 pub(super) struct RepoCache {
+    cache: Cache,
+    id: String,
     root: PathBuf,
     locks: PathBuf,
 }
 
 impl RepoCache {
     pub fn new(cache_dir: &Path, id: &str) -> Self {
-        let name = format!("models--{}", id.replace('/', "--"));
-        Self { root: cache_dir.join(&name), locks: cache_dir.join(".locks").join(&name) }
+        let name = Repo::model(id.to_owned()).folder_name();
+        Self {
+            cache: Cache::new(cache_dir.to_owned()),
+            id: id.to_owned(),
+            root: cache_dir.join(&name),
+            locks: cache_dir.join(".locks").join(&name),
+        }
     }
 
     pub fn root(&self) -> &Path {
@@ -35,9 +44,10 @@ impl RepoCache {
     }
 
     pub fn snapshot(&self, commit: &str) -> PathBuf {
-        self.root.join("snapshots").join(commit)
+        self.at(commit).pointer_path(commit)
     }
 
+    /// hf-hub knows this path too, but gives it only together with its transfers.
     pub fn blob(&self, hash: &ContentHash) -> PathBuf {
         self.root.join("blobs").join(hash.as_str())
     }
@@ -48,11 +58,18 @@ impl RepoCache {
 
     /// The commit that this revision was when it was last downloaded.
     pub fn commit_of(&self, revision: &str) -> Option<String> {
-        if is_commit(revision) {
-            return Some(revision.to_owned());
-        }
-        let commit = fs::read_to_string(self.root.join("refs").join(revision)).ok()?;
-        Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
+        if is_commit(revision) { Some(revision.to_owned()) } else { self.commit_in_refs(revision) }
+    }
+
+    /// The commit that `refs/` has for this revision, as far as the model's index is there at that commit.
+    fn commit_in_refs(&self, revision: &str) -> Option<String> {
+        let index = self.at(revision).get(INDEX)?;
+        let commit = index.parent()?.file_name()?.to_str()?;
+        is_commit(commit).then(|| commit.to_owned())
+    }
+
+    fn at(&self, revision: &str) -> CacheRepo {
+        self.cache.repo(Repo::with_revision(self.id.clone(), RepoType::Model, revision.to_owned()))
     }
 
     pub fn listing(&self, commit: &str) -> Option<Listing> {
@@ -121,12 +138,17 @@ impl RepoCache {
         write_whole(&path, &json)
     }
 
-    /// Moves a branch or tag, last of all, so that it never names a commit that is not complete.
+    /// Notes which commit a revision is, last of all, so that a branch never names a commit that is not complete. A
+    /// commit is noted too: hf-hub finds no file of a revision that is not in `refs/`.
     pub fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
-        if self.commit_of(revision).as_deref() == Some(commit) {
+        if self.commit_in_refs(revision).as_deref() == Some(commit) {
             return Ok(());
         }
-        write_whole(&self.root.join("refs").join(revision), commit.as_bytes())
+        // hf-hub writes in place, where a reader could find half a commit.
+        let (refs, fresh) = (self.root.join("refs"), fresh_name(revision));
+        let path = refs.join(revision);
+        let written = self.at(&fresh).create_ref(commit);
+        written.and_then(|()| fs::rename(refs.join(fresh), &path)).map_err(HubError::io(&path))
     }
 }
 
@@ -179,10 +201,13 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), HubError> {
     written.and_then(|()| fs::rename(&fresh, path)).map_err(HubError::io(path))
 }
 
-/// A name in the same folder that no other process uses.
+/// A path in the same folder that no other process uses.
 fn beside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.{}.tmp", uuid::Uuid::now_v7().simple()))
+    path.with_file_name(fresh_name(&path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+fn fresh_name(name: &str) -> String {
+    format!("{name}.{}.tmp", uuid::Uuid::now_v7().simple())
 }
 
 #[cfg(unix)]

@@ -3,7 +3,8 @@
 use super::HubError;
 use super::listing::{Listing, RemoteFile};
 
-const INDEX: &str = "model_index.json";
+/// Names the components of a model in diffusers' layout.
+pub(super) const INDEX: &str = "model_index.json";
 const FOLDERS: [&str; 6] = ["scheduler", "transformer", "text_encoder", "vae", "tokenizer", "processor"];
 const ENDINGS: [&str; 4] = [".json", ".safetensors", ".txt", ".jinja"];
 const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"];

@@ -72,6 +72,7 @@ fn revisions(cache: &RepoCache) -> Result<Vec<CachedRevision>, HubError> {
 
     let mut refs = Vec::new();
     collect_refs(&cache.root().join("refs"), "", &mut refs)?;
+    refs.retain(|name| !is_commit(name));
     let revision = |commit: String| {
         let is_named = |name: &&String| cache.commit_of(name).as_ref() == Some(&commit);
         let names = refs.iter().filter(is_named).cloned().collect();

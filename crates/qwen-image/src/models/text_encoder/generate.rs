@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
+use candle_transformers::generation::{LogitsProcessor, Sampling};
+use candle_transformers::utils::apply_repeat_penalty;
 
 use super::{error::TextError, generation_config::GenerationConfig, language::LanguageModel, prompt::Positions};
 
@@ -25,86 +27,70 @@ pub fn generate(
     }
     let first = positions.next();
     let mut cache = model.cache(ids.len() + limit)?;
-    let mut said = Said::new(ids);
-    let mut written = Vec::new();
+    // Nothing is drawn by chance, so the seed is not used.
+    let mut sampler = LogitsProcessor::from_sampling(0, Sampling::ArgMax);
+    let mut said = ids.to_vec();
     let mut hidden = model.forward(embeds, positions, Some(&mut cache))?;
     loop {
-        let mut scores = model.next_logits(&hidden)?.ok_or(TextError::NoHead)?;
-        said.penalize(&mut scores, config.repetition_penalty);
-        let token = highest(&scores).ok_or(TextError::NonFinite { tokens: written.len() })?;
-        written.push(token);
-        said.add(token);
-        if on_token(written.len(), limit).is_break() {
+        let logits = model.next_logits(&hidden)?.ok_or(TextError::NoHead)?;
+        let token = next_token(&mut sampler, logits, config.repetition_penalty, &said)?;
+        let token = token.ok_or(TextError::NonFinite { tokens: said.len() - ids.len() })?;
+        said.push(token);
+        let written = said.len() - ids.len();
+        if on_token(written, limit).is_break() {
             return Ok(None);
         }
-        if config.eos.contains(&token) || written.len() == limit {
-            return Ok(Some(written));
+        if config.eos.contains(&token) || written == limit {
+            return Ok(Some(said.split_off(ids.len())));
         }
-        let position = Positions::sequence(first + written.len() - 1, 1);
+        let position = Positions::sequence(first + written - 1, 1);
         hidden = model.forward(&model.embed(&[token])?, &position, Some(&mut cache))?;
     }
 }
 
-/// Tokens that were said, each once.
-struct Said {
-    tokens: Vec<u32>,
-}
-
-impl Said {
-    fn new(ids: &[u32]) -> Self {
-        let mut tokens = ids.to_vec();
-        tokens.sort_unstable();
-        tokens.dedup();
-        Self { tokens }
+/// Picks a token after those that were said, which the penalty makes less likely (Keskar et al. 2019, CTRL). None when a
+/// score is NaN or infinite: the sampler would pick a token all the same.
+fn next_token(
+    sampler: &mut LogitsProcessor,
+    logits: Vec<f32>,
+    penalty: f32,
+    said: &[u32],
+) -> candle_core::Result<Option<u32>> {
+    if logits.is_empty() || !logits.iter().all(|score| score.is_finite()) {
+        return Ok(None);
     }
-
-    fn add(&mut self, token: u32) {
-        if let Err(place) = self.tokens.binary_search(&token) {
-            self.tokens.insert(place, token);
-        }
-    }
-
-    /// Makes said tokens less likely (Keskar et al. 2019, CTRL).
-    fn penalize(&self, scores: &mut [f32], penalty: f32) {
-        for &token in &self.tokens {
-            if let Some(score) = scores.get_mut(token as usize) {
-                *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
-            }
-        }
-    }
-}
-
-/// The first of the highest scores; none when a score is NaN or infinite.
-fn highest(scores: &[f32]) -> Option<u32> {
-    if !scores.iter().all(|score| score.is_finite()) {
-        return None;
-    }
-    let mut best = None;
-    for (token, &score) in scores.iter().enumerate() {
-        if best.is_none_or(|(_, highest)| score > highest) {
-            best = Some((token as u32, score));
-        }
-    }
-    best.map(|(token, _)| token)
+    let vocabulary = logits.len();
+    let logits = Tensor::from_vec(logits, vocabulary, &Device::Cpu)?;
+    sampler.sample(&apply_repeat_penalty(&logits, penalty, said)?).map(Some)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn pick(logits: &[f32], penalty: f32, said: &[u32]) -> Option<u32> {
+        let mut sampler = LogitsProcessor::from_sampling(0, Sampling::ArgMax);
+        next_token(&mut sampler, logits.to_vec(), penalty, said).unwrap()
+    }
+
     #[test]
     fn the_penalty_takes_from_both_signs_and_once() {
-        let mut said = Said::new(&[3, 1, 3]);
-        said.add(1);
-        let mut scores = [2.0, 2.0, -1.0, -1.0];
-        said.penalize(&mut scores, 1.25);
-        assert_eq!(scores, [2.0, 1.6, -1.0, -1.25]);
+        // 2.0 becomes 1.6 at the first time that it was said, and no less at the second.
+        assert_eq!(pick(&[2.0, 1.61], 1.25, &[0]), Some(1));
+        assert_eq!(pick(&[2.0, 1.59], 1.25, &[0, 0]), Some(0));
+        // -1.0 becomes -1.25.
+        assert_eq!(pick(&[-1.0, -1.24], 1.25, &[0]), Some(1));
+        assert_eq!(pick(&[-1.0, -1.26], 1.25, &[0, 0]), Some(0));
+        assert_eq!(pick(&[2.0, 1.99], 1.0, &[0]), Some(0));
+        // A token that the head does not have.
+        assert_eq!(pick(&[2.0, 1.0], 1.25, &[7]), Some(0));
     }
 
     #[test]
     fn ties_go_to_the_first_and_nan_to_none() {
-        assert_eq!(highest(&[0.5, 2.0, 2.0]), Some(1));
-        assert_eq!(highest(&[0.5, f32::NAN]), None);
-        assert_eq!(highest(&[]), None);
+        assert_eq!(pick(&[0.5, 2.0, 2.0], 1.0, &[]), Some(1));
+        for broken in [&[0.5, f32::NAN][..], &[f32::NAN, 0.5], &[0.5, f32::INFINITY], &[]] {
+            assert_eq!(pick(broken, 1.25, &[0]), None, "{broken:?}");
+        }
     }
 }

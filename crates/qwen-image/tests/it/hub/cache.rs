@@ -1,11 +1,12 @@
-//! The cache as others see it: Python's `huggingface_hub`, and `acetate models list`.
+//! The cache as others see it: Python's `huggingface_hub`, the crate hf-hub, and `acetate models list`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qwen_image::hub::{CachedRevision, HubError, list};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use qwen_image::hub::{CachedRevision, HubError, diffusers_files, list};
 
-use super::server::{COMMIT, Fault, git_sha1, sha256};
+use super::server::{COMMIT, Fault, ID, git_sha1, sha256};
 use super::{Fixture, SHARD, SHARD_BYTES, assert_whole, model_files, noise};
 
 #[test]
@@ -35,10 +36,16 @@ fn the_layout_is_that_of_huggingface_hub() {
 /// The cache as versions of `huggingface_hub` without `trees/` leave it.
 fn write_as_python_does(fixture: &Fixture, skip: &str) -> PathBuf {
     let repo = fixture.repo();
-    let snapshot = repo.join("snapshots").join(COMMIT);
-    fs::create_dir_all(repo.join("blobs")).unwrap();
     fs::create_dir_all(repo.join("refs")).unwrap();
     fs::write(repo.join("refs/main"), COMMIT).unwrap();
+    let snapshot = repo.join("snapshots").join(COMMIT);
+    write_files(&repo, &snapshot, skip);
+    snapshot
+}
+
+/// Blobs, and links to them. Neither program keeps more without being asked.
+fn write_files(repo: &Path, snapshot: &Path, skip: &str) {
+    fs::create_dir_all(repo.join("blobs")).unwrap();
     for (path, bytes) in model_files().into_iter().filter(|(path, _)| *path != skip && !path.ends_with(".md")) {
         let name = if path.ends_with(".safetensors") { sha256(&bytes) } else { git_sha1(&bytes) };
         fs::write(repo.join("blobs").join(&name), bytes).unwrap();
@@ -47,7 +54,64 @@ fn write_as_python_does(fixture: &Fixture, skip: &str) -> PathBuf {
         let up = if path.contains('/') { "../../../blobs" } else { "../../blobs" };
         std::os::unix::fs::symlink(Path::new(up).join(name), pointer).unwrap();
     }
-    snapshot
+}
+
+fn by_hf_hub(fixture: &Fixture, revision: &str) -> CacheRepo {
+    let repo = Repo::with_revision(ID.to_owned(), RepoType::Model, revision.to_owned());
+    Cache::new(fixture.cache().to_owned()).repo(repo)
+}
+
+#[test]
+fn hf_hub_finds_what_was_fetched() {
+    for revision in ["main", "refs/pr/5", COMMIT] {
+        let fixture = Fixture::new();
+        let theirs = by_hf_hub(&fixture, revision);
+        assert_eq!(theirs.get("model_index.json"), None);
+        fixture.hub.fault("vae/config.json", Fault::Status(401, ""));
+        fixture.pull_revision(revision).0.unwrap_err();
+        assert_eq!(theirs.get("model_index.json"), None, "nothing is shown before all of it is there");
+
+        let snapshot = fixture.pull_revision(revision).0.unwrap();
+        assert_eq!(snapshot.folder, theirs.pointer_path(COMMIT));
+        for (path, bytes) in model_files() {
+            let found = theirs.get(path).map(|file| fs::read(file).unwrap());
+            assert!(found == diffusers_files(path).then_some(bytes), "{path} of {revision}");
+        }
+        // A commit that is noted for hf-hub is no branch.
+        let names: Vec<_> = [revision].into_iter().filter(|name| *name != COMMIT).collect();
+        assert_eq!(list(&fixture.config).unwrap()[0].revisions[0].names, names);
+    }
+}
+
+#[test]
+fn what_hf_hub_has_noted_is_found() {
+    for revision in ["main", "refs/pr/5", COMMIT] {
+        let mut fixture = Fixture::new();
+        fixture.config.offline = true;
+        let theirs = by_hf_hub(&fixture, revision);
+        let snapshot = theirs.pointer_path(COMMIT);
+        write_files(&fixture.repo(), &snapshot, "vae/preview.png");
+        if revision != COMMIT {
+            assert!(matches!(fixture.pull_revision(revision).0, Err(HubError::Offline { .. })), "not noted yet");
+        }
+        theirs.create_ref(COMMIT).unwrap();
+        let found = fixture.pull_revision(revision).0.unwrap();
+        assert_eq!(found.folder, snapshot);
+        assert_whole(&found);
+        assert_eq!(fixture.hub.log().len(), 0);
+    }
+}
+
+#[test]
+fn a_branch_is_moved_in_one_step() {
+    let fixture = Fixture::new();
+    fixture.pull().unwrap();
+    let moved = "ffff456789abcdef0123456789abcdef01234567";
+    fixture.hub.set_commit(moved);
+    assert_eq!(fixture.pull().unwrap().folder, by_hf_hub(&fixture, "main").pointer_path(moved));
+    let refs = fixture.repo().join("refs");
+    assert_eq!(fs::read_to_string(refs.join("main")).unwrap(), moved);
+    assert_eq!(fs::read_dir(refs).unwrap().count(), 1, "nothing is left beside it");
 }
 
 #[test]
@@ -127,7 +191,6 @@ fn the_list_says_what_is_complete() {
     let models = list(&fixture.config).unwrap();
     assert_eq!(models.len(), 1);
     assert_eq!(models[0].revisions, [revision(&["main", "refs/pr/5"], true)]);
-    let bytes: usize =
-        model_files().iter().filter(|(p, _)| qwen_image::hub::diffusers_files(p)).map(|(_, b)| b.len()).sum();
+    let bytes: usize = model_files().iter().filter(|(p, _)| diffusers_files(p)).map(|(_, b)| b.len()).sum();
     assert_eq!(models[0].bytes, bytes as u64);
 }

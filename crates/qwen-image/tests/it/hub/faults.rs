@@ -58,6 +58,19 @@ fn a_silent_server_counts_as_cut() {
     assert_eq!(ranges(&fixture), [None, Some("bytes=100000-".to_owned())]);
 }
 
+/// The limit is on silence, not on how long an answer takes.
+#[test]
+fn a_slow_server_is_listened_to_for_as_long_as_it_sends() {
+    let mut fixture = Fixture::new();
+    fixture.config.retry.stall = Duration::from_millis(800);
+    fixture.hub.fault(SHARD, Fault::Trickle(8, Duration::from_millis(200)));
+    let start = Instant::now();
+    assert_whole(&fixture.pull().unwrap());
+    assert!(start.elapsed() > Duration::from_millis(1600));
+    assert_eq!(ranges(&fixture), [None], "one request brings it all");
+    assert_eq!(sent(&fixture), SHARD_BYTES);
+}
+
 #[test]
 fn wrong_bytes_are_fetched_once_more() {
     let fixture = Fixture::new();

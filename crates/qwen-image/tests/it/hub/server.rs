@@ -30,6 +30,8 @@ pub enum Fault {
     Status(u16, &'static str),
     /// A pause before the answer.
     Slow(Duration),
+    /// The body in this many parts, with a pause before each.
+    Trickle(usize, Duration),
     /// A file without a length, which just ends after this many bytes.
     EndAfter(usize),
 }
@@ -216,6 +218,14 @@ fn content(stream: &mut TcpStream, fault: Option<Fault>, bytes: &[u8], range: Op
         Some(Fault::Slow(pause)) => {
             thread::sleep(pause);
             send(stream, status, extra, rest)
+        }
+        Some(Fault::Trickle(parts, pause)) => {
+            let mut sent = send_part(stream, status, extra, rest, 0);
+            for part in rest.chunks(rest.len().div_ceil(parts)) {
+                thread::sleep(pause);
+                sent += stream.write_all(part).map_or(0, |()| part.len());
+            }
+            sent
         }
         Some(Fault::CutAfter(count)) => send_part(stream, status, extra, rest, count),
         Some(Fault::StallAfter(count)) => {

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { Browser, accessible, screenshot } from './browser.mjs';
-import { ROOT, Server } from './server.mjs';
+import { ROOT, Server, until } from './server.mjs';
 
 const JOBS = 300;
 /** Bytes and milliseconds until the first paint, and milliseconds for all but a few frames of a scroll. */
@@ -34,11 +34,10 @@ async function fill() {
   for (let number = 1; number < JOBS; number += 1) {
     await server.ask('POST', '/v1/jobs', { kind: 'composite', input: first.input[0].upload ? { image: first.input[0] } : { images: first.input }, labels: { name: `picture ${number}` }, batch: 'many' });
   }
-  for (;;) {
+  await until('the end of every job', async () => {
     const { ended, total } = await server.ask('GET', '/v1/batches/many');
-    if (ended === total) return;
-    await new Promise((done) => { setTimeout(done, 200); });
-  }
+    return ended === total;
+  });
 }
 
 test('the first paint is small and soon', async () => {

@@ -11,6 +11,15 @@ export const ROOT = path.resolve(import.meta.dirname, '../..');
 export const TARGET = path.resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target');
 const PROGRAM = path.resolve(ROOT, process.env.ACETATE ?? path.join(TARGET, 'debug/acetate'));
 
+/** Looks until it holds, for longer than anything takes that works. */
+export async function until(what, holds) {
+  const start = Date.now();
+  while (!await holds()) {
+    if (Date.now() - start > 180_000) throw new Error(`${what} does not come`);
+    await new Promise((done) => { setTimeout(done, 50); });
+  }
+}
+
 export class Server {
   /** `settings` are environment variables without their `ACETATE__`. */
   static async start(settings = {}) {

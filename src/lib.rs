@@ -36,7 +36,9 @@
 //! reads files of settings and the environment. `tests/it/architecture.rs` checks all of this. That the library knows no
 //! runtime, no database and no environment, the compiler checks.
 
+// All unsafe code is in crates/qwen-image. Text for people goes through `cli::output`.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod app;
 pub mod cli;

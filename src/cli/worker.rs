@@ -42,6 +42,7 @@ pub(super) async fn listen(shutdown: Shutdown) {
         match count {
             1 => shutdown.drain.cancel(),
             2 => shutdown.now.cancel(),
+            #[expect(clippy::disallowed_methods, reason = "a third signal asks for exactly this")]
             _ => std::process::exit(130),
         }
     }

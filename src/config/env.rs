@@ -17,6 +17,7 @@ pub struct Environment {
 }
 
 impl Environment {
+    #[expect(clippy::disallowed_methods, reason = "the one place that looks")]
     pub fn of_this_process() -> Self {
         let (executable, current_dir) = (std::env::current_exe().ok(), std::env::current_dir().ok());
         let mut environment =

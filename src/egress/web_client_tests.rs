@@ -20,6 +20,7 @@ fn server(answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
             lines.find(String::is_empty);
             let text = answer(first.split([' ', '?']).nth(1).unwrap_or_default());
             if text == "stall" {
+                #[expect(clippy::disallowed_methods, reason = "a server that stalls, on a thread of its own")]
                 thread::sleep(Duration::from_secs(5));
             }
             stream.write_all(text.as_bytes()).ok();

@@ -79,6 +79,7 @@ impl Failpoint {
             Action::Abort => std::process::abort(),
             Action::Pause(time) => {
                 warn!(?point, "stands still");
+                #[expect(clippy::disallowed_methods, reason = "a worker that stands still is what is tested")]
                 std::thread::sleep(time);
             }
         }

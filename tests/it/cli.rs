@@ -23,11 +23,30 @@ fn help_texts() {
         ("help_jobs_prune", &["jobs", "prune", "--help"]),
         ("help_export", &["export", "--help"]),
         ("help_models", &["models", "--help"]),
+        ("help_completions", &["completions", "--help"]),
+        ("help_man", &["man", "--help"]),
     ] {
         let Ran { code, stdout, stderr } = place.run(args);
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
         insta::assert_snapshot!(name, stdout);
     }
+}
+
+#[test]
+fn pages_that_are_not_there() {
+    let place = TestDir::new();
+    let ran = place.run(&["man", "run", "decomposed"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""));
+    let known = "COMMAND: there is no command `decomposed`; here are decompose, edit, composite, workflow";
+    assert!(ran.stderr.contains(known), "{}", ran.stderr);
+    assert!(place.run(&["man", "run", "edit", "more"]).stderr.contains("here are none"));
+    fs::write(place.path("file"), "").unwrap();
+    let ran = place.run(&["man", "--out", "file"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("file: cannot write the manual"), "{}", ran.stderr);
+    let ran = place.run(&["completions", "csh"]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("possible values: bash, elvish, fish, powershell, zsh"), "{}", ran.stderr);
 }
 
 /// What a stranger types first.

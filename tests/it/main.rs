@@ -3,6 +3,10 @@
 //! `scripts/services` starts the servers that `services`, `http` and `faults` talk to. Where one does not answer, their
 //! tests fail and say so.
 
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
+#![allow(clippy::disallowed_methods, reason = "tests have a process of their own, and wait for other programs")]
+
 mod architecture;
 mod cli;
 mod common;

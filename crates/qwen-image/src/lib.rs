@@ -32,6 +32,8 @@
 //! Every call blocks. The library uses no async runtime and does not read the environment: progress is reported through
 //! [`Callbacks`], and settings are passed as options.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod error;
 pub mod hub;
 pub mod image_processor;

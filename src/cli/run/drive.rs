@@ -279,6 +279,7 @@ async fn cancel_on_ctrl_c(cancel: CancelToken) {
     cancel.cancel();
     if tokio::signal::ctrl_c().await.is_ok() {
         // The row is left unchanged; the next run of the same command resumes the job.
+        #[expect(clippy::disallowed_methods, reason = "a second Ctrl-C asks for exactly this")]
         std::process::exit(130);
     }
 }

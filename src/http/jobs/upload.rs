@@ -26,12 +26,9 @@ const ARRIVAL: Duration = Duration::from_secs(600);
 const TURN: Duration = Duration::from_secs(15);
 /// Takes in a form: its pictures go into the store, its texts make the request.
 pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
-    let _turn = match tokio::time::timeout(TURN, api.uploads.acquire()).await {
-        Ok(Ok(turn)) => turn,
-        Ok(Err(_)) | Err(_) => {
-            let detail = "too many uploads at once; try again";
-            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
-        }
+    let Ok(Ok(_turn)) = tokio::time::timeout(TURN, api.uploads.acquire()).await else {
+        let detail = "too many uploads at once; try again";
+        return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
     };
     let late =
         || ApiError::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the form took more than 10 minutes to arrive");

@@ -170,6 +170,7 @@ pub(super) fn pause(wait: Duration, events: &mut Events<'_>) -> Result<(), HubEr
     let mut left = wait;
     while !left.is_zero() {
         let nap = left.min(TICK);
+        #[expect(clippy::disallowed_methods, reason = "downloads block, and this nap is cut into ticks")]
         thread::sleep(nap);
         left -= nap;
         emit(events, DownloadEvent::Waiting)?;

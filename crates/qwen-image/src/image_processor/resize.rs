@@ -260,6 +260,7 @@ mod tests {
     #[test]
     fn premultiplying_and_back_equals_pillow_for_every_value_and_alpha() {
         let stored = include_bytes!("../../../../tests/image/premultiplied.png");
+        #[expect(clippy::disallowed_methods, reason = "a file of this project")]
         let expected = ::image::load_from_memory(stored).expect("a picture").into_luma8();
         for (value, alpha, pillow) in expected.enumerate_pixels() {
             let mut pixel = [value as u8, value as u8, value as u8, alpha as u8];

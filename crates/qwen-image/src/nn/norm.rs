@@ -149,7 +149,7 @@ impl CustomOp3 for Modulate {
         let width = rows.width;
         let mut out = vec![0.0; rows.count * width];
         cpu::for_row_blocks(&mut out, width, |first, block| {
-            modulate_rows(block, first, [rows, scale, shift], self.eps)
+            modulate_rows(block, first, [rows, scale, shift], self.eps);
         });
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }

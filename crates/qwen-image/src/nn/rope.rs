@@ -89,7 +89,7 @@ impl CustomOp3 for NormPairs {
         }
         let mut out = vec![0.0; rows.count * width];
         cpu::for_row_blocks(&mut out, width, |first, block| {
-            norm_pairs_rows(block, first, rows, weight, angles, self.eps)
+            norm_pairs_rows(block, first, rows, weight, angles, self.eps);
         });
         let (b, s, _) = l1.shape().dims3()?;
         Ok((CpuStorage::F32(out), Shape::from((b, s, width / head, head))))

@@ -1,5 +1,8 @@
 //! The library against its reference and against networks that break, in one program.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
+#![allow(clippy::disallowed_methods, reason = "tests have a process of their own, and wait for other programs")]
+
 mod hub;
 mod image_processor;
 mod library_doc;

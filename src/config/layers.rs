@@ -43,7 +43,7 @@ pub struct LoadedConfig {
     pub surroundings: Surroundings,
     /// For what can be made again; none if there is no home folder.
     pub cache_dir: Option<PathBuf>,
-    /// The file that was read.
+    /// The configuration file that was read.
     pub file: Option<PathBuf>,
     pub profile: String,
     /// Every setting with its value and origin, secrets hidden.

@@ -8,6 +8,6 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, JobError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(JobError::storage("store", format!("its thread ended: {error}")).caused_by(error)),
+        Err(error) => Err(JobError::storage("store", format!("its thread stopped: {error}")).caused_by(error)),
     }
 }

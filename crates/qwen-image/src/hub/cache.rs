@@ -46,7 +46,7 @@ impl RepoCache {
         self.root.join("blobs").join(format!("{}.incomplete", hash.as_str()))
     }
 
-    /// The commit that this revision was when it was last downloaded.
+    /// The commit of this revision at its last download.
     pub fn commit_of(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
@@ -59,8 +59,8 @@ impl RepoCache {
         Listing::from_tree(commit, &fs::read(self.root.join("trees").join(format!("{commit}.json"))).ok()?)
     }
 
-    /// Whether every wanted file of this commit is there, with its size. Without a list (older versions of
-    /// `huggingface_hub` keep none) the model's own indexes say what belongs to it.
+    /// Whether every wanted file of this commit exists, with its size. Without a list of files (older versions of
+    /// `huggingface_hub` store none), the model's own indexes determine its files.
     pub fn is_complete(&self, commit: &str, wanted: &dyn Fn(&str) -> bool) -> bool {
         let folder = self.snapshot(commit);
         match self.listing(commit) {
@@ -73,7 +73,7 @@ impl RepoCache {
         }
     }
 
-    /// Whether the content is there already. A blob of another size cannot be right and is removed.
+    /// Whether the content already exists. A blob with a wrong size is removed.
     pub fn has_blob(&self, file: &RemoteFile) -> Result<bool, HubError> {
         let blob = self.blob(&file.hash);
         match fs::metadata(&blob) {
@@ -83,8 +83,8 @@ impl RepoCache {
         }
     }
 
-    /// Takes the lock of one blob, the same one that `huggingface_hub` takes. It is let go when the file is dropped.
-    /// `None`: somebody else holds it.
+    /// Takes the lock of one blob, the same one as `huggingface_hub`. It is released when the file is dropped. `None`:
+    /// another process holds it.
     pub fn try_lock(&self, hash: &ContentHash) -> Result<Option<File>, HubError> {
         let path = self.locks.join(format!("{}.lock", hash.as_str()));
         create_parent(&path)?;
@@ -92,13 +92,14 @@ impl RepoCache {
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
-            // Some network file systems know no locks. Writers then repeat work, and the hash still decides.
+            // Some network file systems do not support locks. Writers then repeat work, and the hash still ensures
+            // correctness.
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(Some(file)),
             Err(TryLockError::Error(error)) => Err(HubError::io(&path)(error)),
         }
     }
 
-    /// Shows a finished blob in the snapshot, replacing what stood there in one step.
+    /// Links a finished blob into the snapshot, and atomically replaces an existing entry.
     pub fn link(&self, commit: &str, file: &RemoteFile) -> Result<(), HubError> {
         let pointer = self.snapshot(commit).join(&file.path);
         if has_size(&pointer, file.size) {
@@ -121,7 +122,7 @@ impl RepoCache {
         write_whole(&path, &json)
     }
 
-    /// Moves a branch or tag, last of all, so that it never names a commit that is not complete.
+    /// Updates a branch or tag last, so that it never points to an incomplete commit.
     pub fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if self.commit_of(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -140,7 +141,7 @@ fn indexes_are_satisfied(folder: &Path) -> bool {
     let Some(Value::Object(index)) = read_json(&folder.join("model_index.json")) else {
         return false;
     };
-    // A component is `"vae": ["diffusers", "AutoencoderKLQwenImage"]`; one that is left out is `[null, null]`.
+    // A component is `"vae": ["diffusers", "AutoencoderKLQwenImage"]`; an absent one is `[null, null]`.
     let components = index.iter().filter(|(_, value)| value.get(0).is_some_and(Value::is_string));
     components.map(|(name, _)| folder.join(name)).all(|component| component_is_complete(&component))
 }
@@ -190,7 +191,7 @@ fn symlink_or_copy(target: &Path, _blob: &Path, link: &Path) -> std::io::Result<
     std::os::unix::fs::symlink(target, link)
 }
 
-/// Links need a privilege on some systems; a hard link costs as little, a copy always works.
+/// Symbolic links need a privilege on some systems; a hard link is as cheap, and a copy always works.
 #[cfg(not(unix))]
 fn symlink_or_copy(_target: &Path, blob: &Path, link: &Path) -> std::io::Result<()> {
     fs::hard_link(blob, link).or_else(|_| fs::copy(blob, link).map(|_| ()))

@@ -98,7 +98,7 @@ pub fn routes(api: Api) -> Router {
         .with_state(api.parts.probes.clone());
     let most = usize::try_from(api.settings().max_upload_bytes).unwrap_or(usize::MAX);
     guarded
-        .route_layer(from_fn_with_state(api.clone(), middleware::authorise))
+        .route_layer(from_fn_with_state(api.clone(), middleware::authorize))
         .merge(open)
         .route("/openapi.json", get(document))
         .route("/docs", get(static_files::docs))

@@ -37,7 +37,7 @@ fn noise(width: u32, height: u32, mut state: u32) -> RgbaImage {
     })
 }
 
-/// A soft disc somewhere in the picture; its colour is everywhere, as models leave it.
+/// A soft disc somewhere in the picture; its color is everywhere, as models leave it.
 fn disc(width: u32, height: u32, (x0, y0, radius): (f32, f32, f32), [r, g, b]: [u8; 3]) -> RgbaImage {
     RgbaImage::from_fn(width, height, |x, y| {
         let distance = ((x as f32 - x0).powi(2) + (y as f32 - y0).powi(2)).sqrt();

@@ -33,7 +33,7 @@ impl ModelRef {
         }
         let (id, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
         match id.split('/').collect::<Vec<_>>().as_slice() {
-            [organisation, name] if is_id_part(organisation) && is_id_part(name) => {}
+            [organization, name] if is_id_part(organization) && is_id_part(name) => {}
             _ => return Err(refuse("there is no such folder")),
         }
         if !is_revision(revision) {

@@ -151,12 +151,12 @@ fn shares(source: u32, target: u32, filter: Filter) -> Vec<Taps<f64>> {
     let shrink = 1.0 / stretch;
     (0..target)
         .map(|index| {
-            let centre = (f64::from(index) + 0.5) * scale;
+            let center = (f64::from(index) + 0.5) * scale;
             // Casts truncate toward zero and saturate at the limits of the type, as needed at the left border.
-            let start = (centre - support + 0.5) as usize;
-            let end = ((centre + support + 0.5) as usize).min(source as usize);
+            let start = (center - support + 0.5) as usize;
+            let end = ((center + support + 0.5) as usize).min(source as usize);
             let mut weights: Vec<f64> =
-                (start..end).map(|x| (filter.weight)((x as f64 - centre + 0.5) * shrink)).collect();
+                (start..end).map(|x| (filter.weight)((x as f64 - center + 0.5) * shrink)).collect();
             let total: f64 = weights.iter().sum();
             if total != 0.0 {
                 weights.iter_mut().for_each(|weight| *weight /= total);

@@ -15,7 +15,7 @@ pub enum Failure {
     Usage(String),
     /// Something other than the job failed.
     Error(JobError),
-    /// A process that serves or works did not start, or had to stop.
+    /// A server or worker did not start, or had to stop.
     Start(StartError),
     /// The job has its result, but a later step failed.
     AfterSuccess { error: JobError, advice: String },

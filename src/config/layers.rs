@@ -41,7 +41,7 @@ pub struct LoadedConfig {
     pub hub: HubConfig,
     /// Where to look for the small models.
     pub surroundings: Surroundings,
-    /// For what can be made again; none if there is no home folder.
+    /// The cache folder; none if there is no home folder.
     pub cache_dir: Option<PathBuf>,
     /// The configuration file that was read.
     pub file: Option<PathBuf>,

@@ -36,10 +36,10 @@ pub struct QwenImage {
     /// In bytes; 0: all free memory.
     #[serde(deserialize_with = "bytes")]
     pub memory_budget: u64,
-    /// Absent: as the checkpoint says.
+    /// Absent: the checkpoint's setting.
     #[serde(deserialize_with = "unless_empty")]
     pub text_positions: Option<TextPositions>,
-    /// Absent: as the checkpoint says.
+    /// Absent: the checkpoint's setting.
     #[serde(deserialize_with = "unless_empty")]
     pub image_processor: Option<ImageProcessorBackend>,
 }
@@ -144,7 +144,7 @@ fn device<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DeviceCho
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
-/// One of the words that a type is spelt with; an empty text is none.
+/// Parses a type's name; an empty text is none.
 fn unless_empty<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text.is_empty() {

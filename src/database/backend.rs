@@ -18,7 +18,7 @@ pub enum JobStore {
     Postgres(PostgresJobStore),
 }
 
-/// Methods that both databases have under the same name: each calls that of the one at hand.
+/// Methods that both databases have, with the same name; each calls the one of the current database.
 macro_rules! in_either {
     ($($(#[$doc:meta])* async fn $name:ident(&self $(, $arg:ident: $type:ty)* $(,)?) $(-> $out:ty)?;)*) => {
         impl JobStore {
@@ -168,7 +168,7 @@ in_either! {
     async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError>;
 }
 
-// The outbox: what is to be told of changes.
+// The outbox: messages about changes.
 in_either! {
     /// Takes due messages for the time of `lease`; no other relay gets them meanwhile.
     async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError>;
@@ -185,7 +185,7 @@ in_either! {
     async fn reap(&self, grace: Duration) -> Result<u64, JobError>;
 }
 
-// Calls to the addresses that jobs named.
+// Webhook calls.
 in_either! {
     /// Takes due webhook calls for the time of `lease`; no other server gets them meanwhile.
     async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError>;

@@ -153,7 +153,7 @@ mod tests {
         }
     }
 
-    /// They stand there as literals, which is all that the attributes take.
+    /// The attributes accept only literals.
     #[test]
     fn the_bounds_of_the_schemas_are_those_that_are_checked() {
         let document = serde_json::to_value(super::openapi()).unwrap();

@@ -23,7 +23,7 @@ pub struct Limits {
     pub max_bytes: u64,
 }
 
-/// Those of `config/default.toml`.
+/// The defaults of `config/default.toml`.
 impl Default for Limits {
     fn default() -> Self {
         Self { max_width: 16_384, max_height: 16_384, max_pixels: 64 << 20, max_bytes: 256 << 20 }

@@ -37,7 +37,7 @@ pub enum JobError {
     InputNotFound { input: String },
     #[error("{input}: {reason}")]
     InputForbidden { input: String, reason: String },
-    /// It may be there, but where it is kept does not answer.
+    /// It may exist, but its server does not respond.
     #[error("{input}: {reason}")]
     InputUnreachable { input: String, reason: String, source: Option<Cause> },
     #[error("model {model}: {reason}")]
@@ -126,7 +126,7 @@ impl JobError {
         }
     }
 
-    /// A later try may work.
+    /// A later attempt may succeed.
     pub fn is_transient(&self) -> bool {
         self.class() == ErrorClass::Transient
     }
@@ -164,7 +164,7 @@ impl JobError {
         Self::OutOfMemory { device: device.into(), reason: reason.into(), source: None }
     }
 
-    /// The same, with the error that it was made of. Reasons that say all there is to say keep none.
+    /// The same, with the error's cause. Reasons that are complete have none.
     pub fn caused_by(mut self, error: impl Error + Send + Sync + 'static) -> Self {
         match &mut self {
             Self::InputUnreachable { source, .. }

@@ -1,7 +1,8 @@
 //! The parameters of each kind of job, with their defaults and bounds.
 //!
-//! The names are diffusers' own where it has one. Defaults and bounds are the library's ([`qwen_image::pipeline`]); they
-//! are checked once, here, for every way in. The numbers in the schema repeat them, and a test holds the two equal.
+//! The names are diffusers' own where it has one. Defaults and bounds are the library's ([`qwen_image::pipeline`]);
+//! they are checked once, here, for every kind of submission. The schema repeats the numbers, and a test checks that
+//! they are equal.
 
 use qwen_image::{DecomposeOptions, EditOptions, pipeline::PipelineError};
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::JobError;
 
-/// The largest seed: databases and JSON readers keep whole numbers with a sign.
+/// The largest seed, because databases and JSON readers store signed integers.
 pub const MAX_SEED: u64 = i64::MAX as u64;
 
 /// The parameters that both pipelines share. Defaults are those of the reference, except that guidance is on.
@@ -178,7 +179,7 @@ pub fn parameter_of(option: &str) -> &str {
 }
 
 impl DecomposeParams {
-    /// As the library takes them.
+    /// The parameters for the library.
     pub fn options(&self) -> DecomposeOptions {
         DecomposeOptions {
             prompt: self.prompt.clone(),
@@ -198,7 +199,7 @@ impl DecomposeParams {
 }
 
 impl EditParams {
-    /// As the library takes them, beside the instruction.
+    /// The parameters for the library, without the instruction.
     pub fn options(&self) -> EditOptions {
         EditOptions {
             negative_prompt: self.negative_prompt.clone(),

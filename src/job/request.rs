@@ -9,11 +9,11 @@ use utoipa::ToSchema;
 
 use super::{CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams};
 
-/// Of messages.
+/// The version of messages.
 const VERSION: u32 = 1;
-/// Pictures of an edit.
+/// The number of pictures of an edit.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
-/// Pictures of a composite.
+/// The number of pictures of a composite.
 pub const COMPOSITE_IMAGES: RangeInclusive<usize> = 1..=64;
 pub const MAX_PRIORITY: u8 = 9;
 /// The maximum size of a request, in bytes.
@@ -101,7 +101,7 @@ pub enum Task {
 }
 
 impl Task {
-    /// Reads the parameters of a kind, as they stand in messages.
+    /// Parses the parameters of a kind, as in messages.
     pub fn from_params(kind: JobKind, params: Value) -> Result<Self, JobError> {
         fn read<T: DeserializeOwned>(params: Value) -> Result<T, JobError> {
             serde_json::from_value(params).map_err(|error| JobError::invalid("params", error.to_string()))
@@ -114,7 +114,7 @@ impl Task {
         })
     }
 
-    /// The parameters, as they stand in messages.
+    /// The parameters, as in messages.
     pub fn params(&self) -> Value {
         match self {
             Self::Decompose(params) => serde_json::to_value(params),
@@ -135,8 +135,8 @@ impl Task {
     }
 }
 
-/// A whole request, read and checked. In a message, one picture stands as `input.image`, several as `input.images`: of
-/// an edit the last one is edited, those of a composite lie back to front.
+/// A parsed and checked request. In a message, one picture is `input.image`, several are `input.images`: for an edit,
+/// the last one is edited; for a composite, they are in order from back to front.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Wire", try_from = "Wire")]
 pub struct JobRequest {
@@ -163,7 +163,7 @@ impl JobRequest {
         Self::checked(wire)
     }
 
-    /// As [`JobRequest::from_json`], of a message that has been put together from rows and flags.
+    /// Like [`JobRequest::from_json`], for a message made from rows and flags.
     pub fn from_value(message: Value) -> Result<Self, JobError> {
         Self::checked(serde_json::from_value(message).map_err(|error| JobError::invalid("request", error.to_string()))?)
     }
@@ -258,7 +258,7 @@ impl JobRequest {
 }
 
 /// # Errors
-/// [`JobError::InvalidRequest`] about `version`, of a message that another version of acetate may read.
+/// [`JobError::InvalidRequest`] for `version`, if another version of acetate may read the message.
 pub fn check_version(version: u32) -> Result<(), JobError> {
     if version == VERSION {
         return Ok(());
@@ -363,7 +363,7 @@ mod tests {
 
     const ID: &str = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
 
-    /// Rows, messages under way and manifests are read and compared by every version.
+    /// Every version reads and compares rows, messages in flight and manifests.
     #[test]
     fn messages_of_version_1_do_not_change_by_a_byte() {
         let cases = [

@@ -35,8 +35,8 @@ impl Consumer {
 
     /// Waits for the next job, also while the broker is unreachable. `None` after [`Consumer::close`].
     ///
-    /// A worker prefers the kind whose model is resident: a job of that kind comes first, unless one of another kind
-    /// has waited here for longer than [`ConsumeOptions::affinity`]. The queue in process knows no kinds.
+    /// A worker prefers the kind whose model is loaded: a job of that kind comes first, unless one of another kind has
+    /// waited longer than [`ConsumeOptions::affinity`]. The in-process queue has no kinds.
     pub async fn next(&self, prefer: Option<JobKind>) -> Option<Delivery> {
         match &self.0 {
             Inner::Embedded(queue) => queue.next().await,

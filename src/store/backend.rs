@@ -21,7 +21,7 @@ impl Store {
         }
     }
 
-    /// Puts a picture in that jobs may then name as their input; its key is the same for the same bytes.
+    /// Stores a picture that jobs can then use as an input; its key is the same for the same bytes.
     pub async fn put_input(&self, ending: &str, bytes: Vec<u8>) -> Result<ObjectKey, JobError> {
         let (digest, bytes) = sha256(bytes).await?;
         let key = ObjectKey::input(&hex::encode(digest), ending)?;

@@ -1,8 +1,8 @@
-//! Work on threads that may wait and compute.
+//! Runs work on blocking threads.
 
 use crate::job::JobError;
 
-/// Runs file work, or a computation, beside the async runtime's threads.
+/// Runs file operations or computations outside of the async runtime's threads.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, JobError> {

@@ -141,7 +141,7 @@ mod tests {
     impl Place {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            // The program's folder is told by its real path.
+            // The program's folder is found by its real path.
             Self(folder).with("opt/bin/acetate", "")
         }
 

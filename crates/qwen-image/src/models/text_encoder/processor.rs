@@ -166,7 +166,7 @@ impl PictureProcessor {
     /// ratio as close as possible.
     ///
     /// # Errors
-    /// When one side is more than 200 times the other.
+    /// If one side is more than 200 times the other.
     pub fn target_size(&self, height: usize, width: usize) -> Result<(usize, usize), TextError> {
         let size = self.settings.size.as_ref();
         let min = self.settings.min_pixels.or(size.and_then(|size| size.shortest_edge)).unwrap_or(56 * 56);

@@ -256,7 +256,7 @@ def row(one: Sample, found: torch.Tensor, edited: torch.Tensor) -> torch.Tensor:
 
 def table(found: dict[str, dict[str, float]]) -> list[str]:
     """Markdown; one column for each engine."""
-    lines = [f"| | {' | '.join(found)} | bar |", "|---" * (2 + len(found)) + "|"]
+    lines = [f"| | {' | '.join(found)} | goal |", "|---" * (2 + len(found)) + "|"]
     for name, (key, bar, unit, digits) in TABLE.items():
         values = " | ".join(f"{values.get(key, float('nan')):.{digits}f}{unit}" for values in found.values())
         lines.append(f"| {name} | {values} | {bar} |")

@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
         let error = place.find("opt/bin/acetate", "", Small::Layered).unwrap_err();
         let other = place.path("opt/bin/models/layered-nano").display().to_string();
-        assert!(error.contains(&format!("{other} is there, but for a QwenImageEditPlusPipeline")), "{error}");
+        assert!(error.contains(&format!("{other} exists, but is for a QwenImageEditPlusPipeline")), "{error}");
     }
 
     #[test]

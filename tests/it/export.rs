@@ -168,7 +168,7 @@ fn stacks_that_cannot_be_written() {
     let faint = Sheet { opacity: f32::NAN, ..sheet("a", 1, &noise(4, 4, 1)) };
     assert!(said(vec![faint], ExportFormat::Psd).starts_with("layers[0].opacity: NaN is not a number from 0"));
     let text = Sheet { png: b"no picture".to_vec(), ..sheet("a", 1, &noise(4, 4, 1)) };
-    assert!(said(vec![text], ExportFormat::Psd).starts_with("layer-01.png: not a picture"));
+    assert!(said(vec![text], ExportFormat::Psd).starts_with("layer-01.png: not a readable picture"));
 
     let wide = vec![sheet("a", 1, &RgbaImage::new(30_001, 1))];
     assert_eq!(

@@ -111,7 +111,7 @@ fn half_a_file() {
     let length = file.metadata().unwrap().len();
     file.set_len(length / 2).unwrap();
     let message = broken.decompose_error();
-    let expected = format!("CHECKPOINT/{SINGLE}: has {} bytes of {length}; the download is not complete", length / 2);
+    let expected = format!("CHECKPOINT/{SINGLE}: has {} of {length} bytes; the download is not complete", length / 2);
     assert_eq!(message, expected);
     file.set_len(100).unwrap();
     insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/diffusion_pytorch_model.safetensors: ends inside its header; the download is not complete");

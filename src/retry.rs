@@ -1,13 +1,13 @@
-//! How long everything waits that tries again: one rule, with the numbers of whoever uses it.
+//! The backoff of all retries: one rule, with different numbers.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Pauses that double from `first` up to `longest` and do not end. Each is drawn between half and all of it, so that
-/// those who failed together do not come back together.
+/// Endless pauses that double from `first` up to `longest`, with a random factor between one half and one, so that
+/// processes that failed together do not retry together.
 pub fn exponential(first: Duration, longest: Duration) -> ExponentialBuilder {
-    // backon's jitter adds up to as much again.
+    // backon's jitter adds up to the same amount again.
     ExponentialBuilder::new()
         .with_factor(2.0)
         .with_min_delay(first.min(longest) / 2)
@@ -16,7 +16,7 @@ pub fn exponential(first: Duration, longest: Duration) -> ExponentialBuilder {
         .with_jitter()
 }
 
-/// The pauses of a loop that starts over with the shortest one when something worked.
+/// The pauses of a loop, which start again with the shortest one after a success.
 #[derive(Debug)]
 pub struct Pauses {
     policy: ExponentialBuilder,
@@ -30,7 +30,7 @@ impl Pauses {
         Self { policy, left: policy.build(), longest }
     }
 
-    /// The pause before the next try.
+    /// The pause before the next attempt.
     pub fn next_pause(&mut self) -> Duration {
         self.left.next().unwrap_or(self.longest)
     }

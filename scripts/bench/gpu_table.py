@@ -1,4 +1,4 @@
-"""Puts what the library's example `bench` and gpu_reference.py measured side by side, as a table for docs/performance.md.
+"""Prints the results of the library's example `bench` and of gpu_reference.py as a table for docs/performance.md.
 
     gpu_table.py ACETATE.json REFERENCE.json [NUMERICS.json] [--fp8 ACETATE-FP8.json] [--pictures PICTURES.json]
 """
@@ -70,7 +70,7 @@ def main() -> None:
     driver = command("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     commit = arguments.commit or command("git", "rev-parse", "--short", "HEAD")
     print(f"{datetime.date.today()}, {ours['device']}, driver {driver}, commit {commit}, {ours['attention']}; torch "
-          f"{theirs['torch']}, diffusers on the same card in the same run.\n")  # fmt: skip
+          f"{theirs['torch']}, diffusers on the same GPU in the same run.\n")  # fmt: skip
     if ours.get("product_rate"):
         print(f"Ceilings: matrix product {ours['product_rate'] / 1e12:.0f} TFLOP/s, copy {ours['copy_rate'] / 1e9:.0f} GB/s.\n")
     print("| | diffusers, ms | compiled | acetate, ms | goal | floor | over the floor | peak, GiB (diffusers) |")

@@ -41,22 +41,22 @@ import edits
 import metrics
 import world
 
-# The processor wants a video processor; pictures alone do without.
+# The processor asks for a video processor, which pictures do not need.
 Qwen2VLProcessor.check_argument_for_proper_class = lambda *args, **kwargs: None
 SEED = 424_242
 ROWS = 12
-# name in the table: key of metrics.py, bar, unit, digits
+# name in the table: key of metrics.py, goal, unit, digits
 TABLE = {
-    "composite of the layers against the picture": ("composite", ">= 28", " dB", 2),
+    "composite of the layers, compared with the picture": ("composite", ">= 28", " dB", 2),
     "alpha IoU of objects, best match": ("iou", ">= 0.80", "", 3),
-    "colour error inside alpha": ("colour", "<= 12", " / 255", 2),
+    "color error inside alpha": ("colour", "<= 12", " / 255", 2),
     "order of overlapping pairs": ("order", ">= 0.90", "", 3),
-    "caption names every shape and colour": ("caption", ">= 0.80", "", 3),
-    "edit reaches the asked hue within 20 degrees": ("hue", ">= 0.90", "", 3),
-    "edit nearer to the true result than to the input": ("done", "", "", 3),
-    "edited picture against the true result": ("edited", "", " dB", 2),
-    "whole scene edited: change where none is asked": ("outside", "", " / 255", 2),
-    "one layer edited: largest change of the scene outside its alpha": ("beyond", "0", " / 255", 0),
+    "caption names every shape and color": ("caption", ">= 0.80", "", 3),
+    "edit reaches the requested hue within 20 degrees": ("hue", ">= 0.90", "", 3),
+    "edit is closer to the true result than to the input": ("done", "", "", 3),
+    "edited picture, compared with the true result": ("edited", "", " dB", 2),
+    "edit of a whole scene: change where nothing should change": ("outside", "", " / 255", 2),
+    "edit of one layer: largest change outside its alpha": ("beyond", "0", " / 255", 0),
 }  # fmt: skip
 
 
@@ -256,7 +256,7 @@ def row(one: Sample, found: torch.Tensor, edited: torch.Tensor) -> torch.Tensor:
 
 def table(found: dict[str, dict[str, float]]) -> list[str]:
     """Markdown; one column for each engine."""
-    lines = [f"| | {' | '.join(found)} | bar |", "|---" * (2 + len(found)) + "|"]
+    lines = [f"| | {' | '.join(found)} | goal |", "|---" * (2 + len(found)) + "|"]
     for name, (key, bar, unit, digits) in TABLE.items():
         values = " | ".join(f"{values.get(key, float('nan')):.{digits}f}{unit}" for values in found.values())
         lines.append(f"| {name} | {values} | {bar} |")

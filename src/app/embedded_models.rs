@@ -1,8 +1,8 @@
-//! The small checkpoints inside the program, for one that was installed without them (`cargo install`).
+//! The small checkpoints inside the program, for installations without the files (`cargo install`).
 //!
-//! A checkpoint that is found nowhere on disk is unpacked at its first use, to `{cache}/models/{digest}/{name}`. The
-//! digest is of its files: versions of the program with other models do not take each other's. The folder may be deleted
-//! at any time.
+//! A checkpoint that is not found on disk is unpacked on first use, to `{cache}/models/{digest}/{name}`. The digest is
+//! that of its files, so that versions of the program with different models do not use each other's. The folder may be
+//! deleted at any time.
 
 mod files;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use files::File;
 
-/// None if this build carries no models.
+/// None if this build includes no models.
 pub fn carried(cache: Option<PathBuf>) -> Option<Carried> {
     let unpack = |which, cache: Option<&Path>| into_cache(cache, which, &files::of(which));
     files::ARE_HERE.then_some(Carried { cache, unpack })

@@ -1,4 +1,4 @@
-//! Why a process that serves or works does not start, or ends before it was told to.
+//! Why a server or worker does not start, or ends unexpectedly.
 
 use crate::{
     job::{ErrorClass, JobError},
@@ -7,16 +7,16 @@ use crate::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Told to leave before everything had answered; that is no failure.
+    /// Stopped before everything was ready; not a failure.
     #[error("told to leave before it had started")]
     Stopped,
     /// A setting that the process cannot start with.
     #[error("{setting}: {reason}")]
     Setting { setting: &'static str, reason: String },
-    /// A part that cannot be made, or has not answered in time.
+    /// A part that cannot be built, or did not respond in time.
     #[error(transparent)]
     Part(JobError),
-    /// The numbers of a process are collected once.
+    /// The metrics recorder can be started only once per process.
     #[error("the metrics are not collected: {0}")]
     Metrics(String),
     #[error(transparent)]
@@ -30,7 +30,7 @@ impl StartError {
         Self::Setting { setting, reason: reason.into() }
     }
 
-    /// Whether somebody must change something before it can start.
+    /// Whether a setting has to be changed before it can start.
     pub fn is_invalid(&self) -> bool {
         match self {
             Self::Setting { .. } => true,

@@ -56,7 +56,7 @@ fn small(loaded: &LoadedConfig, which: Small) -> ModelRef {
     ModelRef::Small { which, around: surroundings(loaded) }
 }
 
-/// From where the small checkpoints are looked for, the program itself last.
+/// Where to look for the small checkpoints, the program itself last.
 pub fn surroundings(loaded: &LoadedConfig) -> Surroundings {
     let carried = embedded_models::carried(loaded.cache_dir.clone());
     Surroundings { carried, ..loaded.surroundings.clone() }

@@ -1,4 +1,4 @@
-//! `acetate serve`: the API and the page, and in one process the worker as well.
+//! `acetate serve`: the API and the web UI, and optionally a worker in the same process.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,12 +26,12 @@ use crate::{
     worker::{self, ResultPlacement, Shutdown, Worker, WorkerName},
 };
 
-/// How often the outbox is looked at when nobody has told of anything new.
+/// How often the outbox is polled without a notification.
 const RELAY_EVERY: Duration = Duration::from_millis(500);
 const LAST_ANSWERS: Duration = Duration::from_secs(6);
 
-/// Serves until `shutdown`. `work`: whether this process works on jobs too; when left out, it does where no queue is
-/// configured, since nobody else would. `ready` is told the address once requests are answered.
+/// Serves until `shutdown`. `work`: whether this process also runs jobs; by default, it does if no queue is configured.
+/// `ready` is called with the address once requests are served.
 pub async fn serve_api(
     loaded: &LoadedConfig,
     work: Option<bool>,
@@ -60,7 +60,7 @@ pub async fn serve_api(
     let wake = working.as_ref().map_or_else(|| Arc::new(Notify::new()), |worker| worker.wake.clone());
     let mut helping = Vec::new();
     if !works {
-        // A worker has a relay of its own.
+        // A worker has its own relay.
         let relay = worker::relay(jobs.clone(), queue.clone(), RELAY_EVERY, wake.clone(), stop.clone());
         helping.push(tokio::spawn(relay));
     }
@@ -86,7 +86,7 @@ pub async fn serve_api(
         stop: stop.clone(),
     });
     if let Some(address) = server.address() {
-        info!(%address, works, "answers the API and the page");
+        info!(%address, works, "serving the API and the web UI");
         ready(address);
     }
     let answering = tokio::spawn(server.serve_api(api, stop.clone()));
@@ -94,7 +94,7 @@ pub async fn serve_api(
     stop.cancel();
     for helper in helping {
         if tokio::time::timeout(LAST_ANSWERS, helper).await.is_err() {
-            warn!("something under way did not end in time; it is made good later");
+            warn!("some requests did not finish in time; unfinished work is resumed later");
         }
     }
     queue.close().await;
@@ -102,8 +102,8 @@ pub async fn serve_api(
     served
 }
 
-/// Until the worker or the server ends, or somebody says so. The server answers for as long as the worker has jobs in
-/// hand, so that whoever watches them sees them end.
+/// Runs until the worker or the server ends, or until shutdown. The server keeps serving while the worker has jobs, so
+/// that watchers see them end.
 async fn live(
     working: Option<&Worker>,
     shutdown: &Shutdown,
@@ -120,7 +120,7 @@ async fn live(
             ready => ready?,
         }
         let device = worker.engine.self_test().await?;
-        info!(device, "the device computes right");
+        info!(device, "device self-test passed");
         Ok(worker::serve(worker, shutdown).await?)
     };
     tokio::select! {
@@ -131,14 +131,14 @@ async fn live(
                 Ok(Err(error)) => error,
                 Err(error) => std::io::Error::other(error),
             };
-            error!(%error, "the server ended");
+            error!(%error, "the HTTP server stopped");
             shutdown.drain.cancel();
             Err(StartError::Server(error))
         }
     }
 }
 
-/// On another address than the loopback everybody on the network can ask: only with a token.
+/// On an address other than localhost, everyone on the network can connect, so a token is required.
 async fn bind(loaded: &LoadedConfig) -> Result<Server, StartError> {
     let settings = &loaded.config.http;
     let (bind, field) = (&settings.bind, "http.bind");
@@ -149,7 +149,7 @@ async fn bind(loaded: &LoadedConfig) -> Result<Server, StartError> {
     let loopback = server.address().is_some_and(|address| address.ip().is_loopback());
     if !loopback && settings.token.is_none() {
         let reason = format!(
-            "`{bind}` can be reached from other machines, and nothing is asked of them; set a token \
+            "`{bind}` can be reached from other machines, and no token is set; set one \
              (ACETATE__HTTP__TOKEN, for instance from `openssl rand -hex 32`), or bind to 127.0.0.1"
         );
         return Err(StartError::setting(field, reason));
@@ -191,12 +191,12 @@ fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settin
     })
 }
 
-/// An origin is a scheme, a host and perhaps a port; anything else would never match.
+/// An origin is a scheme, a host and optionally a port; anything else would never match.
 fn check_origins(origins: &[String]) -> Result<(), StartError> {
     for origin in origins {
         let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         if !rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '*', '@', '?', '#', ' '])) {
-            let reason = format!("`{origin}` is no origin such as https://pictures.example");
+            let reason = format!("`{origin}` is not an origin such as https://pictures.example");
             return Err(StartError::setting("http.cors_origins", reason));
         }
     }
@@ -218,7 +218,7 @@ fn defaults(loaded: &LoadedConfig) -> Defaults {
     }
 }
 
-/// A folder is shown by its name: where it lies is nobody's business.
+/// A folder is shown by its name, to keep its path private.
 fn shown(model: &ModelRef) -> ServerModel {
     let (id, small) = match model {
         ModelRef::Small { which, .. } => (which.name().to_owned(), true),

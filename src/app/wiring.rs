@@ -1,4 +1,4 @@
-//! Each part, out of its section of the configuration.
+//! Builds each part from its section of the configuration.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     worker::{Backoff, ResultPlacement, Worker, WorkerName, WorkerOptions},
 };
 
-/// Where the job rows are.
+/// The address of the job database.
 pub fn database_url(config: &Config) -> Result<database::DatabaseUrl, JobError> {
     match &config.status.url {
         Some(url) => database::DatabaseUrl::parse("status.url", url.reveal()),
@@ -24,20 +24,20 @@ pub fn database_url(config: &Config) -> Result<database::DatabaseUrl, JobError> 
     }
 }
 
-/// The job rows, brought up to date.
+/// The job database, with its tables migrated.
 pub async fn job_store(config: &Config) -> Result<JobStore, JobError> {
     let mode = if config.queue.url.is_some() { OutboxMode::Service } else { OutboxMode::Embedded };
     JobStore::open(&database_url(config)?, mode).await
 }
 
-/// The queue; RabbitMQ is not asked yet.
+/// The queue; it does not connect to RabbitMQ yet.
 pub fn queue(config: &Config) -> Result<Queue, JobError> {
     let Some(url) = &config.queue.url else { return Ok(Queue::Embedded(EmbeddedQueue::default())) };
     let settings = &config.queue;
     let options = RabbitOptions {
         name: format!("acetate {}", WorkerName::of_this_process()),
         consumer_timeout: settings.consumer_timeout(),
-        // A worker that has frozen keeps its messages for little longer than its jobs.
+        // A frozen worker keeps its messages only a little longer than its jobs.
         heartbeat: (config.worker.lease() / 3).clamp(Duration::from_secs(1), Duration::from_secs(20)),
         connect_timeout: settings.connect_timeout(),
         publish_timeout: settings.publish_timeout(),
@@ -52,7 +52,7 @@ impl From<&ImageLimits> for Limits {
     }
 }
 
-/// What is read from and written to, by the rules that hold for whoever named the addresses.
+/// The stores, with the rules for the party that chose the addresses.
 pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
     let settings = &config.store;
     let s3 = S3Settings {
@@ -76,7 +76,7 @@ pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
     Stores::new(&settings, trust)
 }
 
-/// A worker out of its parts; nothing runs yet but the engine's thread.
+/// A worker built from its parts; only the engine's thread is running.
 pub(super) fn worker(
     loaded: &LoadedConfig,
     jobs: JobStore,
@@ -86,7 +86,7 @@ pub(super) fn worker(
 ) -> Result<Worker, JobError> {
     let mut options = options(&loaded.config, results)?;
     if results == ResultPlacement::OwnStore {
-        // Whoever runs a job by hand, and again, does not want to wait.
+        // Someone who runs a job by hand again does not want to wait.
         options.backoff = Backoff { base: Duration::ZERO, longest: Duration::ZERO };
         options.database_patience = Duration::ZERO;
     }

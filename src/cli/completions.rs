@@ -12,7 +12,7 @@ Where shells look for them:
   zsh   acetate completions zsh > FOLDER/_acetate, with FOLDER in $fpath before compinit runs
   fish  acetate completions fish > ~/.config/fish/completions/acetate.fish")]
 pub struct CompletionsArgs {
-    /// The shell that completes
+    /// The shell to print completions for
     #[arg(value_name = "SHELL")]
     shell: Shell,
 }

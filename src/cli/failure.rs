@@ -1,4 +1,4 @@
-//! What a command ends with when it does not end well.
+//! The failures that a command can end with.
 
 use std::process::ExitCode;
 
@@ -13,22 +13,22 @@ use crate::{
 pub enum Failure {
     /// The command line or the configuration is wrong; nothing was done.
     Usage(String),
-    /// Something failed before there was a job, or beside it.
+    /// Something other than the job failed.
     Error(JobError),
-    /// A process that serves or works did not start, or had to stop.
+    /// A server or worker did not start, or had to stop.
     Start(StartError),
-    /// The job has its result, but what comes after it failed.
+    /// The job has its result, but a later step failed.
     AfterSuccess { error: JobError, advice: String },
-    /// The job ended without a result. Its row has been printed where `--json` asked for it.
+    /// The job ended without a result. With `--json`, its row has been printed.
     Job(String),
     /// Ctrl-C, or `acetate jobs cancel`.
     Cancelled(String),
-    /// Everything has been said already.
+    /// Everything has already been printed.
     Silent(u8),
 }
 
 impl Failure {
-    /// Says on stderr what went wrong, with `json` also on stdout as `{"error": ...}` where no job's row was printed.
+    /// Prints the error on stderr; with `json` also on stdout as `{"error": ...}`, unless a job's row was printed.
     pub fn report(self, json: bool) -> ExitCode {
         let (code, message, record) = match self {
             Self::Usage(message) => {

@@ -1,4 +1,4 @@
-//! `acetate man`: pages of the manual, made from the help texts.
+//! `acetate man`: manual pages, generated from the help texts.
 
 use std::{
     fs, io,
@@ -14,7 +14,7 @@ use crate::job::JobError;
 #[derive(Debug, Args)]
 #[command(after_help = "Read one without installing it: acetate man run decompose | man -l -")]
 pub struct ManArgs {
-    /// The command whose page to print, such as `jobs list`; acetate's own when left out
+    /// The command whose page to print, such as `jobs list` [default: acetate itself]
     #[arg(value_name = "COMMAND", conflicts_with = "out")]
     command: Vec<String>,
     /// Write the pages of all commands into this folder
@@ -24,7 +24,7 @@ pub struct ManArgs {
 
 impl ManArgs {
     pub fn run(&self) -> Result<(), Failure> {
-        // A page for `help` of every command would say nothing.
+        // Pages for every command's `help` would be useless.
         let mut root = Cli::command().disable_help_subcommand(true);
         root.build();
         match &self.out {

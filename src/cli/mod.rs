@@ -64,7 +64,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
-    /// Print a page of the manual, or write all of them into a folder
+    /// Print a manual page, or write all of them into a folder
     Man(man::ManArgs),
 }
 

@@ -12,7 +12,7 @@ pub fn line(text: &str) -> Result<(), Failure> {
     written(writeln!(std::io::stdout().lock(), "{}", printable(text)))
 }
 
-/// The program's own text, for another program to read.
+/// Text for another program.
 pub fn verbatim(text: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     written(stdout.write_all(text).and_then(|()| stdout.flush()))

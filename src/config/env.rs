@@ -62,7 +62,7 @@ impl Environment {
         Some(folder.join("acetate"))
     }
 
-    /// The XDG specification wants a path that is not absolute to be ignored.
+    /// The XDG specification requires paths that are not absolute to be ignored.
     fn base_folder(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }

@@ -41,9 +41,9 @@ pub struct LoadedConfig {
     pub hub: HubConfig,
     /// Where to look for the small models.
     pub surroundings: Surroundings,
-    /// For what can be made again; none if there is no home folder.
+    /// The cache folder; none if there is no home folder.
     pub cache_dir: Option<PathBuf>,
-    /// The file that was read.
+    /// The configuration file that was read.
     pub file: Option<PathBuf>,
     pub profile: String,
     /// Every setting with its value and origin, secrets hidden.

@@ -34,7 +34,7 @@ fn a_relative_base_folder_is_ignored() {
 }
 
 #[test]
-fn the_seeds_file_is_honoured_with_and_without_a_profile() {
+fn the_seeds_file_is_honored_with_and_without_a_profile() {
     let seed = "[default.qwen_image]\nmodel_path = \"/m\"\nedit_model_path = \"\"\ncpu_offload = true\nlayer_num = 3\n\
                 num_inference_steps = 20\ncfg_scale = 2\nresolution = 1024\n";
     for text in [seed.to_owned(), seed.replace("default.", "")] {

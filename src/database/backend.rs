@@ -1,4 +1,4 @@
-//! One face over both databases.
+//! One interface for both databases.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub enum JobStore {
     Postgres(PostgresJobStore),
 }
 
-/// Methods that both databases have under the same name: each calls that of the one at hand.
+/// Methods that both databases have, with the same name; each calls the one of the current database.
 macro_rules! in_either {
     ($($(#[$doc:meta])* async fn $name:ident(&self $(, $arg:ident: $type:ty)* $(,)?) $(-> $out:ty)?;)*) => {
         impl JobStore {
@@ -34,7 +34,7 @@ macro_rules! in_either {
 }
 
 impl JobStore {
-    /// Connects, and brings the tables up to date.
+    /// Connects and migrates the tables.
     pub async fn open(url: &DatabaseUrl, mode: OutboxMode) -> Result<Self, JobError> {
         Ok(match url {
             DatabaseUrl::Sqlite(path) => Self::Sqlite(SqliteJobStore::open(path, mode).await?),
@@ -42,7 +42,7 @@ impl JobStore {
         })
     }
 
-    /// Where the rows are, without a password.
+    /// The database's address, without a password.
     pub fn place(&self) -> String {
         match self {
             Self::Sqlite(store) => store.place(),
@@ -63,24 +63,24 @@ impl JobStore {
 in_either! {
     async fn close(&self);
 
-    /// Whether the database answers.
+    /// Checks that the database responds.
     async fn ping(&self) -> Result<(), JobError>;
 
-    /// Accepts a job. The same id twice is one job; the same id with another body is refused.
+    /// Accepts a job. The same id again is the same job; the same id with another body is refused.
     async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError>;
 
-    /// Accepts many jobs, as [`JobStore::submit`] does each, in few transactions. One answer for each request, in order;
-    /// after an error all of it may be submitted again.
+    /// Accepts many jobs, each as in [`JobStore::submit`], in few transactions. Returns one outcome per request, in
+    /// order; after an error, all of them may be submitted again.
     async fn submit_many(
         &self,
         requests: &[JobRequest],
         options: &SubmitOptions,
     ) -> Vec<Result<Submitted, JobError>>;
 
-    /// Takes a queued job, or a running one whose lease has run out or whose worker is dead.
+    /// Claims a queued job, or a running one whose lease has ended or whose worker is dead.
     async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError>;
 
-    /// Renews the lease and writes progress, whose sequence never goes back.
+    /// Renews the lease and writes progress, whose sequence never decreases.
     async fn heartbeat(
         &self,
         id: JobId,
@@ -89,14 +89,14 @@ in_either! {
         progress: Option<&Progress>,
     ) -> Result<Fenced<Beat>, JobError>;
 
-    /// Publishes: the move to `succeeded` carries the manifest's key. This and the other endings may be asked for again
-    /// when the reply was lost: what stands is not written twice.
+    /// Publishes a result: the change to `succeeded` sets the manifest's key. This and the other endings may be
+    /// repeated if the reply was lost: nothing is written twice.
     async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError>;
 
     async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError>;
 
-    /// Puts the job back for another attempt, not before `delay` has passed. If somebody asked for it to stop in the
-    /// meantime, it is cancelled instead.
+    /// Requeues the job for another attempt after `delay`. If its cancellation was requested in the meantime, it is
+    /// cancelled instead.
     async fn requeue(
         &self,
         id: JobId,
@@ -105,93 +105,94 @@ in_either! {
         delay: Duration,
     ) -> Result<Fenced<JobRow>, JobError>;
 
-    /// Puts the job back at once because its worker stops; the attempt does not count.
+    /// Requeues the job at once because its worker stops; the attempt does not count.
     async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError>;
 
     async fn cancelled(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError>;
 
-    /// Asks for a job to stop. One that nobody works on (see [`ClaimRules::is_dead`]) stops at once.
+    /// Requests the cancellation of a job. A job without a live worker (see [`ClaimRules::is_dead`]) is cancelled at
+    /// once.
     async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError>;
 
-    /// Asks for all jobs of a batch to stop; returns how many that concerned.
+    /// Requests the cancellation of all jobs of a batch; returns their number.
     async fn cancel_batch(&self, batch: &BatchId) -> Result<u64, JobError>;
 
-    /// Starts a job over that failed or was cancelled.
+    /// Requeues a failed or cancelled job.
     async fn retry(&self, id: JobId) -> Result<RetryOutcome, JobError>;
 
-    /// Keeps a message that could be read as far as its id, and why it was refused. False, and nothing is written, where the id is
-    /// a job's.
+    /// Stores a refused message that has an id, and the reason. Returns false and writes nothing if the id belongs to a
+    /// job.
     async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError>;
 
-    /// The refused message of an id that is no job's.
+    /// The refused message with this id.
     async fn rejection(&self, id: JobId) -> Result<Option<Rejection>, JobError>;
 
     async fn get(&self, id: JobId) -> Result<Option<JobRow>, JobError>;
 
-    /// Those of the jobs that there are and that can be read, in any order.
+    /// The jobs among these ids that exist and can be read, in any order.
     async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRow>, JobError>;
 
     async fn list(&self, filter: &Filter) -> Result<Page, JobError>;
 
-    /// The newest job of this body that has not ended: the wish of somebody whose process was killed.
+    /// The newest unfinished job with this body, left by a process that was killed.
     async fn find_unfinished(&self, fingerprint: &str) -> Result<Option<JobRow>, JobError>;
 
-    /// A job and its history, oldest attempt first.
+    /// A job and its attempts, oldest first.
     async fn get_with_attempts(&self, id: JobId) -> Result<Option<(JobRow, Vec<Attempt>)>, JobError>;
 
-    /// How many jobs are in each state that occurs.
+    /// The number of jobs in each state.
     async fn count(&self) -> Result<Vec<(JobState, i64)>, JobError>;
 
-    /// Queued jobs by kind, for those kinds that have some.
+    /// The queued jobs by kind.
     async fn queue_depth(&self) -> Result<Vec<Depth>, JobError>;
 
-    /// Jobs that can be claimed now, the most urgent first: what fills a queue in process.
+    /// Jobs that can be claimed now, most urgent first; they fill the in-process queue.
     async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError>;
 
-    /// Batches, those with the newest jobs first.
+    /// Batches, newest jobs first.
     async fn batches(&self, limit: u32) -> Result<Vec<BatchId>, JobError>;
 
-    /// Absent when no job has this batch.
+    /// Absent if no job has this batch.
     async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError>;
 
-    /// The jobs of a batch in the order in which they came, after one of them.
+    /// The jobs of a batch in order of arrival, after a given one.
     async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError>;
 
-    /// Ended jobs that may go, the oldest first. Delete their objects, then [`JobStore::forget`] them.
+    /// Ended jobs that may be deleted, oldest first. Delete their objects, then [`JobStore::forget`] them.
     async fn prunable(&self, rules: &PruneRules) -> Result<Vec<Pruned>, JobError>;
 
-    /// Deletes the rows of ended jobs with their history; returns how many there were.
+    /// Deletes the rows of ended jobs with their history; returns their number.
     async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError>;
 
-    /// Deletes what was kept of refused messages that came before a time.
+    /// Deletes refused messages that were received before a time.
     async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError>;
 }
 
-// The outbox: what is to be told of changes.
+// The outbox: messages about changes.
 in_either! {
-    /// Takes due messages for as long as `lease`; nobody else gets them meanwhile.
+    /// Takes due messages for the time of `lease`; no other relay gets them meanwhile.
     async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError>;
 
-    /// They have been sent, and the broker has confirmed it.
+    /// Deletes messages that the broker has confirmed.
     async fn outbox_done(&self, ids: &[OutboxId]) -> Result<(), JobError>;
 
-    /// They could not be sent; they are due again after `delay`.
+    /// Messages that could not be sent become due again after `delay`.
     async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError>;
 
-    /// Dispatches again what seems to be lost: running jobs whose lease is over, and queued ones that nobody has
-    /// claimed for as long as `grace` after their message was sent. The time until the next repetition doubles, so a
-    /// queue that is merely long does not fill up with them. Returns how many messages were written.
+    /// Dispatches jobs again that seem lost: running jobs whose lease has ended, and queued ones that nobody has
+    /// claimed within `grace` after their message was sent. The time until the next repetition doubles, so that a long
+    /// queue does not fill up with repetitions. Returns the number of messages written.
     async fn reap(&self, grace: Duration) -> Result<u64, JobError>;
 }
 
-// Calls to the addresses that jobs named.
+// Webhook calls.
 in_either! {
-    /// Takes calls that are due for as long as `lease`; nobody else gets them meanwhile.
+    /// Takes due webhook calls for the time of `lease`; no other server gets them meanwhile.
     async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError>;
 
-    /// It has arrived.
+    /// The call succeeded.
     async fn webhook_done(&self, id: WebhookId) -> Result<(), JobError>;
 
-    /// It has not arrived: it is due again after a pause, or given up.
+    /// The call failed: it becomes due again after a pause, or is given up.
     async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError>;
 }

@@ -27,20 +27,20 @@ pub struct JobRow {
     /// Present if the job succeeded.
     pub published: Option<Published>,
     pub created_at: Timestamp,
-    /// Of the last attempt.
+    /// When the last attempt started.
     pub started_at: Option<Timestamp>,
     pub updated_at: Timestamp,
     pub finished_at: Option<Timestamp>,
 }
 
-/// Whether anybody works on a running job.
+/// The state of a running job's worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
     /// Its worker has it.
     Held,
-    /// Its worker has been silent for too long.
+    /// Its worker has sent no heartbeat for too long.
     Over,
-    /// Its worker has died, and the lease need not run out first.
+    /// Its worker has died, so the lease need not end first.
     WorkerDead,
 }
 
@@ -49,7 +49,7 @@ impl JobRow {
         self.request.id
     }
 
-    /// Of a running job, at `now`. `is_dead`: whether the worker of this name has certainly died.
+    /// The state at `now`. `is_dead`: whether the worker with this name has certainly died.
     pub fn lease(&self, now: Timestamp, is_dead: impl FnOnce(&str) -> bool) -> LeaseState {
         if self.lease_until.is_none_or(|until| until <= now) {
             LeaseState::Over

@@ -127,7 +127,7 @@ pub(super) struct Transition {
     pub event: Option<String>,
 }
 
-/// What must still hold when the change is written.
+/// The conditions for writing the change.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
     pub state: JobState,

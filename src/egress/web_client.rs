@@ -1,7 +1,7 @@
 //! Pictures from the web: only from public addresses, at every redirect, under a cap and a deadline.
 //!
-//! A name is looked up once, and the connection goes to the addresses that were looked at: a name server that gives
-//! a harmless answer first and an inner address afterwards gains nothing.
+//! A name is resolved once, and the connection goes to the checked addresses: a DNS server that returns a public
+//! address first and a private one later gains nothing.
 
 use std::{
     fmt,
@@ -26,15 +26,15 @@ use crate::job::JobError;
 const MAX_REDIRECTS: usize = 3;
 const USER_AGENT: &str = concat!("acetate/", env!("CARGO_PKG_VERSION"));
 
-/// How long the web may take, and where it may be.
+/// Timeouts for the web, and the allowed addresses.
 #[derive(Debug, Clone)]
 pub struct WebLimits {
     pub connect: Duration,
-    /// How long a server may be silent.
+    /// How long a server may send nothing.
     pub read: Duration,
-    /// Of the whole picture, with redirects.
+    /// The limit for the whole picture, including redirects.
     pub deadline: Duration,
-    /// Addresses that are connected to; anything else than public ones is for tests.
+    /// Which addresses may be connected to; other than public ones are for tests.
     pub may_connect: fn(&SocketAddr) -> bool,
 }
 
@@ -49,7 +49,7 @@ impl Default for WebLimits {
     }
 }
 
-/// Reads a picture of at most `cap` bytes. `check` is asked about every address that a redirect leads to.
+/// Reads a picture of at most `cap` bytes. `check` is called for every redirect target.
 pub fn read(
     address: WebAddress,
     cap: u64,
@@ -69,24 +69,24 @@ pub fn read(
             status => return Err(refused(&address, status)),
         }
     }
-    Err(JobError::invalid("input", format!("{address}: more than {MAX_REDIRECTS} redirects; give the last address")))
+    Err(JobError::invalid("input", format!("{address}: more than {MAX_REDIRECTS} redirects; use the final address")))
 }
 
 fn ask(address: &WebAddress, limits: &WebLimits, end: Instant) -> Result<Response<Body>, JobError> {
     agent(limits, end).get(address.uri().clone()).call().map_err(|error| failed(address, error))
 }
 
-/// What speaks to the web under the limits. It follows no redirect, keeps no connection and knows no proxy.
+/// The HTTP client with these limits. It follows no redirects, keeps no connections and uses no proxy.
 pub(super) fn agent(limits: &WebLimits, end: Instant) -> Agent {
     let config = Agent::config_builder()
         .user_agent(USER_AGENT)
-        // A small body that unpacks to a large one would get past the cap.
+        // A small body that decompresses to a large one would exceed the cap.
         .accept_encoding("identity")
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
         .max_idle_connections(0)
-        // A proxy would look the name up itself.
+        // A proxy would resolve the name itself.
         .proxy(None)
         .timeout_connect(Some(limits.connect))
         .timeout_recv_response(Some(limits.read))
@@ -117,17 +117,18 @@ fn receive(address: &WebAddress, answer: Response<Body>, cap: u64) -> Result<Vec
     if bytes.len() as u64 > cap { Err(too_large("it has".to_owned())) } else { Ok(bytes) }
 }
 
-/// Where a redirect leads, checked as if the request had named it.
+/// The target of a redirect, checked like an address in a request.
 fn redirected(
     from: &WebAddress,
     location: Option<&str>,
     check: &dyn Fn(&WebAddress) -> Result<(), JobError>,
 ) -> Result<WebAddress, JobError> {
     let Some(location) = location else {
-        return Err(JobError::invalid("input", format!("{from}: redirects without saying where to")));
+        return Err(JobError::invalid("input", format!("{from}: redirects without a target")));
     };
     let forbidden = |reason: String| JobError::InputForbidden { input: from.to_string(), reason };
-    let next = from.join(location).map_err(|_| forbidden("redirects to what is no web address".to_owned()))?;
+    let next =
+        from.join(location).map_err(|_| forbidden("redirects to something that is not a web address".to_owned()))?;
     if from.is_https() && !next.is_https() {
         return Err(forbidden(format!("redirects to {next}, which is not encrypted")));
     }
@@ -141,10 +142,10 @@ fn refused(address: &WebAddress, status: u16) -> JobError {
         404 | 410 => JobError::InputNotFound { input },
         401 | 403 => JobError::InputForbidden {
             input,
-            reason: format!("its server answers {status}; give an address that needs no login"),
+            reason: format!("its server responds with {status}; use an address that needs no login"),
         },
-        408 | 425 | 429 | 500.. => JobError::input_unreachable(input, format!("its server answers {status}")),
-        _ => JobError::invalid("input", format!("{input}: its server answers {status}, not with a picture")),
+        408 | 425 | 429 | 500.. => JobError::input_unreachable(input, format!("its server responds with {status}")),
+        _ => JobError::invalid("input", format!("{input}: its server responds with {status}, not a picture")),
     }
 }
 
@@ -153,17 +154,17 @@ pub(super) fn failed(address: &WebAddress, error: ureq::Error) -> JobError {
     match error {
         ureq::Error::Other(inner) if inner.is::<NotPublic>() => JobError::InputForbidden {
             input,
-            reason: format!("{inner}; inputs from the web come from public addresses only"),
+            reason: format!("{inner}; inputs from the web must have public addresses"),
         },
         ureq::Error::HostNotFound => JobError::InputNotFound { input },
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-            JobError::invalid("input", format!("{input}: is not an address that can be asked"))
+            JobError::invalid("input", format!("{input}: is not an address that can be fetched"))
         }
         other => JobError::input_unreachable(input, format!("cannot read it: {other}")).caused_by(other),
     }
 }
 
-/// Gives no address that may not be connected to.
+/// Returns only addresses that may be connected to.
 #[derive(Debug)]
 struct Guarded {
     may_connect: fn(&SocketAddr) -> bool,
@@ -172,7 +173,7 @@ struct Guarded {
 impl Resolver for Guarded {
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let addresses = DefaultResolver::default().resolve(uri, config, timeout)?;
-        // One inner address among public ones is a trick, or a mistake that would come and go.
+        // A private address among public ones is an attack, or a mistake that would be intermittent.
         match addresses.iter().find(|address| !(self.may_connect)(address)) {
             Some(address) => Err(ureq::Error::Other(Box::new(NotPublic(address.ip())))),
             None => Ok(addresses),

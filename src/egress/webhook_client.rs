@@ -125,7 +125,7 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let policy = WebhookPolicy::new("http.webhook_allow", &[]).unwrap();
-        // To a request these are names like any other; whoever looks them up gets the loopback address.
+        // These look like ordinary names, but resolve to the loopback address.
         for name in ["2130706433", "0x7f000001", "127.1"] {
             let url = format!("https://{name}:{port}/hook");
             policy.check("webhook", &url).unwrap();

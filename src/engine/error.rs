@@ -1,4 +1,4 @@
-//! The library's errors as a job's errors: their code and class decide what follows.
+//! Maps the library's errors to job errors, whose code and class decide what happens next.
 
 use std::io::ErrorKind;
 
@@ -17,7 +17,7 @@ impl From<Error> for JobError {
         let reason = error.to_string();
         match error {
             Error::Cancelled => Self::Cancelled,
-            // Pictures are named as the request names them; everything else is one of its parameters.
+            // Pictures have the request's names; everything else is one of its parameters.
             Error::Invalid { field, reason } if field == "input" || field == "device" || field == "model" => {
                 Self::invalid(field, reason)
             }
@@ -105,7 +105,7 @@ impl From<HubError> for JobError {
     }
 }
 
-/// The variant says the device again.
+/// The variant already names the device.
 fn without_prefix(reason: &str, device: &str) -> String {
     reason.strip_prefix(&format!("device {device}: ")).unwrap_or(reason).to_owned()
 }

@@ -143,7 +143,7 @@ impl Engine {
     /// Starts the thread. Opening the device happens there, so a missing GPU is reported by the first call.
     ///
     /// # Errors
-    /// When the configuration asks for a device that this build cannot drive.
+    /// If the configuration has a device that this build does not support.
     pub fn start(config: EngineConfig) -> Result<Self, JobError> {
         config.pipeline.check()?;
         let (commands, inbox) = mpsc::channel(1);

@@ -1,4 +1,4 @@
-//! Reading the parts of a request: what cannot be read is a problem like any other.
+//! Reads the parts of a request; invalid parts become problems like any other error.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathPar
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Path::<T>::from_request_parts(parts, state).await {
             Ok(Path(names)) => Ok(Self(names)),
-            Err(rejection) => Err(ApiError::bad_request(format!("the path cannot be read: {}", rejection.body_text()))),
+            Err(rejection) => Err(ApiError::bad_request(format!("the path is invalid: {}", rejection.body_text()))),
         }
     }
 }
@@ -83,7 +83,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
         let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
         let code = if error.is_data() { "invalid_request" } else { "bad_request" };
-        ApiError::new(status, code, format!("the JSON cannot be read: {error}"))
+        ApiError::new(status, code, format!("the JSON is invalid: {error}"))
     })
 }
 
@@ -103,7 +103,7 @@ pub fn unsupported(wanted: &str) -> ApiError {
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail).about("Content-Type")
 }
 
-/// A body of at most `most` bytes; one that says that it has more is not read.
+/// Reads a body of at most `most` bytes; a body with a larger `Content-Length` is not read.
 pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, ApiError> {
     if let Err(failure) = announced(headers, most) {
         swallow(body);
@@ -112,7 +112,7 @@ pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, 
     let mut bytes = Vec::new();
     let mut stream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| ApiError::bad_request("the body broke off"))?;
+        let piece = piece.map_err(|_| ApiError::bad_request("the body ended early"))?;
         if (bytes.len() + piece.len()) as u64 > most {
             swallow(Body::from_stream(stream));
             return Err(too_large(most));
@@ -122,8 +122,8 @@ pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, 
     Ok(bytes.into())
 }
 
-/// Lets the rest of a body run into nothing, for a while: a client that is still sending sees the answer only when
-/// somebody goes on reading.
+/// Discards the rest of a body for a while: a client that is still sending sees the response only if the server keeps
+/// reading.
 pub fn swallow(body: Body) {
     tokio::spawn(tokio::time::timeout(PATIENCE, async move {
         let mut stream = body.into_data_stream();
@@ -137,7 +137,7 @@ pub fn swallow(body: Body) {
     }));
 }
 
-/// A body whose rest is swallowed when its reader has had enough, for the same reason.
+/// A body whose rest is discarded when its reader stops early, for the same reason.
 pub fn patient(body: Body) -> Body {
     let (hand, taken) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -166,5 +166,5 @@ pub fn announced(headers: &HeaderMap, most: u64) -> Result<(), ApiError> {
 }
 
 pub fn too_large(most: u64) -> ApiError {
-    ApiError::too_large(format!("the request has more than {most} bytes"))
+    ApiError::too_large(format!("the request is larger than {most} bytes"))
 }

@@ -98,7 +98,7 @@ pub fn routes(api: Api) -> Router {
         .with_state(api.parts.probes.clone());
     let most = usize::try_from(api.settings().max_upload_bytes).unwrap_or(usize::MAX);
     guarded
-        .route_layer(from_fn_with_state(api.clone(), middleware::authorise))
+        .route_layer(from_fn_with_state(api.clone(), middleware::authorize))
         .merge(open)
         .route("/openapi.json", get(document))
         .route("/docs", get(static_files::docs))
@@ -153,7 +153,7 @@ mod tests {
         }
     }
 
-    /// They stand there as literals, which is all that the attributes take.
+    /// The attributes accept only literals.
     #[test]
     fn the_bounds_of_the_schemas_are_those_that_are_checked() {
         let document = serde_json::to_value(super::openapi()).unwrap();

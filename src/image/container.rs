@@ -14,7 +14,7 @@ pub(super) struct Survey {
 }
 
 /// The format by the first bytes, or the reason why it is not supported.
-pub(super) fn recognise(bytes: &[u8]) -> Result<ImageFormat, String> {
+pub(super) fn recognize(bytes: &[u8]) -> Result<ImageFormat, String> {
     const ACCEPTED: &str = "PNG, JPEG, WebP, GIF, BMP and TIFF are accepted";
     let starts = |magic: &[u8]| bytes.starts_with(magic);
     if starts(b"\x89PNG\r\n\x1a\n") {

@@ -23,7 +23,7 @@ pub struct Limits {
     pub max_bytes: u64,
 }
 
-/// Those of `config/default.toml`.
+/// The defaults of `config/default.toml`.
 impl Default for Limits {
     fn default() -> Self {
         Self { max_width: 16_384, max_height: 16_384, max_pixels: 64 << 20, max_bytes: 256 << 20 }
@@ -54,7 +54,7 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobE
             reason: format!("the file has {} bytes; the limit is {}", bytes.len(), limits.max_bytes),
         });
     }
-    let format = container::recognise(bytes).map_err(invalid)?;
+    let format = container::recognize(bytes).map_err(invalid)?;
     let survey = container::survey(format, bytes).map_err(invalid)?;
     if let Some(size) = survey.size {
         check_size(name, size, limits)?;
@@ -70,17 +70,17 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobE
     // Unreadable metadata is not a reason to refuse the pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let profile = decoder.icc_profile().ok().flatten();
-    let colour = if survey.cmyk || is_cmyk(decoder.as_ref()) {
+    let color = if survey.cmyk || is_cmyk(decoder.as_ref()) {
         icc::Source::Converted
     } else if decoder.color_type().has_color() {
         icc::Source::Rgb
     } else {
-        icc::Source::Grey
+        icc::Source::Gray
     };
 
     let mut pixels = DynamicImage::from_decoder(decoder).map_err(refused)?.into_rgba8();
     if let Some(profile) = profile
-        && let Some(text) = icc::to_srgb(&mut pixels, colour, &profile)
+        && let Some(text) = icc::to_srgb(&mut pixels, color, &profile)
     {
         note(text);
     }
@@ -108,7 +108,7 @@ pub struct Look {
 /// Those of [`decode`] that the header shows.
 pub fn look(name: &str, bytes: &[u8], limits: &Limits) -> Result<Look, JobError> {
     let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
-    let format = container::recognise(bytes).map_err(invalid)?;
+    let format = container::recognize(bytes).map_err(invalid)?;
     if let Some(size) = container::survey(format, bytes).map_err(invalid)?.size {
         check_size(name, size, limits)?;
     }

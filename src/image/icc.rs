@@ -8,7 +8,7 @@ use rayon::prelude::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Rgb,
-    Grey,
+    Gray,
     /// The decoder has already converted the color space (CMYK to RGB), so the profile no longer applies.
     Converted,
 }
@@ -29,7 +29,7 @@ pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) ->
         Err(error) => return kept(format!("cannot be read ({error})")),
     };
     let layout = match (source, profile.color_space) {
-        (Source::Grey, DataColorSpace::Gray) => Layout::GrayAlpha,
+        (Source::Gray, DataColorSpace::Gray) => Layout::GrayAlpha,
         (_, DataColorSpace::Rgb) => Layout::Rgba,
         (_, other) => return kept(format!("is for {other:?} pixels, unlike this picture")),
     };
@@ -40,14 +40,14 @@ pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) ->
     };
     let convert = |from: &[u8], to: &mut [u8]| {
         if layout == Layout::GrayAlpha {
-            let grey: Vec<u8> = from.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[3]]).collect();
-            transform.transform(&grey, to)
+            let gray: Vec<u8> = from.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[3]]).collect();
+            transform.transform(&gray, to)
         } else {
             transform.transform(from, to)
         }
     };
 
-    let probe = colours(source);
+    let probe = colors(source);
     let mut converted = vec![0; probe.len()];
     if let Err(error) = convert(&probe, &mut converted) {
         return kept(format!("cannot be used ({error})"));
@@ -73,9 +73,9 @@ pub(super) fn to_srgb(pixels: &mut RgbaImage, source: Source, profile: &[u8]) ->
 }
 
 /// A lattice through the color cube (RGBA, opaque), or only the grays.
-fn colours(source: Source) -> Vec<u8> {
+fn colors(source: Source) -> Vec<u8> {
     let steps = || (0..=255u8).step_by(17);
-    if source == Source::Grey {
+    if source == Source::Gray {
         return (0..=255u8).flat_map(|value| [value, value, value, 255]).collect();
     }
     steps().flat_map(|r| steps().flat_map(move |g| steps().flat_map(move |b| [r, g, b, 255]))).collect()

@@ -47,7 +47,7 @@ fn fit(picture: &RgbaImage) -> RgbaImage {
 
 fn checkerboard(width: u32, height: u32) -> RgbaImage {
     RgbaImage::from_fn(width, height, |x, y| {
-        let grey = if (x / SQUARE + y / SQUARE).is_multiple_of(2) { 255 } else { 204 };
-        Rgba([grey, grey, grey, 255])
+        let gray = if (x / SQUARE + y / SQUARE).is_multiple_of(2) { 255 } else { 204 };
+        Rgba([gray, gray, gray, 255])
     })
 }

@@ -1,9 +1,9 @@
-//! What an error was made of.
+//! The cause of an error.
 
 use std::{error::Error, fmt, sync::Arc};
 
-/// The typed error behind a [`JobError`](super::JobError), for logs and for code that asks for its type. What people
-/// read stands in the error's own words, so causes are neither shown nor compared.
+/// The typed error behind a [`JobError`](super::JobError), for logs and for code that checks its type. The error's own
+/// message has everything that users need, so causes are neither shown nor compared.
 #[derive(Clone)]
 pub struct Cause(Arc<dyn Error + Send + Sync>);
 

@@ -8,23 +8,23 @@ use utoipa::ToSchema;
 
 use super::Cause;
 
-/// What the worker does with a failed attempt.
+/// The class of an error, which decides what the worker does with a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
     /// The request, its input or the configured model is wrong: fail at once and say what to change.
     Invalid,
-    /// Something around the job broke for now: try again later, here or elsewhere.
+    /// A temporary problem: try again later, here or elsewhere.
     Transient,
-    /// This device or process can no longer be trusted: try again elsewhere and restart.
+    /// This device or process is no longer reliable: try again elsewhere and restart.
     Device,
-    /// Somebody asked for the job to stop.
+    /// The job was cancelled.
     Cancelled,
 }
 
 /// The reason that an attempt ended without a result.
 ///
-/// `Display` is written for the person who submitted the job: what was wrong, where, and what would be right.
+/// `Display` is written for the person who submitted the job: what is wrong, where, and what is valid.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum JobError {
     #[error("{field}: {reason}")]
@@ -37,7 +37,7 @@ pub enum JobError {
     InputNotFound { input: String },
     #[error("{input}: {reason}")]
     InputForbidden { input: String, reason: String },
-    /// It may be there, but where it is kept does not answer.
+    /// It may exist, but its server does not respond.
     #[error("{input}: {reason}")]
     InputUnreachable { input: String, reason: String, source: Option<Cause> },
     #[error("model {model}: {reason}")]
@@ -50,7 +50,7 @@ pub enum JobError {
     Download { model: String, reason: String, source: Option<Cause> },
     #[error("the latents became NaN or infinite at step {step}; no picture was written")]
     NonFinite { step: usize },
-    #[error("{path}: too little space left on the device; free some and try again")]
+    #[error("{path}: too little space on the device; free some and try again")]
     DiskFull { path: String },
     #[error("{path}: {reason}")]
     Storage { path: String, reason: String, source: Option<Cause> },
@@ -66,14 +66,14 @@ pub enum JobError {
     OutOfMemory { device: String, reason: String, source: Option<Cause> },
     #[error("quarantined after {attempts} attempts; the last one ended with: {last}")]
     AttemptsExhausted { attempts: u32, last: String },
-    #[error("took longer than the {seconds} s that a job may take (worker.job_timeout_seconds)")]
+    #[error("took longer than the limit of {seconds} s (worker.job_timeout_seconds)")]
     TimedOut { seconds: f64 },
     #[error("cancelled")]
     Cancelled,
 }
 
 impl JobError {
-    /// A name that programs may match on; it never changes for a given reason.
+    /// A stable code for programs; it never changes for a given reason.
     pub fn code(&self) -> &'static str {
         match self {
             Self::InvalidRequest { .. } => "invalid_request",
@@ -100,7 +100,7 @@ impl JobError {
         }
     }
 
-    /// Decides between failing, retrying and restarting. Exhaustive on purpose: a new reason must choose.
+    /// Decides between failing, retrying and restarting. There is no wildcard arm, so every new reason must choose.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::InvalidRequest { .. }
@@ -126,12 +126,12 @@ impl JobError {
         }
     }
 
-    /// A later try may work.
+    /// A later attempt may succeed.
     pub fn is_transient(&self) -> bool {
         self.class() == ErrorClass::Transient
     }
 
-    /// The checkpoint cannot be used here, whatever is asked of it.
+    /// Whether the checkpoint itself is unusable, whatever the request.
     pub fn is_about_the_model(&self) -> bool {
         matches!(self, Self::ModelNotFound { .. } | Self::ModelInvalid { .. } | Self::ModelTooLarge { .. })
     }
@@ -164,7 +164,7 @@ impl JobError {
         Self::OutOfMemory { device: device.into(), reason: reason.into(), source: None }
     }
 
-    /// The same, with the error that it was made of. Reasons that say all there is to say keep none.
+    /// The same, with the error's cause. Reasons that are complete have none.
     pub fn caused_by(mut self, error: impl Error + Send + Sync + 'static) -> Self {
         match &mut self {
             Self::InputUnreachable { source, .. }
@@ -197,7 +197,7 @@ impl JobError {
     }
 }
 
-/// The form in which an error stands in the job row, in events and in `--json`.
+/// An error as stored in the job row, in events and in `--json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorRecord {
     pub code: String,

@@ -1,24 +1,24 @@
-//! The pictures of a job, by what they are for.
+//! The pictures of a job, by role.
 
 use std::iter;
 
 use super::{InputRef, JobKind};
 
-/// The pictures of a job: references at first, then files, then pixels.
+/// The pictures of a job: first references, then files, then pixels.
 ///
-/// A message has them in one list. Their order there is that of [`Inputs::iter`].
+/// A message has them in one list, in the order of [`Inputs::iter`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inputs<T = InputRef> {
-    /// What the instruction of an edit may speak of, beside the picture that is edited: "Picture 1", "Picture 2".
+    /// The reference pictures that an edit's instruction may mention: "Picture 1", "Picture 2".
     pub references: Vec<T>,
-    /// What is taken apart or edited; absent for a composite.
+    /// The picture to split or edit; absent for a composite.
     pub image: Option<T>,
-    /// What a composite puts together, back to front.
+    /// The layers of a composite, back to front.
     pub layers: Vec<T>,
 }
 
 impl<T> Inputs<T> {
-    /// Gives names to the list of a message. How many of them the kind takes is not looked at here.
+    /// Assigns roles to a message's list. Does not check the number of pictures.
     pub fn named(kind: JobKind, mut list: Vec<T>) -> Self {
         match kind {
             JobKind::Composite => Self { references: Vec::new(), image: None, layers: list },
@@ -29,7 +29,7 @@ impl<T> Inputs<T> {
         }
     }
 
-    /// All of them, in the order in which a message lists them and a model numbers them.
+    /// All pictures, in the order of a message's list and of the model's numbering.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.references.iter().chain(&self.image).chain(&self.layers)
     }
@@ -46,7 +46,7 @@ impl<T> Inputs<T> {
         self.len() == 0
     }
 
-    /// The same pictures as something else, one by one in the order of [`Inputs::iter`].
+    /// Maps the pictures one by one, in the order of [`Inputs::iter`].
     pub fn try_map<U, E>(self, mut change: impl FnMut(T) -> Result<U, E>) -> Result<Inputs<U>, E> {
         let references = self.references.into_iter().map(&mut change).collect::<Result<_, E>>()?;
         let image = self.image.map(&mut change).transpose()?;

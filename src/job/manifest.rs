@@ -53,11 +53,11 @@ pub struct ModelRecord {
     /// Whether no model was chosen, so that the small one was used.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub default: bool,
-    /// How the tokens of pictures were counted in an edit's prompt: `multimodal` or `sequential`. Absent where prompts
-    /// have no pictures, and in older manifests.
+    /// The positions of pictures' tokens in an edit's prompt: `multimodal` or `sequential`. Absent if prompts have no
+    /// pictures, and in older manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_positions: Option<String>,
-    /// Whose resize the text encoder's pictures had: `torchvision` or `pil`. Absent in older manifests.
+    /// The resize for the text encoder's pictures: `torchvision` or `pil`. Absent in older manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_processor: Option<String>,
 }

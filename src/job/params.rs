@@ -1,7 +1,8 @@
-//! Parameters, one struct for each kind of job, with their defaults and bounds.
+//! The parameters of each kind of job, with their defaults and bounds.
 //!
-//! The names are diffusers' own where it has one. Defaults and bounds are the library's ([`qwen_image::pipeline`]); they
-//! are checked once, here, for every way in. The numbers in the schema repeat them, and a test holds the two equal.
+//! The names are diffusers' own where it has one. Defaults and bounds are the library's ([`qwen_image::pipeline`]);
+//! they are checked once, here, for every kind of submission. The schema repeats the numbers, and a test checks that
+//! they are equal.
 
 use qwen_image::{DecomposeOptions, EditOptions, pipeline::PipelineError};
 use serde::{Deserialize, Serialize};
@@ -9,22 +10,21 @@ use utoipa::ToSchema;
 
 use super::JobError;
 
-/// The largest seed: databases and JSON readers keep whole numbers with a sign.
+/// The largest seed, because databases and JSON readers store signed integers.
 pub const MAX_SEED: u64 = i64::MAX as u64;
 
-/// What both pipelines share, as the pipelines take it. Defaults are those of the reference, except that guidance
-/// is on.
+/// The parameters that both pipelines share. Defaults are those of the reference, except that guidance is on.
 ///
-/// The request carries these names beside the others of its kind; serde's `flatten` would let misspelt fields pass.
+/// Each kind of request repeats these fields, because serde's `flatten` would accept misspelled ones.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Denoise steps.
     pub steps: u32,
-    /// Guidance scale; 1 or less switches guidance (and the second forward pass) off.
+    /// Guidance scale; 1 or less turns guidance (and the second forward pass) off.
     pub cfg_scale: f64,
     /// Seed of the initial noise, as `torch.Generator("cpu").manual_seed`. Absent: derived from the job's id.
     pub seed: Option<u64>,
-    /// What the picture should not be; a single blank still guides.
+    /// What the picture should not show; a single space still guides.
     pub negative_prompt: String,
 }
 
@@ -39,13 +39,13 @@ impl Default for Sampling {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecomposeParams {
-    /// A description of the whole picture; empty: the text encoder writes one.
+    /// A caption of the whole picture. Empty: the text encoder writes one.
     pub prompt: String,
     /// Number of layers, 2 to 10.
     #[schema(minimum = 2, maximum = 10)]
     pub layers: u32,
-    /// Side of the square whose area the model works at, in pixels: 640 or 1024 for the full model. Absent: the first
-    /// of those that the checkpoint was made for.
+    /// Working resolution in pixels, the side of a square with the same area: 640 or 1024 for the full model. Absent:
+    /// the first one that the checkpoint was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 32, maximum = 4096, multiple_of = 32)]
     pub resolution: Option<u32>,
@@ -69,11 +69,11 @@ impl Default for DecomposeParams {
     }
 }
 
-/// What size an edited picture has.
+/// The size of an edited picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputSize {
-    /// The last input's own size, with its own alpha untouched.
+    /// The last input's size, with its exact alpha.
     #[default]
     Source,
     /// The size that the model works at; alpha is resized to it (Lanczos).
@@ -109,7 +109,7 @@ pub struct WorkflowParams {
     pub edits: Vec<LayerEdit>,
 }
 
-/// One edit of a workflow: `layer` counts as the files do, 1 is the rearmost; the rest is as in [`EditParams`].
+/// One edit of a workflow: `layer` is the number in the file name, 1 is the rearmost; the rest is as in [`EditParams`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LayerEdit {
@@ -145,7 +145,7 @@ impl Default for EditParams {
 }
 
 impl LayerEdit {
-    /// A layer goes back into its picture, so it keeps its own size and alpha.
+    /// The layer goes back into its picture, so it keeps its size and alpha.
     pub fn params(&self) -> EditParams {
         EditParams {
             instruction: self.instruction.clone(),
@@ -170,7 +170,7 @@ fn validated(at: &str, seed: Option<u64>, checked: Result<(), PipelineError>) ->
     }
 }
 
-/// The request's word for an option of the library.
+/// The request's name for an option of the library.
 pub fn parameter_of(option: &str) -> &str {
     match option {
         "num_inference_steps" => "steps",
@@ -179,7 +179,7 @@ pub fn parameter_of(option: &str) -> &str {
 }
 
 impl DecomposeParams {
-    /// As the library takes them.
+    /// The parameters for the library.
     pub fn options(&self) -> DecomposeOptions {
         DecomposeOptions {
             prompt: self.prompt.clone(),
@@ -199,7 +199,7 @@ impl DecomposeParams {
 }
 
 impl EditParams {
-    /// As the library takes them, beside the instruction.
+    /// The parameters for the library, without the instruction.
     pub fn options(&self) -> EditOptions {
         EditOptions {
             negative_prompt: self.negative_prompt.clone(),

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 /// zero.
 pub fn percent_decoded(text: &str) -> Option<String> {
     let has_digits = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
-    // The library leaves a `%` without digits as it is; here it is a mistake.
+    // The library accepts a `%` without digits; here it is an error.
     if !text.split('%').skip(1).all(has_digits) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! The message that asks for a job, version 1: JSON, references to pictures and never pixels.
+//! The message that submits a job, version 1: JSON with references to pictures, never pixels.
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr};
 
@@ -9,14 +9,14 @@ use utoipa::ToSchema;
 
 use super::{CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams};
 
-/// Of messages.
+/// The version of messages.
 const VERSION: u32 = 1;
-/// Pictures of an edit.
+/// The number of pictures of an edit.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
-/// Pictures of a composite.
+/// The number of pictures of a composite.
 pub const COMPOSITE_IMAGES: RangeInclusive<usize> = 1..=64;
 pub const MAX_PRIORITY: u8 = 9;
-/// The largest request that is read, in bytes.
+/// The maximum size of a request, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -57,7 +57,7 @@ impl FromStr for JobKind {
     }
 }
 
-/// Where an input picture comes from.
+/// A reference to an input picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
@@ -65,11 +65,11 @@ impl FromStr for JobKind {
     expecting = "a picture is an address, {\"job\": ID, \"layer\": 2} or {\"job\": ID, \"file\": \"edited.png\"}"
 )]
 pub enum InputRef {
-    /// `s3://bucket/key`, `file:///path`, or `http(s)://` where that is allowed.
+    /// `s3://bucket/key`, `file:///path`, or `http(s)://` if that is allowed.
     Url(String),
     /// A layer of an earlier job, by the number in its file name.
     Layer { job: JobId, layer: u32 },
-    /// Any picture of an earlier job, by its name: so that an edit goes on from an edit.
+    /// Any picture of an earlier job, by its name, so that an edit can continue from another edit.
     File { job: JobId, file: String },
 }
 
@@ -78,7 +78,7 @@ impl fmt::Display for InputRef {
         match self {
             Self::Url(url) => f.write_str(url),
             Self::Layer { job, layer } => write!(f, "layer {layer} of job {job}"),
-            // Whatever was written there; it is compared with names and never opened.
+            // The name as given; it is compared with names and never opened.
             Self::File { job, file } => write!(f, "{} of job {job}", file.escape_debug()),
         }
     }
@@ -91,7 +91,7 @@ pub struct Output {
     pub prefix: String,
 }
 
-/// What is to be done, with the parameters of its kind.
+/// The kind of job with its parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Task {
     Decompose(DecomposeParams),
@@ -101,7 +101,7 @@ pub enum Task {
 }
 
 impl Task {
-    /// Reads the parameters of a kind, as they stand in messages.
+    /// Parses the parameters of a kind, as in messages.
     pub fn from_params(kind: JobKind, params: Value) -> Result<Self, JobError> {
         fn read<T: DeserializeOwned>(params: Value) -> Result<T, JobError> {
             serde_json::from_value(params).map_err(|error| JobError::invalid("params", error.to_string()))
@@ -114,7 +114,7 @@ impl Task {
         })
     }
 
-    /// The parameters, as they stand in messages.
+    /// The parameters, as in messages.
     pub fn params(&self) -> Value {
         match self {
             Self::Decompose(params) => serde_json::to_value(params),
@@ -135,8 +135,8 @@ impl Task {
     }
 }
 
-/// A whole request, read and checked. In a message, one picture stands as `input.image`, several as `input.images`: of
-/// an edit the last one is edited, those of a composite lie back to front.
+/// A parsed and checked request. In a message, one picture is `input.image`, several are `input.images`: for an edit,
+/// the last one is edited; for a composite, they are in order from back to front.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Wire", try_from = "Wire")]
 pub struct JobRequest {
@@ -150,15 +150,12 @@ pub struct JobRequest {
 }
 
 impl JobRequest {
-    /// Reads a message. Unknown fields, wrong types and values out of bounds are errors that name the field.
+    /// Parses a message. Unknown fields, wrong types and values out of bounds are errors that name the field.
     pub fn from_json(bytes: &[u8]) -> Result<Self, JobError> {
         if bytes.len() > MAX_REQUEST_BYTES {
             return Err(JobError::invalid(
                 "request",
-                format!(
-                    "{} bytes are more than the {MAX_REQUEST_BYTES} allowed; send references, not pixels",
-                    bytes.len()
-                ),
+                format!("{} bytes; at most {MAX_REQUEST_BYTES} are allowed; send references, not pixels", bytes.len()),
             ));
         }
         let wire: Wire =
@@ -166,7 +163,7 @@ impl JobRequest {
         Self::checked(wire)
     }
 
-    /// As [`JobRequest::from_json`], of a message that has been put together from rows and flags.
+    /// Like [`JobRequest::from_json`], for a message made from rows and flags.
     pub fn from_value(message: Value) -> Result<Self, JobError> {
         Self::checked(serde_json::from_value(message).map_err(|error| JobError::invalid("request", error.to_string()))?)
     }
@@ -177,8 +174,8 @@ impl JobRequest {
         Ok(request)
     }
 
-    /// Reads back what [`JobRequest::to_json`] wrote. The limits of the way in are not applied again: a request that
-    /// was accepted once stays readable, whatever they are today.
+    /// Parses what [`JobRequest::to_json`] wrote, without applying limits again: an accepted request stays readable,
+    /// even if limits change.
     pub fn from_stored(json: &str) -> Result<Self, JobError> {
         serde_json::from_str(json).map_err(|error| JobError::invalid("request", error.to_string()))
     }
@@ -187,8 +184,8 @@ impl JobRequest {
         serde_json::to_string(&Wire::from(self.clone())).unwrap_or_else(|error| unreachable!("plain data: {error}"))
     }
 
-    /// SHA-256 of everything but the id: the same id with another fingerprint is another job and refused, and the
-    /// same fingerprint without an id is the same wish.
+    /// SHA-256 of everything but the id. The same id with another fingerprint is refused; the same fingerprint without
+    /// an id is the same request.
     pub fn fingerprint(&self) -> String {
         let mut wire = Wire::from(self.clone());
         wire.id = String::new();
@@ -196,7 +193,7 @@ impl JobRequest {
         hex::encode(Sha256::digest(&json))
     }
 
-    /// The seed that the job's noise is drawn with.
+    /// The seed of the job's noise.
     pub fn seed(&self) -> u64 {
         let asked = match &self.task {
             Task::Decompose(params) => params.seed,
@@ -207,7 +204,7 @@ impl JobRequest {
         asked.unwrap_or_else(|| self.id.default_seed())
     }
 
-    /// Checks bounds and the number of inputs; every way in calls this once.
+    /// Checks bounds and the number of inputs; every kind of submission calls this once.
     pub fn validate(&self) -> Result<(), JobError> {
         let taken = match &self.task {
             Task::Decompose(params) => {
@@ -241,7 +238,7 @@ impl JobRequest {
         self.check_size()
     }
 
-    /// The names of files and the instruction are free text; together they must still fit into a message.
+    /// File names and the instruction are free text; together they must still fit into a message.
     fn check_size(&self) -> Result<(), JobError> {
         let bytes = self.to_json().len();
         if bytes <= MAX_REQUEST_BYTES {
@@ -261,7 +258,7 @@ impl JobRequest {
 }
 
 /// # Errors
-/// [`JobError::InvalidRequest`] about `version`, of a message that another version of acetate may read.
+/// [`JobError::InvalidRequest`] for `version`, if another version of acetate may read the message.
 pub fn check_version(version: u32) -> Result<(), JobError> {
     if version == VERSION {
         return Ok(());
@@ -269,7 +266,7 @@ pub fn check_version(version: u32) -> Result<(), JobError> {
     Err(JobError::invalid("version", format!("{version} is not known; this reads version {VERSION}")))
 }
 
-/// The message as it travels.
+/// The message as it is serialized.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {
@@ -318,7 +315,7 @@ impl TryFrom<Wire> for JobRequest {
     }
 }
 
-/// The place of the longest text in a value, as `params.prompt`, and its bytes.
+/// The path of the longest text in a value, such as `params.prompt`, and its size in bytes.
 fn longest_text(at: &str, value: &Value) -> (String, usize) {
     let inside: Vec<_> = match value {
         Value::String(text) => return (at.to_owned(), text.len()),
@@ -366,7 +363,7 @@ mod tests {
 
     const ID: &str = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
 
-    /// Rows, messages under way and manifests are read and compared by every version.
+    /// Every version reads and compares rows, messages in flight and manifests.
     #[test]
     fn messages_of_version_1_do_not_change_by_a_byte() {
         let cases = [

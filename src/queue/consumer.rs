@@ -1,4 +1,4 @@
-//! The side of a worker: the next job, please.
+//! The worker's side of the queue: receives jobs.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use crate::job::JobKind;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConsumeOptions {
     pub kinds: Vec<JobKind>,
-    /// Messages of each kind that this worker has at most: those that wait here, and those that it works on.
+    /// The most messages of each kind that this worker holds, waiting or running.
     pub prefetch: u16,
-    /// How long a job may wait here because another kind is preferred.
+    /// How long a job may wait because another kind is preferred.
     pub affinity: Duration,
 }
 
-/// A running consumer. Dropping it is closing it without waiting for the end.
+/// A running consumer. Dropping it closes it without waiting.
 #[derive(Debug)]
 pub struct Consumer(Inner);
 
@@ -33,10 +33,10 @@ impl Consumer {
         Self(Inner::Rabbit(consumer))
     }
 
-    /// The next job; waits for one, also while the broker is away. `None` after [`Consumer::close`].
+    /// Waits for the next job, also while the broker is unreachable. `None` after [`Consumer::close`].
     ///
-    /// A worker prefers the kind whose model is resident: a job of that kind comes first, unless one of another kind
-    /// has waited here for longer than [`ConsumeOptions::affinity`]. The queue in process knows no kinds.
+    /// A worker prefers the kind whose model is loaded: a job of that kind comes first, unless one of another kind has
+    /// waited longer than [`ConsumeOptions::affinity`]. The in-process queue has no kinds.
     pub async fn next(&self, prefer: Option<JobKind>) -> Option<Delivery> {
         match &self.0 {
             Inner::Embedded(queue) => queue.next().await,
@@ -44,8 +44,8 @@ impl Consumer {
         }
     }
 
-    /// No more deliveries: those that wait here go back, so that other workers have them at once. Those that were
-    /// handed out stay with whoever works on them, and can still be acknowledged.
+    /// Stops deliveries: waiting ones are returned at once for other workers. Those in progress stay and can still be
+    /// acknowledged.
     pub async fn close(&self) {
         match &self.0 {
             Inner::Embedded(queue) => queue.close(),

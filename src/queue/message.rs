@@ -82,7 +82,7 @@ mod tests {
         assert!(matches!(Content::read(request("").as_bytes(), None), Content::Request(_)));
         let cases = [
             (request("").replace("\"version\":1", "\"version\":2"), Some(ID), "version: 2 is not known"),
-            (request(",\"colour\":1"), Some(ID), "unknown field `colour`"),
+            (request(",\"color\":1"), Some(ID), "unknown field `color`"),
             (request("").replace("composite", "paint"), Some(ID), "unknown variant `paint`"),
             (request(&format!(",\"labels\":{{\"x\":\"{}\"}}", "y".repeat(10 << 20))), Some(ID), "send references"),
             ("{\"id\":".to_owned(), None, "EOF"),

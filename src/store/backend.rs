@@ -1,4 +1,4 @@
-//! The two stores behind one face.
+//! One interface for both stores.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl Store {
         }
     }
 
-    /// Puts a picture in that jobs may then name as their input; its key is the same for the same bytes.
+    /// Stores a picture that jobs can then use as an input; its key is the same for the same bytes.
     pub async fn put_input(&self, ending: &str, bytes: Vec<u8>) -> Result<ObjectKey, JobError> {
         let (digest, bytes) = sha256(bytes).await?;
         let key = ObjectKey::input(&hex::encode(digest), ending)?;
@@ -31,7 +31,7 @@ impl Store {
         Ok(key)
     }
 
-    /// Makes sure that what lies in the store is what was written.
+    /// Verifies that the store has what was written.
     pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
         match self {
             Self::Folder(store) => store.verify(stored).await,
@@ -54,8 +54,8 @@ impl Store {
         }
     }
 
-    /// Takes away the objects of all attempts of a job but one, and says how many there were. What this job did not
-    /// write is left alone.
+    /// Deletes the objects of all attempts of a job but one, and returns their number. Objects that this job did not
+    /// write are left alone.
     pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
         match self {
             Self::Folder(store) => store.delete_epochs(job, keep).await,
@@ -63,7 +63,7 @@ impl Store {
         }
     }
 
-    /// Whether objects can be written, read and deleted here, by doing it.
+    /// Checks that objects can be written, read and deleted, by doing it.
     pub async fn check(&self) -> Result<(), JobError> {
         match self {
             Self::Folder(store) => store.check().await,
@@ -71,7 +71,7 @@ impl Store {
         }
     }
 
-    /// An address under which anybody can read an object for a while; a folder has none.
+    /// A temporary address with which anyone can read an object; a folder has none.
     pub async fn presigned(&self, key: &ObjectKey, lasts: Duration) -> Result<Option<String>, JobError> {
         match self {
             Self::Folder(_) => Ok(None),

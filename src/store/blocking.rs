@@ -1,13 +1,13 @@
-//! Work on threads that may wait and compute.
+//! Runs work on blocking threads.
 
 use crate::job::JobError;
 
-/// Runs file work, or a computation, beside the async runtime's threads.
+/// Runs file operations or computations outside of the async runtime's threads.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, JobError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(JobError::storage("store", format!("its thread ended: {error}")).caused_by(error)),
+        Err(error) => Err(JobError::storage("store", format!("its thread stopped: {error}")).caused_by(error)),
     }
 }

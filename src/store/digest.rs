@@ -1,4 +1,4 @@
-//! SHA-256 of whole objects, on threads that may compute.
+//! SHA-256 of whole objects, on blocking threads.
 
 use std::future::Future;
 
@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use super::blocking::blocking;
 use crate::job::JobError;
 
-/// What has fewer bytes is hashed where it is: that takes no longer than handing it to another thread.
+/// Smaller objects are hashed on the current thread, because that is as fast as switching threads.
 const SMALL: usize = 64 << 10;
 
 /// The digest of some bytes, and the bytes back.
@@ -19,8 +19,8 @@ pub(super) async fn sha256(bytes: Vec<u8>) -> Result<([u8; 32], Vec<u8>), JobErr
     blocking(move || Ok((Sha256::digest(&bytes).into(), bytes))).await
 }
 
-/// Drives a request that carries `size` bytes. The S3 client hashes them all at once when it signs the request, so a
-/// large one is driven from a thread that may compute.
+/// Runs a request with `size` bytes. The S3 client hashes them all at once when it signs the request, so a large one
+/// runs on a blocking thread.
 pub(super) async fn hashing<T: Send + 'static>(
     size: usize,
     request: impl Future<Output = T> + Send + 'static,

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::job::{Epoch, JobError, JobId};
 
-/// Less than this free is taken for a full disk before any work starts, in bytes.
+/// With less free space than this, in bytes, the disk counts as full before any work starts.
 const LEAST_FREE: u64 = 16 << 20;
 
 /// Objects as files below one folder.
@@ -37,7 +37,7 @@ pub struct Stored {
 }
 
 impl FolderStore {
-    /// The folder behind a `file:///` address, as it is: enough to read objects and to name them.
+    /// The folder of a `file:///` address, unchecked: enough to read objects and to name them.
     pub fn at(url: &str) -> Result<Self, JobError> {
         Ok(Self::in_folder(path_of("store.url", url)?))
     }
@@ -46,14 +46,14 @@ impl FolderStore {
         Self { root }
     }
 
-    /// As [`FolderStore::at`], and makes sure that it takes files.
+    /// Like [`FolderStore::at`], and verifies that it is writable.
     pub fn open(url: &str) -> Result<Self, JobError> {
         let store = Self::at(url)?;
         store.make()?;
         Ok(store)
     }
 
-    /// Makes the folder if need be, and writes a file into it and takes it away again.
+    /// Creates the folder if needed, writes a file into it and deletes it again.
     pub async fn check(&self) -> Result<(), JobError> {
         let store = self.clone();
         blocking(move || store.make()).await
@@ -61,13 +61,13 @@ impl FolderStore {
 
     fn make(&self) -> Result<(), JobError> {
         let root = &self.root;
-        fs::create_dir_all(root).map_err(|error| io_error(root, "make the folder for objects", error))?;
+        fs::create_dir_all(root).map_err(|error| io_error(root, "create the folder for objects", error))?;
         check_writable(root)
     }
 
-    /// Bytes that may still be written.
+    /// The free space, in bytes.
     pub fn free_space(&self) -> Result<u64, JobError> {
-        fs4::available_space(&self.root).map_err(|error| io_error(&self.root, "ask for free space", error))
+        fs4::available_space(&self.root).map_err(|error| io_error(&self.root, "check the free space", error))
     }
 
     pub fn root(&self) -> &Path {
@@ -90,7 +90,7 @@ impl FolderStore {
         if bytes.len() as u64 != stored.size || hex::encode(digest) != stored.sha256 {
             return Err(JobError::storage(
                 self.path(&stored.key).display().to_string(),
-                "reads back other bytes than were written; check the disk",
+                "returns other bytes than were written; check the disk",
             ));
         }
         Ok(())
@@ -104,7 +104,7 @@ impl FolderStore {
             let mut bytes = Vec::new();
             file.take(cap + 1).read_to_end(&mut bytes).map_err(|error| io_error(&path, "read the object", error))?;
             if bytes.len() as u64 > cap {
-                let reason = format!("is larger than the {cap} bytes that it should have");
+                let reason = format!("is larger than the expected {cap} bytes");
                 return Err(JobError::storage(path.display().to_string(), reason));
             }
             Ok(bytes)
@@ -114,10 +114,10 @@ impl FolderStore {
 
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
         let path = self.path(key);
-        blocking(move || path.try_exists().map_err(|error| io_error(&path, "look for the object", error))).await
+        blocking(move || path.try_exists().map_err(|error| io_error(&path, "check the object", error))).await
     }
 
-    /// Takes away the files of all attempts of a job but one, and says how many there were.
+    /// Deletes the files of all attempts of a job but one, and returns their number.
     pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
         let folder = self.root.join(job.to_string());
         blocking(move || delete_epochs(&folder, keep)).await
@@ -141,7 +141,7 @@ fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
     let mut deleted = 0;
     for entry in entries {
         let entry = entry.map_err(failed)?;
-        // Whatever else somebody has put here is theirs.
+        // Other files in the folder are left alone.
         let Some(epoch) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Epoch) else { continue };
         if Some(epoch) != keep && entry.file_type().map_err(failed)?.is_dir() {
             deleted += fs::read_dir(entry.path()).map_err(failed)?.count() as u64;
@@ -149,7 +149,7 @@ fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
         }
     }
     if keep.is_none() {
-        // Fails where something of somebody else is left, which then stays.
+        // Fails if other files are left, which then stay.
         fs::remove_dir(folder).ok();
     }
     Ok(deleted)
@@ -159,7 +159,7 @@ fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), JobError> {
     let failed = |error: std::io::Error| io_error(path, "write the file", error);
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(|error| io_error(folder, "make the folder", error))?;
+    fs::create_dir_all(folder).map_err(|error| io_error(folder, "create the folder", error))?;
     let mut file = new_file(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
@@ -167,7 +167,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), JobError> {
     sync_folder(folder).map_err(failed)
 }
 
-/// A temporary file with the rights of an ordinary one; it vanishes when it is dropped.
+/// A temporary file with the permissions of an ordinary one; it is deleted when dropped.
 fn new_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".acetate-").suffix(".part");
@@ -187,13 +187,13 @@ pub(super) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes a block into the folder and takes it away again: better to fail now than after an hour of work.
+/// Writes a block into the folder and deletes it again, to fail now instead of after an hour of work.
 pub(super) fn check_writable(folder: &Path) -> Result<(), JobError> {
-    let failed = |error: std::io::Error| io_error(folder, "write into the folder", error);
+    let failed = |error: std::io::Error| io_error(folder, "write to the folder", error);
     let free = fs4::available_space(folder).map_err(failed)?;
     if free < LEAST_FREE {
         let (free, least) = (free >> 20, LEAST_FREE >> 20);
-        let path = format!("{} ({free} MiB free; work starts with {least} MiB or more)", folder.display());
+        let path = format!("{} ({free} MiB free; jobs need at least {least} MiB)", folder.display());
         return Err(JobError::DiskFull { path });
     }
     let mut file = new_file(folder).map_err(failed)?;

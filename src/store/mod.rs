@@ -1,12 +1,12 @@
-//! Objects: inputs are read here under a byte cap, results are written here, and every key is made here.
+//! The object store: reads inputs under a byte cap, writes results, and makes all keys.
 //!
 //! [`Stores`] holds what a process may use: its own [`Store`], the [`InputReader`] that requests may name, and the roots
 //! that results may go to. A store is a folder or a prefix of an S3 bucket, with the same promises: an object is seen
 //! whole or not at all, and what was written is verified before anything names it. Files go under `{job}/{epoch}/`;
 //! the manifest, which names them with their SHA-256, is written last.
 //!
-//! What a request names is not trusted: addresses are matched against lists of prefixes, a file by where it really
-//! is, a host of the web by the addresses that it has at that moment.
+//! Addresses in requests are not trusted: they are matched against lists of prefixes, files by their resolved path, and
+//! web hosts by the IP addresses that they resolve to at that moment.
 
 mod allow;
 mod backend;

@@ -1,4 +1,4 @@
-//! What follows a failed attempt.
+//! What happens after a failed attempt.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ pub(super) enum Next {
     Fail,
     Cancel,
     Retry(Duration),
-    /// It could be tried again, but has been too often.
+    /// It could be retried, but has no attempts left.
     Quarantine,
 }
 
-/// `attempts` counts the one that failed.
+/// `attempts` includes the failed one.
 pub(super) fn next_step(error: &JobError, attempts: u32, max_attempts: u32, backoff: &Backoff) -> Next {
     match error.class() {
         ErrorClass::Invalid => Next::Fail,

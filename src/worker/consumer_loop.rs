@@ -1,7 +1,7 @@
-//! The worker as a service: takes deliveries for as long as it lives, several in hand, one on the device.
+//! The worker as a service: takes deliveries continuously, holds several, and runs one on the device.
 //!
-//! While one job is on the device, the next is fetched and decoded and the last one's files are written: that is all
-//! that more than one slot is for, and the engine's channel keeps their order.
+//! While one job is on the device, the next is fetched and decoded, and the previous one's files are written: more than
+//! one slot serves only this, and the engine's channel keeps the order.
 
 use std::{
     collections::HashMap,
@@ -27,16 +27,16 @@ use crate::{
     queue::{ConsumeOptions, Delivery},
 };
 
-/// After the deadline, jobs are told to stop; within this time they reach the end of a step and are given back.
+/// After the deadline, jobs are told to stop; within this time they finish their step and are given back.
 const LAST_STEP: Duration = Duration::from_secs(60);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// How a service is told to leave.
+/// The signals that stop a service.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
-    /// No new jobs; those in hand may end.
+    /// Drain: no new jobs; running ones may finish.
     pub drain: CancellationToken,
-    /// Give back what is in hand.
+    /// Stop now: give jobs back.
     pub now: CancellationToken,
 }
 
@@ -47,7 +47,7 @@ pub struct Shutdown {
 )]
 pub struct Unusable;
 
-/// Works until it is told to leave.
+/// Runs until it is stopped.
 ///
 /// # Errors
 /// [`Unusable`]: the process must be restarted. Its jobs are back in the queue by then.
@@ -69,7 +69,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable>
     loop {
         while let Some(done) = jobs.try_join_next() {
             if let Err(error) = done {
-                error!(%error, "a job's task ended badly; its lease brings the job back");
+                error!(%error, "a job's task failed unexpectedly; the job is retried when its lease ends");
             }
         }
         let delivery = tokio::select! {
@@ -77,7 +77,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable>
             () = shutdown.drain.cancelled() => break,
             () = shutdown.now.cancelled() => break,
             () = worker.broken.cancelled() => break,
-            // A slot first: what comes next is chosen when there is something to do it with.
+            // First wait for a slot, then choose the next job.
             delivery = async {
                 let slot = service.slots.clone().acquire_owned().await.ok()?;
                 consumer.next(service.preferred()).await.map(|delivery| (slot, delivery))
@@ -92,7 +92,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable>
     }
     consumer.close().await;
     service.drain(jobs, shutdown).await;
-    // What the last jobs left in the outbox is published before the end.
+    // Publish what the last jobs left in the outbox.
     helpers.cancel();
     while helping.join_next().await.is_some() {}
     if worker.broken.is_cancelled() { Err(Unusable) } else { Ok(()) }
@@ -101,7 +101,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable>
 struct Service {
     worker: Worker,
     slots: Arc<Semaphore>,
-    /// Jobs share it; one that has killed a worker before has it alone, so that it takes no neighbour with it.
+    /// Jobs share it; a job that has killed a worker before runs alone, so that it cannot take other jobs with it.
     isolation: RwLock<()>,
     in_hand: Mutex<HashMap<u64, JobControl>>,
 }
@@ -112,7 +112,7 @@ impl Service {
         Self { worker, slots, isolation: RwLock::default(), in_hand: Mutex::default() }
     }
 
-    /// The kind whose model is in memory, where only one of them is.
+    /// The kind whose model is loaded, if only one is.
     fn preferred(&self) -> Option<JobKind> {
         let resident = self.worker.engine.resident();
         let resident = resident.borrow();
@@ -125,7 +125,7 @@ impl Service {
 
     async fn handle(&self, delivery: Delivery) {
         if let Err(error) = self.in_company(delivery).await {
-            warn!(%error, "the delivery goes back to the queue");
+            warn!(%error, "returning the delivery to the queue");
             tokio::time::sleep(PAUSE_AFTER_ERROR).await;
         }
     }
@@ -138,7 +138,10 @@ impl Service {
             None => false,
         };
         if alone {
-            warn!(job = delivery.job().map(tracing::field::display), "a worker died of it or beside it: it runs alone");
+            warn!(
+                job = delivery.job().map(tracing::field::display),
+                "a worker died while it held this job: running it alone"
+            );
             let _alone = self.isolation.write().await;
             run(&self.worker, delivery, &control).await
         } else {
@@ -147,7 +150,7 @@ impl Service {
         }
     }
 
-    /// Its row says that somebody is working on it, and that worker is dead or silent.
+    /// Whether its row names a worker, which then is dead or silent.
     async fn has_killed(&self, id: JobId) -> bool {
         match self.worker.jobs.get(id).await {
             Ok(Some(row)) if row.state == JobState::Running => {
@@ -159,7 +162,7 @@ impl Service {
         }
     }
 
-    /// Until the value is dropped, also by a panic.
+    /// Removed when the value is dropped, also by a panic.
     fn register(&self, control: &JobControl) -> InHand<'_> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -169,20 +172,20 @@ impl Service {
         InHand { service: self, key }
     }
 
-    /// Nothing under the lock can leave it half-changed.
+    /// No code under the lock can leave it inconsistent.
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, JobControl>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the jobs in hand end, until the deadline; then they are given back.
+    /// Lets running jobs finish until the deadline, then gives them back.
     async fn drain(&self, mut jobs: JoinSet<()>, shutdown: &Shutdown) {
         while jobs.try_join_next().is_some() {}
         if jobs.is_empty() {
             return;
         }
-        // Nothing more comes of a broken device.
+        // A failed device will not finish anything.
         let patience = if self.worker.broken.is_cancelled() { Duration::ZERO } else { self.worker.options.drain };
-        info!(jobs = jobs.len(), deadline_s = patience.as_secs_f64(), "leaving: the jobs in hand may end");
+        info!(jobs = jobs.len(), deadline_s = patience.as_secs_f64(), "draining: running jobs may finish");
         let ended = tokio::select! {
             () = async { while jobs.join_next().await.is_some() {} } => true,
             () = tokio::time::sleep(patience) => false,
@@ -191,13 +194,13 @@ impl Service {
         if ended {
             return;
         }
-        info!(jobs = jobs.len(), "the deadline is over: they are given back");
+        info!(jobs = jobs.len(), "the drain deadline has passed: giving jobs back");
         for control in self.lock().values() {
             control.stop(StopReason::GiveBack);
         }
         let all = async { while jobs.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_STEP, all).await.is_err() {
-            warn!("some jobs did not stop; their leases bring them back");
+            warn!("some jobs did not stop; they are retried when their leases end");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The four kinds of jobs, as calls of the engine and of the compositor.
+//! The four kinds of jobs, as calls to the engine and the compositor.
 
 use std::{
     collections::BTreeMap,
@@ -28,14 +28,14 @@ use crate::{
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Everything that a job made, not yet written.
+/// Everything that a job produced, before it is written.
 #[derive(Default)]
 pub(super) struct Made {
     pub pictures: Vec<Picture>,
     pub caption: Option<Caption>,
     pub resolution: Option<u32>,
     pub models: Vec<ModelRecord>,
-    /// Of the engine; absent when no model took part.
+    /// The engine's device; absent if no model was used.
     pub device: Option<String>,
     pub notes: Vec<String>,
     pub timings: Vec<StageTiming>,
@@ -116,7 +116,7 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// Several edits of one layer follow one another; the file holds the last.
+    /// Several edits of one layer run in sequence; the file has the last result.
     async fn workflow(&mut self, image: RgbaImage, params: &WorkflowParams, seed: u64) -> Result<(), JobError> {
         self.decompose(image, &params.decompose, seed).await?;
         let mut layers: Vec<RgbaImage> = self.made.pictures.iter().map(|picture| picture.image.clone()).collect();
@@ -150,7 +150,7 @@ impl Execution<'_> {
         Ok(images)
     }
 
-    /// A job that waits for the device can be cancelled at once; one that is on it ends within a step.
+    /// A job that waits for the device can be cancelled at once; one that is running stops within a step.
     async fn in_turn(&self, work: Work) -> Result<Outcome, JobError> {
         let began = Arc::new(AtomicBool::new(false));
         let mut progress = self.progress();

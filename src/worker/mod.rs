@@ -1,8 +1,8 @@
-//! The conductor: takes a job from its claim to its terminal state.
+//! The worker: takes a job from its claim to its final state.
 //!
-//! [`run`](run()) is the path, in order. Here alone are the stages put together; none of them knows another. Around
-//! the path, [`serve`] takes deliveries, the relay sends what the outbox holds, and the keeper looks after jobs whose
-//! worker died or whose message was lost.
+//! [`run`](run()) is the path of a job, in order. Only this module combines the stages; they do not know each other.
+//! Around it, [`serve`] takes deliveries, the relay sends the outbox, and the reaper dispatches jobs again whose worker
+//! died or whose message was lost.
 
 mod claim;
 mod execute;
@@ -46,7 +46,7 @@ use crate::{
     store::{Store, Stores},
 };
 
-/// What a worker works with; clones share it.
+/// The parts of a worker; clones share them.
 #[derive(Debug, Clone)]
 pub struct Worker {
     pub jobs: JobStore,
@@ -56,36 +56,36 @@ pub struct Worker {
     pub options: WorkerOptions,
     /// Wakes the relay: the outbox has something new.
     pub wake: Arc<Notify>,
-    /// Set when the device can no longer be trusted.
+    /// Set when the device is no longer reliable.
     pub broken: CancellationToken,
 }
 
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
     pub name: WorkerName,
-    /// How long the job is ours after each heartbeat.
+    /// How long the lease lasts after each heartbeat.
     pub lease: Duration,
-    /// How often the lease is renewed, progress written and a cancel noticed.
+    /// How often to renew the lease, write progress and check for cancellation.
     pub heartbeat: Duration,
-    /// Claims of one job before it is quarantined.
+    /// How often a job may be claimed before it is quarantined.
     pub max_attempts: u32,
     pub backoff: Backoff,
     pub limits: image::Limits,
     /// Where results go.
     pub results: ResultPlacement,
-    /// Jobs in hand at a time.
+    /// How many jobs the worker holds at a time.
     pub slots: usize,
-    /// How long a job may wait because another kind's model is in memory.
+    /// How long a job may wait because another kind's model is loaded.
     pub affinity: Duration,
-    /// The most time that a job may take.
+    /// The maximum duration of a job.
     pub job_timeout: Duration,
-    /// How long the jobs in hand may take to end when the worker leaves.
+    /// How long running jobs may take to finish when the worker stops.
     pub drain: Duration,
-    /// How long a write waits for a database that is away.
+    /// How long a write waits for an unreachable database.
     pub database_patience: Duration,
-    /// How often the outbox, or the rows, are looked at.
+    /// How often the outbox or the rows are polled.
     pub poll: Duration,
-    /// A queued job whose message has not been seen for this long is dispatched again.
+    /// After this time, a queued job that no worker has taken is dispatched again.
     pub redispatch: Duration,
     pub failpoint: Failpoint,
 }
@@ -93,13 +93,13 @@ pub struct WorkerOptions {
 /// Where results go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResultPlacement {
-    /// Into the store of `store.url`; somebody copies them out of it.
+    /// Into the store of `store.url`; the caller copies them out.
     OwnStore,
     /// Under the request's `output.prefix`.
     AsAsked,
 }
 
-/// The store of a job's results, and what its row calls it.
+/// The store of a job's results, and its root in the row.
 struct Results {
     store: Store,
     root: Option<String>,

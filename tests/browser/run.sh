@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The page in a real browser: Debian's Chromium, driven by Playwright, on a server with the small checkpoints.
+# Tests the web UI in a real browser: Debian's Chromium, driven by Playwright, with a server and the small checkpoints.
 #
-#   tests/browser/run.sh             # all of it
-#   PICTURES=docs/images tests/browser/run.sh    # and make the README's pictures anew
+#   tests/browser/run.sh             # all tests
+#   PICTURES=docs/images tests/browser/run.sh    # also take the README's screenshots
 #
-# Needs Node 20, Chromium (installed where that is allowed, or $CHROMIUM) and acetate itself (target/debug/acetate, or
+# Needs Node 20, Chromium (installed if that is allowed, or $CHROMIUM) and acetate itself (target/debug/acetate, or
 # $ACETATE).
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What can be checked of the GPU's path without a GPU: lints over the code behind the `cuda` feature, its tests too, and
+# Checks the GPU code without a GPU: lints over the code behind the `cuda` feature and its tests, and
 # NVIDIA's compiler over crates/qwen-image/kernels/. Candle's own kernels take ten minutes and are not ours: they are left out, so nothing
 # is linked. `cargo test --features cuda` on a machine with a GPU runs what is only compiled here.
 set -euo pipefail

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks the files people run acetate with (docker-compose.yml, deploy/, the commands in docs/running.md), and those that
-# the repository's forge reads (.github/).
+# Checks the files for running acetate (docker-compose.yml, deploy/, the commands in docs/running.md), and those for the
+# repository's host (.github/).
 #
 #   tests/deploy/check.sh
 #
-# A check whose tool is missing is named at the end as SKIPPED; DEPLOY_CHECKS=all makes that a failure. The tools:
+# A check whose tool is missing is listed at the end as SKIPPED; with DEPLOY_CHECKS=all it is a failure. The tools:
 # docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate and PyYAML (from PyPI), shellcheck,
 # systemd-analyze, actionlint, zizmor and check-jsonschema (from PyPI), and acetate itself (target/release/acetate,
 # target/debug/acetate or $ACETATE).

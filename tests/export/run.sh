@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The exports that the tests wrote (cargo test --test it export), read by other projects' readers. ImageMagick is installed
-# where that is allowed; Krita is asked where it happens to be.
+# Reads the exports that the tests wrote (cargo test --test it export) with other programs. Installs ImageMagick if that is
+# allowed; uses Krita if it is there.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The OpenAPI document against the server: schemathesis asks everything in it, in ways that people would not, for a
-# bounded time. No answer may be a 5xx, and every answer must be as documented. Needs the program, $ACETATE, and Python.
+# Fuzzes the server with its OpenAPI document: schemathesis calls everything in it with unusual values, for a limited
+# time. No response may be a 5xx, and every response must be as documented. Needs the program, $ACETATE, and Python.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

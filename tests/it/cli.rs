@@ -78,7 +78,7 @@ fn the_readmes_first_command() {
     assert!(psnr >= 28.0, "the layers make a picture that is {psnr:.1} dB from the input");
 }
 
-/// Of the colours, in dB.
+/// Of the colors, in dB.
 fn psnr(a: &image::RgbaImage, b: &image::RgbaImage) -> f64 {
     assert_eq!(a.dimensions(), b.dimensions());
     let squares = a.pixels().zip(b.pixels()).flat_map(|(a, b)| (0..3).map(|c| f64::from(a.0[c]) - f64::from(b.0[c])));
@@ -164,7 +164,7 @@ fn unknown_fields_of_a_request_are_named() {
     assert!(JobRequest::from_json(body("\"layers\": 3", "").as_bytes()).is_ok());
     for (params, more, wanted) in [
         ("\"layer\": 3", "", "unknown field `layer`"),
-        ("", ", \"colour\": 1", "unknown field `colour`"),
+        ("", ", \"color\": 1", "unknown field `color`"),
         ("\"layers\": 11", "", "params.layers: 11 is not between 2 and 10"),
         ("\"steps\": \"many\"", "", "expected u32"),
     ] {
@@ -352,9 +352,9 @@ fn a_folder_without_a_model_and_a_model_that_no_run_would_take() {
     assert_eq!(broken, ["tokenizer", "transformer", "scheduler"], "{report}");
 }
 
-/// A misspelt folder looks like a hub id: it must neither take minutes nor be silent.
+/// A misspelled folder looks like a hub id: it must neither take minutes nor be silent.
 #[test]
-fn a_misspelt_folder_is_told_soon_when_there_is_no_network() {
+fn a_misspelled_folder_is_told_soon_when_there_is_no_network() {
     let place = TestDir::new();
     place.picture("in.png", [1, 2, 3, 255]);
     let args = ["run", "decompose", "in.png", "--out", "out", "--model", "m/typo"];

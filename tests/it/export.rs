@@ -37,7 +37,7 @@ fn noise(width: u32, height: u32, mut state: u32) -> RgbaImage {
     })
 }
 
-/// A soft disc somewhere in the picture; its colour is everywhere, as models leave it.
+/// A soft disc somewhere in the picture; its color is everywhere, as models leave it.
 fn disc(width: u32, height: u32, (x0, y0, radius): (f32, f32, f32), [r, g, b]: [u8; 3]) -> RgbaImage {
     RgbaImage::from_fn(width, height, |x, y| {
         let distance = ((x as f32 - x0).powi(2) + (y as f32 - y0).powi(2)).sqrt();
@@ -168,7 +168,7 @@ fn stacks_that_cannot_be_written() {
     let faint = Sheet { opacity: f32::NAN, ..sheet("a", 1, &noise(4, 4, 1)) };
     assert!(said(vec![faint], ExportFormat::Psd).starts_with("layers[0].opacity: NaN is not a number from 0"));
     let text = Sheet { png: b"no picture".to_vec(), ..sheet("a", 1, &noise(4, 4, 1)) };
-    assert!(said(vec![text], ExportFormat::Psd).starts_with("layer-01.png: not a picture"));
+    assert!(said(vec![text], ExportFormat::Psd).starts_with("layer-01.png: not a readable picture"));
 
     let wide = vec![sheet("a", 1, &RgbaImage::new(30_001, 1))];
     assert_eq!(

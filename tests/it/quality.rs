@@ -146,7 +146,7 @@ fn open(path: &Path) -> RgbaImage {
     image::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).to_rgba8()
 }
 
-/// Of the colours where the second picture is not transparent, in dB.
+/// Of the colors where the second picture is not transparent, in dB.
 fn psnr(found: &RgbaImage, truth: &RgbaImage) -> f64 {
     assert_eq!(found.dimensions(), truth.dimensions());
     let seen = || found.pixels().zip(truth.pixels()).filter(|(_, truth)| truth.0[3] > 0);

@@ -188,7 +188,7 @@ impl QwenImagePipeline {
     /// Loads the edit model now, downloading it if need be.
     ///
     /// # Errors
-    /// When it cannot be found, does not fit, or is another architecture's.
+    /// If it cannot be found, does not fit, or has another architecture.
     pub fn load_edit_model(&mut self) -> Result<(), Error> {
         self.load_edit_model_with(&mut Callbacks::default())
     }
@@ -201,7 +201,7 @@ impl QwenImagePipeline {
         self.cache.load(&self.edit_plus, callbacks)
     }
 
-    /// `on_change` is told the models in memory whenever one comes or goes.
+    /// `on_change` is called with the models in memory whenever one is loaded or unloaded.
     pub fn on_models_changed(&mut self, on_change: impl FnMut(&[LoadedModel]) + Send + 'static) {
         self.cache.on_change(Box::new(on_change));
     }
@@ -209,7 +209,7 @@ impl QwenImagePipeline {
     /// Opens the device and has it compute something whose result is known; gives the device's description.
     ///
     /// # Errors
-    /// When the device cannot be opened, or computes wrong numbers.
+    /// If the device cannot be opened, or computes wrong numbers.
     pub fn self_test(&mut self) -> Result<String, Error> {
         self.cache.self_test()
     }

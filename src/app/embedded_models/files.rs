@@ -1,16 +1,16 @@
-//! The files of the small checkpoints, as release builds carry them.
+//! The files of the small checkpoints in release builds.
 
 use qwen_image::hub::Small;
 
 #[derive(Debug, Clone, Copy)]
 pub struct File<'a> {
-    /// In its checkpoint, with `/`.
+    /// The path in its checkpoint, with `/`.
     pub path: &'a str,
     pub bytes: &'a [u8],
 }
 
-/// `NAME` has the listed files of one folder below `models/`. Builds with debug assertions carry none of them: they are
-/// linked dozens of times a day, and lie in a checkout that has the files.
+/// `NAME` has the listed files of one folder below `models/`. Builds with debug assertions contain none of them,
+/// because they are linked often and run in a checkout that has the files.
 macro_rules! files {
     ($name:ident in $folder:literal: $($path:literal)+) => {
         #[cfg(all(feature = "embed-models", not(debug_assertions)))]
@@ -45,7 +45,7 @@ files! { EDIT in "edit-nano":
     "vae/config.json"
     "vae/diffusion_pytorch_model.safetensors"
 }
-// The same in both, and carried once.
+// The same in both, and included once.
 files! { SHARED in "layered-nano":
     "processor/preprocessor_config.json"
     "processor/tokenizer.json"
@@ -58,7 +58,7 @@ files! { SHARED in "layered-nano":
     "tokenizer/tokenizer_config.json"
 }
 
-/// Whether this build carries them.
+/// Whether this build includes them.
 pub const ARE_HERE: bool = !SHARED.is_empty();
 
 pub fn of(which: Small) -> Vec<File<'static>> {

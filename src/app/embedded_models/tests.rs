@@ -75,7 +75,7 @@ fn what_a_killed_process_left_is_cleared_away() {
     assert_whole(&folder);
 }
 
-/// A lock is of an open file, so threads wait for one another as processes do.
+/// A lock belongs to an open file, so threads wait for each other like processes.
 #[test]
 fn many_at_once_make_one_folder() {
     let place = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ fn many_at_once_make_one_folder() {
             for _ in 0..8 {
                 scope.spawn(|| {
                     unpack(&folder, &FILES).unwrap();
-                    // Nobody takes it away again.
+                    // It is never removed again.
                     assert!(fs::read(folder.join("vae/weights")).unwrap() == FILES[2].bytes);
                 });
             }

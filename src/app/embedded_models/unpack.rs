@@ -1,4 +1,4 @@
-//! Files in memory become a folder on disk, whole or not at all.
+//! Writes files from memory into a folder on disk, atomically.
 
 use std::{
     fs,
@@ -8,23 +8,23 @@ use std::{
 
 use super::File;
 
-/// Before its name, a folder that is not whole yet, or no longer.
+/// The prefix of a folder that is not complete yet, or no longer.
 const UNFINISHED: &str = ".unfinished-";
 
-/// Makes `folder` hold these files. A folder that does is left alone, also where nothing can be written.
+/// Ensures that `folder` has these files. A folder that already has them is not changed, and may be read-only.
 ///
-/// The files appear under the folder's name all at once, by a rename. Processes that unpack at the same time wait for
-/// one another; one that dies leaves a folder under another name, which the next one removes.
+/// The files appear all at once, by a rename of the folder. Processes that unpack at the same time wait for each other;
+/// one that dies leaves a folder with another name, which the next one removes.
 ///
 /// # Errors
-/// What the file system says. Nothing is left behind then.
+/// The file system's error. Nothing is left behind then.
 pub fn unpack(folder: &Path, files: &[File<'_>]) -> io::Result<()> {
     if holds(folder, files) {
         return Ok(());
     }
     let parent = folder.parent().ok_or_else(|| io::Error::other("there is no folder to unpack into"))?;
     fs::create_dir_all(parent)?;
-    // Released when it is closed, also by a process that dies.
+    // Released when the file is closed, also if the process dies.
     let lock = fs::File::create(parent.join(".lock"))?;
     lock.lock()?;
     if holds(folder, files) {
@@ -43,7 +43,7 @@ pub fn unpack(folder: &Path, files: &[File<'_>]) -> io::Result<()> {
     if !holds(whole.path(), files) {
         return Err(io::Error::other("the files read back differently from what was written"));
     }
-    // A folder that is there by now was damaged. It may be open elsewhere, and goes when this one is in its place.
+    // An existing folder is damaged. It may be open elsewhere, and is removed after the new one has replaced it.
     let damaged = unfinished()?;
     match fs::rename(folder, damaged.path().join("damaged")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -52,7 +52,7 @@ pub fn unpack(folder: &Path, files: &[File<'_>]) -> io::Result<()> {
     fs::rename(whole.path(), folder)
 }
 
-/// Whether every file is there, byte for byte: disks fail, and caches are cleaned file by file.
+/// Whether every file exists, byte for byte, because disks fail and caches are cleaned file by file.
 fn holds(folder: &Path, files: &[File<'_>]) -> bool {
     files.iter().all(|file| has_bytes(&folder.join(file.path), file.bytes).unwrap_or(false))
 }
@@ -76,7 +76,7 @@ fn has_bytes(path: &Path, mut wanted: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Only called by who has the lock: nobody is at work on them.
+/// Called only with the lock held, so no other process uses them.
 fn remove_unfinished(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let entry = entry?;

@@ -70,7 +70,7 @@ struct Run<'a> {
     json: bool,
 }
 
-/// What is left to do for a job.
+/// The remaining work for a job.
 enum Todo {
     Work(JobId),
     Export(Box<JobRow>),

@@ -90,7 +90,7 @@ impl SubmitArgs {
 }
 
 impl KindCommand {
-    /// As the flags and the configuration; a row of a manifest may override it; a row of a manifest may say otherwise.
+    /// The parameters from the flags and the configuration; a row of a manifest may override them.
     fn task(&self, settings: &QwenImage) -> Task {
         match self {
             Self::Decompose { params, sampling, .. } => Task::Decompose(params.over(sampling, settings)),

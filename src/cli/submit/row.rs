@@ -128,7 +128,7 @@ fn first_input(message: &Fields) -> String {
     }
 }
 
-/// What the fields of a template are taken from.
+/// The source of a template's fields.
 pub fn named(input: &InputRef) -> String {
     match input {
         InputRef::Url(url) => url.clone(),

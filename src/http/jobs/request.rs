@@ -1,5 +1,4 @@
-//! From what a client wrote to a request like every other: defaults are filled in, and everything that can be wrong
-//! about it is found before it is accepted.
+//! Turns a client's request into a job request: fills in defaults, and checks everything before the job is accepted.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +17,10 @@ use crate::{
     job::{BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version},
 };
 
-/// The longest address that is called.
+/// The maximum length of a webhook's address.
 const LONGEST_WEBHOOK: usize = 2048;
 
-/// A job to be done.
+/// A job to submit.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitBody {
@@ -34,14 +33,14 @@ pub struct SubmitBody {
     pub kind: JobKind,
     #[serde(default)]
     pub input: InputBody,
-    /// Where the results go; left out: the server's own store.
+    /// Where the results go. Default: the server's store.
     #[serde(default)]
     pub output: Option<Output>,
-    /// Those of the kind; what is left out has the server's default.
+    /// The parameters of this kind of job. Default: the server's defaults.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub params: Map<String, Value>,
-    /// Texts of your own.
+    /// Your own key-value texts.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// 0 to 9, higher first.
@@ -50,7 +49,7 @@ pub struct SubmitBody {
     pub priority: u8,
     #[serde(default)]
     pub batch: Option<BatchId>,
-    /// An address that is called when the job ends.
+    /// An address to call when the job ends.
     #[serde(default)]
     pub webhook: Option<String>,
 }
@@ -65,7 +64,7 @@ pub struct InputBody {
     pub images: Vec<InputView>,
 }
 
-/// Reads and checks all of it. `key` is that of the `Idempotency-Key`.
+/// Reads and checks the request. `key` is the value of the `Idempotency-Key` header.
 pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(JobRequest, SubmitOptions)> {
     check_version(body.version.unwrap_or(1))?;
     let id = body.id.or_else(|| key.map(JobId::of_key)).unwrap_or_else(JobId::new);
@@ -102,13 +101,15 @@ fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {
         InputView::Upload { upload } => match api.stores().brought(&upload) {
             Some(url) => InputRef::Url(url),
             None => {
-                return Err(JobError::invalid("input", "`upload` is no name of an upload: SHA-256, dot, ending").into());
+                return Err(
+                    JobError::invalid("input", "`upload` is not the name of an upload (SHA-256.EXTENSION)").into()
+                );
             }
         },
     })
 }
 
-/// The configured defaults under what was asked for.
+/// Fills in the configured defaults.
 fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Value {
     let defaults = &api.settings().defaults;
     let known = match kind {
@@ -120,7 +121,7 @@ fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Value {
     let mut params = known.as_object().cloned().unwrap_or_default();
     for (name, value) in asked {
         match (params.get_mut(&name), value) {
-            // A part of a workflow has defaults of its own.
+            // Each part of a workflow has its own defaults.
             (Some(Value::Object(inner)), Value::Object(asked)) => inner.extend(asked),
             (_, value) => {
                 params.insert(name, value);
@@ -137,7 +138,7 @@ fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Value {
     Value::Object(params)
 }
 
-/// Whether an input may be named, and is there as far as that can be told without reading it.
+/// Checks that an input is allowed, and that it exists as far as that is known without reading it.
 async fn check(api: &Api, input: &InputRef) -> Answer<()> {
     match input {
         InputRef::Url(url) => Ok(api.stores().inputs().check(url)?),
@@ -150,7 +151,7 @@ async fn check(api: &Api, input: &InputRef) -> Answer<()> {
 
 fn check_webhook(api: &Api, url: &str) -> Answer<()> {
     if api.settings().webhook_secret.is_none() {
-        let reason = "this server calls nobody: http.webhook_secret is not set";
+        let reason = "this server does not send webhooks: http.webhook_secret is not set";
         return Err(JobError::invalid("webhook", reason).into());
     }
     if url.len() > LONGEST_WEBHOOK {
@@ -166,17 +167,17 @@ pub(super) fn key(headers: &axum::http::HeaderMap) -> Answer<Option<String>> {
     match key {
         Some(key) => Ok(Some(key.to_owned())),
         None => {
-            let detail = "an Idempotency-Key has 1 to 255 visible characters of ASCII";
+            let detail = "an Idempotency-Key has 1 to 255 visible ASCII characters";
             Err(ApiError::bad_request(detail).about("Idempotency-Key"))
         }
     }
 }
 
-/// The same key with another body.
+/// The error for a key that was used with another body.
 pub(super) fn reused(failure: ApiError) -> ApiError {
     if failure.status != StatusCode::CONFLICT {
         return failure;
     }
-    let detail = "this Idempotency-Key came with another body before; take a new key for a new job";
+    let detail = "this Idempotency-Key was used with another body; use a new key for a new job";
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "conflict", detail).about("Idempotency-Key")
 }

@@ -1,4 +1,4 @@
-//! Pictures that come with a request.
+//! Pictures that are uploaded with a request.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use crate::{
     job::{COMPOSITE_IMAGES, JobError, MAX_REQUEST_BYTES},
 };
 
-/// How long one may take to arrive: it holds memory meanwhile.
+/// How long an upload may take, because it holds memory meanwhile.
 const ARRIVAL: Duration = Duration::from_secs(600);
-/// How long one waits for others to arrive.
+/// How long an upload waits for others to finish.
 const TURN: Duration = Duration::from_secs(15);
-/// Takes in a form: its pictures go into the store, its texts make the request.
+/// Reads a form: stores its pictures, and builds the request from its texts.
 pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN, api.uploads.acquire()).await else {
         let detail = "too many uploads at once; try again";
@@ -67,7 +67,7 @@ async fn picture(api: &Api, field: Field<'_>) -> Answer<InputView> {
     keep(api, &name, bytes).await
 }
 
-/// Puts a picture into the store, after a look at its header. The same bytes are the same upload.
+/// Checks a picture's header and puts it into the store. The same bytes are the same upload.
 pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<InputView> {
     let look = image::look(name, &bytes, &api.settings().limits)?;
     let key = api.stores().own().put_input(look.ending, bytes).await?;
@@ -79,7 +79,7 @@ async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
     while let Some(piece) = field.chunk().await.map_err(broken)? {
         if (bytes.len() + piece.len()) as u64 > most {
             let name = field.name().unwrap_or("field").to_owned();
-            return Err(ApiError::too_large(format!("{name} has more than {most} bytes")).about(name));
+            return Err(ApiError::too_large(format!("{name} is larger than {most} bytes")).about(name));
         }
         bytes.extend_from_slice(&piece);
     }
@@ -88,12 +88,12 @@ async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
 
 fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
     match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the form has more bytes than http.max_upload_bytes"),
-        _ => ApiError::bad_request(format!("the form cannot be read: {}", error.body_text())),
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the form is larger than http.max_upload_bytes"),
+        _ => ApiError::bad_request(format!("the form is invalid: {}", error.body_text())),
     }
 }
 
-/// The fields that are no pictures.
+/// The fields other than pictures.
 #[derive(Default)]
 struct Texts {
     request: Option<Map<String, Value>>,
@@ -120,7 +120,7 @@ impl Texts {
                 self.fields.insert(name.to_owned(), json!(number));
             }
             "layers" | "steps" | "resolution" | "seed" => {
-                // A form sends what was left empty.
+                // Forms also send empty fields.
                 if !text.trim().is_empty() {
                     let number: u64 = text.trim().parse().map_err(|_| wrong("a whole number"))?;
                     self.params.insert(name.to_owned(), json!(number));
@@ -141,8 +141,8 @@ impl Texts {
                 self.params.insert(name.to_owned(), json!(text));
             }
             _ => {
-                let reason = "is no field of this form; it has image, kind, the parameters, label, priority, batch, \
-                              webhook, id, params and request";
+                let reason = "is not a field of this form; its fields are image, kind, the parameters, label, \
+                              priority, batch, webhook, id, params and request";
                 return Err(JobError::invalid(name.escape_debug().to_string(), reason).into());
             }
         }
@@ -154,7 +154,9 @@ impl Texts {
         let mut whole = match request {
             Some(request) if fields.is_empty() && params.is_empty() && labels.is_empty() => request,
             Some(_) => {
-                return Err(JobError::invalid("request", "stands beside other fields; put them into it").into());
+                return Err(
+                    JobError::invalid("request", "cannot be combined with other fields; put them into it").into()
+                );
             }
             None => {
                 let mut whole = fields;
@@ -170,7 +172,11 @@ impl Texts {
         }
         if !pictures.is_empty() {
             if whole.contains_key("input") {
-                return Err(JobError::invalid("request", "has an `input`, and pictures came along; give one").into());
+                return Err(JobError::invalid(
+                    "request",
+                    "has an `input`, and there are uploaded pictures; use one of them",
+                )
+                .into());
             }
             whole.insert("input".to_owned(), json!({ "images": pictures }));
         }

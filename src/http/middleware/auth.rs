@@ -67,7 +67,7 @@ impl Token {
 }
 
 /// Lets requests with the token or a session through.
-pub async fn authorise(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
     match check(&api, request.headers()) {
         Ok(()) => next.run(request).await,
         Err(failure) => failure.into_response(),

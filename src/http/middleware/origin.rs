@@ -1,4 +1,4 @@
-//! Which pages of the web may reach the server through somebody's browser: none but its own, and those of a list.
+//! Which web pages may use the server through a browser: its own, and those of listed origins.
 
 use std::net::IpAddr;
 
@@ -12,28 +12,28 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::http::{api::Api, problem::ApiError};
 
-/// Without a token, only names of this machine are served: a name of the web that is made to lead to 127.0.0.1 would
-/// open the server to its page.
+/// Without a token, only this machine's host names are accepted: otherwise a page whose domain resolves to 127.0.0.1
+/// could use the server.
 pub async fn trusted_host(State(api): State<Api>, request: Request, next: Next) -> Response {
     let settings = api.settings();
     if settings.token.is_none() && !host(&request).is_some_and(|host| is_trusted(host, &settings.hosts)) {
-        let detail = "this Host is not served without a token; ask localhost, or add the name to http.hosts";
+        let detail = "this Host is not allowed without a token; use localhost, or add the name to http.hosts";
         return ApiError::new(StatusCode::FORBIDDEN, "forbidden", detail).about("Host").into_response();
     }
     next.run(request).await
 }
 
-/// A browser says where a request comes from. What changes something must come from here, or from the list.
+/// Browsers send a request's origin. A request that changes something must come from this origin or a listed one.
 pub async fn same_origin(State(api): State<Api>, request: Request, next: Next) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if changes && is_foreign(&request, &api.settings().cors_origins) {
-        let detail = "another site's page may not do this; add its origin to http.cors_origins";
+        let detail = "requests from other sites are not allowed; add the origin to http.cors_origins";
         return ApiError::new(StatusCode::FORBIDDEN, "forbidden", detail).about("Origin").into_response();
     }
     next.run(request).await
 }
 
-/// What every answer says to browsers.
+/// The security headers of every response.
 pub async fn headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -45,14 +45,14 @@ pub async fn headers(request: Request, next: Next) -> Response {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    // A page sets its own.
+    // The web UI sets its own.
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox"));
     response
 }
 
-/// Answers for pages of the listed origins; all others get no permission.
+/// CORS headers for the listed origins; other origins get none.
 pub fn cors(origins: &[String]) -> CorsLayer {
     let list = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
     CorsLayer::new()

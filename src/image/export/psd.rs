@@ -175,11 +175,11 @@ impl<W: Write + Seek> Writer<W> {
 
     /// The picture for programs that do not read layers. Transparent pixels are blended with white, as in Photoshop.
     fn merged_picture(&mut self, whole: &RgbaImage, opaque: bool) -> Result<(), ExportError> {
-        let colours = on_white(whole);
+        let colors = on_white(whole);
         let (mut counts, mut rows) = (Vec::new(), Vec::new());
         for offset in 0..3 {
-            let row_bytes = colours.width() as usize * 3;
-            for row in colours.chunks_exact(row_bytes) {
+            let row_bytes = colors.width() as usize * 3;
+            for row in colors.chunks_exact(row_bytes) {
                 add_row(row.iter().skip(offset).step_by(3).copied(), &mut counts, &mut rows);
             }
         }

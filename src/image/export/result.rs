@@ -1,4 +1,4 @@
-//! The stack that the files of a job make.
+//! Makes a stack from the files of a job.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +6,16 @@ use super::{Sheet, Stack};
 use crate::job::{FileEntry, JobError, LayerRole, Manifest};
 
 impl Stack {
-    /// The layers of a result, solid and shown, and the rest of its files beside them. `files` holds the bytes of all
-    /// that the manifest names, and may hold more, for instance the manifest itself.
+    /// The layers of a result, opaque and visible, and its other files. `files` has the bytes of all files that the
+    /// manifest names, and may have more, for instance the manifest itself.
     ///
     /// # Errors
-    /// [`JobError::Storage`] when `files` lacks one that the manifest names.
+    /// [`JobError::Storage`] if `files` lacks one that the manifest names.
     pub fn of_result(manifest: &Manifest, mut files: BTreeMap<String, Vec<u8>>) -> Result<Self, JobError> {
         let mut sheets = Vec::new();
         for (name, file) in shown(&manifest.files) {
             let png = files.remove(&file.name).ok_or_else(|| {
-                JobError::storage(
-                    file.name.clone(),
-                    "the manifest names it, but it is not there; fetch the result again",
-                )
+                JobError::storage(file.name.clone(), "the manifest names it, but it is missing; fetch the result again")
             })?;
             sheets.push(Sheet { name, file: file.name.clone(), png, opacity: 1.0, visible: true });
         }
@@ -26,7 +23,7 @@ impl Stack {
     }
 }
 
-/// The files that are layers, back to front, each with its name for people.
+/// The files that are layers, back to front, each with its display name.
 fn shown(files: &[FileEntry]) -> Vec<(String, &FileEntry)> {
     let of = |role: LayerRole| files.iter().filter(move |file| file.role == role);
     let layers: Vec<&FileEntry> = of(LayerRole::Layer).collect();

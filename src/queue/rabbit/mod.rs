@@ -30,7 +30,7 @@ use crate::{
     retry::{Pauses, exponential},
 };
 
-/// Before the broker is tried again.
+/// The pause before reconnecting to the broker.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 

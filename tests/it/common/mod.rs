@@ -109,7 +109,7 @@ impl TestDir {
         self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// A small picture of one colour.
+    /// A small picture of one color.
     pub fn picture(&self, name: &str, pixel: [u8; 4]) -> String {
         let path = self.path(name);
         image::RgbaImage::from_pixel(8, 6, image::Rgba(pixel)).save(&path).unwrap();

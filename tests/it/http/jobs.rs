@@ -116,7 +116,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
         (decompose(json!({"job": id}), json!({})), 422, "invalid_request", "", "a picture is an address"),
         (post(&url, &json!({"kind": "paint"})), 422, "invalid_request", "", "paint"),
         (post(&url, &json!({"kind": "decompose", "input": {}})), 422, "invalid_request", "input", "one picture"),
-        (post(&url, &json!({"kind": "composite", "colour": 1})), 422, "invalid_request", "", "colour"),
+        (post(&url, &json!({"kind": "composite", "color": 1})), 422, "invalid_request", "", "color"),
         (
             post(
                 &url,
@@ -154,10 +154,10 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             "two",
         ),
         (
-            upload(&url, &[("colour", "red")], &[("image", "x.png", &picture(2, 2, [0; 4]))]),
+            upload(&url, &[("color", "red")], &[("image", "x.png", &picture(2, 2, [0; 4]))]),
             422,
             "invalid_request",
-            "colour",
+            "color",
             "not a field",
         ),
         (upload(&url, &[], &[("image", "x.png", b"not a picture")]), 422, "invalid_image", "", "x.png"),
@@ -236,7 +236,7 @@ fn jobs_are_found_page_by_page_and_by_words() {
     let page = server.get("/v1/jobs?limit=2").json();
     let next = page["next"].as_str().unwrap();
     assert_eq!(found(&format!("limit=2&after={next}")), ["A red House"]);
-    for wrong in ["limit=0", "limit=201", "state=asleep", "label=x", "after=x", "colour=red", "batch=a%20b"] {
+    for wrong in ["limit=0", "limit=201", "state=asleep", "label=x", "after=x", "color=red", "batch=a%20b"] {
         server.get(&format!("/v1/jobs?{wrong}")).problem(400, "bad_request");
     }
     let batches = server.get("/v1/batches").ok(200).json();

@@ -1,4 +1,4 @@
-//! The seed's endpoints.
+//! The Qwen-Image web server's endpoints.
 
 use std::{io::Write, net::TcpStream};
 

@@ -138,7 +138,7 @@ pub fn refusal(mut command: Command) -> String {
     text
 }
 
-/// A picture of one colour as PNG.
+/// A picture of one color as PNG.
 pub fn picture(width: u32, height: u32, pixel: [u8; 4]) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     let picture = image::RgbaImage::from_pixel(width, height, image::Rgba(pixel));

@@ -70,16 +70,16 @@ async fn keeps_its_promises(name: &str, store: &Store) {
     store.verify(&stored).await.unwrap();
     assert!(store.get(&stored.key, stored.size).await.unwrap() == large, "{name}");
 
-    // Attempts that were lost go, the one that was published stays, and the neighbours' are not touched.
-    let neighbour = key(JobId::new(), 1, "a.png");
-    store.put(neighbour.clone(), vec![1]).await.unwrap();
+    // Attempts that were lost go, the one that was published stays, and the neighbors' are not touched.
+    let neighbor = key(JobId::new(), 1, "a.png");
+    store.put(neighbor.clone(), vec![1]).await.unwrap();
     store.put(key(job, 10, "a.png"), vec![1]).await.unwrap();
     assert_eq!(store.delete_epochs(job, Some(Epoch(2))).await.unwrap(), 2, "{name}");
     assert!(store.exists(&stored.key).await.unwrap() && !store.exists(&layer).await.unwrap(), "{name}");
     assert_eq!(store.delete_epochs(job, None).await.unwrap(), 1, "{name}");
     assert_eq!(store.delete_epochs(job, None).await.unwrap(), 0, "{name}: again");
-    assert!(store.exists(&neighbour).await.unwrap(), "{name}");
-    assert_eq!(store.delete_epochs(neighbour_job(&neighbour), None).await.unwrap(), 1, "{name}");
+    assert!(store.exists(&neighbor).await.unwrap(), "{name}");
+    assert_eq!(store.delete_epochs(neighbor_job(&neighbor), None).await.unwrap(), 1, "{name}");
 }
 
 #[tokio::test]
@@ -116,6 +116,6 @@ fn key(job: JobId, epoch: i64, name: &str) -> ObjectKey {
     ObjectKey::new(job, Epoch(epoch), name).unwrap()
 }
 
-fn neighbour_job(key: &ObjectKey) -> JobId {
+fn neighbor_job(key: &ObjectKey) -> JobId {
     key.as_str().split('/').next().unwrap().parse().unwrap()
 }

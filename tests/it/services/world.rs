@@ -138,7 +138,7 @@ impl World {
         .await;
     }
 
-    /// A small picture of one colour where inputs may lie; gives its address.
+    /// A small picture of one color where inputs may lie; gives its address.
     pub fn input(&self, name: &str, pixel: [u8; 4]) -> String {
         let (path, url) = self.at("pictures", name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The small checkpoints inside a program: what it hands in so that they are found where none lies on disk.
+//! Small checkpoints that are built into a program, for use if there are none on disk.
 
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
@@ -8,14 +8,14 @@ use super::{HubError, Small};
 
 #[derive(Debug, Clone)]
 pub struct Carried {
-    /// Where they are unpacked; none if there is no home folder.
+    /// The folder to unpack them into; none if there is no home folder.
     pub cache: Option<PathBuf>,
-    /// Gives the checkpoint's folder in the cache, and makes it first where that is needed.
+    /// Returns the checkpoint's folder in the cache, and unpacks it first if needed.
     pub unpack: fn(Small, Option<&Path>) -> Result<PathBuf, HubError>,
 }
 
-// A program has one way to unpack, so the folder alone tells two values apart. Functions cannot: the compiler may merge
-// them or make several of one.
+// A program has one way to unpack, so the folder alone identifies a value. Function pointers cannot: the compiler may
+// merge or duplicate functions.
 impl Ord for Carried {
     fn cmp(&self, other: &Self) -> Ordering {
         self.cache.cmp(&other.cache)

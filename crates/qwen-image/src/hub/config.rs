@@ -1,4 +1,4 @@
-//! Where models are fetched from and kept. The rules are those of Python's `huggingface_hub`, so that both share
+//! Where models are downloaded from and cached. The rules are those of Python's `huggingface_hub`, so that both share
 //! one cache and one login.
 
 use std::fmt;
@@ -13,31 +13,31 @@ pub struct HubConfig {
     pub endpoint: String,
     /// The folder that holds `models--Org--Name`.
     pub cache_dir: PathBuf,
-    /// Sent to the endpoint, and to no other host.
+    /// The token, which is sent only to the endpoint.
     pub token: Option<Token>,
     /// Never touch the network.
     pub offline: bool,
-    /// Whether `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are followed.
+    /// Whether to use `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     pub use_proxy: bool,
     pub retry: Retry,
-    /// Bytes that may still be written below a folder; replaced in tests.
+    /// Returns the free space of a folder in bytes; replaced in tests.
     pub available_space: fn(&Path) -> std::io::Result<u64>,
 }
 
-/// How long a server is waited for, and how often it is asked again.
+/// Timeouts and retries of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
-    /// Attempts in a row that bring (almost) nothing before a download gives up.
+    /// After this many attempts in a row with (almost) no data, a download gives up.
     pub attempts: u32,
-    /// Attempts at reaching the hub at all, before it has answered once.
+    /// The number of attempts to reach the hub, before its first response.
     pub first_attempts: u32,
-    /// Wait before the second attempt; it doubles from there.
+    /// The pause before the second attempt; it doubles each time.
     pub first_wait: Duration,
-    /// The longest wait that we choose ourselves.
+    /// The maximum pause, unless the server asks for more.
     pub longest_wait: Duration,
-    /// The longest `Retry-After` that is honoured.
+    /// The longest `Retry-After` that is respected.
     pub longest_asked: Duration,
-    /// A connection that brings nothing for this long counts as cut.
+    /// A connection without data for this long counts as lost.
     pub stall: Duration,
 }
 
@@ -54,12 +54,12 @@ impl Default for Retry {
     }
 }
 
-/// The hub's access token. It never shows in logs.
+/// The hub's access token. It never appears in logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// `None` when nothing but white space is left.
+    /// `None` if only white space is left.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty()).then(|| Self(text.to_owned()))

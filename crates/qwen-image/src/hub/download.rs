@@ -13,25 +13,25 @@ use super::reference::is_commit;
 use super::retry::Backoff;
 use super::{HubError, Retry};
 
-/// A list of files is text; the longest on the hub are a few megabytes.
+/// The maximum size of a list of files; the longest on the hub are a few megabytes.
 const MAX_LISTING: usize = 64 * 1024 * 1024;
 const READ_BACK: usize = 1024 * 1024;
 
-/// What is being downloaded, and how far the whole of it is.
+/// A download and its total progress.
 pub(super) struct Download<'a> {
     pub client: &'a Client,
     pub cache: &'a RepoCache,
     pub id: &'a str,
     pub revision: &'a str,
     pub retry: Retry,
-    /// Bytes of the plan that are on disk.
+    /// The bytes of the plan that are on disk.
     pub done: u64,
 }
 
-/// An attempt at a file that ended without all of it.
+/// An attempt that ended before the file was complete.
 enum Setback {
     Failed(Failure),
-    /// The bytes are not those of the listing: these cannot be resumed.
+    /// The bytes do not match the listing, so they cannot be resumed.
     Wrong {
         expected: String,
         actual: String,
@@ -46,7 +46,7 @@ impl From<HubError> for Setback {
 }
 
 impl Download<'_> {
-    /// Asks which commit the revision is, and which files it has.
+    /// Requests the commit of the revision, and its files.
     pub fn listing(&self, events: &mut Events<'_>) -> Result<Listing, HubError> {
         let path = format!("api/models/{}/revision/{}?blobs=true", self.id, encode_part(self.revision));
         let mut backoff = Backoff::new(self.retry);
@@ -54,7 +54,7 @@ impl Download<'_> {
         loop {
             match read_whole(&self.client.get(&path, 0), events)? {
                 Ok(json) => return self.read_listing(&json),
-                // A misspelt folder looks like a hub id: nobody should wait for minutes to be told.
+                // A misspelled folder looks like a hub id, and the user should not have to wait minutes for the error.
                 Err(Failure::Unreachable { reason }) if unanswered + 1 >= self.retry.first_attempts => {
                     return Err(HubError::Unreachable { id: self.id.to_owned(), reason });
                 }
@@ -75,8 +75,8 @@ impl Download<'_> {
         Ok(listing)
     }
 
-    /// Fetches one blob, unless it is there. Whoever else fetches it is waited for. `counted` is what the plan
-    /// found of it on disk.
+    /// Downloads one blob if it is missing. If another process is downloading it, this waits. `counted` is the part
+    /// that the plan found on disk.
     pub fn file(
         &mut self,
         commit: &str,
@@ -85,10 +85,10 @@ impl Download<'_> {
         events: &mut Events<'_>,
     ) -> Result<(), HubError> {
         let _lock = self.lock(file, events)?;
-        // From here on this file counts what it really has.
+        // From here on, this file counts its actual bytes.
         self.done -= counted;
         if self.cache.has_blob(file)? {
-            // Another process has finished it while we waited for the lock.
+            // Another process finished it while we waited for the lock.
             self.done += file.size;
             return emit(events, DownloadEvent::Verified { file: file.path.clone() });
         }
@@ -136,7 +136,7 @@ impl Download<'_> {
         }
     }
 
-    /// Brings the partial file to its full length and checks its hash.
+    /// Completes the partial file and checks its hash.
     fn fill(&self, commit: &str, file: &RemoteFile, partial: &Path, events: &mut Events<'_>) -> Result<(), Setback> {
         let mut target = Target::open(partial, file, events)?;
         let url = format!("{}/resolve/{commit}/{}", self.id, encode_path(&file.path));
@@ -166,7 +166,7 @@ impl Download<'_> {
         target.finish()
     }
 
-    /// Writes one answer to the file, up to where it ends or is cut.
+    /// Writes one response to the file, until it ends or is interrupted.
     fn receive(&self, stream: &Stream, target: &mut Target<'_>, events: &mut Events<'_>) -> Result<(), Setback> {
         let size = target.file.size;
         loop {
@@ -197,7 +197,7 @@ impl Download<'_> {
         }
     }
 
-    /// Waits before the next attempt, or says that there is none.
+    /// Waits before the next attempt, or returns that there is none.
     fn wait(
         &self,
         backoff: &mut Backoff,
@@ -246,7 +246,7 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Opens what an earlier attempt left and hashes it, or starts an empty file.
+    /// Opens and hashes the partial file of an earlier attempt, or creates an empty one.
     fn open(path: &'a Path, file: &'a RemoteFile, events: &mut Events<'_>) -> Result<Self, HubError> {
         let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let disk = open.map_err(HubError::io(path))?;
@@ -267,7 +267,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Writes at the known position: should a lock not hold, two writers put the same bytes in the same place.
+    /// Writes at the known position: if a lock does not work, two writers write the same bytes to the same place.
     fn write(&mut self, bytes: &[u8]) -> Result<(), HubError> {
         let at = SeekFrom::Start(self.length);
         self.disk.seek(at).and_then(|_| self.disk.write_all(bytes)).map_err(HubError::io(self.path))?;
@@ -289,7 +289,7 @@ impl<'a> Target<'a> {
         if actual != expected {
             return Err(Setback::Wrong { expected: expected.to_owned(), actual });
         }
-        // The name that says "complete" must not reach the disk before the content does.
+        // The content must be on disk before the name that means "complete".
         Ok(self.disk.sync_data().map_err(HubError::io(self.path))?)
     }
 }

@@ -1,4 +1,4 @@
-//! Why a model is not there, in words that say how to mend it.
+//! Why a model is not available, and how to fix it.
 
 use std::path::{Path, PathBuf};
 
@@ -78,13 +78,13 @@ pub enum HubError {
 }
 
 impl HubError {
-    /// For `map_err`: an input or output error at this path.
+    /// For `map_err`: an I/O error at this path.
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         |source| Self::Io { path: path.to_owned(), source }
     }
 }
 
-/// Why a name that was perhaps meant as a path is looked for on the hub.
+/// Explains why a name that may have been meant as a path is looked up on the hub.
 fn taken_for_id(id: &str) -> String {
     format!("there is no folder {id}, so it was used as a hub id")
 }

@@ -1,4 +1,4 @@
-//! What a download tells the one who waits for it.
+//! The events of a download.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::HubError;
 
-/// Sent in this order: `Planned`, then for each file `Started`, `Progressed`..., `Verified`, and last `Finished`.
-/// A model that is already there sends nothing but `Finished`.
+/// Sent in this order: `Planned`, then for each file `Started`, `Progressed`..., `Verified`, and last `Finished`. If
+/// the model already exists, only `Finished` is sent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DownloadEvent {
-    /// `bytes` is the size of all wanted files, `present` what of them is already on disk.
+    /// `bytes` is the size of all wanted files, `present` the part that is already on disk.
     Planned {
         id: String,
         commit: String,
@@ -18,25 +18,25 @@ pub enum DownloadEvent {
         bytes: u64,
         present: u64,
     },
-    /// `present` bytes of this file are on disk from an earlier, cut download.
+    /// `present` bytes of this file are on disk from an earlier, interrupted download.
     Started {
         file: String,
         bytes: u64,
         present: u64,
     },
-    /// Absolute counts: of this file, and of the whole plan. They fall when a file has to start again.
+    /// Absolute counts, for this file and for the whole plan. They decrease if a file has to start again.
     Progressed {
         file: String,
         file_bytes: u64,
         bytes: u64,
     },
-    /// Nothing new; sent several times a second while waiting, so that a stop is noticed.
+    /// Nothing new; sent several times per second while waiting, so that cancellation is noticed.
     Waiting,
-    /// Another process fetches this file; we wait for it.
+    /// Another process is downloading this file; we wait for it.
     Locked {
         file: String,
     },
-    /// The next attempt begins after `wait`.
+    /// The next attempt starts after `wait`.
     Retrying {
         file: String,
         reason: String,
@@ -45,7 +45,7 @@ pub enum DownloadEvent {
     Verified {
         file: String,
     },
-    /// The hub cannot be asked what `main` is now; the complete copy in the cache is used.
+    /// The hub cannot be reached to look up `main`; the complete copy in the cache is used.
     Unreachable {
         reason: String,
     },

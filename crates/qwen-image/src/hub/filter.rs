@@ -1,4 +1,4 @@
-//! Which files of a repository make a model, and which repositories are refused.
+//! Selects the files of a repository that belong to a model, and refuses some repositories.
 
 use super::HubError;
 use super::listing::{Listing, RemoteFile};
@@ -9,7 +9,7 @@ const FOLDERS: [&str; 6] = ["scheduler", "transformer", "text_encoder", "vae", "
 const ENDINGS: [&str; 4] = [".json", ".safetensors", ".txt", ".jinja"];
 const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"];
 
-/// The diffusers layout and nothing else: no READMEs, no pictures, no pickles, no fp16 variants beside the weights.
+/// Only the diffusers layout: no READMEs, no pictures, no pickles, no fp16 variants of the weights.
 pub fn diffusers_files(path: &str) -> bool {
     match path.split_once('/') {
         None => matches!(path, INDEX | "acetate.json"),
@@ -22,11 +22,11 @@ pub fn diffusers_files(path: &str) -> bool {
     }
 }
 
-/// The files to fetch.
+/// The files to download.
 ///
 /// # Errors
-/// [`HubError::NotAModel`] without a `model_index.json`; [`HubError::Pickle`] where a wanted folder has weights
-/// as pickle only.
+/// [`HubError::NotAModel`] without a `model_index.json`; [`HubError::Pickle`] if a wanted folder has weights only as
+/// pickle.
 pub(super) fn select<'a>(
     listing: &'a Listing,
     wanted: &dyn Fn(&str) -> bool,
@@ -37,7 +37,7 @@ pub(super) fn select<'a>(
     let any_safe = files.iter().any(|file| is_safe(&file.path));
     for file in listing.files.iter().filter(|file| is_pickle(&file.path)) {
         let folder = folder_of(&file.path);
-        // A stray training_args.bin at the root harms nobody as long as the weights are elsewhere.
+        // A stray training_args.bin at the root is harmless if the weights are elsewhere.
         let is_only_weights = if folder.is_empty() { !any_safe } else { FOLDERS.contains(&folder) && !safe(folder) };
         if is_only_weights {
             let (id, revision, example) = (id.to_owned(), listing.commit.clone(), file.path.clone());

@@ -1,14 +1,14 @@
-//! The two hashes by which the hub names content.
+//! The two hashes that the hub uses for content.
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// The hash that a file must have. Its text is also the blob's name in the cache.
+/// The expected hash of a file. Its text is also the blob's name in the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ContentHash {
     /// Large files: SHA-256 of the bytes.
     Sha256(String),
-    /// Small files, which live in git itself: SHA-1 over `blob SIZE\0` and the bytes.
+    /// Small files, which are in git itself: SHA-1 over `blob SIZE\0` and the bytes.
     GitSha1(String),
 }
 
@@ -28,7 +28,7 @@ impl ContentHash {
     }
 }
 
-/// Takes the bytes as they arrive, so that nothing is read twice.
+/// Hashes the bytes as they arrive, so that nothing is read twice.
 pub(super) enum Hasher {
     Sha256(Sha256),
     GitSha1(Sha1),

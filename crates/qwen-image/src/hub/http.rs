@@ -1,7 +1,7 @@
-//! The hub over HTTP: one GET, on its own thread, with redirects that never carry the token to another host.
+//! The hub over HTTP: one GET on its own thread, with redirects that never send the token to another host.
 //!
-//! The caller receives the answer in pieces and is woken while none come, so that a stop works even when a server
-//! has gone silent.
+//! The caller receives the response in pieces and is woken while none arrive, so that cancellation works even if a
+//! server stops responding.
 
 use std::io::Read;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -18,9 +18,9 @@ use super::{HubConfig, HubError, Token};
 const USER_AGENT: &str = concat!("acetate/", env!("CARGO_PKG_VERSION"));
 const MAX_REDIRECTS: usize = 10;
 const PIECE: usize = 256 * 1024;
-/// Pieces that may wait for a slow disk.
+/// The number of pieces that may be buffered for a slow disk.
 const PIECES_AHEAD: usize = 16;
-/// How often a waiting caller looks whether it should stop.
+/// How often a waiting caller checks whether it should stop.
 const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
@@ -30,33 +30,33 @@ pub(super) struct Client {
     token: Option<Token>,
 }
 
-/// The start of an answer with status 200 or 206.
+/// The start of a response with status 200 or 206.
 #[derive(Debug)]
 pub(super) struct Head {
-    /// Position in the file of the first byte that follows: 0 when the server ignored the range.
+    /// The position in the file of the first byte that follows: 0 if the server ignored the range.
     pub start: u64,
-    /// The size that the server gives for the whole file, if it gives one.
+    /// The size of the whole file, if the server sends it.
     pub total: Option<u64>,
 }
 
-/// Why a request brought no bytes, or stopped bringing them.
+/// Why a request delivered no bytes, or stopped delivering them.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// May work in a moment; `after` is what the server asked for.
+    /// Temporary; `after` is the server's `Retry-After`.
     Passing { reason: String, after: Option<Duration> },
-    /// There was no answer; may work in a moment.
+    /// There was no response; temporary.
     Unreachable { reason: String },
     /// 404: the repository, revision or file is unknown.
     Missing,
     /// 401 or 403 from the hub itself.
     Forbidden { reason: String },
-    /// 416: the server has no such bytes.
+    /// 416: the server does not have this range.
     Range,
-    /// Asking again would change nothing.
+    /// Permanent; retrying would not help.
     Final { reason: String },
 }
 
-/// The body of one answer, arriving on another thread.
+/// The body of one response, which arrives on another thread.
 pub(super) struct Stream(Receiver<Result<Piece, Failure>>);
 
 pub(super) enum Piece {
@@ -67,14 +67,14 @@ pub(super) enum Piece {
 
 impl Client {
     /// # Errors
-    /// [`HubError::Endpoint`] when the configured address is none of the web.
+    /// [`HubError::Endpoint`] if the configured address is not a web address.
     pub fn new(config: &HubConfig) -> Result<Self, HubError> {
         if parse_url(&config.endpoint).is_err() {
             return Err(HubError::Endpoint { endpoint: config.endpoint.clone() });
         }
         let builder = Agent::config_builder()
             .user_agent(USER_AGENT)
-            // A compressed answer cannot be resumed: some servers then ignore the range.
+            // A compressed response cannot be resumed, because some servers then ignore the range.
             .accept_encoding("identity")
             .http_status_as_error(false)
             .max_redirects(0)
@@ -90,11 +90,11 @@ impl Client {
         &self.endpoint
     }
 
-    /// Starts a GET of `{endpoint}/{path}` from byte `from` on. `path` is percent-encoded already.
+    /// Starts a GET of `{endpoint}/{path}` from byte `from` on. `path` must be percent-encoded.
     pub fn get(&self, path: &str, from: u64) -> Stream {
         let (sender, receiver) = sync_channel(PIECES_AHEAD);
         let (client, url) = (self.clone(), format!("{}/{path}", self.endpoint));
-        // The thread ends with the answer, at the first piece that nobody takes, or when the server stalls.
+        // The thread ends with the response, when the receiver is dropped, or when the server stalls.
         thread::spawn(move || {
             if let Err(failure) = client.send_pieces(&url, from, &sender) {
                 sender.send(Err(failure)).ok();
@@ -123,7 +123,7 @@ impl Client {
         }
     }
 
-    /// Sends the request, and again to wherever the answer points.
+    /// Sends the request and follows redirects.
     fn follow(&self, url: &str, from: u64) -> Result<(Head, impl Read + use<>), Failure> {
         let home = parse_url(url)?;
         let mut at = home.clone();
@@ -150,10 +150,10 @@ impl Client {
 }
 
 impl Stream {
-    /// The next piece; events get a [`DownloadEvent::Waiting`] for every tick without one.
+    /// The next piece; sends a [`DownloadEvent::Waiting`] for every tick without one.
     ///
     /// # Errors
-    /// [`HubError::Cancelled`] outside, the server's failure inside.
+    /// The outer error is [`HubError::Cancelled`], the inner one the server's failure.
     pub fn next(&self, events: &mut Events<'_>) -> Result<Result<Piece, Failure>, HubError> {
         loop {
             match self.0.recv_timeout(TICK) {
@@ -165,7 +165,7 @@ impl Stream {
     }
 }
 
-/// Sleeps, but wakes to notice a stop.
+/// Sleeps, but wakes up to check for cancellation.
 pub(super) fn pause(wait: Duration, events: &mut Events<'_>) -> Result<(), HubError> {
     let mut left = wait;
     while !left.is_zero() {
@@ -178,11 +178,11 @@ pub(super) fn pause(wait: Duration, events: &mut Events<'_>) -> Result<(), HubEr
     Ok(())
 }
 
-/// Everything but RFC 3986's unreserved characters.
+/// Everything except RFC 3986's unreserved characters.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 const RESERVED_IN_PATHS: &AsciiSet = &RESERVED.remove(b'/');
 
-/// As [`encode_part`], but `/` is kept between the parts of a path.
+/// Like [`encode_part`], but `/` is kept between the parts of a path.
 pub(super) fn encode_path(path: &str) -> String {
     utf8_percent_encode(path, RESERVED_IN_PATHS).to_string()
 }
@@ -214,7 +214,7 @@ fn status_failure(status: u16, headers: &HeaderMap, at: &Uri, is_home: bool) -> 
         404 if is_home => Failure::Missing,
         416 => Failure::Range,
         408 | 429 | 500..=599 => Failure::Passing { reason, after },
-        // The address of a large file is signed for an hour: a new one is got from the hub by asking again.
+        // The address of a large file is signed for an hour; another request to the hub returns a new one.
         400 | 401 | 403 if !is_home => Failure::Passing { reason, after },
         206 => passing(format!("{} sent another range than requested", origin(at))),
         _ => Failure::Final { reason },
@@ -247,7 +247,7 @@ fn parse_url(url: &str) -> Result<Uri, Failure> {
     uri.filter(is_web).ok_or_else(|| Failure::Final { reason: format!("{shown} is not an http or https address") })
 }
 
-/// Where a `Location` leads from here: a whole address, one without scheme, an absolute path or a relative one.
+/// The target of a `Location` header: a full address, one without a scheme, or an absolute or relative path.
 fn join(base: &Uri, location: &str) -> Result<Uri, Failure> {
     let scheme = base.scheme_str().unwrap_or("https");
     let authority = base.authority().map_or("", |authority| authority.as_str());

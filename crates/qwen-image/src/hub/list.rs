@@ -1,4 +1,4 @@
-//! The models in the cache, for people who look for what takes their disk.
+//! Lists the models in the cache, with their sizes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use super::filter::diffusers_files;
 use super::reference::is_commit;
 use super::{HubConfig, HubError};
 
-/// A repository of which at least one commit holds a `model_index.json`.
+/// A repository with a `model_index.json` in at least one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedModel {
     pub id: String,
     pub folder: PathBuf,
-    /// On disk, partial files included. Commits share what is equal in them.
+    /// The size on disk, including partial files. Commits share equal files.
     pub bytes: u64,
     pub revisions: Vec<CachedRevision>,
 }
@@ -21,16 +21,16 @@ pub struct CachedModel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedRevision {
     pub commit: String,
-    /// The branches and tags that were this commit when last asked.
+    /// The branches and tags that pointed to this commit at the last update.
     pub names: Vec<String>,
-    /// Everything that acetate needs is there.
+    /// Whether all files that acetate needs exist.
     pub complete: bool,
 }
 
 /// All models in the cache, by id. A cache that does not exist is empty.
 ///
 /// # Errors
-/// [`HubError::Io`] when a folder cannot be read.
+/// [`HubError::Io`] if a folder cannot be read.
 pub fn list(config: &HubConfig) -> Result<Vec<CachedModel>, HubError> {
     let mut models = Vec::new();
     for name in names_in(&config.cache_dir)? {
@@ -48,10 +48,10 @@ pub fn list(config: &HubConfig) -> Result<Vec<CachedModel>, HubError> {
     Ok(models)
 }
 
-/// The bytes of all files in a folder and below it; none when it does not exist.
+/// The total size of all files in a folder, recursively; 0 if it does not exist.
 ///
 /// # Errors
-/// [`HubError::Io`] when a folder cannot be read.
+/// [`HubError::Io`] if a folder cannot be read.
 pub fn size_of(folder: &Path) -> Result<u64, HubError> {
     let mut bytes = 0;
     for path in names_in(folder)?.iter().map(|name| folder.join(name)) {
@@ -60,7 +60,7 @@ pub fn size_of(folder: &Path) -> Result<u64, HubError> {
     Ok(bytes)
 }
 
-/// Commits with a folder of their own, and those of which only the list of files has come.
+/// Commits with a folder, and those with only a list of files so far.
 fn revisions(cache: &RepoCache) -> Result<Vec<CachedRevision>, HubError> {
     let lists = names_in(&cache.root().join("trees"))?;
     let mut commits: Vec<String> =
@@ -99,7 +99,7 @@ fn collect_refs(folder: &Path, prefix: &str, refs: &mut Vec<String>) -> Result<(
     Ok(())
 }
 
-/// Sorted names in a folder; none when it does not exist.
+/// Sorted names in a folder; empty if it does not exist.
 fn names_in(folder: &Path) -> Result<Vec<String>, HubError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -1,4 +1,4 @@
-//! The files of one commit: as the hub's API lists them, and as the cache remembers them.
+//! The files of one commit, as listed by the hub's API and as stored in the cache.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::hash::ContentHash;
 use super::reference::{is_commit, is_hex};
 
-/// All files of a repository at one commit. It can never change, so the cache may keep it for ever.
+/// All files of a repository at one commit. It never changes, so the cache can keep it forever.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Listing {
     pub commit: String,
@@ -17,19 +17,19 @@ pub(super) struct Listing {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RemoteFile {
-    /// Relative, with `/`, and never above the repository's root.
+    /// Relative, with `/`, and never outside of the repository.
     pub path: String,
     pub size: u64,
     pub hash: ContentHash,
-    /// Git's own name for the file; for a large file that of its pointer, and not the hash of the content.
+    /// Git's hash of the file; for a large file, the hash of its pointer, not of the content.
     git_id: String,
 }
 
 impl Listing {
-    /// Reads the answer of `/api/models/{id}/revision/{revision}?blobs=true`.
+    /// Parses the response of `/api/models/{id}/revision/{revision}?blobs=true`.
     ///
     /// # Errors
-    /// A sentence, when the answer is not such a list or names paths or hashes that must not become file names.
+    /// A message, if the response is not such a list, or has paths or hashes that must not become file names.
     pub fn from_api(json: &[u8]) -> Result<Self, String> {
         let answer: ApiModel = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         if !is_commit(&answer.sha) {
@@ -39,7 +39,7 @@ impl Listing {
         Ok(Self { commit: answer.sha, files })
     }
 
-    /// Reads the form in which `huggingface_hub` keeps a list in `trees/{commit}.json`.
+    /// Parses the format of `huggingface_hub`'s `trees/{commit}.json`.
     pub fn from_tree(commit: &str, json: &[u8]) -> Option<Self> {
         let tree: Tree = serde_json::from_slice(json).ok().filter(|tree: &Tree| tree.format_version == TREE_VERSION)?;
         let check = |(path, entry): (String, TreeEntry)| {
@@ -124,7 +124,7 @@ impl ApiFile {
     }
 }
 
-/// Names and sizes of distinct contents: files that are equal are fetched once.
+/// Names and sizes of distinct contents, so that equal files are downloaded once.
 pub(super) fn distinct<'a>(files: &[&'a RemoteFile]) -> Vec<&'a RemoteFile> {
     let mut seen = HashMap::new();
     files.iter().copied().filter(|file| seen.insert(file.hash.as_str(), ()).is_none()).collect()

@@ -1,14 +1,13 @@
-//! Models by name: a folder, or an id on the hub that is downloaded into the cache on first use. Where nobody names
-//! one, a small one that comes with acetate ([`Small`]).
+//! Models by name: a folder, or a hub id that is downloaded into the cache on first use. Without a name, a small one
+//! that comes with acetate ([`Small`]).
 //!
-//! [`resolve`] is the whole of it. The hub is asked once, for the commit that a revision stands for and the size
-//! and hash of every file at that commit; everything is then fetched at the commit, so that a branch that moves
-//! cannot mix two versions. A file gets its name in the cache only after its hash was checked, a snapshot shows
-//! only such files, and the branch's name moves last. A download that is cut, cancelled or killed leaves
-//! `.incomplete` files, from which the next one goes on.
+//! [`resolve`] does everything. It asks the hub once, for the commit of a revision and the size and hash of every file
+//! at that commit; everything is then downloaded at that commit, so that a moving branch cannot mix two versions. A
+//! file gets its name in the cache only after its hash was checked, a snapshot contains only such files, and the branch
+//! is updated last. An interrupted download leaves `.incomplete` files, which the next one resumes.
 //!
-//! The cache is the one of Python's `huggingface_hub`, locks included: either program finds what the other has
-//! fetched. All calls block; nothing here knows tokio.
+//! The cache is the one of Python's `huggingface_hub`, including its locks: each program finds what the other has
+//! downloaded. All calls block and use no async runtime.
 
 mod cache;
 mod carried;
@@ -43,25 +42,25 @@ use event::emit;
 use http::Client;
 use listing::{Listing, RemoteFile};
 
-/// A model that is on this disk, complete.
+/// A complete model on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Holds `model_index.json`.
+    /// The folder with `model_index.json`.
     pub folder: PathBuf,
-    /// The hub id, or the folder as it was given.
+    /// The hub id, or the folder as given.
     pub id: String,
     /// The commit; a plain folder has none.
     pub revision: Option<String>,
 }
 
-/// Finds a model, downloading what is missing of it.
+/// Finds a model, and downloads what is missing.
 ///
-/// The network is not touched for a folder or a small model, offline, or when a revision that is a full commit is complete in the
-/// cache. A branch is looked up each time; if the hub cannot be reached then, a complete copy from the cache
-/// is used, and [`DownloadEvent::Unreachable`] says so. `wanted` picks files by path: [`diffusers_files`].
+/// It does not use the network for a folder or a small model, offline, or if the revision is a full commit that is
+/// complete in the cache. A branch is looked up each time; if the hub cannot be reached, a complete copy from the cache
+/// is used, and [`DownloadEvent::Unreachable`] reports it. `wanted` selects files by path: [`diffusers_files`].
 ///
 /// # Errors
-/// See [`HubError`]; each says how to mend it.
+/// See [`HubError`]; each says how to fix it.
 pub fn resolve(
     config: &HubConfig,
     model: &ModelRef,
@@ -118,7 +117,7 @@ fn from_hub(
     }
     let mut download = Download { client: &client, cache: &cache, id, revision, retry, done: 0 };
     let listing = match (download.listing(events), &cached) {
-        // A list that cannot be read is most often the sign-in page of some network.
+        // An unreadable list is most often the sign-in page of a network.
         (
             Err(
                 HubError::Unreachable { reason, .. }
@@ -141,7 +140,7 @@ fn from_hub(
     Ok(snapshot(&listing.commit))
 }
 
-/// Downloads what is missing, after making sure that it fits.
+/// Checks the free space, then downloads what is missing.
 fn fetch(
     config: &HubConfig,
     download: &mut Download<'_>,

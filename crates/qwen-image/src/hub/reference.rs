@@ -1,4 +1,4 @@
-//! What a person writes to name a model: a folder, or an id on the hub.
+//! A reference to a model: a folder, or a hub id.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ pub enum ModelRef {
     Folder(PathBuf),
     /// A repository on the hub, at a branch, a tag or a commit.
     Hub { id: String, revision: String },
-    /// Nobody has named one: the small one that comes with acetate, looked for at its use.
+    /// No model was chosen: the small one that comes with acetate, searched on use.
     Small { which: Small, around: Surroundings },
 }
 
 impl ModelRef {
-    /// Reads `./folder`, `/folder`, any path that exists, or `Org/Name[@REVISION]` (default revision `main`).
+    /// Parses `./folder`, `/folder`, any existing path, or `Org/Name[@REVISION]` (default revision `main`).
     ///
     /// # Errors
-    /// [`HubError::Reference`] for anything else, with what would be right.
+    /// [`HubError::Reference`] for anything else, with valid forms.
     pub fn parse(text: &str) -> Result<Self, HubError> {
         let refuse = |reason: &str| HubError::Reference { text: text.to_owned(), reason: reason.to_owned() };
         if text.trim().is_empty() {
@@ -33,7 +33,7 @@ impl ModelRef {
         }
         let (id, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
         match id.split('/').collect::<Vec<_>>().as_slice() {
-            [organisation, name] if is_id_part(organisation) && is_id_part(name) => {}
+            [organization, name] if is_id_part(organization) && is_id_part(name) => {}
             _ => return Err(refuse("there is no such folder")),
         }
         if !is_revision(revision) {
@@ -59,7 +59,7 @@ pub(super) fn is_commit(text: &str) -> bool {
     is_hex(text, 40)
 }
 
-/// Lower-case hexadecimal of exactly this length. Hashes become file names, so nothing else may pass.
+/// Lower-case hexadecimal of exactly this length. Hashes become file names, so nothing else is allowed.
 pub(super) fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -68,7 +68,7 @@ fn looks_like_a_path(text: &str) -> bool {
     text.starts_with(['.', '/', '~', '\\']) || Path::new(text).is_absolute()
 }
 
-/// The hub's rule for one half of an id. `--` is what separates the halves in the cache, `..` would leave it.
+/// The hub's rule for one half of an id. `--` separates the halves in the cache, and `..` would leave it.
 fn is_id_part(part: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     (1..=96).contains(&part.len())
@@ -79,7 +79,7 @@ fn is_id_part(part: &str) -> bool {
         && !part.contains("..")
 }
 
-/// A revision is also a path below `refs/`, so it is held to plain names.
+/// A revision is also a path below `refs/`, so only plain names are allowed.
 fn is_revision(revision: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     revision.len() <= 200

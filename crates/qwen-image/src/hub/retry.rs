@@ -1,4 +1,4 @@
-//! How long to wait before asking again, and when to stop.
+//! The pauses between attempts, and when to stop.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use super::Retry;
 
-/// An attempt that brought this much was worth it: the count starts again.
+/// After an attempt with at least this much data, the count starts again.
 const PROGRESS: u64 = 16 * 1024 * 1024;
 
-/// Attempts in a row that brought next to nothing.
+/// The number of attempts in a row with almost no data.
 pub(super) struct Backoff {
     retry: Retry,
     waits: ExponentialBackoff,
@@ -32,9 +32,10 @@ impl Backoff {
     }
 }
 
-/// Each is drawn between half and all of it, so that machines that failed together do not come back together.
+/// Each pause has a random factor between one half and one, so that machines that failed together do not retry
+/// together.
 fn waits(retry: &Retry) -> ExponentialBackoff {
-    // backon's jitter adds up to as much again.
+    // backon's jitter adds up to the same amount again.
     ExponentialBuilder::new()
         .with_factor(2.0)
         .with_min_delay(retry.first_wait / 2)

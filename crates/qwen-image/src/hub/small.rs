@@ -1,6 +1,6 @@
-//! The small trained checkpoints that come with acetate: what works when nobody has chosen a model.
+//! The small trained checkpoints that come with acetate, for use when no model was chosen.
 //!
-//! No path is built into the program. They are looked for from where it lies and from where it was started:
+//! No path is built into the program. They are searched relative to the program and to the current folder:
 //!
 //! ```text
 //! {folder of the program}/models/                      unpacked side by side
@@ -10,9 +10,9 @@
 //! {any folder above the current one}/models/           a checkout whose program was built elsewhere
 //! ```
 //!
-//! Above the current folder a `models/` of anybody else does not count: in `/tmp` it could be a stranger's.
+//! A `models/` folder above the current folder counts only in a checkout: in `/tmp` it could be another user's.
 //!
-//! A program may also carry the checkpoints, and hand in how to unpack them ([`Surroundings::carried`]).
+//! A program may also contain the checkpoints, and pass a way to unpack them ([`Surroundings::carried`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use super::{Carried, HubError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Small {
-    /// Takes pictures apart.
+    /// Splits pictures into layers.
     Layered,
     Edit,
 }
@@ -31,7 +31,7 @@ pub enum Small {
 impl Small {
     pub const ALL: [Self; 2] = [Self::Layered, Self::Edit];
 
-    /// Of its folder below `models/`.
+    /// The name of its folder below `models/`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Layered => "layered-nano",
@@ -47,7 +47,7 @@ impl Small {
         }
     }
 
-    /// The hub id of the full model that it stands in for, a download of about 58 GB.
+    /// The hub id of the corresponding full model, a download of about 58 GB.
     pub fn full_model(self) -> &'static str {
         match self {
             Self::Layered => "Qwen/Qwen-Image-Layered",
@@ -56,7 +56,7 @@ impl Small {
     }
 }
 
-/// Where the program lies and where it was started, as absolute paths; one that is unknown is not searched.
+/// The program's folder and the current folder, as absolute paths; unknown ones are not searched.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Surroundings {
     pub executable: Option<PathBuf>,
@@ -65,12 +65,12 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// The first folder that really holds the checkpoint: whose `model_index.json` names its pipeline. Else what the
-    /// program carries.
+    /// The first folder that really has the checkpoint, with a `model_index.json` that names its pipeline; otherwise
+    /// the built-in one.
     ///
     /// # Errors
-    /// [`HubError::NoSmallModel`] with the places that were searched; [`HubError::Unpack`] and
-    /// [`HubError::NoCacheFolder`] where the program carries it, and it cannot be unpacked.
+    /// [`HubError::NoSmallModel`] with the searched folders; [`HubError::Unpack`] and [`HubError::NoCacheFolder`] if it
+    /// is built in and cannot be unpacked.
     pub fn find(&self, small: Small) -> Result<PathBuf, HubError> {
         let mut others = Vec::new();
         for place in self.beside_the_program().into_iter().chain(self.near_the_current_folder()) {
@@ -84,14 +84,14 @@ impl Surroundings {
         if let Some(carried) = &self.carried {
             return (carried.unpack)(small, carried.cache.as_deref());
         }
-        // A checkout may be above the program and above the current folder.
+        // A checkout may be above the program or above the current folder.
         others.dedup();
         Err(HubError::NoSmallModel { small, looked: [vec![self.in_words()], others].concat().join("; ") })
     }
 
     fn beside_the_program(&self) -> Vec<PathBuf> {
-        // A link in some bin/ leads to where the program was really put, and its models with it. A program that has
-        // been replaced since it was started cannot be followed, but its folder is still known.
+        // A link in a bin/ folder leads to the program's real folder, with its models. If the program was replaced
+        // since it started, the link cannot be resolved, but its folder is still known.
         let real = self.executable.as_ref().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
         let Some(folder) = real.as_deref().and_then(Path::parent) else { return Vec::new() };
         let installed = folder.parent().map(|prefix| prefix.join("share").join("acetate").join("models"));
@@ -121,7 +121,7 @@ impl Surroundings {
     }
 }
 
-/// The pipeline class of a checkpoint folder; none where it is no such folder.
+/// The pipeline class of a checkpoint folder; none if it is not one.
 fn pipeline_of(folder: &Path) -> Option<String> {
     let index: Value = serde_json::from_slice(&fs::read(folder.join("model_index.json")).ok()?).ok()?;
     Some(index.get("_class_name")?.as_str()?.to_owned())
@@ -141,7 +141,7 @@ mod tests {
     impl Place {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            // The program's folder is told by its real path.
+            // The program's folder is found by its real path.
             Self(folder).with("opt/bin/acetate", "")
         }
 
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
         let error = place.find("opt/bin/acetate", "", Small::Layered).unwrap_err();
         let other = place.path("opt/bin/models/layered-nano").display().to_string();
-        assert!(error.contains(&format!("{other} is there, but for a QwenImageEditPlusPipeline")), "{error}");
+        assert!(error.contains(&format!("{other} exists, but is for a QwenImageEditPlusPipeline")), "{error}");
     }
 
     #[test]

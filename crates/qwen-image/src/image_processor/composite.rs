@@ -59,26 +59,26 @@ fn blend(back: [u8; 4], above: impl Iterator<Item = [u8; 4]>) -> [u8; 4] {
 
 /// Color times alpha, and alpha, each from 0 to 1.
 struct Premultiplied {
-    colour: [f32; 3],
+    color: [f32; 3],
     alpha: f32,
 }
 
 impl Premultiplied {
     fn of([r, g, b, a]: [u8; 4]) -> Self {
         let alpha = f32::from(a) / 255.0;
-        Self { colour: [r, g, b].map(|value| f32::from(value) / 255.0 * alpha), alpha }
+        Self { color: [r, g, b].map(|value| f32::from(value) / 255.0 * alpha), alpha }
     }
 
     fn under(&self, top: [u8; 4]) -> Self {
         let top = Self::of(top);
         let through = 1.0 - top.alpha;
-        let over = |i: usize| top.colour[i] + self.colour[i] * through;
-        Self { colour: [over(0), over(1), over(2)], alpha: top.alpha + self.alpha * through }
+        let over = |i: usize| top.color[i] + self.color[i] * through;
+        Self { color: [over(0), over(1), over(2)], alpha: top.alpha + self.alpha * through }
     }
 
     fn straight(&self) -> [u8; 4] {
         let byte = |value: f32| (value * 255.0).round().clamp(0.0, 255.0) as u8;
-        let [r, g, b] = self.colour.map(|value| byte(value / self.alpha));
+        let [r, g, b] = self.color.map(|value| byte(value / self.alpha));
         [r, g, b, byte(self.alpha)]
     }
 }

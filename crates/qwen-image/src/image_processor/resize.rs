@@ -1,17 +1,18 @@
-//! Resizing as Pillow and as torchvision do it, byte for byte, because the models' inputs are made with them.
+//! Resizing that equals Pillow and torchvision byte for byte, because the models' inputs are made with them.
 //!
 //! Both resample 8-bit pictures in two passes, across and down, with integer filter weights and bytes in between.
 //! Pillow (`libImaging/Resample.c`) rounds the weights to 22 bits. torch's antialiased resize of uint8 tensors, which
-//! torchvision calls, took Pillow-SIMD's 16-bit weights: as many bits as the largest weight of an axis leaves. Crates
-//! follow one or the other in part, and the last bit shows in the text encoder, so the passes are written out here.
+//! torchvision calls, uses Pillow-SIMD's 16-bit weights, with as many fractional bits as the largest weight of an axis
+//! allows. Existing crates match either only in part, and the last bit matters in the text encoder, so the passes are
+//! implemented here.
 
 use ::image::{GrayImage, RgbImage, RgbaImage};
 use rayon::prelude::*;
 
-/// `Image.resize((width, height), LANCZOS)` of a picture in mode RGBA: through premultiplied alpha, so that the colour
-/// under transparent pixels does not bleed into the edges; where the result is fully transparent that colour is lost.
+/// `Image.resize((width, height), LANCZOS)` of a picture in mode RGBA: through premultiplied alpha, so that the color
+/// of transparent pixels does not bleed into the edges; if the result is fully transparent, that color is lost.
 ///
-/// A side of 0, in or out, gives a picture of zeros.
+/// A side of 0, in the input or output, gives a picture of zeros.
 pub fn lanczos(image: &RgbaImage, width: u32, height: u32) -> RgbaImage {
     if image.dimensions() == (width, height) {
         return image.clone();
@@ -52,7 +53,7 @@ pub fn bicubic_rgb_torchvision(image: &RgbImage, width: u32, height: u32) -> Rgb
     out
 }
 
-/// A filter kernel and the distance from its centre at which it ends, in source pixels when nothing is shrunk.
+/// A filter kernel and its radius, in source pixels when nothing is shrunk.
 #[derive(Clone, Copy)]
 struct Filter {
     weight: fn(f64) -> f64,
@@ -84,14 +85,14 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// Whose integers the weights become.
+/// The integer format of the weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Weights {
     Pillow,
     Torch,
 }
 
-/// 8 bits for the result and 2 for overshoot leave this many of an i32.
+/// 8 bits for the result and 2 for overshoot leave this many bits of an i32.
 const MOST_BITS: u32 = 32 - 8 - 2;
 
 impl Weights {
@@ -99,7 +100,7 @@ impl Weights {
     fn bits(self, largest: f64) -> u32 {
         match self {
             Self::Pillow => MOST_BITS,
-            // As many as keep the largest weight below 2^15, so that all fit an i16.
+            // As many as keep the largest weight below 2^15, so that all fit into an i16.
             Self::Torch => (0..MOST_BITS)
                 .find(|bits| (0.5 + largest * f64::from(1 << (bits + 1))) as i32 >= 1 << 15)
                 .unwrap_or(MOST_BITS),
@@ -107,7 +108,7 @@ impl Weights {
     }
 }
 
-/// The source pixels that one target pixel is made of: their first index and their weights.
+/// The source pixels of one target pixel: their first index and their weights.
 struct Taps<W> {
     start: usize,
     weights: Vec<W>,
@@ -131,7 +132,7 @@ impl Axis {
         Self { taps: taps.collect(), bits }
     }
 
-    /// Half of a unit of the result, for sums to begin with.
+    /// Half of a unit of the result, the initial value of sums.
     fn half(&self) -> i32 {
         1 << (self.bits - 1)
     }
@@ -146,16 +147,16 @@ fn shares(source: u32, target: u32, filter: Filter) -> Vec<Taps<f64>> {
     let scale = f64::from(source) / f64::from(target);
     let stretch = scale.max(1.0);
     let support = filter.support * stretch;
-    // Both multiply by the reciprocal; dividing would round differently.
+    // Both libraries multiply by the reciprocal; dividing would round differently.
     let shrink = 1.0 / stretch;
     (0..target)
         .map(|index| {
-            let centre = (f64::from(index) + 0.5) * scale;
-            // Casts cut towards zero and stop at the limits of the type, as wanted at the left border.
-            let start = (centre - support + 0.5) as usize;
-            let end = ((centre + support + 0.5) as usize).min(source as usize);
+            let center = (f64::from(index) + 0.5) * scale;
+            // Casts truncate toward zero and saturate at the limits of the type, as needed at the left border.
+            let start = (center - support + 0.5) as usize;
+            let end = ((center + support + 0.5) as usize).min(source as usize);
             let mut weights: Vec<f64> =
-                (start..end).map(|x| (filter.weight)((x as f64 - centre + 0.5) * shrink)).collect();
+                (start..end).map(|x| (filter.weight)((x as f64 - center + 0.5) * shrink)).collect();
             let total: f64 = weights.iter().sum();
             if total != 0.0 {
                 weights.iter_mut().for_each(|weight| *weight /= total);
@@ -165,10 +166,11 @@ fn shares(source: u32, target: u32, filter: Filter) -> Vec<Taps<f64>> {
         .collect()
 }
 
-/// Both passes over interleaved pixels of `C` channels; a pass whose size does not change is left out.
+/// Both passes over interleaved pixels of `C` channels; a pass that does not change the size is skipped.
 ///
-/// The order shows in the last bit, since bytes are kept in between. torch goes across first. So does Pillow, but since
-/// version 13 down first where the height shrinks by more than twice as many pixels as the width.
+/// The order affects the last bit, because bytes are stored in between. torch resizes horizontally first. So does
+/// Pillow, but since version 13 it resizes vertically first if the height shrinks by more than twice as many pixels as
+/// the width.
 fn resample<const C: usize>(
     source: &[u8],
     from: (u32, u32),
@@ -242,7 +244,7 @@ fn premultiply(pixel: &mut [u8]) {
     }
 }
 
-/// Pillow's RGBa -> RGBA: a division that cuts; overshoot of the filter is clipped.
+/// Pillow's RGBa -> RGBA: a truncating division; overshoot of the filter is clipped.
 fn unpremultiply(pixel: &mut [u8]) {
     let alpha = u32::from(pixel[3]);
     if alpha == 0 || alpha == 255 {

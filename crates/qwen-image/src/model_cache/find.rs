@@ -12,7 +12,7 @@ pub(super) struct FoundCheckpoint {
     /// The hub id or the folder.
     pub id: String,
     pub revision: Option<String>,
-    /// The small one that comes with acetate.
+    /// Whether it is the small one that comes with acetate.
     pub default: bool,
 }
 

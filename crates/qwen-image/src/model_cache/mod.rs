@@ -56,7 +56,7 @@ pub struct ModelCache {
 pub type OnModelsChanged = dyn FnMut(&[LoadedModel]) + Send;
 
 impl ModelCache {
-    /// Nothing is opened or loaded yet.
+    /// Does not open or load anything yet.
     pub fn new(limits: Limits, hub: HubConfig, conditioning: Conditioning) -> Self {
         Self {
             limits,

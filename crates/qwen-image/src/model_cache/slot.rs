@@ -30,9 +30,9 @@ pub struct LoadedModel {
     pub revision: Option<String>,
     /// Whether no model was chosen, so that the small one was used.
     pub default: bool,
-    /// How it counts the tokens of pictures in an edit's prompt; none where prompts have no pictures.
+    /// The positions of pictures' tokens in an edit's prompt; none if prompts have no pictures.
     pub text_positions: Option<TextPositions>,
-    /// How it resizes the pictures that its text encoder sees.
+    /// How it resizes pictures for the text encoder.
     pub image_processor: ImageProcessorBackend,
 }
 

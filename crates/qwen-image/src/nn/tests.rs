@@ -149,9 +149,9 @@ fn norms_gates_and_rotations_on_views() -> Result<()> {
 
     for tokens in [1, s] {
         let (scale, shift) = (values(&[1, tokens, width], 3), values(&[1, tokens, width], 4));
-        let centred = whole.broadcast_sub(&whole.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let normed = centred.broadcast_div(&(variance + 1e-6)?.sqrt()?)?;
+        let centered = whole.broadcast_sub(&whole.mean_keepdim(D::Minus1)?)?;
+        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
+        let normed = centered.broadcast_div(&(variance + 1e-6)?.sqrt()?)?;
         let plain = normed.broadcast_mul(&(&scale + 1.0)?)?.broadcast_add(&shift)?;
         assert_near(&layer_norm_modulate(&x, &scale, &shift, 1e-6)?, &plain);
         assert_near(

@@ -186,7 +186,7 @@ impl HostWeights {
         self.layout.segments.iter().map(|segment| segment.bytes()).sum()
     }
 
-    /// Queues the transfer into a room; `stream` orders it with the computation.
+    /// Queues the transfer into a buffer; `stream` orders it with the computation.
     ///
     /// # Safety
     /// The caller frees the room only in the order of a computation that waits for the transfer.

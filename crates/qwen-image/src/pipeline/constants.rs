@@ -1,4 +1,4 @@
-//! Constants that the reference keeps in its Python code, and the small file that may override them.
+//! Constants from the reference's Python code, and the small file that can override them.
 
 use std::path::Path;
 
@@ -27,38 +27,38 @@ impl PipelineKind {
     }
 }
 
-/// Defaults are those of the full models; `acetate.json` beside `model_index.json` overrides them one by one.
+/// The defaults are those of the full models; `acetate.json` next to `model_index.json` can override each of them.
 #[derive(Debug, Clone)]
 pub struct Constants {
     /// Accepted values of `resolution`; the first is the default.
     pub resolutions: Vec<u32>,
-    /// The most layers that the checkpoint was trained to make.
+    /// The most layers that the checkpoint was trained for.
     pub max_layers: u32,
     /// Area of a reference as the text encoder sees it, in square pixels.
     pub condition_area: u32,
     /// Area of a reference as the VAE sees it, and of an edit's output.
     pub vae_area: u32,
-    /// Tokens of the template before the user's text; their states are dropped.
+    /// The number of template tokens before the user's text, whose states are dropped.
     pub prompt_template_encode_start_idx: usize,
     pub caption_max_new_tokens: usize,
-    /// How an edit's text encoder counts the tokens of pictures.
+    /// The positions of pictures' tokens in an edit's prompt.
     pub text_positions: TextPositions,
-    /// Which of transformers' picture processors an edit's and a caption's text encoder follows.
+    /// Which of transformers' picture processors to match in edits and captions.
     pub image_processor: ImageProcessorBackend,
-    /// What its users should know about this checkpoint; it goes into the manifest of every job.
+    /// A note for users of this checkpoint, which goes into the manifest of every job.
     pub note: Option<String>,
 }
 
-/// How the text encoder reads pictures: what a caller asks for, over what the checkpoint's `acetate.json` says.
+/// How the text encoder reads pictures: the caller's choices, which override the checkpoint's `acetate.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Conditioning {
-    /// How an edit's text encoder counts the tokens of pictures. None: as the checkpoint says, else `Multimodal`.
+    /// The positions of pictures' tokens in an edit's prompt. None: as the checkpoint says, else `Multimodal`.
     pub text_positions: Option<TextPositions>,
-    /// Which of transformers' picture processors is followed. None: as the checkpoint says, else `Torchvision`.
+    /// Which of transformers' picture processors to match. None: the checkpoint's setting, otherwise `Torchvision`.
     pub image_processor: Option<ImageProcessorBackend>,
 }
 
-/// Longest prompt, in tokens after the template; what is beyond is cut off, as in the reference.
+/// The maximum length of a prompt, in tokens after the template; the rest is cut off, as in the reference.
 pub const MAX_PROMPT_TOKENS: usize = 1024;
 
 #[derive(Default, Deserialize)]

@@ -14,7 +14,7 @@ pub struct Size {
 
 impl Size {
     /// About `area` square pixels in the shape of `width` x `height`, sides rounded to 32 as Python rounds (halves
-    /// to the even neighbour) and never below 32.
+    /// to the even neighbor) and never below 32.
     pub fn with_area(area: u32, width: u32, height: u32) -> Self {
         let ratio = f64::from(width) / f64::from(height);
         let target = (f64::from(area) * ratio).sqrt();

@@ -1,6 +1,12 @@
 //! Every Rust block of `docs/library.md`, compiled: each stands below word for word, and a test holds the two together.
 
-#![allow(dead_code, unused_variables, unused_assignments, reason = "shown to be read; `examples/` are what runs")]
+#![allow(
+    dead_code,
+    unused_variables,
+    unused_assignments,
+    unused_mut,
+    reason = "shown to be read; `examples/` are what runs"
+)]
 
 use std::{
     error::Error as StdError,

@@ -23,7 +23,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> =
         POINTS.iter().map(|point| case(format!("kill -9 at {point}"), killed_at(point))).collect();
     cases.push(case("stopped past its lease, and woken", stopped_and_woken()));
-    cases.push(case("a picture that kills its worker, and its neighbours", poison()));
+    cases.push(case("a picture that kills its worker, and its neighbors", poison()));
     cases.push(case("two workers, the same message twice", twice()));
     cases
 }
@@ -75,8 +75,8 @@ async fn poison() -> Tally {
     let witness = Witness::of(&world).await;
     let poison = composite(&world, "poison").await;
     let mut ids = vec![poison.clone()];
-    for neighbour in ["one", "two", "three", "four"] {
-        ids.push(composite(&world, neighbour).await);
+    for neighbor in ["one", "two", "three", "four"] {
+        ids.push(composite(&world, neighbor).await);
     }
     let failpoint = format!("fetched@{poison}=abort");
     for _ in 0..5 {

@@ -15,7 +15,7 @@ use crate::models::{LoadResult, ModelError, read_json};
 pub struct Config {
     pub text: TextConfig,
     pub vision: VisionConfig,
-    /// The token that stands for one merged patch of a picture.
+    /// The placeholder token of one merged patch of a picture.
     pub image_token: u32,
     /// Whether the language head is the embedding table.
     pub tied: bool,

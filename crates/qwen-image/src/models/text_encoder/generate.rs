@@ -1,4 +1,4 @@
-//! Captions, one token after the other.
+//! Generates captions token by token.
 
 use std::ops::ControlFlow;
 

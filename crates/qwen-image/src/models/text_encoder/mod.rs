@@ -49,7 +49,7 @@ pub struct Prompt<'a> {
     pub text: &'a str,
     pub pictures: &'a [PictureTokens],
     pub text_positions: TextPositions,
-    /// Leading hidden states that are left out: those of the template.
+    /// The number of leading hidden states to drop: those of the template.
     pub drop: usize,
     /// The most hidden states to return. Later ones are not computed, because the model is causal.
     pub keep: Option<usize>,
@@ -120,7 +120,7 @@ impl TextEncoder {
         Ok(read(one)? == read(other)?)
     }
 
-    /// Runs the vision tower. The result serves every prompt about the picture.
+    /// Runs the vision tower. The result can be used for every prompt about the picture.
     pub fn encode_picture(
         &self,
         picture: &RgbImage,

@@ -1,4 +1,4 @@
-//! The picture processor: a resize to whole merged patches, then scaled and normalised patches.
+//! The picture processor: resizes to whole merged patches, then scales and normalizes the patches.
 //!
 //! Sources: `Qwen2VLImageProcessor` and `Qwen2VLImageProcessorPil` in transformers.
 
@@ -15,20 +15,20 @@ use crate::{
     models::{LoadResult, ModelError, read_json},
 };
 
-/// Which of transformers' two picture processors is followed, by transformers' names. Their resizes differ in the last
-/// bit, and an edit by up to some 20/255 at single pixels.
+/// Which of transformers' two picture processors to match. Their resizes differ in the last bit, which changes an edit
+/// by up to about 20/255 at single pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageProcessorBackend {
-    /// What `from_pretrained` takes where torchvision is installed: torch resizes tensors of bytes.
+    /// The one that `from_pretrained` uses if torchvision is installed: torch resizes byte tensors.
     #[default]
     Torchvision,
-    /// What it takes without torchvision: Pillow resizes.
+    /// The one that it uses without torchvision: Pillow resizes.
     Pil,
 }
 
 impl ImageProcessorBackend {
-    /// As `acetate.json`, settings and manifests spell it.
+    /// The name in `acetate.json`, settings and manifests.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Torchvision => "torchvision",
@@ -57,7 +57,7 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// Size after merging `merge` x `merge` patches into one token.
+    /// The size after merging `merge` x `merge` patches into one token.
     pub fn merged(self, merge: usize) -> (usize, usize) {
         (self.height / merge, self.width / merge)
     }
@@ -89,7 +89,7 @@ struct Settings {
     temporal_patch_size: usize,
 }
 
-/// Areas in pixels, in spite of the names.
+/// These are areas in pixels, despite their names.
 #[derive(Debug, Default, Deserialize)]
 struct Size {
     shortest_edge: Option<usize>,
@@ -143,10 +143,10 @@ impl PictureProcessor {
     }
 
     /// Patches `(n, 3 * frames * patch * patch)`, float32 on `device`, in the order that the vision tower merges
-    /// them: four neighbours, then the next four.
+    /// them: four neighbors, then the next four.
     ///
     /// # Errors
-    /// When the picture has no pixels, or one side is more than 200 times the other.
+    /// If the picture has no pixels, or one side is more than 200 times the other.
     pub fn process(
         &self,
         picture: &RgbImage,
@@ -174,11 +174,11 @@ impl PictureProcessor {
         Ok((Tensor::from_vec(values, (n, width), device)?, grid))
     }
 
-    /// Height and width that a picture is resized to: whole merged patches, an area within the bounds, and as little
-    /// change of its shape as that allows.
+    /// The height and width to resize a picture to: whole merged patches, an area within the bounds, and the aspect
+    /// ratio as close as possible.
     ///
     /// # Errors
-    /// When one side is more than 200 times the other.
+    /// If one side is more than 200 times the other.
     pub fn target_size(&self, height: usize, width: usize) -> Result<(usize, usize), TextError> {
         let size = self.settings.size.as_ref();
         let min = self.settings.min_pixels.or(size.and_then(|size| size.shortest_edge)).unwrap_or(56 * 56);
@@ -200,7 +200,7 @@ impl PictureProcessor {
                         let row = &pixels[(row * columns + left * patch) * 3..][..patch * 3];
                         out.extend(row.iter().skip(channel).step_by(3).map(|&value| table[usize::from(value)]));
                     }
-                    // A still picture fills the frames of a patch with itself.
+                    // A still picture is repeated for all frames of a patch.
                     let end = out.len();
                     (1..frames).for_each(|_| out.extend_from_within(start..end));
                 }
@@ -209,18 +209,18 @@ impl PictureProcessor {
         out
     }
 
-    /// What each byte becomes in each channel.
+    /// The value of each byte in each channel.
     fn table(&self, backend: ImageProcessorBackend) -> [[f32; 256]; 3] {
         let Settings { do_rescale, do_normalize, rescale_factor, image_mean, image_std, .. } = &self.settings;
         std::array::from_fn(|channel| {
             let (mean, std) = (image_mean[channel], image_std[channel]);
             std::array::from_fn(|byte| match (backend, do_rescale, do_normalize) {
-                // Both steps at once, with the mean and deviation of bytes.
+                // Both steps at once, with the mean and deviation scaled to bytes.
                 (ImageProcessorBackend::Torchvision, true, true) => {
                     let whole = (1.0 / rescale_factor) as f32;
                     (byte as f32 - mean * whole) / (std * whole)
                 }
-                // Rescaled in double precision and then rounded, as numpy does.
+                // Rescaled in double precision and then rounded, like numpy.
                 (ImageProcessorBackend::Pil, true, true) => ((byte as f64 * rescale_factor) as f32 - mean) / std,
                 (_, false, true) => (byte as f32 - mean) / std,
                 (ImageProcessorBackend::Torchvision, true, false) => byte as f32 * *rescale_factor as f32,

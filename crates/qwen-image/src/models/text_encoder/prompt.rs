@@ -1,4 +1,4 @@
-//! Pictures inside a prompt: room for their tokens, and where each token stands.
+//! Pictures in a prompt: placeholders for their tokens, and the position of each token.
 
 use std::str::FromStr;
 
@@ -15,20 +15,20 @@ pub struct PictureTokens {
     pub grid: Grid,
 }
 
-/// How the tokens of pictures are counted by the rotary embedding.
+/// The positions of pictures' tokens in the rotary embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TextPositions {
-    /// By row and column, as the published models were made, and as transformers' `generate` does.
+    /// By row and column, as for the published models, and in transformers' `generate`.
     #[default]
     Multimodal,
-    /// Like words, one after the other. diffusers 0.42 with transformers 5.3 and newer reads an edit's prompt so, because
-    /// it does not pass the token types that rows and columns need (its issue 14194).
+    /// Like words, one after the other. diffusers 0.42 with transformers 5.3 and newer does this for edits, because it
+    /// does not pass the token types that rows and columns need (its issue 14194).
     Sequential,
 }
 
 impl TextPositions {
-    /// As `acetate.json`, settings and manifests spell it.
+    /// The name in `acetate.json`, settings and manifests.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Multimodal => "multimodal",
@@ -62,8 +62,8 @@ impl Positions {
         Self { rows: [row.clone(), row.clone(), row] }
     }
 
-    /// A word stands one behind the one before it; a picture's tokens share the time, count rows and columns, and
-    /// the next word stands behind the longer of its sides. `pictures` are sizes in tokens.
+    /// Each word is one position after the previous one; a picture's tokens share the time and count rows and columns,
+    /// and the next word follows the longer of its sides. `pictures` are sizes in tokens.
     ///
     /// Source: `get_rope_index` in transformers' `modeling_qwen2_5_vl.py`, for pictures.
     pub fn grid(ids: &[u32], image_token: u32, pictures: &[(usize, usize)]) -> Self {
@@ -104,10 +104,10 @@ impl Positions {
     }
 }
 
-/// Repeats each picture's placeholder once for each of its tokens.
+/// Repeats each picture's placeholder for all of its tokens.
 ///
 /// # Errors
-/// When there are not as many placeholders as pictures: a text that holds the placeholder itself.
+/// If the numbers of placeholders and pictures differ, because the text contains the placeholder itself.
 pub fn expand(ids: &[u32], image_token: u32, tokens: &[usize]) -> Result<Vec<u32>, TextError> {
     let found = ids.iter().filter(|&&id| id == image_token).count();
     if found != tokens.len() {
@@ -122,7 +122,7 @@ pub fn expand(ids: &[u32], image_token: u32, tokens: &[usize]) -> Result<Vec<u32
     Ok(out)
 }
 
-/// Puts the pictures' tokens in the places of their placeholders; `embeds` is `(1, n, hidden)` and so is the result.
+/// Replaces the placeholders with the pictures' tokens; `embeds` is `(1, n, hidden)` and so is the result.
 pub fn splice(embeds: &Tensor, ids: &[u32], image_token: u32, pictures: &[&Tensor]) -> candle_core::Result<Tensor> {
     if pictures.is_empty() {
         return Ok(embeds.clone());

@@ -49,7 +49,7 @@ impl VisionTower {
     }
 
     /// Tokens of one picture, `(1, n / merge^2, out_hidden)`, in reading order, from its patches `(n, patch)` in the
-    /// order of the processor: merged patches in reading order, the patches of each beside each other.
+    /// order of the processor: merged patches in reading order, with the patches of each next to each other.
     pub fn forward(&self, patches: &Tensor, grid: Grid) -> candle_core::Result<Tensor> {
         let device = patches.device();
         let merge = self.config.spatial_merge_size;

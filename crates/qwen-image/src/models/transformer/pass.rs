@@ -97,7 +97,7 @@ impl<'a> Pass<'a> {
     /// Replaces the patches with others of the same shape, as if they were the last block's output.
     ///
     /// # Errors
-    /// When the shape differs.
+    /// If the shape differs.
     pub fn set_hidden(&mut self, branch: usize, hidden: Tensor) -> Result<()> {
         if hidden.dims() != self.hidden(branch).dims() {
             candle_core::bail!("patches {:?} in place of {:?}", hidden.shape(), self.hidden(branch).shape());

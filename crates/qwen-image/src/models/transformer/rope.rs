@@ -41,10 +41,10 @@ impl TokenRotations {
         let mut text_start = if config.use_layer3d_rope { last } else { 0 };
         for (index, frame) in frames.iter().enumerate() {
             let depth = if config.use_layer3d_rope && index == last { -1 } else { index as i64 };
-            let centre = |size: usize| (size - size / 2) as i64;
+            let center = |size: usize| (size - size / 2) as i64;
             for row in 0..frame.height as i64 {
                 for column in 0..frame.width as i64 {
-                    positions.push([depth, row - centre(frame.height), column - centre(frame.width)]);
+                    positions.push([depth, row - center(frame.height), column - center(frame.width)]);
                 }
             }
             text_start = text_start.max(frame.height / 2).max(frame.width / 2);

@@ -2,15 +2,15 @@ use super::*;
 
 /// "Over" in float64, rounded once.
 fn over(stack: &[Rgba<u8>]) -> [f64; 4] {
-    let (mut colour, mut alpha) = ([0.0; 3], 0.0);
+    let (mut color, mut alpha) = ([0.0; 3], 0.0);
     for Rgba([r, g, b, a]) in stack {
         let a = f64::from(*a) / 255.0;
-        for (sum, value) in colour.iter_mut().zip([r, g, b]) {
+        for (sum, value) in color.iter_mut().zip([r, g, b]) {
             *sum = f64::from(*value) * a + *sum * (1.0 - a);
         }
         alpha = a + alpha * (1.0 - a);
     }
-    let [r, g, b] = colour.map(|sum| if alpha > 0.0 { sum / alpha } else { 0.0 });
+    let [r, g, b] = color.map(|sum| if alpha > 0.0 { sum / alpha } else { 0.0 });
     [r, g, b, alpha * 255.0]
 }
 

@@ -51,7 +51,7 @@ mod alpha {
     }
 
     #[test]
-    fn colour_and_alpha_come_apart_and_together_bit_for_bit() {
+    fn color_and_alpha_come_apart_and_together_bit_for_bit() {
         let layer = noise_rgba(13, 11, 2);
         let joined = image::with_alpha(&image::rgb_of(&layer), &layer).expect("one size");
         assert_eq!(joined, layer);
@@ -68,7 +68,7 @@ mod alpha {
 
     #[test]
     fn an_edit_returns_to_the_layers_size_and_exact_alpha_without_bleeding() {
-        // A soft-edged layer; the edit painted everything one colour, and so the edges must have just that colour.
+        // A soft-edged layer; the edit painted everything one color, and so the edges must have just that color.
         let layer = RgbaImage::from_fn(50, 40, |x, _| Rgba([200, 10, 10, (x * 5) as u8]));
         let edited = RgbImage::from_pixel(32, 32, Rgb([20, 40, 220]));
         let back = image::back_to_source(&edited, &layer);

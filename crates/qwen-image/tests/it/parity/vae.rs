@@ -15,8 +15,8 @@ fn channels_last(x: &Tensor) -> Tensor {
     x.squeeze(2).unwrap().permute((0, 2, 3, 1)).unwrap().contiguous().unwrap()
 }
 
-/// The stored latents are the VAE's own; ours are normalised as the transformer takes them.
-fn normalise(latent: &Tensor, checkpoint: &str) -> Tensor {
+/// The stored latents are the VAE's own; ours are normalized as the transformer takes them.
+fn normalize(latent: &Tensor, checkpoint: &str) -> Tensor {
     let text = std::fs::read_to_string(golden(checkpoint).join("vae/config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
     let row = |name: &str| -> Tensor {
@@ -30,9 +30,9 @@ fn check(checkpoint: &str, reference: &str) {
     let vae = load(checkpoint, Tiling::default());
     let tensors = tensors(reference);
     let latents = vae.encode(&channels_last(&tensors["image"])).unwrap();
-    let expected = normalise(&channels_last(&tensors["latent"]), checkpoint);
+    let expected = normalize(&channels_last(&tensors["latent"]), checkpoint);
     assert_close(&format!("{reference} encode"), &latents, &expected, COMPONENT);
-    let given = normalise(&channels_last(&tensors["given_latent"]), checkpoint);
+    let given = normalize(&channels_last(&tensors["given_latent"]), checkpoint);
     let picture = vae.decode(&given).unwrap();
     assert_close(&format!("{reference} decode"), &picture, &channels_last(&tensors["decoded"]), COMPONENT);
 }
@@ -68,7 +68,7 @@ fn tiles_are_clamped_and_seamless() {
     let values: Vec<f32> = b.flatten_all().unwrap().to_vec1().unwrap();
     assert!(values.iter().all(|v| (-1.0..=1.0).contains(v)), "not clamped");
 
-    // Mean absolute step between neighbouring columns, at every column.
+    // Mean absolute step between neighboring columns, at every column.
     let steps = |x: &Tensor| -> Vec<f32> {
         let width = x.dim(2).unwrap();
         let left = x.narrow(2, 0, width - 1).unwrap();

@@ -135,7 +135,7 @@ impl Cudnn {
             let status = unsafe { (api.set_stream)(handle, stream.cu_stream().cast()) };
             api.check(status, "stream of the handle").map(|()| cudnn)
         });
-        opened.inspect_err(|error| tracing::warn!(%error, "cuDNN is there but does not start")).ok()
+        opened.inspect_err(|error| tracing::warn!(%error, "cuDNN was found but does not start")).ok()
     }
 
     /// As in `9.19.0`.

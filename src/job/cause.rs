@@ -3,7 +3,7 @@
 use std::{error::Error, fmt, sync::Arc};
 
 /// The typed error behind a [`JobError`](super::JobError), for logs and for code that asks for its type. What people
-/// read stands in the error's own words, so causes are neither shown nor compared.
+/// read stands in the error's own words, so causes are not shown, and any two of them count as equal.
 #[derive(Clone)]
 pub struct Cause(Arc<dyn Error + Send + Sync>);
 

@@ -19,7 +19,9 @@ use qwen_image::image_processor::composite;
 use serde_json::{Value, json};
 
 fn write(stack: &Stack, format: ExportFormat) -> Result<Vec<u8>, ExportError> {
-    Ok(stack.write(format, &Limits::default(), Cursor::new(Vec::new()))?.into_inner())
+    // Wider than a picture may be by default: some formats have limits of their own.
+    let limits = Limits { max_width: 32_768, max_height: 32_768, ..Limits::default() };
+    Ok(stack.write(format, &limits, Cursor::new(Vec::new()))?.into_inner())
 }
 
 fn sheet(name: &str, index: usize, picture: &RgbaImage) -> Sheet {

@@ -63,10 +63,10 @@ fn cmyk_becomes_rgb_as_in_pillow() {
 #[test]
 fn animations_and_pages_give_their_first_picture_and_say_so() {
     for (name, note) in [
-        ("animated.webp", "animated WebP with 3 frames, only the first was taken"),
-        ("animated.png", "animated PNG with 3 frames, only the first was taken"),
-        ("animated.gif", "animated GIF with 3 frames, only the first was taken"),
-        ("pages.tif", "TIFF with 3 pages, only the first was taken"),
+        ("animated.webp", "animated WebP with 3 frames; only the first was used"),
+        ("animated.png", "animated PNG with 3 frames; only the first was used"),
+        ("animated.gif", "animated GIF with 3 frames; only the first was used"),
+        ("pages.tif", "TIFF with 3 pages; only the first was used"),
     ] {
         let decoded = decode_file(name);
         assert_eq!(decoded.notes, [note]);

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpListener,
+    net::{Shutdown, TcpListener},
     path::Path,
     process::Command,
     thread,
@@ -13,7 +13,8 @@ use crate::{
     services::{database::support::postgres_url, rabbit::Broker},
 };
 
-/// Says this to everybody who asks for something; gives its address.
+/// Says this to everybody who asks for something; gives its address. Requests may come in pieces, and one that is still
+/// unread when the connection closes would take the answer with it.
 fn saying(what: impl Into<Vec<u8>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, what) = (listener.local_addr().unwrap().to_string(), what.into());
@@ -21,6 +22,8 @@ fn saying(what: impl Into<Vec<u8>>) -> String {
         for mut stream in listener.incoming().map_while(Result::ok) {
             if stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {
                 stream.write_all(&what).ok();
+                stream.shutdown(Shutdown::Write).ok();
+                stream.read_to_end(&mut Vec::new()).ok();
             }
         }
     });

@@ -155,8 +155,7 @@ async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
         reasons.push(reason.to_string());
     }
     let reasons = reasons.join("\n");
-    for wanted in
-        ["is already a composite job", "9 is not known", "key must be a string", "more than the 262144 allowed"]
+    for wanted in ["is already a composite job", "9 is not known", "key must be a string", "at most 262144 are allowed"]
     {
         assert!(reasons.contains(wanted), "{wanted}: {reasons}");
     }

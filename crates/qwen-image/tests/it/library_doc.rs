@@ -13,7 +13,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use qwen_image::{Callbacks, DecomposeOptions, EditOptions, Error};
+use qwen_image::{Callbacks, Conditioning, DecomposeOptions, EditOptions, Error, ImageProcessorBackend, TextPositions};
 
 fn load() -> Result<(), Box<dyn StdError>> {
     use qwen_image::{CpuOffload, DeviceChoice, Limits, PipelineOptions, QwenImagePipeline};
@@ -61,6 +61,14 @@ fn load() -> Result<(), Box<dyn StdError>> {
 
     let mut pipe = QwenImagePipeline::from_pretrained("...", PipelineOptions::default())?;
     pipe.load_edit_model()?;
+
+    let options = PipelineOptions {
+        conditioning: Conditioning {
+            image_processor: Some(ImageProcessorBackend::Pil),
+            text_positions: Some(TextPositions::Sequential),
+        },
+        ..PipelineOptions::default()
+    };
 
     let picture = pipe.composite(&layers[1..])?;
 

@@ -41,8 +41,8 @@ async fn bad_between_good() -> Tally {
     }
     vhost.until_left("acetate.dead-letters", 3).await;
     let ids = [first, unknown, last];
-    for id in &ids {
-        // A row comes with the first look at its message.
+    // A row comes with the first look at its message; one that is refused gets none.
+    for id in [&ids[0], &ids[2]] {
         world.once(id, |_| true).await;
     }
     let tally = witness.judge(&world, &ids).await;

@@ -101,7 +101,7 @@ impl Drop for Caller {
             match api.cancel(job).await {
                 Ok(_) => tracing::info!(%job, "cancelled, because the client closed the connection"),
                 Err(error) => {
-                    tracing::warn!(%job, %error, "the client closed the connection, but the job could not be cancelled")
+                    tracing::warn!(%job, %error, "the client closed the connection, but the job could not be cancelled");
                 }
             }
         });

@@ -20,6 +20,8 @@ use sha2::{Digest, Sha256};
 use crate::services::s3_server::{S3Server, settings, store_with};
 
 const SIZE: usize = 96 << 20;
+/// Tries before a long turn counts: copying into a socket may take long once, hashing does every time.
+const TRIES: usize = 3;
 
 #[test]
 fn large_objects_in_a_folder_do_not_hold_the_runtime_up() {
@@ -56,17 +58,23 @@ fn put_and_verify_in_small_turns(store: &Store) {
     let hashing = processor_time().unwrap() - made;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let longest = runtime.block_on(async {
-        let done = Arc::new(AtomicBool::new(false));
-        let turns = tokio::spawn(longest_turn(done.clone()));
-        let key = ObjectKey::new(JobId::new(), Epoch(1), "large.bin").unwrap();
-        let stored = store.put(key, bytes).await.unwrap();
-        assert_eq!((stored.size, stored.sha256.as_str()), (SIZE as u64, digest.as_str()));
-        store.verify(&stored).await.unwrap();
-        done.store(true, Ordering::Relaxed);
-        turns.await.unwrap()
-    });
-    assert!(longest < hashing / 2, "the runtime computed for {longest:?} at a stretch; hashing takes {hashing:?}");
+    let longest_of_try = || runtime.block_on(longest_while_putting(store, bytes.clone(), &digest));
+    let longest = (0..TRIES).map(|_| longest_of_try()).find(|longest| *longest < hashing / 2);
+    assert!(
+        longest.is_some(),
+        "the runtime computed for more than half of what hashing takes, {hashing:?}, at a stretch"
+    );
+}
+
+async fn longest_while_putting(store: &Store, bytes: Vec<u8>, digest: &str) -> Duration {
+    let done = Arc::new(AtomicBool::new(false));
+    let turns = tokio::spawn(longest_turn(done.clone()));
+    let key = ObjectKey::new(JobId::new(), Epoch(1), "large.bin").unwrap();
+    let stored = store.put(key, bytes).await.unwrap();
+    assert_eq!((stored.size, stored.sha256.as_str()), (SIZE as u64, digest));
+    store.verify(&stored).await.unwrap();
+    done.store(true, Ordering::Relaxed);
+    turns.await.unwrap()
 }
 
 /// The most processor time between two turns of this task, which asks for a turn all the time.

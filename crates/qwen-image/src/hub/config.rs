@@ -77,9 +77,15 @@ impl fmt::Debug for Token {
 }
 
 impl Default for HubConfig {
-    /// Hugging Face, with the cache of `huggingface_hub` in the home folder. The environment is not read.
+    /// Hugging Face, with the cache of `huggingface_hub` in the home folder, or below the current folder where there is
+    /// no home. No variable of the hub is read: [`Self::resolve`] does that.
     fn default() -> Self {
-        Self::new(DEFAULT_ENDPOINT, hf_hub::Cache::default().path())
+        // hf-hub's own default panics without a home folder.
+        let cache = match std::env::home_dir() {
+            Some(_) => hf_hub::Cache::default().path().clone(),
+            None => PathBuf::from(".cache/huggingface/hub"),
+        };
+        Self::new(DEFAULT_ENDPOINT, cache)
     }
 }
 

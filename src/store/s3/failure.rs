@@ -98,9 +98,7 @@ impl S3Error {
                     &message,
                 ),
             },
-            Self::TooLarge(size) => {
-                JobError::ImageTooLarge { input, reason: too_large(size, cap, "allowed (image.max_bytes)") }
-            }
+            Self::TooLarge(size) => JobError::ImageTooLarge { input, reason: too_large(size, cap) },
             Self::Refused(message) => {
                 JobError::invalid("input", format!("{url}: {} rejects the request: {message}", client.server()))
             }
@@ -135,7 +133,7 @@ impl S3Error {
                 &format!("the bucket is in a different region than the one used with {server}; set AWS_REGION"),
                 &message,
             ),
-            Self::TooLarge(size) => too_large(size, cap, "that it should have"),
+            Self::TooLarge(_) => format!("is larger than the expected {cap} bytes"),
             Self::Changed => "was replaced while it was read; the next attempt reads it again".to_owned(),
             Self::Unavailable(message) => words(
                 &format!("{server} is not available; check that it runs, and check store.endpoint and the network"),
@@ -148,10 +146,10 @@ impl S3Error {
     }
 }
 
-fn too_large(size: Option<u64>, cap: u64, which: &str) -> String {
+fn too_large(size: Option<u64>, cap: u64) -> String {
     match size {
-        Some(size) => format!("{size} bytes are more than the {cap} {which}"),
-        None => format!("has more than the {cap} bytes {which}"),
+        Some(size) => format!("{size} bytes are more than the {cap} allowed (image.max_bytes)"),
+        None => format!("has more than the {cap} bytes allowed (image.max_bytes)"),
     }
 }
 

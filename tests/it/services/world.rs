@@ -133,7 +133,13 @@ impl World {
         let (rows, id) = (self.rows.get_or_init(open).await, id.parse().unwrap());
         until(|| async {
             let row = rows.get(id).await.unwrap();
-            if row.as_ref().is_some_and(&holds) { Ok(()) } else { Err(format!("it goes no further: {row:?}")) }
+            // A message that was refused has no row and never gets one.
+            let refused = row.is_none() && rows.rejection(id).await.unwrap().is_some();
+            if refused || row.as_ref().is_some_and(&holds) {
+                Ok(())
+            } else {
+                Err(format!("it goes no further: {row:?}"))
+            }
         })
         .await;
     }

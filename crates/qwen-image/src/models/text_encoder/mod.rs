@@ -1,8 +1,8 @@
 //! Qwen2.5-VL as the text encoder: prompts and pictures to hidden states, and captions of pictures.
 //!
-//! A picture goes through the [`processor`] (patches) and the [`vision`] tower (tokens). The tokens replace its
-//! placeholder among the prompt's tokens ([`tokenizer`], [`prompt`]), and all of them go through the [`language`]
-//! model. For captions, [`generate`] continues that model token by token.
+//! A picture goes through the `processor` (patches) and the `vision` tower (tokens). The tokens replace its
+//! placeholder among the prompt's tokens (`tokenizer`, `prompt`), and all of them go through the `language`
+//! model. For captions, `generate` continues that model token by token.
 
 mod cache;
 pub(super) mod config;

@@ -21,7 +21,7 @@ pub struct StepModulations {
 const TOGETHER: usize = 16;
 
 /// The timesteps of a run. If blocks are streamed, all modulations are computed at once, so that their weights are
-/// transferred once for all steps; otherwise [`TOGETHER`] at a time.
+/// transferred once for all steps; otherwise `TOGETHER` at a time.
 #[derive(Debug)]
 pub struct ModulationCache<'a> {
     transformer: &'a Transformer,

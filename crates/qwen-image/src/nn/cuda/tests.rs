@@ -2,6 +2,8 @@
 //!
 //! Without a GPU nothing is tested, and every test says so on the error stream, past the harness's capture.
 
+#![allow(clippy::print_stderr, reason = "how near the results were is worth reading where a bar is missed")]
+
 use std::io::Write;
 
 use candle_core::{DType, Device, Result, Tensor};

@@ -115,7 +115,7 @@ fn a_full_or_read_only_disk() {
     let read_only = mount("remount,ro");
     let there = into_cache(Some(&disk), Small::Edit, &FILES);
     let not_there = into_cache(Some(&disk), Small::Layered, &FILES);
-    assert!(Command::new("umount").arg(&disk).status().unwrap().success());
+    assert!(Command::new("umount").arg("--lazy").arg(&disk).status().unwrap().success());
 
     assert!(enough && read_only, "the small file system was not remounted");
     let HubError::Unpack { needed: 300_010, ref source, .. } = full else { panic!("{full}") };

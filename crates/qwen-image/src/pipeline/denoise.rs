@@ -17,9 +17,8 @@ use crate::models::{
 pub type RunPass<'a> = dyn FnMut(usize, Pass<'_>) -> CandleResult<Vec<Tensor>> + 'a;
 
 /// Every block of a pass: no cache.
-pub fn every_block(_step: usize, mut pass: Pass<'_>) -> CandleResult<Vec<Tensor>> {
-    while pass.next_block()? {}
-    pass.finish()
+pub fn every_block(_step: usize, pass: Pass<'_>) -> CandleResult<Vec<Tensor>> {
+    pass.run_all()
 }
 
 /// One run of the loop.

@@ -168,9 +168,7 @@ impl Transformer {
         modulations: &StepModulations,
         targets: usize,
     ) -> Result<Vec<Tensor>> {
-        let mut pass = self.begin(hidden, branches, modulations, targets)?;
-        while pass.next_block()? {}
-        pass.finish()
+        self.begin(hidden, branches, modulations, targets)?.run_all()
     }
 
     /// Starts a pass that the caller runs block by block and may cut short; the arguments are those of

@@ -88,6 +88,12 @@ impl<'a> Pass<'a> {
         Ok(true)
     }
 
+    /// Runs the blocks that are left, then [`Self::finish`].
+    pub fn run_all(mut self) -> Result<Vec<Tensor>> {
+        while self.next_block()? {}
+        self.finish()
+    }
+
     /// The patches of a branch after the last block that ran, `(1, s, dim)`; after the very last block only the
     /// targets are left.
     pub fn hidden(&self, branch: usize) -> &Tensor {

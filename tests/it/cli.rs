@@ -278,7 +278,7 @@ fn a_full_disk() {
     assert!(Command::new("umount").arg(&small).status().unwrap().success());
     for ran in [out, data] {
         assert_eq!(ran.code, Some(1), "{ran:?}");
-        assert!(ran.stderr.contains("small") && ran.stderr.contains("too little space"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("small") && ran.stderr.contains("not enough disk space"), "{}", ran.stderr);
     }
 }
 

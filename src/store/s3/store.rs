@@ -109,7 +109,7 @@ impl S3Store {
         if read.map_err(broken)? == PROBE {
             return Ok(());
         }
-        let reason = format!("returns other bytes than were written; check the store at {}", self.client.server());
+        let reason = format!("the bytes read differ from those written; check the store at {}", self.client.server());
         Err(JobError::storage(at.to_string(), reason))
     }
 

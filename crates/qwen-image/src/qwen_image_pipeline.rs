@@ -227,7 +227,9 @@ impl QwenImagePipeline {
                 tracing::warn!(device, reason = %source, "out of memory; retrying with more of the model offloaded");
                 match self.call_once(key, text, callbacks, &run) {
                     Ok((made, mut used)) => {
-                        used.notes.push(format!("{device} ran out of memory; the job was repeated with more of the model offloaded"));
+                        used.notes.push(format!(
+                            "{device} ran out of memory; the job was repeated with more of the model offloaded"
+                        ));
                         Ok((made, used))
                     }
                     // No smaller mode is allowed or fits. The error is then about the device's current state, not

@@ -1,4 +1,4 @@
-"""Trains one part of the small checkpoints for a given time, or exports what is trained.
+"""Trains one part of the small checkpoints for a given time, or exports the trained parts.
 
     python train.py vae-layered|vae-edit|text|layered|edit --state DIR --seconds S
     python train.py export --state DIR --models DIR    writes layered-nano and edit-nano

@@ -4,8 +4,8 @@
     gpu_reference.py numerics FOLDER --bench PATH
 
 `time` prints JSON like the library's example `bench` with `--json`. `numerics` runs one forward pass of the transformer and one of the VAE
-in float32 and in bfloat16, has the example `bench` do the same, and prints how far each is from float32. It wants a checkpoint
-whose float32 weights fit beside the rest: a dozen blocks.
+in float32 and in bfloat16, runs the same in the example `bench`, and prints how far each is from float32. It needs a checkpoint
+whose float32 weights also fit into memory: about a dozen blocks.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The diffusers side, as a separate process: loads a pipeline, then runs it once for each line on standard input.
 
-Answers each line with one line of JSON: seconds of the call and of the parts in it. With --once it runs a single
-time without being asked, as a whole process that is timed from outside.
+Responds to each line with one line of JSON: the seconds of the call and of its parts. With --once, it runs a single time
+without input, as a whole process that is timed from outside.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Stages `layered` and `edit`: the transformers, by flow matching on what the pipelines feed them.
+"""Stages `layered` and `edit`: trains the transformers by flow matching, with the same inputs as in the pipelines.
 
 Scenes are drawn, encoded by the frozen VAE and read by the frozen text encoder into a pool on the device, from which
 batches are drawn; the oldest are replaced all the time. A transformer's step costs less than encoding its batch.

@@ -148,7 +148,7 @@ fn layers_of_several_jobs_may_have_one_file_name() {
 }
 
 #[test]
-fn an_openraster_is_recognised_by_its_first_bytes() {
+fn an_openraster_is_recognized_by_its_first_bytes() {
     let bytes = write(&stacks()[0].1, ExportFormat::Ora).unwrap();
     assert_eq!(&bytes[30..38], b"mimetype");
     assert_eq!(&bytes[38..54], b"image/openraster");

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::job::{ErrorRecord, JobError, JobKind};
 
-/// The pause before a message is returned that could not be dead-lettered, so that there is no tight loop with a
-/// failing broker.
+/// The pause before returning a message that could not be dead-lettered. It prevents a tight loop with a failing
+/// broker.
 const PAUSE: Duration = Duration::from_secs(1);
 /// All headers of a message share one frame.
 const LONGEST_REASON: usize = 4096;
@@ -99,8 +99,8 @@ impl Handle {
         }
     }
 
-    /// Published again with the reason in its headers, and acknowledged when that is confirmed: a crash in between
-    /// duplicates the message but does not lose it.
+    /// Publishes the message again with the reason in its headers, and acknowledges it once that is confirmed: a crash
+    /// in between duplicates the message but does not lose it.
     pub(in crate::queue) async fn dead_letter(mut self, reason: &ErrorRecord) -> Result<(), JobError> {
         let Some(open) = &self.open else { return Ok(()) };
         let message = Outgoing {

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 import tomllib
+import urllib.parse
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy/grafana/dashboards/acetate.json"
-HISTOGRAMS = {"acetate_queue_wait_seconds", "acetate_stage_seconds"}
-# The metrics of a worker, with their labels.
+HISTOGRAMS = {"acetate_queue_wait_seconds", "acetate_stage_seconds", "acetate_http_seconds"}
+# The metrics of a worker, and of a front at the end, with their labels.
 METRICS = {
     "acetate_jobs_total": {"kind", "result"},
     "acetate_job_attempts_total": {"kind", "outcome"},
@@ -27,6 +28,10 @@ METRICS = {
     "acetate_queue_connected": set(),
     "acetate_deliveries_unacked": set(),
     "acetate_dead_letters_total": {"code"},
+    "acetate_http_requests_total": {"route", "method", "status"},
+    "acetate_http_seconds": {"route"},
+    "acetate_http_watchers": set(),
+    "acetate_webhooks_total": {"outcome"},
 }
 # Metrics of Prometheus itself.
 ADDED = {"instance", "job", "le"}
@@ -34,67 +39,155 @@ DEFAULTS = tomllib.loads((ROOT / "config/default.toml").read_text())
 
 
 def compose(path):
-    """Pinned images, ports on loopback alone, a health check and a restart policy for whatever stays up."""
-    for name, service in json.loads(Path(path).read_text())["services"].items():
+    """Pinned or local images, ports on loopback alone, and for what stays up a health check, a restart policy and time to
+    stop."""
+    services = json.loads(Path(path).read_text())["services"]
+    builders = {}
+    for name, service in services.items():
         image = service["image"]
-        if "build" not in service and not re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)?$", image):
+        if image.startswith("localhost/"):
+            if service.get("pull_policy") != "never":
+                yield f"{name}: {image} is built here, and pull_policy is {service.get('pull_policy')}, not never"
+            builders.setdefault(image, [])
+            if "build" in service:
+                builders[image].append(name)
+        elif not re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)?$", image):
             yield f"{name}: {image} is not pinned to a version"
         for port in service.get("ports", []):
             if port.get("host_ip") != "127.0.0.1":
                 yield f"{name}: port {port['target']} is published on {port.get('host_ip', 'every address')}"
+        for volume in service.get("volumes", []):
+            if volume["type"] == "bind":
+                if not Path(volume["source"]).exists():
+                    yield f"{name}: {volume['source']} is mounted and does not exist"
+                if volume.get("bind", {}).get("selinux") != "z":
+                    yield f"{name}: {volume['source']} is mounted without z: SELinux would keep it from the container"
+        for place in service.get("tmpfs", []):
+            if place.startswith("/var/lib/acetate") and "uid=10001" not in place:
+                yield f"{name}: {place} is a tmpfs of root, which acetate cannot write to"
         if name == "sample":
+            if not service.get("init"):
+                yield "sample: its shell is process 1, and no signal ends it"
             continue
         if service.get("restart") != "unless-stopped":
             yield f"{name}: restart is {service.get('restart')}, not unless-stopped"
-        if "build" not in service and "healthcheck" not in service:
+        if not image.startswith("localhost/") and "healthcheck" not in service:
             yield f"{name}: no health check"
+        if name in ("rabbitmq", "postgres", "garage", "front", "prometheus") and seconds(service.get("stop_grace_period", "10s")) < 60:
+            yield f"{name}: is killed {service.get('stop_grace_period', '10s')} after it was told to stop"
         if name.startswith("worker"):
             drain = int(service["environment"]["ACETATE__WORKER__DRAIN_SECONDS"])
             if not 600 <= drain < seconds(service["stop_grace_period"]):
                 yield f"{name}: drains for {drain} s and is killed after {service['stop_grace_period']}"
-        for volume in service.get("volumes", []):
-            source = Path(volume["source"]) if volume["type"] == "bind" else ROOT
-            if source != ROOT / "out" and not source.exists():
-                yield f"{name}: {source} is mounted and does not exist"
+    for image, names in builders.items():
+        if len(names) != 1:
+            yield f"{image} is built by {names}, not by one service"
+
+
+def workers(path, count):
+    """The number of CPU workers is what the variable says."""
+    found = json.loads(Path(path).read_text())["services"]["worker"].get("scale")
+    if found != int(count):
+        yield f"ACETATE_WORKERS={count} gives {found} workers"
+
+
+def passwords(path, plain):
+    """The servers get the passwords as they are, and acetate's URLs hold the same ones."""
+    services = json.loads(Path(path).read_text())["services"]
+    for server, variable, setting in (("rabbitmq", "RABBITMQ_DEFAULT_PASS", "ACETATE__QUEUE__URL"),
+                                      ("postgres", "POSTGRES_PASSWORD", "ACETATE__STATUS__URL")):
+        # `config` doubles each $, so that its output can be read again.
+        given = services[server]["environment"][variable].replace("$$", "$")
+        if given != plain:
+            yield f"{server} gets the password {given}, not {plain}"
+        for name in ("front", "worker", "worker-gpu", "sample"):
+            url = urllib.parse.urlsplit(services[name]["environment"][setting].replace("$$", "$"))
+            if (url.hostname, urllib.parse.unquote(url.password or "")) != (server, plain):
+                yield f"{name}: {setting} is {url.geturl()}"
+
+
+def gpus(path):
+    """A worker for each GPU, one service that builds their image, one name for Prometheus, no CPU worker."""
+    services = json.loads(Path(path).read_text())["services"]
+    taken = []
+    for name, service in services.items():
+        if name.startswith("worker-gpu"):
+            [device] = service["deploy"]["resources"]["reservations"]["devices"]
+            taken += device["device_ids"]
+            aliases = (service["networks"]["default"] or {}).get("aliases", [])
+            if name != "worker-gpu" and "worker-gpu" not in aliases:
+                yield f"{name}: Prometheus does not find it"
+    if taken != [str(number) for number in range(len(taken))] or len(taken) < 2:
+        yield f"the GPUs of the workers are {taken}"
+    if services["worker"].get("scale") != 0:
+        yield "a CPU worker would take jobs as well"
+    yield from compose(path)
 
 
 def seconds(text):
     return sum(int(n) * {"h": 3600, "m": 60, "s": 1}[unit] for n, unit in re.findall(r"(\d+)([hms])", text))
 
 
-def kubernetes(path):
-    """Checks what the schemas do not cover: namespaces, names that refer to each other, the grace period."""
+# Neither autoscaler of nodes evicts a pod with these.
+UNEVICTED = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+
+
+def kubernetes(path, grace_of_nodes=None):
+    """Checks what the schemas do not cover: namespaces, names that refer to each other, the grace period, the host's
+    network."""
     objects = {}
     for item in documents(path):
         kind, meta = item["kind"], item["metadata"]
         objects.setdefault(kind, {})[meta["name"]] = item
         if kind != "Namespace" and meta.get("namespace") != "acetate":
             yield f"{kind} {meta['name']} is in namespace {meta.get('namespace')}, not acetate"
-    worker = objects["Deployment"]["acetate-worker"]
-    grace = worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    if "ScaledJob" in objects:
+        [worker] = [job["spec"]["jobTargetRef"]["template"] for job in objects["ScaledJob"].values()]
+        if worker["spec"].get("restartPolicy") != "Never":
+            yield "a worker that ends would be started again in the same Job"
+    else:
+        worker = objects["Deployment"]["acetate-worker"]["spec"]["template"]
+        if "replicas" in objects["Deployment"]["acetate-worker"]["spec"]:
+            yield "the worker's Deployment sets replicas, which are KEDA's"
+    grace = worker["spec"]["terminationGracePeriodSeconds"]
     [config] = objects["ConfigMap"].values()
     drain = int(config["data"]["ACETATE__WORKER__DRAIN_SECONDS"])
     longest = DEFAULTS["worker"]["job_timeout_seconds"]
-    if not longest <= drain < grace:
-        yield f"a job may take {longest} s, a worker drains for {drain} s, and is killed after {grace} s"
-    if "replicas" in worker["spec"]:
-        yield "the worker's Deployment sets replicas, which are KEDA's"
+    if grace_of_nodes is None:
+        if not longest <= drain < grace:
+            yield f"a job may take {longest} s, a worker drains for {drain} s, and is killed after {grace} s"
+    elif not drain < grace <= int(grace_of_nodes):
+        yield f"a worker drains for {drain} s, and is killed after {grace} s or {grace_of_nodes} s"
+    for name, value in UNEVICTED.items():
+        if worker["metadata"]["annotations"].get(name) != value:
+            yield f"a worker at work may be evicted: {name} is {worker['metadata']['annotations'].get(name)}"
+    if worker["spec"].get("hostNetwork"):
+        yield from host_network(worker, objects)
     secrets = {s["metadata"]["name"]: s["stringData"]
                for s in documents(ROOT / "deploy/kubernetes/base/secret.example.yaml")}
+    templates = {name: deployment["spec"]["template"] for name, deployment in objects["Deployment"].items()}
     for name, deployment in objects["Deployment"].items():
-        for problem in pods(deployment, objects, secrets):
+        labels, selector = templates[name]["metadata"]["labels"], deployment["spec"]["selector"]["matchLabels"]
+        if not selector.items() <= labels.items():
+            yield f"{name}: selects {selector}, its pods have {labels}"
+    templates["acetate-worker"] = worker
+    for name, template in templates.items():
+        for problem in pods(template, objects, secrets):
             yield f"{name}: {problem}"
-    # Every selector must select the pods of one Deployment.
-    labels = [d["spec"]["template"]["metadata"]["labels"] for d in objects["Deployment"].values()]
+    # Every selector must select the pods of one template.
+    labels = [template["metadata"]["labels"] for template in templates.values()]
     selectors = [("Service", s["spec"]["selector"]) for s in objects["Service"].values()]
     selectors += [("PodDisruptionBudget", p["spec"]["selector"]["matchLabels"])
                   for p in objects["PodDisruptionBudget"].values()]
     for kind, selector in selectors:
         if sum(selector.items() <= of.items() for of in labels) != 1:
             yield f"a {kind} selects {selector}, the pods have {labels}"
-    [scaled] = objects["ScaledObject"].values()
-    if scaled["spec"]["scaleTargetRef"]["name"] not in objects["Deployment"]:
-        yield f"the ScaledObject scales {scaled['spec']['scaleTargetRef']['name']}, which is not here"
+    [scaled] = (objects.get("ScaledJob") or objects["ScaledObject"]).values()
+    target = scaled["spec"].get("scaleTargetRef", {}).get("name")
+    if target is not None and target not in objects["Deployment"]:
+        yield f"the ScaledObject scales {target}, which is not here"
+    if len(scaled["spec"]["triggers"]) != 4:
+        yield f"{len(scaled['spec']['triggers'])} triggers for four kinds of jobs"
     for trigger in scaled["spec"]["triggers"]:
         if trigger["authenticationRef"]["name"] not in objects["TriggerAuthentication"]:
             yield f"trigger {trigger['name']}: no TriggerAuthentication {trigger['authenticationRef']['name']}"
@@ -106,11 +199,26 @@ def kubernetes(path):
                 yield f"TriggerAuthentication {auth['metadata']['name']}: no {ref['key']} in Secret {ref['name']}"
 
 
-def pods(deployment, objects, secrets):
-    template = deployment["spec"]["template"]
-    labels, selector = template["metadata"]["labels"], deployment["spec"]["selector"]["matchLabels"]
-    if not selector.items() <= labels.items():
-        yield f"selects {selector}, its pods have {labels}"
+def host_network(template, objects):
+    pod = template["spec"]
+    [container] = pod["containers"]
+    if pod.get("dnsPolicy") != "ClusterFirstWithHostNet":
+        yield f"in the host's network with dnsPolicy {pod.get('dnsPolicy')}, no name of the cluster is known"
+    [port] = container["ports"]
+    bind = {item["name"]: item["value"] for item in container.get("env", [])}.get("ACETATE__HTTP__BIND", "")
+    scraped = template["metadata"]["annotations"]["prometheus.io/port"]
+    if not str(port["containerPort"]) == str(port.get("hostPort")) == bind.rpartition(":")[2] == scraped:
+        yield f"the worker listens on {bind}, its port is {port}, and {scraped} is scraped"
+    strategy = objects["Deployment"]["acetate-worker"]["spec"]["strategy"]["rollingUpdate"]
+    if strategy["maxSurge"] != 0:
+        yield f"a new worker would wait for the port of the old one: {strategy}"
+    policy = objects["Namespace"]["acetate"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+    if policy != "privileged":
+        yield f"the namespace's policy {policy} refuses the host's network"
+
+
+def pods(template, objects, secrets):
+    """The references inside a template of pods."""
     pod = template["spec"]
     [container] = pod["containers"]
     volumes = {volume["name"] for volume in pod["volumes"]}
@@ -128,12 +236,47 @@ def pods(deployment, objects, secrets):
 
 
 def builtin(*paths):
-    """Prints the objects that Kubernetes itself knows."""
+    """Prints the objects that Kubernetes itself knows, and the Jobs that KEDA makes from a ScaledJob."""
     import yaml
 
     known = [item for path in paths for item in documents(path) if not item["apiVersion"].startswith("keda.sh")]
+    known += [{"apiVersion": "batch/v1", "kind": "Job", "metadata": item["metadata"], "spec": item["spec"]["jobTargetRef"]}
+              for path in paths for item in documents(path) if item["kind"] == "ScaledJob"]
     print(yaml.safe_dump_all(known), end="")
     return []
+
+
+# Newer than the schemas.
+NEWER = {"ScaledObject.spec.fallback.behavior"}
+
+
+def keda(path):
+    """KEDA's kinds, against the schemas that its resource definitions have. Fields that a schema does not know get lost
+    on the way through it."""
+    from cloudcoil.models.keda import v1alpha1
+
+    for item in documents(path):
+        if item["apiVersion"].startswith("keda.sh"):
+            if item["kind"] == "ScaledJob":
+                # `builtin` has the Job.
+                item["spec"]["jobTargetRef"]["template"] = {"spec": {"containers": [{"name": "worker"}]}}
+            model = getattr(v1alpha1, item["kind"])
+            read = model.model_validate(item).model_dump(mode="json", by_alias=True, exclude_unset=True)
+            for field in lost(item["spec"], read["spec"], f"{item['kind']}.spec"):
+                if field not in NEWER:
+                    yield f"{item['metadata']['name']}: {field} is no field"
+
+
+def lost(given, read, place):
+    if isinstance(given, dict):
+        for key, value in given.items():
+            if key not in read:
+                yield f"{place}.{key}"
+            else:
+                yield from lost(value, read[key], f"{place}.{key}")
+    elif isinstance(given, list):
+        for number, value in enumerate(given):
+            yield from lost(value, read[number], f"{place}[{number}]")
 
 
 def documents(path):
@@ -316,7 +459,9 @@ def command_lines():
     texts.append(("deploy/sample.sh", (ROOT / "deploy/sample.sh").read_text()))
     for place, text in texts:
         for line in text.replace("\\\n", " ").splitlines():
-            command = re.match(r"(?:docker compose exec \S+ )?(acetate .*?)(?:\s#.*|\s[|>].*)?$", line.strip())
+            # `docker compose run` has the program as its entry point.
+            line = re.sub(r"^docker compose run --rm (--volume \S+ )?worker\S* ", "acetate ", line.strip())
+            command = re.match(r"(?:docker compose exec \S+ )?(acetate .*?)(?:\s#.*|\s[|>].*)?$", line)
             if command:
                 yield place, command[1]
     for place, text in (("docs/running.md", guide), ("deploy/prometheus/alerts.yml", alerts)):

@@ -5,7 +5,7 @@
 #   tests/deploy/check.sh
 #
 # A check whose tool is missing is listed at the end as SKIPPED; with DEPLOY_CHECKS=all it is a failure. The tools:
-# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate and PyYAML (from PyPI), shellcheck,
+# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate, cloudcoil-models-keda and PyYAML (from PyPI), shellcheck,
 # systemd-analyze, actionlint, zizmor and check-jsonschema (from PyPI), and acetate itself (target/release/acetate,
 # target/debug/acetate or $ACETATE).
 # shellcheck disable=SC2317,SC2329  # functions are called by name, through check()
@@ -33,8 +33,8 @@ compose=()
 if docker compose version >/dev/null 2>&1; then compose=(docker compose)
 elif have docker-compose && docker-compose version --short | grep -q '^2'; then compose=(docker-compose)
 fi
-resolve() { # ENV_FILE > compose's own reading of the file, every profile
-    env -i PATH="$PATH" HOME="$HOME" "${compose[@]}" --env-file "$1" --profile '*' config --format json
+resolve() { # ENV_FILE [VARIABLE=VALUE...] > compose's own reading of the file, every profile
+    env -i PATH="$PATH" HOME="$HOME" "${@:2}" "${compose[@]}" --env-file "$1" --profile '*' config --format json
 }
 compose_files() {
     resolve /dev/null >"$work/compose.json"
@@ -43,7 +43,34 @@ compose_files() {
         { echo "deploy/env.example does not give the defaults of docker-compose.yml"; return 1; }
     python3 tests/deploy/check.py compose "$work/compose.json"
 }
-if [ ${#compose[@]} -gt 0 ]; then check "docker compose config" compose_files
+compose_workers() {
+    for count in 0 1 4; do
+        resolve /dev/null "ACETATE_WORKERS=$count" >"$work/workers.json"
+        python3 tests/deploy/check.py workers "$work/workers.json" "$count" || return 1
+    done
+}
+compose_passwords() { # as deploy/env.example says to write them
+    local plain
+    # shellcheck disable=SC2016  # no variable, but a $ that has to stay
+    plain='p@s/s:w%rd #?$x"y&=+'
+    {
+        printf "RABBITMQ_PASSWORD='%s'\nPOSTGRES_PASSWORD='%s'\n" "$plain" "$plain"
+        local encoded=p%40s%2Fs%3Aw%25rd%20%23%3F%24x%22y%26%3D%2B
+        printf 'RABBITMQ_PASSWORD_ENCODED=%s\nPOSTGRES_PASSWORD_ENCODED=%s\n' "$encoded" "$encoded"
+    } >"$work/passwords.env"
+    resolve "$work/passwords.env" >"$work/passwords.json"
+    python3 tests/deploy/check.py passwords "$work/passwords.json" "$plain"
+}
+compose_gpus() { # by the lines at the top of the file, as .env
+    sed -n 's/^#   \([A-Z_]*=\)/\1/p' deploy/compose.gpus.yml >"$work/gpus.env"
+    resolve "$work/gpus.env" >"$work/gpus.json"
+    python3 tests/deploy/check.py gpus "$work/gpus.json"
+}
+if [ ${#compose[@]} -gt 0 ]; then
+    check "docker compose config" compose_files
+    check "docker compose: the number of workers" compose_workers
+    check "docker compose: passwords with any character" compose_passwords
+    check "docker compose: several GPUs" compose_gpus
 else skip "docker-compose.yml: no docker compose"; fi
 
 dashboard_queries() {
@@ -56,23 +83,29 @@ if have promtool; then
     check "the dashboard's queries are PromQL" dashboard_queries
 else skip "Prometheus' files: no promtool"; fi
 
-overlay() {
-    kubectl kustomize "deploy/kubernetes/overlays/$1" >"$work/$1.yaml"
-    python3 tests/deploy/check.py kubernetes "$work/$1.yaml"
+manifests() { # FOLDER [SECONDS that nodes wait]
+    kubectl kustomize "$1" >"$work/${1##*/}.yaml"
+    python3 tests/deploy/check.py kubernetes "$work/${1##*/}.yaml" "${@:2}"
 }
-objects() { # the built-in kinds; KEDA's have schemas of their own
+objects() { # the built-in kinds
     python3 tests/deploy/check.py builtin "$work/$1.yaml" deploy/kubernetes/base/secret.example.yaml >"$work/$1-builtin.yaml"
     kubernetes-validate --strict "$work/$1-builtin.yaml"
 }
 if have kubectl && python3 -c 'import yaml' 2>/dev/null; then
-    for name in cpu gpu; do
-        check "kubernetes overlay $name" overlay "$name"
-        if have kubernetes-validate; then check "kubernetes overlay $name, against the API's schemas" objects "$name"
-        else skip "kubernetes overlay $name, against the API's schemas: no kubernetes-validate"; fi
+    for folder in deploy/kubernetes/overlays/{cpu,gpu,gpu-jobs} tests/deploy/kubernetes/{short-grace,host-network}; do
+        name=${folder##*/} nodes=()
+        # What cluster-autoscaler waits for at most unless it is told otherwise.
+        if [ "$name" = short-grace ]; then nodes=(600); fi
+        check "kubernetes, $name" manifests "$folder" "${nodes[@]}"
+        if have kubernetes-validate; then check "kubernetes, $name: the API's schemas" objects "$name"
+        else skip "kubernetes, $name: the API's schemas: no kubernetes-validate"; fi
+        if python3 -c 'import cloudcoil.models.keda' 2>/dev/null; then
+            check "kubernetes, $name: KEDA's schemas" python3 tests/deploy/check.py keda "$work/$name.yaml"
+        else skip "kubernetes, $name: KEDA's schemas: no cloudcoil-models-keda"; fi
     done
 else skip "deploy/kubernetes: no kubectl, or no PyYAML"; fi
 
-if have shellcheck; then check "shell scripts" shellcheck deploy/healthcheck deploy/sample.sh tests/deploy/*.sh scripts/test scripts/services scripts/archive scripts/bench-* .ci/run
+if have shellcheck; then check "shell scripts" shellcheck deploy/healthcheck deploy/sample.sh tests/deploy/*.sh tests/compose/*.sh tests/compose/stand-ins/{postgres,rabbitmq,garage,grafana,apt-get} scripts/test scripts/services scripts/archive scripts/bench-* .ci/run
 else skip "shell scripts: no shellcheck"; fi
 
 unit() { # without the program, which lies elsewhere here

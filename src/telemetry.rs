@@ -21,10 +21,13 @@ pub fn start(options: &LogOptions) -> Result<(), String> {
         )
     })?;
     let registry = tracing_subscriber::registry().with(filter);
+    // An error that cannot be written would be printed to the same closed terminal, which panics.
     let started = if options.json {
-        registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
+        registry.with(fmt::layer().json().log_internal_errors(false).with_writer(std::io::stderr)).try_init()
     } else {
-        registry.with(fmt::layer().with_ansi(options.color).with_writer(std::io::stderr)).try_init()
+        registry
+            .with(fmt::layer().log_internal_errors(false).with_ansi(options.color).with_writer(std::io::stderr))
+            .try_init()
     };
     started.map_err(|error| error.to_string())
 }

@@ -3,6 +3,7 @@
 mod embedded_models;
 mod error;
 mod models;
+mod open_files;
 mod run_one;
 mod server;
 mod submitter;
@@ -11,6 +12,7 @@ mod worker;
 
 pub use error::StartError;
 pub use models::{edit_model, engine_config, model, surroundings};
+pub use open_files::raise as raise_open_files;
 pub use run_one::Embedded;
 pub use server::serve_api;
 pub use submitter::Submitter;

@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    StartError, wiring,
+    StartError,
+    open_files::connection_limits,
+    wiring,
     worker::{deadline, waiting},
 };
 use crate::{
@@ -107,7 +109,7 @@ pub async fn serve_api(
 async fn live(
     working: Option<&Worker>,
     shutdown: &Shutdown,
-    mut answering: JoinHandle<std::io::Result<()>>,
+    mut answering: JoinHandle<()>,
     deadline: tokio::time::Instant,
 ) -> Result<(), StartError> {
     let work = async {
@@ -127,8 +129,7 @@ async fn live(
         worked = work => worked,
         answered = &mut answering => {
             let error = match answered {
-                Ok(Ok(())) => std::io::Error::other("without an error"),
-                Ok(Err(error)) => error,
+                Ok(()) => std::io::Error::other("without an error"),
                 Err(error) => std::io::Error::other(error),
             };
             error!(%error, "the HTTP server stopped");
@@ -145,7 +146,7 @@ async fn bind(loaded: &LoadedConfig) -> Result<Server, StartError> {
     if bind.is_empty() {
         return Err(StartError::setting(field, "is empty; give an address and port, such as 127.0.0.1:8080"));
     }
-    let server = Server::bind(bind).await?;
+    let server = Server::bind(bind, connection_limits(settings)).await?;
     let loopback = server.address().is_some_and(|address| address.ip().is_loopback());
     if !loopback && settings.token.is_none() {
         let reason = format!(
@@ -176,7 +177,7 @@ fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settin
         max_queued: http.max_queued,
         requests_per_second: http.requests_per_second,
         webhook_secret,
-        webhook_policy: WebhookPolicy::new("http.webhook_allow", &http.webhook_allow)?,
+        webhook_policy: WebhookPolicy::new("http.webhook_allow", &http.webhook_allow, wiring::private_cas(config)?)?,
         webhook_retry: http.webhook_retry(),
         limits: Limits::from(&config.image),
         http_inputs: config.store.http_inputs,

@@ -1,27 +1,49 @@
 //! Builds each part from its section of the configuration.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Config, ImageLimits, LoadedConfig},
+    config::{self, BucketOptions, Config, ImageLimits, LoadedConfig, PathStyleSetting},
     database::{self, JobStore, OutboxMode},
+    egress::PrivateCas,
     engine::Engine,
     image::Limits,
     job::JobError,
     queue::{EmbeddedQueue, Queue, RabbitOptions, RabbitQueue},
-    store::{Checksums, S3Settings, StoreSettings, Stores, Trust, file_url},
+    store::{BucketSettings, Checksums, Encryption, PathStyle, S3Settings, StoreSettings, Stores, Trust, file_url},
     worker::{Backoff, ResultPlacement, Worker, WorkerName, WorkerOptions},
 };
 
 /// The address of the job database.
 pub fn database_url(config: &Config) -> Result<database::DatabaseUrl, JobError> {
     match &config.status.url {
-        Some(url) => database::DatabaseUrl::parse("status.url", url.reveal()),
+        Some(url) => {
+            let url = with_root_certificate(url.reveal(), config.tls.ca_file.as_deref());
+            database::DatabaseUrl::parse("status.url", &url)
+        }
         None => Ok(database::DatabaseUrl::Sqlite(config.data_dir.join("acetate.db"))),
     }
+}
+
+/// A Postgres address with `tls.ca_file` as its `sslrootcert`, unless it names another file.
+fn with_root_certificate(url: &str, ca_file: Option<&Path>) -> String {
+    let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    let Some(path) = ca_file.filter(|_| is_postgres && !url.contains("sslrootcert=")) else { return url.to_owned() };
+    let and = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{and}sslrootcert={}", percent_encode(path.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC))
+}
+
+/// The authorities in `tls.ca_file`.
+pub(super) fn private_cas(config: &Config) -> Result<Option<PrivateCas>, JobError> {
+    let Some(path) = &config.tls.ca_file else { return Ok(None) };
+    let pem = std::fs::read(path)
+        .map_err(|error| JobError::invalid("tls.ca_file", format!("{}: {error}", path.display())))?;
+    PrivateCas::parse("tls.ca_file", path, &pem).map(Some)
 }
 
 /// The job database, with its tables migrated.
@@ -41,6 +63,7 @@ pub fn queue(config: &Config) -> Result<Queue, JobError> {
         heartbeat: (config.worker.lease() / 3).clamp(Duration::from_secs(1), Duration::from_secs(20)),
         connect_timeout: settings.connect_timeout(),
         publish_timeout: settings.publish_timeout(),
+        ca_certificates: private_cas(config)?.map(|cas| cas.pem().to_owned()),
     };
     Ok(Queue::Rabbit(RabbitQueue::new(url.reveal(), options)?))
 }
@@ -57,6 +80,15 @@ pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
     let settings = &config.store;
     let s3 = S3Settings {
         endpoint: settings.endpoint.clone(),
+        path_style: PathStyle::from(settings.path_style),
+        buckets: settings.buckets.iter().map(|(name, options)| (name.clone(), BucketSettings::from(options))).collect(),
+        encryption: settings
+            .server_side_encryption
+            .clone()
+            .map(|algorithm| Encryption { algorithm, kms_key_id: settings.kms_key_id.clone() }),
+        credentials_hint: settings.credentials_hint.clone(),
+        multipart_above: settings.multipart_above,
+        private_cas: private_cas(config)?,
         checksums: match settings.checksums {
             config::ChecksumsSetting::Supported => Checksums::Supported,
             config::ChecksumsSetting::Required => Checksums::Required,
@@ -74,6 +106,23 @@ pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
         http_inputs: settings.http_inputs,
     };
     Stores::new(&settings, trust)
+}
+
+impl From<PathStyleSetting> for PathStyle {
+    fn from(setting: PathStyleSetting) -> Self {
+        match setting {
+            PathStyleSetting::Auto => Self::Auto,
+            PathStyleSetting::Always => Self::Always,
+            PathStyleSetting::Never => Self::Never,
+        }
+    }
+}
+
+impl From<&BucketOptions> for BucketSettings {
+    fn from(options: &BucketOptions) -> Self {
+        let BucketOptions { endpoint, region, path_style, anonymous, requester_pays } = options.clone();
+        Self { endpoint, region, path_style: path_style.map(PathStyle::from), anonymous, requester_pays }
+    }
 }
 
 /// A worker built from its parts; only the engine's thread is running.
@@ -123,6 +172,23 @@ fn options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, J
 mod tests {
     use super::*;
     use crate::config::{Environment, Sources, load};
+
+    #[test]
+    fn postgres_trusts_the_private_authorities_too() {
+        let ca = Some(Path::new("/etc/my ca.pem"));
+        for (url, wanted) in [
+            ("postgres://u@h/db", "postgres://u@h/db?sslrootcert=%2Fetc%2Fmy%20ca%2Epem"),
+            (
+                "postgresql://u@h/db?sslmode=verify-full",
+                "postgresql://u@h/db?sslmode=verify-full&sslrootcert=%2Fetc%2Fmy%20ca%2Epem",
+            ),
+            ("postgres://u@h/db?sslrootcert=/other.pem", "postgres://u@h/db?sslrootcert=/other.pem"),
+            ("sqlite:///x.db", "sqlite:///x.db"),
+        ] {
+            assert_eq!(with_root_certificate(url, ca), wanted);
+            assert_eq!(with_root_certificate(url, None), url);
+        }
+    }
 
     #[test]
     fn the_limits_of_pictures_are_those_of_the_default_settings() {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{StartError, wiring};
+use super::{StartError, open_files::connection_limits, wiring};
 use crate::{
     config::{Config, LoadedConfig},
     database::JobStore,
@@ -62,7 +62,7 @@ async fn bind(loaded: &LoadedConfig) -> Result<Option<Server>, StartError> {
         return Ok(None);
     }
     let chosen = loaded.settings.iter().any(|setting| setting.key == "http.bind" && setting.from != "the defaults");
-    match Server::bind(bind).await {
+    match Server::bind(bind, connection_limits(&loaded.config.http)).await {
         Ok(server) => {
             if let Some(address) = server.address() {
                 info!(%address, "serving /healthz, /readyz and /metrics");

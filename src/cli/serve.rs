@@ -28,6 +28,7 @@ impl ServeArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let bind = text_flag("--bind", "http.bind", self.bind.as_ref());
         let loaded = global.load_service(bind.into_iter().collect())?;
+        app::raise_open_files();
         block_on(async {
             let shutdown = Shutdown::default();
             let signals = tokio::spawn(listen(shutdown.clone()));

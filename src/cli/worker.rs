@@ -16,6 +16,7 @@ pub struct WorkerArgs {}
 impl WorkerArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load_service(Vec::new())?;
+        app::raise_open_files();
         block_on(async {
             let shutdown = Shutdown::default();
             let signals = tokio::spawn(listen(shutdown.clone()));
@@ -32,12 +33,16 @@ impl WorkerArgs {
 
 /// The first signal drains, the second gives everything back, the third ends the process.
 pub(super) async fn listen(shutdown: Shutdown) {
-    let mut count = 0;
-    loop {
-        if let Err(error) = signal().await {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
             output::error(&format!("cannot handle signals ({error}); stop the worker with kill"));
             return;
         }
+    };
+    let mut count = 0;
+    loop {
+        signals.next().await;
         count += 1;
         match count {
             1 => shutdown.drain.cancel(),
@@ -48,18 +53,59 @@ pub(super) async fn listen(shutdown: Shutdown) {
     }
 }
 
+/// The signals that ask a process to leave: SIGTERM, Ctrl-C, and SIGHUP, which a closed terminal or ssh session sends.
 #[cfg(unix)]
-async fn signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    /// Absent under `nohup`, which asks to go on without a terminal.
+    hang_up: Option<tokio::signal::unix::Signal>,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let hang_up = if ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, hang_up })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        let hung_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = hung_up => {}
+        }
+    }
+}
+
+/// Whether this process was started with SIGHUP ignored. Only Linux says so without unsafe code: the lowest bit of
+/// `SigIgn` is the first signal.
+#[cfg(unix)]
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
 }
 
 #[cfg(not(unix))]
-async fn signal() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
 }

@@ -37,6 +37,12 @@ impl Environment {
         Self { variables, ..Self::default() }
     }
 
+    #[cfg(test)]
+    pub(super) fn from_list(pairs: &[(&str, &str)]) -> Self {
+        let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { variables, ..Self::default() }
+    }
+
     /// An empty variable counts as not set.
     pub fn get(&self, name: &str) -> Option<String> {
         self.variables.get(name).filter(|value| !value.is_empty()).cloned()

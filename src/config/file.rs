@@ -69,10 +69,11 @@ impl Provider for FileLayer {
 
 /// The file to read: the given one, otherwise the first that exists.
 pub(super) fn find(named: Option<&Path>, environment: &Environment) -> Result<Option<(PathBuf, String)>, ConfigError> {
-    let read = |path: PathBuf| match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some((path, text))),
-        Err(error) => Err(ConfigError::new(&path.display().to_string(), format!("cannot read it: {error}"))),
-    };
+    let read =
+        |path: PathBuf| match std::fs::read(&path).map_err(|error| format!("cannot read it: {error}")).and_then(text) {
+            Ok(text) => Ok(Some((path, text))),
+            Err(reason) => Err(ConfigError::new(&path.display().to_string(), reason)),
+        };
     if let Some(path) = named {
         return read(path.to_owned());
     }
@@ -81,6 +82,16 @@ pub(super) fn find(named: Option<&Path>, environment: &Environment) -> Result<Op
         Some(path) => read(path),
         None => Ok(None),
     }
+}
+
+/// A file's text without the byte order mark that some editors write.
+fn text(bytes: Vec<u8>) -> Result<String, String> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err("is UTF-16; save it as UTF-8".to_owned());
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|error| format!("is not UTF-8 at byte {}; save it as UTF-8", error.utf8_error().valid_up_to()))?;
+    Ok(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned))
 }
 
 /// A file may have both `[default.x]` and `[x]`; the keys of both apply.

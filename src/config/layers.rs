@@ -8,7 +8,7 @@ use figment::{
     value::{Dict, Map, Value},
 };
 
-use super::{Config, Environment, file, file::FileLayer, redact::shown};
+use super::{Config, Environment, aws, file, file::FileLayer, redact::shown};
 use qwen_image::hub::{HubConfig, Surroundings};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -129,7 +129,10 @@ pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
     let (figment, mut config) = checked(figment, &mut errors)?;
     ConfigError::all(errors)?;
     let origin = |key: &str| origin(&figment, key);
-    let hub = config.hub.resolve(&sources.environment);
+    let mut hub = config.hub.resolve(&sources.environment);
+    hub.ca_file.clone_from(&config.tls.ca_file);
+    config.store.credentials_hint =
+        aws::credentials_hint(&sources.environment, |path| std::fs::read_to_string(path).ok());
     config.data_dir = absolute_data_dir(&config.data_dir, &sources.environment)?;
     if let Some(filter) = sources.environment.get("RUST_LOG") {
         config.telemetry.level = filter;

@@ -3,6 +3,7 @@
 //! Only this module reads configuration files and the environment. Every setting is in `config/default.toml`; any other
 //! key is an error that names its file or variable.
 
+mod aws;
 mod env;
 mod file;
 mod hub;
@@ -13,6 +14,7 @@ mod redact;
 mod services;
 mod store;
 mod telemetry;
+mod tls;
 mod worker;
 
 use std::path::PathBuf;
@@ -26,8 +28,9 @@ pub use queue::QueueSection;
 pub use qwen_image::QwenImage;
 pub use redact::Secret;
 pub use services::{Http, ImageLimits, Status};
-pub use store::{ChecksumsSetting, StoreSection};
+pub use store::{BucketOptions, ChecksumsSetting, PathStyleSetting, StoreSection};
 pub use telemetry::{LogFormat, Telemetry};
+pub use tls::Tls;
 pub use worker::WorkerSection;
 
 /// All settings, as the sections of the file.
@@ -40,6 +43,7 @@ pub struct Config {
     pub queue: QueueSection,
     pub status: Status,
     pub store: StoreSection,
+    pub tls: Tls,
     pub http: Http,
     pub worker: WorkerSection,
     pub image: ImageLimits,

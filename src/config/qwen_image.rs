@@ -115,14 +115,14 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 /// A setting that may be a number, a boolean or a text.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Scalar {
+pub(super) enum Scalar {
     Truth(bool),
     Number(u64),
     Text(String),
 }
 
 impl Scalar {
-    fn into_text(self) -> String {
+    pub(super) fn into_text(self) -> String {
         match self {
             Self::Truth(truth) => truth.to_string(),
             Self::Number(number) => number.to_string(),
@@ -135,7 +135,7 @@ fn offload<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuOfflo
     parse_offload(&Scalar::deserialize(deserializer)?.into_text()).map_err(serde::de::Error::custom)
 }
 
-fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+pub(super) fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     parse_bytes(&Scalar::deserialize(deserializer)?.into_text()).map_err(serde::de::Error::custom)
 }
 

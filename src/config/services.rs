@@ -27,6 +27,8 @@ pub struct Http {
     pub max_upload_bytes: u64,
     pub max_queued: u64,
     pub requests_per_second: f64,
+    pub max_connections: usize,
+    pub read_timeout_seconds: f64,
     #[serde(deserialize_with = "set")]
     pub webhook_secret: Option<Secret>,
     #[serde(deserialize_with = "list")]
@@ -43,6 +45,13 @@ impl Http {
         if !(0.0..=1e6).contains(&self.requests_per_second) {
             let reason = format!("{} is not between 0 (no limit) and 1000000", self.requests_per_second);
             return Err(("http.requests_per_second", reason));
+        }
+        if self.max_connections == 0 {
+            return Err(("http.max_connections", "0 would refuse every client".to_owned()));
+        }
+        if !(0.1..=3600.0).contains(&self.read_timeout_seconds) {
+            let reason = format!("{} is not between 0.1 and 3600 seconds", self.read_timeout_seconds);
+            return Err(("http.read_timeout_seconds", reason));
         }
         if !(0.01..=3600.0).contains(&self.webhook_retry_seconds) {
             let reason = format!("{} is not between 0.01 and 3600 seconds", self.webhook_retry_seconds);
@@ -63,6 +72,10 @@ impl Http {
             );
         }
         Ok(())
+    }
+
+    pub fn read_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.read_timeout_seconds)
     }
 
     pub fn webhook_retry(&self) -> Duration {

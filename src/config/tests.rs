@@ -202,3 +202,61 @@ fn lists_of_prefixes_come_from_files_and_from_variables() {
         assert!(error.contains(wanted), "{text:?} gave: {error}");
     }
 }
+
+#[test]
+fn buckets_have_options_of_their_own() {
+    let read = |text: &str| Ok::<_, String>(with_file(&format!("[store]\n{text}\n"), home(), None)?.config.store);
+    assert_eq!(read("").unwrap().path_style, PathStyleSetting::Auto);
+    assert_eq!(read("path_style = true").unwrap().path_style, PathStyleSetting::Always);
+    assert_eq!(read("path_style = \"false\"").unwrap().path_style, PathStyleSetting::Never);
+    let store =
+        read("buckets = [\"public region=us-west-2 anonymous=true\", \"scans endpoint=https://h:9 path_style=false\"]")
+            .unwrap();
+    let public = BucketOptions { region: Some("us-west-2".to_owned()), anonymous: true, ..BucketOptions::default() };
+    assert_eq!(store.buckets["public"], public);
+    assert_eq!(store.buckets["scans"].path_style, Some(PathStyleSetting::Never));
+    let environment = [("HOME", "/h"), ("ACETATE__STORE__BUCKETS", "a requester_pays=true, b region=x")];
+    let loaded = with_file("", Environment::from_pairs(environment), None).unwrap();
+    assert!(loaded.config.store.buckets["a"].requester_pays && loaded.config.store.buckets.contains_key("b"));
+    for (text, wanted) in [
+        ("path_style = \"host\"", "store.path_style: `host` is not auto, true or false"),
+        ("buckets = [\"s3://public region=x\"]", "does not begin with the name of a bucket, without s3://"),
+        ("buckets = [\"public anonymous\"]", "bucket public: `anonymous` is not an option with its value"),
+        ("buckets = [\"public anonymous=yes\"]", "bucket public: `anonymous=yes` is not true or false"),
+        ("buckets = [\"public regoin=x\"]", "they are endpoint, region, path_style, anonymous and requester_pays"),
+        ("buckets = [\"a region=x\", \"a region=y\"]", "bucket a is there twice"),
+        ("server_side_encryption = \"KMS\"", "`KMS` is not AES256, aws:kms or aws:kms:dsse"),
+        ("kms_key_id = \"x\"", "store.kms_key_id: needs store.server_side_encryption"),
+        ("multipart_above = \"1 MiB\"", "store.multipart_above: 1048576 is less than 8388608"),
+    ] {
+        let error = read(text).unwrap_err();
+        assert!(error.contains(wanted), "{text:?} gave: {error}");
+    }
+}
+
+#[test]
+fn the_http_server_needs_room_and_time() {
+    for (text, wanted) in [
+        ("max_connections = 0", "http.max_connections: 0 would refuse every client"),
+        ("read_timeout_seconds = 0", "http.read_timeout_seconds: 0 is not between 0.1 and 3600 seconds"),
+    ] {
+        let error = with_file(&format!("[http]\n{text}\n"), home(), None).unwrap_err();
+        assert!(error.contains(wanted), "{text:?} gave: {error}");
+    }
+}
+
+#[test]
+fn files_of_other_editors_are_read_or_named() {
+    let config = with_file("\u{feff}[qwen_image]\r\nlayer_num = 3\r\n", home(), None).unwrap().config;
+    assert_eq!(config.qwen_image.layer_num, 3);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("acetate.toml");
+    for (bytes, wanted) in
+        [(&b"\xff\xfe[\0"[..], "is UTF-16; save it as UTF-8"), (b"x = \"\xe9\"", "is not UTF-8 at byte 5")]
+    {
+        std::fs::write(&path, bytes).unwrap();
+        let sources = Sources { file: Some(path.clone()), environment: home(), ..Sources::default() };
+        let error = load(&sources).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+}

@@ -23,6 +23,11 @@ impl WebAddress {
             // Not shown, because the part before the @ may be a password.
             return Err(JobError::invalid(field, "must not contain a user name or password"));
         }
+        if let Some(port) = uri.authority().and_then(|authority| written_port(authority.as_str()))
+            && !port.parse::<u16>().is_ok_and(|port| port > 0)
+        {
+            return refuse(field, shown, &format!("has the port {port}; a port is a number from 1 to 65535"));
+        }
         check_steps(field, shown, uri.path())?;
         Ok(Self(uri))
     }
@@ -66,6 +71,13 @@ impl fmt::Display for WebAddress {
     }
 }
 
+/// The text after the host's colon; none for `host:`, which is the usual port.
+fn written_port(authority: &str) -> Option<&str> {
+    // The colons of an IPv6 address are inside brackets.
+    let host_ends = authority.rfind(']').unwrap_or(0);
+    authority[host_ends..].rsplit_once(':').map(|(_, port)| port).filter(|port| !port.is_empty())
+}
+
 /// The query of a signed address is a secret for as long as it lasts.
 fn without_query(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or(url)
@@ -91,6 +103,24 @@ pub fn refuse<T>(field: &str, url: &str, reason: &str) -> Result<T, JobError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_that_do_not_exist_are_refused() {
+        for port in ["0", "65536", "99999", "4294967376", "99999999999999999999"] {
+            for host in ["example.com", "127.0.0.1", "[::1]"] {
+                let error = WebAddress::parse("webhook", &format!("https://{host}:{port}/x?key=s3cret")).unwrap_err();
+                let text = error.to_string();
+                assert!(text.starts_with("webhook: ") && !text.contains("s3cret"), "{text}");
+            }
+        }
+        let error = WebAddress::parse("webhook", "https://example.com:99999/").unwrap_err().to_string();
+        assert!(error.contains("has the port 99999; a port is a number from 1 to 65535"), "{error}");
+        for good in
+            ["https://h/", "https://h:/", "https://h:1/", "https://h:65535/", "https://[::1]/", "https://[::1]:8/"]
+        {
+            WebAddress::parse("webhook", good).unwrap();
+        }
+    }
 
     #[test]
     fn redirects_lead_on_from_where_they_were_found() {

@@ -20,7 +20,11 @@ use ureq::{
     },
 };
 
-use super::{public_ip::is_public, web_address::WebAddress};
+use super::{
+    public_ip::is_public,
+    trust::{self, PrivateCas},
+    web_address::WebAddress,
+};
 use crate::job::JobError;
 
 const MAX_REDIRECTS: usize = 3;
@@ -34,6 +38,8 @@ pub struct WebLimits {
     pub read: Duration,
     /// The limit for the whole picture, including redirects.
     pub deadline: Duration,
+    /// Authorities that servers are checked against, in addition to the system's.
+    pub private_cas: Option<PrivateCas>,
     /// Decides which addresses may be connected to. Only tests allow others than public ones.
     pub may_connect: fn(&SocketAddr) -> bool,
 }
@@ -44,6 +50,7 @@ impl Default for WebLimits {
             connect: Duration::from_secs(5),
             read: Duration::from_secs(20),
             deadline: Duration::from_secs(180),
+            private_cas: None,
             may_connect: |address| is_public(address.ip()),
         }
     }
@@ -86,6 +93,7 @@ pub(super) fn agent(limits: &WebLimits, end: Instant) -> Agent {
         .max_redirects(0)
         .max_redirects_will_error(false)
         .max_idle_connections(0)
+        .tls_config(trust::tls(limits.private_cas.as_ref()))
         // A proxy would resolve the name itself.
         .proxy(None)
         .timeout_connect(Some(limits.connect))
@@ -159,6 +167,16 @@ pub(super) fn failed(address: &WebAddress, error: ureq::Error) -> JobError {
         ureq::Error::HostNotFound => JobError::InputNotFound { input },
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             JobError::invalid("input", format!("{input}: is not an address that can be fetched"))
+        }
+        ureq::Error::Io(error) if error.to_string().contains("InvalidContentType") => {
+            JobError::input_unreachable(input, "its port does not speak TLS; use http:// or the port for TLS")
+        }
+        ureq::Error::Io(error) if error.to_string().contains("UnknownIssuer") => {
+            let reason = "its certificate is from an authority that is not trusted; add the authority to tls.ca_file";
+            JobError::input_unreachable(input, reason).caused_by(error)
+        }
+        ureq::Error::Io(error) => {
+            JobError::input_unreachable(input, format!("cannot read it: {error}")).caused_by(error)
         }
         other => JobError::input_unreachable(input, format!("cannot read it: {other}")).caused_by(other),
     }

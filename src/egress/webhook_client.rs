@@ -2,11 +2,14 @@
 
 use std::{
     net::IpAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
+
+use ureq::http::{HeaderMap, HeaderName, header};
 
 use super::{
     public_ip::is_public,
+    trust::PrivateCas,
     web_address::WebAddress,
     web_client::{self, WebLimits},
 };
@@ -23,7 +26,7 @@ pub struct WebhookPolicy {
 
 impl WebhookPolicy {
     /// Reads the origins of a setting, such as `http://127.0.0.1:9000`.
-    pub fn new(setting: &'static str, origins: &[String]) -> Result<Self, JobError> {
+    pub fn new(setting: &'static str, origins: &[String], private_cas: Option<PrivateCas>) -> Result<Self, JobError> {
         let mut trusted = Vec::new();
         for origin in origins {
             let Ok(address) = WebAddress::parse(setting, origin) else {
@@ -33,8 +36,13 @@ impl WebhookPolicy {
             trusted.push(address.origin());
         }
         let seconds = Duration::from_secs;
-        let limits =
-            WebLimits { connect: seconds(5), read: seconds(15), deadline: seconds(20), ..WebLimits::default() };
+        let limits = WebLimits {
+            connect: seconds(5),
+            read: seconds(15),
+            deadline: seconds(20),
+            private_cas,
+            ..WebLimits::default()
+        };
         Ok(Self { trusted, setting, limits })
     }
 
@@ -59,8 +67,8 @@ impl WebhookPolicy {
         Ok(())
     }
 
-    /// Makes the call and returns the response's status; ignores the body. Blocks.
-    pub fn post(&self, url: &str, headers: &[(&str, String)], body: &str) -> Result<u16, JobError> {
+    /// Makes the call; ignores the response's body. Blocks.
+    pub fn post(&self, url: &str, headers: &[(&str, String)], body: &str) -> Result<WebhookAnswer, JobError> {
         self.check("webhook", url)?;
         let address = WebAddress::parse("webhook", url)?;
         let mut limits = self.limits.clone();
@@ -72,12 +80,34 @@ impl WebhookPolicy {
             request = request.header(*name, value);
         }
         let answer = request.send(body).map_err(|error| web_client::failed(&address, error))?;
-        Ok(answer.status().as_u16())
+        Ok(WebhookAnswer { status: answer.status().as_u16(), retry_after: retry_after(answer.headers()) })
     }
 
     fn trusts(&self, address: &WebAddress) -> bool {
         self.trusted.contains(&address.origin())
     }
+}
+
+/// What a receiver says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WebhookAnswer {
+    pub status: u16,
+    /// How long the receiver wants to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+/// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date. A date is compared with the server's own, if it sends one,
+/// because its clock may differ from ours.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let after = text(header::RETRY_AFTER)?;
+    if !after.is_empty() && after.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(after.parse().unwrap_or(u64::MAX)));
+    }
+    let until = httpdate::parse_http_date(after).ok()?;
+    let now = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+    // A date that has passed means: now.
+    Some(until.duration_since(now.unwrap_or_else(SystemTime::now)).unwrap_or_default())
 }
 
 /// Names that always resolve to this machine or network.
@@ -94,7 +124,7 @@ mod tests {
 
     #[test]
     fn only_public_and_encrypted_addresses_or_trusted_origins_are_called() {
-        let callers = WebhookPolicy::new("http.webhook_allow", &["http://127.0.0.1:9000".to_owned()]).unwrap();
+        let callers = WebhookPolicy::new("http.webhook_allow", &["http://127.0.0.1:9000".to_owned()], None).unwrap();
         for allowed in ["https://example.org/hook?key=1", "https://1.1.1.1/", "http://127.0.0.1:9000/any"] {
             callers.check("webhook", allowed).unwrap();
         }
@@ -112,11 +142,40 @@ mod tests {
         ] {
             assert_eq!(callers.check("webhook", refused).unwrap_err().code(), "input_forbidden", "{refused}");
         }
-        for wrong in ["", "example.org", "ftp://example.org", "file:///etc/passwd", "https://me:s3cret@example.org/"] {
+        for wrong in [
+            "",
+            "example.org",
+            "ftp://example.org",
+            "file:///etc/passwd",
+            "https://me:s3cret@example.org/",
+            "https://example.org:99999/",
+        ] {
             let error = callers.check("webhook", wrong).unwrap_err();
             assert!(error.code() == "invalid_request" && !error.to_string().contains("s3cret"), "{error}");
         }
-        assert!(WebhookPolicy::new("http.webhook_allow", &["s3://x".to_owned()]).is_err());
+        assert!(WebhookPolicy::new("http.webhook_allow", &["s3://x".to_owned()], None).is_err());
+    }
+
+    #[test]
+    fn receivers_say_when_to_call_again() {
+        let asked = |after: &str, date: Option<&str>| {
+            let mut headers = HeaderMap::from_iter([(header::RETRY_AFTER, after.parse().unwrap())]);
+            if let Some(date) = date {
+                headers.insert(header::DATE, date.parse().unwrap());
+            }
+            retry_after(&headers).map(|pause| pause.as_secs())
+        };
+        assert_eq!(asked("20", None), Some(20));
+        assert_eq!(asked("99999999999999999999999", None), Some(u64::MAX));
+        let date = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        for after in ["Sun, 06 Nov 1994 08:50:07 GMT", "Sunday, 06-Nov-94 08:50:07 GMT", "Sun Nov  6 08:50:07 1994"] {
+            assert_eq!(asked(after, date), Some(30), "{after}");
+        }
+        assert_eq!(asked("Sun, 06 Nov 1994 08:00:00 GMT", date), Some(0), "it has passed");
+        assert_eq!(asked("Sun, 06 Nov 1994 08:00:00 GMT", None), Some(0));
+        for nonsense in ["", "soon", "-5", "1.5", "20 s"] {
+            assert_eq!(asked(nonsense, None), None, "{nonsense}");
+        }
     }
 
     #[test]
@@ -124,7 +183,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let policy = WebhookPolicy::new("http.webhook_allow", &[]).unwrap();
+        let policy = WebhookPolicy::new("http.webhook_allow", &[], None).unwrap();
         // These look like ordinary names, but resolve to the loopback address.
         for name in ["2130706433", "0x7f000001", "127.1"] {
             let url = format!("https://{name}:{port}/hook");

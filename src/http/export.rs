@@ -13,8 +13,9 @@ use utoipa::ToSchema;
 use super::{
     api::Api,
     extract::{Id, Json},
-    files::{self, FOREVER, fresh, is_known, missing, published, unchanged},
+    files::{self, FOREVER, is_known, missing, published, unchanged},
     problem::{Answer, ApiError, Problem},
+    range::download,
 };
 use crate::{
     image::{ExportError, ExportFormat, Sheet, Stack},
@@ -30,7 +31,7 @@ const MOST_BYTES: usize = 256 * 1024;
 
 /// Export the layers of a job as a ZIP of PNGs
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.zip", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, description = "The layers as ZIP", body = Vec<u8>, content_type = "application/zip"), (status = 304, description = "Not modified (`If-None-Match`)"),
+    responses((status = 200, description = "The layers as ZIP", body = Vec<u8>, content_type = "application/zip"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn zip(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Zip, &headers).await
@@ -38,7 +39,7 @@ pub async fn zip(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answ
 
 /// Export the layers of a job for Krita
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.ora", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, description = "The layers as OpenRaster", body = Vec<u8>, content_type = "image/openraster"), (status = 304, description = "Not modified (`If-None-Match`)"),
+    responses((status = 200, description = "The layers as OpenRaster", body = Vec<u8>, content_type = "image/openraster"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn ora(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Ora, &headers).await
@@ -46,7 +47,7 @@ pub async fn ora(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answ
 
 /// Export the layers of a job for Photoshop and GIMP
 #[utoipa::path(get, path = "/v1/jobs/{id}/export.psd", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, description = "The layers as PSD", body = Vec<u8>, content_type = "image/vnd.adobe.photoshop"), (status = 304, description = "Not modified (`If-None-Match`)"),
+    responses((status = 200, description = "The layers as PSD", body = Vec<u8>, content_type = "image/vnd.adobe.photoshop"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn psd(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Psd, &headers).await
@@ -67,7 +68,8 @@ async fn of_job(api: &Api, id: JobId, format: ExportFormat, headers: &HeaderMap)
     let found = ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await?;
     let stack = Stack::of_result(&found.manifest, found.read_all().await?)?;
     let bytes = write(api, stack, format).await?;
-    Ok(attached(fresh(bytes, format.media_type(), &tag, FOREVER), &format!("acetate-{id}.{format}")))
+    let response = download(headers, bytes, format.media_type(), &tag, FOREVER);
+    Ok(attached(response, &format!("acetate-{id}.{format}")))
 }
 
 /// A stack of pictures from any jobs.

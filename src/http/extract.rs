@@ -11,8 +11,8 @@ use futures_util::{StreamExt, stream};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::problem::ApiError;
-use crate::job::{JobError, JobId};
+use super::{listen::is_too_slow, problem::ApiError};
+use crate::job::{JobError, JobId, JsonError, object_from_slice, value_from_slice};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MOST_SWALLOWED: usize = 2 << 30;
@@ -79,12 +79,28 @@ impl<S: Send + Sync, T: DeserializeOwned, const MOST: usize> FromRequest<S> for 
     }
 }
 
+/// Reads a JSON object with named fields.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
-        let code = if error.is_data() { "invalid_request" } else { "bad_request" };
-        ApiError::new(status, code, format!("the JSON is invalid: {error}"))
-    })
+    object_from_slice(bytes).map_err(ApiError::from)
+}
+
+/// Reads any JSON value of a form.
+pub fn parse_value(bytes: &[u8]) -> Result<serde_json::Value, ApiError> {
+    value_from_slice(bytes).map_err(ApiError::from)
+}
+
+impl From<JsonError> for ApiError {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::Syntax(reason) => Self::bad_request(format!("the body {reason}")),
+            JsonError::Data { field, reason } => {
+                let colon = if field.is_empty() { "" } else { ": " };
+                let detail = format!("the JSON is invalid: {field}{colon}{reason}");
+                let invalid = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", detail);
+                if field.is_empty() { invalid } else { invalid.about(field) }
+            }
+        }
+    }
 }
 
 pub fn is_json(headers: &HeaderMap) -> bool {
@@ -112,7 +128,7 @@ pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, 
     let mut bytes = Vec::new();
     let mut stream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| ApiError::bad_request("the body ended early"))?;
+        let piece = piece.map_err(|error| broken_body(&error))?;
         if (bytes.len() + piece.len()) as u64 > most {
             swallow(Body::from_stream(stream));
             return Err(too_large(most));
@@ -120,6 +136,18 @@ pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, 
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes.into())
+}
+
+/// The error for a body that does not arrive.
+fn broken_body(error: &(dyn std::error::Error + 'static)) -> ApiError {
+    match is_too_slow(error) {
+        Some(detail) => too_slow(detail),
+        None => ApiError::bad_request("the body ended early"),
+    }
+}
+
+pub fn too_slow(detail: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "too_slow", detail)
 }
 
 /// Discards the rest of a body for a while: a client that is still sending sees the response only if the server keeps

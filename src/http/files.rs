@@ -10,6 +10,7 @@ use super::{
     api::Api,
     extract::PathParams,
     problem::{Answer, ApiError, Problem},
+    range::download,
 };
 use crate::{
     database::{JobRow, Published},
@@ -28,6 +29,7 @@ pub const FOREVER: &str = "private, max-age=31536000, immutable";
     params(("id" = JobId, Path), ("layer" = String, Path, description = "The layer's number and `.png`")),
     responses(
         (status = 200, description = "The layer as PNG", body = Vec<u8>, content_type = "image/png"),
+        (status = 206, description = "A part (`Range`)"),
         (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn layer(
@@ -52,6 +54,7 @@ pub async fn layer(
     params(("id" = JobId, Path), ("name" = String, Path)),
     responses(
         (status = 200, description = "The file", content((Vec<u8> = "image/png"), (Object = "application/json"))),
+        (status = 206, description = "A part (`Range`)"),
         (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn file(
@@ -74,7 +77,7 @@ async fn serve(api: &Api, row: &JobRow, file: &FileEntry, headers: &HeaderMap) -
         return Ok(unchanged(&tag, FOREVER));
     }
     let bytes = read(api, row, file).await?;
-    Ok(fresh(bytes, "image/png", &tag, FOREVER))
+    Ok(download(headers, bytes, "image/png", &tag, FOREVER))
 }
 
 async fn manifest(api: &Api, row: &JobRow, headers: &HeaderMap) -> Answer<Response> {
@@ -86,7 +89,7 @@ async fn manifest(api: &Api, row: &JobRow, headers: &HeaderMap) -> Answer<Respon
     let key = ObjectKey::parse(&result.manifest)?;
     let store = api.stores().at_root(result.root.as_deref())?;
     match store.get(&key, LARGEST_MANIFEST).await {
-        Ok(bytes) => Ok(fresh(bytes, "application/json", &tag, FOREVER)),
+        Ok(bytes) => Ok(download(headers, bytes, "application/json", &tag, FOREVER)),
         Err(error) => Err(gone_or(error, store.exists(&key).await?, MANIFEST)),
     }
 }

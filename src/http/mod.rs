@@ -13,11 +13,13 @@ mod export;
 mod extract;
 mod files;
 mod jobs;
+mod listen;
 mod metrics;
 mod middleware;
 mod probes;
 mod problem;
 mod qwen_image_server;
+mod range;
 mod routes;
 mod server_info;
 mod settings;
@@ -34,6 +36,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use api::{Api, Dispatcher, Parts};
+pub use listen::ConnectionLimits;
 pub use metrics::describe;
 pub use middleware::Token;
 pub use probes::Probes;
@@ -46,14 +49,18 @@ use crate::job::JobError;
 /// How long open connections may take to finish when the server stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
+/// The most connections of a worker, which only the owner's tools ask.
+const PROBE_CONNECTIONS: usize = 128;
+
 /// A bound address that does not serve requests yet.
 pub struct Server {
     listener: TcpListener,
+    limits: ConnectionLimits,
 }
 
 impl Server {
     /// Binds `http.bind`; port 0 picks a free one.
-    pub async fn bind(bind: &str) -> Result<Self, JobError> {
+    pub async fn bind(bind: &str, limits: ConnectionLimits) -> Result<Self, JobError> {
         let wrong = |reason: String| JobError::invalid("http.bind", format!("`{bind}` {reason}"));
         let address: SocketAddr =
             bind.parse().map_err(|_| wrong("is not an address and port, such as 127.0.0.1:8080".to_owned()))?;
@@ -64,7 +71,7 @@ impl Server {
             };
             wrong(format!("{why}; set another, or port 0 for a free one"))
         })?;
-        Ok(Self { listener })
+        Ok(Self { listener, limits })
     }
 
     pub fn address(&self) -> Option<SocketAddr> {
@@ -72,23 +79,22 @@ impl Server {
     }
 
     /// Serves a worker's probes until `stop`.
-    pub async fn serve(self, probes: Probes, stop: CancellationToken) -> std::io::Result<()> {
+    pub async fn serve(self, probes: Probes, stop: CancellationToken) {
         let app = Router::new()
             .route("/healthz", get(probes::healthz))
             .route("/readyz", get(probes::readyz))
             .route("/metrics", get(probes::metrics))
             .with_state(probes);
-        axum::serve(self.listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await
+        let limits = ConnectionLimits { most: self.limits.most.min(PROBE_CONNECTIONS), ..self.limits };
+        listen::serve(self.listener, app, limits, stop).await;
     }
 
     /// Serves everything until `stop`.
-    pub async fn serve_api(self, api: Api, stop: CancellationToken) -> std::io::Result<()> {
+    pub async fn serve_api(self, api: Api, stop: CancellationToken) {
         let stopping = stop.clone();
-        let app = routes(api).into_make_service_with_connect_info::<SocketAddr>();
-        let serving = axum::serve(self.listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
         tokio::select! {
-            served = serving.into_future() => served,
-            () = async { stopping.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
+            () = listen::serve(self.listener, routes(api), self.limits, stop) => {}
+            () = async { stopping.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => {}
         }
     }
 }

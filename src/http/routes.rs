@@ -109,10 +109,13 @@ pub fn routes(api: Api) -> Router {
         .with_state(api.clone())
         .layer(DefaultBodyLimit::max(most))
         .layer(from_fn_with_state(api.clone(), middleware::size))
+        .layer(from_fn(middleware::identity))
         .layer(middleware::cors(&api.settings().cors_origins))
         .layer(from_fn_with_state(api.clone(), middleware::same_origin))
         .layer(from_fn_with_state(api, middleware::trusted_host))
         .merge(probes)
+        .layer(middleware::compression())
+        .layer(from_fn(middleware::weak_tags))
         .layer(from_fn(middleware::headers))
         .layer(from_fn(metrics::requests))
 }

@@ -6,6 +6,7 @@ mod error;
 mod event;
 mod id;
 mod inputs;
+mod json;
 mod manifest;
 mod params;
 mod percent;
@@ -13,11 +14,12 @@ mod request;
 mod state;
 
 pub use batch::BatchId;
-pub use cause::Cause;
+pub use cause::{Cause, lacks_open_files};
 pub use error::{ErrorClass, ErrorRecord, JobError};
 pub use event::{EventFile, JobEvent};
 pub use id::{Epoch, JobId};
 pub use inputs::Inputs;
+pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice};
 pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, StageTiming};
 pub use params::{
     CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, Sampling, WorkflowParams,

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::{CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams};
+use super::{
+    CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams,
+    json::{object_from_slice, object_from_value},
+};
 
 /// The version of messages.
 const VERSION: u32 = 1;
@@ -104,7 +107,7 @@ impl Task {
     /// Parses the parameters of a kind, as in messages.
     pub fn from_params(kind: JobKind, params: Value) -> Result<Self, JobError> {
         fn read<T: DeserializeOwned>(params: Value) -> Result<T, JobError> {
-            serde_json::from_value(params).map_err(|error| JobError::invalid("params", error.to_string()))
+            object_from_value(params).map_err(|error| error.in_request("params", "params"))
         }
         Ok(match kind {
             JobKind::Decompose => Self::Decompose(read(params)?),
@@ -158,14 +161,12 @@ impl JobRequest {
                 format!("{} bytes; at most {MAX_REQUEST_BYTES} are allowed; send references, not pixels", bytes.len()),
             ));
         }
-        let wire: Wire =
-            serde_json::from_slice(bytes).map_err(|error| JobError::invalid("request", error.to_string()))?;
-        Self::checked(wire)
+        Self::checked(object_from_slice(bytes).map_err(|error| error.in_request("request", ""))?)
     }
 
     /// Like [`JobRequest::from_json`], for a message made from rows and flags.
     pub fn from_value(message: Value) -> Result<Self, JobError> {
-        Self::checked(serde_json::from_value(message).map_err(|error| JobError::invalid("request", error.to_string()))?)
+        Self::checked(object_from_value(message).map_err(|error| error.in_request("request", ""))?)
     }
 
     fn checked(wire: Wire) -> Result<Self, JobError> {

@@ -52,7 +52,10 @@ fn id_of(body: &[u8]) -> Option<JobId> {
     struct OnlyId {
         id: String,
     }
-    serde_json::from_slice::<OnlyId>(body).ok()?.id.parse().ok()
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
+    // The parser would fill the struct from an array.
+    let object = body.starts_with(b"{").then_some(body)?;
+    serde_json::from_slice::<OnlyId>(object).ok()?.id.parse().ok()
 }
 
 #[cfg(test)]
@@ -86,17 +89,37 @@ mod tests {
             (request("").replace("composite", "paint"), Some(ID), "unknown variant `paint`"),
             (request(&format!(",\"labels\":{{\"x\":\"{}\"}}", "y".repeat(10 << 20))), Some(ID), "send references"),
             ("{\"id\":".to_owned(), None, "EOF"),
-            (String::new(), None, "EOF"),
-            ("[".repeat(100_000), None, "invalid type"),
+            (String::new(), None, "request: is empty"),
+            ("[".repeat(100_000), None, "request: an array; one JSON object"),
+            (format!("[1,\"{ID}\",\"composite\",{{}},{{}},{{}},{{}},0]"), None, "request: an array"),
+            (format!("[\"{ID}\"]"), None, "request: an array"),
+            (format!("[{}]", request("")), None, "for several jobs one message for each"),
+            (format!("{}\n{}", request(""), request("")), None, "request: continues after its JSON value, at line 2"),
+            (request("").replace("{\"prefix\":\"s3://o/\"}", "[\"s3://o/\"]"), Some(ID), "output: an array"),
+            (request("").replace("{\"image\":\"s3://a/b.png\"}", "[\"s3://a/b.png\"]"), Some(ID), "input: an array"),
+            (request("").replace("\"s3://a/b.png\"", &format!("[\"{ID}\",1]")), Some(ID), "input.image: an array"),
+            (request(",\"params\":[]"), Some(ID), "params: an array"),
+            (request(",\"priority\":1.5"), Some(ID), "priority: invalid type"),
+            ("null".to_owned(), None, "request: not a JSON object"),
             (request(&format!(",\"params\":{}", "[".repeat(100_000))), None, "recursion limit"),
             ("\u{0}\u{1}".to_owned(), None, "expected value"),
-            ("{\"id\":7}".to_owned(), None, "invalid type"),
+            ("{\"id\":7}".to_owned(), None, "id: invalid type"),
         ];
         for (body, id, reason) in cases {
             let (found, error) = read(&body);
             assert_eq!(found.as_deref(), id, "{body:.80}");
             assert!(error.contains(reason), "{body:.80} gave: {error}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_whole_floats_are_understood() {
+        let body = format!(
+            "\u{feff}{{\"version\":1.0,\"id\":\"{ID}\",\"kind\":\"decompose\",\"input\":{{\"image\":\"s3://a/b.png\"}},\
+             \"output\":{{\"prefix\":\"s3://o/\"}},\"params\":{{\"layers\":4.0,\"seed\":7.0}},\"priority\":2.0}}"
+        );
+        let Content::Request(request) = Content::read(body.as_bytes(), None) else { panic!("{body}") };
+        assert_eq!((request.seed(), request.priority), (7, 2));
     }
 
     /// The examples of the documentation are copied by people.

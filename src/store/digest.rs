@@ -12,8 +12,8 @@ use crate::job::JobError;
 const SMALL: usize = 64 << 10;
 
 /// The digest of some bytes, and the bytes back.
-pub(super) async fn sha256(bytes: Vec<u8>) -> Result<([u8; 32], Vec<u8>), JobError> {
-    if bytes.len() <= SMALL {
+pub(super) async fn sha256<B: AsRef<[u8]> + Send + 'static>(bytes: B) -> Result<([u8; 32], B), JobError> {
+    if bytes.as_ref().len() <= SMALL {
         return Ok((Sha256::digest(&bytes).into(), bytes));
     }
     blocking(move || Ok((Sha256::digest(&bytes).into(), bytes))).await

@@ -24,7 +24,29 @@ pub struct Listed {
 
 /// Pages still to come.
 #[derive(Debug)]
-pub struct Listing(Rest);
+pub struct Listing {
+    rest: Rest,
+    skipped: Skipped,
+}
+
+/// Objects that a job cannot name: with control characters, or with a part `.` or `..`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Skipped {
+    pub count: usize,
+    /// Some of the keys, printable.
+    pub examples: Vec<String>,
+}
+
+impl Skipped {
+    const EXAMPLES: usize = 3;
+
+    fn add(&mut self, key: &str) {
+        self.count += 1;
+        if self.examples.len() < Self::EXAMPLES {
+            self.examples.push(key.escape_debug().to_string());
+        }
+    }
+}
 
 #[derive(Debug)]
 enum Rest {
@@ -40,16 +62,21 @@ enum Rest {
 
 impl Listing {
     pub(super) fn of_folder(path: PathBuf) -> Self {
-        Self(Rest::Folders(vec![path]))
+        Self { rest: Rest::Folders(vec![path]), skipped: Skipped::default() }
     }
 
     pub(super) fn of_prefix(client: S3Client, folder: S3Location) -> Self {
-        Self(Rest::Prefix { client, folder, from: None })
+        Self { rest: Rest::Prefix { client, folder, from: None }, skipped: Skipped::default() }
+    }
+
+    /// What the pages so far left out.
+    pub fn skipped(&self) -> &Skipped {
+        &self.skipped
     }
 
     /// The next page; none after the last. A page may be empty.
     pub async fn next(&mut self) -> Result<Option<Vec<Listed>>, JobError> {
-        match std::mem::replace(&mut self.0, Rest::Nothing) {
+        match std::mem::replace(&mut self.rest, Rest::Nothing) {
             Rest::Nothing => Ok(None),
             Rest::Folders(folders) if folders.is_empty() => Ok(None),
             Rest::Folders(mut folders) => {
@@ -63,18 +90,25 @@ impl Listing {
                     Ok((files, folders))
                 })
                 .await?;
-                self.0 = Rest::Folders(rest);
+                self.rest = Rest::Folders(rest);
                 Ok(Some(files))
             }
             Rest::Prefix { client, folder, from } => {
                 let page = s3::list_page(&client, &folder, from.as_deref())
                     .await
                     .map_err(|failure| failure.for_input(&folder.to_string(), 0, &client))?;
-                let listed = |(object, size): (S3Location, u64)| Listed { url: object.to_string(), size };
                 if page.next.is_some() {
-                    self.0 = Rest::Prefix { client, folder, from: page.next };
+                    self.rest = Rest::Prefix { client, folder, from: page.next };
                 }
-                Ok(Some(page.objects.into_iter().map(listed).collect()))
+                let mut listed = Vec::with_capacity(page.objects.len());
+                for (object, size) in page.objects {
+                    let url = object.to_string();
+                    match S3Location::parse("input", &url) {
+                        Ok(_) => listed.push(Listed { url, size }),
+                        Err(_) => self.skipped.add(&object.key),
+                    }
+                }
+                Ok(Some(listed))
             }
         }
     }

@@ -30,9 +30,9 @@ pub use export::OutFolder;
 pub use folder::{FolderStore, Stored};
 pub use inputs::{InputReader, Trust, input_name};
 pub use key::ObjectKey;
-pub use listing::{Listed, Listing};
+pub use listing::{Listed, Listing, Skipped};
 pub use result::ResultFiles;
-pub use s3::{Checksums, S3Client, S3Credentials, S3Settings, S3Store};
+pub use s3::{BucketSettings, Checksums, Encryption, PathStyle, S3Client, S3Credentials, S3Settings, S3Store};
 pub use stores::{StoreSettings, Stores};
 pub use url::{file_url, path_of};
 

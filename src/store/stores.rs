@@ -34,7 +34,10 @@ pub struct Stores {
 impl Stores {
     /// Reads the settings; nothing is opened yet ([`Store::check`] does that).
     pub fn new(settings: &StoreSettings, trust: Trust) -> Result<Self, JobError> {
-        check_endpoint(&settings.s3)?;
+        check_endpoint("store.endpoint", settings.s3.endpoint.as_deref())?;
+        for bucket in settings.s3.buckets.values() {
+            check_endpoint("store.buckets", bucket.endpoint.as_deref())?;
+        }
         let client = S3Client::new(settings.s3.clone());
         let root = Location::parse("store.url", &settings.url)?.as_folder();
         let own = rooted(&client, "store.url", &root)?;
@@ -92,6 +95,11 @@ impl Stores {
         rooted(&self.client, "output.prefix", &root)
     }
 
+    /// Checks that an address can be read, without asking for it and whoever may read it.
+    pub fn check_address(field: &str, url: &str) -> Result<(), JobError> {
+        Location::parse(field, url).map(drop)
+    }
+
     /// The store at a job row's root; a row without one means [`Stores::own`]. Roots that were allowed when they were
     /// written stay readable.
     pub fn at_root(&self, result_root: Option<&str>) -> Result<Store, JobError> {
@@ -116,15 +124,17 @@ fn rooted(client: &S3Client, field: &str, root: &Location) -> Result<Store, JobE
     }
 }
 
-fn check_endpoint(settings: &S3Settings) -> Result<(), JobError> {
-    let Some(endpoint) = &settings.endpoint else { return Ok(()) };
+fn check_endpoint(field: &str, endpoint: Option<&str>) -> Result<(), JobError> {
+    let Some(endpoint) = endpoint else { return Ok(()) };
     let refuse = |reason: &str| {
-        Err(JobError::invalid("store.endpoint", format!("{reason}; give an address such as http://127.0.0.1:3900")))
+        Err(JobError::invalid(field, format!("{reason}; give an address such as http://127.0.0.1:3900")))
     };
-    match Location::parse("store.endpoint", endpoint) {
+    match Location::parse(field, endpoint) {
         Ok(Location::Web(address)) if address.uri().query().is_none() => Ok(()),
         Ok(Location::Web(_)) => refuse("an endpoint has no query"),
         Ok(Location::File(_) | Location::S3(_)) => refuse(&format!("`{endpoint}` is not a web address")),
+        // Shown only after the check for a password.
+        Err(JobError::InvalidRequest { reason, .. }) if reason.contains("has the port") => refuse(&reason),
         Err(_) => refuse("it is not a web address, or contains a user name or password"),
     }
 }
@@ -132,7 +142,13 @@ fn check_endpoint(settings: &S3Settings) -> Result<(), JobError> {
 impl WebLimits {
     fn of(settings: &S3Settings) -> Self {
         let deadline: Duration = settings.operation_timeout;
-        Self { connect: settings.connect_timeout, read: settings.read_timeout, deadline, ..Self::default() }
+        Self {
+            connect: settings.connect_timeout,
+            read: settings.read_timeout,
+            deadline,
+            private_cas: settings.private_cas.clone(),
+            ..Self::default()
+        }
     }
 }
 
@@ -201,6 +217,8 @@ mod tests {
             ("s3:///x", None, "store.url"),
             ("s3://b", Some("127.0.0.1:3900"), "store.endpoint"),
             ("s3://b", Some("http://me:s3cret@h"), "store.endpoint"),
+            ("s3://b", Some("http://me:s3cret@h:99999"), "store.endpoint"),
+            ("s3://b", Some("http://h:99999"), "store.endpoint: `http://h:99999` has the port 99999"),
         ] {
             let s3 = S3Settings { endpoint: endpoint.map(str::to_owned), ..S3Settings::default() };
             let error = Stores::new(&StoreSettings { s3, ..settings(url) }, Trust::Local).unwrap_err().to_string();

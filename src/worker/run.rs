@@ -1,5 +1,7 @@
 //! The path of a job: claim -> fetch -> decode -> engine -> PNG -> store -> manifest -> row -> ack.
 
+use std::time::Duration;
+
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
@@ -17,9 +19,12 @@ use super::{
 };
 use crate::{
     database::{Claim, Fenced, JobRow, Published},
-    job::{ErrorClass, ErrorRecord, JobError, JobState, Stage},
+    job::{ErrorClass, ErrorRecord, JobError, JobState, Stage, lacks_open_files},
     queue::{Delivery, Queue},
 };
+
+/// How long a job is kept that cannot go on because there are no file descriptors left.
+const WITHOUT_DESCRIPTORS: Duration = Duration::from_secs(2);
 
 /// The outcome of a delivery.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +78,15 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
 
     let lease = Lease::hold(worker, &row, control.clone());
     let mut made = attempt(worker, &row, control).await;
+    if let Err(error) = &made
+        && lacks_open_files(error)
+    {
+        // The job is not at fault, so this attempt does not count. The pause is for whatever holds the descriptors.
+        warn!(%error, "no file descriptors left; giving the job back. Raise the limit (ulimit -n, LimitNOFILE)");
+        tokio::time::sleep(WITHOUT_DESCRIPTORS).await;
+        control.stop(StopReason::GiveBack);
+        made = Err(JobError::Cancelled);
+    }
     if let Err(error) = &made {
         // In a service, an unusable model concerns only this worker: others may have it, and the job waits for them.
         // With an in-process queue, this is the only worker.

@@ -160,7 +160,7 @@ fn table_row(row: &JobRow) -> Vec<String> {
         row.request.task.kind().to_string(),
         row.state.to_string(),
         row.attempts.to_string(),
-        row.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        row.created_at.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
         remark,
     ]
 }

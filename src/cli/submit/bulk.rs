@@ -1,6 +1,10 @@
 //! Submits many jobs: reads and checks all of them first, then submits them in chunks. Repeating it is harmless.
 
-use std::{collections::HashSet, io::IsTerminal, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io::IsTerminal,
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -9,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     flags::SubmitFlags,
-    row::{Defaults, address},
+    row::{Defaults, address, check_addresses},
     source::Source,
     template::Template,
 };
@@ -37,6 +41,8 @@ struct Report {
     known: usize,
     /// Rows identical to another row; they are one job.
     duplicates: usize,
+    /// Objects of a prefix that a job cannot name.
+    skipped: usize,
 }
 
 pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: &Task, flags: &SubmitFlags) -> Result<(), Failure> {
@@ -73,6 +79,7 @@ async fn all(
     let batch = &defaults.batch;
     let (requests, mut report) = read(global, front, source, defaults).await?;
     if flags.dry_run {
+        foresee(front, &requests, &mut report).await?;
         global.say(&format!("{} valid; nothing was submitted", output::count(report.rows as u64, "row")));
     } else {
         send(global, front, requests, batch, flags.upload, &mut report).await?;
@@ -86,7 +93,8 @@ async fn all(
         return summary.map_or(Ok(()), |summary| watch::verdict(batch, &summary));
     }
     let Report { submitted, known, duplicates, .. } = report;
-    output::line(&format!("batch {batch}: {submitted} new, {known} already submitted, {duplicates} duplicates"))?;
+    let new = if flags.dry_run { "would be new" } else { "new" };
+    output::line(&format!("batch {batch}: {submitted} {new}, {known} already submitted, {duplicates} duplicates"))?;
     if !flags.wait && !flags.dry_run {
         global.say(&format!("acetate jobs watch --batch {batch} shows the progress"));
     }
@@ -103,11 +111,11 @@ async fn read(
     let mut report = Report { batch: defaults.batch.to_string(), ..Report::default() };
     let (mut requests, mut seen, mut mistakes) = (Vec::new(), HashSet::new(), Vec::new());
     let bar = bar(global, "reading", None);
-    source
+    let skipped = source
         .each(&front.inputs, |row| {
             report.rows += 1;
             bar.inc(1);
-            match row.fields.and_then(|fields| defaults.request(row.number, fields)) {
+            match row.fields.and_then(|fields| checked(defaults.request(row.number, fields)?)) {
                 Ok(request) if seen.insert(request.id) => requests.push(request),
                 Ok(_) => report.duplicates += 1,
                 Err(error) => mistakes.push(format!("{}: {error}", row.place)),
@@ -116,14 +124,50 @@ async fn read(
         })
         .await?;
     bar.finish_and_clear();
+    report.skipped = skipped.count;
+    if skipped.count > 0 {
+        global.say(&format!(
+            "skipped {}, which a job cannot name (control characters, or a part . or ..): {}{}",
+            output::count(skipped.count as u64, "object"),
+            skipped.examples.join(", "),
+            if skipped.count > skipped.examples.len() { ", ..." } else { "" }
+        ));
+    }
     if !mistakes.is_empty() {
         let more = if mistakes.len() >= MOST_MISTAKES { "\n... and possibly more" } else { "" };
         return Err(Failure::Usage(format!("nothing was submitted:\n{}{more}", mistakes.join("\n"))));
     }
     if requests.is_empty() {
-        return Err(JobError::invalid("--from", "has no rows or pictures").into());
+        let only = if report.skipped > 0 { " that a job can name" } else { "" };
+        return Err(JobError::invalid("--from", format!("has no rows or pictures{only}")).into());
     }
     Ok((requests, report))
+}
+
+/// Refuses addresses that no worker can use; whether they may be used is for the workers to say.
+fn checked(request: JobRequest) -> Result<JobRequest, JobError> {
+    check_addresses(&request)?;
+    Ok(request)
+}
+
+/// Counts what submitting would do.
+async fn foresee(front: &Submitter, requests: &[JobRequest], report: &mut Report) -> Result<(), Failure> {
+    for chunk in requests.chunks(CHUNK) {
+        let ids: Vec<_> = chunk.iter().map(|request| request.id).collect();
+        let known: HashMap<_, _> =
+            front.jobs.get_many(&ids).await?.into_iter().map(|row| (row.id(), row.request)).collect();
+        for request in chunk {
+            match known.get(&request.id) {
+                None => report.submitted += 1,
+                Some(there) if there.fingerprint() == request.fingerprint() => report.known += 1,
+                Some(_) => {
+                    let error = JobError::invalid("id", "a job with this id and another content was already submitted");
+                    return Err(in_row(request, error).into());
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn send(

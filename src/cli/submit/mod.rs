@@ -2,6 +2,7 @@
 
 mod bulk;
 mod flags;
+mod manifest;
 mod row;
 mod single;
 mod source;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::template::{Template, Values};
 use crate::{
     job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest},
-    store::file_url,
+    store::{Stores, file_url},
 };
 
 pub type Fields = Map<String, Value>;
@@ -58,6 +58,17 @@ impl Defaults {
         }
         Ok(request)
     }
+}
+
+/// Checks the form of a request's addresses, so that no worker has to refuse an accepted job for it.
+pub fn check_addresses(request: &JobRequest) -> Result<(), JobError> {
+    Stores::check_address("output.prefix", &request.output.prefix)?;
+    for input in request.inputs.iter() {
+        if let InputRef::Url(url) = input {
+            Stores::check_address("input", url)?;
+        }
+    }
+    Ok(())
 }
 
 /// `--output` as an address; a local path becomes a file:// address.
@@ -196,6 +207,21 @@ mod tests {
     fn a_path_becomes_an_address_and_keeps_its_fields() {
         assert!(address("out/a b/{stem}").unwrap().ends_with("/out/a%20b/{stem}/"));
         assert_eq!(address("s3://out/{stem}").unwrap(), "s3://out/{stem}");
+    }
+
+    #[test]
+    fn addresses_that_no_worker_can_use_are_refused() {
+        for (row, field) in [
+            (json!({ "image": "s3://in/a\tb.png", "output": "s3://out/x/" }), "input"),
+            (json!({ "image": "s3://in/a/../b.png", "output": "s3://out/x/" }), "input"),
+            (json!({ "image": "s3://in/a.png", "output": "s3://out/a\nb/" }), "output.prefix"),
+            (json!({ "image": "https://h:99999/a.png", "output": "s3://out/x/" }), "input"),
+            (json!({ "image": "s3://in/a.png", "label.to": "a\tb", "output": "ftp://out/" }), "output.prefix"),
+        ] {
+            let error = check_addresses(&request(row).unwrap()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{field}: ")), "{error}");
+        }
+        check_addresses(&request(json!({ "image": "s3://in/a b?#%.png" })).unwrap()).unwrap();
     }
 
     #[test]

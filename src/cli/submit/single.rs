@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     flags::SubmitFlags,
-    row::{address, named},
+    row::{address, check_addresses, named},
     template::{Template, Values},
 };
 use crate::{
@@ -33,6 +33,7 @@ async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitF
     let inputs = flags.input.iter().map(|text| input(text)).collect::<Result<Vec<_>, _>>()?;
     let inputs = if flags.upload { upload(front, inputs).await? } else { inputs };
     let request = request(task, flags, inputs)?;
+    check_addresses(&request)?;
     let submitted =
         front.jobs.submit(&request, &SubmitOptions { batch: flags.batch.clone(), ..SubmitOptions::default() }).await?;
     front.dispatch().await;

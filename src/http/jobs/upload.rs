@@ -13,11 +13,12 @@ use crate::{
     http::{
         api::Api,
         extract,
+        listen::is_too_slow,
         problem::{Answer, ApiError},
         view::InputView,
     },
     image,
-    job::{COMPOSITE_IMAGES, JobError, MAX_REQUEST_BYTES},
+    job::{COMPOSITE_IMAGES, JobError, MAX_REQUEST_BYTES, object_from_value, value_from_slice},
 };
 
 /// How long an upload may take. It holds memory for that long.
@@ -31,8 +32,7 @@ pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
         let detail = "too many uploads at once; try again";
         return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
     };
-    let late =
-        || ApiError::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the form took more than 10 minutes to arrive");
+    let late = || extract::too_slow("the form took more than 10 minutes to arrive");
     tokio::time::timeout(ARRIVAL, collect(api, request)).await.map_err(|_| late())?
 }
 
@@ -88,6 +88,9 @@ async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
 }
 
 fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
+    if let Some(detail) = is_too_slow(&error) {
+        return extract::too_slow(detail);
+    }
     match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the form is larger than http.max_upload_bytes"),
         _ => ApiError::bad_request(format!("the form is invalid: {}", error.body_text())),
@@ -107,7 +110,7 @@ impl Texts {
     fn add(&mut self, name: &str, text: String) -> Answer<()> {
         let wrong = |wanted: &str| ApiError::from(JobError::invalid(name, format!("`{text}` is not {wanted}")));
         match name {
-            "request" => self.request = Some(extract::parse(text.as_bytes())?),
+            "request" => self.request = Some(extract::parse::<Map<String, Value>>(text.as_bytes())?),
             "params" => self.params.extend(extract::parse::<Map<String, Value>>(text.as_bytes())?),
             "label" => {
                 let (key, value) = text.split_once('=').ok_or_else(|| wrong("a label such as dataset=posters"))?;
@@ -117,13 +120,13 @@ impl Texts {
                 self.fields.insert(name.to_owned(), json!(text));
             }
             "priority" => {
-                let number: u64 = text.trim().parse().map_err(|_| wrong("a number from 0 to 9"))?;
+                let number = whole_number(&text).ok_or_else(|| wrong("a number from 0 to 9"))?;
                 self.fields.insert(name.to_owned(), json!(number));
             }
             "layers" | "steps" | "resolution" | "seed" => {
                 // Forms also send empty fields.
                 if !text.trim().is_empty() {
-                    let number: u64 = text.trim().parse().map_err(|_| wrong("a whole number"))?;
+                    let number = whole_number(&text).ok_or_else(|| wrong("a whole number"))?;
                     self.params.insert(name.to_owned(), json!(number));
                 }
             }
@@ -136,7 +139,7 @@ impl Texts {
                 self.params.insert(name.to_owned(), json!(flag));
             }
             "edits" | "decompose" => {
-                self.params.insert(name.to_owned(), extract::parse(text.as_bytes())?);
+                self.params.insert(name.to_owned(), extract::parse_value(text.as_bytes())?);
             }
             "prompt" | "instruction" | "negative_prompt" | "output_size" => {
                 self.params.insert(name.to_owned(), json!(text));
@@ -181,7 +184,11 @@ impl Texts {
             }
             whole.insert("input".to_owned(), json!({ "images": pictures }));
         }
-        serde_json::from_value(Value::Object(whole))
-            .map_err(|error| JobError::invalid("request", error.to_string()).into())
+        object_from_value(Value::Object(whole)).map_err(|error| error.in_request("request", "").into())
     }
+}
+
+/// `7`, and also `7.0`, as spreadsheets and scripts write it.
+fn whole_number(text: &str) -> Option<u64> {
+    value_from_slice(text.as_bytes()).ok()?.as_u64()
 }

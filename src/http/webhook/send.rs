@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::WebhookSecret;
 use crate::{
     database::{JobStore, WebhookRow},
-    egress::WebhookPolicy,
+    egress::{WebhookAnswer, WebhookPolicy},
     http::metrics,
     job::JobError,
 };
@@ -67,8 +67,11 @@ struct Sender {
 /// The outcome of a call.
 enum CallOutcome {
     Arrived,
-    /// Failed; retry later.
-    Failed(String),
+    /// Failed; retry later, and not before the receiver wants it.
+    Failed {
+        reason: String,
+        not_before: Option<Duration>,
+    },
     /// The receiver does not want it, or the address is not allowed.
     Refused(String),
 }
@@ -79,20 +82,20 @@ impl Sender {
         let sender = self.clone();
         let outcome = match tokio::task::spawn_blocking(move || sender.post(&call)).await {
             Ok(outcome) => outcome,
-            Err(error) => CallOutcome::Failed(error.to_string()),
+            Err(error) => CallOutcome::Failed { reason: error.to_string(), not_before: None },
         };
         let written = match outcome {
             CallOutcome::Arrived => {
                 metrics::called("arrived");
                 self.jobs.webhook_done(id).await
             }
-            CallOutcome::Failed(reason) if attempts + 1 < MOST_TRIES => {
-                let pause = pause(self.first_pause, attempts);
+            CallOutcome::Failed { reason, not_before } if attempts + 1 < MOST_TRIES => {
+                let pause = pause(self.first_pause, attempts, not_before);
                 metrics::called("failed");
                 info!(%job, reason, again_s = pause.as_secs_f64(), "a webhook call failed");
                 self.jobs.webhook_failed(id, &reason, Some(pause)).await
             }
-            CallOutcome::Failed(reason) | CallOutcome::Refused(reason) => {
+            CallOutcome::Failed { reason, .. } | CallOutcome::Refused(reason) => {
                 metrics::called("given_up");
                 warn!(%job, reason, tries = attempts + 1, "a webhook is given up");
                 self.jobs.webhook_failed(id, &reason, None).await
@@ -113,20 +116,27 @@ impl Sender {
             ("webhook-timestamp", timestamp.to_string()),
         ];
         match self.policy.post(&call.url, &headers, &call.payload) {
-            Ok(200..=299) => CallOutcome::Arrived,
-            Ok(410) => CallOutcome::Refused("its server responds with 410: it does not want more calls".to_owned()),
-            Ok(status) => CallOutcome::Failed(format!("its server responds with {status}")),
+            Ok(WebhookAnswer { status: 200..=299, .. }) => CallOutcome::Arrived,
+            Ok(WebhookAnswer { status: 410, .. }) => {
+                CallOutcome::Refused("its server responds with 410: it does not want more calls".to_owned())
+            }
+            Ok(WebhookAnswer { status, retry_after }) => {
+                let reason = format!("its server responds with {status}");
+                CallOutcome::Failed { reason, not_before: retry_after }
+            }
             Err(error @ (JobError::InputForbidden { .. } | JobError::InvalidRequest { .. })) => {
                 CallOutcome::Refused(error.to_string())
             }
-            Err(error) => CallOutcome::Failed(error.to_string()),
+            Err(error) => CallOutcome::Failed { reason: error.to_string(), not_before: None },
         }
     }
 }
 
-/// The pause after `attempts` failed calls: five times as long each time.
-fn pause(first: Duration, attempts: u32) -> Duration {
-    first.saturating_mul(5u32.saturating_pow(attempts)).min(LONGEST_PAUSE)
+/// The pause after `attempts` failed calls: five times as long each time, and at least as long as the receiver asks for
+/// (`Retry-After`). Nobody is waited for longer than the longest pause.
+fn pause(first: Duration, attempts: u32, not_before: Option<Duration>) -> Duration {
+    let own = first.saturating_mul(5u32.saturating_pow(attempts));
+    own.max(not_before.unwrap_or_default()).min(LONGEST_PAUSE)
 }
 
 #[cfg(test)]
@@ -135,7 +145,13 @@ mod tests {
 
     #[test]
     fn pauses_grow_up_to_ten_hours() {
-        let seconds: Vec<_> = (0..8).map(|attempts| pause(Duration::from_secs(5), attempts).as_secs()).collect();
+        let seconds: Vec<_> = (0..8).map(|attempts| pause(Duration::from_secs(5), attempts, None).as_secs()).collect();
         assert_eq!(seconds, [5, 25, 125, 625, 3125, 15_625, 36_000, 36_000]);
+    }
+
+    #[test]
+    fn a_receiver_may_ask_for_more_time_but_not_for_less() {
+        let asked = |seconds| pause(Duration::from_secs(5), 1, Some(Duration::from_secs(seconds))).as_secs();
+        assert_eq!([asked(0), asked(24), asked(120), asked(u64::MAX)], [25, 25, 120, 36_000]);
     }
 }

@@ -14,6 +14,9 @@ pub(super) fn broken(reason: impl Into<String>) -> JobError {
 /// An error while connecting to `place`: a refusal is permanent, everything else is temporary.
 pub(super) fn connecting(place: &str, error: Error) -> JobError {
     let ErrorKind::ProtocolError(refused) = error.kind() else {
+        if let Some(advice) = tls_advice(&reason(&error)) {
+            return broken(format!("{place} cannot be reached: {advice}")).caused_by(error);
+        }
         return broken(format!("{place} cannot be reached: {}", reason(&error))).caused_by(error);
     };
     let text = refused.get_message();
@@ -26,6 +29,19 @@ pub(super) fn connecting(place: &str, error: Error) -> JobError {
             format!("{place} refuses this user access to the virtual host, or it does not exist ({text})"),
         ),
         _ => broken(format!("{place} closed the connection: {text}")).caused_by(error),
+    }
+}
+
+/// What to change after a failed TLS handshake.
+fn tls_advice(reason: &str) -> Option<&'static str> {
+    if reason.contains("InvalidContentType") {
+        Some("its port does not speak TLS; use amqp:// in queue.url, or the port for TLS, usually 5671")
+    } else if reason.contains("UnknownIssuer") {
+        Some("its certificate is from an authority that is not trusted; add the authority to tls.ca_file")
+    } else if reason.contains("NotValidForName") {
+        Some("its certificate is for another host name; use that name in queue.url")
+    } else {
+        None
     }
 }
 

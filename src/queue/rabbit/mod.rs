@@ -51,6 +51,8 @@ pub struct RabbitOptions {
     pub heartbeat: Duration,
     /// The timeout for the broker's confirmation of a message.
     pub publish_timeout: Duration,
+    /// Certificate authorities that the broker may be checked against, in addition to the system's, as PEM.
+    pub ca_certificates: Option<String>,
 }
 
 /// A broker; connections are opened when needed. Clones share the publishing connection.
@@ -71,7 +73,8 @@ struct Core {
 impl RabbitQueue {
     /// `url` is an `amqp://` or `amqps://` address; an error names the setting `queue.url` and no password.
     pub fn new(url: &str, options: RabbitOptions) -> Result<Self, JobError> {
-        let connector = Connector::new(url, &options.name, options.connect_timeout, options.heartbeat)?;
+        let connector = Connector::new(url, &options.name, options.connect_timeout, options.heartbeat)?
+            .trusting(options.ca_certificates.clone());
         let core = Arc::new(Core { connector, options, links: Links::default() });
         Ok(Self { publisher: Publisher::new(core.clone()), core })
     }

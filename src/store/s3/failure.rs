@@ -4,9 +4,10 @@
 use std::error::Error;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use jiff::Timestamp;
 
 use super::S3Client;
-use crate::job::JobError;
+use crate::job::{JobError, lacks_open_files};
 
 /// The maximum length of a server's message in ours.
 const LONGEST_MESSAGE: usize = 300;
@@ -19,8 +20,26 @@ pub(in crate::store) enum S3Error {
     Denied(String),
     /// The credentials are missing or rejected.
     Credentials(String),
-    /// The bucket is in another region.
-    Region(String),
+    /// The bucket is in another region; with that region, if the server tells.
+    Region {
+        bucket_region: Option<String>,
+        message: String,
+    },
+    /// This machine's clock differs from the server's by so many seconds.
+    Clock {
+        ahead: i64,
+        message: String,
+    },
+    /// The server lacks a feature that was used.
+    Unsupported(String),
+    /// The server does not speak TLS, or speaks nothing else; what the address should begin with.
+    Scheme(&'static str),
+    /// The server's certificate is from an unknown authority.
+    Untrusted(String),
+    /// The name of the bucket's host is unknown.
+    NoHost(String),
+    /// This process may open no more connections.
+    OpenFiles(String),
     /// The object is too large; with its size, if known.
     TooLarge(Option<u64>),
     /// The object was replaced while it was read.
@@ -36,6 +55,10 @@ impl S3Error {
         let message = clipped(error.message().unwrap_or_default());
         let said = clipped(&[error.code().unwrap_or_default(), &message].join(" "));
         let status = error.raw_response().map(|response| response.status().as_u16());
+        // A clock that is wrong is called by many names.
+        if let Some(ahead) = clock_difference(&error).filter(|_| matches!(status, Some(400 | 401 | 403))) {
+            return Self::Clock { ahead, message: said };
+        }
         match error.code() {
             Some("NoSuchKey") => return Self::NoKey,
             Some("NoSuchBucket") => return Self::NoBucket,
@@ -50,10 +73,8 @@ impl S3Error {
                 | "RequestTimeTooSkewed"
                 | "NotSignedUp"),
             ) => return Self::Credentials(format!("{code} {message}")),
-            Some(
-                code @ ("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"),
-            ) => {
-                return Self::Region(format!("{code} {message}"));
+            Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
+                return Self::Region { bucket_region: header(&error, "x-amz-bucket-region"), message: said };
             }
             Some("RequestTimeout") => return Self::Unavailable(message),
             Some(_) | None => {}
@@ -64,8 +85,14 @@ impl S3Error {
             Some(401) => Self::Credentials(message),
             Some(403) => Self::Denied(message),
             Some(412) => Self::Changed,
-            Some(301 | 307 | 308) => Self::Region(message),
+            Some(301 | 307 | 308) => {
+                Self::Region { bucket_region: header(&error, "x-amz-bucket-region"), message: said }
+            }
+            Some(status @ (405 | 501)) => Self::Unsupported(format!("it answers {status} {said}")),
             Some(status @ (408 | 429 | 500..)) => Self::Unavailable(format!("it responds with {status} {said}")),
+            Some(status @ 400..) if is_about_checksums(&said) => {
+                Self::Unsupported(format!("it answers {status} {said}"))
+            }
             Some(status @ 400..) => Self::Refused(format!("it responds with {status} {said}")),
             Some(_) | None => Self::without_answer(&error),
         }
@@ -74,9 +101,21 @@ impl S3Error {
     fn without_answer<E: Error + 'static>(error: &SdkError<E>) -> Self {
         let reasons = chain(error);
         let text = clipped(&reasons.join(": "));
-        // The SDK has no public type for this that a caller could match.
-        if reasons.iter().any(|reason| reason.contains("credentials")) {
+        let says = |part: &str| reasons.iter().any(|reason| reason.contains(part));
+        if lacks_open_files(error) {
+            return Self::OpenFiles(text);
+        }
+        // The SDK has no public types for these that a caller could match.
+        if says("InvalidContentType") {
+            Self::Scheme("http://")
+        } else if says("invalid HTTP version parsed") {
+            Self::Scheme("https://")
+        } else if says("UnknownIssuer") {
+            Self::Untrusted(text)
+        } else if says("credentials") || says("identity") || says("profile") || says("cargo feature") {
             Self::Credentials(text)
+        } else if says("dns error") || says("failed to lookup address") {
+            Self::NoHost(text)
         } else {
             Self::Unavailable(text)
         }
@@ -92,58 +131,78 @@ impl S3Error {
                 // Without permission to list, S3 returns the same error for a missing object.
                 reason: words(
                     &format!(
-                        "{} refuses to let acetate read it; check the name, and allow s3:GetObject and s3:ListBucket",
-                        client.server()
+                        "{} refuses to let acetate read it; check the name, and allow s3:GetObject and s3:ListBucket; \
+                         if the requester pays, or everybody may read, say so in store.buckets",
+                        client.server(url)
                     ),
                     &message,
                 ),
             },
             Self::TooLarge(size) => JobError::ImageTooLarge { input, reason: too_large(size, cap) },
             Self::Refused(message) => {
-                JobError::invalid("input", format!("{url}: {} rejects the request: {message}", client.server()))
+                JobError::invalid("input", format!("{url}: {} rejects the request: {message}", client.server(url)))
             }
-            other @ (Self::Credentials(_) | Self::Region(_) | Self::Changed | Self::Unavailable(_)) => {
-                JobError::input_unreachable(input, other.in_words(cap, client))
+            Self::OpenFiles(_) => {
+                JobError::input_unreachable(input, self.in_words(url, cap, client)).caused_by(too_many_open_files())
             }
+            other @ (Self::Credentials(_)
+            | Self::Region { .. }
+            | Self::Clock { .. }
+            | Self::Unsupported(_)
+            | Self::Scheme(_)
+            | Self::Untrusted(_)
+            | Self::NoHost(_)
+            | Self::Changed
+            | Self::Unavailable(_)) => JobError::input_unreachable(input, other.in_words(url, cap, client)),
         }
     }
 
     /// The error for acetate's own object.
     pub(in crate::store) fn for_object(self, url: &str, cap: u64, client: &S3Client) -> JobError {
-        JobError::storage(url.to_owned(), self.in_words(cap, client))
+        let lacks_files = matches!(self, Self::OpenFiles(_));
+        let error = JobError::storage(url.to_owned(), self.in_words(url, cap, client));
+        if lacks_files { error.caused_by(too_many_open_files()) } else { error }
     }
 
-    fn in_words(self, cap: u64, client: &S3Client) -> String {
-        let server = client.server();
+    /// The error for an object that was to be written.
+    pub(super) fn for_written(self, url: &str, client: &S3Client) -> JobError {
         match self {
-            Self::NoKey => format!("there is no such object at {server}"),
-            Self::NoBucket => {
-                format!("there is no such bucket at {server}; create it, or correct store.url and store.endpoint")
-            }
             Self::Denied(message) => {
-                let advice = "allow s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there";
-                words(&format!("{server} refuses access; {advice}"), &message)
+                let reason = format!(
+                    "{} refuses to take it; allow s3:PutObject there, and if the bucket requires encryption, set \
+                     store.server_side_encryption and store.kms_key_id",
+                    client.server(url)
+                );
+                JobError::storage(url.to_owned(), words(&reason, &message))
             }
-            Self::Credentials(message) => {
-                let advice =
-                    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or AWS_PROFILE, and the clock";
-                words(&format!("{server} rejects the credentials, or there are none; {advice}"), &message)
-            }
-            Self::Region(message) => words(
-                &format!("the bucket is in a different region than the one used with {server}; set AWS_REGION"),
-                &message,
-            ),
-            Self::TooLarge(_) => format!("is larger than the expected {cap} bytes"),
-            Self::Changed => "was replaced while it was read; the next attempt reads it again".to_owned(),
-            Self::Unavailable(message) => words(
-                &format!("{server} is not available; check that it runs, and check store.endpoint and the network"),
-                &message,
-            ),
-            Self::Refused(message) => {
-                words(&format!("{server} rejects the request; check store.endpoint and store.checksums"), &message)
-            }
+            other => other.for_object(url, 0, client),
         }
     }
+}
+
+/// EMFILE, for code that looks for it.
+fn too_many_open_files() -> std::io::Error {
+    std::io::Error::from_raw_os_error(24)
+}
+
+/// How many seconds this machine's clock is ahead of the server's, if they differ so much that signatures are refused.
+fn clock_difference<E>(error: &SdkError<E>) -> Option<i64> {
+    const TOLERATED: i64 = 5 * 60;
+    let server = Timestamp::try_from(httpdate::parse_http_date(&header(error, "date")?).ok()?).ok()?;
+    let ahead = Timestamp::now().as_second() - server.as_second();
+    (ahead.abs() > TOLERATED).then_some(ahead)
+}
+
+fn header<E>(error: &SdkError<E>, name: &str) -> Option<String> {
+    error.raw_response()?.headers().get(name).map(str::to_owned)
+}
+
+/// Stores refuse the newer checksums in many words.
+fn is_about_checksums(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    ["checksum", "trailer", "aws-chunked", "x-amz-content-sha256", "content-encoding", "content-md5", "notimplemented"]
+        .iter()
+        .any(|word| said.contains(word))
 }
 
 fn too_large(size: Option<u64>, cap: u64) -> String {
@@ -153,7 +212,7 @@ fn too_large(size: Option<u64>, cap: u64) -> String {
     }
 }
 
-fn words(what: &str, message: &str) -> String {
+pub(super) fn words(what: &str, message: &str) -> String {
     let message = message.trim();
     if message.is_empty() { what.to_owned() } else { format!("{what} ({message})") }
 }

@@ -12,8 +12,10 @@ use crate::{retry::exponential, store::location::S3Location};
 
 /// A body must deliver this many bytes within each read timeout; a slower one counts as silent.
 const LEAST_PROGRESS: u64 = 512 << 10;
-/// How often a body may be interrupted.
+/// How often in a row a body may be interrupted without much progress, so that a slow line still brings all of it.
 const MAX_BREAKS: usize = 3;
+/// Much progress.
+const WORTH_GOING_ON: usize = 64 << 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -36,13 +38,18 @@ enum Body {
 /// Reads an object of at most `cap` bytes; checks its length before and while reading.
 pub(in crate::store) async fn read(client: &S3Client, at: &S3Location, cap: u64) -> Result<Vec<u8>, S3Error> {
     let mut partial = Partial::default();
-    let mut pauses = exponential(FIRST_PAUSE, LONGEST_PAUSE).with_max_times(MAX_BREAKS).build();
+    let pauses = || exponential(FIRST_PAUSE, LONGEST_PAUSE).with_max_times(MAX_BREAKS).build();
+    let mut left = pauses();
     loop {
+        let before = partial.bytes.len();
         let answer = ask(client, at, &mut partial).await?;
         match receive(answer, cap, client.settings().read_timeout, &mut partial).await? {
             Body::Whole => return Ok(partial.bytes),
             Body::Broken(reason) => {
-                let Some(pause) = pauses.next() else { return Err(S3Error::Unavailable(reason)) };
+                if partial.bytes.len() >= before + WORTH_GOING_ON {
+                    left = pauses();
+                }
+                let Some(pause) = left.next() else { return Err(S3Error::Unavailable(reason)) };
                 debug!("{at}: {reason} after {} bytes; resuming", partial.bytes.len());
                 sleep(pause).await;
             }
@@ -52,7 +59,8 @@ pub(in crate::store) async fn read(client: &S3Client, at: &S3Location, cap: u64)
 
 /// Requests the object, or the rest of the version that was started.
 async fn ask(client: &S3Client, at: &S3Location, partial: &mut Partial) -> Result<GetObjectOutput, S3Error> {
-    let mut request = client.get().await.get_object().bucket(&at.bucket).key(&at.key);
+    let mut request = client.of(&at.bucket).await.get_object().bucket(&at.bucket).key(&at.key);
+    request = request.set_request_payer(client.payer(&at.bucket));
     match &partial.etag {
         Some(etag) if !partial.bytes.is_empty() => {
             request = request.range(format!("bytes={}-", partial.bytes.len())).if_match(etag);

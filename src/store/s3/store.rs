@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use aws_sdk_s3::{presigning::PresigningConfig, primitives::ByteStream, types::ChecksumMode};
+use aws_sdk_s3::{
+    operation::head_object::builders::HeadObjectFluentBuilder, presigning::PresigningConfig, types::ChecksumMode,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{Checksums, S3Client, S3Error, list, read};
+use super::{
+    Checksums, S3Client, S3Error, list, read,
+    write::{NewObject, write},
+};
 use crate::{
     job::{Epoch, JobError, JobId},
-    store::{
-        ObjectKey, Stored,
-        digest::{hashing, sha256},
-        location::S3Location,
-    },
+    store::{ObjectKey, Stored, digest::sha256, location::S3Location},
 };
 
 const PROBE: &[u8] = b"acetate checks whether it can write, read and delete here";
@@ -34,7 +35,7 @@ impl S3Store {
     pub async fn put(&self, key: ObjectKey, bytes: Vec<u8>) -> Result<Stored, JobError> {
         let at = self.at(&key);
         let size = bytes.len() as u64;
-        let digest = self.send(&at, bytes, media_type(&at.key)).await?;
+        let digest = write(&self.client, NewObject { at: &at, bytes, media_type: media_type(&at.key) }).await?;
         Ok(Stored { key, size, sha256: hex::encode(digest) })
     }
 
@@ -43,12 +44,10 @@ impl S3Store {
     pub async fn verify(&self, stored: &Stored) -> Result<(), JobError> {
         let at = self.at(&stored.key);
         let differs = |what: &str| {
-            JobError::storage(
-                at.to_string(),
-                format!("{what} differs from what was written; check the store at {}", self.client.server()),
-            )
+            let (place, server) = (at.to_string(), self.client.server(&at.bucket));
+            JobError::storage(place, format!("{what} differs from what was written; check the store at {server}"))
         };
-        let mut request = self.client.get().await.head_object().bucket(&at.bucket).key(&at.key);
+        let mut request = self.head(&at).await;
         if self.client.settings().checksums == Checksums::Supported {
             request = request.checksum_mode(ChecksumMode::Enabled);
         }
@@ -56,7 +55,8 @@ impl S3Store {
         if head.content_length().and_then(|size| u64::try_from(size).ok()) != Some(stored.size) {
             return Err(differs("its size"));
         }
-        let kept = match head.checksum_sha256() {
+        // That of an object in parts, `...-3`, is a digest of the parts' digests.
+        let kept = match head.checksum_sha256().filter(|checksum| !checksum.contains('-')) {
             // A checksum that is not base64 counts as different.
             Some(checksum) => STANDARD.decode(checksum).unwrap_or_default(),
             None => sha256(self.get(&stored.key, stored.size).await?).await?.0.to_vec(),
@@ -71,7 +71,7 @@ impl S3Store {
 
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
         let at = self.at(key);
-        let head = self.client.get().await.head_object().bucket(&at.bucket).key(&at.key).send().await;
+        let head = self.head(&at).await.send().await;
         match head.map_err(S3Error::of) {
             Ok(_) => Ok(true),
             Err(S3Error::NoKey) => Ok(false),
@@ -103,13 +103,14 @@ impl S3Store {
     pub async fn check(&self) -> Result<(), JobError> {
         let at = self.root.join(&format!(".acetate-check/{}", uuid::Uuid::now_v7()));
         let broken = |failure| self.broken(&self.root, PROBE.len() as u64, failure);
-        self.send(&at, PROBE.to_vec(), "text/plain").await?;
+        write(&self.client, NewObject { at: &at, bytes: PROBE.to_vec(), media_type: "text/plain" }).await?;
         let read = read(&self.client, &at, PROBE.len() as u64).await;
         list::delete(&self.client, &at.bucket, std::slice::from_ref(&at.key)).await.map_err(broken)?;
         if read.map_err(broken)? == PROBE {
             return Ok(());
         }
-        let reason = format!("the bytes read differ from those written; check the store at {}", self.client.server());
+        let reason =
+            format!("the bytes read differ from those written; check the store at {}", self.client.server(&at.bucket));
         Err(JobError::storage(at.to_string(), reason))
     }
 
@@ -118,7 +119,8 @@ impl S3Store {
         let at = self.at(key);
         let failed = |reason: String| JobError::storage(at.to_string(), reason);
         let config = PresigningConfig::expires_in(lasts).map_err(|error| failed(error.to_string()))?;
-        let request = self.client.get().await.get_object().bucket(&at.bucket).key(&at.key).presigned(config).await;
+        let request = self.client.of(&at.bucket).await.get_object().bucket(&at.bucket).key(&at.key);
+        let request = request.set_request_payer(self.client.payer(&at.bucket)).presigned(config).await;
         Ok(request.map_err(|error| self.broken(&at, 0, S3Error::of(error)))?.uri().to_owned())
     }
 
@@ -130,27 +132,9 @@ impl S3Store {
         self.root.join(key.as_str())
     }
 
-    /// Returns the SHA-256 of what was sent.
-    async fn send(&self, at: &S3Location, bytes: Vec<u8>, media_type: &str) -> Result<[u8; 32], JobError> {
-        let (digest, bytes) = sha256(bytes).await?;
-        let size = bytes.len();
-        let mut request = self
-            .client
-            .get()
-            .await
-            .put_object()
-            .bucket(&at.bucket)
-            .key(&at.key)
-            .content_type(media_type)
-            .metadata("sha256", hex::encode(digest))
-            .body(ByteStream::from(bytes));
-        if self.client.settings().checksums == Checksums::Supported {
-            request = request.checksum_sha256(STANDARD.encode(digest));
-        }
-        match hashing(size, request.send()).await? {
-            Ok(_) => Ok(digest),
-            Err(error) => Err(self.broken(at, 0, S3Error::of(error))),
-        }
+    async fn head(&self, at: &S3Location) -> HeadObjectFluentBuilder {
+        let request = self.client.of(&at.bucket).await.head_object().bucket(&at.bucket).key(&at.key);
+        request.set_request_payer(self.client.payer(&at.bucket))
     }
 
     fn broken(&self, at: &S3Location, cap: u64, failure: S3Error) -> JobError {

@@ -2,14 +2,16 @@
 //! API server of a service with PostgreSQL and RabbitMQ, which `scripts/services` starts.
 
 mod client;
+mod downloads;
 mod events;
 mod guards;
 mod jobs;
 mod pictures;
 mod qwen_image_server;
 mod restart;
-mod server;
+pub mod server;
 mod service;
+mod starved;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod threads;
-mod webhooks;
+pub mod webhooks;

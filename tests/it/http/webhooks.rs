@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     sync::mpsc::{Receiver, channel},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -148,7 +148,14 @@ fn a_receiver_that_is_gone_is_given_up_and_inner_addresses_are_not_called() {
             json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": inner});
         assert_eq!(server.post("/v1/jobs", &body).problem(403, "input_forbidden")["field"], "webhook");
     }
-    for wrong in ["example.org", "ftp://example.org/", "https://me:s3cret@example.org/"] {
+    for wrong in [
+        "example.org",
+        "ftp://example.org/",
+        "https://me:s3cret@example.org/",
+        "https://example.com:99999/",
+        "https://example.com:65536/",
+        "https://example.com:0/",
+    ] {
         let body =
             json!({"kind": "composite", "input": {"image": {"job": id, "file": "composite.png"}}, "webhook": wrong});
         let problem = server.post("/v1/jobs", &body).problem(422, "invalid_request");
@@ -173,4 +180,26 @@ fn a_call_outlives_the_server() {
     let third = server(&place, &format!("http://127.0.0.1:{port}"));
     assert_eq!(calls.recv_timeout(PATIENCE).unwrap().json()["id"], json!(id));
     third.succeeded(&id);
+}
+
+#[test]
+fn a_receiver_that_asks_for_time_gets_it() {
+    let (port, calls) = receiver(&[
+        "429 Too Many Requests\r\nRetry-After: 2",
+        "503 Service Unavailable\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:39 GMT",
+        "503 Service Unavailable\r\nRetry-After: soon",
+    ]);
+    let place = TestDir::new();
+    let server = server(&place, &format!("http://127.0.0.1:{port}"));
+    let hook = format!("http://127.0.0.1:{port}/");
+    server.submit(&[("kind", "composite"), ("webhook", &hook)], &picture(4, 4, [9; 4]));
+    let heard: Vec<Instant> = (0..4)
+        .map(|_| {
+            calls.recv_timeout(PATIENCE).unwrap();
+            Instant::now()
+        })
+        .collect();
+    let pauses: Vec<_> = heard.windows(2).map(|two| two[1] - two[0]).collect();
+    // Of its own accord it waits 0.05, 0.25 and 1.25 seconds.
+    assert!(pauses[0] > Duration::from_millis(1800) && pauses[1] > Duration::from_millis(1800), "{pauses:?}");
 }

@@ -4,6 +4,8 @@
 
 pub mod broker;
 pub mod database;
+mod limits;
+mod private_ca;
 pub mod proxy;
 mod queue;
 mod queue_faults;
@@ -12,10 +14,13 @@ pub mod s3_server;
 mod script;
 mod start;
 mod store;
+mod store_credentials;
 mod store_faults;
 mod store_inputs;
+mod store_options;
 mod store_run;
 mod store_runtime;
 mod submissions;
+pub mod tls;
 mod worker;
 pub mod world;

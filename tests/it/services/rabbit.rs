@@ -195,6 +195,7 @@ pub fn options() -> RabbitOptions {
         connect_timeout: Duration::from_secs(10),
         heartbeat: Duration::from_secs(20),
         publish_timeout: Duration::from_secs(20),
+        ca_certificates: None,
     }
 }
 

@@ -19,6 +19,8 @@ pub struct HubConfig {
     pub offline: bool,
     /// Whether to use `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     pub use_proxy: bool,
+    /// A PEM file of certificate authorities that are trusted in addition to the system's.
+    pub ca_file: Option<PathBuf>,
     pub retry: Retry,
     /// Returns the free space of a folder in bytes; replaced in tests.
     pub available_space: fn(&Path) -> std::io::Result<u64>,
@@ -98,6 +100,7 @@ impl HubConfig {
             token: None,
             offline: false,
             use_proxy: true,
+            ca_file: None,
             retry: Retry::default(),
             available_space: |folder| fs4::available_space(folder),
         }

@@ -13,7 +13,7 @@ use ureq::Agent;
 use ureq::http::{HeaderMap, Uri, header};
 
 use super::event::{DownloadEvent, Events, emit};
-use super::{HubConfig, HubError, Token};
+use super::{HubConfig, HubError, Token, trust};
 
 const USER_AGENT: &str = concat!("acetate/", env!("CARGO_PKG_VERSION"));
 const MAX_REDIRECTS: usize = 10;
@@ -67,7 +67,8 @@ pub(super) enum Piece {
 
 impl Client {
     /// # Errors
-    /// [`HubError::Endpoint`] if the configured address is not a web address.
+    /// [`HubError::Endpoint`] if the configured address is not a web address; [`HubError::Io`] if the file of
+    /// authorities cannot be read.
     pub fn new(config: &HubConfig) -> Result<Self, HubError> {
         if parse_url(&config.endpoint).is_err() {
             return Err(HubError::Endpoint { endpoint: config.endpoint.clone() });
@@ -81,7 +82,8 @@ impl Client {
             .max_redirects_will_error(false)
             .timeout_connect(Some(config.retry.stall))
             .timeout_recv_response(Some(config.retry.stall))
-            .timeout_per_read(Some(config.retry.stall));
+            .timeout_per_read(Some(config.retry.stall))
+            .tls_config(trust::tls(config)?);
         let builder = if config.use_proxy { builder } else { builder.proxy(None) };
         Ok(Self { agent: builder.build().into(), endpoint: config.endpoint.clone(), token: config.token.clone() })
     }

@@ -23,6 +23,7 @@ mod listing;
 mod reference;
 mod retry;
 mod small;
+mod trust;
 
 pub use carried::Carried;
 pub use config::{HubConfig, Retry, Token};

@@ -1,0 +1,229 @@
+//! Writes an object: in one request, or in parts if it is large.
+
+use std::{error::Error, ops::Range};
+
+use aws_sdk_s3::{
+    Client,
+    config::Config,
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::ByteStream,
+    types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, ServerSideEncryption},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use hyper::body::Bytes;
+use tracing::warn;
+
+use super::{Checksums, S3Client, S3Error, settings::Encryption};
+use crate::{
+    job::JobError,
+    store::{
+        digest::{hashing, sha256},
+        location::S3Location,
+    },
+};
+
+/// S3 takes parts of 5 MiB or more, and at most 10,000 of them.
+const LEAST_PART: usize = 8 << 20;
+const MOST_PARTS: usize = 10_000;
+/// How many parts are sent at a time.
+const PARTS_AT_A_TIME: usize = 4;
+
+/// An object to write.
+pub(super) struct NewObject<'a> {
+    pub at: &'a S3Location,
+    pub bytes: Vec<u8>,
+    pub media_type: &'a str,
+}
+
+/// Gives the SHA-256 of what was written. The object is complete or absent.
+pub(super) async fn write(client: &S3Client, object: NewObject<'_>) -> Result<[u8; 32], JobError> {
+    let NewObject { at, bytes, media_type } = object;
+    let (digest, bytes) = sha256(bytes).await?;
+    let bytes = Bytes::from(bytes);
+    let upload = Upload {
+        client,
+        sdk: client.of(&at.bucket).await,
+        at,
+        media_type,
+        digest: hex::encode(digest),
+        has_checksums: client.settings().checksums == Checksums::Supported,
+    };
+    let written = if bytes.len() as u64 > client.settings().multipart_above {
+        upload.in_parts(&bytes).await
+    } else {
+        upload.whole(bytes, digest).await
+    };
+    match written {
+        Ok(()) => Ok(digest),
+        Err(error) => Err(error.for_written(&at.to_string(), client)),
+    }
+}
+
+struct Upload<'a> {
+    client: &'a S3Client,
+    sdk: &'a Client,
+    at: &'a S3Location,
+    media_type: &'a str,
+    /// Hexadecimal.
+    digest: String,
+    has_checksums: bool,
+}
+
+impl Upload<'_> {
+    async fn whole(&self, bytes: Bytes, digest: [u8; 32]) -> Result<(), S3Error> {
+        let (algorithm, key) = self.encryption();
+        let size = bytes.len();
+        let request = self
+            .sdk
+            .put_object()
+            .bucket(&self.at.bucket)
+            .key(&self.at.key)
+            .content_type(self.media_type)
+            .metadata("sha256", &self.digest)
+            .set_server_side_encryption(algorithm)
+            .set_ssekms_key_id(key)
+            .set_request_payer(self.client.payer(&self.at.bucket))
+            .set_checksum_sha256(self.has_checksums.then(|| STANDARD.encode(digest)))
+            .body(ByteStream::from(bytes))
+            .customize()
+            .config_override(self.patience(size));
+        sent(size, request.send()).await.map(drop)
+    }
+
+    async fn in_parts(&self, bytes: &Bytes) -> Result<(), S3Error> {
+        let (algorithm, key) = self.encryption();
+        let begun = self
+            .sdk
+            .create_multipart_upload()
+            .bucket(&self.at.bucket)
+            .key(&self.at.key)
+            .content_type(self.media_type)
+            .metadata("sha256", &self.digest)
+            .set_server_side_encryption(algorithm)
+            .set_ssekms_key_id(key)
+            .set_request_payer(self.client.payer(&self.at.bucket))
+            .set_checksum_algorithm(self.has_checksums.then_some(ChecksumAlgorithm::Sha256))
+            .send()
+            .await
+            .map_err(S3Error::of)?;
+        let Some(id) = begun.upload_id() else {
+            return Err(S3Error::Refused("it begins a multipart upload without an id".to_owned()));
+        };
+        let sent = self.parts(id, bytes).await;
+        if sent.is_err() {
+            // Its parts would be paid for until somebody deletes them.
+            self.abort(id).await;
+        }
+        sent
+    }
+
+    async fn parts(&self, id: &str, bytes: &Bytes) -> Result<(), S3Error> {
+        let parts = ranges(bytes.len()).into_iter().enumerate().map(|(index, range)| {
+            let number = i32::try_from(index + 1).unwrap_or(i32::MAX);
+            self.part(id, number, bytes.slice(range))
+        });
+        // Collected first, because the iterator's borrows cannot live in a stream that is sent between threads.
+        let parts: Vec<_> = parts.collect();
+        let parts: Vec<CompletedPart> = stream::iter(parts).buffered(PARTS_AT_A_TIME).try_collect().await?;
+        self.sdk
+            .complete_multipart_upload()
+            .bucket(&self.at.bucket)
+            .key(&self.at.key)
+            .upload_id(id)
+            .set_request_payer(self.client.payer(&self.at.bucket))
+            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
+            .send()
+            .await
+            .map_err(S3Error::of)
+            .map(drop)
+    }
+
+    async fn part(&self, id: &str, number: i32, bytes: Bytes) -> Result<CompletedPart, S3Error> {
+        let size = bytes.len();
+        let checksum = match self.has_checksums {
+            true => {
+                let (digest, _) = sha256(bytes.clone()).await.map_err(|error| S3Error::Refused(error.to_string()))?;
+                Some(STANDARD.encode(digest))
+            }
+            false => None,
+        };
+        let request = self
+            .sdk
+            .upload_part()
+            .bucket(&self.at.bucket)
+            .key(&self.at.key)
+            .upload_id(id)
+            .part_number(number)
+            .set_request_payer(self.client.payer(&self.at.bucket))
+            .set_checksum_sha256(checksum.clone())
+            .body(ByteStream::from(bytes))
+            .customize()
+            .config_override(self.patience(size));
+        let answer = sent(size, request.send()).await?;
+        let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag().map(str::to_owned));
+        Ok(part.set_checksum_sha256(checksum).build())
+    }
+
+    async fn abort(&self, id: &str) {
+        let aborted = self
+            .sdk
+            .abort_multipart_upload()
+            .bucket(&self.at.bucket)
+            .key(&self.at.key)
+            .upload_id(id)
+            .set_request_payer(self.client.payer(&self.at.bucket))
+            .send()
+            .await;
+        if let Err(error) = aborted {
+            warn!(at = %self.at, error = ?S3Error::of(error), "the parts of an upload that failed could not be deleted");
+        }
+    }
+
+    fn encryption(&self) -> (Option<ServerSideEncryption>, Option<String>) {
+        match &self.client.settings().encryption {
+            Some(Encryption { algorithm, kms_key_id }) => {
+                (Some(ServerSideEncryption::from(algorithm.as_str())), kms_key_id.clone())
+            }
+            None => (None, None),
+        }
+    }
+
+    fn patience(&self, bytes: usize) -> aws_sdk_s3::config::Builder {
+        Config::builder().timeout_config(self.client.upload_timeouts(bytes))
+    }
+}
+
+/// Sends a request with `size` bytes, which are hashed once more when it is signed.
+async fn sent<T, E>(
+    size: usize,
+    request: impl Future<Output = Result<T, SdkError<E>>> + Send + 'static,
+) -> Result<T, S3Error>
+where
+    T: Send + 'static,
+    E: ProvideErrorMetadata + Error + Send + 'static,
+{
+    let answered = hashing(size, request).await.map_err(|error| S3Error::Refused(error.to_string()))?;
+    answered.map_err(S3Error::of)
+}
+
+/// The parts of an object, each of the same size but the last.
+fn ranges(bytes: usize) -> Vec<Range<usize>> {
+    let part = LEAST_PART.max(bytes.div_ceil(MOST_PARTS));
+    (0..bytes).step_by(part).map(|start| start..(start + part).min(bytes)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_the_object_and_are_not_too_many() {
+        for bytes in [LEAST_PART + 1, 3 * LEAST_PART, 100 << 30] {
+            let parts = ranges(bytes);
+            assert!(parts.len() <= MOST_PARTS && parts.len() >= 2, "{bytes}: {}", parts.len());
+            assert_eq!((parts[0].start, parts[parts.len() - 1].end), (0, bytes));
+            assert!(parts.windows(2).all(|two| two[0].end == two[1].start && two[0].len() >= LEAST_PART));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Clients that take connections and give nothing: they must not keep the others out.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpStream},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    common::TestDir,
+    http::{
+        client::{get, raw},
+        server::{Server, picture},
+    },
+};
+
+/// More than the files that the server may open.
+const HALF_OPEN: usize = 1100;
+
+/// A server that may open `files` files, and no more.
+fn server_with(place: &TestDir, files: u32, settings: &[(&str, &str)]) -> Server {
+    let program = place.command(&["serve", "--bind", "127.0.0.1:0"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]);
+    command.arg(program.get_program()).args(program.get_args());
+    command.env_clear().current_dir(place.folder.path());
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("ACETATE__WORKER__DRAIN_SECONDS", "0").envs(settings.iter().copied());
+    Server::of(command)
+}
+
+fn half_open(server: &Server, count: usize, text: &str) -> Vec<TcpStream> {
+    rlimit::increase_nofile_limit(8192).unwrap();
+    let mut streams = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        // The server may have closed it for the next one.
+        stream.write_all(text.as_bytes()).ok();
+        streams.push(stream);
+    }
+    streams
+}
+
+/// Asks until the server has had time to accept all connections that came before.
+fn is_healthy(server: &Server) {
+    for _ in 0..3 {
+        let start = Instant::now();
+        assert_eq!(get(&server.url("/healthz")).status, 200);
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}\n{}", server.log());
+    }
+}
+
+/// How long until the server closes the connection; sends a byte every `pause` meanwhile.
+fn closed_after(mut stream: TcpStream, drip: Option<Duration>) -> (Duration, String) {
+    let start = Instant::now();
+    let mut answer = Vec::new();
+    stream.set_read_timeout(Some(drip.unwrap_or(Duration::from_secs(60)))).unwrap();
+    loop {
+        let mut piece = [0; 1024];
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => answer.extend_from_slice(&piece[..read]),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                assert!(start.elapsed() < Duration::from_secs(60), "it stays open");
+                if drip.is_none() || stream.write_all(b"x").is_err() {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    (start.elapsed(), String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[test]
+fn half_open_connections_do_not_silence_the_server() {
+    let place = TestDir::new();
+    let server = server_with(&place, 1024, &[]);
+    let head = format!("GET / HTTP/1.1\r\nHost: {}\r\n", server.address);
+    let silent = half_open(&server, HALF_OPEN, &head);
+    is_healthy(&server);
+    // Those that say nothing at all, too, and the server still opens the files that it needs.
+    let more = half_open(&server, HALF_OPEN, "");
+    is_healthy(&server);
+    let id = server.submit(&[("kind", "composite")], &picture(4, 4, [9; 4]));
+    server.succeeded(&id);
+    drop((silent, more));
+}
+
+#[test]
+fn slow_bodies_do_not_silence_the_server() {
+    let place = TestDir::new();
+    let server = server_with(&place, 1024, &[]);
+    let head = "POST /v1/session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{";
+    let slow = half_open(&server, HALF_OPEN, head);
+    std::thread::sleep(Duration::from_secs(2));
+    is_healthy(&server);
+    drop(slow);
+}
+
+#[test]
+fn heads_and_bodies_that_drip_are_cut() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[("ACETATE__HTTP__READ_TIMEOUT_SECONDS", "1")]);
+    let host = format!("Host: {}\r\n", server.address);
+    let open = |text: String| {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    };
+    let drip = Some(Duration::from_millis(100));
+    let body = format!(
+        "POST /v1/session HTTP/1.1\r\n{host}Content-Type: application/json\r\nContent-Length: 4000\r\n\r\n{{\""
+    );
+    let form = format!(
+        "POST /v1/jobs HTTP/1.1\r\n{host}Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 4000\r\n\r\n--x\r\n\
+         Content-Disposition: form-data; name=\"image\"; filename=\"x\"\r\n\r\n"
+    );
+    for (name, text, drip, answer) in [
+        ("nothing", String::new(), None, ""),
+        ("half a head", format!("GET / HTTP/1.1\r\n{host}"), None, ""),
+        ("a head that drips", format!("GET / HTTP/1.1\r\n{host}X-Long: "), drip, ""),
+        ("half a body", body.clone(), None, "HTTP/1.1 408"),
+        ("a body that drips", body, drip, "HTTP/1.1 408"),
+        ("half a form", form.clone(), None, "HTTP/1.1 408"),
+        ("a form that drips", form, drip, "HTTP/1.1 408"),
+    ] {
+        let (took, said) = closed_after(open(text), drip);
+        assert!(took < Duration::from_secs(15), "{name}: {took:?}");
+        assert!(said.starts_with(answer), "{name}: {said}");
+        if !answer.is_empty() {
+            assert!(said.contains("too_slow") && said.contains("too slow"), "{name}: {said}");
+        }
+    }
+    // A quick client with a pause between its requests is served.
+    let mut stream = open(format!("GET /healthz HTTP/1.1\r\n{host}\r\n"));
+    std::thread::sleep(Duration::from_millis(500));
+    stream.write_all(format!("GET /healthz HTTP/1.1\r\n{host}Connection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+}
+
+#[test]
+fn a_client_that_is_slow_to_read_gets_all_of_it() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[("ACETATE__HTTP__READ_TIMEOUT_SECONDS", "1")]);
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream
+        .write_all(
+            format!("GET /openapi.json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address).as_bytes(),
+        )
+        .unwrap();
+    stream.shutdown(Shutdown::Write).ok();
+    std::thread::sleep(Duration::from_secs(3));
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.trim_end().ends_with('}'), "{} bytes", answer.len());
+}
+
+#[test]
+fn an_encoded_body_is_refused_by_name() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    for encoding in ["gzip", "br", "identity, zstd"] {
+        let answer = raw(
+            &server.address,
+            &format!(
+                "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Encoding: {encoding}\r\n\
+                 Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+            ),
+        );
+        assert!(answer.starts_with("HTTP/1.1 415") && answer.contains("Content-Encoding"), "{encoding}: {answer}");
+        assert!(answer.to_lowercase().contains("accept-encoding: identity"), "{answer}");
+    }
+    // Without the header, by its first bytes.
+    let answer = crate::http::client::send(
+        "POST",
+        &server.url("/v1/jobs"),
+        &[("content-type", "application/json")],
+        b"\x1f\x8b\x08\x00\x00",
+    );
+    assert!(answer.problem(400, "bad_request").to_string().contains("gzip"));
+}

@@ -5,7 +5,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::{
     JobControl, ResultPlacement, StopReason, Worker,
     backoff::{Next, next_step},
-    claim::{Accepted, accept},
+    claim::{Accepted, Stale, accept},
     execute::execute,
     failpoint::Point,
     inputs,
@@ -57,6 +57,15 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
             warn!(code = reason.code, reason = reason.message, "a message was dead-lettered");
             metrics::dead_letter(&reason);
             return Ok(Verdict::Refused(reason));
+        }
+        Accepted::Stale(stale) => {
+            match stale {
+                Stale::Deleted(at) => info!(deleted_at = %at, "dropped a message: its job has ended and was deleted"),
+                Stale::Replaced => info!("dropped a message: it was sent for a deleted job whose id another job has"),
+            }
+            metrics::dropped(stale);
+            delivery.ack().await;
+            return Ok(Verdict::NotTaken(Claim::Unknown));
         }
         Accepted::Not(claim) => {
             match &claim {

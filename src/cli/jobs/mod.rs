@@ -3,6 +3,7 @@
 mod many;
 mod prune;
 mod results;
+mod sweep;
 
 use std::path::PathBuf;
 
@@ -21,7 +22,7 @@ use crate::{
     database::{Filter, JobRow},
     job::{BatchId, JobError, JobId, JobKind, JobState},
 };
-use many::ManyArgs;
+use many::{ManyArgs, RetryArgs};
 
 #[derive(Debug, Args)]
 pub struct JobsArgs {
@@ -39,8 +40,8 @@ enum JobsCommand {
     Watch(ManyArgs),
     /// Cancel a job or a batch; a running job stops within one denoise step
     Cancel(ManyArgs),
-    /// Retry a failed or cancelled job, or all failed jobs of a batch
-    Retry(ManyArgs),
+    /// Retry a failed or cancelled job, or the failed jobs of a batch
+    Retry(RetryArgs),
     /// Copy the result of a job into a folder on this machine
     Fetch(FetchArgs),
     /// Print the results of a batch, one JSON object per line
@@ -97,7 +98,8 @@ impl JobsArgs {
         match &self.command {
             JobsCommand::List(args) => args.json,
             JobsCommand::Show(args) => args.json,
-            JobsCommand::Watch(args) | JobsCommand::Cancel(args) | JobsCommand::Retry(args) => args.json,
+            JobsCommand::Watch(args) | JobsCommand::Cancel(args) => args.json,
+            JobsCommand::Retry(args) => args.json(),
             JobsCommand::Fetch(args) => args.json,
             JobsCommand::Results(_) => false,
             JobsCommand::Prune(args) => args.json,
@@ -112,11 +114,11 @@ impl JobsArgs {
                 JobsCommand::List(args) => list(&front, args).await,
                 JobsCommand::Show(args) => show(&front, args).await,
                 JobsCommand::Watch(args) => many::watch(global, &front, args).await,
-                JobsCommand::Cancel(args) => many::cancel(&front, args).await,
-                JobsCommand::Retry(args) => many::retry(&front, args).await,
+                JobsCommand::Cancel(args) => many::cancel(global, &front, args).await,
+                JobsCommand::Retry(args) => many::retry(global, &front, args).await,
                 JobsCommand::Fetch(args) => fetch(&front, args).await,
                 JobsCommand::Results(args) => results::results(&front, args).await,
-                JobsCommand::Prune(args) => prune::prune(&front, args).await,
+                JobsCommand::Prune(args) => prune::prune(global, &loaded, &front, args).await,
             };
             front.close().await;
             done

@@ -6,6 +6,7 @@
 
 mod broker;
 mod databases;
+mod ends;
 mod gate;
 mod killed;
 mod ledger;
@@ -26,6 +27,7 @@ async fn the_fault_matrix() {
     cases.extend(messages::cases());
     cases.extend(databases::cases());
     cases.extend(stores::cases());
+    cases.extend(ends::cases());
     cases.extend(load::cases());
     ledger::run(cases).await;
 }

@@ -100,6 +100,16 @@ in_either! {
     /// repeated if the reply was lost: nothing is written twice.
     async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError>;
 
+    /// Like [`JobStore::succeed`], for a result that was in the store already, from the attempt at `made_at`. The row
+    /// gets that epoch, so that the end is told as it was, or would have been, then.
+    async fn adopt(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        result: &Published,
+        made_at: Epoch,
+    ) -> Result<Fenced<JobRow>, JobError>;
+
     async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError>;
 
     /// Requeues the job for another attempt after `delay`. If its cancellation was requested in the meantime, it is

@@ -9,7 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    ObjectKey,
+    MANIFEST, ObjectKey,
     blocking::blocking,
     digest::sha256,
     errors::io_error,
@@ -115,6 +115,24 @@ impl FolderStore {
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
         let path = self.path(key);
         blocking(move || path.try_exists().map_err(|error| io_error(&path, "check the object", error))).await
+    }
+
+    /// The attempts of a job that have a manifest.
+    pub async fn manifests(&self, job: JobId) -> Result<Vec<Epoch>, JobError> {
+        let folder = self.root.join(job.to_string());
+        blocking(move || {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries.map_err(|error| io_error(&folder, "list its attempts", error))?,
+            };
+            let epoch = |entry: std::io::Result<fs::DirEntry>| {
+                let path = entry.ok()?.path();
+                let epoch = path.file_name()?.to_str()?.parse().ok().map(Epoch)?;
+                path.join(MANIFEST).is_file().then_some(epoch)
+            };
+            Ok(entries.filter_map(epoch).collect())
+        })
+        .await
     }
 
     /// Deletes the files of all attempts of a job but one, and returns their number.

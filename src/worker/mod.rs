@@ -4,6 +4,7 @@
 //! Around it, [`serve`] takes deliveries, the relay sends the outbox, and the reaper dispatches jobs again whose worker
 //! died or whose message was lost.
 
+mod adopt;
 mod claim;
 mod execute;
 mod failpoint;

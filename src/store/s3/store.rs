@@ -9,7 +9,7 @@ use super::{Checksums, S3Client, S3Error, delete::delete_all, list, read};
 use crate::{
     job::{Epoch, JobError, JobId},
     store::{
-        ObjectKey, Stored,
+        MANIFEST, ObjectKey, Stored,
         digest::{hashing, sha256},
         location::S3Location,
     },
@@ -106,6 +106,13 @@ impl S3Store {
                 return Ok(keys);
             }
         }
+    }
+
+    /// The attempts of a job that have a manifest.
+    pub async fn manifests(&self, job: JobId) -> Result<Vec<Epoch>, JobError> {
+        let folder = self.folder_of(job).key;
+        let epoch = |key: &String| key.strip_prefix(&folder)?.strip_suffix(MANIFEST)?.strip_suffix('/')?.parse().ok();
+        Ok(self.keys_of(job, |_| true).await?.iter().filter_map(epoch).map(Epoch).collect())
     }
 
     fn folder_of(&self, job: JobId) -> S3Location {

@@ -27,6 +27,8 @@ pub fn cases() -> Vec<Case> {
         case("a message comes again after its job succeeded and was pruned", late_duplicate()),
         case("a database from before the messages in the queue", older_database()),
         case("messages of a version without dispatch headers", older_messages()),
+        case("a database in which a job that has succeeded is still queued", older_row("queued", 0)),
+        case("a database in which a job that has succeeded is still running", older_row("running", 1)),
     ]
 }
 
@@ -169,6 +171,39 @@ async fn older_messages() -> Tally {
     publish(&channel, &message, properties).await;
     let tally = nothing_comes_back(&world, &[id], 1).await;
     connection.close(0, "".into()).await.unwrap();
+    tally
+}
+
+/// A backup from before the job's end is restored: the job is there, queued or taken by a worker of that time.
+async fn older_row(state: &'static str, epoch: i64) -> Tally {
+    let world = World::service().await;
+    let witness = Witness::of(&world).await;
+    let mut worker = world.worker();
+    let id = composite(&world, "done").await;
+    let job = world.until(&id, &["succeeded", "failed"]).await;
+    worker.signal("-TERM");
+    worker.ended().await;
+    let first = witness.judge(&world, std::slice::from_ref(&id)).await;
+    assert_eq!((first.succeeded, first.attempts), (1, 1), "{first:?}");
+    let result = world.path(job["outputs"][0]["url"].as_str().unwrap());
+    let made = std::fs::metadata(&result).unwrap().modified().unwrap();
+
+    let mut rows = PgConnection::connect(&world.service.as_ref().unwrap().schema.url).await.unwrap();
+    let (attempts, worker) = if epoch == 0 { ("DELETE FROM attempts", "NULL") } else { ("SELECT 1", "'gone'") };
+    let restore = format!(
+        "UPDATE jobs SET state = '{state}', epoch = {epoch}, attempts = {epoch}, worker = {worker}, lease_until = 1000,
+                         quiet_until = 1000, available_at = 1000, manifest = NULL, outputs = NULL, result_root = NULL,
+                         finished_at = NULL;
+         {attempts}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(restore)).execute(&mut rows).await.unwrap();
+    rows.close().await.unwrap();
+    let witness = Witness::of(&world).await;
+    let worker = world.worker();
+    let tally = witness.judge(&world, std::slice::from_ref(&id)).await;
+    assert_eq!(tally.succeeded, 1, "{tally:?}");
+    assert!(worker.log().contains("not run again"), "{}", worker.log());
+    assert_eq!(std::fs::metadata(&result).unwrap().modified().unwrap(), made, "its file was not written again");
     tally
 }
 

@@ -66,9 +66,9 @@ impl Stores {
                 Err(error) => drop(deletion.failed.insert(job.job, error)),
             }
         }
-        let look = async |(job, store): (&JobObjects, Store)| (job.job, look(job, &store).await);
         let mut waiting: HashSet<JobId> = places.iter().map(|(job, _)| job.job).collect();
-        let looks = places.into_iter().map(look).collect::<Vec<_>>();
+        let looks = places.into_iter().map(|(job, store)| async move { (job.job, look(job, &store).await) });
+        let looks = looks.collect::<Vec<_>>();
         let mut looks = stream::iter(looks).buffer_unordered(AT_A_TIME);
         let mut answered = false;
         let mut owners: HashMap<String, JobId> = HashMap::new();

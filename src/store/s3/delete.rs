@@ -34,7 +34,7 @@ pub(super) async fn delete_all(client: &S3Client, bucket: &str, keys: &[String])
 }
 
 async fn chunk(client: &S3Client, bucket: &str, keys: &[String]) -> Vec<(String, S3Error)> {
-    if client.deletes_singly() || keys.len() < 2 {
+    if client.deletes_singly() {
         return singly(client, bucket, keys).await;
     }
     let request = match batch(keys) {

@@ -12,6 +12,7 @@ mod killed;
 mod ledger;
 mod load;
 mod messages;
+mod promises;
 mod queues;
 mod stores;
 
@@ -28,6 +29,7 @@ async fn the_fault_matrix() {
     cases.extend(databases::cases());
     cases.extend(stores::cases());
     cases.extend(ends::cases());
+    cases.extend(promises::cases());
     cases.extend(load::cases());
     ledger::run(cases).await;
 }

@@ -21,6 +21,7 @@ use crate::{
     app::Submitter,
     database::{Filter, JobRow},
     job::{BatchId, JobError, JobId, JobKind, JobState},
+    worker::WorkerName,
 };
 use many::{ManyArgs, RetryArgs};
 
@@ -210,7 +211,7 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
         let why = attempt.error.as_ref().map_or(String::new(), |error| format!(": {}", error.message));
         line(
             &format!("attempt {}", attempt.attempt),
-            &format!("{end}, {} on {}{why}", attempt.started_at, attempt.worker),
+            &format!("{end}, {} on {}{why}", attempt.started_at, WorkerName::in_words(&attempt.worker)),
         )?;
     }
     Ok(())

@@ -8,6 +8,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::{
     common::{PATIENCE, until},
@@ -117,11 +118,7 @@ async fn a_dry_run_counts_exactly_and_deletes_nothing(world: World) {
     waiting(&world, "many", 1234).await;
     assert_eq!(world.json(&["jobs", "cancel", "--batch", "many", "--json"]).await["cancelled"], 1234);
     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    let prune = |more: &'static [&'static str]| {
-        let args = [&["jobs", "prune", "--older-than", "0s"], more].concat();
-        let world = &world;
-        async move { world.run(&args).await }
-    };
+    let prune = async |more: &[&str]| world.run(&[&["jobs", "prune", "--older-than", "0s"], more].concat()).await;
     let ran = prune(&["--dry-run"]).await;
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "1234 jobs would be deleted\n"), "{ran:?}");
     assert_eq!(prune(&["--dry-run", "--state", "failed"]).await.stdout, "0 jobs would be deleted\n");
@@ -137,11 +134,7 @@ async fn a_dry_run_counts_exactly_and_deletes_nothing(world: World) {
 
 async fn a_batch_is_taken_back_and_says_what_it_left(world: World) {
     waiting(&world, "big", 1100).await;
-    let retry = |more: &'static [&'static str]| {
-        let args = [&["jobs", "retry", "--batch", "big"], more].concat();
-        let world = &world;
-        async move { world.run(&args).await }
-    };
+    let retry = async |more: &[&str]| world.run(&[&["jobs", "retry", "--batch", "big"], more].concat()).await;
     assert_eq!(retry(&[]).await.stdout, "0 jobs queued again\n");
     assert_eq!(world.run(&["jobs", "cancel", "--batch", "big"]).await.stdout, "1100 jobs cancelled or asked to stop\n");
     let nothing = retry(&[]).await;
@@ -150,7 +143,7 @@ async fn a_batch_is_taken_back_and_says_what_it_left(world: World) {
     let codes = retry(&["--state", "cancelled", "--code", "storage"]).await.stdout;
     assert_eq!(codes, "0 jobs queued again; 1100 are cancelled (1100 with --code cancelled)\n");
     for (args, wanted) in [
-        (&["--state", "succeeded"] as &'static [&'static str], "--state: succeeded jobs are not retried"),
+        (&["--state", "succeeded"] as &[&str], "--state: succeeded jobs are not retried"),
         (&["--state", "lost"], "is not a job state"),
     ] {
         let wrong = retry(args).await;
@@ -166,6 +159,29 @@ async fn a_batch_is_taken_back_and_says_what_it_left(world: World) {
     let listed =
         world.json(&["jobs", "list", "--batch", "big", "--state", "queued", "--limit", "1000", "--json"]).await;
     assert_eq!(listed["jobs"].as_array().unwrap().len(), 1000);
+}
+
+/// A laptop whose clock is a day ahead of the server's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_of_this_machine_does_not_decide_what_is_old() {
+    let world = World::service().await;
+    // Makes the tables.
+    assert_eq!(world.json(&["jobs", "list", "--json"]).await["jobs"], json!([]));
+    let mut rows = PgConnection::connect(&world.service.as_ref().unwrap().schema.url).await.unwrap();
+    sqlx::raw_sql(
+        "CREATE OR REPLACE FUNCTION acetate_now() RETURNS BIGINT LANGUAGE SQL STABLE PARALLEL SAFE
+             AS 'SELECT (EXTRACT(EPOCH FROM statement_timestamp()) * 1000)::BIGINT - 86400000'",
+    )
+    .execute(&mut rows)
+    .await
+    .unwrap();
+    rows.close().await.unwrap();
+    waiting(&world, "fresh", 3).await;
+    assert_eq!(world.json(&["jobs", "cancel", "--batch", "fresh", "--json"]).await["cancelled"], 3);
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    let prune = async |age: &str| world.json(&["jobs", "prune", "--dry-run", "--json", "--older-than", age]).await;
+    assert_eq!(prune("12h").await["jobs"], 0, "they ended just now");
+    assert_eq!(prune("0s").await["jobs"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

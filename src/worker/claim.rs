@@ -38,7 +38,7 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
         Content::Unreadable { id, error, body } => {
             let reason = ErrorRecord::from(error);
             if let Some(id) = id.filter(|_| delivery.is_dispatch) {
-                let deleted = || worker.jobs.deleted_at(*id);
+                let deleted = || worker.jobs.deleted_at(id);
                 if let Some(at) = with_deadline("the claim", patience, control, deleted).await? {
                     return Ok(Accepted::Stale(Stale::Deleted(at)));
                 }
@@ -46,9 +46,9 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
             // The job of a dispatch was accepted, and its row says how it is.
             if let Some(id) = id.filter(|_| !delivery.is_dispatch) {
                 let raw = String::from_utf8_lossy(body);
-                let kept = || worker.jobs.reject(*id, &raw, &reason);
+                let kept = || worker.jobs.reject(id, &raw, &reason);
                 if with_deadline("the rejection", patience, control, kept).await? {
-                    tell_refused(worker, delivery, *id, &reason).await?;
+                    tell_refused(worker, delivery, id, &reason).await?;
                 }
             }
             Ok(Accepted::Refused(reason))

@@ -1,7 +1,14 @@
 //! The S3 clients: one for each bucket with options of its own, and one for all others; each is built on first use and
 //! then shared. Only this module reads AWS's own settings.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_config::{
     BehaviorVersion, Region, SdkConfig, environment::EnvironmentVariableRegionProvider,
@@ -60,6 +67,8 @@ struct Built {
     /// Its address, for messages.
     server: String,
     path_style: bool,
+    /// Whether the server refuses requests that delete many objects.
+    deletes_singly: AtomicBool,
 }
 
 impl S3Client {
@@ -115,6 +124,19 @@ impl S3Client {
         let attempt = self.0.settings.operation_timeout / 3 + sending;
         timeouts(&self.0.settings, attempt, self.0.settings.operation_timeout + sending * MAX_ATTEMPTS)
     }
+
+    /// Whether the bucket's server deletes only one object per request: one for many objects needs a checksum, and some
+    /// servers do not support it.
+    pub(super) fn deletes_singly(&self, bucket: &str) -> bool {
+        let required = self.0.settings.checksums == Checksums::Required;
+        self.cell(bucket).get().map_or(required, |built| built.deletes_singly.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn delete_singly(&self, bucket: &str) {
+        if let Some(built) = self.cell(bucket).get() {
+            built.deletes_singly.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 fn bucket_of(url: &str) -> &str {
@@ -157,7 +179,8 @@ async fn build(settings: &S3Settings, options: &BucketSettings) -> Built {
     };
     let config: Config = config.build();
     let server = endpoint.unwrap_or_else(|| "AWS".to_owned());
-    Built { client: Client::from_conf(config), server, path_style }
+    let deletes_singly = AtomicBool::new(settings.checksums == Checksums::Required);
+    Built { client: Client::from_conf(config), server, path_style, deletes_singly }
 }
 
 async fn common(settings: &S3Settings, options: &BucketSettings) -> SdkConfig {

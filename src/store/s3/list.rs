@@ -1,13 +1,10 @@
-//! Lists the objects under a prefix, and deletes many objects.
+//! Lists the objects under a prefix.
 
-use aws_sdk_s3::types::{Delete, EncodingType, ObjectIdentifier};
+use aws_sdk_s3::types::EncodingType;
 use percent_encoding::percent_decode_str;
 
-use super::{Checksums, S3Client, S3Error};
+use super::{S3Client, S3Error};
 use crate::store::location::S3Location;
-
-/// The maximum number of keys in one delete request to S3.
-const KEYS_AT_ONCE: usize = 1000;
 
 /// Some of the objects under a prefix.
 pub(in crate::store) struct ObjectPage {
@@ -53,34 +50,6 @@ pub(in crate::store) async fn list_page(
 /// A key of a list with `encoding-type=url`, where a space is `+` and a plus sign `%2B`.
 fn decoded(key: &str) -> String {
     percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
-}
-
-/// Deletes objects of one bucket; missing ones count as deleted.
-pub(super) async fn delete(client: &S3Client, bucket: &str, keys: &[String]) -> Result<(), S3Error> {
-    if client.settings().checksums == Checksums::Required {
-        // S3 requires a checksum for deleting many objects.
-        for key in keys {
-            let request = client.of(bucket).await.delete_object().bucket(bucket).key(key);
-            request.set_request_payer(client.payer(bucket)).send().await.map_err(S3Error::of)?;
-        }
-        return Ok(());
-    }
-    for keys in keys.chunks(KEYS_AT_ONCE) {
-        let mut batch = Delete::builder().quiet(true);
-        for key in keys {
-            let object = ObjectIdentifier::builder().key(key).build();
-            batch = batch.objects(object.map_err(|error| S3Error::Refused(error.to_string()))?);
-        }
-        let batch = batch.build().map_err(|error| S3Error::Refused(error.to_string()))?;
-        let request = client.of(bucket).await.delete_objects().bucket(bucket).delete(batch);
-        let answer = request.set_request_payer(client.payer(bucket)).send().await.map_err(S3Error::of)?;
-        if let Some(error) = answer.errors().iter().find(|error| error.code() != Some("NoSuchKey")) {
-            let (key, code) = (error.key().unwrap_or("?"), error.code().unwrap_or("?"));
-            let message = format!("{key}: {code} {}", error.message().unwrap_or_default());
-            return Err(if code == "AccessDenied" { S3Error::Denied(message) } else { S3Error::Unavailable(message) });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

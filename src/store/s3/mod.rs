@@ -7,6 +7,7 @@
 
 mod advice;
 mod client;
+mod delete;
 mod failure;
 mod list;
 mod read;
@@ -19,6 +20,7 @@ pub use client::S3Client;
 pub use settings::{BucketSettings, Checksums, Encryption, PathStyle, S3Credentials, S3Settings};
 pub use store::S3Store;
 
+pub(super) use delete::delete;
 pub(super) use failure::S3Error;
 pub(super) use list::list_page;
 pub(super) use read::read;

@@ -1,7 +1,7 @@
 //! Tests `acetate serve` as a separate process over real connections: embedded with the small checkpoints, and as the
 //! API server of a service with PostgreSQL and RabbitMQ, which `scripts/services` starts.
 
-mod client;
+pub mod client;
 mod downloads;
 mod events;
 mod guards;

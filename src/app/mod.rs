@@ -14,5 +14,5 @@ pub use models::{edit_model, engine_config, model, surroundings};
 pub use run_one::Embedded;
 pub use server::serve_api;
 pub use submitter::Submitter;
-pub use wiring::{database_url, job_store, queue, stores};
+pub use wiring::{database_url, job_store, migrated_job_store, queue, stores};
 pub use worker::work;

@@ -1,9 +1,11 @@
 //! From a message to a claimed row: the claim, and before it, for messages from other clients, the submission.
 
+use tracing::warn;
+
 use super::{JobControl, Worker, retry::with_deadline};
 use crate::{
     database::{Claim, ClaimRules, JobRow, SubmitOptions},
-    job::{ErrorRecord, JobError, JobEvent, JobId, JobRequest},
+    job::{ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest},
     queue::{Content, Delivery},
 };
 
@@ -26,8 +28,14 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
             if let Some(id) = id {
                 let raw = String::from_utf8_lossy(body);
                 let kept = || worker.jobs.reject(*id, &raw, &reason);
-                if with_deadline("the rejection", patience, control, kept).await? {
-                    tell_refused(worker, delivery, *id, &reason).await?;
+                match with_deadline("the rejection", patience, control, kept).await {
+                    Ok(true) => tell_refused(worker, delivery, *id, &reason).await?,
+                    Ok(false) => {}
+                    // The database cannot store the message. It is dead-lettered all the same.
+                    Err(error) if error.class() == ErrorClass::Invalid => {
+                        warn!(%error, "a refused message was not kept")
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             Ok(Accepted::Refused(reason))

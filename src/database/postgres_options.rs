@@ -61,6 +61,10 @@ const WITHOUT_EFFECT: [&str; 14] = [
 ];
 
 impl Parameters {
+    pub(super) fn new(user: Option<String>, password: Option<String>, database: Option<String>) -> Self {
+        Self { user, password, database, ..Self::default() }
+    }
+
     /// Takes one parameter of the query.
     pub(super) fn set(&mut self, key: &str, value: String) -> Result<(), String> {
         let wrong = |right: &str| Err(format!("{key}={value}: {right}"));

@@ -36,7 +36,7 @@ pub struct PostgresUrl {
     pub(super) files: Vec<(&'static str, PathBuf)>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Host {
     pub(super) options: PgConnectOptions,
 }
@@ -57,12 +57,11 @@ impl PostgresUrl {
         let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = user.split_once(':').unwrap_or((user, ""));
 
-        let mut parameters = Parameters {
-            user: decoded("the user", user)?,
-            password: decoded("the password", password)?,
-            database: decoded("the database's name", database)?,
-            ..Parameters::default()
-        };
+        let mut parameters = Parameters::new(
+            decoded("the user", user)?,
+            decoded("the password", password)?,
+            decoded("the database's name", database)?,
+        );
         if !hosts.is_empty() {
             for (number, host) in hosts.split(',').enumerate() {
                 let (host, port) = host_and_port(host).map_err(|reason| format!("host {}: {reason}", number + 1))?;

@@ -34,9 +34,12 @@ pub(super) fn fault(error: &sqlx::Error) -> Fault {
                 .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
             match &*code {
                 "25006" => Fault::Failover,
-                "57P01" | "57P02" | "57P03" => Fault::Connection,
+                // A transaction that was left open belongs to nobody who asks now.
+                "57P01" | "57P02" | "57P03" | "25P02" => Fault::Connection,
                 // Named statements exist per session: missing, or there already.
                 "26000" | "42P05" => Fault::SharedSession,
+                // A newer version has changed the tables.
+                "0A000" if error.message().contains("cached plan") => Fault::Connection,
                 code if code.starts_with("08") => Fault::Connection,
                 // Data exceptions, integrity constraints, and values larger than an index can hold.
                 code if code.starts_with("22") || code.starts_with("23") || code == "54000" => Fault::Data,

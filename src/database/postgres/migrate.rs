@@ -15,7 +15,7 @@ use super::{
     fault::explain,
     indexes::{self, Index},
     pool::Connections,
-    session::{Mode, literal},
+    session::Mode,
 };
 use crate::{database::Migrated, job::JobError};
 

@@ -43,7 +43,7 @@ pub struct PostgresJobStore {
     place: Arc<str>,
     listening: Arc<Listener>,
     /// Notifies other processes of our changes, and looks after the connections.
-    _helpers: Arc<[AbortOnDrop; 2]>,
+    helpers: Arc<[AbortOnDrop; 2]>,
     /// Listens to their notifications once there is a waiter.
     listener: Arc<OnceLock<AbortOnDrop>>,
 }
@@ -66,7 +66,7 @@ impl PostgresJobStore {
             migrated,
             place: url.to_string().into(),
             listening: Arc::new(listening),
-            _helpers: Arc::new(helpers),
+            helpers: Arc::new(helpers),
             listener: Arc::default(),
         })
     }
@@ -80,6 +80,9 @@ impl PostgresJobStore {
     }
 
     pub async fn close(&self) {
+        for task in self.helpers.iter().chain(self.listener.get()) {
+            task.0.abort();
+        }
         let _ = timeout(CLOSE_TIMEOUT, self.connections.close()).await;
     }
 
@@ -116,8 +119,10 @@ impl PostgresJobStore {
     pub async fn check(&self) -> Result<Vec<String>, JobError> {
         self.check_writes().await?;
         let mut remarks = Vec::new();
-        if self.connections.mode() != Mode::Own {
-            remarks.push("behind a pooler in transaction mode".to_owned());
+        match self.connections.mode() {
+            Mode::Own => {}
+            Mode::Shared => remarks.push("behind a pooler in transaction mode".to_owned()),
+            Mode::Unknown => remarks.push("no second connection to find out about poolers".to_owned()),
         }
         match self.listening.check().await {
             Ok(()) => remarks.push("notifications arrive".to_owned()),

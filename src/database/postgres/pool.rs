@@ -124,7 +124,7 @@ impl Connections {
     fn note(&self, error: Option<&JobError>) {
         // Values that cannot be stored say nothing about the database.
         if !error.is_some_and(|error| !error.is_transient()) {
-            *self.0.last_write.lock().unwrap_or_else(PoisonError::into_inner) = error.map(JobError::to_string);
+            *self.0.last_write.lock().unwrap_or_else(PoisonError::into_inner) = error.map(|error| error.to_string());
         }
     }
 
@@ -190,6 +190,13 @@ impl Connections {
             Err(error @ (PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_))) => {
                 Err(JobError::database(format!("{url}: {error:?}")))
             }
+        }
+    }
+
+    /// Connections that were made before the mode was known have no settings.
+    pub(super) fn replace_others(&self) {
+        if self.0.pool.status().size > 1 {
+            self.0.pool.manager().replace_all();
         }
     }
 

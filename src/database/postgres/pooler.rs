@@ -28,9 +28,11 @@ impl Connections {
             return Ok(());
         }
         let connector = self.connector();
-        let mut first = self.lend().await?;
-        // Beside the pool: it counts as the connection that listens, which does not exist before this is known.
-        let Ok(Ok(mut second)) = timeout(PATIENCE, connector.connect()).await else {
+        // The second is beside the pool: it counts as the connection that listens, which does not exist before this is
+        // known.
+        let (first, second) = tokio::join!(self.lend(), timeout(PATIENCE, connector.connect()));
+        let mut first = first?;
+        let Ok(Ok(mut second)) = second else {
             first.give_back();
             return Ok(());
         };
@@ -48,6 +50,7 @@ impl Connections {
             first.give_back();
         } else if connector.prepare_session(first.connection()).await.is_ok() {
             connector.sessions.set_mode(Mode::Own);
+            self.replace_others();
             first.give_back();
         }
         Ok(())

@@ -91,7 +91,7 @@ fn set_all(settings: &[(String, String)], local: bool) -> String {
     format!("SELECT {}", settings.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
-pub(super) fn literal(text: &str) -> String {
+fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     // Correct whatever standard_conforming_strings says.
     if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }

@@ -49,7 +49,7 @@ impl SqliteJobStore {
                 .await
                 .map_err(|error| at(format!("cannot create its folder ({error})")))?;
         }
-        let options = SqliteConnectOptions::new()
+        let file = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -57,9 +57,9 @@ impl SqliteJobStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
-        let writer = connect(&options).await.map_err(|error| at(explain(&error)))?;
+        let writer = connect(&file).await.map_err(|error| at(explain(&error)))?;
         let migrated = migrate(&writer, options.migrate).await.map_err(at)?;
-        let readers = pool_options(4).connect_lazy_with(options.pragma("query_only", "on"));
+        let readers = pool_options(4).connect_lazy_with(file.pragma("query_only", "on"));
         Ok(Self { writer, readers, mode, signal: Signal::default(), migrated, path: path.to_owned() })
     }
 

@@ -8,7 +8,10 @@ use acetate::{
 };
 use sqlx::{Connection, PgConnection};
 
-use super::support::*;
+use super::{
+    servers::{Server, server_programs},
+    support::*,
+};
 use crate::services::world::World;
 
 /// The tables as the first version made them.
@@ -175,22 +178,16 @@ async fn migrating_is_a_command_of_its_own() {
 /// From PostgreSQL 15 on, `public` belongs to the database's owner.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_schema_that_refuses_tables_says_what_to_grant() {
-    let suffix = JobId::new().to_string().replace('-', "");
-    let (role, name) = (format!("acetate_role_{suffix}"), format!("acetate_own_{suffix}"));
-    let base = postgres_url();
-    admin(&base, &format!("CREATE ROLE {role} LOGIN PASSWORD 'p'")).await;
-    admin(&base, &format!("CREATE DATABASE {name}")).await;
-    let (_, rest) = base.split_once('@').unwrap();
-    let url = format!("postgres://{role}:p@{}/{name}", rest.split('/').next().unwrap());
+    let Some(programs) = server_programs("") else { return };
+    let server = Server::start(&programs, "");
+    admin(&server.url(), "CREATE ROLE \"the worker\" LOGIN").await;
+    let url = format!("postgres://the%20worker@127.0.0.1:{}/postgres", server.port);
     let place = DatabaseUrl::parse("test", &url).unwrap();
     let error = JobStore::open(&place, OutboxMode::Service).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Transient);
-    let grant = format!("GRANT USAGE, CREATE ON SCHEMA public TO \"{role}\"");
-    assert!(error.to_string().contains(&grant), "{error}");
+    let grant = "GRANT USAGE, CREATE ON SCHEMA public TO \"the worker\"";
+    assert!(error.to_string().contains(grant), "{error}");
     // What it says helps.
-    let (server, _) = base.rsplit_once('/').unwrap();
-    admin(&format!("{server}/{name}"), &grant).await;
+    admin(&server.url(), grant).await;
     JobStore::open(&place, OutboxMode::Service).await.unwrap().close().await;
-    admin(&base, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
-    admin(&base, &format!("DROP ROLE {role}")).await;
 }

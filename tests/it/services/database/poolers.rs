@@ -10,6 +10,7 @@ use acetate::{
     job::ErrorClass,
 };
 use futures_util::future::join_all;
+use sqlx::ConnectOptions;
 
 use super::{
     servers::{POOLERS, Pooler, free_port, tool},
@@ -158,7 +159,9 @@ async fn what_a_pooler_cannot_do_is_said() {
     // Others hold all sessions of a pooler in session mode.
     let pooler = Pooler::start(&program, "session", "default_pool_size = 1\nquery_wait_timeout = 1");
     let url = pooler.url(&postgres_url());
-    let _held = sqlx::postgres::PgPool::connect(&url).await.unwrap().acquire().await.unwrap().detach();
+    let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
+    let mut held = options.extra_float_digits(None).connect().await.unwrap();
+    sqlx::raw_sql("SELECT 1").execute(&mut held).await.unwrap();
     let error = JobStore::open(&DatabaseUrl::parse("test", &url).unwrap(), OutboxMode::Service).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Transient);
     assert!(error.to_string().contains("default_pool_size"), "{error}");

@@ -87,12 +87,13 @@ pub struct Pooler {
 impl Pooler {
     /// With its own defaults, except for the mode and the `settings`.
     pub fn start(program: &Path, mode: &str, settings: &str) -> Self {
-        let options: sqlx::postgres::PgConnectOptions = postgres_url().parse().unwrap();
-        Self::before(program, options.get_host(), options.get_port(), mode, settings)
+        Self::at(free_port(), program, mode, settings)
     }
 
-    pub fn before(program: &Path, host: &str, upstream: u16, mode: &str, settings: &str) -> Self {
-        let (folder, port) = (folder(), free_port());
+    /// At a port of one's choice.
+    pub fn at(port: u16, program: &Path, mode: &str, settings: &str) -> Self {
+        let options: sqlx::postgres::PgConnectOptions = postgres_url().parse().unwrap();
+        let (host, upstream, folder) = (options.get_host(), options.get_port(), folder());
         let at = folder.path().display();
         fs::write(folder.path().join("users"), "\"postgres\" \"\"\n\"acetate\" \"acetate\"\n").unwrap();
         let file = folder.path().join("pgbouncer.ini");

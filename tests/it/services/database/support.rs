@@ -124,7 +124,9 @@ pub async fn admin(url: &str, sql: &str) {
 
 /// The one text that a statement returns.
 pub async fn value(url: &str, sql: &str) -> String {
-    let mut connection = PgConnection::connect(url).await.unwrap();
+    // Also through a pooler, which does not know all of a client's parameters.
+    let options: PgConnectOptions = url.parse().unwrap();
+    let mut connection = options.extra_float_digits(None).connect().await.unwrap();
     let row = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     sqlx::Row::get(&row, 0)

@@ -16,5 +16,5 @@ pub use open_files::raise as raise_open_files;
 pub use run_one::Embedded;
 pub use server::serve_api;
 pub use submitter::Submitter;
-pub use wiring::{database_url, job_store, queue, stores};
+pub use wiring::{database_url, job_store, migrated_job_store, queue, stores};
 pub use worker::work;

@@ -27,7 +27,10 @@ impl Embedded {
         stores.own().check().await?;
         let queue = EmbeddedQueue::default();
         // No other process dispatches its rows, even if a queue is configured for workers.
-        let jobs = JobStore::open(&wiring::database_url(config)?, OutboxMode::Embedded).await?;
+        let jobs = {
+            let (url, options) = (wiring::database_url(config)?, wiring::database_options(config)?);
+            JobStore::open_with(&url, OutboxMode::Embedded, &options).await?
+        };
         let worker = wiring::worker(loaded, jobs, stores, Queue::Embedded(queue.clone()), ResultPlacement::OwnStore)?;
         Ok(Self { worker, queue })
     }

@@ -52,7 +52,7 @@ pub async fn serve_api(
     let stores = wiring::stores(config, Trust::Submitted)?;
     let queue = wiring::queue(config)?;
     let deadline = deadline(config);
-    let jobs: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
+    let jobs: JobStore = waiting("the job database", deadline, shutdown, || wiring::writable_job_store(config)).await?;
     waiting("the store", deadline, shutdown, || stores.own().check()).await?;
     let stop = CancellationToken::new();
     let working = match works {

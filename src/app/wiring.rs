@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, BucketOptions, Config, ImageLimits, LoadedConfig, PathStyleSetting},
-    database::{self, JobStore, OutboxMode},
+    database::{self, DatabaseOptions, JobStore, OutboxMode},
     egress::PrivateCas,
     engine::Engine,
     image::Limits,
@@ -46,10 +46,46 @@ pub(super) fn private_cas(config: &Config) -> Result<Option<PrivateCas>, JobErro
     PrivateCas::parse("tls.ca_file", path, &pem).map(Some)
 }
 
+/// How this process uses the job database.
+pub fn database_options(config: &Config) -> Result<DatabaseOptions, JobError> {
+    let field = "status.listen_url";
+    let listen = match &config.status.listen_url {
+        None => None,
+        Some(url) => match database::DatabaseUrl::parse(field, url.reveal())? {
+            database::DatabaseUrl::Postgres(url) => Some(url),
+            database::DatabaseUrl::Sqlite(_) => {
+                return Err(JobError::invalid(field, "is not an address such as postgres://user@host/database"));
+            }
+        },
+    };
+    Ok(DatabaseOptions { max_connections: config.status.max_connections, listen, migrate: config.status.migrate })
+}
+
 /// The job database, with its tables migrated.
 pub async fn job_store(config: &Config) -> Result<JobStore, JobError> {
+    open_job_store(config, &database_options(config)?).await
+}
+
+/// The job database of a process that works: one that takes writes.
+pub async fn writable_job_store(config: &Config) -> Result<JobStore, JobError> {
+    let jobs = job_store(config).await?;
+    match jobs.check_writes().await {
+        Ok(()) => Ok(jobs),
+        Err(error) => {
+            jobs.close().await;
+            Err(error)
+        }
+    }
+}
+
+/// The job database, with its tables migrated whatever `status.migrate` says.
+pub async fn migrated_job_store(config: &Config) -> Result<JobStore, JobError> {
+    open_job_store(config, &DatabaseOptions { migrate: true, ..database_options(config)? }).await
+}
+
+async fn open_job_store(config: &Config, options: &DatabaseOptions) -> Result<JobStore, JobError> {
     let mode = if config.queue.url.is_some() { OutboxMode::Service } else { OutboxMode::Embedded };
-    JobStore::open(&database_url(config)?, mode).await
+    JobStore::open_with(&database_url(config)?, mode, options).await
 }
 
 /// The queue; it does not connect to RabbitMQ yet.

@@ -32,7 +32,7 @@ pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), Star
     let queue = wiring::queue(config)?;
 
     let deadline = deadline(config);
-    let jobs: JobStore = waiting("the job database", deadline, shutdown, || wiring::job_store(config)).await?;
+    let jobs: JobStore = waiting("the job database", deadline, shutdown, || wiring::writable_job_store(config)).await?;
     waiting("the store", deadline, shutdown, || stores.own().check()).await?;
     waiting("the queue", deadline, shutdown, || queue.ready(Duration::ZERO)).await?;
 

@@ -105,7 +105,9 @@ async fn database(loaded: &LoadedConfig) -> Check {
         let jobs: Vec<String> =
             status.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
         let jobs = if jobs.is_empty() { "no jobs".to_owned() } else { jobs.join(", ") };
-        Ok::<_, JobError>(format!("{}, {jobs}", status.place()))
+        let remarks: String = status.check().await?.into_iter().map(|remark| format!("; {remark}")).collect();
+        status.close().await;
+        Ok::<_, JobError>(format!("{}: can be written to, {jobs}{remarks}", status.place()))
     };
     from_result("database", counted.await)
 }

@@ -13,6 +13,7 @@ mod fetch;
 mod global;
 mod jobs;
 mod man;
+mod migrate;
 mod models;
 mod output;
 mod params;
@@ -62,6 +63,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Check that everything is ready: folders, database, queue, store, disk, models, device
     Doctor(doctor::DoctorArgs),
+    /// Migrate the tables of the job database
+    Migrate(migrate::MigrateArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
     /// Print a manual page, or write all of them into a folder
@@ -102,6 +105,7 @@ impl Command {
             Self::Models(args) => args.run(global),
             Self::Config(args) => args.run(global),
             Self::Doctor(args) => args.run(global),
+            Self::Migrate(args) => args.run(global),
             Self::Completions(args) => args.run(),
             Self::Man(args) => args.run(),
         }
@@ -117,6 +121,7 @@ impl Command {
             Self::Models(args) => args.json(),
             Self::Config(args) => args.json,
             Self::Doctor(args) => args.json,
+            Self::Migrate(args) => args.json,
         }
     }
 }

@@ -56,6 +56,7 @@ impl Config {
     fn check(&self) -> Result<(), (&'static str, String)> {
         self.worker.check()?;
         self.queue.check()?;
+        self.status.check()?;
         self.store.check()?;
         self.http.check()?;
         self.qwen_image.check()?;

@@ -12,6 +12,22 @@ pub struct Status {
     /// Absent: `acetate.db` in the data folder. May contain a password.
     #[serde(deserialize_with = "set")]
     pub url: Option<Secret>,
+    /// Absent: notifications are listened for at `url`. May contain a password.
+    #[serde(deserialize_with = "set")]
+    pub listen_url: Option<Secret>,
+    pub max_connections: u32,
+    pub migrate: bool,
+}
+
+impl Status {
+    /// The first invalid setting, and why it is invalid.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        if !(2..=1000).contains(&self.max_connections) {
+            let reason = format!("{} is not between 2 and 1000", self.max_connections);
+            return Err(("status.max_connections", reason));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

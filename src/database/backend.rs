@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseUrl, Depth, ErrorCount,
-    Fenced, Filter, JobRow, OutboxId, OutboxMode, OutboxRow, Page, Place, PostgresJobStore, PrunePage, PruneRules,
-    Published, Rejection, RetryOutcome, RetryRules, SqliteJobStore, SubmitOptions, Submitted, Swept, WebhookId,
-    WebhookRow,
+    Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseOptions, DatabaseUrl,
+    Depth, ErrorCount, Fenced, Filter, JobRow, OutboxId, OutboxMode, OutboxRow, Page, Place, PostgresJobStore,
+    PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, SqliteJobStore, SubmitOptions, Submitted,
+    Swept, WebhookId, WebhookRow,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobRequest, JobState, Progress};
 
@@ -17,6 +17,23 @@ use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobRequest, JobSt
 pub enum JobStore {
     Sqlite(SqliteJobStore),
     Postgres(PostgresJobStore),
+}
+
+/// What opening did to the tables: their version before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Migrated {
+    /// 0: there were none.
+    pub from: usize,
+    pub to: usize,
+}
+
+/// How often connections were lost; for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionCounts {
+    /// Connections that were replaced because the server went away or changed its role.
+    pub replaced: u64,
+    /// Losses of the connection that listens for notifications.
+    pub listener_lost: u64,
 }
 
 /// Defines methods that call the method of the same name on the current database.
@@ -37,10 +54,31 @@ macro_rules! in_either {
 impl JobStore {
     /// Connects and migrates the tables.
     pub async fn open(url: &DatabaseUrl, mode: OutboxMode) -> Result<Self, JobError> {
+        Self::open_with(url, mode, &DatabaseOptions::default()).await
+    }
+
+    /// Connects, and migrates the tables if the options say so.
+    pub async fn open_with(url: &DatabaseUrl, mode: OutboxMode, options: &DatabaseOptions) -> Result<Self, JobError> {
         Ok(match url {
-            DatabaseUrl::Sqlite(path) => Self::Sqlite(SqliteJobStore::open(path, mode).await?),
-            DatabaseUrl::Postgres(url) => Self::Postgres(PostgresJobStore::open(url, mode).await?),
+            DatabaseUrl::Sqlite(path) => Self::Sqlite(SqliteJobStore::open(path, mode, options).await?),
+            DatabaseUrl::Postgres(url) => Self::Postgres(PostgresJobStore::open(url, mode, options).await?),
         })
+    }
+
+    /// What opening did to the tables.
+    pub fn migrated(&self) -> Migrated {
+        match self {
+            Self::Sqlite(store) => store.migrated(),
+            Self::Postgres(store) => store.migrated(),
+        }
+    }
+
+    pub fn connection_counts(&self) -> ConnectionCounts {
+        match self {
+            // It has no server that could be lost.
+            Self::Sqlite(_) => ConnectionCounts::default(),
+            Self::Postgres(store) => store.connection_counts(),
+        }
     }
 
     /// The database's address, without a password.
@@ -64,8 +102,14 @@ impl JobStore {
 in_either! {
     async fn close(&self);
 
-    /// Checks that the database responds.
+    /// Checks that the database responds and can be written to: after a failed write, it fails until a write succeeds.
     async fn ping(&self) -> Result<(), JobError>;
+
+    /// Writes to the tables and takes it back.
+    async fn check_writes(&self) -> Result<(), JobError>;
+
+    /// [`JobStore::check_writes`], and what an operator should know of this database.
+    async fn check(&self) -> Result<Vec<String>, JobError>;
 
     /// Submits a job. The same id with the same body is the same job; the same id with a different body is refused.
     async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError>;

@@ -1,9 +1,8 @@
 //! The database's address, and the outbox mode.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf};
 
-use sqlx::postgres::PgConnectOptions;
-
+use super::postgres_url::PostgresUrl;
 use crate::job::{JobError, percent_decoded};
 
 /// Whether changes of rows write messages to the outbox.
@@ -21,23 +20,31 @@ pub enum DatabaseUrl {
     Postgres(PostgresUrl),
 }
 
-/// A parsed address; it is never shown whole, because it may contain a password.
-#[derive(Clone)]
-pub struct PostgresUrl(pub(super) Box<PgConnectOptions>);
+/// How a process uses the database; the defaults are those of `config/default.toml`.
+#[derive(Debug, Clone)]
+pub struct DatabaseOptions {
+    /// The most connections of this process, of which one listens. SQLite needs no limit.
+    pub max_connections: u32,
+    /// Where to listen for notifications, past a pooler. Absent: at the database's own address.
+    pub listen: Option<PostgresUrl>,
+    /// Whether missing migrations are run. Otherwise tables of an older version are refused.
+    pub migrate: bool,
+}
+
+impl Default for DatabaseOptions {
+    fn default() -> Self {
+        Self { max_connections: 10, listen: None, migrate: true }
+    }
+}
 
 impl DatabaseUrl {
     /// Reads `postgres://user@host/database` or `sqlite:///absolute/path`; `field` names the setting in errors.
     pub fn parse(field: &str, text: &str) -> Result<Self, JobError> {
         let wrong = |reason: &str| Err(JobError::invalid(field, reason));
         match text.split_once("://") {
-            Some(("postgres" | "postgresql", rest)) if !rest.is_empty() => match PgConnectOptions::from_str(text) {
-                Ok(options) => Ok(Self::Postgres(PostgresUrl(Box::new(options)))),
-                // The parser's message may repeat the input, including the password.
-                Err(_) => wrong(
-                    "cannot be read as postgres://user:password@host:port/database; write special characters of the \
-                     password as %XX",
-                ),
-            },
+            Some(("postgres" | "postgresql", rest)) if !rest.is_empty() => {
+                PostgresUrl::parse(rest).map(Self::Postgres).map_err(|reason| JobError::invalid(field, reason))
+            }
             Some(("sqlite", path)) if path.starts_with('/') => match percent_decoded(path) {
                 Some(path) => Ok(Self::Sqlite(PathBuf::from(path))),
                 None => wrong("has a % that is not followed by two hexadecimal digits, or is not UTF-8"),
@@ -58,24 +65,6 @@ impl fmt::Display for DatabaseUrl {
             Self::Sqlite(path) => path.display().fmt(f),
             Self::Postgres(url) => url.fmt(f),
         }
-    }
-}
-
-impl fmt::Display for PostgresUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let options = &self.0;
-        let user = options.get_username();
-        match options.get_socket() {
-            Some(socket) => write!(f, "postgres://{user}@{}", socket.display())?,
-            None => write!(f, "postgres://{user}@{}:{}", options.get_host(), options.get_port())?,
-        }
-        write!(f, "/{}", options.get_database().unwrap_or(user))
-    }
-}
-
-impl fmt::Debug for PostgresUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
     }
 }
 

@@ -9,12 +9,33 @@ use axum::{
 };
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use crate::database::JobStore;
+
 /// Describes the metrics; call it once, after the recorder has started.
 pub fn describe() {
     describe_counter!("acetate_http_requests_total", "Requests, by route, method and status.");
     describe_histogram!("acetate_http_seconds", Unit::Seconds, "Time from the request to the response headers.");
     describe_gauge!("acetate_http_watchers", "Open event streams.");
     describe_counter!("acetate_webhooks_total", "Webhook calls, by outcome.");
+}
+
+/// Describes [`database`].
+pub fn describe_database() {
+    describe_counter!(
+        "acetate_database_connections_replaced_total",
+        "Connections replaced because the database went away or changed its role."
+    );
+    describe_counter!(
+        "acetate_database_listener_lost_total",
+        "Losses of the connection that listens for notifications."
+    );
+}
+
+/// How often connections to the database were lost.
+pub fn database(jobs: &JobStore) {
+    let counts = jobs.connection_counts();
+    counter!("acetate_database_connections_replaced_total").absolute(counts.replaced);
+    counter!("acetate_database_listener_lost_total").absolute(counts.listener_lost);
 }
 
 /// Counts by route, not by path, because paths contain ids.

@@ -49,6 +49,7 @@ impl Probes {
         broken: CancellationToken,
         leaving: CancellationToken,
     ) -> Self {
+        super::metrics::describe_database();
         Self { jobs, queue, metrics, works, broken, leaving, database: Arc::default() }
     }
 
@@ -102,5 +103,6 @@ pub async fn readyz(State(probes): State<Probes>) -> Response {
 }
 
 pub async fn metrics(State(probes): State<Probes>) -> Response {
+    super::metrics::database(&probes.jobs);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], probes.metrics.render()).into_response()
 }

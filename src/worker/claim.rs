@@ -1,11 +1,12 @@
 //! Turns a message into a claimed row. A message from another client is submitted first.
 
 use jiff::Timestamp;
+use tracing::warn;
 
 use super::{JobControl, Worker, retry::with_deadline};
 use crate::{
     database::{Admission, Claim, ClaimRules, JobRow},
-    job::{ErrorRecord, JobError, JobEvent, JobId, JobRequest},
+    job::{ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest},
     queue::{Content, Delivery},
 };
 
@@ -47,8 +48,14 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
             if let Some(id) = id.filter(|_| !delivery.is_dispatch) {
                 let raw = String::from_utf8_lossy(body);
                 let kept = || worker.jobs.reject(id, &raw, &reason);
-                if with_deadline("the rejection", patience, control, kept).await? {
-                    tell_refused(worker, delivery, id, &reason).await?;
+                match with_deadline("the rejection", patience, control, kept).await {
+                    Ok(true) => tell_refused(worker, delivery, id, &reason).await?,
+                    Ok(false) => {}
+                    // The database cannot store the message. It is dead-lettered all the same.
+                    Err(error) if error.class() == ErrorClass::Invalid => {
+                        warn!(%error, "a refused message was not kept")
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             Ok(Accepted::Refused(reason))

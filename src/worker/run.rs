@@ -182,7 +182,15 @@ async fn settle(
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
     // If the row already has this ending, it is ours: the commit was applied, but the reply was lost.
-    with_deadline("the job's end", worker.options.database_patience, control, || end(worker, row, &made, control)).await
+    let patience = worker.options.database_patience;
+    match with_deadline("the job's end", patience, control, || end(worker, row, &made, control)).await {
+        // What the job has made cannot be stored, and never will be: that is its end.
+        Err(error) if error.class() == ErrorClass::Invalid => {
+            let failed = Err(error);
+            with_deadline("the job's end", patience, control, || end(worker, row, &failed, control)).await
+        }
+        settled => settled,
+    }
 }
 
 async fn end(

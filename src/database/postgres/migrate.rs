@@ -1,11 +1,26 @@
-//! Migrates the tables once, even if several processes start together.
+//! Migrates the tables once, even if several processes start together, and while older ones work.
+//!
+//! A new database gets all tables in one transaction. An existing one is migrated step by step: each migration is a
+//! transaction that waits only a moment for its locks, because everything else waits behind it meanwhile. Indexes of
+//! existing tables are built afterwards, concurrently, outside any transaction.
 
-use sqlx::{Connection, PgConnection, Row};
+use std::time::Duration;
 
-use super::open::explain;
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::{
+    connect::{Connector, run},
+    fault::explain,
+    indexes::{self, Index},
+    pool::Connections,
+    session::Mode,
+};
+use crate::{database::Migrated, job::JobError};
 
 /// The migrations in order; the table `acetate_schema` has the number of those applied.
-const MIGRATIONS: [&str; 5] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
     include_str!("../../../migrations/postgres/0003_caption.sql"),
@@ -13,53 +28,239 @@ const MIGRATIONS: [&str; 5] = [
     include_str!("../../../migrations/postgres/0005_tombstones.sql"),
 ];
 
-/// Runs the missing migrations in one transaction.
-pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), String> {
-    let told = |error: sqlx::Error| explain(&error);
-    // The usual case takes no lock and needs no permission to create tables.
-    if version(connection).await.map_err(told)? == Some(MIGRATIONS.len()) {
-        return Ok(());
-    }
-    let mut tx = connection.begin().await.map_err(told)?;
-    sqlx::raw_sql(
-        "SET LOCAL statement_timeout = 0;
-         SELECT pg_advisory_xact_lock(hashtextextended('acetate ' || COALESCE(current_schema(), ''), 0));
-         CREATE TABLE IF NOT EXISTS acetate_schema (version BIGINT NOT NULL);
-         INSERT INTO acetate_schema SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM acetate_schema)",
-    )
-    .execute(&mut *tx)
-    .await
-    .map_err(told)?;
-    let done = version(&mut tx).await.map_err(told)?.unwrap_or_default();
-    if done > MIGRATIONS.len() {
-        return Err(format!(
-            "was written by a newer acetate (schema {done}, this one knows {}); update acetate, or name another \
-             database with ACETATE__STATUS__URL",
-            MIGRATIONS.len()
-        ));
-    }
-    for sql in &MIGRATIONS[done..] {
-        sqlx::raw_sql(*sql)
-            .execute(&mut *tx)
-            .await
-            .map_err(|error| format!("cannot create the tables ({})", explain(&error)))?;
-    }
-    sqlx::query("UPDATE acetate_schema SET version = $1")
-        .bind(i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX))
-        .execute(&mut *tx)
-        .await
-        .map_err(told)?;
-    tx.commit().await.map_err(told)
+/// How long a migration waits for its locks. A worker's lease must not end behind it.
+const LOCK_TIMEOUT: &str = "3s";
+/// How long it is tried again.
+const PATIENCE: Duration = Duration::from_secs(600);
+const PAUSE: Duration = Duration::from_secs(2);
+/// The pause before looking whether another process has finished.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// The number of migrations applied, absent without the table; and the indexes that can be used.
+struct Found {
+    version: Option<usize>,
+    indexes: Vec<String>,
 }
 
-/// The number of migrations applied; absent without the table.
-async fn version(connection: &mut PgConnection) -> Result<Option<usize>, sqlx::Error> {
-    // Only in the schema that would be written to, not in another one further down the search path.
-    let known = "SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'acetate_schema'";
-    if sqlx::query(known).fetch_optional(&mut *connection).await?.is_none() {
-        return Ok(None);
+/// Runs the missing migrations.
+pub(super) async fn migrate(connections: &Connections) -> Result<Migrated, JobError> {
+    let to = MIGRATIONS.len();
+    // The usual case takes no lock and needs no permission to create tables.
+    let found = look(connections).await?;
+    if found.version == Some(to) && missing(&found).is_empty() {
+        return Ok(Migrated { from: to, to });
     }
-    let row = sqlx::query("SELECT version FROM acetate_schema").fetch_optional(connection).await?;
-    let version = row.map(|row| row.try_get::<i64, _>(0)).transpose()?;
-    Ok(version.map(|version| usize::try_from(version).unwrap_or_default()))
+    let connector = connections.connector();
+    let run = Run { connector };
+    refuse_newer(connector, &found)?;
+
+    // Held until the end, on a connection of its own.
+    let mut guard = connector.connect().await.map_err(|error| connector.error(error))?;
+    run.wait_for_turn(&mut guard).await?;
+    // Another process may have been faster.
+    let found = look(connections).await?;
+    refuse_newer(connector, &found)?;
+    let from = found.version.unwrap_or_default();
+    {
+        let mut work = connector.connect().await.map_err(|error| connector.error(error))?;
+        if from == 0 {
+            run.create_all(&mut work).await?;
+        } else {
+            run.upgrade(&mut work, from).await?;
+            let found = look(connections).await?;
+            run.build(&mut work, missing(&found)).await?;
+        }
+    }
+    let _ = super::connect::run(&mut guard, "ROLLBACK".into()).await;
+    Ok(Migrated { from, to })
+}
+
+/// For processes that must not change tables.
+pub(super) async fn require_current(connections: &Connections) -> Result<Migrated, JobError> {
+    let (to, connector) = (MIGRATIONS.len(), connections.connector());
+    let found = look(connections).await?;
+    refuse_newer(connector, &found)?;
+    match found.version {
+        Some(version) if version == to => Ok(Migrated { from: to, to }),
+        version => {
+            let has = version.map_or("no tables of acetate".to_owned(), |version| format!("schema {version}"));
+            Err(JobError::database(format!(
+                "{}: has {has}, and this version needs schema {to}; run `acetate migrate` (status.migrate is off)",
+                connector.url
+            )))
+        }
+    }
+}
+
+fn refuse_newer(connector: &Connector, found: &Found) -> Result<(), JobError> {
+    match found.version {
+        Some(version) if version > MIGRATIONS.len() => Err(JobError::database(format!(
+            "{}: was written by a newer acetate (schema {version}, this one knows {}); update acetate, or name another \
+             database with ACETATE__STATUS__URL",
+            connector.url,
+            MIGRATIONS.len()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+async fn look(connections: &Connections) -> Result<Found, JobError> {
+    // Only in the schema that would be written to, not in another one further down the search path.
+    let known = sqlx::query(
+        "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'acetate_schema') AS known,
+                ARRAY(SELECT relname::TEXT FROM pg_class JOIN pg_index ON indexrelid = pg_class.oid
+                       WHERE relnamespace = TO_REGNAMESPACE(QUOTE_IDENT(current_schema())) AND indisvalid) AS indexes",
+    );
+    let wrong = |error: sqlx::Error| JobError::database(error.to_string()).caused_by(error);
+    let rows = connections.run(known).await?.rows;
+    let Some(row) = rows.first() else { return Ok(Found { version: None, indexes: Vec::new() }) };
+    let indexes = row.try_get("indexes").map_err(wrong)?;
+    if !row.try_get::<bool, _>("known").map_err(wrong)? {
+        return Ok(Found { version: None, indexes });
+    }
+    let rows = connections.run(sqlx::query("SELECT version FROM acetate_schema")).await?.rows;
+    let version = rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(wrong)?;
+    Ok(Found { version: version.map(|version| usize::try_from(version).unwrap_or_default()), indexes })
+}
+
+fn missing(found: &Found) -> Vec<Index> {
+    let mut indexes = indexes::of(&MIGRATIONS);
+    indexes.retain(|index| !found.indexes.contains(&index.name));
+    indexes
+}
+
+/// One run of the migrations.
+struct Run<'a> {
+    connector: &'a Connector,
+}
+
+impl Run<'_> {
+    /// Takes the lock of migrations in this schema, in a transaction that stays open. It does not queue, so that nothing
+    /// waits behind it.
+    async fn wait_for_turn(&self, guard: &mut PgConnection) -> Result<(), JobError> {
+        run(guard, self.connector.sessions.begin_unlimited()).await.map_err(|error| self.wrong(&error))?;
+        let (begin, mut told) = (Instant::now(), false);
+        loop {
+            let asked = sqlx::raw_sql(
+                "SELECT pg_try_advisory_xact_lock(hashtextextended('acetate ' || COALESCE(current_schema(), ''), 0))",
+            );
+            let row = asked.fetch_one(&mut *guard).await.map_err(|error| self.wrong(&error))?;
+            if row.try_get::<bool, _>(0).map_err(|error| self.wrong(&error))? {
+                return Ok(());
+            }
+            if begin.elapsed() > PATIENCE {
+                return Err(self.database("another process has been migrating the tables for ten minutes"));
+            }
+            if !told && begin.elapsed() > PAUSE {
+                info!("another process is migrating the tables; waiting for it");
+                told = true;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Everything at once, in a database that nobody uses yet.
+    async fn create_all(&self, work: &mut PgConnection) -> Result<(), JobError> {
+        let table = "CREATE TABLE IF NOT EXISTS acetate_schema (version BIGINT NOT NULL);
+                     INSERT INTO acetate_schema SELECT 0 WHERE NOT EXISTS (SELECT FROM acetate_schema)";
+        let all = [&[table], MIGRATIONS.as_slice()].concat().join(";\n");
+        self.in_transaction(work, &all, MIGRATIONS.len()).await.map_err(|error| {
+            self.database(&format!("cannot create the tables ({})", explain(&self.connector.url, &error)))
+        })
+    }
+
+    async fn upgrade(&self, work: &mut PgConnection, from: usize) -> Result<(), JobError> {
+        for (number, sql) in MIGRATIONS.iter().enumerate().skip(from) {
+            let (sql, version) = (indexes::without(sql), number + 1);
+            let begin = Instant::now();
+            loop {
+                let Err(error) = self.in_transaction(work, &sql, version).await else { break };
+                let locked = error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"));
+                let holders = if locked { self.holders(work).await } else { String::new() };
+                if !locked || begin.elapsed() > PATIENCE {
+                    let reason = explain(&self.connector.url, &error);
+                    return Err(
+                        self.database(&format!("cannot migrate the tables to schema {version} ({reason}{holders})"))
+                    );
+                }
+                warn!("waiting for a lock on the tables to migrate them to schema {version}{holders}");
+                sleep(PAUSE).await;
+            }
+            info!("migrated the tables to schema {version}");
+        }
+        Ok(())
+    }
+
+    /// With the new version's number, in one transaction that does not wait long for locks.
+    async fn in_transaction(&self, work: &mut PgConnection, sql: &str, version: usize) -> Result<(), sqlx::Error> {
+        let sql = format!(
+            "{}; SELECT set_config('lock_timeout', '{LOCK_TIMEOUT}', true); {sql};
+             UPDATE acetate_schema SET version = {version}; COMMIT",
+            self.connector.sessions.begin_unlimited()
+        );
+        let done = run(work, sql.into()).await;
+        if done.is_err() {
+            let _ = run(work, "ROLLBACK".into()).await;
+        }
+        done
+    }
+
+    /// Who is in a transaction that has locked the jobs, for the person who has to end it.
+    async fn holders(&self, work: &mut PgConnection) -> String {
+        let sql = format!(
+            "{}; SELECT STRING_AGG(DISTINCT format('PID %s (%s, %s for %s s)', pid, COALESCE(NULLIF(application_name, ''), usename),
+                               state, EXTRACT(EPOCH FROM now() - xact_start)::BIGINT), ', ')
+               FROM pg_locks JOIN pg_stat_activity USING (pid)
+              WHERE granted AND relation IN (TO_REGCLASS('jobs'), TO_REGCLASS('outbox'), TO_REGCLASS('attempts'))
+                AND pid <> pg_backend_pid() AND xact_start < now() - INTERVAL '1 second'; ROLLBACK",
+            self.connector.sessions.begin()
+        );
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(work).await.unwrap_or_default();
+        // The first row is that of the settings.
+        match rows.get(1).and_then(|row| row.try_get::<Option<String>, _>(0).ok().flatten()) {
+            Some(holders) => format!("; it is held by {holders}: pg_terminate_backend(PID) ends one"),
+            None => String::new(),
+        }
+    }
+
+    /// Builds indexes while others write. What an interrupted build has left is built again.
+    async fn build(&self, work: &mut PgConnection, missing: Vec<Index>) -> Result<(), JobError> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let sessions = &self.connector.sessions;
+        if sessions.mode() == Mode::Own {
+            // It takes as long as it takes. Of a shared session, the settings are the pooler's.
+            run(work, "SELECT set_config('statement_timeout', '0', false)".into())
+                .await
+                .map_err(|error| self.wrong(&error))?;
+        }
+        let sql = format!("{}; SELECT QUOTE_IDENT(current_schema()); ROLLBACK", sessions.begin());
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *work).await.map_err(|error| self.wrong(&error))?;
+        let schema: String = rows
+            .get(1)
+            .ok_or(sqlx::Error::RowNotFound)
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| self.wrong(&error))?;
+        for index in missing {
+            let begin = Instant::now();
+            info!(index = index.name, "building an index; this takes a while in a large table");
+            for sql in [index.drop(&schema), index.create(&schema)] {
+                run(work, sql.into()).await.map_err(|error| {
+                    let reason = explain(&self.connector.url, &error);
+                    self.database(&format!("cannot build the index {} ({reason})", index.name))
+                })?;
+            }
+            info!(index = index.name, seconds = begin.elapsed().as_secs(), "the index is built");
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, error: &sqlx::Error) -> JobError {
+        self.database(&explain(&self.connector.url, error))
+    }
+
+    fn database(&self, reason: &str) -> JobError {
+        JobError::database(format!("{}: {reason}", self.connector.url))
+    }
 }

@@ -6,12 +6,18 @@
 
 mod batch;
 mod claim;
+mod connect;
+mod fault;
+mod indexes;
 mod listen;
 mod migrate;
 mod open;
 mod outbox;
+mod pool;
+mod pooler;
 mod query;
 mod retention;
+mod session;
 mod submit;
 mod sweep;
 mod tombstone;

@@ -12,8 +12,8 @@ use sqlx::{
 };
 
 use crate::{
-    database::{Changes, OutboxMode, notify::Signal},
-    job::JobError,
+    database::{Changes, DatabaseOptions, Migrated, OutboxMode, notify::Signal},
+    job::{JobError, JobId},
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
@@ -37,19 +37,20 @@ pub struct SqliteJobStore {
     pub(super) readers: SqlitePool,
     pub(super) mode: OutboxMode,
     pub(super) signal: Signal,
+    migrated: Migrated,
     path: PathBuf,
 }
 
 impl SqliteJobStore {
     /// Opens the file, creates it and its folder if needed, and migrates its tables.
-    pub async fn open(path: &Path, mode: OutboxMode) -> Result<Self, JobError> {
+    pub async fn open(path: &Path, mode: OutboxMode, options: &DatabaseOptions) -> Result<Self, JobError> {
         let at = |reason: String| JobError::database(format!("{}: {reason}", path.display()));
         if let Some(folder) = path.parent() {
             tokio::fs::create_dir_all(folder)
                 .await
                 .map_err(|error| at(format!("cannot create its folder ({error})")))?;
         }
-        let options = SqliteConnectOptions::new()
+        let file = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -57,10 +58,10 @@ impl SqliteJobStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
-        let writer = connect(&options).await.map_err(|error| at(explain(&error)))?;
-        migrate(&writer).await.map_err(at)?;
-        let readers = pool_options(4).connect_lazy_with(options.pragma("query_only", "on"));
-        Ok(Self { writer, readers, mode, signal: Signal::default(), path: path.to_owned() })
+        let writer = connect(&file).await.map_err(|error| at(explain(&error)))?;
+        let migrated = migrate(&writer, options.migrate).await.map_err(at)?;
+        let readers = pool_options(4).connect_lazy_with(file.pragma("query_only", "on"));
+        Ok(Self { writer, readers, mode, signal: Signal::default(), migrated, path: path.to_owned() })
     }
 
     pub fn place(&self) -> String {
@@ -76,6 +77,24 @@ impl SqliteJobStore {
     pub async fn ping(&self) -> Result<(), JobError> {
         sqlx::query("SELECT COUNT(*) FROM sqlite_schema").fetch_one(&self.readers).await.map_err(database)?;
         Ok(())
+    }
+
+    pub fn migrated(&self) -> Migrated {
+        self.migrated
+    }
+
+    pub async fn check_writes(&self) -> Result<(), JobError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        sqlx::query("INSERT INTO rejections (id, received_at, error, body) VALUES (?, 0, '', '')")
+            .bind(format!("check {}", JobId::new()))
+            .execute(&mut *tx)
+            .await
+            .map_err(database)?;
+        tx.rollback().await.map_err(database)
+    }
+
+    pub async fn check(&self) -> Result<Vec<String>, JobError> {
+        self.check_writes().await.map(|()| Vec::new())
     }
 
     pub fn changes(&self) -> Changes {
@@ -106,7 +125,7 @@ async fn connect(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Err
 }
 
 /// Runs the missing migrations. It takes the write lock first, so two processes never run the same one.
-async fn migrate(writer: &SqlitePool) -> Result<(), String> {
+async fn migrate(writer: &SqlitePool, may_migrate: bool) -> Result<Migrated, String> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(|error| explain(&error))?;
     let done = user_version(&mut tx).await.map_err(|error| explain(&error))?;
     if done > MIGRATIONS.len() {
@@ -116,13 +135,20 @@ async fn migrate(writer: &SqlitePool) -> Result<(), String> {
             MIGRATIONS.len()
         ));
     }
+    if done < MIGRATIONS.len() && !may_migrate {
+        return Err(format!(
+            "has schema {done}, and this version needs schema {}; run `acetate migrate` (status.migrate is off)",
+            MIGRATIONS.len()
+        ));
+    }
     for sql in &MIGRATIONS[done..] {
         sqlx::raw_sql(*sql).execute(&mut *tx).await.map_err(|error| format!("cannot create the tables ({error})"))?;
     }
     // A pragma accepts no bound values; the number is ours.
     let version = sqlx::AssertSqlSafe(format!("PRAGMA user_version = {}", MIGRATIONS.len()));
     sqlx::raw_sql(version).execute(&mut *tx).await.map_err(|error| explain(&error))?;
-    tx.commit().await.map_err(|error| explain(&error))
+    tx.commit().await.map_err(|error| explain(&error))?;
+    Ok(Migrated { from: done, to: MIGRATIONS.len() })
 }
 
 async fn user_version(connection: &mut SqliteConnection) -> Result<usize, sqlx::Error> {
@@ -131,6 +157,12 @@ async fn user_version(connection: &mut SqliteConnection) -> Result<usize, sqlx::
 }
 
 pub(super) fn database(error: sqlx::Error) -> JobError {
+    // The values are at fault; they would be refused again.
+    if let sqlx::Error::Database(reason) = &error
+        && !matches!(reason.kind(), sqlx::error::ErrorKind::Other)
+    {
+        return JobError::invalid("request", format!("the job database cannot store it ({})", reason.message()));
+    }
     JobError::database(explain(&error)).caused_by(error)
 }
 

@@ -3,8 +3,14 @@
 mod batches;
 mod claims;
 mod endings;
+mod failover;
+pub mod freezer;
+mod hosts;
+mod migrating;
 mod opening;
 mod outbox;
+mod poolers;
+pub mod servers;
 pub mod support;
 mod sweeps;
 mod webhooks;

@@ -57,6 +57,11 @@ impl Database {
         self.open(OutboxMode::Embedded).await
     }
 
+    /// On Postgres, in an existing schema.
+    pub fn at(url: &str) -> Self {
+        Self { place: DatabaseUrl::parse("test", url).unwrap(), file: None, url: url.to_owned() }
+    }
+
     /// The URL of the schema, which contains a `?`; empty for SQLite.
     pub fn url(&self) -> &str {
         &self.url
@@ -95,8 +100,7 @@ pub async fn on_postgres<F: Future<Output = ()> + Send + 'static>(test: fn(Datab
     admin(&base, &format!("CREATE SCHEMA {schema}")).await;
     let separator = if base.contains('?') { '&' } else { '?' };
     let url = format!("{base}{separator}options=-csearch_path%3D{schema}");
-    let database = Database { place: DatabaseUrl::parse("test", &url).unwrap(), file: None, url };
-    let ended = tokio::spawn(test(database)).await;
+    let ended = tokio::spawn(test(Database::at(&url))).await;
     admin(&base, &format!("DROP SCHEMA {schema} CASCADE")).await;
     if let Err(error) = ended {
         std::panic::resume_unwind(error.into_panic());
@@ -116,6 +120,16 @@ pub async fn admin(url: &str, sql: &str) {
         )
     });
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+}
+
+/// The one text that a statement returns.
+pub async fn value(url: &str, sql: &str) -> String {
+    // Also through a pooler, which does not know all of a client's parameters.
+    let options: PgConnectOptions = url.parse().unwrap();
+    let mut connection = options.extra_float_digits(None).connect().await.unwrap();
+    let row = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    sqlx::Row::get(&row, 0)
 }
 
 pub fn request(id: JobId, input: &str) -> JobRequest {

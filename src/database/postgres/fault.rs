@@ -1,0 +1,191 @@
+//! What an error of the server means: for the statement, for the connection, and in words.
+
+use std::{io, time::Duration};
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use crate::{database::PostgresUrl, job::JobError};
+
+/// What is to be done after an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The statement's values are at fault; no server would take them.
+    Data,
+    /// The connection is of no more use: the server is going away, or has become a replica. The statement may be
+    /// repeated on another one.
+    Connection,
+    /// As [`Fault::Connection`], and the same holds for all connections that were made before.
+    Failover,
+    /// The server does not have what this connection prepared: a pooler gives each transaction another session.
+    SharedSession,
+    /// The statement failed, the connection can be used.
+    Statement,
+    /// The statement failed, and the connection is broken; repeating it would fail again.
+    Broken,
+}
+
+/// By SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+pub(super) fn fault(error: &sqlx::Error) -> Fault {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            let fatal = error
+                .try_downcast_ref::<PgDatabaseError>()
+                .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
+            match &*code {
+                "25006" => Fault::Failover,
+                // A transaction that was left open belongs to nobody who asks now.
+                "57P01" | "57P02" | "57P03" | "25P02" => Fault::Connection,
+                // Named statements exist per session: missing, or there already.
+                "26000" | "42P05" => Fault::SharedSession,
+                // A newer version has changed the tables.
+                "0A000" if error.message().contains("cached plan") => Fault::Connection,
+                code if code.starts_with("08") => Fault::Connection,
+                // Data exceptions, integrity constraints, and values larger than an index can hold.
+                code if code.starts_with("22") || code.starts_with("23") || code == "54000" => Fault::Data,
+                _ if fatal => Fault::Broken,
+                _ => Fault::Statement,
+            }
+        }
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Fault::Connection,
+        sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => Fault::Broken,
+        // Errors of this program, before anything was sent or after everything was received.
+        _ => Fault::Statement,
+    }
+}
+
+/// The error of a statement.
+pub(super) fn statement_error(url: &PostgresUrl, error: sqlx::Error) -> JobError {
+    match fault(&error) {
+        Fault::Data => {
+            let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+            let reason =
+                error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+            JobError::invalid("request", format!("the job database cannot store it ({code}: {reason})"))
+        }
+        Fault::Connection | Fault::Failover | Fault::SharedSession | Fault::Statement | Fault::Broken => {
+            JobError::database(format!("{url}: {}", explain(url, &error))).caused_by(error)
+        }
+    }
+}
+
+pub(super) fn no_answer(url: &PostgresUrl, waited: Duration) -> JobError {
+    let seconds = waited.as_secs();
+    JobError::database(format!(
+        "{url} did not respond for {seconds} seconds; is the server healthy, and does a pooler before it have free \
+         connections?"
+    ))
+}
+
+/// Whether a new connection may be accepted in a moment.
+pub(super) fn passes_soon(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if matches!(error.code().as_deref(), Some("53300" | "57P03")))
+}
+
+/// The server's message, with advice for the usual errors.
+pub(super) fn explain(url: &PostgresUrl, error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => {
+            let message = error.message();
+            match advice(url, error.code().as_deref().unwrap_or_default(), message) {
+                Some(advice) => format!("{message}; {advice}"),
+                None => message.to_owned(),
+            }
+        }
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => tls_advice(url, &error.to_string()),
+        sqlx::Error::Tls(error) => tls_advice(url, &error.to_string()),
+        sqlx::Error::Io(error) => {
+            format!("{error}; is the server running, and does ACETATE__STATUS__URL name it?")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn advice(url: &PostgresUrl, code: &str, message: &str) -> Option<String> {
+    let pooler = |text: &str| message.contains(text);
+    let text = match code {
+        _ if pooler("unsupported startup parameter") => {
+            "a pooler refuses what is sent when a session starts; unset PGOPTIONS, and write settings as ?options=-c \
+             name=value into ACETATE__STATUS__URL"
+        }
+        _ if pooler("statement pooling mode") => {
+            "this PgBouncer has pool_mode = statement, in which there are no transactions; set pool_mode = transaction \
+             or session for this database"
+        }
+        _ if pooler("query_wait_timeout") => {
+            "the pooler has no free connection to the server; raise its default_pool_size, or lower \
+             status.max_connections or the number of processes"
+        }
+        _ if pooler("no more connections allowed") => "raise the pooler's max_client_conn, or start fewer processes",
+        "28000" if pooler("no encryption") => "this server requires TLS: add ?sslmode=require to ACETATE__STATUS__URL",
+        "28P01" | "28000" => "check the user and password in ACETATE__STATUS__URL",
+        "3D000" => "create the database with `createdb`, or name another one in ACETATE__STATUS__URL",
+        "3F000" => "make the schema that the search path names with `CREATE SCHEMA`",
+        "42501" => return Some(grants(url, message)),
+        "42P01" | "42703" | "42883" => {
+            "its tables do not match this version; run `acetate migrate`, or restart acetate to migrate them"
+        }
+        "53300" => {
+            "all connections of the server are in use (max_connections there); a process of acetate takes up to \
+             status.max_connections: lower that, start fewer processes, or put PgBouncer before the server"
+        }
+        "53100" => "the server's disk is full; free some space and try again",
+        "57014" => "the statement took too long; is the server overloaded?",
+        "57P01" | "57P02" | "57P03" => "the server is stopping or starting; acetate retries",
+        "25006" => {
+            "this server is a replica or read-only; name the primary in ACETATE__STATUS__URL, or all hosts with \
+             target_session_attrs=read-write"
+        }
+        "55P03" => "another session holds a lock on the tables; acetate retries",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// What the owner of the database has to type.
+fn grants(url: &PostgresUrl, message: &str) -> String {
+    let user = identifier(url.user());
+    match message.strip_prefix("permission denied for schema ") {
+        Some(schema) => format!(
+            "PostgreSQL 15 and newer let only the owner create tables there: as the database's owner run \
+             `GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}`, or make a schema of its own and name it with \
+             ?options=-csearch_path%3DNAME in ACETATE__STATUS__URL"
+        ),
+        None => format!(
+            "as the owner of the tables run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \
+             {user}` (with the schema's name), or connect as the owner"
+        ),
+    }
+}
+
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn tls_advice(url: &PostgresUrl, reason: &str) -> String {
+    let file = url.files.iter().find(|(name, _)| *name == "sslrootcert").map(|(_, file)| file.display().to_string());
+    let advice = if reason.contains("UnknownIssuer") {
+        match file {
+            Some(file) => format!(
+                "the server's certificate is not signed by a CA in sslrootcert={file}; name the file of the right CA"
+            ),
+            None => "the server's certificate is signed by a CA that this machine does not know; name the CA's file \
+                     with sslrootcert=/path/ca.pem in ACETATE__STATUS__URL"
+                .to_owned(),
+        }
+    } else if reason.contains("NotValidForName") {
+        "the server's certificate is for another host name; connect by that name, or use sslmode=verify-ca".to_owned()
+    } else if reason.contains("Expired") || reason.contains("NotValidYet") {
+        "check the clocks of both machines, and renew the server's certificate".to_owned()
+    } else if reason.contains("does not support TLS") {
+        "turn TLS on in the server, or use sslmode=disable in ACETATE__STATUS__URL on a network that you trust"
+            .to_owned()
+    } else if reason.contains("InvalidContentType") {
+        "the port does not speak TLS; is it that of Postgres?".to_owned()
+    } else if let Some(file) = file {
+        format!("check sslrootcert={file}, and sslcert and sslkey, if there are any")
+    } else {
+        "check sslmode, and sslcert and sslkey, if there are any, in ACETATE__STATUS__URL".to_owned()
+    };
+    format!("{reason}; {advice}")
+}

@@ -1,0 +1,364 @@
+//! The connections of this process, and the one way in which statements are run on them.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult};
+use futures_util::TryStreamExt;
+use sqlx::{
+    AssertSqlSafe, Connection, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::{
+    connect::{CONNECT_TIMEOUT, ConnectError, Connector, run},
+    fault::{Fault, fault, no_answer, statement_error},
+    session::{Mode, Sessions},
+};
+use crate::job::JobError;
+
+/// How long to wait for a reply; by then the server would have stopped the statement.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(40);
+/// How long an idle connection may take to show that it is alive.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Idle connections are closed after a while: through a pooler, each may hold one of the server's.
+const LONGEST_IDLE: Duration = Duration::from_secs(60);
+/// After this time a connection is replaced, so that it follows changes of names and certificates.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
+
+/// Clones share the connections.
+#[derive(Clone)]
+pub(super) struct Connections(Arc<Inner>);
+
+struct Inner {
+    pool: managed::Pool<Manager>,
+    most: u32,
+    /// Why the last write failed; absent if it succeeded.
+    last_write: Mutex<Option<String>>,
+    replaced: AtomicU64,
+    listener_lost: AtomicU64,
+}
+
+/// What a statement returned.
+#[derive(Default)]
+pub(super) struct Answer {
+    pub(super) rows: Vec<PgRow>,
+    pub(super) affected: u64,
+}
+
+/// Something to run once, and again on another connection.
+enum Work<'a> {
+    Statement {
+        sql: SqlStr,
+        arguments: PgArguments,
+    },
+    /// Statements without values, in a transaction that is rolled back.
+    Trial(&'a str),
+}
+
+impl Connections {
+    /// `most` counts the connection that listens, too. Connects nothing yet.
+    pub(super) fn new(connector: Connector, most: u32) -> Result<Self, JobError> {
+        let manager = Manager { connector: Arc::new(connector), stale: Mutex::default() };
+        let size = usize::try_from(most.saturating_sub(1).max(1)).unwrap_or(1);
+        let pool = managed::Pool::builder(manager)
+            .max_size(size)
+            .wait_timeout(Some(CONNECT_TIMEOUT))
+            // The others age, so that they can be closed.
+            .queue_mode(QueueMode::Lifo)
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .map_err(|error| JobError::database(error.to_string()))?;
+        let inner = Inner {
+            pool,
+            most,
+            last_write: Mutex::default(),
+            replaced: AtomicU64::default(),
+            listener_lost: AtomicU64::default(),
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    pub(super) fn connector(&self) -> &Arc<Connector> {
+        &self.0.pool.manager().connector
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.connector().sessions.mode()
+    }
+
+    /// Runs one statement, which is its own transaction. Statements are made to be repeated: if the connection turns
+    /// out to be useless, this runs it once more on a new one.
+    pub(super) async fn run(&self, mut query: Query<'_, Postgres, PgArguments>) -> Result<Answer, JobError> {
+        let arguments = query.take_arguments().map_err(|error| self.wrong(sqlx::Error::Encode(error)))?;
+        let sql = query.sql();
+        let writes = !sql.as_str().trim_start_matches('(').starts_with("SELECT");
+        let result = self.work(Work::Statement { sql, arguments: arguments.unwrap_or_default() }).await;
+        if writes {
+            self.note(result.as_ref().err());
+        }
+        result
+    }
+
+    /// Runs statements that write, and rolls them back.
+    pub(super) async fn try_to_write(&self, sql: &str) -> Result<(), JobError> {
+        let result = self.work(Work::Trial(sql)).await.map(drop);
+        self.note(result.as_ref().err());
+        result
+    }
+
+    /// Why the last write failed.
+    pub(super) fn last_write(&self) -> Option<String> {
+        self.0.last_write.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, error: Option<&JobError>) {
+        // Values that cannot be stored say nothing about the database.
+        if !error.is_some_and(|error| !error.is_transient()) {
+            *self.0.last_write.lock().unwrap_or_else(PoisonError::into_inner) = error.map(|error| error.to_string());
+        }
+    }
+
+    async fn work(&self, work: Work<'_>) -> Result<Answer, JobError> {
+        let mut last_try = false;
+        loop {
+            let mut lent = self.lend().await?;
+            let (sessions, mode) = (&self.connector().sessions, self.mode());
+            let Ok(done) = timeout(REPLY_TIMEOUT, work.once(lent.connection(), sessions)).await else {
+                // Dropped here, together with the statement.
+                return Err(no_answer(&self.connector().url, REPLY_TIMEOUT));
+            };
+            let (error, clean) = match done {
+                Ok(answer) => {
+                    lent.give_back();
+                    return Ok(answer);
+                }
+                Err(failed) => failed,
+            };
+            let fault = fault(&error);
+            match fault {
+                Fault::Data | Fault::Statement => {
+                    if clean {
+                        lent.give_back();
+                    }
+                    return Err(self.wrong(error));
+                }
+                Fault::Connection | Fault::Broken => {}
+                Fault::Failover => self.0.pool.manager().replace_all(),
+                Fault::SharedSession => {
+                    if mode == Mode::Own {
+                        warn!(
+                            "a pooler in transaction mode stands before {}; statements are no longer prepared",
+                            self.connector().url
+                        );
+                        sessions.set_mode(Mode::Shared);
+                    }
+                }
+            }
+            self.0.replaced.fetch_add(1, Ordering::Relaxed);
+            if last_try || fault == Fault::Broken {
+                return Err(self.wrong(error));
+            }
+            debug!(%error, "the connection is replaced, and the statement repeated");
+            last_try = true;
+        }
+    }
+
+    /// A connection that is alive. It is closed unless [`Lent::give_back`] is called, also when the caller is dropped in
+    /// the middle of a transaction.
+    pub(super) async fn lend(&self) -> Result<Lent, JobError> {
+        let url = &self.connector().url;
+        match self.0.pool.get().await {
+            Ok(object) => Ok(Lent { object, clean: false }),
+            Err(PoolError::Backend(error)) => Err(self.connector().error(error)),
+            Err(PoolError::Timeout(_)) => Err(JobError::database(format!(
+                "{url}: all connections of this process have been busy for {} seconds; raise status.max_connections ({}), \
+                 or look for slow statements in the server",
+                CONNECT_TIMEOUT.as_secs(),
+                self.0.most
+            ))),
+            Err(PoolError::Closed) => Err(JobError::database(format!("{url}: the connections are closed"))),
+            Err(error @ (PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_))) => {
+                Err(JobError::database(format!("{url}: {error:?}")))
+            }
+        }
+    }
+
+    /// Connections that were made before the mode was known have no settings.
+    pub(super) fn replace_others(&self) {
+        if self.0.pool.status().size > 1 {
+            self.0.pool.manager().replace_all();
+        }
+    }
+
+    /// Closes connections that have been idle for a while, or are old.
+    pub(super) async fn close_idle(&self) {
+        let keep = |_: &Session, metrics: Metrics| metrics.last_used() < LONGEST_IDLE && metrics.age() < LIFETIME;
+        close_all(self.0.pool.retain(keep).removed).await;
+    }
+
+    pub(super) async fn close(&self) {
+        let idle = self.0.pool.retain(|_, _| false).removed;
+        self.0.pool.close();
+        close_all(idle).await;
+    }
+
+    /// How many connections were replaced because the server went away or changed its role.
+    pub(super) fn replaced(&self) -> u64 {
+        self.0.replaced.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn listener_lost(&self) -> &AtomicU64 {
+        &self.0.listener_lost
+    }
+
+    fn wrong(&self, error: sqlx::Error) -> JobError {
+        statement_error(&self.connector().url, error)
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connections({})", self.connector().url)
+    }
+}
+
+impl Work<'_> {
+    /// After an error, also whether the connection is in no transaction.
+    async fn once(&self, connection: &mut PgConnection, sessions: &Sessions) -> Result<Answer, (sqlx::Error, bool)> {
+        if let Work::Statement { sql, arguments } = self
+            && sessions.mode() == Mode::Own
+        {
+            return ask(connection, sql, arguments, true).await.map_err(|error| (error, true));
+        }
+        let (tried, end) = match run(connection, sessions.begin()).await {
+            Err(error) => (Err(error), "ROLLBACK"),
+            Ok(()) => match self {
+                Work::Statement { sql, arguments } => match ask(connection, sql, arguments, false).await {
+                    Ok(answer) => (Ok(answer), "COMMIT"),
+                    Err(error) => (Err(error), "ROLLBACK"),
+                },
+                Work::Trial(sql) => {
+                    let tried = sqlx::raw_sql(AssertSqlSafe(*sql)).execute(&mut *connection).await;
+                    (tried.map(|_| Answer::default()), "ROLLBACK")
+                }
+            },
+        };
+        match (tried, run(connection, end.into()).await) {
+            (Ok(answer), Ok(())) => Ok(answer),
+            (Ok(_), Err(error)) => Err((error, false)),
+            (Err(error), ended) => Err((error, ended.is_ok())),
+        }
+    }
+}
+
+/// The rows of one statement. Named, it is prepared once for the session.
+async fn ask(
+    connection: &mut PgConnection,
+    sql: &SqlStr,
+    arguments: &PgArguments,
+    named: bool,
+) -> Result<Answer, sqlx::Error> {
+    let query = sqlx::query_with::<Postgres, _>(sql.clone(), arguments.clone()).persistent(named);
+    let mut answer = Answer::default();
+    let mut steps = connection.fetch_many(query);
+    while let Some(step) = steps.try_next().await? {
+        match step {
+            Either::Left(done) => answer.affected += done.rows_affected(),
+            Either::Right(row) => answer.rows.push(row),
+        }
+    }
+    Ok(answer)
+}
+
+async fn close_all(sessions: Vec<Session>) {
+    for connection in sessions.into_iter().filter_map(|session| session.connection) {
+        // Does not wait for hanging connections.
+        let _ = timeout(PING_TIMEOUT, connection.close()).await;
+    }
+}
+
+/// A connection from the pool, which goes back there only if it is said so.
+pub(super) struct Lent {
+    object: Object<Manager>,
+    clean: bool,
+}
+
+impl Lent {
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        self.object.connection.as_mut().unwrap_or_else(|| unreachable!("only the drop takes it"))
+    }
+
+    /// It is in no transaction, and nothing is under way.
+    pub(super) fn give_back(mut self) {
+        self.clean = true;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if !self.clean {
+            // Closes it now, so that no transaction stays open.
+            self.object.connection = None;
+        }
+    }
+}
+
+/// Makes connections for the pool, and looks at idle ones before they are used.
+struct Manager {
+    connector: Arc<Connector>,
+    /// Connections that are older lead to a server that has changed its role, or does not respond.
+    stale: Mutex<Option<Instant>>,
+}
+
+pub(super) struct Session {
+    /// Absent after something was left unfinished on it.
+    connection: Option<PgConnection>,
+    made: Instant,
+}
+
+impl Manager {
+    fn replace_all(&self) {
+        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn is_stale(&self, session: &Session) -> bool {
+        let stale = *self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+        stale.is_some_and(|stale| session.made <= stale)
+    }
+}
+
+impl managed::Manager for Manager {
+    type Type = Session;
+    type Error = ConnectError;
+
+    async fn create(&self) -> Result<Session, ConnectError> {
+        let made = Instant::now();
+        Ok(Session { connection: Some(self.connector.connect().await?), made })
+    }
+
+    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ConnectError> {
+        if self.is_stale(session) || session.made.elapsed() > LIFETIME {
+            return Err(RecycleError::message("it is old"));
+        }
+        let Some(connection) = &mut session.connection else { return Err(RecycleError::message("it was cut off")) };
+        match timeout(PING_TIMEOUT, connection.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(RecycleError::Backend(ConnectError::Server(error))),
+            Err(_) => {
+                // The others lead the same way, and each would cost as much time.
+                self.replace_all();
+                Err(RecycleError::Backend(ConnectError::NoAnswer(PING_TIMEOUT)))
+            }
+        }
+    }
+}

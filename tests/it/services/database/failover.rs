@@ -1,0 +1,313 @@
+//! Servers that change their role, go away, or refuse writes; and data that no server takes.
+
+use std::time::{Duration, Instant};
+
+use acetate::{
+    database::{Claim, DatabaseUrl, Fenced, JobStore, OutboxMode},
+    job::{ErrorClass, JobError, JobId},
+};
+use lapin::{BasicProperties, options::BasicPublishOptions};
+use serde_json::{Value, json};
+
+use super::{
+    freezer::Freezer,
+    poolers::hears_quickly,
+    servers::{Server, server_programs},
+    support::*,
+};
+use crate::{common::until, services::world::World};
+
+async fn open(url: &str) -> JobStore {
+    JobStore::open(&DatabaseUrl::parse("test", url).unwrap(), OutboxMode::Service).await.unwrap()
+}
+
+async fn refused(url: &str) -> JobError {
+    JobStore::open(&DatabaseUrl::parse("test", url).unwrap(), OutboxMode::Service).await.unwrap_err()
+}
+
+/// A database of its own on the shared server, gone when the test ends well.
+struct OwnDatabase {
+    name: String,
+    url: String,
+}
+
+impl OwnDatabase {
+    async fn new(options: &str) -> Self {
+        let name = format!("acetate_own_{}", JobId::new().to_string().replace('-', ""));
+        admin(&postgres_url(), &format!("CREATE DATABASE {name} {options}")).await;
+        let url = postgres_url();
+        let (server, _) = url.rsplit_once('/').unwrap();
+        Self { url: format!("{server}/{name}"), name }
+    }
+
+    async fn demote(&self, read_only: bool) {
+        let word = if read_only { "on" } else { "off" };
+        admin(&postgres_url(), &format!("ALTER DATABASE {} SET default_transaction_read_only = {word}", self.name))
+            .await;
+    }
+
+    async fn end_sessions(&self) {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ";
+        admin(&postgres_url(), &format!("{end}'{}'", self.name)).await;
+    }
+
+    async fn drop(self) {
+        admin(&postgres_url(), &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+}
+
+/// Sessions that were opened while the server was read-only stay so after it is the primary again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sessions_on_a_demoted_server_are_left() {
+    let database = OwnDatabase::new("").await;
+    let status = open(&database.url).await;
+    let id = submitted(&status).await;
+    status.ping().await.unwrap();
+
+    database.demote(true).await;
+    database.end_sessions().await;
+    let error = status.claim(id, &rules("one", LEASE)).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("target_session_attrs"), "{error}");
+    let said = status.ping().await.unwrap_err().to_string();
+    assert!(said.contains("read-only transaction"), "{said}");
+    assert!(status.get(id).await.unwrap().is_some(), "rows can be read");
+
+    database.demote(false).await;
+    assert!(matches!(claim(&status, id, "one").await, Claim::Taken(_)));
+    status.ping().await.unwrap();
+    assert!(status.connection_counts().replaced > 0);
+    status.close().await;
+    database.drop().await;
+}
+
+/// A process that only reads must not be told to be ready either, and becomes ready by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_idle_process_notices_it_too() {
+    let database = OwnDatabase::new("").await;
+    let status = open(&database.url).await;
+    database.demote(true).await;
+    database.end_sessions().await;
+    assert!(status.ping().await.unwrap_err().to_string().contains("read-only"));
+    database.demote(false).await;
+    status.ping().await.unwrap();
+    status.close().await;
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_worker_says_what_its_writes_say_and_goes_on_after_a_failover() {
+    let database = OwnDatabase::new("").await;
+    let mut world = World::service().await;
+    world.set("ACETATE__STATUS__URL", &database.url);
+    let worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    let address = format!("{}/readyz", worker.http().await);
+    let ready = async |wanted: bool| {
+        until(|| async {
+            let address = address.clone();
+            let asked = tokio::task::spawn_blocking(move || {
+                let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+                agent.get(&address).call().unwrap().body_mut().read_to_string().unwrap()
+            });
+            let answer: Value = serde_json::from_str(&asked.await.unwrap()).unwrap();
+            if answer["ready"] == wanted { Ok(answer) } else { Err(answer) }
+        })
+        .await
+    };
+    ready(true).await;
+    database.demote(true).await;
+    database.end_sessions().await;
+    let answer = ready(false).await;
+    assert!(answer["checks"]["database"].as_str().unwrap().contains("read-only"), "{answer}");
+    let doctor = world.run(&["doctor"]).await;
+    assert!(doctor.code == Some(1) && doctor.stdout.contains("BROKEN"), "{doctor:?}");
+    assert!(doctor.stdout.contains("read-only transaction"), "{doctor:?}");
+
+    database.demote(false).await;
+    let begin = Instant::now();
+    let (input, output) = (world.input("a.png", [9, 80, 200, 255]), world.output("a"));
+    let submitted = world.json(&["submit", "composite", "--input", &input, "--output", &output, "--json"]).await;
+    let id = submitted["id"].as_str().unwrap();
+    until(|| async {
+        let job = world.show(id).await;
+        if job["state"] == "succeeded" { Ok(()) } else { Err(job.to_string()) }
+    })
+    .await;
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+    ready(true).await;
+    drop(worker);
+    database.drop().await;
+}
+
+/// Two servers: the primary dies, and its replica is promoted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn several_hosts_lead_to_the_one_that_takes_writes() {
+    let Some(programs) = server_programs("ACETATE_TEST_POSTGRES_17").or_else(|| server_programs("")) else { return };
+    let mut first = Server::start(&programs, "");
+    let second = first.replica();
+    // The replica is named first.
+    let url = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", second.port, first.port);
+    let status = open(&url).await;
+    let id = submitted(&status).await;
+    let taken = take(&status, id, "one", LEASE).await;
+    let read_only = refused(&format!("{}?target_session_attrs=read-write", second.url())).await;
+    assert!(read_only.is_transient() && read_only.to_string().contains("target_session_attrs"), "{read_only}");
+    // The row is there before its server goes.
+    until(|| async {
+        let there = value(&second.url(), "SELECT count(*)::TEXT FROM jobs WHERE state = 'running'").await;
+        if there == "1" { Ok(()) } else { Err(there) }
+    })
+    .await;
+
+    first.kill();
+    let error = status.heartbeat(id, taken.epoch, LEASE, None).await.unwrap_err().to_string();
+    for host in [format!("127.0.0.1:{}", first.port), format!("127.0.0.1:{}", second.port)] {
+        assert!(error.contains(&host), "{error}");
+    }
+    second.promote();
+    assert!(matches!(status.heartbeat(id, taken.epoch, LEASE, None).await, Ok(Fenced::Held(_))));
+    assert!(matches!(status.succeed(id, taken.epoch, &result()).await, Ok(Fenced::Held(_))));
+    status.ping().await.unwrap();
+}
+
+/// A statement that meets the end of its session is repeated on a new one; no caller notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_may_restart_between_two_statements() {
+    let Some(programs) = server_programs("") else { return };
+    let mut server = Server::start(&programs, "");
+    let status = open(&server.url()).await;
+    let id = submitted(&status).await;
+    let taken = take(&status, id, "one", LEASE).await;
+    for _ in 0..2 {
+        server.kill();
+        assert!(status.ping().await.is_err());
+        server.resume();
+        assert!(matches!(status.heartbeat(id, taken.epoch, LEASE, None).await, Ok(Fenced::Held(_))));
+        status.ping().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_role_that_may_only_read_is_seen() {
+    let Some(programs) = server_programs("") else { return };
+    let server = Server::start(&programs, "");
+    open(&server.url()).await.close().await;
+    let sql = "CREATE ROLE reader LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader";
+    admin(&server.url(), sql).await;
+    let status = open(&format!("postgres://reader@127.0.0.1:{}/postgres", server.port)).await;
+    let error = status.check().await.unwrap_err().to_string();
+    assert!(error.contains("permission denied") && error.contains("GRANT") && error.contains("reader"), "{error}");
+    assert!(status.claim(JobId::new(), &rules("one", LEASE)).await.is_err());
+    assert!(status.ping().await.unwrap_err().to_string().contains("permission denied"));
+    // As soon as it may.
+    admin(&server.url(), "GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO reader").await;
+    status.ping().await.unwrap();
+    submitted(&status).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn other_encodings_are_refused_at_once() {
+    let database = OwnDatabase::new("ENCODING LATIN1 LOCALE 'C' TEMPLATE template0").await;
+    let error = refused(&database.url).await;
+    assert_eq!(error.class(), ErrorClass::Invalid);
+    let text = error.to_string();
+    assert!(text.contains("LATIN1") && text.contains("--encoding=UTF8") && text.contains(&database.name), "{text}");
+
+    let mut world = World::service().await;
+    world.set("ACETATE__STATUS__URL", &database.url);
+    let begin = Instant::now();
+    let mut worker = world.worker();
+    assert_eq!(worker.ended().await, Some(2), "{}", worker.log());
+    assert!(begin.elapsed() < Duration::from_secs(20) && worker.log().contains("LATIN1"), "{}", worker.log());
+    let doctor = world.run(&["doctor"]).await;
+    assert!(doctor.code == Some(1) && doctor.stdout.contains("LATIN1"), "{doctor:?}");
+    database.drop().await;
+}
+
+/// The rows of a message that the database cannot store are refused; the others run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn data_that_cannot_be_stored_is_the_fault_of_its_message() {
+    let world = World::service().await;
+    let service = world.service.as_ref().unwrap();
+    let worker = world.worker_with(&[("ACETATE__WORKER__SLOTS", "2")]);
+    worker.until_said("ready for jobs").await;
+    // 23514, as a trigger or a constraint of the database's owner would say it.
+    admin(&service.schema.url, "ALTER TABLE jobs ADD CHECK (request NOT LIKE '%forbidden%')").await;
+    let (connection, channel) = service.vhost.foreign().await;
+    let input = world.input("a.png", [1, 2, 3, 255]);
+    let mut ids = Vec::new();
+    for label in ["forbidden", "forbidden", "forbidden", "allowed"] {
+        let id = JobId::new().to_string();
+        let message = json!({ "version": 1, "id": id, "kind": "composite", "input": { "image": input },
+                              "output": { "prefix": world.output("a") }, "labels": { "word": label } });
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let (body, properties) = (message.to_string(), BasicProperties::default());
+        channel
+            .basic_publish("acetate.jobs".into(), "composite".into(), options, body.as_bytes(), properties)
+            .await
+            .unwrap();
+        ids.push(id);
+    }
+    world.once(&ids[3], |row| row.state == acetate::job::JobState::Succeeded).await;
+    service.vhost.until_left("acetate.dead-letters", 3).await;
+    assert!(worker.log().contains("cannot store"), "{}", worker.log());
+    connection.close(0, "".into()).await.unwrap();
+}
+
+/// What a job has made and the database cannot store ends it; it is not made again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_result_that_cannot_be_stored_ends_its_job() {
+    let world = World::service().await;
+    let service = world.service.as_ref().unwrap();
+    let worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    admin(&service.schema.url, "ALTER TABLE jobs ADD CHECK (outputs NOT LIKE '%composite.png%')").await;
+    let (input, output) = (world.input("a.png", [1, 2, 3, 255]), world.output("a"));
+    let id = world.submit(&["composite", "--input", &input, "--output", &output]).await;
+    let job = world.until(&id, &["failed", "succeeded"]).await;
+    assert_eq!((&job["state"], &job["attempts"]), (&json!("failed"), &json!(1)), "{job:#}");
+    assert!(job["error"]["message"].as_str().unwrap().contains("cannot store"), "{job:#}");
+}
+
+/// A network that forgets a connection tells neither side.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_listener_that_was_cut_off_silently_is_noticed() {
+    on_postgres(cut_off_silently).await;
+}
+
+async fn cut_off_silently(database: Database) {
+    let url = database.url();
+    let upstream: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
+    let network = Freezer::before(upstream.get_port()).await;
+    let listen = super::servers::Pooler::url_at(url, network.port);
+    let DatabaseUrl::Postgres(listen) = DatabaseUrl::parse("test", &listen).unwrap() else { unreachable!() };
+    let options = acetate::database::DatabaseOptions { listen: Some(listen), ..Default::default() };
+    let status = JobStore::open_with(&database.place, OutboxMode::Service, &options).await.unwrap();
+    let other = database.service().await;
+    hears_quickly(&status, &other).await;
+    network.freeze();
+    let begin = Instant::now();
+    until(|| async {
+        let lost = status.connection_counts().listener_lost;
+        if lost > 0 { Ok(()) } else { Err(format!("{lost} losses")) }
+    })
+    .await;
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    hears_quickly(&status, &other).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn notifications_that_do_not_arrive_are_said() {
+    on_postgres(elsewhere).await;
+}
+
+async fn elsewhere(database: Database) {
+    let own = OwnDatabase::new("").await;
+    let DatabaseUrl::Postgres(listen) = DatabaseUrl::parse("test", &own.url).unwrap() else { unreachable!() };
+    let options = acetate::database::DatabaseOptions { listen: Some(listen), ..Default::default() };
+    let status = JobStore::open_with(&database.place, OutboxMode::Service, &options).await.unwrap();
+    let remarks = status.check().await.unwrap().join("; ");
+    assert!(remarks.contains("no notification arrives") && remarks.contains("status.listen_url"), "{remarks}");
+    status.close().await;
+    own.drop().await;
+}

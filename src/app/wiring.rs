@@ -11,7 +11,7 @@ use crate::{
     engine::Engine,
     image::Limits,
     job::JobError,
-    queue::{EmbeddedQueue, Queue, RabbitOptions, RabbitQueue},
+    queue::{EmbeddedQueue, Queue, RabbitOptions, RabbitQueue, TlsFiles},
     store::{Checksums, S3Settings, StoreSettings, Stores, Trust, file_url},
     worker::{Backoff, ResultPlacement, Worker, WorkerName, WorkerOptions},
 };
@@ -41,6 +41,7 @@ pub fn queue(config: &Config) -> Result<Queue, JobError> {
         heartbeat: (config.worker.lease() / 3).clamp(Duration::from_secs(1), Duration::from_secs(20)),
         connect_timeout: settings.connect_timeout(),
         publish_timeout: settings.publish_timeout(),
+        tls: TlsFiles { ca: None, client_cert: settings.client_cert.clone(), client_key: settings.client_key.clone() },
     };
     Ok(Queue::Rabbit(RabbitQueue::new(url.reveal(), options)?))
 }

@@ -30,17 +30,39 @@ impl fmt::Debug for Secret {
 
 const HIDDEN: &str = "***";
 
+/// The schemes of addresses with passwords, which never have an `@` after the host.
+const PASSWORDS: [&str; 4] = ["amqp", "amqps", "postgres", "postgresql"];
+
 /// The value of the setting `key`, with secrets hidden.
 pub(super) fn shown(key: &str, value: &str) -> String {
     let secret = key.ends_with("token") || key.ends_with("secret");
     if secret && !value.is_empty() { HIDDEN.to_owned() } else { without_password(value) }
 }
 
-/// `scheme://user:password@host` with the password hidden; anything else as it is.
+/// Addresses with their passwords hidden; they may be separated by commas.
 fn without_password(text: &str) -> String {
+    // A comma may also be a part of an address, so only one that another address follows separates.
+    let separates = |at: usize| {
+        let scheme = text[at + 1..].trim_start().split_once("://").map_or("", |(scheme, _)| scheme);
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    };
+    match text.match_indices(',').find(|(at, _)| separates(*at)) {
+        Some((at, _)) => format!("{},{}", hidden(&text[..at]), without_password(&text[at + 1..])),
+        None => hidden(text),
+    }
+}
+
+/// `scheme://user:password@host` with the password hidden; anything else as it is.
+fn hidden(text: &str) -> String {
     let hidden = || {
         let (scheme, rest) = text.split_once("://")?;
-        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let mut end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        if PASSWORDS.contains(&scheme) {
+            // A password with one of these is refused later, but not shown before that.
+            end = end.max(rest.rfind('@').unwrap_or(end));
+            end += rest[end..].find(['/', '?', '#']).unwrap_or(rest.len() - end);
+        }
+        let (authority, path) = rest.split_at(end);
         let (credentials, host) = authority.rsplit_once('@')?;
         let (user, _password) = credentials.split_once(':')?;
         Some(format!("{scheme}://{user}:{HIDDEN}@{host}{path}"))
@@ -60,5 +82,9 @@ mod tests {
         assert_eq!(shown("http.token", "hunter2"), "***");
         assert_eq!(shown("http.webhook_secret", "whsec_aHVudGVyMg=="), "***");
         assert_eq!(shown("store.url", "file:///a@b:c"), "file:///a@b:c");
+        assert_eq!(shown("queue.url", "amqp://me:hun,ter2@a,b/v"), "amqp://me:***@a,b/v");
+        assert_eq!(shown("queue.url", "amqp://me:hu/nt?er2#@host/v"), "amqp://me:***@host/v");
+        let several = "amqp://me:hunter2@a,amqps://you:hunter3@b, amqp://c";
+        assert_eq!(shown("queue.url", several), "amqp://me:***@a,amqps://you:***@b, amqp://c");
     }
 }

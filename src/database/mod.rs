@@ -27,7 +27,7 @@ pub use backend::JobStore;
 pub use listing::{BatchSummary, Depth, Filter, Page, PruneRules, Pruned};
 pub use notify::Changes;
 pub use outbox::{OutboxId, OutboxRow, Topic};
-pub use outcome::{Beat, CancelOutcome, Claim, ClaimRules, Fenced, RetryOutcome, SubmitOptions, Submitted};
+pub use outcome::{Beat, CancelOutcome, Claim, ClaimRules, Deferred, Fenced, RetryOutcome, SubmitOptions, Submitted};
 pub use postgres::PostgresJobStore;
 pub use row::{Attempt, JobRow, LeaseState, Published, Rejection};
 pub use sqlite::SqliteJobStore;

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::{CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams};
 
 /// The version of messages.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 /// The number of pictures of an edit.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
 /// The number of pictures of a composite.

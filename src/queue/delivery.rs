@@ -1,10 +1,15 @@
 //! A message held by a worker, and the ways to finish it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use tracing::{debug, warn};
 
-use super::{embedded::Taken, message::Content, rabbit::Handle};
+use super::{ReplyTo, embedded::Taken, message::Content, rabbit::Handle};
 use crate::job::{ErrorRecord, JobError, JobId, JobKind};
+
+/// The in-process queue has no other workers, only another process later.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// A message that must be finished with one of the methods below; if it is dropped without one (a panic, a cancelled
 /// task), it goes back to the queue.
@@ -15,6 +20,8 @@ pub struct Delivery {
     pub redelivered: bool,
     /// The message's W3C `traceparent`.
     pub trace: Option<String>,
+    /// Where the sender wants to be told of the job's end.
+    pub reply_to: Option<ReplyTo>,
     origin: Origin,
 }
 
@@ -26,7 +33,13 @@ enum Origin {
 
 impl Delivery {
     pub(super) fn embedded(taken: Taken) -> Self {
-        Self { content: Content::Job(taken.job), redelivered: false, trace: None, origin: Origin::Embedded(taken) }
+        Self {
+            content: Content::Job(taken.job),
+            redelivered: false,
+            trace: None,
+            reply_to: None,
+            origin: Origin::Embedded(taken),
+        }
     }
 
     pub(super) fn rabbit(handle: Handle) -> Self {
@@ -34,6 +47,7 @@ impl Delivery {
             content: Content::read(handle.body(), handle.message_id()),
             redelivered: handle.redelivered(),
             trace: handle.trace(),
+            reply_to: handle.reply_to(),
             origin: Origin::Rabbit(Box::new(handle)),
         }
     }
@@ -81,6 +95,23 @@ impl Delivery {
                 debug!(%at, "the message is acknowledged; a later one redelivers the job");
                 handle.ack().await;
             }
+        }
+    }
+
+    /// How long ago a worker first left it to newer ones with [`Delivery::leave`].
+    pub fn left_for(&self) -> Option<Duration> {
+        match &self.origin {
+            Origin::Embedded(_) => None,
+            Origin::Rabbit(handle) => handle.left_for(),
+        }
+    }
+
+    /// Leaves the message to workers of a newer version: after a pause, which grows each time, it is at the end of its
+    /// queue, behind those that this worker can run. Returns at once.
+    pub fn leave(self) {
+        match self.origin {
+            Origin::Embedded(taken) => taken.again_at(Timestamp::now() + AGAIN),
+            Origin::Rabbit(handle) => handle.leave(),
         }
     }
 

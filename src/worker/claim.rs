@@ -1,6 +1,6 @@
 //! From a message to a claimed row: the claim, and before it, for messages from other clients, the submission.
 
-use super::{JobControl, Worker, retry::with_deadline};
+use super::{JobControl, Worker, newer, replies, retry::with_deadline};
 use crate::{
     database::{Claim, ClaimRules, JobRow, SubmitOptions},
     job::{ErrorRecord, JobError, JobEvent, JobId, JobRequest},
@@ -10,6 +10,11 @@ use crate::{
 pub(super) enum Accepted {
     Row(Box<JobRow>),
     Not(Claim),
+    /// A newer worker may know it.
+    Left {
+        id: Option<JobId>,
+        error: JobError,
+    },
     /// To be dead-lettered, with the reason.
     Refused(ErrorRecord),
 }
@@ -19,9 +24,21 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
     match &delivery.content {
         Content::Job(id) => with_deadline("the claim", patience, control, || claim(worker, *id, None)).await,
         Content::Request(request) => {
-            with_deadline("the claim", patience, control, || claim(worker, request.id, Some(request))).await
+            let accepted =
+                with_deadline("the claim", patience, control, || claim(worker, request.id, Some(request))).await?;
+            match &accepted {
+                Accepted::Refused(reason) => tell_sender(worker, delivery, request.id, reason).await,
+                Accepted::Row(_) | Accepted::Not(_) | Accepted::Left { .. } => {
+                    with_deadline("the reply address", patience, control, || replies::remember(worker, delivery))
+                        .await?;
+                }
+            }
+            Ok(accepted)
         }
-        Content::Unreadable { id, error, body } => {
+        Content::Newer { id, error, .. } if delivery.left_for().is_none_or(|since| since < newer::LONGEST) => {
+            Ok(Accepted::Left { id: *id, error: error.clone() })
+        }
+        Content::Newer { id, error, body } | Content::Unreadable { id, error, body } => {
             let reason = ErrorRecord::from(error);
             if let Some(id) = id {
                 let raw = String::from_utf8_lossy(body);
@@ -40,7 +57,16 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
 async fn tell_refused(worker: &Worker, delivery: &Delivery, id: JobId, reason: &ErrorRecord) -> Result<(), JobError> {
     let Some(kind) = delivery.kind() else { return Ok(()) };
     let body = JobEvent::refused(id, kind, reason.clone()).to_json();
-    worker.queue.publish_event(JobEvent::FAILED, body).await
+    worker.queue.publish_event(JobEvent::FAILED, body).await?;
+    tell_sender(worker, delivery, id, reason).await;
+    Ok(())
+}
+
+/// Answers a sender that asked for it that its message is refused.
+async fn tell_sender(worker: &Worker, delivery: &Delivery, id: JobId, reason: &ErrorRecord) {
+    if let (Some(to), Some(kind)) = (&delivery.reply_to, delivery.kind()) {
+        replies::now(worker, to, &JobEvent::refused(id, kind, reason.clone())).await;
+    }
 }
 
 async fn claim(worker: &Worker, id: JobId, request: Option<&JobRequest>) -> Result<Accepted, JobError> {

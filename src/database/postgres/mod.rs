@@ -7,6 +7,7 @@
 mod batch;
 mod claim;
 mod listen;
+mod message;
 mod migrate;
 mod open;
 mod outbox;

@@ -3,11 +3,14 @@
 //! these tests fail and say so.
 
 pub mod broker;
+mod brokers;
 pub mod database;
 pub mod proxy;
 mod queue;
 mod queue_faults;
+mod queue_rights;
 pub mod rabbit;
+mod replies;
 pub mod s3_server;
 mod script;
 mod start;
@@ -17,5 +20,6 @@ mod store_inputs;
 mod store_run;
 mod store_runtime;
 mod submissions;
+mod upgrades;
 mod worker;
 pub mod world;

@@ -13,6 +13,7 @@ use std::{
 use acetate::database::{DatabaseUrl, JobRow, JobStore, OutboxMode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use sqlx::{Connection, PgConnection};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -144,6 +145,19 @@ impl World {
         .await;
     }
 
+    /// Does something to the tables of a service that this program would not do.
+    pub async fn sql(&self, sql: &str) {
+        admin(&self.service.as_ref().unwrap().schema.url, sql).await;
+    }
+
+    /// What a query of the service's tables counts.
+    pub async fn count(&self, sql: &str) -> i64 {
+        let mut rows = PgConnection::connect(&self.service.as_ref().unwrap().schema.url).await.unwrap();
+        let count = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&mut rows).await.unwrap();
+        rows.close().await.unwrap();
+        count
+    }
+
     /// A small picture of one color where inputs may lie; gives its address.
     pub fn input(&self, name: &str, pixel: [u8; 4]) -> String {
         let (path, url) = self.at("pictures", name);
@@ -185,8 +199,14 @@ impl World {
     }
 
     pub fn worker_with(&self, environment: &[(&str, &str)]) -> Worker {
+        self.start(&["worker"], environment)
+    }
+
+    /// Another command that runs until it is stopped.
+    pub fn start(&self, args: &[&str], environment: &[(&str, &str)]) -> Worker {
         let log = self.place.path(&format!("worker-{}.log", uuid()));
-        let mut command = self.command(&["worker"]);
+        let mut command = self.command(args);
+        command.env("ACETATE__TELEMETRY__LEVEL", "info");
         command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         Worker { child: command.spawn().unwrap(), log }
     }
@@ -306,9 +326,10 @@ impl Worker {
 
     /// Where it answers over HTTP.
     pub async fn http(&self) -> String {
-        self.until_said("serving /healthz").await;
+        self.until_log("serving", |log| log.lines().any(|line| line.contains("serving ") && line.contains("address=")))
+            .await;
         let log = self.log();
-        let line = log.lines().find(|line| line.contains("serving /healthz")).unwrap().to_owned();
+        let line = log.lines().find(|line| line.contains("serving ") && line.contains("address=")).unwrap().to_owned();
         let at = line.find("address=").unwrap() + "address=".len();
         format!("http://{}", line[at..].split_whitespace().next().unwrap())
     }

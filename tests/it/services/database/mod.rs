@@ -3,6 +3,7 @@
 mod batches;
 mod claims;
 mod endings;
+mod message;
 mod opening;
 mod outbox;
 pub mod support;

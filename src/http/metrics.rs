@@ -9,12 +9,19 @@ use axum::{
 };
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use crate::queue::Health;
+
 /// Describes the metrics; call it once, after the recorder has started.
 pub fn describe() {
     describe_counter!("acetate_http_requests_total", "Requests, by route, method and status.");
     describe_histogram!("acetate_http_seconds", Unit::Seconds, "Time from the request to the response headers.");
     describe_gauge!("acetate_http_watchers", "Open event streams.");
     describe_counter!("acetate_webhooks_total", "Webhook calls, by outcome.");
+}
+
+/// Also for a process without a worker, which does not report the queue otherwise.
+pub fn queue(health: &Health) {
+    gauge!("acetate_queue_blocked").set(if health.blocked.is_some() { 1.0 } else { 0.0 });
 }
 
 /// Counts by route, not by path, because paths contain ids.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::metrics;
 use crate::{database::JobStore, queue::Queue, telemetry::Metrics};
 
 /// How long a probe waits for the database.
@@ -111,5 +112,6 @@ pub async fn readyz(State(probes): State<Probes>) -> Response {
 }
 
 pub async fn metrics(State(probes): State<Probes>) -> Response {
+    metrics::queue(&probes.queue.health());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], probes.metrics.render()).into_response()
 }

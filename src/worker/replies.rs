@@ -20,6 +20,7 @@ const LEASE: Duration = Duration::from_secs(30);
 const MOST_TRIES: u32 = 5;
 /// The pause after the first attempt; each next one is five times as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_secs(1);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(5);
 
 /// Sends due answers until it is stopped, and then once more.
@@ -30,7 +31,7 @@ pub(super) async fn send(worker: Worker, stop: CancellationToken) {
     loop {
         let last = stop.is_cancelled();
         let pause = match send_due(&worker.jobs, &worker.queue).await {
-            Ok(0) => worker.options.poll,
+            Ok(0) => POLL,
             Ok(_) => Duration::ZERO,
             Err(error) => {
                 warn!(%error, "could not look for answers to send");

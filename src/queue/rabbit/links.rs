@@ -96,11 +96,11 @@ impl Links {
     }
 
     /// Whether it is time to ask the broker if it accepts messages; true once in [`ASK_EVERY`]. It tells only those who
-    /// publish.
+    /// publish. A connection that was not needed yet is opened.
     pub(super) fn shall_ask(&self) -> bool {
         let mut state = self.lock();
-        let up = matches!(&state.publish, Link::Up(status) if status.connected() && !status.blocked());
-        let shall = up && state.asked.is_none_or(|last| last.elapsed() >= ASK_EVERY);
+        let able = !state.publish.is_down() && !state.publish.is_blocked();
+        let shall = able && state.asked.is_none_or(|last| last.elapsed() >= ASK_EVERY);
         if shall {
             state.asked = Some(Instant::now());
         }

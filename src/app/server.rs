@@ -103,7 +103,7 @@ pub async fn serve_api(
 }
 
 /// Runs until the worker or the server ends, or until shutdown. The server keeps serving while the worker has jobs, so
-/// that watchers see them end.
+/// that clients see them end.
 async fn live(
     working: Option<&Worker>,
     shutdown: &Shutdown,
@@ -127,7 +127,7 @@ async fn live(
         worked = work => worked,
         answered = &mut answering => {
             let error = match answered {
-                Ok(Ok(())) => std::io::Error::other("by itself"),
+                Ok(Ok(())) => std::io::Error::other("without an error"),
                 Ok(Err(error)) => error,
                 Err(error) => std::io::Error::other(error),
             };

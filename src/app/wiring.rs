@@ -53,7 +53,7 @@ impl From<&ImageLimits> for Limits {
     }
 }
 
-/// The stores, with the rules for the party that chose the addresses.
+/// The stores. `trust` says who chose the addresses, and so which rules apply to them.
 pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
     let settings = &config.store;
     let s3 = S3Settings {
@@ -87,7 +87,7 @@ pub(super) fn worker(
 ) -> Result<Worker, JobError> {
     let mut options = options(&loaded.config, results)?;
     if results == ResultPlacement::OwnStore {
-        // Someone who runs a job by hand again does not want to wait.
+        // A person is waiting for this job, so a retry starts at once.
         options.backoff = Backoff { base: Duration::ZERO, longest: Duration::ZERO };
         options.database_patience = Duration::ZERO;
     }

@@ -41,7 +41,7 @@ struct Check {
 #[serde(rename_all = "snake_case")]
 enum State {
     Ok,
-    /// Not broken, but some jobs need it.
+    /// Nothing is broken, but some jobs need this.
     Missing,
     Broken,
 }

@@ -7,12 +7,12 @@ use serde::Serialize;
 use super::Failure;
 use crate::job::JobError;
 
-/// One line, or several, of a result.
+/// Prints one or more lines of a result.
 pub fn line(text: &str) -> Result<(), Failure> {
     written(writeln!(std::io::stdout().lock(), "{}", printable(text)))
 }
 
-/// Text for another program.
+/// Prints text for another program.
 pub fn verbatim(text: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     written(stdout.write_all(text).and_then(|()| stdout.flush()))
@@ -32,7 +32,7 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     line(&text)
 }
 
-/// A line for people, on stderr: progress and errors.
+/// Prints a line for people on stderr: progress and errors.
 pub fn error(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
 }

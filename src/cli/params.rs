@@ -113,7 +113,7 @@ pub struct SamplingFlags {
 }
 
 impl SamplingFlags {
-    /// The flags over the configured defaults.
+    /// The configured defaults, overridden by the flags.
     pub fn over(&self, settings: &QwenImage) -> Sampling {
         let reference = Sampling::default();
         Sampling {

@@ -22,7 +22,7 @@ impl WorkerArgs {
             let worked = app::work(&loaded, &shutdown).await;
             signals.abort();
             match worked {
-                // Stopped before it had started.
+                // A signal arrived before the worker had started.
                 Err(StartError::Stopped) => Ok(()),
                 worked => Ok(worked?),
             }

@@ -18,7 +18,7 @@ pub enum JobStore {
     Postgres(PostgresJobStore),
 }
 
-/// Methods that both databases have, with the same name; each calls the one of the current database.
+/// Defines methods that call the method of the same name on the current database.
 macro_rules! in_either {
     ($($(#[$doc:meta])* async fn $name:ident(&self $(, $arg:ident: $type:ty)* $(,)?) $(-> $out:ty)?;)*) => {
         impl JobStore {
@@ -66,10 +66,10 @@ in_either! {
     /// Checks that the database responds.
     async fn ping(&self) -> Result<(), JobError>;
 
-    /// Accepts a job. The same id again is the same job; the same id with another body is refused.
+    /// Submits a job. The same id with the same body is the same job; the same id with a different body is refused.
     async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError>;
 
-    /// Accepts many jobs, each as in [`JobStore::submit`], in few transactions. Returns one outcome per request, in
+    /// Submits many jobs, each as in [`JobStore::submit`], in few transactions. Returns one outcome per request, in
     /// order; after an error, all of them may be submitted again.
     async fn submit_many(
         &self,
@@ -105,7 +105,7 @@ in_either! {
         delay: Duration,
     ) -> Result<Fenced<JobRow>, JobError>;
 
-    /// Requeues the job at once because its worker stops; the attempt does not count.
+    /// Requeues the job at once because its worker is stopping; the attempt does not count.
     async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError>;
 
     async fn cancelled(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError>;
@@ -152,7 +152,7 @@ in_either! {
     /// Batches, newest jobs first.
     async fn batches(&self, limit: u32) -> Result<Vec<BatchId>, JobError>;
 
-    /// Absent if no job has this batch.
+    /// `None` if no job has this batch.
     async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError>;
 
     /// The jobs of a batch in order of arrival, after a given one.
@@ -170,18 +170,18 @@ in_either! {
 
 // The outbox: messages about changes.
 in_either! {
-    /// Takes due messages for the time of `lease`; no other relay gets them meanwhile.
+    /// Takes due messages for the duration of `lease`; no other relay gets them during that time.
     async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError>;
 
     /// Deletes messages that the broker has confirmed.
     async fn outbox_done(&self, ids: &[OutboxId]) -> Result<(), JobError>;
 
-    /// Messages that could not be sent become due again after `delay`.
+    /// Makes messages that could not be sent due again after `delay`.
     async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError>;
 
-    /// Dispatches jobs again that seem lost: running jobs whose lease has ended, and queued ones that nobody has
-    /// claimed within `grace` after their message was sent. The time until the next repetition doubles, so that a long
-    /// queue does not fill up with repetitions. Returns the number of messages written.
+    /// Sends another message for jobs that seem lost: running jobs whose lease has ended, and queued ones that no
+    /// worker has claimed within `grace` after their message was sent. The time until the next repetition doubles, so
+    /// that a long queue does not fill up with repetitions. Returns the number of messages written.
     async fn reap(&self, grace: Duration) -> Result<u64, JobError>;
 
     /// Dispatches queued jobs of these kinds again whose last message was sent before `grace`, for queues that are
@@ -205,7 +205,7 @@ in_either! {
 
 // Webhook calls.
 in_either! {
-    /// Takes due webhook calls for the time of `lease`; no other server gets them meanwhile.
+    /// Takes due webhook calls for the duration of `lease`; no other server gets them during that time.
     async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError>;
 
     /// The call succeeded.

@@ -53,7 +53,7 @@ pub(super) fn standing(row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> Standi
 
 /// The error of a job that has no attempts left.
 pub(super) fn exhausted(row: &JobRow) -> JobError {
-    let last = row.error.as_ref().map_or("a worker that died", |error| error.message.as_str()).to_owned();
+    let last = row.error.as_ref().map_or("its worker died", |error| error.message.as_str()).to_owned();
     JobError::AttemptsExhausted { attempts: row.attempts, last }
 }
 
@@ -92,7 +92,7 @@ pub(super) enum Ending<'a> {
     Succeeded(&'a Published),
     Failed(&'a ErrorRecord),
     Requeued(&'a ErrorRecord, Duration),
-    /// Its worker stops; the attempt does not count.
+    /// Its worker is stopping; the attempt does not count.
     GivenBack,
     Cancelled,
 }
@@ -236,7 +236,7 @@ fn moved(row: JobRow, now: i64) -> JobRow {
     JobRow { worker: None, lease_until: None, published: None, available_at: now, updated_at: now, ..row }
 }
 
-/// The error for a change that others always overtake.
+/// The error if other processes keep changing the row first.
 pub(super) fn overtaken(id: crate::job::JobId) -> JobError {
     JobError::Busy { reason: format!("job {id} keeps changing; try again") }
 }

@@ -137,7 +137,7 @@ pub fn swallow(body: Body) {
     }));
 }
 
-/// A body whose rest is discarded when its reader stops early, for the same reason.
+/// Like [`swallow`], for a body with a reader: if the reader stops early, the rest is discarded.
 pub fn patient(body: Body) -> Body {
     let (hand, taken) = mpsc::channel(1);
     tokio::spawn(async move {

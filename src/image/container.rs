@@ -1,5 +1,5 @@
 //! Reads a file's container: the format, the size, the number of pictures, and whether the file is complete. Decoders
-//! are lenient about completeness, and do not report all of the rest.
+//! tolerate incomplete files, and do not report all of the other facts.
 
 use ::image::ImageFormat;
 

@@ -26,7 +26,7 @@ pub struct FolderStore {
     root: PathBuf,
 }
 
-/// What was written.
+/// An object that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     pub key: ObjectKey,
@@ -46,7 +46,7 @@ impl FolderStore {
         Self { root }
     }
 
-    /// Like [`FolderStore::at`], and verifies that it is writable.
+    /// Like [`FolderStore::at`], but also checks that the folder is writable.
     pub fn open(url: &str) -> Result<Self, JobError> {
         let store = Self::at(url)?;
         store.make()?;
@@ -90,7 +90,7 @@ impl FolderStore {
         if bytes.len() as u64 != stored.size || hex::encode(digest) != stored.sha256 {
             return Err(JobError::storage(
                 self.path(&stored.key).display().to_string(),
-                "returns other bytes than were written; check the disk",
+                "the bytes read differ from those written; check the disk",
             ));
         }
         Ok(())
@@ -149,7 +149,7 @@ fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
         }
     }
     if keep.is_none() {
-        // Fails if other files are left, which then stay.
+        // This fails if other files are left, so they stay.
         fs::remove_dir(folder).ok();
     }
     Ok(deleted)

@@ -1,4 +1,4 @@
-//! From a message to a claimed row: the claim, and before it, for messages from other clients, the submission.
+//! Turns a message into a claimed row. A message from another client is submitted first.
 
 use super::{JobControl, Worker, newer, replies, retry::with_deadline};
 use crate::{
@@ -81,7 +81,7 @@ async fn claim(worker: &Worker, id: JobId, request: Option<&JobRequest>) -> Resu
     };
     let mut claim = worker.jobs.claim(id, &rules).await?;
     if let (Claim::Unknown, Some(request)) = (&claim, request) {
-        // A message from another client. Another worker that submits the same at this moment gets the same row.
+        // A message from another client. If another worker submits it at the same time, both get the same row.
         match worker.jobs.submit(request, &SubmitOptions::default()).await {
             Ok(_) => claim = worker.jobs.claim(id, &rules).await?,
             Err(error @ JobError::InvalidRequest { .. }) => return Ok(Accepted::Refused(ErrorRecord::from(&error))),

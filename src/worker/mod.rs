@@ -1,8 +1,8 @@
 //! The worker: takes a job from its claim to its final state.
 //!
 //! [`run`](run()) is the path of a job, in order. Only this module combines the stages; they do not know each other.
-//! Around it, [`serve`] takes deliveries, the relay sends the outbox, and the reaper dispatches jobs again whose worker
-//! died or whose message was lost.
+//! Around it, [`serve`] takes deliveries, the relay sends the outbox, and the reaper dispatches a job again if its
+//! worker died or its message was lost.
 
 mod claim;
 mod execute;
@@ -56,7 +56,7 @@ pub struct Worker {
     pub queue: Queue,
     pub engine: Engine,
     pub options: WorkerOptions,
-    /// Wakes the relay: the outbox has something new.
+    /// Wakes the relay when the outbox has something new.
     pub wake: Arc<Notify>,
     /// Set when the device is no longer reliable.
     pub broken: CancellationToken,

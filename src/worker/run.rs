@@ -135,7 +135,7 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     timings.merge(std::mem::take(&mut made.timings));
     let pngs = timings.measure(Stage::EncodePng, publish::encode(&mut made, reporter)).await?;
     let files = timings.measure(Stage::Store, publish::store(worker, &results.store, row, pngs, reporter)).await?;
-    // The last moment for cancellation.
+    // The job can be cancelled up to here.
     check(control)?;
     let published = publish::manifest(&results, row, made, files, timings).await?;
     worker.options.failpoint.at(Point::Manifest, Some(row.id()));
@@ -149,7 +149,7 @@ async fn settle(
     made: Result<Published, JobError>,
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
-    // An ending that is already in the row, because its commit was applied but the reply was lost, is ours.
+    // If the row already has this ending, it is ours: the commit was applied, but the reply was lost.
     with_deadline("the job's end", worker.options.database_patience, control, || end(worker, row, &made, control)).await
 }
 

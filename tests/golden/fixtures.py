@@ -1,4 +1,4 @@
-"""Where fixtures go, and how they are written so that a second run writes the same bytes."""
+"""The paths of fixtures, and functions that write them so that a second run writes the same bytes."""
 
 import json
 from pathlib import Path

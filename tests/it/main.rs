@@ -1,6 +1,6 @@
-//! Everything but the unit tests, in one program: linking is most of what a test of this size costs.
+//! All tests except the unit tests, in one program, because linking takes most of the time of building them.
 //!
-//! `scripts/services` starts the servers that `services`, `http` and `faults` talk to. Where one does not answer, their
+//! `scripts/services` starts the servers that `services`, `http` and `faults` use. If a server does not respond, their
 //! tests fail and say so.
 
 #![forbid(unsafe_code)]

@@ -60,7 +60,7 @@ struct ListArgs {
     /// Only jobs of this batch
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
-    /// The most jobs to list
+    /// The maximum number of jobs to list
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
     /// Continue after this job: the previous page's `next`

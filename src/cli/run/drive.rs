@@ -223,7 +223,7 @@ impl Run<'_> {
             let asked = if record.pipeline.contains("Edit") { &settings.edit_model_path } else { &settings.model_path };
             if asked.as_ref().is_some_and(|asked| !same_model(asked, &record.id)) {
                 output::error(&format!(
-                    "warning: these pictures were made with {}, not with the model that you named; take another id \
+                    "warning: these pictures were made with {}, not with the model that you named; use another --id \
                      to make new ones",
                     record.id
                 ));

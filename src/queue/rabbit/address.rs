@@ -88,7 +88,7 @@ fn node(host: &str, whole: impl Fn(&str) -> String) -> Result<AMQPUri, JobError>
     if let Some(address) = ipv6 {
         uri.authority.host = address.to_owned();
     }
-    // By the specification, `amqp://host/` is a virtual host with an empty name, but everyone means the default one.
+    // By the specification, `amqp://host/` is a virtual host with an empty name, but users mean the default one.
     if uri.vhost.is_empty() {
         uri.vhost = "/".to_owned();
     }

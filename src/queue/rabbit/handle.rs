@@ -21,8 +21,8 @@ use crate::{
     queue::ReplyTo,
 };
 
-/// The pause before a message is returned that could not be dead-lettered, so that there is no tight loop with a
-/// failing broker.
+/// The pause before returning a message that could not be dead-lettered. It prevents a tight loop with a failing
+/// broker.
 const PAUSE: Duration = Duration::from_secs(1);
 /// All headers of a message share one frame.
 const LONGEST_REASON: usize = 4096;
@@ -127,7 +127,7 @@ impl Handle {
         }
     }
 
-    /// Published again at the end of the queue, and acknowledged when that is confirmed.
+    /// Publishes the message again at the end of the queue after a pause, and acknowledges it once that is confirmed.
     pub(in crate::queue) fn leave(mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let times = self.number(LEFT).unwrap_or(0).max(0);
@@ -157,8 +157,8 @@ impl Handle {
         });
     }
 
-    /// Published again with the reason in its headers, and acknowledged when that is confirmed: a crash in between
-    /// duplicates the message but does not lose it.
+    /// Publishes the message again with the reason in its headers, and acknowledges it once that is confirmed: a crash
+    /// in between duplicates the message but does not lose it.
     pub(in crate::queue) async fn dead_letter(mut self, reason: &ErrorRecord) -> Result<(), JobError> {
         let Some(open) = &self.open else { return Ok(()) };
         let message = Outgoing {

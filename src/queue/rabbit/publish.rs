@@ -288,7 +288,7 @@ impl Publisher {
             match timeout(self.core.options.connect_timeout, opened).await {
                 Ok(Ok(channel)) => Ok(channel),
                 Ok(Err(error)) => Err(self.lost(&reason(&error)).caused_by(error)),
-                Err(_) => Err(self.lost("no answer")),
+                Err(_) => Err(self.lost("no response")),
             }
         })
         .await
@@ -344,6 +344,7 @@ async fn watch(core: Arc<Core>, events: impl Stream<Item = ConnectionEvent> + Se
 
 fn blocked(place: &str, why: &str) -> JobError {
     broken(format!(
-        "{place} accepts no messages at present (connection.blocked: {why}): it is short of memory or disk;          `rabbitmq-diagnostics alarms` says more"
+        "{place} does not accept messages at the moment (connection.blocked: {why}): it is short of memory or disk; \
+         `rabbitmq-diagnostics alarms` shows more"
     ))
 }

@@ -19,11 +19,11 @@ use aws_smithy_http_client::{
 };
 use tokio::sync::OnceCell;
 
-/// The most attempts of one request.
+/// The maximum number of attempts of one request.
 const MAX_ATTEMPTS: u32 = 4;
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// Shorter than the idle timeout of servers and load balancers, so that no connection is used that they have just
+/// Shorter than the idle timeout of servers and load balancers, so that we never use a connection that they have just
 /// closed.
 const IDLE_CONNECTIONS: Duration = Duration::from_secs(15);
 /// The region that stores without regions expect.

@@ -5,7 +5,7 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use super::{Checksums, S3Client, S3Error};
 use crate::store::location::S3Location;
 
-/// The most keys in one delete request to S3.
+/// The maximum number of keys in one delete request to S3.
 const KEYS_AT_ONCE: usize = 1000;
 
 /// Some of the objects under a prefix.

@@ -57,7 +57,7 @@ impl S3Store {
             return Err(differs("its size"));
         }
         let kept = match head.checksum_sha256() {
-            // One that is no base64 is as good as another.
+            // A checksum that is not base64 counts as different.
             Some(checksum) => STANDARD.decode(checksum).unwrap_or_default(),
             None => sha256(self.get(&stored.key, stored.size).await?).await?.0.to_vec(),
         };
@@ -109,7 +109,7 @@ impl S3Store {
         if read.map_err(broken)? == PROBE {
             return Ok(());
         }
-        let reason = format!("returns other bytes than were written; check the store at {}", self.client.server());
+        let reason = format!("the bytes read differ from those written; check the store at {}", self.client.server());
         Err(JobError::storage(at.to_string(), reason))
     }
 
@@ -130,7 +130,7 @@ impl S3Store {
         self.root.join(key.as_str())
     }
 
-    /// Gives the SHA-256 of what was sent.
+    /// Returns the SHA-256 of what was sent.
     async fn send(&self, at: &S3Location, bytes: Vec<u8>, media_type: &str) -> Result<[u8; 32], JobError> {
         let (digest, bytes) = sha256(bytes).await?;
         let size = bytes.len();

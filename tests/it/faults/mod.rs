@@ -42,7 +42,7 @@ fn as_strs(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
 }
 
-/// Waits until the only job is some steps into the denoise loop; gives its id.
+/// Waits until the only job is some steps into the denoise loop; returns its id.
 fn wait_for_denoise(place: &TestDir, child: &mut Child) -> String {
     blocking_until(|| {
         let listed = place.json(&["jobs", "list", "--json"]);
@@ -71,7 +71,7 @@ fn a_killed_run_is_taken_up_again_by_the_same_command() {
     assert!(names(&place.path("out")).is_empty(), "nothing half-written: {:?}", names(&place.path("out")));
     assert_eq!(place.json(&["jobs", "show", &id, "--json"])["state"], "running");
 
-    // The same command, no id: the job goes on at once, without waiting for the lease of the dead.
+    // The same command without an id: the job continues at once, without waiting for the dead process's lease to end.
     let again = place.run(&as_strs(&args));
     assert_eq!(again.code, Some(0), "{again:?}");
     assert!(again.stderr.contains(&format!("resuming job {id}")), "{}", again.stderr);
@@ -127,7 +127,7 @@ fn a_copy_that_was_cut_short_is_finished_without_new_work() {
     let picture = place.picture("in.png", [1, 2, 3, 255]);
     let args = ["run", "composite", &picture, "--out", "out", "--json"];
     let job = place.json(&args);
-    // As a kill between the first file and the manifest leaves it.
+    // The state after a kill between the first file and the manifest.
     fs::remove_file(place.path("out/manifest.json")).unwrap();
     fs::write(place.path("out/.acetate-export"), job["id"].as_str().unwrap()).unwrap();
 

@@ -1,5 +1,5 @@
-//! `acetate serve`, as a process of its own, asked over real connections: embedded with the small checkpoints, and as
-//! the front of a service over PostgreSQL and RabbitMQ, which `scripts/services` starts.
+//! Tests `acetate serve` as a separate process over real connections: embedded with the small checkpoints, and as the
+//! API server of a service with PostgreSQL and RabbitMQ, which `scripts/services` starts.
 
 mod client;
 mod events;

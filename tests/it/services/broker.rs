@@ -1,4 +1,5 @@
-//! A RabbitMQ node of a test's own, which may be killed, stopped, frozen and started again without harm to others.
+//! A separate RabbitMQ node for a test, which may be killed, stopped, frozen and restarted without affecting other
+//! tests.
 
 use std::{
     env, fs,
@@ -12,19 +13,19 @@ use tempfile::TempDir;
 
 use crate::{common::blocking_until, services::rabbit::Broker};
 
-/// Gone, with its data, when the test ends.
+/// A running node, deleted with its data when the test ends.
 pub struct Node {
     program: PathBuf,
     pub folder: TempDir,
     amqp: u16,
     api: u16,
-    /// Of Erlang's own protocol.
+    /// The port of Erlang's own protocol.
     distribution: u16,
     process: Option<Child>,
 }
 
 impl Node {
-    /// Starts a node whose `rabbit` application has these further settings, in Erlang's form; nothing where RabbitMQ is
+    /// Starts a node whose `rabbit` application has these additional settings, in Erlang's syntax. None if RabbitMQ is
     /// not installed on this machine.
     pub fn start(settings: &str) -> Option<Self> {
         Some(Self::of(program()?, settings, "rabbitmq_management", |_| String::new()))
@@ -72,24 +73,24 @@ impl Node {
         }
     }
 
-    /// Starts it again, with the data that it had.
+    /// Starts it again with its data.
     pub fn again(&mut self) {
         self.begin();
     }
 
-    /// As when the machine dies.
+    /// Kills it, as if the machine had failed.
     pub fn kill(&mut self) {
         self.signal("-KILL");
         self.gone();
     }
 
-    /// As when an operator restarts it.
+    /// Stops it, as an operator does for a restart.
     pub fn stop(&mut self) {
         self.signal("-TERM");
         self.gone();
     }
 
-    /// It keeps its connections and answers nothing.
+    /// Freezes it: it keeps its connections but does not respond.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
@@ -116,7 +117,7 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
-            // The script starts Erlang's machine beside it: signals go to both.
+            // The script starts Erlang's virtual machine as another process; signals must reach both.
             .process_group(0)
             .spawn()
             .unwrap();
@@ -156,7 +157,7 @@ impl Drop for Node {
     }
 }
 
-/// The script itself: what is on the path changes to another user, who may not read the test's files.
+/// The script itself. The command on the path switches to another user, who may not read the test's files.
 pub fn program() -> Option<PathBuf> {
     ["/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/rabbitmq/sbin/rabbitmq-server"]
         .into_iter()

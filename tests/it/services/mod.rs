@@ -1,6 +1,6 @@
-//! The parts that talk to servers, against real ones: RabbitMQ and PostgreSQL, which `scripts/services` starts, and an
-//! S3 server over HTTP in this process, with a layer in front of it that breaks things. Where a server does not answer,
-//! these tests fail and say so.
+//! Tests the parts that use servers with real ones: RabbitMQ and PostgreSQL, which `scripts/services` starts, and an S3
+//! server over HTTP in this process, behind a proxy that breaks things. If a server does not respond, these tests fail
+//! and say so.
 
 pub mod broker;
 mod brokers;

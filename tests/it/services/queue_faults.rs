@@ -1,4 +1,4 @@
-//! Jobs through RabbitMQ when something is wrong: with the messages, the connection, the broker or the settings.
+//! Jobs through RabbitMQ with faults in the messages, the connection, the broker or the settings.
 
 use std::{
     future::ready,
@@ -63,7 +63,7 @@ async fn what_cannot_be_read_is_put_aside_with_its_reason() {
         assert!(header(&dead, "x-acetate-reason").contains(reason));
         assert_eq!(header(&dead, "x-acetate-queue"), "acetate.composite");
     }
-    // Neighbours go on.
+    // Other messages are still delivered.
     queue.publish_dispatch(&dispatch(JobKind::Composite)).await.unwrap();
     next(&consumer).await.ack().await;
 }
@@ -81,7 +81,7 @@ async fn lost_connections_are_made_anew() {
 
     vhost.cut(3).await;
     until(|| !queue.health().connected).await;
-    // The job was finished in the meantime, and the broker cannot be told.
+    // The job was finished in the meantime, but it cannot be acknowledged.
     let finished = begun.job();
     begun.ack().await;
 
@@ -102,7 +102,7 @@ async fn lost_connections_are_made_anew() {
     let health = queue.health();
     assert!(health.since > since && health.last_error.is_some(), "{health:?}");
 
-    // The listener is back some time after; what was published before that it does not see.
+    // The listener reconnects some time later; it misses what was published before.
     let start = Instant::now();
     loop {
         queue.publish_event("job.failed", b"{}".to_vec()).await.unwrap();
@@ -126,7 +126,7 @@ async fn an_idle_publisher_finds_its_way_back() {
     queue.close().await;
 }
 
-/// A virtual host that is gone for a while stands for a broker that is.
+/// Deletes the virtual host for a while, which acts like a broker that is gone.
 #[tokio::test]
 async fn all_comes_back_when_the_broker_does() {
     let vhost = Vhost::new();
@@ -137,7 +137,7 @@ async fn all_comes_back_when_the_broker_does() {
     until(|| !queue.health().connected && !queue.health().consuming).await;
     queue.publish_dispatch(&dispatch(JobKind::Edit)).await.unwrap_err();
     vhost.make();
-    // Nobody publishes, and still it is noticed.
+    // The health check reconnects, even if nothing is published.
     until(|| queue.health().connected && queue.health().consuming).await;
     queue.publish_dispatch(&dispatch(JobKind::Edit)).await.unwrap();
     next(&consumer).await.ack().await;
@@ -146,7 +146,7 @@ async fn all_comes_back_when_the_broker_does() {
 #[tokio::test]
 async fn a_consumer_waits_for_a_broker_that_is_away() {
     let vhost = Vhost::new();
-    // A consumer that begins before anything else: it makes the queues itself.
+    // The consumer starts before anything else, so it declares the queues itself.
     let queue = vhost.rabbit();
     assert!(!queue.health().connected);
     let consumer = consume(&queue, &[JobKind::Edit], 1);
@@ -219,7 +219,7 @@ async fn another_consumer_timeout_is_no_surprise() {
     vhost.ready().await;
     let other = RabbitOptions { consumer_timeout: Duration::from_secs(7200), ..options() };
     let queue = Queue::Rabbit(RabbitQueue::new(&vhost.url(), other).unwrap());
-    // The queues keep the one that they were made with.
+    // The queues keep the timeout that they were declared with.
     queue.ready(Duration::from_secs(30)).await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! A virtual host of its own for each test, and a foreign client in it.
+//! A separate virtual host for each test, and another client in it.
 
 use std::{env, time::Duration};
 
@@ -11,19 +11,20 @@ use serde_json::{Value, json};
 
 use crate::common::until;
 
-/// Longer than anything takes that works.
+/// Longer than any working operation takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 const AMQP: &str = "amqp://guest:guest@127.0.0.1:5672";
 const API: &str = "http://guest:guest@127.0.0.1:15672";
 
-/// Where a broker is: `amqp://user:password@host:5672`, and its management API, `http://user:password@host:15672`.
+/// The addresses of a broker: `amqp://user:password@host:5672`, and its management API,
+/// `http://user:password@host:15672`.
 pub struct Broker {
     pub amqp: String,
     pub api: String,
 }
 
 impl Broker {
-    /// The one that `scripts/services` names.
+    /// The broker that `scripts/services` started.
     pub fn shared() -> Self {
         let named = |name: &str, otherwise: &str| env::var(name).unwrap_or_else(|_| otherwise.to_owned());
         Self { amqp: named("ACETATE_TEST_AMQP_URL", AMQP), api: named("ACETATE_TEST_RABBITMQ_API", API) }
@@ -73,7 +74,7 @@ pub struct Api {
     authorization: String,
 }
 
-/// Gone with all that is in it when the test ends.
+/// A virtual host, deleted with its contents when the test ends.
 pub struct Vhost {
     pub name: String,
     amqp: String,
@@ -98,7 +99,7 @@ impl Vhost {
         self.api.put(&format!("/permissions/{}/{}", self.name, self.api.user), &all);
     }
 
-    /// With everything in it, and all connections into it.
+    /// Deletes it with its contents, which closes all connections to it.
     pub fn remove(&self) {
         self.api.delete(&format!("/vhosts/{}", self.name));
     }
@@ -133,7 +134,7 @@ impl Vhost {
         self.api.delete(path);
     }
 
-    /// Not connected yet.
+    /// A queue that is not connected yet.
     pub fn rabbit(&self) -> Queue {
         Queue::Rabbit(RabbitQueue::new(&self.url(), options()).unwrap())
     }
@@ -144,14 +145,14 @@ impl Vhost {
         queue
     }
 
-    /// lapin as anybody would use it.
+    /// A plain lapin client.
     pub async fn foreign(&self) -> (Connection, Channel) {
         let connection = Connection::connect(&self.url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         (connection, channel)
     }
 
-    /// Waits until the queue holds as many messages that nobody has.
+    /// Waits until the queue has this many messages that are not delivered.
     pub async fn until_left(&self, queue: &str, wanted: u32) {
         let (_connection, channel) = self.foreign().await;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -170,8 +171,8 @@ impl Vhost {
         (parts.next().unwrap(), parts.next().unwrap())
     }
 
-    /// Ends all connections into this virtual host, of which there are so many, as an operator would. The API lists
-    /// new ones after a while.
+    /// Closes all connections to this virtual host, as an operator does. It first waits until the API lists this many,
+    /// because new ones appear there only after a while.
     pub async fn cut(&self, wanted: usize) {
         let listed = || async {
             let connections = self.get(&format!("/vhosts/{}/connections", self.name));
@@ -247,7 +248,7 @@ pub fn consume(queue: &Queue, kinds: &[JobKind], prefetch: u16) -> Consumer {
     queue.consume(ConsumeOptions { kinds: kinds.to_vec(), prefetch, affinity: PATIENCE })
 }
 
-/// The next delivery, which must come.
+/// The next delivery; fails if none comes.
 pub async fn next(consumer: &Consumer) -> Delivery {
     prefer(consumer, None).await
 }
@@ -257,7 +258,7 @@ pub async fn prefer(consumer: &Consumer, kind: Option<JobKind>) -> Delivery {
     delivery.expect("nothing was delivered").expect("the consumer was closed")
 }
 
-/// Nothing more comes, for long enough to have come.
+/// Checks that there are no more deliveries within a certain time.
 pub async fn nothing(consumer: &Consumer) {
     let delivery = tokio::time::timeout(Duration::from_millis(700), consumer.next(None)).await;
     assert!(delivery.is_err(), "nothing should come, but {delivery:?} did");

@@ -1,4 +1,4 @@
-//! Ways in: raw messages of other clients, and many jobs at once.
+//! Submissions: raw messages from other clients, and many jobs at once.
 
 use std::fs;
 
@@ -133,7 +133,7 @@ async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
     world.check_result(&id).await;
     assert!(worker.log().contains(trace), "the trace goes from the message into the log: {}", worker.log());
 
-    // The same id with another body, a value out of bounds, another version, and no JSON at all.
+    // The same id with another body, a value out of bounds, another version, and a body that is not JSON.
     let bad = acetate::job::JobId::new().to_string();
     let other = json!({ "version": 1, "id": id, "kind": "composite", "input": {"images": [input, input]}, "output": {"prefix": output} });
     let version = json!({ "version": 9, "id": bad, "kind": "composite", "input": {"image": input}, "output": {"prefix": output} });

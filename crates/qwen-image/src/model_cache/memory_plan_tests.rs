@@ -1,4 +1,4 @@
-//! Plans for many made-up cards.
+//! Plans for many made-up GPUs.
 
 use super::*;
 use crate::models::BlockPlacement;

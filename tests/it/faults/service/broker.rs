@@ -11,7 +11,7 @@ use super::{
 };
 use crate::services::{broker::Node, rabbit::Broker, world::World};
 
-/// One node for the cases that only stop it, which take turns.
+/// One node for the cases that only stop it; they take turns.
 type Shared = Arc<OnceCell<Option<Mutex<Node>>>>;
 
 pub fn cases() -> Vec<Case> {
@@ -25,7 +25,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Off the runtime's threads; nothing, said aloud, where there is no RabbitMQ to start.
+/// Starts a node, not on the runtime's threads. None, with a message, if RabbitMQ is not installed.
 async fn start(settings: &'static str) -> Option<Node> {
     let node = tokio::task::spawn_blocking(move || Node::start(settings)).await.unwrap();
     if node.is_none() {
@@ -66,7 +66,7 @@ async fn stopped(shared: Shared) -> Tally {
     let mut ids = vec![decompose(&world, "in-hand").await];
     worker.until_said("stands still").await;
     tokio::task::block_in_place(|| node.stop());
-    // What is in hand is finished, and what is submitted meanwhile is kept.
+    // Running jobs are finished, and jobs submitted in the meantime are kept.
     let job = world.until(&ids[0], &["succeeded", "failed"]).await;
     assert_eq!(job["state"], "succeeded", "{job:#}");
     ids.push(composite(&world, "meanwhile").await);
@@ -119,7 +119,7 @@ async fn too_short_by_policy() -> Tally {
     tally
 }
 
-/// The broker ends the channel and delivers the message to the other worker, who finds its row taken.
+/// The broker closes the channel and delivers the message to the other worker, which finds its row taken.
 async fn too_short() -> Tally {
     let Some(node) = start("{consumer_timeout, 1500}, {channel_tick_interval, 500}").await else {
         return Tally::default();
@@ -132,7 +132,7 @@ async fn too_short() -> Tally {
     let _second = world.worker();
     let tally = witness.judge(&world, &[id]).await;
     assert_eq!((tally.succeeded, tally.attempts), (1, 1), "the row says whose job it is: {tally:?}");
-    // Since 3.12 the queues' own timeout, which acetate declares, is what counts.
+    // Since 3.12, the queues' own timeout applies, which acetate declares.
     let vhost = &world.service.as_ref().unwrap().vhost;
     if tokio::task::block_in_place(|| vhost.version()) < (3, 12) {
         assert!(worker.log().contains("timeout"), "the broker took nothing back: {}", worker.log());

@@ -1,4 +1,4 @@
-//! Stands between a client and a server and lets through what it is told to: everything, nothing, or only one way.
+//! A proxy between a client and a server that forwards everything, nothing, or only one direction.
 
 use std::{
     net::SocketAddr,
@@ -14,7 +14,7 @@ use tokio::{
     sync::{Notify, broadcast},
 };
 
-/// What Postgres ends its answers with, once what it was asked is committed.
+/// The end of Postgres' replies once the work is committed.
 const READY_FOR_QUERY: &[u8] = b"Z\0\0\0\x05I";
 
 pub struct Gate {
@@ -27,9 +27,9 @@ struct State {
     upstream: String,
     /// New connections are closed at once.
     shut: AtomicBool,
-    /// Of a connection on which the client says this, the server's answers are thrown away.
+    /// Discards the server's replies on a connection on which the client sends this.
     word: Mutex<Option<&'static [u8]>>,
-    /// Ends the connections that are open.
+    /// Closes the open connections.
     cut: broadcast::Sender<()>,
 }
 
@@ -50,7 +50,7 @@ impl Gate {
         Self { address, state, task }
     }
 
-    /// The server cannot be reached, and those who had reached it are thrown out.
+    /// Makes the server unreachable, and closes the open connections.
     pub fn shut(&self) {
         self.state.shut.store(true, Ordering::SeqCst);
         self.cut();
@@ -60,13 +60,13 @@ impl Gate {
         self.state.shut.store(false, Ordering::SeqCst);
     }
 
-    /// Ends the open connections; new ones are welcome.
+    /// Closes the open connections; new ones are accepted.
     pub fn cut(&self) {
         let _ = self.state.cut.send(());
     }
 
-    /// The next connection to Postgres on which the client says `word` is heard to the end by the server, and its
-    /// answer is lost with the connection.
+    /// On the next connection to Postgres on which the client sends `word`, the server executes the request, but its
+    /// reply is lost with the connection.
     pub fn lose_reply_to(&self, word: &'static [u8]) {
         *self.state.word.lock().unwrap() = Some(word);
     }

@@ -1,4 +1,4 @@
-//! Runs the cases, some at a time, and adds up what they found.
+//! Runs the cases, several at a time, and adds up their results.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{common::until, services::world::World};
 
-/// Cases at a time: each has a worker process, and some of them compute.
+/// The number of cases at a time: each has a worker process, and some of them compute.
 const AT_A_TIME: usize = 3;
 /// A case that takes longer is broken.
 const LONGEST: Duration = Duration::from_secs(400);
@@ -32,20 +32,20 @@ pub fn case(name: impl Into<String>, run: impl Future<Output = Tally> + Send + '
     Case { name: name.into(), run: Box::pin(run) }
 }
 
-/// What became of the jobs of one case.
+/// The outcome of the jobs of one case.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tally {
     pub jobs: usize,
     pub succeeded: usize,
     pub failed: usize,
-    /// Neither state was reached, a result is not what its manifest says, or nobody was told of it.
+    /// Jobs that did not end, whose result differs from its manifest, or whose event was not sent.
     pub lost: usize,
-    /// Jobs that were told to have succeeded at more than one epoch, or have more than one manifest.
+    /// Jobs with success events of more than one epoch, or with more than one manifest.
     pub duplicated: usize,
     pub attempts: u64,
 }
 
-/// The epochs that each job was told to have succeeded at.
+/// The epochs of each job's success events.
 type Ends = BTreeMap<String, BTreeSet<i64>>;
 
 /// Listens to a world's events from its start on.
@@ -72,12 +72,12 @@ impl Witness {
         Self { queue, ends, task, may_miss: false }
     }
 
-    /// A broker that goes away takes with it what a listener has not heard yet.
+    /// If a broker stops, the events that a listener has not received yet are lost.
     pub fn that_may_miss(self) -> Self {
         Self { may_miss: true, ..self }
     }
 
-    /// Waits until every event has left the database, and then for one of its own, which comes after them.
+    /// Waits until every event has left the database, and then for an event of its own, which comes after them.
     async fn hears_all(&self, world: &World) {
         let rows = PgPool::connect(&world.service.as_ref().unwrap().schema.url).await.unwrap();
         until(|| async {
@@ -91,7 +91,7 @@ impl Witness {
         let body = json!({ "id": last, "epoch": 0 }).to_string().into_bytes();
         let heard = || self.ends.lock().unwrap().contains_key(&last);
         until(|| async {
-            // Again where it was lost with the connection.
+            // Send it again if it was lost with the connection.
             let _ = self.queue.publish_event("job.succeeded", body.clone()).await;
             for _ in 0..25 {
                 if heard() {
@@ -104,7 +104,7 @@ impl Witness {
         .await;
     }
 
-    /// Waits for the end of every job and looks at what it left.
+    /// Waits for the end of every job, and checks its result.
     pub async fn judge(self, world: &World, ids: &[String]) -> Tally {
         let mut tally = Tally { jobs: ids.len(), ..Tally::default() };
         let mut states = Vec::new();
@@ -194,7 +194,7 @@ pub async fn run(cases: Vec<Case>) {
         "jobs {jobs}, succeeded {succeeded}, failed as they should {failed}, lost {lost}, duplicated publications \
          {duplicated}, attempts {attempts}\n"
     ));
-    // Past the harness's capture: the ledger is worth reading when all is well, too.
+    // The test harness must not capture this: the ledger is also useful if all tests pass.
     std::io::stderr().write_all(text.as_bytes()).unwrap();
     assert!(broken.is_empty() && lost == 0 && duplicated == 0, "{broken:?}");
 }

@@ -1,4 +1,4 @@
-//! RabbitMQ: away, cut off, taking its messages back.
+//! RabbitMQ is unreachable, cut off, or takes its messages back.
 
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ async fn away_mid_job() -> Tally {
     // Longer than the lease of two seconds.
     tokio::time::sleep(Duration::from_secs(3)).await;
     gate.open();
-    // And the worker comes back to the broker by itself.
+    // The worker reconnects to the broker by itself.
     let next = composite(&world, "next").await;
     let tally = witness.judge(&world, &[id, next]).await;
     assert_eq!((tally.succeeded, tally.attempts), (2, 2), "{tally:?}");
@@ -83,8 +83,8 @@ async fn away_while_submitting() -> Tally {
     tally
 }
 
-/// As when a consumer timeout is shorter than a job: the broker ends the channel and delivers the message again, while
-/// the first worker still works on it.
+/// The consumer timeout is shorter than a job: the broker closes the channel and delivers the message again, while the
+/// first worker still works on it.
 async fn taken_back() -> Tally {
     let (world, gate) = gated().await;
     let witness = Witness::of(&world).await;

@@ -1,4 +1,4 @@
-//! Looking at many rows, and letting go of them.
+//! Reads and deletes many rows.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ async fn a_batch_is_counted_listed_and_cancelled(database: Database) {
     let ids = submitted_batch(&status, &name, 7).await;
     let other = submitted(&status).await;
     let done = take(&status, ids[0], "one", LEASE).await;
-    // What the mean of the batch is made of.
+    // This makes up the mean time of the batch.
     tokio::time::sleep(Duration::from_millis(60)).await;
     assert!(matches!(status.succeed(ids[0], done.epoch, &result()).await.unwrap(), Fenced::Held(_)));
     take(&status, ids[1], "one", LEASE).await;
@@ -108,7 +108,7 @@ async fn the_most_urgent_job_is_due_first(database: Database) {
         let id = JobId::new();
         submit(&status, &acetate::job::JobRequest { priority, ..request(id, "file:///a.png") }).await;
         wanted.push(id);
-        // Two of the same priority go by their times, in milliseconds.
+        // Jobs with the same priority are ordered by their times, in milliseconds.
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
     let later = SubmitOptions { at: Some(Timestamp::now() + LEASE), ..SubmitOptions::default() };
@@ -159,7 +159,7 @@ async fn old_jobs_go_in_two_steps(database: Database) {
     let dispatches = left.iter().filter(|row| !row.topic.is_event()).count();
     assert_eq!((dispatches, left.len() - dispatches), (1, 2), "what was told stays told; a claim takes its dispatch");
 
-    // Its attempts went with it.
+    // Its attempts were deleted with it.
     submit(&status, &request(ids[0], "file:///a.png")).await;
     assert_eq!(attempts(&status, ids[0]).await, []);
 }

@@ -1,4 +1,4 @@
-//! One suite over SQLite and Postgres: whatever one promises, the other does.
+//! One suite for SQLite and Postgres, which guarantee the same.
 
 mod batches;
 mod claims;

@@ -1,8 +1,7 @@
-//! Times the parts of a checkpoint on a device, beside what the device can do at best.
+//! Times the parts of a checkpoint on a device, and compares them with the device's limits.
 //!
-//! Weights decide nothing about speed, so a checkpoint with random ones will do (`scripts/bench/gpu_checkpoint.py`).
-//! Every time is the median of several runs after one that is not counted, with the device waited for before and
-//! after.
+//! Weights do not affect the speed, so a checkpoint with random ones is enough (`scripts/bench/gpu_checkpoint.py`).
+//! Every time is the median of several runs after one warm-up, with the device synchronized before and after.
 
 mod forward;
 mod memory;
@@ -28,17 +27,17 @@ pub struct BenchConfig {
     pub repeats: usize,
     /// Denoise steps of whole pipelines.
     pub steps: u32,
-    /// For [`BenchPart::Forward`].
+    /// The tensors for [`BenchPart::Forward`].
     pub tensors: Option<Tensors>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BenchPart {
-    /// What the device does at best: a large matrix product, a large copy.
+    /// The device's limits: a large matrix product and a large copy.
     Ceilings,
     Text,
     Transformer,
-    /// The kernels of a transformer's block, each for itself.
+    /// The kernels of a transformer block, each on its own.
     Pieces,
     Vae,
     /// The whole layered pipeline at 640, 4 layers.
@@ -47,9 +46,9 @@ pub enum BenchPart {
     Edit,
     /// One pass on given tensors.
     Forward,
-    /// LoadContext, swapping and streaming of the transformer.
+    /// Loading, offloading and streaming the transformer.
     Memory,
-    /// The layered pipeline in each mode: peaks, times, and whether all give the same bytes.
+    /// The layered pipeline in each mode: peak memory, times, and whether all produce the same bytes.
     Modes,
 }
 
@@ -58,21 +57,21 @@ pub enum BenchPart {
 pub struct BenchLine {
     pub name: String,
     pub milliseconds: f64,
-    /// Of all counted runs, fastest first.
+    /// The times of all measured runs, fastest first.
     pub runs: Vec<f64>,
-    /// Floating-point operations that the work needs, where they are known.
+    /// The floating-point operations of the work, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operations: Option<f64>,
-    /// Bytes that the work must move, where that is what limits it.
+    /// The bytes that the work must move, if memory limits it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<f64>,
-    /// Milliseconds at the measured ceiling.
+    /// The time at the measured limit, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor_milliseconds: Option<f64>,
-    /// Most memory that was in use on the device, bytes.
+    /// The peak memory on the device, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
-    /// Seconds of each stage of a whole pipeline.
+    /// The seconds of each stage of a whole pipeline.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageSeconds>,
 }
@@ -89,13 +88,14 @@ pub struct BenchReport {
     pub device: String,
     pub attention: String,
     pub dtype: String,
-    /// Of the matrix product, in operations a second, and of the copy, in bytes read and written a second.
+    /// The rates of the matrix product, in operations per second, and of the copy, in bytes read and written per
+    /// second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub product_rate: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_rate: Option<f64>,
     pub lines: Vec<BenchLine>,
-    /// What was found beside times.
+    /// Findings other than times.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -106,10 +106,10 @@ type Failed = Box<dyn std::error::Error>;
 #[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
-    /// Of a frame, in patches.
+    /// The side of a frame, in patches.
     side: usize,
     frames: usize,
-    /// Those that are wanted; the rest is the condition.
+    /// The number of noisy frames, whose velocity is predicted; the others are the condition.
     noisy: usize,
     text_tokens: usize,
 }
@@ -128,7 +128,7 @@ struct Bench<'a> {
     progress: &'a mut dyn FnMut(&BenchLine),
 }
 
-/// Measures, telling `progress` each line as it comes.
+/// Measures, and passes each line to `progress` as soon as it is known.
 pub fn bench(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<BenchReport, Failed> {
     let _pool = compute_pool();
     let (device, dtype) = (open_device(config.device)?, config.dtype.candle());

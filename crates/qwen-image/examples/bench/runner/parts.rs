@@ -1,4 +1,4 @@
-//! What is measured of each part.
+//! The measurements of each part.
 
 use std::time::Instant;
 
@@ -141,7 +141,7 @@ impl Bench<'_> {
         })
     }
 
-    /// A job twice: the first run of a shape also plans; only the second counts.
+    /// Runs a job twice: the first run of a shape also makes its plans, so only the second one counts.
     fn job(
         &mut self,
         name: &str,

@@ -33,7 +33,7 @@ impl Tiling {
         self.run(latents, h, w, 1, scale, decode)
     }
 
-    /// `h`, `w`: the size in latents; `input` and `output`: units of either side to a latent.
+    /// `h` and `w` are the size in latents; `input` and `output` are the units per latent before and after `apply`.
     fn run(
         &self,
         x: &Tensor,

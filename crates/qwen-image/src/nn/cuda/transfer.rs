@@ -1,4 +1,4 @@
-//! Host memory that the GPU reads by itself, and the stream that copies go through.
+//! Pinned host memory, which the GPU reads directly, and the stream for copies.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use super::view::Region;
 
 const PAGE: usize = 4096;
 
-/// Pinned host memory; pageable, and slower to copy, where the system does not let it be pinned.
+/// Pinned host memory. If the system does not allow pinning, it is pageable, and copies are slower.
 #[derive(Debug)]
 pub struct HostBytes {
-    /// One page more than is used, so that the start can lie at the start of one.
+    /// One page more than is used, so that the start can be aligned to a page.
     memory: Vec<u8>,
     start: usize,
     len: usize,
     pinned: bool,
-    /// Of the computation.
+    /// The computation's stream.
     stream: Arc<CudaStream>,
 }
 
@@ -37,11 +37,11 @@ impl HostBytes {
         }
         drop(memory);
         let mut memory = vec![0_u8; len + PAGE];
-        // The system gives pages when they are touched; several threads get them sooner than the driver's one.
+        // The system allocates pages on first use; several threads do that faster than the driver's single one.
         memory.par_chunks_mut(PAGE).for_each(|page| page[0] = std::hint::black_box(0));
         let start = memory.as_ptr().align_offset(PAGE);
-        // SAFETY: the range lies inside `memory`, whose contents stay where they are when the owner moves, and are freed
-        // after they are unregistered, in `drop`.
+        // SAFETY: the range is inside `memory`. Its contents stay in place when the owner moves, and are freed only
+        // after `drop` has unregistered them.
         let pinned = unsafe {
             sys::cuMemHostRegister_v2(
                 memory.as_mut_ptr().add(start).cast(),
@@ -64,7 +64,7 @@ impl HostBytes {
         &mut self.memory[self.start..][..self.len]
     }
 
-    /// Copies tensors to here, each to begin at a byte, in the order of the computation, and waits for them.
+    /// Copies tensors into this memory, each to its byte offset, in the order of the computation, and waits for them.
     pub fn read<'a>(&mut self, tensors: impl IntoIterator<Item = (usize, &'a Tensor)>) -> Result<()> {
         let queued = tensors.into_iter().try_for_each(|(start, tensor)| {
             let from = Region::of(tensor)?;
@@ -74,11 +74,11 @@ impl HostBytes {
             }
             let stream = self.stream.clone();
             let to = &mut self.bytes_mut()[start..][..bytes];
-            // SAFETY: source and destination have so many bytes. The destination is borrowed until all copies are there,
-            // which is waited for below; the source is freed in the order of the stream.
+            // SAFETY: source and destination have `bytes` bytes. The destination stays borrowed until all copies are
+            // done, see the wait below. The source is freed in the order of the stream.
             unsafe { result::memcpy_dtoh_async(to, *from.address(), stream.cu_stream()) }.w()
         });
-        // Also after an error: what was queued before it writes to here.
+        // Wait even after an error: copies that were queued before it still write to this memory.
         self.stream.synchronize().w()?;
         queued
     }
@@ -87,24 +87,24 @@ impl HostBytes {
 impl Drop for HostBytes {
     fn drop(&mut self) {
         let context = self.stream.context();
-        // Copies from here may be under way.
+        // Copies from this memory may still be running.
         match context.synchronize() {
-            // The process is ending, and its memory with it.
+            // The process is ending, which frees its memory.
             Err(DriverError(sys::CUresult::CUDA_ERROR_DEINITIALIZED)) => return,
             Err(error) => tracing::warn!(?error, "the device does not respond"),
             Ok(()) => {}
         }
         if self.pinned {
-            // SAFETY: it was registered at this address, and the wait above was for whoever copies from it.
+            // SAFETY: it was registered at this address, and after the wait above, nothing copies from it.
             let freed = unsafe { sys::cuMemHostUnregister(self.memory.as_mut_ptr().add(self.start).cast()) }.result();
             if let Err(error) = freed {
-                tracing::warn!(?error, "host memory stays pinned");
+                tracing::warn!(?error, "host memory could not be unpinned");
             }
         }
     }
 }
 
-/// A stream of transfers beside the computation's.
+/// The stream for transfers, separate from that of the computation.
 #[derive(Debug)]
 pub struct CopyStream {
     copies: Arc<CudaStream>,
@@ -118,18 +118,19 @@ impl CopyStream {
         Ok(Self { copies: context.new_stream().w()?, computation })
     }
 
-    /// Queues a copy of `bytes` bytes from `start` of the host's memory to the beginning of a tensor.
+    /// Queues a copy of `bytes` bytes, from offset `start` of the host's memory to the beginning of a tensor.
     ///
     /// # Safety
-    /// Until the copy is done, the caller changes nothing of the host's memory, and frees the tensor's only in the order
-    /// of a computation that waits for it (see [`Self::before`]). Freeing the host's memory waits by itself.
+    /// Until the copy is done, the caller must not change the host's memory, and may free the tensor's memory only in
+    /// the order of a computation that waits for the copy (see [`Self::before`]). Freeing the host's memory waits for
+    /// it.
     pub unsafe fn write(&self, host: &HostBytes, start: usize, bytes: usize, to: &Tensor) -> Result<()> {
         let region = Region::of(to)?;
         if bytes > region.bytes() {
             bail!("{bytes} bytes into a tensor of {:?}", to.shape());
         }
         let from = &host.bytes()[start..][..bytes];
-        // SAFETY: both have so many bytes, and stay as they are until the copy is done by the caller's promise.
+        // SAFETY: both have `bytes` bytes, and the caller guarantees that they stay unchanged until the copy is done.
         unsafe { result::memcpy_htod_async(*region.address(), from, self.copies.cu_stream()) }.w()
     }
 

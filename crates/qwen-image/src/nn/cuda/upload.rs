@@ -1,8 +1,8 @@
-//! Tensors from files to the GPU, many at a time: threads read pieces of the files into pinned memory, and each piece
-//! travels while the next is read.
+//! Uploads tensors from files to the GPU in parallel: threads read pieces of the files into pinned memory, and each
+//! piece is copied while the next one is read.
 //!
-//! Tensors come in the order in which they are expected to be asked for, a bounded number of bytes ahead; one that is
-//! asked for out of turn comes at once.
+//! Tensors are uploaded in the order of the expected requests, a bounded number of bytes ahead. A tensor that is
+//! requested out of order is uploaded at once.
 
 use std::{
     collections::VecDeque,
@@ -23,9 +23,9 @@ use super::{transfer::HostBytes, view::Region};
 use crate::nn::upload::Source;
 
 const THREADS: usize = 8;
-/// Bytes of one piece. Each thread has two of them pinned: one travels while the other is read.
+/// The size of a piece, in bytes. Each thread has two pinned pieces: one is copied while the other is read.
 const PIECE: usize = 8 << 20;
-/// Bytes that may be on the GPU, or on their way, before they are asked for.
+/// The maximum number of bytes uploaded ahead of requests.
 const AHEAD: usize = 1536 << 20;
 
 #[derive(Debug)]
@@ -40,15 +40,15 @@ struct Shared {
     device: Device,
     sources: Vec<Source>,
     state: Mutex<State>,
-    /// There may be something to do for a thread.
+    /// Notified when there may be work for a thread.
     work: Condvar,
-    /// A tensor came, or none will come any more.
+    /// Notified when a tensor is complete, or when uploading has failed.
     came: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Sources that nobody has started on.
+    /// Sources that have not been started.
     waiting: VecDeque<usize>,
     pieces: VecDeque<Piece>,
     items: Vec<Item>,
@@ -66,7 +66,7 @@ enum Item {
         left: usize,
         copied: Vec<CudaEvent>,
     },
-    /// Given away, or not wanted.
+    /// Taken, or skipped.
     Gone,
 }
 
@@ -78,7 +78,7 @@ struct Piece {
 }
 
 impl Uploader {
-    /// `sources` in the order in which they will probably be taken.
+    /// Starts with `sources`, in the expected order of requests.
     pub fn start(sources: Vec<Source>, device: &Device) -> Result<Self> {
         let computation = device.as_cuda_device()?.cuda_stream();
         let state = State {
@@ -105,10 +105,10 @@ impl Uploader {
         Ok(Self { shared, threads, computation })
     }
 
-    /// The tensor, in its file's number format. Its contents are there for all work that is queued from now on.
+    /// The tensor, in its file's number format. All work that is queued from now on sees its contents.
     ///
     /// # Errors
-    /// When a file could not be read, or the device refused.
+    /// If a file could not be read, or the device failed.
     pub fn take(&self, source: usize) -> Result<Tensor> {
         let mut state = self.shared.lock();
         if matches!(state.items[source], Item::Waiting) {
@@ -137,7 +137,7 @@ impl Uploader {
         Ok(tensor)
     }
 
-    /// This one will not be asked for.
+    /// Marks a source that will not be requested.
     pub fn skip(&self, source: usize) -> Result<()> {
         let mut state = self.shared.lock();
         if matches!(state.items[source], Item::Waiting) {
@@ -147,7 +147,7 @@ impl Uploader {
         }
         let taken = matches!(state.items[source], Item::Gone);
         drop(state);
-        // What is on its way has to arrive before its memory may go.
+        // An upload in progress must finish before its memory is freed.
         if taken { Ok(()) } else { self.take(source).map(drop) }
     }
 }
@@ -158,10 +158,11 @@ impl Drop for Uploader {
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::warn!("a thread that loads tensors panicked");
+                tracing::warn!("a thread that uploads tensors panicked");
             }
         }
-        // Tensors that nobody took are freed in the order of the computation, which must come after their arrival.
+        // Tensors that were not taken are freed in the order of the computation, which must first wait for their
+        // copies.
         let mut state = self.shared.lock();
         for item in &mut state.items {
             if let Item::Coming { copied, .. } = item
@@ -177,7 +178,7 @@ impl Drop for Uploader {
 /// A thread's two pieces of pinned memory.
 struct Staging {
     memory: [HostBytes; 2],
-    /// When each was last read by the GPU.
+    /// The end of the last copy from each.
     busy: [Option<CudaEvent>; 2],
     next: usize,
     stream: Arc<CudaStream>,
@@ -185,7 +186,7 @@ struct Staging {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A thread that panics under the lock has marked nothing as done that is not.
+        // A poisoned lock can be used: a thread that panics under it has not marked unfinished work as done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -222,7 +223,7 @@ impl Shared {
         staging.stream.synchronize().w()
     }
 
-    /// The next piece and where it goes; none when there will be no more.
+    /// The next piece and its destination; none if there are no more.
     fn next_piece(&self) -> Result<Option<(Piece, u64, Arc<CudaEvent>)>> {
         let mut state = self.lock();
         loop {
@@ -247,11 +248,11 @@ impl Shared {
         }
     }
 
-    /// Makes room for a tensor and cuts it into pieces.
+    /// Allocates a tensor and divides it into pieces.
     fn begin(&self, state: &mut State, source: usize) -> Result<()> {
         let Source { shape, dtype, .. } = &self.sources[source];
-        // SAFETY: `take` gives it away when all of its pieces were sent, with the computation waiting for them; otherwise
-        // it is dropped unread.
+        // SAFETY: `take` returns it only after all of its pieces were sent, and lets the computation wait for them.
+        // Otherwise it is dropped unread.
         let tensor = unsafe { Tensor::empty(shape, *dtype, &self.device)? };
         let stream = self.device.as_cuda_device()?.cuda_stream();
         let allocated = Arc::new(stream.record_event(None).w()?);
@@ -264,7 +265,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Reads a piece and queues its copy; gives the mark behind it.
+    /// Reads a piece and queues its copy; returns the event after the copy.
     fn send(&self, staging: &mut Staging, piece: Piece, address: u64, allocated: &CudaEvent) -> Result<CudaEvent> {
         let Source { file, path, offset, .. } = &self.sources[piece.source];
         let turn = staging.next;
@@ -276,10 +277,9 @@ impl Shared {
         file.read_exact_at(bytes, offset + piece.offset as u64)
             .map_err(|error| candle_core::Error::Msg(format!("{}: {error}", path.display())))?;
         staging.stream.wait(allocated).w()?;
-        // SAFETY: `begin` cut the piece out of the tensor that `address` is of, and who takes or drops that orders the
-        // computation, in which it is freed, behind all of its pieces. The staging memory is not written again before
-        // the event behind the copy, which is waited for above when its turn comes, nor freed, for which its destructor
-        // waits.
+        // SAFETY: `begin` made the piece a part of the tensor at `address`. The tensor is freed in the order of the
+        // computation, which waits for all pieces when the tensor is taken or dropped. The staging memory is written
+        // again only after the event that follows the copy, see the wait above, and its destructor waits for the copy.
         unsafe { result::memcpy_htod_async(address, bytes, staging.stream.cu_stream()) }.w()?;
         staging.busy[turn] = Some(staging.stream.record_event(None).w()?);
         staging.stream.record_event(None).w()

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use lapin::{
-    Channel, Confirmation, Connection, Event as ConnectionEvent, PublisherConfirm,
+    Channel, Confirmation, Connection, ConnectionStatus, Event as ConnectionEvent, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
@@ -318,13 +318,13 @@ impl Publisher {
         topology::declare(&self.core.connector, &connection, &self.core.options).await?;
         self.core.links.publish_blocked(None);
         self.core.links.publish_up(connection.status().clone());
-        tokio::spawn(watch(self.core.clone(), connection.events_listener()));
+        tokio::spawn(watch(self.core.clone(), connection.status().clone(), connection.events_listener()));
         Ok(connection)
     }
 }
 
 /// Notes and logs why the broker blocks a connection, until the connection ends.
-async fn watch(core: Arc<Core>, events: impl Stream<Item = ConnectionEvent> + Send + 'static) {
+async fn watch(core: Arc<Core>, status: ConnectionStatus, events: impl Stream<Item = ConnectionEvent>) {
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {
@@ -336,8 +336,10 @@ async fn watch(core: Arc<Core>, events: impl Stream<Item = ConnectionEvent> + Se
                 info!("{} accepts messages again", core.connector.place());
                 core.links.publish_blocked(None);
             }
-            ConnectionEvent::Error(_) => return,
             _ => {}
+        }
+        if !status.connected() {
+            return;
         }
     }
 }

@@ -2,6 +2,7 @@
 //! server over HTTP in this process, behind a proxy that breaks things. If a server does not respond, these tests fail
 //! and say so.
 
+pub mod amqp_proxy;
 pub mod broker;
 mod brokers;
 pub mod database;

@@ -7,7 +7,7 @@ use std::{
 
 use acetate::{
     job::{ErrorClass, ErrorRecord, JobId, JobKind},
-    queue::{Content, MAX_KEPT_BYTES, Queue, RabbitOptions, RabbitQueue},
+    queue::{Consumer, Content, MAX_KEPT_BYTES, Queue, RabbitOptions, RabbitQueue},
 };
 use lapin::{
     BasicProperties,
@@ -17,6 +17,7 @@ use lapin::{
 
 use crate::{
     common,
+    services::amqp_proxy::AmqpProxy,
     services::queue::{get_dead, header},
     services::rabbit::{Vhost, consume, dispatch, next, options, request},
 };
@@ -175,6 +176,41 @@ async fn a_deleted_queue_is_made_anew_and_the_others_go_on() {
     vhost.until_left("acetate.decompose", 0).await;
 }
 
+/// As RabbitMQ 4.3 and newer do it, on whatever runs here.
+#[tokio::test]
+async fn a_canceled_consumer_is_renewed_and_its_deliveries_come_again() {
+    let vhost = Vhost::new();
+    let (before, host) = vhost.url().rsplit_once('@').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let (host, name) = host.split_once('/').unwrap();
+    let proxy = AmqpProxy::before(host).await;
+    let url = format!("{before}@{}/{name}", proxy.address);
+    let queue = Queue::Rabbit(RabbitQueue::new(&url, options()).unwrap());
+    queue.ready(Duration::from_secs(30)).await.unwrap();
+    let consumer = consume(&queue, &[JobKind::Edit, JobKind::Decompose], 3);
+    let sent: Vec<_> = (0..2).map(|_| dispatch(JobKind::Edit)).collect();
+    queue.publish_many(sent.clone()).await;
+    let begun = next(&consumer).await;
+    vhost.until_left("acetate.edit", 0).await;
+    for round in 1..=3 {
+        until(|| queue.health().consuming).await;
+        let since = queue.health().since;
+        proxy.cancel_consumers();
+        until(|| proxy.canceled() == 2 * round).await;
+        until(|| queue.health().consuming && queue.health().since > since).await;
+        let error = queue.health().last_error.unwrap();
+        // One kind held deliveries, the other none.
+        assert!(error.contains("consumer timeout") || error.contains("ended the consumer"), "{error}");
+    }
+    // What the broker was told after that does not count, and nothing is lost or left behind on a closed channel.
+    begun.ack().await;
+    let mut seen = [next_job(&consumer).await, next_job(&consumer).await];
+    let mut wanted: Vec<_> = sent.iter().map(|sent| sent.id).collect();
+    (seen.sort_unstable(), wanted.sort_unstable());
+    assert_eq!(seen.to_vec(), wanted);
+    consumer.close().await;
+    vhost.until_left("acetate.edit", 0).await;
+}
+
 #[tokio::test]
 async fn a_queue_that_somebody_made_otherwise_is_named() {
     let vhost = Vhost::new();
@@ -247,6 +283,13 @@ async fn a_broker_that_cannot_be_used_is_explained() {
         let health = queue.health();
         assert!(!health.connected && health.last_error.is_some(), "{health:?}");
     }
+}
+
+async fn next_job(consumer: &Consumer) -> JobId {
+    let delivery = next(consumer).await;
+    let id = delivery.job().unwrap();
+    delivery.ack().await;
+    id
 }
 
 async fn until(holds: impl Fn() -> bool) {

@@ -205,7 +205,8 @@ async fn a_canceled_consumer_is_renewed_and_its_deliveries_come_again() {
     begun.ack().await;
     let mut seen = [next_job(&consumer).await, next_job(&consumer).await];
     let mut wanted: Vec<_> = sent.iter().map(|sent| sent.id).collect();
-    (seen.sort_unstable(), wanted.sort_unstable());
+    seen.sort_unstable();
+    wanted.sort_unstable();
     assert_eq!(seen.to_vec(), wanted);
     consumer.close().await;
     vhost.until_left("acetate.edit", 0).await;

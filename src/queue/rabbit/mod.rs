@@ -5,6 +5,7 @@
 //! a lost connection nothing of it is worth keeping, because every delivery is redelivered.
 
 mod address;
+mod blocked;
 mod buffer;
 mod connect;
 mod consume;

@@ -2,9 +2,8 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt};
 use lapin::{
-    Channel, Confirmation, Connection, ConnectionStatus, Event as ConnectionEvent, PublisherConfirm,
+    Channel, Confirmation, Connection, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
@@ -12,10 +11,10 @@ use tokio::{
     sync::Mutex,
     time::{sleep, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use super::{
-    Core,
+    Core, blocked,
     errors::{broken, reason},
     outgoing::Outgoing,
     topology,
@@ -46,7 +45,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Publisher {
     pub(super) fn new(core: Arc<Core>) -> Self {
-        Self { core, connection: Arc::default(), jobs: Arc::default(), events: Arc::default(), asking: Arc::default() }
+        let [jobs, events, replies, asking] = [(); 4].map(|()| Arc::default());
+        Self { core, connection: Arc::default(), jobs, events, replies, asking }
     }
 
     pub(in crate::queue) async fn dispatch(&self, dispatches: &[Dispatch]) -> Vec<Result<(), JobError>> {
@@ -255,7 +255,7 @@ impl Publisher {
 
     fn blocked(&self) -> Option<JobError> {
         let why = self.core.links.blocked()?;
-        Some(blocked(&self.core.connector.place(), &why))
+        Some(blocked::error(&self.core.connector.place(), &why))
     }
 
     /// The broker stopped responding.
@@ -318,35 +318,7 @@ impl Publisher {
         topology::declare(&self.core.connector, &connection, &self.core.options).await?;
         self.core.links.publish_blocked(None);
         self.core.links.publish_up(connection.status().clone());
-        tokio::spawn(watch(self.core.clone(), connection.status().clone(), connection.events_listener()));
+        tokio::spawn(blocked::watch(self.core.clone(), connection.status().clone(), connection.events_listener()));
         Ok(connection)
     }
-}
-
-/// Notes and logs why the broker blocks a connection, until the connection ends.
-async fn watch(core: Arc<Core>, status: ConnectionStatus, events: impl Stream<Item = ConnectionEvent>) {
-    let mut events = std::pin::pin!(events);
-    while let Some(event) = events.next().await {
-        match event {
-            ConnectionEvent::ConnectionBlocked(why) => {
-                warn!("{}", blocked(&core.connector.place(), &why));
-                core.links.publish_blocked(Some(why));
-            }
-            ConnectionEvent::ConnectionUnblocked => {
-                info!("{} accepts messages again", core.connector.place());
-                core.links.publish_blocked(None);
-            }
-            _ => {}
-        }
-        if !status.connected() {
-            return;
-        }
-    }
-}
-
-fn blocked(place: &str, why: &str) -> JobError {
-    broken(format!(
-        "{place} does not accept messages at the moment (connection.blocked: {why}): it is short of memory or disk; \
-         `rabbitmq-diagnostics alarms` shows more"
-    ))
 }

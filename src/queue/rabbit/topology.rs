@@ -4,6 +4,8 @@
 //! The arguments are the same for every version of RabbitMQ, because a queue outlives the version that created it, and
 //! can be redeclared only with its own arguments.
 
+use std::fmt;
+
 use lapin::{
     Channel, Connection, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
@@ -105,6 +107,40 @@ struct Topology<'a> {
     may_bind: bool,
 }
 
+/// What is declared.
+enum Declared {
+    Exchange(&'static str, ExchangeKind),
+    Queue(&'static str, FieldTable),
+}
+
+impl Declared {
+    async fn on(&self, channel: &Channel, is_passive: bool) -> lapin::Result<()> {
+        match self {
+            Self::Exchange(name, kind) => {
+                let passive = is_passive;
+                let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
+                channel.exchange_declare((*name).into(), kind.clone(), options, FieldTable::default()).await
+            }
+            Self::Queue(name, _) if is_passive => {
+                channel.queue_declare((*name).into(), passive(), FieldTable::default()).await.map(drop)
+            }
+            Self::Queue(name, arguments) => {
+                let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+                channel.queue_declare((*name).into(), durable, arguments.clone()).await.map(drop)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Declared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exchange(name, _) => write!(f, "the exchange {name}"),
+            Self::Queue(name, _) => write!(f, "the queue {name}"),
+        }
+    }
+}
+
 struct Failed {
     what: String,
     error: lapin::Error,
@@ -113,36 +149,22 @@ struct Failed {
 }
 
 impl Topology<'_> {
-    async fn exchange(&mut self, name: &str, kind: ExchangeKind) -> Result<(), Failed> {
-        let declare = async |channel: Channel, passive: bool| {
-            let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
-            channel.exchange_declare(name.into(), kind.clone(), options, FieldTable::default()).await
-        };
-        self.declare(format!("the exchange {name}"), declare).await
+    async fn exchange(&mut self, name: &'static str, kind: ExchangeKind) -> Result<(), Failed> {
+        self.declare(Declared::Exchange(name, kind)).await
     }
 
-    async fn queue(&mut self, name: &str, arguments: FieldTable) -> Result<(), Failed> {
-        let declare = async |channel: Channel, is_passive: bool| {
-            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-            let (options, arguments) =
-                if is_passive { (passive(), FieldTable::default()) } else { (durable, arguments.clone()) };
-            channel.queue_declare(name.into(), options, arguments).await.map(drop)
-        };
-        self.declare(format!("the queue {name}"), declare).await
+    async fn queue(&mut self, name: &'static str, arguments: FieldTable) -> Result<(), Failed> {
+        self.declare(Declared::Queue(name, arguments)).await
     }
 
     /// Declares, or, for a user that may not, asks whether it exists.
-    async fn declare(
-        &mut self,
-        what: String,
-        declare: impl AsyncFn(Channel, bool) -> lapin::Result<()>,
-    ) -> Result<(), Failed> {
+    async fn declare(&mut self, declared: Declared) -> Result<(), Failed> {
         let mut passive = !self.may_configure;
         let mut refused = false;
         loop {
-            let failed = |error, refused| Failed { what: what.clone(), error, refused };
+            let failed = |error, refused| Failed { what: declared.to_string(), error, refused };
             let channel = self.channel().await.map_err(|error| failed(error, false))?;
-            let Err(error) = declare(channel, passive).await else { return Ok(()) };
+            let Err(error) = declared.on(&channel, passive).await else { return Ok(()) };
             self.channel = None;
             match passive {
                 false if is_refused(&error) && !refused => {

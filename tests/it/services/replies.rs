@@ -6,7 +6,7 @@ use acetate::job::JobId;
 use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Channel, Consumer,
-    options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions},
+    options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
 use serde_json::{Value, json};
@@ -31,6 +31,7 @@ impl Sender {
             let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
             channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap().name().to_string()
         };
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let answers =
             channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await.unwrap();
@@ -44,7 +45,7 @@ impl Sender {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let sent =
             self.channel.basic_publish("acetate.jobs".into(), "composite".into(), options, body.as_bytes(), properties);
-        sent.await.unwrap();
+        sent.await.unwrap().await.unwrap();
     }
 
     /// The next answer's type, correlation id and body.

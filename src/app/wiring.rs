@@ -14,7 +14,7 @@ use crate::{
     engine::Engine,
     image::Limits,
     job::JobError,
-    queue::{EmbeddedQueue, Queue, RabbitOptions, RabbitQueue},
+    queue::{EmbeddedQueue, Queue, RabbitOptions, RabbitQueue, TlsFiles},
     store::{BucketSettings, Checksums, Encryption, PathStyle, S3Settings, StoreSettings, Stores, Trust, file_url},
     worker::{Backoff, ResultPlacement, Worker, WorkerName, WorkerOptions},
 };
@@ -99,7 +99,11 @@ pub fn queue(config: &Config) -> Result<Queue, JobError> {
         heartbeat: (config.worker.lease() / 3).clamp(Duration::from_secs(1), Duration::from_secs(20)),
         connect_timeout: settings.connect_timeout(),
         publish_timeout: settings.publish_timeout(),
-        ca_certificates: private_cas(config)?.map(|cas| cas.pem().to_owned()),
+        tls: TlsFiles {
+            ca: config.tls.ca_file.clone(),
+            client_cert: settings.client_cert.clone(),
+            client_key: settings.client_key.clone(),
+        },
     };
     Ok(Queue::Rabbit(RabbitQueue::new(url.reveal(), options)?))
 }

@@ -116,9 +116,11 @@ async fn queue(loaded: &LoadedConfig) -> Check {
     let asked = async {
         let queue = app::queue(&loaded.config)?;
         queue.ready(QUEUE_PATIENCE).await?;
+        // A broker that is short of memory or disk answers, and accepts nothing.
+        queue.accepts().await?;
         Ok::<_, JobError>(match &queue {
             Queue::Embedded(_) => "inside the process; set queue.url for RabbitMQ".to_owned(),
-            Queue::Rabbit(rabbit) => format!("{}: exchanges and queues exist", rabbit.place()),
+            Queue::Rabbit(rabbit) => format!("{}: exchanges and queues exist, messages are accepted", rabbit.place()),
         })
     };
     from_result("queue", asked.await)

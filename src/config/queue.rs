@@ -1,6 +1,6 @@
 //! `[queue]`.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -9,9 +9,13 @@ use super::{Secret, set};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueSection {
-    /// Absent: a queue inside the process. May contain a password.
-    #[serde(deserialize_with = "set")]
+    /// Absent: a queue inside the process. May contain passwords, and several hosts.
+    #[serde(deserialize_with = "addresses")]
     pub url: Option<Secret>,
+    #[serde(deserialize_with = "set")]
+    pub client_cert: Option<PathBuf>,
+    #[serde(deserialize_with = "set")]
+    pub client_key: Option<PathBuf>,
     pub affinity_seconds: f64,
     pub consumer_timeout_seconds: f64,
     pub connect_timeout_seconds: f64,
@@ -22,6 +26,21 @@ pub struct QueueSection {
 impl QueueSection {
     /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        match (&self.client_cert, &self.client_key) {
+            (Some(_), None) => {
+                return Err((
+                    "queue.client_key",
+                    "is empty while queue.client_cert is set; both are needed".to_owned(),
+                ));
+            }
+            (None, Some(_)) => {
+                return Err((
+                    "queue.client_cert",
+                    "is empty while queue.client_key is set; both are needed".to_owned(),
+                ));
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
         let seconds = |key, value: f64, least: f64, most: f64| {
             if (least..=most).contains(&value) {
                 return Ok(());
@@ -59,4 +78,19 @@ impl QueueSection {
     pub fn publish_timeout(&self) -> Duration {
         Duration::from_secs_f64(self.publish_timeout_seconds)
     }
+}
+
+/// One address, or a list of them.
+fn addresses<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "an address, or a list of addresses")]
+    enum Written {
+        One(String),
+        Several(Vec<String>),
+    }
+    let text = match Written::deserialize(deserializer)? {
+        Written::One(text) => text,
+        Written::Several(addresses) => addresses.join(","),
+    };
+    Ok(Some(text).filter(|text| !text.is_empty()).map(Secret::from))
 }

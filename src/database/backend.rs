@@ -6,11 +6,11 @@ use jiff::Timestamp;
 
 use super::{
     Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseOptions, DatabaseUrl,
-    Depth, ErrorCount, Fenced, Filter, JobRow, OutboxId, OutboxMode, OutboxRow, Page, Place, PostgresJobStore,
-    PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, SqliteJobStore, SubmitOptions, Submitted,
-    Swept, WebhookId, WebhookRow,
+    Deferred, Depth, ErrorCount, Fenced, Filter, JobRow, OutboxId, OutboxMode, OutboxRow, Page, Place,
+    PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, SqliteJobStore,
+    SubmitOptions, Submitted, Swept, WebhookId, WebhookRow,
 };
-use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobRequest, JobState, Progress};
+use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress};
 
 /// Job rows in either database; clones share its connections.
 #[derive(Debug, Clone)]
@@ -262,6 +262,24 @@ in_either! {
     /// worker has claimed within `grace` after their message was sent. The time until the next repetition doubles, so
     /// that a long queue does not fill up with repetitions. Returns the number of messages written.
     async fn reap(&self, grace: Duration) -> Result<u64, JobError>;
+
+    /// Dispatches queued jobs of these kinds again whose last message was sent before `grace`, for queues that are
+    /// empty: their messages expired, were removed by a policy, or are held by a worker that is busy with another job.
+    /// Returns the number of messages written.
+    async fn redispatch(&self, kinds: &[JobKind], grace: Duration) -> Result<u64, JobError>;
+
+    /// Dispatches a job again after `delay`, because this version cannot read its request. Its row is not read and not
+    /// changed.
+    async fn defer(&self, id: JobId, delay: Duration) -> Result<Deferred, JobError>;
+}
+
+// Answers to messages that ask for one. Until the job ends, the address is kept in the place of a webhook's.
+in_either! {
+    /// Keeps the address with an unfinished job that has none yet. Returns false if the job has ended or does not exist.
+    async fn want_reply(&self, id: JobId, address: &str) -> Result<bool, JobError>;
+
+    /// Like [`JobStore::webhooks_take`], for answers.
+    async fn replies_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError>;
 }
 
 // Webhook calls.

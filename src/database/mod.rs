@@ -32,7 +32,7 @@ pub use backend::{ConnectionCounts, JobStore, Migrated};
 pub use listing::{BatchSummary, Depth, Filter, Page};
 pub use notify::Changes;
 pub use outbox::{OutboxId, OutboxRow, Topic};
-pub use outcome::{Beat, CancelOutcome, Claim, ClaimRules, Fenced, RetryOutcome, SubmitOptions, Submitted};
+pub use outcome::{Beat, CancelOutcome, Claim, ClaimRules, Deferred, Fenced, RetryOutcome, SubmitOptions, Submitted};
 pub use postgres::PostgresJobStore;
 pub use postgres_url::PostgresUrl;
 pub use retention::{PrunePage, PruneRules, Pruned};

@@ -70,6 +70,25 @@ pub struct Beat {
     pub cancel_requested: bool,
 }
 
+/// What became of a message that a worker leaves to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deferred {
+    /// The job is dispatched again later.
+    Later,
+    /// It has ended, so nothing is left to do.
+    Ended,
+    /// No row has this id.
+    Unknown,
+}
+
+pub(super) fn deferred(state: Option<JobState>) -> Deferred {
+    match state {
+        Some(JobState::Queued | JobState::Running) => Deferred::Later,
+        Some(JobState::Succeeded | JobState::Failed | JobState::Cancelled) => Deferred::Ended,
+        None => Deferred::Unknown,
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum CancelOutcome {
     /// The job had no worker and is cancelled.

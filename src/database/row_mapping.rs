@@ -9,7 +9,7 @@ use super::{
     outbox::{OutboxId, OutboxRow},
     row::{Attempt, JobRow, Published, Rejection},
 };
-use crate::job::{Epoch, JobError, JobRequest};
+use crate::job::{Epoch, JobError, JobKind, JobRequest};
 
 /// The columns of `jobs` for a [`JobRow`], by name, so that a statement prepared by a running worker stays valid when a
 /// newer version adds a column.
@@ -143,6 +143,11 @@ pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
 /// The row; an unreadable row is logged and left out, so that it does not hide the others.
 pub(super) fn readable(row: &impl Columns) -> Option<JobRow> {
     read_job(row).inspect_err(|error| warn!("left out: {error}")).ok()
+}
+
+/// Whether this version knows the row's kind; a newer version may have others.
+pub(super) fn is_of_known_kind(row: &impl Columns) -> bool {
+    row.word::<JobKind>("kind").is_ok()
 }
 
 /// The rows of [`JOB_WITH_ATTEMPTS`].

@@ -9,7 +9,7 @@ use axum::{
 };
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::database::JobStore;
+use crate::{database::JobStore, queue::Health};
 
 /// Describes the metrics; call it once, after the recorder has started.
 pub fn describe() {
@@ -36,6 +36,11 @@ pub fn database(jobs: &JobStore) {
     let counts = jobs.connection_counts();
     counter!("acetate_database_connections_replaced_total").absolute(counts.replaced);
     counter!("acetate_database_listener_lost_total").absolute(counts.listener_lost);
+}
+
+/// Also for a process without a worker, which does not report the queue otherwise.
+pub fn queue(health: &Health) {
+    gauge!("acetate_queue_blocked").set(if health.blocked.is_some() { 1.0 } else { 0.0 });
 }
 
 /// Counts by route, not by path, because paths contain ids.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::metrics;
 use crate::{database::JobStore, queue::Queue, telemetry::Metrics};
 
 /// How long a probe waits for the database.
@@ -84,16 +85,25 @@ pub async fn healthz() -> &'static str {
 pub async fn readyz(State(probes): State<Probes>) -> Response {
     let health = probes.queue.health();
     // Without a broker, jobs are still accepted, and dispatched when it is back.
-    let queue = if !probes.works || health.connected && health.consuming {
-        Ok(())
-    } else {
-        let why = health.last_error.unwrap_or_else(|| "not consuming yet".to_owned());
-        Err(format!("{why} (since {})", health.since))
+    let blocked = health.blocked.map(|why| {
+        format!(
+            "blocked: RabbitMQ accepts no messages (connection.blocked: {why}), it is short of memory or disk; jobs are \
+             kept in the database until it accepts them again"
+        )
+    });
+    let queue = match blocked {
+        Some(blocked) => Err(blocked),
+        None if !probes.works || health.connected && health.consuming => Ok(()),
+        None => {
+            let why = health.last_error.unwrap_or_else(|| "not consuming yet".to_owned());
+            Err(format!("{why} (since {})", health.since))
+        }
     };
     let device = if probes.broken.is_cancelled() { Err("not usable, see the log".to_owned()) } else { Ok(()) };
     let leaving = if probes.leaving.is_cancelled() { Err("accepts no more jobs".to_owned()) } else { Ok(()) };
     let checks = [("queue", queue), ("database", probes.database().await), ("device", device), ("worker", leaving)];
-    let ready = checks.iter().all(|(_, result)| result.is_ok());
+    // A process that only accepts jobs can do so while the queue is blocked.
+    let ready = checks.iter().all(|(name, result)| result.is_ok() || *name == "queue" && !probes.works);
     let shown: serde_json::Map<String, Value> = checks
         .into_iter()
         .map(|(name, result)| (name.to_owned(), result.map_or_else(Value::from, |()| Value::from("ok"))))
@@ -103,6 +113,7 @@ pub async fn readyz(State(probes): State<Probes>) -> Response {
 }
 
 pub async fn metrics(State(probes): State<Probes>) -> Response {
-    super::metrics::database(&probes.jobs);
+    metrics::database(&probes.jobs);
+    metrics::queue(&probes.queue.health());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], probes.metrics.render()).into_response()
 }

@@ -28,6 +28,6 @@ pub use params::{
 pub use percent::percent_decoded;
 pub use request::{
     COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobKind, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, Task,
-    check_version,
+    VERSION as REQUEST_VERSION, check_version,
 };
 pub use state::{JobState, Progress, Stage};

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The version of messages.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 /// How many pictures an edit takes.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
 /// How many pictures a composite takes.

@@ -1,10 +1,15 @@
 //! A message held by a worker, and the ways to finish it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use tracing::{debug, warn};
 
-use super::{embedded::Taken, message::Content, rabbit::Handle};
+use super::{ReplyTo, embedded::Taken, message::Content, rabbit::Handle};
 use crate::job::{ErrorRecord, JobError, JobId, JobKind};
+
+/// The in-process queue has no other workers, only another process later.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// A message that must be finished with one of the methods below; if it is dropped without one (a panic, a cancelled
 /// task), it goes back to the queue.
@@ -18,6 +23,8 @@ pub struct Delivery {
     pub is_dispatch: bool,
     /// The message's W3C `traceparent`.
     pub trace: Option<String>,
+    /// Where the sender wants to be told of the job's end.
+    pub reply_to: Option<ReplyTo>,
     origin: Origin,
 }
 
@@ -29,8 +36,14 @@ enum Origin {
 
 impl Delivery {
     pub(super) fn embedded(taken: Taken) -> Self {
-        let content = Content::Job(taken.job);
-        Self { content, redelivered: false, is_dispatch: true, trace: None, origin: Origin::Embedded(taken) }
+        Self {
+            content: Content::Job(taken.job),
+            redelivered: false,
+            is_dispatch: true,
+            trace: None,
+            reply_to: None,
+            origin: Origin::Embedded(taken),
+        }
     }
 
     pub(super) fn rabbit(handle: Handle) -> Self {
@@ -39,6 +52,7 @@ impl Delivery {
             redelivered: handle.redelivered(),
             is_dispatch: handle.is_dispatch(),
             trace: handle.trace(),
+            reply_to: handle.reply_to(),
             origin: Origin::Rabbit(Box::new(handle)),
         }
     }
@@ -86,6 +100,23 @@ impl Delivery {
                 debug!(%at, "the message is acknowledged; a later one redelivers the job");
                 handle.ack().await;
             }
+        }
+    }
+
+    /// How long ago a worker first left it to newer ones with [`Delivery::leave`].
+    pub fn left_for(&self) -> Option<Duration> {
+        match &self.origin {
+            Origin::Embedded(_) => None,
+            Origin::Rabbit(handle) => handle.left_for(),
+        }
+    }
+
+    /// Leaves the message to workers of a newer version: after a pause, which grows each time, it is at the end of its
+    /// queue, behind those that this worker can run. Returns at once.
+    pub fn leave(self) {
+        match self.origin {
+            Origin::Embedded(taken) => taken.again_at(Timestamp::now() + AGAIN),
+            Origin::Rabbit(handle) => handle.leave(),
         }
     }
 

@@ -123,7 +123,7 @@ impl EmbeddedQueue {
 
     pub(super) fn health(&self) -> Health {
         let open = !self.lock().closed;
-        Health { connected: open, consuming: open, since: self.shared.since, last_error: None }
+        Health { connected: open, consuming: open, since: self.shared.since, last_error: None, blocked: None }
     }
 
     /// No code under the lock can leave it inconsistent, so a panic elsewhere does not matter here.

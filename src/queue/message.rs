@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::newer::is_newer;
 use crate::job::{JobError, JobId, JobRequest};
 
 /// How much of an invalid message is stored for inspection.
@@ -14,6 +15,8 @@ pub enum Content {
     Job(JobId),
     /// A request that may not have a row yet, because any client can publish one.
     Request(Box<JobRequest>),
+    /// A request of a newer version of acetate, or of a kind that this one does not know: another worker may know it.
+    Newer { id: Option<JobId>, error: JobError, body: Vec<u8> },
     /// Not a request that this version understands.
     Unreadable {
         /// The `id` field, otherwise the `message_id` property, if it is a UUID.
@@ -29,11 +32,15 @@ impl Content {
     pub(super) fn read(body: &[u8], message_id: Option<&str>) -> Self {
         match JobRequest::from_json(body) {
             Ok(request) => Self::Request(Box::new(request)),
-            Err(error) => Self::Unreadable {
-                id: id_of(body).or_else(|| message_id?.parse().ok()),
-                error,
-                body: body[..body.len().min(MAX_KEPT_BYTES)].to_vec(),
-            },
+            Err(error) => {
+                let id = id_of(body).or_else(|| message_id?.parse().ok());
+                let kept = body[..body.len().min(MAX_KEPT_BYTES)].to_vec();
+                if is_newer(body) {
+                    Self::Newer { id, error, body: kept }
+                } else {
+                    Self::Unreadable { id, error, body: kept }
+                }
+            }
         }
     }
 
@@ -41,7 +48,7 @@ impl Content {
         match self {
             Self::Job(id) => Some(*id),
             Self::Request(request) => Some(request.id),
-            Self::Unreadable { id, .. } => *id,
+            Self::Newer { id, .. } | Self::Unreadable { id, .. } => *id,
         }
     }
 }
@@ -84,9 +91,9 @@ mod tests {
         };
         assert!(matches!(Content::read(request("").as_bytes(), None), Content::Request(_)));
         let cases = [
-            (request("").replace("\"version\":1", "\"version\":2"), Some(ID), "version: 2 is not known"),
+            (request("").replace("\"version\":1", "\"version\":0"), Some(ID), "version: 0 is not known"),
             (request(",\"color\":1"), Some(ID), "unknown field `color`"),
-            (request("").replace("composite", "paint"), Some(ID), "unknown variant `paint`"),
+            (request("").replace("composite", "PAINT"), Some(ID), "unknown variant `PAINT`"),
             (request(&format!(",\"labels\":{{\"x\":\"{}\"}}", "y".repeat(10 << 20))), Some(ID), "send references"),
             ("{\"id\":".to_owned(), None, "EOF"),
             (String::new(), None, "request: is empty"),
@@ -120,6 +127,27 @@ mod tests {
         );
         let Content::Request(request) = Content::read(body.as_bytes(), None) else { panic!("{body}") };
         assert_eq!((request.seed(), request.priority), (7, 2));
+    }
+
+    #[test]
+    fn what_a_newer_version_may_know_is_told_from_what_is_wrong() {
+        let good = format!(
+            "{{\"version\":1,\"id\":\"{ID}\",\"kind\":\"composite\",\"input\":{{\"image\":\"s3://a/b.png\"}},\
+             \"output\":{{\"prefix\":\"s3://o/\"}}}}"
+        );
+        for (from, to, reason) in [
+            ("\"version\":1", "\"version\":2", "version: 2 is not known"),
+            ("composite", "paint", "unknown variant `paint`"),
+            ("\"version\":1", "\"version\":2,\"new\":[]", "unknown field `new`"),
+        ] {
+            match Content::read(good.replace(from, to).as_bytes(), None) {
+                Content::Newer { id, error, .. } => {
+                    assert_eq!(id, Some(ID.parse().unwrap()));
+                    assert!(error.to_string().contains(reason), "{error}");
+                }
+                other => panic!("{to} was read as {other:?}"),
+            }
+        }
     }
 
     /// The examples of the documentation are copied by people.

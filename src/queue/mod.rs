@@ -12,7 +12,9 @@ mod delivery;
 mod embedded;
 mod events;
 mod message;
+mod newer;
 mod rabbit;
+mod reply;
 
 use std::time::Duration;
 
@@ -23,7 +25,9 @@ pub use delivery::Delivery;
 pub use embedded::EmbeddedQueue;
 pub use events::{Event, EventStream};
 pub use message::{Content, MAX_KEPT_BYTES};
-pub use rabbit::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, RabbitOptions, RabbitQueue, queue_of};
+pub use rabbit::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, RabbitOptions, RabbitQueue, TlsFiles, queue_of};
+
+pub use reply::{Reply, ReplyTo};
 
 use crate::job::{JobError, JobId, JobKind};
 
@@ -58,6 +62,9 @@ pub struct Health {
     pub since: Timestamp,
     /// Why a connection was last lost or refused; kept after reconnecting.
     pub last_error: Option<String>,
+    /// Why the broker accepts no messages at present (`connection.blocked`), in its own words. Deliveries and
+    /// acknowledgments go on.
+    pub blocked: Option<String>,
 }
 
 impl Queue {
@@ -67,6 +74,22 @@ impl Queue {
         match self {
             Self::Embedded(_) => Ok(()),
             Self::Rabbit(rabbit) => rabbit.ready(within).await,
+        }
+    }
+
+    /// Whether the broker accepts messages: one that has too little memory or disk answers, and blocks publishers.
+    pub async fn accepts(&self) -> Result<(), JobError> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Rabbit(rabbit) => rabbit.publisher().ask().await,
+        }
+    }
+
+    /// The kinds whose queue has no message that waits for a worker.
+    pub async fn empty(&self) -> Result<Vec<JobKind>, JobError> {
+        match self {
+            Self::Embedded(_) => Ok(Vec::new()),
+            Self::Rabbit(rabbit) => rabbit.publisher().empty().await,
         }
     }
 
@@ -117,6 +140,15 @@ impl Queue {
                 told
             }
             Self::Rabbit(rabbit) => rabbit.publisher().events(&events).await,
+        }
+    }
+
+    /// Answers senders. An error if nobody listens to the queue, or has it no more.
+    pub async fn publish_replies(&self, replies: &[Reply]) -> Vec<Result<(), JobError>> {
+        match self {
+            // Only messages from a broker ask for an answer.
+            Self::Embedded(_) => vec![Ok(()); replies.len()],
+            Self::Rabbit(rabbit) => rabbit.publisher().replies(replies).await,
         }
     }
 

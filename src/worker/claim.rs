@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{JobControl, Worker, retry::with_deadline};
+use super::{JobControl, Worker, newer, replies, retry::with_deadline};
 use crate::{
     database::{Admission, Claim, ClaimRules, JobRow},
     job::{ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest},
@@ -13,6 +13,11 @@ use crate::{
 pub(super) enum Accepted {
     Row(Box<JobRow>),
     Not(Claim),
+    /// A newer worker may know it.
+    Left {
+        id: Option<JobId>,
+        error: JobError,
+    },
     /// To be dead-lettered, with the reason.
     Refused(ErrorRecord),
     /// To be dropped: it must not run any more.
@@ -34,9 +39,21 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
         Content::Job(id) => with_deadline("the claim", patience, control, || claim(worker, *id, None)).await,
         Content::Request(request) => {
             let message = Some(Message { request, is_dispatch: delivery.is_dispatch });
-            with_deadline("the claim", patience, control, || claim(worker, request.id, message)).await
+            let accepted = with_deadline("the claim", patience, control, || claim(worker, request.id, message)).await?;
+            match &accepted {
+                Accepted::Refused(reason) => tell_sender(worker, delivery, request.id, reason).await,
+                Accepted::Row(_) | Accepted::Not(_) | Accepted::Left { .. } => {
+                    with_deadline("the reply address", patience, control, || replies::remember(worker, delivery))
+                        .await?;
+                }
+                Accepted::Stale(_) => {}
+            }
+            Ok(accepted)
         }
-        Content::Unreadable { id, error, body } => {
+        Content::Newer { id, error, .. } if delivery.left_for().is_none_or(|since| since < newer::LONGEST) => {
+            Ok(Accepted::Left { id: *id, error: error.clone() })
+        }
+        Content::Newer { id, error, body } | Content::Unreadable { id, error, body } => {
             let reason = ErrorRecord::from(error);
             if let Some(id) = id.filter(|_| delivery.is_dispatch) {
                 let deleted = || worker.jobs.deleted_at(id);
@@ -68,7 +85,16 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
 async fn tell_refused(worker: &Worker, delivery: &Delivery, id: JobId, reason: &ErrorRecord) -> Result<(), JobError> {
     let Some(kind) = delivery.kind() else { return Ok(()) };
     let body = JobEvent::refused(id, kind, reason.clone()).to_json();
-    worker.queue.publish_event(JobEvent::FAILED, body).await
+    worker.queue.publish_event(JobEvent::FAILED, body).await?;
+    tell_sender(worker, delivery, id, reason).await;
+    Ok(())
+}
+
+/// Answers a sender that asked for it that its message is refused.
+async fn tell_sender(worker: &Worker, delivery: &Delivery, id: JobId, reason: &ErrorRecord) {
+    if let (Some(to), Some(kind)) = (&delivery.reply_to, delivery.kind()) {
+        replies::now(worker, to, &JobEvent::refused(id, kind, reason.clone())).await;
+    }
 }
 
 /// A request from a broker.

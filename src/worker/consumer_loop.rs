@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{JobControl, StopReason, Verdict, Worker, metrics, reaper, relay, run};
+use super::{JobControl, StopReason, Verdict, Worker, metrics, reaper, relay, replies, run};
 use crate::{
     database::LeaseState,
     job::{JobError, JobId, JobKind, JobState},
@@ -62,6 +62,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable>
     let mut helping = JoinSet::new();
     let (store, queue, poll) = (worker.jobs.clone(), worker.queue.clone(), worker.options.poll);
     helping.spawn(relay::relay(store, queue, poll, worker.wake.clone(), helpers.clone()));
+    helping.spawn(replies::send(worker.clone(), helpers.clone()));
     helping.spawn(reaper::keep(worker.clone(), helpers.clone()));
     info!(worker = %worker.options.name, slots = worker.options.slots, "ready for jobs");
 

@@ -36,6 +36,7 @@ pub fn describe() {
     describe_gauge!("acetate_oldest_queued_seconds", Unit::Seconds, "How long the oldest due job has waited.");
     describe_gauge!("acetate_model_resident", "1 for each model that is loaded.");
     describe_gauge!("acetate_queue_connected", "1 while the worker is connected to the queue.");
+    describe_gauge!("acetate_queue_blocked", "1 while RabbitMQ accepts no messages (connection.blocked).");
     describe_gauge!("acetate_deliveries_unacked", "Messages that this worker holds.");
     let _ = started();
 }
@@ -93,7 +94,9 @@ pub(super) fn depth(depths: &[Depth]) {
 pub(super) fn engine(engine: &Engine, queue: &Queue) {
     counter!("acetate_device_busy_seconds_total").absolute(engine.busy().as_secs());
     counter!("acetate_worker_wall_seconds_total").absolute(started().elapsed().as_secs());
-    gauge!("acetate_queue_connected").set(if queue.health().connected { 1.0 } else { 0.0 });
+    let health = queue.health();
+    gauge!("acetate_queue_connected").set(if health.connected { 1.0 } else { 0.0 });
+    gauge!("acetate_queue_blocked").set(if health.blocked.is_some() { 1.0 } else { 0.0 });
     let resident = engine.resident();
     let resident = resident.borrow();
     for (model, there) in [("decompose", resident.decompose.is_some()), ("edit", resident.edit.is_some())] {

@@ -12,7 +12,9 @@ mod identity;
 mod inputs;
 mod lease;
 mod metrics;
+mod newer;
 mod reaper;
+mod replies;
 mod stop;
 
 mod backoff;

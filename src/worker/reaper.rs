@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Worker, metrics};
 use crate::{
@@ -15,6 +15,11 @@ use crate::{
 
 /// How many jobs the in-process queue is filled with at a time.
 const FILL: u32 = 64;
+/// How often the broker's queues are compared with the rows.
+const COMPARE_EVERY: Duration = Duration::from_secs(5);
+/// A queued job whose queue is empty is dispatched again this long after its last message. Messages that a busy worker
+/// holds count as well, and another worker may then run the job.
+const LOST_AFTER: Duration = Duration::from_secs(10);
 /// How often the worker's own metrics are updated.
 const TICK: Duration = Duration::from_secs(1);
 /// How often the ids of jobs that were deleted long ago are forgotten.
@@ -31,12 +36,18 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         warn!(%error, "could not release jobs of dead workers on this machine; they wait for their leases to end");
     }
     let due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
-    let (mut looked, mut counted, mut forgot) = (None, None, None);
+    let (mut looked, mut counted, mut forgot, mut compared) = (None, None, None, Some(Instant::now()));
     while !stop.is_cancelled() {
         if due(looked, every) {
             looked = Some(Instant::now());
             if let Err(error) = look(&worker).await {
                 warn!(%error, "could not look for jobs of dead workers");
+            }
+        }
+        if due(compared, COMPARE_EVERY) {
+            compared = Some(Instant::now());
+            if let Err(error) = find_lost_messages(&worker).await {
+                debug!(%error, "could not compare the queues with the rows");
             }
         }
         if due(counted, COUNT_EVERY) {
@@ -68,6 +79,21 @@ async fn take_over(worker: &Worker) -> Result<(), JobError> {
         if row.lease(Timestamp::now(), |name| worker.is_dead(name)) != LeaseState::Held {
             queue.push(row.id(), row.request.priority, Timestamp::now());
         }
+    }
+    Ok(())
+}
+
+/// A message may be gone although its job is queued: expired or removed by a policy, purged, or lost with its queue. When
+/// a queue has no messages, jobs that wait in it have lost theirs.
+async fn find_lost_messages(worker: &Worker) -> Result<(), JobError> {
+    if matches!(worker.queue, Queue::Embedded(_)) {
+        return Ok(());
+    }
+    let empty = worker.queue.empty().await?;
+    let found = worker.jobs.redispatch(&empty, LOST_AFTER.min(worker.options.redispatch)).await?;
+    if found > 0 {
+        info!(jobs = found, "dispatched again, because their queue has no messages");
+        worker.wake.notify_one();
     }
     Ok(())
 }

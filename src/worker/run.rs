@@ -13,7 +13,7 @@ use super::{
     failpoint::Point,
     inputs,
     lease::Lease,
-    metrics,
+    metrics, newer,
     progress::Timings,
     publish,
     retry::with_deadline,
@@ -63,6 +63,10 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
             warn!(code = reason.code, reason = reason.message, "a message was dead-lettered");
             metrics::dead_letter(&reason);
             return Ok(Verdict::Refused(reason));
+        }
+        Accepted::Left { id, error } => {
+            newer::leave(worker, delivery, id, &error, control).await?;
+            return Ok(Verdict::NotTaken(Claim::Unknown));
         }
         Accepted::Stale(stale) => {
             match stale {

@@ -10,6 +10,7 @@ mod connect;
 mod fault;
 mod indexes;
 mod listen;
+mod message;
 mod migrate;
 mod open;
 mod outbox;

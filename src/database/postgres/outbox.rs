@@ -11,7 +11,7 @@ use crate::{
         OutboxId, OutboxRow,
         row_mapping::{milliseconds, read_outbox},
     },
-    job::JobError,
+    job::{JobError, JobKind},
 };
 
 /// The maximum number of jobs in one round of the reaper; the next round continues.
@@ -26,6 +26,7 @@ impl PostgresJobStore {
             "WITH due AS (
                 SELECT id FROM outbox
                  WHERE available_at <= acetate_now() AND (taken_until IS NULL OR taken_until <= acetate_now())
+                   AND kind = ANY($3)
                  ORDER BY available_at, id LIMIT $1
                    FOR UPDATE SKIP LOCKED),
              taken AS (
@@ -36,7 +37,9 @@ impl PostgresJobStore {
                FROM taken ORDER BY taken.available_at, taken.id",
         )
         .bind(i64::from(limit))
-        .bind(milliseconds(lease));
+        .bind(milliseconds(lease))
+        // A newer version may have other kinds, and sends their messages itself.
+        .bind(JobKind::ALL.map(JobKind::as_str).to_vec());
         self.all(query).await?.iter().map(read_outbox).collect()
     }
 

@@ -8,7 +8,9 @@ use crate::{
     database::{
         Attempt, Depth, Filter, JobRow, Page,
         listing::page,
-        row_mapping::{Columns, JOB_WITH_ATTEMPTS, job_columns, read_job, read_with_attempts, readable},
+        row_mapping::{
+            Columns, JOB_WITH_ATTEMPTS, is_of_known_kind, job_columns, read_job, read_with_attempts, readable,
+        },
     },
     job::{JobError, JobId, JobState},
 };
@@ -79,7 +81,7 @@ impl PostgresJobStore {
             let row: &sqlx::postgres::PgRow = row;
             Ok(Depth { kind: row.word("kind")?, queued: row.small("jobs")?, oldest: row.time("oldest")? })
         };
-        self.all(query).await?.iter().map(depth).collect()
+        self.all(query).await?.iter().filter(|row| is_of_known_kind(*row)).map(depth).collect()
     }
 
     pub async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError> {

@@ -14,7 +14,7 @@ impl PostgresJobStore {
             "WITH due AS (
                 SELECT id FROM webhooks
                  WHERE gave_up_at IS NULL AND available_at <= acetate_now()
-                   AND (taken_until IS NULL OR taken_until <= acetate_now())
+                   AND (taken_until IS NULL OR taken_until <= acetate_now()) AND url NOT LIKE 'amqp-reply:%'
                  ORDER BY available_at, id LIMIT $1
                    FOR UPDATE SKIP LOCKED)
              UPDATE webhooks SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))

@@ -2,6 +2,7 @@
 
 mod batch;
 mod claim;
+mod message;
 mod open;
 mod outbox;
 mod query;

@@ -8,7 +8,9 @@ use crate::{
     database::{
         Attempt, Depth, Filter, JobRow, Page,
         listing::page,
-        row_mapping::{Columns, JOB_WITH_ATTEMPTS, job_columns, read_job, read_with_attempts, readable},
+        row_mapping::{
+            Columns, JOB_WITH_ATTEMPTS, is_of_known_kind, job_columns, read_job, read_with_attempts, readable,
+        },
     },
     job::{JobError, JobId, JobState},
 };
@@ -96,6 +98,7 @@ impl SqliteJobStore {
         .await
         .map_err(database)?;
         rows.iter()
+            .filter(|row| is_of_known_kind(*row))
             .map(|row| Ok(Depth { kind: row.word("kind")?, queued: row.small("jobs")?, oldest: row.time("oldest")? }))
             .collect()
     }

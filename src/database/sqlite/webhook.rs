@@ -11,7 +11,7 @@ use crate::{
 impl SqliteJobStore {
     pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
         let now = now_ms();
-        let due = sqlx::query("SELECT 1 FROM webhooks WHERE gave_up_at IS NULL AND available_at <= ? LIMIT 1")
+        let due = sqlx::query("SELECT 1 FROM webhooks WHERE gave_up_at IS NULL AND available_at <= ? AND url NOT LIKE 'amqp-reply:%' LIMIT 1")
             .bind(now)
             .fetch_optional(&self.readers)
             .await
@@ -24,7 +24,7 @@ impl SqliteJobStore {
             "UPDATE webhooks SET taken_until = ?3
               WHERE id IN (SELECT id FROM webhooks
                             WHERE gave_up_at IS NULL AND available_at <= ?1
-                              AND (taken_until IS NULL OR taken_until <= ?1)
+                              AND (taken_until IS NULL OR taken_until <= ?1) AND url NOT LIKE 'amqp-reply:%'
                             ORDER BY available_at, id LIMIT ?2)
           RETURNING id AS call, job AS id, url, payload, attempts, created_at",
         )

@@ -1,83 +1,87 @@
-//! Opens connections with a purpose that the broker shows.
+//! Opens connections with a purpose that the broker shows, to the first node that answers.
 
-use std::time::Duration;
-
-use lapin::{
-    Connection, ConnectionProperties, DefaultConnectionBuilder,
-    tcp::OwnedTLSConfig,
-    uri::{AMQPScheme, AMQPUri},
+use std::{
+    fmt,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
-use super::errors::{broken, connecting};
+use lapin::{Connection, ConnectionProperties, runtime::default_runtime, tcp::OwnedTLSConfig, uri::AMQPUri};
+
+use super::{
+    RabbitOptions,
+    address::{self, host_and_port, is_tls},
+    errors::{broken, connecting},
+    tls::TlsFiles,
+};
 use crate::job::JobError;
 
-/// The broker's address, and our name.
-#[derive(Clone)]
+/// The broker's addresses, and our name.
 pub(super) struct Connector {
-    uri: AMQPUri,
+    nodes: Vec<AMQPUri>,
+    /// The node that answered last; the next connection begins with it.
+    last: AtomicUsize,
+    tls: TlsFiles,
     name: String,
     timeout: Duration,
-    /// Certificate authorities in addition to the system's, as PEM.
-    ca_certificates: Option<String>,
 }
 
 impl Connector {
     /// `url` is the setting `queue.url`.
-    pub(super) fn new(url: &str, name: &str, timeout: Duration, heartbeat: Duration) -> Result<Self, JobError> {
-        let wrong = |reason: &str| {
-            JobError::invalid("queue.url", format!("{reason}; write amqp://user:password@host:5672/vhost"))
-        };
-        if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
-            return Err(wrong("does not start with amqp:// or amqps://"));
+    pub(super) fn new(url: &str, options: &RabbitOptions) -> Result<Self, JobError> {
+        let mut nodes = address::parse(url)?;
+        options.tls.read()?;
+        if options.tls.has_identity() {
+            if !nodes.iter().any(is_tls) {
+                return Err(JobError::invalid("queue.client_cert", "needs TLS; let queue.url begin with amqps://"));
+            }
+            address::log_in_by_certificate(url, &mut nodes);
         }
-        check_characters(url).map_err(|reason| wrong(&reason))?;
-        let mut uri: AMQPUri = url.parse().map_err(|reason: String| {
-            // Never show the whole address, because it may contain a password.
-            if reason.contains("://") { wrong("is not an address") } else { wrong(&reason) }
-        })?;
-        if let Some(address) = ipv6_host(url) {
-            uri.authority.host = address.to_owned();
+        let timeout = options.connect_timeout;
+        for node in &mut nodes {
+            let heartbeat = u16::try_from(options.heartbeat.as_secs()).unwrap_or(u16::MAX).max(1);
+            node.query.heartbeat.get_or_insert(heartbeat);
+            node.query.connection_timeout.get_or_insert(timeout.as_millis().try_into().unwrap_or(u64::MAX));
         }
-        // By the specification, `amqp://host/` is a virtual host with an empty name, but users mean the default one.
-        if uri.vhost.is_empty() {
-            uri.vhost = "/".to_owned();
-        }
-        uri.query.heartbeat.get_or_insert(u16::try_from(heartbeat.as_secs()).unwrap_or(u16::MAX).max(1));
-        uri.query.connection_timeout.get_or_insert(timeout.as_millis().try_into().unwrap_or(u64::MAX));
-        Ok(Self { uri, name: name.to_owned(), timeout, ca_certificates: None })
+        let (tls, name) = (options.tls.clone(), options.name.clone());
+        Ok(Self { nodes, last: AtomicUsize::new(0), tls, name, timeout })
     }
 
-    /// Also checks the broker against these authorities, a PEM text.
-    pub(super) fn trusting(self, ca_certificates: Option<String>) -> Self {
-        Self { ca_certificates, ..self }
-    }
-
-    /// A connection for one `purpose`, which the broker's tools show next to our name.
+    /// A connection for one `purpose`, which the broker's tools show next to our name. The nodes are tried in turn.
     pub(super) async fn connect(&self, purpose: &str) -> Result<Connection, JobError> {
+        let tls = self.tls.read()?;
+        let (first, count) = (self.last.load(Ordering::Relaxed), self.nodes.len());
+        let mut errors = Vec::new();
+        for index in (0..count).map(|offset| (first + offset) % count) {
+            match self.connect_to(&self.nodes[index], tls.clone(), purpose).await {
+                Ok(connection) => {
+                    self.last.store(index, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(of_all(errors))
+    }
+
+    async fn connect_to(&self, node: &AMQPUri, tls: OwnedTLSConfig, purpose: &str) -> Result<Connection, JobError> {
+        let place = place(std::slice::from_ref(node));
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("acetate {} ({purpose})", self.name).into())
             .with_client_property("product".into(), "acetate".into())
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-        let connected = async {
-            DefaultConnectionBuilder::new()?
-                .with_uri(self.uri.clone())
-                .with_properties(properties)
-                .with_tls_config(OwnedTLSConfig { identity: None, cert_chain: self.ca_certificates.clone() })
-                .connect()
-                .await
-        };
+        let runtime = default_runtime().map_err(|error| broken(error.to_string()).caused_by(error))?;
+        let connected = Connection::connect_uri_with_config(node.clone(), properties, tls, runtime);
         match tokio::time::timeout(self.timeout, connected).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(connecting(&self.place(), error)),
-            Err(_) => Err(broken(format!("{} did not respond within {:?}", self.place(), self.timeout))),
+            Ok(Err(error)) => Err(connecting(&place, is_tls(node), error)),
+            Err(_) => Err(broken(format!("{place} did not respond within {:?}", self.timeout))),
         }
     }
 
     /// For messages: `RabbitMQ at host:5672, virtual host /`.
     pub(super) fn place(&self) -> String {
-        let AMQPUri { scheme, authority, vhost, .. } = &self.uri;
-        let tls = if *scheme == AMQPScheme::AMQPS { " with TLS" } else { "" };
-        format!("RabbitMQ at {}:{}{tls}, virtual host {vhost}", authority.host, authority.port)
+        place(&self.nodes)
     }
 
     /// The maximum time for one response from the broker.
@@ -86,39 +90,25 @@ impl Connector {
     }
 }
 
-/// Refuses characters that end a part of an address too early: a password with a `/` would become a host, be looked up
-/// and logged. The reason does not show the address.
-fn check_characters(url: &str) -> Result<(), String> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    let whole =
-        "the user or the password has one of the characters / @ # ? % [ ]; write them as %2F %40 %23 %3F %25 %5B %5D";
-    let (behind, credentials) =
-        (&rest[authority.len()..], authority.rsplit_once('@').map(|(credentials, _)| credentials));
-    let ends_early = behind.contains('@') || credentials.is_some_and(|text| text.contains(['@', '[', ']']));
-    let has_digits = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
-    if ends_early || !credentials.unwrap_or_default().split('%').skip(1).all(has_digits) {
-        return Err(whole.to_owned());
-    }
-    if behind.contains('#') {
-        return Err("has a #, which ends an address; write it as %23".to_owned());
-    }
-    if !behind.split('?').next().unwrap_or(behind).split('%').skip(1).all(has_digits) {
-        return Err("the virtual host has a % without two hexadecimal digits; write it as %25".to_owned());
-    }
-    Ok(())
+fn place(nodes: &[AMQPUri]) -> String {
+    let hosts: Vec<_> = nodes.iter().map(host_and_port).collect();
+    let tls = if nodes.iter().any(is_tls) { " with TLS" } else { "" };
+    let vhost = nodes.first().map_or("/", |node| &node.vhost);
+    format!("RabbitMQ at {}{tls}, virtual host {vhost}", hosts.join(", "))
 }
 
-/// lapin's parser accepts only names and IPv4 addresses as hosts, and silently uses the local host for others.
-fn ipv6_host(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    host.strip_prefix('[')?.split_once(']').map(|(address, _)| address)
+/// Trying again helps if it may help with one of the nodes.
+fn of_all(errors: Vec<JobError>) -> JobError {
+    let temporary = errors.iter().find(|error| error.is_transient()).cloned();
+    let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    match (errors.len(), temporary) {
+        (1, _) | (_, None) => errors.into_iter().next().unwrap_or_else(|| broken("queue.url names no host")),
+        (_, Some(error)) => broken(texts.join("; ").replace("queue: ", "")).caused_by(error),
+    }
 }
 
-impl std::fmt::Debug for Connector {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector").field("place", &self.place()).field("name", &self.name).finish_non_exhaustive()
     }
 }
@@ -127,67 +117,50 @@ impl std::fmt::Debug for Connector {
 mod tests {
     use super::*;
 
-    fn connector(url: &str) -> Result<Connector, JobError> {
-        Connector::new(url, "test", Duration::from_secs(1), Duration::from_secs(20))
+    fn connector(url: &str, tls: TlsFiles) -> Result<Connector, JobError> {
+        let second = Duration::from_secs(1);
+        let options = RabbitOptions {
+            name: "test".to_owned(),
+            consumer_timeout: second,
+            connect_timeout: second,
+            heartbeat: second,
+            publish_timeout: second,
+            tls,
+        };
+        Connector::new(url, &options)
     }
 
     #[test]
-    fn addresses_are_understood() {
+    fn a_place_has_its_hosts_and_no_password() {
         for (url, place) in [
             ("amqp://host", "RabbitMQ at host:5672, virtual host /"),
-            ("amqp://host:99/", "RabbitMQ at host:99, virtual host /"),
-            ("amqp://u:p%40@host/a%2Fb", "RabbitMQ at host:5672, virtual host a/b"),
-            ("amqps://u:p@10.0.0.1/v", "RabbitMQ at 10.0.0.1:5671 with TLS, virtual host v"),
-            ("amqp://u:p@[::1]:99/v", "RabbitMQ at ::1:99, virtual host v"),
+            ("amqps://u:s3cret@a,b:99/v", "RabbitMQ at a:5671, b:99 with TLS, virtual host v"),
         ] {
-            assert_eq!(connector(url).unwrap().place(), place);
+            let connector = connector(url, TlsFiles::default()).unwrap();
+            assert_eq!(connector.place(), place);
+            assert!(!format!("{connector:?}").contains("s3cret"));
         }
     }
 
     #[test]
-    fn wrong_addresses_name_the_setting_and_no_password() {
-        for url in
-            ["http://u:s3cret@host", "u:s3cret@host", "amqp://u:s3cret@host:port", "amqp://u:s3cret@:1", "amqp:s3cret"]
-        {
-            let error = connector(url).unwrap_err().to_string();
-            assert!(error.starts_with("queue.url: ") && !error.contains("s3cret"), "{url}: {error}");
-        }
-        assert!(!format!("{:?}", connector("amqp://u:s3cret@host").unwrap()).contains("s3cret"));
+    fn a_client_certificate_needs_tls() {
+        let folder = tempfile::tempdir().unwrap();
+        let [cert, key] = ["CERTIFICATE", "PRIVATE KEY"].map(|name| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, format!("-----BEGIN {name}-----")).unwrap();
+            Some(path)
+        });
+        let files = TlsFiles { ca: None, client_cert: cert, client_key: key };
+        assert!(connector("amqps://host", files.clone()).is_ok());
+        let error = connector("amqp://host", files).unwrap_err().to_string();
+        assert!(error.starts_with("queue.client_cert: needs TLS"), "{error}");
     }
 
     #[test]
-    fn raw_characters_of_a_password_are_refused_and_not_shown() {
-        for password in [
-            "s3/cret",
-            "s3@cret",
-            "s3#cret",
-            "s3?cret",
-            "s3%cret",
-            "s3cret%",
-            "s3%2",
-            "s/s3:w#?%",
-            "s3[cret",
-            "s3]cret",
-            "s3cret/@",
-            "s3//cret",
-            "s3/c@r/et",
-            "s3/cret:1",
-        ] {
-            for (user, vhost) in [("brk", ""), ("brk", "/v"), ("brk@u", "/v"), ("brk", "/v?heartbeat=5")] {
-                let url = format!("amqp://{user}:{password}@host:5672{vhost}");
-                let error = connector(&url).unwrap_err();
-                let text = error.to_string();
-                assert!(matches!(&error, JobError::InvalidRequest { .. }), "{url}: {text}");
-                assert!(text.contains("%2F %40 %23"), "{url}: {text}");
-                assert!(!text.contains("s3") && !text.contains("cret"), "{url}: {text}");
-            }
-        }
-        for (password, vhost) in
-            [("s3:cret", ""), ("s3%2Fcret%40", "/a%2Fb"), ("s3=cret+", "/v?heartbeat=5"), ("s3!$&cret", "/ä")]
-        {
-            connector(&format!("amqp://brk:{password}@host{vhost}")).unwrap();
-        }
-        assert!(connector("amqp://u:p@host/a#b").unwrap_err().to_string().contains("%23"));
-        assert!(connector("amqp://u:p@host/100%").unwrap_err().to_string().contains("%25"));
+    fn one_node_that_may_answer_later_is_reason_to_wait() {
+        let (refused, away) = (JobError::invalid("queue.url", "a refuses"), broken("b is away"));
+        assert_eq!(of_all(vec![refused.clone(), refused.clone()]), refused);
+        let both = of_all(vec![refused, away]);
+        assert!(both.is_transient() && both.to_string() == "queue: queue.url: a refuses; b is away", "{both}");
     }
 }

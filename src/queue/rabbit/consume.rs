@@ -1,13 +1,14 @@
 //! Consuming: one task that keeps a connection with one channel per kind, and reconnects after every loss.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, future::try_join_all};
 use lapin::{
-    Channel, Connection,
+    Acker, Channel, Connection,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
@@ -20,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Core,
+    Core, LONGEST_PAUSE,
     buffer::Buffer,
-    errors::{broken, reason},
+    errors::{broken, is_consumer_timeout, reason},
     handle::Handle,
     pauses,
     publish::Publisher,
@@ -133,10 +134,14 @@ impl Feed {
     async fn lane(&self, connection: &Connection, kind: JobKind) -> Result<(), JobError> {
         let mut pauses = pauses();
         loop {
+            let begun = Instant::now();
             let error = match self.channel(connection, kind).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
+            if begun.elapsed() > LONGEST_PAUSE {
+                pauses.reset();
+            }
             if !connection.status().connected() {
                 return Err(error);
             }
@@ -166,16 +171,33 @@ impl Feed {
         };
         let _up = self.core.links.lane_up();
         let mut cancelled = false;
+        let mut held = Held::default();
         loop {
             tokio::select! {
                 message = messages.next() => match message {
                     Some(Ok(message)) => {
+                        if is_from_stream(&message) {
+                            return Err(ended("it is a stream, which never runs empty; jobs need a quorum queue"));
+                        }
+                        held.add(&message.acker);
                         let handle = Handle::new(kind, message, channel.clone(), self.publisher.clone());
                         self.put(kind, handle).await;
                     }
+                    Some(Err(error)) if is_consumer_timeout(&error) => {
+                        return Err(ended(&self.timed_out(&reason(&error))));
+                    }
                     Some(Err(error)) => return Err(ended(&reason(&error))),
                     None if cancelled => return Ok(()),
-                    None => return Err(ended("the broker ended the consumer; was the queue deleted?")),
+                    // With the consumer, the broker took back what it had delivered, or it will now: the channel must
+                    // not get further messages for a consumer that nobody listens to.
+                    None => {
+                        let oldest = held.oldest();
+                        let closed = channel.close(200, "OK".into());
+                        if timeout(self.core.options.connect_timeout, closed).await.is_err() {
+                            debug!("{}", ended("the broker did not confirm that the channel is closed"));
+                        }
+                        return Err(ended(&self.why_cancelled(connection, queue, oldest).await));
+                    }
                 },
                 () = self.closing.cancelled(), if !cancelled => {
                     cancelled = true;
@@ -185,6 +207,27 @@ impl Feed {
                 }
             }
         }
+    }
+
+    /// The broker cancels a consumer if its queue is deleted and, since RabbitMQ 4.3, if a delivery is not acknowledged
+    /// in time; it does not say which.
+    async fn why_cancelled(&self, connection: &Connection, queue: &str, oldest: Option<Duration>) -> String {
+        match (topology::exists(&self.core.connector, connection, queue).await, oldest) {
+            (Some(false), _) => "it was deleted".to_owned(),
+            (Some(true) | None, Some(oldest)) => {
+                self.timed_out(&format!("a message was not acknowledged for {:.0} s", oldest.as_secs_f64()))
+            }
+            (Some(true) | None, None) => "the broker ended the consumer".to_owned(),
+        }
+    }
+
+    fn timed_out(&self, said: &str) -> String {
+        format!(
+            "consumer timeout: {said}. The job goes on, and nothing runs twice. If jobs take that long, raise the \
+             timeout: the queue has {} s (queue.consumer_timeout_seconds, when it was declared), unless a policy with \
+             consumer-timeout or consumer_timeout in rabbitmq.conf is lower",
+            self.core.options.consumer_timeout.as_secs()
+        )
     }
 
     /// The broker sends no more messages; the stream still yields those already sent, and then ends.
@@ -212,4 +255,26 @@ impl Feed {
     fn lock(&self) -> MutexGuard<'_, Buffer<Handle>> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The deliveries of a channel that are not finished, with the times when they came.
+#[derive(Default)]
+struct Held(VecDeque<(Instant, Acker)>);
+
+impl Held {
+    fn add(&mut self, acker: &Acker) {
+        self.0.retain(|(_, acker)| acker.usable());
+        self.0.push_back((Instant::now(), acker.clone()));
+    }
+
+    /// The age of the oldest.
+    fn oldest(&self) -> Option<Duration> {
+        self.0.iter().find(|(_, acker)| acker.usable()).map(|(since, _)| since.elapsed())
+    }
+}
+
+/// A user that may not declare queues does not learn their types, but deliveries of a stream have their offset.
+fn is_from_stream(message: &lapin::message::Delivery) -> bool {
+    let headers = message.properties.headers().as_ref();
+    headers.is_some_and(|headers| headers.inner().contains_key("x-stream-offset"))
 }

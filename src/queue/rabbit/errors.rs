@@ -12,12 +12,11 @@ pub(super) fn broken(reason: impl Into<String>) -> JobError {
 }
 
 /// An error while connecting to `place`: a refusal is permanent, everything else is temporary.
-pub(super) fn connecting(place: &str, error: Error) -> JobError {
+pub(super) fn connecting(place: &str, tls: bool, error: Error) -> JobError {
     let ErrorKind::ProtocolError(refused) = error.kind() else {
-        if let Some(advice) = tls_advice(&reason(&error)) {
-            return broken(format!("{place} cannot be reached: {advice}")).caused_by(error);
-        }
-        return broken(format!("{place} cannot be reached: {}", reason(&error))).caused_by(error);
+        let text = reason(&error);
+        let advice = advice(&text, tls).map(|advice| format!("; {advice}")).unwrap_or_default();
+        return broken(format!("{place} cannot be reached: {text}{advice}")).caused_by(error);
     };
     let text = refused.get_message();
     match refused.kind() {
@@ -32,17 +31,32 @@ pub(super) fn connecting(place: &str, error: Error) -> JobError {
     }
 }
 
-/// What to change after a failed TLS handshake.
-fn tls_advice(reason: &str) -> Option<&'static str> {
-    if reason.contains("InvalidContentType") {
-        Some("its port does not speak TLS; use amqp:// in queue.url, or the port for TLS, usually 5671")
-    } else if reason.contains("UnknownIssuer") {
-        Some("its certificate is from an authority that is not trusted; add the authority to tls.ca_file")
-    } else if reason.contains("NotValidForName") {
-        Some("its certificate is for another host name; use that name in queue.url")
-    } else {
-        None
+/// What to do about an error of TLS, by the words of rustls.
+fn advice(text: &str, tls: bool) -> Option<&'static str> {
+    const MEANS: [(&str, &str); 7] = [
+        ("InvalidContentType", "this port does not speak TLS: use the port for TLS, usually 5671, or amqp://"),
+        ("UnknownIssuer", "the server's certificate is from an unknown authority: name its certificate in tls.ca_file"),
+        ("NotValidForName", "the server's certificate is for another host name: use that name in queue.url"),
+        ("certificate not valid for name", "use the name in the server's certificate as the host of queue.url"),
+        ("CertificateRequired", "the server requires a client certificate: set queue.client_cert and queue.client_key"),
+        ("UnknownCA", "the server does not know the authority of the client certificate in queue.client_cert"),
+        ("HandshakeFailure", "the server may require a client certificate: queue.client_cert and queue.client_key"),
+    ];
+    if !tls {
+        return None;
     }
+    MEANS.iter().find(|(word, _)| text.contains(word)).map(|(_, advice)| *advice)
+}
+
+/// Whether the broker closed a channel because a delivery was not acknowledged in time, as versions before 4.3 do.
+pub(super) fn is_consumer_timeout(error: &Error) -> bool {
+    let text = reason(error);
+    differs(error) && text.contains("acknowledgement") && text.contains("timed out")
+}
+
+/// Whether an exchange or queue does not exist.
+pub(super) fn is_missing(error: &Error) -> bool {
+    is_soft(error, &AMQPSoftError::NOTFOUND)
 }
 
 /// The broker's message if there is one, otherwise lapin's.

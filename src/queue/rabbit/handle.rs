@@ -14,15 +14,25 @@ use tracing::{debug, warn};
 use super::{
     outgoing::{Outgoing, headers_for_dead_letter, is_dispatch, persistent},
     publish::Publisher,
-    topology::{DEAD_EXCHANGE, queue_of},
+    topology::{DEAD_EXCHANGE, JOBS, queue_of},
 };
-use crate::job::{ErrorRecord, JobError, JobKind};
+use crate::{
+    job::{ErrorRecord, JobError, JobKind},
+    queue::ReplyTo,
+};
 
 /// The pause before returning a message that could not be dead-lettered. It prevents a tight loop with a failing
 /// broker.
 const PAUSE: Duration = Duration::from_secs(1);
 /// All headers of a message share one frame.
 const LONGEST_REASON: usize = 4096;
+/// How often workers have left a message to newer ones, and since when, in seconds since 1970.
+const LEFT: &str = "x-acetate-left";
+const LEFT_SINCE: &str = "x-acetate-left-since";
+/// The pause after the first time, which doubles each time. While it lasts, the message counts as one of those that the
+/// worker holds, so the longest pause is how long it may keep others out.
+const FIRST_LEAVE: Duration = Duration::from_millis(250);
+const LONGEST_LEAVE: Duration = Duration::from_secs(10);
 /// The broker does not reply to this; only a full socket takes time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -82,6 +92,24 @@ impl Handle {
         }
     }
 
+    pub(in crate::queue) fn reply_to(&self) -> Option<ReplyTo> {
+        let queue = self.properties.reply_to().as_ref()?.to_string();
+        let correlation_id = self.properties.correlation_id().as_ref().map(ToString::to_string);
+        (!queue.is_empty()).then_some(ReplyTo { queue, correlation_id })
+    }
+
+    pub(in crate::queue) fn left_for(&self) -> Option<Duration> {
+        let since = u64::try_from(self.number(LEFT_SINCE)?).ok()?;
+        Some(Duration::from_secs(now().saturating_sub(since)))
+    }
+
+    fn number(&self, header: &str) -> Option<i64> {
+        match self.properties.headers().as_ref()?.inner().get(header)? {
+            AMQPValue::LongLongInt(number) => Some(*number),
+            _ => None,
+        }
+    }
+
     pub(super) fn priority(&self) -> u8 {
         self.properties.priority().unwrap_or_default()
     }
@@ -101,6 +129,36 @@ impl Handle {
         if let Some(open) = self.open.take() {
             open.give_back().await;
         }
+    }
+
+    /// Publishes the message again at the end of the queue after a pause, and acknowledges it once that is confirmed.
+    pub(in crate::queue) fn leave(mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let times = self.number(LEFT).unwrap_or(0).max(0);
+        let doubled = 1u32.checked_shl(times.try_into().unwrap_or(u32::MAX)).unwrap_or(u32::MAX);
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        headers.insert(LEFT.into(), AMQPValue::LongLongInt(times.saturating_add(1)));
+        let since = self.number(LEFT_SINCE).unwrap_or_else(|| now().try_into().unwrap_or(i64::MAX));
+        headers.insert(LEFT_SINCE.into(), AMQPValue::LongLongInt(since));
+        // Without an id, a message that no queue takes would go unnoticed.
+        let id = self.properties.message_id().clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
+        let properties = self.properties.clone().with_headers(headers).with_message_id(id).with_delivery_mode(2);
+        runtime.spawn(async move {
+            sleep(FIRST_LEAVE.saturating_mul(doubled).min(LONGEST_LEAVE)).await;
+            let Some(open) = &self.open else { return };
+            let key = self.kind.as_str();
+            let message = Outgoing { exchange: JOBS, key, mandatory: true, body: &self.body, properties };
+            let published = open.publisher.one(message).await;
+            let Some(open) = self.open.take() else { return };
+            match published {
+                Ok(()) => open.ack().await,
+                Err(error) => {
+                    debug!(%error, "a message for newer workers goes back where it was");
+                    sleep(PAUSE).await;
+                    open.give_back().await;
+                }
+            }
+        });
     }
 
     /// Publishes the message again with the reason in its headers, and acknowledges it once that is confirmed: a crash
@@ -164,6 +222,11 @@ impl Handle {
         }
         properties
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    jiff::Timestamp::now().as_second().try_into().unwrap_or_default()
 }
 
 fn shortened(text: &str) -> &str {

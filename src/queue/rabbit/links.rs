@@ -12,6 +12,8 @@ use crate::{job::JobError, queue::Health};
 
 /// The pause between two attempts of a health check to reopen the publishing connection.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often a health check asks whether the broker accepts messages.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub(super) struct Links(Mutex<State>);
@@ -22,6 +24,10 @@ struct State {
     consume: Link,
     /// When the publishing connection was last retried.
     revived: Option<Instant>,
+    /// When the broker was last asked whether it accepts messages.
+    asked: Option<Instant>,
+    /// Why the broker blocked the publishing connection, in its own words.
+    blocked: Option<String>,
     /// The requested kinds, and those being delivered.
     wanted: usize,
     live: usize,
@@ -46,6 +52,10 @@ impl Link {
             Self::Down => true,
         }
     }
+
+    fn is_blocked(&self) -> bool {
+        matches!(self, Self::Up(status) if status.connected() && status.blocked())
+    }
 }
 
 impl Links {
@@ -60,6 +70,16 @@ impl Links {
         });
     }
 
+    /// The broker blocked the publishing connection for this reason, or, without one, unblocked it.
+    pub(super) fn publish_blocked(&self, reason: Option<String>) {
+        self.change(|state| state.blocked = reason);
+    }
+
+    /// Why the broker accepts no messages at present.
+    pub(super) fn blocked(&self) -> Option<String> {
+        self.lock().why_blocked()
+    }
+
     pub(super) fn publish_closed(&self) {
         self.change(|state| state.publish = Link::Unused);
     }
@@ -71,6 +91,18 @@ impl Links {
         let shall = due && state.publish.is_down();
         if shall {
             state.revived = Some(Instant::now());
+        }
+        shall
+    }
+
+    /// Whether it is time to ask the broker if it accepts messages; true once in [`ASK_EVERY`]. It tells only those who
+    /// publish. A connection that was not needed yet is opened.
+    pub(super) fn shall_ask(&self) -> bool {
+        let mut state = self.lock();
+        let able = !state.publish.is_down() && !state.publish.is_blocked();
+        let shall = able && state.asked.is_none_or(|last| last.elapsed() >= ASK_EVERY);
+        if shall {
+            state.asked = Some(Instant::now());
         }
         shall
     }
@@ -113,7 +145,8 @@ impl Links {
     pub(super) fn health(&self) -> Health {
         let mut state = self.lock();
         let (connected, consuming, since) = state.look();
-        Health { connected, consuming, since, last_error: state.last_error.clone() }
+        let blocked = state.why_blocked();
+        Health { connected, consuming, since, last_error: state.last_error.clone(), blocked }
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -128,6 +161,11 @@ impl Links {
 }
 
 impl State {
+    fn why_blocked(&self) -> Option<String> {
+        let unknown = || "for a reason that it has not told".to_owned();
+        self.publish.is_blocked().then(|| self.blocked.clone().unwrap_or_else(unknown))
+    }
+
     fn look(&mut self) -> (bool, bool, Timestamp) {
         let used = !matches!((&self.publish, &self.consume), (Link::Unused, Link::Unused));
         let connected = used && !self.publish.is_down() && !self.consume.is_down();

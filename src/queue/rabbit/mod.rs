@@ -4,6 +4,8 @@
 //! from publishing connections, and acknowledgments must still get through. lapin's automatic recovery stays off: after
 //! a lost connection nothing of it is worth keeping, because every delivery is redelivered.
 
+mod address;
+mod blocked;
 mod buffer;
 mod connect;
 mod consume;
@@ -13,6 +15,7 @@ mod links;
 mod outgoing;
 mod publish;
 mod subscribe;
+mod tls;
 mod topology;
 
 use std::{sync::Arc, time::Duration};
@@ -21,6 +24,7 @@ use backon::Retryable;
 use tokio::time::Instant;
 use tracing::warn;
 
+pub use self::tls::TlsFiles;
 pub use self::topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, queue_of};
 use self::{connect::Connector, links::Links};
 pub(super) use self::{consume::RabbitConsumer, handle::Handle, publish::Publisher, subscribe::Subscription};
@@ -51,8 +55,8 @@ pub struct RabbitOptions {
     pub heartbeat: Duration,
     /// The timeout for the broker's confirmation of a message.
     pub publish_timeout: Duration,
-    /// Certificate authorities that the broker may be checked against, in addition to the system's, as PEM.
-    pub ca_certificates: Option<String>,
+    /// For `amqps://`.
+    pub tls: TlsFiles,
 }
 
 /// A broker; connections are opened when needed. Clones share the publishing connection.
@@ -71,10 +75,10 @@ struct Core {
 }
 
 impl RabbitQueue {
-    /// `url` is an `amqp://` or `amqps://` address; an error names the setting `queue.url` and no password.
+    /// `url` is an `amqp://` or `amqps://` address, also of several hosts; an error names the setting `queue.url` and no
+    /// password.
     pub fn new(url: &str, options: RabbitOptions) -> Result<Self, JobError> {
-        let connector = Connector::new(url, &options.name, options.connect_timeout, options.heartbeat)?
-            .trusting(options.ca_certificates.clone());
+        let connector = Connector::new(url, &options)?;
         let core = Arc::new(Core { connector, options, links: Links::default() });
         Ok(Self { publisher: Publisher::new(core.clone()), core })
     }

@@ -8,7 +8,7 @@ use lapin::{
 use super::topology::{EVENTS, JOBS};
 use crate::{
     job::JobError,
-    queue::{Dispatch, Event},
+    queue::{Dispatch, Event, Reply},
 };
 
 /// Written to disk before it is confirmed.
@@ -46,6 +46,27 @@ impl<'a> Outgoing<'a> {
             .with_priority(dispatch.priority.min(9))
             .with_headers(headers);
         Self { exchange: JOBS, key: dispatch.kind.as_str(), mandatory: true, body: &dispatch.body, properties }
+    }
+
+    /// Directly to the queue that the sender named.
+    pub(super) fn reply(reply: &'a Reply) -> Result<Self, JobError> {
+        let short =
+            |text: &str| ShortString::try_new(text).map_err(|error| JobError::invalid("reply_to", error.to_string()));
+        let mut properties = persistent()
+            .with_content_type("application/json".into())
+            .with_app_id("acetate".into())
+            .with_type(short(&reply.name)?)
+            .with_message_id(uuid::Uuid::now_v7().to_string().into());
+        if let Some(id) = &reply.to.correlation_id {
+            properties = properties.with_correlation_id(short(id)?);
+        }
+        short(&reply.to.queue)?;
+        Ok(Self { exchange: "", key: &reply.to.queue, mandatory: true, body: &reply.body, properties })
+    }
+
+    /// A message that no queue takes.
+    pub(super) fn question() -> Self {
+        Self { exchange: JOBS, key: "question", mandatory: false, body: &[], properties: BasicProperties::default() }
     }
 
     /// An event's name is its routing key, which has a limited length.

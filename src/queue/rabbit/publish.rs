@@ -9,19 +9,19 @@ use lapin::{
 };
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tracing::debug;
 
 use super::{
-    Core,
+    Core, blocked,
     errors::{broken, reason},
     outgoing::Outgoing,
     topology,
 };
 use crate::{
-    job::JobError,
-    queue::{Dispatch, Event},
+    job::{JobError, JobKind},
+    queue::{Dispatch, Event, Reply},
 };
 
 /// The publishing connection. Opened on first use, and again after it was lost.
@@ -34,11 +34,19 @@ pub(in crate::queue) struct Publisher {
     jobs: Arc<Mutex<Option<Channel>>>,
     /// Messages that need no listener.
     events: Arc<Mutex<Option<Channel>>>,
+    /// Messages to queues that senders named. The broker may refuse one, which closes the channel.
+    replies: Arc<Mutex<Option<Channel>>>,
+    /// Messages that only find out whether the broker accepts messages.
+    asking: Arc<Mutex<Option<Channel>>>,
 }
+
+/// How often a publisher that waits looks whether the broker has blocked it.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Publisher {
     pub(super) fn new(core: Arc<Core>) -> Self {
-        Self { core, connection: Arc::default(), jobs: Arc::default(), events: Arc::default() }
+        let [jobs, events, replies, asking] = [(); 4].map(|()| Arc::default());
+        Self { core, connection: Arc::default(), jobs, events, replies, asking }
     }
 
     pub(in crate::queue) async fn dispatch(&self, dispatches: &[Dispatch]) -> Vec<Result<(), JobError>> {
@@ -46,10 +54,22 @@ impl Publisher {
     }
 
     pub(in crate::queue) async fn events(&self, events: &[Event]) -> Vec<Result<(), JobError>> {
-        let read: Vec<_> = events.iter().map(Outgoing::event).collect();
-        let messages: Vec<_> = read.iter().flatten().cloned().collect();
-        let mut published = self.batch(&self.events, &messages).await.into_iter();
-        read.into_iter().map(|message| message.and_then(|_| published.next().unwrap_or(Ok(())))).collect()
+        self.valid(&self.events, events.iter().map(Outgoing::event).collect()).await
+    }
+
+    pub(in crate::queue) async fn replies(&self, replies: &[Reply]) -> Vec<Result<(), JobError>> {
+        self.valid(&self.replies, replies.iter().map(Outgoing::reply).collect()).await
+    }
+
+    /// Those that could be built; the results are in the order of all.
+    async fn valid(
+        &self,
+        lane: &Mutex<Option<Channel>>,
+        built: Vec<Result<Outgoing<'_>, JobError>>,
+    ) -> Vec<Result<(), JobError>> {
+        let messages: Vec<_> = built.iter().flatten().cloned().collect();
+        let mut published = self.batch(lane, &messages).await.into_iter();
+        built.into_iter().map(|message| message.and_then(|_| published.next().unwrap_or(Ok(())))).collect()
     }
 
     /// One message that must arrive in a queue.
@@ -62,19 +82,48 @@ impl Publisher {
         self.with_connection(async |_| Ok(())).await
     }
 
-    /// Reopens a lost connection when nothing is published, to notice when the broker is back.
+    /// Finds out whether the broker accepts messages, with one that no queue takes: an idle connection is not told.
+    pub(in crate::queue) async fn ask(&self) -> Result<(), JobError> {
+        self.batch(&self.asking, &[Outgoing::question()]).await.remove(0)
+    }
+
+    /// The kinds whose queue has no message that waits for a worker.
+    pub(in crate::queue) async fn empty(&self) -> Result<Vec<JobKind>, JobError> {
+        self.with_connection(async |connection| {
+            // Who is blocked gets no answer, and could not dispatch anything.
+            if let Some(error) = self.blocked() {
+                return Err(error);
+            }
+            match timeout(self.core.options.connect_timeout, topology::empty(connection)).await {
+                Ok(Ok(empty)) => Ok(empty),
+                Ok(Err(error)) => Err(self.lost(&reason(&error)).caused_by(error)),
+                Err(_) => Err(self.lost("no answer")),
+            }
+        })
+        .await
+    }
+
+    /// Reopens a lost connection when nothing is published, to notice when the broker is back, and asks from time to
+    /// time whether it accepts messages.
     pub(super) fn revive(&self) {
-        if let (true, Ok(runtime)) = (self.core.links.shall_revive(), tokio::runtime::Handle::try_current()) {
-            let publisher = self.clone();
-            // If it fails, the links record it, and the next check retries.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let publisher = self.clone();
+        // If one of them fails, the links record it, and the next check retries.
+        if self.core.links.shall_revive() {
             runtime.spawn(async move { publisher.connect().await });
+        } else if self.core.links.shall_ask() {
+            runtime.spawn(async move { publisher.ask().await });
         }
     }
 
     pub(in crate::queue) async fn close(&self) {
         *self.jobs.lock().await = None;
         *self.events.lock().await = None;
-        if let Some(connection) = self.connection.lock().await.take() {
+        *self.replies.lock().await = None;
+        *self.asking.lock().await = None;
+        // A blocked connection is not read any more, so a goodbye would not be answered.
+        let open = self.connection.lock().await.take().filter(|connection| !connection.status().blocked());
+        if let Some(connection) = open {
             let closed = connection.close(200, "OK".into());
             if !matches!(timeout(self.core.options.connect_timeout, closed).await, Ok(Ok(()))) {
                 debug!("the publishing connection was not closed cleanly");
@@ -141,10 +190,14 @@ impl Publisher {
                 message.body,
                 message.properties.clone(),
             );
-            let result = match timeout(self.core.options.publish_timeout, publish).await {
-                Ok(Ok(confirm)) => Ok(confirm),
-                Ok(Err(error)) => Err(self.lost(&reason(&error)).caused_by(error)),
-                Err(_) => Err(self.stuck().await),
+            let result = tokio::select! {
+                biased;
+                sent = timeout(self.core.options.publish_timeout, publish) => match sent {
+                    Ok(Ok(confirm)) => Ok(confirm),
+                    Ok(Err(error)) => Err(self.lost(&reason(&error)).caused_by(error)),
+                    Err(_) => Err(self.stuck().await),
+                },
+                error = self.until_blocked() => Err(error),
             };
             failed = result.as_ref().err().cloned();
             sent.push(result);
@@ -159,13 +212,18 @@ impl Publisher {
         patience: &mut Duration,
         returned: &mut HashSet<ShortString>,
     ) -> Result<(), JobError> {
-        let confirmation = match timeout(*patience, confirm).await {
-            Ok(Ok(confirmation)) => confirmation,
-            Ok(Err(error)) => return Err(self.lost(&reason(&error)).caused_by(error)),
-            Err(_) => {
-                *patience = Duration::ZERO;
-                return Err(self.stuck().await);
-            }
+        let confirmation = tokio::select! {
+            biased;
+            confirmation = timeout(*patience, confirm) => match confirmation {
+                Ok(Ok(confirmation)) => confirmation,
+                Ok(Err(error)) => return Err(self.lost(&reason(&error)).caused_by(error)),
+                Err(_) => {
+                    *patience = Duration::ZERO;
+                    return Err(self.stuck().await);
+                }
+            },
+            // It may take hours. What was sent may arrive after that; whoever sends it again duplicates it.
+            error = self.until_blocked() => return Err(error),
         };
         let accepted = !confirmation.is_nack();
         if let Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message)) = confirmation {
@@ -185,15 +243,29 @@ impl Publisher {
         broken(format!("{}: the connection was lost while publishing: {reason}", self.core.connector.place()))
     }
 
-    /// Either the broker told us to wait, possibly for hours, or it stopped responding.
-    async fn stuck(&self) -> JobError {
-        let (place, waited) = (self.core.connector.place(), self.core.options.publish_timeout);
-        let mut connection = self.connection.lock().await;
-        if connection.as_ref().is_some_and(|connection| connection.status().blocked()) {
-            return blocked(&place);
+    /// Returns when the broker has told us to wait.
+    async fn until_blocked(&self) -> JobError {
+        loop {
+            if let Some(error) = self.blocked() {
+                return error;
+            }
+            sleep(LOOK_EVERY).await;
         }
+    }
+
+    fn blocked(&self) -> Option<JobError> {
+        let why = self.core.links.blocked()?;
+        Some(blocked::error(&self.core.connector.place(), &why))
+    }
+
+    /// The broker stopped responding.
+    async fn stuck(&self) -> JobError {
+        if let Some(error) = self.blocked() {
+            return error;
+        }
+        let (place, waited) = (self.core.connector.place(), self.core.options.publish_timeout);
         // A silent connection is abandoned, so that the next message gets a new one.
-        *connection = None;
+        *self.connection.lock().await = None;
         let error = broken(format!("{place} did not confirm a message within {waited:?}"));
         self.core.links.publish_down(&error);
         error
@@ -201,13 +273,9 @@ impl Publisher {
 
     /// The `old` channel if it is still open, otherwise a new one.
     async fn channel(&self, old: Option<Channel>) -> Result<Channel, JobError> {
-        let deadline = Instant::now() + self.core.options.publish_timeout;
         self.with_connection(async |connection| {
-            while connection.status().blocked() {
-                if Instant::now() >= deadline {
-                    return Err(blocked(&self.core.connector.place()));
-                }
-                sleep(Duration::from_millis(50)).await;
+            if let Some(error) = self.blocked() {
+                return Err(error);
             }
             if let Some(channel) = old.filter(|channel| channel.status().connected()) {
                 return Ok(channel);
@@ -248,11 +316,9 @@ impl Publisher {
     async fn open(&self) -> Result<Connection, JobError> {
         let connection = self.core.connector.connect("publish").await?;
         topology::declare(&self.core.connector, &connection, &self.core.options).await?;
+        self.core.links.publish_blocked(None);
         self.core.links.publish_up(connection.status().clone());
+        tokio::spawn(blocked::watch(self.core.clone(), connection.status().clone(), connection.events_listener()));
         Ok(connection)
     }
-}
-
-fn blocked(place: &str) -> JobError {
-    broken(format!("{place} does not accept messages at the moment: it is short of memory or disk"))
 }

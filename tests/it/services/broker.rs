@@ -2,10 +2,10 @@
 //! tests.
 
 use std::{
-    fs,
+    env, fs,
     net::TcpListener,
     os::unix::process::CommandExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -15,7 +15,8 @@ use crate::{common::blocking_until, services::rabbit::Broker};
 
 /// A running node, deleted with its data when the test ends.
 pub struct Node {
-    folder: TempDir,
+    program: PathBuf,
+    pub folder: TempDir,
     amqp: u16,
     api: u16,
     /// The port of Erlang's own protocol.
@@ -27,20 +28,42 @@ impl Node {
     /// Starts a node whose `rabbit` application has these additional settings, in Erlang's syntax. None if RabbitMQ is
     /// not installed on this machine.
     pub fn start(settings: &str) -> Option<Self> {
-        let program = program()?;
+        Some(Self::of(program()?, settings, "rabbitmq_management", |_| String::new()))
+    }
+
+    /// Starts a node of this server, with these plugins. `conf` gives further lines of `rabbitmq.conf`; files may be
+    /// put into the folder that it gets.
+    pub fn of(program: PathBuf, settings: &str, plugins: &str, conf: impl FnOnce(&Path) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [amqp, api, distribution] = free_ports();
         let conf = format!(
             "listeners.tcp.1 = 127.0.0.1:{amqp}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {api}\n\
-             log.file.level = warning\n"
+             log.file.level = warning\n{}",
+            conf(folder.path())
         );
         fs::write(folder.path().join("rabbitmq.conf"), conf).unwrap();
         fs::write(folder.path().join("advanced.config"), format!("[{{rabbit, [{settings}]}}].\n")).unwrap();
-        fs::write(folder.path().join("plugins"), "[rabbitmq_management].\n").unwrap();
+        fs::write(folder.path().join("plugins"), format!("[{plugins}].\n")).unwrap();
         fs::write(folder.path().join("env"), "").unwrap();
-        let mut node = Self { folder, amqp, api, distribution, process: None };
-        node.begin(program);
-        Some(node)
+        let mut node = Self { program, folder, amqp, api, distribution, process: None };
+        node.begin();
+        node
+    }
+
+    /// Erlang in the broker.
+    pub fn evaluate(&self, expression: &str) {
+        let output = Command::new(self.program.with_file_name("rabbitmqctl"))
+            .env("HOME", self.folder.path())
+            .env("RABBITMQ_NODENAME", self.name())
+            .env("RABBITMQ_CONF_ENV_FILE", self.folder.path().join("env"))
+            .args(["eval", expression])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{expression}: {output:?}");
+    }
+
+    fn name(&self) -> String {
+        format!("acetate-{}@localhost", self.amqp)
     }
 
     pub fn broker(&self) -> Broker {
@@ -52,7 +75,7 @@ impl Node {
 
     /// Starts it again with its data.
     pub fn again(&mut self) {
-        self.begin(program().expect("it was there before"));
+        self.begin();
     }
 
     /// Kills it, as if the machine had failed.
@@ -76,12 +99,12 @@ impl Node {
         self.signal("-CONT");
     }
 
-    fn begin(&mut self, program: &str) {
+    fn begin(&mut self) {
         let at = |name: &str| self.folder.path().join(name);
         let log = fs::File::create(at("output")).unwrap();
-        let process = Command::new(program)
+        let process = Command::new(&self.program)
             .env("HOME", self.folder.path())
-            .env("RABBITMQ_NODENAME", format!("acetate-{}@localhost", self.amqp))
+            .env("RABBITMQ_NODENAME", self.name())
             .env("RABBITMQ_DIST_PORT", self.distribution.to_string())
             .env("RABBITMQ_CONF_ENV_FILE", at("env"))
             .env("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf"))
@@ -135,13 +158,19 @@ impl Drop for Node {
 }
 
 /// The script itself. The command on the path switches to another user, who may not read the test's files.
-fn program() -> Option<&'static str> {
+pub fn program() -> Option<PathBuf> {
     ["/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/rabbitmq/sbin/rabbitmq-server"]
         .into_iter()
-        .find(|program| Path::new(program).is_file())
+        .map(PathBuf::from)
+        .find(|program| program.is_file())
 }
 
-fn free_ports() -> [u16; 3] {
-    let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+/// Servers of other versions than this machine's, which `scripts/services` unpacked.
+pub fn other_programs() -> Vec<PathBuf> {
+    env::var_os("ACETATE_TEST_RABBITMQ_SERVERS").map(|list| env::split_paths(&list).collect()).unwrap_or_default()
+}
+
+pub fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let held = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }

@@ -2,14 +2,18 @@
 //! server over HTTP in this process, behind a proxy that breaks things. If a server does not respond, these tests fail
 //! and say so.
 
+pub mod amqp_proxy;
 pub mod broker;
+mod brokers;
 pub mod database;
 mod limits;
 mod private_ca;
 pub mod proxy;
 mod queue;
 mod queue_faults;
+mod queue_rights;
 pub mod rabbit;
+mod replies;
 pub mod s3_server;
 mod script;
 mod size;
@@ -24,5 +28,6 @@ mod store_run;
 mod store_runtime;
 mod submissions;
 pub mod tls;
+mod upgrades;
 mod worker;
 pub mod world;

@@ -4,7 +4,7 @@ use std::{env, time::Duration};
 
 use acetate::{
     job::{JobId, JobKind, JobRequest},
-    queue::{ConsumeOptions, Consumer, Delivery, Dispatch, Queue, RabbitOptions, RabbitQueue},
+    queue::{ConsumeOptions, Consumer, Delivery, Dispatch, Queue, RabbitOptions, RabbitQueue, TlsFiles},
 };
 use lapin::{Channel, Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable};
 use serde_json::{Value, json};
@@ -30,6 +30,12 @@ impl Broker {
         Self { amqp: named("ACETATE_TEST_AMQP_URL", AMQP), api: named("ACETATE_TEST_RABBITMQ_API", API) }
     }
 
+    /// The newest one that Debian has, where it runs.
+    pub fn newest() -> Option<Self> {
+        let named = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        Some(Self { amqp: named("ACETATE_TEST_NEWEST_AMQP_URL")?, api: named("ACETATE_TEST_NEWEST_RABBITMQ_API")? })
+    }
+
     pub fn client(&self) -> Api {
         let (credentials, host) = self
             .api
@@ -46,7 +52,21 @@ impl Broker {
     }
 }
 
+/// Gone when the test ends.
+pub struct User {
+    pub url: String,
+    path: String,
+    api: Api,
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.api.delete(&self.path);
+    }
+}
+
 /// A broker's management API.
+#[derive(Clone)]
 pub struct Api {
     agent: ureq::Agent,
     base: String,
@@ -87,6 +107,31 @@ impl Vhost {
     pub fn url(&self) -> String {
         let (scheme, rest) = self.amqp.split_once("://").expect("ACETATE_TEST_AMQP_URL is an address");
         format!("{scheme}://{}/{}", rest.split('/').next().unwrap(), self.name)
+    }
+
+    /// The address of another user, with a password of the same name.
+    pub fn url_of(&self, user: &str) -> String {
+        let (scheme, rest) = self.url().split_once("://").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+        format!("{scheme}://{user}:{user}@{}", rest.rsplit_once('@').unwrap().1)
+    }
+
+    /// A user that may do this in this virtual host: patterns of what it may configure, write and read.
+    pub fn user(&self, configure: &str, write: &str, read: &str) -> User {
+        let name = JobId::new().to_string();
+        self.api.put(&format!("/users/{name}"), &json!({ "password": name, "tags": "" }));
+        let rights = json!({ "configure": configure, "write": write, "read": read });
+        self.api.put(&format!("/permissions/{}/{name}", self.name), &rights);
+        User { url: self.url_of(&name), path: format!("/users/{name}"), api: self.api.clone() }
+    }
+
+    /// A policy for the queues whose names match.
+    pub fn policy(&self, pattern: &str, definition: Value) {
+        let policy = json!({ "pattern": pattern, "definition": definition, "apply-to": "queues" });
+        self.api.put(&format!("/policies/{}/test", self.name), &policy);
+    }
+
+    pub fn delete(&self, path: &str) {
+        self.api.delete(path);
     }
 
     /// A queue that is not connected yet.
@@ -195,7 +240,7 @@ pub fn options() -> RabbitOptions {
         connect_timeout: Duration::from_secs(10),
         heartbeat: Duration::from_secs(20),
         publish_timeout: Duration::from_secs(20),
-        ca_certificates: None,
+        tls: TlsFiles::default(),
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 use acetate::database::{DatabaseUrl, JobRow, JobStore, OutboxMode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use sqlx::{Connection, PgConnection};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -144,6 +145,19 @@ impl World {
         .await;
     }
 
+    /// Does something to the tables of a service that this program would not do.
+    pub async fn sql(&self, sql: &str) {
+        admin(&self.service.as_ref().unwrap().schema.url, sql).await;
+    }
+
+    /// What a query of the service's tables counts.
+    pub async fn count(&self, sql: &str) -> i64 {
+        let mut rows = PgConnection::connect(&self.service.as_ref().unwrap().schema.url).await.unwrap();
+        let count = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&mut rows).await.unwrap();
+        rows.close().await.unwrap();
+        count
+    }
+
     /// Writes a small picture of one color to where inputs may come from; returns its address.
     pub fn input(&self, name: &str, pixel: [u8; 4]) -> String {
         let (path, url) = self.at("pictures", name);
@@ -185,19 +199,24 @@ impl World {
     }
 
     pub fn worker_with(&self, environment: &[(&str, &str)]) -> Worker {
-        let mut command = self.command(&["worker"]);
-        command.envs(environment.iter().copied());
-        self.start(command)
+        self.start(&["worker"], environment)
     }
 
     /// A worker that sees no other processes, and is not seen; nothing where that is not possible.
     pub fn worker_in_pid_namespace(&self, environment: &[(&str, &str)], what: &str) -> Option<Worker> {
         let mut command = self.command(&["worker"]);
-        command.envs(environment.iter().copied());
-        Some(self.start(in_pid_namespace(&command, what)?))
+        command.env("ACETATE__TELEMETRY__LEVEL", "info").envs(environment.iter().copied());
+        Some(self.spawn(in_pid_namespace(&command, what)?))
     }
 
-    fn start(&self, mut command: Command) -> Worker {
+    /// Another command that runs until it is stopped.
+    pub fn start(&self, args: &[&str], environment: &[(&str, &str)]) -> Worker {
+        let mut command = self.command(args);
+        command.env("ACETATE__TELEMETRY__LEVEL", "info").envs(environment.iter().copied());
+        self.spawn(command)
+    }
+
+    fn spawn(&self, mut command: Command) -> Worker {
         let log = self.place.path(&format!("worker-{}.log", uuid()));
         command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         Worker { child: command.spawn().unwrap(), log }
@@ -317,9 +336,10 @@ impl Worker {
 
     /// The address of its HTTP server.
     pub async fn http(&self) -> String {
-        self.until_said("serving /healthz").await;
+        self.until_log("serving", |log| log.lines().any(|line| line.contains("serving ") && line.contains("address=")))
+            .await;
         let log = self.log();
-        let line = log.lines().find(|line| line.contains("serving /healthz")).unwrap().to_owned();
+        let line = log.lines().find(|line| line.contains("serving ") && line.contains("address=")).unwrap().to_owned();
         let at = line.find("address=").unwrap() + "address=".len();
         format!("http://{}", line[at..].split_whitespace().next().unwrap())
     }

@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use super::{
     killed::{composite, decompose},
     ledger::{Case, Tally, Witness, case},
 };
-use crate::{services::broker::Node, services::world::World};
+use crate::services::{broker::Node, rabbit::Broker, world::World};
 
 /// One node for the cases that only stop it; they take turns.
 type Shared = Arc<OnceCell<Option<Mutex<Node>>>>;
@@ -20,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         case("the broker is stopped for longer than a lease, and comes back", stopped(node.clone())),
         case("the broker freezes for longer than its heartbeats", frozen(node)),
         case("a consumer timeout shorter than the job", too_short()),
+        case("a consumer timeout by policy on the newest broker", too_short_by_policy()),
     ]
 }
 
@@ -88,6 +90,32 @@ async fn frozen(shared: Shared) -> Tally {
     node.thaw();
     let tally = witness.judge(&world, &ids).await;
     assert_eq!((tally.succeeded, tally.attempts), (3, 3), "{tally:?}");
+    tally
+}
+
+/// Since 4.3 the queue cancels the consumer, as often as a delivery is not acknowledged in time.
+async fn too_short_by_policy() -> Tally {
+    let Some(broker) = Broker::newest() else {
+        println!("SKIPPED consumer timeouts of the newest RabbitMQ: scripts/services could not start it");
+        return Tally::default();
+    };
+    let world = World::service_on(broker).await;
+    let witness = Witness::of(&world).await;
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    tokio::task::block_in_place(|| vhost.policy("^acetate", json!({ "consumer-timeout": 1000 })));
+    let worker = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", "step:1=pause:6")]);
+    let mut ids = vec![decompose(&world, "long").await];
+    worker.until_said("stands still").await;
+    let _second = world.worker();
+    ids.push(composite(&world, "beside").await);
+    let tally = witness.judge(&world, &ids).await;
+    assert_eq!((tally.succeeded, tally.attempts), (2, 2), "the row says whose job it is: {tally:?}");
+    if tokio::task::block_in_place(|| vhost.version()) >= (4, 3) {
+        assert!(worker.log().contains("consumer timeout"), "nothing was taken back: {}", worker.log());
+    }
+    // And the consumer is there again.
+    let next = composite(&world, "next").await;
+    assert_eq!(world.until(&next, &["succeeded", "failed"]).await["state"], "succeeded");
     tally
 }
 

@@ -7,7 +7,7 @@ use super::ledger::{Case, Tally, Witness, case};
 use crate::services::world::World;
 
 pub fn cases() -> Vec<Case> {
-    vec![case("bad JSON, 10 MB and an unknown version between good messages", bad_between_good())]
+    vec![case("bad JSON, 10 MB and an unknown field between good messages", bad_between_good())]
 }
 
 async fn bad_between_good() -> Tally {
@@ -18,18 +18,19 @@ async fn bad_between_good() -> Tally {
     let vhost = &world.service.as_ref().unwrap().vhost;
     let (connection, channel) = vhost.foreign().await;
     let input = world.input("a.png", [1, 2, 3, 255]);
-    let message = |version: u32, id: &str, name: &str| {
+    let message = |id: &str, name: &str| {
         let output = json!({ "prefix": world.output(name) });
-        json!({ "version": version, "id": id, "kind": "composite", "input": { "image": input }, "output": output })
+        json!({ "version": 1, "id": id, "kind": "composite", "input": { "image": input }, "output": output })
             .to_string()
     };
+    let unknown_field = |id: &str| message(id, "unknown").replace("\"kind\"", "\"new\":1,\"kind\"");
     let [first, unknown, last] = [(); 3].map(|()| acetate::job::JobId::new().to_string());
     let bodies = [
-        message(1, &first, "first"),
+        message(&first, "first"),
         "{\"version\": 1, ".to_owned(),
         format!("\"{}\"", "x".repeat(10 << 20)),
-        message(7, &unknown, "unknown"),
-        message(1, &last, "last"),
+        unknown_field(&unknown),
+        message(&last, "last"),
     ];
     for body in bodies {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };

@@ -1,13 +1,15 @@
 //! RabbitMQ is unreachable, cut off, or takes its messages back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
 
 use super::{
     gate::Gate,
     killed::{composite, decompose},
     ledger::{Case, Tally, Witness, case},
 };
-use crate::services::world::World;
+use crate::services::{rabbit::Broker, world::World};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -16,6 +18,11 @@ pub fn cases() -> Vec<Case> {
         case("the broker is away while jobs are submitted", away_while_submitting()),
         case("the broker takes its messages back mid-job", taken_back()),
         case("the same, and the workers are in PID namespaces of their own", taken_back_between_namespaces()),
+        case("a policy lets every message expire", expired(Some(Broker::shared()))),
+        case("a policy lets every message expire, on the newest broker", expired(Broker::newest())),
+        case("the queues are purged while jobs are queued", purged()),
+        case("a policy limits deliveries, and workers die at each", delivery_limit(Some(Broker::shared()))),
+        case("a policy limits deliveries on the newest broker", delivery_limit(Broker::newest())),
     ]
 }
 
@@ -120,5 +127,71 @@ async fn taken_back_between_namespaces() -> Tally {
     let tally = witness.judge(&world, &[id]).await;
     assert_eq!((tally.succeeded, tally.attempts), (1, 1), "its worker was alive: {tally:?}");
     assert!(!worker.log().contains("the lease was lost"), "{}", worker.log());
+    tally
+}
+
+/// Long before jobs would be dispatched again because their messages may be lost, which takes ten minutes.
+const SOON: Duration = Duration::from_secs(90);
+
+async fn on(broker: Option<Broker>) -> Option<World> {
+    if broker.is_none() {
+        println!("SKIPPED policies of the newest RabbitMQ: scripts/services could not start it");
+    }
+    Some(World::service_on(broker?).await)
+}
+
+/// The messages are moved to the dead letters, and the rows are queued without one.
+async fn expired(broker: Option<Broker>) -> Tally {
+    let Some(world) = on(broker).await else { return Tally::default() };
+    let witness = Witness::of(&world).await;
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    tokio::task::block_in_place(|| vhost.policy("^acetate\\.(composite|decompose)$", json!({ "message-ttl": 1000 })));
+    let mut ids = Vec::new();
+    for name in ["one", "two", "three", "four", "five"] {
+        ids.push(composite(&world, name).await);
+    }
+    vhost.until_left("acetate.dead-letters", 5).await;
+    vhost.until_left("acetate.composite", 0).await;
+    let start = Instant::now();
+    let _worker = world.worker();
+    let tally = witness.judge(&world, &ids).await;
+    assert_eq!((tally.succeeded, tally.attempts), (5, 5), "{tally:?}");
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    tally
+}
+
+async fn purged() -> Tally {
+    let world = World::service().await;
+    let witness = Witness::of(&world).await;
+    let ids = vec![composite(&world, "one").await, composite(&world, "two").await];
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    vhost.until_left("acetate.composite", 2).await;
+    let path = format!("/queues/{}/acetate.composite/contents", vhost.name);
+    tokio::task::block_in_place(|| vhost.delete(&path));
+    vhost.until_left("acetate.composite", 0).await;
+    let start = Instant::now();
+    let _worker = world.worker();
+    let tally = witness.judge(&world, &ids).await;
+    assert_eq!((tally.succeeded, tally.attempts), (2, 2), "{tally:?}");
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    tally
+}
+
+/// A message that its workers did not get to claim is moved to the dead letters after three deliveries.
+async fn delivery_limit(broker: Option<Broker>) -> Tally {
+    let Some(world) = on(broker).await else { return Tally::default() };
+    let witness = Witness::of(&world).await;
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    tokio::task::block_in_place(|| vhost.policy("^acetate\\.composite$", json!({ "delivery-limit": 3 })));
+    let ids = vec![composite(&world, "poisoned").await];
+    for _ in 0..4 {
+        let mut worker = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", "received=abort")]);
+        worker.ended().await;
+    }
+    let start = Instant::now();
+    let _worker = world.worker();
+    let tally = witness.judge(&world, &ids).await;
+    assert_eq!((tally.succeeded, tally.attempts), (1, 1), "no attempt was made before: {tally:?}");
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     tally
 }

@@ -6,6 +6,7 @@ mod endings;
 mod failover;
 pub mod freezer;
 mod hosts;
+mod message;
 mod migrating;
 mod opening;
 mod outbox;

@@ -1,0 +1,129 @@
+//! Messages that are lost, left to others, or answers to a sender.
+
+use std::time::Duration;
+
+use sqlx::{QueryBuilder, Sqlite};
+
+use super::open::{SqliteJobStore, database, now_ms};
+use crate::{
+    database::{
+        Deferred, OutboxMode, WebhookRow,
+        outcome::deferred,
+        row_mapping::{Columns, after, milliseconds},
+        webhook::read_webhook,
+    },
+    job::{JobError, JobId, JobKind},
+};
+
+/// The most jobs in one round; the next round continues.
+const AT_ONCE: i64 = 1000;
+
+impl SqliteJobStore {
+    pub async fn redispatch(&self, kinds: &[JobKind], grace: Duration) -> Result<u64, JobError> {
+        if self.mode == OutboxMode::Embedded || kinds.is_empty() {
+            return Ok(0);
+        }
+        let now = now_ms();
+        let last = now.saturating_sub(milliseconds(grace));
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        // Between the two times is when the last message was written: see `reap`.
+        let mut late = QueryBuilder::<Sqlite>::new("SELECT id FROM jobs WHERE state = 'queued' AND available_at <= ");
+        late.push_bind(last).push(" AND (quiet_until + available_at) / 2 <= ").push_bind(last);
+        late.push(" AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.job = jobs.id AND topic = 'dispatch')");
+        late.push(" AND kind IN (");
+        let mut list = late.separated(", ");
+        for kind in kinds {
+            list.push_bind(kind.as_str());
+        }
+        late.push(") ORDER BY priority DESC, available_at, id LIMIT ").push_bind(AT_ONCE);
+        let late = late.build().fetch_all(&mut *tx).await.map_err(database)?;
+        for row in &late {
+            let id = row.text("id")?;
+            sqlx::query(
+                "INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
+                 SELECT id, 'dispatch', kind, priority, ?2, ?2 FROM jobs WHERE id = ?1
+                 ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING",
+            )
+            .bind(&id)
+            .bind(now)
+            .execute(&mut *tx)
+            .await
+            .map_err(database)?;
+            sqlx::query("UPDATE jobs SET quiet_until = 2 * ?2 - available_at WHERE id = ?1")
+                .bind(&id)
+                .bind(now)
+                .execute(&mut *tx)
+                .await
+                .map_err(database)?;
+        }
+        tx.commit().await.map_err(database)?;
+        if !late.is_empty() {
+            self.signal.tell();
+        }
+        Ok(u64::try_from(late.len()).unwrap_or(u64::MAX))
+    }
+
+    pub async fn defer(&self, id: JobId, delay: Duration) -> Result<Deferred, JobError> {
+        let now = now_ms();
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        sqlx::query(
+            "INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
+             SELECT id, 'dispatch', kind, priority, ?2, ?3 FROM jobs WHERE id = ?1 AND state IN ('queued', 'running')
+             ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING",
+        )
+        .bind(id.to_string())
+        .bind(after(now, delay))
+        .bind(now)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+        let row = sqlx::query("SELECT id, state FROM jobs WHERE id = ?1")
+            .bind(id.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(database)?;
+        tx.commit().await.map_err(database)?;
+        Ok(deferred(row.map(|row| row.word("state")).transpose()?))
+    }
+
+    pub async fn want_reply(&self, id: JobId, address: &str) -> Result<bool, JobError> {
+        let done = sqlx::query(
+            "UPDATE jobs SET webhook = COALESCE(webhook, ?2) WHERE id = ?1 AND state IN ('queued', 'running')",
+        )
+        .bind(id.to_string())
+        .bind(address)
+        .execute(&self.writer)
+        .await
+        .map_err(database)?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    pub async fn replies_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
+        let now = now_ms();
+        let due = sqlx::query(
+            "SELECT 1 FROM webhooks WHERE gave_up_at IS NULL AND available_at <= ? AND url LIKE 'amqp-reply:%' LIMIT 1",
+        )
+        .bind(now)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(database)?;
+        if due.is_none() {
+            return Ok(Vec::new());
+        }
+        let rows = sqlx::query(
+            "UPDATE webhooks SET taken_until = ?3
+              WHERE id IN (SELECT id FROM webhooks
+                            WHERE gave_up_at IS NULL AND available_at <= ?1 AND url LIKE 'amqp-reply:%'
+                              AND (taken_until IS NULL OR taken_until <= ?1)
+                            ORDER BY available_at, id LIMIT ?2)
+          RETURNING id AS call, job AS id, url, payload, attempts, created_at",
+        )
+        .bind(now)
+        .bind(limit)
+        .bind(after(now, lease))
+        .fetch_all(&self.writer)
+        .await
+        .map_err(database)?;
+        rows.iter().map(read_webhook).collect()
+    }
+}

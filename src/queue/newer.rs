@@ -1,0 +1,60 @@
+//! Messages of a newer version of acetate, which a worker leaves to others during an upgrade.
+
+use serde::Deserialize;
+
+use crate::job::{JobKind, REQUEST_VERSION};
+
+/// The longest name of a kind.
+const LONGEST_KIND: usize = 64;
+
+/// Why a newer version may read a body that this one does not: its version, or its kind. A field that version 1 does
+/// not have is the sender's mistake, and so is anything that is not a JSON object.
+pub(super) fn is_newer(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u64,
+        #[serde(default)]
+        kind: serde_json::Value,
+    }
+    // Without this, an array would be read by position.
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return false;
+    }
+    let Ok(Head { version, kind }) = serde_json::from_slice(body) else { return false };
+    let unknown = kind.as_str().is_some_and(|kind| is_name(kind) && kind.parse::<JobKind>().is_err());
+    version > u64::from(REQUEST_VERSION) || version == u64::from(REQUEST_VERSION) && unknown
+}
+
+/// Whether a version may call a kind so.
+fn is_name(kind: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    (1..=LONGEST_KIND).contains(&kind.len()) && kind.bytes().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_versions_and_kinds_may_be_newer() {
+        for (body, newer) in [
+            (r#"{"version":2}"#, true),
+            (r#" {"version":7,"id":5,"kind":["x"],"input":null,"new":{"deep":[1]}}"#, true),
+            (r#"{"version":1,"kind":"paint"}"#, true),
+            (r#"{"version":1,"kind":"upscale_4x","color":1}"#, true),
+            (r#"{"version":1,"kind":"composite","color":1}"#, false),
+            (r#"{"version":0,"kind":"paint"}"#, false),
+            (r#"{"version":"2"}"#, false),
+            (r#"{"version":1.5}"#, false),
+            (r#"{"version":1,"kind":""}"#, false),
+            (r#"{"version":1,"kind":"Composite!"}"#, false),
+            (r#"{"version":1,"kind":7}"#, false),
+            (r#"{"kind":"paint"}"#, false),
+            (r#"[2,"paint"]"#, false),
+            (r#"{"version":2"#, false),
+            ("", false),
+        ] {
+            assert_eq!(is_newer(body.as_bytes()), newer, "{body}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Versions that run side by side: what a worker does with messages and rows of a newer one.
+
+use std::time::Duration;
+
+use acetate::job::JobId;
+use lapin::{
+    BasicProperties,
+    options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions},
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::{Value, json};
+
+use crate::{common::until, services::world::World};
+
+/// A message of version 1, as every version must read it.
+fn golden(world: &World, id: &str, input: &str) -> Value {
+    json!({
+        "version": 1, "id": id, "kind": "composite", "input": { "images": [input, input] },
+        "output": { "prefix": world.output("golden") }, "params": {}, "labels": { "set": "x" }, "priority": 3,
+    })
+}
+
+/// As a newer version might write one: another version, or another kind.
+fn newer(world: &World, id: &str, input: &str) -> [Value; 2] {
+    let old = golden(world, id, input);
+    let (mut version, mut kind) = (old.clone(), old);
+    version["version"] = json!(2);
+    version["input"] = json!({ "pictures": [{ "at": input, "page": 1 }] });
+    kind["kind"] = json!("upscale");
+    kind["params"] = json!({ "factor": 4 });
+    [version, kind]
+}
+
+async fn publish(world: &World, kind: &str, body: &Value, headers: FieldTable) {
+    let (connection, channel) = world.service.as_ref().unwrap().vhost.foreign().await;
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let properties = BasicProperties::default().with_headers(headers).with_correlation_id("mine".into());
+    let body = body.to_string();
+    channel.basic_publish("acetate.jobs".into(), kind.into(), options, body.as_bytes(), properties).await.unwrap();
+    connection.close(0, "".into()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_a_newer_version_are_left_to_newer_workers() {
+    let world = World::service().await;
+    let worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    let input = world.input("a.png", [1, 2, 3, 255]);
+    let [first, second] = [(); 2].map(|()| JobId::new().to_string());
+    let left = [newer(&world, &first, &input)[0].clone(), newer(&world, &second, &input)[1].clone()];
+    for body in &left {
+        publish(&world, "composite", body, FieldTable::default()).await;
+    }
+    // Those behind them go on, and are what they always were.
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(JobId::new().to_string());
+        publish(&world, "composite", &golden(&world, ids.last().unwrap(), &input), FieldTable::default()).await;
+    }
+    for id in &ids {
+        assert_eq!(world.until(id, &["succeeded", "failed"]).await["state"], "succeeded");
+    }
+    worker.until_log("left to newer workers", |log| log.matches("left to newer workers").count() >= 4).await;
+    let turns = |log: &str| log.matches("left to newer workers").count();
+    let before = turns(&worker.log());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(turns(&worker.log()) - before <= 8, "it spins: {}", worker.log());
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    vhost.until_left("acetate.dead-letters", 0).await;
+    assert_eq!(world.count("SELECT count(*) FROM rejections").await, 0);
+    drop(worker);
+
+    // A newer worker gets them as they were sent.
+    let (_connection, channel) = vhost.foreign().await;
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        let got = until(|| async {
+            let got = channel.basic_get("acetate.composite".into(), BasicGetOptions::default()).await.unwrap();
+            got.ok_or("the messages are gone")
+        })
+        .await;
+        assert_eq!(got.properties.correlation_id().as_ref().unwrap().as_str(), "mine");
+        got.acker.ack(BasicAckOptions::default()).await.unwrap();
+        let body: Value = serde_json::from_slice(&got.data).unwrap();
+        if !found.contains(&body) {
+            found.push(body);
+        }
+    }
+    assert!(left.iter().all(|body| found.contains(body)), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_newer_version_stay_queued_and_come_again_later() {
+    let world = World::service().await;
+    let worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    let input = world.input("a.png", [1, 2, 3, 255]);
+    let mut ids = Vec::new();
+    for which in 0..2 {
+        let id = JobId::new().to_string();
+        let body = newer(&world, &id, &input)[which].clone();
+        // As a newer submitter leaves it: the kind may have a queue that this version does not know.
+        let kind = body["kind"].as_str().unwrap();
+        world
+            .sql(&format!(
+                "INSERT INTO jobs (id, fingerprint, kind, request, priority, state, available_at, quiet_until,
+                                   created_at, updated_at)
+                 VALUES ('{id}', 'x', '{kind}', '{body}', 0, 'queued', acetate_now(), acetate_now(), acetate_now(),
+                         acetate_now());
+                 INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
+                 VALUES ('{id}', 'dispatch', '{kind}', 0, acetate_now(), acetate_now())"
+            ))
+            .await;
+        ids.push((id, kind.to_owned()));
+    }
+    // Of the version: sent by this relay, and left for later. Of the kind: not touched, not even sent.
+    worker.until_said("left to newer workers").await;
+    let [(version, _), (kind, _)] = &ids[..] else { panic!() };
+    let waiting = "SELECT count(*) FROM jobs WHERE state = 'queued' AND attempts = 0 AND epoch = 0 AND error IS NULL";
+    let later = format!("SELECT count(*) FROM outbox WHERE job = '{version}' AND available_at > acetate_now() + 20000");
+    until(|| async {
+        let count = world.count(&later).await;
+        if count == 1 { Ok(()) } else { Err(format!("{count} messages for later")) }
+    })
+    .await;
+    // This version's own jobs go on beside them.
+    let own = JobId::new().to_string();
+    publish(&world, "composite", &golden(&world, &own, &input), FieldTable::default()).await;
+    assert_eq!(world.until(&own, &["succeeded", "failed"]).await["state"], "succeeded");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.count(waiting).await, 2);
+    assert_eq!(worker.log().matches("left to newer workers").count(), 1, "it spins: {}", worker.log());
+    let unsent = format!("SELECT count(*) FROM outbox WHERE job = '{kind}' AND taken_until IS NULL");
+    assert_eq!(world.count(&unsent).await, 1);
+    assert!(!worker.log().contains("could not send the outbox"), "{}", worker.log());
+    assert!(!worker.log().contains("could not count"), "{}", worker.log());
+    let listed = world.json(&["jobs", "list", "--json"]).await;
+    assert_eq!(listed["jobs"].as_array().unwrap().len(), 1, "{listed:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_knows_for_a_day_is_refused() {
+    let world = World::service().await;
+    let worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    let id = JobId::new().to_string();
+    let mut headers = FieldTable::default();
+    let yesterday = jiff::Timestamp::now().as_second() - 25 * 3600;
+    headers.insert("x-acetate-left-since".into(), AMQPValue::LongLongInt(yesterday));
+    let body = newer(&world, &id, "s3://pictures/a.png")[1].clone();
+    publish(&world, "composite", &body, headers).await;
+    world.service.as_ref().unwrap().vhost.until_left("acetate.dead-letters", 1).await;
+    let job = world.until(&id, &["failed"]).await;
+    assert_eq!(job["error"]["code"], "invalid_request", "{job:#}");
+    assert!(job["error"]["message"].as_str().unwrap().contains("upscale"), "{job:#}");
+
+    // A field that version 1 does not have is the sender's mistake, at once.
+    let id = JobId::new().to_string();
+    let mut body = golden(&world, &id, "s3://pictures/a.png");
+    body["params"]["new"] = json!(1);
+    publish(&world, "composite", &body, FieldTable::default()).await;
+    world.service.as_ref().unwrap().vhost.until_left("acetate.dead-letters", 2).await;
+    assert_eq!(world.until(&id, &["failed"]).await["error"]["code"], "invalid_request");
+}

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 import tomllib
+import urllib.parse
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy/grafana/dashboards/acetate.json"
-HISTOGRAMS = {"acetate_queue_wait_seconds", "acetate_stage_seconds"}
-# The metrics of a worker, with their labels.
+HISTOGRAMS = {"acetate_queue_wait_seconds", "acetate_stage_seconds", "acetate_http_seconds"}
+# The metrics of a worker, and of a front at the end, with their labels.
 METRICS = {
     "acetate_jobs_total": {"kind", "result"},
     "acetate_job_attempts_total": {"kind", "outcome"},
@@ -27,6 +28,10 @@ METRICS = {
     "acetate_queue_connected": set(),
     "acetate_deliveries_unacked": set(),
     "acetate_dead_letters_total": {"code"},
+    "acetate_http_requests_total": {"route", "method", "status"},
+    "acetate_http_seconds": {"route"},
+    "acetate_http_watchers": set(),
+    "acetate_webhooks_total": {"outcome"},
 }
 # Metrics of Prometheus itself.
 ADDED = {"instance", "job", "le"}
@@ -34,28 +39,89 @@ DEFAULTS = tomllib.loads((ROOT / "config/default.toml").read_text())
 
 
 def compose(path):
-    """Pinned images, ports on loopback alone, a health check and a restart policy for whatever stays up."""
-    for name, service in json.loads(Path(path).read_text())["services"].items():
+    """Pinned or local images, ports on loopback alone, and for what stays up a health check, a restart policy and time to
+    stop."""
+    services = json.loads(Path(path).read_text())["services"]
+    builders = {}
+    for name, service in services.items():
         image = service["image"]
-        if "build" not in service and not re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)?$", image):
+        if image.startswith("localhost/"):
+            if service.get("pull_policy") != "never":
+                yield f"{name}: {image} is built here, and pull_policy is {service.get('pull_policy')}, not never"
+            builders.setdefault(image, [])
+            if "build" in service:
+                builders[image].append(name)
+        elif not re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)?$", image):
             yield f"{name}: {image} is not pinned to a version"
         for port in service.get("ports", []):
             if port.get("host_ip") != "127.0.0.1":
                 yield f"{name}: port {port['target']} is published on {port.get('host_ip', 'every address')}"
+        for volume in service.get("volumes", []):
+            if volume["type"] == "bind":
+                if not Path(volume["source"]).exists():
+                    yield f"{name}: {volume['source']} is mounted and does not exist"
+                if volume.get("bind", {}).get("selinux") != "z":
+                    yield f"{name}: {volume['source']} is mounted without z: SELinux would keep it from the container"
+        for place in service.get("tmpfs", []):
+            if place.startswith("/var/lib/acetate") and "uid=10001" not in place:
+                yield f"{name}: {place} is a tmpfs of root, which acetate cannot write to"
         if name == "sample":
+            if not service.get("init"):
+                yield "sample: its shell is process 1, and no signal ends it"
             continue
         if service.get("restart") != "unless-stopped":
             yield f"{name}: restart is {service.get('restart')}, not unless-stopped"
-        if "build" not in service and "healthcheck" not in service:
+        if not image.startswith("localhost/") and "healthcheck" not in service:
             yield f"{name}: no health check"
+        if name in ("rabbitmq", "postgres", "garage") and seconds(service.get("stop_grace_period", "10s")) < 60:
+            yield f"{name}: is killed {service.get('stop_grace_period', '10s')} after it was told to stop"
         if name.startswith("worker"):
             drain = int(service["environment"]["ACETATE__WORKER__DRAIN_SECONDS"])
             if not 600 <= drain < seconds(service["stop_grace_period"]):
                 yield f"{name}: drains for {drain} s and is killed after {service['stop_grace_period']}"
-        for volume in service.get("volumes", []):
-            source = Path(volume["source"]) if volume["type"] == "bind" else ROOT
-            if source != ROOT / "out" and not source.exists():
-                yield f"{name}: {source} is mounted and does not exist"
+    for image, names in builders.items():
+        if len(names) != 1:
+            yield f"{image} is built by {names}, not by one service"
+
+
+def workers(path, count):
+    """The number of CPU workers is what the variable says."""
+    found = json.loads(Path(path).read_text())["services"]["worker"].get("scale")
+    if found != int(count):
+        yield f"ACETATE_WORKERS={count} gives {found} workers"
+
+
+def passwords(path, plain):
+    """The servers get the passwords as they are, and acetate's URLs hold the same ones."""
+    services = json.loads(Path(path).read_text())["services"]
+    for server, variable, setting in (("rabbitmq", "RABBITMQ_DEFAULT_PASS", "ACETATE__QUEUE__URL"),
+                                      ("postgres", "POSTGRES_PASSWORD", "ACETATE__STATUS__URL")):
+        # `config` doubles each $, so that its output can be read again.
+        given = services[server]["environment"][variable].replace("$$", "$")
+        if given != plain:
+            yield f"{server} gets the password {given}, not {plain}"
+        for name in ("front", "worker", "worker-gpu", "sample"):
+            url = urllib.parse.urlsplit(services[name]["environment"][setting].replace("$$", "$"))
+            if (url.hostname, urllib.parse.unquote(url.password or "")) != (server, plain):
+                yield f"{name}: {setting} is {url.geturl()}"
+
+
+def gpus(path):
+    """A worker for each GPU, one service that builds their image, one name for Prometheus, no CPU worker."""
+    services = json.loads(Path(path).read_text())["services"]
+    taken = []
+    for name, service in services.items():
+        if name.startswith("worker-gpu"):
+            [device] = service["deploy"]["resources"]["reservations"]["devices"]
+            taken += device["device_ids"]
+            aliases = (service["networks"]["default"] or {}).get("aliases", [])
+            if name != "worker-gpu" and "worker-gpu" not in aliases:
+                yield f"{name}: Prometheus does not find it"
+    if taken != [str(number) for number in range(len(taken))] or len(taken) < 2:
+        yield f"the GPUs of the workers are {taken}"
+    if services["worker"].get("scale") != 0:
+        yield "a CPU worker would take jobs as well"
+    yield from compose(path)
 
 
 def seconds(text):

@@ -33,8 +33,8 @@ compose=()
 if docker compose version >/dev/null 2>&1; then compose=(docker compose)
 elif have docker-compose && docker-compose version --short | grep -q '^2'; then compose=(docker-compose)
 fi
-resolve() { # ENV_FILE > compose's own reading of the file, every profile
-    env -i PATH="$PATH" HOME="$HOME" "${compose[@]}" --env-file "$1" --profile '*' config --format json
+resolve() { # ENV_FILE [VARIABLE=VALUE...] > compose's own reading of the file, every profile
+    env -i PATH="$PATH" HOME="$HOME" "${@:2}" "${compose[@]}" --env-file "$1" --profile '*' config --format json
 }
 compose_files() {
     resolve /dev/null >"$work/compose.json"
@@ -43,7 +43,34 @@ compose_files() {
         { echo "deploy/env.example does not give the defaults of docker-compose.yml"; return 1; }
     python3 tests/deploy/check.py compose "$work/compose.json"
 }
-if [ ${#compose[@]} -gt 0 ]; then check "docker compose config" compose_files
+compose_workers() {
+    for count in 0 1 4; do
+        resolve /dev/null "ACETATE_WORKERS=$count" >"$work/workers.json"
+        python3 tests/deploy/check.py workers "$work/workers.json" "$count" || return 1
+    done
+}
+compose_passwords() { # as deploy/env.example says to write them
+    local plain
+    # shellcheck disable=SC2016  # no variable, but a $ that has to stay
+    plain='p@s/s:w%rd #?$x"y&=+'
+    {
+        printf "RABBITMQ_PASSWORD='%s'\nPOSTGRES_PASSWORD='%s'\n" "$plain" "$plain"
+        local encoded=p%40s%2Fs%3Aw%25rd%20%23%3F%24x%22y%26%3D%2B
+        printf 'RABBITMQ_PASSWORD_ENCODED=%s\nPOSTGRES_PASSWORD_ENCODED=%s\n' "$encoded" "$encoded"
+    } >"$work/passwords.env"
+    resolve "$work/passwords.env" >"$work/passwords.json"
+    python3 tests/deploy/check.py passwords "$work/passwords.json" "$plain"
+}
+compose_gpus() { # by the lines at the top of the file, as .env
+    sed -n 's/^#   \([A-Z_]*=\)/\1/p' deploy/compose.gpus.yml >"$work/gpus.env"
+    resolve "$work/gpus.env" >"$work/gpus.json"
+    python3 tests/deploy/check.py gpus "$work/gpus.json"
+}
+if [ ${#compose[@]} -gt 0 ]; then
+    check "docker compose config" compose_files
+    check "docker compose: the number of workers" compose_workers
+    check "docker compose: passwords with any character" compose_passwords
+    check "docker compose: several GPUs" compose_gpus
 else skip "docker-compose.yml: no docker compose"; fi
 
 dashboard_queries() {

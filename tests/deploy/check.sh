@@ -99,7 +99,7 @@ if have kubectl && python3 -c 'import yaml' 2>/dev/null; then
     done
 else skip "deploy/kubernetes: no kubectl, or no PyYAML"; fi
 
-if have shellcheck; then check "shell scripts" shellcheck deploy/healthcheck deploy/sample.sh tests/deploy/*.sh scripts/test scripts/services scripts/archive scripts/bench-* .ci/run
+if have shellcheck; then check "shell scripts" shellcheck deploy/healthcheck deploy/sample.sh tests/deploy/*.sh tests/compose/*.sh tests/compose/stand-ins/{postgres,rabbitmq,garage,grafana,apt-get} scripts/test scripts/services scripts/archive scripts/bench-* .ci/run
 else skip "shell scripts: no shellcheck"; fi
 
 unit() { # without the program, which lies elsewhere here

@@ -128,39 +128,66 @@ def seconds(text):
     return sum(int(n) * {"h": 3600, "m": 60, "s": 1}[unit] for n, unit in re.findall(r"(\d+)([hms])", text))
 
 
-def kubernetes(path):
-    """Checks what the schemas do not cover: namespaces, names that refer to each other, the grace period."""
+# Neither autoscaler of nodes evicts a pod with these.
+UNEVICTED = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+
+
+def kubernetes(path, grace_of_nodes=None):
+    """Checks what the schemas do not cover: namespaces, names that refer to each other, the grace period, the host's
+    network."""
     objects = {}
     for item in documents(path):
         kind, meta = item["kind"], item["metadata"]
         objects.setdefault(kind, {})[meta["name"]] = item
         if kind != "Namespace" and meta.get("namespace") != "acetate":
             yield f"{kind} {meta['name']} is in namespace {meta.get('namespace')}, not acetate"
-    worker = objects["Deployment"]["acetate-worker"]
-    grace = worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    if "ScaledJob" in objects:
+        [worker] = [job["spec"]["jobTargetRef"]["template"] for job in objects["ScaledJob"].values()]
+        if worker["spec"].get("restartPolicy") != "Never":
+            yield "a worker that ends would be started again in the same Job"
+    else:
+        worker = objects["Deployment"]["acetate-worker"]["spec"]["template"]
+        if "replicas" in objects["Deployment"]["acetate-worker"]["spec"]:
+            yield "the worker's Deployment sets replicas, which are KEDA's"
+    grace = worker["spec"]["terminationGracePeriodSeconds"]
     [config] = objects["ConfigMap"].values()
     drain = int(config["data"]["ACETATE__WORKER__DRAIN_SECONDS"])
     longest = DEFAULTS["worker"]["job_timeout_seconds"]
-    if not longest <= drain < grace:
-        yield f"a job may take {longest} s, a worker drains for {drain} s, and is killed after {grace} s"
-    if "replicas" in worker["spec"]:
-        yield "the worker's Deployment sets replicas, which are KEDA's"
+    if grace_of_nodes is None:
+        if not longest <= drain < grace:
+            yield f"a job may take {longest} s, a worker drains for {drain} s, and is killed after {grace} s"
+    elif not drain < grace <= int(grace_of_nodes):
+        yield f"a worker drains for {drain} s, and is killed after {grace} s or {grace_of_nodes} s"
+    for name, value in UNEVICTED.items():
+        if worker["metadata"]["annotations"].get(name) != value:
+            yield f"a worker at work may be evicted: {name} is {worker['metadata']['annotations'].get(name)}"
+    if worker["spec"].get("hostNetwork"):
+        yield from host_network(worker, objects)
     secrets = {s["metadata"]["name"]: s["stringData"]
                for s in documents(ROOT / "deploy/kubernetes/base/secret.example.yaml")}
+    templates = {name: deployment["spec"]["template"] for name, deployment in objects["Deployment"].items()}
     for name, deployment in objects["Deployment"].items():
-        for problem in pods(deployment, objects, secrets):
+        labels, selector = templates[name]["metadata"]["labels"], deployment["spec"]["selector"]["matchLabels"]
+        if not selector.items() <= labels.items():
+            yield f"{name}: selects {selector}, its pods have {labels}"
+    templates["acetate-worker"] = worker
+    for name, template in templates.items():
+        for problem in pods(template, objects, secrets):
             yield f"{name}: {problem}"
-    # Every selector must select the pods of one Deployment.
-    labels = [d["spec"]["template"]["metadata"]["labels"] for d in objects["Deployment"].values()]
+    # Every selector must select the pods of one template.
+    labels = [template["metadata"]["labels"] for template in templates.values()]
     selectors = [("Service", s["spec"]["selector"]) for s in objects["Service"].values()]
     selectors += [("PodDisruptionBudget", p["spec"]["selector"]["matchLabels"])
                   for p in objects["PodDisruptionBudget"].values()]
     for kind, selector in selectors:
         if sum(selector.items() <= of.items() for of in labels) != 1:
             yield f"a {kind} selects {selector}, the pods have {labels}"
-    [scaled] = objects["ScaledObject"].values()
-    if scaled["spec"]["scaleTargetRef"]["name"] not in objects["Deployment"]:
-        yield f"the ScaledObject scales {scaled['spec']['scaleTargetRef']['name']}, which is not here"
+    [scaled] = (objects.get("ScaledJob") or objects["ScaledObject"]).values()
+    target = scaled["spec"].get("scaleTargetRef", {}).get("name")
+    if target is not None and target not in objects["Deployment"]:
+        yield f"the ScaledObject scales {target}, which is not here"
+    if len(scaled["spec"]["triggers"]) != 4:
+        yield f"{len(scaled['spec']['triggers'])} triggers for four kinds of jobs"
     for trigger in scaled["spec"]["triggers"]:
         if trigger["authenticationRef"]["name"] not in objects["TriggerAuthentication"]:
             yield f"trigger {trigger['name']}: no TriggerAuthentication {trigger['authenticationRef']['name']}"
@@ -172,11 +199,26 @@ def kubernetes(path):
                 yield f"TriggerAuthentication {auth['metadata']['name']}: no {ref['key']} in Secret {ref['name']}"
 
 
-def pods(deployment, objects, secrets):
-    template = deployment["spec"]["template"]
-    labels, selector = template["metadata"]["labels"], deployment["spec"]["selector"]["matchLabels"]
-    if not selector.items() <= labels.items():
-        yield f"selects {selector}, its pods have {labels}"
+def host_network(template, objects):
+    pod = template["spec"]
+    [container] = pod["containers"]
+    if pod.get("dnsPolicy") != "ClusterFirstWithHostNet":
+        yield f"in the host's network with dnsPolicy {pod.get('dnsPolicy')}, no name of the cluster is known"
+    [port] = container["ports"]
+    bind = {item["name"]: item["value"] for item in container.get("env", [])}.get("ACETATE__HTTP__BIND", "")
+    scraped = template["metadata"]["annotations"]["prometheus.io/port"]
+    if not str(port["containerPort"]) == str(port.get("hostPort")) == bind.rpartition(":")[2] == scraped:
+        yield f"the worker listens on {bind}, its port is {port}, and {scraped} is scraped"
+    strategy = objects["Deployment"]["acetate-worker"]["spec"]["strategy"]["rollingUpdate"]
+    if strategy["maxSurge"] != 0:
+        yield f"a new worker would wait for the port of the old one: {strategy}"
+    policy = objects["Namespace"]["acetate"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+    if policy != "privileged":
+        yield f"the namespace's policy {policy} refuses the host's network"
+
+
+def pods(template, objects, secrets):
+    """The references inside a template of pods."""
     pod = template["spec"]
     [container] = pod["containers"]
     volumes = {volume["name"] for volume in pod["volumes"]}
@@ -194,12 +236,47 @@ def pods(deployment, objects, secrets):
 
 
 def builtin(*paths):
-    """Prints the objects that Kubernetes itself knows."""
+    """Prints the objects that Kubernetes itself knows, and the Jobs that KEDA makes from a ScaledJob."""
     import yaml
 
     known = [item for path in paths for item in documents(path) if not item["apiVersion"].startswith("keda.sh")]
+    known += [{"apiVersion": "batch/v1", "kind": "Job", "metadata": item["metadata"], "spec": item["spec"]["jobTargetRef"]}
+              for path in paths for item in documents(path) if item["kind"] == "ScaledJob"]
     print(yaml.safe_dump_all(known), end="")
     return []
+
+
+# Newer than the schemas.
+NEWER = {"ScaledObject.spec.fallback.behavior"}
+
+
+def keda(path):
+    """KEDA's kinds, against the schemas that its resource definitions have. Fields that a schema does not know get lost
+    on the way through it."""
+    from cloudcoil.models.keda import v1alpha1
+
+    for item in documents(path):
+        if item["apiVersion"].startswith("keda.sh"):
+            if item["kind"] == "ScaledJob":
+                # `builtin` has the Job.
+                item["spec"]["jobTargetRef"]["template"] = {"spec": {"containers": [{"name": "worker"}]}}
+            model = getattr(v1alpha1, item["kind"])
+            read = model.model_validate(item).model_dump(mode="json", by_alias=True, exclude_unset=True)
+            for field in lost(item["spec"], read["spec"], f"{item['kind']}.spec"):
+                if field not in NEWER:
+                    yield f"{item['metadata']['name']}: {field} is no field"
+
+
+def lost(given, read, place):
+    if isinstance(given, dict):
+        for key, value in given.items():
+            if key not in read:
+                yield f"{place}.{key}"
+            else:
+                yield from lost(value, read[key], f"{place}.{key}")
+    elif isinstance(given, list):
+        for number, value in enumerate(given):
+            yield from lost(value, read[number], f"{place}[{number}]")
 
 
 def documents(path):
@@ -382,7 +459,9 @@ def command_lines():
     texts.append(("deploy/sample.sh", (ROOT / "deploy/sample.sh").read_text()))
     for place, text in texts:
         for line in text.replace("\\\n", " ").splitlines():
-            command = re.match(r"(?:docker compose exec \S+ )?(acetate .*?)(?:\s#.*|\s[|>].*)?$", line.strip())
+            # `docker compose run` has the program as its entry point.
+            line = re.sub(r"^docker compose run --rm (--volume \S+ )?worker\S* ", "acetate ", line.strip())
+            command = re.match(r"(?:docker compose exec \S+ )?(acetate .*?)(?:\s#.*|\s[|>].*)?$", line)
             if command:
                 yield place, command[1]
     for place, text in (("docs/running.md", guide), ("deploy/prometheus/alerts.yml", alerts)):

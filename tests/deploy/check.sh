@@ -5,7 +5,7 @@
 #   tests/deploy/check.sh
 #
 # A check whose tool is missing is listed at the end as SKIPPED; with DEPLOY_CHECKS=all it is a failure. The tools:
-# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate and PyYAML (from PyPI), shellcheck,
+# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate, cloudcoil-models-keda and PyYAML (from PyPI), shellcheck,
 # systemd-analyze, actionlint, zizmor and check-jsonschema (from PyPI), and acetate itself (target/release/acetate,
 # target/debug/acetate or $ACETATE).
 # shellcheck disable=SC2317,SC2329  # functions are called by name, through check()
@@ -83,19 +83,25 @@ if have promtool; then
     check "the dashboard's queries are PromQL" dashboard_queries
 else skip "Prometheus' files: no promtool"; fi
 
-overlay() {
-    kubectl kustomize "deploy/kubernetes/overlays/$1" >"$work/$1.yaml"
-    python3 tests/deploy/check.py kubernetes "$work/$1.yaml"
+manifests() { # FOLDER [SECONDS that nodes wait]
+    kubectl kustomize "$1" >"$work/${1##*/}.yaml"
+    python3 tests/deploy/check.py kubernetes "$work/${1##*/}.yaml" "${@:2}"
 }
-objects() { # the built-in kinds; KEDA's have schemas of their own
+objects() { # the built-in kinds
     python3 tests/deploy/check.py builtin "$work/$1.yaml" deploy/kubernetes/base/secret.example.yaml >"$work/$1-builtin.yaml"
     kubernetes-validate --strict "$work/$1-builtin.yaml"
 }
 if have kubectl && python3 -c 'import yaml' 2>/dev/null; then
-    for name in cpu gpu; do
-        check "kubernetes overlay $name" overlay "$name"
-        if have kubernetes-validate; then check "kubernetes overlay $name, against the API's schemas" objects "$name"
-        else skip "kubernetes overlay $name, against the API's schemas: no kubernetes-validate"; fi
+    for folder in deploy/kubernetes/overlays/{cpu,gpu,gpu-jobs} tests/deploy/kubernetes/{short-grace,host-network}; do
+        name=${folder##*/} nodes=()
+        # What cluster-autoscaler waits for at most unless it is told otherwise.
+        if [ "$name" = short-grace ]; then nodes=(600); fi
+        check "kubernetes, $name" manifests "$folder" "${nodes[@]}"
+        if have kubernetes-validate; then check "kubernetes, $name: the API's schemas" objects "$name"
+        else skip "kubernetes, $name: the API's schemas: no kubernetes-validate"; fi
+        if python3 -c 'import cloudcoil.models.keda' 2>/dev/null; then
+            check "kubernetes, $name: KEDA's schemas" python3 tests/deploy/check.py keda "$work/$name.yaml"
+        else skip "kubernetes, $name: KEDA's schemas: no cloudcoil-models-keda"; fi
     done
 else skip "deploy/kubernetes: no kubectl, or no PyYAML"; fi
 

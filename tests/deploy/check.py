@@ -73,7 +73,7 @@ def compose(path):
             yield f"{name}: restart is {service.get('restart')}, not unless-stopped"
         if not image.startswith("localhost/") and "healthcheck" not in service:
             yield f"{name}: no health check"
-        if name in ("rabbitmq", "postgres", "garage") and seconds(service.get("stop_grace_period", "10s")) < 60:
+        if name in ("rabbitmq", "postgres", "garage", "front", "prometheus") and seconds(service.get("stop_grace_period", "10s")) < 60:
             yield f"{name}: is killed {service.get('stop_grace_period', '10s')} after it was told to stop"
         if name.startswith("worker"):
             drain = int(service["environment"]["ACETATE__WORKER__DRAIN_SECONDS"])

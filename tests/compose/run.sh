@@ -146,6 +146,11 @@ mount --move mnt sys/fs/cgroup
 mount --rbind /dev dev
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
+# Images and volumes, some 3 GB: in memory if there is plenty, because a disk takes minutes to write and delete them.
+if [ "$(sed -n "s/^MemAvailable: *\([0-9]*\) kB/\1/p" proc/meminfo)" -gt 10000000 ]; then
+    mkdir -p var/lib/docker
+    mount -t tmpfs -o size=6g tmpfs var/lib/docker
+fi
 pivot_root . .outside
 cd /
 umount --lazy /.outside

@@ -22,7 +22,9 @@ step() { # NAME COMMAND...
     tail -n 40 "$log" | sed 's/^/         /'
     echo "-------- the containers"
     docker ps --all --format '{{.Names}}\t{{.Status}}' 2>&1 || true
-    docker compose --profile '*' logs --no-color --tail 15 2>&1 | cut -c 1-300 || true
+    docker compose --ansi never --profile '*' logs --tail 15 front worker 2>&1 | cut -c 1-300 || true
+    docker compose --ansi never --profile '*' logs --tail 5 rabbitmq postgres garage prometheus grafana 2>&1 |
+        cut -c 1-300 || true
     echo "-------- the engine"
     tail -n 15 /tmp/dockerd.log | cut -c 1-300 || true
     exit 1
@@ -81,6 +83,13 @@ RABBITMQ_PASSWORD_ENCODED=p%40s%2Fs%3Aw%25rd%20%23%3F%24x%22y%26%3D%2B
 POSTGRES_PASSWORD='p@s/s:w%rd #?$x"y&=+'
 POSTGRES_PASSWORD_ENCODED=p%40s%2Fs%3Aw%25rd%20%23%3F%24x%22y%26%3D%2B
 S3_SECRET_ACCESS_KEY='s3 secret/with+odd=$characters'
+COMPOSE_FILE=docker-compose.yml:/work/fewer-steps.yml
+END
+    # A program with debug assertions takes half a minute for the usual 50 steps.
+    cat >/work/fewer-steps.yml <<'END'
+services:
+  worker:
+    environment: {ACETATE__QWEN_IMAGE__NUM_INFERENCE_STEPS: 8}
 END
 }
 workers() { docker compose ps --quiet worker | wc -l; }
@@ -181,7 +190,8 @@ sys.exit(len(rules) < 8 or bad != [])'
 }
 killed() {
     local victim before
-    victim=$(docker compose ps --quiet worker | head -n 1)
+    victim=$(docker compose ps --quiet worker)
+    victim=${victim%%$'\n'*}
     before=$(restarts "$victim")
     submit killed 9
     within 30 one_runs

@@ -53,7 +53,8 @@ build_garage() {
     rm -rf "$place/garage-target"
 }
 build_s3_server() {
-    cargo build --quiet --example s3-server
+    # As part of the workspace, it shares what the tests were built from.
+    cargo build --quiet --workspace --example s3-server
     # Without the symbols, of which there are many.
     strip -o "$place/bin/s3-server" "$target/debug/examples/s3-server"
 }

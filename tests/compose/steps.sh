@@ -112,6 +112,18 @@ states = {state: jobs for state, jobs in states.items() if jobs}
 assert states == {"succeeded": int(sys.argv[1])}, states
 END
 }
+running_on() { # > the names of the workers that run jobs; each begins with the name of its host, a container's id
+    docker compose exec -T postgres psql --username acetate --tuples-only --no-align \
+        --command "SELECT worker FROM jobs WHERE state = 'running'"
+}
+busy_worker() { # > a container that runs a job
+    local id names
+    names=$(running_on)
+    for id in $(docker compose ps --quiet worker); do
+        case "$names" in *"${id:0:12}"*) echo "$id"; return ;; esac
+    done
+    return 1
+}
 one_runs() { [ "$(count --state running)" -gt 0 ]; }
 pid_of() { docker inspect --format '{{.State.Pid}}' "$1"; }
 healthy() { [ "$(docker inspect --format '{{.State.Health.Status}}' "$1")" = healthy ]; }
@@ -190,13 +202,17 @@ sys.exit(len(rules) < 8 or bad != [])'
 }
 killed() {
     local victim before
-    victim=$(docker compose ps --quiet worker)
-    victim=${victim%%$'\n'*}
-    before=$(restarts "$victim")
     submit killed 9
-    within 30 one_runs
+    within 30 busy_worker
+    victim=$(busy_worker)
+    before=$(restarts "$victim")
     kill -KILL "$(pid_of "$victim")"
     all_succeeded killed 9
+    jobs list --limit 1000 --batch killed --json | python3 -c '
+import json, sys
+attempts = [job["attempts"] for job in json.load(sys.stdin)["jobs"]]
+print("NOTE: attempts", sum(attempts), "for", len(attempts), "jobs")
+sys.exit(max(attempts) < 2)' || fail "no attempt was lost"
     [ "$(restarts "$victim")" -gt "$before" ] || fail "the worker was not started again"
     within 60 healthy "$victim"
     is workers "$(workers)" 3

@@ -82,7 +82,7 @@ RABBITMQ_PASSWORD='p@s/s:w%rd #?$x"y&=+'
 RABBITMQ_PASSWORD_ENCODED=p%40s%2Fs%3Aw%25rd%20%23%3F%24x%22y%26%3D%2B
 POSTGRES_PASSWORD='p@s/s:w%rd #?$x"y&=+'
 POSTGRES_PASSWORD_ENCODED=p%40s%2Fs%3Aw%25rd%20%23%3F%24x%22y%26%3D%2B
-S3_SECRET_ACCESS_KEY='s3 secret/with+odd=$characters'
+S3_SECRET_ACCESS_KEY='s3-secret/with+odd=$characters#'
 COMPOSE_FILE=docker-compose.yml:/work/fewer-steps.yml
 END
     # A program with debug assertions takes half a minute for the usual 50 steps.

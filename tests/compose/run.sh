@@ -111,9 +111,14 @@ fi
 
 # ---- What the steps work with: the files of a checkout, and what the images are made of
 
+clean() {
+    # Groups of processes are no part of a namespace. The empty ones can go.
+    find /sys/fs/cgroup -depth -type d -path '*/acetate-compose-test*' -exec rmdir {} + 2>/dev/null || true
+    rm -rf "$root/var/lib/docker" "$root/work"
+}
 checkout=$root/work/acetate
 prepare() {
-    rm -rf "$root/work" "$root/var/lib/docker"
+    clean # what a run left that was killed
     mkdir -p "$checkout" "$root/work/stand-ins/bin" "$root/.outside"
     git ls-files -z --cached --others --exclude-standard docker-compose.yml deploy examples out LICENSE docs/running.md \
         models/layered-nano models/edit-nano | xargs -0 cp --parents --target-directory="$checkout"
@@ -156,11 +161,6 @@ pivot_root . .outside
 cd /
 umount --lazy /.outside
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root STORAGE="$2" bash /work/steps.sh'
-clean() {
-    # Groups of processes are no part of a namespace. The empty ones can go.
-    find /sys/fs/cgroup -depth -type d -path '*/acetate-compose-test*' -exec rmdir {} + 2>/dev/null || true
-    rm -rf "$root/var/lib/docker" "$root/work"
-}
 trap clean EXIT
 status=0
 # Ends with this script, however that ends.

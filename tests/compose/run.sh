@@ -53,7 +53,8 @@ build_garage() {
     rm -rf "$place/garage-target"
 }
 build_s3_server() {
-    cargo build --quiet --example s3-server
+    # As part of the workspace, it shares what the tests were built from.
+    cargo build --quiet --workspace --example s3-server
     # Without the symbols, of which there are many.
     strip -o "$place/bin/s3-server" "$target/debug/examples/s3-server"
 }
@@ -110,9 +111,14 @@ fi
 
 # ---- What the steps work with: the files of a checkout, and what the images are made of
 
+clean() {
+    # Groups of processes are no part of a namespace. The empty ones can go.
+    find /sys/fs/cgroup -depth -type d -path '*/acetate-compose-test*' -exec rmdir {} + 2>/dev/null || true
+    rm -rf "$root/var/lib/docker" "$root/work"
+}
 checkout=$root/work/acetate
 prepare() {
-    rm -rf "$root/work" "$root/var/lib/docker"
+    clean # what a run left that was killed
     mkdir -p "$checkout" "$root/work/stand-ins/bin" "$root/.outside"
     git ls-files -z --cached --others --exclude-standard docker-compose.yml deploy examples out LICENSE docs/running.md \
         models/layered-nano models/edit-nano | xargs -0 cp --parents --target-directory="$checkout"
@@ -146,15 +152,15 @@ mount --move mnt sys/fs/cgroup
 mount --rbind /dev dev
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
+# Images and volumes, some 3 GB: in memory if there is plenty, because a disk takes minutes to write and delete them.
+if [ "$(sed -n "s/^MemAvailable: *\([0-9]*\) kB/\1/p" proc/meminfo)" -gt 10000000 ]; then
+    mkdir -p var/lib/docker
+    mount -t tmpfs -o size=6g tmpfs var/lib/docker
+fi
 pivot_root . .outside
 cd /
 umount --lazy /.outside
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root STORAGE="$2" bash /work/steps.sh'
-clean() {
-    # Groups of processes are no part of a namespace. The empty ones can go.
-    find /sys/fs/cgroup -depth -type d -path '*/acetate-compose-test*' -exec rmdir {} + 2>/dev/null || true
-    rm -rf "$root/var/lib/docker" "$root/work"
-}
 trap clean EXIT
 status=0
 # Ends with this script, however that ends.

@@ -117,10 +117,10 @@ pub struct RetryArgs {
     #[command(flatten)]
     many: ManyArgs,
     /// With --batch: jobs in this state, failed or cancelled; may be repeated [default: failed]
-    #[arg(long, requires = "batch")]
+    #[arg(long)]
     state: Vec<JobState>,
     /// With --batch: only jobs whose error has this code, such as storage; may be repeated
-    #[arg(long, requires = "batch")]
+    #[arg(long)]
     code: Vec<String>,
 }
 
@@ -132,6 +132,10 @@ impl RetryArgs {
 
 pub async fn retry(global: &GlobalArgs, front: &Submitter, args: RetryArgs) -> Result<(), Failure> {
     let id = match args.many.chosen()? {
+        Chosen::One(_) if !args.state.is_empty() || !args.code.is_empty() => {
+            let text = "--state and --code choose jobs of a batch; give --batch NAME instead of an id";
+            return Err(Failure::Usage(text.to_owned()));
+        }
         Chosen::One(id) => id,
         Chosen::Batch(batch) => return retry_batch(global, front, batch, args).await,
     };

@@ -94,6 +94,8 @@ async fn deleted_over_http() -> Tally {
             server.act(id, "cancel").ok(200);
             assert_eq!(send("DELETE", &server.url(&format!("/v1/jobs/{id}")), &[], &[]).status, 204);
         }
+        // Its relay has sent what it took.
+        server.stop();
     });
     nothing_comes_back(&world, &ids, 0).await
 }

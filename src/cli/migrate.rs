@@ -6,8 +6,6 @@ use serde_json::json;
 use super::{Failure, global::GlobalArgs, output, runtime::block_on};
 use crate::app;
 
-/// Processes do this by themselves when they start, unless `status.migrate` is false. Use it as a step of its own before
-/// an upgrade: it waits for locks only seconds at a time, so that running workers go on, and builds indexes concurrently.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
     /// Print JSON

@@ -64,6 +64,9 @@ enum Command {
     /// Check that everything is ready: folders, database, queue, store, disk, models, device
     Doctor(doctor::DoctorArgs),
     /// Migrate the tables of the job database
+    ///
+    /// Processes do this by themselves when they start, unless status.migrate is false. As a step of its own before an
+    /// upgrade, it runs while workers go on: it waits for locks only seconds at a time and builds indexes concurrently.
     Migrate(migrate::MigrateArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),

@@ -26,6 +26,7 @@ fn help_texts() {
         ("help_models", &["models", "--help"]),
         ("help_completions", &["completions", "--help"]),
         ("help_man", &["man", "--help"]),
+        ("help_migrate", &["migrate", "--help"]),
     ] {
         let Ran { code, stdout, stderr } = place.run(args);
         assert_eq!((code, stderr.as_str()), (Some(0), ""));

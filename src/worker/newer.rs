@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::{JobControl, Worker, retry::with_deadline};
 use crate::{
@@ -46,7 +46,7 @@ pub(super) async fn leave(
             if delivery.left_for().is_none() {
                 warn!(job, "a message is left to newer workers, because this version cannot read it ({error})");
             } else {
-                info!(job, "a message is still left to newer workers");
+                debug!(job, "a message is still left to newer workers");
             }
             delivery.leave();
         }

@@ -32,7 +32,7 @@ const LEFT_SINCE: &str = "x-acetate-left-since";
 /// The pause after the first time, which doubles each time. While it lasts, the message counts as one of those that the
 /// worker holds, so the longest pause is how long it may keep others out.
 const FIRST_LEAVE: Duration = Duration::from_millis(250);
-const LONGEST_LEAVE: Duration = Duration::from_secs(10);
+const LONGEST_LEAVE: Duration = Duration::from_secs(2);
 /// The broker does not reply to this; only a full socket takes time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -145,7 +145,8 @@ impl Handle {
         let properties = self.properties.clone().with_headers(headers).with_message_id(id).with_delivery_mode(2);
         runtime.spawn(async move {
             sleep(FIRST_LEAVE.saturating_mul(doubled).min(LONGEST_LEAVE)).await;
-            let Some(open) = &self.open else { return };
+            // Where the broker took it back meanwhile, a copy would be one too many.
+            let Some(open) = self.open.as_ref().filter(|open| open.acker.usable()) else { return };
             let key = self.kind.as_str();
             let message = Outgoing { exchange: JOBS, key, mandatory: true, body: &self.body, properties };
             let published = open.publisher.one(message).await;

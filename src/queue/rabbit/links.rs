@@ -13,7 +13,7 @@ use crate::{job::JobError, queue::Health};
 /// The pause between two attempts of a health check to reopen the publishing connection.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a health check asks whether the broker accepts messages.
-const ASK_EVERY: Duration = Duration::from_secs(5);
+const ASK_EVERY: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Default)]
 pub(super) struct Links(Mutex<State>);

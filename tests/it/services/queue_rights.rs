@@ -234,6 +234,7 @@ async fn a_certificate_of_a_private_authority_logs_in() {
         (TlsFiles { client_cert: None, client_key: None, ..good.clone() }, url.clone(), "queue.client_cert"),
         (good.clone(), url.replace("localhost", "127.0.0.1"), "queue.url"),
         (good.clone(), url.replace("localhost", "nobody:wrong@localhost"), "refuses the user"),
+        (TlsFiles::default(), url.replace("amqps://", "amqp://"), "use amqps://"),
     ] {
         let error = ready(&url, tls).await.unwrap_err().to_string();
         assert!(error.contains(words) && error.contains(&port.to_string()), "{words} is not in {error}");

@@ -81,7 +81,7 @@ impl Queue {
     pub async fn accepts(&self) -> Result<(), JobError> {
         match self {
             Self::Embedded(_) => Ok(()),
-            Self::Rabbit(rabbit) => rabbit.publisher().ask().await,
+            Self::Rabbit(rabbit) => rabbit.publisher().accepts().await,
         }
     }
 

@@ -43,7 +43,8 @@ fn advice(text: &str, tls: bool) -> Option<&'static str> {
         ("HandshakeFailure", "the server may require a client certificate: queue.client_cert and queue.client_key"),
     ];
     if !tls {
-        return None;
+        let other = "what responds is not RabbitMQ's AMQP port; if it is its port for TLS, use amqps://";
+        return text.starts_with("failed to parse").then_some(other);
     }
     MEANS.iter().find(|(word, _)| text.contains(word)).map(|(_, advice)| *advice)
 }

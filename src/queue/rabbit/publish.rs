@@ -43,6 +43,9 @@ pub(in crate::queue) struct Publisher {
 /// How often a publisher that waits looks whether the broker has blocked it.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long after a confirmation the broker may say that it blocks the connection.
+const SAID_WITHIN: Duration = Duration::from_millis(500);
+
 impl Publisher {
     pub(super) fn new(core: Arc<Core>) -> Self {
         let [jobs, events, replies, asking] = [(); 4].map(|()| Arc::default());
@@ -82,8 +85,18 @@ impl Publisher {
         self.with_connection(async |_| Ok(())).await
     }
 
+    /// Whether the broker accepts messages.
+    pub(in crate::queue) async fn accepts(&self) -> Result<(), JobError> {
+        self.ask().await?;
+        // It confirms the first message, and says only then that it accepts no others.
+        match timeout(SAID_WITHIN, self.until_blocked()).await {
+            Ok(error) => Err(error),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Finds out whether the broker accepts messages, with one that no queue takes: an idle connection is not told.
-    pub(in crate::queue) async fn ask(&self) -> Result<(), JobError> {
+    async fn ask(&self) -> Result<(), JobError> {
         self.batch(&self.asking, &[Outgoing::question()]).await.remove(0)
     }
 

@@ -242,7 +242,7 @@ none() { # no CPU workers, as beside GPUs
     # The sample waits for a worker, starts none, and goes when its client is told to go.
     local before client
     before=$(count)
-    setsid docker compose run --rm -T sample still-life.jpg &
+    setsid docker compose run --rm -T sample house.png &
     client=$!
     within 60 more_than "$before"
     is workers "$(workers)" 0

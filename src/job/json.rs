@@ -47,13 +47,18 @@ impl JsonError {
     }
 }
 
-/// Reads one JSON object.
+/// Reads one JSON object into named fields.
 pub fn object_from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
+    object_from_value(one_value_from_slice(bytes)?)
+}
+
+/// Reads a JSON value that must not be an array.
+pub fn one_value_from_slice(bytes: &[u8]) -> Result<Value, JsonError> {
     if without_mark(bytes).trim_ascii_start().starts_with(b"[") {
         let reason = "an array; one JSON object is needed, and for several jobs one message for each".to_owned();
         return Err(JsonError::Data { field: String::new(), reason });
     }
-    object_from_value(value_from_slice(bytes)?)
+    value_from_slice(bytes)
 }
 
 /// Reads any JSON value.

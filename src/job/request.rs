@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{
     CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams,
-    json::{object_from_slice, object_from_value},
+    json::{object_from_value, one_value_from_slice},
 };
 
 /// The version of messages.
@@ -161,7 +161,12 @@ impl JobRequest {
                 format!("{} bytes; at most {MAX_REQUEST_BYTES} are allowed; send references, not pixels", bytes.len()),
             ));
         }
-        Self::checked(object_from_slice(bytes).map_err(|error| error.in_request("request", ""))?)
+        let message = one_value_from_slice(bytes).map_err(|error| error.in_request("request", ""))?;
+        // First of all, because the rest of a newer message may be anything.
+        if let Some(version) = message.get("version").and_then(Value::as_u64) {
+            check_version(version)?;
+        }
+        Self::from_value(message)
     }
 
     /// Like [`JobRequest::from_json`], for a message made from rows and flags.
@@ -262,8 +267,8 @@ impl JobRequest {
 ///
 /// # Errors
 /// [`JobError::InvalidRequest`] for the field `version`.
-pub fn check_version(version: u32) -> Result<(), JobError> {
-    if version == VERSION {
+pub fn check_version(version: u64) -> Result<(), JobError> {
+    if version == u64::from(VERSION) {
         return Ok(());
     }
     Err(JobError::invalid("version", format!("{version} is not known; this acetate reads version {VERSION}")))
@@ -299,7 +304,7 @@ impl TryFrom<Wire> for JobRequest {
     type Error = JobError;
 
     fn try_from(wire: Wire) -> Result<Self, JobError> {
-        check_version(wire.version)?;
+        check_version(wire.version.into())?;
         let params = if wire.params.is_null() { json!({}) } else { wire.params };
         let task = Task::from_params(wire.kind, params)?;
         let list = match (wire.input.image, wire.input.images) {

@@ -138,7 +138,7 @@ mod tests {
         for (from, to, reason) in [
             ("\"version\":1", "\"version\":2", "version: 2 is not known"),
             ("composite", "paint", "unknown variant `paint`"),
-            ("\"version\":1", "\"version\":2,\"new\":[]", "unknown field `new`"),
+            ("\"version\":1", "\"version\":2,\"new\":[]", "version: 2 is not known"),
         ] {
             match Content::read(good.replace(from, to).as_bytes(), None) {
                 Content::Newer { id, error, .. } => {

@@ -1,8 +1,8 @@
 //! Messages of a newer version of acetate, which a worker leaves to others during an upgrade.
 
-use serde::Deserialize;
+use serde_json::Value;
 
-use crate::job::{JobKind, REQUEST_VERSION};
+use crate::job::{JobKind, REQUEST_VERSION, value_from_slice};
 
 /// The longest name of a kind.
 const LONGEST_KIND: usize = 64;
@@ -10,18 +10,10 @@ const LONGEST_KIND: usize = 64;
 /// Why a newer version may read a body that this one does not: its version, or its kind. A field that version 1 does
 /// not have is the sender's mistake, and so is anything that is not a JSON object.
 pub(super) fn is_newer(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Head {
-        version: u64,
-        #[serde(default)]
-        kind: serde_json::Value,
-    }
-    // Without this, an array would be read by position.
-    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-        return false;
-    }
-    let Ok(Head { version, kind }) = serde_json::from_slice(body) else { return false };
-    let unknown = kind.as_str().is_some_and(|kind| is_name(kind) && kind.parse::<JobKind>().is_err());
+    let Ok(Value::Object(fields)) = value_from_slice(body) else { return false };
+    let Some(version) = fields.get("version").and_then(Value::as_u64) else { return false };
+    let kind = fields.get("kind").and_then(Value::as_str);
+    let unknown = kind.is_some_and(|kind| is_name(kind) && kind.parse::<JobKind>().is_err());
     version > u64::from(REQUEST_VERSION) || version == u64::from(REQUEST_VERSION) && unknown
 }
 
@@ -41,6 +33,7 @@ mod tests {
             (r#"{"version":2}"#, true),
             (r#" {"version":7,"id":5,"kind":["x"],"input":null,"new":{"deep":[1]}}"#, true),
             (r#"{"version":1,"kind":"paint"}"#, true),
+            ("\u{feff}{\"version\":2.0}", true),
             (r#"{"version":1,"kind":"upscale_4x","color":1}"#, true),
             (r#"{"version":1,"kind":"composite","color":1}"#, false),
             (r#"{"version":0,"kind":"paint"}"#, false),

@@ -66,7 +66,7 @@ pub struct InputBody {
 
 /// Reads and checks the request. `key` is the value of the `Idempotency-Key` header.
 pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(JobRequest, SubmitOptions)> {
-    check_version(body.version.unwrap_or(1))?;
+    check_version(body.version.unwrap_or(1).into())?;
     let id = body.id.or_else(|| key.map(JobId::of_key)).unwrap_or_else(JobId::new);
     let inputs = match (body.input.image, body.input.images) {
         (Some(image), images) if images.is_empty() => vec![image],

@@ -171,6 +171,8 @@ impl Topology<'_> {
                     self.may_configure = false;
                     (passive, refused) = (true, true);
                 }
+                // A queue keeps the timeout that it was declared with. RabbitMQ compares it since 4.3.
+                false if differs(&error) && reason(&error).contains("'x-consumer-timeout'") => passive = true,
                 // What does not exist may be declared after all: permissions may differ by name.
                 true if is_missing(&error) && !refused => (passive, refused) = (false, true),
                 _ => {

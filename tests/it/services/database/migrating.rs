@@ -136,7 +136,9 @@ async fn through_a_pooler(database: Database) {
         let Some(program) = super::servers::tool(version) else { continue };
         let pooler = super::servers::Pooler::start(&program, "transaction", "");
         let url = DatabaseUrl::parse("test", &pooler.url(database.url())).unwrap();
-        database.sql("DROP TABLE IF EXISTS acetate_schema, webhooks, attempts, outbox, rejections, jobs").await;
+        database
+            .sql("DROP TABLE IF EXISTS acetate_schema, tombstones, webhooks, attempts, outbox, rejections, jobs")
+            .await;
         database.sql("DROP FUNCTION IF EXISTS acetate_now").await;
         first_version(&database).await;
         let status = JobStore::open(&url, OutboxMode::Service).await.unwrap();

@@ -20,7 +20,7 @@ fn texts_are_compressed_for_those_who_ask() {
     assert_eq!(whole.header("content-encoding"), "");
     let small = send("GET", &server.url("/openapi.json"), &[("accept-encoding", "gzip")], &[]).ok(200);
     assert_eq!(small.header("content-encoding"), "gzip");
-    assert!(small.headers.get_all("vary").iter().any(|vary| vary == "accept-encoding"), "{:?}", small.headers);
+    assert!(small.headers.get_all("vary").iter().any(|value| value == "accept-encoding"), "{:?}", small.headers);
     assert!(small.body.len() < whole.body.len() / 4, "{} of {}", small.body.len(), whole.body.len());
     let mut text = Vec::new();
     GzDecoder::new(&small.body[..]).read_to_end(&mut text).unwrap();

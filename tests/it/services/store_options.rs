@@ -101,7 +101,7 @@ async fn slow_line(upstream: SocketAddr, rate: usize) -> SocketAddr {
                 let mut piece = vec![0; rate / 20];
                 while let Ok(read @ 1..) = from_client.read(&mut piece).await {
                     to_server.write_all(&piece[..read]).await.ok();
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_secs_f64(read as f64 / rate as f64)).await;
                 }
             });
         }
@@ -219,7 +219,7 @@ async fn each_refusal_names_its_setting() {
             "minutes ahead of that of",
         ),
         (
-            "403 Forbidden\r\nDate: Sun, 06 Nov 2094 08:49:37 GMT",
+            "403 Forbidden\r\nDate: Sat, 06 Nov 2094 08:49:37 GMT",
             "<Error><Code>AccessDenied</Code><Message>Date is too old</Message></Error>",
             "minutes behind that of",
         ),

@@ -70,7 +70,7 @@ impl PrivateCa {
                         client.read_exact(&mut [0; 8]).ok()?;
                         client.write_all(b"S").ok()?;
                     }
-                    forward(client, TcpStream::connect(upstream).ok()?, config)
+                    forward(client, upstream, config)
                 });
             }
         });
@@ -79,12 +79,21 @@ impl PrivateCa {
 }
 
 /// Until one side closes.
-fn forward(mut client: TcpStream, mut server: TcpStream, config: Arc<ServerConfig>) -> Option<()> {
+fn forward(mut client: TcpStream, upstream: SocketAddr, config: Arc<ServerConfig>) -> Option<()> {
     let mut tls = ServerConnection::new(config).ok()?;
     let tick = Some(Duration::from_millis(2));
     client.set_read_timeout(tick).ok()?;
-    server.set_read_timeout(tick).ok()?;
     client.set_nodelay(true).ok()?;
+    // Servers do not see clients that do not trust the certificate.
+    while tls.is_handshaking() {
+        match tls.complete_io(&mut client) {
+            Ok(_) => {}
+            Err(error) if is_pause(&error) => {}
+            Err(_) => return None,
+        }
+    }
+    let mut server = TcpStream::connect(upstream).ok()?;
+    server.set_read_timeout(tick).ok()?;
     let mut piece = vec![0; 64 << 10];
     loop {
         match tls.read_tls(&mut client) {
@@ -107,17 +116,15 @@ fn forward(mut client: TcpStream, mut server: TcpStream, config: Arc<ServerConfi
             Err(error) if is_pause(&error) => {}
             Err(_) => return None,
         }
-        if !tls.is_handshaking() {
-            match server.read(&mut piece) {
-                Ok(0) => {
-                    tls.send_close_notify();
-                    tls.write_tls(&mut client).ok();
-                    return None;
-                }
-                Ok(read) => tls.writer().write_all(&piece[..read]).ok()?,
-                Err(error) if is_pause(&error) => {}
-                Err(_) => return None,
+        match server.read(&mut piece) {
+            Ok(0) => {
+                tls.send_close_notify();
+                tls.write_tls(&mut client).ok();
+                return None;
             }
+            Ok(read) => tls.writer().write_all(&piece[..read]).ok()?,
+            Err(error) if is_pause(&error) => {}
+            Err(_) => return None,
         }
         while tls.wants_write() {
             tls.write_tls(&mut client).ok()?;

@@ -98,7 +98,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             decompose(json!({"job": id, "file": "composite.png"}), json!({"stps": 1})),
             422,
             "invalid_request",
-            "params",
+            "params.stps",
             "stps",
         ),
         (decompose(json!({"job": id, "layer": 7}), json!({})), 422, "invalid_request", "input", "has no layers"),

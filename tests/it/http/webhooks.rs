@@ -58,6 +58,10 @@ pub fn receiver(answers: &[&'static str]) -> (u16, Receiver<Call>) {
             let mut headers = Vec::new();
             let mut line = String::new();
             reader.read_line(&mut line).unwrap();
+            // A connection through which nothing came is no call: a proxy's, for a handshake that failed.
+            if line.is_empty() {
+                continue;
+            }
             loop {
                 line.clear();
                 reader.read_line(&mut line).unwrap();

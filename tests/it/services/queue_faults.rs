@@ -37,7 +37,7 @@ async fn what_cannot_be_read_is_put_aside_with_its_reason() {
         (good.replace("\"version\":1", "\"version\":0"), Some(id), "version: 0 is not known"),
         (good.replace("\"labels\"", "\"lables\""), Some(id), "unknown field `lables`"),
         ("{\"version\": 1, \"id\"".to_owned(), None, "EOF"),
-        (String::new(), None, "EOF"),
+        (String::new(), None, "request: is empty"),
     ];
     for (body, wanted, reason) in cases {
         let published = channel.basic_publish(

@@ -16,6 +16,8 @@ use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use tokio::{net::TcpListener, task::JoinHandle};
 
+use super::s3_files::Files;
+
 pub const ACCESS_KEY: &str = "AKIAACETATETESTS";
 pub const SECRET_KEY: &str = "0secret0secret0secret0secret0";
 
@@ -35,7 +37,7 @@ impl S3Server {
         for bucket in buckets {
             std::fs::create_dir(folder.path().join(bucket)).unwrap();
         }
-        let mut service = S3ServiceBuilder::new(FileSystem::new(folder.path()).unwrap());
+        let mut service = S3ServiceBuilder::new(Files(FileSystem::new(folder.path()).unwrap()));
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = service.build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -18,7 +18,10 @@ fn without_credentials_doctor_says_what_is_missing() {
     let results = shown["checks"].as_array().unwrap().iter().find(|check| check["name"] == "results").unwrap();
     assert_eq!((output.status.code(), &results["state"]), (Some(1), &"broken".into()), "{shown}");
     let text = results["text"].as_str().unwrap();
-    assert!(text.contains("s3://results/") && text.contains("there are none; check AWS_ACCESS_KEY_ID"), "{text}");
+    assert!(
+        text.contains("s3://results/") && text.contains("there are none; nothing was found in AWS_ACCESS_KEY_ID"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,7 +36,7 @@ async fn a_manifest_is_submitted_once_however_often(world: World) {
     let output = format!("{}{{stem}}/", world.output("bulk"));
     let args = ["submit", "composite", "--from", "m.jsonl", "--output", &output, "--batch", "b1", "--json"];
     let report = world.json(&args).await;
-    assert_eq!(report, json!({"batch": "b1", "rows": 3, "submitted": 2, "known": 0, "duplicates": 1}));
+    assert_eq!(report, json!({"batch": "b1", "rows": 3, "submitted": 2, "known": 0, "duplicates": 1, "skipped": 0}));
     let report = world.json(&args).await;
     assert_eq!((&report["submitted"], &report["known"]), (&json!(0), &json!(2)));
 

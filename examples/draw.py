@@ -1,4 +1,4 @@
-"""Draws the sample pictures next to this file; needs pillow and numpy.
+"""Draws the sample pictures beside this file; needs pillow and numpy.
 
     python examples/draw.py
 
@@ -28,7 +28,7 @@ def points(*pairs):
 
 
 def gradient(width, height, stops):
-    """A vertical gradient through (position from 0 to 1, color) stops."""
+    """A vertical gradient through (position from 0 to 1, colour) stops."""
     at = np.linspace(0, 1, height * SCALE)
     places = [stop[0] for stop in stops]
     planes = [np.interp(at, places, [rgb(stop[1])[c] for stop in stops]) for c in range(3)]
@@ -56,7 +56,7 @@ def line(image, shape, colour, width, alpha=255):
 
 
 def paint(image, mask, shade):
-    """Fills a mask (L) with an (h, w, 3) array of colors."""
+    """Fills a mask (L) with an (h, w, 3) array of colours."""
     layer = Image.fromarray(np.clip(shade, 0, 255).round().astype(np.uint8), "RGB").convert("RGBA")
     layer.putalpha(mask)
     image.alpha_composite(layer)
@@ -69,7 +69,7 @@ def mask_of(image, shape):
 
 
 def ball(image, cx, cy, r, dark, middle, light):
-    """A sphere lit from the upper left, with light reflected from the table below."""
+    """A sphere lit from the upper left, with light that comes back from the table below."""
     height, width = image.size[1], image.size[0]
     y, x = np.mgrid[0:height, 0:width] / SCALE
     u, v = (x - cx) / r, (y - cy) / r
@@ -175,7 +175,7 @@ def still_life():
         line(image, [(x, y), (x + length / 2, y + RNG.normal(0, 1.5)), (x + length, y)], "6d4428", 1, 45)
     line(image, [(0, edge), (width, edge)], "d9a878", 2, 160)
 
-    # A cloth under everything, with its own shadow.
+    # A cloth under everything, with a shadow of its own.
     ellipse(image, 335, 424, 265, 44, "2b1a0e", 110, blur=12)
     polygon(image, [(72, 380), (330, 344), (596, 388), (552, 444), (300, 460), (98, 436)], "e9e3d6")
     polygon(image, [(330, 344), (596, 388), (552, 444), (410, 452)], "d8d0c0")
@@ -232,7 +232,7 @@ def star(cx, cy, outer, inner, count, turn=-np.pi / 2):
 
 
 def poster():
-    """Drawn on five sheets, which are also stored as layers to combine with `run composite`."""
+    """Drawn on five sheets, which are kept beside the picture: layers to put together with `run composite`."""
     width, height = 480, 640
     image = gradient(width, height, [(0, "17224d"), (0.45, "3b3b7a"), (0.68, "c9607d"), (0.8, "f4a261"), (1, "f4a261")])
     for _ in range(70):

@@ -1,40 +1,40 @@
 //! acetate splits pictures into transparent RGBA layers (Qwen-Image-Layered) and edits layers by instruction
 //! (Qwen-Image-Edit-2509), as jobs.
 //!
-//! The models are in a separate library, [`qwen_image`]; this crate has everything about jobs. `ARCHITECTURE.md`
-//! follows a message, a tensor, a setting and an error through the code.
+//! The models are a library of their own, [`qwen_image`]; here is everything about jobs. `ARCHITECTURE.md` walks through
+//! the code with a message, a tensor, a setting and an error.
 //!
 //! # The path of a job
 //!
 //! A request ([`job::JobRequest`]) is submitted as a row ([`database`]), and its id is put into a queue ([`queue`]). A
 //! worker ([`worker`]) takes the id and claims the row. It reads the pictures that the request names ([`store`]) and
-//! decodes them under limits ([`image`]). It passes them to the engine ([`engine`]), whose only thread owns the device
-//! and runs the library's pipeline. It encodes the layers as PNGs and writes them into the store, then the manifest
-//! that names them. It changes the row to `succeeded` and acknowledges the delivery. `worker/run.rs` has this path, in
-//! this order, on one screen; `worker/consumer_loop.rs` runs it for every delivery.
+//! decodes them under limits ([`image`]). It hands them to the engine ([`engine`]), whose one thread owns the device and
+//! runs the library's pipeline. It encodes the layers as PNGs, writes them into the store, and after them the manifest
+//! that names them. It moves the row to `succeeded` and acknowledges the delivery. `worker/run.rs` is this path, in this
+//! order, on one screen; `worker/consumer_loop.rs` is what goes on around it.
 //!
 //! ```text
 //! message -> claim    -> fetch -> decode -> [text encoder -> denoise -> VAE] -> PNGs  -> manifest -> row      -> ack
 //! queue      database    store    image     engine: qwen_image                  image    store       database    queue
 //! ```
 //!
-//! # Invariants
+//! # What holds everywhere
 //!
-//! - The row owns the state; the queue only dispatches. The messages about a change are written into an outbox together
-//!   with the change, and sent afterwards. A claim increments the row's epoch, and every later write names its epoch,
-//!   so a worker that lost its lease cannot change the row.
-//! - Files are under `{job}/{epoch}/`. Each is written atomically and verified. The manifest is written last: if it
-//!   exists, so does every file that it names.
-//! - An error's class decides what happens next ([`job::ErrorClass`]): a job with an invalid request fails at once;
-//!   after a temporary error it is retried, up to a number of attempts.
-//! - Only the engine's thread waits for the device, and nothing computes on the async runtime's threads.
+//! - The row owns the state; the queue only dispatches. What must be told of a change is written with it, into an
+//!   outbox, and told afterwards. A claim raises the row's epoch, and every later write names its epoch: a worker that
+//!   lost its lease loses every race.
+//! - Files lie under `{job}/{epoch}/`, written whole and read back. The manifest is written last, so a reader that finds
+//!   one finds every file that it names.
+//! - An error's class decides what follows ([`job::ErrorClass`]): the caller's fault fails at once, a passing one is
+//!   tried again, and after a number of attempts never again.
+//! - Nothing waits on the device but the engine's thread, and nothing computes on the async runtime's threads.
 //!
-//! # Dependencies
+//! # Who may use whom
 //!
 //! `main -> cli -> app -> {http, worker} -> {queue, database, store, image, engine} -> job`, `http -> ui`,
-//! `{store, http} -> egress`, `{app, worker, queue, store} -> retry`. The stages do not know each other; only the
-//! worker combines them. Only [`config`] reads configuration files and the environment. `tests/it/architecture.rs`
-//! checks all of this. The library is a separate crate without a runtime, a database or settings.
+//! `{store, http} -> egress`, `{app, worker, queue, store} -> retry`. The stages do not know each other; only the worker puts them in order. Only [`config`]
+//! reads files of settings and the environment. `tests/it/architecture.rs` checks all of this. That the library knows no
+//! runtime, no database and no environment, the compiler checks.
 
 // All unsafe code is in crates/qwen-image. Text for people goes through `cli::output`.
 #![forbid(unsafe_code)]

@@ -56,7 +56,7 @@ mod tests {
         pauses.reset();
         assert!(pauses.next_pause() <= first);
         let drawn: std::collections::BTreeSet<_> = (0..20).map(|_| Pauses::new(first, longest).next_pause()).collect();
-        assert!(drawn.len() > 1, "processes that failed together retry together: {drawn:?}");
+        assert!(drawn.len() > 1, "those who failed together come back together: {drawn:?}");
     }
 
     #[test]

@@ -60,6 +60,6 @@ impl Metrics {
     }
 }
 
-/// The bounds of the histograms' buckets in seconds, from a quick stage to a long wait.
+/// From a quick stage to a long wait.
 const SECONDS: [f64; 16] =
     [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];

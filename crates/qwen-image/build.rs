@@ -1,8 +1,8 @@
 //! Compiles `kernels/*.cu` to PTX under the `cuda` feature; does nothing otherwise.
 //!
-//! The targets are the oldest architectures with the number formats; the driver compiles for the GPU it finds.
+//! The targets are the oldest architectures with the number formats; the driver compiles for the card it finds.
 
-#![allow(clippy::disallowed_methods, reason = "cargo passes everything to a build script in the environment")]
+#![allow(clippy::disallowed_methods, reason = "cargo tells a build script everything by the environment")]
 
 use std::{env, path::PathBuf, process::Command};
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The API under load: clients read jobs and watch events while a job runs, to measure how much slower the job gets.
+"""The API under load: readers of jobs and watchers of events while a job runs, and what the job loses by it.
 
     scripts/bench/api.py [--acetate PATH] [--watchers 200] [--reads 50] [--pairs 12] [--steps 300]
 
-Runs the embedded server on this machine with the small checkpoint; needs only a release build. Jobs run in pairs, one
-without and one with load, in alternating order, so that a machine that slows down affects both. The interval is the 95 %
-range of the median in draws from the pairs. Readers and watchers would normally run elsewhere, so here they run only when
-the processor is idle (SCHED_IDLE), and their time is reported next to that of the server's threads. The latency of reads
-is measured before that, during one more job, with the clients at the server's priority.
+Embedded, on this machine, with the small checkpoint; wants a release build and nothing else. Jobs without and with load
+take turns, first one first and then the other, so that a machine that slows down does it to both; the interval is where
+the median of the pairs lies in 95 of 100 draws from them. Readers and watchers would be elsewhere: here they run when
+nothing else wants the processor (SCHED_IDLE), and what they take is told beside what the server's threads take. How
+long a read takes is measured before, while one more job runs, with the clients at the server's own priority.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Server:
                     computing += ran / 1e9
                     waiting += waited / 1e9
             except OSError:
-                pass  # The thread has just ended, so it does not compute.
+                pass  # It has just ended, so it is not one that computes.
         return computing, whole - computing, waiting
 
     def get(self, path: str) -> bytes:
@@ -95,8 +95,8 @@ def seconds(timestamp: str) -> float:
 
 
 class Load:
-    """Clients that watch and read a job until its events end. They use one thread and plain sockets, because on the
-    server's machine they take processor time from the server."""
+    """Watchers of a job and readers of it, until its events end. One thread and plain sockets: on the server's own
+    machine every microsecond of the clients is one that the server does not have."""
 
     def __init__(self, server: Server, job: str, watchers: int, reads: float):
         self.server, self.job, self.reads = server, job, reads
@@ -111,7 +111,7 @@ class Load:
     def run(self) -> float:
         due = time.perf_counter()
         while self.watching:
-            # At a fixed rate, regardless of slow responses: otherwise a server that stalls would get fewer requests.
+            # At a fixed rate, however slow the answers are: else a server that stalls would be asked less.
             while (now := time.perf_counter()) >= due:
                 self.read(now)
                 due += 1 / self.reads
@@ -122,7 +122,7 @@ class Load:
         return self.server.took(self.job)
 
     def read(self, now: float) -> None:
-        """Uses a free connection, as programs do that send many requests; a new one if none is free."""
+        """On a connection that is free, as programs do that ask again and again; a new one where none is."""
         free = self.idle.pop() if self.idle else None
         reader = self.server.ask(f"/v1/jobs/{self.job}", "keep-alive", on=free)
         self.asked[reader] = [now, b""]
@@ -141,7 +141,7 @@ class Load:
             self.idle.append(reader)
 
     def heard(self, stream: socket.socket) -> None:
-        # An event is written in one piece, and is much shorter than this.
+        # An event is written at once, and is much shorter than this.
         text = stream.recv(1 << 16)
         self.events += text.count(b"event:")
         if not text:
@@ -151,7 +151,7 @@ class Load:
 
 
 def first_paint(server: Server) -> int:
-    """Bytes of the page, of all scripts and styles that it names, and of those that the scripts import."""
+    """Bytes of the page and of all scripts and styles that it names, and those that the scripts import."""
     wanted, seen, total = ["/"], set(), 0
     while wanted:
         path = wanted.pop()

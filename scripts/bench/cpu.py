@@ -19,7 +19,7 @@ PROMPTS = {
     "decompose": "A red house with a green tree on a hill, the sun is in the sky.",
     "edit": "Change the color of the house to blue.",
 }
-# The stages of acetate's manifest that the pipeline call of diffusers also has.
+# The stages of acetate's manifest that the pipeline call of diffusers has too.
 PIPELINE_STAGES = ["text_encode", "vae_encode", "denoise", "vae_decode"]
 
 
@@ -34,7 +34,7 @@ class Bench:
             "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads,
             "HF_HUB_OFFLINE": "1", "HOME": str(scratch / "home"), "XDG_DATA_HOME": str(scratch / "home"),
         }  # fmt: skip
-        # Python may keep its compiled modules: the warm-up creates them for the measured runs.
+        # Python may keep its compiled modules: the warm-up leaves them behind for the runs that count.
         self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         (scratch / "home").mkdir(exist_ok=True)
 
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--cfg-scale", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--reference-only", action="store_true", help="time only diffusers")
+    parser.add_argument("--reference-only", action="store_true", help="time diffusers alone")
     options = parser.parse_args()
     options.acetate, options.models = options.acetate.resolve(), options.models.resolve()
     if not options.reference_only and not options.acetate.is_file():

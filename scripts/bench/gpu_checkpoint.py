@@ -1,4 +1,4 @@
-"""Makes a checkpoint of the published sizes with random weights in a folder, because weights do not affect the speed.
+"""Makes a checkpoint of the published sizes with random weights, in a folder: speed needs no others.
 
     gpu_checkpoint.py FOLDER [--blocks 60] [--text-layers 28] [--parts transformer,vae,text_encoder]
 
@@ -43,7 +43,7 @@ VISION = {
 
 
 def draw(name: str, shape: torch.Size) -> torch.Tensor:
-    """Matrices keep the scale of their input, norms are near 1, everything else is small."""
+    """Matrices keep the size of what passes through them, norms are near 1, everything else is small."""
     if name.endswith(("gamma", "norm.weight", "norm1.weight", "norm2.weight", "ln_q.weight", "layernorm.weight")) or (
         ".norm_" in name and name.endswith("weight") and len(shape) == 1
     ):
@@ -55,7 +55,7 @@ def draw(name: str, shape: torch.Size) -> torch.Tensor:
 
 
 def write(folder: Path, stem: str, shapes: dict[str, torch.Size]) -> int:
-    """Draws a component and stores it in shards; returns its size in bytes."""
+    """Draws and stores a component in shards; gives its bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     shards, size = [[]], 0
     for name, shape in shapes.items():

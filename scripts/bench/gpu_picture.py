@@ -1,9 +1,9 @@
-"""Compares the final pictures of a small layered checkpoint in acetate and diffusers, in bfloat16 and float32, on the same
-GPU with the same seeds. Prints JSON: the PSNR of all layers, four channels, in decibels.
+"""Finished pictures of a small layered checkpoint: acetate's and diffusers', both in bfloat16 on the same GPU with the
+same seed, beside diffusers in float32 there. Prints JSON: the PSNR of all layers, four channels, in decibels.
 
     python -O gpu_picture.py MODEL PICTURE --acetate PATH [--seeds 4] [--steps 50]
 
--O is needed because diffusers asserts that the resolution is 640 or 1024, and small checkpoints have others.
+-O, because diffusers asserts that a resolution is 640 or 1024, and small checkpoints have others.
 """
 
 import argparse

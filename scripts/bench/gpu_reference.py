@@ -4,8 +4,8 @@
     gpu_reference.py numerics FOLDER --bench PATH
 
 `time` prints JSON like the library's example `bench` with `--json`. `numerics` runs one forward pass of the transformer and one of the VAE
-in float32 and in bfloat16, runs the same in the example `bench`, and prints how far each is from float32. It needs a checkpoint
-whose float32 weights also fit into memory: about a dozen blocks.
+in float32 and in bfloat16, has the example `bench` do the same, and prints how far each is from float32. It wants a checkpoint
+whose float32 weights fit beside the rest: a dozen blocks.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-# Name, frames of patches, text tokens, noisy frames, as in the library's example `bench`.
+# Name, frames of patches, text tokens, noisy frames: those of the library's example `bench`.
 CASES = [
     ("transformer, edit 1024, one reference", [(1, 64, 64)] * 2, 256, 1),
     ("transformer, layered 640, 4 layers", [(1, 40, 40)] * 6, 300, 5),
@@ -197,7 +197,7 @@ if __name__ == "__main__":
             transformer(arguments.folder, arguments.repeats, arguments.compile)
         elif part == "vae":
             vae(arguments.folder, arguments.repeats)
-        # Otherwise the compiled code keeps its model alive.
+        # Compiled code keeps its model alive otherwise.
         torch._dynamo.reset()
         gc.collect()
         torch.cuda.empty_cache()

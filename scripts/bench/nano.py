@@ -1,4 +1,4 @@
-"""The checkpoints for the benchmarks: the architecture of the golden ones, but larger, built once under target/."""
+"""The checkpoints that are timed: the architecture of the golden ones, larger, built once under target/."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ sys.path.insert(0, str(GOLDEN))
 RESOLUTION, CONDITION_AREA, VAE_AREA = 128, 12544, 16384
 SETTINGS = {
     "layered": {"resolutions": [RESOLUTION], "prompt_template_encode_start_idx": 34},
-    # As diffusers counts positions, see "Positions in Edit" in tests/golden/README.md.
+    # diffusers counts positions so: see "Positions in Edit" in tests/golden/README.md.
     "edit": {"condition_area": CONDITION_AREA, "vae_area": VAE_AREA, "prompt_template_encode_start_idx": 64,
              "text_positions": "sequential"},
 }

@@ -1,7 +1,7 @@
-"""The diffusers side, as a separate process: loads a pipeline, then runs it once for each line on standard input.
+"""The diffusers half, a process of its own: loads a pipeline, then runs it once for each line on standard input.
 
-Responds to each line with one line of JSON: the seconds of the call and of its parts. With --once, it runs a single time
-without input, as a whole process that is timed from outside.
+Answers each line with one line of JSON: seconds of the call and of the parts in it. With --once it runs a single
+time without being asked, as a whole process that is timed from outside.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PARTS = {"text_encode": ("text_encoder", "forward"), "vae_encode": ("vae", "enco
 
 
 class AnyResolution(int):
-    """Passes the pipeline's assertion that a resolution is 640 or 1024. (-O would do this, too, but slows down the import.)"""
+    """Passes the pipeline's assertion that a resolution is 640 or 1024. (-O would too, but slows the import.)"""
 
     __hash__ = int.__hash__
 

@@ -1,4 +1,4 @@
-"""Submits ten thousand jobs from a manifest while no worker is running."""
+"""Ten thousand jobs submitted from a manifest, with nobody working on them."""
 
 import os
 from statistics import median
@@ -26,7 +26,7 @@ def once(world: World, jobs: int) -> dict:
         queued = service.one("SELECT count(*) FROM jobs WHERE state = 'queued'")[0]
         if queued != jobs:
             raise SystemExit(f"{queued} rows are queued instead of {jobs}")
-        # RabbitMQ updates the count of a quorum queue's messages only now and then.
+        # RabbitMQ counts a quorum queue's messages now and then.
         until("RabbitMQ has all messages", lambda: service.messages("acetate.composite") == jobs, 30, 0.5)
         manifest = str(world.folder / "jobs.jsonl")
         again, report = service.acetate("submit", "composite", "--from", manifest, "--batch", "bench")

@@ -1,4 +1,4 @@
-"""The composite job as a Celery task: RabbitMQ delivers it, a row in Postgres has its state, S3 stores the pictures.
+"""The composite job as a Celery task: RabbitMQ brings it, a row in Postgres says how it is, S3 holds the pictures.
 
 It promises about what acetate does for such a job: a durable message on a quorum queue, acknowledged late; a row that is
 claimed and finished; a picture and a manifest with SHA-256, both verified in the store before the row says `succeeded`.
@@ -24,7 +24,7 @@ CREATE TABLE jobs (id TEXT PRIMARY KEY, request TEXT NOT NULL, state TEXT NOT NU
                    started_at TIMESTAMPTZ, finished_at TIMESTAMPTZ)
 """
 BUCKET = "results"
-# Pillow's default compression, unless it is set.
+# Pillow's own default unless it is told otherwise.
 COMPRESSION = int(os.environ.get("BENCH_PNG_COMPRESSION", "6"))
 
 app = Celery("bench", broker=os.environ["BENCH_AMQP_URL"])
@@ -51,7 +51,7 @@ def database():
 
 
 class Connections:
-    """The connections of one process of the pool."""
+    """Of one process of the pool."""
 
     def __init__(self):
         self.s3, self.database = s3_client(), database()
@@ -98,7 +98,7 @@ def picture(url: str) -> Image.Image:
 
 
 def put(key: str, body: bytes) -> dict:
-    """Writes an object and checks it in the store."""
+    """Writes an object and looks at it there."""
     digest = hashlib.sha256(body)
     checksum = base64.b64encode(digest.digest()).decode()
     connections.s3.put_object(Bucket=BUCKET, Key=key, Body=body, ChecksumSHA256=checksum)

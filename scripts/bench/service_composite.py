@@ -11,7 +11,7 @@ from statistics import median
 import service_pictures as pictures
 from service_world import HERE, Others, Process, Service, World, say, undisturbed
 
-# The number of different stacks, which the jobs use in turn.
+# Different stacks; jobs go round them.
 STACKS = 8
 CONTESTANTS = ["acetate", "celery", "celery_fast_png"]
 
@@ -84,7 +84,7 @@ def celery(world: World, jobs: list[dict], options, compression: int = 6) -> dic
 
 
 def work(world: World, service: Service, jobs: int, start) -> dict:
-    """The time from the first claim to the last end in the rows, without connections and imports before the first claim."""
+    """From the first claim to the last end, by the rows; connections and imports before the first claim do not count."""
     s3, others = world.s3.cpu(), Others(world)
     with start() as worker:
         service.until_all_succeeded(jobs, worker)
@@ -101,7 +101,7 @@ def finish(found: dict, submitted: float, sizes: list[int]) -> dict:
 
 
 def difference(world: World) -> int:
-    """The largest difference of a channel between acetate's composite and Pillow's, where the picture is visible."""
+    """The largest difference of a channel between acetate's composite and Pillow's, where there is something to see."""
     largest = 0
     found: dict[str, dict[str, bytes]] = {}
     for name in ["acetate", "celery"]:

@@ -10,7 +10,7 @@ from service_world import ROOT, Others, World, say, until
 
 # Stages that run on the engine's thread.
 ENGINE = {"load", "caption", "text_encode", "vae_encode", "denoise", "vae_decode"}
-# The number of runs without a service, to measure the engine's time with nothing else running.
+# Runs without a service, for the time that the engine takes with nothing beside it.
 ALONE = 5
 PICTURE = ROOT / "examples" / "scene.png"
 
@@ -47,7 +47,7 @@ def measure(world: World, options) -> dict:
     stages = {}
     for name in {timing["stage"] for timing in timings}:
         stages[name] = median(timing["seconds"] for timing in timings if timing["stage"] == name)
-    # The counters have whole seconds, and are updated every ten.
+    # The counters have whole seconds, and are set every ten.
     busy = [sample for sample in samples if sample[0] > 0]
     counted = busy[-1][1] - busy[0][1] if busy else 0.0
     by_counter = (busy[-1][0] - busy[0][0]) / counted if counted > 0 else None
@@ -68,7 +68,7 @@ def on_engine(timings: list[dict]) -> float:
 
 
 def by_itself(world: World, steps: int) -> float:
-    """The engine's seconds in one `acetate run`, without loading."""
+    """Seconds on the engine of one `acetate run`, without what it loads."""
     out = world.folder / "alone"
     shutil.rmtree(out, ignore_errors=True)
     model = ROOT / "models" / "layered-nano"
@@ -79,7 +79,7 @@ def by_itself(world: World, steps: int) -> float:
 
 
 def counters(at: str) -> tuple[float, float] | None:
-    """The seconds that the engine was busy and that the worker was up; none while the worker does not respond yet."""
+    """Seconds that the engine was busy, and that the worker was up; nothing while the worker does not answer yet."""
     try:
         text = urllib.request.urlopen(f"http://{at}/metrics", timeout=5).read().decode()
     except OSError:

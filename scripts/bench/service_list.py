@@ -10,7 +10,7 @@ from service_world import Others, Service, World, say, undisturbed
 
 REPEATS = 15
 BIG = 100_000
-# The flags of the lists, and how many jobs each must show.
+# How the lists are asked for, and how many jobs each must show.
 LISTS = {
     "empty": [],
     "all": [],
@@ -110,7 +110,7 @@ def fill(world: World, service: Service, rows: int) -> None:
 
 
 def plain(service: Service) -> dict[str, str]:
-    """Settings without TLS to Postgres, which is otherwise used if the server supports it."""
+    """Settings without TLS to Postgres, which is otherwise used where the server offers it."""
     return service.environment | {"ACETATE__STATUS__URL": service.postgres + "&sslmode=disable"}
 
 
@@ -123,7 +123,7 @@ def one(service: Service, words: list[str], environment: dict[str, str] | None =
 
 
 def query(service: Service, words: list[str]) -> float:
-    """Seconds of the query alone, from the command's log."""
+    """Seconds of the query alone, as the command's own log has it."""
     environment = service.environment | {"RUST_LOG": "warn,sqlx::query=debug", "ACETATE__TELEMETRY__FORMAT": "json"}
     done = subprocess.run([service.world.acetate, "jobs", "list", *words], env=environment, cwd=service.world.folder,
                           capture_output=True, text=True, check=True)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pictures for the service benchmark: stacks of RGBA layers as from a decompose job, made from a seed."""
+"""Pictures for the service's benchmark: stacks of RGBA layers such as a decomposition gives, from a seed."""
 
 import io
 
@@ -7,19 +7,19 @@ from PIL import Image, ImageDraw, ImageFilter
 
 SIDE = 640
 LAYERS = 4
-# Draws larger for anti-aliasing.
+# Anti-aliasing by drawing larger.
 SCALE = 2
 
 
 def stack(seed: int) -> list[bytes]:
-    """A back layer that covers everything, and three mostly transparent layers, each as a PNG."""
+    """A back layer that covers everything, and three that are transparent around what they show; each a PNG."""
     random = numpy.random.default_rng(seed)
     layers = [backdrop(random)] + [figure(random) for _ in range(LAYERS - 1)]
     return [png(layer) for layer in layers]
 
 
 def backdrop(random: numpy.random.Generator) -> numpy.ndarray:
-    """A gradient of colors with the noise of a camera."""
+    """A slope of colours with the noise of a camera."""
     down, across = numpy.mgrid[0:1:SIDE * 1j, 0:1:SIDE * 1j]
     corners = random.uniform(40, 215, (3, 3))
     colour = corners[0] + down[..., None] * (corners[1] - corners[0]) + across[..., None] * (corners[2] - corners[0])
@@ -27,7 +27,7 @@ def backdrop(random: numpy.random.Generator) -> numpy.ndarray:
 
 
 def figure(random: numpy.random.Generator) -> numpy.ndarray:
-    """Some shapes with soft edges, texture and, in places, partial alpha; 0 elsewhere."""
+    """Some shapes with soft edges, texture and, here and there, glass; 0 where there is nothing."""
     size = SIDE * SCALE
     alpha, shade = Image.new("L", (size, size)), Image.new("RGB", (size, size))
     on_alpha, on_shade = ImageDraw.Draw(alpha), ImageDraw.Draw(shade)

@@ -1,4 +1,4 @@
-"""The benchmark's own servers: an S3 server, and for each run a virtual host and a schema that are deleted after it."""
+"""Servers of the benchmark's own: an S3 server, and for each run a virtual host and a schema that vanish with it."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAACETATEBENCH", "AWS_SECRET_ACCESS_KEY": "bench0bench0bench0bench0",
         "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
-# Longer than any working operation takes.
+# Longer than anything takes that works.
 PATIENCE = 1800.0
 
 
@@ -41,7 +41,7 @@ class World:
         self.folder = Path(self.closing.enter_context(tempfile.TemporaryDirectory(prefix="acetate-bench-")))
         for name in ["home", "s3/pictures", "s3/results"]:
             (self.folder / name).mkdir(parents=True)
-        # None of the caller's own settings, neither variables nor files.
+        # Nothing of the caller's own settings: neither variables nor files.
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("ACETATE", "AWS_"))}
         self.environment |= KEYS | {"HOME": str(self.folder / "home"), "XDG_DATA_HOME": str(self.folder / "home"),
                                     "XDG_CONFIG_HOME": str(self.folder / "home")}  # fmt: skip
@@ -143,7 +143,7 @@ class Service:
 
 
 class Process:
-    """A program that runs next to the benchmark until it is stopped."""
+    """A program that runs beside the benchmark until it is stopped."""
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path):
         self.log, self.command = log, command
@@ -164,12 +164,12 @@ class Process:
         return self.log.read_text()[-4000:]
 
     def cpu(self) -> float:
-        """Seconds of processor time so far, only of this process."""
+        """Seconds of processor time so far, of this process alone."""
         fields = Path(f"/proc/{self.child.pid}/stat").read_text().rsplit(") ", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> float:
-        """Seconds of processor time of the process and its children."""
+        """Seconds of processor time, of it and of its children."""
         if self.child.returncode is not None:
             return 0.0
         self.child.send_signal(signal.SIGTERM)
@@ -179,9 +179,9 @@ class Process:
 
 
 class Others:
-    """How much of the machine programs outside the benchmark used, as a share of all cores."""
+    """How much of the machine went to programs that have no part in the benchmark, as a share of all cores."""
 
-    # Servers that work for us in processes that we did not start.
+    # Servers whose work for us is done in processes that we did not start.
     SERVERS = {"postgres", "beam.smp"}
 
     def __init__(self, world: World):
@@ -204,13 +204,13 @@ class Others:
                 name, rest = process.read_text().split("(", 1)[1].rsplit(") ", 1)
                 fields, ours = rest.split(), int(process.parent.name) in (os.getpid(), self.world.s3.child.pid)
                 if ours or name in self.SERVERS:
-                    # The time of a server's children that have ended is included in their parent's numbers.
+                    # A server's children that have ended stand in their parent's numbers.
                     known += sum(int(field) for field in (fields[11:13] if ours else fields[11:15]))
         return busy / tick, known / tick
 
 
 def undisturbed(what: str, tries: int, run) -> dict:
-    """The result of `run`, repeated while other programs used more than a tenth of the machine; the best of all tries."""
+    """The result of `run`, made again while others had more than a tenth of the machine; the best of all tries."""
     best = None
     for _ in range(tries):
         found = run()

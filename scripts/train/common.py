@@ -1,4 +1,4 @@
-"""Shared by all stages of the training: the clock, the averaged weights, states in small files, the log."""
+"""What every stage of the training shares: the clock, the averaged weights, states in small files, the log."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ SHARD_BYTES = 15_000_000
 class Clock:
     """Time left of a stage, and the learning rate that goes with it: warm-up in steps, then a cosine over time.
 
-    `hold` keeps the rate, for a run that a later run continues.
+    `hold` keeps the rate, for a run that a later one goes on from.
     """
 
     def __init__(self, seconds: float, rate: float, steps: int | None = None, hold: bool = False):
@@ -55,7 +55,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.weights, CONFIG["clip"])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        # The average follows faster at first; otherwise the start would count for thousands of steps.
+        # Young averages follow faster, or the start would weigh for thousands of steps.
         decay = min(CONFIG["ema"], (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.averaged, self.weights, 1 - decay)
         self.step += 1
@@ -102,14 +102,14 @@ def load_state(folder: Path, name: str) -> dict[str, torch.Tensor] | None:
 
 
 def fresh_scenes(state: dict[str, torch.Tensor] | None) -> tuple[torch.Generator, torch.Tensor]:
-    """A generator that no earlier run of this stage used, and the count of runs to store; removes `runs`."""
+    """A generator that no earlier run of this stage had, and the count of runs to be stored; takes `runs` out."""
     runs = (state.pop("runs") if state else torch.zeros(1)) + 1
     torch.manual_seed(CONFIG["seed"] + int(runs))
     return torch.Generator().manual_seed(CONFIG["seed"] * 1000 + int(runs)), runs
 
 
 class Stream(torch.utils.data.IterableDataset):
-    """Endless results of `make`, with a separate generator in every worker."""
+    """What `make` gives from its own generator in every worker, without end."""
 
     def __init__(self, make, generator: torch.Generator):
         self.make, self.seed = make, generator.initial_seed()
@@ -122,7 +122,7 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 def stream(make, generator: torch.Generator, workers: int):
-    """Other processes make scenes and words, because in the training process they would take most of a step."""
+    """Scenes and words are made by processes beside the one that trains: in one process they take most of a step."""
     dataset = Stream(make, generator)
     if workers == 0:
         return iter(dataset)

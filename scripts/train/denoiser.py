@@ -1,4 +1,4 @@
-"""The transformers for training: small, with rope in real numbers, latents as tokens, and the time shift."""
+"""The transformers as training sees them: built small, rope in real numbers, latents as tokens, the time shift."""
 
 import math
 
@@ -22,7 +22,7 @@ def build(kind: str) -> QwenImageTransformer2DModel:
         joint_attention_dim=CONFIG["text"]["hidden"], axes_dims_rope=tuple(size["axes"]),
         use_additional_t_cond=layered, use_layer3d_rope=layered,
     )  # fmt: skip
-    # Blocks start as identities: all gates are closed, and the prediction is 0.
+    # Blocks start as identities: no gate is open and nothing is predicted.
     zeros = [model.proj_out.weight, model.proj_out.bias]
     for block in model.transformer_blocks:
         for linear in (block.img_mod[1], block.txt_mod[1]):

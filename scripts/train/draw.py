@@ -183,9 +183,9 @@ def draw(scenes: Scenes) -> torch.Tensor:
 
 
 def gathered(layers: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """The same scenes in `count` (b,) layers each: objects without a separate layer share the last one.
+    """The same scenes in `count` (b,) layers each: the objects that have no layer of their own share the last.
 
-    `layers` is (b, 1 + n, 4, h, w), as returned by `draw`; those after `count` become all 0.
+    Layers (b, 1 + n, 4, h, w) as `draw` gives them; those behind `count` become all 0.
     """
     result = layers.clone()
     for wanted in range(2, layers.shape[1]):

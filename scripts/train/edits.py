@@ -1,4 +1,4 @@
-"""Instructions with their true results: the scene before, the words, and the scene after."""
+"""Instructions with their true results: a scene before, words, and the scene after."""
 
 from dataclasses import dataclass
 

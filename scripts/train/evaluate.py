@@ -1,9 +1,9 @@
-"""Splits and edits scenes that were not in the training, with acetate and with diffusers; prints a table, draws a sheet.
+"""Takes scenes apart that no training saw, and edits some, with acetate and with diffusers; prints a table, draws a sheet.
 
     python evaluate.py --models DIR --acetate target/release/acetate [--scenes 64] [--steps 50] [--guidance 4.0]
                        [--threads 2] [--sheet sheet.png] [--json table.json]
 
-Both get the same files and the same seeds. A scene is split into four layers, or into five if it has four objects.
+Both get the same files and the same seeds. A scene is asked for in four layers, or in five if it has four objects.
 """
 
 import argparse
@@ -41,7 +41,7 @@ import edits
 import metrics
 import world
 
-# The processor requires a video processor, which pictures do not need.
+# The processor asks for a video processor, which pictures do not need.
 Qwen2VLProcessor.check_argument_for_proper_class = lambda *args, **kwargs: None
 SEED = 424_242
 ROWS = 12
@@ -111,7 +111,7 @@ def tensor(image: Image.Image) -> torch.Tensor:
 
 
 def eight(tensor_: torch.Tensor) -> torch.Tensor:
-    """Rounds as an 8-bit file does."""
+    """As a file of eight bits holds it."""
     return (tensor_.clamp(0, 1) * 255).round() / 255
 
 
@@ -152,7 +152,7 @@ class Diffusers:
 
 
 class Acetate:
-    """The program as users run it, one process per job."""
+    """The program as people run it, a process a job."""
 
     def __init__(self, chosen, folder: Path):
         self.chosen, self.folder, self.seconds, self.bytes = chosen, folder, [], []
@@ -187,7 +187,7 @@ class Acetate:
 
 
 def peak(process: int) -> int:
-    """The peak memory of a running process so far, in bytes. Linux only; `wait4` would include this process."""
+    """The most bytes that a running process has held so far. Linux; what `wait4` tells counts this process too."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -224,7 +224,7 @@ def measure(engine, samples: list[Sample]) -> tuple[dict[str, float], list[list[
         result = metrics.decomposition(one.layers, found)
         result["caption"] = [metrics.caption_right(said, one.things)]
         edited = tensor(engine.edit(one.shown, one.words, seed))
-        # Nothing is visible outside a layer's alpha.
+        # Outside a layer's alpha there is nothing to see.
         seen = 1.0 if one.only < 0 else (one.sheets[one.only, 3:] > 0).float()
         result |= metrics.edit(one.before, one.after, edited[:3] * seen, one.target, one.only < 0)
         if one.only >= 0:
@@ -266,7 +266,7 @@ def table(found: dict[str, dict[str, float]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="the folder of layered-nano and edit-nano")
-    parser.add_argument("--acetate", type=Path, help="the program; without it, only diffusers is measured")
+    parser.add_argument("--acetate", type=Path, help="the program; without it diffusers is measured alone")
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=4.0)

@@ -23,13 +23,13 @@ CAPTION_TOKENS = 40
 
 
 def note(full: str) -> str:
-    """The note about the checkpoint that acetate prints after every job."""
+    """What acetate says of the checkpoint after every job."""
     scenes = f"drawn {world.SIZE}x{world.SIZE} scenes of simple shapes"
     return f"a small checkpoint trained on {scenes}; photographs, text and people need {full}"
 
 
 def settings() -> dict[str, dict]:
-    """The `acetate.json` of each: values that are constants in the Python pipelines, and a note for users."""
+    """`acetate.json` of each: what the Python pipelines keep as constants, and a note for its users."""
     return {
         "layered": {
             "resolutions": [world.SIZE], "max_layers": 1 + world.OBJECTS,
@@ -104,7 +104,7 @@ def write(state: Path, out: Path) -> None:
 
 
 def read(state: Path, models: Path) -> None:
-    """The reverse: a state to continue from, made from published checkpoints. It is rounded to bfloat16, which training fixes."""
+    """The other way: a state to go on from, out of published checkpoints. Rounded to bfloat16, which training mends."""
     runs = torch.ones(1)
     for kind in PIPELINES:
         folder = models / f"{kind}-nano"
@@ -117,7 +117,7 @@ def read(state: Path, models: Path) -> None:
         config = json.loads((folder / "vae" / "config.json").read_text())
         statistics = {name: torch.tensor(config[name]) for name in ("latents_mean", "latents_std")}
         save_state(state, f"vae-{kind}", {**used, **statistics, "runs": runs})
-    # transformers writes the names of older versions; the model has the current ones.
+    # transformers writes the names of older versions; the model has those of now.
     reader = Qwen2_5_VLForConditionalGeneration.from_pretrained(models / "layered-nano" / "text_encoder")
     weights, order = reader.state_dict(), rows(models / "layered-nano" / "tokenizer" / "tokenizer.json")
     for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
@@ -126,7 +126,7 @@ def read(state: Path, models: Path) -> None:
 
 
 def rows(path: Path) -> torch.Tensor:
-    """The row of each current token in a checkpoint's embedding, because other scenes change the tokenizer's ids."""
+    """Which row of a checkpoint's embedding each token of today has: with other scenes the tokenizer counts anew."""
     then = json.loads(path.read_text())["model"]["vocab"]
     now = json.loads(words.fast().to_str())["model"]["vocab"]
     if then.keys() != now.keys():

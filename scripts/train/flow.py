@@ -1,4 +1,4 @@
-"""Stages `layered` and `edit`: trains the transformers by flow matching, with the same inputs as in the pipelines.
+"""Stages `layered` and `edit`: the transformers, by flow matching on what the pipelines feed them.
 
 Scenes are drawn, encoded by the frozen VAE and read by the frozen text encoder into a pool on the device, from which
 batches are drawn; the oldest are replaced all the time. A transformer's step costs less than encoding its batch.
@@ -23,11 +23,11 @@ from common import CONFIG, Clock, Log, Trainer, autocast, fresh_scenes, load_sta
 from denoiser import FRAMES, Denoiser, build, pack, shifted, unpack
 
 COLUMNS = ("target_tokens", "condition", "states", "mask", "frames")
-# How often each number of layers is requested; four is the default of users.
+# How often how many layers are asked for; four is what people get who do not say.
 LAYERS = torch.tensor([2, 3, 3, 4, 4, 4, 4, 5, 5, 5])
 
 class Source:
-    """Turns new scenes into the transformer's inputs: target tokens, condition tokens, prompt states and mask."""
+    """Turns fresh scenes into what the transformer sees: target tokens, condition tokens, prompt states and mask."""
 
     def __init__(self, kind: str, state: Path, device):
         self.kind, self.device = kind, device
@@ -48,7 +48,7 @@ class Source:
         return folded.decode(self.vae, latents * self.std + self.mean).clamp(-1, 1) / 2 + 0.5
 
     def prompts(self, ids: torch.Tensor, count: torch.Tensor, seen: torch.Tensor | None):
-        """The states after the template (b, p, hidden), 0 where there is no token, and the mask (b, p)."""
+        """States behind the template (b, p, hidden), 0 where there is no token, and the mask (b, p)."""
         ids = ids.to(self.device)
         with autocast(self.device):
             pictures = None if seen is None else text.see(self.reader.model.visual, text.patches(seen))
@@ -92,7 +92,7 @@ class Source:
             made = planned["made"]
             only = made.only.to(self.device)
             before, after = (edits.show(which.to(self.device), only) for which in (made.before, made.after))
-            # A layer from a model is not perfectly black where it is transparent.
+            # A layer that a model took apart is not perfectly black where it is transparent.
             dirt = torch.rand(len(before), 1, 1, 1, device=self.device) * 0.04 * torch.rand_like(before[:, :, ::8, ::8])
             dirt = F.interpolate(dirt, scale_factor=8.0, mode="bilinear")
             given = before + dirt * (before.amax(1, keepdim=True) == 0)
@@ -153,7 +153,7 @@ def generate(denoiser: Denoiser, source: Source, made: dict, steps: int, guidanc
 
 
 def measure(denoiser: Denoiser, source: Source, count: int, steps: int, guidance: float) -> dict[str, float]:
-    """The metrics of metrics.py on unseen scenes."""
+    """The figures of metrics.py on unseen scenes."""
     made = source.finish(source.plan(count, 0.0, torch.Generator().manual_seed(999_983), 1 + world.OBJECTS))
     found = generate(denoiser, source, made, steps, guidance).float().cpu()
     true = made["true"].float().cpu()
@@ -228,7 +228,7 @@ def train(kind: str, state: Path, seconds: float, device, smoke: bool, hold: boo
 
 
 def keep_optimizer(trainer: Trainer, state: Path, kind: str) -> None:
-    """The moments and the latest weights, for a run on the same machine; too large to copy, and not needed to continue."""
+    """The moments and the latest weights, for a run on the same machine; too large to travel, and not needed to go on."""
     torch.save({"weights": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict()}, state / f"{kind}.pt")
 
 

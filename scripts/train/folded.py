@@ -1,7 +1,7 @@
 """diffusers' VAE with its 3-D convolutions folded to 2-D, for single pictures.
 
 With one frame a causal 3x3x3 convolution sees zeros except in its last temporal tap, so it equals a 2-D one. The folded
-modules keep their names, so only shapes change on the way back.
+modules keep their names: going back is a matter of shapes.
 """
 
 import torch

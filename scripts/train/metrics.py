@@ -1,4 +1,4 @@
-"""The metrics, on tensors in 0..1. evaluate.py uses them for pictures from the pipelines, flow.py for its own samples."""
+"""What is measured, on tensors in 0..1; evaluate.py feeds it pictures from the pipelines, flow.py its own samples."""
 
 import itertools
 import math
@@ -47,7 +47,7 @@ def decomposition(true: torch.Tensor, found: torch.Tensor) -> dict[str, list[flo
 
 
 def visible(layers: torch.Tensor, index: int) -> torch.Tensor:
-    """The alpha of a layer that is not covered by layers above."""
+    """Alpha of a layer that nothing above covers."""
     alpha = layers[index, 3]
     for above in layers[index + 1 :]:
         alpha = alpha * (1 - above[3])
@@ -78,14 +78,14 @@ def edit(before: torch.Tensor, after: torch.Tensor, found: torch.Tensor, target:
 
 
 def caption_right(said: str, things: set[str]) -> float:
-    """1 if the words have exactly the true kinds, each after its color; `things`: "red star", ..."""
+    """1 if exactly the true kinds stand in the words, each behind its colour; `things`: "red star", ..."""
     parts = said.lower().replace(".", " ").replace(",", " ").split()
     named = {f"{colour} {kind}" for colour, kind in zip(parts, parts[1:]) if kind in KINDS}
     return float(named == things)
 
 
 def gather(results: list[dict[str, list[float]]]) -> dict[str, float]:
-    """The means of all metrics."""
+    """Means over everything measured."""
     names = {name for result in results for name in result}
     values = {name: [v for result in results for v in result.get(name, [])] for name in sorted(names)}
     return {name: sum(v) / len(v) for name, v in values.items() if v}

@@ -23,8 +23,8 @@ SEED = 171_717
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=40, help="how many scenes to draw; another count gives other scenes")
-    parser.add_argument("--keep", type=int, default=40, help="how many of them to write, starting with the first")
+    parser.add_argument("--count", type=int, default=40, help="how many are drawn; another count gives other scenes")
+    parser.add_argument("--keep", type=int, default=40, help="how many of them, from the first, are written")
     chosen = parser.parse_args()
     generator = torch.Generator().manual_seed(SEED)
     scenes = world.sample(chosen.count, generator)

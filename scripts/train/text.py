@@ -1,8 +1,8 @@
 """Stage `text`: a small Qwen2.5-VL that captions scenes, reads instructions and reads captions.
 
-It learns three tasks: to answer a picture and the caption's question with the caption; a picture and an instruction, in
-the edit pipeline's template, with the caption of the result; and a caption in the layered pipeline's template with
-itself. So the states that the pipelines pass to the transformers contain what these need.
+It learns to answer: a picture and the caption's question with the caption; a picture and an instruction, in the edit
+pipeline's template, with the caption of the result; a caption in the layered pipeline's template with itself. So the
+states that the pipelines hand to the transformers hold what those need.
 
 `see` and `read` are the model's own forward for whole batches of equal length: transformers runs the vision tower's
 attention picture by picture.

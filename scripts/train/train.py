@@ -1,10 +1,10 @@
-"""Trains one part of the small checkpoints for a given time, or exports the trained parts.
+"""Trains one part of the small checkpoints for a given time, or exports what is trained.
 
     python train.py vae-layered|vae-edit|text|layered|edit --state DIR --seconds S
     python train.py export --state DIR --models DIR    writes layered-nano and edit-nano
-    python train.py import --state DIR --models DIR    makes a state to continue from, out of those two
+    python train.py import --state DIR --models DIR    a state to go on from, out of those two
 
-The order: the VAEs and the text encoder (in parallel), then the transformers (in parallel). Every stage continues from
+The order: the VAEs and the text encoder (side by side), then the transformers (side by side). Every stage goes on from
 its files in the state folder. See README.md.
 """
 

@@ -12,7 +12,7 @@ from common import CONFIG, Clock, Log, Trainer, autocast, fresh_scenes, load_sta
 
 
 def frames(kind: str, scenes: world.Scenes, generator: torch.Generator) -> torch.Tensor:
-    """The pictures that the pipelines pass to this VAE: composites, backgrounds and objects; in -1..1, channels last."""
+    """What the pipelines hand to this VAE: composites, backgrounds and objects; in -1..1, channels last."""
     count = len(scenes)
     layers = draw.draw(scenes)
     whole = draw.composite(layers)
@@ -29,7 +29,7 @@ def frames(kind: str, scenes: world.Scenes, generator: torch.Generator) -> torch
 
 
 def loss_of(pictures: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
-    """Squared error; a color counts by its visibility, and a little where it is not visible."""
+    """Squared error; a colour counts as far as it is seen, and a little where nothing is."""
     error = (decoded.float() - pictures) ** 2
     if pictures.shape[1] == 3:
         return error.mean()

@@ -1,4 +1,4 @@
-"""The world of scenes: objects with their places and colors, and the words for them. Drawing is in draw.py.
+"""The world of scenes: what stands where and in which colour, and the words for it. Drawing is in draw.py.
 
 A scene is a background and one to four objects. Objects are sorted from top to bottom, and the lower one is nearer,
 so that the order of the layers is a function of the picture and can be learned. Textures of objects and shadows are
@@ -13,7 +13,7 @@ SIZE = 128
 OBJECTS = 4
 KINDS = ["circle", "square", "triangle", "star", "ring", "heart", "house", "tree", "cloud", "sun"]
 TURNING = torch.tensor([False, True, True, True, False, True, False, False, False, False])
-# Where a kind is likely: clouds and suns at the top, houses and trees at the bottom.
+# Where a kind likes to be: clouds and suns above, houses and trees below.
 HEIGHT = torch.tensor([0.5, 0.55, 0.5, 0.4, 0.5, 0.5, 0.8, 0.8, 0.2, 0.1])
 STYLES = ["plain", "gradient", "striped", "dotted", "checkered"]
 PATTERNS = (2, 3, 4)
@@ -27,7 +27,7 @@ COLOURS = {
 }  # fmt: skip
 NAMES = list(COLOURS)
 PALETTE = torch.tensor([COLOURS[name] for name in NAMES])
-# Brown is a dark orange and grays have no hue, so only these colors are measured by hue.
+# Brown is a dark orange and grays have no hue: only these colours are measured by hue.
 HUES = ["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"]
 
 MARGIN, GAP = 20.0, 16.0

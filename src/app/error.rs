@@ -8,7 +8,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Stopped before everything was ready; not a failure.
-    #[error("stopped before it had started")]
+    #[error("told to leave before it had started")]
     Stopped,
     /// A setting that the process cannot start with.
     #[error("{setting}: {reason}")]

@@ -52,7 +52,7 @@ impl From<&ImageLimits> for Limits {
     }
 }
 
-/// The stores. `trust` says who chose the addresses, and so which rules apply to them.
+/// The stores, with the rules for the party that chose the addresses.
 pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
     let settings = &config.store;
     let s3 = S3Settings {
@@ -86,7 +86,7 @@ pub(super) fn worker(
 ) -> Result<Worker, JobError> {
     let mut options = options(&loaded.config, results)?;
     if results == ResultPlacement::OwnStore {
-        // A person is waiting for this job, so a retry starts at once.
+        // Someone who runs a job by hand again does not want to wait.
         options.backoff = Backoff { base: Duration::ZERO, longest: Duration::ZERO };
         options.database_patience = Duration::ZERO;
     }
@@ -115,6 +115,7 @@ fn options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, J
         database_patience: worker.database_patience(),
         poll: Duration::from_millis(500),
         redispatch: worker.redispatch(),
+        remember_deleted: config.queue.remember_deleted(),
         failpoint: worker.failpoint.parse()?,
     })
 }

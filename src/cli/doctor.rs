@@ -41,7 +41,7 @@ struct Check {
 #[serde(rename_all = "snake_case")]
 enum State {
     Ok,
-    /// Nothing is broken, but some jobs need this.
+    /// Not broken, but some jobs need it.
     Missing,
     Broken,
 }

@@ -7,12 +7,12 @@ use serde::Serialize;
 use super::Failure;
 use crate::job::JobError;
 
-/// Prints one or more lines of a result.
+/// One line, or several, of a result.
 pub fn line(text: &str) -> Result<(), Failure> {
     written(writeln!(std::io::stdout().lock(), "{}", printable(text)))
 }
 
-/// Prints text for another program.
+/// Text for another program.
 pub fn verbatim(text: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     written(stdout.write_all(text).and_then(|()| stdout.flush()))
@@ -32,7 +32,7 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     line(&text)
 }
 
-/// Prints a line for people on stderr: progress and errors.
+/// A line for people, on stderr: progress and errors.
 pub fn error(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
 }

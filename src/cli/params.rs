@@ -113,7 +113,7 @@ pub struct SamplingFlags {
 }
 
 impl SamplingFlags {
-    /// The configured defaults, overridden by the flags.
+    /// The flags over the configured defaults.
     pub fn over(&self, settings: &QwenImage) -> Sampling {
         let reference = Sampling::default();
         Sampling {

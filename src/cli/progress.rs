@@ -8,7 +8,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{global::ProgressStyle, output, view::progress_text};
 use crate::job::{Progress, Stage};
 
-/// The minimum time between two lines of a stage.
+/// At most one line in this time, in addition to the first line of each stage.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
 const TICK: Duration = Duration::from_millis(120);

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Without `queue.url`, one process does everything: it keeps jobs in SQLite and pictures in a folder, and runs the
-/// jobs. With `queue.url`, it is the API server of a service, and `acetate worker` processes run the jobs.
+/// jobs. With `queue.url`, it is the front of a service, and `acetate worker` processes run the jobs.
 ///
 /// On localhost no token is needed. On any other address you must set one: ACETATE__HTTP__TOKEN.
 #[derive(Debug, Args)]
@@ -34,7 +34,7 @@ impl ServeArgs {
             let served = app::serve_api(&loaded, self.work, &shutdown, say).await;
             signals.abort();
             match served {
-                // A signal arrived before the server had started.
+                // Stopped before it had started.
                 Err(StartError::Stopped) => Ok(()),
                 served => Ok(served?),
             }

@@ -22,7 +22,7 @@ impl WorkerArgs {
             let worked = app::work(&loaded, &shutdown).await;
             signals.abort();
             match worked {
-                // A signal arrived before the worker had started.
+                // Stopped before it had started.
                 Err(StartError::Stopped) => Ok(()),
                 worked => Ok(worked?),
             }

@@ -143,7 +143,7 @@ fn device<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DeviceCho
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
-/// Parses a text; an empty one is `None`.
+/// What a text says; nothing if it is empty.
 fn unless_empty<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

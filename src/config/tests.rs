@@ -34,10 +34,10 @@ fn a_relative_base_folder_is_ignored() {
 }
 
 #[test]
-fn a_file_is_honored_with_and_without_a_profile() {
-    let file = "[default.qwen_image]\nmodel_path = \"/m\"\nedit_model_path = \"\"\ncpu_offload = true\nlayer_num = 3\n\
+fn the_seeds_file_is_honored_with_and_without_a_profile() {
+    let seed = "[default.qwen_image]\nmodel_path = \"/m\"\nedit_model_path = \"\"\ncpu_offload = true\nlayer_num = 3\n\
                 num_inference_steps = 20\ncfg_scale = 2\nresolution = 1024\n";
-    for text in [file.to_owned(), file.replace("default.", "")] {
+    for text in [seed.to_owned(), seed.replace("default.", "")] {
         let config = with_file(&text, home(), None).unwrap().config.qwen_image;
         assert_eq!((config.model_path.as_deref(), config.edit_model_path), (Some("/m"), None));
         assert_eq!((config.layer_num, config.num_inference_steps, config.resolution), (3, 20, 1024));

@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseUrl, Depth, Fenced, Filter, JobRow,
-    OutboxId, OutboxMode, OutboxRow, Page, PostgresJobStore, PruneRules, Pruned, Published, Rejection, RetryOutcome,
-    SqliteJobStore, SubmitOptions, Submitted, WebhookId, WebhookRow,
+    Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseUrl, Depth, ErrorCount,
+    Fenced, Filter, JobRow, OutboxId, OutboxMode, OutboxRow, Page, Place, PostgresJobStore, PrunePage, PruneRules,
+    Published, Rejection, RetryOutcome, RetryRules, SqliteJobStore, SubmitOptions, Submitted, Swept, WebhookId,
+    WebhookRow,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobRequest, JobState, Progress};
 
@@ -18,7 +19,7 @@ pub enum JobStore {
     Postgres(PostgresJobStore),
 }
 
-/// Defines methods that call the method of the same name on the current database.
+/// Methods that both databases have, with the same name; each calls the one of the current database.
 macro_rules! in_either {
     ($($(#[$doc:meta])* async fn $name:ident(&self $(, $arg:ident: $type:ty)* $(,)?) $(-> $out:ty)?;)*) => {
         impl JobStore {
@@ -66,16 +67,22 @@ in_either! {
     /// Checks that the database responds.
     async fn ping(&self) -> Result<(), JobError>;
 
-    /// Submits a job. The same id with the same body is the same job; the same id with a different body is refused.
+    /// Accepts a job. The same id again is the same job; the same id with another body is refused.
     async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError>;
 
-    /// Submits many jobs, each as in [`JobStore::submit`], in few transactions. Returns one outcome per request, in
+    /// Accepts many jobs, each as in [`JobStore::submit`], in few transactions. Returns one outcome per request, in
     /// order; after an error, all of them may be submitted again.
     async fn submit_many(
         &self,
         requests: &[JobRequest],
         options: &SubmitOptions,
     ) -> Vec<Result<Submitted, JobError>>;
+
+    /// Accepts a job by a message of another client, unless it had ended and was deleted.
+    async fn submit_message(&self, request: &JobRequest) -> Result<Admission, JobError>;
+
+    /// When a job with this id was deleted; absent if it never was, or long ago ([`JobStore::forget_tombstones`]).
+    async fn deleted_at(&self, id: JobId) -> Result<Option<Timestamp>, JobError>;
 
     /// Claims a queued job, or a running one whose lease has ended or whose worker is dead.
     async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError>;
@@ -93,6 +100,16 @@ in_either! {
     /// repeated if the reply was lost: nothing is written twice.
     async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError>;
 
+    /// Like [`JobStore::succeed`], for a result that was in the store already, from the attempt at `made_at`. The row
+    /// gets that epoch, so that the end is told as it was, or would have been, then.
+    async fn adopt(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        result: &Published,
+        made_at: Epoch,
+    ) -> Result<Fenced<JobRow>, JobError>;
+
     async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError>;
 
     /// Requeues the job for another attempt after `delay`. If its cancellation was requested in the meantime, it is
@@ -105,7 +122,7 @@ in_either! {
         delay: Duration,
     ) -> Result<Fenced<JobRow>, JobError>;
 
-    /// Requeues the job at once because its worker is stopping; the attempt does not count.
+    /// Requeues the job at once because its worker stops; the attempt does not count.
     async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError>;
 
     async fn cancelled(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError>;
@@ -114,8 +131,17 @@ in_either! {
     /// once.
     async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError>;
 
-    /// Requests the cancellation of all jobs of a batch; returns their number.
-    async fn cancel_batch(&self, batch: &BatchId) -> Result<u64, JobError>;
+    /// Cancels some of the queued jobs of a batch, in order of arrival; see [`JobStore::cancel_batch`].
+    async fn cancel_queued(&self, batch: &BatchId, after: Option<Place>) -> Result<Swept, JobError>;
+
+    /// Asks the workers of a batch's running jobs to stop; returns the number of those that had not been asked.
+    async fn cancel_running(&self, batch: &BatchId) -> Result<u64, JobError>;
+
+    /// Requeues some of the jobs that the rules choose, in order of arrival; see [`JobStore::retry_batch`].
+    async fn retry_some(&self, rules: &RetryRules, after: Option<Place>) -> Result<Swept, JobError>;
+
+    /// The errors of a batch's failed and cancelled jobs, the most frequent first.
+    async fn error_counts(&self, batch: &BatchId) -> Result<Vec<ErrorCount>, JobError>;
 
     /// Requeues a failed or cancelled job.
     async fn retry(&self, id: JobId) -> Result<RetryOutcome, JobError>;
@@ -152,17 +178,26 @@ in_either! {
     /// Batches, newest jobs first.
     async fn batches(&self, limit: u32) -> Result<Vec<BatchId>, JobError>;
 
-    /// `None` if no job has this batch.
+    /// Absent if no job has this batch.
     async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError>;
 
     /// The jobs of a batch in order of arrival, after a given one.
     async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError>;
 
-    /// Ended jobs that may be deleted, oldest first. Delete their objects, then [`JobStore::forget`] them.
-    async fn prunable(&self, rules: &PruneRules) -> Result<Vec<Pruned>, JobError>;
+    /// The time by the database's clock, which decides how old a job is.
+    async fn now(&self) -> Result<Timestamp, JobError>;
 
-    /// Deletes the rows of ended jobs with their history; returns their number.
+    /// The number of ended jobs that may be deleted.
+    async fn count_prunable(&self, rules: &PruneRules) -> Result<u64, JobError>;
+
+    /// Ended jobs that may be deleted, oldest first. Delete their objects, then [`JobStore::forget`] them.
+    async fn prunable(&self, rules: &PruneRules, after: Option<Place>) -> Result<PrunePage, JobError>;
+
+    /// Deletes the rows of ended jobs with their history, and remembers their ids; returns their number.
     async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError>;
+
+    /// Forgets the ids of jobs that were deleted longer ago than this; returns their number.
+    async fn forget_tombstones(&self, older_than: Duration) -> Result<u64, JobError>;
 
     /// Deletes refused messages that were received before a time.
     async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError>;
@@ -170,24 +205,24 @@ in_either! {
 
 // The outbox: messages about changes.
 in_either! {
-    /// Takes due messages for the duration of `lease`; no other relay gets them during that time.
+    /// Takes due messages for the time of `lease`; no other relay gets them meanwhile.
     async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError>;
 
     /// Deletes messages that the broker has confirmed.
     async fn outbox_done(&self, ids: &[OutboxId]) -> Result<(), JobError>;
 
-    /// Makes messages that could not be sent due again after `delay`.
+    /// Messages that could not be sent become due again after `delay`.
     async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError>;
 
-    /// Sends another message for jobs that seem lost: running jobs whose lease has ended, and queued ones that no
-    /// worker has claimed within `grace` after their message was sent. The time until the next repetition doubles, so
-    /// that a long queue does not fill up with repetitions. Returns the number of messages written.
+    /// Dispatches jobs again that seem lost: running jobs whose lease has ended, and queued ones that nobody has
+    /// claimed within `grace` after their message was sent. The time until the next repetition doubles, so that a long
+    /// queue does not fill up with repetitions. Returns the number of messages written.
     async fn reap(&self, grace: Duration) -> Result<u64, JobError>;
 }
 
 // Webhook calls.
 in_either! {
-    /// Takes due webhook calls for the duration of `lease`; no other server gets them during that time.
+    /// Takes due webhook calls for the time of `lease`; no other server gets them meanwhile.
     async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError>;
 
     /// The call succeeded.

@@ -24,7 +24,7 @@ impl Changes {
     }
 }
 
-/// Notifies all waiters in this process.
+/// Notifies everyone in this process.
 #[derive(Debug, Clone)]
 pub(super) struct Signal {
     /// Counts changes of this process and of other processes.

@@ -30,7 +30,7 @@ pub struct ClaimRules<'a> {
     pub lease: Duration,
     /// A job that has been claimed this often is quarantined instead.
     pub max_attempts: u32,
-    /// Whether the worker with this name is known to have died, so that its lease need not end first.
+    /// Whether the worker with this name has certainly died, so that its lease need not end first.
     pub is_dead: &'a (dyn Fn(&str) -> bool + Sync),
     /// The fingerprint of the message; a row with another fingerprint is not changed.
     pub fingerprint: Option<&'a str>,

@@ -49,7 +49,7 @@ impl JobRow {
         self.request.id
     }
 
-    /// The state at `now`. `is_dead`: whether the worker with this name is known to have died.
+    /// The state at `now`. `is_dead`: whether the worker with this name has certainly died.
     pub fn lease(&self, now: Timestamp, is_dead: impl FnOnce(&str) -> bool) -> LeaseState {
         if self.lease_until.is_none_or(|until| until <= now) {
             LeaseState::Over

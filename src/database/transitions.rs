@@ -53,7 +53,7 @@ pub(super) fn standing(row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> Standi
 
 /// The error of a job that has no attempts left.
 pub(super) fn exhausted(row: &JobRow) -> JobError {
-    let last = row.error.as_ref().map_or("its worker died", |error| error.message.as_str()).to_owned();
+    let last = row.error.as_ref().map_or("a worker that died", |error| error.message.as_str()).to_owned();
     JobError::AttemptsExhausted { attempts: row.attempts, last }
 }
 
@@ -90,9 +90,11 @@ pub(super) fn check_same(known: &JobRequest, request: &JobRequest) -> Result<(),
 #[derive(Clone, Copy)]
 pub(super) enum Ending<'a> {
     Succeeded(&'a Published),
+    /// Its result was in the store already, from this epoch.
+    Adopted(&'a Published, Epoch),
     Failed(&'a ErrorRecord),
     Requeued(&'a ErrorRecord, Duration),
-    /// Its worker is stopping; the attempt does not count.
+    /// Its worker stops; the attempt does not count.
     GivenBack,
     Cancelled,
 }
@@ -104,6 +106,9 @@ impl Ending<'_> {
             Self::Succeeded(result) => {
                 row.state == JobState::Succeeded
                     && row.published.as_ref().is_some_and(|there| there.manifest == result.manifest)
+            }
+            Self::Adopted(result, epoch) => {
+                return row.epoch == *epoch && Self::Succeeded(result).stands(row, *epoch);
             }
             Self::Failed(error) => row.state == JobState::Failed && row.error.as_ref() == Some(*error),
             Self::Requeued(error, _) => row.state == JobState::Queued && row.error.as_ref() == Some(*error),
@@ -157,6 +162,11 @@ impl Transition {
         let (state, outcome, error) = match ending {
             Ending::Succeeded(result) => {
                 next.published = Some(result.clone());
+                (JobState::Succeeded, "succeeded", None)
+            }
+            Ending::Adopted(result, epoch) => {
+                next.published = Some(result.clone());
+                next.epoch = epoch;
                 (JobState::Succeeded, "succeeded", None)
             }
             Ending::Failed(error) => (JobState::Failed, "failed", Some(error.clone())),
@@ -236,7 +246,7 @@ fn moved(row: JobRow, now: i64) -> JobRow {
     JobRow { worker: None, lease_until: None, published: None, available_at: now, updated_at: now, ..row }
 }
 
-/// The error if other processes keep changing the row first.
+/// The error for a change that others always overtake.
 pub(super) fn overtaken(id: crate::job::JobId) -> JobError {
     JobError::Busy { reason: format!("job {id} keeps changing; try again") }
 }

@@ -1,4 +1,4 @@
-//! Decides which IP addresses are public (IANA's special-purpose registries, RFC 6890).
+//! Which IP addresses are public (IANA's special-purpose registries, RFC 6890).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

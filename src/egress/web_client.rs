@@ -34,7 +34,7 @@ pub struct WebLimits {
     pub read: Duration,
     /// The limit for the whole picture, including redirects.
     pub deadline: Duration,
-    /// Decides which addresses may be connected to. Only tests allow others than public ones.
+    /// Which addresses may be connected to; other than public ones are for tests.
     pub may_connect: fn(&SocketAddr) -> bool,
 }
 

@@ -1,4 +1,4 @@
-//! Tests with servers on this machine. Only 127.0.0.1 may be connected to; every other address counts as private.
+//! Against servers on this machine. They are reached under 127.0.0.1 alone; every other address counts as inner.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -8,7 +8,7 @@ use std::{
 
 use super::*;
 
-/// Starts a server that answers each request with `answer(path)`; returns its port.
+/// Answers each request with what `answer` makes of its path; gives the port.
 fn server(answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -97,7 +97,7 @@ fn redirects_are_followed_and_looked_at_each_time() {
     };
     let limits = WebLimits { may_connect: |_| true, ..WebLimits::default() };
     let address = WebAddress::parse("input", &url("one")).unwrap();
-    assert_eq!(read(address, 99, &limits, &only_one), Err(JobError::Cancelled), "every redirect is checked");
+    assert_eq!(read(address, 99, &limits, &only_one), Err(JobError::Cancelled), "the list is asked at each redirect");
 }
 
 #[test]

@@ -17,7 +17,7 @@ impl From<Error> for JobError {
         let reason = error.to_string();
         match error {
             Error::Cancelled => Self::Cancelled,
-            // These fields have the same names in a request. All others are parameters.
+            // Pictures have the request's names; everything else is one of its parameters.
             Error::Invalid { field, reason } if field == "input" || field == "device" || field == "model" => {
                 Self::invalid(field, reason)
             }
@@ -105,7 +105,7 @@ impl From<HubError> for JobError {
     }
 }
 
-/// Removes the device's name, because the variant already has it.
+/// The variant already names the device.
 fn without_prefix(reason: &str, device: &str) -> String {
     reason.strip_prefix(&format!("device {device}: ")).unwrap_or(reason).to_owned()
 }

@@ -63,7 +63,7 @@ pub struct Outcome {
     pub timings: Vec<StageTiming>,
 }
 
-/// Cancels a call: any thread may set it, and the pipeline checks it between steps.
+/// Set from outside, read between steps.
 #[derive(Debug, Clone, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
 

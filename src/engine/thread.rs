@@ -60,7 +60,7 @@ fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: EngineComman
 
 fn panic_error(panic: &(dyn Any + Send)) -> JobError {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    let reason = format!("its thread panicked: {}", text.unwrap_or("unknown reason"));
+    let reason = format!("its thread panicked: {}", text.unwrap_or("for an unknown reason"));
     JobError::device("engine", reason)
 }
 

@@ -40,13 +40,13 @@ pub struct Parts {
     pub probes: Probes,
     /// Which models are in memory; absent if this process does not run jobs.
     pub resident: Option<watch::Receiver<Resident>>,
-    /// Whether the worker with this name is known to have died.
+    /// Whether the worker with this name has certainly died.
     pub is_dead: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     /// Set when the server stops, so that streams end.
     pub stop: CancellationToken,
 }
 
-/// How a new job reaches a worker.
+/// Who is notified of a new job.
 #[derive(Debug, Clone)]
 pub enum Dispatcher {
     /// The queue of this process.
@@ -57,7 +57,7 @@ pub enum Dispatcher {
     Nobody,
 }
 
-/// The state that handlers share; cloning it is cheap.
+/// Clones share it.
 #[derive(Clone)]
 pub struct Api(Arc<Inner>);
 
@@ -177,7 +177,7 @@ impl Api {
         if jobs < most {
             return Ok(());
         }
-        let detail = format!("{jobs} jobs are waiting; at most {most} may wait (http.max_queued); try again later");
+        let detail = format!("{jobs} jobs are waiting, and at most {most} may (http.max_queued); try again later");
         Err(ApiError::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).later(30))
     }
 

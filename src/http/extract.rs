@@ -137,7 +137,7 @@ pub fn swallow(body: Body) {
     }));
 }
 
-/// Like [`swallow`], for a body with a reader: if the reader stops early, the rest is discarded.
+/// A body whose rest is discarded when its reader stops early, for the same reason.
 pub fn patient(body: Body) -> Body {
     let (hand, taken) = mpsc::channel(1);
     tokio::spawn(async move {

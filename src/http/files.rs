@@ -21,7 +21,7 @@ const LARGEST_MANIFEST: u64 = 16 << 20;
 /// A result is published once and never changes.
 pub const FOREVER: &str = "private, max-age=31536000, immutable";
 
-/// Get a layer as PNG
+/// A layer as PNG
 ///
 /// `0.png` is the whole picture as the model regenerates it, `1.png` the rearmost layer.
 #[utoipa::path(get, path = "/v1/jobs/{id}/layers/{layer}", tag = "pictures",
@@ -45,7 +45,7 @@ pub async fn layer(
     serve(&api, &row, file, &headers).await
 }
 
-/// Get a file of a result
+/// A file of a result
 ///
 /// Any picture by its name, or `manifest.json`.
 #[utoipa::path(get, path = "/v1/jobs/{id}/files/{name}", tag = "pictures",

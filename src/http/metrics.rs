@@ -37,7 +37,7 @@ pub fn called(outcome: &'static str) {
     counter!("acetate_webhooks_total", "outcome" => outcome).increment(1);
 }
 
-/// Counts as an open event stream until it is dropped.
+/// Counted until it is dropped.
 pub struct Watcher(());
 
 impl Default for Watcher {

@@ -39,7 +39,7 @@ pub struct Settings {
     pub works: bool,
 }
 
-/// Whether one process does everything, or this is the API server of a service.
+/// Whether one process does everything, or this is the front of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerMode {

@@ -23,9 +23,9 @@ use crate::{
 /// The longer sides, in pixels: only a few, so that clients cannot fill the memory with many.
 const SIZES: [u32; 4] = [96, 256, 640, 1280];
 const USUAL: u32 = 256;
-/// The maximum number of bytes that are kept in memory.
+/// The most bytes that are kept in memory.
 const ROOM: usize = 64 << 20;
-/// How many are made at a time. The limit leaves the CPU for other work.
+/// How many are made at a time; the CPU has other work.
 const AT_A_TIME: usize = 2;
 /// An address may have another picture later.
 const A_WHILE: &str = "private, max-age=3600";
@@ -91,7 +91,7 @@ pub struct Size {
     size: Option<u32>,
 }
 
-/// Get a thumbnail of a picture
+/// A thumbnail of a picture
 ///
 /// `name` is a file of the result, or one of the job's inputs: `input-0.png`, `input-1.png`, ...
 #[utoipa::path(get, path = "/v1/jobs/{id}/thumbnails/{name}", tag = "pictures",

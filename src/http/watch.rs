@@ -18,7 +18,7 @@ use crate::{
 
 /// The minimum time between two queries.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The maximum number of ids in one query.
+/// The most ids in one query.
 const CHUNK: usize = 500;
 
 /// The state of a watched job.
@@ -65,12 +65,12 @@ impl JobWatcher {
 }
 
 impl Shared {
-    /// A poisoned lock can be used: no code under it can leave the map inconsistent.
+    /// No code under the lock can leave it inconsistent.
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, watch::Sender<Watched>>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The ids of the jobs that are still watched.
+    /// Only jobs that are still watched.
     fn ids(&self) -> Vec<JobId> {
         let mut watched = self.lock();
         watched.retain(|_, sender| sender.receiver_count() > 0);

@@ -1,5 +1,5 @@
 //! Reads a file's container: the format, the size, the number of pictures, and whether the file is complete. Decoders
-//! tolerate incomplete files, and do not report all of the other facts.
+//! are lenient about completeness, and do not report all of the rest.
 
 use ::image::ImageFormat;
 

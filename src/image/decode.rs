@@ -196,10 +196,7 @@ fn explain(name: &str, format: ImageFormat, error: ImageError) -> JobError {
     let (input, label) = (name.to_owned(), container::label(format));
     let reason = match error {
         ImageError::Limits(error) => {
-            return JobError::ImageTooLarge {
-                input,
-                reason: format!("decoding this {label} needs too much memory: {error}"),
-            };
+            return JobError::ImageTooLarge { input, reason: format!("decoding this {label} needs too much: {error}") };
         }
         ImageError::Unsupported(error) => {
             format!("this kind of {label} is not supported ({error}); save it as a plain PNG")

@@ -37,7 +37,7 @@ pub enum JobError {
     InputNotFound { input: String },
     #[error("{input}: {reason}")]
     InputForbidden { input: String, reason: String },
-    /// The input may exist, but its server does not respond.
+    /// It may exist, but its server does not respond.
     #[error("{input}: {reason}")]
     InputUnreachable { input: String, reason: String, source: Option<Cause> },
     #[error("model {model}: {reason}")]
@@ -50,7 +50,7 @@ pub enum JobError {
     Download { model: String, reason: String, source: Option<Cause> },
     #[error("the latents became NaN or infinite at step {step}; no picture was written")]
     NonFinite { step: usize },
-    #[error("{path}: not enough disk space; free some and try again")]
+    #[error("{path}: too little space on the device; free some and try again")]
     DiskFull { path: String },
     #[error("{path}: {reason}")]
     Storage { path: String, reason: String, source: Option<Cause> },
@@ -126,12 +126,12 @@ impl JobError {
         }
     }
 
-    /// Whether a later attempt may succeed.
+    /// A later attempt may succeed.
     pub fn is_transient(&self) -> bool {
         self.class() == ErrorClass::Transient
     }
 
-    /// Whether the checkpoint itself is unusable, so that every request for it fails.
+    /// Whether the checkpoint itself is unusable, whatever the request.
     pub fn is_about_the_model(&self) -> bool {
         matches!(self, Self::ModelNotFound { .. } | Self::ModelInvalid { .. } | Self::ModelTooLarge { .. })
     }
@@ -164,7 +164,7 @@ impl JobError {
         Self::OutOfMemory { device: device.into(), reason: reason.into(), source: None }
     }
 
-    /// Adds the error's cause. Variants without a `source` ignore it, because their reason is already complete.
+    /// The same, with the error's cause. Reasons that are complete have none.
     pub fn caused_by(mut self, error: impl Error + Send + Sync + 'static) -> Self {
         match &mut self {
             Self::InputUnreachable { source, .. }

@@ -15,7 +15,7 @@ use super::JobError;
 pub struct JobId(Uuid);
 
 impl JobId {
-    #[expect(clippy::new_without_default, reason = "every call returns a different id")]
+    #[expect(clippy::new_without_default, reason = "every call gives another id")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }

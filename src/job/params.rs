@@ -1,8 +1,8 @@
 //! The parameters of each kind of job, with their defaults and bounds.
 //!
-//! Parameters that diffusers also has keep its names. Defaults and bounds come from the library
-//! ([`qwen_image::pipeline`]). They are checked once, here, for every way to submit a job. The schema repeats the
-//! numbers, and a test checks that they are equal.
+//! The names are diffusers' own where it has one. Defaults and bounds are the library's ([`qwen_image::pipeline`]);
+//! they are checked once, here, for every kind of submission. The schema repeats the numbers, and a test checks that
+//! they are equal.
 
 use qwen_image::{DecomposeOptions, EditOptions, pipeline::PipelineError};
 use serde::{Deserialize, Serialize};
@@ -22,9 +22,9 @@ pub struct Sampling {
     pub steps: u32,
     /// Guidance scale; 1 or less turns guidance (and the second forward pass) off.
     pub cfg_scale: f64,
-    /// Seed of the initial noise, as in `torch.Generator("cpu").manual_seed`. Absent: derived from the job's id.
+    /// Seed of the initial noise, as `torch.Generator("cpu").manual_seed`. Absent: derived from the job's id.
     pub seed: Option<u64>,
-    /// What the picture should not show. A single space also counts as a negative prompt.
+    /// What the picture should not show; a single space still guides.
     pub negative_prompt: String,
 }
 

@@ -1,4 +1,4 @@
-//! The message that submits a job, version 1. It is JSON that refers to pictures and never contains their pixels.
+//! The message that submits a job, version 1: JSON with references to pictures, never pixels.
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr};
 
@@ -11,9 +11,9 @@ use super::{CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobI
 
 /// The version of messages.
 const VERSION: u32 = 1;
-/// How many pictures an edit takes.
+/// The number of pictures of an edit.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
-/// How many pictures a composite takes.
+/// The number of pictures of a composite.
 pub const COMPOSITE_IMAGES: RangeInclusive<usize> = 1..=64;
 pub const MAX_PRIORITY: u8 = 9;
 /// The maximum size of a request, in bytes.
@@ -78,7 +78,7 @@ impl fmt::Display for InputRef {
         match self {
             Self::Url(url) => f.write_str(url),
             Self::Layer { job, layer } => write!(f, "layer {layer} of job {job}"),
-            // The client chose this name. It is only compared with the names of the job's files, never opened.
+            // The name as given; it is compared with names and never opened.
             Self::File { job, file } => write!(f, "{} of job {job}", file.escape_debug()),
         }
     }
@@ -184,8 +184,8 @@ impl JobRequest {
         serde_json::to_string(&Wire::from(self.clone())).unwrap_or_else(|error| unreachable!("plain data: {error}"))
     }
 
-    /// SHA-256 of everything but the id. A known id with a different fingerprint is refused. If the id is not known, an
-    /// equal fingerprint means the same request.
+    /// SHA-256 of everything but the id. The same id with another fingerprint is refused; the same fingerprint without
+    /// an id is the same request.
     pub fn fingerprint(&self) -> String {
         let mut wire = Wire::from(self.clone());
         wire.id = String::new();
@@ -204,7 +204,7 @@ impl JobRequest {
         asked.unwrap_or_else(|| self.id.default_seed())
     }
 
-    /// Checks bounds and the number of inputs. Every way to submit a job calls this once.
+    /// Checks bounds and the number of inputs; every kind of submission calls this once.
     pub fn validate(&self) -> Result<(), JobError> {
         let taken = match &self.task {
             Task::Decompose(params) => {
@@ -257,15 +257,13 @@ impl JobRequest {
     }
 }
 
-/// Checks that this version of acetate can read the message.
-///
 /// # Errors
-/// [`JobError::InvalidRequest`] for the field `version`.
+/// [`JobError::InvalidRequest`] for `version`, if another version of acetate may read the message.
 pub fn check_version(version: u32) -> Result<(), JobError> {
     if version == VERSION {
         return Ok(());
     }
-    Err(JobError::invalid("version", format!("{version} is not known; this acetate reads version {VERSION}")))
+    Err(JobError::invalid("version", format!("{version} is not known; this reads version {VERSION}")))
 }
 
 /// The message as it is serialized.
@@ -365,7 +363,7 @@ mod tests {
 
     const ID: &str = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
 
-    /// Later versions of acetate read and compare the rows, messages and manifests that earlier ones wrote.
+    /// Every version reads and compares rows, messages in flight and manifests.
     #[test]
     fn messages_of_version_1_do_not_change_by_a_byte() {
         let cases = [
@@ -407,7 +405,7 @@ mod tests {
             );
             let request = JobRequest::from_json(message.as_bytes()).unwrap();
             assert_eq!(request.to_json(), message);
-            assert_eq!(serde_json::to_string(&request).unwrap(), message, "as in manifests");
+            assert_eq!(serde_json::to_string(&request).unwrap(), message, "as it stands in manifests");
             assert_eq!(request.fingerprint(), fingerprint, "{message}");
             assert_eq!(JobRequest::from_stored(&message).unwrap(), request);
             assert_eq!(JobRequest::from_value(serde_json::from_str(&message).unwrap()).unwrap(), request);

@@ -8,7 +8,7 @@ use crate::job::JobKind;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConsumeOptions {
     pub kinds: Vec<JobKind>,
-    /// The maximum number of messages of each kind that this worker holds, waiting or running.
+    /// The most messages of each kind that this worker holds, waiting or running.
     pub prefetch: u16,
     /// How long a job may wait because another kind is preferred.
     pub affinity: Duration,
@@ -33,7 +33,7 @@ impl Consumer {
         Self(Inner::Rabbit(consumer))
     }
 
-    /// Waits for the next job, even while the broker is unreachable. `None` after [`Consumer::close`].
+    /// Waits for the next job, also while the broker is unreachable. `None` after [`Consumer::close`].
     ///
     /// A worker prefers the kind whose model is loaded: a job of that kind comes first, unless one of another kind has
     /// waited longer than [`ConsumeOptions::affinity`]. The in-process queue has no kinds.

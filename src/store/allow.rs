@@ -1,5 +1,4 @@
-//! Decides which addresses a request may name: those below allowed prefixes, matched at `/`, never in the middle of a
-//! name.
+//! Which addresses a request may name: prefixes, matched at `/`, never in the middle of a name.
 
 use std::path::{Path, PathBuf};
 

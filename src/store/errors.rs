@@ -48,7 +48,7 @@ mod tests {
             let cause = error.source().and_then(|cause| cause.downcast_ref::<Cause>()).unwrap();
             assert!(cause.downcast_ref::<Error>().is_some(), "{error:?}");
         }
-        // Causes are for programs: two errors with the same message are equal.
+        // Causes are for programs: two errors with the same words are the same.
         let other = io_error(Path::new("/x"), "write", Error::from(ErrorKind::ReadOnlyFilesystem));
         assert_eq!(io_error(Path::new("/x"), "write", io()), other);
     }

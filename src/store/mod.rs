@@ -1,9 +1,9 @@
 //! The object store: reads inputs under a byte cap, writes results, and makes all keys.
 //!
-//! [`Stores`] holds what a process may use: its own [`Store`], the [`InputReader`] for the inputs of requests, and the
-//! roots that results may go to. A store is a folder or a prefix of an S3 bucket. Both guarantee that an object is
-//! visible as a whole or not at all, and that files are verified before anything refers to them. Files go under
-//! `{job}/{epoch}/`; the manifest, which names them with their SHA-256, is written last.
+//! [`Stores`] holds what a process may use: its own [`Store`], the [`InputReader`] that requests may name, and the roots
+//! that results may go to. A store is a folder or a prefix of an S3 bucket, with the same promises: an object is seen
+//! whole or not at all, and what was written is verified before anything names it. Files go under `{job}/{epoch}/`;
+//! the manifest, which names them with their SHA-256, is written last.
 //!
 //! Addresses in requests are not trusted: they are matched against lists of prefixes, files by their resolved path, and
 //! web hosts by the IP addresses that they resolve to at that moment.
@@ -11,6 +11,7 @@
 mod allow;
 mod backend;
 mod blocking;
+mod deletion;
 mod digest;
 mod errors;
 mod export;
@@ -25,6 +26,7 @@ mod stores;
 mod url;
 
 pub use backend::Store;
+pub use deletion::{Deletion, JobObjects};
 pub use errors::io_error;
 pub use export::OutFolder;
 pub use folder::{FolderStore, Stored};

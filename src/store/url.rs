@@ -1,7 +1,7 @@
 //! `file://` addresses of paths, with the bytes that are not allowed in a URL written as `%XX`.
 //!
-//! A general URL parser does not fit: it silently resolves `..` and drops tabs and line ends, but here such addresses
-//! must be refused.
+//! A general URL parser is no help here: it resolves `..` and drops tabs and line ends in silence, where these
+//! addresses are refused.
 
 use std::path::{Component, Path, PathBuf};
 

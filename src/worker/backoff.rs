@@ -9,8 +9,7 @@ use crate::{
     retry::exponential,
 };
 
-/// Delays between attempts: `base`, then twice as long each time, up to `longest`. Each is shortened at random, to half
-/// of its length at most.
+/// Delays between attempts: `base`, then twice as long each time, up to `longest`; each drawn between half and all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backoff {
     pub base: Duration,
@@ -37,7 +36,7 @@ pub(super) fn next_step(error: &JobError, attempts: u32, max_attempts: u32, back
 }
 
 impl Backoff {
-    /// The delay before attempt `attempts + 1`.
+    /// Before attempt `attempts + 1`.
     fn delay(&self, attempts: u32) -> Duration {
         let earlier = attempts.saturating_sub(1) as usize;
         exponential(self.base, self.longest).build().nth(earlier).unwrap_or(self.longest)

@@ -1,7 +1,7 @@
 //! The worker as a service: takes deliveries continuously, holds several, and runs one on the device.
 //!
-//! While one job is on the device, the next is fetched and decoded, and the previous one's files are written. This is
-//! all that more than one slot is for; the engine's channel keeps the order.
+//! While one job is on the device, the next is fetched and decoded, and the previous one's files are written: more than
+//! one slot serves only this, and the engine's channel keeps the order.
 
 use std::{
     collections::HashMap,
@@ -101,8 +101,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable>
 struct Service {
     worker: Worker,
     slots: Arc<Semaphore>,
-    /// Jobs hold it for reading. A job that has killed a worker before holds it for writing: it runs alone, so that it
-    /// cannot take other jobs with it.
+    /// Jobs share it; a job that has killed a worker before runs alone, so that it cannot take other jobs with it.
     isolation: RwLock<()>,
     in_hand: Mutex<HashMap<u64, JobControl>>,
 }
@@ -151,19 +150,18 @@ impl Service {
         }
     }
 
-    /// Whether a worker died while it held this job: the row still names one, but its lease has ended.
+    /// Whether its row names a worker, which then is dead or silent.
     async fn has_killed(&self, id: JobId) -> bool {
         match self.worker.jobs.get(id).await {
             Ok(Some(row)) if row.state == JobState::Running => {
-                let is_dead = |name: &str| self.worker.options.name.knows_dead(name);
-                row.lease(Timestamp::now(), is_dead) != LeaseState::Held
+                row.lease(Timestamp::now(), |name| self.worker.is_dead(name)) != LeaseState::Held
             }
-            // If the database failed, the claim fails too and handles it.
+            // An error: the claim will meet the same trouble and deal with it.
             Ok(Some(_) | None) | Err(_) => false,
         }
     }
 
-    /// Registers a running job until the returned value is dropped, which a panic does too.
+    /// Removed when the value is dropped, also by a panic.
     fn register(&self, control: &JobControl) -> InHand<'_> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -173,7 +171,7 @@ impl Service {
         InHand { service: self, key }
     }
 
-    /// A poisoned lock can be used: no code under it can leave the map inconsistent.
+    /// No code under the lock can leave it inconsistent.
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, JobControl>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -84,7 +84,7 @@ impl Execution<'_> {
         let images = self.engine(Work::Decompose { image, params: params.clone(), seed }).await?;
         let wanted = params.layers as usize + 1;
         if images.len() != wanted {
-            let reason = format!("returned {} pictures instead of {wanted}", images.len());
+            let reason = format!("gave {} pictures instead of {wanted}", images.len());
             return Err(JobError::device("engine", reason));
         }
         for (index, image) in images.into_iter().enumerate() {
@@ -188,7 +188,7 @@ impl Execution<'_> {
 
 fn one(images: Vec<RgbaImage>) -> Result<RgbaImage, JobError> {
     <[RgbaImage; 1]>::try_from(images).map(|[image]| image).map_err(|images| {
-        let reason = format!("returned {} pictures instead of one", images.len());
+        let reason = format!("gave {} pictures instead of one", images.len());
         JobError::device("engine", reason)
     })
 }

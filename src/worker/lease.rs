@@ -78,7 +78,7 @@ impl Heart {
         let mut tick = tokio::time::interval(self.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Only the wait can be interrupted; a write that has started is never dropped.
+            // Only the waiting is raced; a write that has started is never dropped.
             let last = tokio::select! { _ = tick.tick() => false, _ = &mut stopped => true };
             let held = self.beat().await;
             if Instant::now() >= self.until {

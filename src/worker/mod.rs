@@ -1,9 +1,10 @@
 //! The worker: takes a job from its claim to its final state.
 //!
 //! [`run`](run()) is the path of a job, in order. Only this module combines the stages; they do not know each other.
-//! Around it, [`serve`] takes deliveries, the relay sends the outbox, and the reaper dispatches a job again if its
-//! worker died or its message was lost.
+//! Around it, [`serve`] takes deliveries, the relay sends the outbox, and the reaper dispatches jobs again whose worker
+//! died or whose message was lost.
 
+mod adopt;
 mod claim;
 mod execute;
 mod failpoint;
@@ -30,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use backoff::Backoff;
 pub use consumer_loop::{Shutdown, Unusable, serve};
 pub use failpoint::Failpoint;
-pub use identity::WorkerName;
+pub use identity::{Liveness, WorkerName};
 pub use metrics::describe;
 pub use progress::Reporter;
 pub use relay::{publish_due, relay};
@@ -54,7 +55,7 @@ pub struct Worker {
     pub queue: Queue,
     pub engine: Engine,
     pub options: WorkerOptions,
-    /// Wakes the relay when the outbox has something new.
+    /// Wakes the relay: the outbox has something new.
     pub wake: Arc<Notify>,
     /// Set when the device is no longer reliable.
     pub broken: CancellationToken,
@@ -87,6 +88,8 @@ pub struct WorkerOptions {
     pub poll: Duration,
     /// After this time, a queued job that no worker has taken is dispatched again.
     pub redispatch: Duration,
+    /// How long the ids of deleted jobs are remembered.
+    pub remember_deleted: Duration,
     pub failpoint: Failpoint,
 }
 
@@ -106,6 +109,11 @@ struct Results {
 }
 
 impl Worker {
+    /// See [`Liveness`].
+    fn is_dead(&self, worker: &str) -> bool {
+        Liveness::of(&self.queue).is_dead(worker)
+    }
+
     fn results_of(&self, request: &JobRequest) -> Result<Results, JobError> {
         match self.options.results {
             ResultPlacement::OwnStore => Ok(Results { store: self.stores.own().clone(), root: None }),

@@ -13,7 +13,7 @@ use crate::engine::CancelToken;
 pub enum StopReason {
     /// It was cancelled, or another worker has taken it over.
     Cancel,
-    /// This worker is stopping: the job is given back, and the attempt does not count.
+    /// This worker stops: the job is given back, and the attempt does not count.
     GiveBack,
     /// It exceeded the maximum duration.
     TimeIsUp,

@@ -1,4 +1,4 @@
-// Headless Chromium from Debian, and the checks that all tests share.
+// Debian's Chromium, without a window, and what every test asks of a page.
 
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { TARGET } from './server.mjs';
 
 const PLACES = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
 const QUIET = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
-/** Screenshots to look at; those of the README go to $PICTURES if it is set. */
+/** Pictures to look at; those of the README go to $PICTURES where it is set. */
 const LOOKED_AT = path.join(TARGET, 'browser');
 const README = ['layers', 'edit', 'phone'];
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
@@ -32,14 +32,14 @@ export class Browser {
     const page = await this.context.newPage();
     page.on('pageerror', (error) => this.problems.push(`error: ${error.message}`));
     page.on('console', (message) => {
-      // Requests that the server refuses also appear here, and some tests make them on purpose.
+      // What the server refuses shows up here too, and is meant in some tests.
       if (message.type() === 'error' && !message.text().startsWith('Failed to load resource')) this.problems.push(message.text());
     });
     if (url) await page.goto(url);
     return page;
   }
 
-  /** Closes it. Failed scripts and content that the policy blocked fail the test. */
+  /** Closes it; scripts that failed and content that the policy stopped fail the test. */
   async close() {
     await this.context.close();
     rmSync(this.folder, { recursive: true, force: true });
@@ -62,7 +62,7 @@ export async function screenshot(page, name) {
   mkdirSync(folder, { recursive: true });
   await page.evaluate(async () => {
     const seen = (image) => { const at = image.getBoundingClientRect(); return at.bottom > 0 && at.top < innerHeight && at.width > 0; };
-    // Wait for late pictures and for transitions to end, but not for endless animations.
+    // Pictures that come late, and what moves into its place; not what moves for ever.
     await Promise.all([...document.images].filter(seen).map((image) => image.decode().catch(() => {})));
     const moves = document.getAnimations().filter((move) => move.effect.getComputedTiming().endTime !== Infinity);
     await Promise.all(moves.map((move) => move.finished.catch(() => {})));
@@ -71,13 +71,13 @@ export async function screenshot(page, name) {
   await page.screenshot({ path: path.join(folder, `page-${name}.png`) });
 }
 
-/** The pixels of a picture, or of the page's canvas if no address is given: RGBA, row by row. */
+/** The pixels of a picture, or of the page's canvas when no address is given: RGBA, row by row. */
 export async function pixels(page, url = null) {
   const numbers = await page.evaluate(async (url) => {
     let source = document.querySelector('canvas');
     if (url) {
       const blob = await (await fetch(url)).blob();
-      // As stored: no color management, and the color under alpha is kept as far as a canvas allows.
+      // As stored: no colour management, and colour under alpha left alone as far as a canvas can.
       source = await createImageBitmap(blob, { premultiplyAlpha: 'none', colorSpaceConversion: 'none' });
     }
     const canvas = new OffscreenCanvas(source.width, source.height);
@@ -88,7 +88,7 @@ export async function pixels(page, url = null) {
   return Uint8ClampedArray.from(numbers);
 }
 
-/** Waits until the canvas has finished drawing, and returns its pixels. */
+/** Waits until the canvas has drawn what was last asked of it, and gives its pixels. */
 export async function canvas(page) {
   await page.waitForSelector('canvas[aria-busy=false]', { state: 'attached' });
   return pixels(page);

@@ -1,4 +1,4 @@
-// A long history scrolls smoothly, and the page appears quickly.
+// A long history stays smooth, and the page is there at once.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -24,7 +24,7 @@ after(async () => {
   await server?.stop();
 });
 
-/** Composites of one picture: the cheapest jobs, each with a thumbnail. */
+/** Composites of one picture: the cheapest jobs there are, with a thumbnail each. */
 async function fill() {
   const picture = new Blob([readFileSync(path.join(ROOT, 'examples/scene.png'))]);
   const body = new FormData();
@@ -40,7 +40,7 @@ async function fill() {
   });
 }
 
-test('the first paint is small and fast', async () => {
+test('the first paint is small and soon', async () => {
   const page = await browser.page(server.url);
   await page.waitForSelector('.drop');
   const bytes = await page.evaluate(() => {
@@ -74,7 +74,7 @@ test(`${JOBS} pictures scroll smoothly`, async () => {
       last = now;
       const before = pane.scrollTop;
       pane.scrollTop += 60;
-      // This may be the end, or the next page is still loading.
+      // At the end, for now: the next page may be on its way.
       still = pane.scrollTop === before ? still + 1 : 0;
       if (still > 30 && document.querySelectorAll('.jobs li').length >= jobs) break;
     }
@@ -87,7 +87,7 @@ test(`${JOBS} pictures scroll smoothly`, async () => {
   assert.ok(at(0.95) < FRAME, `p95 of ${at(0.95)} ms`);
   const shown = await page.locator('.job img').evaluateAll((images) => images.filter((image) => image.naturalWidth > 0).length);
   assert.ok(shown > JOBS / 2, `${shown} thumbnails were loaded on the way`);
-  // Scroll to the top, so that no target is half covered by the search.
+  // At rest: what is half under the search is no target.
   await page.evaluate(() => document.getElementById('history').scrollTo(0, 0));
   await accessible(page, 'a long history');
   await screenshot(page, 'history');

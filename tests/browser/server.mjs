@@ -1,5 +1,5 @@
-// A separate server for a test: `acetate serve` on a free port, with the small checkpoints, in a folder that is deleted
-// afterward.
+// A server of its own for a test: `acetate serve` on a free port, with the small checkpoints, in a folder that is gone
+// afterwards.
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -7,11 +7,11 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 
 export const ROOT = path.resolve(import.meta.dirname, '../..');
-/** Cargo's target folder, and the program in it. */
+/** What cargo builds into, and the program in it. */
 export const TARGET = path.resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target');
 const PROGRAM = path.resolve(ROOT, process.env.ACETATE ?? path.join(TARGET, 'debug/acetate'));
 
-/** Polls until a condition holds, for longer than any working operation takes. */
+/** Looks until it holds, for longer than anything takes that works. */
 export async function until(what, holds) {
   const start = Date.now();
   while (!await holds()) {
@@ -31,7 +31,7 @@ export class Server {
     return server;
   }
 
-  /** Starts the program and waits until it prints its address. */
+  /** Starts the program and waits until it says where it is. */
   async up() {
     const environment = { PATH: process.env.PATH, HOME: this.folder, HF_HUB_OFFLINE: '1', ACETATE__DATA_DIR: path.join(this.folder, 'data') };
     for (const [name, value] of Object.entries(this.settings)) environment[`ACETATE__${name}`] = String(value);
@@ -47,12 +47,12 @@ export class Server {
       this.process.once('error', fail);
       this.process.once('exit', (code) => fail(new Error(`acetate serve ended with ${code}: ${this.said}`)));
     });
-    // Use the same address after a restart.
+    // The same place again after a restart.
     this.bind = await found;
     this.url = `http://${this.bind}/`;
   }
 
-  /** Only ends the process; `up()` starts it again in the same folder. */
+  /** Ends the process and nothing else; `up()` starts it again in the same folder. */
   async down(signal = 'SIGTERM') {
     this.process.kill(signal);
     await this.ended;

@@ -1,4 +1,4 @@
-// Failures, and how the page shows them.
+// What goes wrong, and what the page says then.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -14,7 +14,7 @@ let browser;
 before(async () => { browser = await Browser.open(); });
 after(async () => { await browser?.close(); });
 
-/** A page with a separate server; both are closed at the end. */
+/** A page on a server of its own; both are gone at the end. */
 async function on(settings, work) {
   const server = await Server.start(settings);
   const page = await browser.page(server.url);
@@ -53,14 +53,14 @@ test('a running job is cancelled, tried again, and deleted', () => on({}, async 
   await page.waitForFunction(() => document.querySelectorAll('.jobs li').length === 0);
 }));
 
-test('a batch shows its progress, and the rest of it can be cancelled', () => on({}, async (page, server) => {
+test('a batch shows how far it is, and what is left of it is cancelled', () => on({}, async (page, server) => {
   for (let number = 0; number < 2; number += 1) {
     const body = new FormData();
     for (const [name, value] of Object.entries({ steps: '1000', seed: String(number), batch: 'posters' })) body.set(name, value);
     body.set('image', new Blob([readFileSync(SCENE)]), `poster-${number}.png`);
     await server.ask('POST', '/v1/jobs', body);
   }
-  // It appears as soon as the first of the two jobs exists.
+  // It shows as soon as the first of the two is there.
   await page.locator('.batch', { hasText: /posters\s*0 of 2/ }).waitFor({ timeout: 30_000 });
   await page.waitForSelector('.jobs li[data-state=running] progress:not([hidden])');
   await accessible(page, 'a batch under way');
@@ -69,13 +69,13 @@ test('a batch shows its progress, and the rest of it can be cancelled', () => on
   await page.waitForFunction(() => document.querySelectorAll('.jobs li[data-state=cancelled]').length === 2);
 }));
 
-test('a file that is not a picture or is too large is refused with a reason', () => on({ HTTP__MAX_UPLOAD_BYTES: 200_000 }, async (page) => {
+test('what is no picture, or too large, is refused with a reason', () => on({ HTTP__MAX_UPLOAD_BYTES: 200_000 }, async (page) => {
   await page.waitForSelector('.drop');
   await page.setInputFiles('#file', { name: 'letter.pdf', mimeType: 'application/pdf', buffer: Buffer.from('%PDF-1.7') });
   assert.match(await page.locator('.problem').innerText(), /letter.pdf is not a picture/);
   await page.setInputFiles('#file', { name: 'large.png', mimeType: 'image/png', buffer: Buffer.alloc(300_000) });
   assert.match(await page.locator('.problem').innerText(), /large.png is 300 kB; this server accepts up to 200 kB/);
-  // Only the server can check its content.
+  // Only the server can tell what is in it.
   await page.setInputFiles('#file', { name: 'fake.png', mimeType: 'image/png', buffer: Buffer.from('<html>no</html>') });
   await page.click('button[type=submit]');
   await page.waitForSelector('.problem:not([hidden])');
@@ -83,7 +83,7 @@ test('a file that is not a picture or is too large is refused with a reason', ()
   await accessible(page, 'a refused picture');
 }));
 
-test('a picture can be dropped and pasted anywhere on the page', () => on({}, async (page) => {
+test('a picture comes by drop and by paste, from anywhere on the page', () => on({}, async (page) => {
   await page.waitForSelector('.drop');
   const give = (kind, name) => page.evaluate(async ([kind, name]) => {
     const blob = await (await fetch('sample.png')).blob();
@@ -100,7 +100,7 @@ test('a picture can be dropped and pasted anywhere on the page', () => on({}, as
   await page.waitForSelector('text=pasted.png');
 }));
 
-test('addresses of pages that do not exist', () => on({}, async (page, server) => {
+test('addresses that lead nowhere', () => on({}, async (page, server) => {
   await page.goto(`${server.url}#/jobs/018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21`);
   await page.waitForSelector('text=Not found');
   await accessible(page, 'not found');
@@ -110,7 +110,7 @@ test('addresses of pages that do not exist', () => on({}, async (page, server) =
   }
 }));
 
-test('the page continues by itself after the server was restarted during a job', () => on({ WORKER__LEASE_SECONDS: 3 }, async (page, server) => {
+test('a server that is restarted in the middle: the page goes on by itself', () => on({ WORKER__LEASE_SECONDS: 3 }, async (page, server) => {
   await start(page, 60);
   await stage(page, 'step [1-9]\\d* of 60');
   await server.down('SIGKILL');
@@ -124,7 +124,7 @@ test('the page continues by itself after the server was restarted during a job',
   await page.waitForSelector('.layers .layer', { timeout: 180_000 });
 }));
 
-test('the server is unreachable when the page is opened', () => on({}, async (page, server) => {
+test('a server that is away when the page is opened', () => on({}, async (page, server) => {
   await page.route('**/v1/session', (route) => route.abort());
   await page.reload();
   await page.waitForSelector('text=The server cannot be reached');
@@ -143,7 +143,7 @@ test('the page to browse the API', () => on({}, async (page, server) => {
   await page.waitForFunction(() => [...document.querySelectorAll('details')].filter((entry) => entry.offsetParent).length < 10);
 }));
 
-test('a token is requested, and a wrong one is refused', () => on({ HTTP__TOKEN: TOKEN }, async (page) => {
+test('a token is asked for, and a wrong one is not taken', () => on({ HTTP__TOKEN: TOKEN }, async (page) => {
   await page.waitForSelector('dialog[open]');
   await accessible(page, 'the question for a token');
   await page.fill('#token', 'some-other-token-altogether');

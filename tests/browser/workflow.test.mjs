@@ -1,4 +1,4 @@
-// What a user does with a picture, from the drop to the download. It also takes the README's screenshots.
+// What a person does with a picture, from the drop to the download. It makes the README's pictures on the way.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -38,7 +38,7 @@ test('the start says which model is loaded, and that it is a small one', async (
   await page.keyboard.press('Escape');
 });
 
-test('a picture is split into layers, step by step', async () => {
+test('a picture is taken apart, step by step', async () => {
   await page.setInputFiles('#file', SCENE);
   await page.fill('#seed', '7');
   await page.click('button[type=submit]');
@@ -54,7 +54,7 @@ test('a picture is split into layers, step by step', async () => {
   await screenshot(page, 'layers');
 });
 
-test('layers are hidden, made faint, renamed, moved, and viewed on their own', async () => {
+test('layers are hidden, made faint, renamed, moved, and looked at alone', async () => {
   const whole = await canvas(page);
   const eye = row('Layer 3').locator('[aria-label="Show Layer 3"]');
   await eye.click();
@@ -74,7 +74,7 @@ test('layers are hidden, made faint, renamed, moved, and viewed on their own', a
   await row('Layer 2').locator('.name').fill('Étoile');
   await page.keyboard.press('Enter');
 
-  // With the keyboard and with the pointer.
+  // By the keyboard, and by the pointer.
   const grip = row('Layer 4').locator('.grip');
   await grip.focus();
   await page.keyboard.press('ArrowDown');
@@ -91,7 +91,7 @@ test('layers are hidden, made faint, renamed, moved, and viewed on their own', a
   assert.deepEqual(await names(), ['Étoile', 'Layer 3', 'Layer 4', 'Background']);
 });
 
-test('a layer is edited: its colors change and its alpha does not', async () => {
+test('a layer is edited: its colours change and its alpha does not', async () => {
   const original = await row('Layer 3').locator('.thumb img').evaluate((image) => image.src.replace('/thumbnails/', '/files/').replace(/\?.*/, ''));
   const before = await canvas(page);
   await page.click('[aria-label="Edit Layer 3"]');
@@ -115,7 +115,7 @@ test('a layer is edited: its colors change and its alpha does not', async () => 
   }
   assert.ok(colours > 1000, `the colours differ by ${colours} in all`);
 
-  // Undo and redo.
+  // Undo, and back.
   const after = await canvas(page);
   assert.ok(!same(before, after), 'the picture shows the edit');
   await page.click('[aria-label^="Version 1"]');
@@ -126,7 +126,7 @@ test('a layer is edited: its colors change and its alpha does not', async () => 
   assert.equal(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), 'Edit Layer 3', 'the focus is where it was');
 });
 
-test('the stack can be downloaded as arranged', async () => {
+test('everything can be taken away, as it is arranged', async () => {
   const take = async (label) => {
     await page.click('summary.button');
     const [download] = await Promise.all([page.waitForEvent('download'), page.locator('.menu-items button', { hasText: label }).click()]);
@@ -178,7 +178,7 @@ test('a reload finds everything as it was left, and the history finds the job', 
   await page.waitForSelector('.layers .layer');
 });
 
-test('dark mode, on a screen as narrow as a phone', async () => {
+test('dark, and as narrow as a telephone', async () => {
   await page.emulateMedia({ colorScheme: 'dark' });
   await canvas(page);
   await accessible(page, 'dark');

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks the GPU code without a GPU: lints the code behind the `cuda` feature and its tests, and compiles
-# crates/qwen-image/kernels/ with NVIDIA's compiler. Candle's own kernels are left out, because they take ten minutes and
-# are not ours, so nothing is linked. `cargo test --features cuda` on a machine with a GPU runs what is only compiled here.
+# Checks the GPU code without a GPU: lints over the code behind the `cuda` feature and its tests, and
+# NVIDIA's compiler over crates/qwen-image/kernels/. Candle's own kernels take ten minutes and are not ours: they are left out, so nothing
+# is linked. `cargo test --features cuda` on a machine with a GPU runs what is only compiled here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -18,7 +18,7 @@ mkdir -p "$target"
 home=$(cd "$target" && pwd)/cuda-check
 mkdir -p "$home/bin"
 ln -sfn "$cuda/include" "$home/include"
-# For candle's kernels, it creates empty files in place of nvcc's output: -o FILE, or --output-directory FOLDER.
+# For candle's kernels it leaves empty files where nvcc would leave its output: -o FILE, or --output-directory FOLDER.
 cat >"$home/bin/nvcc" <<STAND_IN
 #!/bin/sh
 for last; do :; done
@@ -34,7 +34,7 @@ while [ \$# -gt 0 ]; do
 done
 STAND_IN
 chmod +x "$home/bin/nvcc"
-# Other builds must not use these empty files; real ones are kept.
+# A build that runs must not find these files; one that was real stays.
 if ! compgen -G "$target/debug/build/candle-kernels-*" >/dev/null; then
     trap 'cargo clean --quiet -p candle-kernels' EXIT
 fi

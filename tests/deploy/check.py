@@ -1,4 +1,4 @@
-"""The individual checks of check.sh; each prints what is wrong and where, and exits with 1 if anything is."""
+"""The single checks of check.sh; each prints what is wrong, where, and ends with 1 if anything is."""
 
 import http.server
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy/grafana/dashboards/acetate.json"
 HISTOGRAMS = {"acetate_queue_wait_seconds", "acetate_stage_seconds"}
-# The metrics of a worker, with their labels.
+# What a worker reports, and by which labels.
 METRICS = {
     "acetate_jobs_total": {"kind", "result"},
     "acetate_job_attempts_total": {"kind", "outcome"},
@@ -28,7 +28,7 @@ METRICS = {
     "acetate_deliveries_unacked": set(),
     "acetate_dead_letters_total": {"code"},
 }
-# Metrics of Prometheus itself.
+# Of Prometheus itself.
 ADDED = {"instance", "job", "le"}
 DEFAULTS = tomllib.loads((ROOT / "config/default.toml").read_text())
 
@@ -63,7 +63,7 @@ def seconds(text):
 
 
 def kubernetes(path):
-    """Checks what the schemas do not cover: namespaces, names that refer to each other, the grace period."""
+    """What the schemas do not know: namespaces, names that refer to one another, the grace period."""
     objects = {}
     for item in documents(path):
         kind, meta = item["kind"], item["metadata"]
@@ -84,7 +84,7 @@ def kubernetes(path):
     for name, deployment in objects["Deployment"].items():
         for problem in pods(deployment, objects, secrets):
             yield f"{name}: {problem}"
-    # Every selector must select the pods of one Deployment.
+    # Whatever selects pods selects those of one Deployment.
     labels = [d["spec"]["template"]["metadata"]["labels"] for d in objects["Deployment"].values()]
     selectors = [("Service", s["spec"]["selector"]) for s in objects["Service"].values()]
     selectors += [("PodDisruptionBudget", p["spec"]["selector"]["matchLabels"])
@@ -161,7 +161,7 @@ def dockerfiles():
     for path in (ROOT / "src").rglob("*.rs"):
         for source in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', path.read_text()):
             target = (path.parent / source).resolve().relative_to(ROOT)
-            # Files in tests/ are included only by tests.
+            # What lies in tests/ is included by tests alone.
             if target.parts[0] not in [*allowed, "tests"] and str(target) not in allowed:
                 yield f"{path.relative_to(ROOT)} includes {target}, which .dockerignore holds back"
 
@@ -181,7 +181,7 @@ def toolchain():
 
 
 def settings():
-    """Checks ACETATE__ variables, because the program refuses to start with one that is not a setting."""
+    """An ACETATE__ variable that is no setting stops the program at its start."""
     known = set(flatten(DEFAULTS))
     files = [ROOT / "docker-compose.yml", ROOT / "docs/running.md", *(ROOT / "deploy").rglob("*")]
     for path in (path for path in files if path.is_file()):
@@ -265,7 +265,7 @@ def shown_in(expr):
 
 
 def healthcheck():
-    """Checks the health check with a real HTTP server: 200, 503, and no server."""
+    """Against a real HTTP server: 200, 503, and nobody there."""
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200 if self.path == "/readyz" else 503)
@@ -292,7 +292,7 @@ def healthcheck():
 
 
 def commands(acetate):
-    """Checks each acetate command line in these files against --help."""
+    """Each acetate command line that is written down here, against --help."""
     for place, line in command_lines():
         words = line.split()
         path = []

@@ -82,7 +82,7 @@ unit() { # without the program, which lies elsewhere here
 if have systemd-analyze; then check "the systemd unit" unit
 else skip "the systemd unit: no systemd-analyze"; fi
 
-# The workflows run only on GitHub; here they are only checked. --offline keeps zizmor from asking GitHub about the actions.
+# They run on the forge alone: here they are read. zizmor asks the forge about the actions unless it is told not to.
 if have actionlint; then check "the workflows" actionlint
 else skip "the workflows in .github: no actionlint"; fi
 if have zizmor; then check "the workflows give nothing away" zizmor --offline --quiet .github

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Puts the tools of scripts/test and check.sh that this machine lacks into target/deploy-tools, and prints the folder of
-# the programs. The packages in requirements.txt come from PyPI; promtool, kubectl and docker-compose come from Debian's
-# packages, which are unpacked but not installed. It reports what it cannot get, and check.sh lists what it skips.
+# Puts tools that scripts/test and check.sh use, and that this machine lacks, into target/deploy-tools and prints the
+# folder of programs. From PyPI comes what requirements.txt names, from Debian's packages promtool, kubectl and
+# docker-compose, which are unpacked and not installed. What cannot be had is said, and check.sh names what it leaves out.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 place=${CARGO_TARGET_DIR:-target}/deploy-tools
@@ -22,8 +22,8 @@ if ! cmp -s "$requirements" "$place/installed.txt"; then
     fi
 fi
 
-# Extracts a program from a package of Debian 13, on any version of Debian, because the compose of Debian 12 is too old.
-# Its package lists are separate from the machine's.
+# A program out of a package of Debian 13, whatever Debian this is: the compose of Debian 12 is too old. Its lists are
+# kept apart from the machine's.
 apt=$place/apt
 from_debian() { # PACKAGE PATH
     mkdir -p "$apt/lists/partial" "$programs"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Reads exported files with other projects' readers (psd-tools, Pillow, ImageMagick, Krita, and for OpenRaster Python's
-own zip and XML), and compares the result with the originals.
+"""Reads exported files back with other projects' readers: psd-tools, Pillow, ImageMagick, Krita, and for OpenRaster
+Python's own zip and XML, against what was exported.
 
     cargo test --test it export        # writes the files, target/tmp/export/
     tests/export/check.py [FOLDER]
@@ -27,7 +27,7 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 
 def with_readers():
-    """Continues in the virtual environment, which is created if it is missing or has other versions."""
+    """Goes on in the virtual environment, which is made where it is missing or for other versions."""
     python = READERS / "bin" / "python"
     mark = READERS / "requirements.txt"
     if not mark.exists() or mark.read_bytes() != REQUIREMENTS.read_bytes():
@@ -71,7 +71,7 @@ def composite(layers):
 
 
 def check_merged(what, got, layers, within=2):
-    """Colors count by their visibility."""
+    """Colours count as far as they are seen."""
     colour, alpha = composite(layers)
     same(f"{what}: alpha", got[..., 3], np.round(alpha[..., 0] * 255).astype(np.uint8), within)
     seen = got[..., :3] / 255.0 * (got[..., 3:] / 255.0)
@@ -90,7 +90,7 @@ def bounds(pixels):
 
 
 def check_profile(profile):
-    """Checks that the profile is sRGB, by its name and by Little CMS' conversions, including the white point."""
+    """sRGB by its name, and by what Little CMS makes of it, white point and all."""
     name = ImageCms.getProfileDescription(profile)
     assert "sRGB" in name, name
     levels = np.arange(0, 256, 5, dtype=np.uint8)
@@ -190,7 +190,7 @@ def check_with_imagemagick(program, path, layers):
     for index, (layer, box) in enumerate(zip(wanted, boxes, strict=True)):
         left, top, right, bottom = bounds(layer["pixels"])
         assert box == f"{right - left}x{bottom - top}+{left}+{top}", (path.name, layer["name"], box)
-        # ImageMagick changes the alpha of a hidden or faint layer.
+        # Where a layer is hidden or faint, ImageMagick changes its alpha.
         if layer["visible"] and layer["opacity"] == 1:
             args = [program, f"{path}[{index + 1}]", "-depth", "8", "RGBA:-"]
             raw = subprocess.run(args, capture_output=True, check=True).stdout
@@ -204,7 +204,7 @@ def krita():
 
 
 def check_with_krita(program, path, layers):
-    """Opens it and saves it in Krita's own format, a ZIP with the layers' names in XML, topmost first."""
+    """Opened and saved as Krita's own format, which is a ZIP with the layers' names in XML, the topmost first."""
     saved = path.with_suffix(f".{path.suffix[1:]}.kra")
     command = ["xvfb-run", "-a", program, path, "--export", "--export-filename", saved]
     for _ in range(2):  # two virtual screens that start at once may take the same number

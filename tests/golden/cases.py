@@ -26,7 +26,7 @@ TORCHVISION, PIL = "torchvision", "pil"
 MULTIMODAL, SEQUENTIAL = "multimodal", "sequential"
 
 # name, checkpoint, inputs, parameters, picture processor, text positions (none in prompts without a picture).
-# The plain names are acetate's defaults.
+# The plain names are what acetate does unless it is told otherwise.
 CASES = [
     ("decompose-seed7", "layered", ["house"], DECOMPOSE, TORCHVISION, None),
     ("decompose-plain-cfg-seed7", "layered", ["house"], {**DECOMPOSE, "cfg_normalize": False}, TORCHVISION, None),
@@ -43,7 +43,7 @@ CASES = [
     ("edit-two-sequential-pil-seed7", "edit", ["house", "boat"], TWO, PIL, SEQUENTIAL),
     ("edit-zero-cond-sequential-pil-seed7", "edit-zero-cond", ["house", "boat"], TWO, PIL, SEQUENTIAL),
 ]  # fmt: skip
-# Every step is kept for some cases of each kind; for the others, only what shows where they start to differ.
+# Every step is kept for some cases of each kind; of the others what tells where they part.
 WHOLE = {"decompose-seed7", "edit-one-seed7", "edit-two-seed7", "edit-one-sequential-pil-seed7", "edit-two-sequential-pil-seed7"}
 
 
@@ -85,7 +85,7 @@ def make() -> None:
 
 
 def captions() -> None:
-    """The layered text encoder's captions of pictures, for the pipeline's English and Chinese questions."""
+    """What the layered text encoder writes for pictures, with the pipeline's English and Chinese questions."""
     out = []
     for processor, name, english in itertools.product((TORCHVISION, PIL), pictures(), (True, False)):
         pipe, picture = pipelines.load("layered", processor), pictures()[name]

@@ -26,7 +26,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 import tokens
 from weights import fill, normal
 
-# The processor requires a video processor, which pictures do not need.
+# The processor wants a video processor; pictures alone do without.
 Qwen2VLProcessor.check_argument_for_proper_class = lambda *args, **kwargs: None
 
 PARTS = ["scheduler", "vae", "text_encoder", "tokenizer", "processor", "transformer"]
@@ -37,7 +37,7 @@ IMAGE_PROCESSORS = {"torchvision": Qwen2VLImageProcessor, "pil": Qwen2VLImagePro
 
 @dataclass(frozen=True)
 class Size:
-    """The sizes that are smaller in a small checkpoint."""
+    """Everything that a small checkpoint shrinks."""
 
     blocks: int = 3
     heads: int = 3
@@ -55,7 +55,7 @@ class Size:
 
 SMALL = Size()
 
-# The factors of a part's weights, tuned until every path affects the picture: see sensitivity.json.
+# What the weights of a part are multiplied with, tuned until every path moves the picture: see sensitivity.json.
 TRANSFORMER_GAINS = [
     (r"norm_added_[qk]\.weight", 2.0),
     (r"norm_[qk]\.weight", 2.5),

@@ -1,4 +1,4 @@
-"""The paths of fixtures, and functions that write them so that a second run writes the same bytes."""
+"""Where fixtures go, and how they are written so that a second run writes the same bytes."""
 
 import json
 from pathlib import Path

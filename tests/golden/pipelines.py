@@ -1,4 +1,4 @@
-"""Runs the two diffusers pipelines on the small checkpoints and keeps their intermediate values."""
+"""Runs the two diffusers pipelines on the small checkpoints and keeps what they see on the way."""
 
 from dataclasses import dataclass, field
 
@@ -96,7 +96,7 @@ def resized(pipe, picture: Image.Image) -> Image.Image:
 
 
 def decode_frames(pipe, latents: torch.Tensor, height: int, width: int, layers: int) -> list[Image.Image]:
-    """All frames of packed latents as pictures. The pipeline itself discards frame 0, the composite."""
+    """All frames of packed latents as pictures. The pipeline itself throws frame 0, the composite, away."""
     frames = pipe._unpack_latents(latents, height, width, layers, pipe.vae_scale_factor)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std))
     frames = frames / (1.0 / std) + mean

@@ -1,7 +1,7 @@
-"""How much each path affects the final picture: PSNR in dB between the reference and the same run with one change.
+"""How far each path moves the finished picture: PSNR in dB between the reference and the same run with one change.
 
-A number of 20 to 30 shows that a mistake there cannot pass the tolerance of 2/255. With a number above 60, the path could
-be missing without a test failing.
+A number near 20 to 30 says that a mistake there cannot pass the bar of 2/255; one above 60 would say that the path
+could be missing and no test would notice.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def rope(pipe, change):
 
 
 def turned(text_freqs: torch.Tensor) -> torch.Tensor:
-    """Text positions that are about one too high: every position gets its neighbor's frequencies."""
+    """Text positions one too high, near enough: every position's frequencies from its neighbour."""
     return text_freqs * (text_freqs[1] / text_freqs[0])
 
 

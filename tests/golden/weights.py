@@ -34,7 +34,7 @@ def fan_in(parameter: torch.Tensor) -> int:
 def fill(model: torch.nn.Module, seed: str, gains: list[tuple[str, float]]) -> torch.nn.Module:
     """Fills `model`: matrices with deviation gain / sqrt(fan in), norm weights around 1, biases around 0.
 
-    `gains` holds (regex, gain) pairs; the first that matches a parameter's name counts, otherwise 1. For norm weights
+    `gains` holds (regex, gain) pairs; the first that is found in a parameter's name counts, else 1. For norm weights
     the gain is their mean, for biases it scales their spread. Values are rounded to bfloat16, as they are stored.
     """
     for name, parameter in model.named_parameters():

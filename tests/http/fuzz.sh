@@ -27,7 +27,7 @@ stop() {
 }
 trap stop EXIT
 
-# The models do not exist, so that jobs fail at once and leave the processor to the requests.
+# Models that are not there: what is submitted fails at once, and the processor is left to the questions.
 ACETATE__DATA_DIR=$folder/data ACETATE__HTTP__REQUESTS_PER_SECOND=0 \
 ACETATE__QWEN_IMAGE__MODEL_PATH=$folder/no-model ACETATE__QWEN_IMAGE__EDIT_MODEL_PATH=$folder/no-model \
     "$acetate" --quiet serve --bind 127.0.0.1:0 >"$folder/said" 2>"$log" &
@@ -42,7 +42,7 @@ if [ -z "$url" ]; then
     exit 1
 fi
 
-# One existing job, so that not every id is unknown.
+# A job to ask for, so that not every id is one of nobody.
 "$venv/bin/python" - "$url" examples/house.png <<'PYTHON'
 import sys
 import urllib.request
@@ -56,7 +56,7 @@ headers = {"Content-Type": "multipart/form-data; boundary=b"}
 urllib.request.urlopen(urllib.request.Request(f"{url}v1/jobs", body, headers)).read()
 PYTHON
 
-# Checks the document itself against the specification.
+# The document itself, by the specification.
 "$venv/bin/python" - "${url}openapi.json" <<'PYTHON'
 import json
 import sys
@@ -69,7 +69,7 @@ OpenAPIV31SpecValidator(document).validate()
 print(f"openapi.json: {len(document['paths'])} paths, valid by OpenAPI 3.1")
 PYTHON
 
-# schemathesis leaves its data in the current folder.
+# It leaves what it has learned where it runs.
 cd "$folder"
 "$venv/bin/schemathesis" run "${url}openapi.json" --url "$url" \
     --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance \

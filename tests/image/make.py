@@ -1,4 +1,4 @@
-"""Makes the pictures next to this file, and their expected pixels, with Pillow.
+"""Makes the pictures beside this file, and their expected pixels, with Pillow.
 
     python tests/image/make.py        (needs pillow 13.0.0 and numpy)
 
@@ -22,7 +22,7 @@ def save(name, image, **options):
 
 
 def scene(width, height):
-    """Smooth color, hard edges and noise, with every kind of alpha: none, full, soft, and color under alpha 0."""
+    """Smooth colour, hard edges and noise, with every kind of alpha: none, full, soft, and colour under alpha 0."""
     y, x = np.mgrid[0:height, 0:width]
     pixels = np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x * 7 + y * 13) % 256], -1)
     noise = RNG.integers(0, 256, pixels.shape)
@@ -78,7 +78,7 @@ def on_white():
 
 
 def premultiplied():
-    """Every value at every alpha, converted to Pillow's RGBa and back."""
+    """What a there-and-back through Pillow's RGBa makes of every value at every alpha."""
     alpha, value = np.mgrid[0:256, 0:256].astype(np.uint8)
     table = Image.fromarray(np.dstack([value, value, value, alpha]), "RGBA")
     save("premultiplied.png", table.convert("RGBa").convert("RGBA").getchannel("R"), optimize=True)
@@ -210,7 +210,7 @@ def kinds():
 
 
 def orientation():
-    """A JPEG whose EXIF block says that it is rotated, and contains a thumbnail."""
+    """A JPEG that says it lies on its side, with a thumbnail of its own inside the EXIF block."""
     picture = Image.fromarray(smooth(32, 24, 3), "RGB")
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,12 +1,12 @@
-//! Which modules may use which. `src/lib.rs` describes the rules; this checks them, line by line.
+//! Who may use whom. The picture is in `src/lib.rs`; here it is checked, line by line.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// A module, and what it may name with `crate::`. A module may always name itself. For the library `qwen-image`, which
-/// is a separate crate, the compiler checks this.
+/// A module and what it may name with `crate::`. A module may always name itself. What the library `qwen-image` may
+/// know, the compiler decides: it is a crate of its own.
 const MAY_USE: [(&str, &[&str]); 15] = [
     ("cli", &["app", "config", "telemetry", "worker", "queue", "database", "store", "image", "engine", "job"]),
     (
@@ -28,7 +28,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ),
     ("config", &["job"]),
     ("telemetry", &[]),
-    // This module submits, watches and reads jobs, but computes nothing. It only observes the engine.
+    // Requests are submitted, watched and read here; nothing is computed. The engine is only looked at.
     ("http", &["telemetry", "queue", "database", "store", "egress", "image", "engine", "ui", "job"]),
     ("ui", &[]),
     ("worker", &["queue", "database", "store", "image", "engine", "job", "retry"]),
@@ -56,7 +56,7 @@ const OWNED: [(&str, &[&str]); 14] = [
     ("clap::", &["cli", "config"]),
     ("indicatif::", &["cli"]),
     ("zip::", &["image"]),
-    // Pipelines run only on the engine's thread; the others use the library's values and pure functions.
+    // Pipelines run on the engine's thread alone; the others take the library's values and pure functions.
     ("QwenImagePipeline", &["engine"]),
     ("candle_core::", &[]),
     ("tokio::", &["cli", "app", "http", "worker", "queue", "database", "store", "engine"]),
@@ -99,7 +99,7 @@ fn broken_rules_are_seen() {
     assert!(line.starts_with("src/store/folder.rs:3: ") && line.contains("engine"), "{line}");
 }
 
-/// How a file breaks the rules, as `src/file.rs:line: reason`.
+/// What a file does against the rules, as `src/file.rs:line: reason`.
 fn violations(name: &str, text: &str) -> Vec<String> {
     let module = name.split('/').next().unwrap_or_default().trim_end_matches(".rs");
     let mut found = Vec::new();
@@ -135,7 +135,7 @@ fn owned(name: &str, module: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// Whether the line has the word, but not as the end of a longer one.
+/// Whether the line has the word, not as the end of a longer one.
 fn names(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
 }
@@ -185,7 +185,7 @@ fn word_at(text: &str, at: usize) -> (usize, String) {
 /// The text with everything after `//` blanked; lines keep their numbers.
 fn without_comments(text: &str) -> String {
     let code = |line: &str| match line.find("//") {
-        // Ignore the two slashes of an address in a literal.
+        // Not the two slashes of an address in a literal.
         Some(at) if !line[..at].ends_with(':') => line[..at].to_owned(),
         _ => line.to_owned(),
     };

@@ -1,4 +1,4 @@
-//! The command line: help texts, and the messages and exit codes of mistakes.
+//! What people read and type: help texts, and every mistake with its message and exit code.
 
 use std::{fs, os::unix::process::CommandExt, path::Path, process::Command};
 
@@ -21,6 +21,7 @@ fn help_texts() {
         ("help_worker", &["worker", "--help"]),
         ("help_jobs", &["jobs", "--help"]),
         ("help_jobs_prune", &["jobs", "prune", "--help"]),
+        ("help_jobs_retry", &["jobs", "retry", "--help"]),
         ("help_export", &["export", "--help"]),
         ("help_models", &["models", "--help"]),
         ("help_completions", &["completions", "--help"]),
@@ -49,7 +50,7 @@ fn pages_that_are_not_there() {
     assert!(ran.stderr.contains("possible values: bash, elvish, fish, powershell, zsh"), "{}", ran.stderr);
 }
 
-/// The commands that a new user tries first.
+/// What a stranger types first.
 #[test]
 fn the_readmes_first_command() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -70,7 +71,7 @@ fn the_readmes_first_command() {
 
     let open = |name: &str| image::open(place.path(name)).unwrap().to_rgba8();
     let layers: Vec<_> = files[1..5].iter().map(|name| open(&format!("out/scene/{name}"))).collect();
-    // Several layers have contents over a background; the picture is not on a single layer.
+    // Several layers with something on them, over a background: not the picture on one of them.
     let seen = |layer: &image::RgbaImage| layer.pixels().filter(|pixel| pixel.0[3] > 127).count() * 100 / (128 * 128);
     let shares: Vec<_> = layers.iter().map(seen).collect();
     assert!(shares[0] > 95 && shares[1..].iter().filter(|share| (1..50).contains(*share)).count() > 1, "{shares:?}");
@@ -78,7 +79,7 @@ fn the_readmes_first_command() {
     assert!(psnr >= 28.0, "the layers make a picture that is {psnr:.1} dB from the input");
 }
 
-/// The PSNR of the colors, in dB.
+/// Of the colors, in dB.
 fn psnr(a: &image::RgbaImage, b: &image::RgbaImage) -> f64 {
     assert_eq!(a.dimensions(), b.dimensions());
     let squares = a.pixels().zip(b.pixels()).flat_map(|(a, b)| (0..3).map(|c| f64::from(a.0[c]) - f64::from(b.0[c])));
@@ -86,7 +87,7 @@ fn psnr(a: &image::RgbaImage, b: &image::RgbaImage) -> f64 {
     10.0 * (255.0 * 255.0 * 3.0 * f64::from(a.width() * a.height()) / sum).log10()
 }
 
-/// Checks that a command line fails before any work, and that its message contains these words.
+/// A command line that must fail before any work, and what its message must say.
 fn refused(args: &[&str], wanted: &[&str]) {
     let place = TestDir::new();
     place.picture("in.png", [1, 2, 3, 255]);
@@ -204,7 +205,7 @@ fn a_request_that_is_too_long() {
     let long = prompt(300_000);
     let error = long.validate().unwrap_err().to_string();
     assert!(error.starts_with("params.prompt: is 300000 bytes long"), "{error}");
-    // A row of an earlier version, which accepted the value, stays readable.
+    // A row of an earlier version, which took it, stays readable.
     assert_eq!(JobRequest::from_stored(&long.to_json()), Ok(long));
 
     let words = "x".repeat(100_000);
@@ -248,7 +249,7 @@ fn unwritable_folders() {
     let mut command = place.command(&["run", "composite", &picture, "--out", "locked"]);
     chmod(&["a-w", "locked"], &place);
     if is_root() {
-        // Root may write anywhere; the user `nobody` may not.
+        // Root may write anywhere; nobody may not.
         chmod(&["a+rwx", "."], &place);
         command.uid(65534).gid(65534);
     }
@@ -278,7 +279,7 @@ fn a_full_disk() {
     assert!(Command::new("umount").arg(&small).status().unwrap().success());
     for ran in [out, data] {
         assert_eq!(ran.code, Some(1), "{ran:?}");
-        assert!(ran.stderr.contains("small") && ran.stderr.contains("not enough disk space"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("small") && ran.stderr.contains("too little space"), "{}", ran.stderr);
     }
 }
 
@@ -352,7 +353,7 @@ fn a_folder_without_a_model_and_a_model_that_no_run_would_take() {
     assert_eq!(broken, ["tokenizer", "transformer", "scheduler"], "{report}");
 }
 
-/// A misspelled folder looks like a hub id: the error must come quickly and explain that.
+/// A misspelled folder looks like a hub id: it must neither take minutes nor be silent.
 #[test]
 fn a_misspelled_folder_is_told_soon_when_there_is_no_network() {
     let place = TestDir::new();

@@ -27,7 +27,7 @@ fn a_composite_leaves_a_row_objects_and_a_manifest() {
     assert_eq!((&job["attempts"], &job["epoch"], &job["error"]), (&1.into(), &1.into(), &Value::Null));
     assert_eq!(job["labels"]["set"], "test");
 
-    // The files that the row names are in the store, and were copied out.
+    // What the row names is what lies in the store, and what was copied out.
     let output = &job["outputs"][0];
     let stored = fs::read(file_of(&output["url"])).unwrap();
     assert_eq!((&output["name"], output["size"].as_u64()), (&"composite.png".into(), Some(stored.len() as u64)));
@@ -45,7 +45,7 @@ fn a_composite_leaves_a_row_objects_and_a_manifest() {
     assert_eq!(picture.get_pixel(3, 3).0[3], 255);
     assert!(picture.pixels().all(|pixel| pixel.0[0].abs_diff(100) <= 1 && pixel.0[2].abs_diff(100) <= 1));
 
-    // The commands that only read show the same.
+    // The commands that only look show the same.
     let mut shown = place.json(&["jobs", "show", ID, "--json"]);
     assert_eq!(shown["history"][0]["outcome"], "succeeded");
     shown.as_object_mut().unwrap().remove("history");
@@ -97,7 +97,7 @@ fn a_new_result_takes_the_place_of_the_old_one() {
     assert_eq!(names(&place.path("out")), layers);
     fs::write(place.path("out/letter.txt"), "not ours").unwrap();
 
-    // A layer of the earlier job is an input of the next one.
+    // A layer of the earlier job is an input of the next.
     let layer = format!("job:{}:2", job["id"].as_str().unwrap());
     place.json(&["run", "composite", &layer, "--out", "out", "--json"]);
     assert_eq!(names(&place.path("out")), ["composite.png", "letter.txt", "manifest.json"]);
@@ -232,7 +232,7 @@ fn a_result_that_is_given_out_again_names_what_differs() {
     let elsewhere = run(&model, "elsewhere");
     assert!(elsewhere.code == Some(2) && elsewhere.stderr.contains("with another output folder"), "{elsewhere:?}");
 
-    // If a layer's file is gone, retrying does not help.
+    // A layer whose file has gone will not come back by trying again.
     let layer = format!("job:{ID}:2");
     fs::remove_file(place.path(&format!("data/objects/{ID}/1/layer-02.png"))).unwrap();
     let gone = place.run(&["run", "composite", &layer, "--out", "next", "--json"]);

@@ -1,4 +1,4 @@
-//! The engine's thread: first use, cancellation, refusals and NaN weights.
+//! The engine's thread: first use, cancel, refusal and poisoned numbers.
 
 use std::{
     path::{Path, PathBuf},
@@ -158,7 +158,7 @@ async fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
     assert!(engine.resident().borrow().decompose.is_none());
 }
 
-/// Each model fits into this budget alone, but not both.
+/// Each model alone fits into this budget, both do not.
 #[tokio::test]
 async fn the_budget_is_for_both_models() {
     let limits = Limits { memory_budget: Some(137 << 20), ..Limits::default() };

@@ -1,4 +1,4 @@
-//! Exports: the contents of the files, as far as this program can read them, and the messages of `acetate export`.
+//! Exports: what is in the files, as far as this program's own parts can tell; and what `acetate export` says.
 //!
 //! The stacks of `stacks()` are also written to `target/tmp/export/`, with their layers as plain PNGs, for
 //! `tests/export/check.py`, which reads them back with other projects' readers.
@@ -19,7 +19,7 @@ use qwen_image::image_processor::composite;
 use serde_json::{Value, json};
 
 fn write(stack: &Stack, format: ExportFormat) -> Result<Vec<u8>, ExportError> {
-    // Wider than the default limit of pictures, to test the formats' own limits.
+    // Wider than a picture may be by default: some formats have limits of their own.
     let limits = Limits { max_width: 32_768, max_height: 32_768, ..Limits::default() };
     Ok(stack.write(format, &limits, Cursor::new(Vec::new()))?.into_inner())
 }
@@ -100,7 +100,7 @@ fn stacks_for_other_programs() {
         }
         fs::write(folder.join("expected.json"), serde_json::to_vec_pretty(&listed).unwrap()).unwrap();
     }
-    // A time stamp in a file would differ after this pause, because the formats store seconds at best.
+    // Formats tell the time in whole seconds at the finest.
     std::thread::sleep(Duration::from_millis(1100));
     for (name, stack) in stacks() {
         for format in ExportFormat::ALL {
@@ -148,7 +148,7 @@ fn layers_of_several_jobs_may_have_one_file_name() {
 }
 
 #[test]
-fn an_openraster_is_recognized_by_its_first_bytes() {
+fn an_openraster_is_recognised_by_its_first_bytes() {
     let bytes = write(&stacks()[0].1, ExportFormat::Ora).unwrap();
     assert_eq!(&bytes[30..38], b"mimetype");
     assert_eq!(&bytes[38..54], b"image/openraster");
@@ -231,7 +231,7 @@ fn of_a_job_and_of_its_folder() {
     assert!(ran.stdout.starts_with("folder  3 layers, "), "{}", ran.stdout);
     assert_eq!(fs::read(place.path("folder")).unwrap(), fs::read(place.path("job.zip")).unwrap());
 
-    // Pictures in a folder may be edited; those in a store may not.
+    // A folder may have been painted over; a store may not.
     fs::write(place.path("out/layer-02.png"), encode_png(&noise(8, 6, 4)).unwrap()).unwrap();
     let ran = place.run(&["export", "out", "--out", "new.ora"]);
     assert!(ran.code == Some(2) && ran.stderr.contains("layer-02.png: it is 8x6 pixels"), "{}", ran.stderr);

@@ -1,6 +1,6 @@
-//! All tests except the unit tests, in one program, because linking takes most of the time of building them.
+//! Everything but the unit tests, in one program: linking is most of what a test of this size costs.
 //!
-//! `scripts/services` starts the servers that `services`, `http` and `faults` use. If a server does not respond, their
+//! `scripts/services` starts the servers that `services`, `http` and `faults` talk to. Where one does not answer, their
 //! tests fail and say so.
 
 #![forbid(unsafe_code)]

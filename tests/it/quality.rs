@@ -1,6 +1,6 @@
-//! Checks that the small checkpoints' layers, captions and edits are right on scenes that were not in the training.
-//! `tests/scenes/` has the scenes with their true layers, made by `scripts/train/samples.py`;
-//! `docs/small-checkpoints.md` has the results for many more.
+//! The small checkpoints on scenes that no training saw: are the layers, the captions and the edits right, not only
+//! there? `tests/scenes/` has the scenes with their true layers; `scripts/train/samples.py` made them, and
+//! `docs/small-checkpoints.md` has the figures over many more.
 
 use std::path::{Path, PathBuf};
 
@@ -8,14 +8,14 @@ use crate::common::TestDir;
 use image::RgbaImage;
 use serde::Deserialize;
 
-/// Fewer than the default 50, to save time; the results hardly change.
+/// Fewer than the default 50, to save time; the figures hardly move.
 const STEPS: &str = "20";
 
 /// An entry of `scenes.json`.
 #[derive(Deserialize)]
 struct Scene {
     folder: String,
-    /// The number of layers, including the background.
+    /// With the background.
     layers: usize,
     caption: String,
     instruction: String,
@@ -35,7 +35,7 @@ fn scenes_come_apart_into_their_true_layers() {
 
         composites.push(psnr(&qwen_image::image_processor::composite(&found).unwrap(), &open(&scene.path("scene"))));
         assert!(psnr(&found[0], &truth[0]) > 25.0, "{}: the background", scene.caption);
-        // Every true object is a layer, in the same order back to front; remaining layers are empty.
+        // Every true object is a layer, in the same order back to front; what is left over is empty.
         let mut last = 0;
         for object in &truth[1..] {
             let shares: Vec<_> = found[1..].iter().map(|layer| overlap(object, layer)).collect();
@@ -53,7 +53,7 @@ fn scenes_come_apart_into_their_true_layers() {
     assert!(captions.iter().filter(|right| **right).count() >= 3, "right captions: {captions:?}");
 }
 
-/// The command fails instead of guessing layers that the model was not trained for.
+/// Not a guess instead of layers.
 #[test]
 fn more_layers_than_the_checkpoint_makes_are_refused() {
     let place = TestDir::new();
@@ -91,7 +91,7 @@ fn instructions_change_what_they_name() {
     }
 }
 
-/// An edited layer is not visible outside its alpha, so the scene does not change there.
+/// Of an edited layer nothing is seen outside its alpha: the scene that it goes back into is the same there.
 #[test]
 fn a_scene_changes_only_where_the_edited_layer_is() {
     let scene = &scenes()[3];
@@ -110,7 +110,7 @@ fn a_scene_changes_only_where_the_edited_layer_is() {
     assert!(moved > 200, "{moved} pixels changed");
 }
 
-/// The results are in `out`.
+/// Results in `out`.
 fn run(place: &TestDir, args: &[&str], checkpoint: &str) {
     let model = model(checkpoint);
     let rest = ["--out", "out", "--model", &model, "--steps", STEPS, "--seed", "1", "--json"];
@@ -146,7 +146,7 @@ fn open(path: &Path) -> RgbaImage {
     image::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).to_rgba8()
 }
 
-/// The PSNR of the colors where the second picture is not transparent, in dB.
+/// Of the colors where the second picture is not transparent, in dB.
 fn psnr(found: &RgbaImage, truth: &RgbaImage) -> f64 {
     assert_eq!(found.dimensions(), truth.dimensions());
     let seen = || found.pixels().zip(truth.pixels()).filter(|(_, truth)| truth.0[3] > 0);
@@ -155,7 +155,7 @@ fn psnr(found: &RgbaImage, truth: &RgbaImage) -> f64 {
     10.0 * (255.0 * 255.0 * 3.0 * seen().count() as f64 / sum.max(1e-9)).log10()
 }
 
-/// The intersection over union of two alphas from 0 to 1.
+/// Intersection over union of two alphas, both in parts of one.
 fn overlap(a: &RgbaImage, b: &RgbaImage) -> f64 {
     let pairs = || a.pixels().zip(b.pixels()).map(|(a, b)| (f64::from(a.0[3]), f64::from(b.0[3])));
     pairs().map(|(a, b)| a.min(b)).sum::<f64>() / pairs().map(|(a, b)| a.max(b)).sum::<f64>().max(1.0)

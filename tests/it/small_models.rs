@@ -1,11 +1,11 @@
-//! Without a chosen model, the small ones that come with acetate are found, used, and reported as such.
+//! Without a chosen model: the small ones that come with acetate are found, used, and named for what they are.
 
 use std::{fs, path::Path, process::Command};
 
 use crate::common::{Ran, TestDir, checkpoint, ran};
 use serde_json::Value;
 
-/// A separate copy of the program, at `opt/bin/acetate`, in an otherwise empty folder.
+/// A program of its own, at `opt/bin/acetate`, in a folder where nothing else is.
 struct Installed(TestDir);
 
 impl Installed {
@@ -13,7 +13,7 @@ impl Installed {
         let place = TestDir::new();
         fs::create_dir_all(place.path("opt/bin")).unwrap();
         fs::create_dir(place.path("work")).unwrap();
-        // Do not use fs::copy: a file that this process had open for writing may be busy if another test forks.
+        // Not fs::copy: a file that this process had open for writing may be busy when another test forks.
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_acetate")).arg(place.path("opt/bin/acetate")).status();
         assert!(copied.unwrap().success());
         fs::copy(repository().join("examples/scene.png"), place.path("scene.png")).unwrap();
@@ -42,7 +42,7 @@ impl Installed {
         json(self.run(args))
     }
 
-    /// The real path, as the program prints it.
+    /// Where it says that things are: by their real paths.
     fn text(&self, name: &str) -> String {
         self.0.folder.path().canonicalize().unwrap().join(name).display().to_string()
     }
@@ -89,7 +89,7 @@ fn models_beside_the_program_are_used_and_named() {
     let edit = installed.text("opt/bin/models/edit-nano");
     let manifest = installed.manifest("edited");
     assert_eq!(manifest["models"][0]["id"], edit.as_str());
-    // The settings that it was trained with.
+    // As it was trained.
     assert_eq!(read(&manifest), ["sequential", "pil"].map(Value::from));
 
     let both = installed.run(&[&WORKFLOW[..], &["--out", "both"]].concat());
@@ -178,6 +178,6 @@ fn with_no_model_anywhere_the_places_are_named() {
     assert_eq!((&model["state"], &report["ready"]), (&"missing".into(), &true.into()));
     assert!(model["text"].as_str().unwrap().contains(&places[0]), "{model}");
     assert!(installed.run(&["models", "list"]).stdout.starts_with("no models in "));
-    // Commands that need no model still work.
+    // What needs no model goes on without.
     installed.json(&["run", "composite", "../scene.png", "--out", "out", "--json"]);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests the program's completions in real shells, and its manual pages with their readers: scripts are parsed and complete
-# what a user would type; pages are checked and rendered. Installs zsh, fish and mandoc if that is allowed. Needs the
+# What shells and readers of manuals make of the program's completions and pages: scripts are parsed, and asked for what
+# a person would type; pages are checked and rendered. zsh, fish and mandoc are installed where that is allowed. Needs the
 # program, $ACETATE.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     eprintln!("\ron {}", used.device);
 
     fs::create_dir_all(out)?;
-    // images[0] is the whole picture as the model regenerates it; the layers follow, back to front.
+    // images[0] is the whole as the model regenerates it; the layers follow, back to front.
     for (index, layer) in output.images.iter().enumerate() {
         layer.save(Path::new(out).join(format!("layer-{index:02}.png")))?;
     }

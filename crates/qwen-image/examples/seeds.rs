@@ -22,11 +22,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(pipe.decompose(&picture, options)?)
     };
     let (first, again, other) = (run(Some(42))?, run(Some(42))?, run(Some(43))?);
-    assert!(first.images == again.images, "the same seed gave a different picture");
+    assert!(first.images == again.images, "the same seed gave another picture");
     assert!(first.images != other.images, "another seed gave the same picture");
-    // Without a seed, a random one is used. The output includes it, so the run can be repeated.
+    // Without a seed one is drawn, and told: with it the run can be repeated.
     let drawn = run(None)?;
-    assert!(run(Some(drawn.seed))?.images == drawn.images, "the returned seed gave a different picture");
-    println!("seed 42 twice: the same pictures; random seed {}: repeated", drawn.seed);
+    assert!(run(Some(drawn.seed))?.images == drawn.images, "the seed that was told gave another picture");
+    println!("seed 42 twice: the same pictures; drawn seed {}: repeated", drawn.seed);
     Ok(())
 }

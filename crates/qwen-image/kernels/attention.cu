@@ -1,8 +1,8 @@
-// The parts of attention that no library provides.
+// The parts of attention that no library does for us.
 #include "common.cuh"
 
-// Turns rows of scores into weights: softmax(scores * scale) over the first `visible` keys, 0 after them. One block per
-// row; the rows of all heads are consecutive, `queries` per head. If causal, row i of a head sees keys 0 ..= first + i.
+// Rows of scores to weights: softmax(scores * scale) over the first `visible` keys, 0 after them. A block a row; rows
+// of all heads follow one another, `queries` a head. Row i of a head sees keys 0 ..= first + i when causal.
 template <typename T>
 __device__ void softmax(const float *scores, T *weights, int keys, int queries, int first, int causal, float scale) {
     __shared__ float room[2][32];
@@ -29,9 +29,9 @@ extern "C" __global__ void softmax_f32(const float *scores, float *weights, int 
     softmax(scores, weights, keys, queries, first, causal, scale);
 }
 
-// Attention of one query over few keys: windows of the vision tower, and one token of a caption. One block per query
-// and head. `bounds` has the first key of each query and the key after its last one; null: all `keys`. The scores are
-// in shared memory.
+// Attention of one query over few keys: windows of the vision tower, and one token of a caption. A block a query and
+// head. `bounds` gives the first key of each query and the key after its last; null: all `keys`. Scores stand in
+// shared memory.
 template <typename T>
 __device__ void row_attention(const T *q, int64_t q_row, int64_t q_head, const T *k, int64_t k_row, int64_t k_head,
                               const T *v, int64_t v_row, int64_t v_head, T *out, const int *bounds, int keys, int heads,
@@ -42,7 +42,7 @@ __device__ void row_attention(const T *q, int64_t q_row, int64_t q_head, const T
     const int index = blockIdx.y, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     const int from = bounds ? bounds[2 * query] : 0, until = bounds ? bounds[2 * query + 1] : keys;
     const int count = until - from;
-    // The query in float32, then the scores, then one number per thread.
+    // The query in float32, the scores behind it, then a number a thread.
     float *wanted = shared, *scores = shared + head, *sums = scores + count;
     for (int i = threadIdx.x; i < head; i += blockDim.x) wanted[i] = wide(q[query * q_row + index * q_head + i]);
     __syncthreads();
@@ -63,8 +63,7 @@ __device__ void row_attention(const T *q, int64_t q_row, int64_t q_head, const T
         total += scores[key];
     }
     total = block_sum(total, room[1]);
-    // Each thread computes some channels. The keys are split among `parts` threads per channel, whose sums are then
-    // added in shared memory.
+    // Each thread owns channels; keys are split among `parts` threads a channel, which then meet in shared memory.
     const int parts = max(1, (int)blockDim.x / head);
     for (int start = 0; start < head; start += blockDim.x) {
         const int channel = start + threadIdx.x % head, part = threadIdx.x / head;

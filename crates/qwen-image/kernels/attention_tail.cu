@@ -1,16 +1,15 @@
-// Adds attention to the last few keys to the result of attention to all other keys. A warp processes 16 queries of a
-// head.
+// Attention to the last few keys, added to what attention to all others gave. A warp takes 16 queries of a head.
 //
-// cuDNN's kernel is 7 to 14 % slower if the number of keys is not a multiple of 128. So it gets the largest multiple,
-// and outputs the logarithm of the sum that each row was divided by. Both parts are weighted by their sums, as in a
-// split over keys (Flash-Decoding). Products use the tensor cores' `mma.m16n8k16`; the PTX manual describes the
-// layouts: a thread has rows `g` and `g + 8` of a tile, and their columns `2 t` and `2 t + 1`.
+// cuDNN's kernel loses 7 to 14 % where the keys are no multiple of 128, so it is given the multiple, and tells the
+// logarithm of the sum that each row was divided by. Both parts are mixed by their sums, as in a split over keys
+// (Flash-Decoding). Products are `mma.m16n8k16` of the tensor cores; their layouts are in the PTX manual: a thread
+// has rows `g` and `g + 8` of a tile, and of them columns `2 t`, `2 t + 1`.
 #include "common.cuh"
 
 #define HEAD 128
 #define KEYS 64
 #define WARPS 4
-// The distance between rows in shared memory, so that neighboring rows begin in different banks.
+// Of a row in shared memory: neighbouring rows begin in other banks.
 #define PITCH (HEAD + 8)
 
 __device__ inline uint32_t two(const bf16 *at) { return *reinterpret_cast<const uint32_t *>(at); }
@@ -27,7 +26,7 @@ __device__ inline void multiply(float (&out)[4], const uint32_t (&a)[4], uint32_
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Loads four transposed tiles of 8 by 8; each lane passes the address of a row of one of them.
+// Four tiles of 8 by 8, turned; each lane names a row of one of them.
 __device__ inline void load_turned(uint32_t (&to)[4], const bf16 *row) {
     const uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -35,7 +34,7 @@ __device__ inline void load_turned(uint32_t (&to)[4], const bf16 *row) {
                  : "r"(at));
 }
 
-// `out` is (queries, heads, HEAD), `lse` is (heads, queries).
+// `out` is (queries, heads, HEAD), `lse` (heads, queries).
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
     attention_tail_bf16(const bf16 *q, int64_t q_token, int64_t q_head, const bf16 *k, int64_t k_token, int64_t k_head,
                         const bf16 *v, int64_t v_token, int64_t v_head, bf16 *out, const float *lse, int queries,
@@ -127,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
         }
     }
 
-    // Goes through shared memory, so that the output is read and written 16 bytes at a time, by 16 lanes per row.
+    // Through shared memory, so that the output is read and written 16 bytes at a time: 16 lanes a row.
     static_assert(sizeof(k_rows) >= 16 * WARPS * PITCH * sizeof(float), "room for the rows of all warps");
     __syncthreads();
     float *room = reinterpret_cast<float *>(k_rows) + threadIdx.x / 32 * 16 * PITCH;

@@ -1,7 +1,7 @@
-// Shared by the kernels: number formats, vectors of 16 bytes, sums over a warp or a block.
+// What the kernels share: number formats, vectors of 16 bytes, sums over a warp or a block.
 //
-// Every kernel computes in float32 and rounds once, when it stores. `N` is the number of elements per access: 16 bytes'
-// worth if the rows are aligned for it, otherwise 1.
+// Every kernel computes in float32 and rounds once, when it stores. `N` is the number of elements in an access: 16
+// bytes of them where rows are aligned so, else 1.
 #pragma once
 #include <cuda_bf16.h>
 #include <stdint.h>
@@ -31,10 +31,10 @@ template <typename T, int N> __device__ inline void store(T *to, const float (&f
     *reinterpret_cast<Vector<T, N> *>(to) = raw;
 }
 
-// The value after a store and a load.
+// The value as it will be read back.
 template <typename T> __device__ inline float rounded(float x) { return wide(narrow<T>(x)); }
 
-// The sum over a group of `lanes` neighboring threads; `lanes` is a power of two up to 32.
+// Over groups of `lanes` neighbouring threads, a power of two up to 32.
 __device__ inline float group_sum(float x, int lanes) {
     for (int step = lanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
     return x;
@@ -45,8 +45,8 @@ __device__ inline float group_max(float x, int lanes) {
     return x;
 }
 
-// The sum over the block, which has only whole warps; every thread gets it. `room` is shared memory for 32 floats. The
-// caller alternates between two of them, so that one barrier per sum is enough.
+// Over the block, which is whole warps; every thread gets the sum. `room` is shared memory for 32 floats; the caller
+// alternates between two of them, so that one barrier a sum is enough.
 __device__ inline float block_sum(float x, float *room) {
     x = group_sum(x, 32);
     if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;

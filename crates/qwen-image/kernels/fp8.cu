@@ -1,11 +1,11 @@
-// Rows in fp8 (e4m3), each with its own scale: x is about out * scale. Needs compute capability 8.9.
+// Rows in eight bits (e4m3), each with its own scale: x is about out * scale. Needs compute capability 8.9.
 #include "common.cuh"
 #include <cuda_fp8.h>
 
 // The largest number of the format.
 #define LARGEST 448.0f
 
-// One block per row. Each thread holds four vectors of 8 elements in registers, so that the row is read once.
+// A block a row, four vectors of 8 elements a thread, held in registers so that a row is read once.
 extern "C" __global__ void quantize_rows_bf16(const bf16 *x, int64_t stride, uint8_t *out, float *scales, int width) {
     __shared__ float room[32];
     const int64_t row = blockIdx.x;
@@ -37,7 +37,7 @@ extern "C" __global__ void quantize_rows_bf16(const bf16 *x, int64_t stride, uin
     }
 }
 
-// Finishes a product of such rows: both scales, the bias (null: none), and GELU with the tanh approximation.
+// What a product of such rows still needs: both scales, the bias (null: none), and GELU with the tanh approximation.
 extern "C" __global__ void scale_rows_bf16(const float *x, const float *row_scales, const float *column_scales,
                                            const bf16 *bias, bf16 *out, int64_t out_stride, int width, int gelu) {
     const int64_t row = blockIdx.x;

@@ -1,10 +1,10 @@
-// Norms along rows, with the operations next to them in the model's blocks. One block of threads per row.
+// Norms along rows, with what stands beside them in the blocks. One block of threads a row.
 #include "common.cuh"
 
-// Each thread holds PER vectors of N elements in registers, so that the row is read once.
+// PER vectors of N elements a thread stay in registers, so a row is read once.
 //
 // GATED: sum = residual + gate * x, else sum = x. NORMED: normed = layer_norm(sum) * (1 + scale) + shift.
-// Gate, scale and shift each have a row per row of x, or a single row (stride 0).
+// Gate, scale and shift have a row each, or one for all (stride 0).
 template <typename T, int N, int PER, bool GATED, bool NORMED>
 __device__ void residual_norm(const T *x, int64_t x_stride, const T *residual, int64_t residual_stride, const T *gate,
                               int64_t gate_stride, const T *scale, int64_t scale_stride, const T *shift,
@@ -113,8 +113,8 @@ RMS_NORM(rms_norm_bf16, bf16, 1, 8)
 RMS_NORM(rms_norm_f32_v, float, 4, 2)
 RMS_NORM(rms_norm_f32, float, 1, 8)
 
-// The VAE's norm: x / max(|x|, 1e-12) * sqrt(width) * gamma, then SiLU if requested. A group of `lanes` threads
-// processes a row, because rows are short and there are a million of them.
+// The VAE's: x / max(|x|, 1e-12) * sqrt(width) * gamma, then SiLU if asked for. A group of `lanes` threads a row,
+// because rows are short and there are a million of them.
 template <typename T, int N, int PER>
 __device__ void rms_normalize(const T *x, int64_t x_stride, const T *gamma, T *out, int64_t rows, int width,
                               int activate, int lanes) {

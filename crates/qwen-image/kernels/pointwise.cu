@@ -1,7 +1,7 @@
 // Pointwise work that would otherwise be several passes.
 #include "common.cuh"
 
-// silu(gate) * up, with rows of `width`. One block per row.
+// silu(gate) * up, rows of `width`. A block a row.
 template <typename T, int N>
 __device__ void swiglu(const T *gate, int64_t gate_stride, const T *up, int64_t up_stride, T *out, int width) {
     const int64_t row = blockIdx.x;
@@ -25,7 +25,7 @@ SWIGLU(swiglu_bf16, bf16, 1)
 SWIGLU(swiglu_f32_v, float, 4)
 SWIGLU(swiglu_f32, float, 1)
 
-// x + bias, plus residual if there is one. bias has `width` elements, the others have `total`. out may be x.
+// x + bias, + residual where there is one; bias has `width` elements, the rest `total`. In place is fine.
 template <typename T, int N>
 __device__ void add_bias(const T *x, const T *bias, const T *residual, T *out, int64_t total, int width) {
     const int64_t at = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * N;
@@ -53,7 +53,7 @@ ADD_BIAS(add_bias_bf16, bf16, 1)
 ADD_BIAS(add_bias_f32_v, float, 4)
 ADD_BIAS(add_bias_f32, float, 1)
 
-// Repeats every pixel four times, channels last: (n, h, w, c) to (n, 2h, 2w, c). One thread per access to the output.
+// Every pixel four times, channels last: (n, h, w, c) to (n, 2h, 2w, c). A thread an access of the output.
 template <typename T, int N>
 __device__ void upsample(const T *x, T *out, int64_t pixels, int h, int w, int c) {
     const int64_t at = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * N;

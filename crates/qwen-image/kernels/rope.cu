@@ -1,8 +1,8 @@
-// Rotary embeddings, in the memory from which attention reads.
+// Rotary embeddings, where attention will read them.
 #include "common.cuh"
 
-// The queries and keys of a token are `part` elements apart. Both are normed per head and rotated in adjacent pairs, in
-// place. One warp per head; heads may have any even size.
+// Queries and keys of a token lie `part` elements apart; both are normed a head at a time and turned in adjacent
+// pairs, in place. A warp a head, heads of any even size.
 template <typename T>
 __device__ void qk_norm_rope(T *x, int64_t stride, const T *weight_q, const T *weight_k, const float *cos,
                              const float *sin, int heads, int head, int64_t part, float eps) {
@@ -35,8 +35,8 @@ extern "C" __global__ void qk_norm_rope_f32(float *x, int64_t stride, const floa
     qk_norm_rope(x, stride, weight_q, weight_k, cos, sin, heads, head, part, eps);
 }
 
-// The same for heads of 128: sixteen threads per head with 16 bytes each. A thread processes query and key together, so
-// that two loads overlap, and uses few enough registers that three blocks fit on a multiprocessor.
+// The same for heads of 128: sixteen threads a head, 16 bytes each, query and key together so that two loads are
+// under way, and registers few enough that three blocks share a multiprocessor.
 extern "C" __global__ void __launch_bounds__(384, 3) qk_norm_rope_bf16_v(bf16 *x, int64_t stride, const bf16 *weight_q, const bf16 *weight_k,
                                                const float *cos, const float *sin, int heads, int head, int64_t part,
                                                float eps) {
@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(384, 3) qk_norm_rope_bf16_v(bf16 *x
     load<float, 4>(sin + token * 64 + lane * 4, s);
     load<bf16, 8>(weight_q + lane * 8, wq);
     load<bf16, 8>(weight_k + lane * 8, wk);
-    // All lanes of a warp stay in the loop together, because sums need all of them.
+    // Whole warps go round together, for the sums over their lanes.
     for (int first = 0; first < heads; first += blockDim.x / 16) {
         const int index = first + threadIdx.x / 16;
         bf16 *at = x + token * stride + (int64_t)index * 128 + lane * 8;
@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(384, 3) qk_norm_rope_bf16_v(bf16 *x
     }
 }
 
-// Rotates the first half of a head against its second half, as Qwen2.5-VL does. One block per token.
+// The first half of a head against its second half, as Qwen2.5-VL does. A block a token.
 template <typename T>
 __device__ void rotate_half(const T *x, int64_t stride, const float *cos, const float *sin, T *out, int heads,
                             int head) {

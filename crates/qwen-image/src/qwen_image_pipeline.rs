@@ -185,7 +185,7 @@ impl QwenImagePipeline {
         self.cache.contains(&self.edit_plus)
     }
 
-    /// Loads the edit model now, and downloads it if needed.
+    /// Loads the edit model now, downloading it if need be.
     ///
     /// # Errors
     /// If it cannot be found, does not fit, or has another architecture.
@@ -193,10 +193,10 @@ impl QwenImagePipeline {
         self.load_edit_model_with(&mut Callbacks::default())
     }
 
-    /// [`Self::load_edit_model`] with callbacks.
+    /// [`Self::load_edit_model`], watched.
     ///
     /// # Errors
-    /// Like [`Self::load_edit_model`]; [`Error::Cancelled`] if the callbacks stop it.
+    /// Like [`Self::load_edit_model`]; [`Error::Cancelled`] when the callbacks stop it.
     pub fn load_edit_model_with(&mut self, callbacks: &mut Callbacks<'_>) -> Result<(), Error> {
         self.cache.load(&self.edit_plus, callbacks)
     }
@@ -206,7 +206,7 @@ impl QwenImagePipeline {
         self.cache.on_change(Box::new(on_change));
     }
 
-    /// Opens the device and runs its self-test, a computation with a known result. Returns the device's description.
+    /// Opens the device and has it compute something whose result is known; gives the device's description.
     ///
     /// # Errors
     /// If the device cannot be opened, or computes wrong numbers.
@@ -214,7 +214,7 @@ impl QwenImagePipeline {
         self.cache.self_test()
     }
 
-    /// Runs one call. If the device runs out of memory, the call runs once more in the next smaller mode.
+    /// One call. When the device runs out of memory it is planned smaller, and the call runs once more.
     fn call<T>(
         &mut self,
         key: &SlotKey,
@@ -224,16 +224,14 @@ impl QwenImagePipeline {
     ) -> Result<(T, Used), Error> {
         match self.call_once(key, text, callbacks, &run) {
             Err(Error::OutOfMemory { device, source }) if self.cache.shrink() => {
-                tracing::warn!(device, reason = %source, "out of memory; retrying with more of the model offloaded");
+                tracing::warn!(device, reason = %source, "out of memory; retrying with less on the device");
                 match self.call_once(key, text, callbacks, &run) {
                     Ok((made, mut used)) => {
-                        used.notes.push(format!(
-                            "{device} ran out of memory; the job was repeated with more of the model offloaded"
-                        ));
+                        used.notes.push(format!("{device} ran out of memory; the job was run again with less on it"));
                         Ok((made, used))
                     }
-                    // No smaller mode is allowed or fits. The error is then about the device's current state, not
-                    // about the model's size.
+                    // Nothing smaller is allowed, or fits: what the call met is the device's state, not the model's
+                    // size.
                     Err(Error::TooLarge { .. }) => Err(Error::OutOfMemory { device, source }),
                     Err(error) => Err(error),
                 }
@@ -269,7 +267,7 @@ impl QwenImagePipeline {
     }
 }
 
-/// A seed of 53 bits, which every JSON reader represents exactly.
+/// 53 bits, so that the seed survives every JSON reader.
 fn random_seed() -> Result<u64, Error> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes)

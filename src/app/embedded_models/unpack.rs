@@ -24,7 +24,7 @@ pub fn unpack(folder: &Path, files: &[File<'_>]) -> io::Result<()> {
     }
     let parent = folder.parent().ok_or_else(|| io::Error::other("there is no folder to unpack into"))?;
     fs::create_dir_all(parent)?;
-    // The lock is released when the file is closed, even if the process dies.
+    // Released when the file is closed, also if the process dies.
     let lock = fs::File::create(parent.join(".lock"))?;
     lock.lock()?;
     if holds(folder, files) {

@@ -1,4 +1,4 @@
-//! Checks before any work starts. The errors name the flags.
+//! What is refused before any work, with messages that name the flags.
 
 use std::path::Path;
 

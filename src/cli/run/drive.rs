@@ -25,7 +25,7 @@ use crate::{
     engine::CancelToken,
     job::{ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
     store::{MANIFEST, ObjectKey, OutFolder, file_url},
-    worker::{Reporter, Verdict, WorkerName},
+    worker::{Liveness, Reporter, Verdict, WorkerName},
 };
 
 /// The job that a command line describes.
@@ -153,7 +153,7 @@ impl Run<'_> {
     /// Refuses a job that another live process runs, before reporting that it is resumed.
     fn check_free(&self, row: &JobRow) -> Result<(), Failure> {
         let Some(worker) = row.worker.as_deref().filter(|_| row.state == JobState::Running) else { return Ok(()) };
-        match row.lease(Timestamp::now(), |name| self.app.worker.options.name.knows_dead(name)) {
+        match row.lease(Timestamp::now(), |name| Liveness::of(&self.app.worker.queue).is_dead(name)) {
             LeaseState::Over | LeaseState::WorkerDead => Ok(()),
             LeaseState::Held => Err(busy(row.id(), worker)),
         }
@@ -223,7 +223,7 @@ impl Run<'_> {
             let asked = if record.pipeline.contains("Edit") { &settings.edit_model_path } else { &settings.model_path };
             if asked.as_ref().is_some_and(|asked| !same_model(asked, &record.id)) {
                 output::error(&format!(
-                    "warning: these pictures were made with {}, not with the model that you named; use another --id \
+                    "warning: these pictures were made with {}, not with the model that you named; take another id \
                      to make new ones",
                     record.id
                 ));

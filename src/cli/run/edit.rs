@@ -17,8 +17,8 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct EditArgs {
-    /// One to three pictures: the last one is edited, the others are references. A file, or job:ID:LAYER for a layer
-    /// of an earlier job
+    /// One to three pictures; the last one gives the result its shape and its alpha. A file, or job:ID:LAYER for a
+    /// layer of an earlier job
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
     /// What to change, for instance "Change the color to blue"

@@ -169,7 +169,7 @@ pub(super) fn explain(error: &sqlx::Error) -> String {
             }
             "28P01" | "28000" => "check the user and password in ACETATE__STATUS__URL",
             "3D000" => "create the database with `createdb`, or name another one in ACETATE__STATUS__URL",
-            "3F000" => "create the schema that the search path names, with `CREATE SCHEMA`",
+            "3F000" => "make the schema that the search path names with `CREATE SCHEMA`",
             "42501" => {
                 "give this user the permission, or let the database's owner start acetate once to create the tables"
             }

@@ -14,7 +14,7 @@ use crate::{
     job::JobError,
 };
 
-/// The maximum number of jobs in one round of the reaper; the next round continues.
+/// The most jobs in one round of the reaper; the next round continues.
 const REAPED_AT_ONCE: i64 = 1000;
 
 /// The time, in milliseconds, within which a message is usually sent.

@@ -24,7 +24,7 @@ const LONGEST_WEBHOOK: usize = 2048;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitBody {
-    /// The version of the request's format: 1.
+    /// 1.
     #[serde(default)]
     pub version: Option<u32>,
     /// A UUID of your choice: the same id with the same body is the same job.
@@ -40,7 +40,7 @@ pub struct SubmitBody {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub params: Map<String, Value>,
-    /// Your own key-value pairs, stored with the job.
+    /// Your own key-value texts.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// 0 to 9, higher first.
@@ -138,7 +138,7 @@ fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Value {
     Value::Object(params)
 }
 
-/// Checks that an input is allowed. An earlier job's picture must also exist; addresses are not read yet.
+/// Checks that an input is allowed, and that it exists as far as that is known without reading it.
 async fn check(api: &Api, input: &InputRef) -> Answer<()> {
     match input {
         InputRef::Url(url) => Ok(api.stores().inputs().check(url)?),

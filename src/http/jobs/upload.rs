@@ -20,12 +20,11 @@ use crate::{
     job::{COMPOSITE_IMAGES, JobError, MAX_REQUEST_BYTES},
 };
 
-/// How long an upload may take. It holds memory for that long.
+/// How long an upload may take, because it holds memory meanwhile.
 const ARRIVAL: Duration = Duration::from_secs(600);
 /// How long an upload waits for others to finish.
 const TURN: Duration = Duration::from_secs(15);
-
-/// Reads a form: stores its pictures and builds the request from its other fields.
+/// Reads a form: stores its pictures, and builds the request from its texts.
 pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN, api.uploads.acquire()).await else {
         let detail = "too many uploads at once; try again";
@@ -68,7 +67,7 @@ async fn picture(api: &Api, field: Field<'_>) -> Answer<InputView> {
     keep(api, &name, bytes).await
 }
 
-/// Checks a picture's header and puts it into the store. Uploading the same bytes again returns the same name.
+/// Checks a picture's header and puts it into the store. The same bytes are the same upload.
 pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<InputView> {
     let look = image::look(name, &bytes, &api.settings().limits)?;
     let key = api.stores().own().put_input(look.ending, bytes).await?;
@@ -175,7 +174,7 @@ impl Texts {
             if whole.contains_key("input") {
                 return Err(JobError::invalid(
                     "request",
-                    "has an `input`, but pictures were uploaded too; use one or the other",
+                    "has an `input`, and there are uploaded pictures; use one of them",
                 )
                 .into());
             }

@@ -87,7 +87,7 @@ fn check(api: &Api, headers: &HeaderMap) -> Answer<()> {
     match cookie(headers) {
         Some(cookie) if token.is_session(cookie, now()) => Ok(()),
         Some(_) => Err(refused("the session has ended; sign in again")),
-        None => Err(refused("a token is required: `Authorization: Bearer TOKEN`, or POST /v1/session from a browser")),
+        None => Err(refused("a token is needed: `Authorization: Bearer TOKEN`, or POST /v1/session from a browser")),
     }
 }
 
@@ -105,7 +105,7 @@ pub struct SignIn {
     token: String,
 }
 
-/// Show whether a token is needed
+/// Whether a token is needed
 #[utoipa::path(get, path = "/v1/session", tag = "session", responses((status = 200, description = "The session", body = Session)), security(()))]
 pub async fn session_show(State(api): State<Api>, headers: HeaderMap) -> Answered<Session> {
     Answered(Session { required: api.settings().token.is_some(), valid: check(&api, &headers).is_ok() })
@@ -138,7 +138,7 @@ pub async fn session_close(headers: HeaderMap) -> Response {
 }
 
 fn set_cookie(headers: &HeaderMap, value: &str, lasts: i64) -> HeaderValue {
-    // The proxy says whether the browser uses TLS. A browser would not send a `Secure` cookie without it.
+    // Only behind a proxy with TLS; on localhost there is none.
     let secure = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
     let secure = if secure { "; Secure" } else { "" };
     let text = format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={lasts}{secure}");

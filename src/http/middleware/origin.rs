@@ -1,4 +1,4 @@
-//! Decides which web pages may use the server through a browser: its own, and those of listed origins.
+//! Which web pages may use the server through a browser: its own, and those of listed origins.
 
 use std::net::IpAddr;
 
@@ -23,8 +23,7 @@ pub async fn trusted_host(State(api): State<Api>, request: Request, next: Next) 
     next.run(request).await
 }
 
-/// Browsers send a request's origin. A request that changes something must come from this server's origin or a listed
-/// one.
+/// Browsers send a request's origin. A request that changes something must come from this origin or a listed one.
 pub async fn same_origin(State(api): State<Api>, request: Request, next: Next) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if changes && is_foreign(&request, &api.settings().cors_origins) {

@@ -8,7 +8,7 @@ use axum::{
 
 use crate::http::{api::Api, extract};
 
-/// Checks the size before anything is stored.
+/// Refuses before anything is stored.
 pub async fn size(State(api): State<Api>, request: Request, next: Next) -> Response {
     match extract::announced(request.headers(), api.settings().max_upload_bytes) {
         Ok(()) => next.run(request).await,

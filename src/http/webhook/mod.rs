@@ -1,4 +1,4 @@
-//! Webhooks at the end of jobs, as in the Standard Webhooks specification
+//! Webhooks at the end of jobs, after the Standard Webhooks specification
 //! (<https://github.com/standard-webhooks/standard-webhooks>).
 //!
 //! The job's row and the webhook are written in one transaction, so a webhook is never lost. It is retried until it

@@ -20,7 +20,7 @@ const AT_A_TIME: u32 = 16;
 /// After this time, which is longer than a call takes, another server may take the call.
 const LEASE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(500);
-/// The maximum number of attempts of one call.
+/// The most attempts of one call.
 const MOST_TRIES: u32 = 8;
 const LONGEST_PAUSE: Duration = Duration::from_secs(36_000);
 

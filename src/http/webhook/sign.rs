@@ -19,7 +19,7 @@ impl fmt::Debug for WebhookSecret {
 }
 
 impl WebhookSecret {
-    /// Reads `whsec_` and base64 of 24 to 64 bytes. The error does not contain the secret.
+    /// Reads `whsec_` and base64 of 24 to 64 bytes. The reason does not show it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let bytes = text.strip_prefix(PREFIX).and_then(|text| STANDARD.decode(text).ok());
         match bytes {

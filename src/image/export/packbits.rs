@@ -1,7 +1,7 @@
 //! PackBits, the run-length code of TIFF and PSD: a count byte `n`, then either `n + 1` literal bytes (0 to 127), or
 //! one byte that is repeated `257 - n` times (129 to 255).
 
-/// The maximum number of bytes that one count covers.
+/// The most bytes that one count covers.
 const LONGEST: usize = 128;
 
 /// Appends the packed `row` and returns its size in bytes.

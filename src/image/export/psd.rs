@@ -1,5 +1,5 @@
-//! PSD, version 1, according to Adobe's "Photoshop File Formats Specification": 8-bit RGB, sRGB, one layer with four
-//! channels per sheet, and the merged picture. All numbers are big-endian.
+//! PSD, version 1, after Adobe's "Photoshop File Formats Specification": 8-bit RGB, sRGB, one layer with four channels
+//! per sheet, and the merged picture. All numbers are big-endian.
 //!
 //! A layer is stored without its transparent border, as in Photoshop, so the color under that border is not in the
 //! file; an empty layer has no pixels at all. The color of transparent pixels inside is kept.
@@ -33,7 +33,7 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
     let opaque = merged.whole.pixels().all(|pixel| pixel.0[3] == 255);
     let mut file = Writer { out };
     file.header(width, height, if opaque { 3 } else { 4 })?;
-    file.u32(0)?; // the palette, which RGB pictures do not have
+    file.u32(0)?; // the palette, which RGB has not
     file.resources()?;
     let all = file.open()?;
     file.layers(stack, merged, opaque)?;

@@ -34,7 +34,8 @@ impl Connector {
         if let Some(address) = ipv6_host(url) {
             uri.authority.host = address.to_owned();
         }
-        // By the specification, `amqp://host/` is a virtual host with an empty name, but users mean the default one.
+        // By the specification, `amqp://host/` is a virtual host with an empty name, but everyone means the default
+        // one.
         if uri.vhost.is_empty() {
             uri.vhost = "/".to_owned();
         }

@@ -162,7 +162,7 @@ impl Feed {
         let (channel, mut messages) = match timeout(self.core.options.connect_timeout, begin).await {
             Ok(Ok(begun)) => begun,
             Ok(Err(error)) => return Err(ended(&reason(&error))),
-            Err(_) => return Err(ended("no response")),
+            Err(_) => return Err(ended("no answer")),
         };
         let _up = self.core.links.lane_up();
         let mut cancelled = false;

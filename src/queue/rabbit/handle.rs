@@ -12,14 +12,14 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{
-    outgoing::{Outgoing, persistent},
+    outgoing::{Outgoing, headers_for_dead_letter, is_dispatch, persistent},
     publish::Publisher,
     topology::{DEAD_EXCHANGE, queue_of},
 };
 use crate::job::{ErrorRecord, JobError, JobKind};
 
-/// The pause before returning a message that could not be dead-lettered. It prevents a tight loop with a failing
-/// broker.
+/// The pause before a message is returned that could not be dead-lettered, so that there is no tight loop with a
+/// failing broker.
 const PAUSE: Duration = Duration::from_secs(1);
 /// All headers of a message share one frame.
 const LONGEST_REASON: usize = 4096;
@@ -70,6 +70,10 @@ impl Handle {
         self.properties.message_id().as_ref().map(ShortString::as_str)
     }
 
+    pub(in crate::queue) fn is_dispatch(&self) -> bool {
+        is_dispatch(&self.properties)
+    }
+
     pub(in crate::queue) fn trace(&self) -> Option<String> {
         match self.properties.headers().as_ref()?.inner().get("traceparent")? {
             AMQPValue::LongString(text) => Some(text.to_string()),
@@ -99,8 +103,8 @@ impl Handle {
         }
     }
 
-    /// Publishes the message again with the reason in its headers, and acknowledges it once that is confirmed: a crash
-    /// in between duplicates the message but does not lose it.
+    /// Published again with the reason in its headers, and acknowledged when that is confirmed: a crash in between
+    /// duplicates the message but does not lose it.
     pub(in crate::queue) async fn dead_letter(mut self, reason: &ErrorRecord) -> Result<(), JobError> {
         let Some(open) = &self.open else { return Ok(()) };
         let message = Outgoing {
@@ -137,7 +141,8 @@ impl Handle {
     /// The sender's properties that describe the message, not its delivery.
     fn with_reason(&self, reason: &ErrorRecord) -> BasicProperties {
         let sent = &self.properties;
-        let mut headers = sent.headers().clone().unwrap_or_default();
+        let mut headers = headers_for_dead_letter(sent);
+        let app = sent.app_id().clone().filter(|_| !self.is_dispatch());
         let mut header = |name: &str, value: &str| {
             headers.insert(name.into(), AMQPValue::LongString(value.into()));
         };
@@ -151,7 +156,7 @@ impl Handle {
             (sent.content_encoding(), BasicProperties::with_content_encoding),
             (sent.correlation_id(), BasicProperties::with_correlation_id),
             (sent.kind(), BasicProperties::with_type),
-            (sent.app_id(), BasicProperties::with_app_id),
+            (&app, BasicProperties::with_app_id),
         ] {
             if let Some(value) = value {
                 properties = set(properties, value.clone());

@@ -220,7 +220,7 @@ impl Publisher {
             match timeout(self.core.options.connect_timeout, opened).await {
                 Ok(Ok(channel)) => Ok(channel),
                 Ok(Err(error)) => Err(self.lost(&reason(&error)).caused_by(error)),
-                Err(_) => Err(self.lost("no response")),
+                Err(_) => Err(self.lost("no answer")),
             }
         })
         .await
@@ -254,5 +254,5 @@ impl Publisher {
 }
 
 fn blocked(place: &str) -> JobError {
-    broken(format!("{place} does not accept messages at the moment: it is short of memory or disk"))
+    broken(format!("{place} accepts no messages at present: it is short of memory or disk"))
 }

@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{job::JobError, queue::Event};
 
-/// The maximum number of events buffered for a listener.
+/// The most events buffered for a listener.
 const AHEAD: u16 = 256;
-/// The maximum number of events that the broker keeps for a slow listener; older ones are dropped.
+/// The most events that the broker keeps for a slow listener; older ones are dropped.
 const KEPT: i32 = 10_000;
 
 #[derive(Debug)]

@@ -65,8 +65,8 @@ impl S3Error {
             Some(403) => Self::Denied(message),
             Some(412) => Self::Changed,
             Some(301 | 307 | 308) => Self::Region(message),
-            Some(status @ (408 | 429 | 500..)) => Self::Unavailable(format!("it responds with {status} {said}")),
-            Some(status @ 400..) => Self::Refused(format!("it responds with {status} {said}")),
+            Some(status @ (408 | 429 | 500..)) => Self::Unavailable(format!("it answers {status} {said}")),
+            Some(status @ 400..) => Self::Refused(format!("it answers {status} {said}")),
             Some(_) | None => Self::without_answer(&error),
         }
     }

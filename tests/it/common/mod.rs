@@ -1,4 +1,4 @@
-//! A separate place for each test, and the program run in it.
+//! A place of its own for each test, and the program run in it.
 
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
@@ -13,12 +13,12 @@ use std::{
 
 use serde_json::Value;
 
-/// Longer than any working operation takes.
+/// Longer than anything takes that works.
 pub const PATIENCE: Duration = Duration::from_secs(180);
-/// The pause between two checks of something that sends no notification.
+/// Between two looks at what tells nobody when it changes.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Polls until there is a value; on a timeout, fails with the last state.
+/// Looks until something is there; when it does not come, fails with what was there instead.
 pub async fn until<T, E: Display, F: Future<Output = Result<T, E>>>(mut look: impl FnMut() -> F) -> T {
     let start = Instant::now();
     loop {
@@ -30,7 +30,7 @@ pub async fn until<T, E: Display, F: Future<Output = Result<T, E>>>(mut look: im
     }
 }
 
-/// Like [`until`], for a thread that may block.
+/// As [`until`], on a thread that may stand still.
 #[track_caller]
 pub fn blocking_until<T, E: Display>(mut look: impl FnMut() -> Result<T, E>) -> T {
     let start = Instant::now();
@@ -43,12 +43,12 @@ pub fn blocking_until<T, E: Display>(mut look: impl FnMut() -> Result<T, E>) -> 
     }
 }
 
-/// A folder with the data, results and pictures of one test; deleted when the test ends.
+/// A folder with data, results and pictures of one test; gone when the test ends.
 pub struct TestDir {
     pub folder: tempfile::TempDir,
 }
 
-/// The result of a command.
+/// What a command left behind.
 #[derive(Debug)]
 pub struct Ran {
     pub code: Option<i32>,
@@ -69,7 +69,7 @@ impl TestDir {
         self.path(name).display().to_string()
     }
 
-    /// The program, in an environment that contains only this place.
+    /// The program, in an environment of which it knows nothing but this place.
     pub fn command(&self, args: &[&str]) -> Command {
         self.command_of(Path::new(env!("CARGO_BIN_EXE_acetate")), args)
     }
@@ -93,7 +93,7 @@ impl TestDir {
         ran(self.command(args).output().unwrap())
     }
 
-    /// Runs a command that must succeed, and returns its output as JSON.
+    /// Runs a command that must succeed and gives what it printed as JSON.
     pub fn json(&self, args: &[&str]) -> Value {
         let ran = self.run(args);
         assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
@@ -136,7 +136,7 @@ pub fn golden(name: &str) -> String {
     path.display().to_string()
 }
 
-/// The names in a folder, sorted; empty if the folder does not exist.
+/// The names in a folder, sorted; a folder that is not there has none.
 pub fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -144,12 +144,33 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// The same command in a PID namespace of its own, as in a container; nothing, said aloud, where that is not possible.
+pub fn in_pid_namespace(command: &Command, what: &str) -> Option<Command> {
+    let flags = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    let unshare = ["/usr/bin/unshare", "/bin/unshare"].into_iter().find(|path| Path::new(path).exists());
+    let works = |unshare: &&str| {
+        let tried = Command::new(unshare).args(flags).arg("true").stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    };
+    let Some(unshare) = unshare.filter(works) else {
+        skipped(what, "this user cannot make PID namespaces (unshare --pid --fork --mount-proc)");
+        return None;
+    };
+    let mut inside = Command::new(unshare);
+    inside.args(flags).arg(command.get_program()).args(command.get_args()).env_clear().stdin(Stdio::null());
+    inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        inside.current_dir(folder);
+    }
+    Some(inside)
+}
+
 pub fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().unwrap();
     String::from_utf8_lossy(&id.stdout).trim() == "0"
 }
 
-/// Prints that something was not tested, without the test harness capturing it; `scripts/test` collects these lines.
+/// Says past the test harness's capture that something was not tested; `scripts/test` collects these lines.
 pub fn skipped(what: &str, why: &str) {
     std::io::stderr().write_all(format!("SKIPPED {what}: {why}\n").as_bytes()).unwrap();
 }

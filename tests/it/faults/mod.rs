@@ -4,13 +4,13 @@ pub mod service;
 
 use std::{
     fs,
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::common::{Ran, TestDir, blocking_until, checkpoint, golden, names, ran};
+use crate::common::{Ran, TestDir, blocking_until, checkpoint, golden, in_pid_namespace, names, ran};
 
 /// Long enough to be stopped in the middle.
 fn long_run(steps: &str) -> Vec<String> {
@@ -42,7 +42,7 @@ fn as_strs(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
 }
 
-/// Waits until the only job is some steps into the denoise loop; returns its id.
+/// Waits until the only job is some steps into the denoise loop; gives its id.
 fn wait_for_denoise(place: &TestDir, child: &mut Child) -> String {
     blocking_until(|| {
         let listed = place.json(&["jobs", "list", "--json"]);
@@ -71,7 +71,7 @@ fn a_killed_run_is_taken_up_again_by_the_same_command() {
     assert!(names(&place.path("out")).is_empty(), "nothing half-written: {:?}", names(&place.path("out")));
     assert_eq!(place.json(&["jobs", "show", &id, "--json"])["state"], "running");
 
-    // The same command without an id: the job continues at once, without waiting for the dead process's lease to end.
+    // The same command, no id: the job goes on at once, without waiting for the lease of the dead.
     let again = place.run(&as_strs(&args));
     assert_eq!(again.code, Some(0), "{again:?}");
     assert!(again.stderr.contains(&format!("resuming job {id}")), "{}", again.stderr);
@@ -121,13 +121,35 @@ fn a_job_that_runs_is_not_run_twice_and_can_be_cancelled_from_outside() {
     assert_eq!(place.json(&["jobs", "show", &id, "--json"])["state"], "cancelled");
 }
 
+/// A host name and a process number say nothing across PID namespaces: there, nobody else has the number 1.
+#[test]
+fn a_job_that_runs_in_another_pid_namespace_is_left_alone() {
+    let place = TestDir::new();
+    let args = long_run("1000");
+    let Some(mut command) = in_pid_namespace(&place.command(&as_strs(&args)), "a run in another PID namespace") else {
+        return;
+    };
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = wait_for_denoise(&place, &mut child);
+
+    let second = place.run(&as_strs(&args));
+    assert_eq!(second.code, Some(1), "{second:?}");
+    let busy = format!("error: job {id} is being run by process 1 on ");
+    assert!(second.stderr.contains(&busy) && !second.stderr.contains("resuming"), "{}", second.stderr);
+    let asked = place.run(&["jobs", "cancel", &id]);
+    assert!(asked.code == Some(0) && asked.stdout.contains("asked to stop"), "{asked:?}");
+    child.wait_with_output().unwrap();
+    let job = place.json(&["jobs", "show", &id, "--json"]);
+    assert_eq!((&job["state"], &job["attempts"]), (&"cancelled".into(), &1.into()), "{job}");
+}
+
 #[test]
 fn a_copy_that_was_cut_short_is_finished_without_new_work() {
     let place = TestDir::new();
     let picture = place.picture("in.png", [1, 2, 3, 255]);
     let args = ["run", "composite", &picture, "--out", "out", "--json"];
     let job = place.json(&args);
-    // The state after a kill between the first file and the manifest.
+    // As a kill between the first file and the manifest leaves it.
     fs::remove_file(place.path("out/manifest.json")).unwrap();
     fs::write(place.path("out/.acetate-export"), job["id"].as_str().unwrap()).unwrap();
 

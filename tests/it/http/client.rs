@@ -1,4 +1,4 @@
-//! A simple HTTP client.
+//! Requests, as simple as they come.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use ureq::{Agent, http};
 
-/// A response.
+/// What came back.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -27,7 +27,7 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The response, which must be a problem with this status and code.
+    /// The answer, which must be a problem of this status and code.
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> Value {
         let problem = self.json();
@@ -71,7 +71,7 @@ pub fn post(url: &str, json: &Value) -> Answer {
     send("POST", url, &[("content-type", "application/json")], json.to_string().as_bytes())
 }
 
-/// A form with texts and files: `(name, file name, bytes)`.
+/// A form of texts and files: `(name, file name, bytes)`.
 pub fn form(texts: &[(&str, &str)], files: &[(&str, &str, &[u8])]) -> (String, Vec<u8>) {
     let boundary = "acetate-test-boundary";
     let mut body = Vec::new();
@@ -138,7 +138,7 @@ impl Events {
         Self { reader, status, text: String::new(), comments: 0 }
     }
 
-    /// The next event; none if the stream has ended.
+    /// The next event; none when the stream has ended.
     pub fn next(&mut self) -> Option<Event> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
@@ -162,7 +162,7 @@ impl Events {
         }
     }
 
-    /// All remaining events.
+    /// All that is left.
     pub fn rest(&mut self) -> Vec<Event> {
         std::iter::from_fn(|| self.next()).collect()
     }

@@ -1,4 +1,4 @@
-//! Event streams.
+//! Streams of events.
 
 use crate::{
     common::TestDir,
@@ -29,7 +29,7 @@ fn a_watcher_sees_all_of_a_job_and_then_the_end() {
     let sequences: Vec<_> = seen.iter().filter_map(|event| event.data["progress"]["sequence"].as_u64()).collect();
     assert!(sequences.is_sorted(), "{sequences:?}");
 
-    // A client that knows the final state is told not to reconnect; any other client gets it once.
+    // Whoever knows the end is told not to come again; whoever does not gets it once.
     let end = last.id.to_string();
     assert_eq!(Events::open(&server.address, &path, &[("Last-Event-ID", &end)]).status, 204);
     let mut late = Events::open(&server.address, &path, &[("Last-Event-ID", "1")]);

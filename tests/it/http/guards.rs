@@ -1,4 +1,4 @@
-//! Token, origin, size and rate limits of requests.
+//! Who may ask, from where, how much and how often.
 
 use std::{
     io::{Read, Write},
@@ -30,7 +30,7 @@ fn with_a_token_nothing_is_answered_without_it() {
     }
     send("GET", &server.url("/v1/jobs"), &[("authorization", &format!("Basic {TOKEN}"))], &[])
         .problem(401, "unauthorized");
-    // A token in the URL is not accepted.
+    // Not in an address.
     server.get(&format!("/v1/jobs?token={TOKEN}")).problem(401, "unauthorized");
     for path in ["/v1/jobs", "/v1/config", "/api/qwen-image/config", "/v1/jobs/x/events", "/v1/batches"] {
         server.get(path).problem(401, "unauthorized");
@@ -40,7 +40,7 @@ fn with_a_token_nothing_is_answered_without_it() {
         assert_eq!(server.get(path).status, 200, "{path}");
     }
 
-    // Browsers use a session.
+    // A browser's way.
     assert_eq!(server.get("/v1/session").json(), json!({"required": true, "valid": false}));
     post(&server.url("/v1/session"), &json!({"token": "wrong"})).problem(401, "unauthorized");
     let signed = post(&server.url("/v1/session"), &json!({"token": TOKEN})).ok(200);
@@ -98,7 +98,7 @@ fn pages_of_other_sites_reach_nothing() {
     };
     from("https://evil.example").problem(403, "forbidden");
     from("null").problem(403, "forbidden");
-    // The request passes the check and gets its own error.
+    // Through the guard, to what is wrong with it.
     from(&format!("http://{}", server.address)).problem(422, "invalid_request");
     let friend = from("https://friend.example");
     friend.problem(422, "invalid_request");
@@ -119,7 +119,7 @@ fn pages_of_other_sites_reach_nothing() {
 fn what_is_too_large_is_refused_early() {
     let place = TestDir::new();
     let server = Server::start(&place, &[("ACETATE__HTTP__MAX_UPLOAD_BYTES", "100000")]);
-    // `Content-Length` is 500 MB: the response comes before any of the body was sent.
+    // 500 MB are announced: the answer comes while nothing of it has been sent.
     let start = Instant::now();
     let head = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n";
     let mut stream = TcpStream::connect(&server.address).unwrap();
@@ -131,10 +131,10 @@ fn what_is_too_large_is_refused_early() {
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     drop(stream);
 
-    // A client that keeps sending still receives the response.
+    // One that sends on all the same still reads the answer.
     let big = vec![0; 30_000_000];
     upload(&server.url("/v1/jobs"), &[], &[("image", "x.png", &big)]).problem(413, "too_large");
-    // Without a length, the size is checked while reading.
+    // Without a length it is found out on the way.
     let mut stream = TcpStream::connect(&server.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream.write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).unwrap();
@@ -165,7 +165,7 @@ fn too_many_requests_and_too_many_jobs_are_told_to_wait() {
     let limited = (0..30).map(|_| server.get("/v1/jobs")).find(|answer| answer.status == 429).expect("no limit");
     limited.problem(429, "rate_limited");
     assert!(limited.header("retry-after").parse::<u64>().unwrap() > 0);
-    // The probes have no rate limit.
+    // The probes are asked as often as their owner likes.
     assert!((0..30).all(|_| server.get("/healthz").status == 200));
 
     let pixel = picture(4, 4, [1, 2, 3, 255]);

@@ -1,4 +1,4 @@
-//! Submitting, reading and managing jobs.
+//! Submitting, looking, acting.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::{
     http::server::{LONG, QUICK, Server, edit, picture, pixels},
 };
 
-/// What the web UI does: upload, edit a layer, edit the result again, and composite all layers.
+/// From an upload to an edited layer of an edited layer, put together again: what the page does.
 #[test]
 fn a_picture_goes_all_the_way() {
     let place = TestDir::new();
@@ -23,7 +23,7 @@ fn a_picture_goes_all_the_way() {
     let roles: Vec<_> = outputs.iter().map(|file| (file["role"].as_str().unwrap(), file["layer"].as_u64())).collect();
     assert_eq!(roles, [("regenerated", Some(0)), ("layer", Some(1)), ("layer", Some(2))]);
 
-    // Edit the layer, then edit the result.
+    // The layer, edited, and that edited once more.
     let first = server.post("/v1/jobs", &edit(json!({"job": id, "layer": 1}))).ok(202).json();
     let first = server.succeeded(first["id"].as_str().unwrap());
     let second = server.post("/v1/jobs", &edit(json!({"job": first["id"], "file": "edited.png"}))).ok(202).json();
@@ -62,7 +62,7 @@ fn the_same_wish_is_one_job() {
     keyed("one", &other).problem(422, "conflict");
     keyed(&"k".repeat(256), &body).problem(400, "bad_request");
 
-    // An id chosen by the client does the same.
+    // An id of the client's own does the same.
     let named = |labels: serde_json::Value| {
         let id = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
         post(&url, &json!({"id": id, "kind": "composite", "input": {"image": {"upload": name}}, "labels": labels}))
@@ -167,7 +167,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
         assert_eq!(problem["field"].as_str().unwrap_or_default(), field, "{problem}");
         assert!(problem["detail"].as_str().unwrap().contains(says), "{says}: {problem}");
     }
-    // Refused requests created no job.
+    // What was refused left no job.
     assert_eq!(server.get("/v1/jobs").json()["jobs"].as_array().unwrap().len(), 1);
 }
 

@@ -56,7 +56,7 @@ fn a_result_is_taken_away_in_every_form() {
     assert!(at("export.ora").ok(200).body.windows(16).any(|part| part == b"image/openraster"));
     assert_eq!(&at("export.psd").ok(200).body[..4], b"8BPS");
 
-    // A stack as arranged in the web UI: pictures of two jobs, one of them faint.
+    // What a page has put together: two jobs' pictures, one of them faint.
     let edited = server.post("/v1/jobs", &edit(json!({"job": id, "layer": 2}))).ok(202).json()["id"]
         .as_str()
         .unwrap()

@@ -63,7 +63,7 @@ fn what_cannot_be_done_is_said_and_a_failed_job_is_named() {
     ask(json!({"image": scene})).problem(422, "invalid_request");
     ask(json!({"image": scene, "instruction": "x", "steps": 0})).problem(422, "invalid_request");
 
-    // It starts like a picture but is not one: it is accepted, and its job fails.
+    // It begins as a picture and is none: it is accepted, and its job fails.
     let mut broken = picture(64, 64, [9, 8, 7, 255]);
     let inside = broken.len() - 24;
     broken[inside] ^= 0xff;

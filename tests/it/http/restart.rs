@@ -1,4 +1,4 @@
-//! A server that stops in the middle of a job.
+//! A server that goes away in the middle.
 
 use serde_json::json;
 
@@ -18,7 +18,7 @@ fn a_job_goes_on_after_a_restart_and_its_watcher_sees_the_end() {
     let path = format!("/v1/jobs/{id}/events");
     let mut stream = Events::open(&server.address, &path, &[]);
     let seen = std::iter::from_fn(|| stream.next()).find(|event| event.data["progress"]["stage"] == "denoise").unwrap();
-    // On SIGTERM, the job is given back, and the attempt does not count.
+    // Told to leave: the job is given back, and the attempt does not count.
     server.stop();
     stream.rest();
     let server = Server::start(&place, &[]);
@@ -32,7 +32,7 @@ fn a_job_goes_on_after_a_restart_and_its_watcher_sees_the_end() {
 #[test]
 fn a_killed_server_loses_no_job() {
     let place = TestDir::new();
-    // The next process knows that this one is dead, and does not wait for the lease to end.
+    // The next process knows that this one is dead, and waits for no lease.
     let long = [("ACETATE__WORKER__LEASE_SECONDS", "900")];
     let server = Server::start(&place, &long);
     let running = server.submit(&STEPS, &picture(64, 48, [200, 80, 40, 255]));

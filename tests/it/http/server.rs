@@ -1,4 +1,4 @@
-//! Runs `acetate serve`.
+//! The program, serving.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -21,7 +21,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it with only these `settings`, in the place's data folder.
+    /// With nothing of its own but `settings`, in the place's data folder.
     pub fn start(place: &TestDir, settings: &[(&str, &str)]) -> Self {
         Self::start_with(place, &[], settings)
     }
@@ -72,7 +72,7 @@ impl Server {
         send("POST", &self.url(&format!("/v1/jobs/{id}/{what}")), &[], &[])
     }
 
-    /// Submits a picture with parameters; returns the id.
+    /// Submits a picture with parameters; gives the id.
     pub fn submit(&self, texts: &[(&str, &str)], picture: &[u8]) -> String {
         let answer = upload(&self.url("/v1/jobs"), texts, &[("image", "scene.png", picture)]).ok(202);
         answer.json()["id"].as_str().unwrap().to_owned()
@@ -107,7 +107,7 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
-    /// Stops the server with SIGTERM, and waits for the end.
+    /// As Ctrl-C does; waits for the end.
     pub fn stop(mut self) -> String {
         let id = self.child.id().to_string();
         Command::new("kill").args(["-TERM", &id]).status().unwrap();
@@ -129,7 +129,7 @@ impl Drop for Server {
     }
 }
 
-/// The result of a command that must refuse to start.
+/// How a command ends that must not serve.
 pub fn refusal(mut command: Command) -> String {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut text = String::new();
@@ -152,7 +152,7 @@ pub fn pixels(png: &[u8]) -> image::RgbaImage {
 
 /// A decompose that takes about no time: two layers, two steps.
 pub const QUICK: [(&str, &str); 4] = [("prompt", "a house"), ("layers", "2"), ("steps", "2"), ("seed", "1")];
-/// A decompose that takes longer than any test.
+/// One that takes longer than any test.
 pub const LONG: [(&str, &str); 3] = [("prompt", "a house"), ("layers", "2"), ("steps", "1000")];
 
 /// An edit of a picture of a job.

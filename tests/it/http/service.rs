@@ -1,4 +1,4 @@
-//! The API server of a service: rows in Postgres, messages through RabbitMQ, pictures in S3, separate workers.
+//! The front of a service: rows in Postgres, messages through RabbitMQ, pictures in S3, workers of their own.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! The scheduling policies of the server's threads.
+//! Who takes the processor from whom.
 
 use std::{fs, path::Path};
 
@@ -7,7 +7,7 @@ use crate::{
     http::server::{Server, picture},
 };
 
-/// The values in `/proc`.
+/// As `/proc` has them.
 const NORMAL: &str = "0";
 const BATCH: &str = "3";
 
@@ -19,7 +19,7 @@ fn threads_that_serve_wait_for_those_that_compute() {
     server.wait(&id, |job| job["progress"]["stage"] == "denoise");
     let mut seen = [0, 0];
     for thread in fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap() {
-        // A thread that has just ended has no files anymore.
+        // One that has just ended has no files any more.
         let Some((name, policy)) = name_and_policy(&thread.unwrap().path()) else { continue };
         match name.as_str() {
             "engine" => seen[0] += 1,

@@ -1,4 +1,4 @@
-//! Webhook calls at the end of jobs.
+//! Calls at the end of jobs.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -34,7 +34,7 @@ impl Call {
         serde_json::from_str(&self.body).unwrap()
     }
 
-    /// Checks the signature as the specification describes.
+    /// As the specification has a receiver check it.
     pub fn is_signed(&self) -> bool {
         let key = STANDARD.decode(SECRET.strip_prefix("whsec_").unwrap()).unwrap();
         let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
@@ -45,7 +45,7 @@ impl Call {
     }
 }
 
-/// Receives calls, and responds to each with the next of the heads, or with 204 if there are no more.
+/// Hears calls, and answers each with the next of the heads; with 204 when there are no more.
 pub fn receiver(answers: &[&'static str]) -> (u16, Receiver<Call>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -109,7 +109,7 @@ fn a_call_is_signed_and_tried_until_it_arrives() {
     assert_eq!((&event["outputs"][0]["name"], &event["labels"]["a"]), (&json!("composite.png"), &json!("b")));
     assert!(calls.recv_timeout(Duration::from_millis(800)).is_err(), "it was called after it had arrived");
 
-    // Other final states are sent, too. A job that ends twice gives two messages.
+    // Of the other ends, too; the same job twice is two messages.
     let id = server.submit(&[&LONG[..], &[("webhook", &hook)]].concat(), &picture(64, 48, [9, 8, 7, 255]));
     server.wait(&id, |job| job["state"] == "running");
     server.act(&id, "cancel").ok(200);
@@ -161,7 +161,7 @@ fn a_call_outlives_the_server() {
     let (port, calls) = receiver(&[]);
     let place = TestDir::new();
     let hook = format!("http://127.0.0.1:{port}/");
-    // Nothing listens at this address yet, so the first attempts fail.
+    // Where nothing listens: the first tries fail.
     let first = server(&place, "http://127.0.0.1:1");
     let id = first.submit(&[("kind", "composite"), ("webhook", "http://127.0.0.1:1/")], &picture(4, 4, [9; 4]));
     first.succeeded(&id);

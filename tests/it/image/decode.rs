@@ -49,7 +49,7 @@ fn cmyk_becomes_rgb_as_in_pillow() {
     for name in ["cmyk", "ycck"] {
         let decoded = decode_file(&format!("{name}.jpg"));
         let expected = stored(&format!("{name}-rgb.png")).into_rgb8();
-        // The two libraries' inverse cosine transforms round differently.
+        // Two inverse cosine transforms that round differently.
         let (most, mean) = difference(&rgb_of(&decoded.pixels), &expected);
         assert!(most <= 6 && mean <= 0.7, "{name}: differs by up to {most}, {mean} on average");
         assert_eq!(decoded.notes, ["CMYK, converted to RGB without a color profile"]);

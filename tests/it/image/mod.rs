@@ -112,7 +112,7 @@ mod output {
         assert_eq!(sheet.dimensions(), (4 * (256 + 12) + 12, 170 + 24));
         let count = |colour: [u8; 4]| sheet.pixels().filter(|pixel| pixel.0 == colour).count();
         assert_eq!(count([200, 0, 0, 255]), 3 * 256 * 170);
-        // About half of the transparent picture shows dark squares, to within a row of squares.
+        // Half of the transparent picture, to within a row of squares, shows the dark squares.
         assert!(count([204, 204, 204, 255]).abs_diff(256 * 170 / 2) <= 256 * 8);
     }
 }

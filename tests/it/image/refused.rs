@@ -42,7 +42,7 @@ fn a_decompression_bomb_is_refused_by_its_header() {
         "image_too_large bomb.png: the picture says it is 100000x100000 pixels; \
          the limits are 16384 wide, 16384 high and 67108864 pixels in all"
     );
-    // Each side is allowed, but the number of pixels is not.
+    // Each side is allowed, the product is not.
     assert!(message(decode("b", &png_claiming(16_000, 16_000))).starts_with("image_too_large b: "));
 
     let mut gif = file("animated.gif");
@@ -58,7 +58,7 @@ fn a_decompression_bomb_is_refused_by_its_header() {
     jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff; 4]);
     assert!(message(decode("b.jpg", &jpeg)).starts_with("image_too_large b.jpg: the picture says it is 65535x65535"));
 
-    // The canvas of an extended WebP: 24 bits per side, minus one.
+    // The canvas of an extended WebP: 24 bits a side, less one.
     let mut webp = file("animated.webp");
     assert_eq!(&webp[12..16], b"VP8X");
     webp[24..30].copy_from_slice(&[0xff; 6]);
@@ -134,7 +134,7 @@ fn truncated_png_and_jpeg_say_so() {
     assert!(message(decode("n.jpg", &nested[..nested.len() - 100])).contains("cut short"));
 }
 
-/// A decoder's internal values must not appear in messages.
+/// A decoder's own values, braces and all, are not for people.
 #[test]
 fn a_wrong_checksum_is_told_in_words() {
     let mut png = encode(&gradient(64, 64).into(), ImageFormat::Png);
@@ -148,7 +148,7 @@ fn a_wrong_checksum_is_told_in_words() {
     );
 }
 
-/// In every format, a file that is cut anywhere gives an error or the whole picture.
+/// Whatever the format and wherever the cut: an error, or all of the picture.
 #[test]
 fn no_cut_gives_part_of_a_picture() {
     let busy = DynamicImage::from(noise_rgba(40, 30, 8));

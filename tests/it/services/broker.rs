@@ -1,5 +1,4 @@
-//! A separate RabbitMQ node for a test, which may be killed, stopped, frozen and restarted without affecting other
-//! tests.
+//! A RabbitMQ node of a test's own, which may be killed, stopped, frozen and started again without harm to others.
 
 use std::{
     fs,
@@ -13,18 +12,18 @@ use tempfile::TempDir;
 
 use crate::{common::blocking_until, services::rabbit::Broker};
 
-/// A running node, deleted with its data when the test ends.
+/// Gone, with its data, when the test ends.
 pub struct Node {
     folder: TempDir,
     amqp: u16,
     api: u16,
-    /// The port of Erlang's own protocol.
+    /// Of Erlang's own protocol.
     distribution: u16,
     process: Option<Child>,
 }
 
 impl Node {
-    /// Starts a node whose `rabbit` application has these additional settings, in Erlang's syntax. None if RabbitMQ is
+    /// Starts a node whose `rabbit` application has these further settings, in Erlang's form; nothing where RabbitMQ is
     /// not installed on this machine.
     pub fn start(settings: &str) -> Option<Self> {
         let program = program()?;
@@ -50,24 +49,24 @@ impl Node {
         }
     }
 
-    /// Starts it again with its data.
+    /// Starts it again, with the data that it had.
     pub fn again(&mut self) {
         self.begin(program().expect("it was there before"));
     }
 
-    /// Kills it, as if the machine had failed.
+    /// As when the machine dies.
     pub fn kill(&mut self) {
         self.signal("-KILL");
         self.gone();
     }
 
-    /// Stops it, as an operator does for a restart.
+    /// As when an operator restarts it.
     pub fn stop(&mut self) {
         self.signal("-TERM");
         self.gone();
     }
 
-    /// Freezes it: it keeps its connections but does not respond.
+    /// It keeps its connections and answers nothing.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
@@ -94,7 +93,7 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
-            // The script starts Erlang's virtual machine as another process; signals must reach both.
+            // The script starts Erlang's machine beside it: signals go to both.
             .process_group(0)
             .spawn()
             .unwrap();
@@ -134,7 +133,7 @@ impl Drop for Node {
     }
 }
 
-/// The script itself. The command on the path switches to another user, who may not read the test's files.
+/// The script itself: what is on the path changes to another user, who may not read the test's files.
 fn program() -> Option<&'static str> {
     ["/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/rabbitmq/sbin/rabbitmq-server"]
         .into_iter()

@@ -1,4 +1,4 @@
-//! A proxy between a client and an HTTP server that breaks chosen requests.
+//! Stands between a client and an HTTP server and breaks what it is told to break, one request at a time.
 
 use std::{
     collections::VecDeque,
@@ -13,26 +13,26 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Longer than any client in these tests waits.
+/// Longer than any client here waits.
 const FOREVER: Duration = Duration::from_secs(30);
 
-/// The fault of one request.
+/// What happens to one request.
 pub enum Fault {
-    /// The proxy itself responds, with this status line and body.
+    /// Answered here, with this status line and body.
     Answer(&'static str, &'static str),
-    /// There is no response.
+    /// Never answered.
     Silent,
-    /// Half of the response's body arrives, then nothing more.
+    /// The server answers; half of its body arrives, then nothing more.
     StallHalf,
-    /// Half of the response's body arrives, then the connection closes.
+    /// As above, and the connection closes.
     CutHalf,
-    /// Like [`Fault::CutHalf`], but calls this function first.
+    /// As [`Fault::CutHalf`], and before that something else happens.
     CutHalfAfter(Box<dyn FnOnce() + Send>),
-    /// The body arrives byte by byte.
+    /// The body arrives a byte at a time.
     Trickle,
-    /// One byte of the body is changed.
+    /// One byte of the body is another one.
     Flip,
-    /// The server executes the request, but its response is lost.
+    /// The server does what it is asked, and the answer is lost.
     LostReply,
 }
 
@@ -67,12 +67,12 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// Adds a fault for the next request with this method that has none yet.
+    /// The next request with this method that has no fault yet gets this one.
     pub fn next(&self, method: &'static str, fault: Fault) {
         self.state.faults.lock().unwrap().push_back((method, fault));
     }
 
-    /// The heads of the requests with this method so far, in lower case.
+    /// The heads of the requests with this method so far, in small letters.
     pub fn seen(&self, method: &str) -> Vec<String> {
         let start = format!("{} ", method.to_lowercase());
         self.state.seen.lock().unwrap().iter().filter(|head| head.starts_with(&start)).cloned().collect()
@@ -91,7 +91,7 @@ impl Drop for Proxy {
 }
 
 impl State {
-    /// Serves one request, then closes the connection.
+    /// One request; the connection closes after it.
     async fn serve(&self, mut client: TcpStream) -> std::io::Result<()> {
         let Some((head, body)) = read_request(&mut client).await? else { return Ok(()) };
         self.seen.lock().unwrap().push(head.to_lowercase());
@@ -144,7 +144,7 @@ impl State {
         faults.remove(at).map(|(_, fault)| fault)
     }
 
-    /// The server's whole response. The request asks it to close the connection, which marks the end.
+    /// The server's whole answer. It is asked to close the connection, which ends the answer.
     async fn forward(&self, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
         let mut server = TcpStream::connect(self.upstream).await?;
         let head = head.strip_suffix("\r\n").unwrap_or(head);
@@ -156,7 +156,7 @@ impl State {
     }
 }
 
-/// The head (with its empty line) and body of a request; none if the client closes the connection without a request.
+/// Head (with its empty line) and body of a request; none when the client closes without one.
 async fn read_request(client: &mut TcpStream) -> std::io::Result<Option<(String, Vec<u8>)>> {
     let mut bytes = Vec::new();
     let head_ends = loop {

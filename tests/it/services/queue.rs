@@ -1,4 +1,4 @@
-//! Jobs through RabbitMQ, without faults.
+//! Jobs through RabbitMQ, as they should go.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ async fn a_job_goes_through_whole() {
     }
     let health = queue.health();
     assert!(health.connected && health.consuming && health.last_error.is_none(), "{health:?}");
-    // Acknowledged messages are gone: none is redelivered when the consumer closes.
+    // Acknowledged is gone: nothing comes back when the consumer ends.
     consumer.close().await;
     for kind in JobKind::ALL {
         vhost.until_left(queue_of(kind), 0).await;
@@ -43,7 +43,7 @@ async fn a_job_goes_through_whole() {
     assert!(!queue.health().consuming);
 }
 
-/// The guarantees of both kinds of queues.
+/// What a worker may rely on wherever the queue is.
 #[tokio::test]
 async fn both_queues_keep_the_same_rules() {
     let vhost = Vhost::new();
@@ -138,7 +138,7 @@ async fn a_message_that_no_queue_takes_is_an_error_of_its_own() {
         }
     }
     vhost.until_left("acetate.decompose", 100).await;
-    // An event without a listener is dropped.
+    // An event that nobody listens to is none.
     queue.publish_event("job.progress", b"{}".to_vec()).await.unwrap();
 }
 
@@ -185,7 +185,7 @@ async fn the_preferred_kind_goes_first_and_the_other_waits_for_a_bounded_time() 
     queue.publish_many((0..30).map(|_| dispatch(JobKind::Decompose)).collect()).await;
     let affinity = Duration::from_millis(1500);
     let consumer = queue.consume(ConsumeOptions { kinds: kinds.to_vec(), prefetch: 2, affinity });
-    // Both kinds must have been delivered before the first call.
+    // Both kinds must have arrived before it is asked.
     vhost.until_left("acetate.edit", 0).await;
     vhost.until_left("acetate.decompose", 28).await;
     let start = Instant::now();
@@ -193,7 +193,7 @@ async fn the_preferred_kind_goes_first_and_the_other_waits_for_a_bounded_time() 
     loop {
         let delivery = prefer(&consumer, Some(JobKind::Decompose)).await;
         let kind = delivery.kind();
-        // The time that a job takes.
+        // A job's work.
         tokio::time::sleep(Duration::from_millis(100)).await;
         delivery.ack().await;
         if kind == Some(JobKind::Edit) {
@@ -222,7 +222,7 @@ async fn urgent_jobs_overtake_where_the_broker_can() {
         delivery.ack().await;
     }
     if vhost.version() >= (4, 0) {
-        // RabbitMQ 4 delivers two urgent messages for each other one.
+        // Two urgent ones for each other, and within their kind in order.
         let among_first = places[..10].iter().filter(|place| **place >= 10).count();
         assert!(among_first >= 6, "{places:?}");
     } else {
@@ -242,7 +242,7 @@ async fn closing_gives_back_what_was_not_begun() {
     assert!(consumer.next(None).await.is_none());
     vhost.until_left("acetate.workflow", 5).await;
 
-    // The delivery in progress stays with its consumer, and can be finished.
+    // The one that was begun is still ours, and can be ended.
     let other = consume(&queue, &[JobKind::Workflow], 10);
     for _ in 0..5 {
         let delivery = next(&other).await;
@@ -297,7 +297,7 @@ async fn the_queues_are_as_they_should_be() {
     );
 }
 
-/// The request as in `docs/messages.md`.
+/// As `docs/messages.md` shows it.
 #[tokio::test]
 async fn queues_that_were_made_by_hand_are_taken() {
     let vhost = Vhost::new();

@@ -1,4 +1,4 @@
-//! Jobs through RabbitMQ with faults in the messages, the connection, the broker or the settings.
+//! Jobs through RabbitMQ when something is wrong: with the messages, the connection, the broker or the settings.
 
 use std::{
     future::ready,
@@ -63,7 +63,7 @@ async fn what_cannot_be_read_is_put_aside_with_its_reason() {
         assert!(header(&dead, "x-acetate-reason").contains(reason));
         assert_eq!(header(&dead, "x-acetate-queue"), "acetate.composite");
     }
-    // Other messages are still delivered.
+    // Neighbours go on.
     queue.publish_dispatch(&dispatch(JobKind::Composite)).await.unwrap();
     next(&consumer).await.ack().await;
 }
@@ -81,7 +81,7 @@ async fn lost_connections_are_made_anew() {
 
     vhost.cut(3).await;
     until(|| !queue.health().connected).await;
-    // The job was finished in the meantime, but it cannot be acknowledged.
+    // The job was finished in the meantime, and the broker cannot be told.
     let finished = begun.job();
     begun.ack().await;
 
@@ -102,7 +102,7 @@ async fn lost_connections_are_made_anew() {
     let health = queue.health();
     assert!(health.since > since && health.last_error.is_some(), "{health:?}");
 
-    // The listener reconnects some time later; it misses what was published before.
+    // The listener is back some time after; what was published before that it does not see.
     let start = Instant::now();
     loop {
         queue.publish_event("job.failed", b"{}".to_vec()).await.unwrap();
@@ -126,7 +126,7 @@ async fn an_idle_publisher_finds_its_way_back() {
     queue.close().await;
 }
 
-/// Deletes the virtual host for a while, which acts like a broker that is gone.
+/// A virtual host that is gone for a while stands for a broker that is.
 #[tokio::test]
 async fn all_comes_back_when_the_broker_does() {
     let vhost = Vhost::new();
@@ -137,7 +137,7 @@ async fn all_comes_back_when_the_broker_does() {
     until(|| !queue.health().connected && !queue.health().consuming).await;
     queue.publish_dispatch(&dispatch(JobKind::Edit)).await.unwrap_err();
     vhost.make();
-    // The health check reconnects, even if nothing is published.
+    // Nobody publishes, and still it is noticed.
     until(|| queue.health().connected && queue.health().consuming).await;
     queue.publish_dispatch(&dispatch(JobKind::Edit)).await.unwrap();
     next(&consumer).await.ack().await;
@@ -146,7 +146,7 @@ async fn all_comes_back_when_the_broker_does() {
 #[tokio::test]
 async fn a_consumer_waits_for_a_broker_that_is_away() {
     let vhost = Vhost::new();
-    // The consumer starts before anything else, so it declares the queues itself.
+    // A consumer that begins before anything else: it makes the queues itself.
     let queue = vhost.rabbit();
     assert!(!queue.health().connected);
     let consumer = consume(&queue, &[JobKind::Edit], 1);
@@ -199,7 +199,7 @@ async fn another_consumer_timeout_is_no_surprise() {
     vhost.ready().await;
     let other = RabbitOptions { consumer_timeout: Duration::from_secs(7200), ..options() };
     let queue = Queue::Rabbit(RabbitQueue::new(&vhost.url(), other).unwrap());
-    // The queues keep the timeout that they were declared with.
+    // The queues keep the one that they were made with.
     queue.ready(Duration::from_secs(30)).await.unwrap();
 }
 
@@ -220,7 +220,7 @@ async fn a_broker_short_of_memory_is_not_waited_for_without_end() {
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         assert!(error.class() == ErrorClass::Transient && error.to_string().contains("short of memory"), "{error}");
     }
-    // Deliveries can still be acknowledged.
+    // What is consumed can be acknowledged all the same.
     begun.ack().await;
     drop(alarm);
 
@@ -229,7 +229,7 @@ async fn a_broker_short_of_memory_is_not_waited_for_without_end() {
     while let Err(error) = queue.publish_dispatch(&sent).await {
         assert!(start.elapsed() < Duration::from_secs(30), "{error}");
     }
-    // Messages without a confirmation may still have reached the queue.
+    // A message that was given up may have got through after all.
     while next_job(&consumer).await != sent.id {}
     consumer.close().await;
     vhost.until_left("acetate.edit", 0).await;
@@ -268,7 +268,7 @@ async fn next_job(consumer: &Consumer) -> JobId {
     id
 }
 
-/// Makes the broker act as if it were out of memory, for all of its virtual hosts, until this is dropped.
+/// As when the broker runs out of memory, for all of its virtual hosts; over when dropped.
 struct MemoryAlarm;
 
 impl MemoryAlarm {
@@ -284,7 +284,7 @@ impl Drop for MemoryAlarm {
     }
 }
 
-/// Evaluates Erlang in the broker. `ACETATE_TEST_RABBITMQCTL` is the command if the broker is not on this machine.
+/// Erlang in the broker. `ACETATE_TEST_RABBITMQCTL` is the command where the broker is not this machine's.
 fn evaluate(expression: &str) {
     let command = std::env::var("ACETATE_TEST_RABBITMQCTL").unwrap_or_else(|_| "rabbitmqctl".to_owned());
     let mut words = command.split_whitespace();

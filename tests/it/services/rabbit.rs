@@ -1,4 +1,4 @@
-//! A separate virtual host for each test, and another client in it.
+//! A virtual host of its own for each test, and a foreign client in it.
 
 use std::{env, time::Duration};
 
@@ -11,20 +11,19 @@ use serde_json::{Value, json};
 
 use crate::common::until;
 
-/// Longer than any working operation takes.
+/// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(30);
 const AMQP: &str = "amqp://guest:guest@127.0.0.1:5672";
 const API: &str = "http://guest:guest@127.0.0.1:15672";
 
-/// The addresses of a broker: `amqp://user:password@host:5672`, and its management API,
-/// `http://user:password@host:15672`.
+/// Where a broker is: `amqp://user:password@host:5672`, and its management API, `http://user:password@host:15672`.
 pub struct Broker {
     pub amqp: String,
     pub api: String,
 }
 
 impl Broker {
-    /// The broker that `scripts/services` started.
+    /// The one that `scripts/services` names.
     pub fn shared() -> Self {
         let named = |name: &str, otherwise: &str| env::var(name).unwrap_or_else(|_| otherwise.to_owned());
         Self { amqp: named("ACETATE_TEST_AMQP_URL", AMQP), api: named("ACETATE_TEST_RABBITMQ_API", API) }
@@ -54,7 +53,7 @@ pub struct Api {
     authorization: String,
 }
 
-/// A virtual host, deleted with its contents when the test ends.
+/// Gone with all that is in it when the test ends.
 pub struct Vhost {
     pub name: String,
     amqp: String,
@@ -79,7 +78,7 @@ impl Vhost {
         self.api.put(&format!("/permissions/{}/{}", self.name, self.api.user), &all);
     }
 
-    /// Deletes it with its contents, which closes all connections to it.
+    /// With everything in it, and all connections into it.
     pub fn remove(&self) {
         self.api.delete(&format!("/vhosts/{}", self.name));
     }
@@ -89,7 +88,7 @@ impl Vhost {
         format!("{scheme}://{}/{}", rest.split('/').next().unwrap(), self.name)
     }
 
-    /// A queue that is not connected yet.
+    /// Not connected yet.
     pub fn rabbit(&self) -> Queue {
         Queue::Rabbit(RabbitQueue::new(&self.url(), options()).unwrap())
     }
@@ -100,14 +99,14 @@ impl Vhost {
         queue
     }
 
-    /// A plain lapin client.
+    /// lapin as anybody would use it.
     pub async fn foreign(&self) -> (Connection, Channel) {
         let connection = Connection::connect(&self.url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         (connection, channel)
     }
 
-    /// Waits until the queue has this many messages that are not delivered.
+    /// Waits until the queue holds as many messages that nobody has.
     pub async fn until_left(&self, queue: &str, wanted: u32) {
         let (_connection, channel) = self.foreign().await;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -126,8 +125,8 @@ impl Vhost {
         (parts.next().unwrap(), parts.next().unwrap())
     }
 
-    /// Closes all connections to this virtual host, as an operator does. It first waits until the API lists this many,
-    /// because new ones appear there only after a while.
+    /// Ends all connections into this virtual host, of which there are so many, as an operator would. The API lists
+    /// new ones after a while.
     pub async fn cut(&self, wanted: usize) {
         let listed = || async {
             let connections = self.get(&format!("/vhosts/{}/connections", self.name));
@@ -202,7 +201,7 @@ pub fn consume(queue: &Queue, kinds: &[JobKind], prefetch: u16) -> Consumer {
     queue.consume(ConsumeOptions { kinds: kinds.to_vec(), prefetch, affinity: PATIENCE })
 }
 
-/// The next delivery; fails if none comes.
+/// The next delivery, which must come.
 pub async fn next(consumer: &Consumer) -> Delivery {
     prefer(consumer, None).await
 }
@@ -212,7 +211,7 @@ pub async fn prefer(consumer: &Consumer, kind: Option<JobKind>) -> Delivery {
     delivery.expect("nothing was delivered").expect("the consumer was closed")
 }
 
-/// Checks that there are no more deliveries within a certain time.
+/// Nothing more comes, for long enough to have come.
 pub async fn nothing(consumer: &Consumer) {
     let delivery = tokio::time::timeout(Duration::from_millis(700), consumer.next(None)).await;
     assert!(delivery.is_err(), "nothing should come, but {delivery:?} did");

@@ -1,4 +1,4 @@
-//! An S3 server over HTTP that checks signatures, on a folder that is deleted with the test.
+//! An S3 server over HTTP, with signatures checked, on a folder that vanishes with the test.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -19,8 +19,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 pub const ACCESS_KEY: &str = "AKIAACETATETESTS";
 pub const SECRET_KEY: &str = "0secret0secret0secret0secret0";
 
-/// The variable for another server to run the suite against. Its bucket is `ACETATE_TEST_S3_BUCKET`, otherwise
-/// `acetate-test`, and the credentials are in AWS's usual variables.
+/// Names a server that the suite runs against as well; its bucket is `ACETATE_TEST_S3_BUCKET`, else `acetate-test`,
+/// and the credentials are AWS's usual variables.
 const OTHER_ENDPOINT: &str = "ACETATE_TEST_S3_ENDPOINT";
 
 pub struct S3Server {
@@ -62,7 +62,7 @@ impl Drop for S3Server {
     }
 }
 
-/// Settings with short timeouts, so that a test of a silent server is quick.
+/// With so little patience that a test of a silent server is soon over.
 pub fn impatient(endpoint: &str) -> S3Settings {
     S3Settings { read_timeout: Duration::from_millis(700), ..settings(endpoint) }
 }
@@ -83,7 +83,7 @@ pub fn settings(endpoint: &str) -> S3Settings {
     }
 }
 
-/// A store with the given settings.
+/// A store over settings of one's own.
 pub fn store_with(settings: S3Settings, url: &str) -> Store {
     stores_with(settings, url, &[], Trust::Local).own().clone()
 }
@@ -99,7 +99,7 @@ pub fn stores_with(s3: S3Settings, url: &str, inputs: &[&str], trust: Trust) -> 
     Stores::new(&settings, trust).unwrap()
 }
 
-/// A place for objects on a server, and a client to read it without acetate.
+/// A place for objects on some server, and what is needed to look at it from outside.
 pub struct Remote {
     pub name: &'static str,
     pub stores: Stores,
@@ -119,7 +119,7 @@ impl Remote {
         remote
     }
 
-    /// The server in the environment, if there is one.
+    /// The server that the environment names, if it does.
     pub fn elsewhere() -> Option<Self> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let Some(endpoint) = variable(OTHER_ENDPOINT) else {
@@ -155,7 +155,7 @@ impl Remote {
         Self { name: "s3s-fs", stores, bucket: bucket.to_owned(), prefix, client, _server: None }
     }
 
-    /// Writes an object here without acetate.
+    /// Puts an object under this place, past acetate.
     pub async fn put(&self, key: &str, bytes: &[u8]) -> String {
         let key = format!("{}{key}", self.prefix);
         let body = ByteStream::from(bytes.to_vec());
@@ -163,7 +163,7 @@ impl Remote {
         format!("s3://{}/{key}", self.bucket)
     }
 
-    /// Deletes all objects here.
+    /// Takes away what this place holds.
     pub async fn clear(&self) {
         for key in self.keys().await {
             let key = format!("{}{key}", self.prefix);

@@ -1,4 +1,4 @@
-//! `scripts/services` uses a management API only if it belongs to the broker.
+//! `scripts/services`: a management API is taken only where it is that of the broker.
 
 use std::{
     io::{Read, Write},
@@ -13,8 +13,8 @@ use crate::{
     services::{database::support::postgres_url, rabbit::Broker},
 };
 
-/// Starts a server that sends this in response to every request; returns its address. Requests may come in pieces, and
-/// if a piece is unread when the connection closes, the response is lost.
+/// Says this to everybody who asks for something; gives its address. Requests may come in pieces, and one that is still
+/// unread when the connection closes would take the answer with it.
 fn saying(what: impl Into<Vec<u8>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, what) = (listener.local_addr().unwrap().to_string(), what.into());

@@ -1,5 +1,5 @@
-//! A worker whose server does not respond at startup waits and says so. It continues once the server responds, and
-//! otherwise exits with an error.
+//! A worker whose server does not answer when it starts: it waits and says so, goes on when the server comes, and leaves
+//! with an error when it does not.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::{
     services::world::{Worker, World},
 };
 
-/// A server that a worker needs.
+/// What a worker needs, and how its setting looks with another address in it.
 #[derive(Debug, Clone, Copy)]
 enum Server {
     RabbitMq,
@@ -39,7 +39,7 @@ impl Server {
         }
     }
 
-    /// Its address as `host:port`, and its setting with `{}` in place of the address.
+    /// Its address as `host:port`, and its setting with `{}` instead.
     fn address(self, world: &World) -> (String, String) {
         let url = self.url(world);
         let start = url.rfind('@').or_else(|| url.rfind("//").map(|at| at + 1)).unwrap() + 1;
@@ -48,8 +48,8 @@ impl Server {
     }
 }
 
-/// A worker with `server` at `address`. It waits `patience` seconds for a response from RabbitMQ and S3, and ten from
-/// Postgres.
+/// A worker in whose settings `server` stands at `address`; it waits `patience` seconds for an answer of RabbitMQ and S3,
+/// and ten for one of Postgres.
 fn worker(world: &World, server: Server, address: &str, start_timeout: &str, patience: &str) -> Worker {
     let url = server.address(world).1.replace("{}", address);
     world.worker_with(&[
@@ -62,7 +62,7 @@ fn worker(world: &World, server: Server, address: &str, start_timeout: &str, pat
     ])
 }
 
-/// The number of log lines that say that the worker waits for this server.
+/// How often the log says that the worker waits for this server.
 fn waits(worker: &Worker, address: &str) -> usize {
     let log = worker.log();
     log.lines().filter(|line| line.contains("WARN") && line.contains("waiting for") && line.contains(address)).count()
@@ -104,7 +104,7 @@ async fn told_to_leave(server: Server) {
     assert!(start.elapsed() < Duration::from_secs(10), "{server:?}: {}", worker.log());
 }
 
-/// An address on which nothing listens while this exists.
+/// An address where nobody listens, nor will while this lives.
 struct Refusing {
     address: String,
     _bound: TcpSocket,
@@ -118,12 +118,12 @@ impl Refusing {
     }
 }
 
-/// Stops the worker while it waits for a response, not for the next attempt.
+/// While it waits for an answer, not for the next attempt.
 async fn told_to_leave_by_silence(server: Server) {
     let world = World::service().await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut worker = worker(&world, server, &silent.local_addr().unwrap().to_string(), "120", "60");
-    // The worker has connected.
+    // It has called.
     let (_called, _) = silent.accept().await.unwrap();
     let start = Instant::now();
     worker.signal("-TERM");
@@ -146,7 +146,7 @@ async fn a_server_that_refuses_is_waited_for_and_given_up() {
 async fn a_server_that_is_silent_is_waited_for_and_given_up() {
     let silent = async |server| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        // Each attempt waits at most ten seconds for a response.
+        // Each attempt waits for an answer, ten seconds at the most.
         gives_up(server, &listener.local_addr().unwrap().to_string(), "25").await;
     };
     join_all(Server::ALL.map(silent)).await;

@@ -1,4 +1,4 @@
-//! One suite for every kind of store: everything that a job needs.
+//! One suite over every kind of store: what a job needs of it.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn keeps_its_promises(name: &str, store: &Store) {
     let missing = store.get(&layer, 99).await.unwrap_err();
     assert!(missing.code() == "storage" && missing.to_string().contains("layer-00.png"), "{name}: {missing}");
 
-    // A written object can be read, has the right checksum, and is at its address.
+    // What is written can be read, has the checksum that it should have, and is found at its address.
     let stored = store.put(layer.clone(), b"abc".to_vec()).await.unwrap();
     assert_eq!(stored.size, 3);
     assert_eq!(stored.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
@@ -56,7 +56,7 @@ async fn keeps_its_promises(name: &str, store: &Store) {
     let capped = store.get(&layer, 2).await.unwrap_err();
     assert!(capped.code() == "storage" && capped.to_string().contains("2 bytes"), "{name}: {capped}");
 
-    // Other bytes under the same name are detected, even if only the size or only the content differs.
+    // Other bytes under the same name are noticed, also where only one of size and content differs.
     for other in ["abd", "abcd", ""] {
         store.put(layer.clone(), other.as_bytes().to_vec()).await.unwrap();
         let error = store.verify(&stored).await.unwrap_err();
@@ -64,13 +64,13 @@ async fn keeps_its_promises(name: &str, store: &Store) {
         assert!(error.to_string().contains("layer-00.png"), "{name}: {error}");
     }
 
-    // A large object whose bytes reveal a missing or repeated piece.
+    // A large object, whose bytes would show a piece that is missing or doubled.
     let large: Vec<u8> = (0..3_000_001_u32).map(|n| (n % 251) as u8).collect();
     let stored = store.put(key(job, 2, "large.bin"), large.clone()).await.unwrap();
     store.verify(&stored).await.unwrap();
     assert!(store.get(&stored.key, stored.size).await.unwrap() == large, "{name}");
 
-    // Lost attempts are deleted, the published one stays, and other jobs' objects are not changed.
+    // Attempts that were lost go, the one that was published stays, and the neighbors' are not touched.
     let neighbor = key(JobId::new(), 1, "a.png");
     store.put(neighbor.clone(), vec![1]).await.unwrap();
     store.put(key(job, 10, "a.png"), vec![1]).await.unwrap();

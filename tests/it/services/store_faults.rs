@@ -1,4 +1,4 @@
-//! S3 with faults: the client recovers, or reports the fault, and the job is retried.
+//! S3 while it breaks: the client recovers, or says what is broken and lets the job be tried again.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::{
     services::s3_server::{S3Server, impatient, store_with, stores_with},
 };
 
-/// Larger than the part of a body that must arrive within its deadline.
+/// Larger than what a body must bring within its deadline.
 const SIZE: usize = 300_000;
 
 type Make = fn() -> Fault;
@@ -91,11 +91,11 @@ async fn a_read_of_an_object_that_is_replaced_meanwhile_mixes_nothing() {
     setup.put_past_the_proxy(&bytes());
     let path = setup.path();
     setup.proxy.next("GET", Fault::CutHalfAfter(Box::new(move || std::fs::write(path, vec![7; SIZE]).unwrap())));
-    // This server ignores If-Match, and returns the rest of the other object.
+    // This server does not look at the If-Match of a read, and gives the rest of the other object.
     let error = setup.store.get(&setup.key, SIZE as u64).await.unwrap_err();
     assert!(error.class() == ErrorClass::Transient && error.to_string().contains("replaced"), "{error}");
 
-    // This server checks If-Match.
+    // This one does.
     setup.put_past_the_proxy(&bytes());
     setup.proxy.next("GET", Fault::CutHalf);
     setup.proxy.next("GET", Fault::Answer("412 Precondition Failed", ""));
@@ -181,7 +181,7 @@ async fn a_store_that_knows_no_checksums_is_read_back() {
     assert!(!setup.proxy.seen("PUT")[0].contains("x-amz-checksum"), "{}", setup.proxy.seen("PUT")[0]);
     setup.store.verify(&stored).await.unwrap();
     assert_eq!(setup.proxy.seen("GET").len(), 1);
-    // Deleting many objects at once would require such a checksum.
+    // Deleting many at once needs such a checksum.
     setup.store.check().await.unwrap();
     assert_eq!((setup.proxy.seen("POST").len(), setup.proxy.seen("DELETE").len()), (0, 1));
 

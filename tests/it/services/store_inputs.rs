@@ -1,4 +1,4 @@
-//! Inputs from S3: odd names, caps, lists, and the errors.
+//! Inputs out of S3: odd names, caps, lists, and what each refusal says.
 
 use acetate::{
     job::ErrorClass,
@@ -65,7 +65,7 @@ async fn a_bucket_that_is_not_there_and_one_that_is_closed() {
         stores_with(settings(&proxy.endpoint()), "s3://none/x", &["s3://pictures", "s3://none"], Trust::Submitted);
     let missing = stores.inputs().read("s3://none/a.png", 9).await.unwrap_err();
     assert_eq!(missing.code(), "input_not_found", "{missing}");
-    // This server creates buckets on the first write, so the proxy responds instead.
+    // This server makes buckets as they are written to.
     let none = "<Error><Code>NoSuchBucket</Code><Message>none</Message></Error>";
     proxy.next("PUT", Fault::Answer("404 Not Found", none));
     let result = stores.own().check().await.unwrap_err();

@@ -1,4 +1,4 @@
-//! `acetate run` with its results in S3: the same command gives the same files in `--out`.
+//! `acetate run` with its results in S3: the same command, the same files in `--out`.
 
 use crate::{
     common::{TestDir, golden},

@@ -1,7 +1,7 @@
-//! Whole objects are hashed outside the async runtime, so its thread never computes for long without yielding.
+//! Whole objects are hashed beside the async runtime: its thread never computes for long between two turns.
 //!
-//! This measures the processor time of one thread instead of wall time, so that a busy machine does not matter. Only
-//! Linux reports it.
+//! What is measured is the processor time of one thread, not the time on the wall, so that a busy machine does not
+//! matter. Linux alone tells it.
 
 use std::{
     sync::{
@@ -20,8 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::services::s3_server::{S3Server, settings, store_with};
 
 const SIZE: usize = 96 << 20;
-/// The number of tries before a long turn counts: copying into a socket may take long once, hashing takes long each
-/// time.
+/// Tries before a long turn counts: copying into a socket may take long once, hashing does every time.
 const TRIES: usize = 3;
 
 #[test]
@@ -33,7 +32,7 @@ fn large_objects_in_a_folder_do_not_hold_the_runtime_up() {
 
 #[test]
 fn large_objects_in_s3_do_not_hold_the_runtime_up() {
-    // The server hashes, too, so it has separate threads.
+    // The server hashes as well, so it has threads of its own.
     let elsewhere = tokio::runtime::Runtime::new().unwrap();
     let server = elsewhere.block_on(S3Server::start(&["bucket"]));
     for checksums in [Checksums::Supported, Checksums::Required] {
@@ -78,7 +77,7 @@ async fn longest_while_putting(store: &Store, bytes: Vec<u8>, digest: &str) -> D
     turns.await.unwrap()
 }
 
-/// The maximum processor time between two turns of this task, which yields all the time.
+/// The most processor time between two turns of this task, which asks for a turn all the time.
 async fn longest_turn(done: Arc<AtomicBool>) -> Duration {
     let (mut longest, mut last) = (Duration::ZERO, processor_time().unwrap());
     while !done.load(Ordering::Relaxed) {
@@ -90,7 +89,7 @@ async fn longest_turn(done: Arc<AtomicBool>) -> Duration {
     longest
 }
 
-/// The processor time of this thread.
+/// What this thread has had of a processor.
 fn processor_time() -> Option<Duration> {
     let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     told.split(' ').next()?.parse().ok().map(Duration::from_nanos)

@@ -1,4 +1,4 @@
-//! A worker process, embedded and as a service, without faults.
+//! A worker's process at work, embedded and as a service: what it promises when nothing breaks.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ async fn a_composite_goes_all_the_way(world: World) {
     assert!(manifest.starts_with(&format!("{output}{id}/1/")), "{manifest}");
     assert_eq!(job["outputs"][0]["name"], "composite.png");
 
-    // The same id again is the same job, which does not run twice.
+    // The same id again is the same job, and is not done twice.
     let again = ["composite", "--input", &back, "--input", &front, "--output", &output, "--id", &id];
     assert_eq!(world.submit(&again).await, id);
     assert_eq!(world.show(&id).await["epoch"], 1);

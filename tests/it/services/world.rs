@@ -1,4 +1,4 @@
-//! Everything that a worker needs, separate for each test, and the program's commands with it.
+//! All that a worker needs, of one test's own, and the program's commands against it.
 //!
 //! A [`World`] is either the service (a virtual host of RabbitMQ, a schema of Postgres, an S3 server) or embedded (a
 //! SQLite file and a folder). The same tests run in both.
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
 use crate::{
-    common::{Ran, TestDir, ran, until},
+    common::{Ran, TestDir, in_pid_namespace, ran, until},
     services::database::support::{admin, postgres_url},
     services::rabbit::{Broker, Vhost},
     services::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY},
@@ -92,7 +92,7 @@ impl World {
         command
     }
 
-    /// Runs a command, not on the runtime's threads, which serve S3 in the meantime.
+    /// Off the runtime's threads, which serve S3 meanwhile.
     pub async fn run(&self, args: &[&str]) -> Ran {
         let mut command = self.command(args);
         ran(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
@@ -104,7 +104,7 @@ impl World {
         serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {}", ran.stdout))
     }
 
-    /// Submits a job and returns its id.
+    /// The id of a job that the command submits.
     pub async fn submit(&self, args: &[&str]) -> String {
         let shown = self.json(&[&["submit"], args, &["--json"]].concat()).await;
         shown["id"].as_str().unwrap().to_owned()
@@ -114,14 +114,14 @@ impl World {
         self.json(&["jobs", "show", id, "--json"]).await
     }
 
-    /// Waits until the job is in one of these states.
+    /// The job once it is in one of these states.
     pub async fn until(&self, id: &str, states: &[&str]) -> Value {
         self.once(id, |row| states.contains(&row.state.as_str())).await;
         self.show(id).await
     }
 
-    /// Waits until the job has a row for which `holds` is true. It reads the row directly, because running a command
-    /// each time would take longer than the job.
+    /// Waits until the job has a row, and `holds` for it. By its row: a command for each look would cost more than what
+    /// it waits for.
     pub async fn once(&self, id: &str, holds: impl Fn(&JobRow) -> bool) {
         let open = async || {
             let place = match &self.service {
@@ -133,7 +133,7 @@ impl World {
         let (rows, id) = (self.rows.get_or_init(open).await, id.parse().unwrap());
         until(|| async {
             let row = rows.get(id).await.unwrap();
-            // A refused message never gets a row.
+            // A message that was refused has no row and never gets one.
             let refused = row.is_none() && rows.rejection(id).await.unwrap().is_some();
             if refused || row.as_ref().is_some_and(&holds) {
                 Ok(())
@@ -144,7 +144,7 @@ impl World {
         .await;
     }
 
-    /// Writes a small picture of one color to where inputs may come from; returns its address.
+    /// A small picture of one color where inputs may lie; gives its address.
     pub fn input(&self, name: &str, pixel: [u8; 4]) -> String {
         let (path, url) = self.at("pictures", name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -163,7 +163,7 @@ impl World {
         format!("{}/", self.at("results", name).1)
     }
 
-    /// The path of an address of this world.
+    /// What lies at an address of this world.
     pub fn path(&self, url: &str) -> PathBuf {
         match &self.service {
             Some(service) => service.s3.folder.path().join(url.strip_prefix("s3://").unwrap()),
@@ -185,13 +185,26 @@ impl World {
     }
 
     pub fn worker_with(&self, environment: &[(&str, &str)]) -> Worker {
-        let log = self.place.path(&format!("worker-{}.log", uuid()));
         let mut command = self.command(&["worker"]);
-        command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+        command.envs(environment.iter().copied());
+        self.start(command)
+    }
+
+    /// A worker that sees no other processes, and is not seen; nothing where that is not possible.
+    pub fn worker_in_pid_namespace(&self, environment: &[(&str, &str)], what: &str) -> Option<Worker> {
+        let mut command = self.command(&["worker"]);
+        command.envs(environment.iter().copied());
+        Some(self.start(in_pid_namespace(&command, what)?))
+    }
+
+    fn start(&self, mut command: Command) -> Worker {
+        let log = self.place.path(&format!("worker-{}.log", uuid()));
+        command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         Worker { child: command.spawn().unwrap(), log }
     }
 
-    /// Checks a job that has ended: a success has one manifest, and files that match it; any other job has no manifest.
+    /// What every job must show when all is over: for a success one manifest, which names files that are what it says;
+    /// for the others no manifest at all.
     pub async fn check_result(&self, id: &str) -> Value {
         let job = self.show(id).await;
         let attempts = job["attempts"].as_u64().unwrap();
@@ -233,7 +246,7 @@ fn uuid() -> String {
     acetate::job::JobId::new().to_string()
 }
 
-/// A schema of Postgres, dropped when the test ends.
+/// A schema of Postgres; gone when the test ends.
 pub struct Schema {
     name: String,
     pub url: String,
@@ -251,7 +264,7 @@ impl Schema {
 impl Drop for Schema {
     fn drop(&mut self) {
         let drop = format!("DROP SCHEMA {} CASCADE", self.name);
-        // Uses a separate thread, because the test's runtime may be ending.
+        // On a thread of its own: the test's runtime may be ending.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(admin(&postgres_url(), &drop));
@@ -260,7 +273,7 @@ impl Drop for Schema {
     }
 }
 
-/// A worker process, killed when the test ends.
+/// A worker's process; killed when the test ends.
 pub struct Worker {
     pub child: Child,
     log: PathBuf,
@@ -293,7 +306,7 @@ impl Worker {
         .await;
     }
 
-    /// Waits for the process to end; returns its exit code, none after a signal.
+    /// Waits for the process's end; gives its exit code, none after a signal.
     pub async fn ended(&mut self) -> Option<i32> {
         let (child, log) = (&mut self.child, &self.log);
         let ended = || {
@@ -303,7 +316,7 @@ impl Worker {
         until(ended).await.code()
     }
 
-    /// The address of its HTTP server.
+    /// Where it answers over HTTP.
     pub async fn http(&self) -> String {
         self.until_said("serving /healthz").await;
         let log = self.log();

@@ -1,5 +1,5 @@
 //! Times the parts of a checkpoint on a device: `cargo run --release --example bench -- --model DIR`.
-//! `scripts/bench-gpu` compares the result with diffusers.
+//! `scripts/bench-gpu` puts the result beside diffusers'.
 
 mod runner;
 
@@ -10,7 +10,7 @@ use qwen_image::{ComputeDType, DeviceChoice};
 
 use runner::{BenchConfig, BenchLine, BenchPart, Tensors, bench};
 
-// The program's allocator: with the system's, page faults take a quarter of the time on the CPU.
+// As the program has it: on the CPU page faults are a quarter of the time otherwise.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -29,16 +29,16 @@ struct Args {
     /// What to time
     #[arg(long, value_enum, value_delimiter = ',', default_value = "ceilings,text,transformer,vae")]
     parts: Vec<BenchPart>,
-    /// The number of measured runs of each part; the median is reported
+    /// Counted runs of each; the median is reported
     #[arg(long, default_value_t = 5)]
     repeats: usize,
     /// Denoise steps of whole pipelines
     #[arg(long, default_value_t = 50)]
     steps: u32,
-    /// The inputs of `--parts forward`, as safetensors
+    /// Inputs of `--parts forward`, safetensors
     #[arg(long, value_name = "FILE", requires = "out")]
     tensors: Option<PathBuf>,
-    /// The file for the results of `--parts forward`
+    /// Where its results go
     #[arg(long, value_name = "FILE", requires = "tensors")]
     out: Option<PathBuf>,
     /// Print JSON

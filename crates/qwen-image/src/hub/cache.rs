@@ -1,9 +1,9 @@
 //! One repository in the cache, laid out as `huggingface_hub` does:
 //!
 //! ```text
-//! models--Org--Name/blobs/{hash}                 contents, named by hash; {hash}.incomplete during a download
+//! models--Org--Name/blobs/{hash}                 content, named by its hash; {hash}.incomplete while it arrives
 //! models--Org--Name/snapshots/{commit}/{path}    relative links into blobs/
-//! models--Org--Name/refs/{revision}              the commit that a branch or tag pointed to
+//! models--Org--Name/refs/{revision}              the commit that a branch or tag stood for
 //! models--Org--Name/trees/{commit}.json          all files of a commit
 //! .locks/models--Org--Name/{hash}.lock           held while a blob is written
 //! ```
@@ -47,7 +47,7 @@ impl RepoCache {
         self.at(commit).pointer_path(commit)
     }
 
-    /// hf-hub can compute this path too, but only as part of its own downloads.
+    /// hf-hub knows this path too, but gives it only together with its transfers.
     pub fn blob(&self, hash: &ContentHash) -> PathBuf {
         self.root.join("blobs").join(hash.as_str())
     }
@@ -56,12 +56,12 @@ impl RepoCache {
         self.root.join("blobs").join(format!("{}.incomplete", hash.as_str()))
     }
 
-    /// The commit that this revision pointed to when it was last downloaded.
+    /// The commit that this revision was when it was last downloaded.
     pub fn commit_of(&self, revision: &str) -> Option<String> {
         if is_commit(revision) { Some(revision.to_owned()) } else { self.commit_in_refs(revision) }
     }
 
-    /// The commit that `refs/` has for this revision. `None` if the snapshot of that commit lacks the model's index.
+    /// The commit that `refs/` has for this revision, as far as the model's index is there at that commit.
     fn commit_in_refs(&self, revision: &str) -> Option<String> {
         let index = self.at(revision).get(INDEX)?;
         let commit = index.parent()?.file_name()?.to_str()?;
@@ -76,8 +76,8 @@ impl RepoCache {
         Listing::from_tree(commit, &fs::read(self.root.join("trees").join(format!("{commit}.json"))).ok()?)
     }
 
-    /// Whether every wanted file of this commit exists and has the right size. Older versions of `huggingface_hub` keep
-    /// no list of files; in that case the model's own indexes name its files.
+    /// Whether every wanted file of this commit is there, with its size. Without a list (older versions of
+    /// `huggingface_hub` keep none) the model's own indexes say what belongs to it.
     pub fn is_complete(&self, commit: &str, wanted: &dyn Fn(&str) -> bool) -> bool {
         let folder = self.snapshot(commit);
         match self.listing(commit) {
@@ -90,7 +90,7 @@ impl RepoCache {
         }
     }
 
-    /// Whether the content has already been downloaded. A blob of the wrong size is removed.
+    /// Whether the content is there already. A blob of another size cannot be right and is removed.
     pub fn has_blob(&self, file: &RemoteFile) -> Result<bool, HubError> {
         let blob = self.blob(&file.hash);
         match fs::metadata(&blob) {
@@ -100,8 +100,8 @@ impl RepoCache {
         }
     }
 
-    /// Takes the lock of one blob, the same one that `huggingface_hub` takes. Dropping the file releases it. `None` if
-    /// another process holds it.
+    /// Takes the lock of one blob, the same one that `huggingface_hub` takes. It is let go when the file is dropped.
+    /// `None`: somebody else holds it.
     pub fn try_lock(&self, hash: &ContentHash) -> Result<Option<File>, HubError> {
         let path = self.locks.join(format!("{}.lock", hash.as_str()));
         create_parent(&path)?;
@@ -109,13 +109,13 @@ impl RepoCache {
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
-            // Some network file systems have no locks. A download may then be repeated, but its hash is still checked.
+            // Some network file systems know no locks. Writers then repeat work, and the hash still decides.
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(Some(file)),
             Err(TryLockError::Error(error)) => Err(HubError::io(&path)(error)),
         }
     }
 
-    /// Links a finished blob into the snapshot, replacing an existing file atomically.
+    /// Shows a finished blob in the snapshot, replacing what stood there in one step.
     pub fn link(&self, commit: &str, file: &RemoteFile) -> Result<(), HubError> {
         let pointer = self.snapshot(commit).join(&file.path);
         if has_size(&pointer, file.size) {
@@ -138,13 +138,13 @@ impl RepoCache {
         write_whole(&path, &json)
     }
 
-    /// Records which commit a revision points to. This is the last step of a download, so that a branch never names an
-    /// incomplete commit. Commits are recorded too, because hf-hub finds no file of a revision that is not in `refs/`.
+    /// Notes which commit a revision is, last of all, so that a branch never names a commit that is not complete. A
+    /// commit is noted too: hf-hub finds no file of a revision that is not in `refs/`.
     pub fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if self.commit_in_refs(revision).as_deref() == Some(commit) {
             return Ok(());
         }
-        // hf-hub writes in place, so a reader could see half a commit id.
+        // hf-hub writes in place, where a reader could find half a commit.
         let (refs, fresh) = (self.root.join("refs"), fresh_name(revision));
         let path = refs.join(revision);
         let written = self.at(&fresh).create_ref(commit);
@@ -162,7 +162,7 @@ fn indexes_are_satisfied(folder: &Path) -> bool {
     let Some(Value::Object(index)) = read_json(&folder.join("model_index.json")) else {
         return false;
     };
-    // A component is `"vae": ["diffusers", "AutoencoderKLQwenImage"]`; an omitted one is `[null, null]`.
+    // A component is `"vae": ["diffusers", "AutoencoderKLQwenImage"]`; one that is left out is `[null, null]`.
     let components = index.iter().filter(|(_, value)| value.get(0).is_some_and(Value::is_string));
     components.map(|(name, _)| folder.join(name)).all(|component| component_is_complete(&component))
 }
@@ -215,7 +215,7 @@ fn symlink_or_copy(target: &Path, _blob: &Path, link: &Path) -> std::io::Result<
     std::os::unix::fs::symlink(target, link)
 }
 
-/// Symbolic links need a privilege on some systems. A hard link costs as little, and a copy always works.
+/// Links need a privilege on some systems; a hard link costs as little, a copy always works.
 #[cfg(not(unix))]
 fn symlink_or_copy(_target: &Path, blob: &Path, link: &Path) -> std::io::Result<()> {
     fs::hard_link(blob, link).or_else(|_| fs::copy(blob, link).map(|_| ()))

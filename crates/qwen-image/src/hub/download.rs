@@ -190,7 +190,7 @@ impl Download<'_> {
                 }
                 Piece::End if target.length == size => return Ok(()),
                 Piece::End => {
-                    let reason = format!("the response ended after {} of {size} bytes", target.length);
+                    let reason = format!("the answer ended after {} of {size} bytes", target.length);
                     return Err(Setback::Failed(Failure::Passing { reason, after: None }));
                 }
             }

@@ -216,7 +216,7 @@ fn status_failure(status: u16, headers: &HeaderMap, at: &Uri, is_home: bool) -> 
         408 | 429 | 500..=599 => Failure::Passing { reason, after },
         // The address of a large file is signed for an hour; another request to the hub returns a new one.
         400 | 401 | 403 if !is_home => Failure::Passing { reason, after },
-        206 => passing(format!("{} sent a different range than requested", origin(at))),
+        206 => passing(format!("{} sent another range than requested", origin(at))),
         _ => Failure::Final { reason },
     }
 }

@@ -1,6 +1,6 @@
 //! Splits a layer into color and alpha for an edit, and joins them afterwards.
 //!
-//! The edit model sees RGB. For a layer with alpha, the model gets the layer's RGB unchanged, even under transparent
+//! The edit model sees RGB. For a layer with alpha, the model gets the layer's RGB unchanged, also under transparent
 //! pixels; the layer's alpha bypasses the model and is restored exactly; and the edited color is resized separately,
 //! not premultiplied, so that the matte does not bleed into the edge.
 

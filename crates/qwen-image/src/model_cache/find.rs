@@ -49,7 +49,7 @@ pub(super) fn find(hub: &HubConfig, model: &ModelRef, callbacks: &mut Callbacks<
     })
 }
 
-/// The unit in which progress is counted.
+/// As progress counts them.
 pub(super) fn mebibytes(bytes: u64) -> u32 {
     u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
 }

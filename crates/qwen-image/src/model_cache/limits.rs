@@ -14,14 +14,14 @@ pub struct Limits {
     pub dtype: ComputeDType,
     /// What may be offloaded from a GPU while it is not needed.
     pub cpu_offload: CpuOffload,
-    /// The maximum GPU memory for models, in bytes. None: all that is free.
+    /// The most GPU memory for models, in bytes. None: all that is free.
     pub vram_budget: Option<u64>,
-    /// The maximum host memory for models, in bytes. None: all that is free.
+    /// The most host memory for models, in bytes. None: all that is free.
     pub memory_budget: Option<u64>,
 }
 
 impl Limits {
-    /// Checks that the values do not contradict each other, and that this build supports them.
+    /// Whether the values go together, on this build.
     ///
     /// # Errors
     /// [`Error::Invalid`] with the first field that contradicts another one.

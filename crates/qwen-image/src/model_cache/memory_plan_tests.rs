@@ -1,4 +1,4 @@
-//! Plans for many made-up GPUs.
+//! Plans for many made-up cards.
 
 use super::*;
 use crate::models::BlockPlacement;

@@ -284,7 +284,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/checkpoints/layered")
     }
 
-    /// The error for a part whose configuration has a changed value, found by the headers of its files alone.
+    /// What is said about one part of a copy with another value in its configuration, by its headers alone.
     fn error(name: &str, key: &str, value: usize) -> Option<String> {
         let copy = tempfile::tempdir().unwrap();
         for folder in fs::read_dir(golden()).unwrap().map(|entry| entry.unwrap().path()) {

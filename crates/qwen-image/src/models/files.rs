@@ -58,8 +58,8 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     }
 }
 
-/// The forms in which a folder holds a component's weights, each represented by one file name: a single file, an index
-/// of shards, or GGUF.
+/// The forms in which a folder holds a component's weights, each by the file that stands for it: one file, an index of
+/// shards, GGUF.
 fn forms_in(folder: &Path) -> LoadResult<Vec<String>> {
     const NAMES: [&str; 4] = [
         "diffusion_pytorch_model.safetensors",

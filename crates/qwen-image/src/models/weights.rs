@@ -67,7 +67,7 @@ pub struct LoadContext<'a> {
     pub device: &'a Device,
     pub dtype: DType,
     pub watch: Option<Watch<'a>>,
-    /// Empty for all components except the one that they were made for.
+    /// None for all components but the one that they were made for.
     pub overlays: &'a Overlays,
 }
 
@@ -114,8 +114,8 @@ impl TensorSource {
     }
 }
 
-/// Changes to a component's weights as they are loaded: the name of each matrix, without `.weight`, and what is added
-/// to it in float32, in this order.
+/// Changes to a component's weights as they are loaded: the name of each matrix, without `.weight`, and what is added to
+/// it in float32, in this order.
 pub type Overlays = BTreeMap<String, Vec<LowRank>>;
 
 struct Files<'a> {
@@ -168,7 +168,7 @@ impl<'a> Weights<'a> {
         self.files.names.contains(&self.path(name))
     }
 
-    /// All tensors of the files, regardless of the prefix.
+    /// All tensors of the files, whatever the prefix.
     pub fn names_and_shapes(&self) -> Vec<(String, Shape)> {
         let mut all = self.files.source.shapes();
         all.sort_by(|(one, _), (other, _)| one.cmp(other));

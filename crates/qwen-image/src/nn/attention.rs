@@ -26,7 +26,7 @@ pub enum Mask<'a> {
     Segments(&'a [usize]),
 }
 
-/// The name of the kernel that [`attention`] uses for this device and number format, for logs and manifests.
+/// The name of the kernel that [`attention`] takes for this device and number format, for logs and manifests.
 pub fn attention_kernel(device: &Device, dtype: DType) -> String {
     #[cfg(feature = "cuda")]
     if device.is_cuda() {
@@ -36,7 +36,7 @@ pub fn attention_kernel(device: &Device, dtype: DType) -> String {
 }
 
 /// `softmax(q k^T * scale) v`, with `q` `(1, s, h, d)`, `k` and `v` `(1, t, g, d)` where `g` divides `h` (each key
-/// head serves `h / g` query heads). Returns `(1, s, h * d)`. Scores and softmax are float32.
+/// head serves `h / g` query heads). Gives `(1, s, h * d)`. Scores and softmax are float32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Mask<'_>) -> Result<Tensor> {
     let (b, _, h, d) = q.dims4()?;
     let (_, _, g, _) = k.dims4()?;
@@ -68,7 +68,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Mask<'_>)
     }
 }
 
-/// The maximum number of scores held at a time.
+/// The most scores held at a time, in elements.
 const SCORES: usize = 1 << 28;
 
 fn chunked(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: Option<usize>) -> Result<Tensor> {

@@ -107,7 +107,7 @@ impl Taps {
     }
 }
 
-/// Repeats every pixel four times: `(n, h, w, c)` -> `(n, 2h, 2w, c)`.
+/// Every pixel four times: `(n, h, w, c)` -> `(n, 2h, 2w, c)`.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     if cpu::is_cpu_f32(x) {
         return x.contiguous()?.apply_op1_no_bwd(&Upsample);

@@ -8,7 +8,7 @@ pub fn is_cpu_f32(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// A tensor whose last dimension is contiguous, viewed as rows at a fixed distance.
+/// A tensor whose last dimension is contiguous, seen as rows that lie a fixed distance apart.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     data: &'a [f32],
@@ -36,7 +36,7 @@ impl<'a> Rows<'a> {
             match expected {
                 None => stride = strides[axis],
                 Some(next) if strides[axis] == next => {}
-                Some(_) => bail!("the rows of {dims:?} are not evenly spaced (strides {strides:?})"),
+                Some(_) => bail!("the rows of {dims:?} do not lie evenly (strides {strides:?})"),
             }
             expected = Some(strides[axis] * leading[axis]);
         }

@@ -24,7 +24,7 @@ pub fn describe_cuda(ordinal: usize) -> Result<String> {
     Device::new_cuda(ordinal).map(|_| String::new())
 }
 
-/// The peak memory in use on a GPU since [`reset_peak_memory`], in bytes; none elsewhere.
+/// The most memory that was in use on a GPU since [`reset_peak_memory`], in bytes; none elsewhere.
 ///
 /// # Errors
 /// If the driver does not respond.

@@ -80,7 +80,7 @@ impl CopyStream {
     pub fn bring(&self, copy: &HostWeights, device: &Device) -> Result<DeviceBuffer> {
         let buffer = DeviceBuffer::for_any([copy], device)?;
         self.after(&self.computed()?)?;
-        // SAFETY: even if it fails, the computation waits for what was queued, and the buffer is freed in its order.
+        // SAFETY: whatever comes of it, the computation waits for what was queued, and the buffer is freed in its order.
         let filled = unsafe { copy.fill(&buffer, self) };
         self.before(&self.copied()?)?;
         filled?;
@@ -157,8 +157,7 @@ impl DoubleBuffer {
             let copy = &copies[cursor.fetched % copies.len()];
             let buffer = self.next;
             self.stream.after(&self.used[buffer])?;
-            // SAFETY: the buffers are freed in the order of the computation, which waits for the last transfer in
-            // `drop`.
+            // SAFETY: the buffers are freed in the order of the computation, which waits for the last transfer in `drop`.
             unsafe { copy.fill(&self.buffers[buffer], &self.stream)? };
             self.filled.push_back(Filled { copy: copy.id(), buffer, event: self.stream.copied()? });
             self.next = (buffer + 1) % BUFFERS;

@@ -74,7 +74,7 @@ pub fn gated_add(residual: &Tensor, gate: &Tensor, x: &Tensor) -> Result<Tensor>
     residual + x.broadcast_mul(gate)?
 }
 
-/// [`gated_add`], then [`layer_norm_modulate`] of its result. Returns both, in this order.
+/// [`gated_add`], and [`layer_norm_modulate`] of its result: both, in this order.
 pub fn gated_norm(
     residual: &Tensor,
     gate: &Tensor,

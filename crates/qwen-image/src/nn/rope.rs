@@ -23,7 +23,7 @@ impl Rotation {
 
 /// RMS norm over each head, then rotation of adjacent pairs as complex numbers, in float32.
 ///
-/// `x` is `(1, s, heads * d)`, possibly a slice of a wider last dimension. Returns `(1, s, heads, d)`. The norm's
+/// `x` is `(1, s, heads * d)`, possibly a slice of a wider last dimension; gives `(1, s, heads, d)`. The norm's
 /// weight is `(d)`; `rotation` holds `(s, d / 2)`.
 pub fn qk_norm_rope(x: &Tensor, norm: &RmsNorm, rotation: &Rotation) -> Result<Tensor> {
     let head = norm.weight().dim(0)?;

@@ -1,10 +1,10 @@
-//! Compares the CPU kernels with plain candle expressions, at odd sizes and on views into wider tensors.
+//! The CPU kernels against plain candle expressions, at odd sizes and on views into wider tensors.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::*;
 
-/// Numbers without a pattern that could hide a wrong kernel.
+/// Numbers without a pattern that a kernel could hide behind.
 fn values(shape: &[usize], seed: usize) -> Tensor {
     let count: usize = shape.iter().product();
     let data: Vec<f32> = (0..count).map(|i| ((i * 7919 + seed * 104_729) as f32 * 0.618_034).sin() * 1.7).collect();
@@ -51,7 +51,7 @@ fn a_weight_in_blocks_computes_as_what_it_dequantizes_to() -> Result<()> {
         assert_near(&layer.forward(&x)?, &plain.forward(&x)?);
         let twice = Linear::stacked(&[layer.clone(), layer.clone()])?;
         assert_near(&twice.forward(&x)?, &Linear::stacked(&[plain.clone(), plain])?.forward(&x)?);
-        // It is offloaded like any other weight: its bytes are moved away and back.
+        // It moves like any other weight: its bytes leave and come back.
         let before = layer.forward(&x)?;
         let copy = HostWeights::of(&mut layer, &Device::Cpu)?;
         release(&mut layer)?;

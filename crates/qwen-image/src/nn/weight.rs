@@ -91,7 +91,7 @@ impl QuantizedWeight {
     pub fn new(bytes: &[u8], format: GgmlDType, (out_features, in_features): (usize, usize)) -> Result<Self> {
         let block = format.block_size();
         if !in_features.is_multiple_of(block) {
-            bail!("a row of {in_features} is not a whole number of {format:?} blocks of {block}");
+            bail!("a row of {in_features} is no whole number of {format:?} blocks of {block}");
         }
         let expected = out_features * in_features / block * format.type_size();
         if bytes.len() != expected {
@@ -104,7 +104,7 @@ impl QuantizedWeight {
     /// The matrix `(out, in)` in float32.
     pub fn dequantize(&self) -> Result<Tensor> {
         let (storage, layout) = self.blocks.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else { bail!("quantized weights can only be used on the CPU") };
+        let Storage::Cpu(storage) = &*storage else { bail!("quantized weights are computed with on the CPU alone") };
         let bytes = &storage.as_slice::<u8>()?[layout.start_offset()..][..layout.shape().elem_count()];
         let storage = QStorage::from_data(Cow::Borrowed(bytes), &Device::Cpu, self.format)?;
         QTensor::new(storage, (self.out_features, self.in_features))?.dequantize(&Device::Cpu)

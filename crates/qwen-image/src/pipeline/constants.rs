@@ -32,7 +32,7 @@ impl PipelineKind {
 pub struct Constants {
     /// Accepted values of `resolution`; the first is the default.
     pub resolutions: Vec<u32>,
-    /// The maximum number of layers that the checkpoint was trained for.
+    /// The most layers that the checkpoint was trained for.
     pub max_layers: u32,
     /// Area of a reference as the text encoder sees it, in square pixels.
     pub condition_area: u32,

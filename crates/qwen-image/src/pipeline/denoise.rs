@@ -46,9 +46,9 @@ struct BranchInputs {
 }
 
 impl Denoise<'_> {
-    /// Turns packed noise `(1, n, channels)` into packed latents, in float32 throughout; only the transformer's input
-    /// is in its own number format. `run_pass` is [`every_block`], or a step cache; the callbacks' hook sees the
-    /// latents after every step, and may change them.
+    /// Takes packed noise `(1, n, channels)` to packed latents, in float32 throughout; the transformer's input is
+    /// its own number format. `run_pass` is [`every_block`], or a step cache; the callbacks' hook sees the latents
+    /// after every step, and may change them.
     pub fn run(&self, noise: Tensor, run_pass: &mut RunPass<'_>, callbacks: &mut Callbacks<'_>) -> Result<Tensor> {
         let inputs = std::iter::once(self.prompt)
             .chain(self.negative)

@@ -23,7 +23,7 @@ use crate::{
     models::{LoadContext, LoadResult, text_encoder::Prompt, vae::Vae},
 };
 
-/// The maximum number of pictures in addition to the edited one.
+/// The most pictures in addition to the edited one.
 pub const MOST_REFERENCES: usize = 2;
 
 pub struct QwenImageEditPlusPipeline(Components);

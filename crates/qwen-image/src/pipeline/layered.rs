@@ -135,7 +135,7 @@ impl QwenImageLayeredPipeline {
         let prompt = Prompt {
             text: &prompt::decompose(text),
             pictures: &[],
-            // Without pictures, both rules give the same positions.
+            // Words alone count the same by either rule.
             text_positions: TextPositions::Sequential,
             drop: self.0.constants.prompt_template_encode_start_idx,
             keep: Some(MAX_PROMPT_TOKENS),

@@ -20,8 +20,8 @@ pub const RESOLUTION_STEP: u32 = 32;
 pub struct DecomposeOptions {
     /// A caption of the whole picture. Empty: the text encoder writes one in English.
     pub prompt: String,
-    /// What the picture should not show. A single space also counts as a negative prompt; without one, diffusers turns
-    /// guidance off.
+    /// What the picture should not show. A single space still guides; diffusers turns guidance off without a negative
+    /// prompt.
     pub negative_prompt: String,
     /// Number of layers, 2 to 10, but no more than the checkpoint was trained for.
     pub layers: u32,
@@ -98,7 +98,7 @@ pub enum OutputSize {
 /// The options of an edit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EditOptions {
-    /// What the picture should not show. A single space also counts as a negative prompt.
+    /// What the picture should not show. A single space still guides.
     pub negative_prompt: String,
     pub output_size: OutputSize,
     /// Denoise steps, 1 to 1000.

@@ -11,7 +11,7 @@ use crate::models::{LoadResult, Sizes, Workload, memory_estimate};
 const PATCH_PIXELS: usize = 16;
 /// The default of requests; more may still fit.
 const LAYERS: usize = 4;
-/// The maximum number of references of an edit.
+/// The most references of an edit.
 const REFERENCES: usize = 3;
 
 /// The sizes of a checkpoint's parts, and of the work of its largest resolution with the usual number of layers.

@@ -1,4 +1,4 @@
-//! Compiles every Rust block of `docs/library.md`. Each is copied below, and a test checks that the copies are equal.
+//! Every Rust block of `docs/library.md`, compiled: each stands below word for word, and a test holds the two together.
 
 #![allow(
     dead_code,
@@ -108,7 +108,7 @@ fn every_rust_block_of_the_document_is_compiled_here() {
     }
 }
 
-/// Removes comments, blanks and trailing commas, which rustfmt may place differently.
+/// Without comments, blanks and trailing commas, which rustfmt may set otherwise.
 fn squeezed(text: &str) -> String {
     let lines = text.lines().map(|line| line.split(" // ").next().unwrap_or_default());
     let text: String = lines.flat_map(str::chars).filter(|c| !c.is_whitespace()).collect();

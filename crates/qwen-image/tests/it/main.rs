@@ -1,4 +1,4 @@
-//! Compares the library with its reference, and tests it on broken networks, in one program.
+//! The library against its reference and against networks that break, in one program.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 #![allow(clippy::disallowed_methods, reason = "tests have a process of their own, and wait for other programs")]

@@ -1,4 +1,4 @@
-//! Options and checkpoints that do not fit together give typed errors that name the field or the file.
+//! Options and checkpoints that do not go together: typed errors that name the field or the file.
 
 #![allow(clippy::result_large_err, reason = "an error is made once in a call that takes seconds")]
 

@@ -1,8 +1,8 @@
 //! An S3 server on a folder: `bench-s3 ADDRESS FOLDER`, with the credentials of AWS_ACCESS_KEY_ID and
 //! AWS_SECRET_ACCESS_KEY.
 //!
-//! It is s3s-fs with one difference from that crate's own program: it sends responses at once (TCP_NODELAY), as
-//! production servers do. Otherwise each GET waits 40 ms for the receiver's delayed acknowledgment, and a benchmark
+//! It is s3s-fs with one difference to that crate's own program: answers leave at once (TCP_NODELAY), as they do from the
+//! servers that people run. Without it each GET waits 40 ms for the receiver's delayed acknowledgement, and a benchmark
 //! measures little else.
 
 use std::{env, error::Error};
@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         socket.set_nodelay(true)?;
         let service = service.clone();
         tokio::spawn(async move {
-            // Ignore clients that close the connection.
+            // A client that hangs up is its own affair.
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
         });
     }

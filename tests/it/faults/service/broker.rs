@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{services::broker::Node, services::world::World};
 
-/// One node for the cases that only stop it; they take turns.
+/// One node for the cases that only stop it, which take turns.
 type Shared = Arc<OnceCell<Option<Mutex<Node>>>>;
 
 pub fn cases() -> Vec<Case> {
@@ -23,7 +23,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Starts a node, not on the runtime's threads. None, with a message, if RabbitMQ is not installed.
+/// Off the runtime's threads; nothing, said aloud, where there is no RabbitMQ to start.
 async fn start(settings: &'static str) -> Option<Node> {
     let node = tokio::task::spawn_blocking(move || Node::start(settings)).await.unwrap();
     if node.is_none() {
@@ -64,7 +64,7 @@ async fn stopped(shared: Shared) -> Tally {
     let mut ids = vec![decompose(&world, "in-hand").await];
     worker.until_said("stands still").await;
     tokio::task::block_in_place(|| node.stop());
-    // Running jobs are finished, and jobs submitted in the meantime are kept.
+    // What is in hand is finished, and what is submitted meanwhile is kept.
     let job = world.until(&ids[0], &["succeeded", "failed"]).await;
     assert_eq!(job["state"], "succeeded", "{job:#}");
     ids.push(composite(&world, "meanwhile").await);
@@ -91,7 +91,7 @@ async fn frozen(shared: Shared) -> Tally {
     tally
 }
 
-/// The broker closes the channel and delivers the message to the other worker, which finds its row taken.
+/// The broker ends the channel and delivers the message to the other worker, who finds its row taken.
 async fn too_short() -> Tally {
     let Some(node) = start("{consumer_timeout, 1500}, {channel_tick_interval, 500}").await else {
         return Tally::default();
@@ -104,7 +104,7 @@ async fn too_short() -> Tally {
     let _second = world.worker();
     let tally = witness.judge(&world, &[id]).await;
     assert_eq!((tally.succeeded, tally.attempts), (1, 1), "the row says whose job it is: {tally:?}");
-    // Since 3.12, the queues' own timeout applies, which acetate declares.
+    // Since 3.12 the queues' own timeout, which acetate declares, is what counts.
     let vhost = &world.service.as_ref().unwrap().vhost;
     if tokio::task::block_in_place(|| vhost.version()) < (3, 12) {
         assert!(worker.log().contains("timeout"), "the broker took nothing back: {}", worker.log());

@@ -1,4 +1,4 @@
-//! Postgres: unreachable before the claim, unreachable during a job, and a commit whose reply is lost.
+//! Postgres: away before the claim, away mid-job, and a commit whose reply is lost.
 
 use std::{future::ready, time::Duration};
 
@@ -17,14 +17,14 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// A world, and the environment variable that makes only its worker connect to Postgres through the gate.
+/// A world, and the addition to its worker's environment by which only that one reaches Postgres through the gate.
 async fn gated() -> (World, Gate, String) {
     let world = World::service().await;
     let url = &world.service.as_ref().unwrap().schema.url;
     let (before, rest) = url.rsplit_once('@').unwrap();
     let (host, database) = rest.split_once('/').unwrap();
     let gate = Gate::before(host).await;
-    // Without TLS, so that the gate can read the connection.
+    // What is said must be heard here.
     let url = format!("{before}@{}/{database}&sslmode=disable", gate.address);
     (world, gate, url)
 }

@@ -1,4 +1,4 @@
-//! A proxy between a client and a server that forwards everything, nothing, or only one direction.
+//! Stands between a client and a server and lets through what it is told to: everything, nothing, or only one way.
 
 use std::{
     net::SocketAddr,
@@ -14,7 +14,7 @@ use tokio::{
     sync::{Notify, broadcast},
 };
 
-/// The end of Postgres' replies once the work is committed.
+/// What Postgres ends its answers with, once what it was asked is committed.
 const READY_FOR_QUERY: &[u8] = b"Z\0\0\0\x05I";
 
 pub struct Gate {
@@ -27,9 +27,9 @@ struct State {
     upstream: String,
     /// New connections are closed at once.
     shut: AtomicBool,
-    /// Discards the server's replies on a connection on which the client sends this.
+    /// Of a connection on which the client says this, the server's answers are thrown away.
     word: Mutex<Option<&'static [u8]>>,
-    /// Closes the open connections.
+    /// Ends the connections that are open.
     cut: broadcast::Sender<()>,
 }
 
@@ -50,7 +50,7 @@ impl Gate {
         Self { address, state, task }
     }
 
-    /// Makes the server unreachable, and closes the open connections.
+    /// The server cannot be reached, and those who had reached it are thrown out.
     pub fn shut(&self) {
         self.state.shut.store(true, Ordering::SeqCst);
         self.cut();
@@ -60,13 +60,13 @@ impl Gate {
         self.state.shut.store(false, Ordering::SeqCst);
     }
 
-    /// Closes the open connections; new ones are accepted.
+    /// Ends the open connections; new ones are welcome.
     pub fn cut(&self) {
         let _ = self.state.cut.send(());
     }
 
-    /// On the next connection to Postgres on which the client sends `word`, the server executes the request, but its
-    /// reply is lost with the connection.
+    /// The next connection to Postgres on which the client says `word` is heard to the end by the server, and its
+    /// answer is lost with the connection.
     pub fn lose_reply_to(&self, word: &'static [u8]) {
         *self.state.word.lock().unwrap() = Some(word);
     }

@@ -1,4 +1,4 @@
-//! Workers that die, freeze, or take a job that kills them.
+//! Workers that die, stand still, or take a job that kills them.
 
 use super::ledger::{Case, Tally, Witness, case};
 use crate::services::world::World;
@@ -69,7 +69,7 @@ async fn stopped_and_woken() -> Tally {
     witness.judge(&world, &[id]).await
 }
 
-/// A job aborts every worker that reads its picture. It fails after five attempts, and the other jobs succeed.
+/// The job aborts every worker that reads its picture. It is given up after five attempts, and those beside it are done.
 async fn poison() -> Tally {
     let world = World::service().await;
     let witness = Witness::of(&world).await;

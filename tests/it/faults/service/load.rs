@@ -1,4 +1,4 @@
-//! Ten thousand queued jobs and one worker: it takes a few at a time, and its memory does not grow.
+//! Ten thousand queued jobs, one worker: it takes a few at a time, and its memory stays as it is.
 
 use std::{fs, time::Duration};
 
@@ -8,9 +8,9 @@ use super::ledger::{Case, Tally, case};
 use crate::services::world::World;
 
 const JOBS: usize = 10_000;
-/// The value of `worker.slots`; a worker may hold this many jobs of each kind.
+/// Of `worker.slots`; a worker may hold as many of each kind.
 const SLOTS: u64 = 3;
-/// Enough jobs to show whether memory grows with their number.
+/// Enough of them to see whether memory grows with the number of jobs.
 const WATCHED: usize = 400;
 
 pub fn cases() -> Vec<Case> {
@@ -34,7 +34,7 @@ async fn many() -> Tally {
     let (mut early, mut late, mut most_unacked) = (0, 0, 0);
     let mut done = 0;
     while done < WATCHED {
-        // The pause between two samples of its memory.
+        // Between two samples of its memory.
         tokio::time::sleep(Duration::from_millis(300)).await;
         done = worker.log().matches("succeeded files=1").count();
         let memory = resident(worker.child.id());
@@ -53,7 +53,7 @@ async fn many() -> Tally {
     Tally { jobs: done, succeeded: done, attempts: done as u64, ..Tally::default() }
 }
 
-/// The memory of a process in bytes, on Linux.
+/// Bytes of a process in memory. Linux.
 fn resident(process: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();

@@ -1,4 +1,4 @@
-//! Messages that are not jobs, between messages that are.
+//! Messages that are no jobs, between messages that are.
 
 use lapin::{BasicProperties, options::BasicPublishOptions};
 use serde_json::json;
@@ -41,7 +41,7 @@ async fn bad_between_good() -> Tally {
     }
     vhost.until_left("acetate.dead-letters", 3).await;
     let ids = [first, unknown, last];
-    // A job gets its row when its message is first read; a refused message gets none.
+    // A row comes with the first look at its message; one that is refused gets none.
     for id in [&ids[0], &ids[2]] {
         world.once(id, |_| true).await;
     }

@@ -1,17 +1,18 @@
-//! The fault matrix: everything that can break around a worker, and checks that nothing is lost.
+//! The fault matrix: what breaks around a worker, and that nothing is lost by it.
 //!
-//! Every case has its own servers (a virtual host, a schema, an S3 server) and breaks one thing. Then it checks for
-//! each of its jobs that it is in a final state, that it had no more attempts than allowed, that it has exactly one
-//! manifest whose files have the recorded SHA-256, and that its end was reported once. The ledger at the end adds this
-//! up.
+//! Every case has servers of its own (a virtual host, a schema, an S3 server), breaks one thing, and then asks of each of
+//! its jobs: is it in one terminal state, with at most as many attempts as allowed; is there exactly one manifest, of
+//! which every file has the SHA-256 that it says; and was its end told once. The ledger at the end adds this up.
 
 mod broker;
 mod databases;
+mod ends;
 mod gate;
 mod killed;
 mod ledger;
 mod load;
 mod messages;
+mod promises;
 mod queues;
 mod stores;
 
@@ -27,6 +28,8 @@ async fn the_fault_matrix() {
     cases.extend(messages::cases());
     cases.extend(databases::cases());
     cases.extend(stores::cases());
+    cases.extend(ends::cases());
+    cases.extend(promises::cases());
     cases.extend(load::cases());
     ledger::run(cases).await;
 }

@@ -1,4 +1,4 @@
-//! S3: errors, stalls, truncated bodies, a PUT whose reply is lost; and a full disk.
+//! S3: errors, stalls, half bodies, a PUT whose reply is lost; and a disk that is full.
 
 use std::{fs, process::Command};
 
@@ -33,7 +33,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Two jobs share so many error responses that one of them uses up the retries of a single write.
+/// Two jobs share so many answers that one of them has used up what a single write is given.
 async fn until_tried_again(fault: Make) -> Tally {
     let tally = broken("PUT", fault, 8).await;
     assert!(tally.attempts > 2, "no job was tried again: {tally:?}");

@@ -1,9 +1,9 @@
-//! Reads and deletes many rows.
+//! Looking at many rows, and letting go of them.
 
 use std::time::Duration;
 
 use acetate::{
-    database::{CancelOutcome, Fenced, Filter, JobRow, PruneRules, Pruned, SubmitOptions},
+    database::{CancelOutcome, Fenced, Filter, JobRow, PrunePage, PruneRules, Pruned, SubmitOptions},
     job::{JobId, JobKind, JobState},
 };
 use jiff::Timestamp;
@@ -72,7 +72,7 @@ async fn a_batch_is_counted_listed_and_cancelled(database: Database) {
     let ids = submitted_batch(&status, &name, 7).await;
     let other = submitted(&status).await;
     let done = take(&status, ids[0], "one", LEASE).await;
-    // This makes up the mean time of the batch.
+    // What the mean of the batch is made of.
     tokio::time::sleep(Duration::from_millis(60)).await;
     assert!(matches!(status.succeed(ids[0], done.epoch, &result()).await.unwrap(), Fenced::Held(_)));
     take(&status, ids[1], "one", LEASE).await;
@@ -108,7 +108,7 @@ async fn the_most_urgent_job_is_due_first(database: Database) {
         let id = JobId::new();
         submit(&status, &acetate::job::JobRequest { priority, ..request(id, "file:///a.png") }).await;
         wanted.push(id);
-        // Jobs with the same priority are ordered by their times, in milliseconds.
+        // Two of the same priority go by their times, in milliseconds.
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
     let later = SubmitOptions { at: Some(Timestamp::now() + LEASE), ..SubmitOptions::default() };
@@ -135,22 +135,27 @@ async fn old_jobs_go_in_two_steps(database: Database) {
 
     let all = |before| PruneRules { before, states: JobState::ALL.to_vec(), batch: None, limit: 10 };
     let future = Timestamp::now() + LEASE;
-    assert_eq!(status.prunable(&all(Timestamp::now() - LEASE)).await.unwrap(), []);
+    let nothing = PrunePage { jobs: Vec::new(), next: None };
+    assert_eq!(status.prunable(&all(Timestamp::now() - LEASE), None).await.unwrap(), nothing);
     let elsewhere = PruneRules { batch: Some(batch("other")), ..all(future) };
-    assert_eq!(status.prunable(&elsewhere).await.unwrap(), []);
+    assert_eq!(status.prunable(&elsewhere, None).await.unwrap(), nothing);
     let only = PruneRules { states: vec![JobState::Cancelled], batch: Some(name), ..all(future) };
-    assert_eq!(status.prunable(&only).await.unwrap().len(), 1);
-    let old = status.prunable(&all(future)).await.unwrap();
+    assert_eq!(status.prunable(&only, None).await.unwrap().jobs.len(), 1);
+    assert_eq!(status.count_prunable(&only).await.unwrap(), 1);
+    assert_eq!(status.count_prunable(&all(future)).await.unwrap(), 2);
+    let old = status.prunable(&all(future), None).await.unwrap().jobs;
     let succeeded = Pruned {
         id: ids[0],
         state: JobState::Succeeded,
         root: Some("s3://out/scene/".to_owned()),
         prefix: "s3://out/scene/".to_owned(),
-        epochs: vec![acetate::job::Epoch(1), acetate::job::Epoch(2)],
+        epoch: acetate::job::Epoch(2),
+        files: Some(vec!["composite.png".to_owned()]),
     };
     assert_eq!(old.iter().map(|old| old.id).collect::<Vec<_>>(), ids[..2]);
     assert_eq!(old[0], succeeded);
-    assert_eq!(old[1].epochs, []);
+    let never_ran = (&old[1].root, old[1].prefix.as_str(), old[1].epoch.0, &old[1].files);
+    assert_eq!(never_ran, (&None, "", 0, &None), "there is nothing to look for in the store");
 
     assert_eq!(status.forget(&ids).await.unwrap(), 2, "those that have not ended stay");
     assert_eq!(status.get(ids[0]).await.unwrap(), None);
@@ -159,7 +164,7 @@ async fn old_jobs_go_in_two_steps(database: Database) {
     let dispatches = left.iter().filter(|row| !row.topic.is_event()).count();
     assert_eq!((dispatches, left.len() - dispatches), (1, 2), "what was told stays told; a claim takes its dispatch");
 
-    // Its attempts were deleted with it.
+    // Its attempts went with it.
     submit(&status, &request(ids[0], "file:///a.png")).await;
     assert_eq!(attempts(&status, ids[0]).await, []);
 }

@@ -1,4 +1,4 @@
-//! Submits and claims jobs.
+//! Accepting and taking jobs.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ on_both!(
 async fn the_same_id_is_the_same_job_and_another_body_is_refused(database: Database) {
     let status = database.service().await;
     let id = submitted(&status).await;
-    // For instance because the reply to the first submission was lost.
+    // The reply to the first one was lost, say.
     let again = submit(&status, &request(id, "file:///a.png")).await;
     assert!(matches!(again, Submitted::Known(row) if row.state == JobState::Queued && row.id() == id));
     for (other, word) in [("file:///b.png", "other inputs"), ("file:///a.png", "another output folder")] {
@@ -189,11 +189,11 @@ async fn a_message_with_another_body_changes_nothing(database: Database) {
     let Claim::Conflict(found) = status.claim(id, &with(&other)).await.unwrap() else { panic!("claimed") };
     assert_eq!(*found, before);
     assert_eq!(row(&status, id).await, before);
-    // The fingerprint was written by a version that serialized requests differently.
+    // A version that wrote requests in another way has left another fingerprint.
     database.sql(&format!("UPDATE jobs SET fingerprint = 'old' WHERE id = '{id}'")).await;
     let Claim::Taken(taken) = status.claim(id, &with(&same)).await.unwrap() else { panic!("not claimed") };
     assert_eq!(status.cancelled(id, taken.epoch).await.unwrap(), Fenced::Held(row(&status, id).await));
-    // The same holds after the job has ended.
+    // Also when the job has ended.
     assert!(matches!(status.claim(id, &with(&other)).await.unwrap(), Claim::Conflict(_)));
     assert!(matches!(status.claim(id, &with(&same)).await.unwrap(), Claim::Ended(_)));
 }

@@ -1,4 +1,4 @@
-//! The end of attempts and jobs: fenced, exactly once, and with a message.
+//! How attempts and jobs end: fenced, once, and told.
 
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ async fn an_ending_that_is_written_twice_counts_once(database: Database) {
         let id = submitted(&status).await;
         let epoch = take(&status, id, "one", LEASE).await.epoch;
         let mut rows = Vec::new();
-        // The reply to the first write was lost, so the worker writes again.
+        // The reply to the first one was lost, so that the worker asks again.
         for _ in 0..2 {
             let settled = match ending {
                 0 => status.succeed(id, epoch, &result()).await,
@@ -133,7 +133,7 @@ async fn a_job_that_was_given_back_has_lost_no_attempt(database: Database) {
     assert_eq!((second.attempts, second.epoch.0), (1, 2));
     let outcomes: Vec<_> = attempts(&status, id).await.into_iter().map(|attempt| attempt.outcome).collect();
     assert_eq!(outcomes, [Some("given_back".to_owned()), None]);
-    // If its cancellation was requested, it is not queued again.
+    // Somebody wants it to stop: then it does not go round once more.
     assert_eq!(status.cancel(id, &|_| false).await.unwrap(), CancelOutcome::Requested);
     let Fenced::Held(ended) = status.give_back(id, second.epoch).await.unwrap() else { panic!("lost") };
     assert_eq!((ended.state, ended.attempts), (JobState::Cancelled, 1));
@@ -152,7 +152,7 @@ async fn cancel_is_told_to_the_worker_or_done_at_once(database: Database) {
     assert_eq!(status.cancel(running, &dead).await.unwrap(), CancelOutcome::Requested);
     let beat = status.heartbeat(running, taken.epoch, LEASE, None).await.unwrap();
     assert_eq!(beat, Fenced::Held(Beat { cancel_requested: true }));
-    // A job that fails after its cancellation was requested is not requeued.
+    // An error on the way out does not bring a cancelled job back.
     let back = status.requeue(running, taken.epoch, &broken(), NO_TIME).await.unwrap();
     assert!(matches!(back, Fenced::Held(row) if row.state == JobState::Cancelled));
 
@@ -160,7 +160,7 @@ async fn cancel_is_told_to_the_worker_or_done_at_once(database: Database) {
     take(&status, orphan, "dead", LEASE).await;
     assert_eq!(status.cancel(orphan, &dead).await.unwrap(), CancelOutcome::Cancelled);
 
-    // Its worker dies after the request: the next claim cancels the job.
+    // Its worker dies after it was told: whoever claims the job next ends it.
     let told = submitted(&status).await;
     take(&status, told, "dying", Duration::from_millis(300)).await;
     assert_eq!(status.cancel(told, &dead).await.unwrap(), CancelOutcome::Requested);
@@ -247,7 +247,7 @@ async fn many_workers_end_every_job_once(database: Database) {
             let (status, ids) = (status.clone(), ids.clone());
             tokio::spawn(async move {
                 let mut published = 0;
-                // Each task tries all jobs, starting at a different one.
+                // All of them go for all jobs, each from another end.
                 for at in 0..ids.len() {
                     let id = ids[(at + n * 50) % ids.len()];
                     if let Claim::Taken(row) = claim(&status, id, &format!("w{n}")).await {

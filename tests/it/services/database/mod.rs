@@ -1,4 +1,4 @@
-//! One suite for SQLite and Postgres, which guarantee the same.
+//! One suite over SQLite and Postgres: whatever one promises, the other does.
 
 mod batches;
 mod claims;
@@ -6,4 +6,5 @@ mod endings;
 mod opening;
 mod outbox;
 pub mod support;
+mod sweeps;
 mod webhooks;

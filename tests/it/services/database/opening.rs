@@ -1,4 +1,4 @@
-//! Opening a database, the errors if that fails, and connections that break.
+//! Opening a database, what is said when it cannot be, and connections that break.
 
 use acetate::{
     database::{DatabaseUrl, Fenced, JobStore, OutboxMode},
@@ -99,7 +99,7 @@ async fn rows_of_the_first_version_are_taken_over() {
 
     let status = JobStore::open(&DatabaseUrl::Sqlite(path), OutboxMode::Service).await.unwrap();
     assert_eq!(row(&status, ended).await.published.unwrap().address(), "j/1/manifest.json");
-    // It was submitted before there was an outbox.
+    // It was accepted before there was an outbox.
     assert_eq!(status.reap(Duration::from_secs(60)).await.unwrap(), 1);
     assert_eq!(status.outbox_take(10, LEASE).await.unwrap()[0].job, queued);
     assert_eq!(take(&status, queued, "one", LEASE).await.attempts, 1);
@@ -120,13 +120,13 @@ async fn cut_connections(database: Database) {
     for round in 0..3 {
         let cut = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'");
         database.sql(&cut).await;
-        // An idle connection is tested before it is used, so no caller gets an error.
+        // A connection that was idle is tested before it is used; no caller notices.
         let beat = status.heartbeat(id, taken.epoch, LEASE, None).await;
         assert!(matches!(beat, Ok(Fenced::Held(_))), "round {round}: {beat:?}");
     }
     let done = status.succeed(id, taken.epoch, &result()).await.unwrap();
     assert!(matches!(done, Fenced::Held(_)));
-    // The listener reconnects after a while.
+    // The listener is back after a while, on a new connection.
     let other = database.service().await;
     let begin = std::time::Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! Outgoing messages, and jobs whose message was lost.
+//! Messages on their way out, and jobs whose message got lost.
 
 use std::{
     collections::BTreeSet,
@@ -61,7 +61,7 @@ async fn a_relay_that_died_leaves_its_messages_to_others(database: Database) {
     let second = until_some(|| take_all(&status)).await;
     assert_eq!(ids(&second), ids(&first));
     status.outbox_done(&ids(&second)).await.unwrap();
-    // The first relay resumes.
+    // The first relay comes back to life.
     status.outbox_done(&ids(&first)).await.unwrap();
     assert_eq!(status.outbox_take(10, LEASE).await.unwrap(), []);
 }
@@ -81,14 +81,14 @@ async fn take_all(status: &JobStore) -> Vec<OutboxRow> {
     status.outbox_take(100, LEASE).await.unwrap()
 }
 
-/// Takes everything that is due out of the outbox without sending it.
+/// Sends everything that is due, and loses it.
 async fn send_and_lose(status: &JobStore) -> usize {
     let taken = take_all(status).await;
     status.outbox_done(&ids(&taken)).await.unwrap();
     taken.len()
 }
 
-/// The time until the reaper finds one job.
+/// How long it takes until the reaper finds one job.
 async fn reaped(status: &JobStore, grace: Duration) -> Duration {
     let begin = Instant::now();
     until(|| async { if status.reap(grace).await.unwrap() == 0 { Err("nothing is found") } else { Ok(()) } }).await;
@@ -124,7 +124,7 @@ async fn a_job_whose_worker_died_is_dispatched_again(database: Database) {
     assert_eq!(status.reap(grace).await.unwrap(), 1);
     assert_eq!(send_and_lose(&status).await, 1);
     assert_eq!(status.reap(grace).await.unwrap(), 0, "whoever gets the message may be busy");
-    // The worker was only slow, and no other worker has claimed its job, so the result counts.
+    // It was only slow, and nobody has taken its job: the result counts.
     assert!(matches!(status.succeed(id, dying.epoch, &result()).await.unwrap(), Fenced::Held(_)));
     assert_eq!(row(&status, id).await.state, JobState::Succeeded);
 }
@@ -133,10 +133,10 @@ async fn a_change_wakes_those_who_wait(database: Database) {
     let status = database.service().await;
     let other = database.service().await;
     for watched in [&status, &other] {
-        // Polling alone would wake two or three times. Between processes, SQLite has only that.
+        // Polling alone would be two or three times. Between processes SQLite has nothing but that.
         let least = if database.is_postgres() || std::ptr::eq(watched, &raw const status) { 5 } else { 2 };
         let mut seen = Vec::new();
-        // On a busy machine this may be late, but not every time.
+        // A busy machine may be late, but not every time.
         while !seen.iter().any(|woken| (least..20).contains(woken)) {
             assert!(seen.len() < 6, "woken {seen:?} times");
             seen.push(woken_within_a_second(&status, watched).await);

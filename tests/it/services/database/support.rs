@@ -1,4 +1,4 @@
-//! A separate database for every test, and the jobs that the tests use.
+//! A database of its own for every test, and the jobs that they talk about.
 
 use std::{collections::BTreeMap, env, future::Future, path::PathBuf, time::Duration};
 
@@ -36,7 +36,7 @@ macro_rules! on_both {
 }
 pub(crate) use on_both;
 
-/// An empty database.
+/// A database with nothing in it.
 #[derive(Clone)]
 pub struct Database {
     pub place: DatabaseUrl,
@@ -57,7 +57,7 @@ impl Database {
         self.open(OutboxMode::Embedded).await
     }
 
-    /// The URL of the schema, which contains a `?`; empty for SQLite.
+    /// Of the schema, with a `?` in it; empty on SQLite.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -66,7 +66,7 @@ impl Database {
         self.file.is_none()
     }
 
-    /// Changes the tables directly, in ways that acetate never does.
+    /// Does something to the tables that no acetate would do.
     pub async fn sql(&self, sql: &str) {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());
         if let Some(file) = &self.file {
@@ -88,7 +88,7 @@ pub async fn on_sqlite<F: Future<Output = ()> + Send + 'static>(test: fn(Databas
     test(Database { place: DatabaseUrl::Sqlite(file.clone()), file: Some(file), url: String::new() }).await;
 }
 
-/// Runs a test in a separate schema, which is dropped even if the test fails.
+/// In a schema of its own, which goes away also when the test fails.
 pub async fn on_postgres<F: Future<Output = ()> + Send + 'static>(test: fn(Database) -> F) {
     let base = postgres_url();
     let schema = format!("acetate_test_{}", JobId::new().to_string().replace('-', ""));
@@ -149,7 +149,7 @@ pub async fn submitted_batch(status: &JobStore, batch: &BatchId, count: usize) -
     requests.iter().map(|request| request.id).collect()
 }
 
-/// Polls until a lease or a delay has ended and there is a result.
+/// What is there once a lease or a delay has run out.
 pub async fn until_some<T, F: Future<Output = Vec<T>>>(mut look: impl FnMut() -> F) -> Vec<T> {
     until(|| {
         let look = look();

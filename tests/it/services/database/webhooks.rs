@@ -1,4 +1,4 @@
-//! Webhook calls at the end of jobs, and the search words of jobs.
+//! Calls at the end of jobs, and the words that jobs are found by.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn event(call: &WebhookRow) -> JobEvent {
     serde_json::from_str(&call.payload).unwrap()
 }
 
-/// Calls are stored even without a broker, because nothing else sends them.
+/// Also where no broker is: the calls have no other way out.
 async fn the_end_of_a_job_leaves_a_call_and_nothing_else_does(database: Database) {
     let status = database.embedded().await;
     let id = called(&status).await;
@@ -58,7 +58,7 @@ async fn a_call_is_taken_by_one_and_comes_again_until_it_is_done_or_given_up(dat
     status.cancel(id, &|_| false).await.unwrap();
     let taken = status.webhooks_take(10, Duration::from_millis(200)).await.unwrap();
     assert_eq!((taken.len(), due(&other).await.len()), (1, 0));
-    // The server that took it died.
+    // Its taker died.
     let again = until_some(|| due(&other)).await;
     assert_eq!((again.len(), again[0].id), (1, taken[0].id));
     other.webhook_failed(again[0].id, "500", Some(Duration::from_millis(200))).await.unwrap();
@@ -66,11 +66,11 @@ async fn a_call_is_taken_by_one_and_comes_again_until_it_is_done_or_given_up(dat
     let again = until_some(|| due(&status)).await;
     assert_eq!((again.len(), again[0].attempts), (1, 1));
     status.webhook_failed(again[0].id, "410", None).await.unwrap();
-    // The first delay would have ended by now.
+    // A first delay would be over by now.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(due(&status).await.len(), 0);
 
-    // The same job ends again, which gives another call.
+    // The same job ends once more: another call.
     status.retry(id).await.unwrap();
     status.cancel(id, &|_| false).await.unwrap();
     let next = due(&status).await;
@@ -126,7 +126,7 @@ async fn jobs_are_found_by_words_and_labels(database: Database) {
         assert_eq!(found(nothing, &[]).await, [], "{nothing}");
     }
     assert_eq!(found("", &[("set", "posters")]).await, []);
-    // A reference to another job's picture is read from the row as it was written.
+    // A picture of another job comes back out of the row as it went in.
     assert_eq!(row(&status, chained.id).await.request, chained);
 }
 

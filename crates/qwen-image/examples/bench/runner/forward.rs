@@ -1,4 +1,4 @@
-//! Runs one forward pass on given tensors, to compare it with the reference on the same weights.
+//! One forward pass on given tensors, for comparison with the reference on the same weights.
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +11,13 @@ use qwen_image::models::{
     vae::{Tiling, Vae},
 };
 
-/// The files of the inputs and of the results; both are safetensors in float32.
+/// Where the tensors are, and where the results go; both safetensors, float32.
 #[derive(Debug, Clone)]
 pub struct Tensors {
     /// `hidden` `(1, s, channels)`, `text` `(1, t, joint)`, `frames` (height and width of each in patches, the last one
     /// the condition), `latents` and `picture`, channels last.
     pub given: PathBuf,
-    /// Receives `velocity` of the first frames, `decoded` and `encoded`.
+    /// Gets `velocity` of the first frames, `decoded` and `encoded`.
     pub out: PathBuf,
 }
 

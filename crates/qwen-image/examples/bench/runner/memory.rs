@@ -1,4 +1,4 @@
-//! Measures memory: how long transfers of weights take, what streamed blocks cost, and how much each mode needs.
+//! Memory: how long weights take to the device, what streamed blocks cost, and what each mode needs.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use qwen_image::{
     pipeline::{ComponentPlacement, LoadOptions, Placement, QwenImageLayeredPipeline},
 };
 
-/// The inputs of a step with guidance, at 640 pixels with 4 layers.
+/// Inputs of a step with guidance, of 640 pixels and 4 layers.
 struct Step {
     hidden: Tensor,
     text: Tensor,
@@ -99,7 +99,7 @@ impl Bench<'_> {
     fn step(&self, model: &Transformer, hidden: Option<&Tensor>) -> Result<Step, Failed> {
         let frames = vec![Frame { height: 40, width: 40 }; 6];
         let (patches, text_tokens) = (frames.iter().map(Frame::patches).sum::<usize>(), 300);
-        // Every mode gets the same inputs.
+        // The same numbers for every way to compute them.
         let values = |rows: usize, width: usize| -> Result<Tensor, Failed> {
             let data: Vec<f32> = (0..rows * width).map(|i| ((i * 7919 % 100_003) as f32 * 0.618_034).sin()).collect();
             Ok(Tensor::from_vec(data, (1, rows, width), &self.device)?.to_dtype(self.dtype)?)
@@ -158,7 +158,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Notes whether a result has the same bytes as before.
+    /// Whether something gave the same bytes as before.
     fn note(&mut self, name: &str, equal: bool) {
         let text = format!("{name}: {}", if equal { "the same bytes" } else { "OTHER bytes" });
         tracing::info!("{text}");

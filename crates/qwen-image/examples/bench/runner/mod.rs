@@ -1,7 +1,8 @@
-//! Times the parts of a checkpoint on a device, and compares them with the device's limits.
+//! Times the parts of a checkpoint on a device, beside what the device can do at best.
 //!
-//! Weights do not affect the speed, so a checkpoint with random ones is enough (`scripts/bench/gpu_checkpoint.py`).
-//! Every time is the median of several runs after one warm-up, with the device synchronized before and after.
+//! Weights decide nothing about speed, so a checkpoint with random ones will do (`scripts/bench/gpu_checkpoint.py`).
+//! Every time is the median of several runs after one that is not counted, with the device waited for before and
+//! after.
 
 mod forward;
 mod memory;
@@ -27,17 +28,17 @@ pub struct BenchConfig {
     pub repeats: usize,
     /// Denoise steps of whole pipelines.
     pub steps: u32,
-    /// The tensors for [`BenchPart::Forward`].
+    /// For [`BenchPart::Forward`].
     pub tensors: Option<Tensors>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BenchPart {
-    /// The device's limits: a large matrix product and a large copy.
+    /// What the device does at best: a large matrix product, a large copy.
     Ceilings,
     Text,
     Transformer,
-    /// The kernels of a transformer block, each on its own.
+    /// The kernels of a transformer's block, each for itself.
     Pieces,
     Vae,
     /// The whole layered pipeline at 640, 4 layers.
@@ -46,9 +47,9 @@ pub enum BenchPart {
     Edit,
     /// One pass on given tensors.
     Forward,
-    /// Loading, offloading and streaming the transformer.
+    /// LoadContext, swapping and streaming of the transformer.
     Memory,
-    /// The layered pipeline in each mode: peak memory, times, and whether all produce the same bytes.
+    /// The layered pipeline in each mode: peaks, times, and whether all give the same bytes.
     Modes,
 }
 
@@ -57,21 +58,21 @@ pub enum BenchPart {
 pub struct BenchLine {
     pub name: String,
     pub milliseconds: f64,
-    /// The times of all measured runs, fastest first.
+    /// Of all counted runs, fastest first.
     pub runs: Vec<f64>,
-    /// The floating-point operations of the work, if known.
+    /// Floating-point operations that the work needs, where they are known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operations: Option<f64>,
-    /// The bytes that the work must move, if memory limits it.
+    /// Bytes that the work must move, where that is what limits it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<f64>,
-    /// The time at the measured limit, in milliseconds.
+    /// Milliseconds at the measured ceiling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor_milliseconds: Option<f64>,
-    /// The peak memory on the device, in bytes.
+    /// Most memory that was in use on the device, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
-    /// The seconds of each stage of a whole pipeline.
+    /// Seconds of each stage of a whole pipeline.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageSeconds>,
 }
@@ -88,14 +89,13 @@ pub struct BenchReport {
     pub device: String,
     pub attention: String,
     pub dtype: String,
-    /// The rates of the matrix product, in operations per second, and of the copy, in bytes read and written per
-    /// second.
+    /// Of the matrix product, in operations a second, and of the copy, in bytes read and written a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub product_rate: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_rate: Option<f64>,
     pub lines: Vec<BenchLine>,
-    /// Findings other than times.
+    /// What was found beside times.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -106,10 +106,10 @@ type Failed = Box<dyn std::error::Error>;
 #[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
-    /// The side of a frame, in patches.
+    /// Of a frame, in patches.
     side: usize,
     frames: usize,
-    /// The number of noisy frames, whose velocity is predicted; the others are the condition.
+    /// Those that are wanted; the rest is the condition.
     noisy: usize,
     text_tokens: usize,
 }
@@ -128,7 +128,7 @@ struct Bench<'a> {
     progress: &'a mut dyn FnMut(&BenchLine),
 }
 
-/// Measures, and passes each line to `progress` as soon as it is known.
+/// Measures, telling `progress` each line as it comes.
 pub fn bench(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Result<BenchReport, Failed> {
     let _pool = compute_pool();
     let (device, dtype) = (open_device(config.device)?, config.dtype.candle());

@@ -1,4 +1,4 @@
-//! The measurements of each part.
+//! What is measured of each part.
 
 use std::time::Instant;
 
@@ -141,7 +141,7 @@ impl Bench<'_> {
         })
     }
 
-    /// Runs a job twice: the first run of a shape also makes its plans, so only the second one counts.
+    /// A job twice: the first run of a shape also plans; only the second counts.
     fn job(
         &mut self,
         name: &str,

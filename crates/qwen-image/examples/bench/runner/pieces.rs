@@ -1,5 +1,5 @@
-//! Times each kernel of a transformer block on its own, at the sizes of the full model, to show how far each is from
-//! the device's limits.
+//! The kernels of a transformer's block at the sizes of the full model, each for itself: which of them is how far from
+//! what the device can do.
 
 use candle_core::Tensor;
 
@@ -11,7 +11,7 @@ const HEAD: usize = 128;
 const DIM: usize = HEADS * HEAD;
 const EPS: f64 = 1e-6;
 
-/// The number of consecutive calls that are timed together, so that the clocks settle as in a long run.
+/// Calls in a row that are timed as one, so that clocks settle where a long run has them.
 const CALLS: usize = 40;
 
 impl Bench<'_> {
@@ -41,7 +41,7 @@ impl Bench<'_> {
             let (of_img, of_txt) = (self.rotation(patches)?, self.rotation(text_tokens)?);
             let part = |x, rotation| QkvPart { x, qkv: &qkv, norm_q: &norm, norm_k: &norm, rotation };
             let parts = [part(&txt, &of_txt), part(&img, &of_img)];
-            // This includes the products; the rest is norm and rotation.
+            // The products are in this one; what is left is norm and rotation.
             let operations = 2.0 * (tokens * 3 * DIM * DIM) as f64;
             self.piece(&format!("{name}: qkv of both, norm and rope"), Some(operations), None, || {
                 nn::joint_attention_qkv(&parts).map(|[q, ..]| q)

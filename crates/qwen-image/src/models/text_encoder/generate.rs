@@ -8,11 +8,11 @@ use candle_transformers::utils::apply_repeat_penalty;
 
 use super::{error::TextError, generation_config::GenerationConfig, language::LanguageModel, prompt::Positions};
 
-/// Writes up to `limit` tokens after a prompt. Returns them, including the end token if the model wrote it. `on_token`
-/// is called with the number of tokens written and the limit; if it stops the generation, the result is `None`.
+/// Writes up to `limit` tokens after a prompt. Gives them with the end token, if it came to that; none when
+/// `on_token` asked to stop, which is called with the tokens written and the limit.
 ///
-/// `ids` are the prompt's tokens, to which the repetition penalty also applies; `embeds` are their embeddings,
-/// `(1, n, hidden)`.
+/// `ids` are the tokens of the prompt, which count as said already for the repetition penalty; `embeds` their
+/// embeddings, `(1, n, hidden)`.
 pub fn generate(
     model: &LanguageModel,
     config: &GenerationConfig,
@@ -27,7 +27,7 @@ pub fn generate(
     }
     let first = positions.next();
     let mut cache = model.cache(ids.len() + limit)?;
-    // The sampler always takes the most likely token, so the seed is not used.
+    // Nothing is drawn by chance, so the seed is not used.
     let mut sampler = LogitsProcessor::from_sampling(0, Sampling::ArgMax);
     let mut said = ids.to_vec();
     let mut hidden = model.forward(embeds, positions, Some(&mut cache))?;
@@ -48,8 +48,8 @@ pub fn generate(
     }
 }
 
-/// Picks the next token. The penalty makes the tokens in `said` less likely (Keskar et al. 2019, CTRL). `None` if a
-/// score is NaN or infinite, because the sampler would still pick a token.
+/// Picks a token after those that were said, which the penalty makes less likely (Keskar et al. 2019, CTRL). None when a
+/// score is NaN or infinite: the sampler would pick a token all the same.
 fn next_token(
     sampler: &mut LogitsProcessor,
     logits: Vec<f32>,
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn the_penalty_takes_from_both_signs_and_once() {
-        // 2.0 becomes 1.6 when the token occurs once, and stays 1.6 when it occurs twice.
+        // 2.0 becomes 1.6 at the first time that it was said, and no less at the second.
         assert_eq!(pick(&[2.0, 1.61], 1.25, &[0]), Some(1));
         assert_eq!(pick(&[2.0, 1.59], 1.25, &[0, 0]), Some(0));
         // -1.0 becomes -1.25.

@@ -51,7 +51,7 @@ pub struct Prompt<'a> {
     pub text_positions: TextPositions,
     /// The number of leading hidden states to drop: those of the template.
     pub drop: usize,
-    /// The maximum number of hidden states to return. Later ones are not computed, because the model is causal.
+    /// The most hidden states to return. Later ones are not computed, because the model is causal.
     pub keep: Option<usize>,
 }
 

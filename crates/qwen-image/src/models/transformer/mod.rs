@@ -146,8 +146,8 @@ impl Transformer {
 
     /// Predicts the velocity of the first `targets` patches.
     ///
-    /// `hidden` is `(1, s, in_channels)`: the patches of all frames in order, noisy ones first; `text` is the result of
-    /// [`Self::project_text`]. Returns `(1, targets, patch channels)`.
+    /// `hidden` is `(1, s, in_channels)`: the patches of all frames in order, noisy ones first; `text` is what
+    /// [`Self::project_text`] gave. Returns `(1, targets, patch channels)`.
     pub fn forward(
         &self,
         hidden: &Tensor,

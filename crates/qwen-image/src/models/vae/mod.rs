@@ -80,7 +80,7 @@ impl Vae {
         self.config.z_dim
     }
 
-    /// The number of pixels per side of a latent.
+    /// Pixels to a side of one latent.
     pub fn scale_factor(&self) -> usize {
         1 << self.config.temperal_downsample.len()
     }

@@ -33,7 +33,7 @@ impl Tiling {
         self.run(latents, h, w, 1, scale, decode)
     }
 
-    /// `h` and `w` are the size in latents; `input` and `output` are the units per latent before and after `apply`.
+    /// `h`, `w`: the size in latents; `input` and `output`: units of either side to a latent.
     fn run(
         &self,
         x: &Tensor,

@@ -1,4 +1,4 @@
-//! Convolutions, channels last. cuDNN adds bias and residual in the same plan.
+//! Convolutions, channels last, through cuDNN with bias and residual in the same plan.
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
@@ -19,11 +19,11 @@ use super::{
 };
 use crate::nn::{Padding, tensors_of};
 
-/// A convolution's weights in the layout that cuDNN uses for bfloat16.
+/// A convolution's weights as cuDNN takes them in bfloat16.
 #[derive(Debug, Clone)]
 pub struct Conv {
-    /// `(out, kh, kw, in)`, or `(out, in)` for a single tap. Both channel counts are rounded up to multiples of 8, as
-    /// the tensor cores' kernels require.
+    /// `(out, kh, kw, in)`, or `(out, in)` for a single tap; both channel counts rounded up to 8, which the tensor
+    /// cores' kernels ask for.
     weight: Tensor,
     bias: Tensor,
     out_channels: usize,
@@ -31,13 +31,13 @@ pub struct Conv {
     padding: Padding,
 }
 
-/// The ids of a plan's tensors.
+/// Tensors of a plan, by the names that cuDNN knows them by.
 const X: i64 = 1;
 const FILTER: i64 = 2;
 const BIAS: i64 = 3;
 const OUT: i64 = 4;
 const RESIDUAL: i64 = 5;
-/// The ids of virtual tensors.
+/// Virtual ones.
 const PRODUCT: i64 = 10;
 const BIASED: i64 = 11;
 
@@ -54,7 +54,7 @@ pub struct ConvShape {
 }
 
 impl Conv {
-    /// Takes the checkpoint's weight, `(out, in, kh, kw)`.
+    /// From the checkpoint's weight, `(out, in, kh, kw)`.
     pub fn new(weight: &Tensor, bias: &Tensor, stride: usize, padding: Padding) -> Result<Self> {
         let (out_channels, in_channels, kh, kw) = weight.dims4()?;
         let (out_room, in_room) = (out_channels.next_multiple_of(8), in_channels.next_multiple_of(8));
@@ -76,7 +76,7 @@ impl Conv {
             bail!("a convolution of {in_room} channels was given {:?}", x.shape())
         };
         let x = x.pad_with_zeros(3, 0, missing)?;
-        // A residual has as many channels as the output, so the plan can add it if the output was not rounded up.
+        // A residual has as many channels as the output has, so it fits when nothing was rounded up.
         let (inside, outside) = if out_room == self.out_channels { (residual, None) } else { (None, residual) };
         let out = if self.weight.rank() == 2 {
             let out = linear(&x, Layer { weight: &self.weight, scales: None, bias: Some(&self.bias), gelu: false })?;
@@ -96,7 +96,7 @@ impl Conv {
 
     fn taps(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let Padding { top, left, bottom, right } = self.padding;
-        // The plan pads all four sides equally; the difference is added here.
+        // What differs between the sides is added here; the plan pads all four alike.
         let pad = [top, left, bottom, right].into_iter().min().unwrap_or(0);
         let x =
             x.pad_with_zeros(1, top - pad, bottom - pad)?.pad_with_zeros(2, left - pad, right - pad)?.contiguous()?;
@@ -116,7 +116,7 @@ impl Conv {
         if residual.as_ref().is_some_and(|residual| residual.dims() != [n, out_h, out_w, k]) {
             bail!("a residual that is not {:?}", [n, out_h, out_w, k]);
         }
-        // SAFETY: if a plan is queued below, it writes all of it; otherwise it is dropped unread.
+        // SAFETY: the plan that is queued below writes all of it; where none is, it is dropped unread.
         let out = unsafe { view::fresh((n, out_h, out_w, k), &x)? };
         if let Some(cudnn) = &gpu.cudnn {
             let residual_region = residual.as_ref().map(Region::of).transpose()?;
@@ -133,9 +133,9 @@ impl Conv {
                 let ids = [X, FILTER, BIAS, OUT, RESIDUAL];
                 let addresses = [x_at, weight_at, bias_at, out_at, residual_at];
                 let count = if residual.is_some() { 5 } else { 4 };
-                // SAFETY: these are the tensors of `shape.plan`; the last one exists only with a residual. Each is
-                // bfloat16, aligned and contiguous, and has the number of elements that `shape` requires. The workspace
-                // is scratch memory of the plan's size, which is used only by work on this stream.
+                // SAFETY: these are the tensors of `shape.plan`, of which the last only with a residual; each is in
+                // bfloat16, aligned, and has the elements that `shape` gives it, side by side. The workspace is the
+                // scratch memory, of the plan's size, which only work of the one stream uses.
                 unsafe { cudnn.execute(&plan, &ids[..count], &addresses[..count], workspace)? };
                 return Ok(out);
             }
@@ -143,7 +143,7 @@ impl Conv {
             let refused = |error: candle_core::Error| gpu.warn_once(&error.to_string());
             if let Some(plan) = gpu.conv_plans.get(&plain, || plain.plan(cudnn), refused) {
                 let workspace = gpu.scratch(plan.workspace)?;
-                // SAFETY: see above; this plan is not fused and has three tensors.
+                // SAFETY: as above, for the three tensors of a plan that is not fused.
                 unsafe { cudnn.execute(&plan, &[X, FILTER, OUT], &[x_at, weight_at, out_at], workspace)? };
                 return add_bias(out, &self.bias, residual.as_ref());
             }
@@ -156,7 +156,7 @@ impl Conv {
     }
 }
 
-/// The address of a region for a plan, checked to hold this many bfloat16 elements.
+/// The address of so many elements in bfloat16, as a plan takes it.
 fn address(gpu: &Gpu, region: Region<'_>, elements: usize) -> Result<u64> {
     gpu.owns(&region)?;
     if !region.aligned() {
@@ -178,7 +178,7 @@ impl ConvShape {
         let [n, _, _, c] = self.input;
         let [k, kh, kw] = self.filter;
         let [out_h, out_w] = self.out_size();
-        // Dimensions are in the order (n, c, h, w), memory in the order (n, h, w, c).
+        // Named (n, c, h, w), lying (n, h, w, c).
         let tensor = |id: i64, dtype: DataType, [n, h, w, c]: [usize; 4], is_virtual: bool| {
             let dims = [n, c, h, w].map(|dim| dim as i64);
             let strides = [h * w * c, 1, w * c, c].map(|stride| stride as i64);

@@ -25,7 +25,7 @@ impl<T> Checked<T> for std::result::Result<T, CublasError> {
     }
 }
 
-/// Implements access to the raw pointer, which is valid while its owner lives, and the destructor.
+/// Gives a type its raw pointer, which is good while the owner lives, and a destructor.
 macro_rules! owned {
     ($type:ident: $raw:ty, $destroy:path) => {
         impl $type {
@@ -36,7 +36,7 @@ macro_rules! owned {
 
         impl Drop for $type {
             fn drop(&mut self) {
-                // SAFETY: the library created it for this owner only, which is dropped here.
+                // SAFETY: the library made it for this owner alone, who is gone after this.
                 let _ = unsafe { $destroy(self.0) };
             }
         }
@@ -51,14 +51,14 @@ impl LtHandle {
         Ok(Self(result::create_handle().checked()?))
     }
 
-    /// The algorithm that the library proposes for the product of A and B into C; none if it has none.
+    /// How the library would compute the product of the layouts of A and B into that of C; none where it cannot.
     pub fn algorithm(
         &self,
         desc: &MatmulDesc,
         [a, b, c]: &[MatrixLayout; 3],
         preference: &MatmulPreference,
     ) -> Option<cublasLtMatmulAlgo_t> {
-        // SAFETY: the handle and the descriptors live as long as their owners.
+        // SAFETY: handle and descriptors are alive as long as their owners.
         let found = unsafe {
             result::get_matmul_algo_heuristic(
                 self.raw(),
@@ -78,14 +78,14 @@ pub struct MatrixLayout(cublasLtMatrixLayout_t);
 owned!(MatrixLayout: cublasLtMatrixLayout_t, result::destroy_matrix_layout);
 
 impl MatrixLayout {
-    /// `slow` columns of `fast` elements, with `distance` elements between the starts of two columns.
+    /// `slow` columns of `fast` elements, at `distance` elements.
     pub fn new(dtype: cudaDataType_t, fast: usize, slow: usize, distance: usize) -> Result<Self> {
         Ok(Self(result::create_matrix_layout(dtype, fast as u64, slow as u64, distance as i64).checked()?))
     }
 
     pub fn set<T: Copy>(&self, name: cublasLtMatrixLayoutAttribute_t, value: &T) -> Result<()> {
-        // SAFETY: the descriptor lives as long as its owner. The library copies the bytes of the value, and refuses a
-        // size that is not the attribute's.
+        // SAFETY: the descriptor is alive as long as its owner. The library copies as many bytes as the value has, and
+        // refuses another number than the attribute's.
         unsafe {
             result::set_matrix_layout_attribute(self.raw(), name, ptr::from_ref(value).cast(), size_of_val(value))
         }
@@ -97,13 +97,13 @@ pub struct MatmulDesc(cublasLtMatmulDesc_t);
 owned!(MatmulDesc: cublasLtMatmulDesc_t, result::destroy_matmul_desc);
 
 impl MatmulDesc {
-    /// Computes sums and scalars in float32.
+    /// Sums and scalars in float32.
     pub fn new() -> Result<Self> {
         Ok(Self(result::create_matmul_desc(CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F).checked()?))
     }
 
     pub fn set<T: Copy>(&self, name: cublasLtMatmulDescAttributes_t, value: &T) -> Result<()> {
-        // SAFETY: see `MatrixLayout::set`. An address is also only copied here; it is used when a product is queued.
+        // SAFETY: as in `MatrixLayout::set`. An address is copied here too; it is used when a product is queued.
         unsafe { result::set_matmul_desc_attribute(self.raw(), name, ptr::from_ref(value).cast(), size_of_val(value)) }
             .checked()
     }
@@ -118,7 +118,7 @@ impl MatmulPreference {
     }
 
     pub fn set<T: Copy>(&self, name: cublasLtMatmulPreferenceAttributes_t, value: &T) -> Result<()> {
-        // SAFETY: see `MatrixLayout::set`.
+        // SAFETY: as in `MatrixLayout::set`.
         unsafe { result::set_matmul_pref_attribute(self.raw(), name, ptr::from_ref(value).cast(), size_of_val(value)) }
             .checked()
     }

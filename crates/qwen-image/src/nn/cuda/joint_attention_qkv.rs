@@ -1,4 +1,4 @@
-//! Computes queries, keys and values of several streams in one buffer, from which attention reads them directly.
+//! Queries, keys and values of several streams in one buffer, where attention reads them as they lie.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -9,15 +9,15 @@ use super::{
 };
 use crate::nn::QkvPart;
 
-/// See [`crate::nn::joint_attention_qkv`]. The buffer is `(1, tokens of all streams, 3 dim)`; the three results are
-/// views into it, `(1, tokens, heads, d)`.
+/// See [`crate::nn::joint_attention_qkv`]. The buffer is `(1, tokens of all streams, 3 dim)`; the three results are views into
+/// it, `(1, tokens, heads, d)`.
 pub fn joint_attention_qkv(parts: &[QkvPart<'_>]) -> Result<[Tensor; 3]> {
     let Some(first) = parts.first() else { bail!("no streams to join") };
     let tokens = parts.iter().map(|part| part.x.dim(1)).sum::<Result<usize>>()?;
     let width = first.qkv.out_features()?;
     let (dim, head) = (width / 3, first.norm_q.weight().dim(0)?);
-    // SAFETY: the projections below write every column of every part's rows, which together are all rows. If one fails,
-    // the buffer is dropped unread.
+    // SAFETY: the projections below write every column of the rows of every part, which together are all rows; if one
+    // fails, nobody reads any.
     let joint = unsafe { view::fresh((1, tokens, width), first.x)? };
     let mut start = 0;
     for part in parts {
@@ -71,9 +71,8 @@ fn norm_and_turn(rows: &Tensor, part: &QkvPart<'_>, dim: usize, head: usize) -> 
         _ => bail!("no kernel takes {dtype:?}"),
     };
     let threads = if wide { (16 * heads).next_multiple_of(32).min(384) } else { 256 };
-    // SAFETY: a block processes the row of one token. It changes `heads * head` elements from 0 and from `dim` on,
-    // which end inside the row. The sizes and formats of weights and tables were checked above; the tables have a row
-    // for each token. The kernel with 16-byte accesses is used only for heads of 128 if all addresses, rows and parts
-    // allow them.
+    // SAFETY: a block has a token's row, of which it changes `heads * head` elements from 0 and from `dim` on, which
+    // end inside the row; weights and tables have the sizes and formats checked above, the tables a row for each token.
+    // The kernel with 16-byte accesses is taken for heads of 128 whose addresses, rows and parts all allow them.
     unsafe { gpu.launch("rope", name, Grid::rows(tokens, threads), &args) }
 }

@@ -1,4 +1,4 @@
-//! Loads and launches the kernels in `kernels/*.cu`.
+//! Loading and launching of `kernels/*.cu`.
 
 use candle_core::{
     DType, Result, bail,
@@ -17,7 +17,7 @@ use super::{
 #[derive(Clone, Copy)]
 pub enum Arg<'a> {
     Region(Region<'a>),
-    /// A null pointer, for an optional region.
+    /// Where a kernel takes a region or none.
     Null,
     Int(i32),
     Long(i64),
@@ -25,13 +25,13 @@ pub enum Arg<'a> {
 }
 
 impl<'a> Arg<'a> {
-    /// A kernel's arguments for rows: the memory, and the distance between rows in elements.
+    /// Rows as kernels take them: where they are, and elements from one to the next.
     pub fn rows(rows: Rows<'a>) -> [Self; 2] {
         [Self::Region(rows.region), Self::Long(rows.stride as i64)]
     }
 }
 
-/// The number of blocks, the threads per block, and the dynamic shared memory in bytes.
+/// Blocks, threads of a block, and bytes of shared memory that the kernel does not declare itself.
 #[derive(Clone, Copy)]
 pub struct Grid {
     pub blocks: (usize, usize),
@@ -54,7 +54,7 @@ const MODULES: [(&str, &str); 6] = [
     ("rope", include_str!(concat!(env!("OUT_DIR"), "/rope.ptx"))),
 ];
 
-/// A kernel's names for each number format: the variant with accesses of 16 bytes, and the one with single elements.
+/// A kernel's name for each number format, with accesses of 16 bytes and of one element.
 #[derive(Clone, Copy)]
 pub struct Names {
     pub module: &'static str,
@@ -62,7 +62,7 @@ pub struct Names {
     pub f32: [&'static str; 2],
 }
 
-/// The names of a kernel's variants in `kernels/`.
+/// The names that `kernels/` gives to the variants of a kernel.
 macro_rules! names {
     ($module:literal, $name:literal) => {
         $crate::nn::cuda::kernels::Names {
@@ -75,8 +75,6 @@ macro_rules! names {
 pub(super) use names;
 
 impl Names {
-    /// The name for a number format; `wide` selects accesses of 16 bytes.
-    ///
     /// # Errors
     /// For other number formats.
     pub fn pick(&self, dtype: DType, wide: bool) -> Result<&'static str> {
@@ -90,15 +88,15 @@ impl Names {
 }
 
 impl Gpu {
-    /// Queues a kernel of `kernels/`, and checks that the regions are on this device. They stay allocated until the
+    /// Queues a kernel of `kernels/`. The regions are of this device, which is checked; they stay allocated until the
     /// kernel has run, because memory is freed in the order of the same stream.
     ///
     /// # Safety
-    /// The caller guarantees that
-    /// - `args` match the kernel's parameters in number, order and type, with [`Arg::Null`] only for parameters that
-    ///   may be null, and each region has the number format that the kernel reads or writes there;
-    /// - with these sizes, strides, threads and shared memory, the kernel reads and writes only inside the regions,
-    ///   with accesses for which their addresses are aligned.
+    /// The caller promises that
+    /// - `args` are the kernel's parameters in number, order and type, [`Arg::Null`] only where it takes a null pointer,
+    ///   and each region has the number format that the kernel reads or writes there;
+    /// - with these sizes and strides, threads and shared memory, the kernel reads and writes inside the regions, in
+    ///   accesses for which their addresses are aligned.
     pub unsafe fn launch(&self, module: &'static str, name: &'static str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
         if grid.blocks.0 == 0 || grid.blocks.1 == 0 {
             return Ok(());
@@ -132,13 +130,13 @@ impl Gpu {
             block_dim: (grid.threads as u32, 1, 1),
             shared_mem_bytes: grid.shared as u32,
         };
-        // SAFETY: the caller guarantees that the arguments are the kernel's and that it stays inside their memory. The
-        // memory is on this device and outlives the kernel, see above.
+        // SAFETY: the arguments are the kernel's, and it stays inside their memory, by the caller's promise; the memory
+        // is this device's and outlives the kernel, as said above.
         unsafe { call.launch(config) }.w()?;
         Ok(())
     }
 
-    /// Fails if a region is on another device.
+    /// Bails when a region is another device's.
     pub fn owns(&self, region: &Region<'_>) -> Result<()> {
         if region.device() != self.device.id() {
             bail!("tensors of two GPUs in one operation");

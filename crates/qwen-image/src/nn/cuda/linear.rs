@@ -1,4 +1,4 @@
-//! Linear layers, with the stored weights or with fp8 weights that have a scale per row.
+//! Linear layers: weights as they are stored, or in eight bits with a scale for each of their rows.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -14,10 +14,10 @@ use super::{
 pub struct Layer<'a> {
     /// `(out, in)`.
     pub weight: &'a Tensor,
-    /// `(out)`, float32; only with an fp8 weight.
+    /// `(out)`, float32, beside a weight in eight bits.
     pub scales: Option<&'a Tensor>,
     pub bias: Option<&'a Tensor>,
-    /// Whether GELU (tanh) follows the bias.
+    /// With GELU (tanh) behind the bias.
     pub gelu: bool,
 }
 
@@ -27,13 +27,13 @@ pub fn linear(x: &Tensor, layer: Layer<'_>) -> Result<Tensor> {
     if let Some(last) = dims.last_mut() {
         *last = layer.weight.dim(0)?;
     }
-    // SAFETY: the product writes all of it; if it fails, it is dropped unread.
+    // SAFETY: the product writes all of it; where it fails, it is dropped unread.
     let out = unsafe { view::fresh(dims, x)? };
     linear_into(x, layer, &out)?;
     Ok(out)
 }
 
-/// Like [`linear`], into the rows of `out`, which may be part of a wider tensor.
+/// The same, into the rows of `out`, which may be part of something wider.
 pub fn linear_into(x: &Tensor, layer: Layer<'_>, out: &Tensor) -> Result<()> {
     let (columns, inner) = layer.weight.dims2()?;
     let epilogue = match (layer.bias, layer.gelu) {
@@ -80,8 +80,8 @@ pub fn linear_into(x: &Tensor, layer: Layer<'_>, out: &Tensor) -> Result<()> {
     })
 }
 
-/// An fp8 product with scales, bias and GELU in a separate pass, for shapes for which the library does not support
-/// scales.
+/// A product in eight bits whose scales, bias and GELU are a pass of their own, for the shapes that the library does
+/// not scale.
 fn unscaled(gpu: &Gpu, product: Product, operands: Operands<'_>, scales: [Region<'_>; 2]) -> Result<()> {
     let Product { rows, columns, out, .. } = product;
     let Operands { bias, out: out_region, .. } = operands;
@@ -106,12 +106,12 @@ fn unscaled(gpu: &Gpu, product: Product, operands: Operands<'_>, scales: [Region
         Arg::Int(columns as i32),
         Arg::Int(i32::from(product.epilogue == Epilogue::BiasGelu)),
     ];
-    // SAFETY: a block processes one of `rows` rows; its threads access its `columns` elements one by one. The sizes of
-    // all regions were checked above, and `plain` was allocated with this size.
+    // SAFETY: a block has one of the `rows`, of which its threads take `columns` elements one by one. All regions were
+    // sized for that above, `plain` when it was made.
     unsafe { gpu.launch("fp8", "scale_rows_bf16", Grid::rows(rows, 256), &args) }
 }
 
-/// A weight in fp8, and the scale of each row.
+/// A weight in eight bits, and the scale of each row.
 pub fn quantize(weight: &Tensor) -> Result<(Tensor, Tensor)> {
     let gpu = Gpu::of(weight)?;
     let (major, minor) = gpu.stream.context().compute_capability().map_err(candle_core::Error::wrap)?;
@@ -123,7 +123,7 @@ pub fn quantize(weight: &Tensor) -> Result<(Tensor, Tensor)> {
     view::with_rows([weight], |[rows]| quantize_rows(weight, rows))
 }
 
-/// Whether a layer's sizes support fp8.
+/// Whether a layer's sizes suit eight bits.
 pub fn quantizable(weight: &Tensor) -> bool {
     weight.dtype() == DType::BF16 && weight.dims().iter().all(|dim| dim.is_multiple_of(16))
 }
@@ -132,7 +132,7 @@ fn quantize_rows(x: &Tensor, rows: Rows<'_>) -> Result<(Tensor, Tensor)> {
     if x.dtype() != DType::BF16 || !view::aligned(x.dtype(), &[rows]) || rows.width > 32 * 1024 {
         bail!("rows of {} {:?} cannot be quantized to 8 bits", rows.width, x.dtype());
     }
-    // SAFETY: the kernel below writes all of both tensors.
+    // SAFETY: the kernel below writes all of both.
     let (out, scales) = unsafe {
         (
             Tensor::empty((rows.count, rows.width), DType::F8E4M3, x.device())?,
@@ -143,9 +143,8 @@ fn quantize_rows(x: &Tensor, rows: Rows<'_>) -> Result<(Tensor, Tensor)> {
     let args =
         [at, stride, Arg::Region(Region::of(&out)?), Arg::Region(Region::of(&scales)?), Arg::Int(rows.width as i32)];
     let threads = rows.width.div_ceil(32).next_multiple_of(32);
-    // SAFETY: a block processes one bfloat16 row of `width` elements, with accesses of 16 bytes, for which the
-    // alignment was checked above. `out` has as many elements, at addresses that allow accesses of 8 bytes, and
-    // `scales` has one element per row.
+    // SAFETY: a block has one of the rows, in bfloat16, of which its threads take `width` elements, 16 bytes at a time
+    // as was checked above; `out` has as many, whose addresses allow 8 bytes at a time, and `scales` one for each row.
     unsafe { Gpu::of(x)?.launch("fp8", "quantize_rows_bf16", Grid::rows(rows.count, threads), &args)? };
     Ok((out, scales))
 }

@@ -1,5 +1,5 @@
-//! Matrix products through cuBLASLt, with bias and GELU in their epilogue. The library is asked only once for the best
-//! way to compute a shape.
+//! Matrix products through cuBLASLt, with the bias and GELU in their epilogue. What the library answers about a shape
+//! is asked once.
 
 use std::{
     cell::RefCell,
@@ -27,7 +27,7 @@ use super::{
     view::Region,
 };
 
-/// Applied to a product before it is stored.
+/// What happens to a product before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Epilogue {
     None,
@@ -36,7 +36,7 @@ pub enum Epilogue {
     BiasGelu,
 }
 
-/// One matrix of a product; `row` and `batch` are the distances between rows and between matrices, in elements.
+/// One side of a product: rows of `row` elements distance, `batch` elements to the next matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Side {
     pub dtype: DType,
@@ -45,7 +45,7 @@ pub struct Side {
 }
 
 /// `out[b] = left[b] right[b]`, all in row-major order: `left` is `(rows, inner)`, `out` is `(rows, columns)`, `right`
-/// is `(inner, columns)`, or `(columns, inner)` if `transposed`.
+/// is `(inner, columns)`, or `(columns, inner)` when `transposed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Product {
     pub rows: usize,
@@ -57,7 +57,7 @@ pub struct Product {
     pub out: Side,
     pub transposed: bool,
     pub epilogue: Epilogue,
-    /// Both inputs are fp8, with a scale for each row of `left` and each column of the result.
+    /// Both sides are in eight bits, with a scale for each row of `left` and each column of the result.
     pub scaled: bool,
 }
 
@@ -67,9 +67,9 @@ pub struct Operands<'a> {
     pub left: Region<'a>,
     pub right: Region<'a>,
     pub out: Region<'a>,
-    /// One number per column, in the format of `out`; only if the epilogue has a bias.
+    /// A number for each column, in the format of `out`, where the epilogue adds one.
     pub bias: Option<Region<'a>>,
-    /// One float32 per row of `left`, and one per column; only if the product is scaled.
+    /// A float32 for each row of `left`, and one for each column, where the product is scaled.
     pub scales: Option<[Region<'a>; 2]>,
 }
 
@@ -78,7 +78,7 @@ impl<'a> Operands<'a> {
         Self { left, right, out, bias: None, scales: None }
     }
 
-    /// Fails unless every operand is on this device and as large as `product` requires.
+    /// Bails unless every operand is of this device and as large as `product` says.
     fn check(&self, gpu: &Gpu, product: &Product) -> Result<()> {
         let Product { rows, columns, inner, batches, .. } = *product;
         let (right_rows, right_width) = if product.transposed { (columns, inner) } else { (inner, columns) };
@@ -104,21 +104,21 @@ impl<'a> Operands<'a> {
         Ok(())
     }
 
-    /// The alignments of the library's A, B, C and D, in bytes, 256 at most.
+    /// What the addresses of the library's A, B, C and D are multiples of, up to 256.
     fn alignments(&self) -> [u32; 4] {
         [self.right, self.left, self.out, self.out]
             .map(|region| (1_u64 << region.address().trailing_zeros().min(8)) as u32)
     }
 }
 
-/// The size that NVIDIA recommends for Hopper, in bytes.
+/// NVIDIA's advice for Hopper.
 const WORKSPACE: usize = 32 << 20;
 
-/// A product, and the alignments of A, B, C and D.
+/// A product, and what the addresses of A, B, C and D are multiples of.
 type PlanKey = (Product, [u32; 4]);
 
 pub struct Matmuls {
-    /// None if the library cannot compute the product.
+    /// None: the library has no way to compute it.
     plans: RefCell<HashMap<PlanKey, Option<MatmulPlan>>>,
     handle: LtHandle,
 }
@@ -132,7 +132,7 @@ impl Matmuls {
 /// How the library computes a product.
 struct MatmulPlan {
     desc: MatmulDesc,
-    /// The layouts of the library's A, B and C.
+    /// Of the library's A, B and C.
     layouts: [MatrixLayout; 3],
     algorithm: Algorithm,
 }
@@ -147,7 +147,7 @@ fn data_type(dtype: DType) -> Result<DataType> {
 }
 
 impl MatmulPlan {
-    /// The library uses column-major order, so its A is our right matrix and its B is our left one.
+    /// The library counts in columns, so its A is our right side and its B our left one.
     fn new(
         handle: &LtHandle,
         product: &Product,
@@ -184,7 +184,7 @@ impl MatmulPlan {
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode)?;
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &1_i8)?;
         }
-        // The library needs the addresses to choose an algorithm.
+        // The library wants to see the addresses before it chooses.
         set_addresses(&desc, product, operands)?;
         let preference = MatmulPreference::new()?;
         let choose = |splitting: bool| -> Result<Option<Algorithm>> {
@@ -204,8 +204,7 @@ impl MatmulPlan {
             }
             Ok(handle.algorithm(&desc, &layouts, &preference))
         };
-        // For few rows, the library prefers to split the inner dimension, and then fails because that does not support
-        // scales.
+        // For few rows the library likes to split the inner dimension, and then finds that it cannot with scales.
         let chosen = match choose(true)? {
             Some(algorithm) => Some(algorithm),
             None => choose(false)?,
@@ -214,8 +213,7 @@ impl MatmulPlan {
     }
 }
 
-/// Sets the addresses that a plan reads in addition to its operands. Many layers share a plan, so they are set for each
-/// product.
+/// What a plan reads beside its operands. A plan serves many layers, so this is set anew for each.
 fn set_addresses(desc: &MatmulDesc, product: &Product, operands: &Operands<'_>) -> Result<()> {
     if product.scaled
         && let Some([left, right]) = &operands.scales
@@ -235,15 +233,15 @@ impl Gpu {
     /// Queues a product.
     ///
     /// # Errors
-    /// If the library cannot compute it, or an operand is smaller than `product` requires.
+    /// Where the library has no way to compute it, and where an operand is smaller than `product` says.
     pub fn multiply(&self, product: &Product, operands: Operands<'_>) -> Result<()> {
         if self.try_multiply(product, operands)? {
             return Ok(());
         }
-        bail!("cuBLASLt cannot compute {product:?}")
+        bail!("cuBLASLt has no way to compute {product:?}")
     }
 
-    /// Like [`Self::multiply`], but returns false if the library cannot compute it.
+    /// The same, but false where the library has no way to compute it.
     pub fn try_multiply(&self, product: &Product, operands: Operands<'_>) -> Result<bool> {
         if product.rows == 0 || product.columns == 0 {
             return Ok(true);
@@ -260,10 +258,10 @@ impl Gpu {
         let workspace = self.scratch(WORKSPACE)?;
         let (alpha, beta) = (1.0_f32, 0.0_f32);
         let Operands { left, right, out, .. } = operands;
-        // SAFETY: the handle and the descriptors live as long as their owners, and the descriptors belong to `product`.
-        // Every operand, and the bias and scales in `desc`, are on this device and large enough, which was checked
-        // above. The memory outlives the work, because it is freed in the order of the stream. The workspace is scratch
-        // memory, which is used only by work on this stream; the scalars outlive the call.
+        // SAFETY: handle and descriptors are alive as long as their owners, and the descriptors are of `product`. Every
+        // operand, and what `desc` names beside them, is this device's and as large as they say, which was checked
+        // above; the memory outlives the work because it is freed in the order of the stream. The workspace is the
+        // scratch memory, which only work of the one stream uses; the scalars outlive the call.
         unsafe {
             result::matmul(
                 self.matmul.handle.raw(),

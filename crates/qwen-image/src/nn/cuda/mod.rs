@@ -1,7 +1,7 @@
-//! The building blocks on NVIDIA GPUs: hand-written kernels, matrix products by cuBLASLt, attention and convolutions by
-//! cuDNN.
+//! The building blocks on NVIDIA GPUs: hand-written kernels, cuBLASLt's matrix products, cuDNN's attention and
+//! convolutions.
 //!
-//! All work is queued on the one stream of candle's device, so its order is the only synchronization that is needed.
+//! Everything is queued on the one stream of candle's device, so order is the only synchronisation that is needed.
 //! Numbers are float32 or bfloat16 in memory and float32 in registers.
 
 mod attention;
@@ -52,22 +52,22 @@ pub use self::{
     upload::{Uploader, takes as uploads},
 };
 
-/// Whether the kernels of this module support a tensor.
+/// True when the kernels of this module apply to a tensor.
 pub fn applies(x: &Tensor) -> bool {
     x.device().is_cuda() && matches!(x.dtype(), DType::F32 | DType::BF16)
 }
 
-/// Handles, plans and loaded kernels of one device. They belong to the thread that created them: the engine's.
+/// Handles, plans and loaded kernels of one device. They belong to the thread that made them: the engine's.
 struct Gpu {
     device: CudaDevice,
     stream: Arc<CudaStream>,
     functions: RefCell<HashMap<&'static str, CudaFunction>>,
     matmul: matmul::Matmuls,
-    /// These fields come before their handle, `cudnn`, so that they are dropped first.
+    /// Before the handle that they were made with, so that they are destroyed first.
     attention_plans: plan_cache::PlanCache<attention::FusedShape>,
     conv_plans: plan_cache::PlanCache<conv::ConvShape>,
     cudnn: Option<cudnn::Cudnn>,
-    /// Scratch memory for library calls; they share it, because they run one after the other.
+    /// Scratch memory for whichever library call runs; they run one after the other.
     workspace: RefCell<Option<CudaSlice<u8>>>,
     warned: Cell<bool>,
 }
@@ -103,22 +103,22 @@ impl Gpu {
         })
     }
 
-    /// The address of at least this many bytes of scratch memory.
+    /// The address of at least so many bytes of scratch memory.
     fn scratch(&self, bytes: usize) -> Result<u64> {
         let mut room = self.workspace.borrow_mut();
         if room.as_ref().is_none_or(|room| room.len() < bytes) {
-            // The old memory is freed in the order of the stream, after the work that uses it.
+            // The old one is freed in the order of the stream, after whoever uses it.
             *room = None;
-            // SAFETY: it is written before it is read.
+            // SAFETY: nobody reads it before writing it.
             *room = Some(unsafe { self.device.alloc::<u8>(bytes.max(32 << 20))? });
         }
         Ok(room.as_ref().map_or(0, |room| room.device_ptr(&self.stream).0))
     }
 
-    /// Logs once that a slower kernel is used.
+    /// Says once that a slower way was taken.
     fn warn_once(&self, reason: &str) {
         if !self.warned.replace(true) {
-            tracing::warn!(reason, "cuDNN cannot be used here; using a slower kernel");
+            tracing::warn!(reason, "cuDNN does not serve this; a slower kernel does");
         }
     }
 }

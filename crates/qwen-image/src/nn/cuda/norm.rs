@@ -1,4 +1,4 @@
-//! Norms and gates, with `kernels/norm.cu`.
+//! Norms and gates, `kernels/norm.cu`.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -32,7 +32,7 @@ pub fn gated_add(residual: &Tensor, gate: &Tensor, x: &Tensor) -> Result<Tensor>
     Ok(sum)
 }
 
-/// [`gated_add`], then [`layer_norm_modulate`] of its result; returns both.
+/// Both, one after the other: the sum, and the sum normed and modulated.
 pub fn gated_norm(
     residual: &Tensor,
     gate: &Tensor,
@@ -41,7 +41,7 @@ pub fn gated_norm(
     eps: f64,
 ) -> Result<(Tensor, Tensor)> {
     let gpu = Gpu::of(x)?;
-    // SAFETY: `residual_norm` writes all of both tensors.
+    // SAFETY: `residual_norm` writes all of both.
     let (sum, normed) = unsafe { (view::fresh(x.shape(), x)?, view::fresh(x.shape(), x)?) };
     let (sum_out, normed_out) = (Region::of(&sum)?, Region::of(&normed)?);
     view::with_rows([x, residual, gate, scale, shift], |[x_rows, residual, gate, scale, shift]| {
@@ -74,7 +74,7 @@ struct Norm<'a> {
     out: Region<'a>,
 }
 
-/// Writes a row of each `out` for each row of `x`; without a sum, `x` itself is normed.
+/// Writes a row of each `out` for each row of `x`; without a sum, `x` is what is normed.
 fn residual_norm(gpu: &Gpu, x: Rows<'_>, sum: Option<Sum<'_>>, norm: Option<Norm<'_>>) -> Result<()> {
     let names = match (sum, norm) {
         (None, Some(_)) => NORM_MODULATE,
@@ -113,16 +113,16 @@ fn residual_norm(gpu: &Gpu, x: Rows<'_>, sum: Option<Sum<'_>>, norm: Option<Norm
     args[12] = Arg::Int(x.width as i32);
     args[13] = Arg::Float(norm.map_or(0.0, |norm| norm.eps) as f32);
     let threads = threads_for(x.width, view::lanes(dtype), wide)?;
-    // SAFETY: the kernel that is selected by name accesses no null argument. A block processes one row of `width`
-    // elements. `x` has this row; each factor has it too, or has a single row, with stride 0. Each `out` has `width`
-    // elements for each row of `x`. All have the same format. The kernel with 16-byte accesses is used only if all are
-    // aligned for it.
+    // SAFETY: the kernel reads and writes what its name says, and nothing of what is null. A block has a row, of which
+    // its threads take `width` elements; `x` and each factor have one there, or a single one at distance 0, and each
+    // `out` has `width` elements for each row of `x`. All have the same format. The kernel with 16-byte accesses is
+    // taken where all of them are aligned so.
     unsafe { gpu.launch(names.module, names.pick(dtype, wide)?, Grid::rows(x.count, threads), &args) }
 }
 
-/// The threads of a block that hold a row with 8 elements each, rounded up to whole warps.
+/// Threads of a block that hold a row in 8 elements each, rounded up to whole warps.
 fn threads_for(width: usize, lanes: usize, wide: bool) -> Result<usize> {
-    // The vector kernels also hold 8 elements per thread: one vector of 8, or two of 4.
+    // The vector kernels hold 8 elements a thread too: one vector of 8, or two of 4.
     debug_assert!(!wide || lanes == 8 || lanes == 4);
     let threads = width.div_ceil(8).next_multiple_of(32);
     if threads > 1024 {
@@ -149,14 +149,14 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
             Arg::Int(rows.width as i32),
             Arg::Float(eps as f32),
         ];
-        // SAFETY: a block processes one row of `x` and of `out`, with `width` elements like the weight. Accesses of 16
-        // bytes are used only if all are aligned for it. All have the same format.
+        // SAFETY: a block has one of the rows, of `x` and of `out`, and its threads take all of its `width` elements
+        // and as many of the weight, 16 bytes at a time where all of them are aligned so. All have one format.
         unsafe { gpu.launch(RMS_NORM.module, RMS_NORM.pick(dtype, wide)?, Grid::rows(rows.count, threads), &args) }
     })?;
     Ok(out)
 }
 
-/// The VAE's norm over the channels, followed by SiLU if `activate`.
+/// The VAE's norm over the channels, with SiLU behind it if `activate`.
 pub fn rms_normalize(x: &Tensor, gamma: &Tensor, activate: bool) -> Result<Tensor> {
     const THREADS: usize = 256;
     let gpu = Gpu::of(x)?;
@@ -166,7 +166,7 @@ pub fn rms_normalize(x: &Tensor, gamma: &Tensor, activate: bool) -> Result<Tenso
     view::with_rows([x, gamma], |[rows, gamma]| {
         let (dtype, [at, stride]) = (x.dtype(), Arg::rows(rows));
         let wide = view::aligned(dtype, &[rows, gamma]) && out_region.aligned();
-        // A thread holds at most 32 elements.
+        // A thread holds 32 elements at most.
         let lanes = if wide { rows.width.div_ceil(32).next_power_of_two() } else { 32 };
         if lanes > 32 || rows.width > 1024 {
             bail!("{} channels; the kernel takes up to 1024", rows.width);
@@ -182,9 +182,9 @@ pub fn rms_normalize(x: &Tensor, gamma: &Tensor, activate: bool) -> Result<Tenso
             Arg::Int(lanes as i32),
         ];
         let grid = Grid::rows((rows.count * lanes).div_ceil(THREADS), THREADS);
-        // SAFETY: a group of `lanes` threads processes one row of `x` and of `out`, with `width` elements like gamma;
-        // groups beyond the last row do nothing. Accesses of 16 bytes are used only if all are aligned for it. All have
-        // the same format.
+        // SAFETY: a group of `lanes` threads has one of the rows, of `x` and of `out`, and leaves when there is none;
+        // it takes all of its `width` elements and as many of gamma, 16 bytes at a time where all are aligned so. All
+        // have one format.
         unsafe { gpu.launch(RMS_NORMALIZE.module, RMS_NORMALIZE.pick(dtype, wide)?, grid, &args) }
     })?;
     Ok(out)

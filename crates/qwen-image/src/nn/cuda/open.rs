@@ -1,4 +1,4 @@
-//! Opens a GPU, and reports and frees its memory.
+//! Opening a GPU, and its memory.
 
 use candle_core::{
     Device, Result,
@@ -10,17 +10,17 @@ use candle_core::{
 
 use crate::nn::CardMemory;
 
-/// Opens a GPU with one stream, and keeps freed memory for later use.
+/// Opens a GPU for this program: one stream, memory that is kept between uses.
 pub fn open(ordinal: usize) -> Result<Device> {
     let device = CudaDevice::new_with_stream(ordinal)?;
-    // SAFETY: all work of this program on this device is queued on the one stream created here. Code that adds another
-    // stream synchronizes it with this one by its own events.
+    // SAFETY: all work of this program on this device is queued on the one stream that was made here; whoever adds a
+    // stream synchronises it with this one by events of their own.
     unsafe { device.disable_event_tracking() };
     keep_memory(&device)?;
     Ok(Device::Cuda(device))
 }
 
-/// A description such as `NVIDIA H100 80GB HBM3, 79.2 GiB, CUDA 13.0`.
+/// As in `NVIDIA H100 80GB HBM3, 79.2 GiB, CUDA 13.0`.
 pub fn describe(ordinal: usize) -> Result<String> {
     let context = CudaContext::new(ordinal).w()?;
     let bytes = context.total_mem().w()?;
@@ -31,7 +31,7 @@ pub fn describe(ordinal: usize) -> Result<String> {
     Ok(format!("{}, {:.1} GiB, CUDA {major}.{minor}", context.name().w()?, bytes as f64 / f64::from(1 << 30)))
 }
 
-/// The peak memory in use in the driver's pool, in bytes.
+/// Memory of the driver's pool that was in use at most, in bytes.
 pub fn peak_memory(device: &Device) -> Result<u64> {
     get(pool(device.as_cuda_device()?)?, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
 }
@@ -40,7 +40,7 @@ pub fn reset_peak_memory(device: &Device) -> Result<()> {
     set(pool(device.as_cuda_device()?)?, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0)
 }
 
-/// The free memory: what the driver reports as free, and what the pool keeps unused.
+/// What the driver calls free, and what the pool keeps without use.
 pub fn card_memory(device: &Device) -> Result<CardMemory> {
     let cuda = device.as_cuda_device()?;
     let (free, total) = cuda.cuda_stream().context().mem_get_info().w()?;
@@ -50,21 +50,21 @@ pub fn card_memory(device: &Device) -> Result<CardMemory> {
     Ok(CardMemory { free: free as u64 + reserved.saturating_sub(used), total: total as u64 })
 }
 
-/// Waits for the device, then returns the pool's unused memory to the driver.
+/// Waits for the device, then gives back what the pool keeps without use.
 pub fn free_unused(device: &Device) -> Result<()> {
     let cuda = device.as_cuda_device()?;
     cuda.cuda_stream().synchronize().w()?;
-    // SAFETY: only unused memory is returned.
+    // SAFETY: only memory that nothing uses is given back.
     unsafe { sys::cuMemPoolTrimTo(pool(cuda)?, 0) }.result().w()
 }
 
-/// Keeps freed memory in the pool. By default, it is returned to the driver whenever the stream is synchronized, and
-/// every step would have to allocate it again.
+/// By default freed memory goes back to the driver whenever the stream is waited for, and every step would take it
+/// anew.
 fn keep_memory(device: &CudaDevice) -> Result<()> {
     set(pool(device)?, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)
 }
 
-/// The memory pool of the device's allocations.
+/// Where the device's allocations come from.
 fn pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
     let mut pool = std::ptr::null_mut();
     // SAFETY: the driver writes the pool's handle.

@@ -1,4 +1,4 @@
-//! Caches cuDNN's plans by shape, including the shapes that it refuses.
+//! cuDNN's plans by shape: made once, and a shape that it refuses is remembered as well.
 
 use std::{cell::RefCell, collections::HashMap, hash::Hash, rc::Rc};
 
@@ -15,7 +15,7 @@ impl<K> Default for PlanCache<K> {
 }
 
 impl<K: Hash + Eq + Clone> PlanCache<K> {
-    /// The plan for `key`; none if it cannot be made. `refused` gets the error the first time.
+    /// The plan for `key`; none when it cannot be made, which `refused` is told the first time.
     pub fn get(
         &self,
         key: &K,

@@ -1,4 +1,4 @@
-//! Pointwise functions, with `kernels/pointwise.cu`, and the rotation of halves, with `kernels/rope.cu`.
+//! `kernels/pointwise.cu`, and the rotation of halves from `kernels/rope.cu`.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -28,15 +28,14 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         let ([gate, gate_stride], [up, up_stride]) = (Arg::rows(gate_rows), Arg::rows(up_rows));
         let out = Arg::Region(out_region.holding(dtype, gate_rows.elements())?);
         let args = [gate, gate_stride, up, up_stride, out, Arg::Int(width as i32)];
-        // SAFETY: a block processes one row of `width` elements; gate, up and `out` have `count` such rows in the same
-        // format. Accesses of 16 bytes are used only if all are aligned for it.
+        // SAFETY: a block has a row, of which its threads take `width` elements, 16 bytes at a time where all are
+        // aligned so; gate, up and `out` have `count` such rows of one format.
         unsafe { gpu.launch(SWIGLU.module, SWIGLU.pick(dtype, wide)?, Grid::rows(count, THREADS), &args) }
     })?;
     Ok(out)
 }
 
-/// `x + bias` over the last dimension, plus the residual if there is one, written into the memory of `x`, which must
-/// not be shared.
+/// `x + bias` over the last dimension, `+ residual` where there is one, in the memory of `x`, which nobody else holds.
 pub fn add_bias(x: Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
     let gpu = Gpu::of(&x)?;
     let (dtype, total, width) = (x.dtype(), x.elem_count(), bias.dim(0)?);
@@ -64,15 +63,14 @@ pub fn add_bias(x: Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<T
         Arg::Int(width as i32),
     ];
     let grid = Grid::rows(total.div_ceil(THREADS * if wide { lanes } else { 1 }), THREADS);
-    // SAFETY: a thread makes one access within `total` elements, or does nothing. `x` and the residual have `total`
-    // elements; the bias has `width`, and is indexed modulo `width`. Accesses of 16 bytes are used only if all are
-    // aligned for it, and then none crosses the end of a row. All have the same format, and the kernel may write to
-    // `x`.
+    // SAFETY: a thread has one access of the `total` elements, or leaves; `x` and the residual have so many, and the
+    // bias has the `width` elements that the index is reduced by. An access of 16 bytes is taken where all are aligned
+    // so, and then none crosses the end of a row. All have one format, and the kernel allows that its output is `x`.
     unsafe { gpu.launch(ADD_BIAS.module, ADD_BIAS.pick(dtype, wide)?, grid, &args)? };
     Ok(x)
 }
 
-/// Repeats every pixel four times: `(n, h, w, c)` -> `(n, 2h, 2w, c)`.
+/// Every pixel four times: `(n, h, w, c)` -> `(n, 2h, 2w, c)`.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let gpu = Gpu::of(x)?;
     let x = x.contiguous()?;
@@ -91,14 +89,14 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
         Arg::Int(c as i32),
     ];
     let grid = Grid::rows(out.elem_count().div_ceil(THREADS * if wide { lanes } else { 1 }), THREADS);
-    // SAFETY: a thread makes one access to the output, or does nothing. It reads the pixel at half its row and column,
-    // which is one of the `n h w` pixels of `x`, which is contiguous. Accesses of 16 bytes are used only if both are
-    // aligned for it, and then each stays inside a pixel.
+    // SAFETY: a thread has one access of the output, or leaves; it reads the pixel at half its row and column, which is
+    // one of the `n h w` of `x`, whose elements lie one after the other. An access of 16 bytes is taken where both are
+    // aligned so, and then none leaves its pixel.
     unsafe { gpu.launch(UPSAMPLE.module, UPSAMPLE.pick(x.dtype(), wide)?, grid, &args)? };
     Ok(out)
 }
 
-/// Rotates the first half of each head against the second: `x` is `(1, s, heads, d)`, the tables are `(s, d)`.
+/// Rotation of the first half of each head against the second: `x` `(1, s, heads, d)`, the tables `(s, d)`.
 pub fn rotate_half(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let gpu = Gpu::of(x)?;
     let (b, s, heads, head) = x.dims4()?;
@@ -120,9 +118,9 @@ pub fn rotate_half(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         Arg::Int(head as i32),
     ];
     let name = names!("rope", "rotate_half").pick(x.dtype(), false)?;
-    // SAFETY: a block processes one token; its threads access `heads * head` elements one by one. They are contiguous
-    // in `x`, whose layout has the distance between tokens, and in `out`, which has its shape and format. Each table
-    // has a row of `head` elements for each of the `s` tokens.
+    // SAFETY: a block has a token, of which its threads take `heads * head` elements one by one. They lie side by side
+    // in `x`, at the distance of its own layout, and in `out`, which has its shape and format; each table has a row of
+    // `head` elements for each of the `s` tokens.
     unsafe { gpu.launch("rope", name, Grid::rows(s, THREADS), &args)? };
     Ok(out)
 }

@@ -1,8 +1,8 @@
-//! Compares the GPU's kernels with plain candle expressions on the CPU, at odd sizes and on views into wider tensors.
+//! The GPU's kernels against plain candle expressions on the CPU, at odd sizes and on views into wider tensors.
 //!
-//! Without a GPU nothing is tested, and every test says so on stderr, which the test harness does not capture.
+//! Without a GPU nothing is tested, and every test says so on the error stream, past the harness's capture.
 
-#![allow(clippy::print_stderr, reason = "if a tolerance is missed, the measured errors help")]
+#![allow(clippy::print_stderr, reason = "how near the results were is worth reading where a bar is missed")]
 
 use std::io::Write;
 
@@ -21,7 +21,7 @@ fn gpu() -> Option<Device> {
     Some(super::open(0).unwrap())
 }
 
-/// Numbers without a pattern that could hide a wrong kernel, rounded to bfloat16 so that both formats represent them.
+/// Numbers without a pattern that a kernel could hide behind, rounded to bfloat16 so that both formats hold them.
 fn values(shape: &[usize], seed: usize) -> Tensor {
     let count: usize = shape.iter().product();
     let data: Vec<f32> =
@@ -30,13 +30,13 @@ fn values(shape: &[usize], seed: usize) -> Tensor {
     exact.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap()
 }
 
-/// Compares `run` on the GPU, in both formats, with `run` on the CPU in float32.
+/// Compares `run` on the GPU, in both formats, with the same on the CPU in float32.
 #[track_caller]
 fn check(what: &str, inputs: &[Tensor], run: impl Fn(&[Tensor]) -> Result<Vec<Tensor>>) {
     check_to(6e-3, what, inputs, run);
 }
 
-/// Like [`check`], with another tolerance for bfloat16, because rounding matters more where sums cancel.
+/// The same with another bar for bfloat16: where sums cancel, what was rounded before them weighs more.
 #[track_caller]
 fn check_to(bar: f64, what: &str, inputs: &[Tensor], run: impl Fn(&[Tensor]) -> Result<Vec<Tensor>>) {
     let Some(device) = gpu() else { return };
@@ -58,7 +58,7 @@ fn norm(x: &Tensor) -> f64 {
     x.to_dtype(DType::F64).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
 }
 
-/// Tables are always float32.
+/// Tables are float32 whatever the rest is.
 fn rotation(angles: &Tensor) -> Result<Rotation> {
     let angles = angles.to_dtype(DType::F32)?;
     Ok(Rotation { cos: angles.cos()?, sin: angles.sin()? })
@@ -77,7 +77,7 @@ fn linear_with_bias_gelu_and_views() {
     }
 }
 
-/// Rounding to fp8 gives an error of about 2.5 percent per product; a wrong kernel gives more.
+/// Rounding to eight bits costs about 2.5 percent a product; what is wrong costs more.
 #[test]
 fn linear_in_eight_bits() {
     let Some(device) = gpu() else { return };
@@ -197,12 +197,12 @@ fn attention_of_every_kind() {
     }
 }
 
-/// Long enough for the keys to be split between cuDNN and the kernel for the remaining keys.
+/// Long enough for the keys to be split between cuDNN and the kernel for what is left over.
 #[test]
 fn attention_to_keys_that_fill_no_tile() {
     let Some(device) = gpu() else { return };
     for (s, t, heads) in [(65, 8192 + 1, 3), (300, 8192 + 44, 2), (17, 8192 + 65, 1), (129, 8320 + 127, 2)] {
-        // Also sharp rows, some of which have nearly all their weight in the remaining keys.
+        // Sharp rows too, some of which have nearly all their weight in what is left over.
         for scale in [0.05, 1.0] {
             let inputs =
                 [values(&[1, s, heads, 128], 1), values(&[1, t, 3 * heads, 128], 2), values(&[1, t, heads, 128], 3)];
@@ -213,7 +213,7 @@ fn attention_to_keys_that_fill_no_tile() {
             let found = run(&moved).unwrap().to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
             let error = norm(&(found - &expected).unwrap()) / norm(&expected);
             eprintln!("tail {s} {t} {heads} {scale}: {error:.2e}");
-            // The same tolerance as above, because of cancellation.
+            // The same bar as above: what cancels weighs more.
             assert!(error < 2e-2, "{s} {t} {heads} {scale}: relative error {error:e}");
         }
     }

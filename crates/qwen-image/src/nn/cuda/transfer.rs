@@ -1,4 +1,4 @@
-//! Pinned host memory, which the GPU reads directly, and the stream for copies.
+//! Host memory that the GPU reads by itself, and the stream that copies go through.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use super::view::Region;
 
 const PAGE: usize = 4096;
 
-/// Pinned host memory. If the system does not allow pinning, it is pageable, and copies are slower.
+/// Pinned host memory; pageable, and slower to copy, where the system does not let it be pinned.
 #[derive(Debug)]
 pub struct HostBytes {
-    /// One page more than is used, so that the start can be aligned to a page.
+    /// One page more than is used, so that the start can lie at the start of one.
     memory: Vec<u8>,
     start: usize,
     len: usize,
     pinned: bool,
-    /// The computation's stream.
+    /// Of the computation.
     stream: Arc<CudaStream>,
 }
 
@@ -37,11 +37,11 @@ impl HostBytes {
         }
         drop(memory);
         let mut memory = vec![0_u8; len + PAGE];
-        // The system allocates pages on first use; several threads do that faster than the driver's single one.
+        // The system gives pages when they are touched; several threads get them sooner than the driver's one.
         memory.par_chunks_mut(PAGE).for_each(|page| page[0] = std::hint::black_box(0));
         let start = memory.as_ptr().align_offset(PAGE);
-        // SAFETY: the range is inside `memory`. Its contents stay in place when the owner moves, and are freed only
-        // after `drop` has unregistered them.
+        // SAFETY: the range lies inside `memory`, whose contents stay where they are when the owner moves, and are freed
+        // after they are unregistered, in `drop`.
         let pinned = unsafe {
             sys::cuMemHostRegister_v2(
                 memory.as_mut_ptr().add(start).cast(),
@@ -64,7 +64,7 @@ impl HostBytes {
         &mut self.memory[self.start..][..self.len]
     }
 
-    /// Copies tensors into this memory, each to its byte offset, in the order of the computation, and waits for them.
+    /// Copies tensors to here, each to begin at a byte, in the order of the computation, and waits for them.
     pub fn read<'a>(&mut self, tensors: impl IntoIterator<Item = (usize, &'a Tensor)>) -> Result<()> {
         let queued = tensors.into_iter().try_for_each(|(start, tensor)| {
             let from = Region::of(tensor)?;
@@ -74,11 +74,11 @@ impl HostBytes {
             }
             let stream = self.stream.clone();
             let to = &mut self.bytes_mut()[start..][..bytes];
-            // SAFETY: source and destination have `bytes` bytes. The destination stays borrowed until all copies are
-            // done, see the wait below. The source is freed in the order of the stream.
+            // SAFETY: source and destination have so many bytes. The destination is borrowed until all copies are there,
+            // which is waited for below; the source is freed in the order of the stream.
             unsafe { result::memcpy_dtoh_async(to, *from.address(), stream.cu_stream()) }.w()
         });
-        // Wait even after an error: copies that were queued before it still write to this memory.
+        // Also after an error: what was queued before it writes to here.
         self.stream.synchronize().w()?;
         queued
     }
@@ -87,24 +87,24 @@ impl HostBytes {
 impl Drop for HostBytes {
     fn drop(&mut self) {
         let context = self.stream.context();
-        // Copies from this memory may still be running.
+        // Copies from here may be under way.
         match context.synchronize() {
-            // The process is ending, which frees its memory.
+            // The process is ending, and its memory with it.
             Err(DriverError(sys::CUresult::CUDA_ERROR_DEINITIALIZED)) => return,
             Err(error) => tracing::warn!(?error, "the device does not respond"),
             Ok(()) => {}
         }
         if self.pinned {
-            // SAFETY: it was registered at this address, and after the wait above, nothing copies from it.
+            // SAFETY: it was registered at this address, and the wait above was for whoever copies from it.
             let freed = unsafe { sys::cuMemHostUnregister(self.memory.as_mut_ptr().add(self.start).cast()) }.result();
             if let Err(error) = freed {
-                tracing::warn!(?error, "host memory could not be unpinned");
+                tracing::warn!(?error, "host memory stays pinned");
             }
         }
     }
 }
 
-/// The stream for transfers, separate from that of the computation.
+/// A stream of transfers beside the computation's.
 #[derive(Debug)]
 pub struct CopyStream {
     copies: Arc<CudaStream>,
@@ -118,19 +118,18 @@ impl CopyStream {
         Ok(Self { copies: context.new_stream().w()?, computation })
     }
 
-    /// Queues a copy of `bytes` bytes, from offset `start` of the host's memory to the beginning of a tensor.
+    /// Queues a copy of `bytes` bytes from `start` of the host's memory to the beginning of a tensor.
     ///
     /// # Safety
-    /// Until the copy is done, the caller must not change the host's memory, and may free the tensor's memory only in
-    /// the order of a computation that waits for the copy (see [`Self::before`]). Freeing the host's memory waits for
-    /// it.
+    /// Until the copy is done, the caller changes nothing of the host's memory, and frees the tensor's only in the order
+    /// of a computation that waits for it (see [`Self::before`]). Freeing the host's memory waits by itself.
     pub unsafe fn write(&self, host: &HostBytes, start: usize, bytes: usize, to: &Tensor) -> Result<()> {
         let region = Region::of(to)?;
         if bytes > region.bytes() {
             bail!("{bytes} bytes into a tensor of {:?}", to.shape());
         }
         let from = &host.bytes()[start..][..bytes];
-        // SAFETY: both have `bytes` bytes, and the caller guarantees that they stay unchanged until the copy is done.
+        // SAFETY: both have so many bytes, and stay as they are until the copy is done by the caller's promise.
         unsafe { result::memcpy_htod_async(*region.address(), from, self.copies.cu_stream()) }.w()
     }
 

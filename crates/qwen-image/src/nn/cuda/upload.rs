@@ -1,8 +1,8 @@
-//! Uploads tensors from files to the GPU in parallel: threads read pieces of the files into pinned memory, and each
-//! piece is copied while the next one is read.
+//! Tensors from files to the GPU, many at a time: threads read pieces of the files into pinned memory, and each piece
+//! travels while the next is read.
 //!
-//! Tensors are uploaded in the order of the expected requests, a bounded number of bytes ahead. A tensor that is
-//! requested out of order is uploaded at once.
+//! Tensors come in the order in which they are expected to be asked for, a bounded number of bytes ahead; one that is
+//! asked for out of turn comes at once.
 
 use std::{
     collections::VecDeque,
@@ -23,9 +23,9 @@ use super::{transfer::HostBytes, view::Region};
 use crate::nn::upload::Source;
 
 const THREADS: usize = 8;
-/// The size of a piece, in bytes. Each thread has two pinned pieces: one is copied while the other is read.
+/// Bytes of one piece. Each thread has two of them pinned: one travels while the other is read.
 const PIECE: usize = 8 << 20;
-/// The maximum number of bytes uploaded ahead of requests.
+/// Bytes that may be on the GPU, or on their way, before they are asked for.
 const AHEAD: usize = 1536 << 20;
 
 #[derive(Debug)]
@@ -40,15 +40,15 @@ struct Shared {
     device: Device,
     sources: Vec<Source>,
     state: Mutex<State>,
-    /// Notified when there may be work for a thread.
+    /// There may be something to do for a thread.
     work: Condvar,
-    /// Notified when a tensor is complete, or when uploading has failed.
+    /// A tensor came, or none will come any more.
     came: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Sources that have not been started.
+    /// Sources that nobody has started on.
     waiting: VecDeque<usize>,
     pieces: VecDeque<Piece>,
     items: Vec<Item>,
@@ -66,7 +66,7 @@ enum Item {
         left: usize,
         copied: Vec<CudaEvent>,
     },
-    /// Taken, or skipped.
+    /// Given away, or not wanted.
     Gone,
 }
 
@@ -78,7 +78,7 @@ struct Piece {
 }
 
 impl Uploader {
-    /// Starts with `sources`, in the expected order of requests.
+    /// `sources` in the order in which they will probably be taken.
     pub fn start(sources: Vec<Source>, device: &Device) -> Result<Self> {
         let computation = device.as_cuda_device()?.cuda_stream();
         let state = State {
@@ -105,10 +105,10 @@ impl Uploader {
         Ok(Self { shared, threads, computation })
     }
 
-    /// The tensor, in its file's number format. All work that is queued from now on sees its contents.
+    /// The tensor, in its file's number format. Its contents are there for all work that is queued from now on.
     ///
     /// # Errors
-    /// If a file could not be read, or the device failed.
+    /// When a file could not be read, or the device refused.
     pub fn take(&self, source: usize) -> Result<Tensor> {
         let mut state = self.shared.lock();
         if matches!(state.items[source], Item::Waiting) {
@@ -137,7 +137,7 @@ impl Uploader {
         Ok(tensor)
     }
 
-    /// Marks a source that will not be requested.
+    /// This one will not be asked for.
     pub fn skip(&self, source: usize) -> Result<()> {
         let mut state = self.shared.lock();
         if matches!(state.items[source], Item::Waiting) {
@@ -147,7 +147,7 @@ impl Uploader {
         }
         let taken = matches!(state.items[source], Item::Gone);
         drop(state);
-        // An upload in progress must finish before its memory is freed.
+        // What is on its way has to arrive before its memory may go.
         if taken { Ok(()) } else { self.take(source).map(drop) }
     }
 }
@@ -158,11 +158,10 @@ impl Drop for Uploader {
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::warn!("a thread that uploads tensors panicked");
+                tracing::warn!("a thread that loads tensors panicked");
             }
         }
-        // Tensors that were not taken are freed in the order of the computation, which must first wait for their
-        // copies.
+        // Tensors that nobody took are freed in the order of the computation, which must come after their arrival.
         let mut state = self.shared.lock();
         for item in &mut state.items {
             if let Item::Coming { copied, .. } = item
@@ -178,7 +177,7 @@ impl Drop for Uploader {
 /// A thread's two pieces of pinned memory.
 struct Staging {
     memory: [HostBytes; 2],
-    /// The end of the last copy from each.
+    /// When each was last read by the GPU.
     busy: [Option<CudaEvent>; 2],
     next: usize,
     stream: Arc<CudaStream>,
@@ -186,7 +185,7 @@ struct Staging {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A poisoned lock can be used: a thread that panics under it has not marked unfinished work as done.
+        // A thread that panics under the lock has marked nothing as done that is not.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -223,7 +222,7 @@ impl Shared {
         staging.stream.synchronize().w()
     }
 
-    /// The next piece and its destination; none if there are no more.
+    /// The next piece and where it goes; none when there will be no more.
     fn next_piece(&self) -> Result<Option<(Piece, u64, Arc<CudaEvent>)>> {
         let mut state = self.lock();
         loop {
@@ -248,11 +247,11 @@ impl Shared {
         }
     }
 
-    /// Allocates a tensor and divides it into pieces.
+    /// Makes room for a tensor and cuts it into pieces.
     fn begin(&self, state: &mut State, source: usize) -> Result<()> {
         let Source { shape, dtype, .. } = &self.sources[source];
-        // SAFETY: `take` returns it only after all of its pieces were sent, and lets the computation wait for them.
-        // Otherwise it is dropped unread.
+        // SAFETY: `take` gives it away when all of its pieces were sent, with the computation waiting for them; otherwise
+        // it is dropped unread.
         let tensor = unsafe { Tensor::empty(shape, *dtype, &self.device)? };
         let stream = self.device.as_cuda_device()?.cuda_stream();
         let allocated = Arc::new(stream.record_event(None).w()?);
@@ -265,7 +264,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Reads a piece and queues its copy; returns the event after the copy.
+    /// Reads a piece and queues its copy; gives the mark behind it.
     fn send(&self, staging: &mut Staging, piece: Piece, address: u64, allocated: &CudaEvent) -> Result<CudaEvent> {
         let Source { file, path, offset, .. } = &self.sources[piece.source];
         let turn = staging.next;
@@ -277,9 +276,10 @@ impl Shared {
         file.read_exact_at(bytes, offset + piece.offset as u64)
             .map_err(|error| candle_core::Error::Msg(format!("{}: {error}", path.display())))?;
         staging.stream.wait(allocated).w()?;
-        // SAFETY: `begin` made the piece a part of the tensor at `address`. The tensor is freed in the order of the
-        // computation, which waits for all pieces when the tensor is taken or dropped. The staging memory is written
-        // again only after the event that follows the copy, see the wait above, and its destructor waits for the copy.
+        // SAFETY: `begin` cut the piece out of the tensor that `address` is of, and who takes or drops that orders the
+        // computation, in which it is freed, behind all of its pieces. The staging memory is not written again before
+        // the event behind the copy, which is waited for above when its turn comes, nor freed, for which its destructor
+        // waits.
         unsafe { result::memcpy_htod_async(address, bytes, staging.stream.cu_stream()) }.w()?;
         staging.busy[turn] = Some(staging.stream.record_event(None).w()?);
         staging.stream.record_event(None).w()

@@ -1,4 +1,4 @@
-//! Views of tensors for kernels: regions of memory, and rows at equal distances.
+//! Tensors as kernels see them: regions of memory, and rows at an even distance.
 
 use std::marker::PhantomData;
 
@@ -10,12 +10,12 @@ use candle_core::{
     },
 };
 
-/// The GPU memory of a tensor. It borrows the tensor, so work that is queued with it is safe: memory is freed in the
-/// order of the stream, after that work.
+/// The part of the GPU's memory that a tensor lies in. Only a tensor makes one, and it borrows the tensor: work that is
+/// queued meanwhile still finds the memory, because memory is freed in the order of the stream.
 #[derive(Clone, Copy)]
 pub struct Region<'a> {
     address: u64,
-    /// The number of elements from the address to the tensor's last one.
+    /// Elements from the address to the tensor's last one.
     len: usize,
     dtype: DType,
     device: DeviceId,
@@ -42,7 +42,7 @@ impl<'a> Region<'a> {
         Ok(Self { address, len: extent(layout), dtype, device: storage.device.id(), tensor: PhantomData })
     }
 
-    /// The region after the first `count` elements.
+    /// What is behind the first `count` elements.
     pub fn skip(self, count: usize) -> Result<Self> {
         if count > self.len {
             bail!("element {count} of {}", self.len);
@@ -51,7 +51,7 @@ impl<'a> Region<'a> {
         Ok(Self { address, len: self.len - count, ..self })
     }
 
-    /// The same region, if it has at least this many elements of this number format.
+    /// The same, if it holds so many elements of this number format.
     pub fn holding(self, dtype: DType, len: usize) -> Result<Self> {
         if self.dtype != dtype || self.len < len {
             bail!("{} elements of {:?} where a kernel takes {len} of {dtype:?}", self.len, self.dtype);
@@ -81,7 +81,7 @@ impl<'a> Region<'a> {
     }
 }
 
-/// The number of elements from a layout's first to its last one.
+/// Elements from a layout's first to its last.
 fn extent(layout: &Layout) -> usize {
     if layout.dims().contains(&0) {
         return 0;
@@ -92,30 +92,30 @@ fn extent(layout: &Layout) -> usize {
 /// A new tensor for a kernel to fill.
 ///
 /// # Safety
-/// The caller must queue work that writes all of it before any work that reads it, or drop it unread.
+/// The caller queues work that writes all of it before anything that reads it, or drops it unread.
 pub unsafe fn fresh(shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
-    // SAFETY: the caller guarantees that the memory's previous contents are not read.
+    // SAFETY: by the caller's promise, nobody sees what the memory held before.
     unsafe { Tensor::empty(shape, like.dtype(), like.device()) }
 }
 
-/// A tensor as rows of its last dimension, each inside the region. Only this module creates them.
+/// A tensor as rows of its last dimension, each inside the region. Only this module makes them.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     pub region: Region<'a>,
     pub count: usize,
     pub width: usize,
-    /// The distance between rows, in elements.
+    /// Elements from a row to the next.
     pub stride: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// None if the rows are not at equal distances, or not contiguous.
+    /// None when the rows do not lie evenly, or their elements not side by side.
     pub fn view(x: &'a Tensor) -> Result<Option<Self>> {
         let Some((count, width, stride)) = even_rows(x.layout()) else { return Ok(None) };
         Ok(Some(Self { region: Region::of(x)?, count, width, stride }))
     }
 
-    /// The stride of a factor that has a row for each of `rows`, or one row for all (stride 0).
+    /// The distance for a factor that has a row of its own for each of `rows`, or one for all.
     pub fn stride_over(&self, rows: usize) -> Result<usize> {
         match self.count {
             1 => Ok(0),
@@ -124,13 +124,13 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The number of elements.
+    /// All elements.
     pub fn elements(&self) -> usize {
         self.count * self.width
     }
 }
 
-/// Calls `run` with the rows of tensors of the same number format. A tensor without evenly spaced rows is copied first.
+/// Calls `run` with the rows of tensors of one number format, each copied first if it does not lie evenly.
 pub fn with_rows<const N: usize, R>(tensors: [&Tensor; N], run: impl FnOnce([Rows<'_>; N]) -> Result<R>) -> Result<R> {
     let mut copies = [const { None }; N];
     for (copy, tensor) in copies.iter_mut().zip(tensors) {
@@ -154,7 +154,7 @@ pub fn with_rows<const N: usize, R>(tensors: [&Tensor; N], run: impl FnOnce([Row
     run(rows)
 }
 
-/// The count, width and stride of a layout's rows.
+/// Count, width and distance of the rows of a layout.
 fn even_rows(layout: &Layout) -> Option<(usize, usize, usize)> {
     let (dims, strides) = (layout.dims(), layout.stride());
     let (&width, leading) = dims.split_last()?;
@@ -174,12 +174,12 @@ fn even_rows(layout: &Layout) -> Option<(usize, usize, usize)> {
     Some((leading.iter().product(), width, stride))
 }
 
-/// The number of elements in 16 bytes.
+/// Elements of 16 bytes.
 pub fn lanes(dtype: DType) -> usize {
     16 / dtype.size_in_bytes()
 }
 
-/// Whether all of these rows can be read with accesses of 16 bytes.
+/// Whether accesses of 16 bytes reach all of these rows.
 pub fn aligned(dtype: DType, rows: &[Rows<'_>]) -> bool {
     let lanes = lanes(dtype);
     rows.iter()

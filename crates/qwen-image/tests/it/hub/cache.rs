@@ -1,4 +1,4 @@
-//! The cache as other readers see it: Python's `huggingface_hub`, the crate hf-hub, and `acetate models list`.
+//! The cache as others see it: Python's `huggingface_hub`, the crate hf-hub, and `acetate models list`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ fn write_as_python_does(fixture: &Fixture, skip: &str) -> PathBuf {
     snapshot
 }
 
-/// Blobs, and links to them. Neither program keeps more by default.
+/// Blobs, and links to them. Neither program keeps more without being asked.
 fn write_files(repo: &Path, snapshot: &Path, skip: &str) {
     fs::create_dir_all(repo.join("blobs")).unwrap();
     for (path, bytes) in model_files().into_iter().filter(|(path, _)| *path != skip && !path.ends_with(".md")) {
@@ -77,7 +77,7 @@ fn hf_hub_finds_what_was_fetched() {
             let found = theirs.get(path).map(|file| fs::read(file).unwrap());
             assert!(found == diffusers_files(path).then_some(bytes), "{path} of {revision}");
         }
-        // A commit in `refs/`, which hf-hub needs, is not a branch.
+        // A commit that is noted for hf-hub is no branch.
         let names: Vec<_> = [revision].into_iter().filter(|name| *name != COMMIT).collect();
         assert_eq!(list(&fixture.config).unwrap()[0].revisions[0].names, names);
     }
@@ -184,7 +184,7 @@ fn the_list_says_what_is_complete() {
     fixture.hub.heal();
     fixture.pull().unwrap();
     fixture.pull_revision("refs/pr/5").0.unwrap();
-    // Another program's model in the same cache is not ours.
+    // Another program's model in the same cache is none of ours.
     let other = fixture.cache().join("models--org--bert/snapshots").join(COMMIT);
     fs::create_dir_all(&other).unwrap();
     fs::write(other.join("config.json"), "{}").unwrap();

@@ -1,4 +1,4 @@
-//! Servers and networks that fail halfway.
+//! Servers and networks that fail half-way.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ fn a_silent_server_counts_as_cut() {
     assert_eq!(ranges(&fixture), [None, Some("bytes=100000-".to_owned())]);
 }
 
-/// The limit applies to silence, not to the duration of a response.
+/// The limit is on silence, not on how long an answer takes.
 #[test]
 fn a_slow_server_is_listened_to_for_as_long_as_it_sends() {
     let mut fixture = Fixture::new();
@@ -112,7 +112,7 @@ fn a_damaged_partial_file_is_thrown_away() {
         fs::remove_dir_all(fixture.repo().join("snapshots")).unwrap();
         fs::remove_file(fixture.repo().join("blobs").join(super::server::sha256(&shard))).unwrap();
     }
-    // Wrong content after a resume, wrong content without one, and a partial file that is too long to resume.
+    // Continued and found wrong, found wrong unasked, too long to be continued.
     assert_eq!(ranges(&fixture), [Some("bytes=1000-".to_owned()), None, None, None]);
 }
 
@@ -212,7 +212,7 @@ fn a_refusal_says_what_to_do_and_is_not_repeated() {
         assert_eq!(fixture.hub.log().len(), 1);
         assert_eq!(kind(&error), "model_not_found");
     }
-    // A gated model lists its files for everyone but refuses their contents.
+    // A gated model lists its files to everybody and refuses the files.
     let fixture = Fixture::new();
     fixture.hub.always("model_index.json", Fault::Status(401, "X-Error-Code: GatedRepo\r\n"));
     assert!(matches!(fixture.pull(), Err(HubError::Unauthorized { .. })));
@@ -243,12 +243,12 @@ fn nobody_listening_is_a_network_error_after_bounded_attempts() {
     assert_eq!(events.iter().filter(|event| matches!(event, DownloadEvent::Retrying { .. })).count(), 2);
     assert_eq!(kind(&error), "download");
 
-    // TLS is built in, and a server that does not speak it is an error like any other.
+    // The TLS stack is there, and a server that does not speak it is an error like any other.
     fixture.config.endpoint = fixture.hub.endpoint.replace("http:", "https:");
     assert!(matches!(fixture.pull(), Err(HubError::Unreachable { .. })));
 }
 
-/// Once the hub has responded, a broken network gets all the attempts.
+/// Once the hub has answered, a network that breaks is worth all the attempts.
 #[test]
 fn a_hub_that_answered_before_is_tried_longer() {
     let fixture = Fixture::new();
@@ -299,7 +299,7 @@ fn weights_as_pickle_are_refused() {
     assert_eq!(kind(&error), "model_invalid");
     assert_eq!(fixture.hub.log().len(), 1);
 
-    // Next to safetensors it is simply left out.
+    // Beside safetensors it is simply left out.
     fixture.hub.put("text_encoder/model.safetensors", noise(100, 3));
     let snapshot = fixture.pull().unwrap();
     assert!(snapshot.folder.join("text_encoder/model.safetensors").exists());
@@ -330,7 +330,7 @@ fn a_list_that_names_files_outside_or_no_hashes_is_refused() {
     let fixture = Fixture::new();
     fixture.hub.set_listing(&list("README.md", git));
     assert!(matches!(fixture.pull(), Err(HubError::NotAModel { .. })));
-    // If the response names another commit, the download would not be pinned.
+    // A commit that answers with another one would not be pinned.
     let other = "ffff456789abcdef0123456789abcdef01234567";
     assert!(matches!(fixture.pull_revision(other).0, Err(HubError::Listing { .. })));
 }

@@ -1,4 +1,4 @@
-//! Downloads from a hub on this machine that fails in every way that networks do.
+//! Downloads, against a hub on this machine that breaks in every way that networks do.
 
 mod server;
 
@@ -120,7 +120,7 @@ fn token(text: &str) -> Option<Token> {
     Token::new(text)
 }
 
-/// The name of the error, as for a job.
+/// What is wrong, as a job's error would be called.
 fn kind(error: &HubError) -> &'static str {
     match error {
         HubError::Reference { .. }

@@ -1,4 +1,4 @@
-//! The names of models, the files to download, and the cache folder from the environment.
+//! What names a model, which of its files are wanted, and where the environment puts the cache.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ fn only_the_diffusers_layout_is_wanted() {
     }
 }
 
-/// The configuration for these variables, in a home folder with this token file.
+/// The configuration for these variables, in a home with this token file.
 fn config(env: &[(&str, &str)], token_file: Option<(&str, &str)>) -> HubConfig {
     let get = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
     let read = |path: &Path| token_file.filter(|(at, _)| Path::new(at) == path).map(|(_, text)| text.to_owned());

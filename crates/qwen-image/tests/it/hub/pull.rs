@@ -1,4 +1,4 @@
-//! Downloads without faults, and those that stop before they begin.
+//! Downloads on which nothing goes wrong, and those that stop before they begin.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -158,7 +158,7 @@ fn what_is_there_already_needs_no_space() {
     fixture.hub.always(SHARD, Fault::CutAfter(0));
     fixture.hub.fault(SHARD, Fault::CutAfter(0));
     fixture.pull().unwrap_err();
-    // Half of the shard and everything before it was downloaded earlier.
+    // Half of the shard and everything before it came earlier.
     let shard = model_files().into_iter().find(|(path, _)| *path == SHARD).unwrap().1;
     fs::write(fixture.partial(&shard), &shard[..SHARD_BYTES / 2]).unwrap();
     fixture.hub.heal();
@@ -209,7 +209,7 @@ fn a_stop_is_noticed_at_once_and_the_next_run_goes_on() {
             began = Some(Instant::now());
             ControlFlow::Continue(())
         }
-        // The server is silent now, so the download is stopped while it waits.
+        // The server is silent now: the stop comes while we wait for it.
         DownloadEvent::Waiting if began.is_some() => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     });
@@ -225,7 +225,7 @@ fn a_stop_is_noticed_at_once_and_the_next_run_goes_on() {
     let shard = fixture.hub.fetches(SHARD);
     assert_eq!(shard.len(), 1);
     assert_eq!(shard[0].range.as_deref(), Some("bytes=200000-"));
-    // The counts of the second run continue from there, too.
+    // The counts of the second run go on from there, too.
     assert!(matches!(events[0], DownloadEvent::Planned { present, .. } if present > 200_000), "{:?}", events[0]);
     assert_eq!(last_count(&events), planned(&events));
     assert!(

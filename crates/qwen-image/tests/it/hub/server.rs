@@ -14,21 +14,21 @@ use sha2::{Digest, Sha256};
 pub const ID: &str = "Org/Model";
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A fault in one response for a file.
+/// What goes wrong with one answer for a file.
 #[derive(Clone)]
 pub enum Fault {
     /// The whole length is announced, and the connection closes after this many bytes of the body.
     CutAfter(usize),
-    /// The same, but the connection stays open and the server is silent.
+    /// As above, but nothing is closed: the server goes silent.
     StallAfter(usize),
     WrongBytes,
-    /// 200 and the whole file, even if a range was requested.
+    /// 200 and the whole file, whatever range was asked for.
     IgnoreRange,
-    /// A different length than in the list, with the matching `Content-Length`.
+    /// Another length than the list says, announced honestly.
     Length(usize),
     /// A status, with further header lines.
     Status(u16, &'static str),
-    /// A pause before the response.
+    /// A pause before the answer.
     Slow(Duration),
     /// The body in this many parts, with a pause before each.
     Trickle(usize, Duration),
@@ -50,7 +50,7 @@ pub struct Request {
 struct State {
     files: BTreeMap<String, Vec<u8>>,
     commit: String,
-    /// Faults by file, used in order; the flag repeats the last one forever.
+    /// Faults by file, taken in order; the flag keeps the last for ever.
     faults: HashMap<String, (VecDeque<Fault>, bool)>,
     /// Replaces the list of files.
     listing: Option<String>,
@@ -107,7 +107,7 @@ impl Hub {
         self.state.lock().unwrap().log.clear();
     }
 
-    /// The requests whose response had content of this file.
+    /// Requests that were answered with content of this file.
     pub fn fetches(&self, file: &str) -> Vec<Request> {
         let is_content = |request: &Request| request.path.ends_with(file) && !request.path.contains("/resolve/");
         self.log().into_iter().filter(is_content).collect()
@@ -155,7 +155,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, on_cdn: bool) {
         state.log.len() - 1
     };
     if method == "HEAD" {
-        // Other clients send this request before they download; acetate knows the answer from the list.
+        // All that other clients ask before they fetch; acetate knows it from the list.
         let (size, etag) = size_and_etag(&state.lock().unwrap(), &target);
         let head = format!("HTTP/1.1 200 X\r\nConnection: close\r\nContent-Length: {size}\r\n{etag}\r\n");
         return stream.write_all(head.as_bytes()).unwrap_or_default();
@@ -184,7 +184,7 @@ fn answer(stream: &mut TcpStream, state: &Mutex<State>, on_cdn: bool, target: &s
     }
     if let Some((prefix, file)) = path.split_once("/resolve/").and_then(|(_, rest)| rest.split_once('/')) {
         let cdn = state.lock().unwrap().cdn.clone();
-        // Like the hub: a relative redirect for small files, an absolute one to another host for large files.
+        // As the hub does: small files by a relative redirect, large ones by an absolute one to another host.
         let location = if file.ends_with(".safetensors") {
             format!("Location: {cdn}/cdn/{file}?Signature=secret\r\n")
         } else {

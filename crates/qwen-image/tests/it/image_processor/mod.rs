@@ -1,4 +1,4 @@
-//! Resizing and alpha as in Pillow, and the composite.
+//! Pictures as the reference treats them: resizing and alpha as Pillow does it, and the composite.
 //!
 //! The files in `tests/image/` and their expected pixels come from Pillow, by `tests/image/make.py`.
 
@@ -68,7 +68,7 @@ mod alpha {
 
     #[test]
     fn an_edit_returns_to_the_layers_size_and_exact_alpha_without_bleeding() {
-        // A soft-edged layer. The edit painted everything in one color, so the edges must have exactly that color.
+        // A soft-edged layer; the edit painted everything one color, and so the edges must have just that color.
         let layer = RgbaImage::from_fn(50, 40, |x, _| Rgba([200, 10, 10, (x * 5) as u8]));
         let edited = RgbImage::from_pixel(32, 32, Rgb([20, 40, 220]));
         let back = image::back_to_source(&edited, &layer);

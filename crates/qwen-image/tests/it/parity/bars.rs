@@ -1,4 +1,4 @@
-//! The paths of the fixtures, and all tolerances. Tolerances are defined only here.
+//! Where the fixtures are, and how near is near enough. Tolerances stand here and nowhere else.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Relative error in the 2-norm of a component in float32 on the CPU.
 pub const COMPONENT: f64 = 1e-4;
 
-/// A final picture in float32: the maximum difference of any channel of any pixel, and the mean difference, of 255.
+/// A finished picture in float32: how far any channel of any pixel may be off, and all of them on average, of 255.
 pub const PIXEL_WORST: u8 = 2;
 pub const PIXEL_MEAN: f64 = 0.05;
 
@@ -16,7 +16,7 @@ pub fn golden(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(path)
 }
 
-/// The checkpoint `edit` with another transformer config: `zero_cond_t` changes no tensor, so none is stored twice.
+/// The checkpoint `edit` under another transformer config: `zero_cond_t` changes no tensor, so none is stored twice.
 pub fn zero_cond_checkpoint() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let link = |from: PathBuf, to: PathBuf| std::os::unix::fs::symlink(from, to).unwrap();
@@ -36,7 +36,7 @@ pub fn zero_cond_checkpoint() -> tempfile::TempDir {
     folder
 }
 
-/// What the fixture's script wrote in addition to the tensors.
+/// What the fixture's script wrote beside the tensors.
 pub fn notes(name: &str) -> Value {
     let bytes = std::fs::read(golden(&format!("tensors/{name}.safetensors"))).unwrap();
     let (length, rest) = bytes.split_first_chunk().unwrap();

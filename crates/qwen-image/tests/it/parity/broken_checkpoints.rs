@@ -1,4 +1,4 @@
-//! The errors of unusable checkpoints say what is wrong, where, and what is valid.
+//! Checkpoints that cannot work say what is wrong, where, and what would be right.
 
 use std::{
     cell::Cell,
@@ -39,7 +39,7 @@ impl Broken {
         fs::write(path, json.to_string()).unwrap();
     }
 
-    /// The error of loading, without the folder's path.
+    /// What loading says, with the folder cut out of it.
     fn decompose_error(&self) -> String {
         let result = QwenImageLayeredPipeline::load(self.folder.path(), &Device::Cpu, DType::F32);
         self.shorten(result.err().expect("a broken checkpoint was loaded").to_string())
@@ -50,7 +50,7 @@ impl Broken {
         self.shorten(result.err().expect("a broken checkpoint was loaded").to_string())
     }
 
-    /// The errors that a check reports for the broken parts.
+    /// What a check says about the parts that are broken.
     fn checked(&self) -> Vec<String> {
         let report = models::check(self.folder.path()).unwrap();
         let errors = report.components.into_iter().filter_map(|part| part.error);
@@ -198,7 +198,7 @@ fn loading_stops_when_asked() {
     assert!(load(u32::MAX).is_none());
     let (tensors, all) = (told.get(), bytes.get());
     assert!(all <= models::checkpoint_bytes(&folder, DType::F32).unwrap(), "{all} bytes were told");
-    // Cancelling works within every part, and at once.
+    // Within every part, and at once.
     for most in [1, tensors / 2, tensors - 1] {
         assert!(matches!(load(most), Some(models::ModelError::Cancelled)), "at tensor {most}");
         assert_eq!(told.get(), most);
@@ -216,7 +216,7 @@ fn a_check_finds_nothing_wrong_with_what_loads() {
     }
 }
 
-/// Whatever loading refuses, a check refuses with the same message.
+/// Whatever loading refuses, a check refuses in the same words.
 #[test]
 fn a_check_refuses_what_loading_refuses() {
     let cases: [(&str, &str, serde_json::Value); 10] = [
@@ -243,7 +243,7 @@ fn a_check_refuses_what_loading_refuses() {
     }
 }
 
-/// These two are found by comparing parts with each other, so the messages differ.
+/// These two are found where parts are held against each other, so the words differ.
 #[test]
 fn a_check_holds_the_parts_against_each_other() {
     let broken = Broken::new("layered");

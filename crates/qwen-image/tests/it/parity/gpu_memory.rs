@@ -1,6 +1,5 @@
-//! Transfers to a GPU and back: the same weights as the CPU reads, the same bytes wherever they are kept, two models
-//! that swap. Without a GPU nothing is tested, and every test says so on stderr, which the test harness does not
-//! capture.
+//! The ways to a GPU and back: the same weights as the CPU reads, the same bytes wherever they wait, two models that
+//! swap. Without a GPU nothing is tested, and every test says so on the error stream, past the harness's capture.
 
 use std::io::Write;
 
@@ -33,14 +32,14 @@ fn uploaded_tensors_are_those_of_the_files() {
             Weights::open(&folder, LoadContext::new(&Device::Cpu, DType::F32)).unwrap(),
             Weights::open(&folder, LoadContext::new(&gpu, DType::F32)).unwrap(),
         );
-        // Backward, so that every request is out of order.
+        // Backwards: every one is out of turn.
         for (name, shape) in here.names_and_shapes().into_iter().rev() {
             let (one, other) = (here.get(shape.clone(), &name).unwrap(), there.get(shape, &name).unwrap());
             let values = |tensor: candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert!(values(one) == values(other), "{part}: {name}");
         }
         there.finish().unwrap();
-        // These are never taken, and dropping them must do no harm.
+        // Nobody takes these: they must be gone without harm.
         drop(Weights::open(&folder, LoadContext::new(&gpu, DType::F32)).unwrap());
     }
 }

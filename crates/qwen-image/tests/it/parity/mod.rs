@@ -1,4 +1,4 @@
-//! Parity with the reference: compares every component and both pipelines with the results of diffusers.
+//! Equality with the reference: every component and both pipelines against what diffusers computed.
 //!
 //! `tests/golden/` holds the small checkpoints, the stored tensors and the script that made them.
 

@@ -2,7 +2,7 @@ use qwen_image::pipeline::randn;
 
 use super::bars::tensors;
 
-/// Equal bit for bit, except for the last place of torch's vectorized logarithm, sine and cosine.
+/// Bit for bit up to the last place of torch's vectorized logarithm, sine and cosine.
 #[test]
 fn noise_is_torchs_for_every_seed_and_length() {
     let tensors = tensors("noise");

@@ -1,4 +1,4 @@
-//! Parts that take turns and streamed blocks give the same numbers bit for bit, wherever the weights are kept.
+//! Parts that take turns, and blocks that are streamed: the same numbers bit for bit, wherever the weights wait.
 
 use std::{cell::Cell, fs, ops::ControlFlow, path::Path};
 
@@ -46,7 +46,7 @@ fn decompose_gives_the_same_bits_wherever_its_parts_are() {
         // The caption goes through the text encoder token by token.
         let params = DecomposeOptions { layers: 2, num_inference_steps: 3, ..DecomposeOptions::default() };
         let mut latents = Vec::new();
-        // Runs twice: parts that were offloaded after the first run come back for the second.
+        // Twice: what left after the first run comes back for the second.
         for _ in 0..2 {
             latents.clear();
             let mut callbacks = Callbacks::default().on_step_end(|_, tensor: &mut Tensor| {
@@ -83,7 +83,7 @@ fn edit_gives_the_same_bits_wherever_its_parts_are() {
     }
 }
 
-/// A pass that fails halfway leaves transfers that are ahead of the next pass.
+/// A pass that fails half-way leaves transfers ahead of where the next pass begins.
 #[test]
 fn a_pass_after_a_failed_one_is_right() {
     let folder = golden("checkpoints/layered/transformer");
@@ -135,7 +135,7 @@ fn what_is_away_takes_nothing_and_comes_back_whole() {
     check(Vae::load(&folder.join("vae"), &Device::Cpu, DType::F32, Tiling::default()).unwrap());
 }
 
-/// A truncated file is detected before any of it is read as a weight.
+/// Half a file is found out before a byte of it is read as a weight.
 #[test]
 fn a_truncated_file_is_told_and_a_watched_load_tells_its_bytes() {
     let folder = tempfile::tempdir().unwrap();
@@ -158,7 +158,7 @@ fn a_truncated_file_is_told_and_a_watched_load_tells_its_bytes() {
     let length = fs::metadata(&path).unwrap().len();
     let parts = check(&golden("checkpoints/layered")).unwrap().components;
     let parameters: u64 = parts.iter().filter(|part| part.name == "transformer").map(|part| part.parameters).sum();
-    // Weights of the last block that are not needed are not read.
+    // The last block's weights that nobody needs are not read.
     assert!((parameters * 3..=parameters * 4).contains(&bytes.get()), "{} of {parameters} numbers", bytes.get());
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
     let error = load(folder.path(), &|_| ControlFlow::Continue(())).unwrap_err();

@@ -1,4 +1,4 @@
-//! Whole pipelines: the same checkpoint, picture, parameters and seed give the same pictures as in diffusers.
+//! Whole pipelines: the same checkpoint, picture, parameters and seed give diffusers' pictures.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ struct Case {
 }
 
 impl Case {
-    /// Values that are the default are left out, so the cases also test the defaults.
+    /// What is the default is not asked for: so the cases show that it is.
     fn conditioning(&self) -> Conditioning {
         Conditioning {
             text_positions: self.text_positions.filter(|positions| *positions != TextPositions::default()),
@@ -41,7 +41,7 @@ impl Case {
     }
 }
 
-/// The names of a job's request.
+/// As a job's request names them.
 #[derive(Deserialize)]
 struct Params {
     #[serde(default)]
@@ -69,7 +69,7 @@ fn picture(path: &str) -> RgbaImage {
     ::image::open(golden("pictures").join(path)).unwrap().to_rgba8()
 }
 
-/// Prints how the latents compare after every step that the reference kept, so that a failure shows where it began.
+/// Says how the latents compare after every step that the reference kept, so that a failure shows where it began.
 fn compare_latents(case: &Case, latents: &[Tensor]) {
     for (name, expected) in tensors(&case.tensors) {
         let Some(step) = name.strip_prefix("latents_").and_then(|step| step.parse::<usize>().ok()) else { continue };
@@ -159,7 +159,7 @@ fn edit(case: &Case, folder: &Path) {
     drop(callbacks);
     compare_latents(case, &latents);
     assert_eq!([image.width(), image.height()], case.size);
-    // The reference returns RGB; alpha bypasses the model.
+    // The reference gives RGB; alpha goes around the model.
     let expected = rgb_of(&picture(&case.outputs[0]));
     compare_pictures(&case.name, &DynamicImage::from(rgb_of(&image)), &DynamicImage::from(expected));
 }

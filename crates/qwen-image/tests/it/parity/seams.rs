@@ -1,4 +1,5 @@
-//! The hooks for samplers, caches, masks and previews: they see the right tensors, and change nothing by themselves.
+//! The places where samplers, caches, masks and previews join: they see what they should, and change nothing by
+//! themselves.
 
 use candle_core::{DType, Device, Tensor};
 use qwen_image::{
@@ -56,7 +57,7 @@ fn a_pass_that_is_stepped_cut_and_resumed_is_right() {
         let branches = [Branch { text: &text, rotations: &rotations }];
         let begin = || model.begin(&hidden, &branches, &modulations, targets).unwrap();
 
-        // A cache would keep these: the patches after each block except the last.
+        // What a cache would keep: the patches after each block but the last.
         let mut pass = begin();
         let blocks = pass.progress().1;
         let mut kept = Vec::new();
@@ -68,14 +69,14 @@ fn a_pass_that_is_stepped_cut_and_resumed_is_right() {
         assert!(pass.next_block().unwrap() && !pass.next_block().unwrap());
         assert_eq!(bits(&pass.finish().unwrap()[0]), bits(&expected), "{place:?}");
 
-        // Setting the same patches again changes nothing.
+        // Patches put back where they were taken from change nothing.
         let mut pass = begin();
         assert!(pass.next_block().unwrap());
         pass.set_hidden(0, kept[0].clone()).unwrap();
         while pass.next_block().unwrap() {}
         assert_eq!(bits(&pass.finish().unwrap()[0]), bits(&expected), "{place:?}");
 
-        // A pass that ends early gives a different result of the same shape, and does not disturb the next one.
+        // A pass that ends early gives something else of the same shape, and does not disturb the next one.
         let mut cut = begin();
         assert!(cut.next_block().unwrap());
         assert!(cut.set_hidden(0, text.clone()).is_err(), "patches of another shape are refused");

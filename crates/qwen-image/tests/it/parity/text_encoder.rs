@@ -19,7 +19,7 @@ fn ids(tensor: &Tensor) -> Vec<u32> {
     tensor.flatten_all().unwrap().to_dtype(DType::U32).unwrap().to_vec1().unwrap()
 }
 
-/// The bytes of a `(h, w, c)` tensor as RGB.
+/// Bytes of a `(h, w, c)` tensor as RGB.
 fn picture(tensor: &Tensor) -> RgbImage {
     let (height, width, channels) = tensor.dims3().unwrap();
     let (width, height) = (width as u32, height as u32);
@@ -90,7 +90,7 @@ fn pictures_become_the_references_patches() {
     for name in ["square", "wide", "tiny", "exact", "rgba"] {
         let picture = picture(&in_pil[&format!("{name}_image")]);
         let values = format!("{name}_pixel_values");
-        // With torchvision, not even the last bit of a float differs.
+        // Not even the last bit of a float differs where torch scales.
         for (backend, expected, bar) in [
             (ImageProcessorBackend::Pil, &in_pil[&values], 1e-6),
             (ImageProcessorBackend::Torchvision, &in_torchvision[&values], 0.0),
@@ -250,7 +250,7 @@ fn what_cannot_be_read_is_said() {
     assert!(matches!(error, TextError::NoHead), "{error}");
 }
 
-/// The path for other devices and number formats: plain candle expressions, also with the cache.
+/// The path of other devices and number formats: plain candle expressions, with the cache too.
 #[test]
 fn bfloat16_stays_near_float32() {
     let folder = golden("checkpoints/layered");

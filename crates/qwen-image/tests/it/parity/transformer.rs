@@ -24,7 +24,7 @@ fn check(folder: &Path, reference: &str) {
 
     let all = hidden.dim(1).unwrap();
     assert_close(reference, &run(all), &tensors["output"], COMPONENT);
-    // The pipelines request only the first frames; leaving out the others must not change them.
+    // The pipelines ask only for the first frames: the rest must not be missed.
     let first = frames[0].patches();
     let expected = tensors["output"].narrow(1, 0, first).unwrap();
     assert_close(&format!("{reference}, first frame only"), &run(first), &expected, COMPONENT);

@@ -15,7 +15,7 @@ fn channels_last(x: &Tensor) -> Tensor {
     x.squeeze(2).unwrap().permute((0, 2, 3, 1)).unwrap().contiguous().unwrap()
 }
 
-/// The stored latents are those of the VAE itself; ours are normalized for the transformer.
+/// The stored latents are the VAE's own; ours are normalized as the transformer takes them.
 fn normalize(latent: &Tensor, checkpoint: &str) -> Tensor {
     let text = std::fs::read_to_string(golden(checkpoint).join("vae/config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -47,8 +47,8 @@ fn edit_with_three_channels() {
     check("checkpoints/edit", "vae_edit");
 }
 
-/// The picture has no larger steps at the edges of tiles than elsewhere. (The pixels differ from those of the untiled
-/// picture, because the attention at the lowest resolution sees one tile at a time.)
+/// Where tiles meet the picture jumps no more than it does elsewhere. (The pixels themselves differ from those of the
+/// whole picture: the attention at the lowest resolution sees a tile at a time.)
 #[test]
 fn tiles_are_clamped_and_seamless() {
     let whole = load("checkpoints/layered", Tiling::default());
@@ -82,7 +82,7 @@ fn tiles_are_clamped_and_seamless() {
     assert!(seam <= 1.1 * worst, "a seam of {seam:.4} where the whole picture steps by {worst:.4} at most");
 }
 
-/// If the network is replaced by a function of single latents, tiling must not change anything.
+/// With a stand-in for the network that looks at one latent at a time, tiling must change nothing at all.
 #[test]
 fn tiles_of_a_local_function_join_exactly() {
     let tiling = Tiling { threshold: 0, tile: 7, overlap: 3 };

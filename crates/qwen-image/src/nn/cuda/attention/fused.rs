@@ -1,4 +1,4 @@
-//! Attention as one cuDNN operation, and our own kernel for the remaining keys that do not fill one of its tiles.
+//! Attention as one operation of cuDNN's, and our own kernel for the keys that fill no tile of it.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -18,26 +18,26 @@ use super::{
     Call, Heads, heads_args,
 };
 
-/// The number of keys in a tile of cuDNN's kernel. It is 7 to 14 % slower if the last tile is not full.
+/// cuDNN's kernel takes keys by so many, and loses 7 to 14 % where some are left over.
 const TILE: usize = 128;
 
-/// From this many keys on, a separate kernel for the remaining keys is faster.
+/// From so many keys on, it is faster to attend to what is left over in a kernel of its own.
 const SPLIT_FROM: usize = 8192;
 
-/// The size of a head in `kernels/attention_tail.cu`, in elements.
+/// Elements of a head in `kernels/attention_tail.cu`.
 const TAIL_HEAD: usize = 128;
 
 /// Everything that a plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FusedShape {
-    /// For each of q, k and v: heads, tokens, and the strides of a head and of a token.
+    /// Heads, tokens, and the strides of head and token, of q, k and v.
     sides: [[usize; 4]; 3],
     head: usize,
-    /// Whether the plan also outputs the logarithm of the sum that each row was divided by.
+    /// Whether it tells the logarithm of the sum that each row was divided by.
     with_sums: bool,
 }
 
-/// The ids of a plan's tensors.
+/// Tensors of a plan, by the names that cuDNN knows them by.
 const Q: i64 = 1;
 const K: i64 = 2;
 const V: i64 = 3;
@@ -46,7 +46,7 @@ const SCALE: i64 = 5;
 const SUMS: i64 = 6;
 
 impl Call<'_> {
-    /// Attention as one cuDNN operation; none if cuDNN does not support it.
+    /// cuDNN's one operation for all of it; none where it does not apply.
     pub(super) fn fused(&self) -> Result<Option<Tensor>> {
         let Self { q, k, v, .. } = self;
         if q.x.dtype() != DType::BF16 || !q.head.is_multiple_of(8) || q.head > 256 || ![q, k, v].into_iter().all(fits) {
@@ -58,13 +58,12 @@ impl Call<'_> {
         };
         let rest = k.tokens % TILE;
         let splits = rest != 0 && k.tokens >= SPLIT_FROM && q.head == TAIL_HEAD && q.heads == k.heads;
-        // SAFETY: if a plan is queued, cuDNN writes all of it; otherwise it is dropped unread.
+        // SAFETY: cuDNN writes all of it where a plan is queued; where none is, it is dropped unread.
         let out = unsafe { self.out()? };
         if !splits {
             return Ok(self.planned(cudnn, [k, v], &out, None)?.then_some(out));
         }
-        // SAFETY: if a plan is queued, cuDNN writes all of it before the kernel reads it; otherwise it is dropped
-        // unread.
+        // SAFETY: cuDNN writes all of it before the kernel reads it; where no plan is queued, it is dropped unread.
         let sums = unsafe { Tensor::empty((q.heads, q.tokens), DType::F32, q.x.device())? };
         let most = k.tokens - rest;
         if !self.planned(cudnn, [&k.cut(0, most), &v.cut(0, most)], &out, Some(&sums))? {
@@ -74,7 +73,7 @@ impl Call<'_> {
         Ok(Some(out))
     }
 
-    /// Queues cuDNN's attention; returns false if cuDNN refuses the shape.
+    /// Queues cuDNN's attention; false where it refuses the shape.
     fn planned(&self, cudnn: &Cudnn, [k, v]: [&Heads; 2], out: &Tensor, sums: Option<&Tensor>) -> Result<bool> {
         let q = &self.q;
         let sides = [q, k, v].map(|x| [x.heads, x.tokens, x.head_stride, x.token_stride]);
@@ -99,22 +98,22 @@ impl Call<'_> {
         let ids = [Q, K, V, OUT, SCALE, SUMS];
         let count = if sums.is_some() { 6 } else { 5 };
         let workspace = self.gpu.scratch(plan.workspace)?;
-        // SAFETY: these are the tensors of `shape.plan`; the last one exists only with sums. `shape` has the sizes and
-        // strides of q, k and v. Their regions hold every head of every token; `fused` checked that they are bfloat16
-        // and aligned, and so are their parts that start at a later token. `out` and `sums` were allocated with the
-        // plan's sizes, at aligned addresses. The scale is a float32 that `self` holds. The workspace is scratch memory
-        // of the plan's size, which is used only by work on this stream.
+        // SAFETY: these are the tensors of `shape.plan`, of which the last only with sums. `shape` has the sizes and
+        // strides of q, k and v, whose regions hold every head of every token and which `fused` found to be bfloat16
+        // and aligned, also from a later token on; out and sums were allocated for the plan, which begins at an aligned
+        // address. The scale is a float32 that `self` holds. The workspace is the scratch memory, of the plan's size,
+        // which only work of the one stream uses.
         unsafe { cudnn.execute(&plan, &ids[..count], &addresses[..count], workspace)? };
         Ok(true)
     }
 
-    /// Adds attention to the remaining keys to `out`, whose rows were divided by `sums`. Requires bfloat16, heads of
-    /// 128 elements, as many key heads as query heads, and aligned addresses and strides.
+    /// Adds what a few more keys give to `out`, whose rows were divided by `sums`. The format is bfloat16, heads have
+    /// 128 elements, keys as many heads as queries, and addresses and strides fit.
     fn tail(&self, [k, v]: [&Heads; 2], out: &Tensor, sums: &Tensor) -> Result<()> {
         const QUERIES: usize = 64;
         let q = &self.q;
         if q.head != TAIL_HEAD || k.heads != q.heads || ![q, k, v].into_iter().all(fits) {
-            bail!("the kernel for the remaining keys supports only aligned heads of {TAIL_HEAD} elements");
+            bail!("the kernel for the last keys takes whole heads of {TAIL_HEAD}");
         }
         let ([q_at, q_token, q_head], [k_at, k_token, k_head], [v_at, v_token, v_head]) =
             (heads_args(q)?, heads_args(k)?, heads_args(v)?);
@@ -135,15 +134,14 @@ impl Call<'_> {
             Arg::Float(self.scale),
         ];
         let grid = Grid { blocks: (q.tokens.div_ceil(QUERIES), q.heads), threads: 128, shared: 0 };
-        // SAFETY: `fused` checked that all are bfloat16. A block processes 64 queries of a head. Beyond the last query
-        // it reads the last one again and writes nothing; beyond the last key it reads nothing. q, k and v have `heads`
-        // heads of 128 elements, whose addresses and strides allow accesses of 16 bytes; the sizes of `out` and `sums`
-        // were checked above.
+        // SAFETY: `fused` has checked that all are bfloat16. A block has 64 queries of a head; rows after the last
+        // query are read from the last and not written, keys after the last are not read. q, k and v have `heads` heads
+        // of 128 elements whose addresses and strides allow 16 bytes at a time; out and sums were sized above.
         unsafe { self.gpu.launch("attention_tail", "attention_tail_bf16", grid, &args) }
     }
 }
 
-/// Whether kernels can read it 16 bytes at a time.
+/// Whether kernels can read 16 bytes at a time.
 fn fits(x: &Heads) -> bool {
     x.token_stride.is_multiple_of(8) && x.head_stride.is_multiple_of(8) && x.region().is_ok_and(Region::aligned)
 }

@@ -1,5 +1,5 @@
-//! Attention. It uses cuDNN's fused kernel where that is supported, our own kernel if each query has few keys, and
-//! otherwise matrix products around a softmax, over slices of the queries.
+//! Attention: cuDNN's fused kernel where it applies, our own for a few keys a query, and matrix products around a
+//! softmax over slices of the queries for the rest.
 
 mod fused;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::nn::Mask;
 
-/// The name of the kernel for long sequences in this number format.
+/// The kernel for long sequences of this number format.
 pub fn attention_kernel(device: &Device, dtype: DType) -> String {
     let cudnn =
         device.as_cuda_device().and_then(Gpu::of_device).ok().and_then(|gpu| Some(gpu.cudnn.as_ref()?.version()));
@@ -24,7 +24,7 @@ pub fn attention_kernel(device: &Device, dtype: DType) -> String {
     }
 }
 
-/// The maximum number of keys per query in our own kernel, which holds their scores in shared memory.
+/// Keys a query sees at most in our own kernel: their scores stand in shared memory.
 const FEW_KEYS: usize = 8192;
 
 /// `q` `(1, s, h, d)`, `k` and `v` `(1, t, g, d)` -> `(1, s, h d)`. See [`crate::nn::attention`].
@@ -43,15 +43,15 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Mask<'_>)
     }
 }
 
-/// `(1, tokens, heads, d)` with contiguous heads.
+/// `(1, tokens, heads, d)` with the elements of a head side by side.
 struct Heads {
     x: Tensor,
-    /// The number of elements before the first token.
+    /// Elements before the first token.
     skipped: usize,
     tokens: usize,
     heads: usize,
     head: usize,
-    /// The distances between tokens and between heads, in elements.
+    /// Elements from a token, and from a head, to the next.
     token_stride: usize,
     head_stride: usize,
 }
@@ -64,12 +64,12 @@ impl Heads {
         Ok(Self { skipped: 0, tokens, heads, head, token_stride, head_stride, x })
     }
 
-    /// The part of `tokens` tokens that begins at token `start`.
+    /// The same without what stands before token `start` and after the `tokens` that follow it.
     fn cut(&self, start: usize, tokens: usize) -> Self {
         Self { skipped: self.skipped + start * self.token_stride, tokens, x: self.x.clone(), ..*self }
     }
 
-    /// The memory from the first token on, checked to hold every head of every token.
+    /// From the first token on; it holds every head of every token.
     fn region(&self) -> Result<Region<'_>> {
         let Self { tokens, heads, head, .. } = *self;
         let len = if tokens == 0 || heads == 0 {
@@ -81,13 +81,13 @@ impl Heads {
     }
 }
 
-/// A kernel's arguments for heads: the memory, and the distances between tokens and between heads, in elements.
+/// As kernels take them: where they are, and elements from a token, and from a head, to the next.
 fn heads_args(heads: &Heads) -> Result<[Arg<'_>; 3]> {
     Ok([Arg::Region(heads.region()?), Arg::Long(heads.token_stride as i64), Arg::Long(heads.head_stride as i64)])
 }
 
-/// One call. Keys and values have equally many tokens and heads, and the number of query heads is a multiple of that of
-/// their heads. All three have the same head size and number format.
+/// Keys and values have the same tokens and heads, which divide those of the queries; all three have heads of one size
+/// and format.
 struct Call<'a> {
     gpu: &'a Gpu,
     q: Heads,
@@ -113,16 +113,16 @@ impl<'a> Call<'a> {
         Ok(Self { gpu, q: Heads::new(q)?, k: Heads::new(k)?, v: Heads::new(v)?, scale })
     }
 
-    /// Memory for the result, `(1, tokens, heads * head)`.
+    /// Room for the result, `(1, tokens, heads * head)`.
     ///
     /// # Safety
-    /// See [`view::fresh`].
+    /// As of [`view::fresh`].
     unsafe fn out(&self) -> Result<Tensor> {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller promises it.
         unsafe { view::fresh((1, self.q.tokens, self.q.heads * self.q.head), &self.q.x) }
     }
 
-    /// Attention within segments of one sequence, for instance the windows of a picture.
+    /// Windows of one sequence.
     fn segments(&self, bounds: &[usize]) -> Result<Tensor> {
         if !bounds.is_sorted() || bounds.last().is_some_and(|&end| end > self.k.tokens) {
             bail!("segments {bounds:?} of {} keys", self.k.tokens);
@@ -140,8 +140,8 @@ impl<'a> Call<'a> {
         bail!("a window of {widest} keys; the kernel takes up to {FEW_KEYS}")
     }
 
-    /// Our own kernel, with a block of threads for each query and head. `spans` has the first key and the end of the
-    /// keys of each query, and the maximum number of keys per query.
+    /// Our own kernel: a block of threads for each query and head. `spans` gives first and last key of each query,
+    /// and the most keys that one has.
     fn few_keys(&self, spans: Option<(&Tensor, usize)>) -> Result<Tensor> {
         const THREADS: usize = 128;
         let Self { q, k, v, .. } = self;
@@ -181,18 +181,18 @@ impl<'a> Call<'a> {
             DType::F32 => "row_attention_f32",
             dtype => bail!("no kernel takes {dtype:?}"),
         };
-        // SAFETY: a block processes one token and head of the queries; its group has one head of the keys. It reads
-        // single elements of the keys and values of its span, or of all without spans. `segments` checked that spans
-        // end at the last key at most. `out` has `head` elements for each block. The shared memory has room for one
-        // head, the scores of the longest span, and one number per thread.
+        // SAFETY: a block has a token and head of the queries, which the group maps to one of the keys' heads; it reads
+        // elements one by one of the keys and values of its span, or of all, and spans end at the last key, as
+        // `segments` checked. `out` has `head` elements for each block. In shared memory there is room for a head, the
+        // scores of the widest span and a number a thread.
         unsafe { self.gpu.launch("attention", name, grid, &args)? };
         Ok(out)
     }
 
-    /// Slice by slice of the queries: the scores, their softmax, and the product with the values. No intermediate
-    /// result is larger than `SCORES`.
+    /// Scores of a slice of queries, their softmax, and the product with the values. Nothing larger than `SCORES`
+    /// is ever held.
     fn sliced(&self, causal: Option<usize>) -> Result<Tensor> {
-        /// The number of scores of a slice.
+        /// Scores of a slice, in elements.
         const SCORES: usize = 1 << 28;
         let Self { q, k, v, .. } = self;
         let dtype = q.x.dtype();
@@ -203,13 +203,13 @@ impl<'a> Call<'a> {
         };
         let (keys, group) = (k.tokens, q.heads / k.heads);
         let slice = (SCORES / (q.heads * keys).max(1)).clamp(1, q.tokens.max(1));
-        // SAFETY: the slices cover all queries, and the second products of each slice write all of its rows.
+        // SAFETY: the slices cover all queries, and the second products of each write all of its rows.
         let out = unsafe { self.out()? };
         let (q_region, k_region, v_region, out_region) = (q.region()?, k.region()?, v.region()?, Region::of(&out)?);
         for start in (0..q.tokens).step_by(slice) {
             let rows = slice.min(q.tokens - start);
-            // SAFETY: the first products write the scores of all heads before the softmax reads them, and the softmax
-            // writes the weights before the second products read them.
+            // SAFETY: the first products write the scores of all heads before the softmax reads them, and it writes the
+            // weights before the second products read them.
             let (scores, weights) = unsafe {
                 (
                     Tensor::empty((q.heads, rows, keys), DType::F32, q.x.device())?,
@@ -219,7 +219,7 @@ impl<'a> Call<'a> {
             let (scores, weights) = (Region::of(&scores)?, Region::of(&weights)?);
             let scores_side = Side { dtype: DType::F32, row: keys, batch: group * rows * keys };
             let weights_side = Side { dtype, ..scores_side };
-            // One batch covers the query heads with the same position in their groups, each with its own key head.
+            // One batch covers the heads that stand at the same place in their groups, each with its own keys.
             for place in 0..group {
                 let product = Product {
                     rows,
@@ -246,7 +246,7 @@ impl<'a> Call<'a> {
                 Arg::Int(i32::from(causal.is_some())),
                 Arg::Float(self.scale),
             ];
-            // SAFETY: a block processes one of `heads * rows` rows of `keys` elements, the size of scores and weights.
+            // SAFETY: a block has one of the `heads * rows` rows of `keys` elements, which scores and weights both have.
             unsafe { self.gpu.launch("attention", softmax, Grid::rows(q.heads * rows, 256), &args)? };
             for place in 0..group {
                 let product = Product {

@@ -1,5 +1,5 @@
-//! cuDNN through its backend interface: create descriptors, set their attributes, finalize them, and build an execution
-//! plan from them.
+//! cuDNN through its backend interface: descriptors are made, given attributes, finalised, and an execution plan comes
+//! out.
 
 pub mod sys;
 
@@ -41,7 +41,7 @@ pub struct Descriptor {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // SAFETY: the library created the descriptor `raw` for this owner only, which is dropped here.
+        // SAFETY: `raw` is a descriptor that the library made for this owner alone, who is gone after this.
         unsafe { (self.api.destroy_descriptor)(self.raw) };
     }
 }
@@ -49,9 +49,8 @@ impl Drop for Descriptor {
 impl Descriptor {
     pub fn set(&self, name: AttributeName, value: Value<'_>) -> Result<()> {
         let raw = |kind: AttributeType, count: usize, data: *const c_void| {
-            // SAFETY: `raw` lives as long as its owner. All calls below pass a `data` that points to `count` values of
-            // the type `kind`, which live until this returns. The library copies them, and refuses values that do not
-            // fit `name`.
+            // SAFETY: `raw` is alive as long as its owner; below, `data` points to `count` values of the type that
+            // `kind` names, alive until this returns. The library copies them, and refuses what does not fit `name`.
             let status = unsafe { (self.api.set_attribute)(self.raw, name, kind, count as i64, data) };
             self.api.check(status, format_args!("{name:?}"))
         };
@@ -73,55 +72,55 @@ impl Descriptor {
     }
 
     pub fn finalize(self) -> Result<Self> {
-        // SAFETY: `raw` lives as long as its owner.
+        // SAFETY: `raw` is alive as long as its owner.
         let status = unsafe { (self.api.finalize)(self.raw) };
         self.api.check(status, "descriptor")?;
         Ok(self)
     }
 }
 
-/// The library, with a handle for one stream.
+/// The library with a handle on one stream.
 #[derive(Debug)]
 pub struct Cudnn {
     api: &'static Api,
     handle: CudnnHandle,
-    /// Keeps the handle's stream alive.
+    /// The handle queues on it.
     _stream: Arc<CudaStream>,
 }
 
 impl Drop for Cudnn {
     fn drop(&mut self) {
-        // SAFETY: the library created `handle` for this owner only, which is dropped here.
+        // SAFETY: `handle` is one that the library made for this owner alone, who is gone after this.
         unsafe { (self.api.destroy)(self.handle) };
     }
 }
 
-/// Operations that run together.
+/// Operations that run as one.
 #[derive(Debug)]
 pub struct ExecutionPlan {
     plan: Descriptor,
-    /// The size of the scratch memory, in bytes.
+    /// Bytes of scratch memory.
     pub workspace: usize,
 }
 
 /// A tensor's shape in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorSpec<'a> {
-    /// Identifies the tensor when the plan is executed.
+    /// By which the plan's caller names it.
     pub id: i64,
     pub dtype: DataType,
     pub dims: &'a [i64],
     pub strides: &'a [i64],
-    /// A number in host memory instead of a tensor on the device.
+    /// The number itself stands where the address would.
     pub by_value: bool,
-    /// An intermediate result of the plan, which is never written to memory.
+    /// Only passed between operations of one plan.
     pub is_virtual: bool,
 }
 
-/// The alignment of every tensor's address, in bytes.
+/// What the address of every tensor is a multiple of, in bytes.
 const ALIGNMENT: i64 = 16;
 
-/// The maximum number of engine configurations to try, best first.
+/// Ways to compute that are tried, best first.
 const MOST_CONFIGS: usize = 8;
 
 impl Cudnn {
@@ -132,14 +131,14 @@ impl Cudnn {
         let status = unsafe { (api.create)(&mut handle) };
         let opened = api.check(status, "handle").and_then(|()| {
             let cudnn = Self { api, handle, _stream: stream.clone() };
-            // SAFETY: the handle was just created, and `cudnn` keeps the stream alive.
+            // SAFETY: the handle was just made, and the stream lives beside it.
             let status = unsafe { (api.set_stream)(handle, stream.cu_stream().cast()) };
             api.check(status, "stream of the handle").map(|()| cudnn)
         });
-        opened.inspect_err(|error| tracing::warn!(%error, "cuDNN was found but cannot be initialized")).ok()
+        opened.inspect_err(|error| tracing::warn!(%error, "cuDNN was found but does not start")).ok()
     }
 
-    /// The version, such as `9.19.0`.
+    /// As in `9.19.0`.
     pub fn version(&self) -> String {
         let version = self.api.version;
         format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
@@ -169,7 +168,7 @@ impl Cudnn {
         tensor.finalize()
     }
 
-    /// The first plan that the library's heuristics propose for these operations and that can be built.
+    /// The first plan for these operations that the library's heuristics propose and can build.
     pub fn plan(&self, operations: &[&Descriptor]) -> Result<ExecutionPlan> {
         let graph = self.descriptor(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
         graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, Value::Handle(self))?;
@@ -202,8 +201,8 @@ impl Cudnn {
             (0..MOST_CONFIGS).map(|_| self.descriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)).collect::<Result<_>>()?;
         let mut raws: Vec<BackendDescriptor> = configs.iter().map(|config| config.raw).collect();
         let mut found = 0;
-        // SAFETY: the library fills up to `MOST_CONFIGS` of the descriptors in `raws`, which `configs` keeps alive, and
-        // writes their number.
+        // SAFETY: the library fills up to `MOST_CONFIGS` of the descriptors that `raws` names, which `configs` keeps
+        // alive, and tells how many.
         let status = unsafe {
             (self.api.get_attribute)(
                 heuristics.raw,
@@ -224,7 +223,7 @@ impl Cudnn {
         plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, Value::Descriptors(&[config]))?;
         let plan = plan.finalize()?;
         let (mut workspace, mut count) = (0_i64, 0);
-        // SAFETY: the library writes one 64-bit number, and the count of numbers written.
+        // SAFETY: the library writes one 64-bit number, and how many it wrote.
         let status = unsafe {
             (self.api.get_attribute)(
                 plan.raw,
@@ -239,24 +238,24 @@ impl Cudnn {
         Ok(ExecutionPlan { plan, workspace: usize::try_from(workspace).unwrap_or(0) })
     }
 
-    /// Queues a plan of this handle. The tensors may be dropped right after the call, because device memory is freed in
-    /// the order of the stream.
+    /// Queues a plan of this handle's. Device memory may be given back behind it, because it is freed in the order of
+    /// the stream.
     ///
     /// # Safety
-    /// The caller guarantees that
-    /// - `ids` has all tensors of the plan that are not virtual, and `addresses` is in the same order;
-    /// - each address is a multiple of 16 and points to memory on the stream's device, with the number format, dims and
-    ///   strides of the tensor's description; for a tensor by value, it points to that number in host memory, which
-    ///   lives until this returns;
-    /// - `workspace` is the address of `plan.workspace` bytes on the device that are used only by work on this stream.
+    /// The caller promises that
+    /// - `ids` are those of all tensors of the plan that are not virtual, and `addresses` stand in the same order;
+    /// - each is the address of memory of the stream's device, a multiple of 16, with the number format and room for
+    ///   the dims and strides that the tensor was described with; or, for a tensor by value, of that number in host
+    ///   memory, alive until this returns;
+    /// - `workspace` is the address of `plan.workspace` bytes of the device that only this stream's work uses.
     pub unsafe fn execute(&self, plan: &ExecutionPlan, ids: &[i64], addresses: &[u64], workspace: u64) -> Result<()> {
         let pack = self.descriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?;
         pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, Value::Int64(ids))?;
         pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, Value::Addresses(addresses))?;
         pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Value::Addresses(&[workspace]))?;
         let pack = pack.finalize()?;
-        // SAFETY: the handle and the descriptors live as long as their owners. The caller guarantees that the memory is
-        // as the plan reads and writes it.
+        // SAFETY: handle and descriptors are alive as long as their owners; the memory is as the plan reads and writes
+        // it by the caller's promise.
         let status = unsafe { (self.api.execute)(self.handle, plan.plan.raw, pack.raw) };
         self.api.check(status, "execution")
     }

@@ -133,10 +133,10 @@ pub enum PointwiseMode {
     CUDNN_POINTWISE_ADD = 0,
 }
 
-/// 9.13, the first version with attention as one operation.
+/// 9.13, the first with attention as one operation.
 const OLDEST: usize = 91_300;
 
-/// The functions, with the library that contains them.
+/// The functions, with the library that they live in.
 pub struct Api {
     pub create: unsafe extern "C" fn(*mut CudnnHandle) -> CudnnStatus,
     pub destroy: unsafe extern "C" fn(CudnnHandle) -> CudnnStatus,
@@ -161,15 +161,15 @@ pub struct Api {
 }
 
 impl Api {
-    /// The library, opened once per process; none if it is missing or too old.
+    /// The library of this process; none when there is none that is new enough.
     pub fn get() -> Option<&'static Self> {
         static API: OnceLock<Option<Api>> = OnceLock::new();
         API.get_or_init(|| ["libcudnn.so.9", "libcudnn.so"].iter().find_map(|name| Self::load(name))).as_ref()
     }
 
     fn load(name: &str) -> Option<Self> {
-        // SAFETY: NVIDIA's library has no initializers that depend on this program's state. The functions' types are
-        // those of its header, and they live as long as the library, which is stored with them.
+        // SAFETY: NVIDIA's library has no initialisers that depend on the state of this program; the types of the
+        // functions are those of its header, and they live as long as the library, which is kept beside them.
         unsafe {
             let library = Library::new(name).ok()?;
             let version = library.get::<unsafe extern "C" fn() -> usize>(b"cudnnGetVersion\0").ok()?();

@@ -239,18 +239,20 @@ none() { # no CPU workers, as beside GPUs
     set_env ACETATE_WORKERS 0
     up
     is workers "$(workers)" 0
-    # The sample waits for a worker, starts none, and goes when its client is told to go.
+    # The sample waits for a worker, starts none, and ends on SIGTERM, which a shell as process 1 would ignore.
     local before client
     before=$(count)
-    setsid docker compose run --rm -T sample house.png &
+    docker compose run --rm -T sample house.png &
     client=$!
     within 60 more_than "$before"
     is workers "$(workers)" 0
-    kill -TERM -- "-$client"
+    docker kill --signal TERM "$(sample_container)"
     within 30 no_sample
+    wait "$client" || true
 }
+sample_container() { docker ps --quiet --filter label=com.docker.compose.service=sample; }
 more_than() { [ "$(count)" -gt "$1" ]; }
-no_sample() { [ -z "$(docker ps --quiet --filter label=com.docker.compose.service=sample)" ]; }
+no_sample() { [ -z "$(sample_container)" ]; }
 down() { # with jobs in the queue
     submit kept 6
     docker compose --profile '*' down

@@ -1,9 +1,17 @@
 //! New connections: the hosts in turn, until one is acceptable.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     fault::{explain, passes_soon},
@@ -26,6 +34,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct Connector {
     pub(super) url: PostgresUrl,
     pub(super) sessions: Sessions,
+    /// Whether there has been a connection.
+    reached: AtomicBool,
 }
 
 /// Why there is no connection.
@@ -52,15 +62,40 @@ pub(super) enum ConnectError {
 impl Connector {
     pub(super) fn new(url: &PostgresUrl) -> Self {
         let mode = if url.pooled { Mode::Shared } else { Mode::Unknown };
-        Self { url: url.clone(), sessions: Sessions::new(&url.settings, mode) }
+        Self { url: url.clone(), sessions: Sessions::new(&url.settings, mode), reached: AtomicBool::new(false) }
     }
 
     pub(super) async fn connect(&self) -> Result<PgConnection, ConnectError> {
         self.connect_to_one().await.map(|(connection, _)| connection)
     }
 
-    /// A connection, and the host that it leads to.
+    /// A connection, and the host that it leads to. A server that is full, or restarts, is waited for.
     pub(super) async fn connect_to_one(&self) -> Result<(PgConnection, &Host), ConnectError> {
+        let deadline = Instant::now() + self.url.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        loop {
+            match self.ask_each().await {
+                Ok(found) => {
+                    self.reached.store(true, Ordering::Relaxed);
+                    return Ok(found);
+                }
+                Err(error) if self.passes_soon(&error) && Instant::now() + PAUSE < deadline => sleep(PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn passes_soon(&self, error: &ConnectError) -> bool {
+        let reached = self.reached.load(Ordering::Relaxed);
+        match error {
+            ConnectError::Server(error) => passes_soon(error, reached),
+            // A replica that is about to be promoted.
+            ConnectError::ReadOnly => reached,
+            ConnectError::Hosts(hosts) => hosts.iter().any(|(_, error)| self.passes_soon(error)),
+            ConnectError::NoAnswer(_) | ConnectError::Encoding { .. } | ConnectError::File { .. } => false,
+        }
+    }
+
+    async fn ask_each(&self) -> Result<(PgConnection, &Host), ConnectError> {
         self.check_files().await?;
         let mut refused = Vec::new();
         for host in self.in_order() {
@@ -99,19 +134,7 @@ impl Connector {
     async fn reach(&self, host: &Host) -> Result<PgConnection, ConnectError> {
         let usual = if self.url.hosts.len() == 1 { CONNECT_TIMEOUT } else { HOST_TIMEOUT };
         let patience = self.url.connect_timeout.unwrap_or(usual);
-        let deadline = Instant::now() + patience;
-        loop {
-            match timeout_at(deadline, self.try_once(host)).await {
-                Err(_) => return Err(ConnectError::NoAnswer(patience)),
-                // With several hosts, the next one is asked instead.
-                Ok(Err(ConnectError::Server(error)))
-                    if passes_soon(&error) && self.url.hosts.len() == 1 && Instant::now() + PAUSE < deadline =>
-                {
-                    sleep(PAUSE).await;
-                }
-                Ok(answer) => return answer,
-            }
-        }
+        timeout(patience, self.try_once(host)).await.unwrap_or(Err(ConnectError::NoAnswer(patience)))
     }
 
     async fn try_once(&self, host: &Host) -> Result<PgConnection, ConnectError> {

@@ -77,9 +77,22 @@ pub(super) fn no_answer(url: &PostgresUrl, waited: Duration) -> JobError {
     ))
 }
 
-/// Whether a new connection may be accepted in a moment.
-pub(super) fn passes_soon(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(error) if matches!(error.code().as_deref(), Some("53300" | "57P03")))
+/// Whether a new connection may be accepted in a moment. `reached`: there has been one, so the address is right.
+pub(super) fn passes_soon(error: &sqlx::Error, reached: bool) -> bool {
+    match error {
+        sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("53300" | "57P03")),
+        sqlx::Error::Io(error) => {
+            let away = [
+                io::ErrorKind::ConnectionRefused,
+                io::ErrorKind::ConnectionReset,
+                io::ErrorKind::UnexpectedEof,
+                // The socket of a server that restarts.
+                io::ErrorKind::NotFound,
+            ];
+            reached && away.contains(&error.kind())
+        }
+        _ => false,
+    }
 }
 
 /// The server's message, with advice for the usual errors.
@@ -173,9 +186,9 @@ fn tls_advice(url: &PostgresUrl, reason: &str) -> String {
                      with sslrootcert=/path/ca.pem in ACETATE__STATUS__URL"
                 .to_owned(),
         }
-    } else if reason.contains("NotValidForName") {
+    } else if reason.contains("not valid for name") || reason.contains("NotValidForName") {
         "the server's certificate is for another host name; connect by that name, or use sslmode=verify-ca".to_owned()
-    } else if reason.contains("Expired") || reason.contains("NotValidYet") {
+    } else if reason.contains("expired") || reason.contains("not valid yet") {
         "check the clocks of both machines, and renew the server's certificate".to_owned()
     } else if reason.contains("does not support TLS") {
         "turn TLS on in the server, or use sslmode=disable in ACETATE__STATUS__URL on a network that you trust"

@@ -61,16 +61,15 @@ pub(super) async fn migrate(connections: &Connections) -> Result<Migrated, JobEr
     let found = look(connections).await?;
     refuse_newer(connector, &found)?;
     let from = found.version.unwrap_or_default();
-    {
-        let mut work = connector.connect().await.map_err(|error| connector.error(error))?;
-        if from == 0 {
-            run.create_all(&mut work).await?;
-        } else {
-            run.upgrade(&mut work, from).await?;
-            let found = look(connections).await?;
-            run.build(&mut work, missing(&found)).await?;
-        }
+    if from == 0 {
+        // In the transaction of the lock, which takes fewer sessions of a small pooler.
+        run.create_all(&mut guard).await?;
+        return Ok(Migrated { from, to });
     }
+    let mut work = connector.connect().await.map_err(|error| connector.error(error))?;
+    run.upgrade(&mut work, from).await?;
+    let found = look(connections).await?;
+    run.build(&mut work, missing(&found)).await?;
     let _ = super::connect::run(&mut guard, "ROLLBACK".into()).await;
     Ok(Migrated { from, to })
 }
@@ -135,12 +134,12 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Takes the lock of migrations in this schema, in a transaction that stays open. It does not queue, so that nothing
-    /// waits behind it.
+    /// Takes the lock of migrations in this schema, in a transaction that stays open. It neither queues nor waits in a
+    /// transaction, so that nothing waits behind it.
     async fn wait_for_turn(&self, guard: &mut PgConnection) -> Result<(), JobError> {
-        run(guard, self.connector.sessions.begin_unlimited()).await.map_err(|error| self.wrong(&error))?;
-        let (begin, mut told) = (Instant::now(), false);
+        let (start, mut told) = (Instant::now(), false);
         loop {
+            run(guard, self.connector.sessions.begin_unlimited()).await.map_err(|error| self.wrong(&error))?;
             let asked = sqlx::raw_sql(
                 "SELECT pg_try_advisory_xact_lock(hashtextextended('acetate ' || COALESCE(current_schema(), ''), 0))",
             );
@@ -148,10 +147,11 @@ impl Run<'_> {
             if row.try_get::<bool, _>(0).map_err(|error| self.wrong(&error))? {
                 return Ok(());
             }
-            if begin.elapsed() > PATIENCE {
+            run(guard, "ROLLBACK".into()).await.map_err(|error| self.wrong(&error))?;
+            if start.elapsed() > PATIENCE {
                 return Err(self.database("another process has been migrating the tables for ten minutes"));
             }
-            if !told && begin.elapsed() > PAUSE {
+            if !told && start.elapsed() > PAUSE {
                 info!("another process is migrating the tables; waiting for it");
                 told = true;
             }
@@ -159,12 +159,12 @@ impl Run<'_> {
         }
     }
 
-    /// Everything at once, in a database that nobody uses yet.
-    async fn create_all(&self, work: &mut PgConnection) -> Result<(), JobError> {
+    /// Everything at once, in a database that nobody uses yet, in the transaction that holds the lock.
+    async fn create_all(&self, guard: &mut PgConnection) -> Result<(), JobError> {
         let table = "CREATE TABLE IF NOT EXISTS acetate_schema (version BIGINT NOT NULL);
                      INSERT INTO acetate_schema SELECT 0 WHERE NOT EXISTS (SELECT FROM acetate_schema)";
         let all = [&[table], MIGRATIONS.as_slice()].concat().join(";\n");
-        self.in_transaction(work, &all, MIGRATIONS.len()).await.map_err(|error| {
+        self.finish(guard, &all, MIGRATIONS.len()).await.map_err(|error| {
             self.database(&format!("cannot create the tables ({})", explain(&self.connector.url, &error)))
         })
     }
@@ -194,10 +194,15 @@ impl Run<'_> {
     /// With the new version's number, in one transaction that does not wait long for locks.
     async fn in_transaction(&self, work: &mut PgConnection, sql: &str, version: usize) -> Result<(), sqlx::Error> {
         let sql = format!(
-            "{}; SELECT set_config('lock_timeout', '{LOCK_TIMEOUT}', true); {sql};
-             UPDATE acetate_schema SET version = {version}; COMMIT",
+            "{}; SELECT set_config('lock_timeout', '{LOCK_TIMEOUT}', true); {sql}",
             self.connector.sessions.begin_unlimited()
         );
+        self.finish(work, &sql, version).await
+    }
+
+    /// Ends a transaction with some statements and the new version's number.
+    async fn finish(&self, work: &mut PgConnection, sql: &str, version: usize) -> Result<(), sqlx::Error> {
+        let sql = format!("{sql};\nUPDATE acetate_schema SET version = {version}; COMMIT");
         let done = run(work, sql.into()).await;
         if done.is_err() {
             let _ = run(work, "ROLLBACK".into()).await;

@@ -1,7 +1,7 @@
 //! Finds out whether a pooler in transaction mode stands before the server.
 //!
-//! No command asks for this, and poolers hide themselves. So this looks at what they do: while one connection holds a
-//! transaction, two connections never have the same session if each has its own.
+//! No command asks for this, and poolers hide themselves. So this looks at what they do: two connections never have the
+//! same session, and none ever has another one, if each has its own.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Row};
 use tokio::time::timeout;
 
 use super::{
-    connect::{ConnectError, run},
+    connect::ConnectError,
     fault::{Fault, fault},
     pool::Connections,
     session::Mode,
@@ -18,8 +18,8 @@ use crate::job::JobError;
 
 /// A session-mode pooler may have no second session for us, and lets us wait.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Other clients may take turns with us by chance, so one look is not enough.
-const ROUNDS: usize = 3;
+/// Which of two connections is asked. A pooler that hands out its sessions in turn never does it in this order.
+const TURNS: [usize; 8] = [0, 1, 1, 0, 1, 0, 0, 1];
 
 impl Connections {
     /// Sets the mode of the sessions if it is unknown. If it cannot be found out now, it stays unknown.
@@ -57,23 +57,19 @@ impl Connections {
     }
 }
 
+/// No transaction is held while the other connection is asked: through a small pooler, processes that start together
+/// would wait for each other.
 async fn are_shared(first: &mut PgConnection, second: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let known = session(first, "SELECT pg_backend_pid()").await?;
-    for _ in 0..ROUNDS {
-        if session(second, "BEGIN; SELECT pg_backend_pid()").await? == known {
-            run(second, "ROLLBACK".into()).await?;
+    let mut seen = [None; 2];
+    for turn in TURNS {
+        let connection = if turn == 0 { &mut *first } else { &mut *second };
+        let row = sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?;
+        // The process in the server that serves this connection at this moment.
+        let session: i32 = row.try_get(0)?;
+        if seen[turn].is_some_and(|known| known != session) || seen[1 - turn] == Some(session) {
             return Ok(true);
         }
-        let again = session(first, "SELECT pg_backend_pid()").await?;
-        run(second, "ROLLBACK".into()).await?;
-        if again != known {
-            return Ok(true);
-        }
+        seen[turn] = Some(session);
     }
     Ok(false)
-}
-
-/// The process in the server that serves this connection at this moment.
-async fn session(connection: &mut PgConnection, sql: &'static str) -> Result<i32, sqlx::Error> {
-    sqlx::raw_sql(sql).fetch_one(connection).await?.try_get(0)
 }

@@ -181,8 +181,12 @@ async fn a_server_may_restart_between_two_statements() {
     for _ in 0..2 {
         server.kill();
         assert!(status.ping().await.is_err());
-        server.resume();
-        assert!(matches!(status.heartbeat(id, taken.epoch, LEASE, None).await, Ok(Fenced::Held(_))));
+        // It is waited for.
+        let (beat, ()) = tokio::join!(status.heartbeat(id, taken.epoch, LEASE, None), async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            server.resume();
+        });
+        assert!(matches!(beat, Ok(Fenced::Held(_))), "{beat:?}");
         status.ping().await.unwrap();
     }
 }

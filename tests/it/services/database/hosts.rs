@@ -71,7 +71,9 @@ async fn the_forms_of_addresses_lead_to_the_server() {
 async fn a_full_server_is_named_as_what_it_is() {
     let Some(programs) = server_programs("") else { return };
     let server = Server::start(&programs, "max_connections=5\nsuperuser_reserved_connections=3");
-    admin(&server.url(), "CREATE ROLE me LOGIN; CREATE DATABASE me OWNER me").await;
+    for sql in ["CREATE ROLE me LOGIN", "CREATE DATABASE me OWNER me"] {
+        admin(&server.url(), sql).await;
+    }
     let url = format!("postgres://me@127.0.0.1:{}/me?connect_timeout=2", server.port);
     let status = open(&url).await.unwrap();
     status.close().await;

@@ -14,6 +14,14 @@ use super::{
 };
 use crate::services::world::World;
 
+/// Everything in the schema goes.
+const EMPTY: &str = "DO $$ DECLARE name TEXT; BEGIN
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = current_schema() LOOP
+        EXECUTE 'DROP TABLE ' || QUOTE_IDENT(name) || ' CASCADE';
+    END LOOP;
+    DROP FUNCTION IF EXISTS acetate_now;
+END $$";
+
 /// The tables as the first version made them.
 async fn first_version(database: &Database) {
     let tables = include_str!("../../../../migrations/postgres/0001_jobs.sql");
@@ -136,10 +144,7 @@ async fn through_a_pooler(database: Database) {
         let Some(program) = super::servers::tool(version) else { continue };
         let pooler = super::servers::Pooler::start(&program, "transaction", "");
         let url = DatabaseUrl::parse("test", &pooler.url(database.url())).unwrap();
-        database
-            .sql("DROP TABLE IF EXISTS acetate_schema, tombstones, webhooks, attempts, outbox, rejections, jobs")
-            .await;
-        database.sql("DROP FUNCTION IF EXISTS acetate_now").await;
+        database.sql(EMPTY).await;
         first_version(&database).await;
         let status = JobStore::open(&url, OutboxMode::Service).await.unwrap();
         assert_eq!(status.migrated().from, 1);

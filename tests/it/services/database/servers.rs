@@ -193,7 +193,7 @@ impl Server {
 
     /// Starts it again after [`Server::kill`], at the same port.
     pub fn resume(&mut self) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
+        let log = fs::File::create(self.folder.path().join("log")).unwrap();
         let mut command = as_user(&self.programs.join("postgres"));
         command.arg("-D").arg(self.folder.path().join("data")).args(["-p", &self.port.to_string(), "-k"]);
         command.arg(self.folder.path());
@@ -204,9 +204,7 @@ impl Server {
         self.process = Some(Process(command.spawn().unwrap()));
         blocking_until(|| {
             let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            // Of this start, after that of an earlier one.
-            let since = log.rfind("starting PostgreSQL").map_or("", |at| &log[at..]);
-            if since.contains("ready to accept") { Ok(()) } else { Err(log) }
+            if log.contains("ready to accept") { Ok(()) } else { Err(log) }
         });
     }
 

@@ -130,7 +130,12 @@ async fn short_of_memory(node: &Node) {
     let worker = world.worker();
     let serve = world.start(&["serve"], &[]);
     let (worker_at, serve_at) = (worker.http().await, serve.http().await);
-    assert!(queue.health().blocked.is_none() && readyz(&worker_at).await.0 == 200);
+    common::until(|| async {
+        let answer = readyz(&worker_at).await;
+        if answer.0 == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    assert!(queue.health().blocked.is_none());
     let doctor = world.run(&["doctor"]).await;
     assert!(doctor.stdout.contains("messages are accepted"), "{doctor:?}");
 

@@ -70,7 +70,7 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
                     Ok(false) => {}
                     // The database cannot store the message. It is dead-lettered all the same.
                     Err(error) if error.class() == ErrorClass::Invalid => {
-                        warn!(%error, "a refused message was not kept")
+                        warn!(%error, "a refused message was not kept");
                     }
                     Err(error) => return Err(error),
                 }

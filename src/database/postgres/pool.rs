@@ -123,7 +123,7 @@ impl Connections {
 
     fn note(&self, error: Option<&JobError>) {
         // Values that cannot be stored say nothing about the database.
-        if !error.is_some_and(|error| !error.is_transient()) {
+        if error.is_none_or(JobError::is_transient) {
             *self.0.last_write.lock().unwrap_or_else(PoisonError::into_inner) = error.map(|error| error.to_string());
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     job::{DecomposeParams, EditParams},
     store::Trust,
     telemetry::Metrics,
-    worker::{self, ResultPlacement, Shutdown, Worker, WorkerName},
+    worker::{self, Liveness, ResultPlacement, Shutdown, Worker},
 };
 
 /// How often the outbox is polled without a notification.
@@ -69,7 +69,7 @@ pub async fn serve_api(
         helping.push(tokio::spawn(http::send_webhooks(jobs.clone(), callers, secret.clone(), pause, stop.clone())));
     }
     let broken = working.as_ref().map(|worker| worker.broken.clone()).unwrap_or_default();
-    let name = WorkerName::of_this_process();
+    let liveness = Liveness::of(&queue);
     let api = Api::new(Parts {
         settings,
         jobs: jobs.clone(),
@@ -82,7 +82,7 @@ pub async fn serve_api(
         },
         probes: Probes::new(jobs.clone(), queue.clone(), metrics, works, broken, shutdown.drain.clone()),
         resident: working.as_ref().map(|worker| worker.engine.resident()),
-        is_dead: Arc::new(move |worker| name.knows_dead(worker)),
+        is_dead: Arc::new(move |worker| liveness.is_dead(worker)),
         stop: stop.clone(),
     });
     if let Some(address) = server.address() {

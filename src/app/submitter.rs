@@ -11,7 +11,7 @@ use crate::{
     job::JobError,
     queue::Queue,
     store::{InputReader, Stores, Trust},
-    worker::publish_due,
+    worker::{Liveness, publish_due},
 };
 
 /// How long a submitter waits for the broker. The jobs are already saved; a worker's relay sends the rest.
@@ -41,13 +41,18 @@ impl Submitter {
     /// Sends the outbox, so that the jobs need not wait for a worker's relay. Returns false if the broker is
     /// unreachable; nothing is lost then, because the rows are written.
     pub async fn dispatch(&self) -> bool {
+        self.dispatch_in_steps(|_| true).await
+    }
+
+    /// Like [`Submitter::dispatch`]; `go_on` gets the number of messages of each step, and may stop after it.
+    pub async fn dispatch_in_steps(&self, mut go_on: impl FnMut(u64) -> bool) -> bool {
         if matches!(self.queue, Queue::Embedded(_)) {
             return true;
         }
         let sent = match self.queue.ready(BROKER).await {
             Ok(()) => loop {
                 match publish_due(&self.jobs, &self.queue).await {
-                    Ok(0) => break Ok(()),
+                    Ok(sent) if sent == 0 || !go_on(sent as u64) => break Ok(()),
                     Ok(_) => {}
                     Err(error) => break Err(error),
                 }
@@ -59,6 +64,11 @@ impl Submitter {
             return false;
         }
         true
+    }
+
+    /// What ends a worker's lease early, as seen from here.
+    pub fn liveness(&self) -> Liveness {
+        Liveness::of(&self.queue)
     }
 
     /// Closes the connections to the broker and the database.

@@ -115,6 +115,7 @@ fn options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, J
         database_patience: worker.database_patience(),
         poll: Duration::from_millis(500),
         redispatch: worker.redispatch(),
+        remember_deleted: config.queue.remember_deleted(),
         failpoint: worker.failpoint.parse()?,
     })
 }

@@ -16,6 +16,7 @@ pub struct QueueSection {
     pub consumer_timeout_seconds: f64,
     pub connect_timeout_seconds: f64,
     pub publish_timeout_seconds: f64,
+    pub remember_deleted_days: f64,
 }
 
 impl QueueSection {
@@ -32,7 +33,15 @@ impl QueueSection {
         seconds("queue.consumer_timeout_seconds", self.consumer_timeout_seconds, 60.0, 4_000_000.0)?;
         seconds("queue.connect_timeout_seconds", self.connect_timeout_seconds, 0.1, 3600.0)?;
         seconds("queue.publish_timeout_seconds", self.publish_timeout_seconds, 0.1, 3600.0)?;
+        if !(1.0..=36_500.0).contains(&self.remember_deleted_days) {
+            let reason = format!("{} is not between 1 and 36500 days", self.remember_deleted_days);
+            return Err(("queue.remember_deleted_days", reason));
+        }
         Ok(())
+    }
+
+    pub fn remember_deleted(&self) -> Duration {
+        Duration::from_secs_f64(self.remember_deleted_days * 86_400.0)
     }
 
     pub fn affinity(&self) -> Duration {

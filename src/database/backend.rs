@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseUrl, Depth, Fenced, Filter, JobRow,
-    OutboxId, OutboxMode, OutboxRow, Page, PostgresJobStore, PruneRules, Pruned, Published, Rejection, RetryOutcome,
-    SqliteJobStore, SubmitOptions, Submitted, WebhookId, WebhookRow,
+    Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseUrl, Depth, ErrorCount,
+    Fenced, Filter, JobRow, OutboxId, OutboxMode, OutboxRow, Page, Place, PostgresJobStore, PrunePage, PruneRules,
+    Published, Rejection, RetryOutcome, RetryRules, SqliteJobStore, SubmitOptions, Submitted, Swept, WebhookId,
+    WebhookRow,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobRequest, JobState, Progress};
 
@@ -77,6 +78,12 @@ in_either! {
         options: &SubmitOptions,
     ) -> Vec<Result<Submitted, JobError>>;
 
+    /// Accepts a job by a message of another client, unless it had ended and was deleted.
+    async fn submit_message(&self, request: &JobRequest) -> Result<Admission, JobError>;
+
+    /// When a job with this id was deleted; absent if it never was, or long ago ([`JobStore::forget_tombstones`]).
+    async fn deleted_at(&self, id: JobId) -> Result<Option<Timestamp>, JobError>;
+
     /// Claims a queued job, or a running one whose lease has ended or whose worker is dead.
     async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError>;
 
@@ -92,6 +99,16 @@ in_either! {
     /// Publishes a result: the change to `succeeded` sets the manifest's key. This and the other endings may be
     /// repeated if the reply was lost: nothing is written twice.
     async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError>;
+
+    /// Like [`JobStore::succeed`], for a result that was in the store already, from the attempt at `made_at`. The row
+    /// gets that epoch, so that the end is told as it was, or would have been, then.
+    async fn adopt(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        result: &Published,
+        made_at: Epoch,
+    ) -> Result<Fenced<JobRow>, JobError>;
 
     async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError>;
 
@@ -114,8 +131,17 @@ in_either! {
     /// once.
     async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError>;
 
-    /// Requests the cancellation of all jobs of a batch; returns their number.
-    async fn cancel_batch(&self, batch: &BatchId) -> Result<u64, JobError>;
+    /// Cancels some of the queued jobs of a batch, in order of arrival; see [`JobStore::cancel_batch`].
+    async fn cancel_queued(&self, batch: &BatchId, after: Option<Place>) -> Result<Swept, JobError>;
+
+    /// Asks the workers of a batch's running jobs to stop; returns the number of those that had not been asked.
+    async fn cancel_running(&self, batch: &BatchId) -> Result<u64, JobError>;
+
+    /// Requeues some of the jobs that the rules choose, in order of arrival; see [`JobStore::retry_batch`].
+    async fn retry_some(&self, rules: &RetryRules, after: Option<Place>) -> Result<Swept, JobError>;
+
+    /// The errors of a batch's failed and cancelled jobs, the most frequent first.
+    async fn error_counts(&self, batch: &BatchId) -> Result<Vec<ErrorCount>, JobError>;
 
     /// Requeues a failed or cancelled job.
     async fn retry(&self, id: JobId) -> Result<RetryOutcome, JobError>;
@@ -158,11 +184,20 @@ in_either! {
     /// The jobs of a batch in order of arrival, after a given one.
     async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError>;
 
-    /// Ended jobs that may be deleted, oldest first. Delete their objects, then [`JobStore::forget`] them.
-    async fn prunable(&self, rules: &PruneRules) -> Result<Vec<Pruned>, JobError>;
+    /// The time by the database's clock, which decides how old a job is.
+    async fn now(&self) -> Result<Timestamp, JobError>;
 
-    /// Deletes the rows of ended jobs with their history; returns their number.
+    /// The number of ended jobs that may be deleted.
+    async fn count_prunable(&self, rules: &PruneRules) -> Result<u64, JobError>;
+
+    /// Ended jobs that may be deleted, oldest first. Delete their objects, then [`JobStore::forget`] them.
+    async fn prunable(&self, rules: &PruneRules, after: Option<Place>) -> Result<PrunePage, JobError>;
+
+    /// Deletes the rows of ended jobs with their history, and remembers their ids; returns their number.
     async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError>;
+
+    /// Forgets the ids of jobs that were deleted longer ago than this; returns their number.
+    async fn forget_tombstones(&self, older_than: Duration) -> Result<u64, JobError>;
 
     /// Deletes refused messages that were received before a time.
     async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError>;

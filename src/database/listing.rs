@@ -7,7 +7,7 @@ use super::{
     row_mapping::{Columns, readable},
     search,
 };
-use crate::job::{BatchId, Epoch, JobError, JobId, JobKind, JobState};
+use crate::job::{BatchId, JobError, JobId, JobKind, JobState};
 
 /// The filter of a listing; newest rows come first.
 #[derive(Debug, Clone, Default)]
@@ -66,30 +66,6 @@ pub struct Depth {
     pub oldest: Timestamp,
 }
 
-/// Which ended jobs to delete.
-#[derive(Debug, Clone)]
-pub struct PruneRules {
-    /// Ended before this time.
-    pub before: Timestamp,
-    /// Only jobs in these states; unfinished jobs are never pruned.
-    pub states: Vec<JobState>,
-    pub batch: Option<BatchId>,
-    pub limit: u32,
-}
-
-/// An ended job whose objects can be deleted, before its row is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pruned {
-    pub id: JobId,
-    pub state: JobState,
-    /// The root of its result; absent: the configured store, or no result.
-    pub root: Option<String>,
-    /// The request's `output.prefix`, where failed attempts may have left files.
-    pub prefix: String,
-    /// The epochs of all attempts: the folders `{job}/{epoch}/`.
-    pub epochs: Vec<Epoch>,
-}
-
 impl Filter {
     /// The texts that must occur in a job's search words.
     pub(super) fn needles(&self) -> Vec<String> {
@@ -127,19 +103,4 @@ pub(super) fn summary(rows: &[impl Columns]) -> Result<Option<BatchSummary>, Job
         }
     }
     Ok(summary)
-}
-
-/// An ended job and the epochs of its attempts, which are in one column as `1,2,5`.
-pub(super) fn pruned(row: &impl Columns) -> Option<Pruned> {
-    let job = readable(row)?;
-    let epochs = row.maybe_text("epochs").ok()?.unwrap_or_default();
-    let mut epochs: Vec<Epoch> = epochs.split(',').filter_map(|epoch| epoch.parse().ok()).map(Epoch).collect();
-    epochs.sort_unstable();
-    Some(Pruned {
-        id: job.id(),
-        state: job.state,
-        root: job.published.and_then(|result| result.root),
-        prefix: job.request.output.prefix,
-        epochs,
-    })
 }

@@ -90,6 +90,8 @@ pub(super) fn check_same(known: &JobRequest, request: &JobRequest) -> Result<(),
 #[derive(Clone, Copy)]
 pub(super) enum Ending<'a> {
     Succeeded(&'a Published),
+    /// Its result was in the store already, from this epoch.
+    Adopted(&'a Published, Epoch),
     Failed(&'a ErrorRecord),
     Requeued(&'a ErrorRecord, Duration),
     /// Its worker stops; the attempt does not count.
@@ -104,6 +106,9 @@ impl Ending<'_> {
             Self::Succeeded(result) => {
                 row.state == JobState::Succeeded
                     && row.published.as_ref().is_some_and(|there| there.manifest == result.manifest)
+            }
+            Self::Adopted(result, epoch) => {
+                return row.epoch == *epoch && Self::Succeeded(result).stands(row, *epoch);
             }
             Self::Failed(error) => row.state == JobState::Failed && row.error.as_ref() == Some(*error),
             Self::Requeued(error, _) => row.state == JobState::Queued && row.error.as_ref() == Some(*error),
@@ -157,6 +162,11 @@ impl Transition {
         let (state, outcome, error) = match ending {
             Ending::Succeeded(result) => {
                 next.published = Some(result.clone());
+                (JobState::Succeeded, "succeeded", None)
+            }
+            Ending::Adopted(result, epoch) => {
+                next.published = Some(result.clone());
+                next.epoch = epoch;
                 (JobState::Succeeded, "succeeded", None)
             }
             Ending::Failed(error) => (JobState::Failed, "failed", Some(error.clone())),

@@ -13,6 +13,9 @@ pub struct Delivery {
     pub content: Content,
     /// Whether it was delivered before, to this or another worker; the job's row has the outcome.
     pub redelivered: bool,
+    /// Whether it was sent because of a job's row, so that without a row there is nothing to do. A message of another
+    /// client is a submission, and creates the row.
+    pub is_dispatch: bool,
     /// The message's W3C `traceparent`.
     pub trace: Option<String>,
     origin: Origin,
@@ -26,13 +29,15 @@ enum Origin {
 
 impl Delivery {
     pub(super) fn embedded(taken: Taken) -> Self {
-        Self { content: Content::Job(taken.job), redelivered: false, trace: None, origin: Origin::Embedded(taken) }
+        let content = Content::Job(taken.job);
+        Self { content, redelivered: false, is_dispatch: true, trace: None, origin: Origin::Embedded(taken) }
     }
 
     pub(super) fn rabbit(handle: Handle) -> Self {
         Self {
             content: Content::read(handle.body(), handle.message_id()),
             redelivered: handle.redelivered(),
+            is_dispatch: handle.is_dispatch(),
             trace: handle.trace(),
             origin: Origin::Rabbit(Box::new(handle)),
         }

@@ -63,6 +63,15 @@ impl Store {
         }
     }
 
+    /// The latest attempt of a job that has a manifest, so that its result is complete.
+    pub async fn latest_manifest(&self, job: JobId) -> Result<Option<Epoch>, JobError> {
+        let epochs = match self {
+            Self::Folder(store) => store.manifests(job).await?,
+            Self::S3(store) => store.manifests(job).await?,
+        };
+        Ok(epochs.into_iter().max())
+    }
+
     /// Checks that objects can be written, read and deleted, by doing it.
     pub async fn check(&self) -> Result<(), JobError> {
         match self {

@@ -9,7 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    ObjectKey,
+    MANIFEST, ObjectKey,
     blocking::blocking,
     digest::sha256,
     errors::io_error,
@@ -117,10 +117,34 @@ impl FolderStore {
         blocking(move || path.try_exists().map_err(|error| io_error(&path, "check the object", error))).await
     }
 
+    /// The attempts of a job that have a manifest.
+    pub async fn manifests(&self, job: JobId) -> Result<Vec<Epoch>, JobError> {
+        let folder = self.root.join(job.to_string());
+        blocking(move || {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries.map_err(|error| io_error(&folder, "list its attempts", error))?,
+            };
+            let epoch = |entry: std::io::Result<fs::DirEntry>| {
+                let path = entry.ok()?.path();
+                let epoch = path.file_name()?.to_str()?.parse().ok().map(Epoch)?;
+                path.join(MANIFEST).is_file().then_some(epoch)
+            };
+            Ok(entries.filter_map(epoch).collect())
+        })
+        .await
+    }
+
     /// Deletes the files of all attempts of a job but one, and returns their number.
     pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
         let folder = self.root.join(job.to_string());
-        blocking(move || delete_epochs(&folder, keep)).await
+        blocking(move || delete_epochs(&folder, |epoch| Some(epoch) != keep, keep.is_none())).await
+    }
+
+    /// Deletes the files of a job's attempts up to this one, and returns their number.
+    pub(super) async fn delete_up_to(&self, job: JobId, last: Epoch) -> Result<u64, JobError> {
+        let folder = self.root.join(job.to_string());
+        blocking(move || delete_epochs(&folder, |epoch| epoch <= last, true)).await
     }
 
     pub fn url(&self, key: &ObjectKey) -> String {
@@ -132,7 +156,8 @@ impl FolderStore {
     }
 }
 
-fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
+/// `whole`: also the folder itself, if nothing else is in it.
+fn delete_epochs(folder: &Path, wanted: impl Fn(Epoch) -> bool, whole: bool) -> Result<u64, JobError> {
     let failed = |error: std::io::Error| io_error(folder, "delete old attempts", error);
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
@@ -143,12 +168,12 @@ fn delete_epochs(folder: &Path, keep: Option<Epoch>) -> Result<u64, JobError> {
         let entry = entry.map_err(failed)?;
         // Other files in the folder are left alone.
         let Some(epoch) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Epoch) else { continue };
-        if Some(epoch) != keep && entry.file_type().map_err(failed)?.is_dir() {
+        if wanted(epoch) && entry.file_type().map_err(failed)?.is_dir() {
             deleted += fs::read_dir(entry.path()).map_err(failed)?.count() as u64;
             fs::remove_dir_all(entry.path()).map_err(failed)?;
         }
     }
-    if keep.is_none() {
+    if whole {
         // Fails if other files are left, which then stay.
         fs::remove_dir(folder).ok();
     }

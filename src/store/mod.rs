@@ -11,6 +11,7 @@
 mod allow;
 mod backend;
 mod blocking;
+mod deletion;
 mod digest;
 mod errors;
 mod export;
@@ -25,6 +26,7 @@ mod stores;
 mod url;
 
 pub use backend::Store;
+pub use deletion::{Deletion, JobObjects};
 pub use errors::io_error;
 pub use export::OutFolder;
 pub use folder::{FolderStore, Stored};

@@ -56,6 +56,10 @@ impl Stores {
         &self.own
     }
 
+    pub(super) fn client(&self) -> &S3Client {
+        &self.client
+    }
+
     pub fn inputs(&self) -> &InputReader {
         &self.inputs
     }

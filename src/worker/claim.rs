@@ -1,8 +1,10 @@
 //! From a message to a claimed row: the claim, and before it, for messages from other clients, the submission.
 
+use jiff::Timestamp;
+
 use super::{JobControl, Worker, retry::with_deadline};
 use crate::{
-    database::{Claim, ClaimRules, JobRow, SubmitOptions},
+    database::{Admission, Claim, ClaimRules, JobRow},
     job::{ErrorRecord, JobError, JobEvent, JobId, JobRequest},
     queue::{Content, Delivery},
 };
@@ -12,6 +14,17 @@ pub(super) enum Accepted {
     Not(Claim),
     /// To be dead-lettered, with the reason.
     Refused(ErrorRecord),
+    /// To be dropped: it must not run any more.
+    Stale(Stale),
+}
+
+/// Why a message is dropped although it is a valid job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stale {
+    /// Its job has ended and was deleted.
+    Deleted(Timestamp),
+    /// It was sent for an earlier job, which was deleted; another one has its id now.
+    Replaced,
 }
 
 pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobControl) -> Result<Accepted, JobError> {
@@ -19,15 +32,23 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
     match &delivery.content {
         Content::Job(id) => with_deadline("the claim", patience, control, || claim(worker, *id, None)).await,
         Content::Request(request) => {
-            with_deadline("the claim", patience, control, || claim(worker, request.id, Some(request))).await
+            let message = Some(Message { request, is_dispatch: delivery.is_dispatch });
+            with_deadline("the claim", patience, control, || claim(worker, request.id, message)).await
         }
         Content::Unreadable { id, error, body } => {
             let reason = ErrorRecord::from(error);
-            if let Some(id) = id {
+            if let Some(id) = id.filter(|_| delivery.is_dispatch) {
+                let deleted = || worker.jobs.deleted_at(id);
+                if let Some(at) = with_deadline("the claim", patience, control, deleted).await? {
+                    return Ok(Accepted::Stale(Stale::Deleted(at)));
+                }
+            }
+            // The job of a dispatch was accepted, and its row says how it is.
+            if let Some(id) = id.filter(|_| !delivery.is_dispatch) {
                 let raw = String::from_utf8_lossy(body);
-                let kept = || worker.jobs.reject(*id, &raw, &reason);
+                let kept = || worker.jobs.reject(id, &raw, &reason);
                 if with_deadline("the rejection", patience, control, kept).await? {
-                    tell_refused(worker, delivery, *id, &reason).await?;
+                    tell_refused(worker, delivery, id, &reason).await?;
                 }
             }
             Ok(Accepted::Refused(reason))
@@ -43,27 +64,41 @@ async fn tell_refused(worker: &Worker, delivery: &Delivery, id: JobId, reason: &
     worker.queue.publish_event(JobEvent::FAILED, body).await
 }
 
-async fn claim(worker: &Worker, id: JobId, request: Option<&JobRequest>) -> Result<Accepted, JobError> {
-    let fingerprint = request.map(JobRequest::fingerprint);
+/// A request from a broker.
+#[derive(Clone, Copy)]
+struct Message<'a> {
+    request: &'a JobRequest,
+    /// See [`Delivery::is_dispatch`].
+    is_dispatch: bool,
+}
+
+async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Result<Accepted, JobError> {
+    let fingerprint = message.map(|message| message.request.fingerprint());
     let name = worker.options.name.to_string();
     let rules = ClaimRules {
         worker: &name,
         lease: worker.options.lease,
         max_attempts: worker.options.max_attempts,
-        is_dead: &|other| worker.options.name.knows_dead(other),
+        is_dead: &|other| worker.is_dead(other),
         fingerprint: fingerprint.as_deref(),
     };
     let mut claim = worker.jobs.claim(id, &rules).await?;
-    if let (Claim::Unknown, Some(request)) = (&claim, request) {
+    let is_dispatch = message.is_some_and(|message| message.is_dispatch);
+    if let (Claim::Unknown, Some(Message { request, .. })) = (&claim, message) {
+        if is_dispatch {
+            return without_row(worker, id).await;
+        }
         // A message from another client. Another worker that submits the same at this moment gets the same row.
-        match worker.jobs.submit(request, &SubmitOptions::default()).await {
-            Ok(_) => claim = worker.jobs.claim(id, &rules).await?,
+        match worker.jobs.submit_message(request).await {
+            Ok(Admission::Job) => claim = worker.jobs.claim(id, &rules).await?,
+            Ok(Admission::Deleted(at)) => return Ok(Accepted::Stale(Stale::Deleted(at))),
             Err(error @ JobError::InvalidRequest { .. }) => return Ok(Accepted::Refused(ErrorRecord::from(&error))),
             Err(error) => return Err(error),
         }
     }
     match claim {
         Claim::Taken(row) => Ok(Accepted::Row(row)),
+        Claim::Conflict(_) if is_dispatch => Ok(Accepted::Stale(Stale::Replaced)),
         Claim::Conflict(row) => {
             let kind = row.request.task.kind();
             let reason = format!("{id} is already a {kind} job with other inputs or parameters; use another id");
@@ -71,4 +106,18 @@ async fn claim(worker: &Worker, id: JobId, request: Option<&JobRequest>) -> Resu
         }
         other => Ok(Accepted::Not(other)),
     }
+}
+
+/// A dispatch whose row is gone: the job ended and was deleted, or the database is older than the message. Only the
+/// first is certain; the other is kept where a person can see it.
+async fn without_row(worker: &Worker, id: JobId) -> Result<Accepted, JobError> {
+    if let Some(at) = worker.jobs.deleted_at(id).await? {
+        return Ok(Accepted::Stale(Stale::Deleted(at)));
+    }
+    let reason = format!(
+        "no job {id} is in the database, although this message was sent for one: the job was deleted longer ago than \
+         queue.remember_deleted_days, or the database was restored from an older backup; to run it, publish this body \
+         to acetate.jobs"
+    );
+    Ok(Accepted::Refused(ErrorRecord::from(&JobError::invalid("id", reason))))
 }

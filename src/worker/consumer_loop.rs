@@ -154,8 +154,7 @@ impl Service {
     async fn has_killed(&self, id: JobId) -> bool {
         match self.worker.jobs.get(id).await {
             Ok(Some(row)) if row.state == JobState::Running => {
-                let is_dead = |name: &str| self.worker.options.name.knows_dead(name);
-                row.lease(Timestamp::now(), is_dead) != LeaseState::Held
+                row.lease(Timestamp::now(), |name| self.worker.is_dead(name)) != LeaseState::Held
             }
             // An error: the claim will meet the same trouble and deal with it.
             Ok(Some(_) | None) | Err(_) => false,

@@ -5,6 +5,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use super::claim::Stale;
 use crate::{
     database::{Depth, JobRow},
     engine::Engine,
@@ -18,6 +19,7 @@ pub fn describe() {
     describe_counter!("acetate_job_attempts_total", "Attempts that ended on this worker, by kind and outcome.");
     describe_counter!("acetate_retries_total", "Retries, by the code of the error that caused them.");
     describe_counter!("acetate_dead_letters_total", "Refused messages, by the code of the reason.");
+    describe_counter!("acetate_dropped_messages_total", "Messages of jobs that had ended and were deleted, by reason.");
     describe_histogram!(
         "acetate_queue_wait_seconds",
         Unit::Seconds,
@@ -64,6 +66,14 @@ pub(super) fn retry(error: &ErrorRecord) {
 
 pub(super) fn dead_letter(error: &ErrorRecord) {
     counter!("acetate_dead_letters_total", "code" => error.code.clone()).increment(1);
+}
+
+pub(super) fn dropped(stale: Stale) {
+    let reason = match stale {
+        Stale::Deleted(_) => "deleted",
+        Stale::Replaced => "replaced",
+    };
+    counter!("acetate_dropped_messages_total", "reason" => reason).increment(1);
 }
 
 pub(super) fn in_hand(jobs: usize) {

@@ -4,6 +4,7 @@
 //! Around it, [`serve`] takes deliveries, the relay sends the outbox, and the reaper dispatches jobs again whose worker
 //! died or whose message was lost.
 
+mod adopt;
 mod claim;
 mod execute;
 mod failpoint;
@@ -30,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use backoff::Backoff;
 pub use consumer_loop::{Shutdown, Unusable, serve};
 pub use failpoint::Failpoint;
-pub use identity::WorkerName;
+pub use identity::{Liveness, WorkerName};
 pub use metrics::describe;
 pub use progress::Reporter;
 pub use relay::{publish_due, relay};
@@ -87,6 +88,8 @@ pub struct WorkerOptions {
     pub poll: Duration,
     /// After this time, a queued job that no worker has taken is dispatched again.
     pub redispatch: Duration,
+    /// How long the ids of deleted jobs are remembered.
+    pub remember_deleted: Duration,
     pub failpoint: Failpoint,
 }
 
@@ -106,6 +109,11 @@ struct Results {
 }
 
 impl Worker {
+    /// See [`Liveness`].
+    fn is_dead(&self, worker: &str) -> bool {
+        Liveness::of(&self.queue).is_dead(worker)
+    }
+
     fn results_of(&self, request: &JobRequest) -> Result<Results, JobError> {
         match self.options.results {
             ResultPlacement::OwnStore => Ok(Results { store: self.stores.own().clone(), root: None }),

@@ -17,6 +17,8 @@ use crate::{
 const FILL: u32 = 64;
 /// How often the worker's own metrics are updated.
 const TICK: Duration = Duration::from_secs(1);
+/// How often the ids of jobs that were deleted long ago are forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
 /// How often the counts for `/metrics` are read.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 
@@ -29,7 +31,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         warn!(%error, "could not release jobs of dead workers on this machine; they wait for their leases to end");
     }
     let due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
-    let (mut looked, mut counted) = (None, None);
+    let (mut looked, mut counted, mut forgot) = (None, None, None);
     while !stop.is_cancelled() {
         if due(looked, every) {
             looked = Some(Instant::now());
@@ -42,6 +44,12 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
             match worker.jobs.queue_depth().await {
                 Ok(depth) => metrics::depth(&depth),
                 Err(error) => warn!(%error, "could not count the queued jobs"),
+            }
+        }
+        if due(forgot, FORGET_EVERY) {
+            forgot = Some(Instant::now());
+            if let Err(error) = worker.jobs.forget_tombstones(worker.options.remember_deleted).await {
+                warn!(%error, "could not forget jobs that were deleted long ago");
             }
         }
         metrics::engine(&worker.engine, &worker.queue);
@@ -57,8 +65,7 @@ async fn take_over(worker: &Worker) -> Result<(), JobError> {
     let Queue::Embedded(queue) = &worker.queue else { return Ok(()) };
     let running = Filter { state: Some(JobState::Running), limit: FILL, ..Filter::default() };
     for row in worker.jobs.list(&running).await?.jobs {
-        let is_dead = |name: &str| worker.options.name.knows_dead(name);
-        if row.lease(Timestamp::now(), is_dead) != LeaseState::Held {
+        if row.lease(Timestamp::now(), |name| worker.is_dead(name)) != LeaseState::Held {
             queue.push(row.id(), row.request.priority, Timestamp::now());
         }
     }

@@ -3,9 +3,10 @@
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
-    JobControl, ResultPlacement, StopReason, Worker,
+    JobControl, ResultPlacement, StopReason, Worker, adopt,
+    adopt::Known,
     backoff::{Next, next_step},
-    claim::{Accepted, accept},
+    claim::{Accepted, Stale, accept},
     execute::execute,
     failpoint::Point,
     inputs,
@@ -57,6 +58,15 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
             warn!(code = reason.code, reason = reason.message, "a message was dead-lettered");
             metrics::dead_letter(&reason);
             return Ok(Verdict::Refused(reason));
+        }
+        Accepted::Stale(stale) => {
+            match stale {
+                Stale::Deleted(at) => info!(deleted_at = %at, "dropped a message: its job has ended and was deleted"),
+                Stale::Replaced => info!("dropped a message: it was sent for a deleted job whose id another job has"),
+            }
+            metrics::dropped(stale);
+            delivery.ack().await;
+            return Ok(Verdict::NotTaken(Claim::Unknown));
         }
         Accepted::Not(claim) => {
             match &claim {
@@ -118,11 +128,16 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
 
 /// From the request to a published manifest. Files that it leaves after a failure are under its own epoch, and no row
 /// refers to them.
-async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<Published, JobError> {
+async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<Made, JobError> {
     let reporter = &control.reporter;
     let mut timings = Timings::default();
     let results = worker.results_of(&row.request)?;
-    let files = timings.measure(Stage::Fetch, inputs::fetch(worker, &row.request, reporter)).await?;
+    let fetch = timings.measure(Stage::Fetch, inputs::fetch(worker, &row.request, reporter));
+    let (files, known) = tokio::join!(fetch, adopt::find(&results, row));
+    if let Some(known) = known {
+        return Ok(Made::Known(known));
+    }
+    let files = files?;
     worker.options.failpoint.at(Point::Fetched, Some(row.id()));
     let pictures = timings.measure(Stage::Decode, inputs::decode(worker, files, reporter)).await?;
     check(control)?;
@@ -135,14 +150,21 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     check(control)?;
     let published = publish::manifest(&results, row, made, files, timings).await?;
     worker.options.failpoint.at(Point::Manifest, Some(row.id()));
-    Ok(published)
+    Ok(Made::New(published))
+}
+
+/// The result of an attempt.
+enum Made {
+    New(Published),
+    /// It was in the store already.
+    Known(Known),
 }
 
 /// Ends the attempt in the row: published, failed, requeued, cancelled, or given back.
 async fn settle(
     worker: &Worker,
     row: &JobRow,
-    made: Result<Published, JobError>,
+    made: Result<Made, JobError>,
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
     // An ending that is already in the row, because its commit was applied but the reply was lost, is ours.
@@ -152,12 +174,19 @@ async fn settle(
 async fn end(
     worker: &Worker,
     row: &JobRow,
-    made: &Result<Published, JobError>,
+    made: &Result<Made, JobError>,
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
     let (jobs, id, epoch) = (&worker.jobs, row.id(), row.epoch);
     let error = match (made, control.why()) {
-        (Ok(result), _) => {
+        (Ok(Made::Known(Known { result, epoch: made_at })), _) => {
+            warn!(
+                manifest = result.manifest,
+                "not run again: its result is already in the store; a worker died before it could say so, or the database was restored"
+            );
+            return jobs.adopt(id, epoch, result, *made_at).await;
+        }
+        (Ok(Made::New(result)), _) => {
             info!(files = result.files.len(), "succeeded");
             return jobs.succeed(id, epoch, result).await;
         }

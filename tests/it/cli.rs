@@ -21,6 +21,7 @@ fn help_texts() {
         ("help_worker", &["worker", "--help"]),
         ("help_jobs", &["jobs", "--help"]),
         ("help_jobs_prune", &["jobs", "prune", "--help"]),
+        ("help_jobs_retry", &["jobs", "retry", "--help"]),
         ("help_export", &["export", "--help"]),
         ("help_models", &["models", "--help"]),
         ("help_completions", &["completions", "--help"]),

@@ -3,13 +3,18 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{ended, no_such_job};
+use super::{ended, no_such_job, sweep::Sweep};
 use crate::{
     app::Submitter,
-    cli::{Failure, global::GlobalArgs, output, view::JobView, watch},
-    database::{CancelOutcome, Filter, RetryOutcome},
-    job::{BatchId, JobId, JobState},
-    worker::WorkerName,
+    cli::{
+        Failure,
+        global::GlobalArgs,
+        output,
+        view::JobView,
+        watch::{self, no_such_batch},
+    },
+    database::{CancelOutcome, RetryOutcome, RetryRules},
+    job::{BatchId, JobError, JobId, JobState},
 };
 
 #[derive(Debug, Args)]
@@ -68,23 +73,13 @@ pub async fn watch(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Re
     watch::verdict(&batch, &summary)
 }
 
-pub async fn cancel(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
+pub async fn cancel(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     let id = match args.chosen()? {
         Chosen::One(id) => id,
-        Chosen::Batch(batch) => {
-            if front.jobs.batch_summary(&batch).await?.is_none() {
-                return Err(watch::no_such_batch(&batch).into());
-            }
-            let jobs = front.jobs.cancel_batch(&batch).await?;
-            front.dispatch().await;
-            if args.json {
-                return output::json(&json!({ "batch": batch, "cancelled": jobs }));
-            }
-            return output::line(&format!("{} cancelled or asked to stop", output::count(jobs, "job")));
-        }
+        Chosen::Batch(batch) => return cancel_batch(global, front, &batch, args.json).await,
     };
-    let me = WorkerName::of_this_process();
-    let text = match front.jobs.cancel(id, &|worker| me.knows_dead(worker)).await? {
+    let liveness = front.liveness();
+    let text = match front.jobs.cancel(id, &|worker| liveness.is_dead(worker)).await? {
         CancelOutcome::Cancelled => "cancelled".to_owned(),
         CancelOutcome::Requested => "asked to stop; it stops within one denoise step".to_owned(),
         CancelOutcome::AlreadyEnded(state) => format!("had already {}", ended(state)),
@@ -98,43 +93,135 @@ pub async fn cancel(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
     output::line(&format!("job {id} {text}"))
 }
 
-pub async fn retry(front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
-    let ids = match args.chosen()? {
-        Chosen::One(id) => vec![id],
-        Chosen::Batch(batch) => failed_of(front, &batch).await?,
+async fn cancel_batch(global: &GlobalArgs, front: &Submitter, batch: &BatchId, json: bool) -> Result<(), Failure> {
+    let summary = front.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
+    let unfinished = summary.total() - summary.ended();
+    let mut sweep = Sweep::start(global, "cancelling", unfinished);
+    let jobs = front.jobs.cancel_batch_in_steps(batch, |jobs| sweep.add(jobs)).await?;
+    let stopped = sweep.is_stopped();
+    drop(sweep);
+    publish(global, front, jobs, stopped).await;
+    if json {
+        output::json(&json!({ "batch": batch, "cancelled": jobs }))?;
+    } else {
+        output::line(&format!("{} cancelled or asked to stop", output::count(jobs, "job")))?;
+    }
+    match stopped && jobs < unfinished {
+        true => Err(stopped_after(jobs, unfinished)),
+        false => Ok(()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    #[command(flatten)]
+    many: ManyArgs,
+    /// With --batch: jobs in this state, failed or cancelled; may be repeated [default: failed]
+    #[arg(long)]
+    state: Vec<JobState>,
+    /// With --batch: only jobs whose error has this code, such as storage; may be repeated
+    #[arg(long)]
+    code: Vec<String>,
+}
+
+impl RetryArgs {
+    pub fn json(&self) -> bool {
+        self.many.json
+    }
+}
+
+pub async fn retry(global: &GlobalArgs, front: &Submitter, args: RetryArgs) -> Result<(), Failure> {
+    let id = match args.many.chosen()? {
+        Chosen::One(_) if !args.state.is_empty() || !args.code.is_empty() => {
+            let text = "--state and --code choose jobs of a batch; give --batch NAME instead of an id";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        Chosen::One(id) => id,
+        Chosen::Batch(batch) => return retry_batch(global, front, batch, args).await,
     };
-    let one = ids.len() == 1;
-    let mut queued = Vec::new();
-    for id in ids {
-        match front.jobs.retry(id).await? {
-            RetryOutcome::Queued(_) => queued.push(id),
-            // In a batch, another client may have retried some jobs in the meantime.
-            RetryOutcome::Refused(_) | RetryOutcome::Unknown if !one => {}
-            RetryOutcome::Unknown => return Err(no_such_job(id).into()),
-            RetryOutcome::Refused(state) => {
-                let text = format!("job {id} {}; only failed or cancelled jobs can be retried", state.predicate());
-                return Err(Failure::Job(text));
-            }
+    match front.jobs.retry(id).await? {
+        RetryOutcome::Queued(_) => {}
+        RetryOutcome::Unknown => return Err(no_such_job(id).into()),
+        RetryOutcome::Refused(state) => {
+            let text = format!("job {id} {}; only failed or cancelled jobs can be retried", state.predicate());
+            return Err(Failure::Job(text));
         }
     }
     front.dispatch().await;
-    if args.json {
-        return output::json(&json!({ "queued": queued }));
+    if args.json() {
+        return output::json(&json!({ "queued": [id] }));
     }
-    output::line(&format!("{} queued again", output::count(queued.len() as u64, "job")))
+    output::line("1 job queued again")
 }
 
-/// The failed jobs of a batch; cancelled ones stay cancelled.
-async fn failed_of(front: &Submitter, batch: &BatchId) -> Result<Vec<JobId>, Failure> {
-    let mut filter =
-        Filter { state: Some(JobState::Failed), batch: Some(batch.clone()), limit: 1000, ..Filter::default() };
-    let mut ids = Vec::new();
-    loop {
-        let page = front.jobs.list(&filter).await?;
-        ids.extend(page.jobs.iter().map(|row| row.id()));
-        match page.next {
-            Some(next) => filter.after = Some(next),
-            None => return Ok(ids),
+async fn retry_batch(global: &GlobalArgs, front: &Submitter, batch: BatchId, args: RetryArgs) -> Result<(), Failure> {
+    if let Some(state) = args.state.iter().find(|state| !matches!(state, JobState::Failed | JobState::Cancelled)) {
+        let reason = format!("{state} jobs are not retried; the states are failed and cancelled");
+        return Err(JobError::invalid("--state", reason).into());
+    }
+    let states = if args.state.is_empty() { vec![JobState::Failed] } else { args.state.clone() };
+    let summary = front.jobs.batch_summary(&batch).await?.ok_or_else(|| no_such_batch(&batch))?;
+    let total = states.iter().map(|state| summary.in_state(*state)).sum();
+    let rules = RetryRules { batch, states, codes: args.code.clone() };
+    let mut sweep = Sweep::start(global, "queueing", total);
+    let queued = front.jobs.retry_batch(&rules, |jobs| sweep.add(jobs)).await?;
+    let stopped = sweep.is_stopped();
+    drop(sweep);
+    let jobs = queued.len() as u64;
+    publish(global, front, jobs, stopped).await;
+    let left = left_out(front, &rules).await?;
+    if args.json() {
+        output::json(&json!({ "batch": rules.batch, "queued": queued, "left_out": left }))?;
+    } else {
+        let text = format!("{} queued again", output::count(jobs, "job"));
+        output::line(&if left.is_empty() { text } else { format!("{text}; {}", left.join("; ")) })?;
+    }
+    match stopped && jobs < total {
+        true => Err(stopped_after(jobs, total)),
+        false => Ok(()),
+    }
+}
+
+/// The jobs of the batch that were not queued again, and what would do it: `100000 are cancelled (add --state
+/// cancelled)`.
+async fn left_out(front: &Submitter, rules: &RetryRules) -> Result<Vec<String>, Failure> {
+    let summary = front.jobs.batch_summary(&rules.batch).await?.ok_or_else(|| no_such_batch(&rules.batch))?;
+    let are = |jobs: u64| if jobs == 1 { "1 is".to_owned() } else { format!("{jobs} are") };
+    let mut left = Vec::new();
+    for state in [JobState::Failed, JobState::Cancelled] {
+        let jobs = summary.in_state(state);
+        if jobs == 0 {
+            continue;
+        }
+        if !rules.states.contains(&state) {
+            left.push(format!("{} {state} (add --state {state})", are(jobs)));
+        } else if !rules.codes.is_empty() {
+            let codes = front.jobs.error_counts(&rules.batch).await?;
+            let codes = codes.iter().filter(|count| count.state == state);
+            let codes: Vec<_> = codes.map(|count| format!("{} with --code {}", count.jobs, count.code)).collect();
+            left.push(format!("{} {state} ({})", are(jobs), codes.join(", ")));
         }
     }
+    let running = summary.in_state(JobState::Running);
+    if running > 0 && rules.states.contains(&JobState::Cancelled) {
+        left.push(format!("{} still running", are(running)));
+    }
+    if left.is_empty() {
+        let states = summary.states.iter().filter(|(state, _)| *state != JobState::Queued);
+        left.extend(states.map(|(state, jobs)| format!("{} {state}", are(*jobs))));
+    }
+    Ok(left)
+}
+
+/// Sends what the changes wrote to the outbox. A worker's relay does the same, so this may be stopped.
+async fn publish(global: &GlobalArgs, front: &Submitter, jobs: u64, stopped: bool) {
+    if stopped {
+        return;
+    }
+    let mut sweep = Sweep::start(global, "publishing", jobs);
+    front.dispatch_in_steps(|sent| sweep.add(sent)).await;
+}
+
+fn stopped_after(jobs: u64, of: u64) -> Failure {
+    Failure::Cancelled(format!("stopped after {jobs} of {of} jobs; run the same command to continue"))
 }

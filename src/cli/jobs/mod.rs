@@ -3,6 +3,7 @@
 mod many;
 mod prune;
 mod results;
+mod sweep;
 
 use std::path::PathBuf;
 
@@ -20,8 +21,9 @@ use crate::{
     app::Submitter,
     database::{Filter, JobRow},
     job::{BatchId, JobError, JobId, JobKind, JobState},
+    worker::WorkerName,
 };
-use many::ManyArgs;
+use many::{ManyArgs, RetryArgs};
 
 #[derive(Debug, Args)]
 pub struct JobsArgs {
@@ -39,8 +41,8 @@ enum JobsCommand {
     Watch(ManyArgs),
     /// Cancel a job or a batch; a running job stops within one denoise step
     Cancel(ManyArgs),
-    /// Retry a failed or cancelled job, or all failed jobs of a batch
-    Retry(ManyArgs),
+    /// Retry a failed or cancelled job, or the failed jobs of a batch
+    Retry(RetryArgs),
     /// Copy the result of a job into a folder on this machine
     Fetch(FetchArgs),
     /// Print the results of a batch, one JSON object per line
@@ -97,7 +99,8 @@ impl JobsArgs {
         match &self.command {
             JobsCommand::List(args) => args.json,
             JobsCommand::Show(args) => args.json,
-            JobsCommand::Watch(args) | JobsCommand::Cancel(args) | JobsCommand::Retry(args) => args.json,
+            JobsCommand::Watch(args) | JobsCommand::Cancel(args) => args.json,
+            JobsCommand::Retry(args) => args.json(),
             JobsCommand::Fetch(args) => args.json,
             JobsCommand::Results(_) => false,
             JobsCommand::Prune(args) => args.json,
@@ -112,11 +115,11 @@ impl JobsArgs {
                 JobsCommand::List(args) => list(&front, args).await,
                 JobsCommand::Show(args) => show(&front, args).await,
                 JobsCommand::Watch(args) => many::watch(global, &front, args).await,
-                JobsCommand::Cancel(args) => many::cancel(&front, args).await,
-                JobsCommand::Retry(args) => many::retry(&front, args).await,
+                JobsCommand::Cancel(args) => many::cancel(global, &front, args).await,
+                JobsCommand::Retry(args) => many::retry(global, &front, args).await,
                 JobsCommand::Fetch(args) => fetch(&front, args).await,
                 JobsCommand::Results(args) => results::results(&front, args).await,
-                JobsCommand::Prune(args) => prune::prune(&front, args).await,
+                JobsCommand::Prune(args) => prune::prune(global, &loaded, &front, args).await,
             };
             front.close().await;
             done
@@ -208,7 +211,7 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
         let why = attempt.error.as_ref().map_or(String::new(), |error| format!(": {}", error.message));
         line(
             &format!("attempt {}", attempt.attempt),
-            &format!("{end}, {} on {}{why}", attempt.started_at, attempt.worker),
+            &format!("{end}, {} on {}{why}", attempt.started_at, WorkerName::in_words(&attempt.worker)),
         )?;
     }
     Ok(())

@@ -1,19 +1,22 @@
 //! `acetate jobs prune`: deletes old jobs and their files.
 
 use clap::Args;
-use jiff::{Timestamp, ToSpan};
+use jiff::SignedDuration;
 use serde_json::json;
 use tracing::warn;
 
+use super::sweep::Sweep;
 use crate::{
     app::Submitter,
-    cli::{Failure, output},
+    cli::{Failure, global::GlobalArgs, output},
+    config::LoadedConfig,
     database::{PruneRules, Pruned},
-    job::{BatchId, JobError, JobState},
+    job::{BatchId, JobError, JobId, JobState},
+    store::JobObjects,
 };
 
-/// The number of jobs deleted at a time.
-const CHUNK: u32 = 200;
+/// The number of jobs deleted in one step.
+const CHUNK: u32 = 1000;
 
 #[derive(Debug, Args)]
 pub struct PruneArgs {
@@ -37,7 +40,54 @@ pub struct PruneArgs {
     pub json: bool,
 }
 
-pub async fn prune(front: &Submitter, args: PruneArgs) -> Result<(), Failure> {
+/// What was done so far.
+#[derive(Default)]
+struct Report {
+    jobs: u64,
+    files: u64,
+    /// Jobs that stay because their files could not be deleted, and the first reason.
+    kept: u64,
+    reason: Option<JobError>,
+    /// Jobs whose output prefix could not be looked at.
+    unchecked: u64,
+}
+
+pub async fn prune(
+    global: &GlobalArgs,
+    loaded: &LoadedConfig,
+    front: &Submitter,
+    args: PruneArgs,
+) -> Result<(), Failure> {
+    let rules = rules(front, &args).await?;
+    let total = front.jobs.count_prunable(&rules).await?;
+    if args.dry_run {
+        if args.json {
+            return output::json(&json!({ "jobs": total, "files": 0, "dry_run": true }));
+        }
+        return output::line(&format!("{} would be deleted", output::count(total, "job")));
+    }
+    let mut report = Report::default();
+    let mut sweep = Sweep::start(global, "deleting", total);
+    let mut after = None;
+    loop {
+        let page = front.jobs.prunable(&rules, after).await?;
+        let possible = step(front, &page.jobs, args.keep_files, &mut report).await?;
+        after = page.next;
+        if !sweep.add(page.jobs.len() as u64) || after.is_none() || !possible {
+            break;
+        }
+    }
+    let stopped = sweep.is_stopped() && after.is_some();
+    drop(sweep);
+    if args.batch.is_none() && !stopped {
+        front.jobs.forget_rejections(rules.before).await?;
+    }
+    front.jobs.forget_tombstones(loaded.config.queue.remember_deleted()).await?;
+    finish(&args, &report, stopped, total)
+}
+
+/// By the database's clock, because that of this machine may be wrong.
+async fn rules(front: &Submitter, args: &PruneArgs) -> Result<PruneRules, Failure> {
     if let Some(state) = args.state.iter().find(|state| !state.is_terminal()) {
         let reason = format!("{state} jobs are not pruned; the states are succeeded, failed and cancelled");
         return Err(JobError::invalid("--state", reason).into());
@@ -47,49 +97,74 @@ pub async fn prune(front: &Submitter, args: PruneArgs) -> Result<(), Failure> {
     } else {
         args.state.clone()
     };
-    let before = Timestamp::now()
-        .checked_sub(args.older_than.seconds())
+    let now = front.jobs.now().await?;
+    let before = now
+        .checked_sub(SignedDuration::from_secs(args.older_than))
         .map_err(|_| JobError::invalid("--older-than", "is too long ago"))?;
-    let rules = PruneRules { before, states, batch: args.batch.clone(), limit: CHUNK };
-    let (mut jobs, mut files) = (0, 0);
-    loop {
-        let found = front.jobs.prunable(&rules).await?;
-        jobs += found.len();
-        if args.dry_run || found.is_empty() {
-            break;
-        }
-        // Delete the files first: if the process stops in between, the rows still name the remaining files.
-        if !args.keep_files {
-            for job in &found {
-                files += delete_files(front, job).await?;
-            }
-        }
-        let ids: Vec<_> = found.iter().map(|job| job.id).collect();
-        front.jobs.forget(&ids).await?;
-    }
-    if !args.dry_run && args.batch.is_none() {
-        front.jobs.forget_rejections(before).await?;
-    }
-    if args.json {
-        return output::json(&json!({ "jobs": jobs, "files": files, "dry_run": args.dry_run }));
-    }
-    let more = if args.dry_run && jobs == CHUNK as usize { " or more" } else { "" };
-    output::line(&match args.dry_run {
-        true => format!("{}{more} would be deleted", output::count(jobs as u64, "job")),
-        false => format!("deleted {} and {}", output::count(jobs as u64, "job"), output::count(files, "file")),
-    })
+    Ok(PruneRules { before, states, batch: args.batch.clone(), limit: CHUNK })
 }
 
-/// Deletes the result, and files that failed attempts may have left.
-async fn delete_files(front: &Submitter, job: &Pruned) -> Result<u64, Failure> {
-    let mut deleted = front.stores.at_root(job.root.as_deref())?.delete_epochs(job.id, None).await?;
-    if job.root.is_none() {
-        match front.stores.results(&job.prefix) {
-            Ok(store) => deleted += store.delete_epochs(job.id, None).await?,
-            Err(error) => warn!(job = %job.id, %error, "could not check the output prefix"),
+/// Deletes the files first: if the process stops in between, the rows still name the remaining files. Returns false if
+/// no files could be deleted, so that there is no point in going on.
+async fn step(front: &Submitter, jobs: &[Pruned], keep_files: bool, report: &mut Report) -> Result<bool, Failure> {
+    let mut possible = true;
+    let mut ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+    if !keep_files {
+        let objects: Vec<_> = jobs.iter().filter(|job| job.epoch.0 > 0).map(objects).collect();
+        let deletion = front.stores.delete_results(&objects).await;
+        report.files += deletion.files;
+        if let Some(error) = deletion.unchecked_reason
+            && report.unchecked == 0
+        {
+            warn!(job = deletion.unchecked.first().map(tracing::field::display), %error, "could not check the output prefix of jobs without a result");
+        }
+        report.unchecked += deletion.unchecked.len() as u64;
+        possible = objects.is_empty() || deletion.failed.len() < objects.len();
+        ids.retain(|id| !deletion.failed.contains_key(id));
+        report.kept += deletion.failed.len() as u64;
+        if let Some(error) = deletion.failed.into_values().next() {
+            report.reason.get_or_insert(error);
         }
     }
-    Ok(deleted)
+    report.jobs += front.jobs.forget(&ids).await?;
+    Ok(possible)
+}
+
+fn objects(job: &Pruned) -> JobObjects {
+    JobObjects {
+        job: job.id,
+        epoch: job.epoch,
+        root: job.root.clone(),
+        prefix: job.prefix.clone(),
+        files: job.files.clone(),
+    }
+}
+
+fn finish(args: &PruneArgs, report: &Report, stopped: bool, total: u64) -> Result<(), Failure> {
+    let Report { jobs, files, kept, unchecked, .. } = *report;
+    if args.json {
+        output::json(&json!({ "jobs": jobs, "files": files, "kept": kept, "dry_run": false }))?;
+    } else {
+        output::line(&format!("deleted {} and {}", output::count(jobs, "job"), output::count(files, "file")))?;
+    }
+    if unchecked > 0 {
+        output::error(&format!(
+            "the output prefix of {} without a result could not be checked; files of failed attempts may be left there",
+            output::count(unchecked, "job")
+        ));
+    }
+    if let Some(error) = &report.reason {
+        let kept = output::count(kept, "job");
+        return Err(Failure::Job(format!(
+            "{kept} stay because their files could not be deleted: {error}\nrun the same command again when that is \
+             fixed, or with --keep-files"
+        )));
+    }
+    if stopped {
+        let text = format!("stopped after {jobs} of {total} jobs; run the same command to continue");
+        return Err(Failure::Cancelled(text));
+    }
+    Ok(())
 }
 
 /// Seconds.

@@ -25,7 +25,7 @@ use crate::{
     engine::CancelToken,
     job::{ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
     store::{MANIFEST, ObjectKey, OutFolder, file_url},
-    worker::{Reporter, Verdict, WorkerName},
+    worker::{Liveness, Reporter, Verdict, WorkerName},
 };
 
 /// The job that a command line describes.
@@ -153,7 +153,7 @@ impl Run<'_> {
     /// Refuses a job that another live process runs, before reporting that it is resumed.
     fn check_free(&self, row: &JobRow) -> Result<(), Failure> {
         let Some(worker) = row.worker.as_deref().filter(|_| row.state == JobState::Running) else { return Ok(()) };
-        match row.lease(Timestamp::now(), |name| self.app.worker.options.name.knows_dead(name)) {
+        match row.lease(Timestamp::now(), |name| Liveness::of(&self.app.worker.queue).is_dead(name)) {
             LeaseState::Over | LeaseState::WorkerDead => Ok(()),
             LeaseState::Held => Err(busy(row.id(), worker)),
         }

@@ -5,11 +5,12 @@ use sqlx::{Connection, PgConnection, Row};
 use super::open::explain;
 
 /// The migrations in order; the table `acetate_schema` has the number of those applied.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
     include_str!("../../../migrations/postgres/0003_caption.sql"),
     include_str!("../../../migrations/postgres/0004_api.sql"),
+    include_str!("../../../migrations/postgres/0005_tombstones.sql"),
 ];
 
 /// Runs the missing migrations in one transaction.

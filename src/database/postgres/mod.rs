@@ -13,6 +13,8 @@ mod outbox;
 mod query;
 mod retention;
 mod submit;
+mod sweep;
+mod tombstone;
 mod transition;
 mod webhook;
 

@@ -5,7 +5,11 @@ use sqlx::{Postgres, QueryBuilder};
 
 use super::open::PostgresJobStore;
 use crate::{
-    database::{PruneRules, Pruned, listing::pruned, row_mapping::job_columns},
+    database::{
+        Place, PrunePage, PruneRules,
+        retention::{prune_page, pruned_columns},
+        row_mapping::Columns,
+    },
     job::{JobError, JobId},
 };
 
@@ -13,32 +17,41 @@ use crate::{
 const CHUNK: usize = 1000;
 
 impl PostgresJobStore {
-    pub async fn prunable(&self, rules: &PruneRules) -> Result<Vec<Pruned>, JobError> {
-        let states: Vec<&str> =
-            rules.states.iter().filter(|state| state.is_terminal()).map(|state| state.as_str()).collect();
-        let before = rules.before.as_millisecond();
-        let mut query = QueryBuilder::<Postgres>::new(concat!(
-            "SELECT ",
-            job_columns!(),
-            ", (SELECT STRING_AGG(epoch::TEXT, ',') FROM attempts WHERE attempts.job = jobs.id) AS epochs
-               FROM jobs WHERE state = ANY("
-        ));
-        // A job that ended before a time was created before it, which limits the index scan.
-        query.push_bind(states).push(") AND created_at < ").push_bind(before);
-        query.push(" AND finished_at < ").push_bind(before);
-        if let Some(batch) = &rules.batch {
-            query.push(" AND batch = ").push_bind(batch.to_string());
+    pub async fn now(&self) -> Result<Timestamp, JobError> {
+        let row = self.one(sqlx::query("SELECT acetate_now() AS now")).await?;
+        row.ok_or_else(|| JobError::database("it does not say what time it is"))?.time("now")
+    }
+
+    pub async fn count_prunable(&self, rules: &PruneRules) -> Result<u64, JobError> {
+        let mut query = QueryBuilder::<Postgres>::new("SELECT COUNT(*) AS jobs FROM jobs WHERE ");
+        chosen(&mut query, rules);
+        self.one(query.build()).await?.map_or(Ok(0), |row| row.small("jobs"))
+    }
+
+    pub async fn prunable(&self, rules: &PruneRules, after: Option<Place>) -> Result<PrunePage, JobError> {
+        let mut query = QueryBuilder::<Postgres>::new(concat!("SELECT ", pruned_columns!(), " FROM jobs WHERE "));
+        chosen(&mut query, rules);
+        if let Some(after) = after {
+            query.push(" AND (created_at, id) > (").push_bind(after.created_at);
+            query.push(", ").push_bind(after.id.to_string()).push(")");
         }
         query.push(" ORDER BY created_at, id LIMIT ").push_bind(i64::from(rules.limit));
-        Ok(self.all(query.build()).await?.iter().filter_map(pruned).collect())
+        prune_page(&self.all(query.build()).await?, rules.limit)
     }
 
     pub async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError> {
         let mut forgotten = 0;
         for chunk in ids.chunks(CHUNK) {
+            // Locked in the order of sweeps, so that none of them waits for each other.
             let query = sqlx::query(
-                "WITH gone AS (
-                    DELETE FROM jobs WHERE state IN ('succeeded', 'failed', 'cancelled') AND id = ANY($1) RETURNING id),
+                "WITH ended AS (
+                    SELECT id FROM jobs
+                     WHERE id = ANY($1) AND state || '' IN ('succeeded', 'failed', 'cancelled')
+                     ORDER BY created_at, id FOR UPDATE),
+                 gone AS (DELETE FROM jobs WHERE id = ANY(ARRAY(SELECT id FROM ended)) RETURNING id),
+                 remembered AS (
+                    INSERT INTO tombstones (id, deleted_at) SELECT id, acetate_now() FROM gone
+                    ON CONFLICT (id) DO UPDATE SET deleted_at = EXCLUDED.deleted_at),
                  unsent AS (DELETE FROM outbox USING gone WHERE outbox.job = gone.id AND topic = 'dispatch')
                  SELECT id FROM gone",
             )
@@ -52,5 +65,17 @@ impl PostgresJobStore {
     pub async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError> {
         let query = sqlx::query("DELETE FROM rejections WHERE received_at < $1").bind(before.as_millisecond());
         self.execute(query).await
+    }
+}
+
+fn chosen(query: &mut QueryBuilder<Postgres>, rules: &PruneRules) {
+    let states: Vec<&'static str> =
+        rules.states.iter().filter(|state| state.is_terminal()).map(|state| state.as_str()).collect();
+    let before = rules.before.as_millisecond();
+    // A job that ended before a time was created before it, which limits the index scan.
+    query.push("state = ANY(").push_bind(states).push(") AND created_at < ").push_bind(before);
+    query.push(" AND finished_at < ").push_bind(before);
+    if let Some(batch) = &rules.batch {
+        query.push(" AND batch = ").push_bind(batch.to_string());
     }
 }

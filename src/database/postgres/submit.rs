@@ -68,7 +68,7 @@ impl PostgresJobStore {
         let mut seen = HashSet::new();
         let mut unique: Vec<_> = chunk.iter().filter(|(request, _)| seen.insert(request.id)).collect();
         unique.sort_by_key(|(request, _)| request.id);
-        let mut new = self.insert(&unique, options).await?;
+        let mut new = self.insert(&unique, options, false).await?;
         if !new.is_empty() {
             self.signal.tell();
         }
@@ -96,11 +96,13 @@ impl PostgresJobStore {
         Ok(chunk.iter().zip(answers).map(answer).collect())
     }
 
-    /// The ids of the new rows, with their creation times and the times when they may be claimed.
-    async fn insert(
+    /// The ids of the new rows, with their creation times and the times when they may be claimed. A message does not
+    /// create the job of a tombstone again; a client that submits it now does.
+    pub(super) async fn insert(
         &self,
         requests: &[&(&JobRequest, String)],
         options: &SubmitOptions,
+        from_message: bool,
     ) -> Result<HashMap<JobId, (Timestamp, Timestamp)>, JobError> {
         let texts = |text: &dyn Fn(&JobRequest) -> String| -> Vec<String> {
             requests.iter().map(|(request, _)| text(request)).collect()
@@ -113,6 +115,7 @@ impl PostgresJobStore {
                        COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10
                   FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $9::TEXT[])
                     AS asked (id, fingerprint, kind, request, priority, search)
+                 WHERE NOT ($11 AND EXISTS (SELECT 1 FROM tombstones WHERE tombstones.id = asked.id))
                 ON CONFLICT (id) DO NOTHING
              RETURNING id, kind, priority, created_at, available_at),
              sent AS (
@@ -131,7 +134,8 @@ impl PostgresJobStore {
         .bind(options.at.map(Timestamp::as_millisecond))
         .bind(self.service())
         .bind(texts(&|request| search::text(request, options.batch.as_ref())))
-        .bind(options.webhook.as_deref());
+        .bind(options.webhook.as_deref())
+        .bind(from_message);
         let rows = self.all(query).await?;
         rows.iter().map(|row| Ok((row.word("id")?, (row.time("created_at")?, row.time("available_at")?)))).collect()
     }
@@ -145,7 +149,9 @@ impl PostgresJobStore {
     pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError> {
         let query = sqlx::query(
             "INSERT INTO rejections (id, received_at, error, body)
-             SELECT $1, acetate_now(), $2, $3 WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = $1)
+             SELECT $1, acetate_now(), $2, $3
+              WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = $1)
+                AND NOT EXISTS (SELECT 1 FROM tombstones WHERE id = $1)
              ON CONFLICT (id) DO UPDATE
                 SET received_at = EXCLUDED.received_at, error = EXCLUDED.error, body = EXCLUDED.body",
         )
@@ -184,6 +190,6 @@ fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -
     }
 }
 
-fn vanished(id: JobId) -> JobError {
+pub(super) fn vanished(id: JobId) -> JobError {
     JobError::database(format!("job {id} was deleted while it was submitted; submit it again"))
 }

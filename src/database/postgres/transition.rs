@@ -23,6 +23,16 @@ impl PostgresJobStore {
         self.settle(id, epoch, Ending::Succeeded(result)).await
     }
 
+    pub async fn adopt(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        result: &Published,
+        made_at: Epoch,
+    ) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::Adopted(result, made_at)).await
+    }
+
     pub async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError> {
         self.settle(id, epoch, Ending::Failed(error)).await
     }
@@ -148,7 +158,7 @@ impl PostgresJobStore {
         let query = sqlx::query(
             "WITH turned AS (
                 UPDATE jobs
-                   SET state = $6, attempts = $7, error = $8, manifest = $9, result_root = $10, outputs = $11, caption = $21,
+                   SET state = $6, epoch = $23, attempts = $7, error = $8, manifest = $9, result_root = $10, outputs = $11, caption = $21,
                        available_at = $12, quiet_until = $12, cancel_requested = $13, worker = NULL,
                        lease_until = NULL, updated_at = $14, finished_at = $15
                  WHERE id = $1 AND epoch = $2 AND state || '' = $3 AND cancel_requested = $4
@@ -188,7 +198,8 @@ impl PostgresJobStore {
         .bind(message.and_then(|message| message.payload.as_deref()))
         .bind(message.map(|message| message.available_at))
         .bind(result.and_then(|result| result.caption.as_deref()))
-        .bind(turn.event.as_deref());
+        .bind(turn.event.as_deref())
+        .bind(row.epoch.0);
         let written = self.one(query).await?.is_some();
         if written {
             self.signal.tell();

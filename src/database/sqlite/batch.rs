@@ -2,22 +2,15 @@
 
 use sqlx::{QueryBuilder, Sqlite};
 
-use super::{
-    open::{SqliteJobStore, database, now_ms},
-    transition::write,
-};
+use super::open::{SqliteJobStore, database};
 use crate::{
     database::{
         BatchSummary, JobRow,
         listing::summary,
         row_mapping::{Columns, job_columns, readable},
-        transitions::Transition,
     },
-    job::{BatchId, JobError, JobId, JobState},
+    job::{BatchId, JobError, JobId},
 };
-
-/// How many jobs are cancelled in one transaction, so that workers get a turn in between.
-const CHUNK: i64 = 500;
 
 impl SqliteJobStore {
     pub async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError> {
@@ -55,40 +48,5 @@ impl SqliteJobStore {
         query.push(" ORDER BY created_at, id LIMIT ").push_bind(limit);
         let rows = query.build().fetch_all(&self.readers).await.map_err(database)?;
         Ok(rows.iter().filter_map(readable).collect())
-    }
-
-    pub async fn cancel_batch(&self, batch: &BatchId) -> Result<u64, JobError> {
-        let (mut cancelled, mut after) = (0, String::new());
-        loop {
-            let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
-            let rows = sqlx::query(concat!(
-                "SELECT ",
-                job_columns!(),
-                " FROM jobs WHERE batch = ? AND state = 'queued' AND id > ? ORDER BY id LIMIT ?"
-            ))
-            .bind(batch.as_str())
-            .bind(&after)
-            .bind(CHUNK)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(database)?;
-            let Some(last) = rows.last() else { break };
-            after = last.text("id")?;
-            for row in rows.iter().filter_map(readable) {
-                let turn = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now_ms(), self.mode)?;
-                write(&mut tx, &turn).await?;
-                cancelled += 1;
-            }
-            tx.commit().await.map_err(database)?;
-        }
-        let told =
-            sqlx::query("UPDATE jobs SET cancel_requested = 1, updated_at = ?2 WHERE batch = ?1 AND state = 'running'")
-                .bind(batch.as_str())
-                .bind(now_ms())
-                .execute(&self.writer)
-                .await
-                .map_err(database)?;
-        self.signal.tell();
-        Ok(cancelled + told.rows_affected())
     }
 }

@@ -3,55 +3,79 @@
 use jiff::Timestamp;
 use sqlx::{QueryBuilder, Sqlite};
 
-use super::open::{SqliteJobStore, database};
+use super::open::{SqliteJobStore, database, now_ms};
 use crate::{
-    database::{PruneRules, Pruned, listing::pruned, row_mapping::job_columns},
+    database::{
+        Place, PrunePage, PruneRules,
+        retention::{prune_page, pruned_columns},
+        row_mapping::{Columns, timestamp, to_json},
+    },
     job::{JobError, JobId},
 };
 
-/// The number of rows deleted by one statement.
-const CHUNK: usize = 500;
+/// The number of rows deleted in one transaction.
+const CHUNK: usize = 1000;
 
 impl SqliteJobStore {
-    pub async fn prunable(&self, rules: &PruneRules) -> Result<Vec<Pruned>, JobError> {
-        let mut query = QueryBuilder::<Sqlite>::new(concat!(
-            "SELECT ",
-            job_columns!(),
-            ", (SELECT GROUP_CONCAT(epoch) FROM attempts WHERE attempts.job = jobs.id) AS epochs
-               FROM jobs WHERE state IN ("
-        ));
-        let mut states = query.separated(", ");
-        for state in rules.states.iter().filter(|state| state.is_terminal()) {
-            states.push_bind(state.as_str());
-        }
-        let before = rules.before.as_millisecond();
-        // A job that ended before a time was created before it, which limits the index scan.
-        query.push(") AND created_at < ").push_bind(before).push(" AND finished_at < ").push_bind(before);
-        if let Some(batch) = &rules.batch {
-            query.push(" AND batch = ").push_bind(batch.to_string());
+    /// The file has no clock of its own; all processes that use it are on this machine.
+    pub async fn now(&self) -> Result<Timestamp, JobError> {
+        let row = sqlx::query("SELECT ? AS now").bind(now_ms()).fetch_one(&self.readers).await.map_err(database)?;
+        row.number("now").map(timestamp)
+    }
+
+    pub async fn count_prunable(&self, rules: &PruneRules) -> Result<u64, JobError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT COUNT(*) AS jobs FROM jobs WHERE ");
+        chosen(&mut query, rules);
+        query.build().fetch_one(&self.readers).await.map_err(database)?.small("jobs")
+    }
+
+    pub async fn prunable(&self, rules: &PruneRules, after: Option<Place>) -> Result<PrunePage, JobError> {
+        let mut query = QueryBuilder::<Sqlite>::new(concat!("SELECT ", pruned_columns!(), " FROM jobs WHERE "));
+        chosen(&mut query, rules);
+        if let Some(after) = after {
+            query.push(" AND (created_at, id) > (").push_bind(after.created_at);
+            query.push(", ").push_bind(after.id.to_string()).push(")");
         }
         query.push(" ORDER BY created_at, id LIMIT ").push_bind(rules.limit);
-        let rows = query.build().fetch_all(&self.readers).await.map_err(database)?;
-        Ok(rows.iter().filter_map(pruned).collect())
+        prune_page(&query.build().fetch_all(&self.readers).await.map_err(database)?, rules.limit)
     }
 
     pub async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError> {
         let mut forgotten = 0;
         for chunk in ids.chunks(CHUNK) {
-            let mut query = QueryBuilder::<Sqlite>::new(
-                "DELETE FROM jobs WHERE state IN ('succeeded', 'failed', 'cancelled') AND id IN (",
-            );
-            let mut list = query.separated(", ");
-            for id in chunk {
-                list.push_bind(id.to_string());
-            }
-            query.push(")");
-            forgotten += query.build().execute(&self.writer).await.map_err(database)?.rows_affected();
-        }
-        sqlx::query("DELETE FROM outbox WHERE topic = 'dispatch' AND job NOT IN (SELECT id FROM jobs)")
-            .execute(&self.writer)
+            let ids = to_json(&chunk)?;
+            let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+            sqlx::query(
+                "INSERT INTO tombstones (id, deleted_at)
+                 SELECT id, ?2 FROM jobs
+                  WHERE id IN (SELECT value FROM json_each(?1)) AND state IN ('succeeded', 'failed', 'cancelled')
+                 ON CONFLICT (id) DO UPDATE SET deleted_at = excluded.deleted_at",
+            )
+            .bind(&ids)
+            .bind(now_ms())
+            .execute(&mut *tx)
             .await
             .map_err(database)?;
+            let gone = sqlx::query(
+                "DELETE FROM jobs
+                  WHERE id IN (SELECT value FROM json_each(?1)) AND state IN ('succeeded', 'failed', 'cancelled')",
+            )
+            .bind(&ids)
+            .execute(&mut *tx)
+            .await
+            .map_err(database)?;
+            sqlx::query(
+                "DELETE FROM outbox
+                  WHERE topic = 'dispatch' AND job IN (SELECT value FROM json_each(?1))
+                    AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = outbox.job)",
+            )
+            .bind(&ids)
+            .execute(&mut *tx)
+            .await
+            .map_err(database)?;
+            tx.commit().await.map_err(database)?;
+            forgotten += gone.rows_affected();
+        }
         self.signal.tell();
         Ok(forgotten)
     }
@@ -63,5 +87,19 @@ impl SqliteJobStore {
             .await
             .map_err(database)?;
         Ok(gone.rows_affected())
+    }
+}
+
+fn chosen(query: &mut QueryBuilder<Sqlite>, rules: &PruneRules) {
+    query.push("state IN (");
+    let mut states = query.separated(", ");
+    for state in rules.states.iter().filter(|state| state.is_terminal()) {
+        states.push_bind(state.as_str());
+    }
+    let before = rules.before.as_millisecond();
+    // A job that ended before a time was created before it, which limits the index scan.
+    query.push(") AND created_at < ").push_bind(before).push(" AND finished_at < ").push_bind(before);
+    if let Some(batch) = &rules.batch {
+        query.push(" AND batch = ").push_bind(batch.to_string());
     }
 }

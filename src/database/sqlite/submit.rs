@@ -70,7 +70,9 @@ impl SqliteJobStore {
     pub async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError> {
         let kept = sqlx::query(
             "INSERT INTO rejections (id, received_at, error, body)
-             SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1)
+             SELECT ?1, ?2, ?3, ?4
+              WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1)
+                AND NOT EXISTS (SELECT 1 FROM tombstones WHERE id = ?1)
              ON CONFLICT (id) DO UPDATE
                 SET received_at = excluded.received_at, error = excluded.error, body = excluded.body",
         )
@@ -94,7 +96,7 @@ impl SqliteJobStore {
     }
 }
 
-async fn submit_in(
+pub(super) async fn submit_in(
     tx: &mut SqliteConnection,
     request: &JobRequest,
     options: &SubmitOptions,

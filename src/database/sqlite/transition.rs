@@ -20,6 +20,16 @@ impl SqliteJobStore {
         self.settle(id, epoch, Ending::Succeeded(result)).await
     }
 
+    pub async fn adopt(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        result: &Published,
+        made_at: Epoch,
+    ) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, epoch, Ending::Adopted(result, made_at)).await
+    }
+
     pub async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError> {
         self.settle(id, epoch, Ending::Failed(error)).await
     }
@@ -153,7 +163,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, turn: &Transition) -> Resul
         .map_err(database)?;
     sqlx::query(
         "UPDATE jobs
-            SET state = ?3, attempts = ?4, error = ?5, manifest = ?6, result_root = ?7, outputs = ?8, caption = ?13,
+            SET state = ?3, epoch = ?14, attempts = ?4, error = ?5, manifest = ?6, result_root = ?7, outputs = ?8, caption = ?13,
                 available_at = ?9, quiet_until = ?9, cancel_requested = ?10, worker = NULL, lease_until = NULL,
                 updated_at = ?11, finished_at = ?12
           WHERE id = ?1 AND epoch = ?2",
@@ -171,6 +181,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, turn: &Transition) -> Resul
     .bind(now)
     .bind(row.finished_at.map(|at| at.as_millisecond()))
     .bind(row.published.as_ref().and_then(|result| result.caption.as_deref()))
+    .bind(row.epoch.0)
     .execute(&mut *tx)
     .await
     .map_err(database)?;

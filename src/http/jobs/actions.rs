@@ -11,6 +11,7 @@ use crate::{
         view::JobView,
     },
     job::JobId,
+    store::JobObjects,
 };
 
 /// Cancel a job
@@ -55,20 +56,22 @@ pub async fn delete(State(api): State<Api>, Id(id): Id) -> Answer<StatusCode> {
         return Err(ApiError::conflict(format!("job {id} is {}; cancel it first", row.state)));
     }
     // Delete the files first: if the process stops in between, the rows still name the remaining files.
-    delete_files(&api, &row).await?;
+    if let Some(error) = api.stores().delete_results(&[objects(&row)]).await.failed.remove(&id) {
+        return Err(error.into());
+    }
     api.jobs().forget(&[id]).await?;
     api.thumbnails.forget(id);
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Deletes the result, and files that failed attempts may have left.
-async fn delete_files(api: &Api, row: &JobRow) -> Answer<()> {
-    let root = row.published.as_ref().and_then(|result| result.root.as_deref());
-    api.stores().at_root(root)?.delete_epochs(row.id(), None).await?;
-    if root.is_none()
-        && let Ok(store) = api.stores().results(&row.request.output.prefix)
-    {
-        store.delete_epochs(row.id(), None).await?;
+/// What the job may have written: the result, and files that failed attempts may have left.
+fn objects(row: &JobRow) -> JobObjects {
+    let result = row.published.as_ref();
+    JobObjects {
+        job: row.id(),
+        epoch: row.epoch,
+        root: result.and_then(|result| result.root.clone()),
+        prefix: row.request.output.prefix.clone(),
+        files: result.map(|result| result.files.iter().map(|file| file.name.clone()).collect()),
     }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{
-    outgoing::{Outgoing, persistent},
+    outgoing::{Outgoing, headers_for_dead_letter, is_dispatch, persistent},
     publish::Publisher,
     topology::{DEAD_EXCHANGE, queue_of},
 };
@@ -68,6 +68,10 @@ impl Handle {
 
     pub(in crate::queue) fn message_id(&self) -> Option<&str> {
         self.properties.message_id().as_ref().map(ShortString::as_str)
+    }
+
+    pub(in crate::queue) fn is_dispatch(&self) -> bool {
+        is_dispatch(&self.properties)
     }
 
     pub(in crate::queue) fn trace(&self) -> Option<String> {
@@ -137,7 +141,8 @@ impl Handle {
     /// The sender's properties that describe the message, not its delivery.
     fn with_reason(&self, reason: &ErrorRecord) -> BasicProperties {
         let sent = &self.properties;
-        let mut headers = sent.headers().clone().unwrap_or_default();
+        let mut headers = headers_for_dead_letter(sent);
+        let app = sent.app_id().clone().filter(|_| !self.is_dispatch());
         let mut header = |name: &str, value: &str| {
             headers.insert(name.into(), AMQPValue::LongString(value.into()));
         };
@@ -151,7 +156,7 @@ impl Handle {
             (sent.content_encoding(), BasicProperties::with_content_encoding),
             (sent.correlation_id(), BasicProperties::with_correlation_id),
             (sent.kind(), BasicProperties::with_type),
-            (sent.app_id(), BasicProperties::with_app_id),
+            (&app, BasicProperties::with_app_id),
         ] {
             if let Some(value) = value {
                 properties = set(properties, value.clone());

@@ -14,6 +14,13 @@ use crate::{
 /// Written to disk before it is confirmed.
 const PERSISTENT: u8 = 2;
 
+/// The header of a message that was sent because of a row. A message without it is a submission, and may be the first
+/// that anyone hears of its job.
+const DISPATCH: &str = "x-acetate-dispatch";
+
+/// The `app_id` of our messages. Dispatches of versions before [`DISPATCH`] have only this.
+const APP: &str = "acetate";
+
 #[derive(Clone)]
 pub(super) struct Outgoing<'a> {
     pub(super) exchange: &'static str,
@@ -26,17 +33,18 @@ pub(super) struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     pub(super) fn dispatch(dispatch: &'a Dispatch) -> Self {
-        let mut properties = persistent()
+        let mut headers = FieldTable::default();
+        headers.insert(DISPATCH.into(), AMQPValue::LongString("1".into()));
+        if let Some(trace) = &dispatch.trace {
+            headers.insert("traceparent".into(), AMQPValue::LongString(trace.as_str().into()));
+        }
+        let properties = persistent()
             .with_content_type("application/json".into())
-            .with_app_id("acetate".into())
+            .with_app_id(APP.into())
             .with_type(dispatch.kind.as_str().into())
             .with_message_id(dispatch.id.to_string().into())
-            .with_priority(dispatch.priority.min(9));
-        if let Some(trace) = &dispatch.trace {
-            let mut headers = FieldTable::default();
-            headers.insert("traceparent".into(), AMQPValue::LongString(trace.as_str().into()));
-            properties = properties.with_headers(headers);
-        }
+            .with_priority(dispatch.priority.min(9))
+            .with_headers(headers);
         Self { exchange: JOBS, key: dispatch.kind.as_str(), mandatory: true, body: &dispatch.body, properties }
     }
 
@@ -44,9 +52,23 @@ impl<'a> Outgoing<'a> {
     pub(super) fn event(event: &'a Event) -> Result<Self, JobError> {
         let name = ShortString::try_new(&event.name).map_err(|error| JobError::invalid("event", error.to_string()))?;
         let properties =
-            persistent().with_content_type("application/json".into()).with_app_id("acetate".into()).with_type(name);
+            persistent().with_content_type("application/json".into()).with_app_id(APP.into()).with_type(name);
         Ok(Self { exchange: EVENTS, key: &event.name, mandatory: false, body: &event.body, properties })
     }
+}
+
+/// Whether a message was sent because of a row, by this version or an older one.
+pub(super) fn is_dispatch(properties: &BasicProperties) -> bool {
+    let marked = properties.headers().as_ref().is_some_and(|headers| headers.inner().contains_key(DISPATCH));
+    marked || properties.app_id().as_ref().is_some_and(|app| app.as_str() == APP)
+}
+
+/// The headers of a message without the mark of a dispatch: what is published again from the dead letters is a
+/// submission.
+pub(super) fn headers_for_dead_letter(properties: &BasicProperties) -> FieldTable {
+    let mut headers = properties.headers().as_ref().map_or_else(Default::default, |headers| headers.inner().clone());
+    headers.retain(|name, _| name.as_str() != DISPATCH);
+    FieldTable::from(headers)
 }
 
 pub(super) fn persistent() -> BasicProperties {

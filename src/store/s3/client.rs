@@ -1,6 +1,13 @@
 //! The S3 client: built on first use, then shared. Only this module reads AWS's own settings.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_config::{
     BehaviorVersion, Region, environment::EnvironmentVariableRegionProvider, meta::region::RegionProviderChain,
@@ -89,13 +96,16 @@ pub struct S3Client(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     settings: S3Settings,
+    /// Whether the server takes requests that delete many objects.
+    deletes_singly: AtomicBool,
     client: OnceCell<Client>,
 }
 
 impl S3Client {
     /// Nothing is loaded before the first use.
     pub fn new(settings: S3Settings) -> Self {
-        Self(Arc::new(Shared { settings, client: OnceCell::new() }))
+        let deletes_singly = AtomicBool::new(settings.checksums == Checksums::Required);
+        Self(Arc::new(Shared { settings, deletes_singly, client: OnceCell::new() }))
     }
 
     pub fn settings(&self) -> &S3Settings {
@@ -104,6 +114,15 @@ impl S3Client {
 
     pub(super) async fn get(&self) -> &Client {
         self.0.client.get_or_init(|| build(&self.0.settings)).await
+    }
+
+    /// Requests that delete many objects need a checksum, and some servers do not know them.
+    pub(super) fn deletes_singly(&self) -> bool {
+        self.0.deletes_singly.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn delete_singly(&self) {
+        self.0.deletes_singly.store(true, Ordering::Relaxed);
     }
 
     /// The server's name, for messages.

@@ -5,6 +5,7 @@
 //! bodies are in memory, so that every request can be repeated.
 
 mod client;
+mod delete;
 mod failure;
 mod list;
 mod read;
@@ -13,6 +14,7 @@ mod store;
 pub use client::{Checksums, S3Client, S3Credentials, S3Settings};
 pub use store::S3Store;
 
+pub(super) use delete::delete;
 pub(super) use failure::S3Error;
 pub(super) use list::list_page;
 pub(super) use read::read;

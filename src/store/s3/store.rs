@@ -5,11 +5,11 @@ use std::time::Duration;
 use aws_sdk_s3::{presigning::PresigningConfig, primitives::ByteStream, types::ChecksumMode};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{Checksums, S3Client, S3Error, list, read};
+use super::{Checksums, S3Client, S3Error, delete::delete_all, list, read};
 use crate::{
     job::{Epoch, JobError, JobId},
     store::{
-        ObjectKey, Stored,
+        MANIFEST, ObjectKey, Stored,
         digest::{hashing, sha256},
         location::S3Location,
     },
@@ -81,22 +81,42 @@ impl S3Store {
 
     /// Deletes the objects of all attempts of a job but one, and returns their number.
     pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
-        let folder = self.root.join(&format!("{job}/"));
-        let broken = |failure| self.broken(&folder, 0, failure);
-        let mut deleted = 0;
-        let mut from = None;
+        let keys = self.keys_of(job, |epoch| Some(epoch) != keep).await?;
+        let deleted = delete_all(&self.client, &self.root.bucket, &keys).await;
+        deleted.map_err(|failure| self.broken(&self.folder_of(job), 0, failure))?;
+        Ok(keys.len() as u64)
+    }
+
+    /// The keys of the objects of a job's attempts that are wanted.
+    pub(in crate::store) async fn keys_of(
+        &self,
+        job: JobId,
+        wanted: impl Fn(Epoch) -> bool,
+    ) -> Result<Vec<String>, JobError> {
+        let folder = self.folder_of(job);
+        let epoch_of = |key: &str| key.strip_prefix(&folder.key)?.split('/').next()?.parse().ok().map(Epoch);
+        let (mut keys, mut from) = (Vec::new(), None);
         loop {
-            let page = list::list_page(&self.client, &folder, from.as_deref()).await.map_err(broken)?;
-            let epoch_of = |key: &str| key.strip_prefix(&folder.key)?.split('/').next()?.parse().ok().map(Epoch);
-            let keys = page.objects.into_iter().map(|(object, _)| object.key);
-            let keys: Vec<_> = keys.filter(|key| epoch_of(key).is_some_and(|epoch| Some(epoch) != keep)).collect();
-            list::delete(&self.client, &folder.bucket, &keys).await.map_err(broken)?;
-            deleted += keys.len() as u64;
+            let page = list::list_page(&self.client, &folder, from.as_deref()).await;
+            let page = page.map_err(|failure| self.broken(&folder, 0, failure))?;
+            let found = page.objects.into_iter().map(|(object, _)| object.key);
+            keys.extend(found.filter(|key| epoch_of(key).is_some_and(&wanted)));
             from = page.next;
             if from.is_none() {
-                return Ok(deleted);
+                return Ok(keys);
             }
         }
+    }
+
+    /// The attempts of a job that have a manifest.
+    pub async fn manifests(&self, job: JobId) -> Result<Vec<Epoch>, JobError> {
+        let folder = self.folder_of(job).key;
+        let epoch = |key: &String| key.strip_prefix(&folder)?.strip_suffix(MANIFEST)?.strip_suffix('/')?.parse().ok();
+        Ok(self.keys_of(job, |_| true).await?.iter().filter_map(epoch).map(Epoch).collect())
+    }
+
+    fn folder_of(&self, job: JobId) -> S3Location {
+        self.root.join(&format!("{job}/"))
     }
 
     /// Writes an object, reads it back and deletes it.
@@ -105,7 +125,7 @@ impl S3Store {
         let broken = |failure| self.broken(&self.root, PROBE.len() as u64, failure);
         self.send(&at, PROBE.to_vec(), "text/plain").await?;
         let read = read(&self.client, &at, PROBE.len() as u64).await;
-        list::delete(&self.client, &at.bucket, std::slice::from_ref(&at.key)).await.map_err(broken)?;
+        delete_all(&self.client, &at.bucket, std::slice::from_ref(&at.key)).await.map_err(broken)?;
         if read.map_err(broken)? == PROBE {
             return Ok(());
         }

@@ -144,6 +144,27 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// The same command in a PID namespace of its own, as in a container; nothing, said aloud, where that is not possible.
+pub fn in_pid_namespace(command: &Command, what: &str) -> Option<Command> {
+    let flags = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    let unshare = ["/usr/bin/unshare", "/bin/unshare"].into_iter().find(|path| Path::new(path).exists());
+    let works = |unshare: &&str| {
+        let tried = Command::new(unshare).args(flags).arg("true").stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    };
+    let Some(unshare) = unshare.filter(works) else {
+        skipped(what, "this user cannot make PID namespaces (unshare --pid --fork --mount-proc)");
+        return None;
+    };
+    let mut inside = Command::new(unshare);
+    inside.args(flags).arg(command.get_program()).args(command.get_args()).env_clear().stdin(Stdio::null());
+    inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        inside.current_dir(folder);
+    }
+    Some(inside)
+}
+
 pub fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().unwrap();
     String::from_utf8_lossy(&id.stdout).trim() == "0"

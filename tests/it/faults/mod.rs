@@ -4,13 +4,13 @@ pub mod service;
 
 use std::{
     fs,
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::common::{Ran, TestDir, blocking_until, checkpoint, golden, names, ran};
+use crate::common::{Ran, TestDir, blocking_until, checkpoint, golden, in_pid_namespace, names, ran};
 
 /// Long enough to be stopped in the middle.
 fn long_run(steps: &str) -> Vec<String> {
@@ -119,6 +119,28 @@ fn a_job_that_runs_is_not_run_twice_and_can_be_cancelled_from_outside() {
     let Ran { code, stderr, .. } = ran(child.wait_with_output().unwrap());
     assert_eq!(code, Some(130), "{stderr}");
     assert_eq!(place.json(&["jobs", "show", &id, "--json"])["state"], "cancelled");
+}
+
+/// A host name and a process number say nothing across PID namespaces: there, nobody else has the number 1.
+#[test]
+fn a_job_that_runs_in_another_pid_namespace_is_left_alone() {
+    let place = TestDir::new();
+    let args = long_run("1000");
+    let Some(mut command) = in_pid_namespace(&place.command(&as_strs(&args)), "a run in another PID namespace") else {
+        return;
+    };
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = wait_for_denoise(&place, &mut child);
+
+    let second = place.run(&as_strs(&args));
+    assert_eq!(second.code, Some(1), "{second:?}");
+    let busy = format!("error: job {id} is being run by process 1 on ");
+    assert!(second.stderr.contains(&busy) && !second.stderr.contains("resuming"), "{}", second.stderr);
+    let asked = place.run(&["jobs", "cancel", &id]);
+    assert!(asked.code == Some(0) && asked.stdout.contains("asked to stop"), "{asked:?}");
+    child.wait_with_output().unwrap();
+    let job = place.json(&["jobs", "show", &id, "--json"]);
+    assert_eq!((&job["state"], &job["attempts"]), (&"cancelled".into(), &1.into()), "{job}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::{
     common::{PATIENCE, until},
@@ -19,6 +20,8 @@ in_both_worlds! {
     a_folder_is_submitted_with_a_template,
     wrong_rows_are_all_named_and_nothing_is_submitted,
     old_jobs_go_with_their_files,
+    a_dry_run_counts_exactly_and_deletes_nothing,
+    a_batch_is_taken_back_and_says_what_it_left,
 }
 
 async fn a_manifest_is_submitted_once_however_often(world: World) {
@@ -98,6 +101,87 @@ async fn old_jobs_go_with_their_files(world: World) {
     assert_eq!(gone.await["files"], 2);
     assert!(!manifest.exists());
     assert_eq!(world.run(&["jobs", "show", &id]).await.code, Some(2));
+}
+
+/// Jobs of one batch, which no worker takes.
+async fn waiting(world: &World, batch: &str, count: usize) {
+    let input = world.input("a.png", [1, 2, 3, 255]);
+    let rows: String =
+        (0..count).map(|n| format!("{}\n", json!({ "image": input, "label.n": n.to_string() }))).collect();
+    fs::write(world.place.path("many.jsonl"), rows).unwrap();
+    let output = world.output("many");
+    let args = ["submit", "composite", "--from", "many.jsonl", "--batch", batch, "--output", &output, "--json"];
+    assert_eq!(world.json(&args).await["submitted"], count);
+}
+
+async fn a_dry_run_counts_exactly_and_deletes_nothing(world: World) {
+    waiting(&world, "many", 1234).await;
+    assert_eq!(world.json(&["jobs", "cancel", "--batch", "many", "--json"]).await["cancelled"], 1234);
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    let prune = async |more: &[&str]| world.run(&[&["jobs", "prune", "--older-than", "0s"], more].concat()).await;
+    let ran = prune(&["--dry-run"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "1234 jobs would be deleted\n"), "{ran:?}");
+    assert_eq!(prune(&["--dry-run", "--state", "failed"]).await.stdout, "0 jobs would be deleted\n");
+    assert_eq!(world.json(&["jobs", "prune", "--older-than", "1h", "--dry-run", "--json"]).await["jobs"], 0);
+    let wrong = prune(&["--state", "running"]).await;
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("--state: running jobs are not pruned"), "{wrong:?}");
+    let far = world.run(&["jobs", "prune", "--older-than", "99999999999999d"]).await;
+    assert!(far.code == Some(2) && far.stderr.contains("--older-than"), "{far:?}");
+    let ran = prune(&[]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "deleted 1234 jobs and 0 files\n"), "{ran:?}");
+    assert_eq!(world.json(&["jobs", "list", "--json"]).await["jobs"], json!([]));
+}
+
+async fn a_batch_is_taken_back_and_says_what_it_left(world: World) {
+    waiting(&world, "big", 1100).await;
+    let retry = async |more: &[&str]| world.run(&[&["jobs", "retry", "--batch", "big"], more].concat()).await;
+    assert_eq!(retry(&[]).await.stdout, "0 jobs queued again\n");
+    assert_eq!(world.run(&["jobs", "cancel", "--batch", "big"]).await.stdout, "1100 jobs cancelled or asked to stop\n");
+    let nothing = retry(&[]).await;
+    let why = "0 jobs queued again; 1100 are cancelled (add --state cancelled)\n";
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(0), why), "{nothing:?}");
+    let codes = retry(&["--state", "cancelled", "--code", "storage"]).await.stdout;
+    assert_eq!(codes, "0 jobs queued again; 1100 are cancelled (1100 with --code cancelled)\n");
+    for (args, wanted) in [
+        (&["--state", "succeeded"] as &[&str], "--state: succeeded jobs are not retried"),
+        (&["--state", "lost"], "is not a job state"),
+    ] {
+        let wrong = retry(args).await;
+        assert!(wrong.code == Some(2) && wrong.stderr.contains(wanted), "{wrong:?}");
+    }
+    let alone = world.run(&["jobs", "retry", "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21", "--state", "cancelled"]).await;
+    assert!(alone.code == Some(2) && alone.stderr.contains("--batch"), "{alone:?}");
+    let unknown = world.run(&["jobs", "retry", "--batch", "none"]).await;
+    assert!(unknown.code == Some(2) && unknown.stderr.contains("there is no batch `none`"), "{unknown:?}");
+
+    let again = world.json(&["jobs", "retry", "--batch", "big", "--state", "cancelled", "--json"]).await;
+    assert_eq!(again["queued"].as_array().unwrap().len(), 1100);
+    let listed =
+        world.json(&["jobs", "list", "--batch", "big", "--state", "queued", "--limit", "1000", "--json"]).await;
+    assert_eq!(listed["jobs"].as_array().unwrap().len(), 1000);
+}
+
+/// A laptop whose clock is a day ahead of the server's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_of_this_machine_does_not_decide_what_is_old() {
+    let world = World::service().await;
+    // Makes the tables.
+    assert_eq!(world.json(&["jobs", "list", "--json"]).await["jobs"], json!([]));
+    let mut rows = PgConnection::connect(&world.service.as_ref().unwrap().schema.url).await.unwrap();
+    sqlx::raw_sql(
+        "CREATE OR REPLACE FUNCTION acetate_now() RETURNS BIGINT LANGUAGE SQL STABLE PARALLEL SAFE
+             AS 'SELECT (EXTRACT(EPOCH FROM statement_timestamp()) * 1000)::BIGINT - 86400000'",
+    )
+    .execute(&mut rows)
+    .await
+    .unwrap();
+    rows.close().await.unwrap();
+    waiting(&world, "fresh", 3).await;
+    assert_eq!(world.json(&["jobs", "cancel", "--batch", "fresh", "--json"]).await["cancelled"], 3);
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    let prune = async |age: &str| world.json(&["jobs", "prune", "--dry-run", "--json", "--older-than", age]).await;
+    assert_eq!(prune("12h").await["jobs"], 0, "they ended just now");
+    assert_eq!(prune("0s").await["jobs"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

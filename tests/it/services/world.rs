@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
 use crate::{
-    common::{Ran, TestDir, ran, until},
+    common::{Ran, TestDir, in_pid_namespace, ran, until},
     services::database::support::{admin, postgres_url},
     services::rabbit::{Broker, Vhost},
     services::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY},
@@ -185,9 +185,21 @@ impl World {
     }
 
     pub fn worker_with(&self, environment: &[(&str, &str)]) -> Worker {
-        let log = self.place.path(&format!("worker-{}.log", uuid()));
         let mut command = self.command(&["worker"]);
-        command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+        command.envs(environment.iter().copied());
+        self.start(command)
+    }
+
+    /// A worker that sees no other processes, and is not seen; nothing where that is not possible.
+    pub fn worker_in_pid_namespace(&self, environment: &[(&str, &str)], what: &str) -> Option<Worker> {
+        let mut command = self.command(&["worker"]);
+        command.envs(environment.iter().copied());
+        Some(self.start(in_pid_namespace(&command, what)?))
+    }
+
+    fn start(&self, mut command: Command) -> Worker {
+        let log = self.place.path(&format!("worker-{}.log", uuid()));
+        command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         Worker { child: command.spawn().unwrap(), log }
     }
 

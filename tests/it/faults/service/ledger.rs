@@ -42,6 +42,8 @@ pub struct Tally {
     pub lost: usize,
     /// Jobs that were told to have succeeded at more than one epoch, or have more than one manifest.
     pub duplicated: usize,
+    /// Jobs that had ended and were deleted, and then were told to have succeeded.
+    pub resurrected: usize,
     pub attempts: u64,
 }
 
@@ -106,6 +108,11 @@ impl Witness {
 
     /// Waits for the end of every job and looks at what it left.
     pub async fn judge(self, world: &World, ids: &[String]) -> Tally {
+        self.judge_with_ended(world, ids, &[]).await
+    }
+
+    /// Like [`Witness::judge`]; none of the jobs in `ended` may be heard of again.
+    pub async fn judge_with_ended(self, world: &World, ids: &[String], ended: &[String]) -> Tally {
         let mut tally = Tally { jobs: ids.len(), ..Tally::default() };
         let mut states = Vec::new();
         for id in ids {
@@ -126,6 +133,7 @@ impl Witness {
             tally.duplicated += usize::from(told > 1);
             tally.lost += usize::from(told == 0 && state == "succeeded" && !self.may_miss);
         }
+        tally.resurrected = ended.iter().filter(|id| ends.contains_key(*id)).count();
         self.task.abort();
         tally
     }
@@ -170,6 +178,7 @@ pub async fn run(cases: Vec<Case>) {
                 sum.failed += tally.failed;
                 sum.lost += tally.lost;
                 sum.duplicated += tally.duplicated;
+                sum.resurrected += tally.resurrected;
                 sum.attempts += tally.attempts;
                 let Tally { jobs, succeeded, failed, attempts, .. } = tally;
                 format!(
@@ -184,7 +193,7 @@ pub async fn run(cases: Vec<Case>) {
         };
         lines.insert(index, line);
     }
-    let Tally { jobs, succeeded, failed, lost, duplicated, attempts } = sum;
+    let Tally { jobs, succeeded, failed, lost, duplicated, resurrected, attempts } = sum;
     let mut text = String::from("\nfault matrix\n");
     for line in lines.values() {
         text.push_str(line);
@@ -192,9 +201,9 @@ pub async fn run(cases: Vec<Case>) {
     }
     text.push_str(&format!(
         "jobs {jobs}, succeeded {succeeded}, failed as they should {failed}, lost {lost}, duplicated publications \
-         {duplicated}, attempts {attempts}\n"
+         {duplicated}, resurrected {resurrected}, attempts {attempts}\n"
     ));
     // Past the harness's capture: the ledger is worth reading when all is well, too.
     std::io::stderr().write_all(text.as_bytes()).unwrap();
-    assert!(broken.is_empty() && lost == 0 && duplicated == 0, "{broken:?}");
+    assert!(broken.is_empty() && lost == 0 && duplicated == 0 && resurrected == 0, "{broken:?}");
 }

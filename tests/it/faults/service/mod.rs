@@ -6,11 +6,13 @@
 
 mod broker;
 mod databases;
+mod ends;
 mod gate;
 mod killed;
 mod ledger;
 mod load;
 mod messages;
+mod promises;
 mod queues;
 mod stores;
 
@@ -26,6 +28,8 @@ async fn the_fault_matrix() {
     cases.extend(messages::cases());
     cases.extend(databases::cases());
     cases.extend(stores::cases());
+    cases.extend(ends::cases());
+    cases.extend(promises::cases());
     cases.extend(load::cases());
     ledger::run(cases).await;
 }

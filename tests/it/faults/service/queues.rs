@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
         case("the broker is away for longer than a lease, mid-job", away_mid_job()),
         case("the broker is away while jobs are submitted", away_while_submitting()),
         case("the broker takes its messages back mid-job", taken_back()),
+        case("the same, and the workers are in PID namespaces of their own", taken_back_between_namespaces()),
     ]
 }
 
@@ -95,5 +96,29 @@ async fn taken_back() -> Tally {
         (1, 1),
         "the lease, not the message, says whose job it is: {tally:?}"
     );
+    tally
+}
+
+/// Two containers on the host's network have one host name, and neither sees the other's processes. Both workers have
+/// the number 1 there.
+async fn taken_back_between_namespaces() -> Tally {
+    let what = "fault matrix, PID namespaces";
+    let (world, gate) = gated().await;
+    let witness = Witness::of(&world).await;
+    let failpoint = [("ACETATE__WORKER__FAILPOINT", "step:1=pause:8")];
+    let Some(worker) = world.worker_in_pid_namespace(&failpoint, what) else { return Tally::default() };
+    let id = decompose(&world, "taken").await;
+    worker.until_said("stands still").await;
+    // Long enough that the second one could be told from the first by its start.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let Some(second) = world.worker_in_pid_namespace(&[], what) else { return Tally::default() };
+    second.until_said("ready for jobs").await;
+    for _ in 0..3 {
+        gate.cut();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    let tally = witness.judge(&world, &[id]).await;
+    assert_eq!((tally.succeeded, tally.attempts), (1, 1), "its worker was alive: {tally:?}");
+    assert!(!worker.log().contains("the lease was lost"), "{}", worker.log());
     tally
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use acetate::{
-    database::{CancelOutcome, Fenced, Filter, JobRow, PruneRules, Pruned, SubmitOptions},
+    database::{CancelOutcome, Fenced, Filter, JobRow, PrunePage, PruneRules, Pruned, SubmitOptions},
     job::{JobId, JobKind, JobState},
 };
 use jiff::Timestamp;
@@ -135,22 +135,27 @@ async fn old_jobs_go_in_two_steps(database: Database) {
 
     let all = |before| PruneRules { before, states: JobState::ALL.to_vec(), batch: None, limit: 10 };
     let future = Timestamp::now() + LEASE;
-    assert_eq!(status.prunable(&all(Timestamp::now() - LEASE)).await.unwrap(), []);
+    let nothing = PrunePage { jobs: Vec::new(), next: None };
+    assert_eq!(status.prunable(&all(Timestamp::now() - LEASE), None).await.unwrap(), nothing);
     let elsewhere = PruneRules { batch: Some(batch("other")), ..all(future) };
-    assert_eq!(status.prunable(&elsewhere).await.unwrap(), []);
+    assert_eq!(status.prunable(&elsewhere, None).await.unwrap(), nothing);
     let only = PruneRules { states: vec![JobState::Cancelled], batch: Some(name), ..all(future) };
-    assert_eq!(status.prunable(&only).await.unwrap().len(), 1);
-    let old = status.prunable(&all(future)).await.unwrap();
+    assert_eq!(status.prunable(&only, None).await.unwrap().jobs.len(), 1);
+    assert_eq!(status.count_prunable(&only).await.unwrap(), 1);
+    assert_eq!(status.count_prunable(&all(future)).await.unwrap(), 2);
+    let old = status.prunable(&all(future), None).await.unwrap().jobs;
     let succeeded = Pruned {
         id: ids[0],
         state: JobState::Succeeded,
         root: Some("s3://out/scene/".to_owned()),
         prefix: "s3://out/scene/".to_owned(),
-        epochs: vec![acetate::job::Epoch(1), acetate::job::Epoch(2)],
+        epoch: acetate::job::Epoch(2),
+        files: Some(vec!["composite.png".to_owned()]),
     };
     assert_eq!(old.iter().map(|old| old.id).collect::<Vec<_>>(), ids[..2]);
     assert_eq!(old[0], succeeded);
-    assert_eq!(old[1].epochs, []);
+    let never_ran = (&old[1].root, old[1].prefix.as_str(), old[1].epoch.0, &old[1].files);
+    assert_eq!(never_ran, (&None, "", 0, &None), "there is nothing to look for in the store");
 
     assert_eq!(status.forget(&ids).await.unwrap(), 2, "those that have not ended stay");
     assert_eq!(status.get(ids[0]).await.unwrap(), None);

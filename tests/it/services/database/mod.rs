@@ -6,4 +6,5 @@ mod endings;
 mod opening;
 mod outbox;
 pub mod support;
+mod sweeps;
 mod webhooks;

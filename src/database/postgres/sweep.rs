@@ -1,0 +1,151 @@
+//! Cancels and requeues the jobs of a batch, some at a time.
+
+use sqlx::{Postgres, QueryBuilder};
+
+use super::open::PostgresJobStore;
+use crate::{
+    database::{
+        ErrorCount, JobRow, Place, RetryRules, Swept,
+        row_mapping::{Columns, job_columns, readable, to_json},
+        transitions::Transition,
+    },
+    job::{BatchId, ErrorRecord, JobError, JobId, JobState},
+};
+
+/// The number of rows in one step.
+const CHUNK: u32 = 1000;
+
+impl PostgresJobStore {
+    pub async fn cancel_queued(&self, batch: &BatchId, after: Option<Place>) -> Result<Swept, JobError> {
+        let mut query = QueryBuilder::<Postgres>::new(concat!(
+            "SELECT ",
+            job_columns!(),
+            ", acetate_now() AS now FROM jobs WHERE state = 'queued' AND batch = "
+        ));
+        query.push_bind(batch.as_str());
+        push_place(&mut query, after);
+        let rows = self.all(query.build()).await?;
+        let next = Place::after(&rows, CHUNK)?;
+        let Some(first) = rows.first() else { return Ok(Swept { jobs: Vec::new(), next }) };
+        let jobs = self.end_queued(rows.iter().filter_map(readable), first.number("now")?).await?;
+        self.signal.tell();
+        Ok(Swept { jobs, next })
+    }
+
+    /// Asks the workers of running jobs that have not been asked yet.
+    pub async fn cancel_running(&self, batch: &BatchId) -> Result<u64, JobError> {
+        let query = sqlx::query(
+            "UPDATE jobs SET cancel_requested = TRUE, updated_at = acetate_now()
+              WHERE id = ANY(ARRAY(
+                SELECT id FROM jobs WHERE batch = $1 AND state = 'running' AND NOT cancel_requested
+                 ORDER BY created_at, id FOR UPDATE))",
+        )
+        .bind(batch.as_str());
+        let asked = self.execute(query).await?;
+        self.signal.tell();
+        Ok(asked)
+    }
+
+    /// Cancels the rows that have not changed since they were read, and writes their messages.
+    async fn end_queued(&self, rows: impl Iterator<Item = JobRow>, now: i64) -> Result<Vec<JobId>, JobError> {
+        let (mut ids, mut epochs, mut payloads) = (Vec::new(), Vec::new(), Vec::<Option<String>>::new());
+        for row in rows {
+            let turn = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
+            ids.push(turn.row.id().to_string());
+            epochs.push(turn.seen.epoch.0);
+            payloads.push(turn.event);
+        }
+        let query = sqlx::query(
+            "WITH held AS (
+                SELECT waiting.id, kind, priority, payload
+                  FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS asked (id, epoch, payload)
+                 CROSS JOIN LATERAL (
+                    SELECT jobs.id, kind, priority FROM jobs
+                     WHERE jobs.id = asked.id AND jobs.epoch = asked.epoch AND state || '' = 'queued'
+                       FOR UPDATE) AS waiting),
+             turned AS (
+                UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
+                 WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id, webhook),
+             hooked AS (
+                INSERT INTO webhooks (job, url, payload, available_at, created_at)
+                SELECT turned.id, webhook, payload, $5, $5 FROM turned JOIN held ON held.id = turned.id
+                 WHERE webhook IS NOT NULL),
+             unsent AS (
+                DELETE FROM outbox USING turned
+                 WHERE outbox.job = turned.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),
+             sent AS (
+                INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
+                SELECT id, 'job.cancelled', kind, priority, payload, $5, $5 FROM held WHERE $6)
+             SELECT id FROM turned",
+        )
+        .bind(ids)
+        .bind(epochs)
+        .bind(payloads)
+        .bind(to_json(&ErrorRecord::from(&JobError::Cancelled))?)
+        .bind(now)
+        .bind(self.service());
+        self.all(query).await?.iter().map(|row| row.word("id")).collect()
+    }
+
+    pub async fn retry_some(&self, rules: &RetryRules, after: Option<Place>) -> Result<Swept, JobError> {
+        let mut query = QueryBuilder::<Postgres>::new(
+            "WITH chosen AS (
+                SELECT id, created_at FROM jobs WHERE batch = ",
+        );
+        query.push_bind(rules.batch.as_str()).push(" AND state = ANY(").push_bind(rules.states()).push(")");
+        let beginnings = rules.beginnings();
+        if !beginnings.is_empty() {
+            query.push(" AND EXISTS (SELECT 1 FROM UNNEST(").push_bind(beginnings);
+            query.push("::TEXT[]) AS wanted WHERE starts_with(error, wanted))");
+        }
+        push_place(&mut query, after);
+        query.push(
+            " FOR UPDATE),
+             turned AS (
+                UPDATE jobs
+                   SET state = 'queued', attempts = 0, error = NULL, manifest = NULL, result_root = NULL,
+                       outputs = NULL, caption = NULL, available_at = acetate_now(), quiet_until = acetate_now(),
+                       cancel_requested = FALSE, worker = NULL, lease_until = NULL, updated_at = acetate_now(),
+                       finished_at = NULL
+                 WHERE id = ANY(ARRAY(SELECT id FROM chosen))
+             RETURNING id, created_at, kind, priority),
+             sent AS (
+                INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
+                SELECT id, 'dispatch', kind, priority, acetate_now(), acetate_now() FROM turned WHERE ",
+        );
+        query.push_bind(self.service()).push(
+            " ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
+                DO UPDATE SET available_at = EXCLUDED.available_at)
+             SELECT id, created_at FROM turned ORDER BY created_at, id",
+        );
+        let rows = self.all(query.build()).await?;
+        if !rows.is_empty() {
+            self.signal.tell();
+        }
+        let jobs = rows.iter().map(|row| row.word("id")).collect::<Result<_, _>>()?;
+        // Rows that another process has just changed are missing, so that only an empty step is the last one.
+        Ok(Swept { jobs, next: Place::of_last(&rows)? })
+    }
+
+    pub async fn error_counts(&self, batch: &BatchId) -> Result<Vec<ErrorCount>, JobError> {
+        // For the text of an error, see `RetryRules::beginnings`.
+        let query = sqlx::query(
+            "SELECT state, split_part(COALESCE(error, ''), '\"', 4) AS code, COUNT(*) AS jobs FROM jobs
+              WHERE batch = $1 AND state IN ('failed', 'cancelled') GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
+        )
+        .bind(batch.as_str());
+        let count = |row: &_| {
+            let row: &sqlx::postgres::PgRow = row;
+            Ok(ErrorCount { state: row.word("state")?, code: row.text("code")?, jobs: row.small("jobs")? })
+        };
+        self.all(query).await?.iter().map(count).collect()
+    }
+}
+
+fn push_place(query: &mut QueryBuilder<Postgres>, after: Option<Place>) {
+    if let Some(after) = after {
+        query.push(" AND (created_at, id) > (").push_bind(after.created_at);
+        query.push(", ").push_bind(after.id.to_string()).push(")");
+    }
+    query.push(" ORDER BY created_at, id LIMIT ").push_bind(i64::from(CHUNK));
+}

@@ -1,0 +1,77 @@
+//! Which ended jobs are deleted, and what they left in the store.
+
+use jiff::Timestamp;
+use tracing::warn;
+
+use super::{row_mapping::Columns, sweep::Place};
+use crate::job::{BatchId, Epoch, FileEntry, JobError, JobId, JobRequest, JobState};
+
+/// Which ended jobs to delete.
+#[derive(Debug, Clone)]
+pub struct PruneRules {
+    /// Ended before this time, by the database's clock ([`super::JobStore::now`]).
+    pub before: Timestamp,
+    /// Only jobs in these states; unfinished jobs are never pruned.
+    pub states: Vec<JobState>,
+    pub batch: Option<BatchId>,
+    pub limit: u32,
+}
+
+/// Jobs that can be deleted, and where the next page starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PrunePage {
+    pub jobs: Vec<Pruned>,
+    /// Absent on the last page. A page may be empty although there is another one.
+    pub next: Option<Place>,
+}
+
+/// An ended job whose objects can be deleted, before its row is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    pub id: JobId,
+    pub state: JobState,
+    /// The last attempt; 0: no worker has ever had the job, so it has no objects.
+    pub epoch: Epoch,
+    /// The root of its result; absent: the configured store, or no result.
+    pub root: Option<String>,
+    /// The request's `output.prefix`, where failed attempts may have left files; empty for a job without attempts.
+    pub prefix: String,
+    /// The names of the files that its manifest lists; absent without a result.
+    pub files: Option<Vec<String>>,
+}
+
+/// The columns of a [`Pruned`]. The request of a job without attempts is not needed.
+macro_rules! pruned_columns {
+    () => {
+        "id, created_at, state, epoch, result_root, CASE WHEN manifest IS NOT NULL THEN outputs END AS outputs, \
+         CASE WHEN epoch > 0 THEN request END AS request"
+    };
+}
+pub(super) use pruned_columns;
+
+/// Makes a page from the rows of a query; an unreadable row is logged and left out.
+pub(super) fn prune_page(rows: &[impl Columns], limit: u32) -> Result<PrunePage, JobError> {
+    let jobs = rows.iter().filter_map(|row| pruned(row).inspect_err(|error| warn!("left out: {error}")).ok());
+    Ok(PrunePage { jobs: jobs.collect(), next: Place::after(rows, limit)? })
+}
+
+fn pruned(row: &impl Columns) -> Result<Pruned, JobError> {
+    let prefix = match row.maybe_text("request")? {
+        Some(request) => {
+            JobRequest::from_stored(&request)
+                .map_err(|error| row.unreadable("request", &error.to_string()))?
+                .output
+                .prefix
+        }
+        None => String::new(),
+    };
+    let files: Option<Vec<FileEntry>> = row.json("outputs")?;
+    Ok(Pruned {
+        id: row.word("id")?,
+        state: row.word("state")?,
+        epoch: Epoch(row.number("epoch")?),
+        root: row.maybe_text("result_root")?,
+        prefix,
+        files: files.map(|files| files.into_iter().map(|file| file.name).collect()),
+    })
+}

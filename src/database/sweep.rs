@@ -1,0 +1,146 @@
+//! Changes of many jobs, some at a time, so that others get a turn and the caller can show progress and stop.
+
+use super::{backend::JobStore, row_mapping::Columns};
+use crate::job::{BatchId, JobError, JobId, JobState};
+
+/// How often a batch is looked through until nothing is left to cancel. A worker may return a job to the queue behind
+/// the sweep, so that one look can miss it.
+const MOST_LOOKS: usize = 10;
+
+/// A job's place in the order of arrival: what comes after it is the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub(super) created_at: i64,
+    pub(super) id: JobId,
+}
+
+/// The jobs that one step has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swept {
+    pub jobs: Vec<JobId>,
+    /// Where the next step starts; absent after the last one.
+    pub next: Option<Place>,
+}
+
+/// Which ended jobs of a batch to queue again.
+#[derive(Debug, Clone)]
+pub struct RetryRules {
+    pub batch: BatchId,
+    /// `failed`, `cancelled` or both; jobs in other states are left alone.
+    pub states: Vec<JobState>,
+    /// Only jobs whose error has one of these codes. Empty: any.
+    pub codes: Vec<String>,
+}
+
+/// How many jobs of a batch ended with an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorCount {
+    pub state: JobState,
+    pub code: String,
+    pub jobs: u64,
+}
+
+impl JobStore {
+    /// Requests the cancellation of all jobs of a batch; returns their number.
+    pub async fn cancel_batch(&self, batch: &BatchId) -> Result<u64, JobError> {
+        self.cancel_batch_in_steps(batch, |_| true).await
+    }
+
+    /// Like [`JobStore::cancel_batch`]; `go_on` gets the number of jobs of each step, and may stop after it.
+    pub async fn cancel_batch_in_steps(
+        &self,
+        batch: &BatchId,
+        mut go_on: impl FnMut(u64) -> bool,
+    ) -> Result<u64, JobError> {
+        let mut cancelled = 0;
+        for _ in 0..MOST_LOOKS {
+            // Before the queued ones: a running job that was asked to stop is not returned to the queue.
+            let mut found = self.cancel_running(batch).await?;
+            let mut more = go_on(found);
+            let mut after = None;
+            while more {
+                let step = self.cancel_queued(batch, after).await?;
+                let jobs = u64::try_from(step.jobs.len()).unwrap_or(u64::MAX);
+                found += jobs;
+                more = go_on(jobs);
+                after = step.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            cancelled += found;
+            if found == 0 || !more {
+                break;
+            }
+        }
+        Ok(cancelled)
+    }
+
+    /// Requeues the ended jobs that the rules choose, with all their attempts; returns them. For `go_on`, see
+    /// [`JobStore::cancel_batch_in_steps`].
+    pub async fn retry_batch(
+        &self,
+        rules: &RetryRules,
+        mut go_on: impl FnMut(u64) -> bool,
+    ) -> Result<Vec<JobId>, JobError> {
+        let (mut queued, mut after) = (Vec::new(), None);
+        loop {
+            let step = self.retry_some(rules, after).await?;
+            let more = go_on(u64::try_from(step.jobs.len()).unwrap_or(u64::MAX));
+            queued.extend(step.jobs);
+            after = step.next;
+            if after.is_none() || !more {
+                return Ok(queued);
+            }
+        }
+    }
+}
+
+impl RetryRules {
+    pub(super) fn states(&self) -> Vec<&'static str> {
+        let retriable = |state: &&JobState| matches!(state, JobState::Failed | JobState::Cancelled);
+        self.states.iter().filter(retriable).map(|state| state.as_str()).collect()
+    }
+
+    /// The beginnings of the stored errors, whose first field is the code. The whole text cannot be read as JSON by
+    /// Postgres, because a message may contain `\u0000`.
+    pub(super) fn beginnings(&self) -> Vec<String> {
+        self.codes.iter().map(|code| format!("{{\"code\":{},", serde_json::Value::from(code.as_str()))).collect()
+    }
+}
+
+impl Place {
+    /// The start of the next page after `rows`, which a query with this limit returned with `id` and `created_at`.
+    pub(super) fn after(rows: &[impl Columns], limit: u32) -> Result<Option<Self>, JobError> {
+        let full = rows.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+        if full { Self::of_last(rows) } else { Ok(None) }
+    }
+
+    /// The place of the last row, if there is one.
+    pub(super) fn of_last(rows: &[impl Columns]) -> Result<Option<Self>, JobError> {
+        let Some(last) = rows.last() else { return Ok(None) };
+        Ok(Some(Self { created_at: last.number("created_at")?, id: last.word("id")? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::ErrorRecord;
+
+    #[test]
+    fn a_stored_error_begins_with_its_code() {
+        let rules = |code: &str| RetryRules {
+            batch: "b".parse().unwrap(),
+            states: JobState::ALL.to_vec(),
+            codes: vec![code.to_owned()],
+        };
+        let error = ErrorRecord::from(&JobError::storage("/x", "bro\0ken"));
+        let stored = serde_json::to_string(&error).unwrap();
+        assert!(stored.starts_with(&rules("storage").beginnings()[0]), "{stored}");
+        for other in ["stor", "storage\"", "queue", ""] {
+            assert!(!stored.starts_with(&rules(other).beginnings()[0]), "{other}");
+        }
+        assert_eq!(rules("x").states(), ["failed", "cancelled"]);
+    }
+}

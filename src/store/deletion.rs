@@ -1,0 +1,164 @@
+//! Deletes what many jobs have written: several at a time, and with few requests.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use futures_util::{StreamExt, stream};
+
+use super::{MANIFEST, ObjectKey, Store, s3, stores::Stores};
+use crate::job::{Epoch, JobError, JobId};
+
+/// How many jobs are looked at at a time.
+const AT_A_TIME: usize = 32;
+/// A store that has failed so often, and not answered once, is not asked for the other jobs.
+const ENOUGH_FAILURES: usize = 8;
+
+/// What a job may have written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobObjects {
+    pub job: JobId,
+    /// Its last attempt. Objects of later ones belong to a job that was queued again meanwhile, and are left alone.
+    pub epoch: Epoch,
+    /// The root of its result. Absent: the own store; failed attempts may also have written below `prefix`.
+    pub root: Option<String>,
+    /// The request's `output.prefix`.
+    pub prefix: String,
+    /// The names of the files that its manifest lists, if it has a result.
+    pub files: Option<Vec<String>>,
+}
+
+/// What was deleted, and what was not.
+#[derive(Debug, Default)]
+pub struct Deletion {
+    /// The number of objects.
+    pub files: u64,
+    /// Jobs that still have objects, with the reasons.
+    pub failed: HashMap<JobId, JobError>,
+    /// Jobs whose prefix could not be looked at, for instance because it is not allowed, and the first reason.
+    pub unchecked: Vec<JobId>,
+    pub unchecked_reason: Option<JobError>,
+}
+
+/// Objects of one job that were found, and those that were deleted along the way.
+#[derive(Default)]
+struct Found {
+    deleted: u64,
+    /// By bucket.
+    keys: Vec<(String, Vec<String>)>,
+}
+
+impl JobObjects {
+    /// The keys of everything that the job has written, where that is certain: its only attempt succeeded.
+    fn known(&self) -> Option<Vec<ObjectKey>> {
+        let files = self.files.as_ref().filter(|_| self.epoch == Epoch(1))?;
+        let names = files.iter().map(String::as_str).chain([MANIFEST]);
+        names.map(|name| ObjectKey::new(self.job, self.epoch, name).ok()).collect()
+    }
+}
+
+impl Stores {
+    /// Deletes the objects of jobs, and nothing that they did not write. Missing objects count as deleted.
+    pub async fn delete_results(&self, jobs: &[JobObjects]) -> Deletion {
+        let mut deletion = Deletion::default();
+        let mut places = Vec::new();
+        for job in jobs.iter().filter(|job| job.epoch > Epoch(0)) {
+            match self.places(job, &mut deletion) {
+                Ok(stores) => places.extend(stores.into_iter().map(|store| (job, store))),
+                Err(error) => drop(deletion.failed.insert(job.job, error)),
+            }
+        }
+        let mut waiting: HashSet<JobId> = places.iter().map(|(job, _)| job.job).collect();
+        let looks = places.into_iter().map(|(job, store)| async move { (job.job, look(job, &store).await) });
+        let looks = looks.collect::<Vec<_>>();
+        let mut looks = stream::iter(looks).buffer_unordered(AT_A_TIME);
+        let mut answered = false;
+        let mut owners: HashMap<String, JobId> = HashMap::new();
+        let mut buckets: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        while let Some((job, found)) = looks.next().await {
+            match found {
+                Ok(Found { deleted, keys }) => {
+                    answered = true;
+                    waiting.remove(&job);
+                    deletion.files += deleted;
+                    for (bucket, keys) in keys {
+                        owners.extend(keys.iter().map(|key| (key.clone(), job)));
+                        buckets.entry(bucket).or_default().extend(keys);
+                    }
+                }
+                Err(error) => {
+                    deletion.failed.insert(job, error.clone());
+                    if !answered && deletion.failed.len() >= ENOUGH_FAILURES {
+                        deletion.failed.extend(waiting.iter().map(|job| (*job, error.clone())));
+                        break;
+                    }
+                }
+            }
+        }
+        drop(looks);
+        for (bucket, keys) in buckets {
+            let kept = s3::delete(self.client(), &bucket, &keys).await;
+            deletion.files += keys.len().saturating_sub(kept.len()) as u64;
+            for (key, failure) in kept {
+                let error = failure.for_object(&format!("s3://{bucket}/{key}"), 0, self.client());
+                match owners.get(&key) {
+                    Some(job) => drop(deletion.failed.insert(*job, error)),
+                    // A key that was not asked for: nothing certain is known of any job.
+                    None => deletion.failed.extend(jobs.iter().map(|job| (job.job, error.clone()))),
+                }
+            }
+        }
+        deletion
+    }
+
+    /// Where a job may have objects.
+    fn places(&self, job: &JobObjects, deletion: &mut Deletion) -> Result<Vec<Store>, JobError> {
+        let mut stores = vec![self.at_root(job.root.as_deref())?];
+        if job.root.is_none() && !job.prefix.is_empty() {
+            match self.results(&job.prefix) {
+                Ok(store) if store.root_url() != stores[0].root_url() => stores.push(store),
+                Ok(_) => {}
+                Err(error) => {
+                    deletion.unchecked.push(job.job);
+                    deletion.unchecked_reason.get_or_insert(error);
+                }
+            }
+        }
+        Ok(stores)
+    }
+}
+
+/// A folder is emptied at once; objects of S3 are deleted later, together with those of other jobs.
+async fn look(job: &JobObjects, store: &Store) -> Result<Found, JobError> {
+    match store {
+        Store::Folder(folder) => {
+            Ok(Found { deleted: folder.delete_up_to(job.job, job.epoch).await?, ..Found::default() })
+        }
+        Store::S3(bucket) => {
+            let keys = match job.known() {
+                Some(keys) => keys.iter().map(|key| bucket.at(key).key).collect(),
+                None => bucket.keys_of(job.job, |epoch| epoch <= job.epoch).await?,
+            };
+            Ok(Found { keys: vec![(bucket.root().bucket.clone(), keys)], ..Found::default() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_known_only_of_a_job_that_succeeded_at_once() {
+        let job = JobObjects {
+            job: JobId::new(),
+            epoch: Epoch(1),
+            root: None,
+            prefix: String::new(),
+            files: Some(vec!["composite.png".to_owned()]),
+        };
+        let keys: Vec<_> = job.known().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(keys, ["composite.png", MANIFEST].map(|name| format!("{}/1/{name}", job.job)));
+        assert_eq!(JobObjects { epoch: Epoch(2), ..job.clone() }.known(), None);
+        assert_eq!(JobObjects { files: None, ..job.clone() }.known(), None);
+        assert_eq!(JobObjects { files: Some(vec!["../x".to_owned()]), ..job }.known(), None, "it is listed instead");
+    }
+}

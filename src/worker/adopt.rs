@@ -1,0 +1,57 @@
+//! A job whose result is already in the store, although its row does not know of it.
+//!
+//! That is so after the database was restored from a backup: the job is queued or running there, but it has succeeded
+//! since, and its end was told. It is also so if a worker died, or lost the database, between writing the manifest and
+//! writing the row. In both cases the result is complete, because the manifest is written last, and it is not made again.
+//!
+//! The files of a job that was pruned with `--keep-files` and then submitted again are older than its row, and it runs.
+
+use jiff::Timestamp;
+use tracing::{debug, warn};
+
+use super::Results;
+use crate::{
+    database::{JobRow, Published},
+    job::{Epoch, JobError},
+    store::{MANIFEST, ObjectKey, ResultFiles, Stored},
+};
+
+/// A complete result of the same request.
+pub(super) struct Known {
+    pub result: Published,
+    /// The epoch that it was made at.
+    pub epoch: Epoch,
+}
+
+/// Looks for the latest result, and verifies its files. If the store does not say, the job
+/// runs: then the store fails when the result is written, too.
+pub(super) async fn find(results: &Results, row: &JobRow) -> Option<Known> {
+    match look(results, row).await {
+        Ok(known) => known,
+        Err(error) => {
+            debug!(%error, "no earlier result could be read");
+            None
+        }
+    }
+}
+
+async fn look(results: &Results, row: &JobRow) -> Result<Option<Known>, JobError> {
+    let Some(epoch) = results.store.latest_manifest(row.id()).await? else { return Ok(None) };
+    let key = ObjectKey::new(row.id(), epoch, MANIFEST)?;
+    let manifest = ResultFiles::published(results.store.clone(), key.clone()).await?.manifest;
+    if manifest.job != row.id() || manifest.request.fingerprint() != row.request.fingerprint() {
+        warn!(%key, "the store has another job's result under this id; it is replaced");
+        return Ok(None);
+    }
+    let made_at: Option<Timestamp> = manifest.created_at.parse().ok();
+    if made_at.is_none_or(|at| at <= row.created_at) {
+        return Ok(None);
+    }
+    for file in &manifest.files {
+        let stored = Stored { key: key.sibling(&file.name)?, size: file.size, sha256: file.sha256.clone() };
+        results.store.verify(&stored).await?;
+    }
+    let caption = manifest.caption.map(|caption| caption.text);
+    let result = Published { manifest: key.to_string(), root: results.root.clone(), files: manifest.files, caption };
+    Ok(Some(Known { result, epoch }))
+}

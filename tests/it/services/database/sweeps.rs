@@ -1,0 +1,278 @@
+//! Batches that are cancelled, retried and deleted a piece at a time, and what is remembered of the deleted.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use acetate::{
+    database::{Admission, Claim, ErrorCount, Fenced, JobStore, PruneRules, RetryRules, SubmitOptions, Submitted},
+    job::{BatchId, ErrorRecord, JobError, JobId, JobState},
+};
+use jiff::Timestamp;
+
+use super::support::*;
+
+on_both!(
+    a_deleted_job_is_remembered_until_no_message_can_wait_any_more,
+    a_message_creates_a_job_once,
+    a_refused_message_of_a_deleted_job_is_not_told,
+    the_age_of_a_job_is_by_the_databases_clock,
+    pages_of_old_jobs_pass_by_those_that_stay,
+    a_job_that_goes_back_to_the_queue_during_a_cancel_is_cancelled_too,
+    a_cancel_that_is_stopped_is_continued,
+    cancelled_jobs_take_their_unsent_dispatches_along,
+    a_batch_is_retried_by_state_and_code,
+    a_retried_batch_starts_over,
+);
+
+async fn ended(status: &JobStore) -> JobId {
+    let id = submitted(status).await;
+    status.cancel(id, &|_| false).await.unwrap();
+    id
+}
+
+async fn a_deleted_job_is_remembered_until_no_message_can_wait_any_more(database: Database) {
+    let status = database.service().await;
+    let (id, other) = (ended(&status).await, ended(&status).await);
+    let waiting = submitted(&status).await;
+    assert_eq!(status.deleted_at(id).await.unwrap(), None);
+    let before = status.now().await.unwrap();
+    assert_eq!(status.forget(&[id, waiting, JobId::new()]).await.unwrap(), 1);
+    let at = status.deleted_at(id).await.unwrap().unwrap();
+    assert!(before <= at && at <= status.now().await.unwrap(), "{before} {at}");
+    assert_eq!(status.deleted_at(waiting).await.unwrap(), None, "it is not deleted");
+
+    // A message of it does not bring it back, whatever its body is; one of another job is a job.
+    for input in ["file:///a.png", "file:///b.png"] {
+        assert_eq!(status.submit_message(&request(id, input)).await.unwrap(), Admission::Deleted(at));
+    }
+    assert_eq!(claim(&status, id, "one").await, Claim::Unknown);
+    assert_eq!(status.outbox_take(10, LEASE).await.unwrap().iter().filter(|row| row.job == id).count(), 1, "the event");
+
+    // A client that submits it now means it.
+    assert!(matches!(submit(&status, &request(id, "file:///a.png")).await, Submitted::New(_)));
+    assert_eq!(status.submit_message(&request(id, "file:///a.png")).await.unwrap(), Admission::Job);
+    take(&status, id, "one", LEASE).await;
+
+    assert_eq!(status.forget(&[other]).await.unwrap(), 1);
+    assert_eq!(status.forget_tombstones(Duration::from_secs(60)).await.unwrap(), 0);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(status.forget_tombstones(NO_TIME).await.unwrap(), 2);
+    assert_eq!(status.deleted_at(other).await.unwrap(), None);
+    assert_eq!(status.submit_message(&request(other, "file:///a.png")).await.unwrap(), Admission::Job);
+}
+
+async fn a_message_creates_a_job_once(database: Database) {
+    let status = database.service().await;
+    let id = JobId::new();
+    let messages: Vec<_> = (0..12)
+        .map(|_| {
+            let status = status.clone();
+            tokio::spawn(async move { status.submit_message(&request(id, "file:///a.png")).await })
+        })
+        .collect();
+    for message in messages {
+        assert_eq!(message.await.unwrap().unwrap(), Admission::Job);
+    }
+    assert_eq!(status.count().await.unwrap(), [(JobState::Queued, 1)]);
+    assert_eq!(status.outbox_take(10, LEASE).await.unwrap().len(), 1);
+    let error = status.submit_message(&request(id, "file:///b.png")).await.unwrap_err();
+    assert!(matches!(&error, JobError::InvalidRequest { field, .. } if field == "id"), "{error}");
+}
+
+async fn a_refused_message_of_a_deleted_job_is_not_told(database: Database) {
+    let status = database.service().await;
+    let error = ErrorRecord::from(&JobError::invalid("version", "9 is not known"));
+    let id = ended(&status).await;
+    status.forget(&[id]).await.unwrap();
+    assert!(!status.reject(id, "{}", &error).await.unwrap(), "its end was told before");
+    assert_eq!(status.rejection(id).await.unwrap(), None);
+}
+
+async fn the_age_of_a_job_is_by_the_databases_clock(database: Database) {
+    let status = database.service().await;
+    let id = ended(&status).await;
+    let now = status.now().await.unwrap();
+    assert!(now.duration_since(Timestamp::now()).abs() < jiff::SignedDuration::from_secs(5), "{now}");
+    let row = row(&status, id).await;
+    assert!(row.finished_at.unwrap() <= now);
+    let rules = |before| PruneRules { before, states: JobState::ALL.to_vec(), batch: None, limit: 10 };
+    assert_eq!(status.count_prunable(&rules(now - Duration::from_secs(60))).await.unwrap(), 0);
+    assert_eq!(status.count_prunable(&rules(now + Duration::from_secs(1))).await.unwrap(), 1);
+}
+
+async fn pages_of_old_jobs_pass_by_those_that_stay(database: Database) {
+    let status = database.service().await;
+    let ids = submitted_batch(&status, &batch("old"), 9).await;
+    // The first stays, the second cannot be read, and the others go.
+    for id in &ids[1..] {
+        let epoch = take(&status, *id, "one", LEASE).await.epoch;
+        assert!(matches!(status.fail(*id, epoch, &broken()).await.unwrap(), Fenced::Held(_)));
+    }
+    database.sql(&format!("UPDATE jobs SET request = '{{}}' WHERE id = '{}'", ids[1])).await;
+    let before = status.now().await.unwrap() + LEASE;
+    let rules = PruneRules { before, states: JobState::ALL.to_vec(), batch: None, limit: 1 };
+    assert_eq!(status.count_prunable(&rules).await.unwrap(), 8);
+    let (mut seen, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = status.prunable(&rules, after).await.unwrap();
+        seen.extend(page.jobs.iter().map(|job| job.id));
+        // Every other one is let go between the pages.
+        if let Some(job) = page.jobs.first().filter(|_| pages % 2 == 0) {
+            status.forget(&[job.id]).await.unwrap();
+        }
+        pages += 1;
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ids[2..], "the order of arrival, each once");
+}
+
+async fn a_job_that_goes_back_to_the_queue_during_a_cancel_is_cancelled_too(database: Database) {
+    let status = database.service().await;
+    let name = batch("moving");
+    // More than one step.
+    let ids = submitted_batch(&status, &name, 1500).await;
+    let moving = ids[3];
+    let mut epoch = None;
+    let mut steps = 0;
+    let cancelled = status.cancel_batch_in_steps(&name, |_| {
+        steps += 1;
+        // A worker takes the job before the sweep comes to it, and returns it behind the sweep.
+        let status = status.clone();
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                match steps {
+                    1 => epoch = Some(take(&status, moving, "one", LEASE).await.epoch),
+                    2 => drop(status.requeue(moving, epoch.unwrap(), &broken(), NO_TIME).await.unwrap()),
+                    _ => {}
+                }
+            });
+        });
+        true
+    });
+    assert_eq!(cancelled.await.unwrap(), 1500);
+    assert_eq!(status.count().await.unwrap(), [(JobState::Cancelled, 1500)]);
+}
+
+async fn a_cancel_that_is_stopped_is_continued(database: Database) {
+    let status = database.service().await;
+    let name = batch("long");
+    submitted_batch(&status, &name, 2500).await;
+    let mut steps = 0;
+    let stopped = status.cancel_batch_in_steps(&name, |_| {
+        steps += 1;
+        steps < 2
+    });
+    let first = stopped.await.unwrap();
+    assert!((1..2500).contains(&first), "{first}");
+    assert_eq!(status.cancel_batch(&name).await.unwrap(), 2500 - first);
+    let mut told = BTreeSet::new();
+    loop {
+        let taken = status.outbox_take(1000, LEASE).await.unwrap();
+        if taken.is_empty() {
+            break;
+        }
+        assert!(taken.iter().all(|row| row.topic.is_event() && told.insert(row.job)), "each is told once");
+        status.outbox_done(&taken.iter().map(|row| row.id).collect::<Vec<_>>()).await.unwrap();
+    }
+    assert_eq!(told.len(), 2500);
+}
+
+async fn cancelled_jobs_take_their_unsent_dispatches_along(database: Database) {
+    let status = database.service().await;
+    let name = batch("unsent");
+    submitted_batch(&status, &name, 3).await;
+    status.cancel_batch(&name).await.unwrap();
+    let left = status.outbox_take(10, LEASE).await.unwrap();
+    assert_eq!(left.iter().map(|row| row.topic.as_str()).collect::<Vec<_>>(), ["job.cancelled"; 3]);
+}
+
+/// A batch with a succeeded, a running and a queued job, two cancelled ones, and failed ones of two codes.
+async fn mixed(status: &JobStore, name: &BatchId) -> Vec<JobId> {
+    let ids = submitted_batch(status, name, 8).await;
+    let epoch = take(status, ids[0], "one", LEASE).await.epoch;
+    assert!(matches!(status.succeed(ids[0], epoch, &result()).await.unwrap(), Fenced::Held(_)));
+    take(status, ids[1], "one", LEASE).await;
+    for id in &ids[3..5] {
+        status.cancel(*id, &|_| false).await.unwrap();
+    }
+    let invalid = ErrorRecord::from(&JobError::invalid("x", "\"code\":\"storage\""));
+    for (id, error) in [(ids[5], broken()), (ids[6], broken()), (ids[7], invalid)] {
+        let epoch = take(status, id, "one", LEASE).await.epoch;
+        assert!(matches!(status.fail(id, epoch, &error).await.unwrap(), Fenced::Held(_)));
+    }
+    ids
+}
+
+async fn a_batch_is_retried_by_state_and_code(database: Database) {
+    let status = database.service().await;
+    let (name, other) = (batch("mixed"), batch("other"));
+    let elsewhere = mixed(&status, &other).await;
+    let ids = mixed(&status, &name).await;
+    let count = |state, code: &str, jobs| ErrorCount { state, code: code.to_owned(), jobs };
+    let counts = [
+        count(JobState::Cancelled, "cancelled", 2),
+        count(JobState::Failed, "storage", 2),
+        count(JobState::Failed, "invalid_request", 1),
+    ];
+    assert_eq!(status.error_counts(&name).await.unwrap(), counts);
+    assert_eq!(status.error_counts(&batch("none")).await.unwrap(), []);
+
+    let rules = |states: &[JobState], codes: &[&str]| RetryRules {
+        batch: name.clone(),
+        states: states.to_vec(),
+        codes: codes.iter().map(|code| (*code).to_owned()).collect(),
+    };
+    let retry = async |rules: RetryRules| status.retry_batch(&rules, |_| true).await.unwrap();
+    use JobState::{Cancelled, Failed};
+    assert_eq!(retry(rules(&[], &[])).await, []);
+    assert_eq!(retry(rules(&JobState::ALL, &["stor", "no_such_code", ""])).await, []);
+    assert_eq!(retry(rules(&[Cancelled], &["storage"])).await, []);
+    assert_eq!(retry(rules(&[Failed], &["no_such_code", "storage"])).await, ids[5..7]);
+    assert_eq!(retry(rules(&[Failed], &["storage"])).await, []);
+    assert_eq!(retry(rules(&[Failed], &[])).await, ids[7..]);
+    // Those in other states stay, also when they are named.
+    assert_eq!(retry(rules(&JobState::ALL, &[])).await, ids[3..5]);
+    let states = [(JobState::Queued, 6), (JobState::Running, 1), (JobState::Succeeded, 1)];
+    assert_eq!(status.batch_summary(&name).await.unwrap().unwrap().states, states);
+    assert_eq!(status.error_counts(&other).await.unwrap(), counts);
+    assert_eq!(row(&status, elsewhere[5]).await.state, Failed);
+}
+
+async fn a_retried_batch_starts_over(database: Database) {
+    let status = database.service().await;
+    let name = batch("again");
+    let ids = mixed(&status, &name).await;
+    let before = row(&status, ids[5]).await;
+    for row in status.outbox_take(100, LEASE).await.unwrap() {
+        status.outbox_done(&[row.id]).await.unwrap();
+    }
+    let rules = RetryRules { batch: name, states: vec![JobState::Failed, JobState::Cancelled], codes: Vec::new() };
+    let mut told = 0;
+    let queued = status.retry_batch(&rules, |jobs| {
+        told += jobs;
+        true
+    });
+    assert_eq!(queued.await.unwrap(), ids[3..]);
+    assert_eq!(told, 5);
+    let again = row(&status, ids[5]).await;
+    assert_eq!((again.state, again.attempts, again.epoch), (JobState::Queued, 0, before.epoch));
+    assert_eq!((&again.error, again.finished_at, again.cancel_requested), (&None, None, false));
+    let sent = status.outbox_take(100, LEASE).await.unwrap();
+    assert!(sent.iter().all(|row| !row.topic.is_event() && row.payload.contains("file:///a.png")));
+    assert_eq!(sent.iter().map(|row| row.job).collect::<BTreeSet<_>>(), ids[3..].iter().copied().collect());
+    for id in &ids[3..] {
+        take(&status, *id, "two", LEASE).await;
+    }
+    // Without a queue of others there is nothing to send.
+    let embedded = database.embedded().await;
+    let alone = batch("alone");
+    let options = SubmitOptions { batch: Some(alone.clone()), ..SubmitOptions::default() };
+    let id = JobId::new();
+    embedded.submit(&request(id, "file:///a.png"), &options).await.unwrap();
+    assert_eq!(embedded.cancel_batch(&alone).await.unwrap(), 1);
+    let rules = RetryRules { batch: alone, states: vec![JobState::Cancelled], codes: Vec::new() };
+    assert_eq!(embedded.retry_batch(&rules, |_| true).await.unwrap(), [id]);
+    assert_eq!(embedded.outbox_take(100, LEASE).await.unwrap(), []);
+}

@@ -113,10 +113,10 @@ fn what_cannot_be_done_is_refused_with_its_place() {
         (decompose(json!("file:///etc/passwd"), json!({})), 403, "input_forbidden", "", "store.inputs"),
         (decompose(json!("https://example.org/x.png"), json!({})), 403, "input_forbidden", "", "store.http_inputs"),
         (decompose(json!({"upload": "../secret"}), json!({})), 422, "invalid_request", "input", "upload"),
-        (decompose(json!({"job": id}), json!({})), 422, "invalid_request", "", "a picture is an address"),
-        (post(&url, &json!({"kind": "paint"})), 422, "invalid_request", "", "paint"),
+        (decompose(json!({"job": id}), json!({})), 422, "invalid_request", "input.image", "a picture is an address"),
+        (post(&url, &json!({"kind": "paint"})), 422, "invalid_request", "kind", "paint"),
         (post(&url, &json!({"kind": "decompose", "input": {}})), 422, "invalid_request", "input", "one picture"),
-        (post(&url, &json!({"kind": "composite", "color": 1})), 422, "invalid_request", "", "color"),
+        (post(&url, &json!({"kind": "composite", "color": 1})), 422, "invalid_request", "color", "color"),
         (
             post(
                 &url,

@@ -153,9 +153,11 @@ async fn several_hosts_lead_to_the_one_that_takes_writes() {
     let read_only = refused(&format!("{}?target_session_attrs=read-write", second.url())).await;
     assert!(read_only.is_transient() && read_only.to_string().contains("target_session_attrs"), "{read_only}");
     // The row is there before its server goes.
+    let written = value(&first.url(), "SELECT pg_current_wal_lsn()::TEXT").await;
     until(|| async {
-        let there = value(&second.url(), "SELECT count(*)::TEXT FROM jobs WHERE state = 'running'").await;
-        if there == "1" { Ok(()) } else { Err(there) }
+        let there = format!("SELECT (pg_last_wal_replay_lsn() >= '{written}'::pg_lsn)::TEXT");
+        let there = value(&second.url(), &there).await;
+        if there == "true" { Ok(()) } else { Err(there) }
     })
     .await;
 

@@ -51,15 +51,15 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
             Ok(accepted)
         }
         Content::Newer { id, error, .. } if delivery.left_for().is_none_or(|since| since < newer::LONGEST) => {
+            if let Some(at) = deleted(worker, *id, control).await? {
+                return Ok(Accepted::Stale(Stale::Deleted(at)));
+            }
             Ok(Accepted::Left { id: *id, error: error.clone() })
         }
         Content::Newer { id, error, body } | Content::Unreadable { id, error, body } => {
             let reason = ErrorRecord::from(error);
-            if let Some(id) = id.filter(|_| delivery.is_dispatch) {
-                let deleted = || worker.jobs.deleted_at(id);
-                if let Some(at) = with_deadline("the claim", patience, control, deleted).await? {
-                    return Ok(Accepted::Stale(Stale::Deleted(at)));
-                }
+            if let Some(at) = deleted(worker, id.filter(|_| delivery.is_dispatch), control).await? {
+                return Ok(Accepted::Stale(Stale::Deleted(at)));
             }
             // The job of a dispatch was accepted, and its row says how it is.
             if let Some(id) = id.filter(|_| !delivery.is_dispatch) {
@@ -78,6 +78,12 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
             Ok(Accepted::Refused(reason))
         }
     }
+}
+
+/// When the job of a message was deleted.
+async fn deleted(worker: &Worker, id: Option<JobId>, control: &JobControl) -> Result<Option<Timestamp>, JobError> {
+    let Some(id) = id else { return Ok(None) };
+    with_deadline("the claim", worker.options.database_patience, control, || worker.jobs.deleted_at(id)).await
 }
 
 /// Publishes `job.failed` for an invalid message, because its sender may wait for the end. This happens before the

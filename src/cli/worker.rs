@@ -31,15 +31,19 @@ impl WorkerArgs {
     }
 }
 
-/// The first signal drains, the second gives everything back, the third ends the process.
-pub(super) async fn listen(shutdown: Shutdown) {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            output::error(&format!("cannot handle signals ({error}); stop the worker with kill"));
-            return;
+/// The first signal drains, the second gives everything back, the third ends the process. Signals count from this call,
+/// not from when the task that waits for them first runs.
+pub(super) fn listen(shutdown: Shutdown) -> impl Future<Output = ()> + Send {
+    let signals = Signals::new();
+    async move {
+        match signals {
+            Ok(signals) => obey(signals, shutdown).await,
+            Err(error) => output::error(&format!("cannot handle signals ({error}); stop the worker with kill")),
         }
-    };
+    }
+}
+
+async fn obey(mut signals: Signals, shutdown: Shutdown) {
     let mut count = 0;
     loop {
         signals.next().await;

@@ -34,7 +34,10 @@ pub(super) fn connecting(place: &str, tls: bool, error: Error) -> JobError {
 /// What to do about an error of TLS, by the words of rustls.
 fn advice(text: &str, tls: bool) -> Option<&'static str> {
     const MEANS: [(&str, &str); 7] = [
-        ("InvalidContentType", "this port does not speak TLS: use the port for TLS, usually 5671, or amqp://"),
+        (
+            "InvalidContentType",
+            "this port does not speak TLS: use the port for TLS, usually 5671, or amqp:// in queue.url",
+        ),
         ("UnknownIssuer", "the server's certificate is from an unknown authority: name its certificate in tls.ca_file"),
         ("NotValidForName", "the server's certificate is for another host name: use that name in queue.url"),
         ("certificate not valid for name", "use the name in the server's certificate as the host of queue.url"),

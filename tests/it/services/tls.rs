@@ -104,17 +104,18 @@ fn forward(mut client: TcpStream, upstream: SocketAddr, config: Arc<ServerConfig
                     tls.write_tls(&mut client).ok();
                     return None;
                 }
-                loop {
-                    match tls.reader().read(&mut piece) {
-                        Ok(0) => return None,
-                        Ok(read) => server.write_all(&piece[..read]).ok()?,
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                        Err(_) => return None,
-                    }
-                }
             }
             Err(error) if is_pause(&error) => {}
             Err(_) => return None,
+        }
+        // Some may have come together with the end of the handshake.
+        loop {
+            match tls.reader().read(&mut piece) {
+                Ok(0) => return None,
+                Ok(read) => server.write_all(&piece[..read]).ok()?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return None,
+            }
         }
         match server.read(&mut piece) {
             Ok(0) => {

@@ -107,7 +107,7 @@ impl BucketOptions {
                 "endpoint" => options.endpoint = Some(value.to_owned()),
                 "region" => options.region = Some(value.to_owned()),
                 "path_style" => {
-                    options.path_style = Some(value.parse().map_err(|reason| format!("bucket {name}: {reason}"))?)
+                    options.path_style = Some(value.parse().map_err(|reason| format!("bucket {name}: {reason}"))?);
                 }
                 "anonymous" => options.anonymous = truth()?,
                 "requester_pays" => options.requester_pays = truth()?,

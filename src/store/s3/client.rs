@@ -245,7 +245,7 @@ fn has_no_host_per_bucket(endpoint: &str) -> bool {
     let host = rest.split(['/', ':']).next().unwrap_or(rest).to_ascii_lowercase();
     let is_below =
         |domain: &&str| host.strip_suffix(*domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    !HOST_PER_BUCKET.iter().any(|domain| is_below(&domain))
+    !HOST_PER_BUCKET.iter().any(is_below)
 }
 
 #[cfg(test)]

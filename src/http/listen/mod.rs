@@ -50,7 +50,7 @@ pub struct ConnectionLimits {
     /// The most connections at a time.
     pub most: usize,
     /// How long the head of a request may take, how long a connection may be idle, and the time for each
-    /// [piece](paced::LEAST_PROGRESS) of a body.
+    /// 16 KiB of a body.
     pub read_timeout: Duration,
 }
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 use super::open::PostgresJobStore;
 use crate::{
     database::{
-        Deferred, WebhookRow,
+        Deferred,
         outcome::deferred,
         row_mapping::{Columns, milliseconds},
-        webhook::read_webhook,
     },
     job::{JobError, JobId, JobKind},
 };
@@ -71,21 +70,5 @@ impl PostgresJobStore {
         .bind(id.to_string())
         .bind(address);
         self.execute(query).await.map(|rows| rows > 0)
-    }
-
-    pub async fn replies_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
-        let query = sqlx::query(
-            "WITH due AS (
-                SELECT id FROM webhooks
-                 WHERE gave_up_at IS NULL AND available_at <= acetate_now() AND url LIKE 'amqp-reply:%'
-                   AND (taken_until IS NULL OR taken_until <= acetate_now())
-                 ORDER BY available_at, id LIMIT $1
-                   FOR UPDATE SKIP LOCKED)
-             UPDATE webhooks SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
-          RETURNING id AS call, job AS id, url, payload, attempts, created_at",
-        )
-        .bind(i64::from(limit))
-        .bind(milliseconds(lease));
-        self.all(query).await?.iter().map(read_webhook).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Due webhook calls and their outcomes.
+//! Due webhook calls and answers to senders, and their outcomes.
 
 use std::time::Duration;
 
@@ -10,18 +10,27 @@ use crate::{
 
 impl PostgresJobStore {
     pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
+        self.take_calls(limit, lease, false).await
+    }
+
+    pub async fn replies_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
+        self.take_calls(limit, lease, true).await
+    }
+
+    async fn take_calls(&self, limit: u32, lease: Duration, are_replies: bool) -> Result<Vec<WebhookRow>, JobError> {
         let query = sqlx::query(
             "WITH due AS (
                 SELECT id FROM webhooks
-                 WHERE gave_up_at IS NULL AND available_at <= acetate_now()
-                   AND (taken_until IS NULL OR taken_until <= acetate_now()) AND url NOT LIKE 'amqp-reply:%'
+                 WHERE gave_up_at IS NULL AND available_at <= acetate_now() AND (url LIKE 'amqp-reply:%') = $3
+                   AND (taken_until IS NULL OR taken_until <= acetate_now())
                  ORDER BY available_at, id LIMIT $1
                    FOR UPDATE SKIP LOCKED)
              UPDATE webhooks SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
           RETURNING id AS call, job AS id, url, payload, attempts, created_at",
         )
         .bind(i64::from(limit))
-        .bind(milliseconds(lease));
+        .bind(milliseconds(lease))
+        .bind(are_replies);
         self.all(query).await?.iter().map(read_webhook).collect()
     }
 

@@ -7,10 +7,9 @@ use sqlx::{QueryBuilder, Sqlite};
 use super::open::{SqliteJobStore, database, now_ms};
 use crate::{
     database::{
-        Deferred, OutboxMode, WebhookRow,
+        Deferred, OutboxMode,
         outcome::deferred,
         row_mapping::{Columns, after, milliseconds},
-        webhook::read_webhook,
     },
     job::{JobError, JobId, JobKind},
 };
@@ -96,34 +95,5 @@ impl SqliteJobStore {
         .await
         .map_err(database)?;
         Ok(done.rows_affected() > 0)
-    }
-
-    pub async fn replies_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
-        let now = now_ms();
-        let due = sqlx::query(
-            "SELECT 1 FROM webhooks WHERE gave_up_at IS NULL AND available_at <= ? AND url LIKE 'amqp-reply:%' LIMIT 1",
-        )
-        .bind(now)
-        .fetch_optional(&self.readers)
-        .await
-        .map_err(database)?;
-        if due.is_none() {
-            return Ok(Vec::new());
-        }
-        let rows = sqlx::query(
-            "UPDATE webhooks SET taken_until = ?3
-              WHERE id IN (SELECT id FROM webhooks
-                            WHERE gave_up_at IS NULL AND available_at <= ?1 AND url LIKE 'amqp-reply:%'
-                              AND (taken_until IS NULL OR taken_until <= ?1)
-                            ORDER BY available_at, id LIMIT ?2)
-          RETURNING id AS call, job AS id, url, payload, attempts, created_at",
-        )
-        .bind(now)
-        .bind(limit)
-        .bind(after(now, lease))
-        .fetch_all(&self.writer)
-        .await
-        .map_err(database)?;
-        rows.iter().map(read_webhook).collect()
     }
 }

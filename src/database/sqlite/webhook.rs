@@ -1,4 +1,4 @@
-//! Due webhook calls and their outcomes.
+//! Due webhook calls and answers to senders, and their outcomes.
 
 use std::time::Duration;
 
@@ -10,12 +10,24 @@ use crate::{
 
 impl SqliteJobStore {
     pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
+        self.take_calls(limit, lease, false).await
+    }
+
+    pub async fn replies_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
+        self.take_calls(limit, lease, true).await
+    }
+
+    async fn take_calls(&self, limit: u32, lease: Duration, are_replies: bool) -> Result<Vec<WebhookRow>, JobError> {
         let now = now_ms();
-        let due = sqlx::query("SELECT 1 FROM webhooks WHERE gave_up_at IS NULL AND available_at <= ? AND url NOT LIKE 'amqp-reply:%' LIMIT 1")
-            .bind(now)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(database)?;
+        let due = sqlx::query(
+            "SELECT 1 FROM webhooks
+              WHERE gave_up_at IS NULL AND available_at <= ? AND (url LIKE 'amqp-reply:%') = ? LIMIT 1",
+        )
+        .bind(now)
+        .bind(are_replies)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(database)?;
         // This does not use the write connection unless there is something to do.
         if due.is_none() {
             return Ok(Vec::new());
@@ -23,14 +35,15 @@ impl SqliteJobStore {
         let rows = sqlx::query(
             "UPDATE webhooks SET taken_until = ?3
               WHERE id IN (SELECT id FROM webhooks
-                            WHERE gave_up_at IS NULL AND available_at <= ?1
-                              AND (taken_until IS NULL OR taken_until <= ?1) AND url NOT LIKE 'amqp-reply:%'
+                            WHERE gave_up_at IS NULL AND available_at <= ?1 AND (url LIKE 'amqp-reply:%') = ?4
+                              AND (taken_until IS NULL OR taken_until <= ?1)
                             ORDER BY available_at, id LIMIT ?2)
           RETURNING id AS call, job AS id, url, payload, attempts, created_at",
         )
         .bind(now)
         .bind(limit)
         .bind(after(now, lease))
+        .bind(are_replies)
         .fetch_all(&self.writer)
         .await
         .map_err(database)?;

@@ -26,6 +26,7 @@ WORDS = (
     ("AsyncGenerator", "Generator"),
     ("AsyncIterator", "Iterator"),
     ("AsyncClient", "Client"),
+    ("AsyncService", "Service"),
     ("AsyncHttp", "Http"),
     ("AsyncJob", "Job"),
     ("AsyncBatch", "Batch"),

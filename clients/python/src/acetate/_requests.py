@@ -54,7 +54,7 @@ def submission(
     """Makes a submission. Without an id or a key of the caller, it gets a key of its own."""
     if id is not None and idempotency_key is not None:
         raise ValueError("give an id or an idempotency_key, not both: the server ignores the key of a job with an id")
-    body: dict[str, Any] = {"kind": kind, "params": parameters(params)}
+    body: dict[str, Any] = {"kind": kind, "params": _params(kind, params)}
     body |= {name: value for name, value in fields.items() if value is not None}
     if isinstance(body.get("output"), str):
         body["output"] = {"prefix": body["output"]}
@@ -63,8 +63,22 @@ def submission(
     return Submission(body, inputs, idempotency_key or str(uuid.uuid4()))
 
 
-def parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a job: without those that are `None`, and with the API's names."""
+def _params(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a job. Those of a workflow have parts with parameters of their own."""
+    params = _named(given)
+    if kind != "workflow":
+        return params
+    edits = params.get("edits", ())
+    if isinstance(edits, Mapping):
+        edits = [{"layer": layer, "instruction": instruction} for layer, instruction in edits.items()]
+    params["edits"] = [_named(edit) for edit in edits]
+    if "decompose" in params:
+        params["decompose"] = _named(params["decompose"])
+    return params
+
+
+def _named(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters: without those that are `None`, and with the API's names."""
     params: dict[str, Any] = {}
     for name, value in given.items():
         if value is None:

@@ -110,3 +110,19 @@ def test_what_is_no_picture_is_refused_before_it_is_sent(client: Client, tmp_pat
         client.composite([7])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="text mode"):
         client.composite([io.StringIO("text")])  # type: ignore[list-item]
+
+
+def test_an_open_file_is_streamed(client: Client) -> None:
+    class Recording(io.BytesIO):
+        longest = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            piece = super().read(size)
+            self.longest = max(self.longest, len(piece))
+            return piece
+
+    noise = Image.effect_noise((1500, 1500), 80)
+    file = Recording(png(noise))
+    assert len(file.getvalue()) > 1_000_000
+    assert arrived(client, file).size == (1500, 1500)
+    assert 0 < file.longest <= 1 << 16

@@ -21,7 +21,7 @@ from ._sheets import Sheet
 from ._sync.batch import Batch
 from ._sync.client import Client
 from ._sync.job import Job
-from ._types import BatchInfo, JobInfo, Model, Models, Output, Progress
+from ._types import BatchInfo, ErrorInfo, JobInfo, Model, Models, Output, Progress
 from ._version import VERSION as __version__
 from .errors import (
     AcetateError,
@@ -56,6 +56,7 @@ __all__ = [
     "Client",
     "Conflict",
     "ConnectionFailed",
+    "ErrorInfo",
     "Forbidden",
     "ImageInput",
     "IntegrityError",

@@ -67,7 +67,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class JobError:
+class ErrorInfo:
     """Why a job, or its last attempt, failed."""
 
     code: str
@@ -89,7 +89,7 @@ class JobInfo:
     labels: Mapping[str, str]
     params: Mapping[str, Any]
     progress: Progress
-    error: JobError | None
+    error: ErrorInfo | None
     cancel_requested: bool
     created_at: datetime
     started_at: datetime | None
@@ -110,7 +110,7 @@ class JobInfo:
         if self.state == "cancelled":
             raise JobCancelled(self.id)
         if self.state == "failed":
-            error = self.error or JobError("unknown", "invalid", "the server does not say why")
+            error = self.error or ErrorInfo("unknown", "invalid", "the server does not say why")
             raise JobFailed(self.id, error.code, error.error_class, error.message)
 
     @classmethod
@@ -127,7 +127,7 @@ class JobInfo:
             labels=data["labels"],
             params=data["params"],
             progress=progress_of(data),
-            error=JobError(error["code"], error["class"], error["message"]) if error else None,
+            error=ErrorInfo(error["code"], error["class"], error["message"]) if error else None,
             cancel_requested=data["cancel_requested"],
             created_at=parse_time(data["created_at"]),
             started_at=_maybe_time(data["started_at"]),

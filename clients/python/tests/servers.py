@@ -76,13 +76,13 @@ class Server:
 class Proxy:
     """Passes connections on to a server, records their requests, and breaks those that a rule chooses.
 
-    `rule` gets the head of a request and says how many bytes of the response arrive; `None` is all of them. With 0, the
-    server has handled the request, and its reply is lost.
+    `rule` gets the head of a request and says how much of the response arrives: so many bytes, or everything up to some
+    bytes; `None` is all of it. With 0, the server has handled the request, and its reply is lost.
     """
 
     def __init__(self, port: int) -> None:
         self._upstream = port
-        self.rule: Callable[[str], int | None] = lambda head: None
+        self.rule: Callable[[str], int | bytes | None] = lambda head: None
         self.heads: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -122,17 +122,23 @@ class Proxy:
                 # One request per connection.
                 server.sendall(head + b"\r\nConnection: close\r\n\r\n" + rest)
                 threading.Thread(target=_pump, args=(client, server), daemon=True).start()
-                arrived = 0
-                while piece := server.recv(65536):
-                    if limit is None:
-                        client.sendall(piece)
-                        continue
-                    client.sendall(piece[: max(0, limit - arrived)])
-                    arrived += len(piece)
-                    if arrived > limit > 0:
-                        break
+                _reply(server, client, limit)
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
+
+
+def _reply(server: socket.socket, client: socket.socket, limit: int | bytes | None) -> None:
+    arrived = b""
+    while piece := server.recv(65536):
+        if limit is None:
+            client.sendall(piece)
+            continue
+        sent, arrived = len(arrived), arrived + piece
+        found = arrived.find(limit) if isinstance(limit, bytes) else -1
+        end = limit if isinstance(limit, int) else found + len(limit) if found >= 0 else len(arrived)
+        client.sendall(arrived[sent:end])
+        if found >= 0 or (isinstance(limit, int) and len(arrived) > limit > 0):
+            return
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
@@ -141,11 +147,11 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
             target.sendall(piece)
 
 
-def once(match: Callable[[str], bool], limit: int) -> Callable[[str], int | None]:
+def once(match: Callable[[str], bool], limit: int | bytes) -> Callable[[str], int | bytes | None]:
     """A rule that breaks the first request that matches."""
     left = [True]
 
-    def rule(head: str) -> int | None:
+    def rule(head: str) -> int | bytes | None:
         if left[0] and match(head):
             left[0] = False
             return limit

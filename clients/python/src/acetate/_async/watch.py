@@ -18,8 +18,8 @@ from .http import AsyncHttp
 _SILENCE_SECONDS = 40.0
 # A deadline that is nearer than this is watched by polling, because a stream may be silent until then.
 _NEAR_SECONDS = 20.0
-# Proxies that hold back streams make them end, or stay silent, without an event.
-_STREAMS_WITHOUT_EVENT = 2
+# So many streams in a row of which nothing arrives: a proxy holds them back, and the job is polled instead.
+_SILENT_STREAMS = 2
 _POLL_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.5
 
@@ -30,10 +30,9 @@ async def watch(http: AsyncHttp, job: str, deadline: float | None) -> AsyncGener
     It also ends at the deadline, with the job's last state.
     """
     events = _Events(http, job)
-    without_event = 0
+    silent = 0
     while True:
-        if without_event < _STREAMS_WITHOUT_EVENT and remaining(deadline) > _NEAR_SECONDS:
-            before = events.last_id
+        if silent < _SILENT_STREAMS and remaining(deadline) > _NEAR_SECONDS:
             # A stream that breaks is no failure of the job: its state is read below, and the stream is opened again.
             with contextlib.suppress(ConnectionFailed):
                 async with contextlib.aclosing(events.until(deadline)) as seen:
@@ -41,23 +40,24 @@ async def watch(http: AsyncHttp, job: str, deadline: float | None) -> AsyncGener
                         yield one
                         if isinstance(one, JobInfo) and one.ended:
                             return
-            without_event = without_event + 1 if events.last_id == before else 0
+            silent = 0 if events.heard else silent + 1
         info = JobInfo.parse(await http.get(f"/v1/jobs/{job}"))
         yield info
         if info.ended or remaining(deadline) <= 0:
             return
-        streams = without_event < _STREAMS_WITHOUT_EVENT and remaining(deadline) > _NEAR_SECONDS
+        streams = silent < _SILENT_STREAMS and remaining(deadline) > _NEAR_SECONDS
         pause = _RECONNECT_SECONDS if streams else _POLL_SECONDS
         await sleep(max(0.0, min(pause, remaining(deadline))))
 
 
 class _Events:
-    """The event stream of a job, and the id of the last event."""
+    """The event stream of a job, the id of the last event, and whether the last connection brought anything."""
 
     def __init__(self, http: AsyncHttp, job: str) -> None:
         self._http = http
         self._path = f"/v1/jobs/{job}/events"
         self.last_id: str | None = None
+        self.heard = False
 
     async def until(self, deadline: float | None) -> AsyncGenerator[Progress | JobInfo, None]:
         """Yields the events of one connection; ends when the deadline is near."""
@@ -65,9 +65,11 @@ class _Events:
         if self.last_id is not None:
             headers["Last-Event-ID"] = self.last_id
         parser = EventParser()
+        self.heard = False
         try:
             async with self._http.stream("GET", self._path, headers=headers, read_timeout=_SILENCE_SECONDS) as response:
                 async for piece in response.aiter_bytes():
+                    self.heard = True
                     for event in parser.feed(piece):
                         self.last_id = event.id or self.last_id
                         parsed = _parse(event)

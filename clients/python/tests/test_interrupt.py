@@ -37,7 +37,7 @@ def test_ctrl_c_leaves_the_job_or_cancels_it(idle: Server, wanted: str) -> None:
     # Like any program that Ctrl-C ends; the exception says what became of the job.
     assert process.returncode in (-signal.SIGINT, 130)
     line = said.strip().splitlines()[-1]
-    assert re.search(rf"Interrupted: job {job.id} (was cancelled|goes on)", line)
+    assert re.search(rf"KeyboardInterrupt: job {job.id} (was cancelled|goes on)", line)
 
 
 def test_ctrl_c_ends_a_batch_that_waits_for_the_queue(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -67,7 +67,7 @@ def test_a_job_is_found_again(client: Client, picture: Image.Image) -> None:
     assert again.state == "succeeded"
     assert again.info.labels == {"set": "a b=c"}
     assert again.info.priority == 3
-    assert again.info.data["history"][0]["outcome"] == "succeeded"
+    assert again.refresh().info.data["history"][0]["outcome"] == "succeeded"
     assert abs((datetime.now(timezone.utc) - again.info.created_at).total_seconds()) < 60
     assert next(client.jobs(label="set=a b=c")).id == job.id
     assert [output.role for output in again.outputs] == ["composite"]

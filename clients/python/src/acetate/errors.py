@@ -155,15 +155,6 @@ class InvalidSignature(AcetateError):
     """A webhook was not signed with this secret, or its time is too far from now."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while waiting for a job. `job_id` names the job, `cancelled` says whether it was cancelled."""
-
-    def __init__(self, message: str, *, job_id: str | None, cancelled: bool) -> None:
-        super().__init__(message)
-        self.job_id = job_id
-        self.cancelled = cancelled
-
-
 def from_response(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
     """Makes the error for a response that is not a success."""
     problem = _problem(body)

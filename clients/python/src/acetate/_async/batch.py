@@ -189,7 +189,7 @@ async def _submit(http: AsyncHttp, ready: Submission, stop: Stop) -> None:
     """Submits a row, however long the queue is full: a batch may have more rows than may wait."""
     while True:
         try:
-            await http.submit(ready)
+            await http.submit(ready, stop)
             return
         except RateLimited as full:
             if full.code != "queue_full":

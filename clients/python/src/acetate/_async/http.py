@@ -14,7 +14,7 @@ from .._requests import Submission
 from .._retry import Patience, may_repeat, never_sent
 from .._version import VERSION
 from ..errors import ApiError, ConnectionFailed, from_response
-from .backend import HttpClient, sleep
+from .backend import HttpClient, Stop, sleep
 
 
 class AsyncHttp:
@@ -49,15 +49,16 @@ class AsyncHttp:
         arguments = {} if body is None else {"json": body}
         return (await self.send("POST", path, idempotent=idempotent, **arguments)).json()
 
-    async def submit(self, submission: Submission) -> tuple[bool, Any]:
-        """Submits a job. Returns whether it is a new one, and the job."""
+    async def submit(self, submission: Submission, stop: Stop | None = None) -> tuple[bool, Any]:
+        """Submits a job. Returns whether it is a new one, and the job. `stop` ends the pauses between attempts."""
+        stop = stop or Stop()
         patience = Patience(self.retry_seconds)
         while True:
             with submission.content() as content:
                 answer = await self._attempt("POST", "/v1/jobs", True, headers=submission.headers, **content)
             if isinstance(answer, httpx.Response):
                 return answer.status_code == 202, answer.json()
-            await sleep(patience.pause(answer))
+            await stop.sleep(patience.pause(answer))
 
     async def send(self, method: str, path: str, *, idempotent: bool = True, **arguments: Any) -> httpx.Response:
         """Sends a request and returns the response of a success."""

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import httpx
 
-from ..errors import AcetateError, Interrupted
+from ..errors import AcetateError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,15 +68,18 @@ def each(function: Callable[[T], R], items: Iterable[T], limit: int, stop: Stop)
 
 @contextlib.contextmanager
 def interruptible(*, job_id: str | None, subject: str, cancel: Callable[[], Any] | None) -> Iterator[None]:
-    """Makes the exception of Ctrl-C say what becomes of the job."""
+    """Makes the exception of Ctrl-C say what becomes of the job.
+
+    It is a plain `KeyboardInterrupt`: with a subclass, Python would not end as one that Ctrl-C ends, and shell loops
+    around it would go on.
+    """
     try:
         yield
     except KeyboardInterrupt:
         if cancel is None:
-            raise Interrupted(subject, job_id=job_id, cancelled=False) from None
+            raise KeyboardInterrupt(subject) from None
         try:
             cancel()
         except AcetateError as error:
-            message = f"job {job_id} could not be cancelled: {error}"
-            raise Interrupted(message, job_id=job_id, cancelled=False) from None
-        raise Interrupted(f"job {job_id} was cancelled", job_id=job_id, cancelled=True) from None
+            raise KeyboardInterrupt(f"job {job_id} could not be cancelled: {error}") from None
+        raise KeyboardInterrupt(f"job {job_id} was cancelled") from None

@@ -191,7 +191,7 @@ def _submit(http: Http, ready: Submission, stop: Stop) -> None:
     """Submits a row, however long the queue is full: a batch may have more rows than may wait."""
     while True:
         try:
-            http.submit(ready)
+            http.submit(ready, stop)
             return
         except RateLimited as full:
             if full.code != "queue_full":

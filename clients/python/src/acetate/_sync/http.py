@@ -16,7 +16,7 @@ from .._requests import Submission
 from .._retry import Patience, may_repeat, never_sent
 from .._version import VERSION
 from ..errors import ApiError, ConnectionFailed, from_response
-from .backend import HttpClient, sleep
+from .backend import HttpClient, Stop, sleep
 
 
 class Http:
@@ -51,15 +51,16 @@ class Http:
         arguments = {} if body is None else {"json": body}
         return (self.send("POST", path, idempotent=idempotent, **arguments)).json()
 
-    def submit(self, submission: Submission) -> tuple[bool, Any]:
-        """Submits a job. Returns whether it is a new one, and the job."""
+    def submit(self, submission: Submission, stop: Stop | None = None) -> tuple[bool, Any]:
+        """Submits a job. Returns whether it is a new one, and the job. `stop` ends the pauses between attempts."""
+        stop = stop or Stop()
         patience = Patience(self.retry_seconds)
         while True:
             with submission.content() as content:
                 answer = self._attempt("POST", "/v1/jobs", True, headers=submission.headers, **content)
             if isinstance(answer, httpx.Response):
                 return answer.status_code == 202, answer.json()
-            sleep(patience.pause(answer))
+            stop.sleep(patience.pause(answer))
 
     def send(self, method: str, path: str, *, idempotent: bool = True, **arguments: Any) -> httpx.Response:
         """Sends a request and returns the response of a success."""

@@ -65,6 +65,10 @@ def test_a_box_is_where_the_content_is(picture: Image.Image) -> None:
     assert made.box == (4, 2, 36, 20)
     assert made.offset == (4, 2)
     assert made.cropped().size == (32, 18)
+    made.image.putpixel((0, 0), (0, 0, 0, 7))
+    assert made.box == (4, 2, 36, 20)
+    made.image.putpixel((0, 0), (0, 0, 0, 8))
+    assert made.box == (0, 0, 36, 20)
     empty = Picture.from_image(Image.new("RGBA", (8, 8)))
     assert empty.box is None
     assert empty.offset == (0, 0)

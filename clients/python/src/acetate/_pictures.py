@@ -17,6 +17,8 @@ from ._show import on_checkerboard, sheet, thumbnail
 
 _SHOWN_PIXELS = 640
 _LAYER_PIXELS = 160
+# For each alpha, whether it counts as visible.
+_VISIBLE = [0] * 8 + [255] * 248
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,12 @@ class Picture:
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
-        """The smallest box around all pixels that are not fully transparent: left, top, right, bottom.
+        """The smallest box around everything visible: left, top, right, bottom.
 
-        Layers have the size of the whole picture; the box says where their content is. `None` if there is none.
+        Layers have the size of the whole picture; the box says where their content is. Pixels that are less than 3 %
+        opaque do not count, because models leave such traces everywhere. `None` if nothing is visible.
         """
-        return self.image.getchannel("A").getbbox()
+        return self.image.getchannel("A").point(_VISIBLE).getbbox()
 
     @property
     def offset(self) -> tuple[int, int]:

@@ -34,6 +34,8 @@ fi
 cd "$client"
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
-# Where mypy runs, the folder src must not hide a package that lacks its types.
 "$venv/bin/mypy"
+# As in a user's program: the installed package has its types.
+(cd / && "$venv/bin/mypy" --strict --cache-dir /dev/null -c 'from acetate import Client
+size: tuple[int, int] = Client().decompose("a.png")[0].size')
 ACETATE_BIN=$acetate "$venv/bin/python" -m pytest -q -p no:cacheprovider

@@ -83,6 +83,8 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._upstream = port
         self.rule: Callable[[str], int | bytes | None] = lambda head: None
+        self.change: Callable[[bytes], bytes] = lambda piece: piece
+        """What becomes of each piece of a response."""
         self.heads: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -122,23 +124,22 @@ class Proxy:
                 # One request per connection.
                 server.sendall(head + b"\r\nConnection: close\r\n\r\n" + rest)
                 threading.Thread(target=_pump, args=(client, server), daemon=True).start()
-                _reply(server, client, limit)
+                self._reply(server, client, limit)
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
 
-
-def _reply(server: socket.socket, client: socket.socket, limit: int | bytes | None) -> None:
-    arrived = b""
-    while piece := server.recv(65536):
-        if limit is None:
-            client.sendall(piece)
-            continue
-        sent, arrived = len(arrived), arrived + piece
-        found = arrived.find(limit) if isinstance(limit, bytes) else -1
-        end = limit if isinstance(limit, int) else found + len(limit) if found >= 0 else len(arrived)
-        client.sendall(arrived[sent:end])
-        if found >= 0 or (isinstance(limit, int) and len(arrived) > limit > 0):
-            return
+    def _reply(self, server: socket.socket, client: socket.socket, limit: int | bytes | None) -> None:
+        arrived = b""
+        while piece := self.change(server.recv(65536)):
+            if limit is None:
+                client.sendall(piece)
+                continue
+            sent, arrived = len(arrived), arrived + piece
+            found = arrived.find(limit) if isinstance(limit, bytes) else -1
+            end = limit if isinstance(limit, int) else found + len(limit) if found >= 0 else len(arrived)
+            client.sendall(arrived[sent:end])
+            if found >= 0 or (isinstance(limit, int) and len(arrived) > limit > 0):
+                return
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:

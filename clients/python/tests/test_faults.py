@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from acetate import Client, ConnectionFailed, InvalidRequest, Layers, RateLimited
+from acetate import Client, ConnectionFailed, IntegrityError, InvalidRequest, Layers, RateLimited
 
 from .servers import Proxy, Server, once, proxied, until
 
@@ -86,6 +86,15 @@ def test_a_download_that_never_succeeds_leaves_no_file(proxy: Proxy, layers: Lay
         with pytest.raises(ConnectionFailed):
             job.export("psd", tmp_path / "a.psd")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_arrives_damaged_is_refused(proxy: Proxy, layers: Layers) -> None:
+    with Client(proxy.url) as client:
+        job = client.job(str(layers.job_id))
+        proxy.change = lambda piece: piece.replace(b"IEND", b"IENX")
+        with pytest.raises(IntegrityError, match=r"layer-01\.png") as damaged:
+            job.download("layer-01.png")
+    assert damaged.value.retryable
 
 
 def test_waiting_outlasts_a_restart_of_the_server(tmp_path: Path, picture: Image.Image) -> None:

@@ -294,7 +294,8 @@ def _figure(picture: Picture) -> str:
 
 def _decode(png: bytes) -> Image.Image:
     with Image.open(io.BytesIO(png)) as image:
-        return image.convert("RGBA")
+        decoded: Image.Image = image.convert("RGBA")
+        return decoded
 
 
 def _encode(image: Image.Image) -> bytes:

@@ -6,14 +6,15 @@ import asyncio
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from acetate import AsyncClient, Client, InvalidRequest, Layers, RowsRefused, WaitTimeout
+from acetate import AsyncClient, ConnectionFailed, InvalidRequest, Layers, RowsRefused, WaitTimeout
 
-from .servers import Server, proxied
+from .servers import Server, once, proxied
 
 
 def test_the_synchronous_client_is_up_to_date() -> None:
@@ -76,15 +77,24 @@ def test_a_task_that_is_cancelled_leaves_its_job_or_cancels_it(
         asyncio.run(use())
 
 
-def test_batches_end_their_tasks_when_they_fail(idle: Server) -> None:
+def test_a_batch_that_fails_does_not_wait_for_its_other_rows(idle: Server) -> None:
     async def use() -> None:
         with proxied(idle) as proxy:
-            async with AsyncClient(proxy.url, retry_seconds=0.2) as client:
-                proxy.rule = lambda head: 0 if head.startswith("POST") else None
+            first = once(lambda head: head.startswith("POST"), 0)
+
+            def rule(head: str) -> int | bytes | None:
+                limit = first(head)
+                if limit is None and head.startswith("POST"):
+                    time.sleep(5)
+                return limit
+
+            proxy.rule = rule
+            async with AsyncClient(proxy.url, retry_seconds=0) as client:
                 rows = [Image.new("RGB", (8, 8), (n, n, n)) for n in range(20)]
-                with pytest.raises(Exception, match=proxy.url):
+                start = time.monotonic()
+                with pytest.raises(ConnectionFailed, match=proxy.url):
                     await client.batch("broken", rows, kind="composite")
+                assert time.monotonic() - start < 4
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(use())
-    assert Client(idle.url).config()

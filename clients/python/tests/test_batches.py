@@ -109,12 +109,12 @@ def test_a_batch_is_cancelled_and_retried(idle_client: Client, paths: list[Path]
 
 
 def test_a_full_queue_is_waited_for(tmp_path: Path, paths: list[Path]) -> None:
-    with Server(tmp_path, {"http.max_queued": "4"}, work=False) as full, Client(full.url) as client:
+    with Server(tmp_path, {"http.max_queued": "4"}, work=False) as full, Client(full.url, retry_seconds=0) as client:
         submitted = threading.Thread(target=client.batch, args=("full", paths), kwargs={"kind": "composite"})
         submitted.start()
         until(lambda: bool(client.batches()) and client.batch("full").progress().total == 4)
         with pytest.raises(RateLimited) as refused:
-            Client(full.url, retry_seconds=0).submit("composite", [paths[5]])
+            client.submit("composite", [paths[5]])
         assert refused.value.code == "queue_full"
         assert client.batch("full").cancel() == 4
         submitted.join(90)

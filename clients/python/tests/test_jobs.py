@@ -109,6 +109,9 @@ def test_the_server_says_which_field_is_wrong(client: Client, picture: Image.Ima
     with pytest.raises(InvalidRequest) as refused:
         client.decompose(b"no picture")
     assert refused.value.code == "invalid_image"
+    with pytest.raises(InvalidRequest, match="colour"):
+        client.submit("decompose", picture, extra={"colour": "red"})
+    assert client.submit("composite", [picture], extra={"version": 1}).info.kind == "composite"
     with pytest.raises(TypeError, match="steps is given twice"):
         client.decompose(picture, steps=2, num_inference_steps=3)
 

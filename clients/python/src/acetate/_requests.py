@@ -49,6 +49,7 @@ def submission(
     *,
     id: str | None,
     idempotency_key: str | None,
+    extra: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Submission:
     """Makes a submission. Without an id or a key of the caller, it gets a key of its own."""
@@ -56,6 +57,7 @@ def submission(
         raise ValueError("give an id or an idempotency_key, not both: the server ignores the key of a job with an id")
     body: dict[str, Any] = {"kind": kind, "params": _params(kind, params)}
     body |= {name: value for name, value in fields.items() if value is not None}
+    body |= extra or {}
     if isinstance(body.get("output"), str):
         body["output"] = {"prefix": body["output"]}
     if id is not None:

@@ -10,14 +10,26 @@ from typing import Any
 from .._inputs import Row, inputs
 from .._requests import Submission, deadline_in, remaining, row_id, submission
 from .._types import BatchInfo, JobInfo, State
-from ..errors import AcetateError, ApiError, BatchTimeout, Conflict, NotFound, RateLimited, RowsRefused, Unauthorized
+from ..errors import (
+    AcetateError,
+    ApiError,
+    BatchTimeout,
+    Conflict,
+    Forbidden,
+    NotFound,
+    RateLimited,
+    RowsRefused,
+    Unauthorized,
+)
 from .backend import Stop, each, run, sleep
 from .http import AsyncHttp, segment
 from .job import AsyncJob
 from .pages import jobs
 
 _POLL_SECONDS = 1.0
-_FIELDS = ("labels", "priority", "output", "webhook")
+# A server that asks to come back later than that has a limit that no patience helps with.
+_LONGEST_WAIT_SECONDS = 600.0
+_FIELDS = ("labels", "priority", "output", "webhook", "extra")
 
 
 class AsyncBatch:
@@ -167,7 +179,7 @@ async def submit_rows(
         except (OSError, ValueError, TypeError) as error:
             return _Outcome(index, row, id, AcetateError(str(error)))
         except ApiError as error:
-            if error.retryable or error.status >= 500 or isinstance(error, Unauthorized) or error.code == "forbidden":
+            if not _is_about_the_row(error):
                 raise
             return _Outcome(index, row, id, error)
         return _Outcome(index, row, id)
@@ -185,16 +197,23 @@ async def submit_rows(
     return AsyncBatch(http, name, ids)
 
 
+def _is_about_the_row(error: ApiError) -> bool:
+    """Whether other rows may still be accepted."""
+    if isinstance(error, Forbidden):
+        return error.code == "input_forbidden"
+    return not (error.retryable or error.status >= 500 or isinstance(error, Unauthorized))
+
+
 async def _submit(http: AsyncHttp, ready: Submission, stop: Stop) -> None:
-    """Submits a row, however long the queue is full: a batch may have more rows than may wait."""
+    """Submits a row, however long the server asks to wait: a batch may have more rows than its queue takes."""
     while True:
         try:
             await http.submit(ready, stop)
             return
         except RateLimited as full:
-            if full.code != "queue_full":
+            if full.retry_after is None or full.retry_after > _LONGEST_WAIT_SECONDS:
                 raise
-            await stop.sleep(full.retry_after or _POLL_SECONDS)
+            await stop.sleep(full.retry_after)
 
 
 def _submission(batch: str, row: Row, kind: str, defaults: Mapping[str, Any], server: str) -> tuple[Submission, bool]:

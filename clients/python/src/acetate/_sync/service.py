@@ -61,6 +61,7 @@ class Service:
         batch: str | None = None,
         webhook: str | None = None,
         output: str | None = None,
+        extra: Mapping[str, Any] | None = None,
         **params: Any,
     ) -> Job:
         """Submits a job and returns at once.
@@ -75,6 +76,7 @@ class Service:
             batch: the name of the batch that the job belongs to.
             webhook: an address that the server calls when the job ends; `acetate.webhooks` checks such calls.
             output: where the results go, `s3://bucket/prefix/` or `file:///folder/`; the server's store if left out.
+            extra: further fields of the request, for a server that is newer than this client.
             params: the parameters of this kind of job, with the names of `decompose`, `edit` and `workflow`.
 
         Raises:
@@ -93,6 +95,7 @@ class Service:
             batch=batch,
             webhook=webhook,
             output=output,
+            extra=extra,
         )
         again = f"id={id!r}" if id is not None else f"idempotency_key={ready.key!r}"
         subject = f"the job may have been submitted; submit it again with {again} to find it"
@@ -145,7 +148,7 @@ class Service:
         """Submits many jobs under a name; without rows, returns the batch of that name.
 
         Each row is a picture, or a mapping with its `image` (or several `images`), any parameter by name, and
-        `labels`, `priority`, `id`, `kind`, `output` or `webhook`. A row's values override those of the call.
+        `labels`, `priority`, `id`, `kind`, `output`, `webhook` or `extra`. A row's values override those of the call.
 
         A job's id is made from the batch's name and the row's content. So after a crash, the same call goes on where it
         stopped: nothing is submitted or even uploaded twice. Two equal rows are one job. While the server's queue is

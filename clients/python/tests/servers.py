@@ -168,7 +168,7 @@ def proxied(server: Server) -> Iterator[Proxy]:
         yield proxy
 
 
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Waits for something that another process does."""
     end = time.monotonic() + seconds
     while not condition():

@@ -14,7 +14,7 @@ from PIL import Image
 
 from acetate import AsyncClient, ConnectionFailed, InvalidRequest, Layers, RowsRefused, WaitTimeout
 
-from .servers import Server, once, proxied
+from .servers import Proxy, Server, once, proxied, until
 
 
 def test_the_synchronous_client_is_up_to_date() -> None:
@@ -62,11 +62,16 @@ def test_a_task_that_is_cancelled_leaves_its_job_or_cancels_it(
     idle: Server, picture: Image.Image, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def use() -> None:
-        async with AsyncClient(idle.url) as client:
+        with proxied(idle) as proxy:
+            await wait_and_cancel(AsyncClient(proxy.url), proxy)
+
+    async def wait_and_cancel(connecting: AsyncClient, proxy: Proxy) -> None:
+        async with connecting as client:
             for asked in (False, True):
                 job = await client.submit("composite", [picture])
                 waiting = asyncio.ensure_future(job.wait(cancel_on_interrupt=asked))
-                await asyncio.sleep(0.3)
+                path = f"GET /v1/jobs/{job.id}/events"
+                await asyncio.to_thread(until, lambda path=path: proxy.requests(path))
                 waiting.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await waiting

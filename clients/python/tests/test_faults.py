@@ -99,13 +99,12 @@ def test_a_picture_that_arrives_damaged_is_refused(proxy: Proxy, layers: Layers)
 
 def test_waiting_outlasts_a_restart_of_the_server(tmp_path: Path, picture: Image.Image) -> None:
     with Server(tmp_path, work=False) as first:
-        client = Client(first.url)
-        job = client.submit("composite", [picture])
+        proxy = Proxy(first.port)
+        job = Client(proxy.url).submit("composite", [picture])
         waiter = threading.Thread(target=job.wait)
         waiter.start()
-        time.sleep(0.3)
-        port = first.port
-    with Server(tmp_path, port=port):
+        until(lambda: any("/events" in head for head in proxy.heads))
+    with proxy, Server(tmp_path, port=first.port):
         waiter.join(60)
         assert not waiter.is_alive()
         assert job.state == "succeeded"

@@ -12,7 +12,7 @@ import pytest
 
 from acetate import Client
 
-from .servers import EXAMPLES, Server, until
+from .servers import EXAMPLES, Server, proxied, until
 
 PROGRAM = """
 import sys
@@ -25,14 +25,13 @@ Client(url).decompose(picture, timeout=60, cancel_on_interrupt=cancel == "cancel
 
 @pytest.mark.parametrize("wanted", ["go on", "cancel"])
 def test_ctrl_c_leaves_the_job_or_cancels_it(idle: Server, wanted: str) -> None:
-    command = [sys.executable, "-c", PROGRAM, idle.url, str(EXAMPLES / "house.png"), wanted]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    client = Client(idle.url)
-    until(lambda: len(list(client.jobs())) == 1)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    (job,) = client.jobs()
+    with proxied(idle) as proxy:
+        command = [sys.executable, "-c", PROGRAM, proxy.url, str(EXAMPLES / "house.png"), wanted]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        until(lambda: any("/events" in head for head in proxy.heads))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    (job,) = Client(idle.url).jobs()
     assert job.state == ("cancelled" if wanted == "cancel" else "queued")
     # Like any program that Ctrl-C ends; the exception says what became of the job.
     assert process.returncode in (-signal.SIGINT, 130)
@@ -49,11 +48,10 @@ from acetate import Client
 rows = (Image.new("RGB", (8, 8), (n, n, n)) for n in range(50))
 Client(sys.argv[1]).batch("full", rows, kind="composite")
 """
-    with Server(tmp_path_factory.mktemp("full"), {"http.max_queued": "3"}, work=False) as full:
-        process = subprocess.Popen([sys.executable, "-c", program, full.url], stderr=subprocess.PIPE, text=True)
-        client = Client(full.url)
-        until(lambda: len(list(client.jobs())) == 3)
-        time.sleep(0.5)
+    folder = tmp_path_factory.mktemp("full")
+    with Server(folder, {"http.max_queued": "3"}, work=False) as full, proxied(full) as proxy:
+        process = subprocess.Popen([sys.executable, "-c", program, proxy.url], stderr=subprocess.PIPE, text=True)
+        until(lambda: len(proxy.requests("POST /v1/jobs ")) >= 8)
         start = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)

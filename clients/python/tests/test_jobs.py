@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import threading
 import uuid
 import zipfile
 from datetime import datetime, timezone
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -30,7 +32,7 @@ from acetate import (
 )
 
 from .conftest import TOKEN
-from .servers import EXAMPLES, Server, until
+from .servers import EXAMPLES, Server, proxied, until
 
 
 def test_an_edit_keeps_the_size_and_the_alpha_of_a_layer(client: Client, layers: Layers) -> None:
@@ -207,6 +209,15 @@ def test_a_token_is_sent_and_only_as_a_header(tmp_path: Path, picture: Image.Ima
         assert TOKEN not in repr(client)
 
 
+def test_an_httpx_client_of_your_own_is_used_and_stays_open(server: Server) -> None:
+    seen: list[str] = []
+    with httpx.Client(event_hooks={"request": [lambda request: seen.append(request.url.path)]}) as own:
+        for _ in range(2):
+            with Client(server.url, http_client=own) as client:
+                client.models()
+    assert seen == ["/v1/models"] * 2
+
+
 def test_the_server_says_what_it_has(client: Client) -> None:
     models = client.models()
     assert (models.decompose.id, models.edit.id) == ("layered-nano", "edit-nano")
@@ -215,11 +226,7 @@ def test_the_server_says_what_it_has(client: Client) -> None:
 
 
 def test_a_queued_job_is_followed_by_its_events(idle: Server, picture: Image.Image) -> None:
-    """The stream tells of the cancellation at once; a client that polls would too, so the requests are counted."""
-    import threading
-
-    from .servers import proxied
-
+    """A client that polls would notice the end, too, so the requests are counted."""
     with proxied(idle) as proxy, Client(proxy.url) as client:
         job = client.submit("composite", [picture])
         waiter = threading.Thread(target=job.wait)

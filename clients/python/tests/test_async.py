@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import subprocess
 import sys
@@ -70,8 +71,7 @@ def test_a_task_that_is_cancelled_leaves_its_job_or_cancels_it(
             for asked in (False, True):
                 job = await client.submit("composite", [picture])
                 waiting = asyncio.ensure_future(job.wait(cancel_on_interrupt=asked))
-                path = f"GET /v1/jobs/{job.id}/events"
-                await asyncio.to_thread(until, lambda path=path: proxy.requests(path))
+                await asyncio.to_thread(until, functools.partial(proxy.requests, f"GET /v1/jobs/{job.id}/events"))
                 waiting.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await waiting

@@ -1,0 +1,1 @@
+"""The client on asyncio. `scripts/unasync.py` makes `_sync` from it."""

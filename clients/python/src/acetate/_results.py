@@ -1,0 +1,48 @@
+"""Makes a job's result from its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from ._pictures import Layers, Picture, WorkflowResult
+from ._types import JobInfo, Output
+from .errors import AcetateError, IntegrityError
+
+Result: TypeAlias = "Layers | Picture | WorkflowResult"
+"""`Layers` of a decompose, a `Picture` of an edit or a composite, a `WorkflowResult` of a workflow."""
+
+
+def checked(job: str, output: Output, content: bytes) -> bytes:
+    """Returns the content of a file if it is what the job lists."""
+    if len(content) != output.size or hashlib.sha256(content).hexdigest() != output.sha256:
+        raise IntegrityError(f"{output.name} of job {job} is not the file that the job lists; download it again")
+    return content
+
+
+def build(info: JobInfo, manifest_file: bytes, pictures: Sequence[Picture]) -> Result:
+    """Makes the result of a job that has succeeded from all of its pictures."""
+    if info.kind in ("decompose", "workflow"):
+        layers = Layers(
+            (picture for picture in pictures if picture.role in ("regenerated", "layer")),
+            job_id=info.id,
+            manifest=json.loads(manifest_file),
+            manifest_file=manifest_file if info.kind == "decompose" else None,
+        )
+        return layers if info.kind == "decompose" else _workflow(info, layers, pictures)
+    if len(pictures) != 1:
+        raise AcetateError(f"job {info.id} has {len(pictures)} pictures; an {info.kind} has one")
+    return pictures[0]
+
+
+def _workflow(info: JobInfo, originals: Layers, pictures: Sequence[Picture]) -> WorkflowResult:
+    layers = originals
+    for picture in pictures:
+        if picture.role == "edited_layer" and picture.layer is not None:
+            layers = layers.replace(picture.layer, picture)
+    for picture in pictures:
+        if picture.role == "composite":
+            return WorkflowResult(picture=picture, layers=layers, originals=originals)
+    raise AcetateError(f"the result of job {info.id} has no composite")

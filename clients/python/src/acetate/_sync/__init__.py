@@ -1,0 +1,1 @@
+"""The client on threads. `scripts/unasync.py` makes it from `_async`."""

@@ -1,0 +1,303 @@
+# Made by scripts/unasync.py from _async/client.py. Change that file.
+
+"""The client: one call for each kind of job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from .._inputs import ImageInput
+from .._pictures import Layers, Picture, WorkflowResult
+from .._types import OutputSize, Progress
+from ..errors import AcetateError
+from .service import Service
+
+T = TypeVar("T")
+
+
+class Client(Service):
+    """Splits pictures into layers and edits them, with an acetate server.
+
+    ```python
+    from acetate import Client
+
+    with Client("http://127.0.0.1:8080") as client:
+        layers = client.decompose("scene.png", layers=4)
+        edited = client.edit_layer(layers[2], "Change the color to blue")
+        layers.replace(2, edited).composite().save("new.png")
+    ```
+
+    Errors that pass by themselves (a server that restarts, too many requests) are retried; see `retry_seconds`. A job
+    is submitted with an `Idempotency-Key`, so that one that is sent twice runs once.
+    """
+
+    def decompose(
+        self,
+        image: ImageInput,
+        prompt: str | None = None,
+        *,
+        layers: int | None = None,
+        resolution: int | None = None,
+        steps: int | None = None,
+        cfg_scale: float | None = None,
+        cfg_normalize: bool | None = None,
+        seed: int | None = None,
+        negative_prompt: str | None = None,
+        layer_num: int | None = None,
+        num_inference_steps: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        cancel_on_interrupt: bool = False,
+    ) -> Layers:
+        """Splits a picture into transparent layers, and waits for them.
+
+        Parameters that you leave out have the server's defaults, which `config()` shows.
+
+        Args:
+            image: a path, bytes, a PIL image, an open file, a `Picture`, or an address that the server reads.
+            prompt: a caption of the whole picture; the model writes one if you leave it out.
+            layers: the number of layers, 2 to 10. `layer_num` is another name for it.
+            resolution: the working resolution in pixels, the side of a square with the same area.
+            steps: denoise steps. `num_inference_steps` is another name for it.
+            cfg_scale: guidance; 1 is off.
+            cfg_normalize: whether the guided prediction is rescaled to the norm of the unguided one.
+            seed: the seed of the noise, for a result that you can repeat.
+            negative_prompt: what the picture should not show.
+            layer_num: the reference's name for `layers`.
+            num_inference_steps: the reference's name for `steps`.
+            labels: your own key-value pairs, stored with the job.
+            priority: 0 to 9, higher first.
+            idempotency_key: 1 to 255 characters; the same key is the same job.
+            timeout: the longest wait in seconds.
+            on_progress: is called with every `Progress`.
+            cancel_on_interrupt: whether Ctrl-C cancels the job. By default it goes on.
+
+        Returns:
+            The layers: `layers[0]` is the whole picture as the model regenerates it, `layers[1]` the rearmost layer.
+
+        Raises:
+            InvalidRequest: a parameter or the picture is not valid; `field` says which.
+            JobFailed: the job failed; the error has its code.
+            WaitTimeout: the job has not ended within the timeout. It goes on.
+        """
+        job = self.submit(
+            "decompose",
+            image,
+            labels=labels,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            prompt=prompt,
+            layers=layers,
+            resolution=resolution,
+            steps=steps,
+            cfg_scale=cfg_scale,
+            cfg_normalize=cfg_normalize,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            layer_num=layer_num,
+            num_inference_steps=num_inference_steps,
+        )
+        return _expect(
+            Layers,
+            job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
+        )
+
+    def edit_layer(
+        self,
+        layer_image: ImageInput,
+        instruction: str,
+        *,
+        output_size: OutputSize | None = None,
+        steps: int | None = None,
+        cfg_scale: float | None = None,
+        seed: int | None = None,
+        negative_prompt: str | None = None,
+        num_inference_steps: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        cancel_on_interrupt: bool = False,
+    ) -> Picture:
+        """Changes one layer by an instruction; its size and its alpha stay exactly the same.
+
+        A layer of an earlier result is not uploaded again. `layers.replace(2, edited)` puts the result in its place.
+
+        Args:
+            layer_image: the layer, usually `layers[2]`.
+            instruction: what to change, for instance "Change the color to blue".
+            output_size: `source` keeps the size and the exact alpha; `model` keeps the size that the model works at.
+            steps: denoise steps. `num_inference_steps` is another name for it.
+            cfg_scale: guidance; 1 is off.
+            seed: the seed of the noise, for a result that you can repeat.
+            negative_prompt: what the picture should not show.
+            num_inference_steps: the reference's name for `steps`.
+            labels: your own key-value pairs, stored with the job.
+            priority: 0 to 9, higher first.
+            idempotency_key: 1 to 255 characters; the same key is the same job.
+            timeout: the longest wait in seconds.
+            on_progress: is called with every `Progress`.
+            cancel_on_interrupt: whether Ctrl-C cancels the job. By default it goes on.
+
+        Raises:
+            InvalidRequest: a parameter or the picture is not valid; `field` says which.
+            JobFailed: the job failed; the error has its code.
+            WaitTimeout: the job has not ended within the timeout. It goes on.
+        """
+        return self.edit(
+            layer_image,
+            instruction,
+            output_size=output_size,
+            steps=steps,
+            cfg_scale=cfg_scale,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            labels=labels,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+            on_progress=on_progress,
+            cancel_on_interrupt=cancel_on_interrupt,
+        )
+
+    def edit(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        instruction: str,
+        *,
+        output_size: OutputSize | None = None,
+        steps: int | None = None,
+        cfg_scale: float | None = None,
+        seed: int | None = None,
+        negative_prompt: str | None = None,
+        num_inference_steps: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        cancel_on_interrupt: bool = False,
+    ) -> Picture:
+        """Changes a picture by an instruction, and waits for the result.
+
+        Args:
+            images: one to three pictures; the last one is edited, the others are references.
+            instruction: what to change, for instance "Make it night".
+            output_size: `source` keeps the size and the exact alpha; `model` keeps the size that the model works at.
+            steps: denoise steps. `num_inference_steps` is another name for it.
+            cfg_scale: guidance; 1 is off.
+            seed: the seed of the noise, for a result that you can repeat.
+            negative_prompt: what the picture should not show.
+            num_inference_steps: the reference's name for `steps`.
+            labels: your own key-value pairs, stored with the job.
+            priority: 0 to 9, higher first.
+            idempotency_key: 1 to 255 characters; the same key is the same job.
+            timeout: the longest wait in seconds.
+            on_progress: is called with every `Progress`.
+            cancel_on_interrupt: whether Ctrl-C cancels the job. By default it goes on.
+
+        Raises:
+            InvalidRequest: a parameter or the picture is not valid; `field` says which.
+            JobFailed: the job failed; the error has its code.
+            WaitTimeout: the job has not ended within the timeout. It goes on.
+        """
+        job = self.submit(
+            "edit",
+            images,
+            labels=labels,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            instruction=instruction,
+            output_size=output_size,
+            steps=steps,
+            cfg_scale=cfg_scale,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+        )
+        return _expect(
+            Picture,
+            job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
+        )
+
+    def composite(
+        self,
+        layers: Layers | Sequence[ImageInput],
+        *,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        cancel_on_interrupt: bool = False,
+    ) -> Picture:
+        """Puts layers on each other, back to front, as a job of the server. `layers.composite()` does it here.
+
+        Args:
+            layers: the layers. Of `Layers`, the regenerated whole picture, `layers[0]`, is left out.
+            labels: your own key-value pairs, stored with the job.
+            priority: 0 to 9, higher first.
+            idempotency_key: 1 to 255 characters; the same key is the same job.
+            timeout: the longest wait in seconds.
+            on_progress: is called with every `Progress`.
+            cancel_on_interrupt: whether Ctrl-C cancels the job. By default it goes on.
+        """
+        images = layers.stack if isinstance(layers, Layers) else layers
+        job = self.submit("composite", images, labels=labels, priority=priority, idempotency_key=idempotency_key)
+        return _expect(
+            Picture,
+            job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
+        )
+
+    def workflow(
+        self,
+        image: ImageInput,
+        edits: Mapping[int, str] | Iterable[Mapping[str, Any]] = (),
+        *,
+        decompose: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        cancel_on_interrupt: bool = False,
+    ) -> WorkflowResult:
+        """Splits a picture into layers, edits some of them and composites the picture again, as one job.
+
+        Args:
+            image: the picture, as for `decompose`.
+            edits: instructions by layer number, `{2: "Make it green"}`; or a list with parameters for each,
+                `[{"layer": 2, "instruction": "Make it green", "steps": 20}]`.
+            decompose: the parameters of the decompose, for instance `{"layers": 3, "seed": 7}`.
+            labels: your own key-value pairs, stored with the job.
+            priority: 0 to 9, higher first.
+            idempotency_key: 1 to 255 characters; the same key is the same job.
+            timeout: the longest wait in seconds.
+            on_progress: is called with every `Progress`.
+            cancel_on_interrupt: whether Ctrl-C cancels the job. By default it goes on.
+        """
+        job = self.submit(
+            "workflow",
+            image,
+            labels=labels,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            decompose=decompose,
+            edits=edits,
+        )
+        return _expect(
+            WorkflowResult,
+            job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
+        )
+
+
+def _expect(kind: type[T], result: object) -> T:
+    if not isinstance(result, kind):
+        raise AcetateError(f"the id or the key belongs to a job of another kind: its result is {result!r}")
+    return result

@@ -8,7 +8,10 @@
 //! Every request and response type derives its schema, and `routes` builds `/openapi.json` from the routes themselves.
 
 mod api;
+mod audit;
 mod batches;
+mod caller;
+mod dead_letters;
 mod export;
 mod extract;
 mod files;
@@ -38,7 +41,8 @@ use tokio_util::sync::CancellationToken;
 pub use api::{Api, Dispatcher, Parts};
 pub use listen::ConnectionLimits;
 pub use metrics::describe;
-pub use middleware::Token;
+pub use caller::Role;
+pub use middleware::{NamedToken, Token, Tokens};
 pub use probes::Probes;
 pub use routes::{openapi, routes};
 pub use settings::{Defaults, ServerMode, ServerModel, ServerModels, Settings};

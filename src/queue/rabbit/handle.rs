@@ -209,7 +209,7 @@ impl Handle {
         header("x-acetate-reason", shortened(&reason.message));
         header("x-acetate-queue", queue_of(self.kind));
         let id = sent.message_id().clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
-        let mut properties = persistent().with_message_id(id).with_headers(headers);
+        let mut properties = persistent().with_message_id(id).with_headers(headers).with_timestamp(now());
         for (value, set) in [
             (sent.content_type(), BasicProperties::with_content_type as fn(_, _) -> _),
             (sent.content_encoding(), BasicProperties::with_content_encoding),

@@ -169,7 +169,7 @@ fn finish(args: &PruneArgs, report: &Report, stopped: bool, total: u64) -> Resul
 }
 
 /// Seconds.
-fn parse_age(text: &str) -> Result<i64, String> {
+pub fn parse_age(text: &str) -> Result<i64, String> {
     let wrong = || format!("`{text}` is not an age such as 30d, 12h or 90m");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {

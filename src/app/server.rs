@@ -18,8 +18,8 @@ use crate::{
     database::JobStore,
     egress::WebhookPolicy,
     http::{
-        self, Api, Defaults, Dispatcher, NamedToken, Parts, Probes, Role, Server, ServerMode, ServerModel, ServerModels, Settings,
-        Token, Tokens, WebhookSecret,
+        self, Api, Defaults, Dispatcher, NamedToken, Parts, Probes, Role, Server, ServerMode, ServerModel,
+        ServerModels, Settings, Token, Tokens, WebhookSecret,
     },
     image::Limits,
     job::{DecomposeParams, EditParams},

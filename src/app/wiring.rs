@@ -16,7 +16,10 @@ use crate::{
     image::Limits,
     job::JobError,
     queue::{EmbeddedQueue, Queue, RabbitOptions, RabbitQueue, TlsFiles},
-    store::{BucketSettings, Checksums, Encryption, PathStyle, S3Credentials, S3Settings, StoreSettings, Stores, Trust, file_url},
+    store::{
+        BucketSettings, Checksums, Encryption, PathStyle, S3Credentials, S3Settings, StoreSettings, Stores, Trust,
+        file_url,
+    },
     worker::{Backoff, ResultPlacement, Worker, WorkerName, WorkerOptions},
 };
 

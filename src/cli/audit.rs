@@ -169,7 +169,7 @@ fn in_words(entry: &HistoryEntry) -> String {
     }
 }
 
-/// The same form as over the API.
+/// As over the API, and with the worker of each attempt.
 fn in_json(entry: &HistoryEntry) -> Value {
     let (kind, mut value) = match entry {
         HistoryEntry::Accepted(at) => ("accepted", json!({ "at": at })),
@@ -189,9 +189,9 @@ fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(Since::Time(at));
     }
-    jobs::parse_age(text)
-        .map(|seconds| Since::Age(SignedDuration::from_secs(seconds)))
-        .map_err(|_| format!("`{text}` is neither a time such as 2026-11-28T12:00:00Z nor an age such as 30d, 12h or 90m"))
+    jobs::parse_age(text).map(|seconds| Since::Age(SignedDuration::from_secs(seconds))).map_err(|_| {
+        format!("`{text}` is neither a time such as 2026-11-28T12:00:00Z nor an age such as 30d, 12h or 90m")
+    })
 }
 
 #[cfg(test)]

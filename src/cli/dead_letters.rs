@@ -224,9 +224,10 @@ async fn show(queue: &Queue, args: ShowArgs) -> Result<(), Failure> {
     line("body", &format!("{}{more}", output::size(letter.size)))?;
     match (&letter.body, &letter.body_base64) {
         (Some(text), _) => output::line(text),
-        (None, Some(encoded)) => {
-            output::line(&format!("not text; --json has all of it as base64, which begins with\n{}", first_bytes(encoded)))
-        }
+        (None, Some(encoded)) => output::line(&format!(
+            "not text; --json has all of it as base64, which begins with\n{}",
+            first_bytes(encoded)
+        )),
         (None, None) => Ok(()),
     }
 }
@@ -246,11 +247,8 @@ async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: 
             let text = "this deletes dead letters for good; say --yes, because there is no terminal to ask at";
             return Err(Failure::Usage(text.to_owned()));
         }
-        let filter = DeadLetterFilter {
-            names: which.id.clone(),
-            kind: which.filter.kind,
-            reason: which.filter.reason.clone(),
-        };
+        let filter =
+            DeadLetterFilter { names: which.id.clone(), kind: which.filter.kind, reason: which.filter.reason.clone() };
         let page = queue.dead_letters(&filter, u32::MAX).await?;
         if page.letters.is_empty() {
             return Err(missing(&which.id).into());
@@ -320,7 +318,7 @@ async fn record(
         return front.jobs.record(action, Subject::Many(None), letters.len() as u64, &json!({})).await;
     }
     for letter in letters {
-        let subject = letter.job.map_or(Subject::Many(None), |job| Subject::Job(job, None));
+        let subject = Subject::DeadLetter(&letter.id, letter.job);
         let detail = json!({ "dead_letter": letter.id, "code": letter.code, "queue": letter.queue });
         front.jobs.record(action, subject, 1, &detail).await?;
     }

@@ -32,7 +32,8 @@ pub(super) fn apply(config: &mut Config) -> Result<(), (&'static str, String)> {
 
 /// In several whole addresses, which commas separate.
 fn in_each(urls: &str, password: &Secret) -> Result<String, String> {
-    let begins = |at: usize| ["amqp://", "amqps://"].iter().any(|scheme| urls[at + 1..].trim_start().starts_with(scheme));
+    let begins =
+        |at: usize| ["amqp://", "amqps://"].iter().any(|scheme| urls[at + 1..].trim_start().starts_with(scheme));
     let mut written = Vec::new();
     let mut start = 0;
     for (at, _) in urls.match_indices(',').filter(|(at, _)| begins(*at)) {

@@ -36,11 +36,11 @@ impl Actor {
 
     pub(super) fn note(&self, action: Action, subject: Subject<'_>, detail: Option<String>) -> Note {
         let Named { name, address, operation } = &*self.0;
-        let (job, batch) = match subject {
-            Subject::Job(job, batch) => (Some(job), batch),
-            Subject::Many(batch) => (None, batch),
+        let (of, job, batch) = match subject {
+            Subject::Job(job, batch) => (format!(".{job}"), Some(job), batch),
+            Subject::Many(batch) => (String::new(), None, batch),
+            Subject::DeadLetter(id, job) => (format!(".{id}"), job, None),
         };
-        let of = job.map(|job| format!(".{job}")).unwrap_or_default();
         Note {
             operation: format!("{operation}.{}{of}", action.as_str()),
             actor: name.clone(),
@@ -99,6 +99,8 @@ pub enum Subject<'a> {
     Job(JobId, Option<&'a BatchId>),
     /// Any number of jobs, of one batch if there is one.
     Many(Option<&'a BatchId>),
+    /// One dead letter by its id, and the job that it names.
+    DeadLetter(&'a str, Option<JobId>),
 }
 
 /// An entry to write.

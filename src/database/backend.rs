@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseOptions, DatabaseUrl,
-    Deferred, Depth, ErrorCount, Fenced, Filter, JobRow, OutboxId, OutboxMode, OutboxRow, Page, Place,
-    PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, SqliteJobStore, Subject,
-    Submissions, SubmitOptions, Submitted, Swept, WebhookId, WebhookRow,
+    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim,
+    ClaimRules, DatabaseOptions, DatabaseUrl, Deferred, Depth, ErrorCount, Fenced, Filter, JobRow, OutboxId,
+    OutboxMode, OutboxRow, Page, Place, PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome,
+    RetryRules, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted, Swept, WebhookId, WebhookRow,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress};
 

@@ -34,7 +34,8 @@ impl JobStore {
     /// also after the job was deleted. Absent if nothing is known of the id.
     pub async fn history(&self, id: JobId) -> Result<Option<Vec<HistoryEntry>>, JobError> {
         let found = self.get_with_attempts(id).await?;
-        let mut actions = self.list_actions(&ActionFilter { job: Some(id), limit: MOST, ..Default::default() }).await?.actions;
+        let mut actions =
+            self.list_actions(&ActionFilter { job: Some(id), limit: MOST, ..Default::default() }).await?.actions;
         let mut entries = Vec::new();
         if let Some((row, attempts)) = found {
             if let Some(batch) = &row.batch {

@@ -52,10 +52,7 @@ impl Role {
             (&Method::POST, "/v1/export") => Self::Read,
             (
                 &Method::POST,
-                "/v1/jobs"
-                | "/v1/jobs/{id}/cancel"
-                | "/api/qwen-image/decompose"
-                | "/api/qwen-image/edit-layer",
+                "/v1/jobs" | "/v1/jobs/{id}/cancel" | "/api/qwen-image/decompose" | "/api/qwen-image/edit-layer",
             ) => Self::Submit,
             _ => Self::Operate,
         }

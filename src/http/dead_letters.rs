@@ -123,7 +123,7 @@ async fn handle(api: &Api, caller: &Caller, id: &str, action: DeadLetterAction) 
                 DeadLetterAction::Drop => Action::DeadLetterDropped,
             };
             for letter in letters {
-                let subject = letter.job.map_or(Subject::Many(None), |job| Subject::Job(job, None));
+                let subject = Subject::DeadLetter(&letter.id, letter.job);
                 let detail = json!({ "dead_letter": letter.id, "code": letter.code, "queue": letter.queue });
                 jobs.record(done, subject, 1, &detail).await?;
             }

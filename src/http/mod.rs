@@ -39,9 +39,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use api::{Api, Dispatcher, Parts};
+pub use caller::Role;
 pub use listen::ConnectionLimits;
 pub use metrics::describe;
-pub use caller::Role;
 pub use middleware::{NamedToken, Token, Tokens};
 pub use probes::Probes;
 pub use routes::{openapi, routes};

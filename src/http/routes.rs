@@ -15,8 +15,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    api::Api, audit, batches, dead_letters, export, files, jobs, metrics, middleware, probes, qwen_image_server, server_info, static_files,
-    thumbnails,
+    api::Api, audit, batches, dead_letters, export, files, jobs, metrics, middleware, probes, qwen_image_server,
+    server_info, static_files, thumbnails,
 };
 
 /// The OpenAPI document without its paths.

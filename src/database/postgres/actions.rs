@@ -112,9 +112,11 @@ impl PostgresJobStore {
     }
 
     pub async fn is_submitted_by(&self, id: JobId, actor: &str) -> Result<bool, JobError> {
-        let query = sqlx::query("SELECT id AS entry FROM actions WHERE job = $1 AND actor = $2 AND action = 'submitted' LIMIT 1")
-            .bind(id.to_string())
-            .bind(actor);
+        let query = sqlx::query(
+            "SELECT id AS entry FROM actions WHERE job = $1 AND actor = $2 AND action = 'submitted' LIMIT 1",
+        )
+        .bind(id.to_string())
+        .bind(actor);
         self.one(query).await?.map_or(Ok(false), |row| row.number("entry").map(|_| true))
     }
 

@@ -121,11 +121,6 @@ pub(super) async fn write_note(tx: &mut SqliteConnection, note: Option<Note>, jo
     for text in note.into_array() {
         query = query.bind(text);
     }
-    query
-        .bind(now_ms())
-        .bind(i64::try_from(jobs).unwrap_or(i64::MAX))
-        .execute(tx)
-        .await
-        .map_err(database)?;
+    query.bind(now_ms()).bind(i64::try_from(jobs).unwrap_or(i64::MAX)).execute(tx).await.map_err(database)?;
     Ok(())
 }

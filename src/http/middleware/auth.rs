@@ -137,7 +137,9 @@ fn identify<'a>(api: &'a Api, headers: &HeaderMap) -> Answer<Option<&'a NamedTok
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let given = value.to_str().ok().and_then(|text| text.split_once(' '));
         return match given {
-            Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") => tokens.find(|token| token.is(given.trim())),
+            Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") => {
+                tokens.find(|token| token.is(given.trim()))
+            }
             _ => None,
         }
         .map(Some)

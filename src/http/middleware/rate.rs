@@ -35,9 +35,8 @@ pub struct Rates {
 
 impl Rates {
     pub fn new(requests_per_second: f64, tokens: &Tokens) -> Self {
-        let limiter = |token: &NamedToken| {
-            Some((token.name.clone(), RateLimiter::direct(quota(token.requests_per_second)?)))
-        };
+        let limiter =
+            |token: &NamedToken| Some((token.name.clone(), RateLimiter::direct(quota(token.requests_per_second)?)));
         Self {
             requests: quota(requests_per_second).map(RateLimiter::keyed),
             tokens: tokens.iter().filter_map(limiter).collect(),

@@ -28,11 +28,7 @@ use super::{
 };
 use crate::{
     job::{JobError, JobKind},
-    queue::{
-        Content, DeadLetter,
-        dead_letter::ID_DIGITS,
-        message::MAX_KEPT_BYTES,
-    },
+    queue::{Content, DeadLetter, dead_letter::ID_DIGITS, message::MAX_KEPT_BYTES},
 };
 
 /// The limit is 20 unless a policy sets another.
@@ -150,16 +146,21 @@ impl DeadLetters {
             .collect();
         let mut published = self.publisher.many(&messages).await.into_iter();
         let unknown = || {
-            JobError::invalid("--to", "is needed: the message does not say which queue it came from; name a kind of job")
+            JobError::invalid(
+                "--to",
+                "is needed: the message does not say which queue it came from; name a kind of job",
+            )
         };
-        kinds.iter().map(|kind| if kind.is_some() { published.next().unwrap_or(Ok(())) } else { Err(unknown()) }).collect()
+        kinds
+            .iter()
+            .map(|kind| if kind.is_some() { published.next().unwrap_or(Ok(())) } else { Err(unknown()) })
+            .collect()
     }
 
     /// Removes one for good.
     pub(in crate::queue) async fn remove(&mut self, held: Held) -> Result<(), JobError> {
-        let failed = |why: &str| {
-            broken(format!("{}: a dead letter could not be removed, it is still there: {why}", self.place))
-        };
+        let failed =
+            |why: &str| broken(format!("{}: a dead letter could not be removed, it is still there: {why}", self.place));
         match timeout(self.patience, held.delivery.acker.ack(BasicAckOptions::default())).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(failed("the channel is closed")),
@@ -351,7 +352,9 @@ fn to_json(value: &AMQPValue, depth: usize) -> Value {
         }
         AMQPValue::LongString(text) => match std::str::from_utf8(text.as_bytes()) {
             Ok(text) => json!(cut(text)),
-            Err(_) => json!({ "base64": STANDARD.encode(&text.as_bytes()[..text.as_bytes().len().min(LONGEST_HEADER)]) }),
+            Err(_) => {
+                json!({ "base64": STANDARD.encode(&text.as_bytes()[..text.as_bytes().len().min(LONGEST_HEADER)]) })
+            }
         },
         AMQPValue::ShortString(text) => json!(cut(text.as_str())),
         AMQPValue::ByteArray(bytes) => {

@@ -28,7 +28,9 @@ use tracing::warn;
 pub use self::tls::TlsFiles;
 pub use self::topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, queue_of};
 use self::{connect::Connector, links::Links};
-pub(super) use self::{consume::RabbitConsumer, dead::DeadLetters, handle::Handle, publish::Publisher, subscribe::Subscription};
+pub(super) use self::{
+    consume::RabbitConsumer, dead::DeadLetters, handle::Handle, publish::Publisher, subscribe::Subscription,
+};
 use super::{ConsumeOptions, Health};
 use crate::{
     job::JobError,

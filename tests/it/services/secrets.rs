@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use crate::services::world::World;
+use crate::services::{
+    s3_server::{ACCESS_KEY, SECRET_KEY},
+    world::World,
+};
 
 fn file(world: &World, name: &str, text: &str) -> String {
     use std::os::unix::fs::PermissionsExt;
@@ -33,12 +36,9 @@ async fn a_job_runs_with_all_secrets_in_files() {
     }
     let path = file(&world, "password", password);
     world.set("ACETATE__QUEUE__PASSWORD_FILE", &path);
-    for (variable, setting) in
-        [("AWS_ACCESS_KEY_ID", "ACCESS_KEY_ID"), ("AWS_SECRET_ACCESS_KEY", "SECRET_ACCESS_KEY")]
-    {
-        let value = world.environment.iter().find(|(name, _)| name == variable).unwrap().1.clone();
-        let path = file(&world, setting, &value);
-        world.set(variable, "wrong");
+    for (setting, value) in [("ACCESS_KEY_ID", ACCESS_KEY), ("SECRET_ACCESS_KEY", SECRET_KEY)] {
+        let path = file(&world, setting, value);
+        world.set(&format!("AWS_{setting}"), "wrong");
         world.set(&format!("ACETATE__STORE__{setting}_FILE"), &path);
     }
     let doctor = world.run(&["doctor"]).await;

@@ -120,7 +120,7 @@ struct DropArgs {
 
 impl Filter {
     fn with(self, names: Vec<DeadLetterName>) -> DeadLetterFilter {
-        DeadLetterFilter { names, kind: self.kind, reason: self.reason }
+        DeadLetterFilter { names, kind: self.kind, reason: self.reason, only: None }
     }
 }
 
@@ -241,7 +241,8 @@ fn first_bytes(base64: &str) -> String {
 }
 
 async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: DropArgs) -> Result<(), Failure> {
-    let mut which = args.which;
+    let which = args.which;
+    let mut filter = which.filter.clone().with(which.id.clone());
     if !args.yes {
         if !std::io::stdin().is_terminal() {
             let text = "this deletes dead letters for good; say --yes, because there is no terminal to ask at";

@@ -117,9 +117,8 @@ fn what_is_wrong_with_a_file_names_the_setting_and_the_file() {
 fn a_value_and_a_file_are_one_too_many_and_a_later_source_wins() {
     let place = Place::new();
     let file = place.file("token", "from-the-file-0123");
-    let error = place
-        .load("", &[("ACETATE__HTTP__TOKEN", "hunter2"), ("ACETATE__HTTP__TOKEN_FILE", &file)])
-        .unwrap_err();
+    let error =
+        place.load("", &[("ACETATE__HTTP__TOKEN", "hunter2"), ("ACETATE__HTTP__TOKEN_FILE", &file)]).unwrap_err();
     for words in ["ACETATE__HTTP__TOKEN_FILE: http.token_file", "http.token (ACETATE__HTTP__TOKEN)", "keep one"] {
         assert!(error.contains(words) && !error.contains("hunter2"), "{words}: {error}");
     }
@@ -162,7 +161,10 @@ fn passwords_beside_their_addresses() {
     assert_eq!(loaded.config.status.listen_url.as_ref().unwrap().reveal(), format!("postgres://me:{escaped}@db/y"));
     assert!(!format!("{loaded:?}").contains(escaped));
     for (text, wanted) in [
-        ("[status]\nurl = \"postgres://me:x@db/x\"\npassword = \"y\"", "status.password: is given, and the address has"),
+        (
+            "[status]\nurl = \"postgres://me:x@db/x\"\npassword = \"y\"",
+            "status.password: is given, and the address has",
+        ),
         ("[status]\nurl = \"sqlite:///x\"\npassword = \"y\"", "status.password: is only for postgres://"),
         ("[status]\npassword = \"y\"", "status.password: is set, and status.url is empty"),
         ("[queue]\npassword = \"y\"", "queue.password: is set, and queue.url is empty"),
@@ -219,5 +221,8 @@ fn a_secret_that_all_can_read_is_remarked() {
     assert_eq!(remarks(), [""; 0]);
     set_mode(Path::new(&file), 0o644);
     assert_eq!(remarks().len(), 1);
-    assert!(remarks()[0].contains("http.token_file: every user of this machine can read") && remarks()[0].contains("chmod o-r"));
+    assert!(
+        remarks()[0].contains("http.token_file: every user of this machine can read")
+            && remarks()[0].contains("chmod o-r")
+    );
 }

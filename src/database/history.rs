@@ -57,8 +57,9 @@ impl JobStore {
         }
         // Before attempts that began in the same millisecond.
         actions.sort_by_key(|action| action.id);
-        entries.splice(0..0, actions.into_iter().map(HistoryEntry::Action));
-        entries.sort_by_key(HistoryEntry::at);
-        Ok((!entries.is_empty()).then_some(entries))
+        let mut all: Vec<_> = actions.into_iter().map(HistoryEntry::Action).collect();
+        all.append(&mut entries);
+        all.sort_by_key(HistoryEntry::at);
+        Ok((!all.is_empty()).then_some(all))
     }
 }

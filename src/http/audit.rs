@@ -54,7 +54,6 @@ pub struct Actions {
 #[into_params(parameter_in = Query)]
 pub struct AuditQuery {
     /// Only actions from this time on.
-    #[param(value_type = Option<Timestamp>)]
     since: Option<Timestamp>,
     actor: Option<String>,
     action: Option<String>,

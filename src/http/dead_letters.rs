@@ -70,7 +70,7 @@ pub async fn list(
     if !(1..=MOST).contains(&limit) {
         return Err(ApiError::bad_request(format!("limit: {limit} is not between 1 and {MOST}")).about("limit"));
     }
-    let filter = DeadLetterFilter { names: Vec::new(), kind: asked.kind, reason: asked.reason };
+    let filter = DeadLetterFilter { kind: asked.kind, reason: asked.reason, ..DeadLetterFilter::default() };
     let page = queue(&api)?.dead_letters(&filter, limit).await?;
     Ok(Json(DeadLetters { total: page.total, dead_letters: page.letters, more: page.more }))
 }

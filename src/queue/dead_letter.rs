@@ -1,6 +1,10 @@
 //! Dead letters: messages that are not valid jobs, and those that RabbitMQ removed from their queue.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    str::FromStr,
+};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -66,6 +70,8 @@ pub struct DeadLetterFilter {
     pub kind: Option<JobKind>,
     /// A code, or a part of a reason, ignoring case.
     pub reason: Option<String>,
+    /// Only those with these ids. Absent: any.
+    pub only: Option<HashSet<String>>,
 }
 
 /// Some of the dead letters, oldest first.
@@ -149,6 +155,7 @@ impl DeadLetterFilter {
         (self.names.is_empty() || self.names.iter().any(named))
             && self.kind.is_none_or(|kind| letter.kind == Some(kind))
             && self.reason.as_ref().is_none_or(said)
+            && self.only.as_ref().is_none_or(|only| only.contains(&letter.id))
     }
 }
 

@@ -50,7 +50,9 @@ pub(super) use {noted, noted_head, noted_tail};
 
 impl PostgresJobStore {
     pub fn by(&self, actor: Actor) -> Self {
-        Self { actor: Some(actor), ..self.clone() }
+        let mut store = self.clone();
+        store.actor = Some(actor);
+        store
     }
 
     /// The parameter of an entry; absent without an actor.

@@ -19,7 +19,9 @@ const CHUNK: i64 = 5000;
 
 impl SqliteJobStore {
     pub fn by(&self, actor: Actor) -> Self {
-        Self { actor: Some(actor), ..self.clone() }
+        let mut store = self.clone();
+        store.actor = Some(actor);
+        store
     }
 
     /// The entry of an action; absent without an actor.

@@ -12,7 +12,7 @@ use lapin::{
     BasicProperties, Channel, Connection,
     message::Delivery,
     options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable, ShortString},
+    types::{AMQPValue, FieldTable},
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

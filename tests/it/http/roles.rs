@@ -53,10 +53,7 @@ fn each_role_may_do_its_part() {
     }
 
     let refused = submit(&server, READ).problem(403, "forbidden");
-    assert_eq!(
-        refused["detail"],
-        "the token `dashboard` has the role read; this request needs the role submit"
-    );
+    assert_eq!(refused["detail"], "the token `dashboard` has the role read; this request needs the role submit");
     let mine = id_of(&submit(&server, SUBMIT).ok(202));
     let theirs = id_of(&submit(&server, OTHER).ok(202));
     let at = |id: &str, what: &str| format!("/v1/jobs/{id}/{what}");
@@ -89,13 +86,8 @@ fn each_role_may_do_its_part() {
         .iter()
         .map(|entry| (entry["action"].clone(), entry["actor"].clone()))
         .collect();
-    let wanted = [
-        ("submitted", "ci"),
-        ("cancelled", "ci"),
-        ("retried", "ops"),
-        ("cancelled", "token"),
-        ("deleted", "ops"),
-    ];
+    let wanted =
+        [("submitted", "ci"), ("cancelled", "ci"), ("retried", "ops"), ("cancelled", "token"), ("deleted", "ops")];
     assert_eq!(steps, wanted.map(|(action, actor)| (json!(action), json!(actor))));
     assert!(history["history"].as_array().unwrap().iter().all(|entry| entry["address"] == "127.0.0.1"));
     ask(&server, READ, "GET", "/v1/jobs/018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21/history").problem(404, "not_found");

@@ -31,7 +31,8 @@ const ALL: &str = "^acetate\\.";
 async fn brokers() -> (Vec<Broker>, Option<Node>) {
     let programs = other_programs();
     let older = programs.first().filter(|_| programs.len() > 1).cloned();
-    let start = |program| tokio::task::spawn_blocking(move || Node::of(program, "", "rabbitmq_management", |_| String::new()));
+    let start =
+        |program| tokio::task::spawn_blocking(move || Node::of(program, "", "rabbitmq_management", |_| String::new()));
     let node = match older {
         Some(program) => Some(start(program).await.unwrap()),
         None => None,
@@ -65,9 +66,7 @@ async fn count(vhost: &Vhost) -> u32 {
 async fn drain(vhost: &Vhost) -> Vec<Vec<u8>> {
     let (_connection, channel) = vhost.foreign().await;
     let mut bodies = Vec::new();
-    while let Some(message) =
-        channel.basic_get(DEAD_LETTERS.into(), BasicGetOptions { no_ack: true }).await.unwrap()
-    {
+    while let Some(message) = channel.basic_get(DEAD_LETTERS.into(), BasicGetOptions { no_ack: true }).await.unwrap() {
         bodies.push(message.delivery.data);
     }
     bodies
@@ -151,7 +150,10 @@ async fn what_is_retried_goes_to_where_it_came_from_as_it_was_sent() {
         assert_eq!((report.done, report.failed.len()), (vec![letter.id.clone()], 0));
         assert_eq!(recorded, [letter.id]);
         let again = next(&consumer).await;
-        assert_eq!((again.job(), again.kind(), again.trace.clone()), (Some(sent.id), Some(JobKind::Composite), sent.trace));
+        assert_eq!(
+            (again.job(), again.kind(), again.trace.clone()),
+            (Some(sent.id), Some(JobKind::Composite), sent.trace)
+        );
         again.ack().await;
         vhost.until_left(DEAD_LETTERS, 0).await;
         consumer.close().await;
@@ -212,7 +214,11 @@ async fn filters_choose_and_the_rest_stays_in_order() {
     let vhost = Vhost::new();
     let queue = vhost.ready().await;
     let from = |kind: &str, code: &str, reason: &str| {
-        headers(&[("x-acetate-queue", &format!("acetate.{kind}")), ("x-acetate-code", code), ("x-acetate-reason", reason)])
+        headers(&[
+            ("x-acetate-queue", &format!("acetate.{kind}")),
+            ("x-acetate-code", code),
+            ("x-acetate-reason", reason),
+        ])
     };
     put(&vhost, &[b"1".to_vec()], &from("edit", "invalid_request", "unknown field `Color`")).await;
     put(&vhost, &[b"2".to_vec()], &from("composite", "invalid_request", "too long")).await;
@@ -233,8 +239,7 @@ async fn filters_choose_and_the_rest_stays_in_order() {
     assert_eq!(chosen(Some(JobKind::Composite), "color").await, [0; 0]);
 
     let second = DeadLetterFilter::one(DeadLetterName::Position(2));
-    let report =
-        queue.handle_dead_letters(&second, DeadLetterAction::Drop, nothing_recorded, |_| true).await.unwrap();
+    let report = queue.handle_dead_letters(&second, DeadLetterAction::Drop, nothing_recorded, |_| true).await.unwrap();
     assert_eq!(report.done.len(), 1);
     vhost.until_left(DEAD_LETTERS, 3).await;
     assert_eq!(drain(&vhost).await, [b"1", b"3", b"4"]);
@@ -250,7 +255,9 @@ async fn a_letter_of_unknown_origin_needs_to_be_told_where_to_go() {
     sent.await.unwrap();
     vhost.until_left(DEAD_LETTERS, 1).await;
     let all = DeadLetterFilter::default();
-    let retry = async |to| queue.handle_dead_letters(&all, DeadLetterAction::Retry(to), nothing_recorded, |_| true).await.unwrap();
+    let retry = async |to| {
+        queue.handle_dead_letters(&all, DeadLetterAction::Retry(to), nothing_recorded, |_| true).await.unwrap()
+    };
     let report = retry(None).await;
     assert!(report.done.is_empty() && report.failed[0].1.to_string().contains("--to"), "{report:?}");
     vhost.until_left(DEAD_LETTERS, 1).await;
@@ -338,7 +345,10 @@ async fn a_classic_queue_is_read_as_well() {
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(DEAD_LETTERS.into(), durable, FieldTable::default()).await.unwrap();
     let bind = QueueBindOptions::default();
-    channel.queue_bind(DEAD_LETTERS.into(), DEAD_EXCHANGE.into(), "".into(), bind, FieldTable::default()).await.unwrap();
+    channel
+        .queue_bind(DEAD_LETTERS.into(), DEAD_EXCHANGE.into(), "".into(), bind, FieldTable::default())
+        .await
+        .unwrap();
     let sent = bodies(5);
     put(&vhost, &sent, &BasicProperties::default()).await;
     // A connection that declares would refuse the classic queue; this one only looks.
@@ -415,7 +425,10 @@ async fn the_commands_show_retry_and_drop() {
     let who = actions[0]["actor"].as_str().unwrap();
     assert!(who.starts_with("cli:") && who.contains('@'), "{audit:#}");
     assert_eq!((&actions[0]["action"], &actions[0]["jobs"]), (&json!("dead_letter_retried"), &json!(1)));
-    assert_eq!((&actions[1]["action"], &actions[1]["detail"]["dead_letter"]), (&json!("dead_letter_dropped"), &json!(second)));
+    assert_eq!(
+        (&actions[1]["action"], &actions[1]["detail"]["dead_letter"]),
+        (&json!("dead_letter_dropped"), &json!(second))
+    );
 
     let embedded = World::embedded();
     let refused = embedded.run(&["dead-letters", "list"]).await;
@@ -435,12 +448,21 @@ async fn the_api_shows_retries_and_drops() {
     let at = serve.http().await;
     let vhost = &world.service.as_ref().unwrap().vhost;
     common::until(|| async {
-        if vhost.get(&format!("/queues/{}", vhost.name)).as_array().unwrap().len() == 5 { Ok(()) } else { Err("no queues") }
+        if vhost.get(&format!("/queues/{}", vhost.name)).as_array().unwrap().len() == 5 {
+            Ok(())
+        } else {
+            Err("no queues")
+        }
     })
     .await;
     let id = JobId::new();
     let body = json!({ "id": id, "text": "ä" }).to_string().into_bytes();
-    put(vhost, &[body, vec![0xff, 0xfe]], &headers(&[("x-acetate-queue", "acetate.edit"), ("x-acetate-code", "invalid_request")])).await;
+    put(
+        vhost,
+        &[body, vec![0xff, 0xfe]],
+        &headers(&[("x-acetate-queue", "acetate.edit"), ("x-acetate-code", "invalid_request")]),
+    )
+    .await;
     tokio::task::block_in_place(|| {
         let ask = |token: &str, method: &str, path: &str| {
             send(method, &format!("{at}{path}"), &[("authorization", &format!("Bearer {token}"))], &[])

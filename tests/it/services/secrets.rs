@@ -26,10 +26,9 @@ async fn a_job_runs_with_all_secrets_in_files() {
     let (scheme, rest) = vhost.split_once("://").unwrap();
     let (login, host) = rest.split_once('@').unwrap();
     let (user, password) = login.split_once(':').unwrap();
-    for (setting, name, text) in [
-        ("QUEUE__URL", "queue", format!("{scheme}://{user}@{host}")),
-        ("STATUS__URL", "status", schema.clone()),
-    ] {
+    for (setting, name, text) in
+        [("QUEUE__URL", "queue", format!("{scheme}://{user}@{host}")), ("STATUS__URL", "status", schema.clone())]
+    {
         let path = file(&world, name, &text);
         world.set(&format!("ACETATE__{setting}"), "");
         world.set(&format!("ACETATE__{setting}_FILE"), &path);

@@ -160,10 +160,7 @@ async fn a_history_has_actions_and_attempts_in_order(database: Database) {
     if history[2] == "attempt on two" {
         history.swap(2, 3);
     }
-    assert_eq!(
-        history,
-        ["submitted by ci", "attempt on one", "retried by ops", "attempt on two", "cancelled by ops"]
-    );
+    assert_eq!(history, ["submitted by ci", "attempt on one", "retried by ops", "attempt on two", "cancelled by ops"]);
 
     let raw = JobId::new();
     status.submit_message(&request(raw, "file:///b.png")).await.unwrap();

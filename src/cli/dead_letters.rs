@@ -53,7 +53,7 @@ enum DeadLettersCommand {
     Drop(DropArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Filter {
     /// Only those from the queue of this kind: decompose, edit, composite or workflow
     #[arg(long)]
@@ -144,7 +144,8 @@ impl DeadLettersArgs {
                 DeadLettersCommand::Retry(args) => {
                     let action = DeadLetterAction::Retry(args.to);
                     let front = Submitter::open(&loaded).await?;
-                    let done = handle(global, &queue, &front, args.which, action).await;
+                    let filter = args.which.filter.clone().with(args.which.id.clone());
+                    let done = handle(global, &queue, &front, &args.which, filter, action).await;
                     front.close().await;
                     done
                 }
@@ -248,8 +249,6 @@ async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: 
             let text = "this deletes dead letters for good; say --yes, because there is no terminal to ask at";
             return Err(Failure::Usage(text.to_owned()));
         }
-        let filter =
-            DeadLetterFilter { names: which.id.clone(), kind: which.filter.kind, reason: which.filter.reason.clone() };
         let page = queue.dead_letters(&filter, u32::MAX).await?;
         if page.letters.is_empty() {
             return Err(missing(&which.id).into());
@@ -258,9 +257,10 @@ async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: 
             return Err(Failure::Cancelled("nothing was deleted".to_owned()));
         }
         // Exactly those that were counted, whatever comes in meanwhile.
-        which.id = page.letters.into_iter().map(|letter| DeadLetterName::Id(letter.id)).collect();
+        filter.names = Vec::new();
+        filter.only = Some(page.letters.into_iter().map(|letter| letter.id).collect());
     }
-    handle(global, queue, front, which, DeadLetterAction::Drop).await
+    handle(global, queue, front, &which, filter, DeadLetterAction::Drop).await
 }
 
 fn confirmed(letters: u64) -> bool {
@@ -274,23 +274,22 @@ async fn handle(
     global: &GlobalArgs,
     queue: &Queue,
     front: &Submitter,
-    which: Which,
+    which: &Which,
+    filter: DeadLetterFilter,
     action: DeadLetterAction,
 ) -> Result<(), Failure> {
-    let (names, json) = (which.id.clone(), which.json);
-    let filter = which.filter.with(which.id);
     let (doing, done, recorded) = match action {
         DeadLetterAction::Retry(_) => ("retrying", "published again", Action::DeadLetterRetried),
         DeadLetterAction::Drop => ("dropping", "deleted", Action::DeadLetterDropped),
     };
     let total = queue.dead_letters(&DeadLetterFilter::default(), 0).await?.total;
     let mut sweep = Sweep::start(global, doing, total.into());
-    let record = async |letters: &[DeadLetter]| record(front, recorded, &names, letters).await;
+    let record = async |letters: &[DeadLetter]| record(front, recorded, &which.id, letters).await;
     let report = queue.handle_dead_letters(&filter, action, record, |looked| sweep.add(looked)).await?;
     drop(sweep);
     let failed: Vec<_> =
         report.failed.iter().map(|(id, error)| json!({ "id": id, "reason": error.to_string() })).collect();
-    if json {
+    if which.json {
         output::json(&json!({ "done": report.done, "failed": failed }))?;
     } else {
         output::line(&format!("{} {done}", output::count(report.done.len() as u64, "dead letter")))?;
@@ -302,8 +301,8 @@ async fn handle(
     if report.stopped {
         return Err(Failure::Cancelled("stopped; run the same command to continue".to_owned()));
     }
-    if report.done.is_empty() && !names.is_empty() {
-        return Err(missing(&names).into());
+    if report.done.is_empty() && !which.id.is_empty() {
+        return Err(missing(&which.id).into());
     }
     Ok(())
 }

@@ -226,7 +226,7 @@ async fn filters_choose_and_the_rest_stays_in_order() {
     put(&vhost, &[b"4".to_vec()], &BasicProperties::default()).await;
     let chosen = async |kind: Option<JobKind>, reason: &str| {
         let reason = Some(reason.to_owned()).filter(|reason| !reason.is_empty());
-        let filter = DeadLetterFilter { names: Vec::new(), kind, reason };
+        let filter = DeadLetterFilter { kind, reason, ..DeadLetterFilter::default() };
         let positions: Vec<_> =
             queue.dead_letters(&filter, 10).await.unwrap().letters.iter().map(|letter| letter.position).collect();
         vhost.until_left(DEAD_LETTERS, 4).await;

@@ -284,7 +284,7 @@ async fn handle(
     };
     let total = queue.dead_letters(&DeadLetterFilter::default(), 0).await?.total;
     let mut sweep = Sweep::start(global, doing, total.into());
-    let record = async |letters: &[DeadLetter]| record(front, recorded, &which.id, letters).await;
+    let record = |letters| record(front, recorded, &which.id, letters);
     let report = queue.handle_dead_letters(&filter, action, record, |looked| sweep.add(looked)).await?;
     drop(sweep);
     let failed: Vec<_> =
@@ -312,7 +312,7 @@ async fn record(
     front: &Submitter,
     action: Action,
     names: &[DeadLetterName],
-    letters: &[DeadLetter],
+    letters: Vec<DeadLetter>,
 ) -> Result<(), JobError> {
     if names.is_empty() {
         return front.jobs.record(action, Subject::Many(None), letters.len() as u64, &json!({})).await;

@@ -12,7 +12,7 @@ use super::{
     problem::{Answer, ApiError, Problem},
 };
 use crate::{
-    database::{Action, Subject},
+    database::{Action, JobStore, Subject},
     job::{JobError, JobKind},
     queue::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, DeadLetterReport, Queue},
 };
@@ -117,19 +117,11 @@ async fn handle(api: &Api, caller: &Caller, id: &str, action: DeadLetterAction) 
     let filter = DeadLetterFilter::one(name.clone());
     // In a task of its own: a client that leaves must not stop it between publishing and removing.
     let handled = tokio::spawn(async move {
-        let record = async |letters: &[DeadLetter]| {
-            let done = match action {
-                DeadLetterAction::Retry(_) => Action::DeadLetterRetried,
-                DeadLetterAction::Drop => Action::DeadLetterDropped,
-            };
-            for letter in letters {
-                let subject = Subject::DeadLetter(&letter.id, letter.job);
-                let detail = json!({ "dead_letter": letter.id, "code": letter.code, "queue": letter.queue });
-                jobs.record(done, subject, 1, &detail).await?;
-            }
-            Ok(())
+        let done = match action {
+            DeadLetterAction::Retry(_) => Action::DeadLetterRetried,
+            DeadLetterAction::Drop => Action::DeadLetterDropped,
         };
-        queue.handle_dead_letters(&filter, action, record, |_| true).await
+        queue.handle_dead_letters(&filter, action, |letters| record(jobs.clone(), done, letters), |_| true).await
     });
     let mut report = handled.await.map_err(|error| JobError::Busy { reason: error.to_string() })??;
     if let Some((_, error)) = report.failed.pop() {
@@ -139,6 +131,15 @@ async fn handle(api: &Api, caller: &Caller, id: &str, action: DeadLetterAction) 
         });
     }
     if report.done.is_empty() { Err(missing(&name)) } else { Ok(report) }
+}
+
+async fn record(jobs: JobStore, action: Action, letters: Vec<DeadLetter>) -> Result<(), JobError> {
+    for letter in letters {
+        let subject = Subject::DeadLetter(&letter.id, letter.job);
+        let detail = json!({ "dead_letter": letter.id, "code": letter.code, "queue": letter.queue });
+        jobs.record(action, subject, 1, &detail).await?;
+    }
+    Ok(())
 }
 
 /// Only a broker has dead letters.

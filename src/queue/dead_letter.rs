@@ -200,11 +200,11 @@ impl Queue {
     /// Retries or drops the dead letters that match. Each is published and confirmed first, then `record` is called with
     /// some of them, then they are removed: a crash in between leaves them here as well, and loses none. `go_on` gets the
     /// number of those that were looked at, and may stop.
-    pub async fn handle_dead_letters(
+    pub async fn handle_dead_letters<Recorded: Future<Output = Result<(), JobError>>>(
         &self,
         filter: &DeadLetterFilter,
         action: DeadLetterAction,
-        mut record: impl AsyncFnMut(&[DeadLetter]) -> Result<(), JobError>,
+        mut record: impl FnMut(Vec<DeadLetter>) -> Recorded,
         mut go_on: impl FnMut(u64) -> bool,
     ) -> Result<DeadLetterReport, JobError> {
         let mut session = self.open_dead_letters().await?;
@@ -241,7 +241,7 @@ impl Queue {
                 }
                 if !done.is_empty() {
                     let letters: Vec<_> = done.iter().map(|held| held.letter.clone()).collect();
-                    record(&letters).await?;
+                    record(letters).await?;
                     for held in done {
                         report.done.push(held.letter.id.clone());
                         session.remove(held).await?;

@@ -1,6 +1,6 @@
 //! Dead letters: looking at them, publishing them again and dropping them, on every RabbitMQ that is here.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, future::ready};
 
 use acetate::{
     job::{ErrorRecord, JobError, JobId, JobKind},
@@ -84,7 +84,7 @@ fn bodies(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|index| format!("message {index}").into_bytes()).collect()
 }
 
-async fn nothing_recorded(_: &[DeadLetter]) -> Result<(), JobError> {
+async fn nothing_recorded(_: Vec<DeadLetter>) -> Result<(), JobError> {
     Ok(())
 }
 
@@ -141,9 +141,9 @@ async fn what_is_retried_goes_to_where_it_came_from_as_it_was_sent() {
         vhost.until_left(DEAD_LETTERS, 1).await;
 
         let mut recorded = Vec::new();
-        let record = async |letters: &[DeadLetter]| {
-            recorded.extend(letters.iter().map(|letter| letter.id.clone()));
-            Ok(())
+        let record = |letters: Vec<DeadLetter>| {
+            recorded.extend(letters.into_iter().map(|letter| letter.id));
+            ready(Ok(()))
         };
         let named = DeadLetterFilter::one(DeadLetterName::Id(letter.id.clone()));
         let report = queue.handle_dead_letters(&named, DeadLetterAction::Retry(None), record, |_| true).await.unwrap();
@@ -198,7 +198,7 @@ async fn a_crash_in_between_duplicates_and_does_not_lose() {
     let vhost = Vhost::new();
     let queue = vhost.ready().await;
     put(&vhost, &bodies(3), &headers(&[("x-acetate-queue", "acetate.edit")])).await;
-    let crash = async |_: &[DeadLetter]| Err(JobError::database("away"));
+    let crash = |_: Vec<DeadLetter>| ready(Err(JobError::database("away")));
     let all = DeadLetterFilter::default();
     let error = queue.handle_dead_letters(&all, DeadLetterAction::Retry(None), crash, |_| true).await.unwrap_err();
     assert!(error.to_string().contains("away"));

@@ -84,15 +84,21 @@ struct ShowArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Named {
+    /// Their ids, positions in the list, or the ids of their jobs
+    id: Vec<DeadLetterName>,
+    /// All, or all that --kind and --reason choose
+    #[arg(long)]
+    all: bool,
+}
+
 /// Some by name, or all that match.
 #[derive(Debug, Args)]
 struct Which {
-    /// Their ids, positions in the list, or the ids of their jobs
-    #[arg(required_unless_present = "all")]
-    id: Vec<DeadLetterName>,
-    /// All, or all that --kind and --reason choose
-    #[arg(long, conflicts_with = "id")]
-    all: bool,
+    #[command(flatten)]
+    named: Named,
     #[command(flatten)]
     filter: Filter,
     /// Print JSON
@@ -144,7 +150,7 @@ impl DeadLettersArgs {
                 DeadLettersCommand::Retry(args) => {
                     let action = DeadLetterAction::Retry(args.to);
                     let front = Submitter::open(&loaded).await?;
-                    let filter = args.which.filter.clone().with(args.which.id.clone());
+                    let filter = args.which.filter.clone().with(args.which.named.id.clone());
                     let done = handle(global, &queue, &front, &args.which, filter, action).await;
                     front.close().await;
                     done
@@ -243,7 +249,7 @@ fn first_bytes(base64: &str) -> String {
 
 async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: DropArgs) -> Result<(), Failure> {
     let which = args.which;
-    let mut filter = which.filter.clone().with(which.id.clone());
+    let mut filter = which.filter.clone().with(which.named.id.clone());
     if !args.yes {
         if !std::io::stdin().is_terminal() {
             let text = "this deletes dead letters for good; say --yes, because there is no terminal to ask at";
@@ -251,7 +257,7 @@ async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: 
         }
         let page = queue.dead_letters(&filter, u32::MAX).await?;
         if page.letters.is_empty() {
-            return Err(missing(&which.id).into());
+            return Err(missing(&which.named.id).into());
         }
         if !confirmed(page.letters.len() as u64) {
             return Err(Failure::Cancelled("nothing was deleted".to_owned()));
@@ -284,7 +290,7 @@ async fn handle(
     };
     let total = queue.dead_letters(&DeadLetterFilter::default(), 0).await?.total;
     let mut sweep = Sweep::start(global, doing, total.into());
-    let record = |letters| record(front, recorded, &which.id, letters);
+    let record = |letters| record(front, recorded, &which.named.id, letters);
     let report = queue.handle_dead_letters(&filter, action, record, |looked| sweep.add(looked)).await?;
     drop(sweep);
     let failed: Vec<_> =
@@ -301,8 +307,8 @@ async fn handle(
     if report.stopped {
         return Err(Failure::Cancelled("stopped; run the same command to continue".to_owned()));
     }
-    if report.done.is_empty() && !which.id.is_empty() {
-        return Err(missing(&which.id).into());
+    if report.done.is_empty() && !which.named.id.is_empty() {
+        return Err(missing(&which.named.id).into());
     }
     Ok(())
 }

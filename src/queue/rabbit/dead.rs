@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use super::{
     Core, DEAD_EXCHANGE, DEAD_LETTERS, JOBS, RabbitQueue,
     errors::{broken, is_missing, is_refused, reason},
-    outgoing::Outgoing,
+    outgoing::{Outgoing, copy_id, own_message_id},
     publish::Publisher,
     topology::queue_of,
 };
@@ -113,8 +113,13 @@ impl DeadLetters {
             return;
         }
         let properties = held.properties(&["x-delivery-count", "x-acquired-count"]);
-        let copy =
-            Outgoing { exchange: DEAD_EXCHANGE, key: "", mandatory: true, body: &held.delivery.data, properties };
+        let copy = Outgoing {
+            exchange: DEAD_EXCHANGE,
+            key: held.delivery.routing_key.as_str(),
+            mandatory: true,
+            body: &held.delivery.data,
+            properties,
+        };
         match self.publisher.one(copy).await {
             Ok(()) => {
                 if let Err(error) = self.remove(held).await {
@@ -214,7 +219,7 @@ impl Held {
             !without.iter().any(|gone| name.as_str() == *gone || gone.ends_with('-') && name.as_str().starts_with(gone))
                 && !(without.contains(&"x-acetate-left") && name.as_str() == "x-acetate-left-since")
         });
-        let id = sent.message_id().clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
+        let id = sent.message_id().clone().unwrap_or_else(copy_id);
         // An expiration would remove it again.
         let mut properties = BasicProperties::default()
             .with_headers(FieldTable::from(headers))
@@ -252,7 +257,7 @@ fn read(delivery: &Delivery, position: u32) -> DeadLetter {
         .as_deref()
         .and_then(|queue| JobKind::ALL.into_iter().find(|kind| queue_of(*kind) == queue))
         .or_else(|| delivery.routing_key.as_str().parse().ok());
-    let message_id = properties.message_id().as_ref().map(ToString::to_string);
+    let message_id = own_message_id(properties);
     let code = text("x-acetate-code").or_else(|| death.as_ref().and_then(|death| text_in(death, "reason")));
     let by_broker = || {
         let (queue, code) = (queue.as_deref()?, code.as_deref()?);
@@ -263,7 +268,7 @@ fn read(delivery: &Delivery, position: u32) -> DeadLetter {
         _ => *properties.timestamp(),
     };
     let mut hash = Sha256::new();
-    for part in [message_id.as_deref(), queue.as_deref(), code.as_deref(), Some(delivery.routing_key.as_str())] {
+    for part in [message_id.as_deref(), queue.as_deref(), code.as_deref()] {
         hash.update(part.unwrap_or_default());
         hash.update([0]);
     }

@@ -89,7 +89,8 @@ fn set<'de, D: serde::Deserializer<'de>, T: From<String>>(deserializer: D) -> Re
     Ok(if text.is_empty() { None } else { Some(T::from(text)) })
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod secret_tests;
 #[cfg(test)]
 mod tests;

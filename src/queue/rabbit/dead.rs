@@ -38,8 +38,15 @@ const LONGEST_HEADER: usize = 4096;
 const DEEPEST: usize = 8;
 /// Headers that describe the death of a message, or its deliveries.
 const OF_DEATH: [&str; 3] = ["x-acetate-code", "x-acetate-reason", "x-acetate-queue"];
-const BY_BROKER: [&str; 6] =
-    ["x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-acetate-left"];
+const BY_BROKER: [&str; 7] = [
+    "x-death",
+    "x-first-death-",
+    "x-last-death-",
+    "x-delivery-count",
+    "x-acquired-count",
+    "x-acetate-left",
+    "x-acetate-left-since",
+];
 
 /// The dead letters, as seen by one reader. Dropping it returns what was taken.
 pub(in crate::queue) struct DeadLetters {
@@ -215,10 +222,9 @@ impl Held {
     fn properties(&self, without: &[&str]) -> BasicProperties {
         let sent = &self.delivery.properties;
         let mut headers = sent.headers().as_ref().map_or_else(Default::default, |headers| headers.inner().clone());
-        headers.retain(|name, _| {
-            !without.iter().any(|gone| name.as_str() == *gone || gone.ends_with('-') && name.as_str().starts_with(gone))
-                && !(without.contains(&"x-acetate-left") && name.as_str() == "x-acetate-left-since")
-        });
+        let is_gone =
+            |name: &str| without.iter().any(|gone| name == *gone || gone.ends_with('-') && name.starts_with(gone));
+        headers.retain(|name, _| !is_gone(name.as_str()));
         let id = sent.message_id().clone().unwrap_or_else(copy_id);
         // An expiration would remove it again.
         let mut properties = BasicProperties::default()

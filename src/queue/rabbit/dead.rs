@@ -33,6 +33,8 @@ use crate::{
 
 /// The limit is 20 unless a policy sets another.
 const MOST_RETURNS: i64 = 15;
+/// How many are taken so that all of them keep their order.
+const MOST_TAKEN: u32 = 10_000;
 /// How much of a header's text is shown, and how deep.
 const LONGEST_HEADER: usize = 4096;
 const DEEPEST: usize = 8;
@@ -182,7 +184,12 @@ impl DeadLetters {
     }
 
     /// Returns those that were kept, in their order, and waits until the broker has done that.
-    pub(in crate::queue) async fn close(self) {
+    pub(in crate::queue) async fn close(mut self) {
+        // The broker puts what is returned behind what was returned before, so all are taken and returned together.
+        while self.taken < MOST_TAKEN {
+            let Ok(Some(held)) = self.next().await else { break };
+            self.keep(held).await;
+        }
         let closed = async {
             self.channel.close(200, "OK".into()).await?;
             self.connection.close(200, "OK".into()).await

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::wiring;
 use crate::{
     config::LoadedConfig,
-    database::{JobStore, OutboxMode},
+    database::{Actor, JobStore, OutboxMode},
     engine::CancelToken,
     job::{JobError, JobId},
     queue::{ConsumeOptions, EmbeddedQueue, Queue},
@@ -16,6 +16,8 @@ use crate::{
 /// Everything in one process: SQLite, a folder, the queue in memory, the engine.
 pub struct Embedded {
     pub worker: Worker,
+    /// Who runs the command.
+    pub actor: Actor,
     queue: EmbeddedQueue,
 }
 
@@ -32,7 +34,7 @@ impl Embedded {
             JobStore::open_with(&url, OutboxMode::Embedded, &options).await?
         };
         let worker = wiring::worker(loaded, jobs, stores, Queue::Embedded(queue.clone()), ResultPlacement::OwnStore)?;
-        Ok(Self { worker, queue })
+        Ok(Self { worker, actor: wiring::cli_actor(loaded), queue })
     }
 
     /// Dispatches one job and runs it. It is attempted once: after a temporary failure it goes back to `queued` and

@@ -14,12 +14,12 @@ use super::{
     worker::{deadline, waiting},
 };
 use crate::{
-    config::LoadedConfig,
+    config::{Http, LoadedConfig, TokenRole},
     database::JobStore,
     egress::WebhookPolicy,
     http::{
-        self, Api, Defaults, Dispatcher, Parts, Probes, Server, ServerMode, ServerModel, ServerModels, Settings, Token,
-        WebhookSecret,
+        self, Api, Defaults, Dispatcher, NamedToken, Parts, Probes, Role, Server, ServerMode, ServerModel,
+        ServerModels, Settings, Token, Tokens, WebhookSecret,
     },
     image::Limits,
     job::{DecomposeParams, EditParams},
@@ -148,7 +148,7 @@ async fn bind(loaded: &LoadedConfig) -> Result<Server, StartError> {
     }
     let server = Server::bind(bind, connection_limits(settings)).await?;
     let loopback = server.address().is_some_and(|address| address.ip().is_loopback());
-    if !loopback && settings.token.is_none() {
+    if !loopback && !settings.needs_token() {
         let reason = format!(
             "`{bind}` can be reached from other machines, and no token is set; set one \
              (ACETATE__HTTP__TOKEN, for instance from `openssl rand -hex 32`), or bind to 127.0.0.1"
@@ -167,10 +167,10 @@ fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settin
         ),
         None => None,
     };
-    http.check_token().map_err(|reason| StartError::setting("http.token", reason))?;
+    http.check_tokens().map_err(|(setting, reason)| StartError::setting(setting, reason))?;
     check_origins(&http.cors_origins)?;
     Ok(Settings {
-        token: http.token.as_ref().map(|token| Token::new(token.reveal().to_owned())),
+        tokens: tokens(http),
         hosts: http.hosts.clone(),
         cors_origins: http.cors_origins.clone(),
         max_upload_bytes: http.max_upload_bytes,
@@ -190,6 +190,31 @@ fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settin
         mode: if embedded { ServerMode::Embedded } else { ServerMode::Service },
         works,
     })
+}
+
+/// `http.token`, which may do everything, and `http.tokens`.
+fn tokens(settings: &Http) -> Tokens {
+    let one = settings.token.as_ref().map(|token| NamedToken {
+        name: "token".to_owned(),
+        role: Role::Operate,
+        token: Token::new(token.reveal().to_owned()),
+        requests_per_second: 0.0,
+        jobs_per_day: None,
+    });
+    let named = settings.tokens.iter().filter_map(|entry| {
+        Some(NamedToken {
+            name: entry.name.clone(),
+            role: match entry.role {
+                TokenRole::Read => Role::Read,
+                TokenRole::Submit => Role::Submit,
+                TokenRole::Operate => Role::Operate,
+            },
+            token: Token::new(entry.token.as_ref()?.reveal().to_owned()),
+            requests_per_second: entry.requests_per_second,
+            jobs_per_day: Some(entry.jobs_per_day).filter(|most| *most > 0),
+        })
+    });
+    Tokens::new(one.into_iter().chain(named).collect())
 }
 
 /// An origin is a scheme, a host and optionally a port; anything else would never match.

@@ -30,7 +30,7 @@ impl Submitter {
         let config = &loaded.config;
         let stores = wiring::stores(config, Trust::Local)?;
         Ok(Self {
-            jobs: wiring::job_store(config).await?,
+            jobs: wiring::job_store(config).await?.by(wiring::cli_actor(loaded)),
             queue: wiring::queue(config)?,
             inputs: stores.inputs().clone(),
             stores,

@@ -3,19 +3,23 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use sysinfo::System;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, BucketOptions, Config, ImageLimits, LoadedConfig, PathStyleSetting},
-    database::{self, DatabaseOptions, JobStore, OutboxMode},
+    database::{self, Actor, DatabaseOptions, JobStore, OutboxMode},
     egress::PrivateCas,
     engine::Engine,
     image::Limits,
     job::JobError,
     queue::{EmbeddedQueue, Queue, RabbitOptions, RabbitQueue, TlsFiles},
-    store::{BucketSettings, Checksums, Encryption, PathStyle, S3Settings, StoreSettings, Stores, Trust, file_url},
+    store::{
+        BucketSettings, Checksums, Encryption, PathStyle, S3Credentials, S3Settings, StoreSettings, Stores, Trust,
+        file_url,
+    },
     worker::{Backoff, ResultPlacement, Worker, WorkerName, WorkerOptions},
 };
 
@@ -64,6 +68,12 @@ pub fn database_options(config: &Config) -> Result<DatabaseOptions, JobError> {
 /// The job database, with its tables migrated.
 pub async fn job_store(config: &Config) -> Result<JobStore, JobError> {
     open_job_store(config, &database_options(config)?).await
+}
+
+/// Who uses the command line: `cli:USER@HOST`.
+pub(super) fn cli_actor(loaded: &LoadedConfig) -> Actor {
+    let host = System::host_name().unwrap_or_else(|_| "localhost".to_owned());
+    Actor::new(format!("cli:{}@{host}", loaded.user), None)
 }
 
 /// The job database of a process that works: one that takes writes.
@@ -129,6 +139,7 @@ pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
         credentials_hint: settings.credentials_hint.clone(),
         multipart_above: settings.multipart_above,
         private_cas: private_cas(config)?,
+        credentials: credentials(config),
         checksums: match settings.checksums {
             config::ChecksumsSetting::Supported => Checksums::Supported,
             config::ChecksumsSetting::Required => Checksums::Required,
@@ -146,6 +157,13 @@ pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
         http_inputs: settings.http_inputs,
     };
     Stores::new(&settings, trust)
+}
+
+/// The key in `[store]`, which overrides AWS's variables and files.
+fn credentials(config: &Config) -> Option<S3Credentials> {
+    let (id, secret) = (config.store.access_key_id.as_ref()?, config.store.secret_access_key.as_ref()?);
+    let (access_key, secret_key) = (id.reveal().to_owned(), secret.reveal().to_owned());
+    Some(S3Credentials { access_key, secret_key, session_token: None })
 }
 
 impl From<PathStyleSetting> for PathStyle {
@@ -205,6 +223,7 @@ fn options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, J
         poll: Duration::from_millis(500),
         redispatch: worker.redispatch(),
         remember_deleted: config.queue.remember_deleted(),
+        keep_actions: config.audit.keep(),
         failpoint: worker.failpoint.parse()?,
     })
 }

@@ -68,6 +68,9 @@ impl GlobalArgs {
         let json = self.log_format.unwrap_or(telemetry.format) == LogFormat::Json;
         let color = std::io::stderr().is_terminal();
         telemetry::start(&LogOptions { filter, json, color }).map_err(Failure::Usage)?;
+        for remark in &loaded.remarks {
+            tracing::warn!("{remark}");
+        }
         Ok(loaded)
     }
 

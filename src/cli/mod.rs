@@ -3,8 +3,10 @@
 //! Exit codes: 0 success; 1 the job failed, or another error; 2 the command, the configuration or the request is wrong;
 //! 130 cancelled by Ctrl-C.
 
+mod audit;
 mod completions;
 mod config;
+mod dead_letters;
 mod doctor;
 mod download_bar;
 mod export;
@@ -53,8 +55,12 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run submitted jobs until stopped
     Worker(worker::WorkerArgs),
-    /// List, show, watch, cancel, retry, fetch or prune jobs
+    /// List, show, watch, cancel, retry, fetch or prune jobs, or show what happened to one
     Jobs(jobs::JobsArgs),
+    /// List, show, retry or drop messages that are not valid jobs (RabbitMQ's dead letters)
+    DeadLetters(dead_letters::DeadLettersArgs),
+    /// List who did what
+    Audit(audit::AuditArgs),
     /// Write the layers of a result as one file: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP)
     Export(export::ExportArgs),
     /// List, download or check model checkpoints
@@ -104,6 +110,8 @@ impl Command {
             Self::Serve(args) => args.run(global),
             Self::Worker(args) => args.run(global),
             Self::Jobs(args) => args.run(global),
+            Self::DeadLetters(args) => args.run(global),
+            Self::Audit(args) => args.run(global),
             Self::Export(args) => args.run(global),
             Self::Models(args) => args.run(global),
             Self::Config(args) => args.run(global),
@@ -120,6 +128,8 @@ impl Command {
             Self::Submit(args) => args.json(),
             Self::Serve(_) | Self::Worker(_) | Self::Completions(_) | Self::Man(_) => false,
             Self::Jobs(args) => args.json(),
+            Self::DeadLetters(args) => args.json(),
+            Self::Audit(args) => args.json(),
             Self::Export(args) => args.json,
             Self::Models(args) => args.json(),
             Self::Config(args) => args.json,

@@ -52,6 +52,11 @@ impl Environment {
         self.get("HOME").map(PathBuf::from).or_else(dirs::home_dir)
     }
 
+    /// Who runs this process, for the audit log: the user's name, or the number if the system does not know one.
+    pub(super) fn user(&self) -> String {
+        owner().or_else(|| self.get("USER")).or_else(|| self.get("USERNAME")).unwrap_or_else(|| "unknown".to_owned())
+    }
+
     /// `$XDG_CONFIG_HOME/acetate/config.toml`, or this system's folder for such files.
     pub(super) fn user_file(&self) -> Option<PathBuf> {
         let folder = self.base_folder("XDG_CONFIG_HOME").or_else(dirs::config_dir)?;
@@ -89,4 +94,23 @@ impl Environment {
         }
         settings
     }
+}
+
+/// The owner of this process, whatever the variables say.
+#[cfg(target_os = "linux")]
+fn owner() -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let uid = std::fs::metadata("/proc/self").ok()?.uid().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1) == Some(uid.as_str())).then(|| name.to_owned())
+    });
+    Some(name.unwrap_or_else(|| format!("uid{uid}")))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn owner() -> Option<String> {
+    None
 }

@@ -16,6 +16,8 @@ pub struct Hub {
     pub cache_dir: Option<PathBuf>,
     #[serde(deserialize_with = "set")]
     pub token: Option<Secret>,
+    #[serde(deserialize_with = "set")]
+    pub token_file: Option<PathBuf>,
     pub offline: bool,
 }
 

@@ -8,7 +8,13 @@ use figment::{
     value::{Dict, Map, Value},
 };
 
-use super::{Config, Environment, aws, file, file::FileLayer, redact::shown};
+use super::{
+    Config, Environment, aws, file,
+    file::FileLayer,
+    passwords,
+    redact::{HIDDEN, shown},
+    secret_files, tokens,
+};
 use qwen_image::hub::{HubConfig, Surroundings};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -48,6 +54,10 @@ pub struct LoadedConfig {
     pub profile: String,
     /// Every setting with its value and origin, secrets hidden.
     pub settings: Vec<Setting>,
+    /// Who runs this process.
+    pub user: String,
+    /// What the owner should know; logged once the log has started.
+    pub remarks: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -126,9 +136,15 @@ pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
     }
 
     let figment = figment.select(Profile::new(&profile));
+    let (figment, resolved) = secret_files::resolve(figment, &sources.environment, &mut errors);
     let (figment, mut config) = checked(figment, &mut errors)?;
-    ConfigError::all(errors)?;
     let origin = |key: &str| origin(&figment, key);
+    let (wrong, more) = tokens::read_files(&mut config.http.tokens, &sources.environment);
+    errors.extend(wrong.into_iter().map(|reason| ConfigError::new(&origin("http.tokens"), reason)));
+    if let Err((key, reason)) = passwords::apply(&mut config) {
+        errors.push(ConfigError::new(&origin(key), format!("{key}: {reason}")));
+    }
+    ConfigError::all(errors)?;
     let mut hub = config.hub.resolve(&sources.environment);
     hub.ca_file.clone_from(&config.tls.ca_file);
     config.store.credentials_hint =
@@ -140,14 +156,21 @@ pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
 
     let settings = keys()
         .map(|key| Setting {
-            value: figment.find_value(key).map_or_else(|_| String::new(), |value| shown(key, &text_of(&value))),
+            value: match figment.find_value(key) {
+                Ok(_) if resolved.keys.contains(&key) => HIDDEN.to_owned(),
+                Ok(value) => shown(key, &text_of(&value)),
+                Err(_) => String::new(),
+            },
             from: origin(key),
             key: key.to_owned(),
         })
         .collect();
     let surroundings = sources.environment.surroundings.clone();
     let cache_dir = sources.environment.cache_dir();
-    Ok(LoadedConfig { config, hub, surroundings, cache_dir, file: found.map(|(path, _)| path), profile, settings })
+    let user = sources.environment.user();
+    let remarks = [resolved.remarks, more].concat();
+    let file = found.map(|(path, _)| path);
+    Ok(LoadedConfig { config, hub, surroundings, cache_dir, file, profile, settings, user, remarks })
 }
 
 /// The settings as values. Invalid settings are recorded and replaced by their defaults while the others are checked.
@@ -180,7 +203,7 @@ fn checked(mut figment: Figment, errors: &mut Vec<ConfigError>) -> Result<(Figme
 
 const STAND_IN: &str = "the default that stands in";
 
-fn origin(figment: &Figment, key: &str) -> String {
+pub(super) fn origin(figment: &Figment, key: &str) -> String {
     figment.find_metadata(key).map_or_else(String::new, |data| data.name.to_string())
 }
 
@@ -239,6 +262,8 @@ pub(super) fn known_key(key: &str) -> Result<(), String> {
 fn read_as_default(key: &str, text: String) -> Value {
     let default = KNOWN.iter().find(|(known, _)| known == key).map(|(_, value)| value);
     match default {
+        // JSON, which is not how figment writes lists.
+        _ if key == "http.tokens" => Value::from(text),
         Some(Value::String(..)) | None => Value::from(text),
         Some(_) => text.parse().unwrap_or_else(|_| Value::from(text)),
     }
@@ -281,10 +306,10 @@ impl<P: Provider> Provider for Named<P> {
 }
 
 /// One setting, over all profiles.
-struct One {
-    origin: String,
-    key: String,
-    value: Value,
+pub(super) struct One {
+    pub(super) origin: String,
+    pub(super) key: String,
+    pub(super) value: Value,
 }
 
 impl Provider for One {

@@ -3,24 +3,29 @@
 //! Only this module reads configuration files and the environment. Every setting is in `config/default.toml`; any other
 //! key is an error that names its file or variable.
 
+mod audit;
 mod aws;
 mod env;
 mod file;
 mod hub;
 mod layers;
+mod passwords;
 mod queue;
 mod qwen_image;
 mod redact;
+mod secret_files;
 mod services;
 mod store;
 mod telemetry;
 mod tls;
+mod tokens;
 mod worker;
 
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
+pub use audit::Audit;
 pub use env::Environment;
 pub use hub::Hub;
 pub use layers::{ConfigError, Flag, LoadedConfig, Setting, Sources, load};
@@ -31,6 +36,7 @@ pub use services::{Http, ImageLimits, Status};
 pub use store::{BucketOptions, ChecksumsSetting, PathStyleSetting, StoreSection};
 pub use telemetry::{LogFormat, Telemetry};
 pub use tls::Tls;
+pub use tokens::{TokenRole, TokenSetting};
 pub use worker::WorkerSection;
 
 /// All settings, as the sections of the file.
@@ -47,6 +53,7 @@ pub struct Config {
     pub http: Http,
     pub worker: WorkerSection,
     pub image: ImageLimits,
+    pub audit: Audit,
     pub hub: Hub,
     pub telemetry: Telemetry,
 }
@@ -59,6 +66,7 @@ impl Config {
         self.status.check()?;
         self.store.check()?;
         self.http.check()?;
+        self.audit.check()?;
         self.qwen_image.check()?;
         if self.queue.url.is_some() && self.status.url.is_none() {
             let reason = "is empty while queue.url is set: workers and submitters need the same job rows; set \
@@ -81,5 +89,8 @@ fn set<'de, D: serde::Deserializer<'de>, T: From<String>>(deserializer: D) -> Re
     Ok(if text.is_empty() { None } else { Some(T::from(text)) })
 }
 
+#[cfg(test)]
+#[cfg(unix)]
+mod secret_tests;
 #[cfg(test)]
 mod tests;

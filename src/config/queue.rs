@@ -13,6 +13,13 @@ pub struct QueueSection {
     #[serde(deserialize_with = "addresses")]
     pub url: Option<Secret>,
     #[serde(deserialize_with = "set")]
+    pub url_file: Option<PathBuf>,
+    /// Belongs to `url`, which has it once loaded.
+    #[serde(deserialize_with = "set")]
+    pub password: Option<Secret>,
+    #[serde(deserialize_with = "set")]
+    pub password_file: Option<PathBuf>,
+    #[serde(deserialize_with = "set")]
     pub client_cert: Option<PathBuf>,
     #[serde(deserialize_with = "set")]
     pub client_key: Option<PathBuf>,

@@ -28,14 +28,16 @@ impl fmt::Debug for Secret {
     }
 }
 
-const HIDDEN: &str = "***";
+pub(super) const HIDDEN: &str = "***";
 
 /// The schemes of addresses with passwords, which never have an `@` after the host.
 const PASSWORDS: [&str; 4] = ["amqp", "amqps", "postgres", "postgresql"];
 
 /// The value of the setting `key`, with secrets hidden.
 pub(super) fn shown(key: &str, value: &str) -> String {
-    let secret = key.ends_with("token") || key.ends_with("secret");
+    let secret = ["token", "tokens", "secret", "password", "access_key_id", "secret_access_key"]
+        .iter()
+        .any(|ending| key.ends_with(ending));
     if secret && !value.is_empty() { HIDDEN.to_owned() } else { without_password(value) }
 }
 

@@ -1,10 +1,14 @@
 //! `[status]`, `[http]` and `[image]`: addresses and bounds.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Secret, set, store::list};
+use super::{
+    Secret, set,
+    store::list,
+    tokens::{self, TokenSetting},
+};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -12,9 +16,18 @@ pub struct Status {
     /// Absent: `acetate.db` in the data folder. May contain a password.
     #[serde(deserialize_with = "set")]
     pub url: Option<Secret>,
+    #[serde(deserialize_with = "set")]
+    pub url_file: Option<PathBuf>,
+    /// Belongs to `url`, which has it once loaded.
+    #[serde(deserialize_with = "set")]
+    pub password: Option<Secret>,
+    #[serde(deserialize_with = "set")]
+    pub password_file: Option<PathBuf>,
     /// Absent: notifications are listened for at `url`. May contain a password.
     #[serde(deserialize_with = "set")]
     pub listen_url: Option<Secret>,
+    #[serde(deserialize_with = "set")]
+    pub listen_url_file: Option<PathBuf>,
     pub max_connections: u32,
     pub migrate: bool,
 }
@@ -36,6 +49,13 @@ pub struct Http {
     pub bind: String,
     #[serde(deserialize_with = "set")]
     pub token: Option<Secret>,
+    #[serde(deserialize_with = "set")]
+    pub token_file: Option<PathBuf>,
+    /// Each has its token once loaded.
+    #[serde(deserialize_with = "tokens::tokens")]
+    pub tokens: Vec<TokenSetting>,
+    #[serde(deserialize_with = "set")]
+    pub tokens_file: Option<PathBuf>,
     #[serde(deserialize_with = "list")]
     pub hosts: Vec<String>,
     #[serde(deserialize_with = "list")]
@@ -47,6 +67,8 @@ pub struct Http {
     pub read_timeout_seconds: f64,
     #[serde(deserialize_with = "set")]
     pub webhook_secret: Option<Secret>,
+    #[serde(deserialize_with = "set")]
+    pub webhook_secret_file: Option<PathBuf>,
     #[serde(deserialize_with = "list")]
     pub webhook_allow: Vec<String>,
     pub webhook_retry_seconds: f64,
@@ -73,19 +95,27 @@ impl Http {
             let reason = format!("{} is not between 0.01 and 3600 seconds", self.webhook_retry_seconds);
             return Err(("http.webhook_retry_seconds", reason));
         }
-        Ok(())
+        tokens::check(&self.tokens).map_err(|reason| ("http.tokens", reason))
     }
 
-    /// Checks that the token, if there is one, is strong enough; the reason does not show it.
-    pub fn check_token(&self) -> Result<(), String> {
-        let Some(token) = &self.token else { return Ok(()) };
-        if token.reveal().len() < SHORTEST_TOKEN {
-            return Err(format!("has fewer than {SHORTEST_TOKEN} characters; make one with `openssl rand -hex 32`"));
+    /// Whether requests need a token.
+    pub fn needs_token(&self) -> bool {
+        self.token.is_some() || !self.tokens.is_empty()
+    }
+
+    /// Checks that the tokens are strong enough and differ; the error is the setting and a reason that shows no token.
+    pub fn check_tokens(&self) -> Result<(), (&'static str, String)> {
+        if let Some(token) = &self.token {
+            strong(token).map_err(|reason| ("http.token", reason))?;
         }
-        if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(
-                "has characters that headers cannot carry; use only ASCII letters, digits and symbols".to_owned()
-            );
+        let mut seen: Vec<(&str, &Secret)> = self.token.iter().map(|token| ("http.token", token)).collect();
+        for entry in &self.tokens {
+            let Some(token) = &entry.token else { continue };
+            strong(token).map_err(|reason| ("http.tokens", format!("{} {reason}", entry.name)))?;
+            if let Some((other, _)) = seen.iter().find(|(_, known)| *known == token) {
+                return Err(("http.tokens", format!("{} and {other} are the same token", entry.name)));
+            }
+            seen.push((&entry.name, token));
         }
         Ok(())
     }
@@ -97,6 +127,17 @@ impl Http {
     pub fn webhook_retry(&self) -> Duration {
         Duration::from_secs_f64(self.webhook_retry_seconds)
     }
+}
+
+/// The reason does not show the token.
+fn strong(token: &Secret) -> Result<(), String> {
+    if token.reveal().len() < SHORTEST_TOKEN {
+        return Err(format!("has fewer than {SHORTEST_TOKEN} characters; make one with `openssl rand -hex 32`"));
+    }
+    if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("has characters that headers cannot carry; use only ASCII letters, digits and symbols".to_owned());
+    }
+    Ok(())
 }
 
 const SHORTEST_TOKEN: usize = 16;

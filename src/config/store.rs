@@ -1,10 +1,11 @@
 //! `[store]`.
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
 use super::{
+    Secret,
     qwen_image::{Scalar, bytes},
     set,
 };
@@ -21,6 +22,15 @@ pub struct StoreSection {
     /// Absent: AWS itself, if `url` is in S3.
     #[serde(deserialize_with = "set")]
     pub endpoint: Option<String>,
+    /// Absent: AWS's variables and files.
+    #[serde(deserialize_with = "set")]
+    pub access_key_id: Option<Secret>,
+    #[serde(deserialize_with = "set")]
+    pub access_key_id_file: Option<PathBuf>,
+    #[serde(deserialize_with = "set")]
+    pub secret_access_key: Option<Secret>,
+    #[serde(deserialize_with = "set")]
+    pub secret_access_key_file: Option<PathBuf>,
     pub path_style: PathStyleSetting,
     #[serde(deserialize_with = "buckets")]
     pub buckets: BTreeMap<String, BucketOptions>,
@@ -131,6 +141,17 @@ impl StoreSection {
             }
             Err((key, format!("{value} is not between 0.1 and 86400 seconds")))
         };
+        match (&self.access_key_id, &self.secret_access_key) {
+            (Some(_), None) => {
+                let reason = "is empty while store.access_key_id is set; both are needed";
+                return Err(("store.secret_access_key", reason.to_owned()));
+            }
+            (None, Some(_)) => {
+                let reason = "is empty while store.secret_access_key is set; both are needed";
+                return Err(("store.access_key_id", reason.to_owned()));
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
         match (self.server_side_encryption.as_deref(), &self.kms_key_id) {
             (None | Some("AES256"), Some(_)) => {
                 let reason = "needs store.server_side_encryption = \"aws:kms\" or \"aws:kms:dsse\"";

@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseOptions, DatabaseUrl,
-    Deferred, Depth, ErrorCount, Fenced, Filter, JobRow, OutboxId, OutboxMode, OutboxRow, Page, Place,
-    PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, SqliteJobStore,
-    SubmitOptions, Submitted, Swept, WebhookId, WebhookRow,
+    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim,
+    ClaimRules, DatabaseOptions, DatabaseUrl, Deferred, Depth, ErrorCount, Fenced, Filter, JobRow, OutboxId,
+    OutboxMode, OutboxRow, Page, Place, PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome,
+    RetryRules, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted, Swept, WebhookId, WebhookRow,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress};
 
@@ -86,6 +86,14 @@ impl JobStore {
         match self {
             Self::Sqlite(store) => store.place(),
             Self::Postgres(store) => store.place(),
+        }
+    }
+
+    /// The same rows, whose changes from here on are recorded as this actor's.
+    pub fn by(&self, actor: Actor) -> Self {
+        match self {
+            Self::Sqlite(store) => Self::Sqlite(store.by(actor)),
+            Self::Postgres(store) => Self::Postgres(store.by(actor)),
         }
     }
 
@@ -240,6 +248,9 @@ in_either! {
     /// Deletes the rows of ended jobs with their history, and remembers their ids; returns their number.
     async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError>;
 
+    /// Like [`JobStore::forget`], for old jobs of any number, all of one batch if there is one.
+    async fn prune(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError>;
+
     /// Forgets the ids of jobs that were deleted longer ago than this; returns their number.
     async fn forget_tombstones(&self, older_than: Duration) -> Result<u64, JobError>;
 
@@ -292,4 +303,27 @@ in_either! {
 
     /// The call failed: it becomes due again after a pause, or is given up.
     async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError>;
+}
+
+// Who did what.
+in_either! {
+    /// Records what was done outside the database, such as with dead letters. Does nothing without an actor.
+    async fn record(
+        &self,
+        action: Action,
+        subject: Subject<'_>,
+        jobs: u64,
+        detail: &serde_json::Value,
+    ) -> Result<(), JobError>;
+
+    async fn list_actions(&self, filter: &ActionFilter) -> Result<ActionPage, JobError>;
+
+    /// The new jobs of an actor within the last time of this length.
+    async fn submissions(&self, actor: &str, within: Duration) -> Result<Submissions, JobError>;
+
+    /// Whether this actor submitted the job, as one of its own.
+    async fn is_submitted_by(&self, id: JobId, actor: &str) -> Result<bool, JobError>;
+
+    /// Deletes entries that are older than this; returns their number.
+    async fn forget_actions(&self, older_than: Duration) -> Result<u64, JobError>;
 }

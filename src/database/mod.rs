@@ -9,7 +9,9 @@
 //! [`OutboxMode::Service`], a change writes its messages to the outbox in the same statement or transaction, so the row
 //! and its messages always agree.
 
+mod actions;
 mod backend;
+mod history;
 mod listing;
 mod notify;
 mod outbox;
@@ -28,7 +30,9 @@ mod transitions;
 mod url;
 mod webhook;
 
+pub use actions::{Action, ActionFilter, ActionPage, ActionRow, Actor, Subject, Submissions};
 pub use backend::{ConnectionCounts, JobStore, Migrated};
+pub use history::HistoryEntry;
 pub use listing::{BatchSummary, Depth, Filter, Page};
 pub use notify::Changes;
 pub use outbox::{OutboxId, OutboxRow, Topic};

@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Probes, Settings,
+    caller::Caller,
     middleware::Rates,
     problem::{Answer, ApiError},
     thumbnails::Thumbnails,
     watch::JobWatcher,
 };
 use crate::{
-    database::{CancelOutcome, JobRow, JobStore, SubmitOptions, Submitted},
+    database::{Actor, CancelOutcome, JobRow, JobStore, SubmitOptions, Submitted},
     engine::Resident,
     job::{JobError, JobId},
     queue::{Dispatch as Message, Queue},
@@ -29,6 +30,8 @@ use crate::{
 const UPLOADS: usize = 4;
 /// The maximum age of the cached counts of waiting jobs.
 const FRESH: Duration = Duration::from_millis(500);
+/// The time in which `jobs_per_day` of a token counts.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The parts of the API.
 pub struct Parts {
@@ -59,7 +62,13 @@ pub enum Dispatcher {
 
 /// The state that handlers share; cloning it is cheap.
 #[derive(Clone)]
-pub struct Api(Arc<Inner>);
+pub struct Api {
+    inner: Arc<Inner>,
+    /// Those of `inner`, with the actor of a request if there is one.
+    jobs: JobStore,
+    /// The limit of the request's token.
+    jobs_per_day: Option<(u64, Actor)>,
+}
 
 pub struct Inner {
     pub parts: Parts,
@@ -68,13 +77,15 @@ pub struct Inner {
     pub thumbnails: Thumbnails,
     pub uploads: Semaphore,
     waiting: Mutex<Option<(Instant, u64)>>,
+    /// Held while a job of a token with a limit is counted and accepted.
+    counting: Mutex<()>,
 }
 
 impl Deref for Api {
     type Target = Inner;
 
     fn deref(&self) -> &Inner {
-        &self.0
+        &self.inner
     }
 }
 
@@ -82,15 +93,28 @@ impl Api {
     /// Starts the task that polls watched jobs; it ends with `stop`.
     pub fn new(parts: Parts) -> Self {
         let watch = JobWatcher::start(parts.jobs.clone(), parts.stop.clone());
-        let rates = Rates::new(parts.settings.requests_per_second);
-        Self(Arc::new(Inner {
+        let rates = Rates::new(parts.settings.requests_per_second, &parts.settings.tokens);
+        let jobs = parts.jobs.clone();
+        let inner = Arc::new(Inner {
             parts,
             watch,
             rates,
             thumbnails: Thumbnails::default(),
             uploads: Semaphore::new(UPLOADS),
             waiting: Mutex::default(),
-        }))
+            counting: Mutex::default(),
+        });
+        Self { inner, jobs, jobs_per_day: None }
+    }
+
+    /// For the changes of one request, which are recorded as its sender's.
+    pub fn by(&self, caller: &Caller) -> Self {
+        let actor = caller.actor.clone();
+        Self {
+            inner: self.inner.clone(),
+            jobs: self.parts.jobs.by(actor.clone()),
+            jobs_per_day: caller.jobs_per_day.map(|most| (most, actor)),
+        }
     }
 
     pub fn settings(&self) -> &Settings {
@@ -98,7 +122,7 @@ impl Api {
     }
 
     pub fn jobs(&self) -> &JobStore {
-        &self.parts.jobs
+        &self.jobs
     }
 
     pub fn stores(&self) -> &Stores {
@@ -117,6 +141,14 @@ impl Api {
         {
             return Err(full);
         }
+        let _counting = match &self.jobs_per_day {
+            Some((most, actor)) => {
+                let counting = self.counting.lock().await;
+                self.check_day(request.id, *most, actor).await?;
+                Some(counting)
+            }
+            None => None,
+        };
         let submitted = match self.jobs().submit(request, options).await {
             Ok(submitted) => submitted,
             Err(error @ JobError::InvalidRequest { .. }) if self.jobs().get(request.id).await?.is_some() => {
@@ -161,6 +193,21 @@ impl Api {
         let outcome = self.jobs().cancel(id, &*self.parts.is_dead).await?;
         self.wake();
         Ok(outcome)
+    }
+
+    /// Whether a token may submit one more job today. A job that was accepted before is returned all the same.
+    async fn check_day(&self, id: JobId, most: u64, actor: &Actor) -> Answer<()> {
+        let submitted = self.jobs().submissions(actor.name(), DAY).await?;
+        if submitted.jobs < most || self.jobs().get(id).await?.is_some() {
+            return Ok(());
+        }
+        let detail = format!(
+            "{} new jobs with the token `{}` within 24 hours; at most {most} are allowed (jobs_per_day of the token)",
+            submitted.jobs,
+            actor.name()
+        );
+        let wait = DAY.saturating_sub(submitted.oldest).as_secs() + 1;
+        Err(ApiError::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(wait))
     }
 
     /// Whether the queue has room for one more job.

@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     api::Api,
+    caller::Caller,
     extract::{PathParams, QueryParams},
     problem::{Answer, ApiError, Problem},
 };
@@ -102,7 +103,12 @@ pub async fn show(State(api): State<Api>, PathParams(batch): PathParams<String>)
 /// Cancel the jobs of a batch
 #[utoipa::path(post, path = "/v1/batches/{batch}/cancel", tag = "batches", operation_id = "cancel_batch", params(("batch" = BatchId, Path)),
     responses((status = 200, description = "The number of jobs", body = Cancelled), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn cancel(State(api): State<Api>, PathParams(batch): PathParams<String>) -> Answer<Json<Cancelled>> {
+pub async fn cancel(
+    State(api): State<Api>,
+    caller: Caller,
+    PathParams(batch): PathParams<String>,
+) -> Answer<Json<Cancelled>> {
+    let api = api.by(&caller);
     let batch = named(&batch)?;
     if api.jobs().batch_summary(&batch).await?.is_none() {
         return Err(ApiError::not_found(format!("there is no batch {batch}")));

@@ -8,7 +8,10 @@
 //! Every request and response type derives its schema, and `routes` builds `/openapi.json` from the routes themselves.
 
 mod api;
+mod audit;
 mod batches;
+mod caller;
+mod dead_letters;
 mod export;
 mod extract;
 mod files;
@@ -36,9 +39,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use api::{Api, Dispatcher, Parts};
+pub use caller::Role;
 pub use listen::ConnectionLimits;
 pub use metrics::describe;
-pub use middleware::Token;
+pub use middleware::{NamedToken, Token, Tokens};
 pub use probes::Probes;
 pub use routes::{openapi, routes};
 pub use settings::{Defaults, ServerMode, ServerModel, ServerModels, Settings};

@@ -15,8 +15,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    api::Api, batches, export, files, jobs, metrics, middleware, probes, qwen_image_server, server_info, static_files,
-    thumbnails,
+    api::Api, audit, batches, dead_letters, export, files, jobs, metrics, middleware, probes, qwen_image_server,
+    server_info, static_files, thumbnails,
 };
 
 /// The OpenAPI document without its paths.
@@ -34,6 +34,8 @@ use super::{
         (name = "jobs", description = "Submit and manage jobs"),
         (name = "pictures", description = "Layers, files, thumbnails and exports"),
         (name = "batches", description = "Groups of jobs with one name"),
+        (name = "audit", description = "Who did what"),
+        (name = "dead-letters", description = "Messages that are not valid jobs, or that RabbitMQ removed from their queue"),
         (name = "server", description = "Server information"),
         (name = "session", description = "Browser sessions, for requests that cannot send a token"),
         (name = "qwen-image", description = "The Qwen-Image web server's endpoints, which wait for their job")
@@ -59,6 +61,11 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(jobs::events))
+        .routes(routes!(audit::history))
+        .routes(routes!(audit::list))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::show, dead_letters::drop))
+        .routes(routes!(dead_letters::retry))
         .routes(routes!(files::layer))
         .routes(routes!(files::file))
         .routes(routes!(thumbnails::thumbnail))
@@ -148,7 +155,7 @@ mod tests {
                 assert!(answer["description"].as_str().is_some_and(|text| !text.is_empty()), "{name}: {answer}");
             }
         }
-        assert!(names.len() >= 27, "{names:?}");
+        assert!(names.len() >= 33, "{names:?}");
         assert!(!references(&document).is_empty());
         for reference in references(&document) {
             let pointer = reference.trim_start_matches('#');

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Token, WebhookSecret};
+use super::{Tokens, WebhookSecret};
 use crate::{
     egress::WebhookPolicy,
     image::Limits,
@@ -15,8 +15,8 @@ use crate::{
 /// The settings of `[http]`, and those of other sections that the API needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Absent: no token is needed.
-    pub token: Option<Token>,
+    /// None: no token is needed.
+    pub tokens: Tokens,
     /// Host names, in addition to localhost, that a server without a token accepts.
     pub hosts: Vec<String>,
     pub cors_origins: Vec<String>,

@@ -155,14 +155,14 @@ impl JobView {
     }
 
     pub fn with_history(self, attempts: Vec<Attempt>) -> Self {
-        let view = |attempt: Attempt| AttemptView {
-            attempt: attempt.attempt,
-            started_at: attempt.started_at,
-            ended_at: attempt.ended_at,
-            outcome: attempt.outcome,
-            error: attempt.error,
-        };
-        Self { history: Some(attempts.into_iter().map(view).collect()), ..self }
+        Self { history: Some(attempts.into_iter().map(AttemptView::from).collect()), ..self }
+    }
+}
+
+impl From<Attempt> for AttemptView {
+    fn from(attempt: Attempt) -> Self {
+        let Attempt { attempt, started_at, ended_at, outcome, error, .. } = attempt;
+        Self { attempt, started_at, ended_at, outcome, error }
     }
 }
 

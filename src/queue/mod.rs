@@ -8,6 +8,7 @@
 //! submitters publish a [`Dispatch`]. Both halves are the same for RabbitMQ and the in-process queue.
 
 mod consumer;
+mod dead_letter;
 mod delivery;
 mod embedded;
 mod events;
@@ -21,6 +22,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use consumer::{ConsumeOptions, Consumer};
+pub use dead_letter::{
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, DeadLetterPage, DeadLetterReport,
+};
 pub use delivery::Delivery;
 pub use embedded::EmbeddedQueue;
 pub use events::{Event, EventStream};

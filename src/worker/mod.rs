@@ -92,6 +92,8 @@ pub struct WorkerOptions {
     pub redispatch: Duration,
     /// How long the ids of deleted jobs are remembered.
     pub remember_deleted: Duration,
+    /// How long entries of the audit log are kept.
+    pub keep_actions: Duration,
     pub failpoint: Failpoint,
 }
 

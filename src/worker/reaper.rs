@@ -62,6 +62,9 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
             if let Err(error) = worker.jobs.forget_tombstones(worker.options.remember_deleted).await {
                 warn!(%error, "could not forget jobs that were deleted long ago");
             }
+            if let Err(error) = worker.jobs.forget_actions(worker.options.keep_actions).await {
+                warn!(%error, "could not delete old entries of the audit log");
+            }
         }
         metrics::engine(&worker.engine, &worker.queue);
         tokio::select! {

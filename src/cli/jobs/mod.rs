@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{
     Failure,
+    audit::{self, HistoryArgs},
     global::GlobalArgs,
     output,
     runtime::block_on,
@@ -24,6 +25,8 @@ use crate::{
     worker::WorkerName,
 };
 use many::{ManyArgs, RetryArgs};
+pub use prune::parse_age;
+pub use sweep::Sweep;
 
 #[derive(Debug, Args)]
 pub struct JobsArgs {
@@ -37,6 +40,10 @@ enum JobsCommand {
     List(ListArgs),
     /// Show one job: state, progress, outputs and attempts
     Show(OneArgs),
+    /// Show what happened to a job, in order: who submitted, cancelled or retried it, and its attempts
+    ///
+    /// Also of a job that was deleted, for audit.keep_days.
+    History(HistoryArgs),
     /// Wait for a job or a batch to end, with progress
     Watch(ManyArgs),
     /// Cancel a job or a batch; a running job stops within one denoise step
@@ -99,6 +106,7 @@ impl JobsArgs {
         match &self.command {
             JobsCommand::List(args) => args.json,
             JobsCommand::Show(args) => args.json,
+            JobsCommand::History(args) => args.json,
             JobsCommand::Watch(args) | JobsCommand::Cancel(args) => args.json,
             JobsCommand::Retry(args) => args.json(),
             JobsCommand::Fetch(args) => args.json,
@@ -114,6 +122,7 @@ impl JobsArgs {
             let done = match self.command {
                 JobsCommand::List(args) => list(&front, args).await,
                 JobsCommand::Show(args) => show(&front, args).await,
+                JobsCommand::History(args) => audit::history(&front, args).await,
                 JobsCommand::Watch(args) => many::watch(global, &front, args).await,
                 JobsCommand::Cancel(args) => many::cancel(global, &front, args).await,
                 JobsCommand::Retry(args) => many::retry(global, &front, args).await,

@@ -71,7 +71,7 @@ pub async fn prune(
     let mut after = None;
     loop {
         let page = front.jobs.prunable(&rules, after).await?;
-        let possible = step(front, &page.jobs, args.keep_files, &mut report).await?;
+        let possible = step(front, &page.jobs, &args, &mut report).await?;
         after = page.next;
         if !sweep.add(page.jobs.len() as u64) || after.is_none() || !possible {
             break;
@@ -83,6 +83,7 @@ pub async fn prune(
         front.jobs.forget_rejections(rules.before).await?;
     }
     front.jobs.forget_tombstones(loaded.config.queue.remember_deleted()).await?;
+    front.jobs.forget_actions(loaded.config.audit.keep()).await?;
     finish(&args, &report, stopped, total)
 }
 
@@ -106,10 +107,10 @@ async fn rules(front: &Submitter, args: &PruneArgs) -> Result<PruneRules, Failur
 
 /// Deletes the files first: if the process stops in between, the rows still name the remaining files. Returns false if
 /// no files could be deleted, so that there is no point in going on.
-async fn step(front: &Submitter, jobs: &[Pruned], keep_files: bool, report: &mut Report) -> Result<bool, Failure> {
+async fn step(front: &Submitter, jobs: &[Pruned], args: &PruneArgs, report: &mut Report) -> Result<bool, Failure> {
     let mut possible = true;
     let mut ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
-    if !keep_files {
+    if !args.keep_files {
         let objects: Vec<_> = jobs.iter().filter(|job| job.epoch.0 > 0).map(objects).collect();
         let deletion = front.stores.delete_results(&objects).await;
         report.files += deletion.files;
@@ -126,7 +127,7 @@ async fn step(front: &Submitter, jobs: &[Pruned], keep_files: bool, report: &mut
             report.reason.get_or_insert(error);
         }
     }
-    report.jobs += front.jobs.forget(&ids).await?;
+    report.jobs += front.jobs.prune(&ids, args.batch.as_ref()).await?;
     Ok(possible)
 }
 
@@ -168,7 +169,7 @@ fn finish(args: &PruneArgs, report: &Report, stopped: bool, total: u64) -> Resul
 }
 
 /// Seconds.
-fn parse_age(text: &str) -> Result<i64, String> {
+pub fn parse_age(text: &str) -> Result<i64, String> {
     let wrong = || format!("`{text}` is not an age such as 30d, 12h or 90m");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {

@@ -137,7 +137,12 @@ impl Run<'_> {
                 return Ok(Todo::Export(Box::new(row)));
             }
         }
-        match jobs.submit(request, &SubmitOptions::default()).await.map_err(in_words_of_flags)? {
+        match jobs
+            .by(self.app.actor.clone())
+            .submit(request, &SubmitOptions::default())
+            .await
+            .map_err(in_words_of_flags)?
+        {
             Submitted::New(row) => Ok(Todo::Work(row.id())),
             Submitted::Known(row) => match row.state {
                 JobState::Queued | JobState::Running => {

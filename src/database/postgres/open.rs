@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     database::{
-        Changes, ConnectionCounts, DatabaseOptions, Migrated, OutboxMode, PostgresUrl,
+        Actor, Changes, ConnectionCounts, DatabaseOptions, Migrated, OutboxMode, PostgresUrl,
         notify::{AbortOnDrop, Signal},
     },
     job::{JobError, JobId},
@@ -39,6 +39,8 @@ pub struct PostgresJobStore {
     pub(super) connections: Connections,
     pub(super) mode: OutboxMode,
     pub(super) signal: Signal,
+    /// Whose changes are recorded; absent for a worker.
+    pub(super) actor: Option<Actor>,
     migrated: Migrated,
     place: Arc<str>,
     listening: Arc<Listener>,
@@ -63,6 +65,7 @@ impl PostgresJobStore {
             connections,
             mode,
             signal,
+            actor: None,
             migrated,
             place: url.to_string().into(),
             listening: Arc::new(listening),
@@ -110,6 +113,8 @@ impl PostgresJobStore {
              SELECT job, epoch, attempt, worker, started_at FROM attempts WHERE FALSE;
              UPDATE outbox SET taken_until = taken_until WHERE FALSE;
              UPDATE webhooks SET taken_until = taken_until WHERE FALSE;
+             INSERT INTO actions (operation, at, actor, action, jobs)
+             SELECT operation, at, actor, action, jobs FROM actions WHERE FALSE;
              DELETE FROM jobs WHERE FALSE; DELETE FROM outbox WHERE FALSE; DELETE FROM webhooks WHERE FALSE"
         );
         self.connections.try_to_write(&sql).await

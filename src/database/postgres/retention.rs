@@ -3,14 +3,14 @@
 use jiff::Timestamp;
 use sqlx::{Postgres, QueryBuilder};
 
-use super::open::PostgresJobStore;
+use super::{actions::noted, open::PostgresJobStore};
 use crate::{
     database::{
-        Place, PrunePage, PruneRules,
+        Action, Place, PrunePage, PruneRules, Subject,
         retention::{prune_page, pruned_columns},
         row_mapping::Columns,
     },
-    job::{JobError, JobId},
+    job::{BatchId, JobError, JobId},
 };
 
 /// The number of rows deleted by one statement.
@@ -40,10 +40,26 @@ impl PostgresJobStore {
     }
 
     pub async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError> {
+        let subject = |chunk: &[JobId]| match chunk {
+            [id] => Subject::Job(*id, None),
+            _ => Subject::Many(None),
+        };
+        self.remove(ids, |chunk| self.note(Action::Deleted, subject(chunk))).await
+    }
+
+    pub async fn prune(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError> {
+        self.remove(ids, |_| self.note(Action::Pruned, Subject::Many(batch))).await
+    }
+
+    async fn remove(
+        &self,
+        ids: &[JobId],
+        note: impl Fn(&[JobId]) -> Option<Vec<Option<String>>>,
+    ) -> Result<u64, JobError> {
         let mut forgotten = 0;
         for chunk in ids.chunks(CHUNK) {
             // Locked in the order of sweeps, so that none of them waits for each other.
-            let query = sqlx::query(
+            let query = sqlx::query(concat!(
                 "WITH ended AS (
                     SELECT id FROM jobs
                      WHERE id = ANY($1) AND state || '' IN ('succeeded', 'failed', 'cancelled')
@@ -52,10 +68,12 @@ impl PostgresJobStore {
                  remembered AS (
                     INSERT INTO tombstones (id, deleted_at) SELECT id, acetate_now() FROM gone
                     ON CONFLICT (id) DO UPDATE SET deleted_at = EXCLUDED.deleted_at),
-                 unsent AS (DELETE FROM outbox USING gone WHERE outbox.job = gone.id AND topic = 'dispatch')
-                 SELECT id FROM gone",
-            )
-            .bind(chunk.iter().map(JobId::to_string).collect::<Vec<_>>());
+                 unsent AS (DELETE FROM outbox USING gone WHERE outbox.job = gone.id AND topic = 'dispatch'), ",
+                noted!("gone", "$2"),
+                " SELECT id FROM gone"
+            ))
+            .bind(chunk.iter().map(JobId::to_string).collect::<Vec<_>>())
+            .bind(note(chunk));
             forgotten += u64::try_from(self.all(query).await?.len()).unwrap_or(u64::MAX);
         }
         self.signal.tell();

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use super::open::PostgresJobStore;
+use super::{actions::noted, open::PostgresJobStore};
 use crate::{
     database::{
-        JobRow, Rejection, SubmitOptions, Submitted,
+        Action, JobRow, Rejection, Subject, SubmitOptions, Submitted,
         row_mapping::{Columns, job_columns, read_job, read_rejection, to_json},
         search,
         transitions::check_same,
@@ -23,7 +23,8 @@ const CHUNK_BYTES: usize = 8 << 20;
 
 impl PostgresJobStore {
     pub async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError> {
-        let mut results = self.submit_chunk(&[(request, request.to_json())], options).await?;
+        let note = self.note(Action::Submitted, Subject::Job(request.id, options.batch.as_ref()));
+        let mut results = self.submit_chunk(&[(request, request.to_json())], options, note).await?;
         results.pop().unwrap_or_else(|| Err(vanished(request.id)))
     }
 
@@ -45,7 +46,8 @@ impl PostgresJobStore {
                     break;
                 }
             }
-            match self.submit_chunk(&chunk, options).await {
+            let note = self.note(Action::Submitted, Subject::Many(options.batch.as_ref()));
+            match self.submit_chunk(&chunk, options, note).await {
                 Ok(submitted) => results.extend(submitted),
                 Err(error) => {
                     results.resize(requests.len(), Err(error));
@@ -62,13 +64,14 @@ impl PostgresJobStore {
         &self,
         chunk: &[(&JobRequest, String)],
         options: &SubmitOptions,
+        note: Option<Vec<Option<String>>>,
     ) -> Result<Vec<Result<Submitted, JobError>>, JobError> {
         // If an id occurs twice, the first one counts. Sorted by id, so that two submitters of the same jobs wait for
         // each other instead of deadlocking.
         let mut seen = HashSet::new();
         let mut unique: Vec<_> = chunk.iter().filter(|(request, _)| seen.insert(request.id)).collect();
         unique.sort_by_key(|(request, _)| request.id);
-        let mut new = self.insert(&unique, options, false).await?;
+        let mut new = self.insert(&unique, options, false, note).await?;
         if !new.is_empty() {
             self.signal.tell();
         }
@@ -103,11 +106,12 @@ impl PostgresJobStore {
         requests: &[&(&JobRequest, String)],
         options: &SubmitOptions,
         from_message: bool,
+        note: Option<Vec<Option<String>>>,
     ) -> Result<HashMap<JobId, (Timestamp, Timestamp)>, JobError> {
         let texts = |text: &dyn Fn(&JobRequest) -> String| -> Vec<String> {
             requests.iter().map(|(request, _)| text(request)).collect()
         };
-        let query = sqlx::query(
+        let query = sqlx::query(concat!(
             "WITH new AS (
                 INSERT INTO jobs (id, fingerprint, kind, request, priority, batch, state, available_at, quiet_until,
                                   created_at, updated_at, search, webhook)
@@ -122,9 +126,10 @@ impl PostgresJobStore {
                 INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
                 SELECT id, 'dispatch', kind, priority, available_at, created_at FROM new WHERE $8
                 ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
-                DO UPDATE SET available_at = EXCLUDED.available_at)
-             SELECT id, created_at, available_at FROM new",
-        )
+                DO UPDATE SET available_at = EXCLUDED.available_at), ",
+            noted!("new", "$12"),
+            " SELECT id, created_at, available_at FROM new"
+        ))
         .bind(texts(&|request| request.id.to_string()))
         .bind(texts(&JobRequest::fingerprint))
         .bind(texts(&|request| request.task.kind().to_string()))
@@ -135,7 +140,8 @@ impl PostgresJobStore {
         .bind(self.service())
         .bind(texts(&|request| search::text(request, options.batch.as_ref())))
         .bind(options.webhook.as_deref())
-        .bind(from_message);
+        .bind(from_message)
+        .bind(note);
         let rows = self.all(query).await?;
         rows.iter().map(|row| Ok((row.word("id")?, (row.time("created_at")?, row.time("available_at")?)))).collect()
     }

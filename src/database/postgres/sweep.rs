@@ -2,10 +2,13 @@
 
 use sqlx::{Postgres, QueryBuilder};
 
-use super::open::PostgresJobStore;
+use super::{
+    actions::{noted, noted_head, noted_tail},
+    open::PostgresJobStore,
+};
 use crate::{
     database::{
-        ErrorCount, JobRow, Place, RetryRules, Swept,
+        Action, ErrorCount, JobRow, Place, RetryRules, Subject, Swept,
         row_mapping::{Columns, job_columns, readable, to_json},
         transitions::Transition,
     },
@@ -27,27 +30,37 @@ impl PostgresJobStore {
         let rows = self.all(query.build()).await?;
         let next = Place::after(&rows, CHUNK)?;
         let Some(first) = rows.first() else { return Ok(Swept { jobs: Vec::new(), next }) };
-        let jobs = self.end_queued(rows.iter().filter_map(readable), first.number("now")?).await?;
+        let jobs = self.end_queued(batch, rows.iter().filter_map(readable), first.number("now")?).await?;
         self.signal.tell();
         Ok(Swept { jobs, next })
     }
 
     /// Asks the workers of running jobs that have not been asked yet.
     pub async fn cancel_running(&self, batch: &BatchId) -> Result<u64, JobError> {
-        let query = sqlx::query(
-            "UPDATE jobs SET cancel_requested = TRUE, updated_at = acetate_now()
-              WHERE id = ANY(ARRAY(
-                SELECT id FROM jobs WHERE batch = $1 AND state = 'running' AND NOT cancel_requested
-                 ORDER BY created_at, id FOR UPDATE))",
-        )
-        .bind(batch.as_str());
-        let asked = self.execute(query).await?;
+        let query = sqlx::query(concat!(
+            "WITH asked AS (
+                UPDATE jobs SET cancel_requested = TRUE, updated_at = acetate_now()
+                 WHERE id = ANY(ARRAY(
+                    SELECT id FROM jobs WHERE batch = $1 AND state = 'running' AND NOT cancel_requested
+                     ORDER BY created_at, id FOR UPDATE))
+             RETURNING id), ",
+            noted!("asked", "$2"),
+            " SELECT COUNT(*) AS jobs FROM asked"
+        ))
+        .bind(batch.as_str())
+        .bind(self.note(Action::Cancelled, Subject::Many(Some(batch))));
+        let asked = self.one(query).await?.map_or(Ok(0), |row| row.small("jobs"))?;
         self.signal.tell();
         Ok(asked)
     }
 
     /// Cancels the rows that have not changed since they were read, and writes their messages.
-    async fn end_queued(&self, rows: impl Iterator<Item = JobRow>, now: i64) -> Result<Vec<JobId>, JobError> {
+    async fn end_queued(
+        &self,
+        batch: &BatchId,
+        rows: impl Iterator<Item = JobRow>,
+        now: i64,
+    ) -> Result<Vec<JobId>, JobError> {
         let (mut ids, mut epochs, mut payloads) = (Vec::new(), Vec::new(), Vec::<Option<String>>::new());
         for row in rows {
             let turn = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
@@ -55,7 +68,7 @@ impl PostgresJobStore {
             epochs.push(turn.seen.epoch.0);
             payloads.push(turn.event);
         }
-        let query = sqlx::query(
+        let query = sqlx::query(concat!(
             "WITH held AS (
                 SELECT waiting.id, kind, priority, payload
                   FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS asked (id, epoch, payload)
@@ -75,15 +88,17 @@ impl PostgresJobStore {
                  WHERE outbox.job = turned.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),
              sent AS (
                 INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
-                SELECT id, 'job.cancelled', kind, priority, payload, $5, $5 FROM held WHERE $6)
-             SELECT id FROM turned",
-        )
+                SELECT id, 'job.cancelled', kind, priority, payload, $5, $5 FROM held WHERE $6), ",
+            noted!("turned", "$7"),
+            " SELECT id FROM turned"
+        ))
         .bind(ids)
         .bind(epochs)
         .bind(payloads)
         .bind(to_json(&ErrorRecord::from(&JobError::Cancelled))?)
         .bind(now)
-        .bind(self.service());
+        .bind(self.service())
+        .bind(self.note(Action::Cancelled, Subject::Many(Some(batch))));
         self.all(query).await?.iter().map(|row| row.word("id")).collect()
     }
 
@@ -115,9 +130,11 @@ impl PostgresJobStore {
         );
         query.push_bind(self.service()).push(
             " ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
-                DO UPDATE SET available_at = EXCLUDED.available_at)
-             SELECT id, created_at FROM turned ORDER BY created_at, id",
+                DO UPDATE SET available_at = EXCLUDED.available_at), ",
         );
+        let note = self.note(Action::Retried, Subject::Many(Some(&rules.batch)));
+        query.push(noted_head!("turned")).push_bind(note).push(noted_tail!());
+        query.push(" SELECT id, created_at FROM turned ORDER BY created_at, id");
         let rows = self.all(query.build()).await?;
         if !rows.is_empty() {
             self.signal.tell();

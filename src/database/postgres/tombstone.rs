@@ -20,7 +20,7 @@ const CHUNK: i64 = 5000;
 impl PostgresJobStore {
     pub async fn submit_message(&self, request: &JobRequest) -> Result<Admission, JobError> {
         let one = (request, request.to_json());
-        if !self.insert(&[&one], &SubmitOptions::default(), true).await?.is_empty() {
+        if !self.insert(&[&one], &SubmitOptions::default(), true, None).await?.is_empty() {
             self.signal.tell();
             return Ok(Admission::Job);
         }

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use super::open::PostgresJobStore;
+use super::{actions::noted, open::PostgresJobStore};
 use crate::{
     database::{
-        Beat, CancelOutcome, Fenced, JobRow, LeaseState, Published, RetryOutcome,
+        Action, Beat, CancelOutcome, Fenced, JobRow, LeaseState, Published, RetryOutcome, Subject,
         row_mapping::{Columns, job_columns, milliseconds, read_job, timestamp, to_json},
         transitions::{Ending, Transition, overtaken},
     },
@@ -104,20 +104,26 @@ impl PostgresJobStore {
                     return Ok(CancelOutcome::AlreadyEnded(row.state));
                 }
                 JobState::Running if row.lease(timestamp(now), is_dead) == LeaseState::Held => {
-                    let asked = sqlx::query(
-                        "UPDATE jobs SET cancel_requested = TRUE, updated_at = acetate_now()
-                          WHERE id = $1 AND epoch = $2 AND state || '' = 'running'",
-                    )
+                    let note = self.note(Action::Cancelled, Subject::Job(id, row.batch.as_ref()));
+                    let asked = sqlx::query(concat!(
+                        "WITH asked AS (
+                            UPDATE jobs SET cancel_requested = TRUE, updated_at = acetate_now()
+                             WHERE id = $1 AND epoch = $2 AND state || '' = 'running' RETURNING id), ",
+                        noted!("asked", "$3"),
+                        " SELECT id FROM asked"
+                    ))
                     .bind(id.to_string())
-                    .bind(row.epoch.0);
-                    if self.execute(asked).await? > 0 {
+                    .bind(row.epoch.0)
+                    .bind(note);
+                    if self.one(asked).await?.is_some() {
                         self.signal.tell();
                         return Ok(CancelOutcome::Requested);
                     }
                 }
                 JobState::Queued | JobState::Running => {
+                    let note = self.note(Action::Cancelled, Subject::Job(id, row.batch.as_ref()));
                     let turn = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
-                    if self.write(&turn).await? {
+                    if self.write_noted(&turn, note).await? {
                         return Ok(CancelOutcome::Cancelled);
                     }
                 }
@@ -135,8 +141,9 @@ impl PostgresJobStore {
                 }
                 JobState::Failed | JobState::Cancelled => {}
             }
+            let note = self.note(Action::Retried, Subject::Job(id, row.batch.as_ref()));
             let turn = Transition::retry(row, now, self.mode)?;
-            if self.write(&turn).await? {
+            if self.write_noted(&turn, note).await? {
                 return Ok(RetryOutcome::Queued(Box::new(turn.row)));
             }
         }
@@ -153,9 +160,14 @@ impl PostgresJobStore {
 
     /// Writes a transition if the row has not changed: the row, its open attempt and its message, in one statement.
     pub(super) async fn write(&self, turn: &Transition) -> Result<bool, JobError> {
+        self.write_noted(turn, None).await
+    }
+
+    /// [`PostgresJobStore::write`], with an entry about who did it.
+    async fn write_noted(&self, turn: &Transition, note: Option<Vec<Option<String>>>) -> Result<bool, JobError> {
         let (row, seen, message) = (&turn.row, &turn.seen, turn.message.as_ref());
         let result = row.published.as_ref();
-        let query = sqlx::query(
+        let query = sqlx::query(concat!(
             "WITH turned AS (
                 UPDATE jobs
                    SET state = $6, epoch = $23, attempts = $7, error = $8, manifest = $9, result_root = $10, outputs = $11, caption = $21,
@@ -174,9 +186,10 @@ impl PostgresJobStore {
                 DO UPDATE SET available_at = EXCLUDED.available_at),
              hooked AS (
                 INSERT INTO webhooks (job, url, payload, available_at, created_at)
-                SELECT id, webhook, $22, $14, $14 FROM turned WHERE $22::TEXT IS NOT NULL AND webhook IS NOT NULL)
-             SELECT 1 FROM turned",
-        )
+                SELECT id, webhook, $22, $14, $14 FROM turned WHERE $22::TEXT IS NOT NULL AND webhook IS NOT NULL), ",
+            noted!("turned", "$24"),
+            " SELECT 1 FROM turned"
+        ))
         .bind(row.id().to_string())
         .bind(seen.epoch.0)
         .bind(seen.state.as_str())
@@ -199,7 +212,8 @@ impl PostgresJobStore {
         .bind(message.map(|message| message.available_at))
         .bind(result.and_then(|result| result.caption.as_deref()))
         .bind(turn.event.as_deref())
-        .bind(row.epoch.0);
+        .bind(row.epoch.0)
+        .bind(note);
         let written = self.one(query).await?.is_some();
         if written {
             self.signal.tell();

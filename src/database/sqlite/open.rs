@@ -12,18 +12,19 @@ use sqlx::{
 };
 
 use crate::{
-    database::{Changes, DatabaseOptions, Migrated, OutboxMode, notify::Signal},
+    database::{Actor, Changes, DatabaseOptions, Migrated, OutboxMode, notify::Signal},
     job::{JobError, JobId},
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
     include_str!("../../../migrations/sqlite/0004_caption.sql"),
     include_str!("../../../migrations/sqlite/0005_api.sql"),
     include_str!("../../../migrations/sqlite/0006_tombstones.sql"),
+    include_str!("../../../migrations/sqlite/0009_actions.sql"),
 ];
 
 /// How long a write waits for another process to finish its own.
@@ -37,6 +38,8 @@ pub struct SqliteJobStore {
     pub(super) readers: SqlitePool,
     pub(super) mode: OutboxMode,
     pub(super) signal: Signal,
+    /// Whose changes are recorded; absent for a worker.
+    pub(super) actor: Option<Actor>,
     migrated: Migrated,
     path: PathBuf,
 }
@@ -61,7 +64,7 @@ impl SqliteJobStore {
         let writer = connect(&file).await.map_err(|error| at(explain(&error)))?;
         let migrated = migrate(&writer, options.migrate).await.map_err(at)?;
         let readers = pool_options(4).connect_lazy_with(file.pragma("query_only", "on"));
-        Ok(Self { writer, readers, mode, signal: Signal::default(), migrated, path: path.to_owned() })
+        Ok(Self { writer, readers, mode, signal: Signal::default(), actor: None, migrated, path: path.to_owned() })
     }
 
     pub fn place(&self) -> String {

@@ -3,14 +3,18 @@
 use jiff::Timestamp;
 use sqlx::{QueryBuilder, Sqlite};
 
-use super::open::{SqliteJobStore, database, now_ms};
+use super::{
+    actions::write_note,
+    open::{SqliteJobStore, database, now_ms},
+};
 use crate::{
     database::{
-        Place, PrunePage, PruneRules,
+        Action, Place, PrunePage, PruneRules, Subject,
+        actions::Note,
         retention::{prune_page, pruned_columns},
         row_mapping::{Columns, timestamp, to_json},
     },
-    job::{JobError, JobId},
+    job::{BatchId, JobError, JobId},
 };
 
 /// The number of rows deleted in one transaction.
@@ -41,8 +45,21 @@ impl SqliteJobStore {
     }
 
     pub async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError> {
+        let subject = |chunk: &[JobId]| match chunk {
+            [id] => Subject::Job(*id, None),
+            _ => Subject::Many(None),
+        };
+        self.remove(ids, |chunk| self.note(Action::Deleted, subject(chunk))).await
+    }
+
+    pub async fn prune(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError> {
+        self.remove(ids, |_| self.note(Action::Pruned, Subject::Many(batch))).await
+    }
+
+    async fn remove(&self, ids: &[JobId], note: impl Fn(&[JobId]) -> Option<Note>) -> Result<u64, JobError> {
         let mut forgotten = 0;
         for chunk in ids.chunks(CHUNK) {
+            let note = note(chunk);
             let ids = to_json(&chunk)?;
             let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
             sqlx::query(
@@ -73,6 +90,7 @@ impl SqliteJobStore {
             .execute(&mut *tx)
             .await
             .map_err(database)?;
+            write_note(&mut tx, note, gone.rows_affected()).await?;
             tx.commit().await.map_err(database)?;
             forgotten += gone.rows_affected();
         }

@@ -4,12 +4,13 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::{
+    actions::write_note,
     open::{SqliteJobStore, database, now_ms},
     transition::{select, send},
 };
 use crate::{
     database::{
-        OutboxMode, Rejection, SubmitOptions, Submitted,
+        Action, OutboxMode, Rejection, Subject, SubmitOptions, Submitted,
         outbox::Topic,
         row_mapping::{job_columns, read_job, read_rejection, to_json},
         search,
@@ -26,6 +27,8 @@ impl SqliteJobStore {
     pub async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let submitted = submit_in(&mut tx, request, options, self.mode).await?;
+        let note = self.note(Action::Submitted, Subject::Job(request.id, options.batch.as_ref()));
+        write_note(&mut tx, note, u64::from(matches!(submitted, Submitted::New(_)))).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();
         Ok(submitted)
@@ -63,6 +66,9 @@ impl SqliteJobStore {
                 other => other,
             });
         }
+        let new = results.iter().filter(|result| matches!(result, Ok(Submitted::New(_)))).count();
+        let note = self.note(Action::Submitted, Subject::Many(options.batch.as_ref()));
+        write_note(&mut tx, note, u64::try_from(new).unwrap_or(u64::MAX)).await?;
         tx.commit().await.map_err(database)?;
         Ok(results)
     }

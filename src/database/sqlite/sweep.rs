@@ -3,12 +3,13 @@
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::{
+    actions::write_note,
     open::{SqliteJobStore, database, now_ms},
     transition::write,
 };
 use crate::{
     database::{
-        ErrorCount, OutboxMode, Place, RetryRules, Swept,
+        Action, ErrorCount, OutboxMode, Place, RetryRules, Subject, Swept,
         row_mapping::{Columns, job_columns, readable, to_json},
         transitions::Transition,
     },
@@ -44,6 +45,8 @@ impl SqliteJobStore {
         .execute(&mut *tx)
         .await
         .map_err(database)?;
+        let note = self.note(Action::Cancelled, Subject::Many(Some(batch)));
+        write_note(&mut tx, note, u64::try_from(jobs.len()).unwrap_or(u64::MAX)).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();
         Ok(Swept { jobs, next: Place::after(&rows, CHUNK)? })
@@ -51,17 +54,21 @@ impl SqliteJobStore {
 
     /// Asks the workers of running jobs that have not been asked yet.
     pub async fn cancel_running(&self, batch: &BatchId) -> Result<u64, JobError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let asked = sqlx::query(
             "UPDATE jobs SET cancel_requested = 1, updated_at = ?2
               WHERE batch = ?1 AND state = 'running' AND NOT cancel_requested",
         )
         .bind(batch.as_str())
         .bind(now_ms())
-        .execute(&self.writer)
+        .execute(&mut *tx)
         .await
-        .map_err(database)?;
+        .map_err(database)?
+        .rows_affected();
+        write_note(&mut tx, self.note(Action::Cancelled, Subject::Many(Some(batch))), asked).await?;
+        tx.commit().await.map_err(database)?;
         self.signal.tell();
-        Ok(asked.rows_affected())
+        Ok(asked)
     }
 
     pub async fn retry_some(&self, rules: &RetryRules, after: Option<Place>) -> Result<Swept, JobError> {
@@ -104,6 +111,8 @@ impl SqliteJobStore {
             .await
             .map_err(database)?;
         }
+        let note = self.note(Action::Retried, Subject::Many(Some(&rules.batch)));
+        write_note(&mut tx, note, u64::try_from(jobs.len()).unwrap_or(u64::MAX)).await?;
         tx.commit().await.map_err(database)?;
         if !jobs.is_empty() {
             self.signal.tell();

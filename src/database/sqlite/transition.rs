@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use sqlx::SqliteConnection;
 
-use super::open::{SqliteJobStore, database, now_ms};
+use super::{
+    actions::write_note,
+    open::{SqliteJobStore, database, now_ms},
+};
 use crate::{
     database::{
-        Beat, CancelOutcome, Fenced, JobRow, LeaseState, OutboxMode, Published, RetryOutcome,
+        Action, Beat, CancelOutcome, Fenced, JobRow, LeaseState, OutboxMode, Published, RetryOutcome, Subject,
         outbox::Topic,
         row_mapping::{Columns, after, job_columns, read_job, timestamp, to_json},
         transitions::{Ending, Transition},
@@ -101,6 +104,7 @@ impl SqliteJobStore {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let Some(row) = select(&mut tx, id).await? else { return Ok(CancelOutcome::Unknown) };
         let now = now_ms();
+        let note = self.note(Action::Cancelled, Subject::Job(id, row.batch.as_ref()));
         let outcome = match row.state {
             JobState::Succeeded | JobState::Failed | JobState::Cancelled => CancelOutcome::AlreadyEnded(row.state),
             JobState::Running if row.lease(timestamp(now), is_dead) == LeaseState::Held => {
@@ -118,6 +122,8 @@ impl SqliteJobStore {
                 CancelOutcome::Cancelled
             }
         };
+        let changed = !matches!(outcome, CancelOutcome::AlreadyEnded(_));
+        write_note(&mut tx, note, u64::from(changed)).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();
         Ok(outcome)
@@ -130,8 +136,10 @@ impl SqliteJobStore {
             JobState::Queued | JobState::Running | JobState::Succeeded => return Ok(RetryOutcome::Refused(row.state)),
             JobState::Failed | JobState::Cancelled => {}
         }
+        let note = self.note(Action::Retried, Subject::Job(id, row.batch.as_ref()));
         let turn = Transition::retry(row, now_ms(), self.mode)?;
         write(&mut tx, &turn).await?;
+        write_note(&mut tx, note, 1).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();
         Ok(RetryOutcome::Queued(Box::new(turn.row)))

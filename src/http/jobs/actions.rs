@@ -6,6 +6,7 @@ use crate::{
     database::{CancelOutcome, JobRow, RetryOutcome},
     http::{
         api::Api,
+        caller::Caller,
         extract::Id,
         problem::{Answer, ApiError, Problem},
         view::JobView,
@@ -19,7 +20,9 @@ use crate::{
 /// A running job stops within one denoise step.
 #[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = JobId, Path)),
     responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
+pub async fn cancel(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answer<Json<JobView>> {
+    let api = api.by(&caller);
+    caller.may_cancel(&api, id).await?;
     match api.cancel(id).await? {
         CancelOutcome::Cancelled | CancelOutcome::Requested => {}
         CancelOutcome::AlreadyEnded(state) => {
@@ -33,7 +36,8 @@ pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>>
 /// Retry a failed or cancelled job
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = JobId, Path)),
     responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
+pub async fn retry(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answer<Json<JobView>> {
+    let api = api.by(&caller);
     match api.jobs().retry(id).await? {
         RetryOutcome::Queued(row) => {
             api.dispatch(&row).await;
@@ -50,7 +54,8 @@ pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> 
 /// Delete a job and its files
 #[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
     responses((status = 204, description = "Deleted"), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn delete(State(api): State<Api>, Id(id): Id) -> Answer<StatusCode> {
+pub async fn delete(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answer<StatusCode> {
+    let api = api.by(&caller);
     let row = api.job(id).await?;
     if !row.state.is_terminal() {
         return Err(ApiError::conflict(format!("job {id} is {}; cancel it first", row.state)));

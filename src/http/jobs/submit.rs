@@ -16,6 +16,7 @@ use crate::{
     database::Submitted,
     http::{
         api::Api,
+        caller::Caller,
         extract,
         problem::{Answer, Problem},
         view::JobView,
@@ -61,7 +62,8 @@ pub struct UploadForm {
         (status = 202, description = "Accepted", body = JobView, headers(("Location" = String))),
         (status = 200, description = "Already accepted", body = JobView, headers(("Location" = String))),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn submit(State(api): State<Api>, request: Request) -> Answer<Response> {
+pub async fn submit(State(api): State<Api>, caller: Caller, request: Request) -> Answer<Response> {
+    let api = api.by(&caller);
     let key = key(request.headers())?;
     let body = match extract::media_type(request.headers()).as_str() {
         "multipart/form-data" => upload::form(&api, request).await?,

@@ -1,10 +1,10 @@
-//! Checks the token, as a header from programs or a signed cookie from browsers.
+//! Checks the token, as a header from programs or a signed cookie from browsers, and the role that it has.
 
-use std::fmt;
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json as Answered,
-    extract::{Request, State},
+    extract::{ConnectInfo, MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 
 use crate::http::{
     api::Api,
+    caller::{Caller, Role},
     extract::Json,
     problem::{Answer, ApiError, Problem},
 };
@@ -26,7 +27,7 @@ const COOKIE: &str = "acetate_session";
 /// Seconds.
 const SESSION: i64 = 30 * 24 * 3600;
 
-/// `http.token`.
+/// A secret that is sent as `Authorization: Bearer ...`.
 #[derive(Clone)]
 pub struct Token(String);
 
@@ -66,27 +67,91 @@ impl Token {
     }
 }
 
-/// Lets requests with the token or a session through.
-pub async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
-    match check(&api, request.headers()) {
-        Ok(()) => next.run(request).await,
+/// A token with its name and role.
+#[derive(Debug, Clone)]
+pub struct NamedToken {
+    pub name: String,
+    pub role: Role,
+    pub token: Token,
+    /// 0: no limit of its own.
+    pub requests_per_second: f64,
+    /// New jobs within 24 hours. Absent: no limit.
+    pub jobs_per_day: Option<u64>,
+}
+
+/// `http.token` and `http.tokens`. Without any, requests need no token.
+#[derive(Debug, Clone, Default)]
+pub struct Tokens(Arc<[NamedToken]>);
+
+impl Tokens {
+    pub fn new(tokens: Vec<NamedToken>) -> Self {
+        Self(tokens.into())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &NamedToken> {
+        self.0.iter()
+    }
+
+    /// Compares with all of them, so that the time does not depend on which one it is.
+    fn find(&self, is: impl Fn(&Token) -> bool) -> Option<&NamedToken> {
+        self.0.iter().fold(None, |found, named| if is(&named.token) { Some(named) } else { found })
+    }
+}
+
+/// Lets requests with a token or a session through whose role suffices.
+pub async fn authorize(
+    State(api): State<Api>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    route: MatchedPath,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let needed = Role::needed(request.method(), route.as_str());
+    let allowed = identify(&api, request.headers()).and_then(|token| {
+        let caller = Caller::new(token, client.ip());
+        if let Some(token) = token {
+            api.rates.check_token(token)?;
+        }
+        caller.check(needed).map(|()| caller)
+    });
+    match allowed {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
         Err(failure) => failure.into_response(),
     }
 }
 
-fn check(api: &Api, headers: &HeaderMap) -> Answer<()> {
-    let Some(token) = &api.settings().token else { return Ok(()) };
+/// The token of a request; absent if the server needs none.
+fn identify<'a>(api: &'a Api, headers: &HeaderMap) -> Answer<Option<&'a NamedToken>> {
+    let tokens = &api.settings().tokens;
+    if tokens.is_empty() {
+        return Ok(None);
+    }
     let refused = |detail: &str| ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let given = value.to_str().ok().and_then(|text| text.split_once(' '));
         return match given {
-            Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && token.is(given.trim()) => Ok(()),
-            _ => Err(refused("the token is wrong; send `Authorization: Bearer TOKEN` with the token in http.token")),
-        };
+            Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") => {
+                tokens.find(|token| token.is(given.trim()))
+            }
+            _ => None,
+        }
+        .map(Some)
+        .ok_or_else(|| {
+            refused("the token is wrong; send `Authorization: Bearer TOKEN` with a token of http.token or http.tokens")
+        });
     }
     match cookie(headers) {
-        Some(cookie) if token.is_session(cookie, now()) => Ok(()),
-        Some(_) => Err(refused("the session has ended; sign in again")),
+        Some(cookie) => tokens
+            .find(|token| token.is_session(cookie, now()))
+            .map(Some)
+            .ok_or_else(|| refused("the session has ended; sign in again")),
         None => Err(refused("a token is required: `Authorization: Bearer TOKEN`, or POST /v1/session from a browser")),
     }
 }
@@ -96,19 +161,35 @@ fn check(api: &Api, headers: &HeaderMap) -> Answer<()> {
 pub struct Session {
     pub required: bool,
     pub valid: bool,
+    /// The name of the token, if the browser is signed in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What the token may do, if the browser is signed in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+}
+
+impl Session {
+    fn of(token: Option<&NamedToken>) -> Self {
+        let (name, role) = (token.map(|token| token.name.clone()), token.map(|token| token.role));
+        Self { required: token.is_some(), valid: true, name, role }
+    }
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignIn {
-    /// The token, `http.token`.
+    /// The token: `http.token`, or one of `http.tokens`.
     token: String,
 }
 
 /// Show whether a token is needed
 #[utoipa::path(get, path = "/v1/session", tag = "session", responses((status = 200, description = "The session", body = Session)), security(()))]
 pub async fn session_show(State(api): State<Api>, headers: HeaderMap) -> Answered<Session> {
-    Answered(Session { required: api.settings().token.is_some(), valid: check(&api, &headers).is_ok() })
+    Answered(match identify(&api, &headers) {
+        Ok(token) => Session::of(token),
+        Err(_) => Session { required: true, valid: false, name: None, role: None },
+    })
 }
 
 /// Sign a browser in
@@ -121,14 +202,15 @@ pub async fn session_open(
     headers: HeaderMap,
     Json(given): Json<SignIn, 4096>,
 ) -> Answer<Response> {
-    let Some(token) = &api.settings().token else {
-        return Ok(Answered(Session { required: false, valid: true }).into_response());
-    };
-    if !token.is(&given.token) {
-        return Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", "the token is wrong").about("token"));
+    let tokens = &api.settings().tokens;
+    if tokens.is_empty() {
+        return Ok(Answered(Session::of(None)).into_response());
     }
-    let cookie = set_cookie(&headers, &token.session(now() + SESSION), SESSION);
-    Ok(([(header::SET_COOKIE, cookie)], Answered(Session { required: true, valid: true })).into_response())
+    let Some(named) = tokens.find(|token| token.is(&given.token)) else {
+        return Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", "the token is wrong").about("token"));
+    };
+    let cookie = set_cookie(&headers, &named.token.session(now() + SESSION), SESSION);
+    Ok(([(header::SET_COOKIE, cookie)], Answered(Session::of(Some(named)))).into_response())
 }
 
 /// Sign a browser out

@@ -7,7 +7,7 @@ mod rate;
 mod size;
 
 pub(super) use auth::{__path_session_close, __path_session_open, __path_session_show};
-pub use auth::{Token, authorize, session_close, session_open, session_show};
+pub use auth::{NamedToken, Token, Tokens, authorize, session_close, session_open, session_show};
 pub use encoding::{compression, identity, weak_tags};
 pub use origin::{cors, headers, same_origin, trusted_host};
 pub use rate::{Rates, limit};

@@ -16,7 +16,7 @@ use crate::http::{api::Api, problem::ApiError};
 /// could use the server.
 pub async fn trusted_host(State(api): State<Api>, request: Request, next: Next) -> Response {
     let settings = api.settings();
-    if settings.token.is_none() && !host(&request).is_some_and(|host| is_trusted(host, &settings.hosts)) {
+    if settings.tokens.is_empty() && !host(&request).is_some_and(|host| is_trusted(host, &settings.hosts)) {
         let detail = "this Host is not allowed without a token; use localhost, or add the name to http.hosts";
         return ApiError::new(StatusCode::FORBIDDEN, "forbidden", detail).about("Host").into_response();
     }

@@ -1,6 +1,7 @@
-//! The rate limit per client.
+//! The rate limits per client and per token.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     time::Duration,
@@ -13,22 +14,43 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use governor::{
-    DefaultKeyedRateLimiter, Quota, RateLimiter,
+    DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter,
     clock::{Clock, DefaultClock},
 };
 
-use crate::http::{api::Api, problem::ApiError};
+use super::{NamedToken, Tokens};
+use crate::http::{
+    api::Api,
+    problem::{Answer, ApiError},
+};
 
 /// How many clients are remembered before inactive ones are removed.
 const MANY: usize = 10_000;
 
 pub struct Rates {
     requests: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    /// Of tokens with a limit of their own, by their names.
+    tokens: HashMap<String, DefaultDirectRateLimiter>,
 }
 
 impl Rates {
-    pub fn new(requests_per_second: f64) -> Self {
-        Self { requests: quota(requests_per_second).map(RateLimiter::keyed) }
+    pub fn new(requests_per_second: f64, tokens: &Tokens) -> Self {
+        let limiter =
+            |token: &NamedToken| Some((token.name.clone(), RateLimiter::direct(quota(token.requests_per_second)?)));
+        Self {
+            requests: quota(requests_per_second).map(RateLimiter::keyed),
+            tokens: tokens.iter().filter_map(limiter).collect(),
+        }
+    }
+
+    /// Counts a request of a token.
+    pub fn check_token(&self, token: &NamedToken) -> Answer<()> {
+        let Some(limiter) = self.tokens.get(&token.name) else { return Ok(()) };
+        limiter.check().map_err(|not_until| {
+            let wait = not_until.wait_time_from(DefaultClock::default().now());
+            let detail = format!("more requests than requests_per_second of the token `{}` allows", token.name);
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(wait.as_secs() + 1)
+        })
     }
 
     /// Counts a request; returns how long to wait if there were too many.
@@ -75,12 +97,12 @@ mod tests {
 
     #[test]
     fn a_burst_is_followed_by_a_pause() {
-        let rates = Rates::new(2.0);
+        let rates = Rates::new(2.0, &Tokens::default());
         let (one, other): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
         let passed = (0..10).filter(|_| rates.request(one).is_ok()).count();
         assert_eq!(passed, 4);
         assert!(rates.request(one).unwrap_err() <= Duration::from_millis(500));
         assert!(rates.request(other).is_ok());
-        assert!((0..1000).all(|_| Rates::new(0.0).request(one).is_ok()));
+        assert!((0..1000).all(|_| Rates::new(0.0, &Tokens::default()).request(one).is_ok()));
     }
 }

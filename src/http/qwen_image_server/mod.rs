@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::{
     api::Api,
+    caller::Caller,
     export, extract, files,
     problem::{Answer, ApiError, Problem},
     server_info,
@@ -107,7 +108,8 @@ pub struct ModelStatus {
     responses(
         (status = 200, description = "The layers, as JSON or ZIP", content((Layers = "application/json"), (Vec<u8> = "application/zip"))),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn decompose(State(api): State<Api>, request: Request) -> Answer<Response> {
+pub async fn decompose(State(api): State<Api>, caller: Caller, request: Request) -> Answer<Response> {
+    let api = api.by(&caller);
     let (headers, asked) = body::<Decompose>(&api, request).await?;
     let params = json!({
         "prompt": asked.prompt, "layers": asked.layer_num, "steps": asked.steps, "cfg_scale": asked.cfg_scale,
@@ -133,7 +135,8 @@ pub async fn decompose(State(api): State<Api>, request: Request) -> Answer<Respo
     responses(
         (status = 200, description = "The edited layer, as PNG or JSON", content((Vec<u8> = "image/png"), (Edited = "application/json"))),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn edit_layer(State(api): State<Api>, request: Request) -> Answer<Response> {
+pub async fn edit_layer(State(api): State<Api>, caller: Caller, request: Request) -> Answer<Response> {
+    let api = api.by(&caller);
     let (headers, asked) = body::<EditLayer>(&api, request).await?;
     let params = json!({
         "instruction": asked.instruction, "steps": asked.steps, "cfg_scale": asked.cfg_scale, "seed": asked.seed,

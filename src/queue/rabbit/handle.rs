@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{
-    outgoing::{Outgoing, headers_for_dead_letter, is_dispatch, persistent},
+    outgoing::{Outgoing, copy_id, headers_for_dead_letter, is_dispatch, persistent},
     publish::Publisher,
     topology::{DEAD_EXCHANGE, JOBS, queue_of},
 };
@@ -208,8 +208,8 @@ impl Handle {
         header("x-acetate-code", &reason.code);
         header("x-acetate-reason", shortened(&reason.message));
         header("x-acetate-queue", queue_of(self.kind));
-        let id = sent.message_id().clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
-        let mut properties = persistent().with_message_id(id).with_headers(headers);
+        let id = sent.message_id().clone().unwrap_or_else(copy_id);
+        let mut properties = persistent().with_message_id(id).with_headers(headers).with_timestamp(now());
         for (value, set) in [
             (sent.content_type(), BasicProperties::with_content_type as fn(_, _) -> _),
             (sent.content_encoding(), BasicProperties::with_content_encoding),

@@ -9,6 +9,7 @@ mod blocked;
 mod buffer;
 mod connect;
 mod consume;
+mod dead;
 mod errors;
 mod handle;
 mod links;
@@ -21,13 +22,15 @@ mod topology;
 use std::{sync::Arc, time::Duration};
 
 use backon::Retryable;
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 use tracing::warn;
 
 pub use self::tls::TlsFiles;
 pub use self::topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, queue_of};
 use self::{connect::Connector, links::Links};
-pub(super) use self::{consume::RabbitConsumer, handle::Handle, publish::Publisher, subscribe::Subscription};
+pub(super) use self::{
+    consume::RabbitConsumer, dead::DeadLetters, handle::Handle, publish::Publisher, subscribe::Subscription,
+};
 use super::{ConsumeOptions, Health};
 use crate::{
     job::JobError,
@@ -72,6 +75,8 @@ struct Core {
     connector: Connector,
     options: RabbitOptions,
     links: Links,
+    /// Held by the reader of dead letters.
+    dead: Arc<Mutex<()>>,
 }
 
 impl RabbitQueue {
@@ -79,7 +84,7 @@ impl RabbitQueue {
     /// password.
     pub fn new(url: &str, options: RabbitOptions) -> Result<Self, JobError> {
         let connector = Connector::new(url, &options)?;
-        let core = Arc::new(Core { connector, options, links: Links::default() });
+        let core = Arc::new(Core { connector, options, links: Links::default(), dead: Arc::default() });
         Ok(Self { publisher: Publisher::new(core.clone()), core })
     }
 

@@ -21,6 +21,8 @@ const DISPATCH: &str = "x-acetate-dispatch";
 /// The `app_id` of our messages. Dispatches of versions before [`DISPATCH`] have only this.
 const APP: &str = "acetate";
 
+const COPY: &str = "acetate-copy-";
+
 #[derive(Clone)]
 pub(super) struct Outgoing<'a> {
     pub(super) exchange: &'static str,
@@ -90,6 +92,17 @@ pub(super) fn headers_for_dead_letter(properties: &BasicProperties) -> FieldTabl
     let mut headers = properties.headers().as_ref().map_or_else(Default::default, |headers| headers.inner().clone());
     headers.retain(|name, _| name.as_str() != DISPATCH);
     FieldTable::from(headers)
+}
+
+/// The `message_id` of a message that was sent without one, by which a returned message is recognized. It is no UUID, so
+/// that nobody takes it for a job's id.
+pub(super) fn copy_id() -> ShortString {
+    format!("{COPY}{}", uuid::Uuid::now_v7()).into()
+}
+
+/// The property as the sender set it.
+pub(super) fn own_message_id(properties: &BasicProperties) -> Option<String> {
+    properties.message_id().as_ref().map(ToString::to_string).filter(|id| !id.starts_with(COPY))
 }
 
 pub(super) fn persistent() -> BasicProperties {

@@ -80,6 +80,11 @@ impl Publisher {
         self.batch(&self.jobs, &[message]).await.remove(0)
     }
 
+    /// Messages that must arrive in a queue; the results are in their order.
+    pub(super) async fn many(&self, messages: &[Outgoing<'_>]) -> Vec<Result<(), JobError>> {
+        self.batch(&self.jobs, messages).await
+    }
+
     /// Ensures that there is a connection with its channels.
     pub(super) async fn connect(&self) -> Result<(), JobError> {
         self.with_connection(async |_| Ok(())).await

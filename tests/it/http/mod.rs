@@ -9,6 +9,7 @@ mod jobs;
 mod pictures;
 mod qwen_image_server;
 mod restart;
+mod roles;
 pub mod server;
 mod service;
 mod starved;

@@ -6,6 +6,7 @@ pub mod amqp_proxy;
 pub mod broker;
 mod brokers;
 pub mod database;
+mod dead_letters;
 mod limits;
 mod private_ca;
 pub mod proxy;
@@ -17,6 +18,8 @@ mod replies;
 mod s3_files;
 pub mod s3_server;
 mod script;
+#[cfg(unix)]
+mod secrets;
 mod size;
 mod start;
 mod store;

@@ -1,5 +1,6 @@
 //! One suite for SQLite and Postgres, which guarantee the same.
 
+mod actions;
 mod batches;
 mod claims;
 mod endings;

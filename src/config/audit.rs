@@ -1,0 +1,25 @@
+//! `[audit]`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    pub keep_days: f64,
+}
+
+impl Audit {
+    /// The first invalid setting, and why it is invalid.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        if (1.0..=36_500.0).contains(&self.keep_days) {
+            return Ok(());
+        }
+        Err(("audit.keep_days", format!("{} is not between 1 and 36500 days", self.keep_days)))
+    }
+
+    pub fn keep(&self) -> Duration {
+        Duration::from_secs_f64(self.keep_days * 86_400.0)
+    }
+}

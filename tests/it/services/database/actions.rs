@@ -1,0 +1,231 @@
+//! Who did what: entries in the transaction of the change, one for an action on many jobs, and what becomes of them.
+
+use std::time::Duration;
+
+use acetate::{
+    database::{Action, ActionFilter, ActionRow, Actor, CancelOutcome, HistoryEntry, JobStore, RetryRules, Subject},
+    job::{JobId, JobState},
+};
+use serde_json::json;
+
+use super::support::*;
+
+on_both!(
+    one_job_has_an_entry_for_each_action,
+    an_action_on_a_batch_is_one_entry,
+    a_change_without_its_entry_does_not_happen,
+    workers_and_failed_actions_leave_no_entry,
+    a_history_has_actions_and_attempts_in_order,
+    entries_outlive_jobs_until_their_time,
+    new_jobs_of_an_actor_are_counted,
+    pages_and_filters,
+);
+
+fn actor(name: &str) -> Actor {
+    Actor::new(name, Some([10, 0, 0, 7].into()))
+}
+
+async fn entries(status: &JobStore, filter: ActionFilter) -> Vec<ActionRow> {
+    let mut found = status.list_actions(&ActionFilter { limit: 100, ..filter }).await.unwrap().actions;
+    found.reverse();
+    found
+}
+
+fn short(rows: &[ActionRow]) -> Vec<(String, String, u64)> {
+    rows.iter().map(|row| (row.actor.clone(), row.action.clone(), row.jobs)).collect()
+}
+
+fn entry(actor: &str, action: &str, jobs: u64) -> (String, String, u64) {
+    (actor.to_owned(), action.to_owned(), jobs)
+}
+
+async fn one_job_has_an_entry_for_each_action(database: Database) {
+    let status = database.service().await;
+    let before = status.now().await.unwrap();
+    let id = JobId::new();
+    let request = request(id, "file:///a.png");
+    submit(&status.by(actor("ci")), &request).await;
+    // The same job again is no new action.
+    submit(&status.by(actor("ci")), &request).await;
+    assert_eq!(status.by(actor("ops")).cancel(id, &|_| false).await.unwrap(), CancelOutcome::Cancelled);
+    status.by(actor("ops")).retry(id).await.unwrap();
+    let running = take(&status, id, "one", LEASE).await;
+    assert_eq!(status.by(actor("boss")).cancel(id, &|_| false).await.unwrap(), CancelOutcome::Requested);
+    assert!(matches!(status.cancelled(id, running.epoch).await.unwrap(), acetate::database::Fenced::Held(_)));
+    assert_eq!(status.by(actor("boss")).forget(&[id]).await.unwrap(), 1);
+    let rows = entries(&status, ActionFilter { job: Some(id), ..ActionFilter::default() }).await;
+    assert_eq!(
+        short(&rows),
+        [
+            entry("ci", "submitted", 1),
+            entry("ops", "cancelled", 1),
+            entry("ops", "retried", 1),
+            entry("boss", "cancelled", 1),
+            entry("boss", "deleted", 1),
+        ]
+    );
+    let after = status.now().await.unwrap();
+    for row in rows {
+        assert!(before <= row.at && row.at <= after && row.address.as_deref() == Some("10.0.0.7"), "{row:?}");
+    }
+}
+
+async fn an_action_on_a_batch_is_one_entry(database: Database) {
+    let status = database.service().await;
+    let posters = batch("posters");
+    // Several transactions of one command.
+    let by = status.by(actor("cli:me@here"));
+    let ids = submitted_batch(&by, &posters, 2500).await;
+    submitted_batch(&by, &posters, 3).await;
+    take(&status, ids[7], "one", LEASE).await;
+    assert_eq!(status.by(actor("ops")).cancel_batch(&posters).await.unwrap(), 2503);
+    let rules = RetryRules { batch: posters.clone(), states: vec![JobState::Cancelled], codes: Vec::new() };
+    assert_eq!(status.by(actor("ops")).retry_batch(&rules, |_| true).await.unwrap().len(), 2502);
+    status.by(actor("ops")).cancel_batch(&posters).await.unwrap();
+    let pruner = status.by(actor("cron"));
+    assert_eq!(pruner.prune(&ids[..1500], Some(&posters)).await.unwrap(), 1499, "one runs");
+    assert_eq!(pruner.prune(&ids[1500..], Some(&posters)).await.unwrap(), 1000);
+    let rows = entries(&status, ActionFilter { batch: Some(posters.clone()), ..ActionFilter::default() }).await;
+    assert_eq!(
+        short(&rows),
+        [
+            entry("cli:me@here", "submitted", 2503),
+            entry("ops", "cancelled", 2503),
+            entry("ops", "retried", 2502),
+            entry("ops", "cancelled", 2502),
+            entry("cron", "pruned", 2499),
+        ]
+    );
+    assert!(rows.iter().all(|row| row.job.is_none()));
+}
+
+/// It is the same transaction: if the entry cannot be written, neither is the change.
+async fn a_change_without_its_entry_does_not_happen(database: Database) {
+    let status = database.service().await;
+    let (queued, failed) = (submitted(&status).await, submitted(&status).await);
+    let taken = take(&status, failed, "one", LEASE).await;
+    let _ = status.fail(failed, taken.epoch, &broken()).await.unwrap();
+    let named = batch("b");
+    let ids = submitted_batch(&status, &named, 2).await;
+    database.sql("ALTER TABLE actions RENAME TO elsewhere").await;
+    let by = status.by(actor("ops"));
+    assert!(by.cancel(queued, &|_| false).await.is_err());
+    assert!(by.retry(failed).await.is_err());
+    assert!(by.forget(&[failed]).await.is_err());
+    assert!(by.cancel_queued(&named, None).await.is_err());
+    let new = request(JobId::new(), "file:///a.png");
+    assert!(by.submit(&new, &Default::default()).await.is_err());
+    database.sql("ALTER TABLE elsewhere RENAME TO actions").await;
+    assert_eq!(row(&status, queued).await.state, JobState::Queued);
+    assert_eq!(row(&status, failed).await.state, JobState::Failed);
+    assert_eq!(row(&status, ids[0]).await.state, JobState::Queued);
+    assert_eq!(status.get(new.id).await.unwrap(), None);
+    by.cancel(queued, &|_| false).await.unwrap();
+    assert_eq!(row(&status, queued).await.state, JobState::Cancelled);
+}
+
+async fn workers_and_failed_actions_leave_no_entry(database: Database) {
+    let status = database.service().await;
+    let id = submitted(&status).await;
+    let running = take(&status, id, "one", LEASE).await;
+    let _ = status.succeed(id, running.epoch, &result()).await.unwrap();
+    let by = status.by(actor("ops"));
+    assert_eq!(by.cancel(id, &|_| false).await.unwrap(), CancelOutcome::AlreadyEnded(JobState::Succeeded));
+    by.cancel(JobId::new(), &|_| false).await.unwrap();
+    by.retry(id).await.unwrap();
+    assert_eq!(by.cancel_batch(&batch("none")).await.unwrap(), 0);
+    assert_eq!(by.forget(&[JobId::new()]).await.unwrap(), 0);
+    assert_eq!(entries(&status, ActionFilter::default()).await, []);
+}
+
+async fn a_history_has_actions_and_attempts_in_order(database: Database) {
+    let status = database.service().await;
+    let named = batch("b");
+    let ids = submitted_batch(&status.by(actor("ci")), &named, 2).await;
+    let id = ids[0];
+    let first = take(&status, id, "one", LEASE).await;
+    let _ = status.fail(id, first.epoch, &broken()).await.unwrap();
+    status.by(actor("ops")).retry(id).await.unwrap();
+    take(&status, id, "two", LEASE).await;
+    status.by(actor("ops")).cancel_batch(&named).await.unwrap();
+    let words = |entry: &HistoryEntry| match entry {
+        HistoryEntry::Accepted(_) => "accepted".to_owned(),
+        HistoryEntry::Removed(_) => "removed".to_owned(),
+        HistoryEntry::Action(action) => format!("{} by {}", action.action, action.actor),
+        HistoryEntry::Attempt(attempt) => format!("attempt on {}", attempt.worker),
+    };
+    let shown = |entries: Vec<HistoryEntry>| entries.iter().map(words).collect::<Vec<_>>();
+    let mut history = shown(status.history(id).await.unwrap().unwrap());
+    // These two are within one millisecond at times.
+    if history[2] == "attempt on two" {
+        history.swap(2, 3);
+    }
+    assert_eq!(history, ["submitted by ci", "attempt on one", "retried by ops", "attempt on two", "cancelled by ops"]);
+
+    let raw = JobId::new();
+    status.submit_message(&request(raw, "file:///b.png")).await.unwrap();
+    assert_eq!(shown(status.history(raw).await.unwrap().unwrap()), ["accepted"]);
+    assert_eq!(status.history(JobId::new()).await.unwrap(), None);
+    status.cancel(raw, &|_| false).await.unwrap();
+    status.by(actor("cron")).prune(&[raw], None).await.unwrap();
+    assert_eq!(shown(status.history(raw).await.unwrap().unwrap()), ["removed"]);
+}
+
+async fn entries_outlive_jobs_until_their_time(database: Database) {
+    let status = database.service().await;
+    let id = JobId::new();
+    submit(&status.by(actor("ci")), &request(id, "file:///a.png")).await;
+    status.by(actor("ci")).cancel(id, &|_| false).await.unwrap();
+    status.by(actor("ci")).forget(&[id]).await.unwrap();
+    database.sql("UPDATE actions SET at = at - 86400000 * 10 WHERE action = 'submitted'").await;
+    assert_eq!(status.forget_actions(Duration::from_secs(86_400 * 11)).await.unwrap(), 0);
+    assert_eq!(status.forget_actions(Duration::from_secs(86_400 * 9)).await.unwrap(), 1);
+    let rows = entries(&status, ActionFilter::default()).await;
+    assert_eq!(short(&rows), [entry("ci", "cancelled", 1), entry("ci", "deleted", 1)]);
+}
+
+async fn new_jobs_of_an_actor_are_counted(database: Database) {
+    let status = database.service().await;
+    let day = Duration::from_secs(86_400);
+    assert_eq!(status.submissions("ci", day).await.unwrap().jobs, 0);
+    let id = JobId::new();
+    submit(&status.by(actor("ci")), &request(id, "file:///a.png")).await;
+    submitted_batch(&status.by(actor("ci")), &batch("b"), 4).await;
+    submitted(&status.by(actor("other"))).await;
+    assert_eq!(status.submissions("ci", day).await.unwrap().jobs, 5);
+    database.sql("UPDATE actions SET at = at - 3600000 WHERE jobs = 4").await;
+    let counted = status.submissions("ci", day).await.unwrap();
+    assert!(counted.jobs == 5 && counted.oldest >= Duration::from_secs(3600), "{counted:?}");
+    assert_eq!(status.submissions("ci", Duration::from_secs(1800)).await.unwrap().jobs, 1);
+    assert!(status.is_submitted_by(id, "ci").await.unwrap());
+    assert!(!status.is_submitted_by(id, "other").await.unwrap());
+    assert!(!status.is_submitted_by(JobId::new(), "ci").await.unwrap());
+}
+
+async fn pages_and_filters(database: Database) {
+    let status = database.service().await;
+    let by = status.by(Actor::new("cli:me@here", None));
+    for index in 0..5 {
+        let id = format!("{index:016}");
+        let detail = json!({ "dead_letter": id, "text": "nul\0" });
+        by.record(Action::DeadLetterDropped, Subject::DeadLetter(&id, None), 1, &detail).await.unwrap();
+    }
+    let mut filter = ActionFilter { limit: 2, ..ActionFilter::default() };
+    let mut seen = Vec::new();
+    loop {
+        let page = status.list_actions(&filter).await.unwrap();
+        seen.extend(page.actions);
+        filter.after = page.next;
+        if page.next.is_none() {
+            break;
+        }
+    }
+    let letters: Vec<_> = seen.iter().map(|row| row.detail.as_ref().unwrap()["dead_letter"].clone()).collect();
+    assert_eq!(letters, [4, 3, 2, 1, 0].map(|index| json!(format!("{index:016}"))));
+    assert!(seen.iter().all(|row| row.address.is_none()));
+    let none = |filter: ActionFilter| async { entries(&status, filter).await.len() };
+    assert_eq!(none(ActionFilter { actor: Some("you".to_owned()), ..Default::default() }).await, 0);
+    assert_eq!(none(ActionFilter { action: Some("dead_letter_dropped".to_owned()), ..Default::default() }).await, 5);
+    let later = status.now().await.unwrap() + Duration::from_secs(60);
+    assert_eq!(none(ActionFilter { since: Some(later), ..Default::default() }).await, 0);
+}

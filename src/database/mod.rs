@@ -10,6 +10,7 @@
 //! and its messages always agree.
 
 mod backend;
+mod dispatch;
 mod listing;
 mod notify;
 mod outbox;
@@ -17,6 +18,7 @@ mod outcome;
 mod postgres;
 mod postgres_options;
 mod postgres_url;
+mod queue_status;
 mod retention;
 mod row;
 mod row_mapping;
@@ -29,12 +31,14 @@ mod url;
 mod webhook;
 
 pub use backend::{ConnectionCounts, JobStore, Migrated};
+pub use dispatch::{DispatchRules, Hold, KindCounts, Pause, Scope, Window, Workers};
 pub use listing::{BatchSummary, Depth, Filter, Page};
 pub use notify::Changes;
 pub use outbox::{OutboxId, OutboxRow, Topic};
 pub use outcome::{Beat, CancelOutcome, Claim, ClaimRules, Deferred, Fenced, RetryOutcome, SubmitOptions, Submitted};
 pub use postgres::PostgresJobStore;
 pub use postgres_url::PostgresUrl;
+pub use queue_status::{KindStatus, PauseStatus, QueueStatus, TenantStatus};
 pub use retention::{PrunePage, PruneRules, Pruned};
 pub use row::{Attempt, JobRow, LeaseState, Published, Rejection};
 pub use sqlite::SqliteJobStore;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     database::{
-        Changes, ConnectionCounts, DatabaseOptions, Migrated, OutboxMode, PostgresUrl,
+        Changes, ConnectionCounts, DatabaseOptions, DispatchRules, Migrated, OutboxMode, PostgresUrl,
         notify::{AbortOnDrop, Signal},
     },
     job::{JobError, JobId},
@@ -39,6 +39,7 @@ pub struct PostgresJobStore {
     pub(super) connections: Connections,
     pub(super) mode: OutboxMode,
     pub(super) signal: Signal,
+    pub(super) rules: Arc<DispatchRules>,
     migrated: Migrated,
     place: Arc<str>,
     listening: Arc<Listener>,
@@ -63,6 +64,7 @@ impl PostgresJobStore {
             connections,
             mode,
             signal,
+            rules: Arc::new(options.dispatch.clone()),
             migrated,
             place: url.to_string().into(),
             listening: Arc::new(listening),
@@ -110,6 +112,7 @@ impl PostgresJobStore {
              SELECT job, epoch, attempt, worker, started_at FROM attempts WHERE FALSE;
              UPDATE outbox SET taken_until = taken_until WHERE FALSE;
              UPDATE webhooks SET taken_until = taken_until WHERE FALSE;
+             UPDATE workers SET slots = slots WHERE FALSE; UPDATE pauses SET name = name WHERE FALSE;
              DELETE FROM jobs WHERE FALSE; DELETE FROM outbox WHERE FALSE; DELETE FROM webhooks WHERE FALSE"
         );
         self.connections.try_to_write(&sql).await
@@ -129,6 +132,10 @@ impl PostgresJobStore {
             Err(reason) => remarks.push(reason),
         }
         Ok(remarks)
+    }
+
+    pub fn dispatch_rules(&self) -> &DispatchRules {
+        &self.rules
     }
 
     pub fn changes(&self) -> Changes {

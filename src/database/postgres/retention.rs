@@ -52,7 +52,12 @@ impl PostgresJobStore {
                  remembered AS (
                     INSERT INTO tombstones (id, deleted_at) SELECT id, acetate_now() FROM gone
                     ON CONFLICT (id) DO UPDATE SET deleted_at = EXCLUDED.deleted_at),
-                 unsent AS (DELETE FROM outbox USING gone WHERE outbox.job = gone.id AND topic = 'dispatch')
+                 unsent AS (
+                    DELETE FROM outbox USING gone
+                     WHERE outbox.job = gone.id AND topic = 'dispatch' AND taken_until IS NULL),
+                 unheard AS (
+                    DELETE FROM outbox USING gone
+                     WHERE outbox.job = gone.id AND topic = 'dispatch' AND taken_until IS NOT NULL)
                  SELECT id FROM gone",
             )
             .bind(chunk.iter().map(JobId::to_string).collect::<Vec<_>>());

@@ -2,9 +2,11 @@
 
 mod batch;
 mod claim;
+mod dispatch;
 mod message;
 mod open;
 mod outbox;
+mod pauses;
 mod query;
 mod retention;
 mod submit;

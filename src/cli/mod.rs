@@ -18,6 +18,7 @@ mod models;
 mod output;
 mod params;
 mod progress;
+mod queue;
 mod run;
 mod runtime;
 mod serve;
@@ -55,6 +56,8 @@ enum Command {
     Worker(worker::WorkerArgs),
     /// List, show, watch, cancel, retry, fetch or prune jobs
     Jobs(jobs::JobsArgs),
+    /// Show, pause, resume or drain the queue
+    Queue(queue::QueueArgs),
     /// Write the layers of a result as one file: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP)
     Export(export::ExportArgs),
     /// List, download or check model checkpoints
@@ -104,6 +107,7 @@ impl Command {
             Self::Serve(args) => args.run(global),
             Self::Worker(args) => args.run(global),
             Self::Jobs(args) => args.run(global),
+            Self::Queue(args) => args.run(global),
             Self::Export(args) => args.run(global),
             Self::Models(args) => args.run(global),
             Self::Config(args) => args.run(global),
@@ -120,6 +124,7 @@ impl Command {
             Self::Submit(args) => args.json(),
             Self::Serve(_) | Self::Worker(_) | Self::Completions(_) | Self::Man(_) => false,
             Self::Jobs(args) => args.json(),
+            Self::Queue(args) => args.json(),
             Self::Export(args) => args.json,
             Self::Models(args) => args.json(),
             Self::Config(args) => args.json,

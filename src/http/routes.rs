@@ -15,8 +15,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    api::Api, batches, export, files, jobs, metrics, middleware, probes, qwen_image_server, server_info, static_files,
-    thumbnails,
+    api::Api, batches, export, files, jobs, metrics, middleware, probes, queue, qwen_image_server, server_info,
+    static_files, thumbnails,
 };
 
 /// The OpenAPI document without its paths.
@@ -34,6 +34,7 @@ use super::{
         (name = "jobs", description = "Submit and manage jobs"),
         (name = "pictures", description = "Layers, files, thumbnails and exports"),
         (name = "batches", description = "Groups of jobs with one name"),
+        (name = "queue", description = "What waits and runs; pause and resume"),
         (name = "server", description = "Server information"),
         (name = "session", description = "Browser sessions, for requests that cannot send a token"),
         (name = "qwen-image", description = "The Qwen-Image web server's endpoints, which wait for their job")
@@ -69,6 +70,9 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(batches::list))
         .routes(routes!(batches::show))
         .routes(routes!(batches::cancel))
+        .routes(routes!(queue::show))
+        .routes(routes!(queue::pause))
+        .routes(routes!(queue::resume))
         .routes(routes!(server_info::config))
         .routes(routes!(server_info::models))
         .routes(routes!(qwen_image_server::decompose))

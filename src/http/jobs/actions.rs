@@ -36,7 +36,7 @@ pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>>
 pub async fn retry(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
     match api.jobs().retry(id).await? {
         RetryOutcome::Queued(row) => {
-            api.dispatch(&row).await;
+            api.wake();
             Ok(Json(JobView::new(&row, &api)))
         }
         RetryOutcome::Refused(state) => Err(ApiError::conflict(format!(

@@ -53,6 +53,10 @@ DECLARE
     v_taken BIGINT;
     v_kind  TEXT;
     v_kinds TEXT[] := '{}';
+    v_stale BOOLEAN;
+    v_late  BOOLEAN;
+    v_first RECORD;
+    v_last  RECORD;
 BEGIN
     IF v_size <= 0 THEN
         SELECT COALESCE(2 * SUM(slots), 16) INTO v_size FROM workers WHERE seen_at > v_now - 30000;
@@ -70,35 +74,66 @@ BEGIN
             v_kinds := v_kinds || v_kind;
         END IF;
     END LOOP;
-    IF v_kinds = '{}' AND NOT EXISTS (SELECT 1 FROM outbox WHERE topic = 'dispatch' AND taken_until <= v_now) THEN
+    v_late := EXISTS (SELECT 1 FROM outbox WHERE topic = 'dispatch' AND taken_until <= v_now);
+    IF v_kinds = '{}' AND NOT v_late THEN
         RETURN;
     END IF;
+    v_stale := EXISTS (SELECT 1 FROM outbox AS sent
+         WHERE topic = 'dispatch' AND taken_until > v_now
+           AND (SELECT jobs.state = 'queued' OR (jobs.state = 'running' AND jobs.lease_until <= v_now) FROM jobs WHERE jobs.id = sent.job) IS NOT TRUE);
 
     -- One relay at a time, and each sees what the one before it has taken.
     PERFORM pg_advisory_xact_lock(hashtextextended(format('acetate dispatch %s', current_schema()), 0));
     v_now := (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT;
 
-    -- Messages of jobs that were started or have ended, also by workers of older versions.
-    DELETE FROM outbox WHERE id = ANY(ARRAY(
-        SELECT sent.id FROM outbox AS sent
-         WHERE topic = 'dispatch' AND taken_until > v_now
-           AND (SELECT jobs.state = 'queued' OR (jobs.state = 'running' AND jobs.lease_until <= v_now) FROM jobs WHERE jobs.id = sent.job) IS NOT TRUE
-           FOR UPDATE SKIP LOCKED));
-    -- What a relay took and neither sent nor gave back waits again, once for each job.
-    DELETE FROM outbox WHERE id = ANY(ARRAY(
-        SELECT late.id FROM outbox AS late
-         WHERE topic = 'dispatch' AND taken_until <= v_now
-           AND (EXISTS (SELECT 1 FROM outbox AS other WHERE other.job = late.job AND other.topic = 'dispatch' AND other.taken_until IS NULL)
-             OR EXISTS (SELECT 1 FROM outbox AS other WHERE other.job = late.job AND other.topic = 'dispatch' AND other.taken_until IS NOT NULL AND other.id > late.id))
-           FOR UPDATE SKIP LOCKED));
-    UPDATE outbox SET taken_until = NULL, sent_at = NULL WHERE id = ANY(ARRAY(
-        SELECT late.id FROM outbox AS late WHERE topic = 'dispatch' AND taken_until <= v_now FOR UPDATE SKIP LOCKED));
+    IF v_stale THEN
+        -- Messages of jobs that were started or have ended, also by workers of older versions.
+        DELETE FROM outbox WHERE id = ANY(ARRAY(
+            SELECT sent.id FROM outbox AS sent
+             WHERE topic = 'dispatch' AND taken_until > v_now
+               AND (SELECT jobs.state = 'queued' OR (jobs.state = 'running' AND jobs.lease_until <= v_now) FROM jobs WHERE jobs.id = sent.job) IS NOT TRUE
+               FOR UPDATE SKIP LOCKED));
+    END IF;
+    IF v_late THEN
+        -- What a relay took and neither sent nor gave back waits again, once for each job.
+        DELETE FROM outbox WHERE id = ANY(ARRAY(
+            SELECT late.id FROM outbox AS late
+             WHERE topic = 'dispatch' AND taken_until <= v_now
+               AND (EXISTS (SELECT 1 FROM outbox AS other WHERE other.job = late.job AND other.topic = 'dispatch' AND other.taken_until IS NULL)
+                 OR EXISTS (SELECT 1 FROM outbox AS other WHERE other.job = late.job AND other.topic = 'dispatch' AND other.taken_until IS NOT NULL AND other.id > late.id))
+               FOR UPDATE SKIP LOCKED));
+        UPDATE outbox SET taken_until = NULL, sent_at = NULL WHERE id = ANY(ARRAY(
+            SELECT late.id FROM outbox AS late WHERE topic = 'dispatch' AND taken_until <= v_now FOR UPDATE SKIP LOCKED));
+    END IF;
 
     FOREACH v_kind IN ARRAY p_kinds LOOP
         CONTINUE WHEN v_left <= 0;
         CONTINUE WHEN EXISTS (SELECT 1 FROM pauses WHERE scope = 'all' OR (scope = 'kind' AND name = v_kind));
         SELECT LEAST(v_left, v_size - COUNT(*)) INTO v_room FROM outbox WHERE topic = 'dispatch' AND taken_until > v_now AND kind = v_kind;
         CONTINUE WHEN v_room < LEAST(v_least, v_left);
+        SELECT priority, tenant, batch INTO v_first FROM outbox WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = v_kind
+         ORDER BY priority DESC, tenant DESC, batch DESC LIMIT 1;
+        CONTINUE WHEN NOT FOUND;
+        SELECT priority, tenant, batch INTO v_last FROM outbox WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = v_kind
+         ORDER BY priority, tenant, batch LIMIT 1;
+        IF v_first = v_last AND v_first.tenant = '' THEN
+            -- One batch, or single jobs: nobody to take turns with.
+            CONTINUE WHEN EXISTS (SELECT 1 FROM pauses WHERE scope = 'batch' AND name = v_first.batch);
+            RETURN QUERY
+            WITH held AS (
+                SELECT waiting.id FROM outbox AS waiting
+                 WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = v_kind AND waiting.priority = v_first.priority
+                   AND waiting.tenant = v_first.tenant AND waiting.batch = v_first.batch AND waiting.available_at <= v_now
+                 ORDER BY waiting.available_at, waiting.id LIMIT v_room FOR UPDATE SKIP LOCKED),
+            taken AS (
+                UPDATE outbox SET taken_until = v_now + p_lease WHERE outbox.id = ANY(ARRAY(SELECT held.id FROM held)) RETURNING outbox.*)
+            SELECT taken.id, taken.job, taken.job, taken.topic, taken.kind, taken.priority, taken.available_at, taken.created_at,
+                   COALESCE(taken.payload, (SELECT jobs.request FROM jobs WHERE jobs.id = taken.job))
+              FROM taken ORDER BY taken.available_at, taken.id;
+            GET DIAGNOSTICS v_taken = ROW_COUNT;
+            v_left := v_left - v_taken;
+            CONTINUE;
+        END IF;
         RETURN QUERY
         WITH RECURSIVE shares AS (
             (SELECT priority, tenant, batch FROM outbox

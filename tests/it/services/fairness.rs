@@ -84,7 +84,8 @@ async fn one_job_behind_a_batch_of_5000_starts_within_two_jobs_per_slot(world: W
     let most = 2 * SLOTS as usize * workers.len();
     println!("{before} of 5000 jobs started before the single one, of at most {most}; {after} were still waiting");
     assert!(after > 1000, "the batch was done before: {after}");
-    assert!(before <= most, "{before} jobs came before it");
+    // One more may start while the job is being accepted.
+    assert!(before <= most + 1, "{before} jobs came before it");
     assert_eq!(jobs.cancel_batch(&big).await.unwrap() > 0, after > 0);
 }
 

@@ -10,6 +10,7 @@ use acetate::{
     job::{JobId, JobKind, JobRequest, JobState},
 };
 use jiff::Timestamp;
+use sqlx::{Connection, PgConnection};
 
 use super::support::*;
 
@@ -351,4 +352,41 @@ async fn the_status_counts_what_waits_and_runs(database: Database) {
     assert_eq!(counts, (3, 1, 2, 1, true));
     assert_eq!(shown.kinds.iter().filter(|kind| kind.paused).count(), 1);
     assert_eq!((shown.paused[0].scope.as_str(), shown.paused[0].name.as_deref()), ("kind", Some("composite")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn claims_of_a_tenant_and_relays_take_turns_on_postgres() {
+    on_postgres(one_after_the_other).await;
+}
+
+/// While another process is claiming or dispatching, and has not committed yet, nobody else counts.
+async fn one_after_the_other(database: Database) {
+    let dispatch = DispatchRules { window: Window::Of(4), tenant_limit: 1, ..DispatchRules::default() };
+    let status = with_rules(&database, OutboxMode::Service, dispatch).await;
+    let wanted = of_tenant("small");
+    submit(&status, &wanted).await;
+    let pause = Duration::from_millis(400);
+
+    let mut other = PgConnection::connect(database.url()).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT acetate_tenant_has_room('small', 1)").execute(&mut other).await.unwrap();
+    let mut claiming = tokio::spawn({
+        let status = status.clone();
+        async move { claim(&status, wanted.id, "one").await }
+    });
+    assert!(tokio::time::timeout(pause, &mut claiming).await.is_err(), "it did not wait for the other claim");
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    assert!(matches!(claiming.await.unwrap(), Claim::Taken(_)));
+
+    submitted_batch(&status, &batch("many"), 8).await;
+    let call = "SELECT job FROM acetate_dispatch('{composite}', 500, 60000, 4, 0, '{}', '{}')";
+    let taken = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("BEGIN; {call}")));
+    assert_eq!(taken.fetch_all(&mut other).await.unwrap().len(), 4);
+    let mut sending = tokio::spawn({
+        let status = status.clone();
+        async move { send(&status).await }
+    });
+    assert!(tokio::time::timeout(pause, &mut sending).await.is_err(), "it did not wait for the other relay");
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    assert_eq!(sending.await.unwrap(), [], "the other one has filled the window");
+    other.close().await.unwrap();
 }

@@ -78,9 +78,8 @@ pub async fn serve_api(
         stores,
         queue: queue.clone(),
         dispatch: match (embedded, works) {
-            (true, true) => Dispatcher::InProcess,
             (true, false) => Dispatcher::Nobody,
-            (false, _) => Dispatcher::Relay(wake),
+            (true, true) | (false, _) => Dispatcher::Wake(wake),
         },
         probes: Probes::new(jobs.clone(), queue.clone(), metrics, works, broken, shutdown.drain.clone()),
         resident: working.as_ref().map(|worker| worker.engine.resident()),

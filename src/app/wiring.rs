@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, BucketOptions, Config, ImageLimits, LoadedConfig, PathStyleSetting},
-    database::{self, Actor, DatabaseOptions, JobStore, OutboxMode},
+    database::{self, Actor, DatabaseOptions, DispatchRules, JobStore, OutboxMode, Window},
     egress::PrivateCas,
     engine::Engine,
     image::Limits,
@@ -62,7 +62,14 @@ pub fn database_options(config: &Config) -> Result<DatabaseOptions, JobError> {
             }
         },
     };
-    Ok(DatabaseOptions { max_connections: config.status.max_connections, listen, migrate: config.status.migrate })
+    let queue = &config.queue;
+    let dispatch = DispatchRules {
+        window: if queue.window == 0 { Window::Automatic } else { Window::Of(queue.window) },
+        tenant_limit: queue.tenant_limit,
+        tenant_limits: queue.tenant_limits.clone(),
+    };
+    let (max_connections, migrate) = (config.status.max_connections, config.status.migrate);
+    Ok(DatabaseOptions { max_connections, listen, migrate, dispatch })
 }
 
 /// The job database, with its tables migrated.

@@ -105,7 +105,10 @@ async fn database(loaded: &LoadedConfig) -> Check {
         let jobs: Vec<String> =
             status.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
         let jobs = if jobs.is_empty() { "no jobs".to_owned() } else { jobs.join(", ") };
-        let remarks: String = status.check().await?.into_iter().map(|remark| format!("; {remark}")).collect();
+        let mut remarks: String = status.check().await?.into_iter().map(|remark| format!("; {remark}")).collect();
+        for pause in status.pauses().await? {
+            remarks.push_str(&format!("; paused: {} (acetate queue status)", pause.scope));
+        }
         status.close().await;
         Ok::<_, JobError>(format!("{}: can be written to, {jobs}{remarks}", status.place()))
     };

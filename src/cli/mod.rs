@@ -20,6 +20,7 @@ mod models;
 mod output;
 mod params;
 mod progress;
+mod queue;
 mod run;
 mod runtime;
 mod serve;
@@ -61,6 +62,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersArgs),
     /// List who did what
     Audit(audit::AuditArgs),
+    /// Show, pause, resume or drain the queue
+    Queue(queue::QueueArgs),
     /// Write the layers of a result as one file: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP)
     Export(export::ExportArgs),
     /// List, download or check model checkpoints
@@ -112,6 +115,7 @@ impl Command {
             Self::Jobs(args) => args.run(global),
             Self::DeadLetters(args) => args.run(global),
             Self::Audit(args) => args.run(global),
+            Self::Queue(args) => args.run(global),
             Self::Export(args) => args.run(global),
             Self::Models(args) => args.run(global),
             Self::Config(args) => args.run(global),
@@ -130,6 +134,7 @@ impl Command {
             Self::Jobs(args) => args.json(),
             Self::DeadLetters(args) => args.json(),
             Self::Audit(args) => args.json(),
+            Self::Queue(args) => args.json(),
             Self::Export(args) => args.json,
             Self::Models(args) => args.json(),
             Self::Config(args) => args.json,

@@ -34,6 +34,9 @@ pub struct JobView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchId>,
     pub created_at: Timestamp,
+    /// A queued job is not started before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
     pub updated_at: Timestamp,
     pub finished_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -63,6 +66,7 @@ impl JobView {
             }
         }
         Ok(Self {
+            not_before: row.not_before(),
             id: row.id(),
             kind: row.request.task.kind(),
             state: row.state,

@@ -1,10 +1,13 @@
 //! `[queue]`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Secret, set};
+use super::{Secret, set, store::list};
+
+/// Larger windows would be none.
+const MOST_WINDOW: u32 = 10_000_000;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +31,13 @@ pub struct QueueSection {
     pub connect_timeout_seconds: f64,
     pub publish_timeout_seconds: f64,
     pub remember_deleted_days: f64,
+    /// 0: from the slots of the workers.
+    pub window: u32,
+    /// 0: any number.
+    pub tenant_limit: u32,
+    /// `NAME=JOBS`, by name.
+    #[serde(deserialize_with = "limits")]
+    pub tenant_limits: BTreeMap<String, u32>,
 }
 
 impl QueueSection {
@@ -59,6 +69,9 @@ impl QueueSection {
         seconds("queue.consumer_timeout_seconds", self.consumer_timeout_seconds, 60.0, 4_000_000.0)?;
         seconds("queue.connect_timeout_seconds", self.connect_timeout_seconds, 0.1, 3600.0)?;
         seconds("queue.publish_timeout_seconds", self.publish_timeout_seconds, 0.1, 3600.0)?;
+        if self.window > MOST_WINDOW {
+            return Err(("queue.window", format!("{} is not between 0 and {MOST_WINDOW} jobs", self.window)));
+        }
         if !(1.0..=36_500.0).contains(&self.remember_deleted_days) {
             let reason = format!("{} is not between 1 and 36500 days", self.remember_deleted_days);
             return Err(("queue.remember_deleted_days", reason));
@@ -100,4 +113,25 @@ fn addresses<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option
         Written::Several(addresses) => addresses.join(","),
     };
     Ok(Some(text).filter(|text| !text.is_empty()).map(Secret::from))
+}
+
+/// Limits as `NAME=JOBS`, in a list or separated by commas.
+fn limits<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, u32>, D::Error> {
+    let mut limits = BTreeMap::new();
+    for text in list(deserializer)? {
+        let wrong = || {
+            let reason = format!("`{text}` is not the limit of a tenant; write NAME=JOBS, for instance \"acme=4\"");
+            <D::Error as serde::de::Error>::custom(reason)
+        };
+        // A name may contain `=`.
+        let (name, jobs) = text.rsplit_once('=').ok_or_else(wrong)?;
+        let (name, jobs) = (name.trim(), jobs.trim().parse().map_err(|_| wrong())?);
+        if name.is_empty() {
+            return Err(wrong());
+        }
+        if limits.insert(name.to_owned(), jobs).is_some() {
+            return Err(serde::de::Error::custom(format_args!("the tenant {name} is there twice")));
+        }
+    }
+    Ok(limits)
 }

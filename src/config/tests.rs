@@ -235,6 +235,28 @@ fn buckets_have_options_of_their_own() {
 }
 
 #[test]
+fn tenants_have_limits_and_the_queue_a_window() {
+    let read = |text: &str| Ok::<_, String>(with_file(&format!("[queue]\n{text}\n"), home(), None)?.config.queue);
+    let queue = read("window = 40\ntenant_limit = 3\ntenant_limits = [\"acme=4\", \"a=b=0\"]").unwrap();
+    assert_eq!((queue.window, queue.tenant_limit), (40, 3));
+    assert_eq!((queue.tenant_limits["acme"], queue.tenant_limits["a=b"]), (4, 0));
+    let environment = [("HOME", "/h"), ("ACETATE__QUEUE__TENANT_LIMITS", "acme=4, internal=0")];
+    let loaded = with_file("", Environment::from_pairs(environment), None).unwrap();
+    assert_eq!(loaded.config.queue.tenant_limits.len(), 2);
+    for (text, wanted) in [
+        ("tenant_limits = [\"acme\"]", "`acme` is not the limit of a tenant; write NAME=JOBS"),
+        ("tenant_limits = [\"acme=many\"]", "`acme=many` is not the limit of a tenant"),
+        ("tenant_limits = [\"=4\"]", "`=4` is not the limit of a tenant"),
+        ("tenant_limits = [\"a=1\", \"a=2\"]", "the tenant a is there twice"),
+        ("window = 20000000", "queue.window: 20000000 is not between 0 and 10000000 jobs"),
+        ("window = -1", "queue.window"),
+    ] {
+        let error = read(text).unwrap_err();
+        assert!(error.contains(wanted), "{text:?} gave: {error}");
+    }
+}
+
+#[test]
 fn the_http_server_needs_room_and_time() {
     for (text, wanted) in [
         ("max_connections = 0", "http.max_connections: 0 would refuse every client"),

@@ -1,14 +1,11 @@
 //! One interface for both databases.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
 use super::{
-    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim,
-    ClaimRules, DatabaseOptions, DatabaseUrl, Deferred, Depth, ErrorCount, Fenced, Filter, JobRow, OutboxId,
-    OutboxMode, OutboxRow, Page, Place, PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome,
-    RetryRules, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted, Swept, WebhookId, WebhookRow,
+    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseOptions, DatabaseUrl, Deferred, Depth, DispatchRules, ErrorCount, Fenced, Filter, JobRow, KindCounts, OutboxId, OutboxMode, OutboxRow, Page, Pause, Place, PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted, Swept, WebhookId, WebhookRow, Workers,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress};
 
@@ -97,6 +94,14 @@ impl JobStore {
         }
     }
 
+    /// Which jobs this process dispatches and claims.
+    pub fn dispatch_rules(&self) -> &DispatchRules {
+        match self {
+            Self::Sqlite(store) => store.dispatch_rules(),
+            Self::Postgres(store) => store.dispatch_rules(),
+        }
+    }
+
     /// Wakes when rows change.
     pub fn changes(&self) -> Changes {
         match self {
@@ -130,8 +135,8 @@ in_either! {
         options: &SubmitOptions,
     ) -> Vec<Result<Submitted, JobError>>;
 
-    /// Accepts a job by a message of another client, unless it had ended and was deleted.
-    async fn submit_message(&self, request: &JobRequest) -> Result<Admission, JobError>;
+    /// Accepts a job by a message of another client, unless it had ended and was deleted. It starts not before `at`.
+    async fn submit_message(&self, request: &JobRequest, at: Option<Timestamp>) -> Result<Admission, JobError>;
 
     /// When a job with this id was deleted; absent if it never was, or long ago ([`JobStore::forget_tombstones`]).
     async fn deleted_at(&self, id: JobId) -> Result<Option<Timestamp>, JobError>;
@@ -224,7 +229,7 @@ in_either! {
     /// The queued jobs by kind.
     async fn queue_depth(&self) -> Result<Vec<Depth>, JobError>;
 
-    /// Jobs that can be claimed now, most urgent first; they fill the in-process queue.
+    /// Jobs that can be claimed now, in the order of [`super::dispatch`]; they fill the in-process queue.
     async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError>;
 
     /// Batches, newest jobs first.
@@ -260,10 +265,11 @@ in_either! {
 
 // The outbox: messages about changes.
 in_either! {
-    /// Takes due messages for the duration of `lease`; no other relay gets them during that time.
+    /// Takes due events, and the next dispatches for which there is room, for the duration of `lease`; no other relay gets
+    /// them during that time. At most `limit` of each.
     async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError>;
 
-    /// Deletes messages that the broker has confirmed.
+    /// Deletes events that the broker has confirmed. A dispatch stays, and counts for the window until its job starts.
     async fn outbox_done(&self, ids: &[OutboxId]) -> Result<(), JobError>;
 
     /// Makes messages that could not be sent due again after `delay`.
@@ -282,6 +288,33 @@ in_either! {
     /// Dispatches a job again after `delay`, because this version cannot read its request. Its row is not read and not
     /// changed.
     async fn defer(&self, id: JobId, delay: Duration) -> Result<Deferred, JobError>;
+}
+
+// What is dispatched; see the module `dispatch`.
+in_either! {
+    /// Stops dispatches and claims; running jobs go on. Returns false if it was paused before.
+    async fn pause(&self, scope: &Scope) -> Result<bool, JobError>;
+
+    /// Ends the pause of the same scope. Returns false if there was none.
+    async fn resume(&self, scope: &Scope) -> Result<bool, JobError>;
+
+    async fn pauses(&self) -> Result<Vec<Pause>, JobError>;
+
+    /// Says that a worker is alive, and how many jobs it holds at a time.
+    async fn worker_lives(&self, name: &str, slots: u32) -> Result<(), JobError>;
+
+    async fn worker_leaves(&self, name: &str) -> Result<(), JobError>;
+
+    async fn workers(&self) -> Result<Workers, JobError>;
+
+    /// The unfinished jobs by kind.
+    async fn kind_counts(&self) -> Result<Vec<KindCounts>, JobError>;
+
+    /// The number of jobs that live workers run.
+    async fn running_in(&self, scope: &Scope) -> Result<u64, JobError>;
+
+    /// How many jobs of each tenant live workers run.
+    async fn tenants_running(&self) -> Result<BTreeMap<String, u64>, JobError>;
 }
 
 // Answers to messages that ask for one. Until the job ends, the address is kept in the place of a webhook's.

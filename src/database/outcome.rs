@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::row::JobRow;
+use super::{dispatch::Hold, row::JobRow};
 use crate::job::{BatchId, JobState};
 
 /// How a job is accepted.
@@ -47,6 +47,8 @@ pub enum Claim {
     },
     /// It waits for its next attempt.
     NotBefore(Timestamp),
+    /// It is due, but not to be started yet. Its dispatch is back in the outbox, and no attempt is counted.
+    OnHold(Hold),
     /// It has ended: earlier, or just now because it was cancelled or had no attempt left.
     Ended(Box<JobRow>),
     /// The id belongs to a job with another body; nothing was changed.

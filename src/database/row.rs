@@ -49,6 +49,11 @@ impl JobRow {
         self.request.id
     }
 
+    /// When a queued job may start, if that is later than it was submitted: it is scheduled, or waits for its next attempt.
+    pub fn not_before(&self) -> Option<Timestamp> {
+        Some(self.available_at).filter(|at| self.state == JobState::Queued && *at > self.created_at)
+    }
+
     /// The state at `now`. `is_dead`: whether the worker with this name is known to have died.
     pub fn lease(&self, now: Timestamp, is_dead: impl FnOnce(&str) -> bool) -> LeaseState {
         if self.lease_until.is_none_or(|until| until <= now) {

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::postgres_url::PostgresUrl;
+use super::{dispatch::DispatchRules, postgres_url::PostgresUrl};
 use crate::job::{JobError, percent_decoded};
 
 /// Whether changes of rows write messages to the outbox.
@@ -20,7 +20,7 @@ pub enum DatabaseUrl {
     Postgres(PostgresUrl),
 }
 
-/// How a process uses the database; the defaults are those of `config/default.toml`.
+/// How a process uses the database; the defaults are those of `config/default.toml`, except for the dispatches.
 #[derive(Debug, Clone)]
 pub struct DatabaseOptions {
     /// The most connections of this process, of which one listens. SQLite needs no limit.
@@ -29,11 +29,13 @@ pub struct DatabaseOptions {
     pub listen: Option<PostgresUrl>,
     /// Whether missing migrations are run. Otherwise tables of an older version are refused.
     pub migrate: bool,
+    /// Which jobs are dispatched and claimed. The default has no limits.
+    pub dispatch: DispatchRules,
 }
 
 impl Default for DatabaseOptions {
     fn default() -> Self {
-        Self { max_connections: 10, listen: None, migrate: true }
+        Self { max_connections: 10, listen: None, migrate: true, dispatch: DispatchRules::default() }
     }
 }
 

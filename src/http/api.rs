@@ -22,7 +22,7 @@ use crate::{
     database::{Actor, CancelOutcome, JobRow, JobStore, SubmitOptions, Submitted},
     engine::Resident,
     job::{JobError, JobId},
-    queue::{Dispatch as Message, Queue},
+    queue::Queue,
     store::Stores,
 };
 
@@ -52,10 +52,8 @@ pub struct Parts {
 /// How a new job reaches a worker.
 #[derive(Debug, Clone)]
 pub enum Dispatcher {
-    /// The queue of this process.
-    InProcess,
-    /// The relay that sends the outbox.
-    Relay(Arc<Notify>),
+    /// What dispatches in this process: the relay that sends the outbox, or what fills the in-process queue.
+    Wake(Arc<Notify>),
     /// Another process polls the rows.
     Nobody,
 }
@@ -156,35 +154,15 @@ impl Api {
             }
             Err(error) => return Err(error.into()),
         };
-        if let Submitted::New(row) = &submitted {
-            self.dispatch(row).await;
+        if let Submitted::New(_) = &submitted {
+            self.wake();
         }
         Ok(submitted)
     }
 
-    /// The row is written, so even if this fails, the job is found later.
-    pub async fn dispatch(&self, row: &JobRow) {
-        match &self.parts.dispatch {
-            Dispatcher::InProcess => {
-                let message = Message {
-                    id: row.id(),
-                    kind: row.request.task.kind(),
-                    priority: row.request.priority,
-                    body: Vec::new(),
-                    trace: None,
-                };
-                if let Err(error) = self.parts.queue.publish_dispatch(&message).await {
-                    tracing::warn!(%error, "a job could not be dispatched at once");
-                }
-            }
-            Dispatcher::Relay(wake) => wake.notify_one(),
-            Dispatcher::Nobody => {}
-        }
-    }
-
-    /// Wakes the relay after a change.
+    /// Wakes what dispatches after a change.
     pub fn wake(&self) {
-        if let Dispatcher::Relay(wake) = &self.parts.dispatch {
+        if let Dispatcher::Wake(wake) = &self.parts.dispatch {
             wake.notify_one();
         }
     }

@@ -21,6 +21,7 @@ mod metrics;
 mod middleware;
 mod probes;
 mod problem;
+mod queue;
 mod qwen_image_server;
 mod range;
 mod routes;

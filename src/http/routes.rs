@@ -15,8 +15,9 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    api::Api, audit, batches, dead_letters, export, files, jobs, metrics, middleware, probes, qwen_image_server,
-    server_info, static_files, thumbnails,
+    api::Api, audit, batches, dead_letters, export, files, jobs, metrics, middleware, probes, queue, qwen_image_server,
+    server_info,
+    static_files, thumbnails,
 };
 
 /// The OpenAPI document without its paths.
@@ -36,6 +37,7 @@ use super::{
         (name = "batches", description = "Groups of jobs with one name"),
         (name = "audit", description = "Who did what"),
         (name = "dead-letters", description = "Messages that are not valid jobs, or that RabbitMQ removed from their queue"),
+        (name = "queue", description = "What waits and runs; pause and resume"),
         (name = "server", description = "Server information"),
         (name = "session", description = "Browser sessions, for requests that cannot send a token"),
         (name = "qwen-image", description = "The Qwen-Image web server's endpoints, which wait for their job")
@@ -76,6 +78,9 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(batches::list))
         .routes(routes!(batches::show))
         .routes(routes!(batches::cancel))
+        .routes(routes!(queue::show))
+        .routes(routes!(queue::pause))
+        .routes(routes!(queue::resume))
         .routes(routes!(server_info::config))
         .routes(routes!(server_info::models))
         .routes(routes!(qwen_image_server::decompose))

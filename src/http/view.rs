@@ -37,6 +37,8 @@ pub struct JobView {
     pub error: Option<ErrorRecord>,
     pub cancel_requested: bool,
     pub created_at: Timestamp,
+    /// A queued job is not started before this time: it is scheduled, or waits for its next attempt.
+    pub not_before: Option<Timestamp>,
     /// When the last attempt started.
     pub started_at: Option<Timestamp>,
     pub updated_at: Timestamp,
@@ -136,6 +138,7 @@ impl JobView {
             error: row.error.clone(),
             cancel_requested: row.cancel_requested,
             created_at: row.created_at,
+            not_before: row.not_before(),
             started_at: row.started_at,
             updated_at: row.updated_at,
             finished_at: row.finished_at,

@@ -11,6 +11,7 @@ mod manifest;
 mod params;
 mod percent;
 mod request;
+mod start_time;
 mod state;
 
 pub use batch::BatchId;
@@ -27,7 +28,8 @@ pub use params::{
 };
 pub use percent::percent_decoded;
 pub use request::{
-    COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobKind, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, Task,
-    VERSION as REQUEST_VERSION, check_version,
+    COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobKind, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, TENANT,
+    Task, VERSION as REQUEST_VERSION, check_version,
 };
+pub use start_time::{StartTime, time_from_value};
 pub use state::{JobState, Progress, Stage};

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -10,8 +11,13 @@ use utoipa::ToSchema;
 use super::{
     CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams,
     json::{object_from_value, one_value_from_slice},
+    start_time::time_from_value,
 };
 
+/// The label that names a job's tenant.
+pub const TENANT: &str = "tenant";
+/// How many bytes of a tenant's name count.
+const LONGEST_TENANT: usize = 200;
 /// The version of messages.
 pub const VERSION: u32 = 1;
 /// How many pictures an edit takes.
@@ -155,18 +161,16 @@ pub struct JobRequest {
 impl JobRequest {
     /// Parses a message. Unknown fields, wrong types and values out of bounds are errors that name the field.
     pub fn from_json(bytes: &[u8]) -> Result<Self, JobError> {
-        if bytes.len() > MAX_REQUEST_BYTES {
-            return Err(JobError::invalid(
-                "request",
-                format!("{} bytes; at most {MAX_REQUEST_BYTES} are allowed; send references, not pixels", bytes.len()),
-            ));
-        }
-        let message = one_value_from_slice(bytes).map_err(|error| error.in_request("request", ""))?;
-        // First of all, because the rest of a newer message may be anything.
-        if let Some(version) = message.get("version").and_then(Value::as_u64) {
-            check_version(version)?;
-        }
-        Self::from_value(message)
+        Self::from_value(read_message(bytes)?)
+    }
+
+    /// Like [`JobRequest::from_json`], for a message of another client, which may also say when the job may start at the
+    /// earliest. That is not part of the request.
+    pub fn from_message(bytes: &[u8]) -> Result<(Self, Option<Timestamp>), JobError> {
+        let mut message = read_message(bytes)?;
+        let not_before = message.as_object_mut().and_then(|fields| fields.remove("not_before"));
+        let at = not_before.map(|value| time_from_value("not_before", &value)).transpose()?.flatten();
+        Ok((Self::from_value(message)?, at))
     }
 
     /// Like [`JobRequest::from_json`], for a message made from rows and flags.
@@ -197,6 +201,15 @@ impl JobRequest {
         wire.id = String::new();
         let json = serde_json::to_vec(&wire).unwrap_or_else(|error| unreachable!("plain data: {error}"));
         hex::encode(Sha256::digest(&json))
+    }
+
+    /// The label `tenant`, whose jobs may be limited; at most its first 200 bytes.
+    pub fn tenant(&self) -> Option<&str> {
+        let label = self.labels.get(TENANT).map(String::as_str).unwrap_or_default();
+        // A text column cannot contain a zero byte.
+        let plain = label.split('\0').next().unwrap_or_default();
+        let tenant = &plain[..plain.floor_char_boundary(LONGEST_TENANT)];
+        Some(tenant).filter(|tenant| !tenant.is_empty())
     }
 
     /// The seed of the job's noise.
@@ -261,6 +274,22 @@ impl JobRequest {
             ),
         ))
     }
+}
+
+/// Reads the JSON of a message.
+fn read_message(bytes: &[u8]) -> Result<Value, JobError> {
+    if bytes.len() > MAX_REQUEST_BYTES {
+        return Err(JobError::invalid(
+            "request",
+            format!("{} bytes; at most {MAX_REQUEST_BYTES} are allowed; send references, not pixels", bytes.len()),
+        ));
+    }
+    let message = one_value_from_slice(bytes).map_err(|error| error.in_request("request", ""))?;
+    // First of all, because the rest of a newer message may be anything.
+    if let Some(version) = message.get("version").and_then(Value::as_u64) {
+        check_version(version)?;
+    }
+    Ok(message)
 }
 
 /// Checks that this version of acetate can read the message.

@@ -5,7 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{debug, warn};
 
-use super::{ReplyTo, embedded::Taken, message::Content, rabbit::Handle};
+use super::{
+    ReplyTo,
+    embedded::Taken,
+    message::{Content, not_before},
+    rabbit::Handle,
+};
 use crate::job::{ErrorRecord, JobError, JobId, JobKind};
 
 /// The in-process queue has no other workers, only another process later.
@@ -21,6 +26,8 @@ pub struct Delivery {
     /// Whether it was sent because of a job's row, so that without a row there is nothing to do. A message of another
     /// client is a submission, and creates the row.
     pub is_dispatch: bool,
+    /// When the job of another client's message may start at the earliest. The row of a dispatch says it.
+    pub not_before: Option<Timestamp>,
     /// The message's W3C `traceparent`.
     pub trace: Option<String>,
     /// Where the sender wants to be told of the job's end.
@@ -40,6 +47,7 @@ impl Delivery {
             content: Content::Job(taken.job),
             redelivered: false,
             is_dispatch: true,
+            not_before: None,
             trace: None,
             reply_to: None,
             origin: Origin::Embedded(taken),
@@ -51,6 +59,7 @@ impl Delivery {
             content: Content::read(handle.body(), handle.message_id()),
             redelivered: handle.redelivered(),
             is_dispatch: handle.is_dispatch(),
+            not_before: if handle.is_dispatch() { None } else { not_before(handle.body()) },
             trace: handle.trace(),
             reply_to: handle.reply_to(),
             origin: Origin::Rabbit(Box::new(handle)),

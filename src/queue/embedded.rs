@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -48,6 +48,10 @@ struct Waiting {
     ready: BinaryHeap<(u8, Reverse<u64>, JobId)>,
     /// Jobs that are not due yet.
     later: BinaryHeap<Reverse<(Timestamp, u8, JobId)>>,
+    /// Jobs in the order of the rows; they come before others of the same priority.
+    offered: VecDeque<(u8, JobId)>,
+    /// Jobs that were taken and are not finished.
+    in_hand: HashSet<JobId>,
     arrivals: u64,
     closed: bool,
 }
@@ -67,6 +71,17 @@ impl EmbeddedQueue {
         self.shared.changed.notify_one();
     }
 
+    /// Replaces the jobs that were offered before with these, the most urgent first. Jobs that are being worked on are
+    /// left out.
+    pub fn offer(&self, jobs: impl IntoIterator<Item = (JobId, u8)>) {
+        let mut waiting = self.lock();
+        let free = |(job, _): &(JobId, u8)| !waiting.in_hand.contains(job);
+        let offered = jobs.into_iter().filter(free).map(|(job, priority)| (priority, job)).collect();
+        waiting.offered = offered;
+        drop(waiting);
+        self.shared.changed.notify_one();
+    }
+
     /// Stops deliveries: [`EmbeddedQueue::next`] returns `None` once nothing is due.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -81,7 +96,7 @@ impl EmbeddedQueue {
                 let mut waiting = self.lock();
                 let now = Timestamp::now();
                 waiting.admit(now);
-                if let Some((priority, _, job)) = waiting.ready.pop() {
+                if let Some((priority, job)) = waiting.take() {
                     return Some(Delivery::embedded(Taken { job, priority, queue: Some(self.clone()) }));
                 }
                 if waiting.closed {
@@ -98,14 +113,7 @@ impl EmbeddedQueue {
 
     pub fn len(&self) -> usize {
         let waiting = self.lock();
-        waiting.ready.len() + waiting.later.len()
-    }
-
-    /// Whether a job can be delivered now.
-    pub fn has_due(&self) -> bool {
-        let mut waiting = self.lock();
-        waiting.admit(Timestamp::now());
-        !waiting.ready.is_empty()
+        waiting.ready.len() + waiting.later.len() + waiting.offered.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -141,17 +149,33 @@ impl Waiting {
             }
         }
     }
+
+    fn take(&mut self) -> Option<(u8, JobId)> {
+        let urgent = self
+            .ready
+            .peek()
+            .is_some_and(|(priority, ..)| self.offered.front().is_none_or(|(offered, _)| offered < priority));
+        let (priority, job) = match urgent {
+            true => self.ready.pop().map(|(priority, _, job)| (priority, job))?,
+            false => self.offered.pop_front()?,
+        };
+        self.in_hand.insert(job);
+        Some((priority, job))
+    }
 }
 
 impl Taken {
     /// Marks the job as done.
     pub(super) fn done(mut self) {
-        self.queue = None;
+        if let Some(queue) = self.queue.take() {
+            queue.lock().in_hand.remove(&self.job);
+        }
     }
 
     /// Schedules the job for redelivery.
     pub(super) fn again_at(mut self, at: Timestamp) {
         if let Some(queue) = self.queue.take() {
+            queue.lock().in_hand.remove(&self.job);
             queue.push(self.job, self.priority, at);
         }
     }
@@ -160,6 +184,7 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         if let Some(queue) = self.queue.take() {
+            queue.lock().in_hand.remove(&self.job);
             queue.push(self.job, self.priority, Timestamp::now());
         }
     }
@@ -201,6 +226,26 @@ mod tests {
         again.ack().await;
         queue.close();
         assert!(queue.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_offer_replaces_what_waits_but_not_what_is_in_hand() {
+        let queue = EmbeddedQueue::default();
+        let [first, second, third, urgent] = [(); 4].map(|()| JobId::new());
+        queue.offer([(first, 0), (second, 0)]);
+        let taken = queue.next().await.unwrap();
+        assert_eq!(taken.job(), Some(first));
+        queue.push(urgent, 5, Timestamp::now());
+        queue.offer([(first, 0), (third, 0), (second, 0)]);
+        for wanted in [urgent, third, second] {
+            let delivery = queue.next().await.unwrap();
+            assert_eq!(delivery.job(), Some(wanted));
+            delivery.ack().await;
+        }
+        assert!(queue.is_empty());
+        taken.ack().await;
+        queue.offer([(first, 0)]);
+        assert_eq!(queue.next().await.unwrap().job(), Some(first), "it was finished");
     }
 
     #[tokio::test]

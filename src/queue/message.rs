@@ -1,5 +1,6 @@
 //! The content of a message: a request, or the reason why it is invalid.
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::newer::is_newer;
@@ -30,8 +31,8 @@ pub enum Content {
 impl Content {
     /// Parses a message's body; `message_id` is the property of that name.
     pub(super) fn read(body: &[u8], message_id: Option<&str>) -> Self {
-        match JobRequest::from_json(body) {
-            Ok(request) => Self::Request(Box::new(request)),
+        match JobRequest::from_message(body) {
+            Ok((request, _)) => Self::Request(Box::new(request)),
             Err(error) => {
                 let id = id_of(body).or_else(|| message_id?.parse().ok());
                 let kept = body[..body.len().min(MAX_KEPT_BYTES)].to_vec();
@@ -51,6 +52,14 @@ impl Content {
             Self::Newer { id, .. } | Self::Unreadable { id, .. } => *id,
         }
     }
+}
+
+/// When the job of another client's message may start at the earliest.
+pub(super) fn not_before(body: &[u8]) -> Option<Timestamp> {
+    const FIELD: &[u8] = b"\"not_before\"";
+    // Few messages have it, and only those are read twice.
+    let has_it = body.windows(FIELD.len()).any(|part| part == FIELD);
+    has_it.then(|| JobRequest::from_message(body).ok()).flatten()?.1
 }
 
 /// Reads only the id, so that messages of any size are fine.

@@ -38,7 +38,8 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
     match &delivery.content {
         Content::Job(id) => with_deadline("the claim", patience, control, || claim(worker, *id, None)).await,
         Content::Request(request) => {
-            let message = Some(Message { request, is_dispatch: delivery.is_dispatch });
+            let Delivery { is_dispatch, not_before, .. } = *delivery;
+            let message = Some(Message { request, is_dispatch, not_before });
             let accepted = with_deadline("the claim", patience, control, || claim(worker, request.id, message)).await?;
             match &accepted {
                 Accepted::Refused(reason) => tell_sender(worker, delivery, request.id, reason).await,
@@ -109,6 +110,8 @@ struct Message<'a> {
     request: &'a JobRequest,
     /// See [`Delivery::is_dispatch`].
     is_dispatch: bool,
+    /// See [`Delivery::not_before`].
+    not_before: Option<Timestamp>,
 }
 
 async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Result<Accepted, JobError> {
@@ -123,12 +126,12 @@ async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Resu
     };
     let mut claim = worker.jobs.claim(id, &rules).await?;
     let is_dispatch = message.is_some_and(|message| message.is_dispatch);
-    if let (Claim::Unknown, Some(Message { request, .. })) = (&claim, message) {
+    if let (Claim::Unknown, Some(Message { request, not_before, .. })) = (&claim, message) {
         if is_dispatch {
             return without_row(worker, id).await;
         }
         // A message from another client. If another worker submits it at the same time, both get the same row.
-        match worker.jobs.submit_message(request).await {
+        match worker.jobs.submit_message(request, not_before).await {
             Ok(Admission::Job) => claim = worker.jobs.claim(id, &rules).await?,
             Ok(Admission::Deleted(at)) => return Ok(Accepted::Stale(Stale::Deleted(at))),
             Err(error @ JobError::InvalidRequest { .. }) => return Ok(Accepted::Refused(ErrorRecord::from(&error))),

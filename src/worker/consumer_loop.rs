@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{JobControl, StopReason, Verdict, Worker, metrics, reaper, relay, replies, run};
+use super::{JobControl, StopReason, Verdict, Worker, fill, metrics, reaper, relay, replies, run};
 use crate::{
     database::LeaseState,
     job::{JobError, JobId, JobKind, JobState},
@@ -52,6 +52,8 @@ pub struct Unusable;
 /// # Errors
 /// [`Unusable`]: the process must be restarted. Its jobs are back in the queue by then.
 pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable> {
+    // Before anything is dispatched, because the slots of all workers decide how much.
+    reaper::sign_of_life(worker).await;
     let service = Arc::new(Service::new(worker.clone()));
     let consumer = worker.queue.consume(ConsumeOptions {
         kinds: JobKind::ALL.to_vec(),
@@ -62,6 +64,7 @@ pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable>
     let mut helping = JoinSet::new();
     let (store, queue, poll) = (worker.jobs.clone(), worker.queue.clone(), worker.options.poll);
     helping.spawn(relay::relay(store, queue, poll, worker.wake.clone(), helpers.clone()));
+    helping.spawn(fill::fill(worker.clone(), helpers.clone()));
     helping.spawn(replies::send(worker.clone(), helpers.clone()));
     helping.spawn(reaper::keep(worker.clone(), helpers.clone()));
     info!(worker = %worker.options.name, slots = worker.options.slots, "ready for jobs");

@@ -7,7 +7,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 
 use super::claim::Stale;
 use crate::{
-    database::{Depth, JobRow},
+    database::{Depth, JobRow, Pause, Scope},
     engine::Engine,
     job::{ErrorRecord, JobKind, StageTiming},
     queue::Queue,
@@ -34,6 +34,8 @@ pub fn describe() {
     describe_counter!("acetate_worker_wall_seconds_total", Unit::Seconds, "Time since this worker started.");
     describe_gauge!("acetate_jobs_queued", "Queued jobs, by kind.");
     describe_gauge!("acetate_oldest_queued_seconds", Unit::Seconds, "How long the oldest due job has waited.");
+    describe_gauge!("acetate_queue_paused", "1 while the jobs of a kind are paused.");
+    describe_gauge!("acetate_batches_paused", "Paused batches.");
     describe_gauge!("acetate_model_resident", "1 for each model that is loaded.");
     describe_gauge!("acetate_queue_connected", "1 while the worker is connected to the queue.");
     describe_gauge!("acetate_queue_blocked", "1 while RabbitMQ accepts no messages (connection.blocked).");
@@ -89,6 +91,15 @@ pub(super) fn depth(depths: &[Depth]) {
     let oldest = depths.iter().map(|depth| depth.oldest).min();
     let age = oldest.map_or(0.0, |oldest| Timestamp::now().duration_since(oldest).as_secs_f64());
     gauge!("acetate_oldest_queued_seconds").set(age.max(0.0));
+}
+
+pub(super) fn paused(pauses: &[Pause]) {
+    for kind in JobKind::ALL {
+        let paused = pauses.iter().any(|pause| pause.scope == Scope::All || pause.scope == Scope::Kind(kind));
+        gauge!("acetate_queue_paused", "kind" => kind.as_str()).set(if paused { 1.0 } else { 0.0 });
+    }
+    let batches = pauses.iter().filter(|pause| matches!(pause.scope, Scope::Batch(_))).count();
+    gauge!("acetate_batches_paused").set(batches as f64);
 }
 
 pub(super) fn engine(engine: &Engine, queue: &Queue) {

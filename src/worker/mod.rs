@@ -8,6 +8,7 @@ mod adopt;
 mod claim;
 mod execute;
 mod failpoint;
+mod fill;
 mod identity;
 mod inputs;
 mod lease;
@@ -57,7 +58,7 @@ pub struct Worker {
     pub queue: Queue,
     pub engine: Engine,
     pub options: WorkerOptions,
-    /// Wakes the relay when the outbox has something new.
+    /// Wakes the relay, or what fills the in-process queue, when there is something new.
     pub wake: Arc<Notify>,
     /// Set when the device is no longer reliable.
     pub broken: CancellationToken,

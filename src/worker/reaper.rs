@@ -13,8 +13,10 @@ use crate::{
     queue::Queue,
 };
 
-/// How many jobs the in-process queue is filled with at a time.
-const FILL: u32 = 64;
+/// How many jobs of dead processes are looked at.
+const DEAD: u32 = 64;
+/// How often the worker says that it is alive.
+const LIVES_EVERY: Duration = Duration::from_secs(10);
 /// How often the broker's queues are compared with the rows.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
 /// A queued job whose queue is empty is dispatched again this long after its last message. Messages that a busy worker
@@ -37,7 +39,12 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
     }
     let due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
     let (mut looked, mut counted, mut forgot, mut compared) = (None, None, None, Some(Instant::now()));
+    let mut lived = Some(Instant::now());
     while !stop.is_cancelled() {
+        if due(lived, LIVES_EVERY) {
+            lived = Some(Instant::now());
+            sign_of_life(&worker).await;
+        }
         if due(looked, every) {
             looked = Some(Instant::now());
             if let Err(error) = look(&worker).await {
@@ -56,6 +63,10 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
                 Ok(depth) => metrics::depth(&depth),
                 Err(error) => warn!(%error, "could not count the queued jobs"),
             }
+            match worker.jobs.pauses().await {
+                Ok(pauses) => metrics::paused(&pauses),
+                Err(error) => warn!(%error, "could not read what is paused"),
+            }
         }
         if due(forgot, FORGET_EVERY) {
             forgot = Some(Instant::now());
@@ -72,12 +83,23 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
             () = stop.cancelled() => {}
         }
     }
+    if let Err(error) = worker.jobs.worker_leaves(&worker.options.name.to_string()).await {
+        debug!(%error, "could not say that this worker leaves; others notice within 30 seconds");
+    }
+}
+
+/// Says that this worker is alive, and how many jobs it holds.
+pub(super) async fn sign_of_life(worker: &Worker) {
+    let slots = u32::try_from(worker.options.slots).unwrap_or(u32::MAX);
+    if let Err(error) = worker.jobs.worker_lives(&worker.options.name.to_string(), slots).await {
+        warn!(%error, "could not say that this worker is alive; fewer jobs are dispatched meanwhile");
+    }
 }
 
 /// Without a broker, jobs of a process on this machine that died need not wait for their leases.
 async fn take_over(worker: &Worker) -> Result<(), JobError> {
     let Queue::Embedded(queue) = &worker.queue else { return Ok(()) };
-    let running = Filter { state: Some(JobState::Running), limit: FILL, ..Filter::default() };
+    let running = Filter { state: Some(JobState::Running), limit: DEAD, ..Filter::default() };
     for row in worker.jobs.list(&running).await?.jobs {
         if row.lease(Timestamp::now(), |name| worker.is_dead(name)) != LeaseState::Held {
             queue.push(row.id(), row.request.priority, Timestamp::now());
@@ -102,22 +124,10 @@ async fn find_lost_messages(worker: &Worker) -> Result<(), JobError> {
 }
 
 async fn look(worker: &Worker) -> Result<(), JobError> {
-    match &worker.queue {
-        Queue::Embedded(queue) => {
-            // Jobs in the queue are due, too; it is filled when it is empty.
-            if !queue.has_due() {
-                for (job, priority, _) in worker.jobs.due(FILL).await? {
-                    queue.push(job, priority, Timestamp::now());
-                }
-            }
-        }
-        Queue::Rabbit(_) => {
-            let found = worker.jobs.reap(worker.options.redispatch).await?;
-            if found > 0 {
-                info!(jobs = found, "dispatched again, because their workers died or their messages were lost");
-                worker.wake.notify_one();
-            }
-        }
+    let found = worker.jobs.reap(worker.options.redispatch).await?;
+    if found > 0 {
+        info!(jobs = found, "dispatched again, because their workers died or their messages were lost");
+        worker.wake.notify_one();
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
     JobControl, ResultPlacement, StopReason, Worker, adopt,
@@ -81,6 +81,10 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
             match &claim {
                 Claim::NotBefore(at) => delivery.again_at(*at).await,
                 Claim::Held { until, .. } => delivery.again_at(*until).await,
+                Claim::OnHold(hold) => {
+                    debug!(?hold, "a job must wait; its dispatch is back in the database");
+                    delivery.ack().await;
+                }
                 Claim::Taken(_) | Claim::Ended(_) | Claim::Unknown | Claim::Conflict(_) => delivery.ack().await,
             }
             return Ok(Verdict::NotTaken(claim));
@@ -89,6 +93,8 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
     worker.options.failpoint.at(Point::Claimed, Some(row.id()));
     info!(kind = %row.request.task.kind(), attempt = row.attempts, "claimed");
     metrics::claimed(&row);
+    // There is room for the next one.
+    worker.wake.notify_one();
 
     let lease = Lease::hold(worker, &row, control.clone());
     let mut made = attempt(worker, &row, control).await;

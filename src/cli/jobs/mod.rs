@@ -8,6 +8,7 @@ mod sweep;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     app::Submitter,
-    database::{Filter, JobRow},
+    database::{Filter, JobRow, Pause},
     job::{BatchId, JobError, JobId, JobKind, JobState},
     worker::WorkerName,
 };
@@ -153,7 +154,8 @@ async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
     if page.jobs.is_empty() {
         return output::line("no jobs");
     }
-    let rows: Vec<Vec<String>> = page.jobs.iter().map(table_row).collect();
+    let pauses = front.jobs.pauses().await?;
+    let rows: Vec<Vec<String>> = page.jobs.iter().map(|row| table_row(row, &pauses)).collect();
     output::table(&["ID", "KIND", "STATE", "TRIES", "SUBMITTED", ""], &rows)?;
     if let Some(next) = page.next {
         output::error(&format!("more jobs: acetate jobs list --after {next}"));
@@ -161,8 +163,13 @@ async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn table_row(row: &JobRow) -> Vec<String> {
+fn table_row(row: &JobRow, pauses: &[Pause]) -> Vec<String> {
+    let is_paused = pauses.iter().any(|pause| pause.scope.concerns(row));
     let remark = match (row.state, &row.error, &row.progress) {
+        (JobState::Queued, ..) if is_paused => "paused".to_owned(),
+        (JobState::Queued, None, _) if row.not_before().is_some_and(|at| at > Timestamp::now()) => {
+            format!("not before {}", row.available_at.strftime("%Y-%m-%d %H:%M:%SZ"))
+        }
         (JobState::Running, _, Some(progress)) => progress_text(progress),
         (JobState::Failed | JobState::Queued, Some(error), _) => error.message.clone(),
         _ => String::new(),
@@ -190,6 +197,9 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
     line("id", &view.id.to_string())?;
     line("kind", &view.kind.to_string())?;
     line("state", &view.state.to_string())?;
+    if let Some(at) = view.not_before.filter(|at| *at > Timestamp::now()) {
+        line("not before", &at.to_string())?;
+    }
     for input in view.request.inputs.iter() {
         line("input", &input.to_string())?;
     }

@@ -21,7 +21,7 @@ use crate::{
         view::{JobView, progress_text},
     },
     config::LoadedConfig,
-    database::{Claim, JobRow, LeaseState, SubmitOptions, Submitted},
+    database::{Claim, Hold, JobRow, LeaseState, SubmitOptions, Submitted},
     engine::CancelToken,
     job::{ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
     store::{MANIFEST, ObjectKey, OutFolder, file_url},
@@ -178,6 +178,13 @@ impl Run<'_> {
             Some(Verdict::NotTaken(Claim::Held { worker, .. })) => Err(busy(id, &worker)),
             Some(Verdict::NotTaken(Claim::NotBefore(at))) => {
                 Err(JobError::Busy { reason: format!("job {id} waits until {at} for its next attempt") }.into())
+            }
+            Some(Verdict::NotTaken(Claim::OnHold(hold))) => {
+                let why = match hold {
+                    Hold::Paused => "it is paused; `acetate queue resume` ends that",
+                    Hold::TenantLimit => "its tenant has as many running jobs as queue.tenant_limit allows",
+                };
+                Err(JobError::Busy { reason: format!("job {id} waits: {why}") }.into())
             }
             Some(Verdict::Lost) => {
                 let reason = format!("another process took over job {id}; `acetate jobs show {id}` shows its progress");

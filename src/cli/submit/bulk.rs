@@ -12,7 +12,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
-    flags::SubmitFlags,
+    flags::{SubmitFlags, start_time},
     row::{Defaults, address, check_addresses},
     source::Source,
     template::Template,
@@ -82,7 +82,9 @@ async fn all(
         foresee(front, &requests, &mut report).await?;
         global.say(&format!("{} valid; nothing was submitted", output::count(report.rows as u64, "row")));
     } else {
-        send(global, front, requests, batch, flags.upload, &mut report).await?;
+        let at = start_time(front, flags).await?;
+        let options = SubmitOptions { batch: Some(batch.clone()), at, ..SubmitOptions::default() };
+        send(global, front, requests, &options, flags.upload, &mut report).await?;
     }
     let summary = match flags.wait && !flags.dry_run {
         true => Some(watch::batch(global, front, batch).await?),
@@ -174,11 +176,10 @@ async fn send(
     global: &GlobalArgs,
     front: &Submitter,
     requests: Vec<JobRequest>,
-    batch: &BatchId,
+    options: &SubmitOptions,
     upload: bool,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let options = SubmitOptions { batch: Some(batch.clone()), ..SubmitOptions::default() };
     let bar = bar(global, "submitting", Some(requests.len()));
     // Wait for an unreachable broker once, not for every chunk.
     let mut reachable = true;
@@ -198,7 +199,7 @@ async fn send(
                 put_into_store(front, request).await?;
             }
         }
-        for (request, submitted) in chunk.iter().zip(front.jobs.submit_many(&chunk, &options).await) {
+        for (request, submitted) in chunk.iter().zip(front.jobs.submit_many(&chunk, options).await) {
             match submitted.map_err(|error| in_row(request, error))? {
                 Submitted::New(_) => report.submitted += 1,
                 Submitted::Known(_) => report.known += 1,

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use jiff::Timestamp;
 
 use crate::{
+    app::Submitter,
     cli::params::parse_label,
-    job::{BatchId, JobId, MAX_PRIORITY},
+    job::{BatchId, JobError, JobId, MAX_PRIORITY, StartTime},
 };
 
 /// What is submitted, its id, batch and labels.
@@ -36,6 +38,9 @@ pub struct SubmitFlags {
     /// 0 to 9, higher first
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=i64::from(MAX_PRIORITY)))]
     pub priority: u8,
+    /// Start not before this time: RFC 3339, or a time from now by the database's clock, such as +90m or +2h
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<StartTime>,
     /// Copy local inputs into the store first, so that workers elsewhere can read them
     #[arg(long)]
     pub upload: bool,
@@ -51,4 +56,12 @@ pub struct SubmitFlags {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `--at` as a time, by the database's clock.
+pub async fn start_time(front: &Submitter, flags: &SubmitFlags) -> Result<Option<Timestamp>, JobError> {
+    match flags.at {
+        Some(at) => Ok(Some(at.from(front.jobs.now().await?))),
+        None => Ok(None),
+    }
 }

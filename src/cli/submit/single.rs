@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{
-    flags::SubmitFlags,
+    flags::{SubmitFlags, start_time},
     row::{address, check_addresses, named},
     template::{Template, Values},
 };
@@ -34,8 +34,9 @@ async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitF
     let inputs = if flags.upload { upload(front, inputs).await? } else { inputs };
     let request = request(task, flags, inputs)?;
     check_addresses(&request)?;
-    let submitted =
-        front.jobs.submit(&request, &SubmitOptions { batch: flags.batch.clone(), ..SubmitOptions::default() }).await?;
+    let at = start_time(front, flags).await?;
+    let options = SubmitOptions { batch: flags.batch.clone(), at, ..SubmitOptions::default() };
+    let submitted = front.jobs.submit(&request, &options).await?;
     front.dispatch().await;
     let id = request.id;
     if flags.wait {

@@ -32,6 +32,9 @@ impl PostgresJobStore {
                 }
                 Standing::Free { dead } => {
                     // The fingerprint was compared above, with what the request says today.
+                    if let Some(hold) = self.hold_back(id).await? {
+                        return Ok(Claim::OnHold(hold));
+                    }
                     let dead = row.worker.as_deref().filter(|_| dead).map(|worker| (worker, row.epoch.0));
                     if let Some(row) = self.take(id, rules, None, dead).await? {
                         return Ok(Claim::Taken(row));
@@ -49,8 +52,8 @@ impl PostgresJobStore {
         Err(overtaken(id))
     }
 
-    /// Increments the epoch and the attempts, sets the lease, adds the attempt to the history, and removes an unsent
-    /// dispatch; does nothing if the job is not free. `dead` is a worker whose lease need not have ended, and the epoch
+    /// Increments the epoch and the attempts, sets the lease, adds the attempt to the history, and removes the job's
+    /// dispatches; does nothing if the job is not free. `dead` is a worker whose lease need not have ended, and the epoch
     /// at which it died.
     async fn take(
         &self,
@@ -59,6 +62,7 @@ impl PostgresJobStore {
         fingerprint: Option<&str>,
         dead: Option<(&str, i64)>,
     ) -> Result<Option<Box<JobRow>>, JobError> {
+        let (names, limits) = self.rules.named_limits();
         let query = sqlx::query(concat!(
             "WITH taken AS (
                 UPDATE jobs
@@ -69,6 +73,11 @@ impl PostgresJobStore {
                    AND ($5::TEXT IS NULL OR fingerprint = $5)
                    AND ((state = 'queued' AND available_at <= acetate_now())
                      OR (state = 'running' AND (lease_until <= acetate_now() OR (worker = $6 AND epoch = $7))))
+                   AND NOT EXISTS (SELECT 1 FROM pauses WHERE scope = 'all' OR (scope = 'kind' AND name = jobs.kind)
+                                                           OR (scope = 'batch' AND name = jobs.batch))
+                   AND (tenant IS NULL OR acetate_tenant_has_room(tenant, COALESCE(
+                         (SELECT own.most FROM UNNEST($9::TEXT[], $10::BIGINT[]) AS own (name, most)
+                           WHERE own.name = jobs.tenant), $8)))
              RETURNING *),
              lost AS (
                 UPDATE attempts SET ended_at = taken.updated_at, outcome = 'lost'
@@ -77,6 +86,9 @@ impl PostgresJobStore {
              unsent AS (
                 DELETE FROM outbox USING taken
                  WHERE outbox.job = taken.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),
+             started AS (
+                DELETE FROM outbox USING taken
+                 WHERE outbox.job = taken.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NOT NULL),
              begun AS (
                 INSERT INTO attempts (job, epoch, attempt, worker, started_at)
                 SELECT id, epoch, attempts, worker, started_at FROM taken)
@@ -90,7 +102,10 @@ impl PostgresJobStore {
         .bind(i64::from(rules.max_attempts))
         .bind(fingerprint)
         .bind(dead.map(|(worker, _)| worker))
-        .bind(dead.map(|(_, epoch)| epoch));
+        .bind(dead.map(|(_, epoch)| epoch))
+        .bind(i64::from(self.rules.tenant_limit))
+        .bind(names)
+        .bind(limits);
         let Some(row) = self.one(query).await? else { return Ok(None) };
         self.signal.tell();
         Ok(Some(Box::new(read_job(&row)?)))
@@ -102,9 +117,11 @@ impl PostgresJobStore {
             return Ok(());
         }
         let query = sqlx::query(
-            "INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
-             SELECT id, 'dispatch', kind, priority, available_at, acetate_now() FROM jobs
-              WHERE id = $1 AND state || '' = 'queued'
+            "WITH arrived AS (
+                DELETE FROM outbox WHERE job = $1 AND topic = 'dispatch' AND taken_until IS NOT NULL)
+             INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
+             SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), available_at, acetate_now()
+               FROM jobs WHERE id = $1 AND state || '' = 'queued'
              ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING",
         )
         .bind(row.id().to_string());

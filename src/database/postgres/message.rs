@@ -6,6 +6,7 @@ use super::open::PostgresJobStore;
 use crate::{
     database::{
         Deferred,
+        dispatch::IN_BROKER,
         outcome::deferred,
         row_mapping::{Columns, milliseconds},
     },
@@ -20,27 +21,30 @@ impl PostgresJobStore {
         if !self.service() || kinds.is_empty() {
             return Ok(0);
         }
-        // Between the two times is when the last message was written: see `reap`.
         let query = sqlx::query(
             "WITH late AS (
-                SELECT id, kind, priority FROM jobs
-                 WHERE state = 'queued' AND kind = ANY($1) AND available_at <= acetate_now() - $2
-                   AND (quiet_until + available_at) / 2 <= acetate_now() - $2
-                   AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.job = jobs.id AND topic = 'dispatch')
-                 ORDER BY priority DESC, available_at, id LIMIT $3 FOR UPDATE SKIP LOCKED),
-             noted AS (
-                UPDATE jobs SET quiet_until = 2 * acetate_now() - available_at
-                 WHERE id = ANY(ARRAY(SELECT id FROM late))),
+                SELECT jobs.id, jobs.kind, jobs.priority, jobs.tenant, jobs.batch
+                  FROM outbox AS sent JOIN jobs ON jobs.id = sent.job
+                 WHERE sent.topic = 'dispatch' AND sent.taken_until = $4 AND sent.kind = ANY($1)
+                   AND sent.sent_at <= acetate_now() - $2
+                   AND jobs.state || '' = 'queued' AND jobs.available_at <= acetate_now()
+                 ORDER BY jobs.priority DESC, jobs.available_at, jobs.id LIMIT $3 FOR UPDATE OF jobs SKIP LOCKED),
+             forgotten AS (
+                DELETE FROM outbox
+                 WHERE job = ANY(ARRAY(SELECT id FROM late)) AND topic = 'dispatch' AND taken_until = $4),
              sent AS (
-                INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
-                SELECT id, 'dispatch', kind, priority, acetate_now(), acetate_now() FROM late
+                INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
+                SELECT DISTINCT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''),
+                       acetate_now(), acetate_now()
+                  FROM late
                 ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING
              RETURNING 1)
              SELECT 1 FROM sent",
         )
         .bind(kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>())
         .bind(milliseconds(grace))
-        .bind(AT_ONCE);
+        .bind(AT_ONCE)
+        .bind(IN_BROKER);
         let sent = self.all(query).await?.len();
         if sent > 0 {
             self.signal.tell();
@@ -50,10 +54,12 @@ impl PostgresJobStore {
 
     pub async fn defer(&self, id: JobId, delay: Duration) -> Result<Deferred, JobError> {
         let query = sqlx::query(
-            "WITH job AS (SELECT id, kind, priority, state FROM jobs WHERE id = $1),
+            "WITH job AS (SELECT id, kind, priority, tenant, batch, state FROM jobs WHERE id = $1),
+             arrived AS (DELETE FROM outbox WHERE job = $1 AND topic = 'dispatch' AND taken_until IS NOT NULL),
              sent AS (
-                INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
-                SELECT id, 'dispatch', kind, priority, acetate_now() + $2, acetate_now() FROM job
+                INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
+                SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''),
+                       acetate_now() + $2, acetate_now() FROM job
                  WHERE state IN ('queued', 'running')
                 ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING)
              SELECT state FROM job",

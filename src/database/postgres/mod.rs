@@ -8,6 +8,7 @@ mod actions;
 mod batch;
 mod claim;
 mod connect;
+mod dispatch;
 mod fault;
 mod indexes;
 mod listen;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     database::{
-        Actor, Changes, ConnectionCounts, DatabaseOptions, Migrated, OutboxMode, PostgresUrl,
+        Actor, Changes, ConnectionCounts, DatabaseOptions, DispatchRules, Migrated, OutboxMode, PostgresUrl,
         notify::{AbortOnDrop, Signal},
     },
     job::{JobError, JobId},
@@ -41,6 +41,7 @@ pub struct PostgresJobStore {
     pub(super) signal: Signal,
     /// Whose changes are recorded; absent for a worker.
     pub(super) actor: Option<Actor>,
+    pub(super) rules: Arc<DispatchRules>,
     migrated: Migrated,
     place: Arc<str>,
     listening: Arc<Listener>,
@@ -66,6 +67,7 @@ impl PostgresJobStore {
             mode,
             signal,
             actor: None,
+            rules: Arc::new(options.dispatch.clone()),
             migrated,
             place: url.to_string().into(),
             listening: Arc::new(listening),
@@ -115,6 +117,7 @@ impl PostgresJobStore {
              UPDATE webhooks SET taken_until = taken_until WHERE FALSE;
              INSERT INTO actions (operation, at, actor, action, jobs)
              SELECT operation, at, actor, action, jobs FROM actions WHERE FALSE;
+             UPDATE workers SET slots = slots WHERE FALSE; UPDATE pauses SET name = name WHERE FALSE;
              DELETE FROM jobs WHERE FALSE; DELETE FROM outbox WHERE FALSE; DELETE FROM webhooks WHERE FALSE"
         );
         self.connections.try_to_write(&sql).await
@@ -134,6 +137,10 @@ impl PostgresJobStore {
             Err(reason) => remarks.push(reason),
         }
         Ok(remarks)
+    }
+
+    pub fn dispatch_rules(&self) -> &DispatchRules {
+        &self.rules
     }
 
     pub fn changes(&self) -> Changes {

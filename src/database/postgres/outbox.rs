@@ -9,6 +9,7 @@ use super::open::PostgresJobStore;
 use crate::{
     database::{
         OutboxId, OutboxRow,
+        dispatch::IN_BROKER,
         row_mapping::{milliseconds, read_outbox},
     },
     job::{JobError, JobKind},
@@ -17,29 +18,36 @@ use crate::{
 /// The maximum number of jobs in one round of the reaper; the next round continues.
 const REAPED_AT_ONCE: i64 = 1000;
 
-/// The time, in milliseconds, within which a message is usually sent.
-const SOON: i64 = 5000;
-
 impl PostgresJobStore {
     pub async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError> {
+        let (names, limits) = self.rules.named_limits();
+        // A newer version may have other kinds, and sends their messages itself.
         let query = sqlx::query(
             "WITH due AS (
                 SELECT id FROM outbox
-                 WHERE available_at <= acetate_now() AND (taken_until IS NULL OR taken_until <= acetate_now())
-                   AND kind = ANY($3)
+                 WHERE topic <> 'dispatch' AND available_at <= acetate_now()
+                   AND (taken_until IS NULL OR taken_until <= acetate_now()) AND kind = ANY($3)
                  ORDER BY available_at, id LIMIT $1
                    FOR UPDATE SKIP LOCKED),
              taken AS (
                 UPDATE outbox SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
              RETURNING *)
-             SELECT id AS message, job AS id, job, topic, kind, priority, available_at, created_at,
-                    COALESCE(payload, (SELECT request FROM jobs WHERE jobs.id = taken.job)) AS payload
-               FROM taken ORDER BY taken.available_at, taken.id",
+             SELECT message, id, job, topic, kind, priority, available_at, created_at, payload FROM (
+                SELECT id AS message, job AS id, job, topic, kind, priority, available_at, created_at, payload,
+                       0 AS part, ROW_NUMBER() OVER (ORDER BY available_at, id) AS place FROM taken
+                UNION ALL
+                SELECT message, id, job, topic, kind, priority, available_at, created_at, payload, 1, place
+                  FROM acetate_dispatch($3, $1, $2, $4, $5, $6, $7) WITH ORDINALITY AS next (
+                       message, id, job, topic, kind, priority, available_at, created_at, payload, place)) AS chosen
+              ORDER BY part, place",
         )
         .bind(i64::from(limit))
         .bind(milliseconds(lease))
-        // A newer version may have other kinds, and sends their messages itself.
-        .bind(JobKind::ALL.map(JobKind::as_str).to_vec());
+        .bind(JobKind::ALL.map(JobKind::as_str).to_vec())
+        .bind(self.rules.window_number())
+        .bind(i64::from(self.rules.tenant_limit))
+        .bind(names)
+        .bind(limits);
         self.all(query).await?.iter().map(read_outbox).collect()
     }
 
@@ -47,19 +55,12 @@ impl PostgresJobStore {
         if ids.is_empty() {
             return Ok(());
         }
-        // The time of the dispatch is only a hint for the reaper. So it is not written if the row has nearly the same
-        // time, which is the normal case, and rows that another transaction is changing are skipped.
         let query = sqlx::query(
-            "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1) RETURNING job, topic),
-             sent AS (
-                SELECT id FROM jobs
-                 WHERE id = ANY(ARRAY(SELECT job FROM gone WHERE topic = 'dispatch'))
-                   AND state || '' = 'queued' AND quiet_until < acetate_now() - $2
-                   FOR UPDATE SKIP LOCKED)
-             UPDATE jobs SET quiet_until = acetate_now() WHERE id = ANY(ARRAY(SELECT id FROM sent))",
+            "WITH told AS (DELETE FROM outbox WHERE id = ANY($1) AND topic <> 'dispatch')
+             UPDATE outbox SET taken_until = $2, sent_at = acetate_now() WHERE id = ANY($1) AND topic = 'dispatch'",
         )
         .bind(numbers(ids))
-        .bind(SOON);
+        .bind(IN_BROKER);
         self.execute(query).await.map(drop)
     }
 
@@ -81,28 +82,53 @@ impl PostgresJobStore {
         }
         let query = sqlx::query(
             "WITH late AS (
-                SELECT id, kind, priority FROM jobs
+                SELECT id, kind, priority, tenant, batch FROM jobs
                  WHERE state = 'queued' AND quiet_until <= acetate_now() - $1
+                   AND NOT EXISTS (SELECT 1 FROM outbox
+                                    WHERE outbox.job = jobs.id AND topic = 'dispatch' AND taken_until IS NOT NULL)
                  ORDER BY quiet_until LIMIT $2 FOR UPDATE SKIP LOCKED),
+             unheard AS (
+                SELECT jobs.id, jobs.kind, jobs.priority, jobs.tenant, jobs.batch
+                  FROM outbox AS sent JOIN jobs ON jobs.id = sent.job
+                 WHERE sent.topic = 'dispatch' AND sent.taken_until = $3 AND sent.sent_at <= acetate_now() - $1
+                   AND jobs.state || '' = 'queued' AND jobs.quiet_until <= acetate_now() - $1
+                 ORDER BY sent.sent_at LIMIT $2 FOR UPDATE OF jobs SKIP LOCKED),
              dead AS (
-                SELECT id, kind, priority FROM jobs
+                SELECT id, kind, priority, tenant, batch FROM jobs
                  WHERE state = 'running' AND lease_until <= acetate_now() AND quiet_until <= acetate_now()
                  ORDER BY lease_until LIMIT $2 FOR UPDATE SKIP LOCKED),
-             lost AS (SELECT * FROM late UNION ALL SELECT * FROM dead),
+             -- A job that waits for its turn is not lost.
+             lost AS (
+                SELECT * FROM late
+                 WHERE NOT EXISTS (SELECT 1 FROM outbox
+                                    WHERE outbox.job = late.id AND topic = 'dispatch' AND taken_until IS NULL)
+                UNION SELECT * FROM unheard
+                UNION SELECT * FROM dead),
              noted AS (
                 UPDATE jobs
-                   SET quiet_until = CASE state WHEN 'queued' THEN 2 * acetate_now() - available_at
-                                     ELSE acetate_now() + GREATEST($1, acetate_now() - lease_until) END
-                 WHERE id = ANY(ARRAY(SELECT id FROM lost))),
+                   SET quiet_until = CASE state
+                           WHEN 'queued' THEN COALESCE(
+                               (SELECT 3 * acetate_now() - 2 * MAX(sent_at) FROM outbox
+                                 WHERE outbox.job = jobs.id AND topic = 'dispatch' AND taken_until IS NOT NULL),
+                               2 * acetate_now() - available_at)
+                           ELSE acetate_now() + GREATEST($1, acetate_now() - lease_until) END
+                 WHERE id = ANY(ARRAY(
+                    SELECT id FROM late UNION SELECT id FROM unheard UNION SELECT id FROM dead))),
+             forgotten AS (
+                DELETE FROM outbox
+                 WHERE job = ANY(ARRAY(SELECT id FROM lost)) AND topic = 'dispatch' AND taken_until = $3),
              sent AS (
-                INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
-                SELECT id, 'dispatch', kind, priority, acetate_now(), acetate_now() FROM lost
+                INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
+                SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), acetate_now(),
+                       acetate_now()
+                  FROM lost
                 ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING
              RETURNING 1)
              SELECT 1 FROM sent",
         )
         .bind(milliseconds(grace))
-        .bind(REAPED_AT_ONCE);
+        .bind(REAPED_AT_ONCE)
+        .bind(IN_BROKER);
         let lost = self.all(query).await?.len();
         if lost > 0 {
             self.signal.tell();

@@ -85,16 +85,41 @@ impl PostgresJobStore {
     }
 
     pub async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError> {
+        let (names, limits) = self.rules.named_limits();
+        // The order of `acetate_dispatch`. This is for a single process without a broker, so it may look at all rows.
         let query = sqlx::query(
-            "(SELECT id, priority, available_at AS at FROM jobs
-               WHERE state = 'queued' AND available_at <= acetate_now()
-               ORDER BY priority DESC, available_at, id LIMIT $1)
-             UNION ALL
-             (SELECT id, priority, lease_until AS at FROM jobs
-               WHERE state = 'running' AND lease_until <= acetate_now() ORDER BY lease_until LIMIT $1)
-             ORDER BY priority DESC, at, id LIMIT $1",
+            "WITH active AS (
+                SELECT COALESCE(tenant, '') AS tenant, COALESCE(batch, '') AS batch FROM jobs
+                 WHERE state = 'running' AND lease_until > acetate_now()),
+             busy AS (SELECT tenant, batch, COUNT(*) AS jobs FROM active GROUP BY 1, 2),
+             tenants AS (SELECT tenant, COUNT(*) AS jobs FROM active GROUP BY 1),
+             claimable AS (
+                SELECT id, priority, COALESCE(tenant, '') AS tenant, COALESCE(batch, '') AS batch, available_at AS at,
+                       state
+                  FROM jobs
+                 WHERE (state = 'queued' AND available_at <= acetate_now()
+                     OR state = 'running' AND lease_until <= acetate_now())
+                   AND NOT EXISTS (SELECT 1 FROM pauses WHERE scope = 'all' OR (scope = 'kind' AND name = jobs.kind)
+                                                           OR (scope = 'batch' AND name = jobs.batch))),
+             heads AS (
+                SELECT claimable.*, CASE state WHEN 'running' THEN 0 ELSE COALESCE(busy.jobs, 0) + ROW_NUMBER() OVER (
+                           PARTITION BY priority, claimable.tenant, claimable.batch, state ORDER BY at, id) END AS turn
+                  FROM claimable
+                  LEFT JOIN busy ON busy.tenant = claimable.tenant AND busy.batch = claimable.batch),
+             limited AS (
+                SELECT heads.*, COALESCE(tenants.jobs, 0) + ROW_NUMBER() OVER (
+                           PARTITION BY heads.tenant ORDER BY priority DESC, turn, at, id) AS nth,
+                       CASE heads.tenant WHEN '' THEN 0 ELSE COALESCE(
+                           (SELECT own.most FROM UNNEST($3::TEXT[], $4::BIGINT[]) AS own (name, most)
+                             WHERE own.name = heads.tenant), $2) END AS most
+                  FROM heads LEFT JOIN tenants ON tenants.tenant = heads.tenant)
+             SELECT id, priority, at FROM limited WHERE most = 0 OR nth <= most
+              ORDER BY priority DESC, turn, at, id LIMIT $1",
         )
-        .bind(i64::from(limit));
+        .bind(i64::from(limit))
+        .bind(i64::from(self.rules.tenant_limit))
+        .bind(names)
+        .bind(limits);
         let rows = self.all(query).await?;
         rows.iter().map(|row| Ok((row.word("id")?, row.small("priority")?, row.time("at")?))).collect()
     }

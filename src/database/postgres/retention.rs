@@ -68,7 +68,12 @@ impl PostgresJobStore {
                  remembered AS (
                     INSERT INTO tombstones (id, deleted_at) SELECT id, acetate_now() FROM gone
                     ON CONFLICT (id) DO UPDATE SET deleted_at = EXCLUDED.deleted_at),
-                 unsent AS (DELETE FROM outbox USING gone WHERE outbox.job = gone.id AND topic = 'dispatch'), ",
+                 unsent AS (
+                    DELETE FROM outbox USING gone
+                     WHERE outbox.job = gone.id AND topic = 'dispatch' AND taken_until IS NULL),
+                 unheard AS (
+                    DELETE FROM outbox USING gone
+                     WHERE outbox.job = gone.id AND topic = 'dispatch' AND taken_until IS NOT NULL), ",
                 noted!("gone", "$2"),
                 " SELECT id FROM gone"
             ))

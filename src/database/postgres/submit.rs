@@ -114,20 +114,21 @@ impl PostgresJobStore {
         let query = sqlx::query(concat!(
             "WITH new AS (
                 INSERT INTO jobs (id, fingerprint, kind, request, priority, batch, state, available_at, quiet_until,
-                                  created_at, updated_at, search, webhook)
+                                  created_at, updated_at, search, webhook, tenant)
                 SELECT id, fingerprint, kind, request, priority, $6, 'queued', COALESCE($7, acetate_now()),
-                       COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10
-                  FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $9::TEXT[])
-                    AS asked (id, fingerprint, kind, request, priority, search)
+                       COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10, NULLIF(tenant, '')
+                  FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $9::TEXT[], $12::TEXT[])
+                    AS asked (id, fingerprint, kind, request, priority, search, tenant)
                  WHERE NOT ($11 AND EXISTS (SELECT 1 FROM tombstones WHERE tombstones.id = asked.id))
                 ON CONFLICT (id) DO NOTHING
-             RETURNING id, kind, priority, created_at, available_at),
+             RETURNING id, kind, priority, tenant, batch, created_at, available_at),
              sent AS (
-                INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
-                SELECT id, 'dispatch', kind, priority, available_at, created_at FROM new WHERE $8
+                INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
+                SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), available_at, created_at
+                  FROM new WHERE $8
                 ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
                 DO UPDATE SET available_at = EXCLUDED.available_at), ",
-            noted!("new", "$12"),
+            noted!("new", "$13"),
             " SELECT id, created_at, available_at FROM new"
         ))
         .bind(texts(&|request| request.id.to_string()))
@@ -141,6 +142,7 @@ impl PostgresJobStore {
         .bind(texts(&|request| search::text(request, options.batch.as_ref())))
         .bind(options.webhook.as_deref())
         .bind(from_message)
+        .bind(texts(&|request| request.tenant().unwrap_or_default().to_owned()))
         .bind(note);
         let rows = self.all(query).await?;
         rows.iter().map(|row| Ok((row.word("id")?, (row.time("created_at")?, row.time("available_at")?)))).collect()

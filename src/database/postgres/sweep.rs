@@ -123,10 +123,12 @@ impl PostgresJobStore {
                        cancel_requested = FALSE, worker = NULL, lease_until = NULL, updated_at = acetate_now(),
                        finished_at = NULL
                  WHERE id = ANY(ARRAY(SELECT id FROM chosen))
-             RETURNING id, created_at, kind, priority),
+             RETURNING id, created_at, kind, priority, tenant, batch),
              sent AS (
-                INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
-                SELECT id, 'dispatch', kind, priority, acetate_now(), acetate_now() FROM turned WHERE ",
+                INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
+                SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), acetate_now(),
+                       acetate_now()
+                  FROM turned WHERE ",
         );
         query.push_bind(self.service()).push(
             " ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL

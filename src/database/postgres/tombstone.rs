@@ -18,9 +18,10 @@ use crate::{
 const CHUNK: i64 = 5000;
 
 impl PostgresJobStore {
-    pub async fn submit_message(&self, request: &JobRequest) -> Result<Admission, JobError> {
+    pub async fn submit_message(&self, request: &JobRequest, at: Option<Timestamp>) -> Result<Admission, JobError> {
         let one = (request, request.to_json());
-        if !self.insert(&[&one], &SubmitOptions::default(), true, None).await?.is_empty() {
+        let options = SubmitOptions { at, ..SubmitOptions::default() };
+        if !self.insert(&[&one], &options, true, None).await?.is_empty() {
             self.signal.tell();
             return Ok(Admission::Job);
         }

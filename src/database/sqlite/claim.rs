@@ -3,6 +3,7 @@
 use sqlx::SqliteConnection;
 
 use super::{
+    dispatch::{hold, put_back},
     open::{SqliteJobStore, database, now_ms},
     transition::{ensure_dispatch, select, write},
 };
@@ -40,7 +41,15 @@ impl SqliteJobStore {
                 let worker = row.worker.unwrap_or_default();
                 return Ok(Claim::Held { worker, until: row.lease_until.unwrap_or_default() });
             }
-            Standing::Free { .. } => return take(tx, &row, now, rules).await,
+            Standing::Free { .. } => {
+                return match hold(tx, &row, now, &self.rules).await? {
+                    Some(hold) => {
+                        put_back(tx, &row, hold, self.mode).await?;
+                        Ok(Claim::OnHold(hold))
+                    }
+                    None => take(tx, &row, now, rules).await,
+                };
+            }
             Standing::Cancelled => (JobState::Cancelled, JobError::Cancelled),
             Standing::Exhausted => (JobState::Failed, exhausted(&row)),
         };
@@ -78,8 +87,8 @@ async fn take(tx: &mut SqliteConnection, row: &JobRow, now: i64, rules: &ClaimRu
     .await
     .map_err(database)?;
     let taken = read_job(&taken)?;
-    // An unsent dispatch would only find that the job is taken.
-    sqlx::query("DELETE FROM outbox WHERE job = ? AND topic = 'dispatch' AND taken_until IS NULL")
+    // An unsent dispatch would only find that the job is taken, and a sent one has arrived.
+    sqlx::query("DELETE FROM outbox WHERE job = ? AND topic = 'dispatch'")
         .bind(&id)
         .execute(&mut *tx)
         .await

@@ -8,6 +8,7 @@ use super::open::{SqliteJobStore, database, now_ms};
 use crate::{
     database::{
         Deferred, OutboxMode,
+        dispatch::IN_BROKER,
         outcome::deferred,
         row_mapping::{Columns, after, milliseconds},
     },
@@ -25,22 +26,31 @@ impl SqliteJobStore {
         let now = now_ms();
         let last = now.saturating_sub(milliseconds(grace));
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
-        // Between the two times is when the last message was written: see `reap`.
-        let mut late = QueryBuilder::<Sqlite>::new("SELECT id FROM jobs WHERE state = 'queued' AND available_at <= ");
-        late.push_bind(last).push(" AND (quiet_until + available_at) / 2 <= ").push_bind(last);
-        late.push(" AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.job = jobs.id AND topic = 'dispatch')");
-        late.push(" AND kind IN (");
+        let mut late = QueryBuilder::<Sqlite>::new(
+            "SELECT DISTINCT jobs.id, jobs.priority, jobs.available_at FROM outbox AS sent JOIN jobs ON jobs.id = sent.job
+              WHERE sent.topic = 'dispatch' AND sent.taken_until = ",
+        );
+        late.push_bind(IN_BROKER).push(" AND sent.sent_at <= ").push_bind(last);
+        late.push(" AND jobs.state = 'queued' AND jobs.available_at <= ").push_bind(now);
+        late.push(" AND jobs.kind IN (");
         let mut list = late.separated(", ");
         for kind in kinds {
             list.push_bind(kind.as_str());
         }
-        late.push(") ORDER BY priority DESC, available_at, id LIMIT ").push_bind(AT_ONCE);
+        late.push(") ORDER BY jobs.priority DESC, jobs.available_at, jobs.id LIMIT ").push_bind(AT_ONCE);
         let late = late.build().fetch_all(&mut *tx).await.map_err(database)?;
         for row in &late {
             let id = row.text("id")?;
+            sqlx::query("DELETE FROM outbox WHERE job = ?1 AND topic = 'dispatch' AND taken_until = ?2")
+                .bind(&id)
+                .bind(IN_BROKER)
+                .execute(&mut *tx)
+                .await
+                .map_err(database)?;
             sqlx::query(
-                "INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
-                 SELECT id, 'dispatch', kind, priority, ?2, ?2 FROM jobs WHERE id = ?1
+                "INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
+                 SELECT id, 'dispatch', kind, priority, IFNULL(tenant, ''), IFNULL(batch, ''), ?2, ?2
+                   FROM jobs WHERE id = ?1
                  ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING",
             )
             .bind(&id)
@@ -48,12 +58,6 @@ impl SqliteJobStore {
             .execute(&mut *tx)
             .await
             .map_err(database)?;
-            sqlx::query("UPDATE jobs SET quiet_until = 2 * ?2 - available_at WHERE id = ?1")
-                .bind(&id)
-                .bind(now)
-                .execute(&mut *tx)
-                .await
-                .map_err(database)?;
         }
         tx.commit().await.map_err(database)?;
         if !late.is_empty() {
@@ -65,9 +69,15 @@ impl SqliteJobStore {
     pub async fn defer(&self, id: JobId, delay: Duration) -> Result<Deferred, JobError> {
         let now = now_ms();
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        sqlx::query("DELETE FROM outbox WHERE job = ?1 AND topic = 'dispatch' AND taken_until IS NOT NULL")
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(database)?;
         sqlx::query(
-            "INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
-             SELECT id, 'dispatch', kind, priority, ?2, ?3 FROM jobs WHERE id = ?1 AND state IN ('queued', 'running')
+            "INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
+             SELECT id, 'dispatch', kind, priority, IFNULL(tenant, ''), IFNULL(batch, ''), ?2, ?3
+               FROM jobs WHERE id = ?1 AND state IN ('queued', 'running')
              ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING",
         )
         .bind(id.to_string())

@@ -3,9 +3,11 @@
 mod actions;
 mod batch;
 mod claim;
+mod dispatch;
 mod message;
 mod open;
 mod outbox;
+mod pauses;
 mod query;
 mod retention;
 mod submit;

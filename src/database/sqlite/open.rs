@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,18 +13,19 @@ use sqlx::{
 };
 
 use crate::{
-    database::{Actor, Changes, DatabaseOptions, Migrated, OutboxMode, notify::Signal},
+    database::{Actor, Changes, DatabaseOptions, DispatchRules, Migrated, OutboxMode, notify::Signal},
     job::{JobError, JobId},
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
     include_str!("../../../migrations/sqlite/0004_caption.sql"),
     include_str!("../../../migrations/sqlite/0005_api.sql"),
     include_str!("../../../migrations/sqlite/0006_tombstones.sql"),
+    include_str!("../../../migrations/sqlite/0007_fairness.sql"),
     include_str!("../../../migrations/sqlite/0009_actions.sql"),
 ];
 
@@ -40,6 +42,7 @@ pub struct SqliteJobStore {
     pub(super) signal: Signal,
     /// Whose changes are recorded; absent for a worker.
     pub(super) actor: Option<Actor>,
+    pub(super) rules: Arc<DispatchRules>,
     migrated: Migrated,
     path: PathBuf,
 }
@@ -64,7 +67,9 @@ impl SqliteJobStore {
         let writer = connect(&file).await.map_err(|error| at(explain(&error)))?;
         let migrated = migrate(&writer, options.migrate).await.map_err(at)?;
         let readers = pool_options(4).connect_lazy_with(file.pragma("query_only", "on"));
-        Ok(Self { writer, readers, mode, signal: Signal::default(), actor: None, migrated, path: path.to_owned() })
+        let rules = Arc::new(options.dispatch.clone());
+        let path = path.to_owned();
+        Ok(Self { writer, readers, mode, signal: Signal::default(), actor: None, rules, migrated, path })
     }
 
     pub fn place(&self) -> String {
@@ -98,6 +103,10 @@ impl SqliteJobStore {
 
     pub async fn check(&self) -> Result<Vec<String>, JobError> {
         self.check_writes().await.map(|()| Vec::new())
+    }
+
+    pub fn dispatch_rules(&self) -> &DispatchRules {
+        &self.rules
     }
 
     pub fn changes(&self) -> Changes {

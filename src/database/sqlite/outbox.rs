@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
-use super::open::{SqliteJobStore, database, now_ms};
+use super::{
+    dispatch::next_dispatches,
+    open::{SqliteJobStore, database, now_ms},
+};
 use crate::{
     database::{
         OutboxId, OutboxMode, OutboxRow,
-        row_mapping::{after, milliseconds, read_outbox, to_json},
+        dispatch::IN_BROKER,
+        row_mapping::{Columns, after, milliseconds, read_outbox, to_json},
     },
     job::{JobError, JobKind},
 };
@@ -19,23 +23,14 @@ const REAPED_AT_ONCE: i64 = 1000;
 impl SqliteJobStore {
     pub async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError> {
         let now = now_ms();
-        let query = sqlx::query(
-            "UPDATE outbox SET taken_until = ?3
-              WHERE id IN (SELECT id FROM outbox
-                            WHERE available_at <= ?1 AND (taken_until IS NULL OR taken_until <= ?1)
-                              AND kind IN (SELECT value FROM json_each(?4))
-                            ORDER BY available_at, id LIMIT ?2)
-          RETURNING id AS message, job AS id, job, topic, kind, priority, available_at, created_at,
-                    COALESCE(payload, (SELECT request FROM jobs WHERE jobs.id = outbox.job)) AS payload",
-        )
-        .bind(now)
-        .bind(limit)
-        .bind(after(now, lease));
-        // A newer version may have other kinds, and sends their messages itself.
-        let query = query.bind(to_json(&JobKind::ALL)?);
-        let rows = query.fetch_all(&self.writer).await.map_err(database)?;
-        let mut taken = rows.iter().map(read_outbox).collect::<Result<Vec<_>, _>>()?;
-        taken.sort_by_key(|row| (row.available_at, row.id));
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let events = due_events(&mut tx, now, limit).await?;
+        let mut taken = take(&mut tx, &events, now, lease).await?;
+        if self.mode == OutboxMode::Service {
+            let next = next_dispatches(&mut tx, &self.rules, now, limit).await?;
+            taken.extend(take(&mut tx, &next, now, lease).await?);
+        }
+        tx.commit().await.map_err(database)?;
         Ok(taken)
     }
 
@@ -45,13 +40,12 @@ impl SqliteJobStore {
         }
         let now = now_ms();
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
-        let mut sent = QueryBuilder::<Sqlite>::new("UPDATE jobs SET quiet_until = MAX(quiet_until, ");
-        sent.push_bind(now).push(") WHERE state = 'queued' AND id IN (SELECT job FROM outbox");
-        sent.push(" WHERE topic = 'dispatch' AND id IN (");
+        let mut sent = QueryBuilder::<Sqlite>::new("UPDATE outbox SET taken_until = ");
+        sent.push_bind(IN_BROKER).push(", sent_at = ").push_bind(now).push(" WHERE topic = 'dispatch' AND id IN (");
         push_ids(&mut sent, ids);
-        sent.push("))");
+        sent.push(")");
         sent.build().execute(&mut *tx).await.map_err(database)?;
-        let mut gone = QueryBuilder::<Sqlite>::new("DELETE FROM outbox WHERE id IN (");
+        let mut gone = QueryBuilder::<Sqlite>::new("DELETE FROM outbox WHERE topic <> 'dispatch' AND id IN (");
         push_ids(&mut gone, ids);
         gone.push(")");
         gone.build().execute(&mut *tx).await.map_err(database)?;
@@ -77,48 +71,125 @@ impl SqliteJobStore {
         }
         let (now, grace) = (now_ms(), milliseconds(grace));
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
-        let lost = sqlx::query(
-            "INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
-             SELECT id, 'dispatch', kind, priority, ?1, ?1 FROM jobs
-              WHERE id IN (SELECT id FROM (SELECT id FROM jobs WHERE state = 'queued' AND quiet_until <= ?1 - ?2
-                                            ORDER BY quiet_until LIMIT ?3)
-                           UNION ALL
-                           SELECT id FROM (SELECT id FROM jobs
-                                            WHERE state = 'running' AND lease_until <= ?1 AND quiet_until <= ?1
-                                            ORDER BY lease_until LIMIT ?3))
-             ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING",
+        let (late, lost) = lost_jobs(&mut tx, now, grace).await?;
+        sqlx::query(
+            "UPDATE jobs
+                SET quiet_until = CASE state
+                        WHEN 'queued' THEN IFNULL(
+                            (SELECT 3 * ?2 - 2 * MAX(sent_at) FROM outbox
+                              WHERE outbox.job = jobs.id AND topic = 'dispatch' AND taken_until IS NOT NULL),
+                            2 * ?2 - available_at)
+                        ELSE ?2 + MAX(?3, ?2 - lease_until) END
+              WHERE id IN (SELECT value FROM json_each(?1))",
         )
+        .bind(to_json(&late)?)
         .bind(now)
         .bind(grace)
-        .bind(REAPED_AT_ONCE)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+        let lost = to_json(&lost)?;
+        sqlx::query(
+            "DELETE FROM outbox
+              WHERE job IN (SELECT value FROM json_each(?1)) AND topic = 'dispatch' AND taken_until = ?2",
+        )
+        .bind(&lost)
+        .bind(IN_BROKER)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+        let lost = sqlx::query(
+            "INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
+             SELECT id, 'dispatch', kind, priority, IFNULL(tenant, ''), IFNULL(batch, ''), ?2, ?2 FROM jobs
+              WHERE id IN (SELECT value FROM json_each(?1))
+             ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL DO NOTHING",
+        )
+        .bind(&lost)
+        .bind(now)
         .execute(&mut *tx)
         .await
         .map_err(database)?
         .rows_affected();
-        // These are the same rows, because of the write lock.
-        sqlx::query(
-            "UPDATE jobs
-                SET quiet_until = CASE state WHEN 'queued' THEN 2 * ?1 - available_at
-                                             ELSE ?1 + MAX(?2, ?1 - lease_until) END
-              WHERE id IN (SELECT id FROM (SELECT id FROM jobs WHERE state = 'queued' AND quiet_until <= ?1 - ?2
-                                            ORDER BY quiet_until LIMIT ?3)
-                           UNION ALL
-                           SELECT id FROM (SELECT id FROM jobs
-                                            WHERE state = 'running' AND lease_until <= ?1 AND quiet_until <= ?1
-                                            ORDER BY lease_until LIMIT ?3))",
-        )
-        .bind(now)
-        .bind(grace)
-        .bind(REAPED_AT_ONCE)
-        .execute(&mut *tx)
-        .await
-        .map_err(database)?;
         tx.commit().await.map_err(database)?;
         if lost > 0 {
             self.signal.tell();
         }
         Ok(lost)
     }
+}
+
+/// The jobs that nobody has heard of for too long, and those of them that are lost: their workers are dead, or their
+/// messages were sent. A job that waits for its turn is not lost.
+async fn lost_jobs(tx: &mut SqliteConnection, now: i64, grace: i64) -> Result<(Vec<String>, Vec<String>), JobError> {
+    let rows = sqlx::query(
+        "SELECT id, state = 'running' OR NOT EXISTS (
+                    SELECT 1 FROM outbox WHERE outbox.job = jobs.id AND topic = 'dispatch' AND taken_until IS NULL) AS lost
+           FROM jobs WHERE id IN (
+            SELECT id FROM (SELECT id FROM jobs
+                             WHERE state = 'queued' AND quiet_until <= ?1 - ?2
+                               AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.job = jobs.id AND topic = 'dispatch'
+                                                                      AND taken_until IS NOT NULL)
+                             ORDER BY quiet_until LIMIT ?3)
+            UNION ALL
+            SELECT id FROM (SELECT jobs.id FROM outbox AS sent JOIN jobs ON jobs.id = sent.job
+                             WHERE sent.topic = 'dispatch' AND sent.taken_until = ?4 AND sent.sent_at <= ?1 - ?2
+                               AND jobs.state = 'queued' AND jobs.quiet_until <= ?1 - ?2
+                             ORDER BY sent.sent_at LIMIT ?3)
+            UNION ALL
+            SELECT id FROM (SELECT id FROM jobs
+                             WHERE state = 'running' AND lease_until <= ?1 AND quiet_until <= ?1
+                             ORDER BY lease_until LIMIT ?3))",
+    )
+    .bind(now)
+    .bind(grace)
+    .bind(REAPED_AT_ONCE)
+    .bind(IN_BROKER)
+    .fetch_all(tx)
+    .await
+    .map_err(database)?;
+    let (mut late, mut lost) = (Vec::new(), Vec::new());
+    for row in &rows {
+        late.push(row.text("id")?);
+        if row.flag("lost")? {
+            lost.push(row.text("id")?);
+        }
+    }
+    Ok((late, lost))
+}
+
+/// The events that are due, in order.
+async fn due_events(tx: &mut SqliteConnection, now: i64, limit: u32) -> Result<Vec<i64>, JobError> {
+    // A newer version may have other kinds, and sends their messages itself.
+    let query = sqlx::query(
+        "SELECT id AS message FROM outbox
+          WHERE topic <> 'dispatch' AND available_at <= ?1 AND (taken_until IS NULL OR taken_until <= ?1)
+            AND kind IN (SELECT value FROM json_each(?3))
+          ORDER BY available_at, id LIMIT ?2",
+    )
+    .bind(now)
+    .bind(limit)
+    .bind(to_json(&JobKind::ALL)?);
+    query.fetch_all(tx).await.map_err(database)?.iter().map(|row| row.number("message")).collect()
+}
+
+/// Takes messages, and returns them in the order of their ids here.
+async fn take(tx: &mut SqliteConnection, ids: &[i64], now: i64, lease: Duration) -> Result<Vec<OutboxRow>, JobError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query(
+        "UPDATE outbox SET taken_until = ?2 WHERE id IN (SELECT value FROM json_each(?1))
+      RETURNING id AS message, job AS id, job, topic, kind, priority, available_at, created_at,
+                COALESCE(payload, (SELECT request FROM jobs WHERE jobs.id = outbox.job)) AS payload",
+    )
+    .bind(to_json(&ids)?)
+    .bind(after(now, lease))
+    .fetch_all(tx)
+    .await
+    .map_err(database)?;
+    let mut taken = rows.iter().map(read_outbox).collect::<Result<Vec<_>, _>>()?;
+    taken.sort_by_key(|row| ids.iter().position(|id| *id == row.id.0));
+    Ok(taken)
 }
 
 fn push_ids(query: &mut QueryBuilder<Sqlite>, ids: &[OutboxId]) {

@@ -3,13 +3,16 @@
 use jiff::Timestamp;
 use sqlx::{QueryBuilder, Sqlite};
 
-use super::open::{SqliteJobStore, database, now_ms};
+use super::{
+    dispatch::next_jobs,
+    open::{SqliteJobStore, database, now_ms},
+};
 use crate::{
     database::{
         Attempt, Depth, Filter, JobRow, Page,
         listing::page,
         row_mapping::{
-            Columns, JOB_WITH_ATTEMPTS, is_of_known_kind, job_columns, read_job, read_with_attempts, readable,
+            Columns, JOB_WITH_ATTEMPTS, is_of_known_kind, job_columns, read_job, read_with_attempts, readable, to_json,
         },
     },
     job::{JobError, JobId, JobState},
@@ -104,19 +107,24 @@ impl SqliteJobStore {
     }
 
     pub async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError> {
+        let mut reader = self.readers.acquire().await.map_err(database)?;
+        let now = now_ms();
+        let next = next_jobs(&mut reader, &self.rules, now, limit).await?;
+        // After those whose worker is dead; within a priority, the order of the list stays.
         let rows = sqlx::query(
-            "SELECT id, priority, at FROM (
-                SELECT * FROM (SELECT id, priority, available_at AS at FROM jobs
-                                WHERE state = 'queued' AND available_at <= ?1
-                                ORDER BY priority DESC, available_at, id LIMIT ?2)
-                UNION ALL
-                SELECT * FROM (SELECT id, priority, lease_until AS at FROM jobs
-                                WHERE state = 'running' AND lease_until <= ?1 ORDER BY lease_until LIMIT ?2))
-              ORDER BY priority DESC, at, id LIMIT ?2",
+            "SELECT id, priority, lease_until AS at, 0 AS place FROM jobs
+              WHERE state = 'running' AND lease_until <= ?1
+                AND NOT EXISTS (SELECT 1 FROM pauses WHERE scope = 'all' OR (scope = 'kind' AND name = jobs.kind)
+                                                        OR (scope = 'batch' AND name = jobs.batch))
+             UNION ALL
+             SELECT jobs.id, priority, available_at, 1 + next.key FROM json_each(?2) AS next
+               JOIN jobs ON jobs.id = next.value
+              ORDER BY priority DESC, place, at LIMIT ?3",
         )
-        .bind(now_ms())
+        .bind(now)
+        .bind(to_json(&next)?)
         .bind(limit)
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *reader)
         .await
         .map_err(database)?;
         rows.iter().map(|row| Ok((row.word("id")?, row.small("priority")?, row.time("at")?))).collect()

@@ -99,8 +99,8 @@ impl SqliteJobStore {
         .map_err(database)?;
         if self.mode == OutboxMode::Service {
             sqlx::query(
-                "INSERT INTO outbox (job, topic, kind, priority, available_at, created_at)
-                 SELECT id, 'dispatch', kind, priority, ?2, ?2 FROM jobs
+                "INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
+                 SELECT id, 'dispatch', kind, priority, IFNULL(tenant, ''), IFNULL(batch, ''), ?2, ?2 FROM jobs
                   WHERE id IN (SELECT value FROM json_each(?1))
                  ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
                  DO UPDATE SET available_at = excluded.available_at",

@@ -206,6 +206,13 @@ pub(super) async fn write(tx: &mut SqliteConnection, turn: &Transition) -> Resul
         .map_err(database)?;
     }
     let Some(message) = &turn.message else { return Ok(()) };
+    if message.topic.is_event() {
+        sqlx::query("DELETE FROM outbox WHERE job = ? AND topic = 'dispatch' AND taken_until IS NULL")
+            .bind(&id)
+            .execute(&mut *tx)
+            .await
+            .map_err(database)?;
+    }
     send(tx, row, message.topic, message.payload.as_deref(), message.available_at, now).await
 }
 
@@ -219,8 +226,8 @@ pub(super) async fn send(
     now: i64,
 ) -> Result<(), JobError> {
     sqlx::query(
-        "INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+        "INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at, tenant, batch)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
          ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
          DO UPDATE SET available_at = excluded.available_at",
     )
@@ -231,6 +238,8 @@ pub(super) async fn send(
     .bind(payload)
     .bind(available_at)
     .bind(now)
+    .bind(row.request.tenant().unwrap_or_default())
+    .bind(row.batch.as_ref().map_or("", |batch| batch.as_str()))
     .execute(tx)
     .await
     .map_err(database)?;
@@ -241,6 +250,19 @@ pub(super) async fn send(
 pub(super) async fn ensure_dispatch(tx: &mut SqliteConnection, row: &JobRow, mode: OutboxMode) -> Result<(), JobError> {
     match mode {
         OutboxMode::Embedded => Ok(()),
-        OutboxMode::Service => send(tx, row, Topic::Dispatch, None, row.available_at.as_millisecond(), now_ms()).await,
+        OutboxMode::Service => {
+            arrived(tx, row).await?;
+            send(tx, row, Topic::Dispatch, None, row.available_at.as_millisecond(), now_ms()).await
+        }
     }
+}
+
+/// Forgets the dispatch whose message has arrived.
+pub(super) async fn arrived(tx: &mut SqliteConnection, row: &JobRow) -> Result<(), JobError> {
+    sqlx::query("DELETE FROM outbox WHERE job = ? AND topic = 'dispatch' AND taken_until IS NOT NULL")
+        .bind(row.id().to_string())
+        .execute(tx)
+        .await
+        .map_err(database)?;
+    Ok(())
 }

@@ -40,7 +40,7 @@ pub async fn retry(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answer
     let api = api.by(&caller);
     match api.jobs().retry(id).await? {
         RetryOutcome::Queued(row) => {
-            api.dispatch(&row).await;
+            api.wake();
             Ok(Json(JobView::new(&row, &api)))
         }
         RetryOutcome::Refused(state) => Err(ApiError::conflict(format!(

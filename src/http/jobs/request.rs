@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -14,7 +15,9 @@ use crate::{
         problem::{Answer, ApiError},
         view::InputView,
     },
-    job::{BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version},
+    job::{
+        BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version, time_from_value,
+    },
 };
 
 /// The maximum length of a webhook's address.
@@ -49,6 +52,10 @@ pub struct SubmitBody {
     pub priority: u8,
     #[serde(default)]
     pub batch: Option<BatchId>,
+    /// Start not before this time, RFC 3339. Until then the job is `queued`.
+    #[serde(default, deserialize_with = "not_before")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub not_before: Option<Timestamp>,
     /// An address to call when the job ends.
     #[serde(default)]
     pub webhook: Option<String>,
@@ -90,7 +97,16 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
     if let Some(url) = &body.webhook {
         check_webhook(api, url)?;
     }
-    Ok((request, SubmitOptions { batch: body.batch, at: None, webhook: body.webhook }))
+    Ok((request, SubmitOptions { batch: body.batch, at: body.not_before, webhook: body.webhook }))
+}
+
+/// The same times as in a message.
+fn not_before<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    time_from_value("not_before", &value).map_err(|error| match error {
+        JobError::InvalidRequest { reason, .. } => serde::de::Error::custom(reason),
+        other => serde::de::Error::custom(other),
+    })
 }
 
 fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {

@@ -45,6 +45,8 @@ pub struct UploadForm {
     label: Option<String>,
     priority: Option<u8>,
     batch: Option<String>,
+    /// Start not before this time, RFC 3339.
+    not_before: Option<String>,
     webhook: Option<String>,
     id: Option<String>,
     /// The whole request as JSON, instead of the other fields and without `input`.

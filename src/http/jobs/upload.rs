@@ -116,7 +116,7 @@ impl Texts {
                 let (key, value) = text.split_once('=').ok_or_else(|| wrong("a label such as dataset=posters"))?;
                 self.labels.insert(key.to_owned(), json!(value));
             }
-            "kind" | "id" | "batch" | "webhook" => {
+            "kind" | "id" | "batch" | "webhook" | "not_before" => {
                 self.fields.insert(name.to_owned(), json!(text));
             }
             "priority" => {
@@ -146,7 +146,7 @@ impl Texts {
             }
             _ => {
                 let reason = "is not a field of this form; its fields are image, kind, the parameters, label, \
-                              priority, batch, webhook, id, params and request";
+                              priority, batch, not_before, webhook, id, params and request";
                 return Err(JobError::invalid(name.escape_debug().to_string(), reason).into());
             }
         }

@@ -47,6 +47,7 @@ pub async fn done(api: &Api, kind: JobKind, image: &str, params: Value) -> Answe
 
 fn submission(kind: JobKind, image: InputView, params: Map<String, Value>) -> SubmitBody {
     SubmitBody {
+        not_before: None,
         version: None,
         id: None,
         kind,

@@ -7,6 +7,7 @@ mod events;
 mod guards;
 mod jobs;
 mod pictures;
+mod queue;
 mod qwen_image_server;
 mod restart;
 mod roles;

@@ -7,6 +7,7 @@ pub mod broker;
 mod brokers;
 pub mod database;
 mod dead_letters;
+mod fairness;
 mod limits;
 mod private_ca;
 pub mod proxy;

@@ -8,6 +8,7 @@
 mod broker;
 mod databases;
 mod ends;
+mod fairness;
 mod gate;
 mod killed;
 mod ledger;
@@ -32,5 +33,6 @@ async fn the_fault_matrix() {
     cases.extend(ends::cases());
     cases.extend(promises::cases());
     cases.extend(load::cases());
+    cases.extend(fairness::cases());
     ledger::run(cases).await;
 }

@@ -10,7 +10,7 @@ use super::{
     PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, SqliteJobStore,
     SubmitOptions, Submitted, Swept, WebhookId, WebhookRow,
 };
-use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress};
+use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress, TraceContext};
 
 /// Job rows in either database; clones share its connections.
 #[derive(Debug, Clone)]
@@ -123,13 +123,26 @@ in_either! {
     ) -> Vec<Result<Submitted, JobError>>;
 
     /// Accepts a job by a message of another client, unless it had ended and was deleted.
-    async fn submit_message(&self, request: &JobRequest) -> Result<Admission, JobError>;
+    /// `trace` is the message's.
+    async fn submit_message(
+        &self,
+        request: &JobRequest,
+        trace: Option<&TraceContext>,
+    ) -> Result<Admission, JobError>;
 
     /// When a job with this id was deleted; absent if it never was, or long ago ([`JobStore::forget_tombstones`]).
     async fn deleted_at(&self, id: JobId) -> Result<Option<Timestamp>, JobError>;
 
     /// Claims a queued job, or a running one whose lease has ended or whose worker is dead.
     async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError>;
+
+    /// Keeps the span of an attempt, and returns that of the attempt before it.
+    async fn trace_attempt(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        span: &TraceContext,
+    ) -> Result<Option<TraceContext>, JobError>;
 
     /// Renews the lease and writes progress, whose sequence never decreases.
     async fn heartbeat(

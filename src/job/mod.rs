@@ -12,6 +12,7 @@ mod params;
 mod percent;
 mod request;
 mod state;
+mod trace;
 
 pub use batch::BatchId;
 pub use cause::{Cause, lacks_open_files};
@@ -31,3 +32,4 @@ pub use request::{
     VERSION as REQUEST_VERSION, check_version,
 };
 pub use state::{JobState, Progress, Stage};
+pub use trace::TraceContext;

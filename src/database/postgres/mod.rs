@@ -4,6 +4,7 @@
 //! indexes of queued and running rows. It assumes that these are small until they are analyzed again, and would read a
 //! whole index to find a single row.
 
+mod attempt;
 mod batch;
 mod claim;
 mod connect;

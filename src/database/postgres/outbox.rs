@@ -33,8 +33,16 @@ impl PostgresJobStore {
                 UPDATE outbox SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
              RETURNING *)
              SELECT id AS message, job AS id, job, topic, kind, priority, available_at, created_at,
-                    COALESCE(payload, (SELECT request FROM jobs WHERE jobs.id = taken.job)) AS payload
-               FROM taken ORDER BY taken.available_at, taken.id",
+                    COALESCE(payload, of_job.request) AS payload,
+                    COALESCE(taken.traceparent, of_job.traceparent) AS traceparent,
+                    CASE WHEN taken.traceparent IS NULL THEN of_job.tracestate ELSE taken.tracestate END AS tracestate,
+                    CASE WHEN topic <> 'dispatch' THEN
+                        (SELECT traceparent FROM attempts WHERE attempts.job = taken.job ORDER BY epoch DESC LIMIT 1)
+                    END AS attempt_traceparent
+               FROM taken
+               LEFT JOIN LATERAL (SELECT request, traceparent, tracestate FROM jobs WHERE jobs.id = taken.job LIMIT 1)
+                    AS of_job ON TRUE
+              ORDER BY taken.available_at, taken.id",
         )
         .bind(i64::from(limit))
         .bind(milliseconds(lease))

@@ -11,16 +11,21 @@ use crate::{
         row_mapping::{Columns, milliseconds},
         transitions::check_same,
     },
-    job::{JobError, JobId, JobRequest},
+    job::{JobError, JobId, JobRequest, TraceContext},
 };
 
 /// The number of tombstones deleted by one statement.
 const CHUNK: i64 = 5000;
 
 impl PostgresJobStore {
-    pub async fn submit_message(&self, request: &JobRequest) -> Result<Admission, JobError> {
+    pub async fn submit_message(
+        &self,
+        request: &JobRequest,
+        trace: Option<&TraceContext>,
+    ) -> Result<Admission, JobError> {
         let one = (request, request.to_json());
-        if !self.insert(&[&one], &SubmitOptions::default(), true).await?.is_empty() {
+        let options = SubmitOptions { trace: trace.cloned(), ..SubmitOptions::default() };
+        if !self.insert(&[&one], &options, true).await?.is_empty() {
             self.signal.tell();
             return Ok(Admission::Job);
         }

@@ -1,5 +1,6 @@
 //! Job rows in one SQLite file.
 
+mod attempt;
 mod batch;
 mod claim;
 mod message;

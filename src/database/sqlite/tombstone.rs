@@ -14,14 +14,18 @@ use crate::{
         Admission, SubmitOptions,
         row_mapping::{Columns, milliseconds},
     },
-    job::{JobError, JobId, JobRequest},
+    job::{JobError, JobId, JobRequest, TraceContext},
 };
 
 /// The number of tombstones deleted by one statement, so that others get a turn.
 const CHUNK: i64 = 5000;
 
 impl SqliteJobStore {
-    pub async fn submit_message(&self, request: &JobRequest) -> Result<Admission, JobError> {
+    pub async fn submit_message(
+        &self,
+        request: &JobRequest,
+        trace: Option<&TraceContext>,
+    ) -> Result<Admission, JobError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let there = sqlx::query("SELECT id FROM jobs WHERE id = ?").bind(request.id.to_string());
         if there.fetch_optional(&mut *tx).await.map_err(database)?.is_none()
@@ -29,7 +33,8 @@ impl SqliteJobStore {
         {
             return Ok(Admission::Deleted(at));
         }
-        submit_in(&mut tx, request, &SubmitOptions::default(), self.mode).await?;
+        let options = SubmitOptions { trace: trace.cloned(), ..SubmitOptions::default() };
+        submit_in(&mut tx, request, &options, self.mode).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();
         Ok(Admission::Job)

@@ -53,5 +53,6 @@ pub mod queue;
 pub mod retry;
 pub mod store;
 pub mod telemetry;
+pub mod trace;
 pub mod ui;
 pub mod worker;

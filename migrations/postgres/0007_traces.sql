@@ -1,4 +1,9 @@
 -- W3C Trace Context: the trace that a job was submitted in. Whatever is sent about the job carries it.
+--
+-- Three tables are locked, one after the other, while other processes lock them in other orders. Giving up before the
+-- server looks for deadlocks (after a second) means that it never ends a worker's statement instead of this.
+SELECT set_config('lock_timeout', '500ms', true);
+
 ALTER TABLE jobs ADD COLUMN traceparent TEXT;
 ALTER TABLE jobs ADD COLUMN tracestate TEXT;
 

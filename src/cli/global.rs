@@ -6,6 +6,7 @@ use clap::{ArgAction, Args};
 
 use super::{Failure, output};
 use crate::{
+    app,
     config::{Environment, Flag, LoadedConfig, LogFormat, Sources, load},
     telemetry::{self, LogOptions},
 };
@@ -68,6 +69,7 @@ impl GlobalArgs {
         let json = self.log_format.unwrap_or(telemetry.format) == LogFormat::Json;
         let color = std::io::stderr().is_terminal();
         telemetry::start(&LogOptions { filter, json, color }).map_err(Failure::Usage)?;
+        app::start_traces(&loaded);
         Ok(loaded)
     }
 

@@ -8,7 +8,8 @@ use figment::{
     value::{Dict, Map, Value},
 };
 
-use super::{Config, Environment, aws, file, file::FileLayer, redact::shown};
+use super::{Config, Environment, Traces, aws, file, file::FileLayer, redact::shown, traces};
+use crate::job::TraceContext;
 use qwen_image::hub::{HubConfig, Surroundings};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -43,6 +44,10 @@ pub struct LoadedConfig {
     pub surroundings: Surroundings,
     /// The cache folder; none if there is no home folder.
     pub cache_dir: Option<PathBuf>,
+    /// Whether and where traces are exported.
+    pub traces: Traces,
+    /// The trace that this command is part of.
+    pub trace: Option<TraceContext>,
     /// The configuration file that was read.
     pub file: Option<PathBuf>,
     pub profile: String,
@@ -147,7 +152,17 @@ pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
         .collect();
     let surroundings = sources.environment.surroundings.clone();
     let cache_dir = sources.environment.cache_dir();
-    Ok(LoadedConfig { config, hub, surroundings, cache_dir, file: found.map(|(path, _)| path), profile, settings })
+    Ok(LoadedConfig {
+        config,
+        hub,
+        surroundings,
+        cache_dir,
+        traces: Traces::of(&sources.environment),
+        trace: traces::of_this_command(&sources.environment),
+        file: found.map(|(path, _)| path),
+        profile,
+        settings,
+    })
 }
 
 /// The settings as values. Invalid settings are recorded and replaced by their defaults while the others are checked.

@@ -15,6 +15,7 @@ mod services;
 mod store;
 mod telemetry;
 mod tls;
+mod traces;
 mod worker;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub use services::{Http, ImageLimits, Status};
 pub use store::{BucketOptions, ChecksumsSetting, PathStyleSetting, StoreSection};
 pub use telemetry::{LogFormat, Telemetry};
 pub use tls::Tls;
+pub use traces::{OtlpTarget, Traces};
 pub use worker::WorkerSection;
 
 /// All settings, as the sections of the file.

@@ -23,6 +23,7 @@ use crate::{
     job::{JobError, JobId},
     queue::{Dispatch as Message, Queue},
     store::Stores,
+    trace,
 };
 
 /// How many pictures are uploaded or resized at a time, because each may be large in memory.
@@ -117,7 +118,11 @@ impl Api {
         {
             return Err(full);
         }
-        let submitted = match self.jobs().submit(request, options).await {
+        let span = trace::send(&self.parts.queue.destination(request.task.kind()), 1, Some(request.id));
+        let options = SubmitOptions { trace: span.context(), ..options.clone() };
+        let submitted = self.jobs().submit(request, &options).await;
+        span.end_with(&submitted);
+        let submitted = match submitted {
             Ok(submitted) => submitted,
             Err(error @ JobError::InvalidRequest { .. }) if self.jobs().get(request.id).await?.is_some() => {
                 return Err(ApiError::conflict(error.to_string()).about("id"));
@@ -139,7 +144,7 @@ impl Api {
                     kind: row.request.task.kind(),
                     priority: row.request.priority,
                     body: Vec::new(),
-                    trace: None,
+                    trace: row.trace.clone(),
                 };
                 if let Err(error) = self.parts.queue.publish_dispatch(&message).await {
                     tracing::warn!(%error, "a job could not be dispatched at once");

@@ -117,6 +117,7 @@ pub fn routes(api: Api) -> Router {
         .layer(middleware::compression())
         .layer(from_fn(middleware::weak_tags))
         .layer(from_fn(middleware::headers))
+        .layer(from_fn(middleware::trace))
         .layer(from_fn(metrics::requests))
 }
 

@@ -36,6 +36,8 @@ pub struct JobView {
     /// Why the job or its last attempt failed.
     pub error: Option<ErrorRecord>,
     pub cancel_requested: bool,
+    /// The W3C trace that the job was submitted in: 32 hexadecimal digits.
+    pub trace_id: Option<String>,
     pub created_at: Timestamp,
     /// When the last attempt started.
     pub started_at: Option<Timestamp>,
@@ -104,6 +106,8 @@ pub struct AttemptView {
     /// `succeeded`, `failed`, `requeued`, `given_back`, `cancelled` or `lost`; null while it runs.
     pub outcome: Option<String>,
     pub error: Option<ErrorRecord>,
+    /// The trace of the attempt, if its worker exported it.
+    pub trace_id: Option<String>,
 }
 
 impl JobView {
@@ -135,6 +139,7 @@ impl JobView {
             progress: row.progress,
             error: row.error.clone(),
             cancel_requested: row.cancel_requested,
+            trace_id: row.trace.as_ref().map(|trace| trace.trace_id().to_owned()),
             created_at: row.created_at,
             started_at: row.started_at,
             updated_at: row.updated_at,
@@ -161,6 +166,7 @@ impl JobView {
             ended_at: attempt.ended_at,
             outcome: attempt.outcome,
             error: attempt.error,
+            trace_id: attempt.trace_id,
         };
         Self { history: Some(attempts.into_iter().map(view).collect()), ..self }
     }

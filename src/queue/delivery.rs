@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use tracing::{debug, warn};
 
 use super::{ReplyTo, embedded::Taken, message::Content, rabbit::Handle};
-use crate::job::{ErrorRecord, JobError, JobId, JobKind};
+use crate::{
+    job::{ErrorRecord, JobError, JobId, JobKind, TraceContext},
+    trace::Destination,
+};
 
 /// The in-process queue has no other workers, only another process later.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -21,8 +24,8 @@ pub struct Delivery {
     /// Whether it was sent because of a job's row, so that without a row there is nothing to do. A message of another
     /// client is a submission, and creates the row.
     pub is_dispatch: bool,
-    /// The message's W3C `traceparent`.
-    pub trace: Option<String>,
+    /// The trace that the message was sent in.
+    pub trace: Option<TraceContext>,
     /// Where the sender wants to be told of the job's end.
     pub reply_to: Option<ReplyTo>,
     origin: Origin,
@@ -67,6 +70,22 @@ impl Delivery {
         match &self.origin {
             Origin::Embedded(_) => None,
             Origin::Rabbit(handle) => Some(handle.kind()),
+        }
+    }
+
+    /// Its sender's name for it.
+    pub fn message_id(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Embedded(_) => None,
+            Origin::Rabbit(handle) => handle.message_id(),
+        }
+    }
+
+    /// Where it came from, for spans; `kind` is the job's.
+    pub fn destination(&self, kind: JobKind) -> Destination {
+        match &self.origin {
+            Origin::Embedded(_) => Destination::in_process(kind),
+            Origin::Rabbit(handle) => handle.destination(),
         }
     }
 

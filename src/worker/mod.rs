@@ -15,6 +15,7 @@ mod metrics;
 mod newer;
 mod reaper;
 mod replies;
+mod spans;
 mod stop;
 
 mod backoff;

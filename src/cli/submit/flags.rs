@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    cli::params::parse_label,
+    cli::{params::parse_label, trace::TraceFlags},
     job::{BatchId, JobId, MAX_PRIORITY},
 };
 
@@ -36,6 +36,8 @@ pub struct SubmitFlags {
     /// 0 to 9, higher first
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=i64::from(MAX_PRIORITY)))]
     pub priority: u8,
+    #[command(flatten)]
+    pub trace: TraceFlags,
     /// Copy local inputs into the store first, so that workers elsewhere can read them
     #[arg(long)]
     pub upload: bool,

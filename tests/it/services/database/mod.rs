@@ -14,4 +14,5 @@ mod poolers;
 pub mod servers;
 pub mod support;
 mod sweeps;
+mod traces;
 mod webhooks;

@@ -45,7 +45,7 @@ impl OtlpClient {
 
     fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (parts, body) = request.into_parts();
-        let answer = self.agent.run(Request::from_parts(parts, body.as_ref()))?;
+        let answer = self.agent.run(Request::from_parts(parts, &body[..]))?;
         let (parts, body) = answer.into_parts();
         let body = body.into_with_config().limit(LONGEST_ANSWER).read_to_vec()?;
         Ok(Response::from_parts(parts, Bytes::from(body)))

@@ -80,7 +80,8 @@ fn parent(text: &str) -> Option<String> {
     let is_id = |text: &str, digits| is_hex(text, digits) && text.bytes().any(|byte| byte != b'0');
     let known = version == "00";
     let ends = if known { rest.is_empty() } else { rest.is_empty() || rest.starts_with('-') };
-    let valid = is_hex(version, 2) && version != "ff" && is_id(trace, 32) && is_id(span, 16) && is_hex(flags, 2) && ends;
+    let valid =
+        is_hex(version, 2) && version != "ff" && is_id(trace, 32) && is_id(span, 16) && is_hex(flags, 2) && ends;
     if !valid {
         return None;
     }
@@ -119,9 +120,7 @@ fn is_member(member: &str) -> bool {
 fn is_key(key: &str) -> bool {
     let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/');
     let is_part = |part: &str, longest: usize| {
-        (1..=longest).contains(&part.len())
-            && part.as_bytes()[0].is_ascii_alphanumeric()
-            && part.bytes().all(fits)
+        (1..=longest).contains(&part.len()) && part.as_bytes()[0].is_ascii_alphanumeric() && part.bytes().all(fits)
     };
     match key.split_once('@') {
         Some((tenant, system)) => is_part(tenant, LONGEST_TENANT) && is_part(system, LONGEST_SYSTEM),

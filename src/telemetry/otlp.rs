@@ -9,19 +9,13 @@ use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 
 /// The name of this service, if the environment has none.
 const SERVICE: &str = "acetate";
-/// The steps of a denoise stage are events, and no request may have more.
-const MOST_EVENTS: u32 = 1024;
 /// How long the end of a process waits for the last spans to be sent.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
 /// Exports the spans of this process from now on, in batches, on a thread of its own. Call it once.
-pub fn export_traces(
-    client: impl HttpClient + 'static,
-    endpoint: &str,
-    timeout: Duration,
-) -> Result<(), String> {
+pub fn export_traces(client: impl HttpClient + 'static, endpoint: &str, timeout: Duration) -> Result<(), String> {
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(client)
@@ -30,12 +24,7 @@ pub fn export_traces(
         .with_timeout(timeout)
         .build()
         .map_err(|error| error.to_string())?;
-    let provider =
-        SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
-            .with_max_events_per_span(MOST_EVENTS)
-            .with_resource(resource())
-            .build();
+    let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build();
     if PROVIDER.set(provider.clone()).is_ok() {
         global::set_tracer_provider(provider);
     }

@@ -70,7 +70,9 @@ pub fn send(destination: &Destination, jobs: usize, id: Option<JobId>) -> Span {
     let mut attributes = destination.attributes("send", "send");
     match id {
         Some(id) => attributes.extend(of_job(id)),
-        None => attributes.push(KeyValue::new("messaging.batch.message_count", i64::try_from(jobs).unwrap_or(i64::MAX))),
+        None => {
+            attributes.push(KeyValue::new("messaging.batch.message_count", i64::try_from(jobs).unwrap_or(i64::MAX)))
+        }
     }
     Start {
         name: destination.span_name("send").into(),

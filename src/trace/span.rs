@@ -33,11 +33,8 @@ pub(super) struct Start {
 impl Start {
     pub(super) fn begin(self) -> Span {
         let tracer = global::tracer(SCOPE);
-        let builder = tracer
-            .span_builder(self.name)
-            .with_kind(self.kind)
-            .with_links(self.links)
-            .with_attributes(self.attributes);
+        let builder =
+            tracer.span_builder(self.name).with_kind(self.kind).with_links(self.links).with_attributes(self.attributes);
         Span { context: self.parent.with_span(tracer.build_with_context(builder, &self.parent)) }
     }
 }
@@ -73,7 +70,7 @@ impl Span {
 
     /// `what` says which span it is, in the attribute `acetate.link`.
     pub fn add_link(&self, what: &'static str, to: &TraceContext) {
-        for link in link(what, Some(to)) {
+        if let Some(link) = link(what, Some(to)) {
             self.context.span().add_link(link.span_context, link.attributes);
         }
     }

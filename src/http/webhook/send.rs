@@ -125,7 +125,7 @@ impl Sender {
         let answer = self.policy.post(&call.url, &headers, &call.payload);
         match &answer {
             Ok(answer) => span.answered(answer.status, !(200..=299).contains(&answer.status)),
-            Err(error) => span.note(&Err::<(), _>(error.clone())),
+            Err(_) => span.note(&answer),
         }
         match answer {
             Ok(WebhookAnswer { status: 200..=299, .. }) => CallOutcome::Arrived,

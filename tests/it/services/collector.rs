@@ -78,9 +78,7 @@ impl Collector {
     /// The parts of a span.
     pub fn children(&self, of: &Received) -> Vec<Received> {
         let mut children = self.all();
-        children.retain(|span| {
-            span.span.trace_id == of.span.trace_id && span.span.parent_span_id == of.span.span_id
-        });
+        children.retain(|span| span.span.trace_id == of.span.trace_id && span.span.parent_span_id == of.span.span_id);
         children.sort_by_key(|span| span.span.start_time_unix_nano);
         children
     }

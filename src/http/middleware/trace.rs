@@ -6,6 +6,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use tracing::{Instrument, info_span};
 
 use crate::{job::TraceContext, trace::request as span_of};
 
@@ -20,8 +21,13 @@ pub async fn trace(request: Request, next: Next) -> Response {
         // Anyone may send any word.
         _ => "_OTHER",
     };
-    let span = span_of(method, route, request.uri().path(), sent_with(request.headers()).as_ref());
-    let response = span.within(next.run(request)).await;
+    let trace = sent_with(request.headers());
+    let logged = match &trace {
+        Some(trace) => info_span!("request", trace_id = trace.trace_id()),
+        None => tracing::Span::none(),
+    };
+    let span = span_of(method, route, request.uri().path(), trace.as_ref());
+    let response = span.within(next.run(request)).instrument(logged).await;
     span.answered(response.status().as_u16(), response.status().is_server_error());
     response
 }

@@ -44,7 +44,8 @@ pub async fn send(
             Ok(due) if !due.is_empty() => {
                 for call in due {
                     let sender = sender.clone();
-                    calls.spawn(async move { sender.call(call).await });
+                    let trace = call.trace.clone();
+                    calls.spawn(async move { trace::within(trace.as_ref(), sender.call(call)).await });
                 }
                 continue;
             }

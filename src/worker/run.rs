@@ -91,7 +91,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
     };
     worker.options.failpoint.at(Point::Claimed, Some(row.id()));
     if let Some(trace) = row.trace.as_ref().filter(|_| delivery.trace.is_none()) {
-        tracing::Span::current().record("trace_id", display(trace.trace_id()));
+        tracing::Span::current().record("trace_id", trace.trace_id());
     }
     let span = spans::begin(worker, &row, &delivery);
     let verdict = span.within(claimed(worker, &row, delivery, control, &span)).await;

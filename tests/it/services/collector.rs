@@ -31,7 +31,8 @@ pub struct Received {
 impl Collector {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (port, received) = (listener.local_addr().unwrap().port(), Arc::default());
+        let port = listener.local_addr().unwrap().port();
+        let received = Arc::<Mutex<Vec<Received>>>::default();
         let into = Arc::clone(&received);
         std::thread::spawn(move || {
             for stream in listener.incoming() {

@@ -31,8 +31,9 @@ pub fn current() -> Option<TraceContext> {
 }
 
 /// Runs `work` as part of a trace that began elsewhere.
-pub async fn within<T>(trace: Option<&TraceContext>, work: impl Future<Output = T>) -> T {
-    work.with_context(begun_elsewhere(trace)).await
+pub fn within<F: Future>(trace: Option<&TraceContext>, work: F) -> impl Future<Output = F::Output> + use<F> {
+    // Not an async function, which would hold `work` twice: the futures of jobs are large.
+    work.with_context(begun_elsewhere(trace))
 }
 
 /// For a task that the running code starts.

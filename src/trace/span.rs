@@ -56,8 +56,8 @@ impl Span {
     }
 
     /// Runs `work` in this span: spans that begin meanwhile are its children.
-    pub async fn within<T>(&self, work: impl Future<Output = T>) -> T {
-        work.with_context(self.context.clone()).await
+    pub fn within<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        work.with_context(self.context.clone())
     }
 
     pub fn set(&self, key: &'static str, value: impl Into<Value>) {

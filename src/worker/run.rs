@@ -50,7 +50,8 @@ pub async fn run(worker: &Worker, delivery: Delivery, control: &JobControl) -> R
         trace_id = delivery.trace.as_ref().map(|trace| display(trace.trace_id())),
     );
     let trace = delivery.trace.clone();
-    trace::within(trace.as_ref(), in_order(worker, delivery, control)).instrument(span).await
+    // On the heap, because each wrapper of a future this large would copy it on the stack.
+    trace::within(trace.as_ref(), Box::pin(in_order(worker, delivery, control))).instrument(span).await
 }
 
 async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> Result<Verdict, JobError> {
@@ -94,7 +95,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
         tracing::Span::current().record("trace_id", trace.trace_id());
     }
     let span = spans::begin(worker, &row, &delivery);
-    let verdict = span.within(claimed(worker, &row, delivery, control, &span)).await;
+    let verdict = span.within(Box::pin(claimed(worker, &row, delivery, control, &span))).await;
     spans::end(span, &verdict, control);
     verdict
 }
@@ -141,7 +142,7 @@ async fn claimed(
     }
     lease.release().await;
     let settling = trace::settle(&delivery.destination(row.request.task.kind()));
-    let verdict = settling.within(finish(worker, row, delivery, made, control)).await;
+    let verdict = settling.within(Box::pin(finish(worker, row, delivery, made, control))).await;
     settling.end_with(&verdict);
     verdict
 }

@@ -27,7 +27,7 @@ pub async fn trace(request: Request, next: Next) -> Response {
         None => tracing::Span::none(),
     };
     let span = span_of(method, route, request.uri().path(), trace.as_ref());
-    let response = span.within(next.run(request)).instrument(logged).await;
+    let response = span.within(Box::pin(next.run(request))).instrument(logged).await;
     span.answered(response.status().as_u16(), response.status().is_server_error());
     response
 }

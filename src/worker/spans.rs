@@ -85,15 +85,14 @@ impl EngineSpans {
             // The last one ends before the next one begins.
             *current = None;
             let span = trace::stage(stage, &self.attempt);
-            if stage == Stage::Denoise {
-                span.set("acetate.steps", i64::from(steps));
-            }
             *current = Some(Current { stage, span, step: 0 });
         }
         let Some(current) = current.as_mut().filter(|current| stage == Stage::Denoise && step > current.step) else {
             return;
         };
         current.step = step;
+        // The engine does not know their number when the stage begins.
+        current.span.set("acetate.steps", i64::from(steps));
         current.span.add_event("step", "acetate.step", i64::from(step));
     }
 

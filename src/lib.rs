@@ -32,7 +32,7 @@
 //! # Dependencies
 //!
 //! `main -> cli -> app -> {http, worker} -> {queue, database, store, image, engine} -> job`, `http -> ui`,
-//! `{store, http} -> egress`, `{app, worker, queue, store} -> retry`. The stages do not know each other; only the
+//! `{store, http} -> egress`, `{app, worker, queue, store} -> retry`, `{app, http, worker, queue, telemetry} -> trace`. The stages do not know each other; only the
 //! worker combines them. Only [`config`] reads configuration files and the environment. `tests/it/architecture.rs`
 //! checks all of this. The library is a separate crate without a runtime, a database or settings.
 
@@ -53,5 +53,6 @@ pub mod queue;
 pub mod retry;
 pub mod store;
 pub mod telemetry;
+pub mod trace;
 pub mod ui;
 pub mod worker;

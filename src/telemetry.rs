@@ -1,7 +1,13 @@
-//! Logs, which go to stderr because stdout is for results, and metrics.
+//! Logs, which go to stderr because stdout is for results, metrics, and the export of traces.
+
+mod json;
+mod otlp;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use json::JsonWithTrace;
+pub use otlp::{export_traces, finish_traces};
 
 /// The options of the log.
 #[derive(Debug, Clone)]
@@ -23,7 +29,8 @@ pub fn start(options: &LogOptions) -> Result<(), String> {
     let registry = tracing_subscriber::registry().with(filter);
     // An error that cannot be written would be printed to the same closed terminal, which panics.
     let started = if options.json {
-        registry.with(fmt::layer().json().log_internal_errors(false).with_writer(std::io::stderr)).try_init()
+        let layer = fmt::layer().json().event_format(JsonWithTrace::new());
+        registry.with(layer.log_internal_errors(false).with_writer(std::io::stderr)).try_init()
     } else {
         registry
             .with(fmt::layer().log_internal_errors(false).with_ansi(options.color).with_writer(std::io::stderr))

@@ -7,6 +7,7 @@ mod open_files;
 mod run_one;
 mod server;
 mod submitter;
+mod traces;
 mod wiring;
 mod worker;
 
@@ -16,5 +17,6 @@ pub use open_files::raise as raise_open_files;
 pub use run_one::Embedded;
 pub use server::serve_api;
 pub use submitter::Submitter;
+pub use traces::start_traces;
 pub use wiring::{database_url, job_store, migrated_job_store, queue, stores};
 pub use worker::work;

@@ -5,11 +5,12 @@ use jiff::Timestamp;
 use super::wiring;
 use crate::{
     config::LoadedConfig,
-    database::{Actor, JobStore, OutboxMode},
+    database::{Actor, JobStore, OutboxMode, SubmitOptions, Submitted},
     engine::CancelToken,
-    job::{JobError, JobId},
+    job::{JobError, JobId, JobRequest},
     queue::{ConsumeOptions, EmbeddedQueue, Queue},
     store::Trust,
+    trace,
     worker::{JobControl, Reporter, ResultPlacement, Verdict, Worker, run},
 };
 
@@ -35,6 +36,15 @@ impl Embedded {
         };
         let worker = wiring::worker(loaded, jobs, stores, Queue::Embedded(queue.clone()), ResultPlacement::OwnStore)?;
         Ok(Self { worker, actor: wiring::cli_actor(loaded), queue })
+    }
+
+    /// Creates the job, as part of the trace of the running code.
+    pub async fn submit(&self, request: &JobRequest) -> Result<Submitted, JobError> {
+        let span = trace::send(&self.worker.queue.destination(request.task.kind()), 1, Some(request.id));
+        let options = SubmitOptions { trace: span.context(), ..SubmitOptions::default() };
+        let submitted = self.worker.jobs.by(self.actor.clone()).submit(request, &options).await;
+        span.end_with(&submitted);
+        submitted
     }
 
     /// Dispatches one job and runs it. It is attempted once: after a temporary failure it goes back to `queued` and

@@ -7,10 +7,11 @@ use tracing::warn;
 use super::wiring;
 use crate::{
     config::LoadedConfig,
-    database::JobStore,
-    job::JobError,
+    database::{JobStore, SubmitOptions, Submitted},
+    job::{JobError, JobRequest},
     queue::Queue,
     store::{InputReader, Stores, Trust},
+    trace,
     worker::{Liveness, publish_due},
 };
 
@@ -36,6 +37,31 @@ impl Submitter {
             stores,
             max_bytes: config.image.max_bytes,
         })
+    }
+
+    /// Submits a job, as part of the trace of the running code.
+    pub async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError> {
+        let span = trace::send(&self.queue.destination(request.task.kind()), 1, Some(request.id));
+        let options = SubmitOptions { trace: span.context(), ..options.clone() };
+        let submitted = self.jobs.submit(request, &options).await;
+        span.end_with(&submitted);
+        submitted
+    }
+
+    /// Submits jobs of one kind, with one span.
+    pub async fn submit_many(
+        &self,
+        requests: &[JobRequest],
+        options: &SubmitOptions,
+    ) -> Vec<Result<Submitted, JobError>> {
+        let Some(first) = requests.first() else { return Vec::new() };
+        let span = trace::send(&self.queue.destination(first.task.kind()), requests.len(), None);
+        let options = SubmitOptions { trace: span.context(), ..options.clone() };
+        let submitted = self.jobs.submit_many(requests, &options).await;
+        if let Some(failed) = submitted.iter().find(|submitted| submitted.is_err()) {
+            span.end_with(failed);
+        }
+        submitted
     }
 
     /// Sends the outbox, so that the jobs need not wait for a worker's relay. Returns false if the broker is

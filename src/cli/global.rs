@@ -6,6 +6,7 @@ use clap::{ArgAction, Args};
 
 use super::{Failure, output};
 use crate::{
+    app,
     config::{Environment, Flag, LoadedConfig, LogFormat, Sources, load},
     telemetry::{self, LogOptions},
 };
@@ -71,6 +72,7 @@ impl GlobalArgs {
         for remark in &loaded.remarks {
             tracing::warn!("{remark}");
         }
+        app::start_traces(&loaded);
         Ok(loaded)
     }
 

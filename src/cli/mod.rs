@@ -25,6 +25,7 @@ mod run;
 mod runtime;
 mod serve;
 mod submit;
+mod trace;
 mod view;
 mod watch;
 mod worker;
@@ -33,6 +34,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use crate::telemetry;
 use failure::Failure;
 use global::GlobalArgs;
 
@@ -99,7 +101,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let json = command.wants_json();
-    match command.run(&global) {
+    let done = command.run(&global);
+    telemetry::finish_traces();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
     }

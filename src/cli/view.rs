@@ -31,6 +31,9 @@ pub struct JobView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
     pub labels: BTreeMap<String, String>,
+    /// The W3C trace that the job was submitted in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchId>,
     pub created_at: Timestamp,
@@ -80,6 +83,7 @@ impl JobView {
             caption: row.published.and_then(|result| result.caption),
             labels: row.request.labels.clone(),
             request: row.request,
+            trace_id: row.trace.map(|trace| trace.trace_id().to_owned()),
             batch: row.batch,
             created_at: row.created_at,
             updated_at: row.updated_at,

@@ -9,12 +9,13 @@ use figment::{
 };
 
 use super::{
-    Config, Environment, aws, file,
+    Config, Environment, Traces, aws, file,
     file::FileLayer,
     passwords,
     redact::{HIDDEN, shown},
-    secret_files, tokens,
+    secret_files, tokens, traces,
 };
+use crate::job::TraceContext;
 use qwen_image::hub::{HubConfig, Surroundings};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -49,6 +50,10 @@ pub struct LoadedConfig {
     pub surroundings: Surroundings,
     /// The cache folder; none if there is no home folder.
     pub cache_dir: Option<PathBuf>,
+    /// Whether and where traces are exported.
+    pub traces: Traces,
+    /// The trace that this command is part of.
+    pub trace: Option<TraceContext>,
     /// The configuration file that was read.
     pub file: Option<PathBuf>,
     pub profile: String,
@@ -169,8 +174,19 @@ pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
     let cache_dir = sources.environment.cache_dir();
     let user = sources.environment.user();
     let remarks = [resolved.remarks, more].concat();
-    let file = found.map(|(path, _)| path);
-    Ok(LoadedConfig { config, hub, surroundings, cache_dir, file, profile, settings, user, remarks })
+    Ok(LoadedConfig {
+        config,
+        hub,
+        surroundings,
+        cache_dir,
+        traces: Traces::of(&sources.environment),
+        trace: traces::of_this_command(&sources.environment),
+        file: found.map(|(path, _)| path),
+        profile,
+        settings,
+        user,
+        remarks,
+    })
 }
 
 /// The settings as values. Invalid settings are recorded and replaced by their defaults while the others are checked.

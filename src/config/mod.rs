@@ -19,6 +19,7 @@ mod store;
 mod telemetry;
 mod tls;
 mod tokens;
+mod traces;
 mod worker;
 
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ pub use store::{BucketOptions, ChecksumsSetting, PathStyleSetting, StoreSection}
 pub use telemetry::{LogFormat, Telemetry};
 pub use tls::Tls;
 pub use tokens::{TokenRole, TokenSetting};
+pub use traces::{OtlpTarget, Traces};
 pub use worker::WorkerSection;
 
 /// All settings, as the sections of the file.

@@ -5,9 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim, ClaimRules, DatabaseOptions, DatabaseUrl, Deferred, Depth, DispatchRules, ErrorCount, Fenced, Filter, JobRow, KindCounts, OutboxId, OutboxMode, OutboxRow, Page, Pause, Place, PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted, Swept, WebhookId, WebhookRow, Workers,
+    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim,
+    ClaimRules, DatabaseOptions, DatabaseUrl, Deferred, Depth, DispatchRules, ErrorCount, Fenced, Filter, JobRow,
+    KindCounts, OutboxId, OutboxMode, OutboxRow, Page, Pause, Place, PostgresJobStore, PrunePage, PruneRules,
+    Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore, Subject, Submissions, SubmitOptions,
+    Submitted, Swept, WebhookId, WebhookRow, Workers,
 };
-use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress};
+use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress, TraceContext};
 
 /// Job rows in either database; clones share its connections.
 #[derive(Debug, Clone)]
@@ -135,14 +139,22 @@ in_either! {
         options: &SubmitOptions,
     ) -> Vec<Result<Submitted, JobError>>;
 
-    /// Accepts a job by a message of another client, unless it had ended and was deleted. It starts not before `at`.
-    async fn submit_message(&self, request: &JobRequest, at: Option<Timestamp>) -> Result<Admission, JobError>;
+    /// Accepts a job by a message of another client, unless it had ended and was deleted.
+    async fn submit_message(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Admission, JobError>;
 
     /// When a job with this id was deleted; absent if it never was, or long ago ([`JobStore::forget_tombstones`]).
     async fn deleted_at(&self, id: JobId) -> Result<Option<Timestamp>, JobError>;
 
     /// Claims a queued job, or a running one whose lease has ended or whose worker is dead.
     async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError>;
+
+    /// Keeps the span of an attempt, and returns that of the attempt before it.
+    async fn trace_attempt(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        span: &TraceContext,
+    ) -> Result<Option<TraceContext>, JobError>;
 
     /// Renews the lease and writes progress, whose sequence never decreases.
     async fn heartbeat(

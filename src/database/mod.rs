@@ -11,8 +11,8 @@
 
 mod actions;
 mod backend;
-mod history;
 mod dispatch;
+mod history;
 mod listing;
 mod notify;
 mod outbox;
@@ -34,8 +34,8 @@ mod webhook;
 
 pub use actions::{Action, ActionFilter, ActionPage, ActionRow, Actor, Subject, Submissions};
 pub use backend::{ConnectionCounts, JobStore, Migrated};
-pub use history::HistoryEntry;
 pub use dispatch::{DispatchRules, Hold, KindCounts, Pause, Scope, Window, Workers};
+pub use history::HistoryEntry;
 pub use listing::{BatchSummary, Depth, Filter, Page};
 pub use notify::Changes;
 pub use outbox::{OutboxId, OutboxRow, Topic};

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use jiff::Timestamp;
 
-use crate::job::{JobId, JobKind, JobState};
+use crate::job::{JobId, JobKind, JobState, TraceContext};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OutboxId(pub(super) i64);
@@ -27,6 +27,10 @@ pub struct OutboxRow {
     pub priority: u8,
     /// JSON: the request for a dispatch, a [`crate::job::JobEvent`] for an event.
     pub payload: String,
+    /// The job's.
+    pub trace: Option<TraceContext>,
+    /// Of an event: the span of the last attempt.
+    pub attempt: Option<TraceContext>,
     pub available_at: Timestamp,
     pub created_at: Timestamp,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{dispatch::Hold, row::JobRow};
-use crate::job::{BatchId, JobState};
+use crate::job::{BatchId, JobState, TraceContext};
 
 /// How a job is accepted.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,8 @@ pub struct SubmitOptions {
     pub at: Option<Timestamp>,
     /// The webhook to call when the job ends.
     pub webhook: Option<String>,
+    /// The trace that the job is submitted in.
+    pub trace: Option<TraceContext>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

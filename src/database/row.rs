@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::job::{
     BatchId, Epoch, ErrorRecord, EventFile, FileEntry, InputRef, JobError, JobEvent, JobId, JobRequest, JobState,
-    Progress,
+    Progress, TraceContext,
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,8 @@ pub struct JobRow {
     pub lease_until: Option<Timestamp>,
     /// Not claimed before this time.
     pub available_at: Timestamp,
+    /// The trace that it was submitted in.
+    pub trace: Option<TraceContext>,
     /// Present if the job succeeded.
     pub published: Option<Published>,
     pub created_at: Timestamp,
@@ -154,6 +156,9 @@ pub struct Attempt {
     /// count), `cancelled`, or `lost` when another worker took over.
     pub outcome: Option<String>,
     pub error: Option<ErrorRecord>,
+    /// Its span, in a trace of its own; absent if its worker did not export traces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
 }
 
 /// A refused message that has an id, and the reason.
@@ -205,6 +210,7 @@ mod tests {
             worker: Some("host:1:2".to_owned()),
             lease_until,
             available_at: now,
+            trace: None,
             published: None,
             created_at: now,
             started_at: Some(now),

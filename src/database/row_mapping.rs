@@ -9,14 +9,15 @@ use super::{
     outbox::{OutboxId, OutboxRow},
     row::{Attempt, JobRow, Published, Rejection},
 };
-use crate::job::{Epoch, JobError, JobKind, JobRequest};
+use crate::job::{Epoch, JobError, JobKind, JobRequest, TraceContext};
 
 /// The columns of `jobs` for a [`JobRow`], by name, so that a statement prepared by a running worker stays valid when a
 /// newer version adds a column.
 macro_rules! job_columns {
     () => {
         "id, request, batch, state, attempts, epoch, worker, lease_until, available_at, cancel_requested, progress, \
-         error, manifest, result_root, outputs, caption, created_at, started_at, updated_at, finished_at"
+         error, manifest, result_root, outputs, caption, created_at, started_at, updated_at, finished_at, \
+         traceparent, tracestate"
     };
 }
 pub(super) use job_columns;
@@ -27,7 +28,8 @@ pub(super) const JOB_WITH_ATTEMPTS: &str = concat!(
     job_columns!(),
     " FROM jobs WHERE id = $1) AS jobs
        LEFT JOIN (SELECT job, epoch AS attempt_epoch, attempt, worker AS attempt_worker, started_at AS attempt_started,
-                         ended_at AS attempt_ended, outcome, error AS attempt_error FROM attempts) AS attempts
+                         ended_at AS attempt_ended, outcome, error AS attempt_error, traceparent AS attempt_traceparent
+                    FROM attempts) AS attempts
          ON attempts.job = jobs.id
       ORDER BY attempt_epoch"
 );
@@ -132,6 +134,7 @@ pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
         worker: row.maybe_text("worker")?,
         lease_until: row.maybe_time("lease_until")?,
         available_at: row.time("available_at")?,
+        trace: read_trace(row)?,
         published,
         created_at: row.time("created_at")?,
         started_at: row.maybe_time("started_at")?,
@@ -169,6 +172,7 @@ fn read_attempt(row: &impl Columns) -> Result<Attempt, JobError> {
         ended_at: row.maybe_time("attempt_ended")?,
         outcome: row.maybe_text("outcome")?,
         error: row.json("attempt_error")?,
+        trace_id: read_attempt_trace(row)?.map(|trace| trace.trace_id().to_owned()),
     })
 }
 
@@ -190,9 +194,23 @@ pub(super) fn read_outbox(row: &impl Columns) -> Result<OutboxRow, JobError> {
         kind: row.word("kind")?,
         priority: row.small("priority")?,
         payload: row.text("payload")?,
+        trace: read_trace(row)?,
+        attempt: read_attempt_trace(row)?,
         available_at: row.time("available_at")?,
         created_at: row.time("created_at")?,
     })
+}
+
+/// What is not valid is left out: a trace never keeps a job from running.
+pub(super) fn read_trace(row: &impl Columns) -> Result<Option<TraceContext>, JobError> {
+    let (parent, state) = (row.maybe_text("traceparent")?, row.maybe_text("tracestate")?);
+    Ok(TraceContext::read("the job's row", parent.as_deref(), state.as_deref()))
+}
+
+/// The span of an attempt.
+pub(super) fn read_attempt_trace(row: &impl Columns) -> Result<Option<TraceContext>, JobError> {
+    let parent = row.maybe_text("attempt_traceparent")?;
+    Ok(TraceContext::read("the attempt's row", parent.as_deref(), None))
 }
 
 /// Our own values can always be serialized; the error is for a value that cannot.

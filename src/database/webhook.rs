@@ -4,8 +4,8 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::row_mapping::Columns;
-use crate::job::{JobError, JobId};
+use super::row_mapping::{Columns, read_attempt_trace, read_trace};
+use crate::job::{JobError, JobId, TraceContext};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WebhookId(pub(super) i64);
@@ -26,6 +26,10 @@ pub struct WebhookRow {
     pub payload: String,
     /// The attempts before this one.
     pub attempts: u32,
+    /// The job's.
+    pub trace: Option<TraceContext>,
+    /// The span of the job's last attempt.
+    pub attempt: Option<TraceContext>,
     pub created_at: Timestamp,
 }
 
@@ -37,6 +41,8 @@ pub(super) fn read_webhook(row: &impl Columns) -> Result<WebhookRow, JobError> {
         url: row.text("url")?,
         payload: row.text("payload")?,
         attempts: row.small("attempts")?,
+        trace: read_trace(row)?,
+        attempt: read_attempt_trace(row)?,
         created_at: row.time("created_at")?,
     })
 }

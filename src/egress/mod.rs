@@ -1,12 +1,14 @@
 //! Requests to addresses from clients: pictures from the web, and webhooks. The rules for allowed addresses are here,
-//! for both.
+//! for both. And requests to the collector of traces, which the owner names.
 
+mod otlp_client;
 mod public_ip;
 mod trust;
 mod web_address;
 mod web_client;
 mod webhook_client;
 
+pub use otlp_client::OtlpClient;
 pub use public_ip::is_public;
 pub use trust::{PrivateCas, has_native_roots};
 pub use web_address::{WebAddress, check_steps, refuse};

@@ -24,6 +24,7 @@ use crate::{
     job::{JobError, JobId},
     queue::Queue,
     store::Stores,
+    trace,
 };
 
 /// How many pictures are uploaded or resized at a time, because each may be large in memory.
@@ -147,7 +148,11 @@ impl Api {
             }
             None => None,
         };
-        let submitted = match self.jobs().submit(request, options).await {
+        let span = trace::send(&self.parts.queue.destination(request.task.kind()), 1, Some(request.id));
+        let options = SubmitOptions { trace: span.context(), ..options.clone() };
+        let submitted = self.jobs().submit(request, &options).await;
+        span.end_with(&submitted);
+        let submitted = match submitted {
             Ok(submitted) => submitted,
             Err(error @ JobError::InvalidRequest { .. }) if self.jobs().get(request.id).await?.is_some() => {
                 return Err(ApiError::conflict(error.to_string()).about("id"));

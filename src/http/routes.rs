@@ -16,8 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     api::Api, audit, batches, dead_letters, export, files, jobs, metrics, middleware, probes, queue, qwen_image_server,
-    server_info,
-    static_files, thumbnails,
+    server_info, static_files, thumbnails,
 };
 
 /// The OpenAPI document without its paths.
@@ -129,6 +128,7 @@ pub fn routes(api: Api) -> Router {
         .layer(middleware::compression())
         .layer(from_fn(middleware::weak_tags))
         .layer(from_fn(middleware::headers))
+        .layer(from_fn(middleware::trace))
         .layer(from_fn(metrics::requests))
 }
 

@@ -36,6 +36,8 @@ pub struct JobView {
     /// Why the job or its last attempt failed.
     pub error: Option<ErrorRecord>,
     pub cancel_requested: bool,
+    /// The W3C trace that the job was submitted in: 32 hexadecimal digits.
+    pub trace_id: Option<String>,
     pub created_at: Timestamp,
     /// A queued job is not started before this time: it is scheduled, or waits for its next attempt.
     pub not_before: Option<Timestamp>,
@@ -106,6 +108,8 @@ pub struct AttemptView {
     /// `succeeded`, `failed`, `requeued`, `given_back`, `cancelled` or `lost`; null while it runs.
     pub outcome: Option<String>,
     pub error: Option<ErrorRecord>,
+    /// The trace of the attempt, if its worker exported it.
+    pub trace_id: Option<String>,
 }
 
 impl JobView {
@@ -137,6 +141,7 @@ impl JobView {
             progress: row.progress,
             error: row.error.clone(),
             cancel_requested: row.cancel_requested,
+            trace_id: row.trace.as_ref().map(|trace| trace.trace_id().to_owned()),
             created_at: row.created_at,
             not_before: row.not_before(),
             started_at: row.started_at,
@@ -164,8 +169,8 @@ impl JobView {
 
 impl From<Attempt> for AttemptView {
     fn from(attempt: Attempt) -> Self {
-        let Attempt { attempt, started_at, ended_at, outcome, error, .. } = attempt;
-        Self { attempt, started_at, ended_at, outcome, error }
+        let Attempt { attempt, started_at, ended_at, outcome, error, trace_id, .. } = attempt;
+        Self { attempt, started_at, ended_at, outcome, error, trace_id }
     }
 }
 

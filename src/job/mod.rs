@@ -13,6 +13,7 @@ mod percent;
 mod request;
 mod start_time;
 mod state;
+mod trace;
 
 pub use batch::BatchId;
 pub use cause::{Cause, lacks_open_files};
@@ -33,3 +34,4 @@ pub use request::{
 };
 pub use start_time::{StartTime, time_from_value};
 pub use state::{JobState, Progress, Stage};
+pub use trace::TraceContext;

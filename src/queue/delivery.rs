@@ -11,7 +11,10 @@ use super::{
     message::{Content, not_before},
     rabbit::Handle,
 };
-use crate::job::{ErrorRecord, JobError, JobId, JobKind};
+use crate::{
+    job::{ErrorRecord, JobError, JobId, JobKind, TraceContext},
+    trace::Destination,
+};
 
 /// The in-process queue has no other workers, only another process later.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -28,8 +31,8 @@ pub struct Delivery {
     pub is_dispatch: bool,
     /// When the job of another client's message may start at the earliest. The row of a dispatch says it.
     pub not_before: Option<Timestamp>,
-    /// The message's W3C `traceparent`.
-    pub trace: Option<String>,
+    /// The trace that the message was sent in.
+    pub trace: Option<TraceContext>,
     /// Where the sender wants to be told of the job's end.
     pub reply_to: Option<ReplyTo>,
     origin: Origin,
@@ -76,6 +79,22 @@ impl Delivery {
         match &self.origin {
             Origin::Embedded(_) => None,
             Origin::Rabbit(handle) => Some(handle.kind()),
+        }
+    }
+
+    /// Its sender's name for it.
+    pub fn message_id(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Embedded(_) => None,
+            Origin::Rabbit(handle) => handle.message_id(),
+        }
+    }
+
+    /// Where it came from, for spans; `kind` is the job's.
+    pub fn destination(&self, kind: JobKind) -> Destination {
+        match &self.origin {
+            Origin::Embedded(_) => Destination::in_process(kind),
+            Origin::Rabbit(handle) => handle.destination(),
         }
     }
 

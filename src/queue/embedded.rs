@@ -268,6 +268,9 @@ mod tests {
         let mut failed = queue.events("job.failed").await.unwrap();
         queue.publish_event("job.progress", Vec::new()).await.unwrap();
         queue.publish_event("job.failed", b"{}".to_vec()).await.unwrap();
-        assert_eq!(failed.next().await, Some(Event { name: "job.failed".to_owned(), body: b"{}".to_vec() }));
+        assert_eq!(
+            failed.next().await,
+            Some(Event { name: "job.failed".to_owned(), body: b"{}".to_vec(), trace: None })
+        );
     }
 }

@@ -4,6 +4,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::debug;
 
 use super::rabbit::Subscription;
+use crate::job::TraceContext;
 
 /// An event such as `job.succeeded`, with the job as JSON.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,6 +12,8 @@ pub struct Event {
     /// Also its routing key.
     pub name: String,
     pub body: Vec<u8>,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceContext>,
 }
 
 /// The events of one listener.

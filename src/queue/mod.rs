@@ -33,7 +33,10 @@ pub use rabbit::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, RabbitOptions, Rabbi
 
 pub use reply::{Reply, ReplyTo};
 
-use crate::job::{JobError, JobId, JobKind};
+use crate::{
+    job::{JobError, JobId, JobKind, TraceContext},
+    trace::Destination,
+};
 
 /// The configured queue; clones share it.
 #[derive(Debug, Clone)]
@@ -51,8 +54,8 @@ pub struct Dispatch {
     pub priority: u8,
     /// The request, as written by [`crate::job::JobRequest::to_json`].
     pub body: Vec<u8>,
-    /// A W3C `traceparent`, passed on to the worker.
-    pub trace: Option<String>,
+    /// Passed on to the worker.
+    pub trace: Option<TraceContext>,
 }
 
 /// The health of the queue, for the readiness probe.
@@ -72,6 +75,14 @@ pub struct Health {
 }
 
 impl Queue {
+    /// Where jobs of this kind are sent, for spans.
+    pub fn destination(&self, kind: JobKind) -> Destination {
+        match self {
+            Self::Embedded(_) => Destination::in_process(kind),
+            Self::Rabbit(_) => Destination::exchange(JOBS, kind.as_str()),
+        }
+    }
+
     /// Waits until the broker responds and has all exchanges and queues, and retries for the time of `within`. Wrong
     /// credentials, and a queue declared with other arguments, are errors at once.
     pub async fn ready(&self, within: Duration) -> Result<(), JobError> {
@@ -132,7 +143,7 @@ impl Queue {
 
     /// Publishes an event. It is not an error if there is no listener.
     pub async fn publish_event(&self, name: &str, body: Vec<u8>) -> Result<(), JobError> {
-        self.publish_events(vec![Event { name: name.to_owned(), body }]).await.remove(0)
+        self.publish_events(vec![Event { name: name.to_owned(), body, trace: None }]).await.remove(0)
     }
 
     /// Like [`Queue::publish_event`], for many events.

@@ -2,7 +2,7 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::job::percent_decoded;
+use crate::job::{TraceContext, percent_decoded};
 
 /// A queue that gets the event of the job's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Reply {
     pub name: String,
     /// The event, JSON.
     pub body: Vec<u8>,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceContext>,
 }
 
 impl ReplyTo {

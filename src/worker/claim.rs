@@ -5,9 +5,9 @@ use tracing::warn;
 
 use super::{JobControl, Worker, newer, replies, retry::with_deadline};
 use crate::{
-    database::{Admission, Claim, ClaimRules, JobRow},
-    job::{ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest},
-    queue::{Content, Delivery},
+    database::{Admission, Claim, ClaimRules, JobRow, SubmitOptions},
+    job::{ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest, TraceContext},
+    queue::{Content, Delivery, Event},
 };
 
 pub(super) enum Accepted {
@@ -39,7 +39,7 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
         Content::Job(id) => with_deadline("the claim", patience, control, || claim(worker, *id, None)).await,
         Content::Request(request) => {
             let Delivery { is_dispatch, not_before, .. } = *delivery;
-            let message = Some(Message { request, is_dispatch, not_before });
+            let message = Some(Message { request, is_dispatch, not_before, trace: delivery.trace.as_ref() });
             let accepted = with_deadline("the claim", patience, control, || claim(worker, request.id, message)).await?;
             match &accepted {
                 Accepted::Refused(reason) => tell_sender(worker, delivery, request.id, reason).await,
@@ -92,7 +92,8 @@ async fn deleted(worker: &Worker, id: Option<JobId>, control: &JobControl) -> Re
 async fn tell_refused(worker: &Worker, delivery: &Delivery, id: JobId, reason: &ErrorRecord) -> Result<(), JobError> {
     let Some(kind) = delivery.kind() else { return Ok(()) };
     let body = JobEvent::refused(id, kind, reason.clone()).to_json();
-    worker.queue.publish_event(JobEvent::FAILED, body).await?;
+    let event = Event { name: JobEvent::FAILED.to_owned(), body, trace: delivery.trace.clone() };
+    worker.queue.publish_events(vec![event]).await.remove(0)?;
     tell_sender(worker, delivery, id, reason).await;
     Ok(())
 }
@@ -100,7 +101,7 @@ async fn tell_refused(worker: &Worker, delivery: &Delivery, id: JobId, reason: &
 /// Answers a sender that asked for it that its message is refused.
 async fn tell_sender(worker: &Worker, delivery: &Delivery, id: JobId, reason: &ErrorRecord) {
     if let (Some(to), Some(kind)) = (&delivery.reply_to, delivery.kind()) {
-        replies::now(worker, to, &JobEvent::refused(id, kind, reason.clone())).await;
+        replies::now(worker, to, &JobEvent::refused(id, kind, reason.clone()), delivery.trace.as_ref()).await;
     }
 }
 
@@ -112,6 +113,7 @@ struct Message<'a> {
     is_dispatch: bool,
     /// See [`Delivery::not_before`].
     not_before: Option<Timestamp>,
+    trace: Option<&'a TraceContext>,
 }
 
 async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Result<Accepted, JobError> {
@@ -126,12 +128,13 @@ async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Resu
     };
     let mut claim = worker.jobs.claim(id, &rules).await?;
     let is_dispatch = message.is_some_and(|message| message.is_dispatch);
-    if let (Claim::Unknown, Some(Message { request, not_before, .. })) = (&claim, message) {
+    if let (Claim::Unknown, Some(Message { request, not_before, trace, .. })) = (&claim, message) {
         if is_dispatch {
             return without_row(worker, id).await;
         }
         // A message from another client. If another worker submits it at the same time, both get the same row.
-        match worker.jobs.submit_message(request, not_before).await {
+        let options = SubmitOptions { at: not_before, trace: trace.cloned(), ..SubmitOptions::default() };
+        match worker.jobs.submit_message(request, &options).await {
             Ok(Admission::Job) => claim = worker.jobs.claim(id, &rules).await?,
             Ok(Admission::Deleted(at)) => return Ok(Accepted::Stale(Stale::Deleted(at))),
             Err(error @ JobError::InvalidRequest { .. }) => return Ok(Accepted::Refused(ErrorRecord::from(&error))),

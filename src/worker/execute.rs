@@ -17,6 +17,7 @@ use super::{
     failpoint::Point,
     inputs::{Pictures, blocking, count},
     progress::Timings,
+    spans::EngineSpans,
 };
 use crate::{
     engine::{Outcome, ProgressFn, Work},
@@ -24,6 +25,7 @@ use crate::{
         Caption, DecomposeParams, EditParams, Inputs, JobError, JobId, JobRequest, LayerRole, ModelRecord, Stage,
         StageTiming, Task, WorkflowParams,
     },
+    trace,
 };
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -106,10 +108,12 @@ impl Execution<'_> {
     }
 
     async fn composite(&mut self, layers: Vec<RgbaImage>) -> Result<(), JobError> {
-        let start = Instant::now();
+        let (start, span) = (Instant::now(), trace::stage(Stage::Composite, &trace::here()));
         let total = count(layers.len());
         self.control.reporter.at(Stage::Composite, 0, total);
-        let picture = blocking(move || Ok(image_processor::composite(&layers)?)).await?;
+        let picture = blocking(move || Ok(image_processor::composite(&layers)?)).await;
+        span.end_with(&picture);
+        let picture = picture?;
         self.control.reporter.at(Stage::Composite, total, total);
         self.timings.add(Stage::Composite, start.elapsed());
         self.add("composite.png".to_owned(), LayerRole::Composite, picture);
@@ -154,9 +158,11 @@ impl Execution<'_> {
     async fn in_turn(&self, work: Work) -> Result<Outcome, JobError> {
         let began = Arc::new(AtomicBool::new(false));
         let mut progress = self.progress();
-        let told = began.clone();
+        let (told, spans) = (began.clone(), EngineSpans::here());
+        let seen = spans.clone();
         let progress: ProgressFn = Box::new(move |stage, step, steps| {
             told.store(true, Ordering::Relaxed);
+            seen.at(stage, step, steps);
             progress(stage, step, steps);
         });
         let cancelled = async {
@@ -164,10 +170,12 @@ impl Execution<'_> {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        tokio::select! {
+        let outcome = tokio::select! {
             outcome = self.worker.engine.run(work, self.control.cancel.clone(), progress) => outcome,
             () = cancelled => Err(JobError::Cancelled),
-        }
+        };
+        spans.end(&outcome);
+        outcome
     }
 
     fn progress(&self) -> ProgressFn {

@@ -11,7 +11,8 @@ use super::{JobControl, StopReason, Worker};
 use crate::{
     database::{Fenced, JobRow, JobStore},
     job::{Epoch, JobEvent, JobId, Progress},
-    queue::Queue,
+    queue::{Event, Queue},
+    trace,
 };
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -43,7 +44,7 @@ impl Lease {
             row: row.clone(),
             control,
         };
-        Self { stop, task: tokio::spawn(heart.beat_until(stopped)) }
+        Self { stop, task: tokio::spawn(trace::with_current(heart.beat_until(stopped))) }
     }
 
     /// Writes the last progress and stops.
@@ -133,16 +134,16 @@ impl Heart {
             return;
         }
         self.told = Some((Instant::now(), progress.sequence));
-        let (queue, body) = (self.queue.clone(), event(&self.row, progress));
+        let (queue, event) = (self.queue.clone(), event(&self.row, progress));
         self.telling = Some(tokio::spawn(async move {
-            if let Err(error) = queue.publish_event(JobEvent::PROGRESS, body).await {
+            if let Err(error) = queue.publish_events(vec![event]).await.remove(0) {
                 debug!(%error, "could not send a progress event");
             }
         }));
     }
 }
 
-fn event(row: &JobRow, progress: Progress) -> Vec<u8> {
+fn event(row: &JobRow, progress: Progress) -> Event {
     let event = JobEvent {
         version: JobEvent::VERSION,
         event: JobEvent::PROGRESS.to_owned(),
@@ -159,5 +160,6 @@ fn event(row: &JobRow, progress: Progress) -> Vec<u8> {
         outputs: Vec::new(),
         time: Timestamp::now(),
     };
-    event.to_json()
+    // There may be thousands of them, so they have no spans of their own.
+    Event { name: JobEvent::PROGRESS.to_owned(), body: event.to_json(), trace: row.trace.clone() }
 }

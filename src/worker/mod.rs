@@ -16,6 +16,7 @@ mod metrics;
 mod newer;
 mod reaper;
 mod replies;
+mod spans;
 mod stop;
 
 mod backoff;

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::job::{Progress, Stage, StageTiming};
+use crate::{
+    job::{JobError, Progress, Stage, StageTiming},
+    trace,
+};
 
 /// Receives progress from the worker and the engine's thread, and provides the latest to the heartbeat and the progress
 /// bar. Clones share it.
@@ -48,10 +51,16 @@ impl Reporter {
 pub(super) struct Timings(Vec<StageTiming>);
 
 impl Timings {
-    pub(super) async fn measure<T>(&mut self, stage: Stage, work: impl Future<Output = T>) -> T {
-        let start = Instant::now();
-        let result = work.await;
+    /// Also makes a span of it.
+    pub(super) async fn measure<T>(
+        &mut self,
+        stage: Stage,
+        work: impl Future<Output = Result<T, JobError>>,
+    ) -> Result<T, JobError> {
+        let (start, span) = (Instant::now(), trace::stage(stage, &trace::here()));
+        let result = span.within(work).await;
         self.add(stage, start.elapsed());
+        span.end_with(&result);
         result
     }
 

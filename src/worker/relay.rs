@@ -9,8 +9,9 @@ use tracing::{debug, warn};
 use crate::{
     database::{JobStore, OutboxId, OutboxRow},
     job::JobError,
-    queue::{Dispatch, Event, Queue},
+    queue::{Dispatch, EVENTS, Event, JOBS, Queue},
     retry::Pauses,
+    trace::{self, Destination, Span},
 };
 
 /// The number of rows taken at a time.
@@ -63,8 +64,8 @@ pub async fn publish_due(jobs: &JobStore, queue: &Queue) -> Result<usize, JobErr
     let taken = rows.len();
     let (dispatches, events): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| !row.topic.is_event());
     let (done, failed) = tokio::join!(
-        publish(dispatches, |rows| queue.publish_many(rows.iter().map(dispatch).collect())),
-        publish(events, |rows| queue.publish_events(rows.iter().map(event).collect())),
+        publish(dispatches, |rows, _| queue.publish_many(rows.iter().map(dispatch).collect())),
+        publish(events, |rows, spans| queue.publish_events(rows.iter().zip(spans).map(event).collect())),
     );
     let outcome = [done, failed];
     let done: Vec<_> = outcome.iter().flat_map(|(done, _, _)| done).copied().collect();
@@ -83,13 +84,16 @@ type Sent = (Vec<OutboxId>, Vec<OutboxId>, Option<JobError>);
 /// The ids of the published rows, those of the failed ones, and the error.
 async fn publish<F: Future<Output = Vec<Result<(), JobError>>>>(
     rows: Vec<OutboxRow>,
-    send: impl FnOnce(&[OutboxRow]) -> F,
+    send: impl FnOnce(&[OutboxRow], &[Span]) -> F,
 ) -> Sent {
     let (mut done, mut failed, mut why) = (Vec::new(), Vec::new(), None);
     if rows.is_empty() {
         return (done, failed, why);
     }
-    for (row, result) in rows.iter().zip(send(&rows).await) {
+    let spans: Vec<_> = rows.iter().map(span).collect();
+    let results = send(&rows, &spans).await;
+    for ((row, span), result) in rows.iter().zip(spans).zip(results) {
+        span.end_with(&result);
         match result {
             Ok(()) => done.push(row.id),
             Err(error) => {
@@ -107,10 +111,20 @@ fn dispatch(row: &OutboxRow) -> Dispatch {
         kind: row.kind,
         priority: row.priority,
         body: row.payload.clone().into_bytes(),
-        trace: None,
+        trace: row.trace.clone(),
     }
 }
 
-fn event(row: &OutboxRow) -> Event {
-    Event { name: row.topic.as_str().to_owned(), body: row.payload.clone().into_bytes() }
+fn event((row, span): (&OutboxRow, &Span)) -> Event {
+    Event { name: row.topic.as_str().to_owned(), body: row.payload.clone().into_bytes(), trace: span.context() }
+}
+
+/// The span of sending a row.
+fn span(row: &OutboxRow) -> Span {
+    if row.topic.is_event() {
+        let destination = Destination::exchange(EVENTS, row.topic.as_str());
+        trace::event(&destination, row.job, row.trace.as_ref(), row.attempt.as_ref())
+    } else {
+        trace::publish(&Destination::exchange(JOBS, row.kind.as_str()), row.job, row.trace.as_ref())
+    }
 }

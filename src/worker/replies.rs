@@ -8,8 +8,9 @@ use tracing::{debug, warn};
 use super::Worker;
 use crate::{
     database::{JobRow, JobStore, WebhookRow},
-    job::{JobError, JobEvent},
+    job::{JobError, JobEvent, TraceContext},
     queue::{Delivery, Queue, Reply, ReplyTo},
+    trace::{self, Destination, Span},
 };
 
 /// How many answers are taken at a time.
@@ -47,11 +48,16 @@ pub(super) async fn send(worker: Worker, stop: CancellationToken) {
 
 async fn send_due(jobs: &JobStore, queue: &Queue) -> Result<usize, JobError> {
     let rows = jobs.replies_take(CHUNK, LEASE).await?;
-    let replies: Vec<_> = rows.iter().filter_map(reply_of).collect();
+    let due: Vec<_> = rows.iter().map(reply_of).collect();
+    let replies: Vec<_> = due.iter().flatten().map(|(reply, _)| reply.clone()).collect();
     let mut results = queue.publish_replies(&replies).await.into_iter();
-    for row in &rows {
-        let result = match reply_of(row) {
-            Some(_) => results.next().unwrap_or(Ok(())),
+    for (row, due) in rows.iter().zip(due) {
+        let result = match due {
+            Some((_, span)) => {
+                let result = results.next().unwrap_or(Ok(()));
+                span.end_with(&result);
+                result
+            }
             None => Err(JobError::invalid("reply_to", "cannot be read")),
         };
         match result {
@@ -70,9 +76,12 @@ async fn send_due(jobs: &JobStore, queue: &Queue) -> Result<usize, JobError> {
     Ok(rows.len())
 }
 
-fn reply_of(row: &WebhookRow) -> Option<Reply> {
+/// The answer and its span; nothing if the row cannot be read.
+fn reply_of(row: &WebhookRow) -> Option<(Reply, Span)> {
     let event: JobEvent = serde_json::from_str(&row.payload).ok()?;
-    Some(Reply { to: ReplyTo::from_address(&row.url)?, name: event.event, body: row.payload.clone().into_bytes() })
+    let to = ReplyTo::from_address(&row.url)?;
+    let span = trace::event(&Destination::reply(&to.queue), row.job, row.trace.as_ref(), row.attempt.as_ref());
+    Some((Reply { to, name: event.event, body: row.payload.clone().into_bytes(), trace: span.context() }, span))
 }
 
 /// Keeps the sender's address with the job, or answers at once if the job has ended.
@@ -84,7 +93,7 @@ pub(super) async fn remember(worker: &Worker, delivery: &Delivery) -> Result<(),
     match worker.jobs.get(id).await? {
         Some(row) if row.state.is_terminal() => {
             let JobRow { updated_at, finished_at, .. } = &row;
-            now(worker, to, &row.event(finished_at.unwrap_or(*updated_at))).await;
+            now(worker, to, &row.event(finished_at.unwrap_or(*updated_at)), row.trace.as_ref()).await;
         }
         Some(_) | None => {}
     }
@@ -92,9 +101,12 @@ pub(super) async fn remember(worker: &Worker, delivery: &Delivery) -> Result<(),
 }
 
 /// Sends one answer that is not kept anywhere: the sender may send its message again.
-pub(super) async fn now(worker: &Worker, to: &ReplyTo, event: &JobEvent) {
-    let reply = Reply { to: to.clone(), name: event.event.clone(), body: event.to_json() };
-    for error in worker.queue.publish_replies(&[reply]).await.into_iter().filter_map(Result::err) {
+pub(super) async fn now(worker: &Worker, to: &ReplyTo, event: &JobEvent, trace: Option<&TraceContext>) {
+    let span = trace::event(&Destination::reply(&to.queue), event.id, trace, None);
+    let reply = Reply { to: to.clone(), name: event.event.clone(), body: event.to_json(), trace: span.context() };
+    let sent = worker.queue.publish_replies(&[reply]).await.remove(0);
+    span.note(&sent);
+    if let Err(error) = sent {
         warn!(job = %event.id, %error, "an answer to reply_to was not sent");
     }
 }

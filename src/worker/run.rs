@@ -17,11 +17,13 @@ use super::{
     progress::Timings,
     publish,
     retry::with_deadline,
+    spans,
 };
 use crate::{
     database::{Claim, Fenced, JobRow, Published},
     job::{ErrorClass, ErrorRecord, JobError, JobState, Stage, lacks_open_files},
     queue::{Delivery, Queue},
+    trace,
 };
 
 /// How long a job is kept that cannot go on because there are no file descriptors left.
@@ -45,9 +47,11 @@ pub async fn run(worker: &Worker, delivery: Delivery, control: &JobControl) -> R
     let span = info_span!(
         "job",
         id = delivery.job().map(display),
-        trace = delivery.trace.as_deref().and_then(trace_id).map(display),
+        trace_id = delivery.trace.as_ref().map(|trace| display(trace.trace_id())),
     );
-    in_order(worker, delivery, control).instrument(span).await
+    let trace = delivery.trace.clone();
+    // On the heap, because each wrapper of a future this large would copy it on the stack.
+    trace::within(trace.as_ref(), Box::pin(in_order(worker, delivery, control))).instrument(span).await
 }
 
 async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> Result<Verdict, JobError> {
@@ -91,13 +95,31 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
         }
     };
     worker.options.failpoint.at(Point::Claimed, Some(row.id()));
+    if let Some(trace) = row.trace.as_ref().filter(|_| delivery.trace.is_none()) {
+        tracing::Span::current().record("trace_id", trace.trace_id());
+    }
+    let span = spans::begin(worker, &row, &delivery);
+    let verdict = span.within(Box::pin(claimed(worker, &row, delivery, control, &span))).await;
+    spans::end(span, &verdict, control);
+    verdict
+}
+
+/// One attempt, in its span.
+async fn claimed(
+    worker: &Worker,
+    row: &JobRow,
+    delivery: Delivery,
+    control: &JobControl,
+    span: &trace::Span,
+) -> Result<Verdict, JobError> {
     info!(kind = %row.request.task.kind(), attempt = row.attempts, "claimed");
-    metrics::claimed(&row);
+    metrics::claimed(row);
     // There is room for the next one.
     worker.wake.notify_one();
 
-    let lease = Lease::hold(worker, &row, control.clone());
-    let mut made = attempt(worker, &row, control).await;
+    let lease = Lease::hold(worker, row, control.clone());
+    spans::keep(worker, row, span).await;
+    let mut made = attempt(worker, row, control).await;
     if let Err(error) = &made
         && lacks_open_files(error)
     {
@@ -125,7 +147,21 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
         }
     }
     lease.release().await;
-    let settled = settle(worker, &row, made, control).await?;
+    let settling = trace::settle(&delivery.destination(row.request.task.kind()));
+    let verdict = settling.within(Box::pin(finish(worker, row, delivery, made, control))).await;
+    settling.end_with(&verdict);
+    verdict
+}
+
+/// Writes the end of an attempt, then acknowledges its message.
+async fn finish(
+    worker: &Worker,
+    row: &JobRow,
+    delivery: Delivery,
+    made: Result<Made, JobError>,
+    control: &JobControl,
+) -> Result<Verdict, JobError> {
+    let settled = settle(worker, row, made, control).await?;
     worker.options.failpoint.at(Point::Committed, Some(row.id()));
     worker.wake.notify_one();
 
@@ -256,26 +292,4 @@ async fn end(
 
 fn check(control: &JobControl) -> Result<(), JobError> {
     if control.cancel.is_cancelled() { Err(JobError::Cancelled) } else { Ok(()) }
-}
-
-/// The trace id of a W3C `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`.
-fn trace_id(traceparent: &str) -> Option<&str> {
-    let mut parts = traceparent.split('-');
-    let (_version, trace) = (parts.next()?, parts.next()?);
-    let hex = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (hex && trace.bytes().any(|byte| byte != b'0')).then_some(trace)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trace_id_is_read_or_nothing() {
-        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        assert_eq!(trace_id(&format!("00-{trace}-00f067aa0ba902b7-01")), Some(trace));
-        assert_eq!(trace_id("00-short-00f067aa0ba902b7-01"), None);
-        assert_eq!(trace_id(&format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32))), None);
-        assert_eq!(trace_id("nonsense"), None);
-    }
 }

@@ -7,8 +7,8 @@ use std::{
 
 /// A module, and what it may name with `crate::`. A module may always name itself. For the library `qwen-image`, which
 /// is a separate crate, the compiler checks this.
-const MAY_USE: [(&str, &[&str]); 15] = [
-    ("cli", &["app", "config", "telemetry", "worker", "queue", "database", "store", "image", "engine", "job"]),
+const MAY_USE: [(&str, &[&str]); 16] = [
+    ("cli", &["app", "config", "telemetry", "worker", "queue", "database", "store", "image", "engine", "job", "trace"]),
     (
         "app",
         &[
@@ -24,16 +24,19 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "image",
             "engine",
             "job",
+            "trace",
         ],
     ),
     ("config", &["job"]),
-    ("telemetry", &[]),
+    ("telemetry", &["trace"]),
+    // Spans; anything that sends, receives or works has them.
+    ("trace", &["job"]),
     // This module submits, watches and reads jobs, but computes nothing. It only observes the engine.
-    ("http", &["telemetry", "queue", "database", "store", "egress", "image", "engine", "ui", "job"]),
+    ("http", &["telemetry", "queue", "database", "store", "egress", "image", "engine", "ui", "job", "trace"]),
     ("ui", &[]),
-    ("worker", &["queue", "database", "store", "image", "engine", "job", "retry"]),
+    ("worker", &["queue", "database", "store", "image", "engine", "job", "retry", "trace"]),
     // The stages do not know each other.
-    ("queue", &["job", "retry"]),
+    ("queue", &["job", "retry", "trace"]),
     ("database", &["job"]),
     ("store", &["egress", "job", "retry"]),
     ("egress", &["job"]),
@@ -44,13 +47,14 @@ const MAY_USE: [(&str, &[&str]); 15] = [
 ];
 
 /// A crate or path, and the only modules that may name it.
-const OWNED: [(&str, &[&str]); 14] = [
+const OWNED: [(&str, &[&str]); 15] = [
     ("sqlx::", &["database"]),
     ("lapin::", &["queue"]),
     ("aws_", &["store"]),
     ("axum::", &["http"]),
     ("metrics::", &["worker", "http"]),
     ("metrics_exporter_prometheus::", &["telemetry"]),
+    ("opentelemetry", &["trace", "telemetry", "egress"]),
     ("std::env::", &["config", "main"]),
     ("figment::", &["config"]),
     ("clap::", &["cli", "config"]),

@@ -219,6 +219,9 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
     for (name, value) in &view.labels {
         line("label", &format!("{name}={value}"))?;
     }
+    if let Some(trace) = &view.trace_id {
+        line("trace", trace)?;
+    }
     for file in &view.outputs {
         line("output", &format!("{} ({})", file.url, output::size(file.size)))?;
     }

@@ -21,10 +21,11 @@ use crate::{
         view::{JobView, progress_text},
     },
     config::LoadedConfig,
-    database::{Claim, Hold, JobRow, LeaseState, SubmitOptions, Submitted},
+    database::{Claim, Hold, JobRow, LeaseState, Submitted},
     engine::CancelToken,
     job::{ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
     store::{MANIFEST, ObjectKey, OutFolder, file_url},
+    trace,
     worker::{Liveness, Reporter, Verdict, WorkerName},
 };
 
@@ -51,14 +52,15 @@ pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: Plan) -> Result<()
     let out = OutFolder::prepare(&flags.out).map_err(in_words_of_flags)?;
     request.output.prefix = format!("{}/", file_url(out.path()).trim_end_matches('/'));
 
-    block_on(async {
+    let trace = flags.trace.over(&loaded);
+    block_on(trace::within(trace.as_ref(), async {
         let app = Embedded::open(&loaded).await?;
         let run =
             Run { global, loaded: &loaded, app: &app, out: &out, sheet: flags.sheet.as_deref(), json: flags.json };
         let result = run.to_the_end(&request, flags.id).await;
         app.close().await;
         result
-    })
+    }))
 }
 
 struct Run<'a> {
@@ -137,12 +139,7 @@ impl Run<'_> {
                 return Ok(Todo::Export(Box::new(row)));
             }
         }
-        match jobs
-            .by(self.app.actor.clone())
-            .submit(request, &SubmitOptions::default())
-            .await
-            .map_err(in_words_of_flags)?
-        {
+        match self.app.submit(request).await.map_err(in_words_of_flags)? {
             Submitted::New(row) => Ok(Todo::Work(row.id())),
             Submitted::Known(row) => match row.state {
                 JobState::Queued | JobState::Running => {

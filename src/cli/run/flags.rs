@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    cli::{Failure, params::parse_label},
+    cli::{Failure, params::parse_label, trace::TraceFlags},
     config::Flag,
     job::{InputRef, JobError, JobId},
     store::file_url,
@@ -23,6 +23,8 @@ pub struct JobFlags {
     /// Label of the job, shown by `acetate jobs`; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub trace: TraceFlags,
     /// Also write one picture with the input, the layers and the result side by side
     #[arg(long, value_name = "FILE")]
     pub sheet: Option<PathBuf>,

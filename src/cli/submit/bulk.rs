@@ -23,6 +23,7 @@ use crate::{
     config::LoadedConfig,
     database::{SubmitOptions, Submitted},
     job::{BatchId, InputRef, JobError, JobKind, JobRequest, Task},
+    trace,
 };
 
 /// The number of jobs in one transaction.
@@ -61,12 +62,13 @@ pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: &Task, flags: &S
         batch,
         below: source.below(),
     };
-    block_on(async {
+    let trace = flags.trace.over(loaded);
+    block_on(trace::within(trace.as_ref(), async {
         let front = Submitter::open(loaded).await?;
         let done = all(global, &front, &source, &defaults, flags).await;
         front.close().await;
         done
-    })
+    }))
 }
 
 async fn all(
@@ -199,7 +201,7 @@ async fn send(
                 put_into_store(front, request).await?;
             }
         }
-        for (request, submitted) in chunk.iter().zip(front.jobs.submit_many(&chunk, options).await) {
+        for (request, submitted) in chunk.iter().zip(front.submit_many(&chunk, options).await) {
             match submitted.map_err(|error| in_row(request, error))? {
                 Submitted::New(_) => report.submitted += 1,
                 Submitted::Known(_) => report.known += 1,

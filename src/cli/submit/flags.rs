@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     app::Submitter,
-    cli::params::parse_label,
+    cli::{params::parse_label, trace::TraceFlags},
     job::{BatchId, JobError, JobId, MAX_PRIORITY, StartTime},
 };
 
@@ -41,6 +41,8 @@ pub struct SubmitFlags {
     /// Start not before this time: RFC 3339, or a time from now by the database's clock, such as +90m or +2h
     #[arg(long, value_name = "TIME")]
     pub at: Option<StartTime>,
+    #[command(flatten)]
+    pub trace: TraceFlags,
     /// Copy local inputs into the store first, so that workers elsewhere can read them
     #[arg(long)]
     pub upload: bool,

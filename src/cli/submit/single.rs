@@ -15,18 +15,20 @@ use crate::{
     config::LoadedConfig,
     database::{SubmitOptions, Submitted},
     job::{InputRef, Inputs, JobError, JobId, JobRequest, JobState, Output, Task},
+    trace,
 };
 
 pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: Task, flags: &SubmitFlags) -> Result<(), Failure> {
     if flags.dry_run {
         return Err(Failure::Usage("--dry-run needs --from".to_owned()));
     }
-    block_on(async {
+    let trace = flags.trace.over(loaded);
+    block_on(trace::within(trace.as_ref(), async {
         let front = Submitter::open(loaded).await?;
         let done = one(global, &front, task, flags).await;
         front.close().await;
         done
-    })
+    }))
 }
 
 async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitFlags) -> Result<(), Failure> {
@@ -36,7 +38,7 @@ async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitF
     check_addresses(&request)?;
     let at = start_time(front, flags).await?;
     let options = SubmitOptions { batch: flags.batch.clone(), at, ..SubmitOptions::default() };
-    let submitted = front.jobs.submit(&request, &options).await?;
+    let submitted = front.submit(&request, &options).await?;
     front.dispatch().await;
     let id = request.id;
     if flags.wait {

@@ -20,13 +20,14 @@ use super::{
 use crate::{database::Migrated, job::JobError};
 
 /// The migrations in order; the table `acetate_schema` has the number of those applied.
-pub(super) const MIGRATIONS: [&str; 7] = [
+pub(super) const MIGRATIONS: [&str; 8] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
     include_str!("../../../migrations/postgres/0003_caption.sql"),
     include_str!("../../../migrations/postgres/0004_api.sql"),
     include_str!("../../../migrations/postgres/0005_tombstones.sql"),
     include_str!("../../../migrations/postgres/0006_fairness.sql"),
+    include_str!("../../../migrations/postgres/0007_traces.sql"),
     include_str!("../../../migrations/postgres/0008_actions.sql"),
 ];
 

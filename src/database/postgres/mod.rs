@@ -5,6 +5,7 @@
 //! whole index to find a single row.
 
 mod actions;
+mod attempt;
 mod batch;
 mod claim;
 mod connect;

@@ -32,13 +32,23 @@ impl PostgresJobStore {
              taken AS (
                 UPDATE outbox SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
              RETURNING *)
-             SELECT message, id, job, topic, kind, priority, available_at, created_at, payload FROM (
+             SELECT message, id, job, topic, kind, priority, available_at, created_at,
+                    COALESCE(payload, of_job.request) AS payload,
+                    COALESCE(chosen.traceparent, of_job.traceparent) AS traceparent,
+                    CASE WHEN chosen.traceparent IS NULL THEN of_job.tracestate ELSE chosen.tracestate END AS tracestate,
+                    CASE WHEN topic <> 'dispatch' THEN
+                        (SELECT traceparent FROM attempts WHERE attempts.job = chosen.job ORDER BY epoch DESC LIMIT 1)
+                    END AS attempt_traceparent
+               FROM (
                 SELECT id AS message, job AS id, job, topic, kind, priority, available_at, created_at, payload,
-                       0 AS part, ROW_NUMBER() OVER (ORDER BY available_at, id) AS place FROM taken
+                       traceparent, tracestate, 0 AS part, ROW_NUMBER() OVER (ORDER BY available_at, id) AS place
+                  FROM taken
                 UNION ALL
-                SELECT message, id, job, topic, kind, priority, available_at, created_at, payload, 1, place
+                SELECT message, id, job, topic, kind, priority, available_at, created_at, payload, NULL, NULL, 1, place
                   FROM acetate_dispatch($3, $1, $2, $4, $5, $6, $7) WITH ORDINALITY AS next (
                        message, id, job, topic, kind, priority, available_at, created_at, payload, place)) AS chosen
+               LEFT JOIN LATERAL (SELECT request, traceparent, tracestate FROM jobs WHERE jobs.id = chosen.job LIMIT 1)
+                    AS of_job ON TRUE
               ORDER BY part, place",
         )
         .bind(i64::from(limit))

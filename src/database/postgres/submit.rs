@@ -12,7 +12,7 @@ use crate::{
         search,
         transitions::check_same,
     },
-    job::{Epoch, ErrorRecord, JobError, JobId, JobRequest, JobState},
+    job::{Epoch, ErrorRecord, JobError, JobId, JobRequest, JobState, TraceContext},
 };
 
 /// The number of requests in one statement.
@@ -114,17 +114,20 @@ impl PostgresJobStore {
         let query = sqlx::query(concat!(
             "WITH new AS (
                 INSERT INTO jobs (id, fingerprint, kind, request, priority, batch, state, available_at, quiet_until,
-                                  created_at, updated_at, search, webhook, tenant)
+                                  created_at, updated_at, search, webhook, tenant, traceparent, tracestate)
                 SELECT id, fingerprint, kind, request, priority, $6, 'queued', COALESCE($7, acetate_now()),
-                       COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10, NULLIF(tenant, '')
+                       COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10, NULLIF(tenant, ''),
+                       $14, $15
                   FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $9::TEXT[], $12::TEXT[])
                     AS asked (id, fingerprint, kind, request, priority, search, tenant)
                  WHERE NOT ($11 AND EXISTS (SELECT 1 FROM tombstones WHERE tombstones.id = asked.id))
                 ON CONFLICT (id) DO NOTHING
-             RETURNING id, kind, priority, tenant, batch, created_at, available_at),
+             RETURNING id, kind, priority, tenant, batch, created_at, available_at, traceparent, tracestate),
              sent AS (
-                INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
-                SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), available_at, created_at
+                INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at, traceparent,
+                                    tracestate)
+                SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), available_at,
+                       created_at, traceparent, tracestate
                   FROM new WHERE $8
                 ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
                 DO UPDATE SET available_at = EXCLUDED.available_at), ",
@@ -143,7 +146,9 @@ impl PostgresJobStore {
         .bind(options.webhook.as_deref())
         .bind(from_message)
         .bind(texts(&|request| request.tenant().unwrap_or_default().to_owned()))
-        .bind(note);
+        .bind(note)
+        .bind(options.trace.as_ref().map(TraceContext::traceparent))
+        .bind(options.trace.as_ref().and_then(TraceContext::tracestate));
         let rows = self.all(query).await?;
         rows.iter().map(|row| Ok((row.word("id")?, (row.time("created_at")?, row.time("available_at")?)))).collect()
     }
@@ -190,6 +195,7 @@ fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -
         worker: None,
         lease_until: None,
         available_at: created_at,
+        trace: options.trace.clone(),
         published: None,
         created_at,
         started_at: None,

@@ -78,7 +78,7 @@ impl PostgresJobStore {
                        FOR UPDATE) AS waiting),
              turned AS (
                 UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
-                 WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id, webhook),
+                 WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id, webhook, traceparent, tracestate),
              hooked AS (
                 INSERT INTO webhooks (job, url, payload, available_at, created_at)
                 SELECT turned.id, webhook, payload, $5, $5 FROM turned JOIN held ON held.id = turned.id
@@ -87,8 +87,9 @@ impl PostgresJobStore {
                 DELETE FROM outbox USING turned
                  WHERE outbox.job = turned.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),
              sent AS (
-                INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at)
-                SELECT id, 'job.cancelled', kind, priority, payload, $5, $5 FROM held WHERE $6), ",
+                INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at, traceparent, tracestate)
+                SELECT held.id, 'job.cancelled', kind, priority, payload, $5, $5, traceparent, tracestate
+                  FROM held JOIN turned ON turned.id = held.id WHERE $6), ",
             noted!("turned", "$7"),
             " SELECT id FROM turned"
         ))

@@ -18,10 +18,9 @@ use crate::{
 const CHUNK: i64 = 5000;
 
 impl PostgresJobStore {
-    pub async fn submit_message(&self, request: &JobRequest, at: Option<Timestamp>) -> Result<Admission, JobError> {
+    pub async fn submit_message(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Admission, JobError> {
         let one = (request, request.to_json());
-        let options = SubmitOptions { at, ..SubmitOptions::default() };
-        if !self.insert(&[&one], &options, true, None).await?.is_empty() {
+        if !self.insert(&[&one], options, true, None).await?.is_empty() {
             self.signal.tell();
             return Ok(Admission::Job);
         }

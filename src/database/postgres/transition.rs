@@ -175,13 +175,15 @@ impl PostgresJobStore {
                        lease_until = NULL, updated_at = $14, finished_at = $15
                  WHERE id = $1 AND epoch = $2 AND state || '' = $3 AND cancel_requested = $4
                    AND ($5::BIGINT IS NULL OR lease_until = $5)
-             RETURNING id, kind, priority, tenant, batch, webhook),
+             RETURNING id, kind, priority, tenant, batch, webhook, traceparent, tracestate),
              closed AS (
                 UPDATE attempts SET ended_at = $14, outcome = $16, error = $17
                   FROM turned WHERE attempts.job = turned.id AND attempts.epoch = $2 AND attempts.ended_at IS NULL),
              sent AS (
-                INSERT INTO outbox (job, topic, kind, priority, tenant, batch, payload, available_at, created_at)
-                SELECT id, $18, kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), $19, $20, $14
+                INSERT INTO outbox (job, topic, kind, priority, tenant, batch, payload, available_at, created_at,
+                                    traceparent, tracestate)
+                SELECT id, $18, kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), $19, $20, $14, traceparent,
+                       tracestate
                   FROM turned WHERE $18::TEXT IS NOT NULL
                 ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
                 DO UPDATE SET available_at = EXCLUDED.available_at),

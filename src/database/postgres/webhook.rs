@@ -26,7 +26,11 @@ impl PostgresJobStore {
                  ORDER BY available_at, id LIMIT $1
                    FOR UPDATE SKIP LOCKED)
              UPDATE webhooks SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
-          RETURNING id AS call, job AS id, url, payload, attempts, created_at",
+          RETURNING id AS call, job AS id, url, payload, attempts, created_at,
+                    (SELECT traceparent FROM jobs WHERE jobs.id = webhooks.job) AS traceparent,
+                    (SELECT tracestate FROM jobs WHERE jobs.id = webhooks.job) AS tracestate,
+                    (SELECT traceparent FROM attempts WHERE attempts.job = webhooks.job ORDER BY epoch DESC LIMIT 1)
+                        AS attempt_traceparent",
         )
         .bind(i64::from(limit))
         .bind(milliseconds(lease))

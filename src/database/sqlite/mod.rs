@@ -1,6 +1,7 @@
 //! Job rows in one SQLite file.
 
 mod actions;
+mod attempt;
 mod batch;
 mod claim;
 mod dispatch;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
@@ -26,6 +26,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("../../../migrations/sqlite/0005_api.sql"),
     include_str!("../../../migrations/sqlite/0006_tombstones.sql"),
     include_str!("../../../migrations/sqlite/0007_fairness.sql"),
+    include_str!("../../../migrations/sqlite/0008_traces.sql"),
     include_str!("../../../migrations/sqlite/0009_actions.sql"),
 ];
 

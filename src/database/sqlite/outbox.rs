@@ -180,7 +180,13 @@ async fn take(tx: &mut SqliteConnection, ids: &[i64], now: i64, lease: Duration)
     let rows = sqlx::query(
         "UPDATE outbox SET taken_until = ?2 WHERE id IN (SELECT value FROM json_each(?1))
       RETURNING id AS message, job AS id, job, topic, kind, priority, available_at, created_at,
-                COALESCE(payload, (SELECT request FROM jobs WHERE jobs.id = outbox.job)) AS payload",
+                COALESCE(payload, (SELECT request FROM jobs WHERE jobs.id = outbox.job)) AS payload,
+                    COALESCE(traceparent, (SELECT traceparent FROM jobs WHERE jobs.id = outbox.job)) AS traceparent,
+                    CASE WHEN traceparent IS NULL THEN (SELECT tracestate FROM jobs WHERE jobs.id = outbox.job)
+                         ELSE tracestate END AS tracestate,
+                    CASE WHEN topic <> 'dispatch' THEN
+                        (SELECT traceparent FROM attempts WHERE attempts.job = outbox.job ORDER BY epoch DESC LIMIT 1)
+                    END AS attempt_traceparent",
     )
     .bind(to_json(&ids)?)
     .bind(after(now, lease))

@@ -21,7 +21,7 @@ use crate::{
 const CHUNK: i64 = 5000;
 
 impl SqliteJobStore {
-    pub async fn submit_message(&self, request: &JobRequest, at: Option<Timestamp>) -> Result<Admission, JobError> {
+    pub async fn submit_message(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Admission, JobError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let there = sqlx::query("SELECT id FROM jobs WHERE id = ?").bind(request.id.to_string());
         if there.fetch_optional(&mut *tx).await.map_err(database)?.is_none()
@@ -29,7 +29,7 @@ impl SqliteJobStore {
         {
             return Ok(Admission::Deleted(at));
         }
-        submit_in(&mut tx, request, &SubmitOptions { at, ..SubmitOptions::default() }, self.mode).await?;
+        submit_in(&mut tx, request, options, self.mode).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();
         Ok(Admission::Job)

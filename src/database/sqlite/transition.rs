@@ -15,7 +15,7 @@ use crate::{
         row_mapping::{Columns, after, job_columns, read_job, timestamp, to_json},
         transitions::{Ending, Transition},
     },
-    job::{Epoch, ErrorRecord, JobError, JobId, JobState, Progress},
+    job::{Epoch, ErrorRecord, JobError, JobId, JobState, Progress, TraceContext},
 };
 
 impl SqliteJobStore {
@@ -226,8 +226,9 @@ pub(super) async fn send(
     now: i64,
 ) -> Result<(), JobError> {
     sqlx::query(
-        "INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at, tenant, batch)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+        "INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at, tenant, batch, traceparent,
+                             tracestate)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
          DO UPDATE SET available_at = excluded.available_at",
     )
@@ -240,6 +241,8 @@ pub(super) async fn send(
     .bind(now)
     .bind(row.request.tenant().unwrap_or_default())
     .bind(row.batch.as_ref().map_or("", |batch| batch.as_str()))
+    .bind(row.trace.as_ref().map(TraceContext::traceparent))
+    .bind(row.trace.as_ref().and_then(TraceContext::tracestate))
     .execute(tx)
     .await
     .map_err(database)?;

@@ -38,7 +38,11 @@ impl SqliteJobStore {
                             WHERE gave_up_at IS NULL AND available_at <= ?1 AND (url LIKE 'amqp-reply:%') = ?4
                               AND (taken_until IS NULL OR taken_until <= ?1)
                             ORDER BY available_at, id LIMIT ?2)
-          RETURNING id AS call, job AS id, url, payload, attempts, created_at",
+          RETURNING id AS call, job AS id, url, payload, attempts, created_at,
+                    (SELECT traceparent FROM jobs WHERE jobs.id = webhooks.job) AS traceparent,
+                    (SELECT tracestate FROM jobs WHERE jobs.id = webhooks.job) AS tracestate,
+                    (SELECT traceparent FROM attempts WHERE attempts.job = webhooks.job ORDER BY epoch DESC LIMIT 1)
+                        AS attempt_traceparent",
         )
         .bind(now)
         .bind(limit)

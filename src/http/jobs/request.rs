@@ -97,7 +97,7 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
     if let Some(url) = &body.webhook {
         check_webhook(api, url)?;
     }
-    Ok((request, SubmitOptions { batch: body.batch, at: body.not_before, webhook: body.webhook }))
+    Ok((request, SubmitOptions { batch: body.batch, at: body.not_before, webhook: body.webhook, trace: None }))
 }
 
 /// The same times as in a message.

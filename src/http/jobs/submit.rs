@@ -58,7 +58,10 @@ pub struct UploadForm {
 /// Send JSON, or a form with the pictures. The same `Idempotency-Key`, or the same `id`, with the same body is the same
 /// job.
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs",
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice")),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice"),
+        ("traceparent" = Option<String>, Header, description = "The W3C trace that the job becomes part of"),
+        ("tracestate" = Option<String>, Header, description = "Vendors' data about that trace, passed on unchanged")),
     request_body(content((SubmitBody = "application/json"), (UploadForm = "multipart/form-data"))),
     responses(
         (status = 202, description = "Accepted", body = JobView, headers(("Location" = String))),

@@ -66,6 +66,8 @@ pub fn cors(origins: &[String]) -> CorsLayer {
             header::IF_RANGE,
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static("last-event-id"),
+            HeaderName::from_static("traceparent"),
+            HeaderName::from_static("tracestate"),
         ])
         .expose_headers([
             header::LOCATION,

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use axum::http::Uri;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use crate::{
     egress::{WebhookAnswer, WebhookPolicy},
     http::metrics,
     job::JobError,
+    trace::{self, Span},
 };
 
 /// How many calls run at a time, so that one that hangs does not block the others.
@@ -42,7 +44,8 @@ pub async fn send(
             Ok(due) if !due.is_empty() => {
                 for call in due {
                     let sender = sender.clone();
-                    calls.spawn(async move { sender.call(call).await });
+                    let trace = call.trace.clone();
+                    calls.spawn(async move { trace::within(trace.as_ref(), sender.call(call)).await });
                 }
                 continue;
             }
@@ -109,13 +112,23 @@ impl Sender {
     fn post(&self, call: &WebhookRow) -> CallOutcome {
         let id = format!("msg_{}_{}", call.job.to_string().replace('-', ""), call.id);
         let timestamp = Timestamp::now().as_second();
-        let headers = [
+        let span = span_of(call);
+        let mut headers = vec![
             ("content-type", "application/json".to_owned()),
             ("webhook-signature", self.secret.sign(&id, timestamp, &call.payload)),
             ("webhook-id", id),
             ("webhook-timestamp", timestamp.to_string()),
         ];
-        match self.policy.post(&call.url, &headers, &call.payload) {
+        if let Some(trace) = span.context() {
+            headers.push(("traceparent", trace.traceparent().to_owned()));
+            headers.extend(trace.tracestate().map(|state| ("tracestate", state.to_owned())));
+        }
+        let answer = self.policy.post(&call.url, &headers, &call.payload);
+        match &answer {
+            Ok(answer) => span.answered(answer.status, !(200..=299).contains(&answer.status)),
+            Err(_) => span.note(&answer),
+        }
+        match answer {
             Ok(WebhookAnswer { status: 200..=299, .. }) => CallOutcome::Arrived,
             Ok(WebhookAnswer { status: 410, .. }) => {
                 CallOutcome::Refused("its server responds with 410: it does not want more calls".to_owned())
@@ -130,6 +143,16 @@ impl Sender {
             Err(error) => CallOutcome::Failed { reason: error.to_string(), not_before: None },
         }
     }
+}
+
+fn span_of(call: &WebhookRow) -> Span {
+    let address: Option<Uri> = call.url.parse().ok();
+    let host = address.as_ref().and_then(Uri::host).unwrap_or_default();
+    let port = address.as_ref().and_then(|address| match address.scheme_str() {
+        Some("http") => address.port_u16().or(Some(80)),
+        _ => address.port_u16().or(Some(443)),
+    });
+    trace::call((host, port.unwrap_or_default()), call.job, call.attempts, call.trace.as_ref(), call.attempt.as_ref())
 }
 
 /// The pause after `attempts` failed calls: five times as long each time, and at least as long as the receiver asks for

@@ -12,13 +12,14 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{
-    outgoing::{Outgoing, copy_id, headers_for_dead_letter, is_dispatch, persistent},
+    outgoing::{Outgoing, copy_id, headers_for_dead_letter, is_dispatch, persistent, trace_of},
     publish::Publisher,
     topology::{DEAD_EXCHANGE, JOBS, queue_of},
 };
 use crate::{
-    job::{ErrorRecord, JobError, JobKind},
+    job::{ErrorRecord, JobError, JobKind, TraceContext},
     queue::ReplyTo,
+    trace::Destination,
 };
 
 /// The pause before returning a message that could not be dead-lettered. It prevents a tight loop with a failing
@@ -84,12 +85,12 @@ impl Handle {
         is_dispatch(&self.properties)
     }
 
-    pub(in crate::queue) fn trace(&self) -> Option<String> {
-        match self.properties.headers().as_ref()?.inner().get("traceparent")? {
-            AMQPValue::LongString(text) => Some(text.to_string()),
-            AMQPValue::ShortString(text) => Some(text.to_string()),
-            _ => None,
-        }
+    pub(in crate::queue) fn trace(&self) -> Option<TraceContext> {
+        trace_of(&self.properties)
+    }
+
+    pub(in crate::queue) fn destination(&self) -> Destination {
+        Destination::queue(JOBS, self.kind.as_str(), queue_of(self.kind))
     }
 
     pub(in crate::queue) fn reply_to(&self) -> Option<ReplyTo> {

@@ -7,7 +7,7 @@ use lapin::{
 
 use super::topology::{EVENTS, JOBS};
 use crate::{
-    job::JobError,
+    job::{JobError, TraceContext},
     queue::{Dispatch, Event, Reply},
 };
 
@@ -37,9 +37,7 @@ impl<'a> Outgoing<'a> {
     pub(super) fn dispatch(dispatch: &'a Dispatch) -> Self {
         let mut headers = FieldTable::default();
         headers.insert(DISPATCH.into(), AMQPValue::LongString("1".into()));
-        if let Some(trace) = &dispatch.trace {
-            headers.insert("traceparent".into(), AMQPValue::LongString(trace.as_str().into()));
-        }
+        add_trace(&mut headers, dispatch.trace.as_ref());
         let properties = persistent()
             .with_content_type("application/json".into())
             .with_app_id(APP.into())
@@ -58,7 +56,8 @@ impl<'a> Outgoing<'a> {
             .with_content_type("application/json".into())
             .with_app_id("acetate".into())
             .with_type(short(&reply.name)?)
-            .with_message_id(uuid::Uuid::now_v7().to_string().into());
+            .with_message_id(uuid::Uuid::now_v7().to_string().into())
+            .with_headers(trace_headers(reply.trace.as_ref()));
         if let Some(id) = &reply.to.correlation_id {
             properties = properties.with_correlation_id(short(id)?);
         }
@@ -74,10 +73,39 @@ impl<'a> Outgoing<'a> {
     /// An event's name is its routing key, which has a limited length.
     pub(super) fn event(event: &'a Event) -> Result<Self, JobError> {
         let name = ShortString::try_new(&event.name).map_err(|error| JobError::invalid("event", error.to_string()))?;
-        let properties =
-            persistent().with_content_type("application/json".into()).with_app_id(APP.into()).with_type(name);
+        let properties = persistent()
+            .with_content_type("application/json".into())
+            .with_app_id(APP.into())
+            .with_type(name)
+            .with_headers(trace_headers(event.trace.as_ref()));
         Ok(Self { exchange: EVENTS, key: &event.name, mandatory: false, body: &event.body, properties })
     }
+}
+
+/// The headers of W3C Trace Context, as long strings.
+fn trace_headers(trace: Option<&TraceContext>) -> FieldTable {
+    let mut headers = FieldTable::default();
+    add_trace(&mut headers, trace);
+    headers
+}
+
+fn add_trace(headers: &mut FieldTable, trace: Option<&TraceContext>) {
+    let Some(trace) = trace else { return };
+    headers.insert("traceparent".into(), AMQPValue::LongString(trace.traceparent().into()));
+    if let Some(state) = trace.tracestate() {
+        headers.insert("tracestate".into(), AMQPValue::LongString(state.into()));
+    }
+}
+
+/// The trace of a message that anyone may have sent.
+pub(super) fn trace_of(properties: &BasicProperties) -> Option<TraceContext> {
+    let headers = properties.headers().as_ref()?.inner();
+    let text = |name: &str| match headers.get(name)? {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    };
+    TraceContext::read("a message's headers", text("traceparent").as_deref(), text("tracestate").as_deref())
 }
 
 /// Whether a message was sent because of a row, by this version or an older one.

@@ -18,6 +18,7 @@ use tracing::warn;
 use super::{
     Core,
     errors::{broken, reason},
+    outgoing::trace_of,
     pauses,
     topology::{self, EVENTS},
 };
@@ -66,7 +67,8 @@ async fn pump(core: Arc<Core>, pattern: ShortString, first: (Connection, Consume
         if let Some((_connection, mut messages)) = live.take() {
             pauses.reset();
             while let Some(Ok(message)) = messages.next().await {
-                let event = Event { name: message.routing_key.to_string(), body: message.data };
+                let trace = trace_of(&message.properties);
+                let event = Event { name: message.routing_key.to_string(), body: message.data, trace };
                 if events.send(event).await.is_err() {
                     return;
                 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use acetate::{
-    job::{ErrorRecord, JobError, JobId, JobKind},
+    job::{ErrorRecord, JobError, JobId, JobKind, TraceContext},
     queue::{
         DEAD_EXCHANGE, DEAD_LETTERS, DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, Queue, RabbitQueue,
     },
@@ -131,7 +131,8 @@ async fn what_is_retried_goes_to_where_it_came_from_as_it_was_sent() {
         let queue = vhost.ready().await;
         let consumer = consume(&queue, &JobKind::ALL, 10);
         let mut sent = dispatch(JobKind::Composite);
-        sent.trace = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        sent.trace = TraceContext::read("the test", Some(traceparent), None);
         queue.publish_dispatch(&sent).await.unwrap();
         let reason = ErrorRecord::from(&JobError::invalid("id", "is known with another body"));
         next(&consumer).await.dead_letter(&reason).await.unwrap();

@@ -5,6 +5,7 @@
 pub mod amqp_proxy;
 pub mod broker;
 mod brokers;
+mod collector;
 pub mod database;
 mod dead_letters;
 mod fairness;
@@ -33,6 +34,7 @@ mod store_run;
 mod store_runtime;
 mod submissions;
 pub mod tls;
+mod traces;
 mod upgrades;
 mod worker;
 pub mod world;

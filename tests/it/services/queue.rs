@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use acetate::{
-    job::{ErrorRecord, JobError, JobKind},
+    job::{ErrorRecord, JobError, JobKind, TraceContext},
     queue::{ConsumeOptions, Content, DEAD_LETTERS, Dispatch, EmbeddedQueue, Event, Queue, queue_of},
 };
 use jiff::Timestamp;
@@ -17,6 +17,11 @@ use serde_json::json;
 use crate::services::rabbit::{Vhost, consume, dispatch, next, nothing, prefer, request};
 
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+const STATE: &str = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE";
+
+fn trace() -> Option<TraceContext> {
+    TraceContext::read("test", Some(TRACE), Some(STATE))
+}
 
 #[tokio::test]
 async fn a_job_goes_through_whole() {
@@ -24,12 +29,12 @@ async fn a_job_goes_through_whole() {
     let queue = vhost.ready().await;
     let consumer = consume(&queue, &JobKind::ALL, 2);
     for kind in JobKind::ALL {
-        let sent = Dispatch { trace: Some(TRACE.to_owned()), priority: 3, ..dispatch(kind) };
+        let sent = Dispatch { trace: trace(), priority: 3, ..dispatch(kind) };
         queue.publish_dispatch(&sent).await.unwrap();
         let delivery = next(&consumer).await;
         assert_eq!(delivery.content, Content::Request(Box::new(request(kind, sent.id))));
         assert_eq!((delivery.job(), delivery.kind()), (Some(sent.id), Some(kind)));
-        assert_eq!((delivery.redelivered, delivery.trace.as_deref()), (false, Some(TRACE)));
+        assert_eq!((delivery.redelivered, delivery.trace.clone()), (false, trace()));
         delivery.ack().await;
         vhost.until_left(queue_of(kind), 0).await;
     }
@@ -105,7 +110,7 @@ async fn a_dead_letter_carries_its_reason_and_what_was_sent() {
     let vhost = Vhost::new();
     let queue = vhost.ready().await;
     let consumer = consume(&queue, &[JobKind::Decompose], 1);
-    let sent = Dispatch { trace: Some(TRACE.to_owned()), ..dispatch(JobKind::Decompose) };
+    let sent = Dispatch { trace: trace(), ..dispatch(JobKind::Decompose) };
     queue.publish_dispatch(&sent).await.unwrap();
     let reason = ErrorRecord::from(&JobError::invalid("id", "is known with another body"));
     next(&consumer).await.dead_letter(&reason).await.unwrap();
@@ -262,7 +267,7 @@ async fn events_reach_those_who_asked_for_them() {
     let mut failed = queue.events("job.failed").await.unwrap();
     let body = |text: &str| json!({ "id": text }).to_string().into_bytes();
     let events = ["job.progress", "job.succeeded", "job.failed"]
-        .map(|name| Event { name: name.to_owned(), body: body(name) })
+        .map(|name| Event { name: name.to_owned(), body: body(name), trace: trace() })
         .to_vec();
     assert_eq!(queue.publish_events(events.clone()).await, vec![Ok(()); 3]);
     for event in &events {

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use acetate::{
-    database::{Action, ActionFilter, ActionRow, Actor, CancelOutcome, HistoryEntry, JobStore, RetryRules, Subject},
+    database::{
+        Action, ActionFilter, ActionRow, Actor, CancelOutcome, HistoryEntry, JobStore, RetryRules, Subject,
+        SubmitOptions,
+    },
     job::{JobId, JobState},
 };
 use serde_json::json;
@@ -163,7 +166,7 @@ async fn a_history_has_actions_and_attempts_in_order(database: Database) {
     assert_eq!(history, ["submitted by ci", "attempt on one", "retried by ops", "attempt on two", "cancelled by ops"]);
 
     let raw = JobId::new();
-    status.submit_message(&request(raw, "file:///b.png")).await.unwrap();
+    status.submit_message(&request(raw, "file:///b.png"), &SubmitOptions::default()).await.unwrap();
     assert_eq!(shown(status.history(raw).await.unwrap().unwrap()), ["accepted"]);
     assert_eq!(status.history(JobId::new()).await.unwrap(), None);
     status.cancel(raw, &|_| false).await.unwrap();

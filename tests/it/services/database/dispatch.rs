@@ -246,7 +246,7 @@ async fn a_scheduled_job_waits_for_its_time_and_can_be_cancelled_and_retried(dat
     let far = SubmitOptions { at: Some(soon + Duration::from_secs(3600)), ..SubmitOptions::default() };
     let [cancelled, message] = [JobId::new(), JobId::new()];
     status.submit(&request(cancelled, "file:///a.png"), &far).await.unwrap();
-    status.submit_message(&request(message, "file:///a.png"), far.at).await.unwrap();
+    status.submit_message(&request(message, "file:///a.png"), &far).await.unwrap();
     assert!(
         matches!(claim(&status, message, "early").await, Claim::NotBefore(at) if Some(at) == row(&status, message).await.not_before())
     );

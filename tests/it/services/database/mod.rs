@@ -16,4 +16,5 @@ mod poolers;
 pub mod servers;
 pub mod support;
 mod sweeps;
+mod traces;
 mod webhooks;

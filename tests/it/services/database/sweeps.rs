@@ -42,14 +42,20 @@ async fn a_deleted_job_is_remembered_until_no_message_can_wait_any_more(database
 
     // A message of it does not bring it back, whatever its body is; one of another job is a job.
     for input in ["file:///a.png", "file:///b.png"] {
-        assert_eq!(status.submit_message(&request(id, input), None).await.unwrap(), Admission::Deleted(at));
+        assert_eq!(
+            status.submit_message(&request(id, input), &SubmitOptions::default()).await.unwrap(),
+            Admission::Deleted(at)
+        );
     }
     assert_eq!(claim(&status, id, "one").await, Claim::Unknown);
     assert_eq!(status.outbox_take(10, LEASE).await.unwrap().iter().filter(|row| row.job == id).count(), 1, "the event");
 
     // A client that submits it now means it.
     assert!(matches!(submit(&status, &request(id, "file:///a.png")).await, Submitted::New(_)));
-    assert_eq!(status.submit_message(&request(id, "file:///a.png"), None).await.unwrap(), Admission::Job);
+    assert_eq!(
+        status.submit_message(&request(id, "file:///a.png"), &SubmitOptions::default()).await.unwrap(),
+        Admission::Job
+    );
     take(&status, id, "one", LEASE).await;
 
     assert_eq!(status.forget(&[other]).await.unwrap(), 1);
@@ -57,7 +63,10 @@ async fn a_deleted_job_is_remembered_until_no_message_can_wait_any_more(database
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(status.forget_tombstones(NO_TIME).await.unwrap(), 2);
     assert_eq!(status.deleted_at(other).await.unwrap(), None);
-    assert_eq!(status.submit_message(&request(other, "file:///a.png"), None).await.unwrap(), Admission::Job);
+    assert_eq!(
+        status.submit_message(&request(other, "file:///a.png"), &SubmitOptions::default()).await.unwrap(),
+        Admission::Job
+    );
 }
 
 async fn a_message_creates_a_job_once(database: Database) {
@@ -66,7 +75,9 @@ async fn a_message_creates_a_job_once(database: Database) {
     let messages: Vec<_> = (0..12)
         .map(|_| {
             let status = status.clone();
-            tokio::spawn(async move { status.submit_message(&request(id, "file:///a.png"), None).await })
+            tokio::spawn(async move {
+                status.submit_message(&request(id, "file:///a.png"), &SubmitOptions::default()).await
+            })
         })
         .collect();
     for message in messages {
@@ -74,7 +85,7 @@ async fn a_message_creates_a_job_once(database: Database) {
     }
     assert_eq!(status.count().await.unwrap(), [(JobState::Queued, 1)]);
     assert_eq!(status.outbox_take(10, LEASE).await.unwrap().len(), 1);
-    let error = status.submit_message(&request(id, "file:///b.png"), None).await.unwrap_err();
+    let error = status.submit_message(&request(id, "file:///b.png"), &SubmitOptions::default()).await.unwrap_err();
     assert!(matches!(&error, JobError::InvalidRequest { field, .. } if field == "id"), "{error}");
 }
 

@@ -1,0 +1,15 @@
+-- W3C Trace Context: the trace that a job was submitted in. Whatever is sent about the job carries it.
+--
+-- Three tables are locked, one after the other, while other processes lock them in other orders. Giving up before the
+-- server looks for deadlocks (after a second) means that it never ends a worker's statement instead of this.
+SELECT set_config('lock_timeout', '500ms', true);
+
+ALTER TABLE jobs ADD COLUMN traceparent TEXT;
+ALTER TABLE jobs ADD COLUMN tracestate TEXT;
+
+-- As with the payload: null is the job's, for a dispatch, and for an event that an older version wrote.
+ALTER TABLE outbox ADD COLUMN traceparent TEXT;
+ALTER TABLE outbox ADD COLUMN tracestate TEXT;
+
+-- The span of the attempt, in a trace of its own; null if its worker did not export traces.
+ALTER TABLE attempts ADD COLUMN traceparent TEXT;

@@ -1,0 +1,31 @@
+//! The spans of an attempt's stages.
+
+use opentelemetry::{Context, KeyValue, trace::SpanKind};
+
+use super::span::{Span, Start};
+use crate::job::Stage;
+
+/// The span of the code that is running, for spans that begin on another thread.
+#[derive(Debug, Clone)]
+pub struct Here(Context);
+
+pub fn here() -> Here {
+    Here(Context::current())
+}
+
+/// A stage, as part of the span that ran [`here`]. It has the name that progress and manifests have
+/// for it; only the store is called by what it does.
+pub fn stage(stage: Stage, part_of: &Here) -> Span {
+    let name = match stage {
+        Stage::Store => "upload",
+        other => other.as_str(),
+    };
+    Start {
+        name: name.into(),
+        kind: SpanKind::Internal,
+        parent: part_of.0.clone(),
+        links: Vec::new(),
+        attributes: vec![KeyValue::new("acetate.stage", stage.as_str())],
+    }
+    .begin()
+}

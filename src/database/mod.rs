@@ -10,6 +10,7 @@
 //! and its messages always agree.
 
 mod backend;
+mod dataset;
 mod listing;
 mod notify;
 mod outbox;
@@ -29,6 +30,7 @@ mod url;
 mod webhook;
 
 pub use backend::{ConnectionCounts, JobStore, Migrated};
+pub use dataset::{DatasetJob, DatasetRow};
 pub use listing::{BatchSummary, Depth, Filter, Page};
 pub use notify::Changes;
 pub use outbox::{OutboxId, OutboxRow, Topic};

@@ -15,6 +15,8 @@ pub struct SubmitOptions {
     pub at: Option<Timestamp>,
     /// The webhook to call when the job ends.
     pub webhook: Option<String>,
+    /// See [`JobRow::local`].
+    pub local: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

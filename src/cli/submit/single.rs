@@ -34,8 +34,9 @@ async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitF
     let inputs = if flags.upload { upload(front, inputs).await? } else { inputs };
     let request = request(task, flags, inputs)?;
     check_addresses(&request)?;
-    let submitted =
-        front.jobs.submit(&request, &SubmitOptions { batch: flags.batch.clone(), ..SubmitOptions::default() }).await?;
+    front.check_allowed(&request, flags.upload)?;
+    let options = SubmitOptions { batch: flags.batch.clone(), local: front.is_local(), ..SubmitOptions::default() };
+    let submitted = front.jobs.submit(&request, &options).await?;
     front.dispatch().await;
     let id = request.id;
     if flags.wait {

@@ -20,12 +20,13 @@ use super::{
 use crate::{database::Migrated, job::JobError};
 
 /// The migrations in order; the table `acetate_schema` has the number of those applied.
-pub(super) const MIGRATIONS: [&str; 5] = [
+pub(super) const MIGRATIONS: [&str; 6] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
     include_str!("../../../migrations/postgres/0003_caption.sql"),
     include_str!("../../../migrations/postgres/0004_api.sql"),
     include_str!("../../../migrations/postgres/0005_tombstones.sql"),
+    include_str!("../../../migrations/postgres/0009_datasets.sql"),
 ];
 
 /// How long a migration waits for its locks. A worker's lease must not end behind it.

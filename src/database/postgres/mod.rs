@@ -7,6 +7,7 @@
 mod batch;
 mod claim;
 mod connect;
+mod dataset;
 mod fault;
 mod indexes;
 mod listen;

@@ -110,9 +110,9 @@ impl PostgresJobStore {
         let query = sqlx::query(
             "WITH new AS (
                 INSERT INTO jobs (id, fingerprint, kind, request, priority, batch, state, available_at, quiet_until,
-                                  created_at, updated_at, search, webhook)
+                                  created_at, updated_at, search, webhook, local)
                 SELECT id, fingerprint, kind, request, priority, $6, 'queued', COALESCE($7, acetate_now()),
-                       COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10
+                       COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10, $12
                   FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $9::TEXT[])
                     AS asked (id, fingerprint, kind, request, priority, search)
                  WHERE NOT ($11 AND EXISTS (SELECT 1 FROM tombstones WHERE tombstones.id = asked.id))
@@ -135,7 +135,8 @@ impl PostgresJobStore {
         .bind(self.service())
         .bind(texts(&|request| search::text(request, options.batch.as_ref())))
         .bind(options.webhook.as_deref())
-        .bind(from_message);
+        .bind(from_message)
+        .bind(options.local);
         let rows = self.all(query).await?;
         rows.iter().map(|row| Ok((row.word("id")?, (row.time("created_at")?, row.time("available_at")?)))).collect()
     }
@@ -179,6 +180,7 @@ fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -
         progress: None,
         error: None,
         cancel_requested: false,
+        local: options.local,
         worker: None,
         lease_until: None,
         available_at: created_at,

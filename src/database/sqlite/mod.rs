@@ -2,6 +2,7 @@
 
 mod batch;
 mod claim;
+mod dataset;
 mod message;
 mod open;
 mod outbox;

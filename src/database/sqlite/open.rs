@@ -17,13 +17,14 @@ use crate::{
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
     include_str!("../../../migrations/sqlite/0004_caption.sql"),
     include_str!("../../../migrations/sqlite/0005_api.sql"),
     include_str!("../../../migrations/sqlite/0006_tombstones.sql"),
+    include_str!("../../../migrations/sqlite/0010_datasets.sql"),
 ];
 
 /// How long a write waits for another process to finish its own.

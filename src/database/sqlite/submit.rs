@@ -106,8 +106,8 @@ pub(super) async fn submit_in(
     let available_at = options.at.map_or(now, Timestamp::as_millisecond);
     let new = sqlx::query(concat!(
         "INSERT INTO jobs (id, fingerprint, kind, request, priority, batch, state, available_at, quiet_until,
-                           created_at, updated_at, search, webhook)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queued', ?7, ?7, ?8, ?8, ?9, ?10)
+                           created_at, updated_at, search, webhook, local)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queued', ?7, ?7, ?8, ?8, ?9, ?10, ?11)
          ON CONFLICT (id) DO NOTHING RETURNING ",
         job_columns!()
     ))
@@ -121,6 +121,7 @@ pub(super) async fn submit_in(
     .bind(now)
     .bind(search::text(request, options.batch.as_ref()))
     .bind(options.webhook.as_deref())
+    .bind(options.local)
     .fetch_optional(&mut *tx)
     .await
     .map_err(database)?;

@@ -90,7 +90,7 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
     if let Some(url) = &body.webhook {
         check_webhook(api, url)?;
     }
-    Ok((request, SubmitOptions { batch: body.batch, at: None, webhook: body.webhook }))
+    Ok((request, SubmitOptions { batch: body.batch, webhook: body.webhook, ..SubmitOptions::default() }))
 }
 
 fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {

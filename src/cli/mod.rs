@@ -5,9 +5,11 @@
 
 mod completions;
 mod config;
+mod dataset;
 mod doctor;
 mod download_bar;
 mod export;
+mod export_batch;
 mod failure;
 mod fetch;
 mod global;

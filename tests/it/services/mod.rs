@@ -6,6 +6,7 @@ pub mod amqp_proxy;
 pub mod broker;
 mod brokers;
 pub mod database;
+mod datasets;
 mod limits;
 mod private_ca;
 pub mod proxy;

@@ -3,6 +3,7 @@
 mod server;
 
 mod cache;
+mod data_sets;
 mod faults;
 mod names;
 mod pull;

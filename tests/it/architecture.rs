@@ -44,7 +44,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
 ];
 
 /// A crate or path, and the only modules that may name it.
-const OWNED: [(&str, &[&str]); 14] = [
+const OWNED: [(&str, &[&str]); 15] = [
     ("sqlx::", &["database"]),
     ("lapin::", &["queue"]),
     ("aws_", &["store"]),
@@ -56,6 +56,7 @@ const OWNED: [(&str, &[&str]); 14] = [
     ("clap::", &["cli", "config"]),
     ("indicatif::", &["cli"]),
     ("zip::", &["image"]),
+    ("parquet::", &["cli"]),
     // Pipelines run only on the engine's thread; the others use the library's values and pure functions.
     ("QwenImagePipeline", &["engine"]),
     ("candle_core::", &[]),

@@ -255,3 +255,79 @@ fn check_size(meta: &Fields) -> Result<(), JobError> {
     );
     Err(JobError::invalid(name, reason))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns(flags: &[(&str, &str)], drop: &[&str]) -> Columns {
+        let columns = flags.iter().map(|(field, column)| ((*field).to_owned(), (*column).to_owned())).collect();
+        let drop_column = drop.iter().map(|name| (*name).to_owned()).collect();
+        Columns::new(JobKind::Decompose, &ColumnFlags { columns, drop_column }).unwrap()
+    }
+
+    fn split(columns: &Columns, row: &Value, is_table: bool) -> Result<(Value, Value), String> {
+        let row = row.as_object().unwrap().clone();
+        let split = columns.split(row, is_table, Vec::new()).map_err(|error| error.to_string())?;
+        Ok((Value::Object(split.job), Value::Object(split.meta)))
+    }
+
+    #[test]
+    fn what_is_not_about_the_job_is_carried_through() {
+        let plain = columns(&[], &["noise"]);
+        let row = json!({
+            "file_name": "a.png", "url": "https://h/a.png", "prompt": "a cat", "id": 139, "labels": 3, "label.x": "y",
+            "width": 7, "noise": 1, "seed": null,
+        });
+        let (job, meta) = split(&plain, &row, false).unwrap();
+        assert_eq!(job, json!({ "image": "a.png", "prompt": "a cat", "label.x": "y" }));
+        assert_eq!(meta, json!({ "id": 139, "labels": 3, "url": "https://h/a.png", "width": 7 }));
+        // A UUID is the job's id, and a whole message stays as it is.
+        let id = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
+        assert_eq!(split(&plain, &json!({ "image": "a", "id": id }), false).unwrap().0["id"], id);
+        let message = json!({ "version": 1, "kind": "decompose", "more": 1 });
+        assert_eq!(split(&plain, &message, false).unwrap(), (message, json!({})));
+        assert_eq!(
+            (plain.meant("promt"), plain.meant("layer"), plain.meant("width")),
+            (Some("prompt"), Some("layers"), None)
+        );
+    }
+
+    #[test]
+    fn fields_are_taken_from_columns_with_other_names() {
+        let renamed = columns(&[("image", "photo"), ("prompt", "text")], &[]);
+        let (job, meta) = split(&renamed, &json!({ "photo": "a.png", "text": "x", "prompt": "other" }), false).unwrap();
+        assert_eq!((job, meta), (json!({ "image": "a.png", "prompt": "x" }), json!({ "prompt": "other" })));
+        let error = split(&renamed, &json!({ "picture": "a.png" }), true).unwrap_err();
+        assert_eq!(error, "--column: there is no column `photo`; the only one is `picture`");
+        let flags = ColumnFlags { columns: vec![("pormpt".to_owned(), "x".to_owned())], ..ColumnFlags::default() };
+        let error = Columns::new(JobKind::Decompose, &flags).unwrap_err().to_string();
+        assert!(error.contains("a decompose job has no field `pormpt`; its fields are version, id"), "{error}");
+    }
+
+    #[test]
+    fn texts_of_tables_become_what_they_mean() {
+        let plain = columns(&[], &[]);
+        let row = json!({ "image": "7", "layers": "3.0", "cfg_normalize": "false", "images": "a b", "prompt": "12", "zip": "007" });
+        let (job, meta) = split(&plain, &row, true).unwrap();
+        let wanted = json!({ "image": "7", "layers": 3, "cfg_normalize": false, "images": ["a", "b"], "prompt": "12" });
+        assert_eq!((job, meta), (wanted, json!({ "zip": "007" })));
+        let error = split(&plain, &json!({ "image": "a", "seed": "nan" }), true).unwrap_err();
+        assert_eq!(error, "seed: `nan` is not a value; leave the cell empty");
+    }
+
+    #[test]
+    fn large_columns_and_several_pictures_are_refused_with_what_to_do() {
+        let plain = columns(&[], &[]);
+        let error = split(&plain, &json!({ "image": "a", "text": "x".repeat(20_000) }), false).unwrap_err();
+        assert!(error.contains("text: has 20002 bytes") && error.ends_with("--drop-column text"), "{error}");
+        let picture = |column: &str| Picture { column: column.to_owned(), name: String::new(), bytes: vec![1] };
+        let two = || vec![picture("input.png"), picture("target.png")];
+        let error = plain.split(Fields::new(), false, two()).unwrap_err().to_string();
+        assert!(error.ends_with("choose one with --column image=input.png"), "{error}");
+        let chosen = columns(&[("image", "target.png")], &[]).split(Fields::new(), false, two()).unwrap();
+        assert_eq!(chosen.picture, Some(picture("target.png")));
+        let left = columns(&[], &["input.png"]).split(Fields::new(), false, two()).unwrap();
+        assert_eq!(left.picture, Some(picture("target.png")));
+    }
+}

@@ -133,7 +133,10 @@ mod tests {
     use super::*;
     use crate::cli::dataset::reading::collect;
 
-    fn rows(bytes: &[u8]) -> Result<Vec<(String, Result<Fields, String>)>, String> {
+    /// The place of a row, and its fields.
+    type Found = (String, Result<Fields, String>);
+
+    fn rows(bytes: &[u8]) -> Result<Vec<Found>, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.csv");
         std::fs::write(&path, bytes).unwrap();

@@ -99,7 +99,7 @@ impl Rows<'_> {
     fn push(&mut self, value: Value) -> bool {
         self.number += 1;
         let place = format!("{}, row {}", self.path.display(), self.number);
-        self.sink.push(Row::new(self.number, place, object(value), false))
+        self.sink.push(Row::new(self.number, place, object(whole_numbers(value)), false))
     }
 }
 
@@ -120,6 +120,24 @@ impl<'de> Visitor<'de> for &mut Rows<'_> {
     }
 }
 
+/// Writes `7.0` as `7`, which is how pandas writes whole numbers of a column with gaps.
+fn whole_numbers(value: Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < LARGEST_EXACT => {
+                Value::from(float as i64)
+            }
+            _ => Value::Number(number),
+        },
+        Value::Array(items) => items.into_iter().map(whole_numbers).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, field)| (name, whole_numbers(field))).collect(),
+        other => other,
+    }
+}
+
+/// Above this, a float does not tell neighboring whole numbers apart: 2^53.
+pub const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
+
 fn not_json(path: &Path, error: serde_json::Error) -> JobError {
     match error.io_error_kind() {
         Some(kind) => text::read_error(path, kind.into()),
@@ -132,7 +150,10 @@ mod tests {
     use super::*;
     use crate::cli::dataset::reading::collect;
 
-    fn rows(name: &str, bytes: &[u8]) -> Result<Vec<(String, Result<Fields, String>)>, String> {
+    /// The place of a row, and its fields.
+    type Found = (String, Result<Fields, String>);
+
+    fn rows(name: &str, bytes: &[u8]) -> Result<Vec<Found>, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
@@ -174,6 +195,8 @@ mod tests {
             assert_eq!(found[1].1.as_ref().unwrap()["image"], "b");
         }
         assert!(rows("m.json", b"").unwrap().is_empty());
+        let numbers = rows("m.json", b"[{\"a\": 7.0, \"b\": [7.5, -1.0]}]").unwrap();
+        assert_eq!(Value::Object(numbers[0].1.clone().unwrap()).to_string(), "{\"a\":7,\"b\":[7.5,-1]}");
         assert!(rows("m.json", b"[1]").unwrap()[0].1.as_ref().unwrap_err().contains("is not a JSON object"));
         let error = rows("m.json", b"[{\"a\": 1},\n{\"b\" 2}]").unwrap_err();
         assert!(error.contains("m.json: is not valid JSON: ") && error.contains("at line 2"), "{error}");

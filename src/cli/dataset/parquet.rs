@@ -9,7 +9,7 @@ use parquet::{
 };
 use serde_json::{Value, json};
 
-use super::{Fields, Picture, Row, reading::Sink, text::read_error};
+use super::{Fields, Picture, Row, json::LARGEST_EXACT, reading::Sink, text::read_error};
 use crate::job::JobError;
 
 /// The number of values that are decoded at a time. They may be pictures.
@@ -122,7 +122,7 @@ fn value(field: Field) -> Value {
 
 /// Whole numbers as such: pandas makes floats of a column with gaps. What JSON does not have is missing.
 fn float(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 {
+    if value.fract() == 0.0 && value.abs() < LARGEST_EXACT {
         return json!(value as i64);
     }
     json!(value)
@@ -154,8 +154,12 @@ pub mod tests {
     use super::*;
     use crate::cli::dataset::reading::collect;
 
+    /// Bytes, path and caption.
+    type Example<'a> = (&'a [u8], &'a str, &'a str);
+    type Get = fn(&Example<'_>) -> Vec<u8>;
+
     /// Writes pictures with their paths, captions and scores, as the hub has them.
-    pub fn write(path: &Path, rows: &[(&[u8], &str, &str)], compression: Compression) {
+    pub fn write(path: &Path, rows: &[Example<'_>], compression: Compression) {
         let schema = "message schema {
             optional group image { optional binary bytes; optional binary path (UTF8); }
             optional binary text (UTF8);
@@ -166,11 +170,9 @@ pub mod tests {
         let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
         let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, properties).unwrap();
         let mut group = writer.next_row_group().unwrap();
-        let texts = |get: &dyn Fn(&(&[u8], &str, &str)) -> Vec<u8>| -> Vec<ByteArray> {
-            rows.iter().map(|row| ByteArray::from(get(row))).collect()
-        };
-        let columns: [(&dyn Fn(&(&[u8], &str, &str)) -> Vec<u8>, i16); 3] =
-            [(&|row| row.0.to_vec(), 2), (&|row| row.1.as_bytes().to_vec(), 2), (&|row| row.2.as_bytes().to_vec(), 1)];
+        let texts = |get: Get| -> Vec<ByteArray> { rows.iter().map(|row| ByteArray::from(get(row))).collect() };
+        let columns: [(Get, i16); 3] =
+            [(|row| row.0.to_vec(), 2), (|row| row.1.as_bytes().to_vec(), 2), (|row| row.2.as_bytes().to_vec(), 1)];
         for (get, level) in columns {
             let mut column = group.next_column().unwrap().unwrap();
             let levels = vec![level; rows.len()];

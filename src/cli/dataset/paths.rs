@@ -76,3 +76,35 @@ fn resolve_one(value: &mut Value, base: Base<'_>) -> Result<(), JobError> {
     *value = json!(file_url(&path));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(value: Value, base: Base<'_>) -> Result<Value, String> {
+        let mut fields = Fields::from_iter([("image".to_owned(), value)]);
+        resolve(&mut fields, base).map_err(|error| error.to_string())?;
+        Ok(fields["image"].clone())
+    }
+
+    #[test]
+    fn paths_addresses_and_layers_of_jobs_are_pictures() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("deep")).unwrap();
+        std::fs::write(root.join("blob"), "").unwrap();
+        std::os::unix::fs::symlink(root.join("blob"), root.join("deep/a.png")).unwrap();
+        let here = Base::Folder(&root);
+        let address = file_url(&root.join("deep/a.png"));
+        for path in ["deep/a.png", "deep/../deep/a.png"] {
+            assert_eq!(resolved(json!(path), here).unwrap(), json!(address), "a link keeps its name");
+        }
+        assert!(resolved(json!("deep/b.png"), here).unwrap_err().ends_with("deep/b.png: not found"));
+        let id = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
+        assert_eq!(resolved(json!(format!("job:{id}:2")), here).unwrap(), json!({ "job": id, "layer": 2 }));
+        assert!(resolved(json!("job:2"), here).unwrap_err().contains("write job:ID:LAYER"));
+        assert_eq!(resolved(json!("s3://b/k"), here).unwrap(), json!("s3://b/k"));
+        let away = Base::Address("https://h/set/");
+        assert_eq!(resolved(json!("./a.png"), away).unwrap(), json!("https://h/set/a.png"));
+    }
+}

@@ -20,7 +20,7 @@ pub struct SubmitFlags {
     #[arg(long, value_name = "URL", required_unless_present = "from", conflicts_with = "from")]
     pub input: Vec<String>,
     /// Submit many jobs: one for each picture in a folder or s3:// prefix, each row of a manifest (.jsonl, .json, .csv,
-    /// .tsv, .txt, also with .gz), or each row of a dataset (.parquet, .tar, a folder of them)
+    /// .tsv, .txt, also with .gz), or each row of a dataset (.parquet, .tar, a folder of them, hf://datasets/ORG/NAME)
     #[arg(long, value_name = "SOURCE")]
     pub from: Option<String>,
     /// Where the results go: an s3:// prefix or a file:// folder; each job gets a folder below it, named after its id.

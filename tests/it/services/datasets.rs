@@ -16,6 +16,7 @@ in_both_worlds! {
     hidden_files_are_skipped_and_counted,
     columns_of_other_programs_reach_the_results_in_order,
     invalid_rows_are_left_out_and_written_down,
+    rows_with_the_same_id_have_the_same_content,
     a_part_of_a_dataset_belongs_to_the_same_batch,
     pictures_inside_parquet_are_stored_once,
     a_truncated_archive_says_what_was_submitted_and_goes_on,
@@ -131,6 +132,21 @@ async fn invalid_rows_are_left_out_and_written_down(world: World) {
     let ran = world.run(&lenient[..lenient.len() - 1]).await;
     let wanted = "left out 4 invalid rows (input_not_found 1, invalid_request 3): rejects.jsonl";
     assert!(ran.stderr.contains(wanted), "{}", ran.stderr);
+}
+
+/// The same id twice is one job if the rows are equal, and a mistake otherwise.
+async fn rows_with_the_same_id_have_the_same_content(world: World) {
+    let input = world.input("a.png", [1, 2, 3, 255]);
+    let id = acetate::job::JobId::new();
+    let row = |label: &str| format!("{}\n", json!({ "image": input, "id": id, "label.x": label }));
+    fs::write(world.place.path("m.jsonl"), [row("a"), row("a"), row("b")].concat()).unwrap();
+    let args = ["submit", "composite", "--from", "m.jsonl", "--output", &world.output("ids"), "--batch", "ids"];
+    let strict = world.run(&args).await;
+    let wanted = format!("m.jsonl:3 (row 3): id: {id} is the id of an earlier row with another content");
+    assert!(strict.code == Some(2) && strict.stderr.contains(&wanted), "{strict:?}");
+    let report = world.json(&[&args[..], &["--skip-invalid", "--json"]].concat()).await;
+    let counts = (&report["submitted"], &report["duplicates"], &report["rejected"]);
+    assert_eq!(counts, (&json!(1), &json!(1), &json!(1)), "{report}");
 }
 
 async fn a_part_of_a_dataset_belongs_to_the_same_batch(world: World) {

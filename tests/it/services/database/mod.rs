@@ -2,6 +2,7 @@
 
 mod batches;
 mod claims;
+mod datasets;
 mod endings;
 mod failover;
 pub mod freezer;

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::wiring;
 use crate::{
     config::LoadedConfig,
     database::{JobStore, SubmitOptions, Submitted},
-    job::{JobError, JobRequest},
+    job::{InputRef, JobError, JobRequest},
     queue::Queue,
-    store::{InputReader, Stores, Trust},
+    store::{InputReader, ObjectKey, Stores, Trust, check_readable},
     trace,
     worker::{Liveness, publish_due},
 };
@@ -22,6 +23,8 @@ pub struct Submitter {
     pub jobs: JobStore,
     pub stores: Stores,
     pub inputs: InputReader,
+    /// What workers may read and write, by the settings of this machine; absent for jobs of the local user.
+    rules: Option<Stores>,
     queue: Queue,
     max_bytes: u64,
 }
@@ -30,13 +33,35 @@ impl Submitter {
     pub async fn open(loaded: &LoadedConfig) -> Result<Self, JobError> {
         let config = &loaded.config;
         let stores = wiring::stores(config, Trust::Local)?;
-        Ok(Self {
-            jobs: wiring::job_store(config).await?.by(wiring::cli_actor(loaded)),
-            queue: wiring::queue(config)?,
-            inputs: stores.inputs().clone(),
-            stores,
-            max_bytes: config.image.max_bytes,
-        })
+        let (jobs, queue) = (wiring::job_store(config).await?.by(wiring::cli_actor(loaded)), wiring::queue(config)?);
+        // With SQLite and the queue in the worker's process, the worker is on this machine.
+        let is_local = matches!((&jobs, &queue), (JobStore::Sqlite(_), Queue::Embedded(_)));
+        let rules = if is_local { None } else { Some(wiring::stores(config, Trust::Submitted)?) };
+        Ok(Self { jobs, queue, rules, inputs: stores.inputs().clone(), stores, max_bytes: config.image.max_bytes })
+    }
+
+    /// Whether the jobs are for workers of this machine, so that they may read what its user may read.
+    pub fn is_local(&self) -> bool {
+        self.rules.is_none()
+    }
+
+    /// Refuses a request whose addresses the workers may not use, as far as this machine knows: by its settings, or if
+    /// the workers are here, by what this user may read. `uploads`: local inputs are copied into the store first.
+    pub fn check_allowed(&self, request: &JobRequest, uploads: bool) -> Result<(), JobError> {
+        if let Some(rules) = &self.rules {
+            rules.results(&request.output.prefix)?;
+        }
+        let inputs = self.rules.as_ref().map_or(&self.inputs, Stores::inputs);
+        for input in request.inputs.iter() {
+            let InputRef::Url(url) = input else { continue };
+            let is_file = url.starts_with("file://");
+            if is_file && self.is_local() {
+                check_readable(url)?;
+            } else if !(is_file && uploads) {
+                inputs.check(url)?;
+            }
+        }
+        Ok(())
     }
 
     /// Submits a job, as part of the trace of the running code.
@@ -101,6 +126,17 @@ impl Submitter {
     pub async fn close(self) {
         self.queue.close().await;
         self.jobs.close().await;
+    }
+
+    /// The address of a picture's bytes in the store, where [`Submitter::put_picture`] puts them.
+    pub fn picture_url(&self, ending: &str, bytes: &[u8]) -> Result<String, JobError> {
+        let own = self.stores.own();
+        Ok(own.url(&ObjectKey::input(&hex::encode(Sha256::digest(bytes)), ending)?))
+    }
+
+    /// Puts a picture into the store, once for the same bytes.
+    pub async fn put_picture(&self, ending: &str, bytes: Vec<u8>) -> Result<(), JobError> {
+        self.stores.own().put_input(ending, bytes).await.map(drop)
     }
 
     /// Copies a local file into the store; returns its address there, which is the same for the same bytes.

@@ -10,12 +10,19 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, runtime::block_on};
+use super::{
+    Failure,
+    export_batch::{self, BatchExport},
+    global::GlobalArgs,
+    jobs::no_such_job,
+    output,
+    runtime::block_on,
+};
 use crate::{
     app::Submitter,
     config::LoadedConfig,
     image::{ExportError, ExportFormat, Limits, Sheet, Stack},
-    job::{JobError, JobId, JobState, Manifest},
+    job::{BatchId, JobError, JobId, JobState, Manifest},
     store::{ObjectKey, ResultFiles, io_error},
 };
 
@@ -24,18 +31,24 @@ use crate::{
 The file contains every layer of the result, with its name and position. It does not contain
 layer-00.png, the whole picture as the model regenerates it; only a ZIP has that, and the manifest.
 
-Example: acetate export out/scene --out scene.psd")]
+Examples:
+  acetate export out/scene --out scene.psd
+  acetate export --batch posters --out psd/")]
 pub struct ExportArgs {
     /// The id of a job that has succeeded, or a folder with its result
-    #[arg(value_name = "JOB|FOLDER")]
-    source: String,
-    /// zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP) [default: the extension of --out]
+    #[arg(value_name = "JOB|FOLDER", required_unless_present = "batch", conflicts_with = "batch")]
+    source: Option<String>,
+    /// Export all jobs of this batch that have succeeded, each into a file in the folder --out, named after its picture.
+    /// Run again, it writes those that are missing
+    #[arg(long, value_name = "NAME")]
+    batch: Option<BatchId>,
+    /// zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP) [default: the extension of --out; with --batch: psd]
     #[arg(long)]
     format: Option<ExportFormat>,
-    /// The file to write
+    /// The file to write; with --batch, the folder
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
-    /// Replace the file if it exists
+    /// Replace files that exist
     #[arg(long)]
     force: bool,
     /// Print what was written as JSON
@@ -54,6 +67,11 @@ struct Listed<'a> {
 
 impl ExportArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        if let Some(batch) = &self.batch {
+            let format = self.format.unwrap_or(ExportFormat::Psd);
+            let wish = BatchExport { batch, format, out: &self.out, force: self.force, json: self.json };
+            return export_batch::run(global, &wish);
+        }
         let format = self.format()?;
         self.check_out()?;
         let loaded = global.load(Vec::new())?;
@@ -93,17 +111,18 @@ impl ExportArgs {
 
     /// A folder with that name takes precedence over a job.
     async fn open(&self, loaded: &LoadedConfig) -> Result<ResultFiles, Failure> {
-        let path = Path::new(&self.source);
+        let source = self.source.as_deref().unwrap_or_default();
+        let path = Path::new(source);
         if path.exists() {
             return if path.is_dir() {
                 Ok(ResultFiles::in_folder(path).await?)
             } else {
-                let reason = format!("{} is a file; give the folder of a result, or a job's id", self.source);
+                let reason = format!("{source} is a file; give the folder of a result, or a job's id");
                 Err(JobError::invalid("JOB|FOLDER", reason).into())
             };
         }
-        let id: JobId = self.source.parse().map_err(|_| {
-            let reason = format!("there is no folder `{}`, and it is not a job id (a UUID)", self.source);
+        let id: JobId = source.parse().map_err(|_| {
+            let reason = format!("there is no folder `{source}`, and it is not a job id (a UUID)");
             JobError::invalid("JOB|FOLDER", reason)
         })?;
         let front = Submitter::open(loaded).await?;
@@ -146,6 +165,17 @@ async fn published(front: &Submitter, id: JobId) -> Result<ResultFiles, JobError
     };
     let store = front.stores.at_root(result.root.as_deref())?;
     ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await
+}
+
+/// Writes the layers of a result as one file; returns its size in bytes.
+pub async fn write_result(
+    files: &ResultFiles,
+    format: ExportFormat,
+    limits: &Limits,
+    path: &Path,
+) -> Result<u64, JobError> {
+    let stack = Stack::of_result(&files.manifest, files.read_all().await?)?;
+    write(&stack, format, limits, path)
 }
 
 /// Writes a temporary file and renames it, so that the file is complete or absent; returns its size in bytes.

@@ -6,10 +6,12 @@
 mod audit;
 mod completions;
 mod config;
+mod dataset;
 mod dead_letters;
 mod doctor;
 mod download_bar;
 mod export;
+mod export_batch;
 mod failure;
 mod fetch;
 mod global;

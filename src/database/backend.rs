@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use super::{
     Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim,
-    ClaimRules, DatabaseOptions, DatabaseUrl, Deferred, Depth, DispatchRules, ErrorCount, Fenced, Filter, JobRow,
-    KindCounts, OutboxId, OutboxMode, OutboxRow, Page, Pause, Place, PostgresJobStore, PrunePage, PruneRules,
-    Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore, Subject, Submissions, SubmitOptions,
-    Submitted, Swept, WebhookId, WebhookRow, Workers,
+    ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetRow, Deferred, Depth, DispatchRules, ErrorCount,
+    Fenced, Filter, JobRow, KindCounts, OutboxId, OutboxMode, OutboxRow, Page, Pause, Place, PostgresJobStore,
+    PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore, Subject, Submissions,
+    SubmitOptions, Submitted, Swept, WebhookId, WebhookRow, Workers,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress, TraceContext};
 
@@ -252,6 +252,26 @@ in_either! {
 
     /// The jobs of a batch in order of arrival, after a given one.
     async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError>;
+
+    /// Remembers which rows of a dataset the jobs of a batch were made of. The rows of an earlier `run` for the same
+    /// jobs are replaced; rows of jobs that do not exist are left out. It may be repeated.
+    async fn record_dataset_rows(&self, batch: &BatchId, run: i64, rows: &[DatasetRow]) -> Result<(), JobError>;
+
+    /// The rows of a batch's dataset in order, after a given one, with their jobs.
+    async fn dataset_jobs(
+        &self,
+        batch: &BatchId,
+        after: Option<(u64, JobId)>,
+        limit: u32,
+    ) -> Result<Vec<DatasetJob>, JobError>;
+
+    /// Like [`JobStore::batch_rows`], only those that are of no row of a dataset.
+    async fn batch_rows_outside(
+        &self,
+        batch: &BatchId,
+        after: Option<JobId>,
+        limit: u32,
+    ) -> Result<Vec<JobRow>, JobError>;
 
     /// The time by the database's clock, which decides how old a job is.
     async fn now(&self) -> Result<Timestamp, JobError>;

@@ -11,6 +11,7 @@
 
 mod actions;
 mod backend;
+mod dataset;
 mod dispatch;
 mod history;
 mod listing;
@@ -34,6 +35,7 @@ mod webhook;
 
 pub use actions::{Action, ActionFilter, ActionPage, ActionRow, Actor, Subject, Submissions};
 pub use backend::{ConnectionCounts, JobStore, Migrated};
+pub use dataset::{DatasetJob, DatasetRow};
 pub use dispatch::{DispatchRules, Hold, KindCounts, Pause, Scope, Window, Workers};
 pub use history::HistoryEntry;
 pub use listing::{BatchSummary, Depth, Filter, Page};

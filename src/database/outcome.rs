@@ -17,6 +17,8 @@ pub struct SubmitOptions {
     pub webhook: Option<String>,
     /// The trace that the job is submitted in.
     pub trace: Option<TraceContext>,
+    /// See [`JobRow::local`].
+    pub local: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

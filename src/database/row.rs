@@ -19,6 +19,9 @@ pub struct JobRow {
     /// The error of the last attempt while the job may be retried, otherwise the reason why it failed.
     pub error: Option<ErrorRecord>,
     pub cancel_requested: bool,
+    /// The job was submitted on this machine by a user who may read its files and write to its output, as far as the
+    /// database says so. Only a database that is a file of this machine is to be believed.
+    pub local: bool,
     /// The worker that holds the lease, and until when.
     pub worker: Option<String>,
     pub lease_until: Option<Timestamp>,
@@ -207,6 +210,7 @@ mod tests {
             progress: None,
             error: None,
             cancel_requested: false,
+            local: false,
             worker: Some("host:1:2".to_owned()),
             lease_until,
             available_at: now,

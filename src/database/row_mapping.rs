@@ -15,8 +15,8 @@ use crate::job::{Epoch, JobError, JobKind, JobRequest, TraceContext};
 /// newer version adds a column.
 macro_rules! job_columns {
     () => {
-        "id, request, batch, state, attempts, epoch, worker, lease_until, available_at, cancel_requested, progress, \
-         error, manifest, result_root, outputs, caption, created_at, started_at, updated_at, finished_at, \
+        "id, request, batch, state, attempts, epoch, worker, lease_until, available_at, cancel_requested, local, \
+         progress, error, manifest, result_root, outputs, caption, created_at, started_at, updated_at, finished_at, \
          traceparent, tracestate"
     };
 }
@@ -131,6 +131,7 @@ pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
         progress: row.json("progress")?,
         error: row.json("error")?,
         cancel_requested: row.flag("cancel_requested")?,
+        local: row.flag("local")?,
         worker: row.maybe_text("worker")?,
         lease_until: row.maybe_time("lease_until")?,
         available_at: row.time("available_at")?,

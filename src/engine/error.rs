@@ -92,6 +92,8 @@ impl From<HubError> for JobError {
                 let failed = Self::download(id.clone(), without_id(id));
                 failed.caused_by(error)
             }
+            // Only `--from` names data sets.
+            HubError::DataSetReference { .. } | HubError::NoFiles { .. } => Self::invalid("--from", reason),
             HubError::Endpoint { .. } => Self::invalid("hub.endpoint", reason),
             HubError::Pickle { id, .. } | HubError::NotAModel { id, .. } => Self::ModelInvalid { model: id, reason },
             HubError::Io { path, source } if source.kind() == std::io::ErrorKind::StorageFull => {

@@ -12,6 +12,8 @@ pub struct AllowList {
     /// The setting of the prefixes, for messages.
     setting: &'static str,
     prefixes: Vec<Location>,
+    /// Allowed whatever the setting is.
+    always: Vec<Location>,
 }
 
 impl AllowList {
@@ -22,13 +24,17 @@ impl AllowList {
         if prefixes.is_empty() {
             prefixes.push(own.clone());
         }
-        Ok(Self { setting, prefixes })
+        Ok(Self { setting, prefixes, always: Vec::new() })
     }
 
-    /// Allows one more prefix.
+    /// Allows one more prefix, whatever the setting is.
     pub fn and(mut self, prefix: Location) -> Self {
-        self.prefixes.push(prefix);
+        self.always.push(prefix);
         self
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Location> {
+        self.prefixes.iter().chain(&self.always)
     }
 
     /// The first of the prefixes, as an address.
@@ -41,7 +47,7 @@ impl AllowList {
     pub fn check(&self, location: &Location) -> Result<(), JobError> {
         let allowed = match location {
             Location::File(path) => self.allows_file(path),
-            Location::S3(object) => self.prefixes.iter().any(|prefix| s3_under(prefix, object)),
+            Location::S3(object) => self.all().any(|prefix| s3_under(prefix, object)),
             Location::Web(address) => self.allows_web(address),
         };
         if allowed { Ok(()) } else { Err(self.forbidden(location)) }
@@ -50,14 +56,14 @@ impl AllowList {
     /// A symbolic link may lead out of an allowed folder, so its target is checked, too.
     fn allows_file(&self, path: &Path) -> bool {
         let under = |path: &Path, of: fn(&Path) -> PathBuf| {
-            self.prefixes.iter().any(|prefix| matches!(prefix, Location::File(prefix) if path.starts_with(of(prefix))))
+            self.all().any(|prefix| matches!(prefix, Location::File(prefix) if path.starts_with(of(prefix))))
         };
         under(path, Path::to_path_buf) && under(&real(path), real)
     }
 
     /// `store.http_inputs` enables web addresses; web prefixes in the list restrict them.
     fn allows_web(&self, address: &WebAddress) -> bool {
-        let mut named = self.prefixes.iter().filter_map(|prefix| match prefix {
+        let mut named = self.all().filter_map(|prefix| match prefix {
             Location::Web(prefix) => Some(prefix),
             Location::File(_) | Location::S3(_) => None,
         });
@@ -70,13 +76,25 @@ impl AllowList {
 
     fn forbidden(&self, location: &Location) -> JobError {
         let allowed: Vec<_> = self.prefixes.iter().map(String::from).collect();
+        let variable = format!("ACETATE__{}", self.setting.to_uppercase().replace('.', "__"));
+        let more = [allowed.clone(), vec![folder_of(location)]].concat().join(",");
         let reason = format!(
-            "is not below a prefix in {} ({}); use an address below one, or add its prefix to {}",
+            "is not below a prefix in {} ({}); use an address below one, or set {variable}='{more}' for the workers \
+             and for what submits",
             self.setting,
             allowed.join(", "),
-            self.setting
         );
         JobError::InputForbidden { input: location.to_string(), reason }
+    }
+}
+
+/// The address of what an object lies in.
+fn folder_of(location: &Location) -> String {
+    let url = String::from(location);
+    let end = url.trim_end_matches('/').rfind('/').unwrap_or_default();
+    match url.find("://") {
+        Some(scheme) if end > scheme + 3 => url[..end].to_owned(),
+        _ => url,
     }
 }
 

@@ -43,6 +43,10 @@ impl InputReader {
         Self { client, allowed, web }
     }
 
+    pub(super) fn of_local_user(&self) -> Self {
+        Self { allowed: None, ..self.clone() }
+    }
+
     /// Reads a picture of at most `cap` bytes.
     ///
     /// # Errors
@@ -94,7 +98,8 @@ impl InputReader {
 
     fn allow(&self, location: &Location) -> Result<(), JobError> {
         if matches!(location, Location::Web(_)) && self.web.is_none() {
-            let reason = "inputs from the web are disabled (store.http_inputs); copy the picture into the object store";
+            let reason = "inputs from the web are disabled (store.http_inputs); set ACETATE__STORE__HTTP_INPUTS=true for \
+                          the workers and here, or copy the picture into the object store";
             return Err(JobError::InputForbidden { input: location.to_string(), reason: reason.to_owned() });
         }
         self.allowed.as_ref().map_or(Ok(()), |list| list.check(location))
@@ -107,6 +112,22 @@ impl InputReader {
         s3::read(&self.client, object, cap)
             .await
             .map_err(|failure| failure.for_input(&object.to_string(), cap, &self.client))
+    }
+}
+
+/// Checks that this user may read a file, so that nobody else's permission is used for it later. A file that is not
+/// there yet may be.
+pub fn check_readable(url: &str) -> Result<(), JobError> {
+    match Location::parse("input", url)? {
+        // Opening a pipe would wait for a writer.
+        Location::File(path) if !path.is_file() => Ok(()),
+        Location::File(path) => match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                Err(input_error(&path.display().to_string(), error))
+            }
+            _ => Ok(()),
+        },
+        Location::S3(_) | Location::Web(_) => Ok(()),
     }
 }
 

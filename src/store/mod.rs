@@ -30,7 +30,7 @@ pub use deletion::{Deletion, JobObjects};
 pub use errors::io_error;
 pub use export::OutFolder;
 pub use folder::{FolderStore, Stored};
-pub use inputs::{InputReader, Trust, input_name};
+pub use inputs::{InputReader, Trust, check_readable, input_name};
 pub use key::ObjectKey;
 pub use listing::{Listed, Listing, Skipped};
 pub use result::ResultFiles;

@@ -67,6 +67,11 @@ impl Stores {
         &self.inputs
     }
 
+    /// These stores for a job whose addresses the local user chose: `store.inputs` and `store.outputs` do not apply.
+    pub fn of_local_user(&self) -> Self {
+        Self { inputs: self.inputs.of_local_user(), outputs: None, ..self.clone() }
+    }
+
     /// The default root of results: the own root, or the first allowed prefix.
     pub fn usual_output(&self) -> String {
         let own = self.own.root_url();

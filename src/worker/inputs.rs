@@ -7,9 +7,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Reporter, Worker};
 use crate::{
+    database::JobRow,
     image,
-    job::{InputRef, Inputs, JobError, JobId, JobRequest, Stage},
-    store::{ObjectKey, Stored, input_name},
+    job::{InputRef, Inputs, JobError, JobId, Stage},
+    store::{ObjectKey, Stored, Stores, input_name},
 };
 
 /// The bytes of a picture, and its name for errors.
@@ -24,14 +25,11 @@ pub(super) struct Pictures {
     pub notes: Vec<String>,
 }
 
-pub(super) async fn fetch(
-    worker: &Worker,
-    request: &JobRequest,
-    reporter: &Reporter,
-) -> Result<Inputs<InputFile>, JobError> {
+pub(super) async fn fetch(worker: &Worker, row: &JobRow, reporter: &Reporter) -> Result<Inputs<InputFile>, JobError> {
+    let (request, stores) = (&row.request, worker.stores_of(row));
     let total = count(request.inputs.len());
     reporter.at(Stage::Fetch, 0, total);
-    let reads: Vec<_> = request.inputs.iter().map(|input| fetch_one(worker, input)).collect();
+    let reads: Vec<_> = request.inputs.iter().map(|input| fetch_one(worker, &stores, input)).collect();
     let mut fetched = stream::iter(reads).buffered(super::publish::AT_A_TIME);
     let mut files = Vec::with_capacity(request.inputs.len());
     while let Some(file) = fetched.try_next().await? {
@@ -41,10 +39,10 @@ pub(super) async fn fetch(
     Ok(Inputs::named(request.task.kind(), files))
 }
 
-async fn fetch_one(worker: &Worker, input: &InputRef) -> Result<InputFile, JobError> {
+async fn fetch_one(worker: &Worker, stores: &Stores, input: &InputRef) -> Result<InputFile, JobError> {
     match input {
         InputRef::Url(url) => {
-            let bytes = worker.stores.inputs().read(url, worker.options.limits.max_bytes).await?;
+            let bytes = stores.inputs().read(url, worker.options.limits.max_bytes).await?;
             Ok(InputFile { name: input_name(url), bytes })
         }
         InputRef::Layer { job, .. } | InputRef::File { job, .. } => earlier(worker, *job, input).await,

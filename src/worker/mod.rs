@@ -43,10 +43,10 @@ pub use run::{Verdict, run};
 pub use stop::{JobControl, StopReason};
 
 use crate::{
-    database::JobStore,
+    database::{JobRow, JobStore},
     engine::Engine,
     image,
-    job::{JobError, JobRequest},
+    job::JobError,
     queue::Queue,
     store::{Store, Stores},
 };
@@ -120,11 +120,21 @@ impl Worker {
         Liveness::of(&self.queue).is_dead(worker)
     }
 
-    fn results_of(&self, request: &JobRequest) -> Result<Results, JobError> {
+    /// The stores that a job may use. What the CLI submitted on this machine, its user may read and write: then the
+    /// lists of prefixes do not apply. Only a SQLite file is believed about that, because only programs of this machine
+    /// that may write to it can say so.
+    fn stores_of(&self, row: &JobRow) -> Stores {
+        match (row.local, &self.jobs) {
+            (true, JobStore::Sqlite(_)) => self.stores.of_local_user(),
+            (false, _) | (true, JobStore::Postgres(_)) => self.stores.clone(),
+        }
+    }
+
+    fn results_of(&self, row: &JobRow) -> Result<Results, JobError> {
         match self.options.results {
             ResultPlacement::OwnStore => Ok(Results { store: self.stores.own().clone(), root: None }),
             ResultPlacement::AsAsked => {
-                let store = self.stores.results(&request.output.prefix)?;
+                let store = self.stores_of(row).results(&row.request.output.prefix)?;
                 Ok(Results { root: Some(store.root_url()), store })
             }
         }

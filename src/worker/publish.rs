@@ -119,7 +119,7 @@ pub(super) async fn manifest(
 
 /// Deletes what earlier attempts left next to the result. Failing to delete some is not an error.
 pub(super) async fn clear_up(worker: &Worker, row: &JobRow) {
-    let cleared = async { worker.results_of(&row.request)?.store.delete_epochs(row.id(), Some(row.epoch)).await };
+    let cleared = async { worker.results_of(row)?.store.delete_epochs(row.id(), Some(row.epoch)).await };
     if let Err(error) = cleared.await {
         warn!(job = %row.id(), %error, "could not delete files of earlier attempts");
     }

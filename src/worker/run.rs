@@ -191,8 +191,8 @@ async fn finish(
 async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<Made, JobError> {
     let reporter = &control.reporter;
     let mut timings = Timings::default();
-    let results = worker.results_of(&row.request)?;
-    let fetch = timings.measure(Stage::Fetch, inputs::fetch(worker, &row.request, reporter));
+    let results = worker.results_of(row)?;
+    let fetch = timings.measure(Stage::Fetch, inputs::fetch(worker, row, reporter));
     let (files, known) = tokio::join!(fetch, adopt::find(&results, row));
     if let Some(known) = known {
         return Ok(Made::Known(known));

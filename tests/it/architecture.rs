@@ -47,7 +47,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
 ];
 
 /// A crate or path, and the only modules that may name it.
-const OWNED: [(&str, &[&str]); 15] = [
+const OWNED: [(&str, &[&str]); 16] = [
     ("sqlx::", &["database"]),
     ("lapin::", &["queue"]),
     ("aws_", &["store"]),
@@ -60,6 +60,7 @@ const OWNED: [(&str, &[&str]); 15] = [
     ("clap::", &["cli", "config"]),
     ("indicatif::", &["cli"]),
     ("zip::", &["image"]),
+    ("parquet::", &["cli"]),
     // Pipelines run only on the engine's thread; the others use the library's values and pure functions.
     ("QwenImagePipeline", &["engine"]),
     ("candle_core::", &[]),

@@ -3,7 +3,7 @@
 mod many;
 mod prune;
 mod results;
-mod sweep;
+pub mod sweep;
 
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ enum JobsCommand {
     Retry(RetryArgs),
     /// Copy the result of a job into a folder on this machine
     Fetch(FetchArgs),
-    /// Print the results of a batch, one JSON object per line
+    /// Print the results of a batch, one JSON object per line, in the order of its dataset
     Results(results::ResultsArgs),
     /// Delete old jobs and their files
     Prune(prune::PruneArgs),
@@ -128,7 +128,7 @@ impl JobsArgs {
                 JobsCommand::Cancel(args) => many::cancel(global, &front, args).await,
                 JobsCommand::Retry(args) => many::retry(global, &front, args).await,
                 JobsCommand::Fetch(args) => fetch(&front, args).await,
-                JobsCommand::Results(args) => results::results(&front, args).await,
+                JobsCommand::Results(args) => results::results(global, &front, args).await,
                 JobsCommand::Prune(args) => prune::prune(global, &loaded, &front, args).await,
             };
             front.close().await;

@@ -1,4 +1,7 @@
 //! `acetate jobs results`: the results of a batch, one JSON object per line, for dataset tools.
+//!
+//! The rows of the batch's dataset come first, in their order, then jobs that were submitted in other ways. Rows with the
+//! same content are one job, and each has its line.
 
 use std::{
     fs::File,
@@ -7,13 +10,13 @@ use std::{
 };
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     app::Submitter,
-    cli::{Failure, output, view::JobView, watch::no_such_batch},
-    database::JobRow,
-    job::{BatchId, JobError, LayerRole, Task},
+    cli::{Failure, global::GlobalArgs, output, view::JobView, watch::no_such_batch},
+    database::{DatasetJob, JobRow},
+    job::{BatchId, JobError, JobState, LayerRole, Task},
     store::io_error,
 };
 
@@ -30,12 +33,14 @@ pub struct ResultsArgs {
     out: Option<PathBuf>,
 }
 
-pub async fn results(front: &Submitter, args: ResultsArgs) -> Result<(), Failure> {
+pub async fn results(global: &GlobalArgs, front: &Submitter, args: ResultsArgs) -> Result<(), Failure> {
     if front.jobs.batch_summary(&args.batch).await?.is_none() {
         return Err(no_such_batch(&args.batch).into());
     }
     let Some(path) = &args.out else {
-        return each(front, &args.batch, |line| output::line(&line)).await.map(drop);
+        each(front, &args.batch, |line| output::line(&line)).await?;
+        global.say(&summary(front, &args.batch).await?);
+        return Ok(());
     };
     let failed = |error: std::io::Error| Failure::from(io_error(path, "write the results", error));
     // The file has another name until it is complete.
@@ -45,7 +50,21 @@ pub async fn results(front: &Submitter, args: ResultsArgs) -> Result<(), Failure
     file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
     std::fs::rename(&part, path).map_err(failed)?;
     output::error(&format!("{rows} rows in {}", path.display()));
+    global.say(&summary(front, &args.batch).await?);
     Ok(())
+}
+
+/// `9 succeeded, 3 failed (input_not_found 2, invalid_image 1)`.
+async fn summary(front: &Submitter, batch: &BatchId) -> Result<String, JobError> {
+    let Some(summary) = front.jobs.batch_summary(batch).await? else { return Ok(String::new()) };
+    let codes = front.jobs.error_counts(batch).await?;
+    let in_state = |(state, jobs): &(JobState, u64)| {
+        let codes = codes.iter().filter(|count| count.state == *state && *state == JobState::Failed);
+        let codes: Vec<_> = codes.map(|count| format!("{} {}", count.code, count.jobs)).collect();
+        let codes = if codes.is_empty() { String::new() } else { format!(" ({})", codes.join(", ")) };
+        format!("{jobs} {state}{codes}")
+    };
+    Ok(summary.states.iter().map(in_state).collect::<Vec<_>>().join(", "))
 }
 
 async fn each(
@@ -55,18 +74,34 @@ async fn each(
 ) -> Result<u64, Failure> {
     let (mut after, mut rows) = (None, 0);
     loop {
-        let page = front.jobs.batch_rows(batch, after, PAGE).await?;
+        let page = front.jobs.dataset_jobs(batch, after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some((last.number, last.job.id()));
+        rows += page.len() as u64;
+        for DatasetJob { number, meta, job } in page {
+            write(line(front, job, Some(number), meta)?.to_string())?;
+        }
+    }
+    let mut after = None;
+    loop {
+        let page = front.jobs.batch_rows_outside(batch, after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(rows) };
         after = Some(last.id());
         rows += page.len() as u64;
         for row in page {
-            write(line(front, row)?.to_string())?;
+            write(line(front, row, None, None)?.to_string())?;
         }
     }
 }
 
-/// One job: its inputs, its outputs and their addresses.
-fn line(front: &Submitter, row: JobRow) -> Result<Value, JobError> {
+/// One job: its inputs, its outputs and their addresses; and its row of the dataset, with the columns that the job does
+/// not use.
+fn line(
+    front: &Submitter,
+    row: JobRow,
+    number: Option<u64>,
+    meta: Option<Map<String, Value>>,
+) -> Result<Value, JobError> {
     let inputs: Vec<String> = row.request.inputs.iter().map(ToString::to_string).collect();
     let prompt = match &row.request.task {
         Task::Decompose(params) => Some(params.prompt.clone()),
@@ -86,6 +121,7 @@ fn line(front: &Submitter, row: JobRow) -> Result<Value, JobError> {
             .collect()
     };
     Ok(json!({
+        "row": number,
         "id": view.id,
         "status": view.state,
         "kind": view.kind,
@@ -102,5 +138,6 @@ fn line(front: &Submitter, row: JobRow) -> Result<Value, JobError> {
         "labels": view.labels,
         "attempts": view.attempts,
         "error": view.error,
+        "meta": meta,
     }))
 }

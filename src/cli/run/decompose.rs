@@ -5,6 +5,7 @@ use clap::Args;
 use super::{
     drive::{Plan, drive},
     flags::{DeviceFlags, JobFlags, input, text_flag},
+    many::{Many, are_many, drive_many},
 };
 use crate::{
     cli::{
@@ -12,15 +13,26 @@ use crate::{
         global::GlobalArgs,
         params::{DecomposeFlags, SamplingFlags},
     },
+    image::ExportFormat,
     job::{Inputs, JobKind, Task},
 };
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  acetate run decompose scene.png --out out/scene
+  acetate run decompose pictures/ --out layers --export psd")]
 pub struct DecomposeArgs {
-    /// The picture: a file (PNG, JPEG, WebP, GIF, BMP, TIFF), or job:ID:LAYER for a layer of an earlier job
-    image: String,
+    /// The picture: a file (PNG, JPEG, WebP, GIF, BMP, TIFF), or job:ID:LAYER for a layer of an earlier job. Several
+    /// pictures, or a folder: each gets a folder of its own in --out; run again, it continues where it stopped
+    #[arg(required = true, value_name = "IMAGE|DIR")]
+    images: Vec<String>,
     #[command(flatten)]
     pub job: JobFlags,
+    /// Also write the layers of each picture as one file: zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP). Each
+    /// picture then gets a folder of its own in --out
+    #[arg(long, value_name = "FORMAT")]
+    export: Option<ExportFormat>,
     #[command(flatten)]
     model: ModelFlags,
     #[command(flatten)]
@@ -47,7 +59,12 @@ impl DecomposeArgs {
         flags.extend(text_flag("--model", "qwen_image.model_path", self.model.model.as_ref()));
         let loaded = global.load(flags)?;
         let params = self.params.over(&self.sampling, &loaded.config.qwen_image);
-        let inputs = Inputs::named(JobKind::Decompose, vec![input(&self.image)?]);
+        if are_many(&self.images) || self.export.is_some() {
+            let Self { images, job: flags, export, .. } = self;
+            return drive_many(global, &loaded, Many { task: Task::Decompose(params), images, flags, export });
+        }
+        let inputs = self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?;
+        let inputs = Inputs::named(JobKind::Decompose, inputs);
         drive(global, loaded, Plan { task: Task::Decompose(params), inputs, flags: self.job })
     }
 }

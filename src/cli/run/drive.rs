@@ -280,7 +280,7 @@ fn same_model(asked: &str, recorded: &str) -> bool {
 }
 
 /// The first Ctrl-C cancels the job, which then ends within a step; the second exits at once.
-async fn cancel_on_ctrl_c(cancel: CancelToken) {
+pub async fn cancel_on_ctrl_c(cancel: CancelToken) {
     if tokio::signal::ctrl_c().await.is_err() {
         return;
     }

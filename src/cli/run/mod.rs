@@ -1,4 +1,4 @@
-//! `acetate run`: runs one job in this process. Its row, files and retries are like those of any other job.
+//! `acetate run`: runs one job in this process, or one for each of several pictures. Its row, files and retries are like those of any other job.
 
 mod checks;
 mod composite;
@@ -6,6 +6,8 @@ mod decompose;
 mod drive;
 mod edit;
 pub mod flags;
+mod many;
+mod pictures;
 mod sheet;
 mod summary;
 mod workflow;

@@ -7,7 +7,11 @@ use jiff::Timestamp;
 
 use crate::{
     app::Submitter,
-    cli::{params::parse_label, trace::TraceFlags},
+    cli::{
+        dataset::{ColumnFlags, PickFlags},
+        params::parse_label,
+        trace::TraceFlags,
+    },
     job::{BatchId, JobError, JobId, MAX_PRIORITY, StartTime},
 };
 
@@ -18,7 +22,8 @@ pub struct SubmitFlags {
     /// earlier job. May be repeated for kinds that take several
     #[arg(long, value_name = "URL", required_unless_present = "from", conflicts_with = "from")]
     pub input: Vec<String>,
-    /// Submit many jobs: one for each row of a .jsonl or .csv manifest, or for each picture in a folder or s3:// prefix
+    /// Submit many jobs: one for each picture in a folder or s3:// prefix, each row of a manifest (.jsonl, .json, .csv,
+    /// .tsv, .txt, also with .gz), or each row of a dataset (.parquet, .tar, a folder of them, hf://datasets/ORG/NAME)
     #[arg(long, value_name = "SOURCE")]
     pub from: Option<String>,
     /// Where the results go: an s3:// prefix or a file:// folder; each job gets a folder below it, named after its id.
@@ -46,9 +51,19 @@ pub struct SubmitFlags {
     /// Copy local inputs into the store first, so that workers elsewhere can read them
     #[arg(long)]
     pub upload: bool,
+    #[command(flatten)]
+    pub columns: ColumnFlags,
+    #[command(flatten)]
+    pub pick: PickFlags,
     /// With --from: read and check everything, submit nothing
     #[arg(long, requires = "from")]
     pub dry_run: bool,
+    /// With --from: leave out invalid rows, such as those of missing files, and submit the others
+    #[arg(long, requires = "from")]
+    pub skip_invalid: bool,
+    /// With --skip-invalid: write the rows that were left out to this file, as JSON lines with the reasons
+    #[arg(long, value_name = "FILE", requires = "skip_invalid")]
+    pub rejects: Option<PathBuf>,
     /// Wait for the jobs to end, with progress
     #[arg(long)]
     pub wait: bool,

@@ -2,10 +2,11 @@
 
 mod bulk;
 mod flags;
-mod manifest;
+mod pass;
+mod prepare;
+mod rejects;
 mod row;
 mod single;
-mod source;
 mod template;
 
 use clap::{Args, Subcommand};

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::template::{Template, Values};
 use crate::{
+    cli::dataset::Fields,
     job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest},
     store::{Stores, file_url},
 };
-
-pub type Fields = Map<String, Value>;
 
 /// The values from the flags, for every job of a batch.
 pub struct Defaults {
@@ -27,7 +26,9 @@ pub struct Defaults {
 impl Defaults {
     /// The request for a row. If the row has no id, the id is derived from the batch and the row's content, so that the
     /// same row of the same batch is the same job however often it is submitted.
-    pub fn request(&self, number: usize, row: Fields) -> Result<JobRequest, JobError> {
+    ///
+    /// `name` is the path of a picture in the dataset, if its address does not show it.
+    pub fn request(&self, number: u64, row: Fields, name: Option<&str>) -> Result<JobRequest, JobError> {
         let mut message = in_shape(row)?;
         message.entry("version").or_insert(json!(1));
         message.entry("kind").or_insert(json!(self.kind));
@@ -43,7 +44,10 @@ impl Defaults {
                 .ok_or_else(|| JobError::invalid("output", "is missing; set it in the row or with --output"))?;
             let labels: BTreeMap<String, String> = serde_json::from_value(message["labels"].clone())
                 .map_err(|error| JobError::invalid("labels", error.to_string()))?;
-            let input = first_input(&message);
+            let input = match name {
+                Some(name) => format!("{}/{name}", self.below.trim_end_matches('/')),
+                None => first_input(&message),
+            };
             let values =
                 Values { input: &input, below: &self.below, row: number, batch: self.batch.as_str(), labels: &labels };
             message.insert("output".to_owned(), json!({ "prefix": template.fill(&values)? }));
@@ -167,7 +171,7 @@ mod tests {
 
     fn request(row: Value) -> Result<JobRequest, JobError> {
         let Value::Object(row) = row else { panic!("a row is an object") };
-        defaults().request(1, row)
+        defaults().request(1, row, None)
     }
 
     #[test]
@@ -200,7 +204,7 @@ mod tests {
         assert_ne!(first.id, request(json!({ "image": "s3://in/b.png" })).unwrap().id);
         let other = Defaults { batch: "b2".parse().unwrap(), ..defaults() };
         let Value::Object(again) = row() else { unreachable!() };
-        assert_ne!(first.id, other.request(1, again).unwrap().id);
+        assert_ne!(first.id, other.request(1, again, None).unwrap().id);
     }
 
     #[test]

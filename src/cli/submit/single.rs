@@ -36,8 +36,13 @@ async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitF
     let inputs = if flags.upload { upload(front, inputs).await? } else { inputs };
     let request = request(task, flags, inputs)?;
     check_addresses(&request)?;
-    let at = start_time(front, flags).await?;
-    let options = SubmitOptions { batch: flags.batch.clone(), at, ..SubmitOptions::default() };
+    front.check_allowed(&request, flags.upload)?;
+    let options = SubmitOptions {
+        batch: flags.batch.clone(),
+        at: start_time(front, flags).await?,
+        local: front.is_local(),
+        ..SubmitOptions::default()
+    };
     let submitted = front.submit(&request, &options).await?;
     front.dispatch().await;
     let id = request.id;

@@ -33,7 +33,7 @@ pub struct Values<'a> {
     /// The first input, and the part of it that names the source.
     pub input: &'a str,
     pub below: &'a str,
-    pub row: usize,
+    pub row: u64,
     pub batch: &'a str,
     pub labels: &'a BTreeMap<String, String>,
 }

@@ -12,6 +12,10 @@ use crate::{
     job::{BatchId, JobError, JobId},
 };
 
+/// The jobs that are of no row of their batch's dataset.
+const OUTSIDE: &str =
+    " AND NOT EXISTS (SELECT 1 FROM dataset_rows WHERE dataset_rows.job = jobs.id AND dataset_rows.batch = jobs.batch)";
+
 impl PostgresJobStore {
     pub async fn batch_summary(&self, batch: &BatchId) -> Result<Option<BatchSummary>, JobError> {
         let query = sqlx::query(
@@ -33,8 +37,27 @@ impl PostgresJobStore {
     }
 
     pub async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError> {
+        self.rows_of_batch(batch, "", after, limit).await
+    }
+
+    pub async fn batch_rows_outside(
+        &self,
+        batch: &BatchId,
+        after: Option<JobId>,
+        limit: u32,
+    ) -> Result<Vec<JobRow>, JobError> {
+        self.rows_of_batch(batch, OUTSIDE, after, limit).await
+    }
+
+    async fn rows_of_batch(
+        &self,
+        batch: &BatchId,
+        condition: &'static str,
+        after: Option<JobId>,
+        limit: u32,
+    ) -> Result<Vec<JobRow>, JobError> {
         let mut query = QueryBuilder::<Postgres>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE batch = "));
-        query.push_bind(batch.as_str());
+        query.push_bind(batch.as_str()).push(condition);
         if let Some(after) = after {
             query.push(" AND (created_at, id) > ((SELECT created_at FROM jobs WHERE id = ");
             query.push_bind(after.to_string()).push("), ").push_bind(after.to_string()).push(")");

@@ -20,7 +20,7 @@ use super::{
 use crate::{database::Migrated, job::JobError};
 
 /// The migrations in order; the table `acetate_schema` has the number of those applied.
-pub(super) const MIGRATIONS: [&str; 8] = [
+pub(super) const MIGRATIONS: [&str; 9] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
     include_str!("../../../migrations/postgres/0003_caption.sql"),
@@ -29,6 +29,7 @@ pub(super) const MIGRATIONS: [&str; 8] = [
     include_str!("../../../migrations/postgres/0006_fairness.sql"),
     include_str!("../../../migrations/postgres/0007_traces.sql"),
     include_str!("../../../migrations/postgres/0008_actions.sql"),
+    include_str!("../../../migrations/postgres/0009_datasets.sql"),
 ];
 
 /// How long a migration waits for its locks. A worker's lease must not end behind it.

@@ -9,6 +9,7 @@ mod attempt;
 mod batch;
 mod claim;
 mod connect;
+mod dataset;
 mod dispatch;
 mod fault;
 mod indexes;

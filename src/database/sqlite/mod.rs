@@ -4,6 +4,7 @@ mod actions;
 mod attempt;
 mod batch;
 mod claim;
+mod dataset;
 mod dispatch;
 mod message;
 mod open;

@@ -97,7 +97,9 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
     if let Some(url) = &body.webhook {
         check_webhook(api, url)?;
     }
-    Ok((request, SubmitOptions { batch: body.batch, at: body.not_before, webhook: body.webhook, trace: None }))
+    let options =
+        SubmitOptions { batch: body.batch, at: body.not_before, webhook: body.webhook, ..SubmitOptions::default() };
+    Ok((request, options))
 }
 
 /// The same times as in a message.

@@ -7,6 +7,7 @@ pub mod broker;
 mod brokers;
 mod collector;
 pub mod database;
+mod datasets;
 mod dead_letters;
 mod fairness;
 mod limits;

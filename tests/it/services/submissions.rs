@@ -36,7 +36,11 @@ async fn a_manifest_is_submitted_once_however_often(world: World) {
     let output = format!("{}{{stem}}/", world.output("bulk"));
     let args = ["submit", "composite", "--from", "m.jsonl", "--output", &output, "--batch", "b1", "--json"];
     let report = world.json(&args).await;
-    assert_eq!(report, json!({"batch": "b1", "rows": 3, "submitted": 2, "known": 0, "duplicates": 1, "skipped": 0}));
+    assert_eq!(
+        report,
+        json!({"batch": "b1", "rows": 3, "submitted": 2, "known": 0, "duplicates": 1, "rejected": 0,
+        "skipped": 0, "skipped_by_reason": {}})
+    );
     let report = world.json(&args).await;
     assert_eq!((&report["submitted"], &report["known"]), (&json!(0), &json!(2)));
 
@@ -47,7 +51,9 @@ async fn a_manifest_is_submitted_once_however_often(world: World) {
     assert_eq!(wrote.code, Some(0), "{wrote:?}");
     let lines = fs::read_to_string(world.place.path("results.jsonl")).unwrap();
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 2);
+    let rows: Vec<_> = lines.iter().map(|line| line["row"].as_u64()).collect();
+    assert_eq!(rows, [Some(1), Some(2), Some(3)]);
+    assert_eq!(lines[1]["id"], lines[2]["id"], "rows with the same content are one job");
     let first = lines.iter().find(|line| line["labels"]["split"] == "train").unwrap();
     assert_eq!((&first["status"], &first["input"][0]), (&json!("succeeded"), &json!(inputs[0])));
     assert!(first["composite"].as_str().unwrap().starts_with(&world.output("bulk/0")), "{first:#}");
@@ -79,7 +85,9 @@ async fn wrong_rows_are_all_named_and_nothing_is_submitted(world: World) {
     fs::write(world.place.path("m.csv"), text).unwrap();
     let ran = world.run(&["submit", "decompose", "--from", "m.csv", "--batch", "b1"]).await;
     assert_eq!(ran.code, Some(2), "{ran:?}");
-    for wanted in ["m.csv:2: params.layers", "m.csv:3: ", "nowhere.png: not found", "m.csv:4: output"] {
+    for wanted in
+        ["m.csv:2 (row 1): params.layers", "m.csv:3 (row 2): ", "nowhere.png: not found", "m.csv:4 (row 3): output"]
+    {
         assert!(ran.stderr.contains(wanted), "{wanted}: {}", ran.stderr);
     }
     assert_eq!(world.json(&["jobs", "list", "--json"]).await["jobs"], json!([]));

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use acetate::job::{Progress, Stage};
+use acetate::{
+    database::SubmitOptions,
+    job::{JobId, JobRequest, Progress, Stage},
+};
 use serde_json::{Value, json};
 
 use crate::services::world::{World, in_both_worlds};
@@ -86,9 +89,16 @@ async fn what_is_not_allowed_is_not_read_or_written(world: World) {
     let (input, output) = (world.input("a.png", [1, 2, 3, 255]), world.output("x"));
     let elsewhere = if world.service.is_some() { "s3://secrets/a.png" } else { "file:///etc/passwd" };
     let outside = if world.service.is_some() { "s3://pictures/x/" } else { "file:///tmp/acetate-outside/" };
+    let rows = world.rows().await;
     for (input, output, setting) in [(elsewhere, output.as_str(), "store.inputs"), (&input, outside, "store.outputs")] {
-        let id = world.submit(&["composite", "--input", input, "--output", output]).await;
-        let job = world.until(&id, &["failed", "succeeded"]).await;
+        // As another client submits it: `acetate submit` would refuse it, or answer for its user.
+        let id = JobId::new();
+        let message = json!({
+            "version": 1, "id": id, "kind": "composite", "input": {"image": input}, "output": {"prefix": output},
+        });
+        let request = JobRequest::from_json(message.to_string().as_bytes()).unwrap();
+        rows.submit(&request, &SubmitOptions::default()).await.unwrap();
+        let job = world.until(&id.to_string(), &["failed", "succeeded"]).await;
         assert_eq!(job["error"]["code"], "input_forbidden", "{job:#}");
         assert!(job["error"]["message"].as_str().unwrap().contains(setting), "{job:#}");
     }

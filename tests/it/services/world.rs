@@ -121,9 +121,8 @@ impl World {
         self.show(id).await
     }
 
-    /// Waits until the job has a row for which `holds` is true. It reads the row directly, because running a command
-    /// each time would take longer than the job.
-    pub async fn once(&self, id: &str, holds: impl Fn(&JobRow) -> bool) {
+    /// The rows, without a command in between.
+    pub async fn rows(&self) -> &JobStore {
         let open = async || {
             let place = match &self.service {
                 Some(service) => DatabaseUrl::parse("test", &service.schema.url).unwrap(),
@@ -131,7 +130,13 @@ impl World {
             };
             JobStore::open(&place, OutboxMode::Service).await.unwrap()
         };
-        let (rows, id) = (self.rows.get_or_init(open).await, id.parse().unwrap());
+        self.rows.get_or_init(open).await
+    }
+
+    /// Waits until the job has a row for which `holds` is true. It reads the row directly, because running a command
+    /// each time would take longer than the job.
+    pub async fn once(&self, id: &str, holds: impl Fn(&JobRow) -> bool) {
+        let (rows, id) = (self.rows().await, id.parse().unwrap());
         until(|| async {
             let row = rows.get(id).await.unwrap();
             // A refused message never gets a row.

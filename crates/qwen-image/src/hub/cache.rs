@@ -19,20 +19,27 @@ use super::HubError;
 use super::filter::INDEX;
 use super::hash::ContentHash;
 use super::listing::{Listing, RemoteFile};
-use super::reference::is_commit;
+use super::reference::{data_set, is_commit};
 
 pub(super) struct RepoCache {
     cache: Cache,
+    kind: RepoType,
     id: String,
     root: PathBuf,
     locks: PathBuf,
 }
 
 impl RepoCache {
+    /// `id` is that of a model, or of a data set after `datasets/`.
     pub fn new(cache_dir: &Path, id: &str) -> Self {
-        let name = Repo::model(id.to_owned()).folder_name();
+        let (kind, id) = match data_set(id) {
+            Some(id) => (RepoType::Dataset, id),
+            None => (RepoType::Model, id),
+        };
+        let name = Repo::new(id.to_owned(), kind).folder_name();
         Self {
             cache: Cache::new(cache_dir.to_owned()),
+            kind,
             id: id.to_owned(),
             root: cache_dir.join(&name),
             locks: cache_dir.join(".locks").join(&name),
@@ -63,13 +70,17 @@ impl RepoCache {
 
     /// The commit that `refs/` has for this revision. `None` if the snapshot of that commit lacks the model's index.
     fn commit_in_refs(&self, revision: &str) -> Option<String> {
+        if matches!(self.kind, RepoType::Dataset) {
+            let commit = fs::read_to_string(self.root.join("refs").join(revision)).ok()?;
+            return Some(commit.trim().to_owned()).filter(|commit| is_commit(commit));
+        }
         let index = self.at(revision).get(INDEX)?;
         let commit = index.parent()?.file_name()?.to_str()?;
         is_commit(commit).then(|| commit.to_owned())
     }
 
     fn at(&self, revision: &str) -> CacheRepo {
-        self.cache.repo(Repo::with_revision(self.id.clone(), RepoType::Model, revision.to_owned()))
+        self.cache.repo(Repo::with_revision(self.id.clone(), self.kind, revision.to_owned()))
     }
 
     pub fn listing(&self, commit: &str) -> Option<Listing> {

@@ -9,7 +9,7 @@ use super::event::{DownloadEvent, Events, emit};
 use super::hash::Hasher;
 use super::http::{Client, Failure, Piece, Stream, encode_part, encode_path, pause};
 use super::listing::{Listing, RemoteFile};
-use super::reference::is_commit;
+use super::reference::{data_set, is_commit};
 use super::retry::Backoff;
 use super::{HubError, Retry};
 
@@ -48,7 +48,8 @@ impl From<HubError> for Setback {
 impl Download<'_> {
     /// Requests the commit of the revision, and its files.
     pub fn listing(&self, events: &mut Events<'_>) -> Result<Listing, HubError> {
-        let path = format!("api/models/{}/revision/{}?blobs=true", self.id, encode_part(self.revision));
+        let models = if data_set(self.id).is_some() { "" } else { "models/" };
+        let path = format!("api/{models}{}/revision/{}?blobs=true", self.id, encode_part(self.revision));
         let mut backoff = Backoff::new(self.retry);
         let mut unanswered = 0;
         loop {

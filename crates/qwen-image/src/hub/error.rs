@@ -10,6 +10,10 @@ pub enum HubError {
         "{text:?} is not the name of a model: {reason}; give a folder, or a hub id such as Qwen/Qwen-Image-Layered"
     )]
     Reference { text: String, reason: String },
+    #[error("{text:?} is not the name of a data set: {reason}; write hf://datasets/ORG/NAME")]
+    DataSetReference { text: String, reason: String },
+    #[error("{id}@{revision} has no files that were asked for; check the path behind the name")]
+    NoFiles { id: String, revision: String },
     #[error("{}: {reason}; give the folder that contains model_index.json", folder.display())]
     Folder { folder: PathBuf, reason: String },
     #[error(

@@ -2,6 +2,7 @@
 
 use super::HubError;
 use super::listing::{Listing, RemoteFile};
+use super::reference::data_set;
 
 /// Names the components of a model in diffusers' layout.
 pub(super) const INDEX: &str = "model_index.json";
@@ -25,7 +26,7 @@ pub fn diffusers_files(path: &str) -> bool {
 /// The files to download.
 ///
 /// # Errors
-/// [`HubError::NotAModel`] without a `model_index.json`; [`HubError::Pickle`] if a wanted folder has weights only as
+/// [`HubError::NoFiles`] if a data set has none of them; for models, [`HubError::NotAModel`] without a `model_index.json`; [`HubError::Pickle`] if a wanted folder has weights only as
 /// pickle.
 pub(super) fn select<'a>(
     listing: &'a Listing,
@@ -33,6 +34,10 @@ pub(super) fn select<'a>(
     id: &str,
 ) -> Result<Vec<&'a RemoteFile>, HubError> {
     let files: Vec<_> = listing.files.iter().filter(|file| wanted(&file.path)).collect();
+    if data_set(id).is_some() {
+        let none = || HubError::NoFiles { id: id.to_owned(), revision: listing.commit.clone() };
+        return if files.is_empty() { Err(none()) } else { Ok(files) };
+    }
     let safe = |folder: &str| files.iter().any(|file| folder_of(&file.path) == folder && is_safe(&file.path));
     let any_safe = files.iter().any(|file| is_safe(&file.path));
     for file in listing.files.iter().filter(|file| is_pickle(&file.path)) {

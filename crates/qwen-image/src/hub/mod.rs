@@ -31,7 +31,7 @@ pub use error::{HubError, human_bytes};
 pub use event::{DownloadEvent, Events};
 pub use filter::diffusers_files;
 pub use list::{CachedModel, CachedRevision, list, size_of};
-pub use reference::ModelRef;
+pub use reference::{DataSetRef, ModelRef};
 pub use small::{Small, Surroundings};
 
 use std::fs;
@@ -73,6 +73,28 @@ pub fn resolve(
         ModelRef::Hub { id, revision } => from_hub(config, id, revision, wanted, events)?,
         ModelRef::Small { which, around } => local_folder(&around.find(*which)?)?,
     };
+    emit(events, DownloadEvent::Finished { folder: snapshot.folder.clone() })?;
+    Ok(snapshot)
+}
+
+/// Finds a data set, and downloads what is missing, as [`resolve`] does for models. Of a data set with a path, only what
+/// is below it.
+///
+/// # Errors
+/// See [`HubError`].
+pub fn resolve_data_set(
+    config: &HubConfig,
+    data_set: &DataSetRef,
+    wanted: &dyn Fn(&str) -> bool,
+    events: &mut Events<'_>,
+) -> Result<Snapshot, HubError> {
+    let DataSetRef { id, revision, path } = data_set;
+    let below = |file: &str| {
+        let rest = file.strip_prefix(path.as_str());
+        path.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let wanted = |file: &str| below(file) && wanted(file);
+    let snapshot = from_hub(config, &format!("datasets/{id}"), revision, &wanted, events)?;
     emit(events, DownloadEvent::Finished { folder: snapshot.folder.clone() })?;
     Ok(snapshot)
 }

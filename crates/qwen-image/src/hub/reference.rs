@@ -54,6 +54,45 @@ impl fmt::Display for ModelRef {
     }
 }
 
+/// A data set on the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataSetRef {
+    /// `Org/Name`.
+    pub id: String,
+    pub revision: String,
+    /// A folder or a file in it; empty for all of it.
+    pub path: String,
+}
+
+impl DataSetRef {
+    /// Parses `Org/Name[@REVISION][/PATH]`; a revision with slashes cannot be given together with a path.
+    ///
+    /// # Errors
+    /// [`HubError::Reference`] for anything else.
+    pub fn parse(text: &str) -> Result<Self, HubError> {
+        let refuse = |reason: &str| HubError::DataSetReference { text: text.to_owned(), reason: reason.to_owned() };
+        let mut parts = text.trim_end_matches('/').splitn(3, '/');
+        let (organization, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (name, revision) = name.split_once('@').unwrap_or((name, DEFAULT_REVISION));
+        if !is_id_part(organization) || !is_id_part(name) {
+            return Err(refuse("it is not ORG/NAME"));
+        }
+        if !is_revision(revision) {
+            return Err(refuse("the part after @ is not a branch, a tag or a commit"));
+        }
+        let path = parts.next().unwrap_or_default();
+        if path.split('/').any(|part| matches!(part, "." | "..")) || path.contains('\\') {
+            return Err(refuse("the path leaves the data set"));
+        }
+        Ok(Self { id: format!("{organization}/{name}"), revision: revision.to_owned(), path: path.to_owned() })
+    }
+}
+
+/// The id of a data set, if this is the address of one on the hub: `datasets/Org/Name`. A model's has two parts.
+pub(super) fn data_set(id: &str) -> Option<&str> {
+    id.strip_prefix("datasets/").filter(|id| id.contains('/'))
+}
+
 /// A full commit hash: the only revision whose content never changes.
 pub(super) fn is_commit(text: &str) -> bool {
     is_hex(text, 40)

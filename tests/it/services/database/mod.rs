@@ -3,6 +3,7 @@
 mod actions;
 mod batches;
 mod claims;
+mod datasets;
 mod dispatch;
 mod endings;
 mod failover;

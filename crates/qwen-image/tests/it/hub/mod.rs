@@ -3,6 +3,7 @@
 mod server;
 
 mod cache;
+mod data_sets;
 mod faults;
 mod names;
 mod pull;
@@ -135,7 +136,7 @@ fn kind(error: &HubError) -> &'static str {
         | HubError::Unreachable { .. }
         | HubError::Network { .. }
         | HubError::Listing { .. } => "download",
-        HubError::Endpoint { .. } => "invalid_request",
+        HubError::Endpoint { .. } | HubError::DataSetReference { .. } | HubError::NoFiles { .. } => "invalid_request",
         HubError::Pickle { .. } | HubError::NotAModel { .. } => "model_invalid",
         HubError::Io { .. } | HubError::Unpack { .. } => "storage",
         HubError::Cancelled => "cancelled",

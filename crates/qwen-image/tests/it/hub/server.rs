@@ -167,7 +167,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, on_cdn: bool) {
 
 fn answer(stream: &mut TcpStream, state: &Mutex<State>, on_cdn: bool, target: &str, range: Option<&str>) -> usize {
     let path = target.split('?').next().unwrap();
-    if path.starts_with("/api/models/") {
+    if path.starts_with("/api/models/") || path.starts_with("/api/datasets/") {
         let fault = take_fault(state, "listing");
         return match fault {
             Some(Fault::Status(status, extra)) => send(stream, status, extra, b""),

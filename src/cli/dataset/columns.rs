@@ -1,0 +1,333 @@
+//! Which columns of a row are about the job. The others are carried through to the results.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Fields, Picture};
+use crate::job::{JobError, JobId, JobKind, value_from_slice};
+
+/// The fields of a message, besides parameters and labels.
+const FIELDS: [&str; 9] = ["version", "id", "kind", "priority", "input", "image", "images", "output", "labels"];
+/// The names of a picture in other programs' manifests, the most telling first.
+const PICTURES: [&str; 6] = ["file_name", "image_path", "image_url", "url", "path", "filename"];
+/// What programs write for a missing value.
+const MISSING: [&str; 6] = ["nan", "NaN", "NULL", "null", "None", "NA"];
+/// The most bytes of other columns that a job carries.
+const MOST_CARRIED: usize = 16 << 10;
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct ColumnFlags {
+    /// With --from: take a field of the job from a column with another name, for instance image=photo or prompt=text;
+    /// may be repeated
+    #[arg(long = "column", value_name = "FIELD=COLUMN", value_parser = parse_column, requires = "from")]
+    pub columns: Vec<(String, String)>,
+    /// With --from: ignore this column; may be repeated
+    #[arg(long, value_name = "COLUMN", requires = "from")]
+    pub drop_column: Vec<String>,
+}
+
+fn parse_column(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((field, column)) if !field.is_empty() && !column.is_empty() => Ok((field.to_owned(), column.to_owned())),
+        _ => Err("write FIELD=COLUMN, for instance image=photo".to_owned()),
+    }
+}
+
+/// How the columns of a dataset become fields of jobs.
+#[derive(Debug, Clone)]
+pub struct Columns {
+    kind: JobKind,
+    renamed: Vec<(String, String)>,
+    dropped: Vec<String>,
+}
+
+/// A row, taken apart.
+#[derive(Debug, PartialEq)]
+pub struct Split {
+    /// The fields of the job.
+    pub job: Fields,
+    /// The other columns.
+    pub meta: Fields,
+    /// The picture that the row itself has.
+    pub picture: Option<Picture>,
+}
+
+impl Columns {
+    pub fn new(kind: JobKind, flags: &ColumnFlags) -> Result<Self, JobError> {
+        for (field, column) in &flags.columns {
+            if !is_of_a_job(field, kind) {
+                let reason = format!(
+                    "`{field}={column}`: a {kind} job has no field `{field}`; its fields are {}, and label.NAME",
+                    FIELDS.iter().chain(&parameters(kind)).copied().collect::<Vec<_>>().join(", ")
+                );
+                return Err(JobError::invalid("--column", reason));
+            }
+        }
+        Ok(Self { kind, renamed: flags.columns.clone(), dropped: flags.drop_column.clone() })
+    }
+
+    /// Takes a row apart. A row with a `version` is a whole message, and stays as it is.
+    ///
+    /// # Errors
+    /// A row without a picture, with the names that it has.
+    pub fn split(&self, mut row: Fields, is_table: bool, pictures: Vec<Picture>) -> Result<Split, JobError> {
+        if row.contains_key("version") && !is_table && pictures.is_empty() {
+            return Ok(Split { job: row, meta: Fields::new(), picture: None });
+        }
+        let seen: Vec<String> = row.keys().cloned().chain(pictures.iter().map(|one| one.column.clone())).collect();
+        for name in &self.dropped {
+            row.remove(name);
+        }
+        let kind = row.get("kind").and_then(Value::as_str).and_then(|kind| kind.parse().ok()).unwrap_or(self.kind);
+        let (mut job, mut meta) = (Fields::new(), Fields::new());
+        for (field, column) in &self.renamed {
+            match row.remove(column) {
+                Some(value) => put(&mut job, field, value, is_table)?,
+                None if pictures.iter().any(|picture| picture.column == *column) => {}
+                None if is_picture(field) => {
+                    return Err(JobError::invalid(
+                        "--column",
+                        format!("there is no column `{column}`; {}", listed(&seen)),
+                    ));
+                }
+                None => {}
+            }
+        }
+        for (name, value) in row {
+            if !job.contains_key(&name) && is_meant(&name, &value, kind) {
+                put(&mut job, &name, value, is_table)?;
+            } else {
+                meta.insert(name, value);
+            }
+        }
+        let picture = self.chosen(pictures, &job)?;
+        if picture.is_none() && !job.keys().any(|name| is_picture(name)) {
+            let named = PICTURES.into_iter().find(|name| meta.get(*name).is_some_and(Value::is_string));
+            match named.and_then(|name| meta.remove(name)) {
+                Some(value) => drop(job.insert("image".to_owned(), value)),
+                None => return Err(no_picture(&seen, is_table)),
+            }
+        }
+        check_size(&meta)?;
+        Ok(Split { job, meta, picture })
+    }
+
+    /// The picture of the row that the job is about: the one that `--column` names, `image`, or the only one.
+    fn chosen(&self, mut pictures: Vec<Picture>, job: &Fields) -> Result<Option<Picture>, JobError> {
+        pictures.retain(|picture| !self.dropped.contains(&picture.column));
+        let named = self.renamed.iter().find(|(field, _)| is_picture(field)).map(|(_, column)| column.as_str());
+        let position = |name: &str| pictures.iter().position(|picture| picture.column == name);
+        let index = match (named, pictures.len()) {
+            (Some(name), _) => position(name),
+            (None, 0) => None,
+            (None, _) if job.keys().any(|name| is_picture(name)) => None,
+            (None, 1) => Some(0),
+            (None, _) => match position("image") {
+                Some(index) => Some(index),
+                None => {
+                    let columns: Vec<_> = pictures.iter().map(|picture| format!("`{}`", picture.column)).collect();
+                    let reason = format!(
+                        "the row has several pictures, {}; choose one with --column image={}",
+                        columns.join(", "),
+                        pictures[0].column
+                    );
+                    return Err(JobError::invalid("input", reason));
+                }
+            },
+        };
+        Ok(index.map(|index| pictures.swap_remove(index)))
+    }
+}
+
+impl Columns {
+    /// The parameter that the name of another column is one letter away from.
+    pub fn meant(&self, name: &str) -> Option<&'static str> {
+        parameters(self.kind).into_iter().find(|field| field.len() > 4 && is_one_letter_off(name, field))
+    }
+}
+
+/// Whether one letter more, less, or another one makes the one name of the other.
+fn is_one_letter_off(one: &str, other: &str) -> bool {
+    let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
+    let (short, long) = (short.as_bytes(), long.as_bytes());
+    let same = short.iter().zip(long).take_while(|(a, b)| a == b).count();
+    let rest = if short.len() == long.len() { short.get(same + 1..) } else { short.get(same..) };
+    long.len() - short.len() <= 1 && short != long && rest == long.get(same + 1..)
+}
+
+/// Whether a column of this name may have the pictures of a manifest.
+pub fn may_be_a_picture(name: &str) -> bool {
+    is_picture(name) || PICTURES.contains(&name)
+}
+
+fn is_picture(name: &str) -> bool {
+    matches!(name, "image" | "images" | "input")
+}
+
+fn parameters(kind: JobKind) -> Vec<&'static str> {
+    match kind {
+        JobKind::Decompose => DECOMPOSE.to_vec(),
+        JobKind::Edit => EDIT.to_vec(),
+        JobKind::Composite => Vec::new(),
+        JobKind::Workflow => WORKFLOW.to_vec(),
+    }
+}
+
+const DECOMPOSE: [&str; 8] =
+    ["prompt", "layers", "resolution", "cfg_normalize", "steps", "cfg_scale", "seed", "negative_prompt"];
+const EDIT: [&str; 6] = ["instruction", "output_size", "steps", "cfg_scale", "seed", "negative_prompt"];
+const WORKFLOW: [&str; 2] = ["decompose", "edits"];
+
+fn is_of_a_job(name: &str, kind: JobKind) -> bool {
+    FIELDS.contains(&name) || name == "params" || name.starts_with("label.") || parameters(kind).contains(&name)
+}
+
+/// Whether a column is about the job. Some names mean something else in other programs' manifests: a number as `id`,
+/// a class as `labels`.
+fn is_meant(name: &str, value: &Value, kind: JobKind) -> bool {
+    match name {
+        "id" => value.as_str().is_some_and(|id| id.parse::<JobId>().is_ok() || id.len() == 36),
+        "labels" | "params" => value.is_object(),
+        _ => is_of_a_job(name, kind),
+    }
+}
+
+/// Adds a field. A missing value is left out; a text of a table becomes what it means.
+fn put(job: &mut Fields, field: &str, value: Value, is_table: bool) -> Result<(), JobError> {
+    let value = match value {
+        Value::Null => return Ok(()),
+        Value::String(text) if is_table => typed(field, text)?,
+        other => other,
+    };
+    job.insert(field.to_owned(), value);
+    Ok(())
+}
+
+/// A cell of a table. Numbers and booleans are parsed as such, except in names and free text; several images are
+/// separated by spaces.
+fn typed(field: &str, cell: String) -> Result<Value, JobError> {
+    let is_text = matches!(
+        field,
+        "image" | "input" | "id" | "kind" | "output" | "prompt" | "instruction" | "negative_prompt" | "output_size"
+    );
+    if is_text || field.starts_with("label.") {
+        return Ok(Value::String(cell));
+    }
+    if MISSING.contains(&cell.as_str()) {
+        return Err(JobError::invalid(field, format!("`{cell}` is not a value; leave the cell empty")));
+    }
+    Ok(match field {
+        "images" => json!(cell.split_whitespace().collect::<Vec<_>>()),
+        // `7.0` as well, which is how pandas writes whole numbers of a column with gaps.
+        _ => value_from_slice(cell.as_bytes()).unwrap_or(Value::String(cell)),
+    })
+}
+
+fn no_picture(seen: &[String], is_table: bool) -> JobError {
+    let what = if is_table { "column" } else { "field" };
+    let known = PICTURES.map(|name| format!("`{name}`")).join(", ");
+    let advice = "name the one with the picture, for instance --column image=photo";
+    let reason = format!("there is no {what} `image` (or `images`, `input`, {known}); {}; {advice}", listed(seen));
+    JobError::invalid("input", reason)
+}
+
+/// `the columns are ...`.
+fn listed(seen: &[String]) -> String {
+    let names: Vec<_> = seen.iter().map(|name| format!("`{}`", name.escape_debug())).collect();
+    match names.as_slice() {
+        [] => "there are none".to_owned(),
+        [one] => format!("the only one is {one}"),
+        several => format!("there are {}", several.join(", ")),
+    }
+}
+
+fn check_size(meta: &Fields) -> Result<(), JobError> {
+    let size = |value: &Value| value.to_string().len();
+    let total: usize = meta.iter().map(|(name, value)| name.len() + size(value)).sum();
+    if total <= MOST_CARRIED {
+        return Ok(());
+    }
+    let largest = meta.iter().max_by_key(|(_, value)| size(value));
+    let (name, bytes) = largest.map(|(name, value)| (name.as_str(), size(value))).unwrap_or_default();
+    let reason = format!(
+        "has {bytes} bytes; the columns that are carried through to the results may have {MOST_CARRIED} bytes \
+         together; leave it out with --drop-column {name}"
+    );
+    Err(JobError::invalid(name, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns(flags: &[(&str, &str)], drop: &[&str]) -> Columns {
+        let columns = flags.iter().map(|(field, column)| ((*field).to_owned(), (*column).to_owned())).collect();
+        let drop_column = drop.iter().map(|name| (*name).to_owned()).collect();
+        Columns::new(JobKind::Decompose, &ColumnFlags { columns, drop_column }).unwrap()
+    }
+
+    fn split(columns: &Columns, row: &Value, is_table: bool) -> Result<(Value, Value), String> {
+        let row = row.as_object().unwrap().clone();
+        let split = columns.split(row, is_table, Vec::new()).map_err(|error| error.to_string())?;
+        Ok((Value::Object(split.job), Value::Object(split.meta)))
+    }
+
+    #[test]
+    fn what_is_not_about_the_job_is_carried_through() {
+        let plain = columns(&[], &["noise"]);
+        let row = json!({
+            "file_name": "a.png", "url": "https://h/a.png", "prompt": "a cat", "id": 139, "labels": 3, "label.x": "y",
+            "width": 7, "noise": 1, "seed": null,
+        });
+        let (job, meta) = split(&plain, &row, false).unwrap();
+        assert_eq!(job, json!({ "image": "a.png", "prompt": "a cat", "label.x": "y" }));
+        assert_eq!(meta, json!({ "id": 139, "labels": 3, "url": "https://h/a.png", "width": 7 }));
+        // A UUID is the job's id, and a whole message stays as it is.
+        let id = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
+        assert_eq!(split(&plain, &json!({ "image": "a", "id": id }), false).unwrap().0["id"], id);
+        let message = json!({ "version": 1, "kind": "decompose", "more": 1 });
+        assert_eq!(split(&plain, &message, false).unwrap(), (message, json!({})));
+        assert_eq!(
+            (plain.meant("promt"), plain.meant("layer"), plain.meant("width")),
+            (Some("prompt"), Some("layers"), None)
+        );
+    }
+
+    #[test]
+    fn fields_are_taken_from_columns_with_other_names() {
+        let renamed = columns(&[("image", "photo"), ("prompt", "text")], &[]);
+        let (job, meta) = split(&renamed, &json!({ "photo": "a.png", "text": "x", "prompt": "other" }), false).unwrap();
+        assert_eq!((job, meta), (json!({ "image": "a.png", "prompt": "x" }), json!({ "prompt": "other" })));
+        let error = split(&renamed, &json!({ "picture": "a.png" }), true).unwrap_err();
+        assert_eq!(error, "--column: there is no column `photo`; the only one is `picture`");
+        let flags = ColumnFlags { columns: vec![("pormpt".to_owned(), "x".to_owned())], ..ColumnFlags::default() };
+        let error = Columns::new(JobKind::Decompose, &flags).unwrap_err().to_string();
+        assert!(error.contains("a decompose job has no field `pormpt`; its fields are version, id"), "{error}");
+    }
+
+    #[test]
+    fn texts_of_tables_become_what_they_mean() {
+        let plain = columns(&[], &[]);
+        let row = json!({ "image": "7", "layers": "3.0", "cfg_normalize": "false", "images": "a b", "prompt": "12", "zip": "007" });
+        let (job, meta) = split(&plain, &row, true).unwrap();
+        let wanted = json!({ "image": "7", "layers": 3, "cfg_normalize": false, "images": ["a", "b"], "prompt": "12" });
+        assert_eq!((job, meta), (wanted, json!({ "zip": "007" })));
+        let error = split(&plain, &json!({ "image": "a", "seed": "nan" }), true).unwrap_err();
+        assert_eq!(error, "seed: `nan` is not a value; leave the cell empty");
+    }
+
+    #[test]
+    fn large_columns_and_several_pictures_are_refused_with_what_to_do() {
+        let plain = columns(&[], &[]);
+        let error = split(&plain, &json!({ "image": "a", "text": "x".repeat(20_000) }), false).unwrap_err();
+        assert!(error.contains("text: has 20002 bytes") && error.ends_with("--drop-column text"), "{error}");
+        let picture = |column: &str| Picture { column: column.to_owned(), name: String::new(), bytes: vec![1] };
+        let two = || vec![picture("input.png"), picture("target.png")];
+        let error = plain.split(Fields::new(), false, two()).unwrap_err().to_string();
+        assert!(error.ends_with("choose one with --column image=input.png"), "{error}");
+        let chosen = columns(&[("image", "target.png")], &[]).split(Fields::new(), false, two()).unwrap();
+        assert_eq!(chosen.picture, Some(picture("target.png")));
+        let left = columns(&[], &["input.png"]).split(Fields::new(), false, two()).unwrap();
+        assert_eq!(left.picture, Some(picture("target.png")));
+    }
+}

@@ -1,0 +1,207 @@
+//! Manifests in CSV, separated by commas, semicolons, tabs or bars.
+
+use std::{io::Read, path::Path};
+
+use csv::StringRecord;
+use serde_json::Value;
+
+use super::{Fields, Row, columns, reading::Sink, text};
+use crate::job::JobError;
+
+const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
+const SAVE_AS_UTF8: &str = "save it as \"CSV UTF-8\"";
+
+/// Reads a file. `separator`: absent, the one that the first line has.
+pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), JobError> {
+    let wrong = |reason: String| JobError::invalid("--from", format!("{}: {reason}", path.display()));
+    let (first, text) = text::peek_line(path, text::open(path, SAVE_AS_UTF8)?)?;
+    let (named, text) = without_excels_line(&first, text, path)?;
+    let (first, text) = if named.is_some() { text::peek_line(path, text)? } else { (first, text) };
+    let separator = separator.or(named).unwrap_or_else(|| separator_of(&first));
+    let mut reader = csv::ReaderBuilder::new().delimiter(separator).trim(csv::Trim::All).from_reader(text);
+    let header = reader.headers().map_err(|error| explain_first(path, error))?.clone();
+    check_header(&header).map_err(wrong)?;
+    let mut number = 0;
+    let mut record = StringRecord::new();
+    loop {
+        let read = reader.read_record(&mut record);
+        let line = match &read {
+            Ok(false) => return Ok(()),
+            Ok(true) => record.position().map(csv::Position::line),
+            Err(error) => error.position().map(csv::Position::line),
+        };
+        number += 1;
+        let fields = match read {
+            Ok(_) => Ok(cells(&header, &record)),
+            Err(error) => match error.into_kind() {
+                csv::ErrorKind::Io(error) => return Err(text::read_error(path, error)),
+                kind => Err(JobError::invalid("row", explain(&kind, &header))),
+            },
+        };
+        let place = match line {
+            Some(line) => format!("{}:{line} (row {number})", path.display()),
+            None => format!("{}, row {number}", path.display()),
+        };
+        if !sink.push(Row::new(number, place, fields, true)) {
+            return Ok(());
+        }
+    }
+}
+
+/// Excel's `sep=;` in front of the header.
+fn without_excels_line(first: &[u8], mut text: text::Text, path: &Path) -> Result<(Option<u8>, text::Text), JobError> {
+    match first.trim_ascii_end() {
+        [b's', b'e', b'p', b'=', separator] => {
+            let mut line = vec![0; first.len()];
+            text.read_exact(&mut line).map_err(|error| text::read_error(path, error))?;
+            Ok((Some(*separator), text))
+        }
+        _ => Ok((None, text)),
+    }
+}
+
+/// The separator that gives a header with a picture's column, else the most frequent one outside quotes.
+fn separator_of(first: &[u8]) -> u8 {
+    let count = |separator: u8| {
+        let mut quoted = false;
+        first
+            .iter()
+            .filter(|byte| {
+                quoted ^= **byte == b'"';
+                !quoted && **byte == separator
+            })
+            .count()
+    };
+    let has_picture = |separator: u8| {
+        let names = first.split(|byte| *byte == separator).map(|name| name.trim_ascii().trim_ascii());
+        let plain = |name: &[u8]| String::from_utf8_lossy(name).trim_matches('"').to_owned();
+        names.map(plain).any(|name| columns::may_be_a_picture(&name))
+    };
+    let used = SEPARATORS.into_iter().filter(|separator| count(*separator) > 0);
+    let mut used: Vec<_> = used.map(|separator| (has_picture(separator), count(separator), separator)).collect();
+    // The first of equals is the most common one.
+    used.sort_by_key(|(has_picture, count, _)| std::cmp::Reverse((*has_picture, *count)));
+    used.first().map_or(b',', |(_, _, separator)| *separator)
+}
+
+fn check_header(header: &StringRecord) -> Result<(), String> {
+    if header.iter().all(str::is_empty) {
+        return Err("has no columns; name them in the first line".to_owned());
+    }
+    let mut names: Vec<_> = header.iter().filter(|name| !name.is_empty()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(format!("there are two columns `{}`; give them different names", pair[0].escape_debug())),
+        None => Ok(()),
+    }
+}
+
+/// The texts of a row. An empty cell is left out; so is a column without a name, such as pandas' index.
+fn cells(header: &StringRecord, record: &StringRecord) -> Fields {
+    let named = header.iter().zip(record).filter(|(name, cell)| !name.is_empty() && !cell.is_empty());
+    named.map(|(name, cell)| (name.to_owned(), Value::from(cell))).collect()
+}
+
+fn explain_first(path: &Path, error: csv::Error) -> JobError {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => text::read_error(path, error),
+        csv::ErrorKind::Utf8 { .. } => JobError::invalid(
+            "--from",
+            format!("{}: the first line is not UTF-8, perhaps Latin-1; {SAVE_AS_UTF8}", path.display()),
+        ),
+        kind => JobError::invalid("--from", format!("{}: {}", path.display(), explain(&kind, &StringRecord::new()))),
+    }
+}
+
+/// What is wrong with a row, in terms of its columns.
+fn explain(kind: &csv::ErrorKind, header: &StringRecord) -> String {
+    match kind {
+        csv::ErrorKind::Utf8 { err, .. } => {
+            let column = header.get(err.field()).unwrap_or_default();
+            format!("the column `{column}` is not UTF-8, perhaps Latin-1; {SAVE_AS_UTF8}")
+        }
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!(
+            "has {len} cells, and the header has {expected_len} columns; put quotes around cells that contain the \
+             separator or a line end"
+        ),
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::dataset::reading::collect;
+
+    /// The place of a row, and its fields.
+    type Found = (String, Result<Fields, String>);
+
+    fn rows(bytes: &[u8]) -> Result<Vec<Found>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.csv");
+        std::fs::write(&path, bytes).unwrap();
+        let rows = collect(|sink| read(&path, None, sink)).map_err(|error| error.to_string())?;
+        let short = |place: &str| place.rsplit('/').next().unwrap().to_owned();
+        Ok(rows.into_iter().map(|row| (short(&row.place), row.fields.map_err(|error| error.to_string()))).collect())
+    }
+
+    #[test]
+    fn separators_are_seen_in_the_first_line() {
+        for text in [
+            "image,prompt\na.png,\"x; y\"\n",
+            "image;prompt\r\na.png;x; y\r\n".replace("x; y", "\"x; y\"").as_str(),
+            "image\tprompt\na.png\tx; y\n",
+            "image|prompt\na.png|x; y\n",
+            "sep=;\r\nimage;prompt\r\na.png;\"x; y\"\r\n",
+            "\u{feff}image,prompt\r\na.png,x; y\r\n",
+        ] {
+            let rows = rows(text.as_bytes()).unwrap();
+            let fields = rows[0].1.as_ref().unwrap();
+            assert_eq!((&fields["image"], &fields["prompt"]), (&"a.png".into(), &"x; y".into()), "{text:?}");
+        }
+        // A caption with commas in the header does not win over the column of pictures.
+        assert_eq!(separator_of(b"file_name;\"a, b, c, d\"\n"), b';');
+        assert_eq!(separator_of(b"image\n"), b',');
+    }
+
+    #[test]
+    fn quoted_line_ends_move_the_line_and_not_the_row() {
+        let found = rows(b"image,prompt\na.png,\"two\nlines\"\nb.png,x\nc.png\n").unwrap();
+        assert_eq!(found[0].1.as_ref().unwrap()["prompt"], "two\nlines");
+        assert_eq!((found[1].0.as_str(), found[2].0.as_str()), ("m.csv:4 (row 2)", "m.csv:5 (row 3)"));
+        let error = found[2].1.as_ref().unwrap_err();
+        assert!(error.contains("has 1 cells, and the header has 2 columns"), "{error}");
+    }
+
+    #[test]
+    fn files_of_other_programs_are_read_or_refused_with_what_was_seen() {
+        use std::io::Write;
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gz.write_all("\u{feff}image,prompt\n".as_bytes()).unwrap();
+        for number in 0..1000 {
+            writeln!(gz, "{number}.png,{:x}", number * 7919 % 1009).unwrap();
+        }
+        let gz = gz.finish().unwrap();
+        assert_eq!(rows(&gz).unwrap().len(), 1000);
+        assert!(rows(&gz[..gz.len() / 2]).unwrap_err().contains("ends too early: the file is incomplete"));
+
+        let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+        let marked = [&b"\xff\xfe"[..], &utf16("image,prompt\ns3://b/k.png,x\n")].concat();
+        for (bytes, wanted) in [
+            (&b""[..], "has no columns"),
+            (b"image,image\na,b\n", "there are two columns `image`"),
+            (b"image,l\xe9gende\ns3://b/k.png,x\n", "the first line is not UTF-8"),
+            (&marked, "is UTF-16, which Excel calls \"Unicode text\"; save it as \"CSV UTF-8\""),
+            (&utf16("image,prompt\n"), "is UTF-16; save it as"),
+            (b"\x28\xb5\x2f\xfdxx", "is compressed with zstd; decompress it first"),
+            (b"PK\x03\x04", "Excel workbook"),
+        ] {
+            let error = rows(bytes).unwrap_err();
+            assert!(error.contains(wanted), "{:?} gave: {error}", String::from_utf8_lossy(bytes));
+        }
+        let latin = &rows(b"image,prompt\ns3://b/k.png,caf\xe9\n").unwrap()[0];
+        assert_eq!(latin.0, "m.csv:2 (row 1)");
+        let error = latin.1.as_ref().unwrap_err();
+        assert!(error.contains("row: the column `prompt` is not UTF-8, perhaps Latin-1"), "{error}");
+    }
+}

@@ -1,0 +1,78 @@
+//! Datasets: the rows of a manifest, or the pictures of a folder or a prefix.
+//!
+//! A [`Source`] is read on a thread of its own, row by row, and its rows arrive in small groups ([`Reading`]), so that a
+//! million rows are never in memory. [`Columns`] says which columns of a row are about the job; the others are carried
+//! through to the results. [`Pick`] chooses some of the rows.
+
+mod archive;
+mod columns;
+mod delimited;
+mod hub;
+mod imagefolder;
+mod json;
+mod list;
+mod listed;
+mod parquet;
+mod paths;
+mod pick;
+mod reading;
+mod remote;
+mod source;
+mod tally;
+mod text;
+
+use std::{path::Path, sync::Arc};
+
+use serde_json::{Map, Value};
+
+use crate::job::JobError;
+
+pub use columns::{ColumnFlags, Columns, Split};
+pub use hub::{is_on_hub, pull};
+pub use listed::why_not;
+pub use paths::{Base, resolve};
+pub use pick::{Pick, PickFlags, Picked, Sample};
+pub use reading::Reading;
+pub use remote::{Fetched, fetch};
+pub use source::Source;
+pub use tally::Tally;
+
+pub type Fields = Map<String, Value>;
+
+/// One row, as the source has it.
+#[derive(Debug)]
+pub struct Row {
+    /// From 1, without the header and empty lines.
+    pub number: u64,
+    /// For messages: `m.csv:3 (row 2)`, or the address of a picture.
+    pub place: String,
+    pub fields: Result<Fields, JobError>,
+    /// The values are texts.
+    pub is_table: bool,
+    /// The pictures that the row itself has.
+    pub pictures: Vec<Picture>,
+    /// Relative paths start here. Absent: in the folder of the source.
+    pub folder: Option<Arc<Path>>,
+}
+
+/// A picture inside a dataset's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// The column, or what follows the first dot in the name of a file in an archive.
+    pub column: String,
+    /// Its path in the dataset; empty if it has none.
+    pub name: String,
+    pub bytes: Vec<u8>,
+}
+
+impl Row {
+    /// The row of a picture that was found in a folder or under a prefix.
+    fn of_picture(number: u64, url: String) -> Self {
+        let fields = Fields::from_iter([("image".to_owned(), Value::from(url.as_str()))]);
+        Self::new(number, url, Ok(fields), false)
+    }
+
+    fn new(number: u64, place: String, fields: Result<Fields, JobError>, is_table: bool) -> Self {
+        Self { number, place, fields, is_table, pictures: Vec::new(), folder: None }
+    }
+}

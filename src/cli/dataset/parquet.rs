@@ -1,0 +1,231 @@
+//! Parquet files: columns with addresses, or with the pictures themselves, as Hugging Face's data sets have them.
+
+use std::{fs::File, path::Path};
+
+use parquet::{
+    errors::ParquetError,
+    file::reader::{FileReader, SerializedFileReader},
+    record::{Field, Row as Record, reader::RowIter},
+};
+use serde_json::{Value, json};
+
+use super::{Fields, Picture, Row, json::LARGEST_EXACT, reading::Sink, text::read_error};
+use crate::job::JobError;
+
+/// The number of values that are decoded at a time. They may be pictures.
+const BATCH: usize = 16;
+
+/// Reads all rows of a file. Returns false when no more rows are wanted.
+pub fn read(path: &Path, sink: &mut Sink) -> Result<bool, JobError> {
+    let file = File::open(path).map_err(|error| read_error(path, error))?;
+    let reader = SerializedFileReader::new(file).map_err(|error| explain(path, &error))?;
+    let rows = RowIter::from_file(None, &reader).map_err(|error| explain(path, &error))?.with_batch_size(BATCH);
+    for (index, record) in rows.enumerate() {
+        let record = record.map_err(|error| explain(path, &error))?;
+        let number = index as u64 + 1;
+        let place = format!("{}, row {number}", path.display());
+        let (fields, pictures) = take_apart(record);
+        if !sink.push(Row { pictures, ..Row::new(number, place, Ok(fields), false) }) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a file has a column of pictures, by its schema: bytes that are no text.
+pub fn has_pictures(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    let Ok(reader) = SerializedFileReader::new(file) else { return false };
+    let schema = reader.metadata().file_metadata().schema_descr();
+    schema.columns().iter().any(|column| {
+        column.physical_type() == parquet::basic::Type::BYTE_ARRAY
+            && column.logical_type_ref().is_none()
+            && column.converted_type() == parquet::basic::ConvertedType::NONE
+    })
+}
+
+fn take_apart(record: Record) -> (Fields, Vec<Picture>) {
+    let (mut fields, mut pictures) = (Fields::new(), Vec::new());
+    for (column, field) in record.into_columns() {
+        match field {
+            Field::Null => {}
+            Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+                // Some programs do not say that a column is text.
+                Ok(text) => drop(fields.insert(column, json!(text))),
+                Err(_) => pictures.push(Picture { column, name: String::new(), bytes: bytes.data().to_vec() }),
+            },
+            Field::Group(group) => match picture(&group) {
+                Some((bytes, name)) => pictures.push(Picture { column, name, bytes }),
+                None => drop(fields.insert(column, image_path(&group).unwrap_or_else(|| group_value(group)))),
+            },
+            other => drop(fields.insert(column, value(other))),
+        }
+    }
+    (fields, pictures)
+}
+
+/// The picture of a struct `{bytes, path}`.
+fn picture(group: &Record) -> Option<(Vec<u8>, String)> {
+    let field = |name: &str| group.get_column_iter().find(|(known, _)| *known == name).map(|(_, field)| field);
+    let Field::Bytes(bytes) = field("bytes")? else { return None };
+    let name = match field("path") {
+        Some(Field::Str(path)) => path.clone(),
+        _ => String::new(),
+    };
+    Some((bytes.data().to_vec(), name))
+}
+
+/// The path of a struct `{bytes, path}` without bytes.
+fn image_path(group: &Record) -> Option<Value> {
+    let columns: Vec<_> = group.get_column_iter().collect();
+    let [(bytes, Field::Null), (path, Field::Str(text))] = columns.as_slice() else { return None };
+    (*bytes == "bytes" && *path == "path").then(|| json!(text))
+}
+
+fn group_value(group: Record) -> Value {
+    Value::Object(group.into_columns().into_iter().map(|(name, field)| (name, value(field))).collect())
+}
+
+fn value(field: Field) -> Value {
+    match field {
+        Field::Null => Value::Null,
+        Field::Bool(value) => json!(value),
+        Field::Byte(value) => json!(value),
+        Field::Short(value) => json!(value),
+        Field::Int(value) => json!(value),
+        Field::Long(value) => json!(value),
+        Field::UByte(value) => json!(value),
+        Field::UShort(value) => json!(value),
+        Field::UInt(value) => json!(value),
+        Field::ULong(value) => json!(value),
+        Field::Float16(value) => float(value.to_f64()),
+        Field::Float(value) => float(value.into()),
+        Field::Double(value) => float(value),
+        Field::Str(text) => json!(text),
+        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Ok(text) => json!(text),
+            Err(_) => json!(format!("({} bytes)", bytes.len())),
+        },
+        Field::Group(group) => group_value(group),
+        Field::ListInternal(list) => Value::Array(list.elements().iter().cloned().map(value).collect()),
+        Field::MapInternal(map) => {
+            let entry = |(key, field): &(Field, Field)| match value(key.clone()) {
+                Value::String(key) => (key, value(field.clone())),
+                key => (key.to_string(), value(field.clone())),
+            };
+            Value::Object(map.entries().iter().map(entry).collect())
+        }
+        // Dates, times and decimals as people read them.
+        other => json!(other.to_string()),
+    }
+}
+
+/// Whole numbers as such: pandas makes floats of a column with gaps. What JSON does not have is missing.
+fn float(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < LARGEST_EXACT {
+        return json!(value as i64);
+    }
+    json!(value)
+}
+
+fn explain(path: &Path, error: &ParquetError) -> JobError {
+    let reason = match error {
+        ParquetError::NYI(what) => format!("uses a feature of Parquet that acetate does not know ({what})"),
+        ParquetError::EOF(_) => "ends too early: the file is incomplete; copy or download it again".to_owned(),
+        ParquetError::General(what) if what.contains("Disabled feature") => {
+            format!("uses a compression that acetate does not know ({what}); write it with snappy, zstd, gzip or lz4")
+        }
+        other => format!("is not a Parquet file, or damaged ({other}); copy or download it again"),
+    };
+    JobError::invalid("--from", format!("{}: {reason}", path.display()))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::sync::Arc;
+
+    use parquet::{
+        basic::{Compression, ZstdLevel},
+        data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type},
+        file::{properties::WriterProperties, writer::SerializedFileWriter},
+        schema::parser::parse_message_type,
+    };
+
+    use super::*;
+    use crate::cli::dataset::reading::collect;
+
+    /// Bytes, path and caption.
+    type Example<'a> = (&'a [u8], &'a str, &'a str);
+    type Get = fn(&Example<'_>) -> Vec<u8>;
+
+    /// Writes pictures with their paths, captions and scores, as the hub has them.
+    pub fn write(path: &Path, rows: &[Example<'_>], compression: Compression) {
+        let schema = "message schema {
+            optional group image { optional binary bytes; optional binary path (UTF8); }
+            optional binary text (UTF8);
+            required double steps;
+            required int64 width;
+        }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
+        let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, properties).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let texts = |get: Get| -> Vec<ByteArray> { rows.iter().map(|row| ByteArray::from(get(row))).collect() };
+        let columns: [(Get, i16); 3] =
+            [(|row| row.0.to_vec(), 2), (|row| row.1.as_bytes().to_vec(), 2), (|row| row.2.as_bytes().to_vec(), 1)];
+        for (get, level) in columns {
+            let mut column = group.next_column().unwrap().unwrap();
+            let levels = vec![level; rows.len()];
+            column.typed::<ByteArrayType>().write_batch(&texts(get), Some(&levels), None).unwrap();
+            column.close().unwrap();
+        }
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<DoubleType>().write_batch(&vec![7.0; rows.len()], None, None).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let widths: Vec<i64> = (0..rows.len() as i64).collect();
+        column.typed::<Int64Type>().write_batch(&widths, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+    }
+
+    #[test]
+    fn pictures_texts_and_numbers_come_out_whatever_the_compression() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = b"\x89PNG\r\n\x1a\n\xff\xfe".as_slice();
+        let rows: Vec<_> = (0..40).map(|_| (picture, "a/b.png", "a cat")).collect();
+        for compression in [
+            Compression::UNCOMPRESSED,
+            Compression::SNAPPY,
+            Compression::ZSTD(ZstdLevel::default()),
+            Compression::GZIP(Default::default()),
+            Compression::LZ4_RAW,
+        ] {
+            let path = folder.path().join("x.parquet");
+            write(&path, &rows, compression);
+            assert!(has_pictures(&path));
+            let found = collect(|sink| read(&path, sink).map(drop)).unwrap();
+            assert_eq!(found.len(), 40);
+            let row = &found[39];
+            assert!(row.place.ends_with("x.parquet, row 40"), "{}", row.place);
+            let fields = row.fields.as_ref().unwrap();
+            assert_eq!(*fields, json!({"text": "a cat", "steps": 7, "width": 39}).as_object().unwrap().clone());
+            let wanted = Picture { column: "image".to_owned(), name: "a/b.png".to_owned(), bytes: picture.to_vec() };
+            assert_eq!(row.pictures, [wanted]);
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        write(&path, &[(b"\xff", "a.png", "x")], Compression::SNAPPY);
+        let whole = std::fs::read(&path).unwrap();
+        for bytes in [&whole[..whole.len() / 2], b"", b"PAR1 and something else"] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = collect(|sink| read(&path, sink).map(drop)).unwrap_err().to_string();
+            assert!(error.contains("x.parquet: ") && error.contains("copy or download it again"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Counts what a listing left out, by reason.
+
+use std::collections::BTreeMap;
+
+use crate::cli::output;
+
+/// What was not submitted because it is not a picture that a job can read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    reasons: BTreeMap<String, u64>,
+    /// Some of the names that a job cannot name, printable.
+    unnameable: Vec<String>,
+}
+
+impl Tally {
+    const EXAMPLES: usize = 3;
+
+    /// `reason` is `hidden`, or the ending of files that are no pictures: `.heic`.
+    pub fn add(&mut self, reason: impl Into<String>) {
+        *self.reasons.entry(reason.into()).or_default() += 1;
+    }
+
+    /// Objects with control characters, or with a part `.` or `..`; `examples` are some of their names.
+    pub fn add_unnameable(&mut self, count: usize, examples: &[String]) {
+        if count > 0 {
+            *self.reasons.entry(Self::UNNAMEABLE.to_owned()).or_default() += count as u64;
+            let room = Self::EXAMPLES.saturating_sub(self.unnameable.len());
+            self.unnameable.extend(examples.iter().take(room).cloned());
+        }
+    }
+
+    const UNNAMEABLE: &str = "with names that a job cannot use";
+
+    pub fn total(&self) -> u64 {
+        self.reasons.values().sum()
+    }
+
+    pub fn reasons(&self) -> &BTreeMap<String, u64> {
+        &self.reasons
+    }
+
+    /// `skipped 3 files: .heic 2, hidden 1`; nothing if nothing was skipped.
+    pub fn text(&self) -> Option<String> {
+        if self.reasons.is_empty() {
+            return None;
+        }
+        let mut reasons: Vec<_> = self.reasons.iter().collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let reasons: Vec<_> = reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        let mut text = format!("skipped {}: {}", output::count(self.total(), "file"), reasons.join(", "));
+        if !self.unnameable.is_empty() {
+            text += &format!(" (control characters, or a part . or ..: {})", self.unnameable.join(", "));
+        }
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_counted_the_most_frequent_first() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.text(), None);
+        for reason in ["hidden", ".heic", ".heic"] {
+            tally.add(reason);
+        }
+        tally.add_unnameable(4, &["a\\u{1}.png".to_owned()]);
+        let text = "skipped 7 files: with names that a job cannot use 4, .heic 2, hidden 1 (control characters, or a \
+                    part . or ..: a\\u{1}.png)";
+        assert_eq!(tally.text().as_deref(), Some(text));
+        assert_eq!(tally.total(), 7);
+    }
+}

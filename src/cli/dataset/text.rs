@@ -1,0 +1,80 @@
+//! Opens manifests: text in UTF-8, with or without a byte order mark, also compressed with gzip.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, ErrorKind, Read},
+    path::Path,
+};
+
+use flate2::bufread::MultiGzDecoder;
+
+use crate::{job::JobError, store::io_error};
+
+/// The text of a manifest.
+pub type Text = Box<dyn BufRead>;
+
+const BUFFER: usize = 64 << 10;
+
+/// Opens a manifest without its byte order mark. A file that is no UTF-8 text is refused with what to do: `advice`.
+pub fn open(path: &Path, advice: &str) -> Result<Text, JobError> {
+    let failed = |error| read_error(path, error);
+    let mut file = BufReader::with_capacity(BUFFER, File::open(path).map_err(failed)?);
+    let mut text: Text = match file.fill_buf().map_err(failed)? {
+        [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(file))),
+        _ => Box::new(file),
+    };
+    let start = text.fill_buf().map_err(failed)?;
+    let refuse = |what: &str| Err(JobError::invalid("--from", format!("{}: {what}; {advice}", path.display())));
+    let plain = |byte: u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    match start {
+        [0xef, 0xbb, 0xbf, ..] => text.consume(3),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return refuse("is UTF-16, which Excel calls \"Unicode text\""),
+        [0, byte, ..] | [byte, 0, ..] if plain(*byte) => return refuse("is UTF-16"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => return refuse("is compressed with zstd; decompress it first"),
+        [b'B', b'Z', b'h', ..] => return refuse("is compressed with bzip2; decompress it first"),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => return refuse("is compressed with xz; decompress it first"),
+        [b'P', b'K', 3, 4, ..] => return refuse("is an Excel workbook or another archive"),
+        [b'P', b'A', b'R', b'1', ..] => {
+            return Err(JobError::invalid("--from", format!("{}: is Parquet; name it .parquet", path.display())));
+        }
+        _ => {}
+    }
+    Ok(text)
+}
+
+/// The error of a file that cannot be read to its end.
+pub fn read_error(path: &Path, error: std::io::Error) -> JobError {
+    let reason = match error.kind() {
+        ErrorKind::NotFound => return JobError::InputNotFound { input: path.display().to_string() },
+        ErrorKind::UnexpectedEof => "ends too early: the file is incomplete; copy or download it again",
+        // What a decompressor says about damage.
+        ErrorKind::InvalidInput | ErrorKind::InvalidData => "is damaged; copy or download it again",
+        _ => return io_error(path, "read it", error),
+    };
+    JobError::invalid("--from", format!("{}: {reason}", path.display()))
+}
+
+/// The first line of a text, with quoted line ends, and the text from its beginning.
+pub fn peek_line(path: &Path, mut text: Text) -> Result<(Vec<u8>, Text), JobError> {
+    let mut head = Vec::new();
+    let (mut quoted, mut ended) = (false, false);
+    while !ended && head.len() < 16 * BUFFER {
+        let piece = text.fill_buf().map_err(|error| read_error(path, error))?;
+        if piece.is_empty() {
+            break;
+        }
+        let mut used = 0;
+        for byte in piece {
+            used += 1;
+            head.push(*byte);
+            quoted ^= *byte == b'"';
+            if *byte == b'\n' && !quoted {
+                ended = true;
+                break;
+            }
+        }
+        text.consume(used);
+    }
+    let line = head.clone();
+    Ok((line, Box::new(BufReader::new(std::io::Cursor::new(head).chain(text)))))
+}

@@ -1,0 +1,152 @@
+//! `acetate export --batch`: one file for each job of a batch that has succeeded.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use serde_json::json;
+
+use super::{Failure, export, global::GlobalArgs, jobs::sweep::Sweep, output, runtime::block_on, watch::no_such_batch};
+use crate::{
+    app::Submitter,
+    config::LoadedConfig,
+    database::JobRow,
+    image::{ExportFormat, Limits},
+    job::{BatchId, InputRef, JobError, JobId, JobState, percent_decoded},
+    store::{ObjectKey, ResultFiles},
+};
+
+/// The number of rows read at a time.
+const PAGE: u32 = 500;
+
+pub struct BatchExport<'a> {
+    pub batch: &'a BatchId,
+    pub format: ExportFormat,
+    pub out: &'a Path,
+    pub force: bool,
+    pub json: bool,
+}
+
+pub fn run(global: &GlobalArgs, wish: &BatchExport<'_>) -> Result<(), Failure> {
+    let loaded = global.load(Vec::new())?;
+    std::fs::create_dir_all(wish.out)
+        .map_err(|error| JobError::invalid("--out", format!("{}: {error}", wish.out.display())))?;
+    block_on(async {
+        let front = Submitter::open(&loaded).await?;
+        let done = all(global, &loaded, &front, wish).await;
+        front.close().await;
+        done
+    })
+}
+
+async fn all(
+    global: &GlobalArgs,
+    loaded: &LoadedConfig,
+    front: &Submitter,
+    wish: &BatchExport<'_>,
+) -> Result<(), Failure> {
+    let (batch, out) = (wish.batch, wish.out);
+    let summary = front.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
+    // The names depend on all jobs, so that they stay the same while the batch goes on.
+    let mut stems = HashMap::<String, u32>::new();
+    each(front, batch, |row| *stems.entry(stem(&row)).or_default() += 1).await?;
+    let limits = Limits::from(&loaded.config.image);
+    let (mut written, mut known, mut failures) = (0_u64, 0_u64, BTreeMap::<String, String>::new());
+    let mut sweep = Sweep::start(global, "exporting", summary.in_state(JobState::Succeeded));
+    let mut after = None;
+    'pages: loop {
+        let page = front.jobs.batch_rows(batch, after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id());
+        for row in page.iter().filter(|row| row.state == JobState::Succeeded) {
+            let mut name = stem(row);
+            if stems.get(&name).is_some_and(|times| *times > 1) {
+                name = format!("{name}-{}", short(row.id()));
+            }
+            let path = out.join(format!("{name}.{}", wish.format));
+            if path.exists() && !wish.force {
+                known += 1;
+            } else {
+                match one(front, row, wish.format, &limits, &path).await {
+                    Ok(()) => written += 1,
+                    Err(error) => {
+                        output::error(&format!("{}: {error}", path.display()));
+                        failures.insert(path.display().to_string(), error.to_string());
+                    }
+                }
+            }
+            if !sweep.add(1) {
+                break 'pages;
+            }
+        }
+    }
+    let stopped = sweep.is_stopped();
+    drop(sweep);
+    let left = summary.total() - summary.in_state(JobState::Succeeded);
+    if wish.json {
+        output::json(&json!({
+            "batch": batch, "out": out.display().to_string(), "written": written, "known": known, "failures": failures,
+            "not_succeeded": left,
+        }))?;
+    } else {
+        let left = match left {
+            0 => String::new(),
+            1 => "; 1 job has not succeeded".to_owned(),
+            left => format!("; {left} jobs have not succeeded"),
+        };
+        let failed = if failures.is_empty() { String::new() } else { format!(", {} failed", failures.len()) };
+        output::line(&format!("{}: {written} written, {known} already there{failed}{left}", out.display()))?;
+    }
+    match (stopped, failures.len() as u64) {
+        (true, _) => {
+            let text = format!("stopped after {}; run the same command to continue", output::count(written, "file"));
+            Err(Failure::Cancelled(text))
+        }
+        (false, 0) => Ok(()),
+        (false, failed) => Err(Failure::Job(format!("{} could not be written", output::count(failed, "file")))),
+    }
+}
+
+async fn each(front: &Submitter, batch: &BatchId, mut look: impl FnMut(JobRow)) -> Result<(), JobError> {
+    let mut after = None;
+    loop {
+        let page = front.jobs.batch_rows(batch, after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.id());
+        page.into_iter().for_each(&mut look);
+    }
+}
+
+async fn one(
+    front: &Submitter,
+    row: &JobRow,
+    format: ExportFormat,
+    limits: &Limits,
+    path: &Path,
+) -> Result<(), JobError> {
+    let Some(result) = &row.published else {
+        return Err(JobError::database(format!("job {} has succeeded without a result", row.id())));
+    };
+    let store = front.stores.at_root(result.root.as_deref())?;
+    let files = ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await?;
+    export::write_result(&files, format, limits, path).await.map(drop)
+}
+
+/// The name of a job's first picture without its extension, as a file name; else the job's id.
+fn stem(row: &JobRow) -> String {
+    let Some(InputRef::Url(url)) = row.request.inputs.iter().next() else { return row.id().to_string() };
+    let name = url.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+    let name = percent_decoded(name).unwrap_or_else(|| name.to_owned());
+    let stem = name.rsplit_once('.').map_or(name.as_str(), |(stem, _)| stem);
+    let plain: String = stem.chars().map(|c| if c.is_control() || matches!(c, '/' | '\\') { '-' } else { c }).collect();
+    let plain = plain.trim_start_matches('.');
+    // An uploaded picture has only a digest.
+    let is_digest = plain.len() == 64 && plain.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if plain.is_empty() || is_digest { row.id().to_string() } else { plain.to_owned() }
+}
+
+/// The last part of an id, which differs also between ids of the same time.
+fn short(id: JobId) -> String {
+    id.to_string().rsplit('-').next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,134 @@
+//! The pictures of a command line: files, layers of jobs, and all pictures of folders.
+
+use std::{collections::HashMap, path::Path, time::UNIX_EPOCH};
+
+use super::flags::input;
+use crate::{
+    cli::{
+        Failure,
+        dataset::{Tally, why_not},
+    },
+    job::{InputRef, JobError},
+    store::{InputReader, file_url, path_of},
+};
+
+/// A picture, and what its result is called.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picture {
+    pub input: InputRef,
+    /// The path of its folder below `--out`.
+    pub name: String,
+    /// For messages.
+    pub shown: String,
+    /// Size and time of the last change: another one means another picture.
+    pub stamp: String,
+}
+
+/// Finds the pictures, in the order of the command line and then by name. `out` is where the results go; pictures below
+/// it are earlier results.
+pub async fn find(inputs: &InputReader, images: &[String], out: &Path) -> Result<(Vec<Picture>, Tally), Failure> {
+    let (mut pictures, mut tally) = (Vec::new(), Tally::default());
+    for image in images {
+        let path = Path::new(image);
+        if !path.is_dir() {
+            pictures.push(of_file(image)?);
+            continue;
+        }
+        let folder = path.canonicalize().map_err(|_| JobError::InputNotFound { input: image.clone() })?;
+        if folder == out {
+            let reason = format!("{} has the pictures; give another folder for the results", out.display());
+            return Err(JobError::invalid("--out", reason).into());
+        }
+        let before = if images.len() > 1 { folder.file_name() } else { None };
+        let before = before.map_or_else(String::new, |name| format!("{}/", name.to_string_lossy()));
+        let root = format!("{}/", file_url(&folder));
+        let results = format!("{}/", file_url(out));
+        let mut pages = inputs.list(&root)?;
+        while let Some(page) = pages.next().await? {
+            for object in page {
+                let below = object.url.strip_prefix(&root).unwrap_or(&object.url);
+                if object.url.starts_with(&results) {
+                    continue;
+                }
+                if let Some(reason) = why_not(below) {
+                    tally.add(reason);
+                    continue;
+                }
+                let path = path_of("input", &object.url)?;
+                let shown = path.strip_prefix(&folder).unwrap_or(&path).display().to_string();
+                let name = format!("{before}{shown}");
+                pictures.push(Picture { stamp: stamp_of(&path), input: InputRef::Url(object.url), name, shown });
+            }
+        }
+    }
+    if pictures.is_empty() {
+        let why = tally.text().map_or_else(String::new, |text| format!(" ({text})"));
+        return Err(JobError::invalid("IMAGE", format!("there are no pictures in {}{why}", images.join(", "))).into());
+    }
+    name_apart(&mut pictures);
+    Ok((pictures, tally))
+}
+
+fn of_file(image: &str) -> Result<Picture, Failure> {
+    let input = input(image)?;
+    let (name, stamp) = match &input {
+        InputRef::Url(url) => {
+            let path = path_of("IMAGE", url)?;
+            (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), stamp_of(&path))
+        }
+        InputRef::Layer { job, layer } => (format!("{job}-layer-{layer:02}"), String::new()),
+        InputRef::File { job, file } => (format!("{job}-{file}"), String::new()),
+    };
+    Ok(Picture { input, name, shown: image.to_owned(), stamp })
+}
+
+fn stamp_of(path: &Path) -> String {
+    let Ok(metadata) = path.metadata() else { return String::new() };
+    let changed = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    format!("{} {}", metadata.len(), changed.as_nanos())
+}
+
+/// Leaves out extensions; pictures that differ only by it keep it: `a-png` and `a-jpg`. A name has no dot at its end.
+fn name_apart(pictures: &mut [Picture]) {
+    let stem = |name: &str| match name.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() && !stem.ends_with('/') => stem.to_owned(),
+        _ => name.to_owned(),
+    };
+    let mut count = HashMap::<String, u32>::new();
+    for picture in pictures.iter() {
+        *count.entry(stem(&picture.name)).or_default() += 1;
+    }
+    let mut taken = HashMap::<String, u32>::new();
+    for picture in pictures {
+        let plain = stem(&picture.name);
+        let mut name = match count.get(&plain) {
+            Some(2..) => format!("{plain}{}", picture.name[plain.len()..].replace('.', "-")),
+            _ => plain,
+        };
+        let times = taken.entry(name.clone()).or_default();
+        *times += 1;
+        if *times > 1 {
+            name = format!("{name}-{times}");
+        }
+        picture.name = name;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_apart() {
+        let picture = |name: &str| Picture {
+            input: InputRef::Url("file:///x".to_owned()),
+            name: name.to_owned(),
+            shown: String::new(),
+            stamp: String::new(),
+        };
+        let mut pictures = ["a.png", "b/a.png", "c.png", "c.jpg", "d.x.png", "e.png", "e.png", "noend"].map(picture);
+        name_apart(&mut pictures);
+        let names: Vec<_> = pictures.iter().map(|picture| picture.name.as_str()).collect();
+        assert_eq!(names, ["a", "b/a", "c-png", "c-jpg", "d.x", "e-png", "e-png-2", "noend"]);
+    }
+}

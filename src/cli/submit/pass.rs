@@ -1,0 +1,398 @@
+//! One pass over the rows of a dataset: checks them, counts what submitting would do, or submits them in chunks. Only a
+//! chunk of rows and the ids of the others are in memory.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    io::IsTerminal,
+    path::PathBuf,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+
+use super::{
+    bulk::Report,
+    prepare::{Preparation, Ready, Refused, put_into_store},
+    rejects::Rejects,
+    row::Defaults,
+};
+use crate::{
+    app::Submitter,
+    cli::{
+        Failure,
+        dataset::{Base, Columns, Pick, PickFlags, Picked, Reading, Row, Source, Tally},
+        global::GlobalArgs,
+        output,
+    },
+    database::{DatasetRow, SubmitOptions, Submitted},
+    image::Limits,
+    job::{ErrorClass, JobError, JobId},
+};
+
+/// The number of jobs in one transaction.
+const CHUNK: usize = 500;
+/// The size of their pictures, in bytes, above which they are submitted sooner.
+const CHUNK_BYTES: usize = 32 << 20;
+/// The number of pictures that are put into the store at the same time.
+const AT_A_TIME: usize = 8;
+/// The number of mistakes after which reading stops.
+const MOST_MISTAKES: usize = 20;
+/// The number of carried columns that are remembered for a message.
+const MOST_NAMES: usize = 30;
+
+/// What the command line asks for.
+pub struct Plan {
+    pub source: Source,
+    /// The address where the paths of a downloaded manifest start.
+    pub address: Option<String>,
+    pub defaults: Defaults,
+    pub columns: Columns,
+    pub pick: PickFlags,
+    /// The rows of a sample.
+    pub sample: Option<HashSet<u64>>,
+    /// The limits of pictures.
+    pub limits: Limits,
+    /// No job starts before this time.
+    pub at: Option<Timestamp>,
+    pub upload: bool,
+    pub skip_invalid: bool,
+    pub rejects: Option<PathBuf>,
+}
+
+impl Plan {
+    /// Where relative paths start.
+    fn base(&self) -> Base<'_> {
+        match (&self.address, self.source.folder()) {
+            (Some(address), _) => Base::Address(address),
+            (None, Some(folder)) => Base::Folder(folder),
+            // A prefix, whose rows are addresses.
+            (None, None) => Base::Address(""),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Only look for mistakes.
+    Check,
+    /// Look for mistakes, and count what would be new.
+    Foresee,
+    Send,
+}
+
+pub struct Pass<'a> {
+    global: &'a GlobalArgs,
+    front: &'a Submitter,
+    plan: &'a Plan,
+    act: Act,
+    pick: Pick,
+    bar: ProgressBar,
+    report: Report,
+    /// The ids so far, with a hash of the content of those that the rows chose. A derived id is the content's.
+    seen: HashMap<[u8; 16], u32>,
+    chunk: Vec<Ready>,
+    /// The size of its pictures.
+    chunk_bytes: usize,
+    /// Rows that are to be remembered with the chunk.
+    rows: Vec<DatasetRow>,
+    mistakes: Vec<String>,
+    rejects: Rejects,
+    carried: BTreeSet<String>,
+    /// Wait for an unreachable broker once, not for every chunk.
+    reachable: bool,
+    /// Tells the rows of this submission from those of an earlier one of the same batch.
+    run: i64,
+}
+
+/// Why reading ended.
+enum End {
+    Rows,
+    Mistakes,
+    Stopped,
+    Broken(JobError),
+}
+
+impl<'a> Pass<'a> {
+    pub fn new(global: &'a GlobalArgs, front: &'a Submitter, plan: &'a Plan, act: Act) -> Result<Self, Failure> {
+        let rejects = if act == Act::Check { Rejects::default() } else { Rejects::create(plan.rejects.as_deref())? };
+        Ok(Self {
+            global,
+            front,
+            plan,
+            act,
+            pick: Pick::new(&plan.pick, plan.sample.clone()),
+            bar: bar(global, if act == Act::Send { "submitting" } else { "reading" }),
+            report: Report { batch: plan.defaults.batch.to_string(), ..Report::default() },
+            seen: HashMap::new(),
+            chunk: Vec::with_capacity(CHUNK),
+            chunk_bytes: 0,
+            rows: Vec::with_capacity(CHUNK),
+            mistakes: Vec::new(),
+            rejects,
+            carried: BTreeSet::new(),
+            reachable: true,
+            run: Timestamp::now().as_millisecond(),
+        })
+    }
+
+    pub async fn run(mut self) -> Result<Report, Failure> {
+        let mut reading = Reading::start(&self.plan.source, &self.front.inputs);
+        let end = self.read(&mut reading).await;
+        let end = match end {
+            // What was read before the damage counts.
+            Ok(End::Broken(error)) => self.flush().await.map(|()| End::Broken(error)),
+            Ok(End::Rows) => self.flush().await.map(|()| End::Rows),
+            end => end,
+        };
+        self.bar.finish_and_clear();
+        self.rejects.finish()?;
+        match end? {
+            End::Rows | End::Mistakes => {}
+            End::Stopped => return Err(Failure::Cancelled(self.stopped())),
+            End::Broken(error) => return Err(self.after("", &error)),
+        }
+        self.finish(&reading.tally())
+    }
+
+    async fn read(&mut self, reading: &mut Reading) -> Result<End, Failure> {
+        let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
+        loop {
+            // Between groups, because a chunk is one transaction.
+            let group = tokio::select! {
+                biased;
+                _ = &mut stop => return Ok(End::Stopped),
+                group = reading.next() => group,
+            };
+            let rows = match group {
+                None => return Ok(End::Rows),
+                Some(Err(error)) => return Ok(End::Broken(error)),
+                Some(Ok(rows)) => rows,
+            };
+            for row in rows {
+                match self.pick.look(row.number) {
+                    Picked::Take => self.take(row).await?,
+                    Picked::Leave => {}
+                    Picked::Stop => return Ok(End::Rows),
+                }
+                if self.mistakes.len() >= MOST_MISTAKES {
+                    return Ok(End::Mistakes);
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, row: Row) -> Result<(), Failure> {
+        self.report.rows += 1;
+        self.bar.inc(1);
+        let plan = self.plan;
+        let preparation = Preparation {
+            front: self.front,
+            defaults: &plan.defaults,
+            columns: &plan.columns,
+            base: plan.base(),
+            limits: plan.limits,
+            upload: plan.upload,
+            keep_original: plan.rejects.is_some(),
+        };
+        let ready = match preparation.row(row) {
+            Ok(ready) => ready,
+            Err(refused) => return self.refuse(*refused),
+        };
+        for name in ready.meta.keys() {
+            if self.carried.len() < MOST_NAMES && !self.carried.contains(name) {
+                self.carried.insert(name.clone());
+            }
+        }
+        let content = if ready.has_own_id { hash(&ready.request.fingerprint()) } else { 0 };
+        match self.seen.insert(ready.request.id.to_bytes(), content) {
+            None => {
+                self.chunk_bytes += ready.picture.as_ref().map_or(0, |(_, bytes)| bytes.len());
+                self.chunk.push(ready);
+            }
+            Some(before) if before == content => {
+                self.report.duplicates += 1;
+                self.remember(&ready, ready.request.id);
+            }
+            Some(_) => {
+                let reason = format!("{} is the id of an earlier row with another content", ready.request.id);
+                return self.refuse(refused(ready, JobError::invalid("id", reason)));
+            }
+        }
+        if self.chunk.len() >= CHUNK || self.chunk_bytes >= CHUNK_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), Failure> {
+        match self.act {
+            Act::Check => self.chunk.clear(),
+            Act::Foresee => self.foresee().await?,
+            Act::Send => self.send().await?,
+        }
+        self.rows.clear();
+        self.chunk_bytes = 0;
+        Ok(())
+    }
+
+    /// Counts what submitting would do.
+    async fn foresee(&mut self) -> Result<(), Failure> {
+        let ids: Vec<JobId> = self.chunk.iter().map(|ready| ready.request.id).collect();
+        let known: HashMap<_, _> =
+            self.front.jobs.get_many(&ids).await?.into_iter().map(|row| (row.id(), row.request)).collect();
+        for ready in std::mem::take(&mut self.chunk) {
+            match known.get(&ready.request.id) {
+                None => self.report.submitted += 1,
+                // An uploaded picture has another address there.
+                Some(there) if self.plan.upload || there.fingerprint() == ready.request.fingerprint() => {
+                    self.report.known += 1;
+                }
+                Some(_) => {
+                    let error = JobError::invalid("id", "a job with this id and another content was already submitted");
+                    self.refuse(refused(ready, error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), Failure> {
+        let (front, upload) = (self.front, self.plan.upload);
+        let store = async |mut ready: Ready| {
+            let stored = put_into_store(front, &mut ready, upload).await;
+            (ready, stored)
+        };
+        let mut stored = stream::iter(std::mem::take(&mut self.chunk).into_iter().map(store)).buffered(AT_A_TIME);
+        let mut chunk = Vec::new();
+        while let Some((ready, stored)) = stored.next().await {
+            match stored {
+                Ok(()) => chunk.push(ready),
+                Err(error) => self.refuse(refused(ready, error))?,
+            }
+        }
+        let batch = self.plan.defaults.batch.clone();
+        let options = SubmitOptions {
+            batch: Some(batch.clone()),
+            at: self.plan.at,
+            local: self.front.is_local(),
+            ..SubmitOptions::default()
+        };
+        let requests: Vec<_> = chunk.iter().map(|ready| ready.request.clone()).collect();
+        let outcomes = self.front.submit_many(&requests, &options).await;
+        let mut wrong = Vec::new();
+        for (ready, outcome) in chunk.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(Submitted::New(_)) => self.report.submitted += 1,
+                Ok(Submitted::Known(_)) => self.report.known += 1,
+                Err(error) => {
+                    wrong.push(refused(ready, error));
+                    continue;
+                }
+            }
+            self.remember(&ready, ready.request.id);
+        }
+        self.front.jobs.record_dataset_rows(&batch, self.run, &self.rows).await?;
+        wrong.into_iter().try_for_each(|refused| self.refuse(refused))?;
+        self.reachable = self.reachable && self.front.dispatch().await;
+        Ok(())
+    }
+
+    fn remember(&mut self, ready: &Ready, job: JobId) {
+        if self.act == Act::Send {
+            let meta = (!ready.meta.is_empty()).then(|| ready.meta.clone());
+            self.rows.push(DatasetRow { number: ready.number, job, meta });
+        }
+    }
+
+    /// A row is left out, noted, or the end.
+    fn refuse(&mut self, refused: Refused) -> Result<(), Failure> {
+        let Refused { place, error, .. } = &refused;
+        if error.class() != ErrorClass::Invalid {
+            return Err(self.after(&format!("{place}: "), error));
+        }
+        if self.plan.skip_invalid {
+            self.report.rejected += 1;
+            return Ok(self.rejects.add(&refused)?);
+        }
+        if self.act == Act::Send {
+            return Err(self.after(&format!("{place}: "), error));
+        }
+        self.mistakes.push(format!("{place}: {error}"));
+        Ok(())
+    }
+
+    /// The end of a pass by an error at a place, with what was done before it.
+    fn after(&self, place: &str, error: &JobError) -> Failure {
+        let done = self.report.submitted + self.report.known;
+        let advice = match (self.act, done) {
+            (Act::Send, 1..) => {
+                format!("{} submitted before it; run the same command to continue", output::count(done, "job"))
+            }
+            _ => "nothing was submitted".to_owned(),
+        };
+        let text = format!("{place}{error}\n{advice}");
+        if error.class() == ErrorClass::Invalid { Failure::Usage(text) } else { Failure::Job(text) }
+    }
+
+    fn stopped(&self) -> String {
+        match self.act {
+            Act::Send => {
+                let done = self.report.submitted + self.report.known;
+                format!("stopped after {}; run the same command to continue", output::count(done, "job"))
+            }
+            Act::Check | Act::Foresee => "stopped; nothing was submitted".to_owned(),
+        }
+    }
+
+    fn finish(mut self, tally: &Tally) -> Result<Report, Failure> {
+        if !self.mistakes.is_empty() {
+            let more = if self.mistakes.len() >= MOST_MISTAKES { "\n... and possibly more" } else { "" };
+            let advice = "\n--skip-invalid submits the other rows";
+            return Err(Failure::Usage(format!("nothing was submitted:\n{}{more}{advice}", self.mistakes.join("\n"))));
+        }
+        if self.act != Act::Check {
+            let texts = [tally.text(), self.rejects.text(), self.carried_text()];
+            texts.into_iter().flatten().for_each(|text| self.global.say(&text));
+        }
+        if self.report.rows == 0 {
+            let why = tally.text().map_or_else(String::new, |text| format!(" ({text})"));
+            return Err(JobError::invalid("--from", format!("has no rows or pictures that a job can use{why}")).into());
+        }
+        self.report.skipped = tally.total();
+        self.report.skipped_by_reason = tally.reasons().clone();
+        Ok(self.report)
+    }
+
+    /// `carried through to the results: caption, promt (did you mean prompt?)`.
+    fn carried_text(&self) -> Option<String> {
+        let name = |name: &String| match self.plan.columns.meant(name) {
+            Some(field) => format!("{name} (if you mean {field}, rename it, or give --column {field}={name})"),
+            None => name.clone(),
+        };
+        let names: Vec<_> = self.carried.iter().map(name).collect();
+        (!names.is_empty()).then(|| format!("carried through to the results: {}", names.join(", ")))
+    }
+}
+
+fn refused(ready: Ready, error: JobError) -> Refused {
+    Refused { number: ready.number, place: ready.place, error, original: ready.original }
+}
+
+/// The first 32 bits of a fingerprint.
+fn hash(fingerprint: &str) -> u32 {
+    fingerprint.get(..8).and_then(|start| u32::from_str_radix(start, 16).ok()).unwrap_or_default()
+}
+
+fn bar(global: &GlobalArgs, what: &'static str) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() && !global.is_quiet() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) = ProgressStyle::with_template("{prefix:>14} {spinner} {pos} rows  {per_sec}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

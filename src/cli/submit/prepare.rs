@@ -1,0 +1,102 @@
+//! Turns a row of a dataset into a request that workers may accept.
+
+use super::row::{Defaults, check_addresses};
+use crate::{
+    app::Submitter,
+    cli::dataset::{Base, Columns, Fields, Picture, Row, Split, resolve},
+    image::{self, Limits},
+    job::{InputRef, JobError, JobRequest},
+};
+
+/// A row that can be submitted.
+pub struct Ready {
+    pub request: JobRequest,
+    /// The row has chosen its id.
+    pub has_own_id: bool,
+    pub number: u64,
+    pub place: String,
+    /// The columns that are carried through to the results.
+    pub meta: Fields,
+    /// A picture that goes into the store, with its extension; the request has its address there.
+    pub picture: Option<(&'static str, Vec<u8>)>,
+    /// The columns, if they are wanted for the file of rejected rows.
+    pub original: Option<Fields>,
+}
+
+/// What is the same for all rows.
+pub struct Preparation<'a> {
+    pub front: &'a Submitter,
+    pub defaults: &'a Defaults,
+    pub columns: &'a Columns,
+    /// Relative paths start here.
+    pub base: Base<'a>,
+    /// The limits of pictures.
+    pub limits: Limits,
+    /// Local inputs go into the store first.
+    pub upload: bool,
+    /// Rejected rows are written down.
+    pub keep_original: bool,
+}
+
+/// A row that cannot be submitted.
+pub struct Refused {
+    pub number: u64,
+    pub place: String,
+    pub error: JobError,
+    pub original: Option<Fields>,
+}
+
+impl Preparation<'_> {
+    pub fn row(&self, row: Row) -> Result<Ready, Box<Refused>> {
+        let Row { number, place, fields, is_table, pictures, folder } = row;
+        let original = fields.as_ref().ok().filter(|_| self.keep_original).cloned();
+        let base = folder.as_deref().map_or(self.base, Base::Folder);
+        let parts = fields.and_then(|fields| self.columns.split(fields, is_table, pictures));
+        match parts.and_then(|parts| self.request(number, parts, base)) {
+            Ok((request, has_own_id, meta, picture)) => {
+                Ok(Ready { request, has_own_id, number, place, meta, picture, original })
+            }
+            Err(error) => Err(Box::new(Refused { number, place, error, original })),
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "its only caller takes it apart")]
+    fn request(
+        &self,
+        number: u64,
+        parts: Split,
+        base: Base<'_>,
+    ) -> Result<(JobRequest, bool, Fields, Option<(&'static str, Vec<u8>)>), JobError> {
+        let Split { mut job, meta, picture } = parts;
+        let (mut name, mut stored) = (None, None);
+        if let Some(Picture { name: path, bytes, .. }) = picture {
+            let shown = if path.is_empty() { format!("{number:06}") } else { path };
+            let look = image::look(&shown, &bytes, &self.limits)?;
+            job.insert("image".to_owned(), self.front.picture_url(look.ending, &bytes)?.into());
+            name = Some(shown);
+            stored = Some((look.ending, bytes));
+        }
+        resolve(&mut job, base)?;
+        let has_own_id = job.get("id").is_some_and(|id| !id.is_null());
+        let request = self.defaults.request(number, job, name.as_deref())?;
+        check_addresses(&request)?;
+        self.front.check_allowed(&request, self.upload)?;
+        Ok((request, has_own_id, meta, stored))
+    }
+}
+
+/// Puts a row's picture into the store; with `upload`, also copies local inputs there, and names them there.
+pub async fn put_into_store(front: &Submitter, ready: &mut Ready, upload: bool) -> Result<(), JobError> {
+    if let Some((ending, bytes)) = ready.picture.take() {
+        front.put_picture(ending, bytes).await?;
+        return Ok(());
+    }
+    for input in ready.request.inputs.iter_mut().filter(|_| upload) {
+        if let InputRef::Url(url) = input
+            && url.starts_with("file://")
+        {
+            *url = front.upload(url).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! The rows of datasets in both databases.
+
+use acetate::{
+    database::{DatasetRow, SubmitOptions},
+    job::JobId,
+};
+use serde_json::json;
+
+use super::support::{Database, batch, on_both, request, submitted_batch};
+
+on_both!(rows_keep_their_order_and_follow_the_latest_submission, jobs_say_that_they_are_local);
+
+fn row(number: u64, job: JobId, text: &str) -> DatasetRow {
+    DatasetRow { number, job, meta: json!({ "text": text, "zero": "a\0b" }).as_object().cloned() }
+}
+
+async fn rows_keep_their_order_and_follow_the_latest_submission(database: Database) {
+    let status = database.service().await;
+    let name = batch("set");
+    let ids = submitted_batch(&status, &name, 4).await;
+    // The first job is of two rows, the last one of none, and one row has a job that is not there.
+    let rows = [row(3, ids[0], "c"), row(1, ids[2], "a"), row(2, ids[0], "b"), row(4, JobId::new(), "none")];
+    status.record_dataset_rows(&name, 1, &rows).await.unwrap();
+    status.record_dataset_rows(&name, 1, &rows).await.unwrap();
+    status.record_dataset_rows(&name, 1, &[]).await.unwrap();
+    let read = async || {
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            let page = status.dataset_jobs(&name, after, 2).await.unwrap();
+            let Some(last) = page.last() else { return found };
+            after = Some((last.number, last.job.id()));
+            found.extend(page.into_iter().map(|row| (row.number, row.job.id(), row.meta.unwrap()["text"].clone())));
+        }
+    };
+    assert_eq!(read().await, [(1, ids[2], json!("a")), (2, ids[0], json!("b")), (3, ids[0], json!("c"))]);
+    let outside = status.batch_rows_outside(&name, None, 10).await.unwrap();
+    assert_eq!(outside.iter().map(|row| row.id()).collect::<Vec<_>>(), [ids[1], ids[3]]);
+    assert_eq!(status.batch_rows(&name, None, 10).await.unwrap().len(), 4);
+
+    // The same jobs one row further, in two chunks of a later submission.
+    status.record_dataset_rows(&name, 2, &[row(2, ids[2], "a"), row(3, ids[0], "b")]).await.unwrap();
+    status.record_dataset_rows(&name, 2, &[row(4, ids[0], "c")]).await.unwrap();
+    assert_eq!(read().await, [(2, ids[2], json!("a")), (3, ids[0], json!("b")), (4, ids[0], json!("c"))]);
+
+    // Deleted jobs take their rows with them.
+    assert_eq!(status.cancel_batch(&name).await.unwrap(), 4);
+    assert_eq!(status.forget(&[ids[0]]).await.unwrap(), 1);
+    assert_eq!(read().await, [(2, ids[2], json!("a"))]);
+}
+
+async fn jobs_say_that_they_are_local(database: Database) {
+    let status = database.service().await;
+    for local in [true, false] {
+        let options = SubmitOptions { local, ..SubmitOptions::default() };
+        let (one, two) = (request(JobId::new(), "file:///a.png"), request(JobId::new(), "file:///b.png"));
+        status.submit(&one, &options).await.unwrap();
+        status.submit_many(std::slice::from_ref(&two), &options).await.pop().unwrap().unwrap();
+        for id in [one.id, two.id] {
+            assert_eq!(status.get(id).await.unwrap().unwrap().local, local);
+        }
+    }
+    let message = request(JobId::new(), "file:///c.png");
+    status.submit_message(&message, &SubmitOptions::default()).await.unwrap();
+    assert!(!status.get(message.id).await.unwrap().unwrap().local);
+}

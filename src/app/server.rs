@@ -206,16 +206,10 @@ fn check_origins(origins: &[String]) -> Result<(), StartError> {
 
 fn defaults(loaded: &LoadedConfig) -> Defaults {
     let settings = &loaded.config.qwen_image;
-    let (steps, cfg_scale) = (settings.num_inference_steps, settings.cfg_scale);
+    let EditParams { instruction, output_size, .. } = EditParams::default();
     Defaults {
-        decompose: DecomposeParams {
-            layers: settings.layer_num,
-            resolution: Some(settings.resolution).filter(|side| *side > 0),
-            steps,
-            cfg_scale,
-            ..DecomposeParams::default()
-        },
-        edit: EditParams { steps, cfg_scale, ..EditParams::default() },
+        decompose: settings.decompose(),
+        edit: EditParams::new(instruction, output_size, settings.sampling()),
     }
 }
 

@@ -11,6 +11,7 @@ mod manifest;
 mod params;
 mod percent;
 mod request;
+mod sampling;
 mod state;
 
 pub use batch::BatchId;
@@ -20,14 +21,14 @@ pub use event::{EventFile, JobEvent};
 pub use id::{Epoch, JobId};
 pub use inputs::Inputs;
 pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice};
-pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, StageTiming};
+pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, SamplingRecord, StageTiming};
 pub use params::{
-    CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, Sampling, WorkflowParams,
-    parameter_of,
+    CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, WorkflowParams, parameter_of,
 };
 pub use percent::percent_decoded;
 pub use request::{
     COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobKind, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, Task,
     VERSION as REQUEST_VERSION, check_version,
 };
+pub use sampling::{Sampling, expand_presets};
 pub use state::{JobState, Progress, Stage};

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::template::{Template, Values};
 use crate::{
-    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest},
+    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest, expand_presets},
     store::{Stores, file_url},
 };
 
@@ -33,6 +33,9 @@ impl Defaults {
         message.entry("kind").or_insert(json!(self.kind));
         message.entry("priority").or_insert(json!(self.priority));
         lay_under(&mut message, "labels", json!(self.labels))?;
+        if let Some(Value::Object(params)) = message.get_mut("params") {
+            expand_presets(params);
+        }
         if message["kind"] == json!(self.kind) {
             lay_under(&mut message, "params", self.params.clone())?;
         }

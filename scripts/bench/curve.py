@@ -2,10 +2,11 @@
 """Quality over passes: samplers, steps, step caches and guidance cut-offs on both small checkpoints.
 
     cargo build --release -p qwen-image --example sampling_curve
-    python scripts/bench/curve.py [--scenes 64] [--jobs 1] [--only layered|edit] [--json FILE] [--plot FILE.svg]
+    python scripts/bench/curve.py [--scenes 64] [--jobs 1] [--seconds N] [--only layered|edit] [--json FILE]
+    python scripts/bench/curve.py --plot FILE.svg FILE.json...
 
 Needs torch, numpy and safetensors; the plot also needs matplotlib. The scenes and edits are those of
-scripts/train/evaluate.py, which were not in the training. Each job is a process with two threads.
+scripts/train/evaluate.py, which were not in the training. Each job is a process with one thread.
 
 For every point, the table has the mean and the worst distance to the converged solution in dB (all layers,
 premultiplied, before they are rounded to bytes), the distance to Euler with 50 steps, and what evaluate.py measures.
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -38,12 +40,13 @@ def point(sampler: str, steps: int, cache: int = 0, until: float = 1.0, name: st
 
 
 POINTS = [
-    point("unipc", 400, name=CONVERGED),
-    *(point("euler", steps) for steps in (50, 30, 20, 12)),
-    *(point("unipc", steps) for steps in (50, 30, 20, 16, 12, 10, 8)),
-    *(point("euler", 50, cache) for cache in (1, 2, 3)),
-    *(point("unipc", steps, cache) for steps, cache in ((30, 1), (30, 2), (20, 1), (20, 2))),
-    *(point("unipc", 20, until=until) for until in (0.8, 0.6)),
+    point("abm2", 100, name=CONVERGED),
+    *(point("euler", steps) for steps in (50, 30, 20)),
+    *(point("abm2", steps) for steps in (30, 20, 16, 12, 10)),
+    point("unipc", 20),
+    *(point("euler", 50, cache) for cache in (1, 2)),
+    point("abm2", 30, 1),
+    point("abm2", 20, until=0.6),
 ]
 
 
@@ -51,25 +54,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--jobs", type=int, default=1, help="processes at the same time")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time, for each model; uses the finished cases")
     parser.add_argument("--only", choices=list(MODELS))
     parser.add_argument("--program", type=Path, default=HERE.parents[1] / "target/release/examples/sampling_curve")
     parser.add_argument("--models", type=Path, default=HERE.parents[1] / "models")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--plot", type=Path, help="only draw what --json wrote")
+    parser.add_argument("measured", type=Path, nargs="*")
     chosen = parser.parse_args()
+    if chosen.plot:
+        plot({kind: rows_ for file in chosen.measured for kind, rows_ in json.loads(file.read_text()).items()}, chosen.plot)
+        return
     torch.set_num_threads(1)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         samples = unseen.samples(chosen.scenes, Path(folder))
         for kind in [chosen.only] if chosen.only else MODELS:
             found[kind] = rows(kind, samples, chosen, Path(folder) / kind)
-            print(f"\n{kind}: {len(samples)} cases\n")
             print(table(found[kind]), flush=True)
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=2) + "\n")
-    if chosen.plot:
-        plot(found, chosen.plot)
-
 
 def rows(kind: str, samples: list, chosen, folder: Path) -> list[dict]:
     """One row of figures for each point."""
@@ -78,10 +82,12 @@ def rows(kind: str, samples: list, chosen, folder: Path) -> list[dict]:
     (folder / "cases.json").write_text(json.dumps({"model": str(chosen.models / MODELS[kind]), "cases": cases}))
     (folder / "points.json").write_text(json.dumps(POINTS))
     lines = run(chosen, folder)
+    done = {index for index in range(len(samples)) if sum(line["case"] == index for line in lines) == len(POINTS)}
+    print(f"\n{kind}: {len(done)} of {len(samples)} cases\n")
     result = []
     for point_ in POINTS:
         name = point_["name"]
-        own = [line for line in lines if line["point"] == name]
+        own = [line for line in lines if line["point"] == name and line["case"] in done]
         values, to_exact = [], []
         for line in own:
             frames = read(folder, name, line["case"])
@@ -110,15 +116,22 @@ def objects(one) -> int:
 
 def run(chosen, folder: Path) -> list[dict]:
     command = [chosen.program, folder / "cases.json", folder / "points.json", folder / "out"]
-    environment = {**os.environ, "RAYON_NUM_THREADS": "2"}
+    environment = {**os.environ, "RAYON_NUM_THREADS": "1"}
+    files = [folder / f"part-{part}.jsonl" for part in range(chosen.jobs)]
     processes = [
-        subprocess.Popen([*command, f"{part}/{chosen.jobs}"], stdout=subprocess.PIPE, text=True, env=environment)
-        for part in range(chosen.jobs)
+        subprocess.Popen([*command, f"{part}/{chosen.jobs}"], stdout=file.open("w"), env=environment)
+        for part, file in enumerate(files)
     ]
-    output = "".join(process.communicate()[0] for process in processes)
-    if any(process.returncode for process in processes):
+    end = time.monotonic() + chosen.seconds
+    for process in processes:
+        try:
+            process.wait(max(0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if any(process.returncode not in (0, -9) for process in processes):
         raise SystemExit("sampling_curve failed; its message is above")
-    return [json.loads(line) for line in output.splitlines()]
+    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line.endswith("}")]
 
 
 def read(folder: Path, name: str, index: int) -> torch.Tensor:
@@ -161,7 +174,7 @@ def plot(found: dict[str, list[dict]], file: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(found), figsize=(5.5 * len(found), 4), squeeze=False)
-    series = {"Euler": ("euler", False), "UniPC": ("unipc", False), "Euler, step cache": ("euler", True), "UniPC, step cache": ("unipc", True)}
+    series = {"Euler": ("euler", False), "Adams-Bashforth-Moulton": ("abm2", False), "UniPC": ("unipc", False), "Euler, step cache": ("euler", True), "Adams-Bashforth-Moulton, step cache": ("abm2", True)}
     for axis, (kind, rows_) in zip(axes[0], found.items()):
         for label, (sampler, cached) in series.items():
             own = [row for row in rows_ if row["sampler"] == sampler and bool(row["step_cache"]) == cached

@@ -100,7 +100,7 @@ pub struct SamplingFlags {
     /// Guidance; 1 turns it off and halves the time [default: 4.0]
     #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = parse_number)]
     pub cfg_scale: Option<f64>,
-    /// The solver: `euler` or `unipc` [default: the one that the checkpoint names, euler]
+    /// The solver: `euler`, `abm2` or `unipc` [default: the one that the checkpoint names, euler]
     #[arg(long, value_name = "NAME", value_parser = parse_name::<Sampler>)]
     pub sampler: Option<Sampler>,
     /// Skip at most N steps in a row, where the change from step to step is small [default: 0]

@@ -39,7 +39,7 @@ macro_rules! with_sampling {
             /// What the picture should not show. A single space also counts as a negative prompt.
             #[serde(default = "default_negative_prompt")]
             pub negative_prompt: String,
-            /// The solver: `euler` or `unipc`. Absent: the one that the checkpoint's scheduler names.
+            /// The solver: `euler`, `abm2` or `unipc`. Absent: the one that the checkpoint's scheduler names.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schema(value_type = Option<String>)]
             pub sampler: Option<Sampler>,

@@ -78,7 +78,7 @@ mod tests {
             "preset": "balanced", "steps": 30, "decompose": {"preset": "fast"}, "edits": [{"preset": "none"}, {}]
         });
         expand_presets(params.as_object_mut().unwrap());
-        assert_eq!((&params["steps"], &params["sampler"]), (&json!(30), &json!("unipc")));
+        assert_eq!((&params["steps"], &params["sampler"]), (&json!(30), &json!("abm2")));
         assert_eq!(params["decompose"]["steps"], 12);
         assert_eq!(params["edits"], json!([{"preset": "none"}, {}]));
     }

@@ -39,7 +39,7 @@ pub struct UploadForm {
     cfg_scale: Option<f64>,
     /// `exact`, `balanced` or `fast`.
     preset: Option<String>,
-    /// `euler` or `unipc`.
+    /// `euler`, `abm2` or `unipc`.
     sampler: Option<String>,
     step_cache: Option<u32>,
     cfg_until: Option<f64>,

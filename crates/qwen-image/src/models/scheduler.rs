@@ -232,9 +232,8 @@ impl Schedule {
             *first -= UNIPC_EPS;
         }
         let scale = self.num_train_timesteps;
-        let whole = std::env::var_os("UNIPC_FLOAT").is_none();
-        let timesteps = self.levels.iter().map(|level| if whole { (level * f64::from(scale)).trunc() as f32 } else { *level as f32 * scale });
-        Self { timesteps: timesteps.collect(), ..Self::new(self.levels, scale) }
+        let timesteps = self.levels.iter().map(|level| (level * f64::from(scale)).trunc() as f32).collect();
+        Self { timesteps, ..Self::new(self.levels, scale) }
     }
 
     /// From the levels without the last one, which is 0.

@@ -12,9 +12,9 @@ use super::{options::DecomposeOptions, sampler::Sampler};
 pub enum Preset {
     /// As diffusers: Euler, 50 steps, 100 passes.
     Exact,
-    /// UniPC, 20 steps, 40 passes: as near to the converged solution as `Exact`.
+    /// Second order, 20 steps, 40 passes: about as near to the converged solution as `Exact`.
     Balanced,
-    /// UniPC, 12 steps, 24 passes.
+    /// Second order, 12 steps, 24 passes.
     Fast,
 }
 
@@ -43,8 +43,8 @@ impl Preset {
         let exact = PresetValues { sampler: Sampler::Euler, num_inference_steps, step_cache, cfg_until };
         match self {
             Self::Exact => exact,
-            Self::Balanced => PresetValues { sampler: Sampler::UniPc, num_inference_steps: 20, ..exact },
-            Self::Fast => PresetValues { sampler: Sampler::UniPc, num_inference_steps: 12, ..exact },
+            Self::Balanced => PresetValues { sampler: Sampler::Abm2, num_inference_steps: 20, ..exact },
+            Self::Fast => PresetValues { sampler: Sampler::Abm2, num_inference_steps: 12, ..exact },
         }
     }
 }

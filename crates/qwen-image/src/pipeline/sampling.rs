@@ -35,7 +35,7 @@ pub struct SamplingPlan {
     pub sampler: Sampler,
     pub schedule: Schedule,
     pub step_cache: u32,
-    /// The first step without guidance.
+    /// How many steps have guidance, from the start.
     pub guided_steps: usize,
 }
 
@@ -109,7 +109,7 @@ impl Sampling<'_> {
             false => Sampler::Euler,
         });
         let schedule = match sampler {
-            Sampler::Euler => schedule,
+            Sampler::Euler | Sampler::Abm2 => schedule,
             Sampler::UniPc => schedule.for_unipc(),
         };
         let guided_steps = (self.cfg_until * schedule.steps() as f64).round() as usize;

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +35,13 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-import draw
 import edits
 import metrics
 import world
+from unseen import Sample, picture, samples
 
 # The processor requires a video processor, which pictures do not need.
 Qwen2VLProcessor.check_argument_for_proper_class = lambda *args, **kwargs: None
-SEED = 424_242
 ROWS = 12
 # name in the table: key of metrics.py, goal, unit, digits
 TABLE = {
@@ -58,22 +56,6 @@ TABLE = {
     "edit of a whole scene: change where nothing should change": ("outside", "", " / 255", 2),
     "edit of one layer: largest change outside its alpha": ("beyond", "0", " / 255", 0),
 }  # fmt: skip
-
-
-@dataclass
-class Sample:
-    """One unseen scene and one unseen edit, as files and as truth."""
-
-    scene: Path
-    layers: torch.Tensor  # true layers (1 + n, 4, h, w)
-    things: set[str]  # "red star", ...
-    shown: Path  # what is edited: a whole scene, or one layer with its alpha
-    before: torch.Tensor  # the same as RGB (3, h, w)
-    after: torch.Tensor
-    words: str
-    target: str | None
-    sheets: torch.Tensor  # the layers (1 + n, 4, h, w) of the scene that is edited
-    only: int  # which of them `shown` is; -1: the whole
 
 
 def load(folder: Path, cls, device):
@@ -99,11 +81,6 @@ def load(folder: Path, cls, device):
         edit_plus.CONDITION_IMAGE_SIZE, edit_plus.VAE_IMAGE_SIZE = own["condition_area"], own["vae_area"]
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
-
-
-def picture(tensor: torch.Tensor) -> Image.Image:
-    """RGB (3, h, w) or RGBA (4, h, w) in 0..1."""
-    return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def tensor(image: Image.Image) -> torch.Tensor:
@@ -193,25 +170,6 @@ def peak(process: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
-
-
-def samples(count: int, folder: Path) -> list[Sample]:
-    generator = torch.Generator().manual_seed(SEED)
-    scenes = world.sample(count, generator)
-    layers = draw.draw(scenes)
-    whole = draw.composite(layers)
-    made = edits.make(world.sample(count, generator), generator)
-    before, after = edits.show(made.before, made.only), edits.show(made.after, made.only)
-    sheets = draw.draw(made.before)
-    result = []
-    for index, only in enumerate(made.only.tolist()):
-        scene, shown = folder / f"scene-{index}.png", folder / f"shown-{index}.png"
-        picture(whole[index]).save(scene)
-        picture(before[index] if only < 0 else sheets[index, only]).save(shown)
-        things = {world.thing(scenes, index, which) for which in range(scenes.count(index))}
-        result.append(Sample(scene, layers[index], things, shown, before[index], after[index], made.words[index],
-                             made.target[index], sheets[index], only))  # fmt: skip
-    return result
 
 
 def measure(engine, samples: list[Sample]) -> tuple[dict[str, float], list[list[torch.Tensor]], list[str]]:

@@ -22,7 +22,7 @@ use crate::{
         ServerModels, Settings, Token, Tokens, WebhookSecret,
     },
     image::Limits,
-    job::{DecomposeParams, EditParams},
+    job::EditParams,
     store::Trust,
     telemetry::Metrics,
     worker::{self, Liveness, ResultPlacement, Shutdown, Worker},
@@ -230,17 +230,8 @@ fn check_origins(origins: &[String]) -> Result<(), StartError> {
 
 fn defaults(loaded: &LoadedConfig) -> Defaults {
     let settings = &loaded.config.qwen_image;
-    let (steps, cfg_scale) = (settings.num_inference_steps, settings.cfg_scale);
-    Defaults {
-        decompose: DecomposeParams {
-            layers: settings.layer_num,
-            resolution: Some(settings.resolution).filter(|side| *side > 0),
-            steps,
-            cfg_scale,
-            ..DecomposeParams::default()
-        },
-        edit: EditParams { steps, cfg_scale, ..EditParams::default() },
-    }
+    let EditParams { instruction, output_size, .. } = EditParams::default();
+    Defaults { decompose: settings.decompose(), edit: EditParams::new(instruction, output_size, settings.sampling()) }
 }
 
 /// A folder is shown by its name, to keep its path private.

@@ -2,11 +2,13 @@
 
 use std::str::FromStr;
 
-use qwen_image::{ComputeDType, CpuOffload, DeviceChoice, Error, ImageProcessorBackend, TextPositions};
+use qwen_image::{
+    ComputeDType, CpuOffload, DeviceChoice, Error, ImageProcessorBackend, Preset, Sampler, TextPositions,
+};
 use serde::{Deserialize, Deserializer};
 
 use super::set;
-use crate::job::{DecomposeParams, JobError};
+use crate::job::{DecomposeParams, JobError, Sampling};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +27,14 @@ pub struct QwenImage {
     pub layer_num: u32,
     pub num_inference_steps: u32,
     pub cfg_scale: f64,
+    /// Replaces `num_inference_steps`, `sampler`, `step_cache` and `cfg_until`.
+    #[serde(deserialize_with = "unless_empty")]
+    pub preset: Option<Preset>,
+    /// Absent: as the checkpoint says.
+    #[serde(deserialize_with = "unless_empty")]
+    pub sampler: Option<Sampler>,
+    pub step_cache: u32,
+    pub cfg_until: f64,
     /// 0: the checkpoint's own resolution.
     pub resolution: u32,
     #[serde(deserialize_with = "device")]
@@ -46,13 +56,8 @@ pub struct QwenImage {
 impl QwenImage {
     /// The first default that is out of the bounds of requests, and why.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
-        let params = DecomposeParams {
-            layers: self.layer_num,
-            steps: self.num_inference_steps,
-            cfg_scale: self.cfg_scale,
-            resolution: Some(self.resolution).filter(|resolution| *resolution > 0),
-            ..DecomposeParams::default()
-        };
+        // With the settings that a preset hides, which must be right, too.
+        let params = Self { preset: None, ..self.clone() }.decompose();
         let Err(error) = params.validate("") else { return Ok(()) };
         let JobError::InvalidRequest { field, reason } = error else {
             return Err(("qwen_image", error.to_string()));
@@ -61,10 +66,35 @@ impl QwenImage {
             ".layers" => "qwen_image.layer_num",
             ".steps" => "qwen_image.num_inference_steps",
             ".cfg_scale" => "qwen_image.cfg_scale",
+            ".step_cache" => "qwen_image.step_cache",
+            ".cfg_until" => "qwen_image.cfg_until",
             ".resolution" => "qwen_image.resolution",
             _ => "qwen_image",
         };
         Err((key, reason))
+    }
+
+    /// The defaults of sampling parameters.
+    pub fn sampling(&self) -> Sampling {
+        let sampling = Sampling {
+            steps: self.num_inference_steps,
+            cfg_scale: self.cfg_scale,
+            sampler: self.sampler,
+            step_cache: self.step_cache,
+            cfg_until: self.cfg_until,
+            ..Sampling::default()
+        };
+        match self.preset {
+            Some(preset) => sampling.preset(preset),
+            None => sampling,
+        }
+    }
+
+    /// The defaults of decompose.
+    pub fn decompose(&self) -> DecomposeParams {
+        let DecomposeParams { prompt, cfg_normalize, .. } = DecomposeParams::default();
+        let resolution = Some(self.resolution).filter(|resolution| *resolution > 0);
+        DecomposeParams::new(prompt, self.layer_num, resolution, cfg_normalize, self.sampling())
     }
 
     /// The number format for the device, or why the configured one is not possible.

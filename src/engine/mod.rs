@@ -18,7 +18,7 @@ use ::image::RgbaImage;
 use qwen_image::{PipelineOptions, hub::ModelRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, Stage, StageTiming};
+use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, SamplingRecord, Stage, StageTiming};
 
 /// The engine's configuration.
 #[derive(Debug, Clone)]
@@ -58,6 +58,7 @@ pub struct Outcome {
     /// For decompose: the working resolution.
     pub resolution: Option<u32>,
     pub model: ModelRecord,
+    pub sampling: SamplingRecord,
     /// Device, number format and attention kernel.
     pub device: String,
     pub timings: Vec<StageTiming>,

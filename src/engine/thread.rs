@@ -12,7 +12,7 @@ use qwen_image::{
 use tokio::sync::{mpsc, watch};
 
 use super::{Busy, CancelToken, EngineCommand, EngineConfig, Outcome, ProgressFn, Resident, Work};
-use crate::job::{Caption, JobError, ModelRecord, Stage, StageTiming};
+use crate::job::{Caption, JobError, ModelRecord, SamplingRecord, Stage, StageTiming};
 
 pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<EngineCommand>, tell: watch::Sender<Resident>, busy: &Busy) {
     let _pool = compute_pool();
@@ -71,17 +71,17 @@ fn serve(
     progress: &mut ProgressFn,
 ) -> Result<Outcome, JobError> {
     let mut callbacks = callbacks(progress, cancel);
-    let (images, caption, resolution, notes, used) = match work {
+    let (images, caption, resolution, sampling, notes, used) = match work {
         Work::Decompose { image, params, seed } => {
             let options = DecomposeOptions { seed: Some(seed), ..params.options() };
             let (made, used) = pipeline.decompose_with(&image, &options, &mut callbacks)?;
-            (made.images, made.caption, Some(made.resolution), made.notes, used)
+            (made.images, made.caption, Some(made.resolution), made.sampling, made.notes, used)
         }
         Work::Edit { image, references, params, seed } => {
             let inputs = EditInputs { image: &image, references: &references };
             let options = EditOptions { seed: Some(seed), ..params.options() };
             let (made, used) = pipeline.edit_with(inputs, &params.instruction, &options, &mut callbacks)?;
-            (vec![made.image], None, None, made.notes, used)
+            (vec![made.image], None, None, made.sampling, made.notes, used)
         }
     };
     let Used { model, device, notes: about } = used;
@@ -90,6 +90,7 @@ fn serve(
         caption: caption.map(|caption| Caption { text: caption.text, tokens: caption.tokens }),
         resolution,
         notes: [about, notes].concat(),
+        sampling: sampling_record(&model, sampling),
         model: record(model),
         device,
         timings: callbacks.timings().iter().map(timing).collect(),
@@ -112,6 +113,12 @@ fn record(model: LoadedModel) -> ModelRecord {
         text_positions: text_positions.map(|positions| positions.as_str().to_owned()),
         image_processor: Some(image_processor.as_str().to_owned()),
     }
+}
+
+fn sampling_record(model: &LoadedModel, sampling: qwen_image::SamplingRecord) -> SamplingRecord {
+    let qwen_image::SamplingRecord { sampler, sigmas, skipped_steps, passes } = sampling;
+    let (pipeline, sampler) = (model.pipeline.class_name().to_owned(), sampler.as_str().to_owned());
+    SamplingRecord { pipeline, sampler, sigmas, skipped_steps, passes }
 }
 
 fn timing(timing: &qwen_image::StageTiming) -> StageTiming {

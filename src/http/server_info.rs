@@ -3,7 +3,10 @@
 use std::ops::RangeInclusive;
 
 use axum::{Json, extract::State};
-use qwen_image::pipeline::{CFG_SCALE, LAYERS, NUM_INFERENCE_STEPS, RESOLUTION};
+use qwen_image::{
+    Preset,
+    pipeline::{CFG_SCALE, LAYERS, NUM_INFERENCE_STEPS, PresetValues, RESOLUTION, STEP_CACHE},
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -23,11 +26,22 @@ pub struct ConfigView {
     works: bool,
     defaults: Defaults,
     bounds: Bounds,
+    presets: Vec<PresetView>,
     limits: LimitsView,
     /// Whether jobs may have a `webhook`.
     webhooks: bool,
     /// Whether jobs may use pictures from the web.
     http_inputs: bool,
+}
+
+/// What a preset stands for.
+#[derive(Debug, Serialize, ToSchema)]
+struct PresetView {
+    name: &'static str,
+    steps: u32,
+    sampler: &'static str,
+    step_cache: u32,
+    cfg_until: f64,
 }
 
 /// Minimum and maximum of each parameter.
@@ -36,6 +50,8 @@ struct Bounds {
     layers: [u32; 2],
     steps: [u32; 2],
     cfg_scale: [f64; 2],
+    cfg_until: [f64; 2],
+    step_cache: [u32; 2],
     resolution: [u32; 2],
     edit_images: usize,
     composite_images: usize,
@@ -64,10 +80,13 @@ pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
             layers: ends(LAYERS),
             steps: ends(NUM_INFERENCE_STEPS),
             cfg_scale: ends(CFG_SCALE),
+            cfg_until: [0.0, 1.0],
+            step_cache: ends(STEP_CACHE),
             resolution: ends(RESOLUTION),
             edit_images: *EDIT_IMAGES.end(),
             composite_images: *COMPOSITE_IMAGES.end(),
         },
+        presets: Preset::ALL.into_iter().map(preset).collect(),
         limits: LimitsView {
             max_upload_bytes: settings.max_upload_bytes,
             max_image_bytes: settings.limits.max_bytes,
@@ -79,6 +98,11 @@ pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
         webhooks: settings.webhook_secret.is_some(),
         http_inputs: settings.http_inputs,
     })
+}
+
+fn preset(preset: Preset) -> PresetView {
+    let PresetValues { sampler, num_inference_steps: steps, step_cache, cfg_until } = preset.values();
+    PresetView { name: preset.as_str(), steps, sampler: sampler.as_str(), step_cache, cfg_until }
 }
 
 fn ends<T>(range: RangeInclusive<T>) -> [T; 2] {

@@ -25,6 +25,9 @@ pub struct Manifest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<Caption>,
     pub models: Vec<ModelRecord>,
+    /// How each run of a model was sampled, in order. Absent in older manifests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sampling: Vec<SamplingRecord>,
     /// The device, its number format and the attention kernel.
     pub device: String,
     pub files: Vec<FileEntry>,
@@ -38,6 +41,21 @@ pub struct Manifest {
 pub struct Caption {
     pub text: String,
     pub tokens: u32,
+}
+
+/// How a run of a model was sampled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SamplingRecord {
+    /// The pipeline class, as in [`ModelRecord`].
+    pub pipeline: String,
+    pub sampler: String,
+    /// The noise levels, one more than there are steps.
+    pub sigmas: Vec<f32>,
+    /// The steps that the step cache skipped, from 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped_steps: Vec<u32>,
+    /// How often the transformer was evaluated, counting each branch of guidance.
+    pub passes: u32,
 }
 
 /// A checkpoint that was used.

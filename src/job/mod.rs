@@ -11,6 +11,7 @@ mod manifest;
 mod params;
 mod percent;
 mod request;
+mod sampling;
 mod start_time;
 mod state;
 mod trace;
@@ -22,16 +23,16 @@ pub use event::{EventFile, JobEvent};
 pub use id::{Epoch, JobId};
 pub use inputs::Inputs;
 pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice};
-pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, StageTiming};
+pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, SamplingRecord, StageTiming};
 pub use params::{
-    CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, Sampling, WorkflowParams,
-    parameter_of,
+    CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, WorkflowParams, parameter_of,
 };
 pub use percent::percent_decoded;
 pub use request::{
     COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobKind, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, TENANT,
     Task, VERSION as REQUEST_VERSION, check_version,
 };
+pub use sampling::{Sampling, expand_presets};
 pub use start_time::{StartTime, time_from_value};
 pub use state::{JobState, Progress, Stage};
 pub use trace::TraceContext;

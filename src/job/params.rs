@@ -4,37 +4,105 @@
 //! ([`qwen_image::pipeline`]). They are checked once, here, for every way to submit a job. The schema repeats the
 //! numbers, and a test checks that they are equal.
 
-use qwen_image::{DecomposeOptions, EditOptions, pipeline::PipelineError};
+use qwen_image::{DecomposeOptions, EditOptions, Preset, Sampler, pipeline::PipelineError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::JobError;
+use super::{JobError, Sampling};
 
 /// The largest seed, because databases and JSON readers store signed integers.
 pub const MAX_SEED: u64 = i64::MAX as u64;
 
-/// The parameters that both pipelines share. Defaults are those of the reference, except that guidance is on.
-///
-/// Each kind of request repeats these fields, because serde's `flatten` would accept misspelled ones.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// Denoise steps.
-    pub steps: u32,
-    /// Guidance scale; 1 or less turns guidance (and the second forward pass) off.
-    pub cfg_scale: f64,
-    /// Seed of the initial noise, as in `torch.Generator("cpu").manual_seed`. Absent: derived from the job's id.
-    pub seed: Option<u64>,
-    /// What the picture should not show. A single space also counts as a negative prompt.
-    pub negative_prompt: String,
+/// Declares the parameters of a kind of request, followed by those of [`Sampling`]. Each kind repeats them, because
+/// serde's `flatten` would accept misspelled ones.
+macro_rules! with_sampling {
+    ($(#[$about:meta])* pub struct $name:ident { $($(#[$field_about:meta])* pub $field:ident: $type:ty,)* }) => {
+        $(#[$about])*
+        pub struct $name {
+            $($(#[$field_about])* pub $field: $type,)*
+            /// What the parameters below are if the request does not say: `exact` is as diffusers, `balanced` is as
+            /// good with 2 of 5 passes, `fast` nearly as good with 1 of 4.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schema(value_type = Option<String>)]
+            pub preset: Option<Preset>,
+            /// Denoise steps, 1 to 1000.
+            #[serde(default = "default_steps")]
+            #[schema(minimum = 1, maximum = 1000)]
+            pub steps: u32,
+            /// Guidance, 0 to 100; 1 is off.
+            #[serde(default = "default_cfg_scale")]
+            #[schema(minimum = 0, maximum = 100)]
+            pub cfg_scale: f64,
+            /// Seed of the initial noise, as in `torch.Generator("cpu").manual_seed`. Absent: derived from the job's id.
+            #[serde(default)]
+            pub seed: Option<u64>,
+            /// What the picture should not show. A single space also counts as a negative prompt.
+            #[serde(default = "default_negative_prompt")]
+            pub negative_prompt: String,
+            /// The solver: `euler`, `abm2` or `unipc`. Absent: the one that the checkpoint's scheduler names.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schema(value_type = Option<String>)]
+            pub sampler: Option<Sampler>,
+            /// Noise levels of your own, falling from at most 1 to 0, one more than there are steps; `steps` then has
+            /// no effect.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub sigmas: Option<Vec<f64>>,
+            /// The most steps in a row that the step cache may skip, 0 to 10; 0 turns it off.
+            #[serde(default, skip_serializing_if = "is_default_step_cache")]
+            #[schema(minimum = 0, maximum = 10)]
+            pub step_cache: u32,
+            /// The share of the steps that have guidance, from the start, 0 to 1.
+            #[serde(default = "default_cfg_until", skip_serializing_if = "is_default_cfg_until")]
+            #[schema(minimum = 0, maximum = 1)]
+            pub cfg_until: f64,
+        }
+
+        impl $name {
+            pub fn new($($field: $type,)* sampling: Sampling) -> Self {
+                let Sampling {
+                    preset,
+                    steps,
+                    cfg_scale,
+                    seed,
+                    negative_prompt,
+                    sampler,
+                    sigmas,
+                    step_cache,
+                    cfg_until,
+                } = sampling;
+                Self {
+                    $($field,)*
+                    preset,
+                    steps,
+                    cfg_scale,
+                    seed,
+                    negative_prompt,
+                    sampler,
+                    sigmas,
+                    step_cache,
+                    cfg_until,
+                }
+            }
+
+            /// The parameters that both pipelines share.
+            pub fn sampling(&self) -> Sampling {
+                Sampling {
+                    preset: self.preset,
+                    steps: self.steps,
+                    cfg_scale: self.cfg_scale,
+                    seed: self.seed,
+                    negative_prompt: self.negative_prompt.clone(),
+                    sampler: self.sampler,
+                    sigmas: self.sigmas.clone(),
+                    step_cache: self.step_cache,
+                    cfg_until: self.cfg_until,
+                }
+            }
+        }
+    };
 }
 
-impl Default for Sampling {
-    fn default() -> Self {
-        let EditOptions { num_inference_steps: steps, cfg_scale, negative_prompt, .. } = EditOptions::default();
-        Self { steps, cfg_scale, seed: None, negative_prompt }
-    }
-}
-
+with_sampling! {
 /// Decompose: one picture -> `layers` RGBA layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -51,21 +119,13 @@ pub struct DecomposeParams {
     pub resolution: Option<u32>,
     /// Rescale the guided prediction of each token to the norm of the unguided one.
     pub cfg_normalize: bool,
-    /// Denoise steps, 1 to 1000.
-    #[schema(minimum = 1, maximum = 1000)]
-    pub steps: u32,
-    /// Guidance, 0 to 100; 1 is off.
-    #[schema(minimum = 0, maximum = 100)]
-    pub cfg_scale: f64,
-    pub seed: Option<u64>,
-    pub negative_prompt: String,
+}
 }
 
 impl Default for DecomposeParams {
     fn default() -> Self {
-        let Sampling { steps, cfg_scale, seed, negative_prompt } = Sampling::default();
         let DecomposeOptions { prompt, layers, resolution, cfg_normalize, .. } = DecomposeOptions::default();
-        Self { prompt, layers, resolution, cfg_normalize, steps, cfg_scale, seed, negative_prompt }
+        Self::new(prompt, layers, resolution, cfg_normalize, Sampling::default())
     }
 }
 
@@ -80,20 +140,14 @@ pub enum OutputSize {
     Model,
 }
 
+with_sampling! {
 /// Edit: one to three pictures and an instruction -> one picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EditParams {
     pub instruction: String,
     pub output_size: OutputSize,
-    /// Denoise steps, 1 to 1000.
-    #[schema(minimum = 1, maximum = 1000)]
-    pub steps: u32,
-    /// Guidance, 0 to 100; 1 is off.
-    #[schema(minimum = 0, maximum = 100)]
-    pub cfg_scale: f64,
-    pub seed: Option<u64>,
-    pub negative_prompt: String,
+}
 }
 
 /// Composite: layers, back to front -> one picture. It has no parameters yet.
@@ -109,20 +163,14 @@ pub struct WorkflowParams {
     pub edits: Vec<LayerEdit>,
 }
 
+with_sampling! {
 /// One edit of a workflow: `layer` is the number in the file name, 1 is the rearmost; the rest is as in [`EditParams`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LayerEdit {
     pub layer: u32,
     pub instruction: String,
-    #[serde(default = "default_steps")]
-    pub steps: u32,
-    #[serde(default = "default_cfg_scale")]
-    pub cfg_scale: f64,
-    #[serde(default)]
-    pub seed: Option<u64>,
-    #[serde(default = "default_negative_prompt")]
-    pub negative_prompt: String,
+}
 }
 
 fn default_steps() -> u32 {
@@ -137,24 +185,29 @@ fn default_negative_prompt() -> String {
     Sampling::default().negative_prompt
 }
 
+fn default_cfg_until() -> f64 {
+    Sampling::default().cfg_until
+}
+
+fn is_default_step_cache(step_cache: &u32) -> bool {
+    *step_cache == Sampling::default().step_cache
+}
+
+#[allow(clippy::float_cmp, reason = "the default is exact")]
+fn is_default_cfg_until(cfg_until: &f64) -> bool {
+    *cfg_until == default_cfg_until()
+}
+
 impl Default for EditParams {
     fn default() -> Self {
-        let Sampling { steps, cfg_scale, seed, negative_prompt } = Sampling::default();
-        Self { instruction: String::new(), output_size: OutputSize::default(), steps, cfg_scale, seed, negative_prompt }
+        Self::new(String::new(), OutputSize::default(), Sampling::default())
     }
 }
 
 impl LayerEdit {
     /// The layer goes back into its picture, so it keeps its size and alpha.
     pub fn params(&self) -> EditParams {
-        EditParams {
-            instruction: self.instruction.clone(),
-            output_size: OutputSize::Source,
-            steps: self.steps,
-            cfg_scale: self.cfg_scale,
-            seed: self.seed,
-            negative_prompt: self.negative_prompt.clone(),
-        }
+        EditParams::new(self.instruction.clone(), OutputSize::Source, self.sampling())
     }
 }
 
@@ -190,6 +243,10 @@ impl DecomposeParams {
             cfg_scale: self.cfg_scale,
             cfg_normalize: self.cfg_normalize,
             seed: self.seed,
+            sampler: self.sampler,
+            sigmas: self.sigmas.clone(),
+            step_cache: self.step_cache,
+            cfg_until: self.cfg_until,
         }
     }
 
@@ -210,6 +267,10 @@ impl EditParams {
             num_inference_steps: self.steps,
             cfg_scale: self.cfg_scale,
             seed: self.seed,
+            sampler: self.sampler,
+            sigmas: self.sigmas.clone(),
+            step_cache: self.step_cache,
+            cfg_until: self.cfg_until,
         }
     }
 

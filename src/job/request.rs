@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::{
     CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams,
     json::{object_from_value, one_value_from_slice},
+    sampling::expand_presets,
     start_time::time_from_value,
 };
 
@@ -111,7 +112,10 @@ pub enum Task {
 
 impl Task {
     /// Parses the parameters of a kind, as in messages.
-    pub fn from_params(kind: JobKind, params: Value) -> Result<Self, JobError> {
+    pub fn from_params(kind: JobKind, mut params: Value) -> Result<Self, JobError> {
+        if let Value::Object(params) = &mut params {
+            expand_presets(params);
+        }
         fn read<T: DeserializeOwned>(params: Value) -> Result<T, JobError> {
             object_from_value(params).map_err(|error| error.in_request("params", "params"))
         }

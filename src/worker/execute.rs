@@ -22,8 +22,8 @@ use super::{
 use crate::{
     engine::{Outcome, ProgressFn, Work},
     job::{
-        Caption, DecomposeParams, EditParams, Inputs, JobError, JobId, JobRequest, LayerRole, ModelRecord, Stage,
-        StageTiming, Task, WorkflowParams,
+        Caption, DecomposeParams, EditParams, Inputs, JobError, JobId, JobRequest, LayerRole, ModelRecord,
+        SamplingRecord, Stage, StageTiming, Task, WorkflowParams,
     },
     trace,
 };
@@ -37,6 +37,7 @@ pub(super) struct Made {
     pub caption: Option<Caption>,
     pub resolution: Option<u32>,
     pub models: Vec<ModelRecord>,
+    pub sampling: Vec<SamplingRecord>,
     /// The engine's device; absent if no model was used.
     pub device: Option<String>,
     pub notes: Vec<String>,
@@ -138,7 +139,8 @@ impl Execution<'_> {
     }
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {
-        let Outcome { images, caption, notes, resolution, model, device, timings } = self.in_turn(work).await?;
+        let Outcome { images, caption, notes, resolution, model, sampling, device, timings } =
+            self.in_turn(work).await?;
         self.made.caption = self.made.caption.take().or(caption);
         self.made.resolution = self.made.resolution.or(resolution);
         for note in notes {
@@ -149,6 +151,7 @@ impl Execution<'_> {
         if !self.made.models.contains(&model) {
             self.made.models.push(model);
         }
+        self.made.sampling.push(sampling);
         self.made.device = Some(device);
         self.timings.merge(timings);
         Ok(images)

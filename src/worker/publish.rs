@@ -103,6 +103,7 @@ pub(super) async fn manifest(
         resolution: made.resolution,
         caption: made.caption,
         models: made.models,
+        sampling: made.sampling,
         device: made.device.unwrap_or_else(|| "cpu (no model)".to_owned()),
         files,
         notes: made.notes,

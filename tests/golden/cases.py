@@ -7,6 +7,7 @@ import shutil
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
+import checkpoints
 import pipelines
 import text
 from fixtures import HERE, PICTURES, save
@@ -22,6 +23,7 @@ TWO_INSTRUCTION = "Put the tree of Picture 1 on the boat of Picture 2."
 
 TWO = {**EDIT, "instruction": TWO_INSTRUCTION}
 BADGE = {**DECOMPOSE, "prompt": BADGE_PROMPT, "layers": 2, "seed": 11}
+UNIPC = {"sampler": "unipc", "steps": 8}
 TORCHVISION, PIL = "torchvision", "pil"
 MULTIMODAL, SEQUENTIAL = "multimodal", "sequential"
 
@@ -32,6 +34,8 @@ CASES = [
     ("decompose-plain-cfg-seed7", "layered", ["house"], {**DECOMPOSE, "cfg_normalize": False}, TORCHVISION, None),
     ("decompose-caption-seed7", "layered", ["house"], {**DECOMPOSE, "prompt": ""}, TORCHVISION, None),
     ("decompose-badge-seed11", "layered", ["badge"], BADGE, TORCHVISION, None),
+    ("decompose-unipc-seed7", "layered", ["house"], {**DECOMPOSE, **UNIPC}, TORCHVISION, None),
+    ("edit-unipc-seed7", "edit", ["house"], {**EDIT, **UNIPC}, TORCHVISION, MULTIMODAL),
     ("edit-one-seed7", "edit", ["house"], EDIT, TORCHVISION, MULTIMODAL),
     ("edit-two-seed7", "edit", ["house", "boat"], TWO, TORCHVISION, MULTIMODAL),
     ("edit-zero-cond-seed7", "edit-zero-cond", ["house", "boat"], TWO, TORCHVISION, MULTIMODAL),
@@ -48,6 +52,8 @@ WHOLE = {"decompose-seed7", "edit-one-seed7", "edit-two-seed7", "edit-one-sequen
 
 
 def run(pipe, inputs, params, positions) -> pipelines.Result:
+    if params.get("sampler") == "unipc":
+        pipe.scheduler = checkpoints.unipc()
     changes = {"true_cfg_scale": params["cfg_scale"], "num_inference_steps": params["steps"],
                "negative_prompt": params["negative_prompt"], "seed": params["seed"]}  # fmt: skip
     if positions is None:

@@ -12,6 +12,7 @@ from diffusers import (
     QwenImageEditPlusPipeline,
     QwenImageLayeredPipeline,
     QwenImageTransformer2DModel,
+    UniPCMultistepScheduler,
 )
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -86,6 +87,11 @@ def scheduler(**changes) -> FlowMatchEulerDiscreteScheduler:
         "use_dynamic_shifting": True, "use_exponential_sigmas": False, "use_karras_sigmas": False,
     }  # fmt: skip
     return FlowMatchEulerDiscreteScheduler(**{**settings, **changes})
+
+
+def unipc() -> UniPCMultistepScheduler:
+    """UniPC with the published scheduler's noise levels."""
+    return UniPCMultistepScheduler.from_config(scheduler().config, use_flow_sigmas=True, prediction_type="flow_prediction")
 
 
 def transformer(kind: str, size: Size = SMALL, **changes) -> QwenImageTransformer2DModel:

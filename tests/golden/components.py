@@ -66,6 +66,25 @@ def schedule() -> None:
     save("scheduler", out)
 
 
+def unipc() -> None:
+    """Noise levels and steps of diffusers' UniPC in its form for flow models, for given velocities."""
+    out = {}
+    generator = torch.Generator().manual_seed(9)
+    for steps, tokens_ in [(2, 64), (3, 64), (8, 64), (20, 1600)]:
+        scheduler = checkpoints.unipc()
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 0, steps + 1)[:-1], mu=math.sqrt(tokens_ / 256))
+        latents = torch.randn(1, 6, 4, generator=generator)
+        name = f"layered_{steps}_{tokens_}"
+        out |= {f"{name}_sigmas": scheduler.sigmas, f"{name}_timesteps": scheduler.timesteps.float()}
+        out[f"{name}_latents_0"] = latents
+        for step, timestep in enumerate(scheduler.timesteps):
+            # Depends on the latents, so that an error in one step shows in the next.
+            velocity = torch.tanh(latents) + 0.3 * torch.randn(1, 6, 4, generator=generator)
+            latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+            out |= {f"{name}_velocity_{step + 1}": velocity, f"{name}_latents_{step + 1}": latents}
+    save("unipc", out)
+
+
 def resize() -> None:
     """Pillow's resize of uint8 pictures (RGBA goes through premultiplied alpha inside Pillow), and torchvision's."""
     out = {}

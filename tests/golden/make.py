@@ -52,6 +52,7 @@ def make_components() -> None:
         picture.save(PICTURES / f"{name}.png")
     components.noise()
     components.schedule()
+    components.unipc()
     components.resize()
     components.processor()
     components.tokenizers()

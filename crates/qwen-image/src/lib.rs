@@ -51,7 +51,7 @@ pub use model_cache::{
 pub use models::text_encoder::{ImageProcessorBackend, TextPositions};
 pub use pipeline::{
     Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput,
-    OutputSize, PipelineKind, Stage, StageTiming,
+    OutputSize, PipelineKind, Preset, Sampler, SamplingRecord, Stage, StageTiming,
 };
 pub use qwen_image_pipeline::{PipelineOptions, QwenImagePipeline, Used};
 pub use threads::{compute_pool, yield_to_compute};

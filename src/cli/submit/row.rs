@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::template::{Template, Values};
 use crate::{
     cli::dataset::Fields,
-    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest},
+    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest, expand_presets},
     store::{Stores, file_url},
 };
 
@@ -34,6 +34,9 @@ impl Defaults {
         message.entry("kind").or_insert(json!(self.kind));
         message.entry("priority").or_insert(json!(self.priority));
         lay_under(&mut message, "labels", json!(self.labels))?;
+        if let Some(Value::Object(params)) = message.get_mut("params") {
+            expand_presets(params);
+        }
         if message["kind"] == json!(self.kind) {
             lay_under(&mut message, "params", self.params.clone())?;
         }

@@ -16,7 +16,8 @@ use crate::{
         view::InputView,
     },
     job::{
-        BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version, time_from_value,
+        BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version, expand_presets,
+        time_from_value,
     },
 };
 
@@ -128,7 +129,8 @@ fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {
 }
 
 /// Fills in the configured defaults.
-fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Value {
+fn with_defaults(api: &Api, kind: JobKind, mut asked: Map<String, Value>) -> Value {
+    expand_presets(&mut asked);
     let defaults = &api.settings().defaults;
     let known = match kind {
         JobKind::Decompose => json!(defaults.decompose),
@@ -149,8 +151,11 @@ fn with_defaults(api: &Api, kind: JobKind, asked: Map<String, Value>) -> Value {
     if kind == JobKind::Workflow {
         let edits = params.get_mut("edits").and_then(Value::as_array_mut);
         for edit in edits.into_iter().flatten().filter_map(Value::as_object_mut) {
-            edit.entry("steps").or_insert_with(|| json!(defaults.edit.steps));
-            edit.entry("cfg_scale").or_insert_with(|| json!(defaults.edit.cfg_scale));
+            for (name, value) in json!(defaults.edit).as_object().cloned().unwrap_or_default() {
+                if !matches!(name.as_str(), "instruction" | "output_size") {
+                    edit.entry(name).or_insert(value);
+                }
+            }
         }
     }
     Value::Object(params)

@@ -38,6 +38,14 @@ pub struct UploadForm {
     layers: Option<u32>,
     steps: Option<u32>,
     cfg_scale: Option<f64>,
+    /// `exact`, `balanced` or `fast`.
+    preset: Option<String>,
+    /// `euler`, `abm2` or `unipc`.
+    sampler: Option<String>,
+    step_cache: Option<u32>,
+    cfg_until: Option<f64>,
+    /// A JSON array.
+    sigmas: Option<String>,
     seed: Option<u64>,
     resolution: Option<u32>,
     negative_prompt: Option<String>,

@@ -123,14 +123,14 @@ impl Texts {
                 let number = whole_number(&text).ok_or_else(|| wrong("a number from 0 to 9"))?;
                 self.fields.insert(name.to_owned(), json!(number));
             }
-            "layers" | "steps" | "resolution" | "seed" => {
+            "layers" | "steps" | "resolution" | "seed" | "step_cache" => {
                 // Forms also send empty fields.
                 if !text.trim().is_empty() {
                     let number = whole_number(&text).ok_or_else(|| wrong("a whole number"))?;
                     self.params.insert(name.to_owned(), json!(number));
                 }
             }
-            "cfg_scale" => {
+            "cfg_scale" | "cfg_until" => {
                 let number: f64 = text.trim().parse().map_err(|_| wrong("a number"))?;
                 self.params.insert(name.to_owned(), json!(number));
             }
@@ -138,10 +138,11 @@ impl Texts {
                 let flag: bool = text.trim().parse().map_err(|_| wrong("true or false"))?;
                 self.params.insert(name.to_owned(), json!(flag));
             }
-            "edits" | "decompose" => {
+            "edits" | "decompose" | "sigmas" => {
                 self.params.insert(name.to_owned(), extract::parse_value(text.as_bytes())?);
             }
-            "prompt" | "instruction" | "negative_prompt" | "output_size" => {
+            "preset" | "sampler" if text.is_empty() => (),
+            "prompt" | "instruction" | "negative_prompt" | "output_size" | "preset" | "sampler" => {
                 self.params.insert(name.to_owned(), json!(text));
             }
             _ => {

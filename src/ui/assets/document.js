@@ -144,6 +144,8 @@ function facts(job) {
         ['Model', manifest.models.map((model) => model.id.split('/').slice(-2).join('/')).join(', ')],
         ['Seed', String(manifest.seed)],
         ['Steps', manifest.request.params.steps ?? manifest.request.params.decompose?.steps],
+        ['Quality', manifest.request.params.preset ?? manifest.request.params.decompose?.preset],
+        ['Sampler', [...new Set(manifest.sampling?.map(({ sampler }) => sampler))].join(', ')],
         ['Guidance', manifest.request.params.cfg_scale],
         ['Device', manifest.device],
         ['Time', `${manifest.timings.reduce((sum, { seconds }) => sum + seconds, 0).toFixed(1)} s`],

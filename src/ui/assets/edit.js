@@ -1,7 +1,7 @@
 // The edit dialog of one layer: an instruction, the picture before and after, and all versions.
 
 import { h, icon, say } from './dom.js';
-import { field, shortName } from './new.js';
+import { field, presetField, shortName } from './new.js';
 import { progressView } from './running.js';
 import { versionThumbnail, versionUrl } from './sheets.js';
 import { failed } from './toast.js';
@@ -20,7 +20,7 @@ const EXAMPLES = [
 
 /** Opens the dialog for the layer with this key. The user may close it while an edit runs, and open it again. */
 export function editLayer(sheets, key, { config, models }) {
-  const { defaults: { edit: defaults }, bounds } = config;
+  const { defaults: { edit: defaults }, bounds, presets } = config;
   const layer = () => sheets.layer(key);
   let progress = null;
 
@@ -37,6 +37,7 @@ export function editLayer(sheets, key, { config, models }) {
     h('div.examples', { role: 'group', 'aria-label': 'Examples' }, EXAMPLES.map(([text, effect]) =>
       h('button', { type: 'button', title: effect, onclick: () => { instruction.value = text; instruction.focus(); } }, text))),
     h('div.fields', {},
+      presetField('edit-preset', presets, defaults, () => form.elements.steps),
       number('steps', 'Steps', 'More steps: finer, slower.', bounds.steps, defaults.steps),
       number('cfg_scale', 'Guidance', 'How closely to follow the instruction. 1 turns it off.', bounds.cfg_scale, defaults.cfg_scale, 'any'),
       number('seed', 'Seed', 'Leave empty for a random seed.', [0, Number.MAX_SAFE_INTEGER], null)),
@@ -108,6 +109,7 @@ export function editLayer(sheets, key, { config, models }) {
     event.preventDefault();
     problem.hidden = true;
     const params = { instruction: instruction.value.trim() };
+    if (form.elements.preset.value) params.preset = form.elements.preset.value;
     for (const name of ['steps', 'cfg_scale', 'seed']) {
       const { value } = form.elements[name];
       if (value !== '') params[name] = Number(value);

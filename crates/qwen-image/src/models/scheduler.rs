@@ -1,4 +1,4 @@
-//! `FlowMatchEulerDiscreteScheduler`: the noise levels of a run, and the step between two of them.
+//! The noise levels of a run, as diffusers' flow schedulers make them.
 
 use std::path::Path;
 
@@ -10,7 +10,10 @@ use super::{LoadResult, ModelError, read_json};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Scheduler {
+    #[serde(rename = "_class_name")]
+    class: String,
     num_train_timesteps: f32,
+    #[serde(alias = "flow_shift")]
     shift: f64,
     use_dynamic_shifting: bool,
     base_shift: f64,
@@ -24,6 +27,23 @@ pub struct Scheduler {
     use_exponential_sigmas: bool,
     use_beta_sigmas: bool,
     stochastic_sampling: bool,
+    #[serde(flatten)]
+    unipc: UniPc,
+}
+
+/// The keys of `UniPCMultistepScheduler` only.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+struct UniPc {
+    use_flow_sigmas: bool,
+    prediction_type: String,
+    solver_order: u32,
+    solver_type: String,
+    predict_x0: bool,
+    lower_order_final: bool,
+    final_sigmas_type: String,
+    disable_corrector: Vec<u32>,
+    thresholding: bool,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -36,6 +56,7 @@ enum TimeShift {
 impl Default for Scheduler {
     fn default() -> Self {
         Self {
+            class: EULER.to_owned(),
             num_train_timesteps: 1000.0,
             shift: 1.0,
             use_dynamic_shifting: false,
@@ -50,9 +71,31 @@ impl Default for Scheduler {
             use_exponential_sigmas: false,
             use_beta_sigmas: false,
             stochastic_sampling: false,
+            unipc: UniPc::default(),
         }
     }
 }
+
+impl Default for UniPc {
+    fn default() -> Self {
+        Self {
+            use_flow_sigmas: false,
+            prediction_type: "epsilon".to_owned(),
+            solver_order: 2,
+            solver_type: "bh2".to_owned(),
+            predict_x0: true,
+            lower_order_final: true,
+            final_sigmas_type: "zero".to_owned(),
+            disable_corrector: Vec::new(),
+            thresholding: false,
+        }
+    }
+}
+
+const EULER: &str = "FlowMatchEulerDiscreteScheduler";
+const UNIPC: &str = "UniPCMultistepScheduler";
+/// diffusers' distance of UniPC's first noise level from 1.
+const UNIPC_EPS: f64 = 1e-6;
 
 /// The noise levels of a run: one more than there are steps, from nearly 1 to exactly 0.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +103,9 @@ pub struct Schedule {
     pub sigmas: Vec<f32>,
     /// The levels times the number of training steps, one per step.
     pub timesteps: Vec<f32>,
+    /// The levels before they were rounded, without the last one.
+    levels: Vec<f64>,
+    num_train_timesteps: f32,
 }
 
 impl Scheduler {
@@ -75,7 +121,23 @@ impl Scheduler {
         ];
         match unsupported.iter().find(|(_, set)| *set) {
             Some((name, _)) => Err(ModelError::invalid(path, format!("`{name}` is true, which is not supported"))),
-            None => Ok(config),
+            None => match config.check_class() {
+                Ok(()) => Ok(config),
+                Err(reason) => Err(ModelError::invalid(path, reason)),
+            },
+        }
+    }
+
+    /// Whether the checkpoint names diffusers' `UniPCMultistepScheduler`.
+    pub fn is_unipc(&self) -> bool {
+        self.class == UNIPC
+    }
+
+    fn check_class(&self) -> Result<(), String> {
+        match self.class.as_str() {
+            EULER => Ok(()),
+            UNIPC => self.unipc.check(),
+            other => Err(format!("`_class_name` is {other}; {EULER} or {UNIPC} is needed")),
         }
     }
 
@@ -94,6 +156,11 @@ impl Scheduler {
         self.schedule(sigmas.collect(), self.base_shift + slope * (tokens as f64 - self.base_image_seq_len))
     }
 
+    /// The given levels as they are, without a shift. They must have passed [`Schedule::check`].
+    pub fn explicit(&self, sigmas: &[f64]) -> Schedule {
+        Schedule::new(sigmas[..sigmas.len() - 1].to_vec(), self.num_train_timesteps)
+    }
+
     fn schedule(&self, mut sigmas: Vec<f64>, mu: f64) -> Schedule {
         for sigma in &mut sigmas {
             *sigma = match (self.use_dynamic_shifting, self.time_shift_type) {
@@ -109,14 +176,74 @@ impl Scheduler {
             let scale = (1.0 - last) / (1.0 - terminal);
             sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) / scale);
         }
-        let mut sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).collect();
-        let timesteps = sigmas.iter().map(|sigma| sigma * self.num_train_timesteps).collect();
-        sigmas.push(0.0);
-        Schedule { sigmas, timesteps }
+        Schedule::new(sigmas, self.num_train_timesteps)
+    }
+}
+
+impl UniPc {
+    /// Only the form for flow models is supported.
+    fn check(&self) -> Result<(), String> {
+        let needs = |key: &str, value: &str| Err(format!("`{key}` must be {value} in a {UNIPC} for flow models"));
+        match self {
+            Self { use_flow_sigmas: false, .. } => needs("use_flow_sigmas", "true"),
+            Self { prediction_type, .. } if prediction_type != "flow_prediction" => {
+                needs("prediction_type", "\"flow_prediction\"")
+            }
+            Self { solver_order, .. } if *solver_order != 2 => needs("solver_order", "2"),
+            Self { solver_type, .. } if solver_type != "bh2" => needs("solver_type", "\"bh2\""),
+            Self { predict_x0: false, .. } => needs("predict_x0", "true"),
+            Self { lower_order_final: false, .. } => needs("lower_order_final", "true"),
+            Self { final_sigmas_type, .. } if final_sigmas_type != "zero" => needs("final_sigmas_type", "\"zero\""),
+            Self { disable_corrector, .. } if !disable_corrector.is_empty() => needs("disable_corrector", "[]"),
+            Self { thresholding: true, .. } => needs("thresholding", "false"),
+            Self { .. } => Ok(()),
+        }
     }
 }
 
 impl Schedule {
+    /// Checks explicit noise levels.
+    ///
+    /// # Errors
+    /// A text for the user if they do not fall from at most 1 to exactly 0.
+    pub fn check(sigmas: &[f64]) -> Result<(), String> {
+        let [first, .., last] = sigmas else {
+            return Err(format!("{sigmas:?} has no step: at least two noise levels are needed, the last one 0"));
+        };
+        if !(*first > 0.0 && *first <= 1.0) {
+            return Err(format!("begins with {first}; the first noise level must be above 0 and at most 1"));
+        }
+        // NaN does not fall, either.
+        let falls = |pair: &[f64]| (pair[1] as f32) < pair[0] as f32;
+        if let Some(pair) = sigmas.windows(2).find(|pair| !falls(pair)) {
+            return Err(format!("has {} after {}; noise levels must fall", pair[1], pair[0]));
+        }
+        if *last != 0.0 {
+            return Err(format!("ends with {last}; the last noise level must be 0"));
+        }
+        Ok(())
+    }
+
+    /// The schedule as `UniPCMultistepScheduler` has it: whole timesteps, and a first level of 1 is a little lower,
+    /// because the logarithm of the signal-to-noise ratio has no value there.
+    #[must_use]
+    pub fn for_unipc(mut self) -> Self {
+        if let Some(first) = self.levels.first_mut().filter(|level| (**level - 1.0).abs() < UNIPC_EPS) {
+            *first -= UNIPC_EPS;
+        }
+        let scale = self.num_train_timesteps;
+        let timesteps = self.levels.iter().map(|level| (level * f64::from(scale)).trunc() as f32).collect();
+        Self { timesteps, ..Self::new(self.levels, scale) }
+    }
+
+    /// From the levels without the last one, which is 0.
+    fn new(levels: Vec<f64>, num_train_timesteps: f32) -> Self {
+        let mut sigmas: Vec<f32> = levels.iter().map(|&level| level as f32).collect();
+        let timesteps = sigmas.iter().map(|sigma| sigma * num_train_timesteps).collect();
+        sigmas.push(0.0);
+        Self { sigmas, timesteps, levels, num_train_timesteps }
+    }
+
     pub fn steps(&self) -> usize {
         self.timesteps.len()
     }

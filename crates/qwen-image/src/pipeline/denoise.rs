@@ -1,33 +1,23 @@
 //! The denoise loop that both pipelines share.
 
-use candle_core::{DType, Device, Result as CandleResult, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::{
     callbacks::{Callbacks, Stage},
     error::{PipelineError, Result},
     guidance::Guidance,
-    sampler::Sampler,
+    sampling::{SamplingPlan, SamplingRecord},
+    step_cache::StepCache,
 };
-use crate::models::{
-    Schedule,
-    transformer::{Branch, Frame, Pass, TokenRotations, Transformer},
-};
-
-/// Runs a started pass in this step: every block, or fewer if a step cache knows the rest.
-pub type RunPass<'a> = dyn FnMut(usize, Pass<'_>) -> CandleResult<Vec<Tensor>> + 'a;
-
-/// Every block of a pass: no cache.
-pub fn every_block(_step: usize, pass: Pass<'_>) -> CandleResult<Vec<Tensor>> {
-    pass.run_all()
-}
+use crate::models::transformer::{Branch, Frame, StepModulations, TokenRotations, Transformer};
 
 /// One run of the loop.
 pub struct Denoise<'a> {
     pub transformer: &'a Transformer,
     pub device: &'a Device,
     pub dtype: DType,
-    pub schedule: &'a Schedule,
-    /// All frames in order: first the noisy ones, then the condition.
+    pub plan: SamplingPlan,
+    /// All frames in order: first the noisy ones, which have one size, then the condition.
     pub frames: &'a [Frame],
     /// Packed latents of the condition, `(1, c, channels)`.
     pub condition: &'a Tensor,
@@ -36,7 +26,6 @@ pub struct Denoise<'a> {
     /// The same for the negative prompt. Absent: no guidance.
     pub negative: Option<&'a Tensor>,
     pub guidance: Guidance,
-    pub sampler: Sampler,
 }
 
 /// The state of a guidance branch across steps.
@@ -47,9 +36,8 @@ struct BranchInputs {
 
 impl Denoise<'_> {
     /// Turns packed noise `(1, n, channels)` into packed latents, in float32 throughout; only the transformer's input
-    /// is in its own number format. `run_pass` is [`every_block`], or a step cache; the callbacks' hook sees the
-    /// latents after every step, and may change them.
-    pub fn run(&self, noise: Tensor, run_pass: &mut RunPass<'_>, callbacks: &mut Callbacks<'_>) -> Result<Tensor> {
+    /// is in its own number format. The callbacks' hook sees the latents after every step, and may change them.
+    pub fn run(self, noise: Tensor, callbacks: &mut Callbacks<'_>) -> Result<(Tensor, SamplingRecord)> {
         let inputs = std::iter::once(self.prompt)
             .chain(self.negative)
             .map(|embeds| self.branch_inputs(embeds))
@@ -57,24 +45,30 @@ impl Denoise<'_> {
         let branches: Vec<_> =
             inputs.iter().map(|BranchInputs { text, rotations }| Branch { text, rotations }).collect();
         let condition = self.condition.to_dtype(self.dtype)?;
-        let steps = self.schedule.steps();
-        let timesteps: Vec<f32> = self.schedule.timesteps[..steps].iter().map(|timestep| timestep / 1000.0).collect();
+        let SamplingPlan { sampler, schedule, step_cache, guided_steps } = &self.plan;
+        let steps = schedule.steps();
+        let timesteps: Vec<f32> = schedule.timesteps.iter().map(|timestep| timestep / 1000.0).collect();
         let mut modulation_cache = self.transformer.modulation_cache(&timesteps, self.device)?;
+        let mut solver = sampler.start(schedule);
+        let mut cache = StepCache::new(*step_cache, self.frames[0].patches(), steps);
+        let mut passes = 0;
         let mut latents = noise;
         for step in 0..steps {
             callbacks.report(Stage::Denoise, step, steps)?;
-            let input = Tensor::cat(&[&latents.to_dtype(self.dtype)?, &condition], 1)?;
-            let modulations = modulation_cache.take(step)?;
-            let targets = latents.dim(1)?;
-            let mut velocities = Vec::with_capacity(branches.len());
-            for branches in self.guidance.passes(&branches) {
-                let pass = self.transformer.begin(&input, branches, &modulations, targets)?;
-                for velocity in run_pass(step, pass)? {
-                    velocities.push(velocity.to_dtype(DType::F32)?);
+            let branches = if step < *guided_steps { &branches[..] } else { &branches[..1] };
+            let sigma = f64::from(schedule.sigmas[step]);
+            let velocities = match cache.skip(step, sigma, &latents, branches.len())? {
+                Some(velocities) => velocities,
+                None => {
+                    let input = Tensor::cat(&[&latents.to_dtype(self.dtype)?, &condition], 1)?;
+                    let velocities =
+                        self.velocities(&input, branches, &modulation_cache.take(step)?, latents.dim(1)?)?;
+                    cache.computed(sigma, &latents, &velocities)?;
+                    passes += branches.len() as u32;
+                    velocities
                 }
-            }
-            let velocity = self.guidance.combine(velocities)?;
-            latents = self.sampler.step(latents, velocity, self.schedule, step)?;
+            };
+            latents = solver.step(latents, self.guidance.combine(velocities)?, step)?;
             callbacks.step_ended(step + 1, &mut latents)?;
             // A sum is finite only if every term is; reading it also waits for the device, which paces the steps.
             if !latents.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
@@ -82,7 +76,25 @@ impl Denoise<'_> {
             }
         }
         callbacks.report(Stage::Denoise, steps, steps)?;
-        Ok(latents)
+        let (sampler, skipped_steps) = (*sampler, cache.skipped().to_vec());
+        Ok((latents, SamplingRecord { sampler, sigmas: self.plan.schedule.sigmas, skipped_steps, passes }))
+    }
+
+    /// The velocities of the first `targets` tokens, one for each branch, in float32.
+    fn velocities(
+        &self,
+        input: &Tensor,
+        branches: &[Branch<'_>],
+        modulations: &StepModulations,
+        targets: usize,
+    ) -> Result<Vec<Tensor>> {
+        let mut velocities = Vec::with_capacity(branches.len());
+        for branches in self.guidance.passes(branches) {
+            for velocity in self.transformer.begin(input, branches, modulations, targets)?.run_all()? {
+                velocities.push(velocity.to_dtype(DType::F32)?);
+            }
+        }
+        Ok(velocities)
     }
 
     fn branch_inputs(&self, embeds: &Tensor) -> Result<BranchInputs> {

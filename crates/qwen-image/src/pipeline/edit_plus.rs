@@ -9,14 +9,14 @@ use super::{
     callbacks::{Callbacks, Stage},
     components::{Components, LoadOptions},
     constants::PipelineKind,
-    denoise::{Denoise, every_block},
+    denoise::Denoise,
     error::{PipelineError, Result},
     image_tensor,
     image_tensor::Size,
     latents,
     options::{EditInputs, EditOptions, EditOutput, OutputSize},
     prompt,
-    sampler::Sampler,
+    sampling::{Sampling, SamplingRecord},
 };
 use crate::{
     image_processor,
@@ -68,12 +68,12 @@ impl QwenImageEditPlusPipeline {
         }
         inputs.numbered().try_for_each(image_tensor::check_shape)?;
         let pictures: Vec<_> = inputs.numbered().map(image_processor::rgb_of).collect();
-        let edited = self.run_rgb(&pictures, instruction, options, seed, callbacks)?;
+        let (edited, sampling) = self.run_rgb(&pictures, instruction, options, seed, callbacks)?;
         let image = match options.output_size {
             OutputSize::Source => image_processor::back_to_source(&edited, inputs.image),
             OutputSize::Model => image_processor::at_model_size(&edited, inputs.image),
         };
-        Ok(EditOutput { image, seed, notes: Vec::new() })
+        Ok(EditOutput { image, seed, sampling, notes: Vec::new() })
     }
 
     fn run_rgb(
@@ -83,7 +83,8 @@ impl QwenImageEditPlusPipeline {
         options: &EditOptions,
         seed: u64,
         callbacks: &mut Callbacks<'_>,
-    ) -> Result<RgbImage> {
+    ) -> Result<(RgbImage, SamplingRecord)> {
+        let sampling = Sampling::from(options);
         let (positive, negative) = callbacks.stage(Stage::TextEncode, |callbacks| {
             let encoder = self.0.text_encoder.enter()?;
             let mut tokens = Vec::with_capacity(pictures.len());
@@ -103,7 +104,7 @@ impl QwenImageEditPlusPipeline {
                 };
                 Ok(encoder.embed(&prompt)?.states)
             };
-            let negative = (options.cfg_scale > 1.0).then(|| embed(&options.negative_prompt)).transpose()?;
+            let negative = sampling.is_guided().then(|| embed(&options.negative_prompt)).transpose()?;
             Ok((embed(instruction)?, negative))
         })?;
         let references = callbacks.stage(Stage::VaeEncode, |callbacks| {
@@ -123,25 +124,26 @@ impl QwenImageEditPlusPipeline {
         let frame = frames[frames.len() - 1];
         let packed: Vec<_> = references.iter().map(latents::pack).collect::<candle_core::Result<_>>()?;
         let noise = latents::noise(seed, 1, frame, self.0.vae.about(Vae::latent_channels), &self.0.device)?;
-        let schedule = self.0.scheduler.edit(options.num_inference_steps as usize, frame.patches());
-        let latents = callbacks.stage(Stage::Denoise, |callbacks| {
+        let scheduler = &self.0.scheduler;
+        let plan = sampling.plan(scheduler, |steps| scheduler.edit(steps, frame.patches()));
+        let (latents, sampling) = callbacks.stage(Stage::Denoise, |callbacks| {
             let transformer = self.0.transformer.enter()?;
             let denoise = Denoise {
                 transformer: &transformer,
                 device: &self.0.device,
                 dtype: self.0.dtype,
-                schedule: &schedule,
+                plan,
                 frames: &[&[frame], frames.as_slice()].concat(),
                 condition: &Tensor::cat(&packed, 1)?,
                 prompt: &positive,
                 negative: negative.as_ref(),
                 guidance: self.0.guidance(&transformer, options.cfg_scale, true),
-                sampler: Sampler::default(),
             };
-            denoise.run(noise, &mut every_block, callbacks)
+            denoise.run(noise, callbacks)
         })?;
-        callbacks.stage(Stage::VaeDecode, |_| {
+        let image = callbacks.stage(Stage::VaeDecode, |_| {
             image_tensor::to_picture(&self.0.vae.enter()?.decode(&latents::unpack(&latents, frame)?)?)
-        })
+        })?;
+        Ok((image, sampling))
     }
 }

@@ -9,14 +9,14 @@ use super::{
     callbacks::{Callbacks, Stage},
     components::{Components, LoadOptions},
     constants::{MAX_PROMPT_TOKENS, PipelineKind},
-    denoise::{Denoise, every_block},
+    denoise::Denoise,
     error::{PipelineError, Result},
     image_tensor,
     image_tensor::Size,
     latents,
     options::{Caption, DecomposeOptions, DecomposeOutput},
     prompt,
-    sampler::Sampler,
+    sampling::Sampling,
 };
 use crate::{
     image_processor,
@@ -61,6 +61,7 @@ impl QwenImageLayeredPipeline {
         callbacks: &mut Callbacks<'_>,
     ) -> Result<DecomposeOutput> {
         options.check()?;
+        let sampling = Sampling::from(options);
         image_tensor::check_shape(picture)?;
         let accepted = &self.0.constants.resolutions;
         let resolution = options.resolution.unwrap_or(accepted[0]);
@@ -86,7 +87,8 @@ impl QwenImageLayeredPipeline {
         }
         let mut notes = Vec::new();
         let (positive, negative) = callbacks.stage(Stage::TextEncode, |_| {
-            let negative = (options.cfg_scale > 1.0)
+            let negative = sampling
+                .is_guided()
                 .then(|| self.embed(&encoder, "negative_prompt", &options.negative_prompt, &mut notes))
                 .transpose()?;
             Ok((self.embed(&encoder, "prompt", &prompt, &mut notes)?, negative))
@@ -99,22 +101,22 @@ impl QwenImageLayeredPipeline {
         let frame = latents::frame_of(&condition)?;
         let targets = options.layers as usize + 1;
         let noise = latents::noise(seed, targets, frame, self.0.vae.about(Vae::latent_channels), &self.0.device)?;
-        let schedule = self.0.scheduler.layered(options.num_inference_steps as usize, frame.patches());
-        let packed = callbacks.stage(Stage::Denoise, |callbacks| {
+        let scheduler = &self.0.scheduler;
+        let plan = sampling.plan(scheduler, |steps| scheduler.layered(steps, frame.patches()));
+        let (packed, sampling) = callbacks.stage(Stage::Denoise, |callbacks| {
             let transformer = self.0.transformer.enter()?;
             let denoise = Denoise {
                 transformer: &transformer,
                 device: &self.0.device,
                 dtype: self.0.dtype,
-                schedule: &schedule,
+                plan,
                 frames: &vec![frame; targets + 1],
                 condition: &latents::pack(&condition)?,
                 prompt: &positive,
                 negative: negative.as_ref(),
                 guidance: self.0.guidance(&transformer, options.cfg_scale, options.cfg_normalize),
-                sampler: Sampler::default(),
             };
-            denoise.run(noise, &mut every_block, callbacks)
+            denoise.run(noise, callbacks)
         })?;
 
         let images = callbacks.stage(Stage::VaeDecode, |callbacks| {
@@ -127,7 +129,7 @@ impl QwenImageLayeredPipeline {
             }
             Ok(images)
         })?;
-        Ok(DecomposeOutput { images, caption, resolution, seed, notes })
+        Ok(DecomposeOutput { images, caption, resolution, seed, sampling, notes })
     }
 
     /// Embeds a text; adds a note if its end was cut off.

@@ -16,14 +16,17 @@ mod layered;
 mod noise;
 mod options;
 mod placement;
+mod preset;
 mod prompt;
 mod sampler;
+mod sampling;
 mod sizes;
+mod step_cache;
 
 pub use callbacks::{Callbacks, Stage, StageTiming};
 pub use components::{Components, LoadOptions};
 pub use constants::{Conditioning, Constants, PipelineKind};
-pub use denoise::{Denoise, RunPass, every_block};
+pub use denoise::Denoise;
 pub use edit_plus::QwenImageEditPlusPipeline;
 pub use error::PipelineError;
 pub use guidance::{BranchOrder, Guidance};
@@ -31,8 +34,11 @@ pub use layered::QwenImageLayeredPipeline;
 pub use noise::randn;
 pub use options::{
     CFG_SCALE, Caption, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput, LAYERS,
-    NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP,
+    NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
 };
 pub use placement::{ComponentPlacement, Placement};
-pub use sampler::Sampler;
+pub use preset::{Preset, PresetValues};
+pub use sampler::{Sampler, Solver};
+pub use sampling::{SamplingPlan, SamplingRecord};
 pub use sizes::sizes;
+pub use step_cache::StepCache;

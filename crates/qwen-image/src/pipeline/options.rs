@@ -4,13 +4,19 @@ use std::ops::RangeInclusive;
 
 use ::image::RgbaImage;
 
-use super::error::{PipelineError, Result};
+use super::{
+    error::{PipelineError, Result},
+    sampler::Sampler,
+    sampling::{Sampling, SamplingRecord},
+};
 
 /// The number of layers that a decompose may request; a checkpoint may be trained for fewer.
 pub const LAYERS: RangeInclusive<u32> = 2..=10;
 /// Denoise steps.
 pub const NUM_INFERENCE_STEPS: RangeInclusive<u32> = 1..=1000;
 pub const CFG_SCALE: RangeInclusive<f64> = 0.0..=100.0;
+/// The most steps in a row that a step cache skips.
+pub const STEP_CACHE: RangeInclusive<u32> = 0..=10;
 /// Resolutions in pixels, multiples of [`RESOLUTION_STEP`]; a checkpoint supports a few of them.
 pub const RESOLUTION: RangeInclusive<u32> = 32..=4096;
 pub const RESOLUTION_STEP: u32 = 32;
@@ -32,6 +38,15 @@ pub struct DecomposeOptions {
     pub num_inference_steps: u32,
     /// Guidance scale, 0 to 100; 1 or less turns guidance (and the second forward pass) off.
     pub cfg_scale: f64,
+    /// The solver. None: the one that the checkpoint's scheduler names, Euler for all published ones.
+    pub sampler: Option<Sampler>,
+    /// The noise levels, falling from at most 1 to exactly 0, used as they are; there is one more than there are
+    /// steps, and `num_inference_steps` has no effect. None: the checkpoint's schedule.
+    pub sigmas: Option<Vec<f64>>,
+    /// The most steps in a row that the step cache may skip, 0 to 10; 0 turns it off.
+    pub step_cache: u32,
+    /// The share of the steps that have guidance, from the start, 0 to 1.
+    pub cfg_until: f64,
     /// Rescale the guided prediction of each token to the norm of the unguided one.
     pub cfg_normalize: bool,
     /// Seed of the initial noise, as for `torch.Generator("cpu").manual_seed`. None: a random one, which is in the
@@ -48,6 +63,10 @@ impl Default for DecomposeOptions {
             resolution: None,
             num_inference_steps: 50,
             cfg_scale: 4.0,
+            sampler: None,
+            sigmas: None,
+            step_cache: 0,
+            cfg_until: 1.0,
             cfg_normalize: true,
             seed: None,
         }
@@ -70,19 +89,8 @@ impl DecomposeOptions {
                 format!("{resolution} is not a multiple of 32 from 32 to 4096; the full model supports 640 and 1024");
             return Err(PipelineError::invalid("resolution", reason));
         }
-        check_sampling(self.num_inference_steps, self.cfg_scale)
+        Sampling::from(self).check()
     }
-}
-
-fn check_sampling(steps: u32, cfg_scale: f64) -> Result<()> {
-    if !NUM_INFERENCE_STEPS.contains(&steps) {
-        return Err(PipelineError::invalid("num_inference_steps", format!("{steps} is not between 1 and 1000")));
-    }
-    if !CFG_SCALE.contains(&cfg_scale) {
-        let reason = format!("{cfg_scale} is not a number between 0 and 100; 4 is usual, 1 turns guidance off");
-        return Err(PipelineError::invalid("cfg_scale", reason));
-    }
-    Ok(())
 }
 
 /// The size of an edited picture.
@@ -105,6 +113,15 @@ pub struct EditOptions {
     pub num_inference_steps: u32,
     /// Guidance scale, 0 to 100; 1 or less turns guidance (and the second forward pass) off.
     pub cfg_scale: f64,
+    /// The solver. None: the one that the checkpoint's scheduler names, Euler for all published ones.
+    pub sampler: Option<Sampler>,
+    /// The noise levels, falling from at most 1 to exactly 0, used as they are; there is one more than there are
+    /// steps, and `num_inference_steps` has no effect. None: the checkpoint's schedule.
+    pub sigmas: Option<Vec<f64>>,
+    /// The most steps in a row that the step cache may skip, 0 to 10; 0 turns it off.
+    pub step_cache: u32,
+    /// The share of the steps that have guidance, from the start, 0 to 1.
+    pub cfg_until: f64,
     /// Seed of the initial noise, as for `torch.Generator("cpu").manual_seed`. None: a random one, which is in the
     /// output.
     pub seed: Option<u64>,
@@ -112,8 +129,29 @@ pub struct EditOptions {
 
 impl Default for EditOptions {
     fn default() -> Self {
-        let DecomposeOptions { negative_prompt, num_inference_steps, cfg_scale, .. } = DecomposeOptions::default();
-        Self { negative_prompt, output_size: OutputSize::default(), num_inference_steps, cfg_scale, seed: None }
+        let DecomposeOptions {
+            negative_prompt,
+            num_inference_steps,
+            cfg_scale,
+            sampler,
+            sigmas,
+            step_cache,
+            cfg_until,
+            seed,
+            ..
+        } = DecomposeOptions::default();
+        let output_size = OutputSize::default();
+        Self {
+            negative_prompt,
+            output_size,
+            num_inference_steps,
+            cfg_scale,
+            sampler,
+            sigmas,
+            step_cache,
+            cfg_until,
+            seed,
+        }
     }
 }
 
@@ -123,7 +161,7 @@ impl EditOptions {
     /// # Errors
     /// [`PipelineError::Invalid`] with the first field that is out of bounds.
     pub fn check(&self) -> Result<()> {
-        check_sampling(self.num_inference_steps, self.cfg_scale)
+        Sampling::from(self).check()
     }
 }
 
@@ -160,6 +198,7 @@ pub struct DecomposeOutput {
     pub resolution: u32,
     /// The seed that was used.
     pub seed: u64,
+    pub sampling: SamplingRecord,
     /// Notes for the user about this run.
     pub notes: Vec<String>,
 }
@@ -170,6 +209,7 @@ pub struct EditOutput {
     pub image: RgbaImage,
     /// The seed that was used.
     pub seed: u64,
+    pub sampling: SamplingRecord,
     /// Notes for the user about this run.
     pub notes: Vec<String>,
 }

@@ -1,25 +1,186 @@
 //! Moves the latents along the velocity from one noise level to the next.
 
+use std::str::FromStr;
+
 use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::models::Schedule;
 
 /// The solver of the flow's differential equation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Sampler {
-    /// `x + (sigma' - sigma) v`: diffusers' `FlowMatchEulerDiscreteScheduler`.
+    /// First order: diffusers' `FlowMatchEulerDiscreteScheduler`.
     #[default]
     Euler,
+    /// The Adams-Bashforth-Moulton predictor and corrector of second order on the velocity, with one pass a step. Needs
+    /// fewer steps than the others; diffusers does not have it.
+    Abm2,
+    /// A predictor and corrector of second order on the denoised latents, with one pass a step: diffusers' `UniPCMultistepScheduler` with
+    /// `use_flow_sigmas`, `prediction_type="flow_prediction"`, `solver_order=2` and `solver_type="bh2"`
+    /// (<https://arxiv.org/abs/2302.04867>).
+    UniPc,
 }
 
 impl Sampler {
-    /// The latents after a step, counted from 0. Both tensors are `(1, tokens, channels)`, float32.
-    pub fn step(self, latents: Tensor, velocity: Tensor, schedule: &Schedule, step: usize) -> Result<Tensor> {
+    pub const ALL: [Self; 3] = [Self::Euler, Self::Abm2, Self::UniPc];
+
+    /// The name in options, messages and manifests.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Euler => {
-                let dt = f64::from(schedule.sigmas[step + 1] - schedule.sigmas[step]);
-                latents + (velocity * dt)?
-            }
+            Self::Euler => "euler",
+            Self::Abm2 => "abm2",
+            Self::UniPc => "unipc",
         }
+    }
+
+    /// A solver at the start of a run.
+    pub fn start(self, schedule: &Schedule) -> Solver<'_> {
+        Solver { sampler: self, schedule, last: None, before_last: None }
+    }
+}
+
+impl FromStr for Sampler {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|sampler| sampler.as_str() == name)
+            .ok_or_else(|| format!("`{name}` is not a sampler: `euler`, `abm2` or `unipc`"))
+    }
+}
+
+/// A sampler during a run.
+pub struct Solver<'a> {
+    sampler: Sampler,
+    schedule: &'a Schedule,
+    /// The previous step, and the value of the one before it.
+    last: Option<Step>,
+    before_last: Option<Tensor>,
+}
+
+/// What is kept of a step.
+struct Step {
+    /// The corrected latents at the start of the step.
+    latents: Tensor,
+    /// The velocity there, or for UniPC the denoised latents.
+    value: Tensor,
+    /// The order of the prediction that followed.
+    order: usize,
+}
+
+impl Solver<'_> {
+    /// The latents after `step`, counted from 0, from those before it and their velocity. All tensors are
+    /// `(1, tokens, channels)`, float32.
+    pub fn step(&mut self, latents: Tensor, velocity: Tensor, step: usize) -> Result<Tensor> {
+        match self.sampler {
+            Sampler::Euler => latents + (velocity * self.dt(step))?,
+            Sampler::Abm2 => self.abm2(latents, velocity, step),
+            Sampler::UniPc => self.unipc(latents, velocity, step),
+        }
+    }
+
+    /// Corrects the latents with the mean of both velocities (Adams-Moulton), then predicts the next ones along the line
+    /// through both velocities (Adams-Bashforth). The steps may have different lengths.
+    fn abm2(&mut self, latents: Tensor, velocity: Tensor, step: usize) -> Result<Tensor> {
+        let dt = self.dt(step);
+        let (corrected, ahead) = match self.last.take() {
+            Some(last) => {
+                let before = self.dt(step - 1);
+                let corrected = (last.latents + ((last.value.clone() + &velocity)? * (before / 2.0))?)?;
+                (corrected, (&velocity + ((&velocity - last.value)? * (dt / (2.0 * before)))?)?)
+            }
+            None => (latents, velocity.clone()),
+        };
+        let next = (&corrected + (ahead * dt)?)?;
+        self.last = Some(Step { latents: corrected, value: velocity, order: 2 });
+        Ok(next)
+    }
+
+    /// The change of the noise level in a step.
+    fn dt(&self, step: usize) -> f64 {
+        f64::from(self.schedule.sigmas[step + 1] - self.schedule.sigmas[step])
+    }
+
+    /// Corrects the latents with what the model says about them, then predicts the next ones. The formulas are those
+    /// of the paper's algorithms 5 and 6 (data prediction) with `B(h) = e^h - 1`.
+    fn unipc(&mut self, latents: Tensor, velocity: Tensor, step: usize) -> Result<Tensor> {
+        let denoised = (&latents - (velocity * self.sigma(step))?)?;
+        let corrected = match &self.last {
+            Some(last) => self.correct(last, &denoised, step)?,
+            None => latents,
+        };
+        let order = match self.last {
+            Some(_) if step + 1 < self.schedule.steps() => 2,
+            _ => 1,
+        };
+        let mut next = self.first_order(&corrected, &denoised, step)?;
+        if let (2, Some(last)) = (order, &self.last) {
+            let ratio = self.step_ratio(step);
+            let slope = ((&last.value - &denoised)? / ratio)?;
+            next = (next + (slope * (0.5 * self.weight(step)))?)?;
+        }
+        self.before_last =
+            self.last.replace(Step { latents: corrected, value: denoised, order }).map(|last| last.value);
+        Ok(next)
+    }
+
+    /// The latents at the start of `step` again, now that the denoised ones there are known.
+    fn correct(&self, last: &Step, denoised: &Tensor, step: usize) -> Result<Tensor> {
+        let from = step - 1;
+        let first = self.first_order(&last.latents, &last.value, from)?;
+        let change = (denoised - &last.value)?;
+        let correction = match (&self.before_last, last.order) {
+            (Some(before), 2) => {
+                let ratio = self.step_ratio(from);
+                let slope = ((before - &last.value)? / ratio)?;
+                let [previous, this] = self.corrector_weights(from, ratio);
+                ((slope * previous)? + (change * this)?)?
+            }
+            _ => (change * 0.5)?,
+        };
+        first + (correction * self.weight(from))?
+    }
+
+    /// The exact solution over `step` if the denoised latents did not change.
+    fn first_order(&self, latents: &Tensor, denoised: &Tensor, step: usize) -> Result<Tensor> {
+        (latents * (self.sigma(step + 1) / self.sigma(step)))? + (denoised * self.weight(step))?
+    }
+
+    fn sigma(&self, step: usize) -> f64 {
+        f64::from(self.schedule.sigmas[step])
+    }
+
+    /// Half the logarithm of the signal-to-noise ratio at the start of a step; infinite at noise level 0.
+    fn lambda(&self, step: usize) -> f64 {
+        (1.0 - self.sigma(step)).ln() - self.sigma(step).ln()
+    }
+
+    /// The length of a step in `lambda`, negated.
+    fn minus_h(&self, step: usize) -> f64 {
+        self.lambda(step) - self.lambda(step + 1)
+    }
+
+    /// `alpha (1 - e^-h)`: the weight of the denoised latents in a step.
+    fn weight(&self, step: usize) -> f64 {
+        -(1.0 - self.sigma(step + 1)) * self.minus_h(step).exp_m1()
+    }
+
+    /// The previous step's length over this one's, negated.
+    fn step_ratio(&self, step: usize) -> f64 {
+        (self.lambda(step - 1) - self.lambda(step)) / (self.lambda(step + 1) - self.lambda(step))
+    }
+
+    /// The weights of both differences in the corrector of second order: the solution of its two equations.
+    fn corrector_weights(&self, step: usize, ratio: f64) -> [f64; 2] {
+        let h = self.minus_h(step);
+        let b = h.exp_m1();
+        let phi_2 = b / h - 1.0;
+        let phi_3 = phi_2 / h - 0.5;
+        let (first, second) = (phi_2 / b, 2.0 * phi_3 / b);
+        let previous = (second - first) / (ratio - 1.0);
+        [previous, first - previous]
     }
 }

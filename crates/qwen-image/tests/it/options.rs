@@ -50,6 +50,10 @@ fn options_of_a_call_that_are_out_of_bounds_name_the_field() {
         (DecomposeOptions { resolution: Some(640), prompt: prompt(), ..DecomposeOptions::default() }, "resolution"),
         (DecomposeOptions { num_inference_steps: 0, ..DecomposeOptions::default() }, "num_inference_steps"),
         (DecomposeOptions { cfg_scale: f64::NAN, ..DecomposeOptions::default() }, "cfg_scale"),
+        (DecomposeOptions { cfg_until: f64::NAN, ..DecomposeOptions::default() }, "cfg_until"),
+        (DecomposeOptions { cfg_until: 1.01, ..DecomposeOptions::default() }, "cfg_until"),
+        (DecomposeOptions { step_cache: 11, ..DecomposeOptions::default() }, "step_cache"),
+        (DecomposeOptions { sigmas: Some(vec![1.0, 0.5]), ..DecomposeOptions::default() }, "sigmas"),
         (DecomposeOptions { cfg_scale: f64::INFINITY, ..DecomposeOptions::default() }, "cfg_scale"),
     ] {
         assert_invalid(pipe.decompose(&picture, options), field);

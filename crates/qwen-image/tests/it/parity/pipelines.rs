@@ -51,6 +51,7 @@ struct Params {
     layers: Option<u32>,
     resolution: Option<u32>,
     cfg_normalize: Option<bool>,
+    sampler: Option<String>,
     steps: u32,
     cfg_scale: f64,
     seed: u64,
@@ -113,7 +114,8 @@ fn decompose() {
             num_inference_steps: params.steps,
             cfg_scale: params.cfg_scale,
             cfg_normalize: params.cfg_normalize.unwrap(),
-            seed: None,
+            sampler: params.sampler.as_deref().map(|name| name.parse().unwrap()),
+            ..DecomposeOptions::default()
         };
         let mut latents = Vec::new();
         let mut callbacks = keeping(&mut latents);
@@ -148,7 +150,8 @@ fn edit(case: &Case, folder: &Path) {
         output_size: OutputSize::Model,
         num_inference_steps: params.steps,
         cfg_scale: params.cfg_scale,
-        seed: None,
+        sampler: params.sampler.as_deref().map(|name| name.parse().unwrap()),
+        ..EditOptions::default()
     };
     let mut references: Vec<_> = case.inputs.iter().map(|path| picture(path)).collect();
     let edited = references.pop().unwrap();

@@ -1,5 +1,8 @@
 use candle_core::{Device, Tensor};
-use qwen_image::models::{Schedule, Scheduler};
+use qwen_image::{
+    Sampler,
+    models::{Schedule, Scheduler},
+};
 
 use super::bars::{assert_close, golden, tensors};
 
@@ -13,7 +16,7 @@ fn compare(scheduler: &Scheduler, prefix: &str) {
         let parts: Vec<&str> = rest.split('_').collect();
         let [pipeline, steps, tokens] = parts[..] else { continue };
         let (steps, tokens) = (steps.parse().unwrap(), tokens.parse().unwrap());
-        let Schedule { sigmas, timesteps } = match pipeline {
+        let Schedule { sigmas, timesteps, .. } = match pipeline {
             "layered" => scheduler.layered(steps, tokens),
             "edit" => scheduler.edit(steps, tokens),
             _ => continue,
@@ -56,4 +59,83 @@ fn one_step_is_finite() {
     let schedule = with(serde_json::json!({})).layered(1, 64);
     assert_eq!(schedule.sigmas, vec![1.0, 0.0]);
     assert_eq!(with(serde_json::json!({})).edit(1, 64).sigmas, vec![1.0, 0.0]);
+}
+
+/// Noise levels, and every step from the same velocities, as in diffusers.
+#[test]
+fn unipc() {
+    let tensors = tensors("unipc");
+    let runs: Vec<&str> = tensors.keys().filter_map(|name| name.strip_suffix("_sigmas")).collect();
+    assert_eq!(runs.len(), 4);
+    for run in runs {
+        let parts: Vec<usize> = run.split('_').skip(1).map(|part| part.parse().unwrap()).collect();
+        let [steps, tokens] = parts[..] else { panic!("{run}") };
+        let schedule = with(serde_json::json!({})).layered(steps, tokens).for_unipc();
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        assert_close(run, &tensor(&schedule.sigmas), &tensors[&format!("{run}_sigmas")], BAR);
+        assert_close(run, &tensor(&schedule.timesteps), &tensors[&format!("{run}_timesteps")], BAR);
+        let mut solver = Sampler::UniPc.start(&schedule);
+        let mut latents = tensors[&format!("{run}_latents_0")].clone();
+        for step in 0..steps {
+            let velocity = tensors[&format!("{run}_velocity_{}", step + 1)].clone();
+            latents = solver.step(latents, velocity, step).unwrap();
+            let name = format!("{run}_latents_{}", step + 1);
+            assert_close(&name, &latents, &tensors[&name], 1e-5);
+        }
+    }
+}
+
+#[test]
+fn the_checkpoint_names_its_sampler() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |changes: serde_json::Value| {
+        let text = std::fs::read_to_string(golden("checkpoints/layered/scheduler/scheduler_config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        std::fs::write(folder.path().join("scheduler_config.json"), config.to_string()).unwrap();
+        Scheduler::load(folder.path()).map_err(|error| error.to_string().split_once(": ").unwrap().1.to_owned())
+    };
+    assert!(!load(serde_json::json!({})).unwrap().is_unipc());
+    let unipc = serde_json::json!({
+        "_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": true, "prediction_type": "flow_prediction"
+    });
+    assert!(load(unipc.clone()).unwrap().is_unipc());
+    let mut third_order = unipc.clone();
+    third_order["solver_order"] = 3.into();
+    insta::assert_snapshot!(load(third_order).unwrap_err(), @"`solver_order` must be 2 in a UniPCMultistepScheduler for flow models");
+    let noise = serde_json::json!({"_class_name": "UniPCMultistepScheduler"});
+    insta::assert_snapshot!(load(noise).unwrap_err(), @"`use_flow_sigmas` must be true in a UniPCMultistepScheduler for flow models");
+    let heun = serde_json::json!({"_class_name": "FlowMatchHeunDiscreteScheduler"});
+    insta::assert_snapshot!(load(heun).unwrap_err(), @"`_class_name` is FlowMatchHeunDiscreteScheduler; FlowMatchEulerDiscreteScheduler or UniPCMultistepScheduler is needed");
+}
+
+#[test]
+fn explicit_noise_levels_are_checked_and_used_as_they_are() {
+    let schedule = with(serde_json::json!({})).explicit(&[0.9, 0.25, 0.0]);
+    assert_eq!((schedule.sigmas, schedule.timesteps), (vec![0.9, 0.25, 0.0], vec![900.0, 250.0]));
+    for bad in [&[][..], &[0.0], &[1.0], &[0.5, 0.6, 0.0], &[0.5, 0.5, 0.0], &[1.0, 0.5], &[1.1, 0.0], &[f64::NAN, 0.0]]
+    {
+        assert!(Schedule::check(bad).is_err(), "{bad:?}");
+    }
+    assert!(Schedule::check(&[1.0, f64::NAN, 0.0]).is_err());
+}
+
+/// With twice as many steps, the error of a solver of order n is 2^n times smaller: here for `x' = x` from 1 to 0.
+#[test]
+fn the_solvers_have_their_order() {
+    let error = |sampler: Sampler, steps: usize| {
+        let sigmas: Vec<f64> = (0..=steps).map(|step| (1.0 - step as f64 / steps as f64).powf(1.3)).collect();
+        let schedule = with(serde_json::json!({})).explicit(&sigmas);
+        let mut solver = sampler.start(&schedule);
+        let mut latents = Tensor::new(&[[[1f32]]], &Device::Cpu).unwrap();
+        for step in 0..steps {
+            latents = solver.step(latents.clone(), latents, step).unwrap();
+        }
+        let found = f64::from(latents.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]);
+        (found - (-1f64).exp()).abs()
+    };
+    let ratio = |sampler| error(sampler, 20) / error(sampler, 40);
+    assert!((1.8..2.2).contains(&ratio(Sampler::Euler)), "{}", ratio(Sampler::Euler));
+    assert!((3.5..4.7).contains(&ratio(Sampler::Abm2)), "{}", ratio(Sampler::Abm2));
+    assert!(error(Sampler::Abm2, 20) < error(Sampler::Euler, 20) / 10.0);
 }

@@ -2,12 +2,12 @@
 
 use candle_core::{DType, Device, Tensor};
 use qwen_image::{
-    Callbacks, DecomposeOptions,
+    Callbacks, DecomposeOptions, DecomposeOutput, Sampler, SamplingRecord,
     models::{
         BlockPlacement, LoadContext,
         transformer::{Branch, Frame, StepModulations, TokenRotations, Transformer},
     },
-    pipeline::QwenImageLayeredPipeline,
+    pipeline::{QwenImageLayeredPipeline, StepCache},
 };
 
 use super::bars::{golden, tensors};
@@ -112,4 +112,86 @@ fn the_hook_after_each_step_may_change_the_latents() {
     };
     assert_ne!(run(1, false), run(2, false));
     assert_eq!(run(1, true), run(2, true), "cleared latents depend on no seed");
+}
+
+fn run(pipeline: &QwenImageLayeredPipeline, options: &DecomposeOptions) -> DecomposeOutput {
+    let picture = ::image::open(golden("pictures/house.png")).unwrap().to_rgba8();
+    pipeline.run(&picture, options, 7, &mut Callbacks::default()).unwrap()
+}
+
+#[test]
+fn the_record_says_how_a_run_was_sampled() {
+    let pipeline = QwenImageLayeredPipeline::load(&golden("checkpoints/layered"), &Device::Cpu, DType::F32).unwrap();
+    let exact = DecomposeOptions {
+        prompt: "A house.".to_owned(),
+        layers: 2,
+        num_inference_steps: 12,
+        ..DecomposeOptions::default()
+    };
+    let plain = run(&pipeline, &exact);
+    let SamplingRecord { sampler, sigmas, skipped_steps, passes } = &plain.sampling;
+    assert_eq!((*sampler, sigmas.len(), skipped_steps.len(), *passes), (Sampler::Euler, 13, 0, 24));
+
+    let own = sigmas.iter().map(|&sigma| f64::from(sigma)).collect();
+    let explicit = run(&pipeline, &DecomposeOptions { sigmas: Some(own), num_inference_steps: 3, ..exact.clone() });
+    assert_eq!(explicit.images, plain.images, "the same levels, given by the caller");
+
+    let half = run(&pipeline, &DecomposeOptions { cfg_until: 0.5, ..exact.clone() });
+    assert_eq!(half.sampling.passes, 18);
+    assert_ne!(half.images, plain.images);
+    let none = run(&pipeline, &DecomposeOptions { cfg_until: 0.0, ..exact.clone() });
+    let scale_1 = run(&pipeline, &DecomposeOptions { cfg_scale: 1.0, ..exact.clone() });
+    assert_eq!((none.sampling.passes, scale_1.sampling.passes), (12, 12));
+    assert_eq!(none.images, scale_1.images, "no guidance is guidance 1");
+
+    // Random weights bend the flow, so that only short steps can be skipped.
+    let cached = run(&pipeline, &DecomposeOptions { step_cache: 2, num_inference_steps: 60, ..exact.clone() }).sampling;
+    let skipped = &cached.skipped_steps;
+    assert!(!skipped.is_empty() && skipped[0] > 4 && *skipped.last().unwrap() <= 58, "{skipped:?}");
+    assert!(skipped.windows(3).all(|three| three[2] - three[0] > 2), "at most two in a row: {skipped:?}");
+    assert_eq!(cached.passes, 2 * (60 - skipped.len() as u32));
+}
+
+/// A cache that must skip, on velocities that are a line in time, gives them exactly.
+#[test]
+fn a_skipped_step_continues_the_velocity_in_time() {
+    let at = |value: f32| Tensor::full(value, (1, 4, 2), &Device::Cpu).unwrap();
+    let mut cache = StepCache::new(1, 2, 12);
+    let mut skipped = Vec::new();
+    for step in 0..12 {
+        let sigma = 1.0 - step as f64 / 12.0;
+        let latents = at(1.0 + 0.01 * step as f32);
+        match cache.skip(step, sigma, &latents, 2).unwrap() {
+            Some(velocities) => {
+                skipped.push(step);
+                for (velocity, slope) in velocities.iter().zip([2.0, -3.0]) {
+                    let found = velocity.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    assert!(found.iter().all(|value| (value - (5.0 + slope * sigma as f32)).abs() < 1e-5), "{found:?}");
+                }
+            }
+            None => {
+                let velocities = [at(5.0 + 2.0 * sigma as f32), at(5.0 - 3.0 * sigma as f32)];
+                cache.computed(sigma, &latents, &velocities).unwrap();
+            }
+        }
+    }
+    assert_eq!(skipped, [4, 6, 8], "not among the first four or the last two, and one in a row");
+}
+
+#[test]
+fn one_frame_that_moves_keeps_a_step_from_being_skipped() {
+    let of = |calm: f32, moving: f32| Tensor::new(&[[[calm], [calm], [moving], [moving]]], &Device::Cpu).unwrap();
+    let run = |frame: usize| {
+        let mut cache = StepCache::new(3, frame, 12);
+        for step in 0..5 {
+            let (sigma, latents) = (1.0 - step as f64 / 12.0, of(100.0 + step as f32, step as f32));
+            if cache.skip(step, sigma, &latents, 1).unwrap().is_none() {
+                let turned = if step % 2 == 0 { 1.0 } else { -1.0 };
+                cache.computed(sigma, &latents, &[of(1000.0, turned)]).unwrap();
+            }
+        }
+        cache.skipped().len()
+    };
+    assert_eq!(run(4), 1, "as one frame, the calm half hides the other");
+    assert_eq!(run(2), 0, "as two frames, the moving one decides");
 }

@@ -1,0 +1,121 @@
+//! How a run gets from noise to latents: noise levels, sampler, guidance and step cache, from a call's options.
+
+use super::{
+    error::{PipelineError, Result},
+    options::{CFG_SCALE, DecomposeOptions, EditOptions, NUM_INFERENCE_STEPS, STEP_CACHE},
+    sampler::Sampler,
+};
+use crate::models::{Schedule, Scheduler};
+
+/// The sampling options that both kinds of calls have.
+pub(crate) struct Sampling<'a> {
+    pub num_inference_steps: u32,
+    pub sampler: Option<Sampler>,
+    pub sigmas: Option<&'a [f64]>,
+    pub step_cache: u32,
+    pub cfg_scale: f64,
+    pub cfg_until: f64,
+}
+
+/// How a run was sampled.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SamplingRecord {
+    pub sampler: Sampler,
+    /// The noise levels, one more than there are steps.
+    pub sigmas: Vec<f32>,
+    /// The steps that the step cache skipped, from 1.
+    pub skipped_steps: Vec<u32>,
+    /// How often the transformer was evaluated, counting each branch of guidance.
+    pub passes: u32,
+}
+
+/// What the denoise loop follows.
+#[derive(Debug, Clone)]
+pub struct SamplingPlan {
+    pub sampler: Sampler,
+    pub schedule: Schedule,
+    pub step_cache: u32,
+    /// How many steps have guidance, from the start.
+    pub guided_steps: usize,
+}
+
+impl<'a> From<&'a DecomposeOptions> for Sampling<'a> {
+    fn from(options: &'a DecomposeOptions) -> Self {
+        Self {
+            num_inference_steps: options.num_inference_steps,
+            sampler: options.sampler,
+            sigmas: options.sigmas.as_deref(),
+            step_cache: options.step_cache,
+            cfg_scale: options.cfg_scale,
+            cfg_until: options.cfg_until,
+        }
+    }
+}
+
+impl<'a> From<&'a EditOptions> for Sampling<'a> {
+    fn from(options: &'a EditOptions) -> Self {
+        Self {
+            num_inference_steps: options.num_inference_steps,
+            sampler: options.sampler,
+            sigmas: options.sigmas.as_deref(),
+            step_cache: options.step_cache,
+            cfg_scale: options.cfg_scale,
+            cfg_until: options.cfg_until,
+        }
+    }
+}
+
+impl Sampling<'_> {
+    pub fn check(&self) -> Result<()> {
+        let steps = self.num_inference_steps;
+        if !NUM_INFERENCE_STEPS.contains(&steps) {
+            return Err(PipelineError::invalid("num_inference_steps", format!("{steps} is not between 1 and 1000")));
+        }
+        let scale = self.cfg_scale;
+        if !CFG_SCALE.contains(&scale) {
+            let reason = format!("{scale} is not a number between 0 and 100; 4 is usual, 1 turns guidance off");
+            return Err(PipelineError::invalid("cfg_scale", reason));
+        }
+        if !(0.0..=1.0).contains(&self.cfg_until) {
+            let reason = format!("{} is not a share of the steps, a number between 0 and 1", self.cfg_until);
+            return Err(PipelineError::invalid("cfg_until", reason));
+        }
+        if !STEP_CACHE.contains(&self.step_cache) {
+            return Err(PipelineError::invalid("step_cache", format!("{} is not between 0 and 10", self.step_cache)));
+        }
+        if let Some(sigmas) = self.sigmas {
+            let most = *NUM_INFERENCE_STEPS.end() as usize;
+            if sigmas.len() > most + 1 {
+                return Err(PipelineError::invalid(
+                    "sigmas",
+                    format!("has {} steps of at most {most}", sigmas.len() - 1),
+                ));
+            }
+            Schedule::check(sigmas).map_err(|reason| PipelineError::invalid("sigmas", reason))?;
+        }
+        Ok(())
+    }
+
+    /// Whether any step has guidance.
+    pub fn is_guided(&self) -> bool {
+        self.cfg_scale > 1.0 && self.cfg_until > 0.0
+    }
+
+    /// The plan for a checkpoint's scheduler; `shifted` makes its schedule of a number of steps.
+    pub fn plan(&self, scheduler: &Scheduler, shifted: impl FnOnce(usize) -> Schedule) -> SamplingPlan {
+        let schedule = match self.sigmas {
+            Some(sigmas) => scheduler.explicit(sigmas),
+            None => shifted(self.num_inference_steps as usize),
+        };
+        let sampler = self.sampler.unwrap_or(match scheduler.is_unipc() {
+            true => Sampler::UniPc,
+            false => Sampler::Euler,
+        });
+        let schedule = match sampler {
+            Sampler::Euler | Sampler::Abm2 => schedule,
+            Sampler::UniPc => schedule.for_unipc(),
+        };
+        let guided_steps = (self.cfg_until * schedule.steps() as f64).round() as usize;
+        SamplingPlan { sampler, schedule, step_cache: self.step_cache, guided_steps }
+    }
+}

@@ -364,3 +364,28 @@ async fn a_data_set_of_the_hub_is_a_source() {
         assert!(ran.code != Some(0) && ran.stderr.contains(wanted), "{from}: {ran:?}");
     }
 }
+
+/// A manifest in a bucket; its paths are relative to where it lies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_may_be_in_the_store() {
+    let world = World::service().await;
+    let input = world.input("set/a.png", [1, 2, 3, 255]);
+    let manifest = world.bytes("set/m.csv", b"file_name;note\na.png;x\n");
+    let output = format!("{}{{path}}/", world.output("remote"));
+    let args = ["submit", "composite", "--from", &manifest, "--output", &output, "--json"];
+    let report = world.json(&args).await;
+    assert_eq!(report["submitted"], 1, "{report}");
+    let batch = report["batch"].as_str().unwrap();
+    assert!(batch.starts_with("m-"), "{batch}");
+    let lines = results(&world, batch).await;
+    assert_eq!((&lines[0]["input"][0], &lines[0]["meta"]["note"]), (&json!(input), &json!("x")));
+    assert_eq!(world.json(&args).await["known"], 1);
+    for (from, wanted) in [
+        ("https://h.example/m.csv", "store.http_inputs"),
+        ("https://h.example/m.php?list=1", "is not a manifest"),
+        ("s3://pictures/set/none.csv", "not found"),
+    ] {
+        let ran = world.run(&["submit", "composite", "--from", from, "--output", &output]).await;
+        assert!(ran.code == Some(2) && ran.stderr.contains(wanted), "{from}: {ran:?}");
+    }
+}

@@ -173,7 +173,7 @@ def plot(found: dict[str, list[dict]], file: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "acetate"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(found), figsize=(5.5 * len(found), 4), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(found), figsize=(5.5 * len(found), 4.6), squeeze=False)
     series = {"Euler": ("euler", False), "Adams-Bashforth-Moulton": ("abm2", False), "UniPC": ("unipc", False), "Euler, step cache": ("euler", True), "Adams-Bashforth-Moulton, step cache": ("abm2", True)}
     for axis, (kind, rows_) in zip(axes[0], found.items()):
         for label, (sampler, cached) in series.items():
@@ -186,8 +186,9 @@ def plot(found: dict[str, list[dict]], file: Path) -> None:
         axis.set(title={"layered": "Decompose", "edit": "Edit"}[kind], xlabel="passes of the transformer",
                  ylabel="distance to the converged solution, dB")  # fmt: skip
         axis.grid(alpha=0.3)
-    axes[0][0].legend(title="mean; dotted: worst case")
-    figure.tight_layout()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="mean; dotted: worst case", loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.16, 1, 1))
     figure.savefig(file, metadata={"Date": None})
 
 

@@ -71,7 +71,7 @@ pub fn send(destination: &Destination, jobs: usize, id: Option<JobId>) -> Span {
     match id {
         Some(id) => attributes.extend(of_job(id)),
         None => {
-            attributes.push(KeyValue::new("messaging.batch.message_count", i64::try_from(jobs).unwrap_or(i64::MAX)))
+            attributes.push(KeyValue::new("messaging.batch.message_count", i64::try_from(jobs).unwrap_or(i64::MAX)));
         }
     }
     Start {

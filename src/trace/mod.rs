@@ -87,6 +87,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::async_yields_async, reason = "what runs later is made inside")]
     fn without_an_exporter_contexts_are_passed_on() {
         assert_eq!(current(), None);
         let given = context();

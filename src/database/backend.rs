@@ -241,7 +241,7 @@ in_either! {
     /// The queued jobs by kind.
     async fn queue_depth(&self) -> Result<Vec<Depth>, JobError>;
 
-    /// Jobs that can be claimed now, in the order of [`super::dispatch`]; they fill the in-process queue.
+    /// Jobs that can be claimed now, in the order of dispatch; they fill the in-process queue.
     async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError>;
 
     /// Batches, newest jobs first.

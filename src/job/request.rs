@@ -1,4 +1,4 @@
-//! The message that submits a job, version 1. It is JSON that refers to pictures and never contains their pixels.
+//! The message that submits a job. It is JSON that refers to pictures and never contains their pixels.
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr};
 
@@ -19,8 +19,10 @@ use super::{
 pub const TENANT: &str = "tenant";
 /// How many bytes of a tenant's name count.
 const LONGEST_TENANT: usize = 200;
-/// The version of messages.
-pub const VERSION: u32 = 1;
+/// The newest version of messages. A message has the oldest one that knows its fields, so that workers of earlier
+/// versions of acetate take it, or leave it to others: version 2 added `preset`, `sampler`, `sigmas`, `step_cache` and
+/// `cfg_until`.
+pub const VERSION: u32 = 2;
 /// How many pictures an edit takes.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
 /// How many pictures a composite takes.
@@ -136,6 +138,20 @@ impl Task {
             Self::Workflow(params) => serde_json::to_value(params),
         }
         .unwrap_or_else(|error| unreachable!("plain data: {error}"))
+    }
+
+    /// The oldest version of messages that has these parameters.
+    fn version(&self) -> u32 {
+        let newer = match self {
+            Self::Decompose(params) => params.sampling().is_of_version_2(),
+            Self::Edit(params) => params.sampling().is_of_version_2(),
+            Self::Composite(_) => false,
+            Self::Workflow(params) => {
+                let edits = params.edits.iter().any(|edit| edit.sampling().is_of_version_2());
+                edits || params.decompose.sampling().is_of_version_2()
+            }
+        };
+        if newer { 2 } else { 1 }
     }
 
     pub fn kind(&self) -> JobKind {
@@ -301,10 +317,10 @@ fn read_message(bytes: &[u8]) -> Result<Value, JobError> {
 /// # Errors
 /// [`JobError::InvalidRequest`] for the field `version`.
 pub fn check_version(version: u64) -> Result<(), JobError> {
-    if version == u64::from(VERSION) {
+    if (1..=u64::from(VERSION)).contains(&version) {
         return Ok(());
     }
-    Err(JobError::invalid("version", format!("{version} is not known; this acetate reads version {VERSION}")))
+    Err(JobError::invalid("version", format!("{version} is not known; this acetate reads versions 1 to {VERSION}")))
 }
 
 /// The message as it is serialized.
@@ -377,8 +393,7 @@ fn longest_text(at: &str, value: &Value) -> (String, usize) {
 
 impl From<JobRequest> for Wire {
     fn from(request: JobRequest) -> Self {
-        let kind = request.task.kind();
-        let params = request.task.params();
+        let (version, kind, params) = (request.task.version(), request.task.kind(), request.task.params());
         let mut list: Vec<_> = request.inputs.into_iter().collect();
         let input = if list.len() == 1 {
             WireInput { image: list.pop(), images: Vec::new() }
@@ -386,7 +401,7 @@ impl From<JobRequest> for Wire {
             WireInput { image: None, images: list }
         };
         Self {
-            version: VERSION,
+            version,
             id: request.id.to_string(),
             kind,
             input,

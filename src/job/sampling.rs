@@ -34,6 +34,12 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Whether it uses what version 1 of messages did not have.
+    pub(super) fn is_of_version_2(&self) -> bool {
+        let Self { preset, sampler, sigmas, step_cache, cfg_until, .. } = self;
+        preset.is_some() || sampler.is_some() || sigmas.is_some() || *step_cache > 0 || *cfg_until < 1.0
+    }
+
     /// What a preset stands for instead.
     #[must_use]
     pub fn preset(self, preset: Preset) -> Self {

@@ -28,7 +28,7 @@ const LONGEST_WEBHOOK: usize = 2048;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitBody {
-    /// The version of the request's format: 1.
+    /// The version of the request's format: 1 or 2.
     #[serde(default)]
     pub version: Option<u32>,
     /// A UUID of your choice: the same id with the same body is the same job.

@@ -7,6 +7,7 @@ mod event;
 mod id;
 mod inputs;
 mod json;
+mod kind;
 mod manifest;
 mod params;
 mod percent;
@@ -14,6 +15,7 @@ mod request;
 mod sampling;
 mod start_time;
 mod state;
+mod task;
 mod trace;
 
 pub use batch::BatchId;
@@ -23,16 +25,18 @@ pub use event::{EventFile, JobEvent};
 pub use id::{Epoch, JobId};
 pub use inputs::Inputs;
 pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice};
+pub use kind::JobKind;
 pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, SamplingRecord, StageTiming};
 pub use params::{
     CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, WorkflowParams, parameter_of,
 };
 pub use percent::percent_decoded;
 pub use request::{
-    COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobKind, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, TENANT,
-    Task, VERSION as REQUEST_VERSION, check_version,
+    COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, TENANT,
+    VERSION as REQUEST_VERSION, check_version,
 };
 pub use sampling::{Sampling, expand_presets};
 pub use start_time::{StartTime, time_from_value};
 pub use state::{JobState, Progress, Stage};
+pub use task::Task;
 pub use trace::TraceContext;

@@ -1,17 +1,16 @@
 //! The message that submits a job. It is JSON that refers to pictures and never contains their pixels.
 
-use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::{
-    CompositeParams, DecomposeParams, EditParams, Inputs, JobError, JobId, WorkflowParams,
+    Inputs, JobError, JobId, JobKind, Task,
     json::{object_from_value, one_value_from_slice},
-    sampling::expand_presets,
     start_time::time_from_value,
 };
 
@@ -30,44 +29,6 @@ pub const COMPOSITE_IMAGES: RangeInclusive<usize> = 1..=64;
 pub const MAX_PRIORITY: u8 = 9;
 /// The maximum size of a request, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum JobKind {
-    Decompose,
-    Edit,
-    Composite,
-    Workflow,
-}
-
-impl JobKind {
-    pub const ALL: [Self; 4] = [Self::Decompose, Self::Edit, Self::Composite, Self::Workflow];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Decompose => "decompose",
-            Self::Edit => "edit",
-            Self::Composite => "composite",
-            Self::Workflow => "workflow",
-        }
-    }
-}
-
-impl fmt::Display for JobKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for JobKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
-            format!("`{text}` is not a kind of job; the kinds are decompose, edit, composite and workflow")
-        })
-    }
-}
 
 /// A reference to an input picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,67 +62,6 @@ impl fmt::Display for InputRef {
 #[serde(deny_unknown_fields)]
 pub struct Output {
     pub prefix: String,
-}
-
-/// The kind of job with its parameters.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Task {
-    Decompose(DecomposeParams),
-    Edit(EditParams),
-    Composite(CompositeParams),
-    Workflow(WorkflowParams),
-}
-
-impl Task {
-    /// Parses the parameters of a kind, as in messages.
-    pub fn from_params(kind: JobKind, mut params: Value) -> Result<Self, JobError> {
-        if let Value::Object(params) = &mut params {
-            expand_presets(params);
-        }
-        fn read<T: DeserializeOwned>(params: Value) -> Result<T, JobError> {
-            object_from_value(params).map_err(|error| error.in_request("params", "params"))
-        }
-        Ok(match kind {
-            JobKind::Decompose => Self::Decompose(read(params)?),
-            JobKind::Edit => Self::Edit(read(params)?),
-            JobKind::Composite => Self::Composite(read(params)?),
-            JobKind::Workflow => Self::Workflow(read(params)?),
-        })
-    }
-
-    /// The parameters, as in messages.
-    pub fn params(&self) -> Value {
-        match self {
-            Self::Decompose(params) => serde_json::to_value(params),
-            Self::Edit(params) => serde_json::to_value(params),
-            Self::Composite(params) => serde_json::to_value(params),
-            Self::Workflow(params) => serde_json::to_value(params),
-        }
-        .unwrap_or_else(|error| unreachable!("plain data: {error}"))
-    }
-
-    /// The oldest version of messages that has these parameters.
-    fn version(&self) -> u32 {
-        let newer = match self {
-            Self::Decompose(params) => params.sampling().is_of_version_2(),
-            Self::Edit(params) => params.sampling().is_of_version_2(),
-            Self::Composite(_) => false,
-            Self::Workflow(params) => {
-                let edits = params.edits.iter().any(|edit| edit.sampling().is_of_version_2());
-                edits || params.decompose.sampling().is_of_version_2()
-            }
-        };
-        if newer { 2 } else { 1 }
-    }
-
-    pub fn kind(&self) -> JobKind {
-        match self {
-            Self::Decompose(_) => JobKind::Decompose,
-            Self::Edit(_) => JobKind::Edit,
-            Self::Composite(_) => JobKind::Composite,
-            Self::Workflow(_) => JobKind::Workflow,
-        }
-    }
 }
 
 /// A parsed and checked request. In a message, one picture is `input.image`, several are `input.images`: for an edit,
@@ -418,6 +318,39 @@ mod tests {
     use super::*;
 
     const ID: &str = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
+
+    #[test]
+    fn a_preset_is_written_with_what_it_stands_for_as_version_2() {
+        let message = |params: Value| {
+            let message = json!({
+                "version": 1, "id": ID, "kind": "decompose", "input": { "image": "s3://a/b.png" },
+                "output": { "prefix": "s3://o/" }, "params": params
+            });
+            JobRequest::from_json(message.to_string().as_bytes())
+        };
+        let written = |params: Value| -> Value {
+            let request = message(params).unwrap();
+            assert_eq!(JobRequest::from_stored(&request.to_json()).unwrap(), request);
+            serde_json::from_str(&request.to_json()).unwrap()
+        };
+        assert_eq!(written(json!({}))["version"], 1);
+        let fast = written(json!({ "preset": "fast", "seed": 3 }));
+        assert_eq!(fast["version"], 2);
+        let params = &fast["params"];
+        let found = (&params["preset"], &params["steps"], &params["sampler"], &params["step_cache"]);
+        assert_eq!(found, (&json!("fast"), &json!(12), &json!("abm2"), &Value::Null));
+        assert_eq!(written(json!({ "preset": "fast", "steps": 9 }))["params"]["steps"], 9);
+        for (params, field) in [
+            (json!({ "preset": "best" }), "params.preset"),
+            (json!({ "sampler": "heun" }), "params.sampler"),
+            (json!({ "sigmas": [1.0, 0.5] }), "params.sigmas"),
+            (json!({ "step_cache": -1 }), "params.step_cache"),
+            (json!({ "cfg_until": 1.5 }), "params.cfg_until"),
+        ] {
+            let error = message(params).unwrap_err();
+            assert!(matches!(&error, JobError::InvalidRequest { field: found, .. } if found == field), "{error}");
+        }
+    }
 
     /// Later versions of acetate read and compare the rows, messages and manifests that earlier ones wrote.
     #[test]

@@ -1,0 +1,70 @@
+//! What a job is to do: its kind, with the parameters of that kind.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    CompositeParams, DecomposeParams, EditParams, JobError, JobKind, WorkflowParams, json::object_from_value,
+    sampling::expand_presets,
+};
+
+/// The kind of job with its parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Task {
+    Decompose(DecomposeParams),
+    Edit(EditParams),
+    Composite(CompositeParams),
+    Workflow(WorkflowParams),
+}
+
+impl Task {
+    /// Parses the parameters of a kind, as in messages.
+    pub fn from_params(kind: JobKind, mut params: Value) -> Result<Self, JobError> {
+        if let Value::Object(params) = &mut params {
+            expand_presets(params);
+        }
+        fn read<T: DeserializeOwned>(params: Value) -> Result<T, JobError> {
+            object_from_value(params).map_err(|error| error.in_request("params", "params"))
+        }
+        Ok(match kind {
+            JobKind::Decompose => Self::Decompose(read(params)?),
+            JobKind::Edit => Self::Edit(read(params)?),
+            JobKind::Composite => Self::Composite(read(params)?),
+            JobKind::Workflow => Self::Workflow(read(params)?),
+        })
+    }
+
+    /// The parameters, as in messages.
+    pub fn params(&self) -> Value {
+        match self {
+            Self::Decompose(params) => serde_json::to_value(params),
+            Self::Edit(params) => serde_json::to_value(params),
+            Self::Composite(params) => serde_json::to_value(params),
+            Self::Workflow(params) => serde_json::to_value(params),
+        }
+        .unwrap_or_else(|error| unreachable!("plain data: {error}"))
+    }
+
+    /// The oldest version of messages that has these parameters.
+    pub(super) fn version(&self) -> u32 {
+        let newer = match self {
+            Self::Decompose(params) => params.sampling().is_of_version_2(),
+            Self::Edit(params) => params.sampling().is_of_version_2(),
+            Self::Composite(_) => false,
+            Self::Workflow(params) => {
+                let edits = params.edits.iter().any(|edit| edit.sampling().is_of_version_2());
+                edits || params.decompose.sampling().is_of_version_2()
+            }
+        };
+        if newer { 2 } else { 1 }
+    }
+
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Decompose(_) => JobKind::Decompose,
+            Self::Edit(_) => JobKind::Edit,
+            Self::Composite(_) => JobKind::Composite,
+            Self::Workflow(_) => JobKind::Workflow,
+        }
+    }
+}

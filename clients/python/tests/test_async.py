@@ -90,7 +90,7 @@ def test_a_batch_that_fails_does_not_wait_for_its_other_rows(idle: Server) -> No
             def rule(head: str) -> int | bytes | None:
                 limit = first(head)
                 if limit is None and head.startswith("POST"):
-                    time.sleep(5)
+                    time.sleep(30)
                 return limit
 
             proxy.rule = rule
@@ -99,7 +99,7 @@ def test_a_batch_that_fails_does_not_wait_for_its_other_rows(idle: Server) -> No
                 start = time.monotonic()
                 with pytest.raises(ConnectionFailed, match=proxy.url):
                     await client.batch("broken", rows, kind="composite")
-                assert time.monotonic() - start < 4
+                assert time.monotonic() - start < 20
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(use())

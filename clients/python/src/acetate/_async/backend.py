@@ -58,13 +58,23 @@ async def each(
             pending.append(asyncio.ensure_future(turn(item)))
             # Twice as many as run, so that a slow first one does not hold up the others.
             if len(pending) >= 2 * limit:
-                yield await pending.popleft()
+                yield await _first(pending)
         while pending:
-            yield await pending.popleft()
+            yield await _first(pending)
     finally:
         for future in pending:
             future.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+
+
+async def _first(pending: deque[asyncio.Future[R]]) -> R:
+    """The result of the first one. If another fails before, its error is raised at once."""
+    while not pending[0].done():
+        for future in pending:
+            if future.done():
+                future.result()
+        await asyncio.wait([future for future in pending if not future.done()], return_when=asyncio.FIRST_COMPLETED)
+    return await pending.popleft()
 
 
 @contextlib.asynccontextmanager

@@ -140,7 +140,9 @@ async fn document() -> Response {
 mod tests {
     use std::collections::BTreeSet;
 
-    use qwen_image::pipeline::{CFG_SCALE, LAYERS, NUM_INFERENCE_STEPS, RESOLUTION, RESOLUTION_STEP, STEP_CACHE};
+    use qwen_image::pipeline::{
+        CFG_SCALE, CFG_UNTIL, LAYERS, NUM_INFERENCE_STEPS, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
+    };
     use serde_json::{Value, json};
 
     use crate::job::{COMPOSITE_IMAGES, MAX_PRIORITY};
@@ -186,6 +188,7 @@ mod tests {
         for schema in ["DecomposeParams", "EditParams"] {
             bounds(schema, "steps", json!(NUM_INFERENCE_STEPS.start()), json!(NUM_INFERENCE_STEPS.end()));
             bounds(schema, "cfg_scale", json!(CFG_SCALE.start()), json!(CFG_SCALE.end()));
+            bounds(schema, "cfg_until", json!(CFG_UNTIL.start()), json!(CFG_UNTIL.end()));
             bounds(schema, "step_cache", json!(STEP_CACHE.start()), json!(STEP_CACHE.end()));
         }
         bounds("SubmitBody", "priority", json!(0), json!(MAX_PRIORITY));

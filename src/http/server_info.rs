@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use axum::{Json, extract::State};
 use qwen_image::{
     Preset,
-    pipeline::{CFG_SCALE, LAYERS, NUM_INFERENCE_STEPS, PresetValues, RESOLUTION, STEP_CACHE},
+    pipeline::{CFG_SCALE, CFG_UNTIL, LAYERS, NUM_INFERENCE_STEPS, PresetValues, RESOLUTION, STEP_CACHE},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -80,7 +80,7 @@ pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
             layers: ends(LAYERS),
             steps: ends(NUM_INFERENCE_STEPS),
             cfg_scale: ends(CFG_SCALE),
-            cfg_until: [0.0, 1.0],
+            cfg_until: ends(CFG_UNTIL),
             step_cache: ends(STEP_CACHE),
             resolution: ends(RESOLUTION),
             edit_images: *EDIT_IMAGES.end(),

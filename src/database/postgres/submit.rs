@@ -119,8 +119,8 @@ impl PostgresJobStore {
                        COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10, NULLIF(tenant, ''),
                        $14, $15, $16
                   FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $9::TEXT[], $12::TEXT[])
-                    AS asked (id, fingerprint, kind, request, priority, search, tenant)
-                 WHERE NOT ($11 AND EXISTS (SELECT 1 FROM tombstones WHERE tombstones.id = asked.id))
+                    AS requests (id, fingerprint, kind, request, priority, search, tenant)
+                 WHERE NOT ($11 AND EXISTS (SELECT 1 FROM tombstones WHERE tombstones.id = requests.id))
                 ON CONFLICT (id) DO NOTHING
              RETURNING id, kind, priority, tenant, batch, created_at, available_at, traceparent, tracestate),
              sent AS (

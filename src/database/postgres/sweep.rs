@@ -71,10 +71,10 @@ impl PostgresJobStore {
         let query = sqlx::query(concat!(
             "WITH held AS (
                 SELECT waiting.id, kind, priority, payload
-                  FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS asked (id, epoch, payload)
+                  FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS turns (id, epoch, payload)
                  CROSS JOIN LATERAL (
                     SELECT jobs.id, kind, priority FROM jobs
-                     WHERE jobs.id = asked.id AND jobs.epoch = asked.epoch AND state || '' = 'queued'
+                     WHERE jobs.id = turns.id AND jobs.epoch = turns.epoch AND state || '' = 'queued'
                        FOR UPDATE) AS waiting),
              turned AS (
                 UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5

@@ -33,7 +33,7 @@ pub use guidance::{BranchOrder, Guidance};
 pub use layered::QwenImageLayeredPipeline;
 pub use noise::randn;
 pub use options::{
-    CFG_SCALE, Caption, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput, LAYERS,
+    CFG_SCALE, CFG_UNTIL, Caption, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput, LAYERS,
     NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
 };
 pub use placement::{ComponentPlacement, Placement};

@@ -17,6 +17,8 @@ pub const NUM_INFERENCE_STEPS: RangeInclusive<u32> = 1..=1000;
 pub const CFG_SCALE: RangeInclusive<f64> = 0.0..=100.0;
 /// The most steps in a row that a step cache skips.
 pub const STEP_CACHE: RangeInclusive<u32> = 0..=10;
+/// The share of the steps that have guidance.
+pub const CFG_UNTIL: RangeInclusive<f64> = 0.0..=1.0;
 /// Resolutions in pixels, multiples of [`RESOLUTION_STEP`]; a checkpoint supports a few of them.
 pub const RESOLUTION: RangeInclusive<u32> = 32..=4096;
 pub const RESOLUTION_STEP: u32 = 32;

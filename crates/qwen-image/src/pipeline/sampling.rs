@@ -2,7 +2,7 @@
 
 use super::{
     error::{PipelineError, Result},
-    options::{CFG_SCALE, DecomposeOptions, EditOptions, NUM_INFERENCE_STEPS, STEP_CACHE},
+    options::{CFG_SCALE, CFG_UNTIL, DecomposeOptions, EditOptions, NUM_INFERENCE_STEPS, STEP_CACHE},
     sampler::Sampler,
 };
 use crate::models::{Schedule, Scheduler};
@@ -76,7 +76,7 @@ impl Sampling<'_> {
             let reason = format!("{scale} is not a number between 0 and 100; 4 is usual, 1 turns guidance off");
             return Err(PipelineError::invalid("cfg_scale", reason));
         }
-        if !(0.0..=1.0).contains(&self.cfg_until) {
+        if !CFG_UNTIL.contains(&self.cfg_until) {
             let reason = format!("{} is not a share of the steps, a number between 0 and 1", self.cfg_until);
             return Err(PipelineError::invalid("cfg_until", reason));
         }

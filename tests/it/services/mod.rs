@@ -8,6 +8,7 @@ mod brokers;
 mod collector;
 pub mod database;
 mod datasets;
+mod dead_letter_commands;
 mod dead_letters;
 mod fairness;
 mod limits;

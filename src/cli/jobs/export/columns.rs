@@ -1,7 +1,7 @@
-//! The columns of a Parquet export and their types, which are the same in all shards.
+//! The columns of an export and their types, which are the same in all shards.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::rows::{Item, OWN, PICTURES, Rows};
 use crate::{
@@ -17,8 +17,10 @@ pub enum Kind {
     Int,
     Float,
     Text,
-    /// Objects, lists, and values of different types: the text of their JSON.
+    /// Objects and lists; in Parquet the text of their JSON.
     Json,
+    /// Values of different types: texts, or the text of their JSON.
+    Mixed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,19 @@ impl Columns {
         Ok(columns)
     }
 
+    /// Gives a row all columns, with values of their types: readers of JSON take the types from the first rows.
+    pub fn fit(&self, record: &mut Map<String, Value>) {
+        for Column { name, kind } in &self.foreign {
+            let value = record.entry(name.as_str()).or_insert(Value::Null);
+            match (kind, &value) {
+                (Kind::Float, Value::Number(number)) => *value = json!(number.as_f64()),
+                (Kind::Mixed, Value::Null | Value::String(_)) => {}
+                (Kind::Mixed, other) => *value = Value::String(other.to_string()),
+                _ => {}
+            }
+        }
+    }
+
     fn look(&mut self, item: &Item) {
         for (name, value) in item.foreign() {
             let Some(kind) = kind_of(value) else { continue };
@@ -72,6 +87,7 @@ impl Columns {
             }
         }
         for (name, value) in record.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
+            // After `fit`, so that a float is one.
             let Some(kind) = kind_of(value) else { continue };
             match self.foreign.iter().find(|column| column.name == *name) {
                 Some(column) if both(column.kind, kind) == column.kind => {}
@@ -110,7 +126,7 @@ fn both(one: Kind, other: Kind) -> Kind {
     match (one, other) {
         (one, other) if one == other => one,
         (Kind::Int, Kind::Float) | (Kind::Float, Kind::Int) => Kind::Float,
-        _ => Kind::Json,
+        _ => Kind::Mixed,
     }
 }
 
@@ -121,9 +137,20 @@ mod tests {
     #[test]
     fn a_column_has_the_type_that_all_its_values_fit() {
         assert_eq!(both(Kind::Int, Kind::Float), Kind::Float);
-        assert_eq!(both(Kind::Text, Kind::Int), Kind::Json);
+        assert_eq!(both(Kind::Text, Kind::Int), Kind::Mixed);
+        assert_eq!(both(Kind::Json, Kind::Json), Kind::Json);
         assert_eq!(both(Kind::Bool, Kind::Bool), Kind::Bool);
         assert_eq!(kind_of(&serde_json::json!(u64::MAX)), Some(Kind::Float));
         assert_eq!(kind_of(&Value::Null), None);
+    }
+
+    #[test]
+    fn a_row_has_all_columns_with_values_of_their_types() {
+        let column = |name: &str, kind| Column { name: name.to_owned(), kind };
+        let foreign = vec![column("score", Kind::Float), column("tag", Kind::Mixed), column("note", Kind::Text)];
+        let columns = Columns { pictures: Vec::new(), foreign };
+        let mut record = json!({ "row": 1, "score": 2, "tag": [1] }).as_object().unwrap().clone();
+        columns.fit(&mut record);
+        assert_eq!(json!(record).to_string(), r#"{"note":null,"row":1,"score":2.0,"tag":"[1]"}"#);
     }
 }

@@ -30,8 +30,7 @@ struct About {
     version: u32,
     batch: BatchId,
     format: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    columns: Option<Columns>,
+    columns: Columns,
 }
 
 pub struct Memory<'a> {
@@ -72,7 +71,12 @@ impl<'a> Memory<'a> {
             return refuse("has other files; give an empty or new folder".to_owned());
         }
         let is_new = about.is_none();
-        let new = || About { version: 1, batch: batch.clone(), format: format.as_str().to_owned(), columns: None };
+        let new = || About {
+            version: 1,
+            batch: batch.clone(),
+            format: format.as_str().to_owned(),
+            columns: Columns::default(),
+        };
         let about = about.unwrap_or_else(new);
         let (first, others) = (HashMap::new(), HashSet::new());
         let mut memory = Self { target, about, is_new, shards: 0, rows: 0, first, others };
@@ -95,13 +99,13 @@ impl<'a> Memory<'a> {
     }
 
     /// Makes the target that of this export.
-    pub async fn begin(&mut self, columns: Option<Columns>) -> Result<(), JobError> {
+    pub async fn begin(&mut self, columns: Columns) -> Result<(), JobError> {
         self.about.columns = columns;
         self.target.write_own(ABOUT, serde_json::to_vec_pretty(&self.about).unwrap_or_default()).await
     }
 
-    pub fn columns(&self) -> Option<&Columns> {
-        self.about.columns.as_ref()
+    pub fn columns(&self) -> &Columns {
+        &self.about.columns
     }
 
     /// The number of the next shard.

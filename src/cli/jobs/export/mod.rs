@@ -137,11 +137,7 @@ pub async fn export(global: &GlobalArgs, front: &Submitter, args: ExportArgs) ->
     let mut memory = Memory::open(&target, &args.batch, args.format).await?;
     if memory.is_new() {
         // All rows are looked at, also those without a result yet, so that later shards have the same columns.
-        let columns = match args.format {
-            Format::Parquet => Some(Columns::of_batch(front, &args.batch).await?),
-            Format::Imagefolder | Format::Webdataset | Format::Jsonl => None,
-        };
-        memory.begin(columns).await?;
+        memory.begin(Columns::of_batch(front, &args.batch).await?).await?;
     }
     let start = Instant::now();
     let mut sweep = Sweep::start(global, "exporting", summary.total());

@@ -69,8 +69,11 @@ impl ParquetFile {
             .set_statistics_enabled(EnabledStatistics::None)
             .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), features)]));
         for name in &columns.pictures {
-            let path =
-                if is_list(name) { vec![name.as_str(), "list", "element", "bytes"] } else { vec![name.as_str(), "bytes"] };
+            let path = if is_list(name) {
+                vec![name.as_str(), "list", "element", "bytes"]
+            } else {
+                vec![name.as_str(), "bytes"]
+            };
             let path = ColumnPath::from(path.into_iter().map(str::to_owned).collect::<Vec<_>>());
             // PNGs do not get smaller.
             properties = properties
@@ -80,10 +83,6 @@ impl ParquetFile {
         let schema = schema(&columns)?;
         let writer = SerializedFileWriter::new(BufWriter::new(file), schema, Arc::new(properties.build()))?;
         Ok(Self { writer, columns, rows: Vec::new(), bytes: 0 })
-    }
-
-    pub fn columns(&self) -> &Columns {
-        &self.columns
     }
 
     pub fn add(&mut self, record: &Map<String, Value>, key: &str, sample: &Sample) -> Result<(), WriteError> {
@@ -141,6 +140,7 @@ impl ParquetFile {
                 Kind::Int => ints(&mut group, values)?,
                 Kind::Float => write::<DoubleType>(&mut group, 1, values.map(|value| value?.as_f64()))?,
                 Kind::Text => texts(&mut group, values)?,
+                Kind::Mixed => texts(&mut group, values)?,
                 Kind::Json => {
                     let text = |value: &Value| value.to_string().into_bytes().into();
                     let values = values.map(|value| value.filter(|value| !value.is_null()).map(text));
@@ -234,7 +234,7 @@ fn schema(columns: &Columns) -> Result<TypePtr, ParquetError> {
             Kind::Bool => leaf(name, Physical::BOOLEAN)?,
             Kind::Int => leaf(name, Physical::INT64)?,
             Kind::Float => leaf(name, Physical::DOUBLE)?,
-            Kind::Text | Kind::Json => text(name)?,
+            Kind::Text | Kind::Json | Kind::Mixed => text(name)?,
         });
     }
     Ok(Arc::new(Type::group_type_builder("schema").with_fields(fields).build()?))
@@ -283,7 +283,7 @@ fn features(columns: &Columns) -> Value {
             Kind::Bool => "bool",
             Kind::Int => "int64",
             Kind::Float => "float64",
-            Kind::Text | Kind::Json => "string",
+            Kind::Text | Kind::Json | Kind::Mixed => "string",
         };
         features.insert(name.clone(), value(dtype));
     }

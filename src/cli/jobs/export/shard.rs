@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value, json};
 use tempfile::{NamedTempFile, TempDir};
 
-use super::{Format, memory::Memory, parquet::ParquetFile, rows::Item, sample::Sample};
+use super::{Format, columns::Columns, memory::Memory, parquet::ParquetFile, rows::Item, sample::Sample};
 use crate::{
     job::JobError,
     store::{Target, io_error},
@@ -25,6 +25,7 @@ pub struct Shard {
     /// For each row what the export remembers of it.
     lines: Vec<String>,
     bytes: u64,
+    columns: Columns,
     content: Content,
 }
 
@@ -56,8 +57,8 @@ impl Shard {
             }
             Format::Parquet => {
                 let (file, same) = new_file()?;
-                let columns = memory.columns().cloned().unwrap_or_default();
-                let writer = ParquetFile::begin(same, columns).map_err(|error| error.at(file.path()))?;
+                let writer =
+                    ParquetFile::begin(same, memory.columns().clone()).map_err(|error| error.at(file.path()))?;
                 Content::Parquet(file, Box::new(writer))
             }
             Format::Jsonl => {
@@ -69,7 +70,8 @@ impl Shard {
                 None => Content::Prefix(target.clone()),
             },
         };
-        Ok(Self { number: memory.next_shard(), lines: Vec::new(), bytes: 0, content })
+        let (number, columns) = (memory.next_shard(), memory.columns().clone());
+        Ok(Self { number, lines: Vec::new(), bytes: 0, columns, content })
     }
 
     /// The size of the pictures and texts so far.
@@ -83,6 +85,7 @@ impl Shard {
 
     pub async fn add(&mut self, item: &Item, key: &str, sample: Sample) -> Result<(), JobError> {
         let mut record = item.record();
+        self.columns.fit(&mut record);
         self.bytes += sample.pictures.iter().map(|picture| picture.bytes.len() as u64).sum::<u64>();
         let folder = format!("{:06}", self.number);
         if let Content::Prefix(target) = &self.content {
@@ -100,7 +103,7 @@ impl Shard {
                 write_sample(archive, key, &record, &sample).map_err(|error| io_error(file.path(), "write", error))
             }
             Content::Parquet(file, writer) => {
-                writer.columns().check(item, &record)?;
+                self.columns.check(item, &record)?;
                 writer.add(&record, key, &sample).map_err(|error| error.at(file.path()))
             }
             Content::Lines(file, lines) => {
@@ -132,7 +135,7 @@ impl Shard {
 
     /// Makes the shard visible.
     pub async fn finish(self, target: &Target) -> Result<Finished, JobError> {
-        let Self { number, lines, bytes, content } = self;
+        let Self { number, lines, bytes, content, .. } = self;
         let name = |extension: &str| format!("layers-{number:06}.{extension}");
         match content {
             Content::Archive(file, archive) => {

@@ -16,4 +16,4 @@ fi
 ./check.py "$@"
 target=$(cd ../.. && pwd)/target
 # With the readers that check.py installed.
-"$target/export-readers/bin/python" ./datasets.py "$target/tmp/export-datasets"
+"$target/export-readers/bin/python" ./check_datasets.py "$target/tmp/export-datasets"

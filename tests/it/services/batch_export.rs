@@ -1,7 +1,7 @@
 //! `acetate jobs export`: every row once and in order, whatever interrupts it, and files that other programs read.
 //!
 //! The exports of the embedded world are also written to `target/tmp/export-datasets/`, with what is in them, for
-//! `tests/export/datasets.py`, which loads them with other projects' readers.
+//! `tests/export/check_datasets.py`, which loads them with other projects' readers.
 
 use std::{
     collections::BTreeMap,

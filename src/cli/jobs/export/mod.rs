@@ -47,8 +47,8 @@ const ROWS_IN_SHARD: u64 = 100_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each row has the row's number, the job's id, its input, prompt and seed, the pictures, and the columns of the
-dataset that the batch was made of. `acetate run decompose DIR` prints the name of its batch.
+Each row has its number, the job's id, its input, prompt and seed, the pictures, and the columns of
+the dataset that the batch was made of. `acetate run decompose DIR` prints the name of its batch.
 
 Run again, the command adds what is missing: after Ctrl-C, or when more jobs have succeeded.
 

@@ -9,6 +9,7 @@ use super::wiring;
 use crate::{
     config::LoadedConfig,
     database::{JobStore, SubmitOptions, Submitted},
+    egress::WebhookPolicy,
     job::{InputRef, JobError, JobRequest},
     queue::Queue,
     store::{InputReader, ObjectKey, Stores, Trust, check_readable},
@@ -27,6 +28,8 @@ pub struct Submitter {
     rules: Option<Stores>,
     queue: Queue,
     max_bytes: u64,
+    /// Absent if servers with the settings of this machine send no webhooks.
+    webhooks: Option<WebhookPolicy>,
 }
 
 impl Submitter {
@@ -37,7 +40,11 @@ impl Submitter {
         // With SQLite and the queue in the worker's process, the worker is on this machine.
         let is_local = matches!((&jobs, &queue), (JobStore::Sqlite(_), Queue::Embedded(_)));
         let rules = if is_local { None } else { Some(wiring::stores(config, Trust::Submitted)?) };
-        Ok(Self { jobs, queue, rules, inputs: stores.inputs().clone(), stores, max_bytes: config.image.max_bytes })
+        let http = &config.http;
+        let policy = || WebhookPolicy::new("http.webhook_allow", &http.webhook_allow, None);
+        let webhooks = http.webhook_secret.as_ref().map(|_| policy()).transpose()?;
+        let (inputs, max_bytes) = (stores.inputs().clone(), config.image.max_bytes);
+        Ok(Self { jobs, queue, rules, inputs, stores, max_bytes, webhooks })
     }
 
     /// Whether the jobs are for workers of this machine, so that they may read what its user may read.
@@ -62,6 +69,18 @@ impl Submitter {
             }
         }
         Ok(())
+    }
+
+    /// Refuses an address that servers with the settings of this machine would not call.
+    pub fn check_webhook(&self, field: &str, url: &str) -> Result<(), JobError> {
+        match &self.webhooks {
+            Some(policy) => policy.check(field, url),
+            None => {
+                let reason =
+                    "no server sends webhooks: http.webhook_secret is not set; set it for `acetate serve` and here";
+                Err(JobError::invalid(field, reason))
+            }
+        }
     }
 
     /// Submits a job, as part of the trace of the running code.

@@ -25,7 +25,7 @@ pub struct AuditArgs {
 
 #[derive(Debug, Subcommand)]
 enum AuditCommand {
-    /// List who submitted, cancelled, retried or deleted jobs, and who handled dead letters, newest first
+    /// List who submitted, cancelled, retried or deleted jobs, handled dead letters, or paused the queue, newest first
     ///
     /// An action on a whole batch is one entry. Entries are kept for audit.keep_days.
     #[command(after_help = EXAMPLES)]
@@ -40,7 +40,8 @@ struct ListArgs {
     /// Only actions of this token, or of cli:USER@HOST
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
-    /// Only this action: submitted, cancelled, retried, deleted, pruned, dead_letter_retried or dead_letter_dropped
+    /// Only this action: submitted, cancelled, retried, deleted, pruned, dead_letter_retried, dead_letter_dropped,
+    /// paused or resumed
     #[arg(long)]
     action: Option<String>,
     /// Only actions on this job
@@ -120,6 +121,9 @@ fn table_row(row: &ActionRow) -> Vec<String> {
 /// `job 018f...`, `1200 jobs of the batch posters`.
 fn about(row: &ActionRow) -> String {
     let noun = if row.action.starts_with("dead_letter") { "dead letter" } else { "job" };
+    if let Some(paused) = row.detail.as_ref().and_then(|detail| detail["text"].as_str()) {
+        return paused.to_owned();
+    }
     let of = row.batch.as_ref().map(|batch| format!(" of the batch {batch}")).unwrap_or_default();
     match row.job {
         Some(job) => format!("job {job}{of}"),
@@ -205,7 +209,7 @@ mod tests {
         assert!(matches!(parse_since("12h"), Ok(Since::Age(age)) if age.as_secs() == 43_200));
         assert!(parse_since("yesterday").unwrap_err().contains("neither a time"));
         // The help names all of them.
-        let help = "submitted, cancelled, retried, deleted, pruned, dead_letter_retried or dead_letter_dropped";
+        let help = "submitted, cancelled, retried, deleted, pruned, dead_letter_retried, dead_letter_dropped, paused or resumed";
         assert!(Action::ALL.iter().all(|action| help.contains(action.as_str())));
     }
 }

@@ -1,6 +1,6 @@
 //! `acetate dead-letters`: looks at RabbitMQ's dead letters, publishes them again, or drops them.
 
-use std::io::{BufRead, IsTerminal};
+use std::io::IsTerminal;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -259,7 +259,8 @@ async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: 
         if page.letters.is_empty() {
             return Err(missing(&which.named.id).into());
         }
-        if !confirmed(page.letters.len() as u64) {
+        let letters = output::count(page.letters.len() as u64, "dead letter");
+        if !output::confirmed(&format!("delete {letters} for good?")) {
             return Err(Failure::Cancelled("nothing was deleted".to_owned()));
         }
         // Exactly those that were counted, whatever comes in meanwhile.
@@ -267,13 +268,6 @@ async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: 
         filter.only = Some(page.letters.into_iter().map(|letter| letter.id).collect());
     }
     handle(global, queue, front, &which, filter, DeadLetterAction::Drop).await
-}
-
-fn confirmed(letters: u64) -> bool {
-    output::error(&format!("delete {} for good? [y/N]", output::count(letters, "dead letter")));
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }
 
 async fn handle(

@@ -1,6 +1,6 @@
 //! Writes to stdout and stderr. A closed pipe (`acetate jobs list | head`) is not an error.
 
-use std::io::{ErrorKind, Write};
+use std::io::{BufRead, ErrorKind, Write};
 
 use serde::Serialize;
 
@@ -56,6 +56,14 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     };
     print(header.to_vec())?;
     rows.iter().try_for_each(|row| print(row.iter().map(String::as_str).collect()))
+}
+
+/// Asks on the terminal whether to do something that is hard to undo; only `y` and `yes` mean so.
+pub fn confirmed(question: &str) -> bool {
+    error(&format!("{question} [y/N]"));
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }
 
 /// `1 job`, `12 jobs`.

@@ -35,7 +35,7 @@ const PASSWORDS: [&str; 4] = ["amqp", "amqps", "postgres", "postgresql"];
 
 /// The value of the setting `key`, with secrets hidden.
 pub(super) fn shown(key: &str, value: &str) -> String {
-    let secret = ["token", "tokens", "secret", "password", "access_key_id", "secret_access_key"]
+    let secret = ["token", "tokens", "secret", "password", "access_key_id", "secret_access_key", "batch_webhook"]
         .iter()
         .any(|ending| key.ends_with(ending));
     if secret && !value.is_empty() { HIDDEN.to_owned() } else { without_password(value) }

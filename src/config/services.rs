@@ -72,6 +72,8 @@ pub struct Http {
     #[serde(deserialize_with = "list")]
     pub webhook_allow: Vec<String>,
     pub webhook_retry_seconds: f64,
+    #[serde(deserialize_with = "set")]
+    pub batch_webhook: Option<Secret>,
 }
 
 impl Http {

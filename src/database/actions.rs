@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::row_mapping::Columns;
+use super::{Scope, row_mapping::Columns};
 use crate::job::{BatchId, JobError, JobId};
 
 /// Who acts, in one command or request; clones share the entries of its actions.
@@ -40,6 +40,7 @@ impl Actor {
             Subject::Job(job, batch) => (format!(".{job}"), Some(job), batch),
             Subject::Many(batch) => (String::new(), None, batch),
             Subject::DeadLetter(id, job) => (format!(".{id}"), job, None),
+            Subject::Queue(scope) => (format!(".{scope}"), None, scope.batch()),
         };
         Note {
             operation: format!("{operation}.{}{of}", action.as_str()),
@@ -66,10 +67,13 @@ pub enum Action {
     Pruned,
     DeadLetterRetried,
     DeadLetterDropped,
+    /// All jobs, those of a kind or of a batch were kept from starting.
+    Paused,
+    Resumed,
 }
 
 impl Action {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Submitted,
         Self::Cancelled,
         Self::Retried,
@@ -77,6 +81,8 @@ impl Action {
         Self::Pruned,
         Self::DeadLetterRetried,
         Self::DeadLetterDropped,
+        Self::Paused,
+        Self::Resumed,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -88,6 +94,8 @@ impl Action {
             Self::Pruned => "pruned",
             Self::DeadLetterRetried => "dead_letter_retried",
             Self::DeadLetterDropped => "dead_letter_dropped",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
         }
     }
 }
@@ -101,6 +109,8 @@ pub enum Subject<'a> {
     Many(Option<&'a BatchId>),
     /// One dead letter by its id, and the job that it names.
     DeadLetter(&'a str, Option<JobId>),
+    /// What is paused, in words, and its batch if it is one.
+    Queue(&'a Scope),
 }
 
 /// An entry to write.
@@ -113,6 +123,15 @@ pub(super) struct Note {
     pub(super) job: Option<String>,
     pub(super) batch: Option<String>,
     pub(super) detail: Option<String>,
+}
+
+impl Actor {
+    /// The entry of a pause or its end.
+    pub(super) fn note_of_queue(&self, action: Action, scope: &Scope) -> Note {
+        let (of, name) = scope.columns();
+        let detail = serde_json::json!({ "scope": of, "name": name, "text": scope.to_string() });
+        self.note(action, Subject::Queue(scope), Some(detail.to_string()))
+    }
 }
 
 impl Note {

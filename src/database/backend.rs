@@ -360,6 +360,16 @@ in_either! {
 
 // Webhook calls.
 in_either! {
+    /// Calls this address when the batch has ended, once. `again`: also if it was called before, because the batch has
+    /// new jobs.
+    async fn watch_batch(&self, batch: &BatchId, url: &str, again: bool) -> Result<(), JobError>;
+
+    /// Some of the batches that have ended and whose addresses were not called yet.
+    async fn ended_batches(&self) -> Result<Vec<BatchId>, JobError>;
+
+    /// Makes the calls of a batch due, unless it goes on after all; returns their number. It may be repeated.
+    async fn call_batch_webhooks(&self, batch: &BatchId, payload: &str) -> Result<u64, JobError>;
+
     /// Takes due webhook calls for the duration of `lease`; no other server gets them during that time.
     async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError>;
 

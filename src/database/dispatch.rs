@@ -100,6 +100,16 @@ pub struct KindCounts {
     pub running: u64,
 }
 
+impl Scope {
+    /// The batch that it is about.
+    pub fn batch(&self) -> Option<&BatchId> {
+        match self {
+            Self::Batch(batch) => Some(batch),
+            Self::All | Self::Kind(_) => None,
+        }
+    }
+}
+
 impl DispatchRules {
     /// The most jobs of a tenant; absent if there is no limit.
     pub fn limit_of(&self, tenant: &str) -> Option<u32> {

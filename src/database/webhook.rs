@@ -4,8 +4,11 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::row_mapping::{Columns, read_attempt_trace, read_trace};
-use crate::job::{JobError, JobId, TraceContext};
+use super::{
+    JobStore,
+    row_mapping::{Columns, read_attempt_trace, read_trace, to_json},
+};
+use crate::job::{BatchEvent, JobError, JobId, JobState, TraceContext};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WebhookId(pub(super) i64);
@@ -22,7 +25,7 @@ pub struct WebhookRow {
     pub id: WebhookId,
     pub job: JobId,
     pub url: String,
-    /// JSON, a [`crate::job::JobEvent`].
+    /// JSON, a [`crate::job::JobEvent`] or [`BatchEvent`].
     pub payload: String,
     /// The attempts before this one.
     pub attempts: u32,
@@ -31,6 +34,31 @@ pub struct WebhookRow {
     /// The span of the job's last attempt.
     pub attempt: Option<TraceContext>,
     pub created_at: Timestamp,
+}
+
+impl JobStore {
+    /// Makes the calls due for batches that have ended; returns their number.
+    pub async fn end_batches(&self) -> Result<u64, JobError> {
+        let mut calls = 0;
+        for batch in self.ended_batches().await? {
+            let Some(summary) = self.batch_summary(&batch).await? else { continue };
+            let errors = self.error_counts(&batch).await?;
+            let errors = errors.into_iter().filter(|count| count.state == JobState::Failed);
+            let event = BatchEvent {
+                version: BatchEvent::VERSION,
+                event: BatchEvent::ENDED.to_owned(),
+                jobs: summary.total(),
+                succeeded: summary.in_state(JobState::Succeeded),
+                failed: summary.in_state(JobState::Failed),
+                cancelled: summary.in_state(JobState::Cancelled),
+                errors: errors.map(|count| (count.code, count.jobs)).collect(),
+                time: summary.last_finished.unwrap_or(summary.first_created),
+                batch: batch.clone(),
+            };
+            calls += self.call_batch_webhooks(&batch, &to_json(&event)?).await?;
+        }
+        Ok(calls)
+    }
 }
 
 /// The row's number is called `call`, because `id` means the job everywhere else.

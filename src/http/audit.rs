@@ -30,8 +30,8 @@ pub struct ActionView {
     pub actor: String,
     /// The client's address, for requests.
     pub address: Option<String>,
-    /// `submitted`, `cancelled`, `retried`, `deleted`, `pruned`, `dead_letter_retried` or `dead_letter_dropped`; a newer
-    /// version may have more.
+    /// `submitted`, `cancelled`, `retried`, `deleted`, `pruned`, `dead_letter_retried`, `dead_letter_dropped`, `paused`
+    /// or `resumed`; a newer version may have more.
     pub action: String,
     /// The job; null for an action on many.
     pub job: Option<JobId>,

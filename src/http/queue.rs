@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     api::Api,
+    caller::Caller,
     extract,
     problem::{Answer, ApiError, Problem},
 };
@@ -55,9 +56,10 @@ pub async fn show(State(api): State<Api>) -> Answer<Json<QueueStatus>> {
     responses((status = 200, description = "The queue", body = QueueStatus), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn pause(
     State(api): State<Api>,
+    caller: Caller,
     extract::Json(body): extract::Json<ScopeBody, MOST>,
 ) -> Answer<Json<QueueStatus>> {
-    api.jobs().pause(&body.scope()?).await?;
+    api.by(&caller).jobs().pause(&body.scope()?).await?;
     Ok(Json(api.jobs().queue_status().await?))
 }
 
@@ -66,9 +68,10 @@ pub async fn pause(
     responses((status = 200, description = "The queue", body = QueueStatus), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn resume(
     State(api): State<Api>,
+    caller: Caller,
     extract::Json(body): extract::Json<ScopeBody, MOST>,
 ) -> Answer<Json<QueueStatus>> {
-    api.jobs().resume(&body.scope()?).await?;
+    api.by(&caller).jobs().resume(&body.scope()?).await?;
     api.wake();
     Ok(Json(api.jobs().queue_status().await?))
 }

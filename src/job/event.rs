@@ -40,6 +40,28 @@ pub struct EventFile {
     pub sha256: String,
 }
 
+/// The body of the webhook at the end of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchEvent {
+    pub version: u32,
+    /// `batch.ended`.
+    pub event: String,
+    pub batch: BatchId,
+    pub jobs: u64,
+    pub succeeded: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+    /// The failed jobs by the code of their error.
+    pub errors: BTreeMap<String, u64>,
+    /// When the last job ended.
+    pub time: Timestamp,
+}
+
+impl BatchEvent {
+    pub const VERSION: u32 = 1;
+    pub const ENDED: &str = "batch.ended";
+}
+
 impl JobEvent {
     pub const VERSION: u32 = 1;
     /// The event of a running job.

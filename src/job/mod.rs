@@ -21,7 +21,7 @@ mod trace;
 pub use batch::BatchId;
 pub use cause::{Cause, lacks_open_files};
 pub use error::{ErrorClass, ErrorRecord, JobError};
-pub use event::{EventFile, JobEvent};
+pub use event::{BatchEvent, EventFile, JobEvent};
 pub use id::{Epoch, JobId};
 pub use inputs::Inputs;
 pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice};

@@ -23,6 +23,7 @@ mod location;
 mod result;
 mod s3;
 mod stores;
+mod target;
 mod url;
 
 pub use backend::Store;
@@ -33,9 +34,10 @@ pub use folder::{FolderStore, Stored};
 pub use inputs::{InputReader, Trust, check_readable, input_name};
 pub use key::ObjectKey;
 pub use listing::{Listed, Listing, Skipped};
-pub use result::ResultFiles;
+pub use result::{ResultFiles, read_published};
 pub use s3::{BucketSettings, Checksums, Encryption, PathStyle, S3Client, S3Credentials, S3Settings, S3Store};
 pub use stores::{StoreSettings, Stores};
+pub use target::{Target, TargetLock};
 pub use url::{file_url, path_of};
 
 pub const MANIFEST: &str = "manifest.json";

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{MANIFEST, ObjectKey, Store, blocking::blocking, digest::sha256, errors::io_error, key::check_name};
-use crate::job::{JobError, Manifest};
+use crate::job::{FileEntry, JobError, Manifest};
 
 /// The maximum size of a manifest, in bytes, because it is read whole.
 pub(super) const LARGEST_MANIFEST: u64 = 16 << 20;
@@ -67,13 +67,7 @@ impl ResultFiles {
             Origin::Store(store, manifest_key) => {
                 let named = self.manifest.files.iter().find(|file| file.name == name);
                 let file = named.ok_or_else(|| JobError::InputNotFound { input: name.to_owned() })?;
-                let key = manifest_key.sibling(name)?;
-                let (digest, bytes) = sha256(store.get(&key, file.size).await?).await?;
-                if hex::encode(digest) != file.sha256 {
-                    let reason = "does not have the bytes that the manifest names; the store is damaged".to_owned();
-                    return Err(JobError::storage(store.place(&key), reason));
-                }
-                Ok(bytes)
+                read_published(store, manifest_key, file).await
             }
             Origin::Folder(folder) => {
                 let path = folder.join(name);
@@ -99,4 +93,15 @@ impl ResultFiles {
         }
         Ok(files)
     }
+}
+
+/// The bytes of one file of a published result, exactly those that were published.
+pub async fn read_published(store: &Store, manifest_key: &ObjectKey, file: &FileEntry) -> Result<Vec<u8>, JobError> {
+    let key = manifest_key.sibling(&file.name)?;
+    let (digest, bytes) = sha256(store.get(&key, file.size).await?).await?;
+    if hex::encode(digest) != file.sha256 {
+        let reason = "does not have the bytes that the manifest names; the store is damaged".to_owned();
+        return Err(JobError::storage(store.place(&key), reason));
+    }
+    Ok(bytes)
 }

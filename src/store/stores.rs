@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     FolderStore, InputReader, ObjectKey, S3Client, S3Settings, S3Store, Store, Trust, allow::AllowList, key::INPUTS,
-    location::Location,
+    location::Location, target::Target,
 };
 use crate::{egress::WebLimits, job::JobError};
 
@@ -116,6 +116,13 @@ impl Stores {
             None => Ok(self.own.clone()),
             Some(url) => rooted(&self.client, "result_root", &Location::parse("result_root", url)?.as_folder()),
         }
+    }
+}
+
+impl Stores {
+    /// The folder or prefix that the user of this machine exports to: a path, `file:///` or `s3://`.
+    pub fn target(&self, out: &str) -> Result<Target, JobError> {
+        Target::at(self.client.clone(), out)
     }
 }
 

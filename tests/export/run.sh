@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Reads the exports that the tests wrote (cargo test --test it export) with other programs. Installs ImageMagick if that is
+# Reads the exports that the tests wrote (cargo test --test it export) with other programs, and loads the datasets that
+# `acetate jobs export` wrote with the libraries that people use. Installs ImageMagick if that is
 # allowed; uses Krita if it is there.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -12,4 +13,7 @@ if ! command -v identify >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get 
     { apt-get install -y --no-install-recommends imagemagick ||
         { apt-get update && apt-get install -y --no-install-recommends imagemagick; }; } >/dev/null 2>&1 || true
 fi
-exec ./check.py "$@"
+./check.py "$@"
+target=$(cd ../.. && pwd)/target
+# With the readers that check.py installed.
+"$target/export-readers/bin/python" ./check_datasets.py "$target/tmp/export-datasets"

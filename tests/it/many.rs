@@ -65,6 +65,13 @@ fn a_folder_is_split_and_one_bad_picture_does_not_end_it() {
     );
     let again = place.run(&["export", "--batch", batch, "--out", "files", "--format", "ora"]);
     assert!(again.stdout.contains("0 written, 4 already there"), "{}", again.stdout);
+    let rows = place.run(&["jobs", "results", "--batch", batch]).stdout;
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let pictures: Vec<_> = rows.iter().map(|row| (row["row"].as_u64(), row["meta"]["picture"].as_str())).collect();
+    assert!(pictures.contains(&(Some(3), Some("deep/b.png"))) && pictures.contains(&(Some(2), Some("bad.png"))));
+    let report = place.json(&["jobs", "export", "--batch", batch, "--as", "webdataset", "--out", "set", "--json"]);
+    assert_eq!((&report["written"], &report["shards"]), (&json!(4), &json!(1)), "{report:#}");
+    assert_eq!(names(&place.path("set")), [".acetate-export", "layers-000000.tar"]);
     let none = place.run(&["export", "--batch", "none", "--out", "files"]);
     assert!(none.code == Some(2) && none.stderr.contains("there is no batch `none`"), "{none:?}");
 }

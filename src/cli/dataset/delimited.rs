@@ -18,12 +18,14 @@ pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), J
     let (named, text) = without_excels_line(&first, text, path)?;
     let (first, text) = if named.is_some() { text::peek_line(path, text)? } else { (first, text) };
     let separator = separator.or(named).unwrap_or_else(|| separator_of(&first));
+    let (text, row_start) = text::RowLimit::of(text);
     let mut reader = csv::ReaderBuilder::new().delimiter(separator).trim(csv::Trim::All).from_reader(text);
     let header = reader.headers().map_err(|error| explain_first(path, error))?.clone();
     check_header(&header).map_err(wrong)?;
     let mut number = 0;
     let mut record = StringRecord::new();
     loop {
+        row_start.next_row();
         let read = reader.read_record(&mut record);
         let line = match &read {
             Ok(false) => return Ok(()),
@@ -34,7 +36,7 @@ pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), J
         let fields = match read {
             Ok(_) => Ok(cells(&header, &record)),
             Err(error) => match error.into_kind() {
-                csv::ErrorKind::Io(error) => return Err(text::read_error(path, error)),
+                csv::ErrorKind::Io(error) => return Err(text::row_error(path, number, error)),
                 kind => Err(JobError::invalid("row", explain(&kind, &header))),
             },
         };

@@ -18,18 +18,17 @@ pub fn read_lines(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
     let mut text = text::open(path, SAVE_AS_UTF8)?;
     let (mut line, mut number, mut bytes) = (0_u64, 0, Vec::new());
     loop {
-        bytes.clear();
-        if text.read_until(b'\n', &mut bytes).map_err(|error| text::read_error(path, error))? == 0 {
-            return Ok(());
-        }
+        let read = text::read_line(&mut text, &mut bytes).map_err(|error| text::row_error(path, number + 1, error))?;
         line += 1;
-        if bytes.trim_ascii().is_empty() {
-            continue;
-        }
+        let fields = match read {
+            text::Line::End => return Ok(()),
+            text::Line::TooLong => Err(text::too_long()),
+            text::Line::Whole if bytes.trim_ascii().is_empty() => continue,
+            text::Line::Whole => value_from_slice(&bytes)
+                .map_err(|error| about_the_row(error.in_request("row", ""), &bytes))
+                .and_then(object),
+        };
         number += 1;
-        let fields = value_from_slice(&bytes)
-            .map_err(|error| about_the_row(error.in_request("row", ""), &bytes))
-            .and_then(object);
         let place = format!("{}:{line} (row {number})", path.display());
         if !sink.push(Row::new(number, place, fields, false)) {
             return Ok(());
@@ -68,7 +67,8 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
             None => text.consume(blanks),
             Some(b'[') => break,
             Some(_) => {
-                let mut rows = Rows { path, sink, number: 0 };
+                let (text, start) = text::RowLimit::of(text);
+                let mut rows = Rows { path, sink, number: 0, start };
                 for value in serde_json::Deserializer::from_reader(text).into_iter::<Value>() {
                     if !rows.push(value.map_err(|error| not_json(path, error))?) {
                         break;
@@ -78,7 +78,8 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
             }
         }
     }
-    let mut rows = Rows { path, sink, number: 0 };
+    let (text, start) = text::RowLimit::of(text);
+    let mut rows = Rows { path, sink, number: 0, start };
     let mut reader = serde_json::Deserializer::from_reader(text);
     match reader.deserialize_seq(&mut rows).and_then(|()| reader.end()) {
         Err(error) if error.to_string().starts_with(ENOUGH) => Ok(()),
@@ -93,11 +94,13 @@ struct Rows<'a> {
     path: &'a Path,
     sink: &'a mut Sink,
     number: u64,
+    start: text::RowStart,
 }
 
 impl Rows<'_> {
     fn push(&mut self, value: Value) -> bool {
         self.number += 1;
+        self.start.next_row();
         let place = format!("{}, row {}", self.path.display(), self.number);
         self.sink.push(Row::new(self.number, place, object(whole_numbers(value)), false))
     }

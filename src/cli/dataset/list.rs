@@ -11,17 +11,17 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
     let mut text = text::open(path, "save it as UTF-8")?;
     let (mut line, mut number, mut bytes) = (0_u64, 0, Vec::new());
     loop {
-        bytes.clear();
-        if text.read_until(b'\n', &mut bytes).map_err(|error| text::read_error(path, error))? == 0 {
-            return Ok(());
-        }
+        let read = text::read_line(&mut text, &mut bytes).map_err(|error| text::row_error(path, number + 1, error))?;
         line += 1;
         let trimmed = bytes.trim_ascii();
-        if trimmed.is_empty() || trimmed.starts_with(b"#") {
+        let is_row = read == text::Line::TooLong || !(trimmed.is_empty() || trimmed.starts_with(b"#"));
+        if !is_row && read == text::Line::Whole {
             continue;
         }
         number += 1;
         let fields = match std::str::from_utf8(trimmed) {
+            _ if read == text::Line::End => return Ok(()),
+            _ if read == text::Line::TooLong => Err(text::too_long()),
             Ok(address) => Ok(Fields::from_iter([("image".to_owned(), json!(address))])),
             Err(_) => Err(JobError::invalid("row", "is not UTF-8, perhaps Latin-1; save the list as UTF-8")),
         };

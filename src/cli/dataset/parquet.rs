@@ -3,13 +3,15 @@
 use std::{fs::File, path::Path};
 
 use parquet::{
+    basic::ConvertedType,
     errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
     record::{Field, Row as Record, reader::RowIter},
+    schema::types::Type,
 };
 use serde_json::{Value, json};
 
-use super::{Fields, Picture, Row, json::LARGEST_EXACT, reading::Sink, text::read_error};
+use super::{Fields, Picture, Row, columns::may_be_a_picture, json::LARGEST_EXACT, reading::Sink, text::read_error};
 use crate::job::JobError;
 
 /// The number of values that are decoded at a time. They may be pictures.
@@ -19,7 +21,8 @@ const BATCH: usize = 16;
 pub fn read(path: &Path, sink: &mut Sink) -> Result<bool, JobError> {
     let file = File::open(path).map_err(|error| read_error(path, error))?;
     let reader = SerializedFileReader::new(file).map_err(|error| explain(path, &error))?;
-    let rows = RowIter::from_file(None, &reader).map_err(|error| explain(path, &error))?.with_batch_size(BATCH);
+    let columns = readable(reader.metadata().file_metadata().schema());
+    let rows = RowIter::from_file(columns, &reader).map_err(|error| explain(path, &error))?.with_batch_size(BATCH);
     for (index, record) in rows.enumerate() {
         let record = record.map_err(|error| explain(path, &error))?;
         let number = index as u64 + 1;
@@ -30,6 +33,21 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<bool, JobError> {
         }
     }
     Ok(true)
+}
+
+/// The columns without those that the reader would crash at; nothing if there are none of these.
+fn readable(schema: &Type) -> Option<Type> {
+    fn is_readable(field: &Type) -> bool {
+        match field {
+            Type::PrimitiveType { basic_info, .. } => basic_info.converted_type() != ConvertedType::INTERVAL,
+            Type::GroupType { fields, .. } => fields.iter().all(|field| is_readable(field)),
+        }
+    }
+    let fields: Vec<_> = schema.get_fields().iter().filter(|field| is_readable(field)).cloned().collect();
+    if fields.len() == schema.get_fields().len() {
+        return None;
+    }
+    Type::group_type_builder(schema.name()).with_fields(fields).build().ok()
 }
 
 /// Whether a file has a column of pictures, by its schema: bytes that are no text.
@@ -61,7 +79,21 @@ fn take_apart(record: Record) -> (Fields, Vec<Picture>) {
             other => drop(fields.insert(column, value(other))),
         }
     }
+    if pictures.len() > 1 && pictures.iter().any(looks_like_one) {
+        // Hashes and embeddings are bytes, too.
+        pictures.retain(looks_like_one);
+    }
     (fields, pictures)
+}
+
+/// Whether these bytes are a picture, by their first ones or the name of their column.
+fn looks_like_one(picture: &Picture) -> bool {
+    const ISO_MEDIA: &[u8] = b"ftyp";
+    let bytes = &picture.bytes;
+    may_be_a_picture(&picture.column)
+        || !picture.name.is_empty()
+        || image::guess_format(bytes).is_ok()
+        || bytes.get(4..8) == Some(ISO_MEDIA)
 }
 
 /// The picture of a struct `{bytes, path}`.
@@ -115,10 +147,19 @@ fn value(field: Field) -> Value {
             };
             Value::Object(map.entries().iter().map(entry).collect())
         }
-        // Dates, times and decimals as people read them.
+        // Dates, times and decimals as people read them; the reader crashes at what no calendar has.
+        Field::Date(days) if !DAYS.contains(&days.into()) => json!(days),
+        Field::TimeMillis(time) if !(0..DAY_MS).contains(&time.into()) => json!(time),
+        Field::TimeMicros(time) if !(0..DAY_MS * 1000).contains(&time) => json!(time),
+        Field::TimestampMillis(time) if !DAYS.contains(&time.div_euclid(DAY_MS)) => json!(time),
+        Field::TimestampMicros(time) if !DAYS.contains(&time.div_euclid(DAY_MS * 1000)) => json!(time),
         other => json!(other.to_string()),
     }
 }
+
+const DAY_MS: i64 = 86_400_000;
+/// From the year 0 to the year 9999, in days since 1970.
+const DAYS: std::ops::RangeInclusive<i64> = -719_528..=2_932_896;
 
 /// Whole numbers as such: pandas makes floats of a column with gaps. What JSON does not have is missing.
 fn float(value: f64) -> Value {

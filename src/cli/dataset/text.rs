@@ -1,9 +1,11 @@
 //! Opens manifests: text in UTF-8, with or without a byte order mark, also compressed with gzip.
 
 use std::{
+    cell::Cell,
     fs::File,
     io::{BufRead, BufReader, ErrorKind, Read},
     path::Path,
+    rc::Rc,
 };
 
 use flate2::bufread::MultiGzDecoder;
@@ -14,6 +16,9 @@ use crate::{job::JobError, store::io_error};
 pub type Text = Box<dyn BufRead>;
 
 const BUFFER: usize = 64 << 10;
+/// The maximum size of a row, in bytes. Without it, a quote that is not closed would bring the rest of the file into
+/// memory.
+const LONGEST_ROW: usize = 16 << 20;
 
 /// Opens a manifest without its byte order mark. A file that is no UTF-8 text is refused with what to do: `advice`.
 pub fn open(path: &Path, advice: &str) -> Result<Text, JobError> {
@@ -47,11 +52,104 @@ pub fn read_error(path: &Path, error: std::io::Error) -> JobError {
     let reason = match error.kind() {
         ErrorKind::NotFound => return JobError::InputNotFound { input: path.display().to_string() },
         ErrorKind::UnexpectedEof => "ends too early: the file is incomplete; copy or download it again",
+        ErrorKind::FileTooLarge => {
+            "a row has more than 16 MiB; a quote or a bracket may not be closed, or lines may not end as they should"
+        }
         // What a decompressor says about damage.
         ErrorKind::InvalidInput | ErrorKind::InvalidData => "is damaged; copy or download it again",
         _ => return io_error(path, "read it", error),
     };
     JobError::invalid("--from", format!("{}: {reason}", path.display()))
+}
+
+/// The error of a file that cannot be read beyond a row.
+pub fn row_error(path: &Path, number: u64, error: std::io::Error) -> JobError {
+    match read_error(path, error) {
+        JobError::InvalidRequest { field, reason } => {
+            let name = path.display().to_string();
+            let reason =
+                reason.strip_prefix(&name).map_or(reason.clone(), |rest| format!("{name}, row {number}{rest}"));
+            JobError::InvalidRequest { field, reason }
+        }
+        error => error,
+    }
+}
+
+/// How reading a line ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    Whole,
+    /// It was left out, because it is longer than a row may be.
+    TooLong,
+    /// There is none.
+    End,
+}
+
+/// Reads the next line, with its end.
+pub fn read_line(text: &mut Text, line: &mut Vec<u8>) -> std::io::Result<Line> {
+    line.clear();
+    let mut is_too_long = false;
+    loop {
+        let piece = text.fill_buf()?;
+        let end = piece.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+        let used = end.unwrap_or(piece.len());
+        is_too_long |= line.len() + used > LONGEST_ROW;
+        let is_over = end.is_some() || used == 0;
+        if is_too_long {
+            line.clear();
+        } else {
+            line.extend_from_slice(&piece[..used]);
+        }
+        text.consume(used);
+        if is_over {
+            return Ok(match (is_too_long, line.is_empty()) {
+                (true, _) => Line::TooLong,
+                (false, true) => Line::End,
+                (false, false) => Line::Whole,
+            });
+        }
+    }
+}
+
+/// The error of a line that is too long.
+pub fn too_long() -> JobError {
+    JobError::invalid("row", "has more than 16 MiB; lines may not end as they should")
+}
+
+/// A text in which a row may have only so many bytes.
+pub struct RowLimit {
+    text: Text,
+    left: Rc<Cell<usize>>,
+}
+
+/// Tells a [`RowLimit`] that the next row begins.
+#[derive(Clone)]
+pub struct RowStart(Rc<Cell<usize>>);
+
+impl RowLimit {
+    pub fn of(text: Text) -> (Self, RowStart) {
+        let left = Rc::new(Cell::new(LONGEST_ROW));
+        (Self { text, left: left.clone() }, RowStart(left))
+    }
+}
+
+impl RowStart {
+    pub fn next_row(&self) {
+        self.0.set(LONGEST_ROW);
+    }
+}
+
+impl Read for RowLimit {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.text.read(to)?;
+        match self.left.get().checked_sub(read) {
+            Some(left) => {
+                self.left.set(left);
+                Ok(read)
+            }
+            None => Err(ErrorKind::FileTooLarge.into()),
+        }
+    }
 }
 
 /// The first line of a text, with quoted line ends, and the text from its beginning.

@@ -1,5 +1,7 @@
 //! `acetate jobs watch|cancel|retry`: one job, or all of a batch.
 
+use std::io::IsTerminal;
+
 use clap::Args;
 use serde_json::json;
 
@@ -73,10 +75,25 @@ pub async fn watch(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Re
     watch::verdict(&batch, &summary)
 }
 
-pub async fn cancel(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
-    let id = match args.chosen()? {
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    #[command(flatten)]
+    many: ManyArgs,
+    /// With --batch: do not ask. Without a terminal, nothing is asked
+    #[arg(long, short, requires = "batch")]
+    yes: bool,
+}
+
+impl CancelArgs {
+    pub fn json(&self) -> bool {
+        self.many.json
+    }
+}
+
+pub async fn cancel(global: &GlobalArgs, front: &Submitter, args: CancelArgs) -> Result<(), Failure> {
+    let id = match args.many.chosen()? {
         Chosen::One(id) => id,
-        Chosen::Batch(batch) => return cancel_batch(global, front, &batch, args.json).await,
+        Chosen::Batch(batch) => return cancel_batch(global, front, &batch, &args).await,
     };
     let liveness = front.liveness();
     let text = match front.jobs.cancel(id, &|worker| liveness.is_dead(worker)).await? {
@@ -86,25 +103,44 @@ pub async fn cancel(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> R
         CancelOutcome::Unknown => return Err(no_such_job(id).into()),
     };
     front.dispatch().await;
-    if args.json {
+    if args.json() {
         let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
         return output::json(&JobView::new(row, &front.stores)?);
     }
     output::line(&format!("job {id} {text}"))
 }
 
-async fn cancel_batch(global: &GlobalArgs, front: &Submitter, batch: &BatchId, json: bool) -> Result<(), Failure> {
+async fn cancel_batch(
+    global: &GlobalArgs,
+    front: &Submitter,
+    batch: &BatchId,
+    args: &CancelArgs,
+) -> Result<(), Failure> {
     let summary = front.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
     let unfinished = summary.total() - summary.ended();
+    let undo = format!("acetate jobs retry --batch {batch} --state cancelled");
+    // Scripts that cancel did so without a question before there was one.
+    if unfinished > 0 && !args.yes && std::io::stdin().is_terminal() {
+        let running = summary.in_state(JobState::Running);
+        let running = if running > 0 { format!(", {running} of them running") } else { String::new() };
+        global.say(&format!("acetate queue pause --batch {batch} would only keep them from starting"));
+        let question = format!("cancel {} of batch {batch}{running}?", output::count(unfinished, "job"));
+        if !output::confirmed(&question) {
+            return Err(Failure::Cancelled("nothing was cancelled".to_owned()));
+        }
+    }
     let mut sweep = Sweep::start(global, "cancelling", unfinished);
     let jobs = front.jobs.cancel_batch_in_steps(batch, |jobs| sweep.add(jobs)).await?;
     let stopped = sweep.is_stopped();
     drop(sweep);
     publish(global, front, jobs, stopped).await;
-    if json {
-        output::json(&json!({ "batch": batch, "cancelled": jobs }))?;
+    if args.json() {
+        output::json(&json!({ "batch": batch, "cancelled": jobs, "undo": undo }))?;
     } else {
         output::line(&format!("{} cancelled or asked to stop", output::count(jobs, "job")))?;
+        if jobs > 0 {
+            global.say(&format!("{undo} takes it back"));
+        }
     }
     match stopped && jobs < unfinished {
         true => Err(stopped_after(jobs, unfinished)),

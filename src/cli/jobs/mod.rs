@@ -1,5 +1,6 @@
 //! `acetate jobs`: lists and manages jobs.
 
+mod export;
 mod many;
 mod prune;
 mod results;
@@ -25,9 +26,21 @@ use crate::{
     job::{BatchId, JobError, JobId, JobKind, JobState},
     worker::WorkerName,
 };
-use many::{ManyArgs, RetryArgs};
+use many::{CancelArgs, ManyArgs, RetryArgs};
 pub use prune::parse_age;
 pub use sweep::Sweep;
+
+const CANCEL_EXAMPLES: &str = "\
+Examples:
+  acetate jobs cancel 018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21
+  acetate jobs cancel --batch posters --yes
+  acetate jobs retry --batch posters --state cancelled   # takes it back";
+
+const RETRY_EXAMPLES: &str = "\
+Examples:
+  acetate jobs retry --batch posters
+  acetate jobs retry --batch posters --code storage
+  acetate jobs retry --batch posters --state cancelled";
 
 #[derive(Debug, Args)]
 pub struct JobsArgs {
@@ -45,16 +58,23 @@ enum JobsCommand {
     ///
     /// Also of a job that was deleted, for audit.keep_days.
     History(HistoryArgs),
-    /// Wait for a job or a batch to end, with progress
+    /// Wait for a job or a batch to end, with progress: of a batch, the rate and the time that is left
     Watch(ManyArgs),
     /// Cancel a job or a batch; a running job stops within one denoise step
-    Cancel(ManyArgs),
-    /// Retry a failed or cancelled job, or the failed jobs of a batch
+    ///
+    /// `acetate queue pause --batch NAME` only keeps the jobs of a batch from starting, and `acetate queue resume --batch
+    /// NAME` lets them go on.
+    #[command(after_help = CANCEL_EXAMPLES)]
+    Cancel(CancelArgs),
+    /// Retry a failed or cancelled job, or the failed or cancelled jobs of a batch
+    #[command(after_help = RETRY_EXAMPLES)]
     Retry(RetryArgs),
     /// Copy the result of a job into a folder on this machine
     Fetch(FetchArgs),
     /// Print the results of a batch, one JSON object per line, in the order of its dataset
     Results(results::ResultsArgs),
+    /// Write the results of a batch as a dataset: imagefolder, WebDataset, Parquet or JSON lines
+    Export(export::ExportArgs),
     /// Delete old jobs and their files
     Prune(prune::PruneArgs),
 }
@@ -108,10 +128,12 @@ impl JobsArgs {
             JobsCommand::List(args) => args.json,
             JobsCommand::Show(args) => args.json,
             JobsCommand::History(args) => args.json,
-            JobsCommand::Watch(args) | JobsCommand::Cancel(args) => args.json,
+            JobsCommand::Watch(args) => args.json,
+            JobsCommand::Cancel(args) => args.json(),
             JobsCommand::Retry(args) => args.json(),
             JobsCommand::Fetch(args) => args.json,
             JobsCommand::Results(_) => false,
+            JobsCommand::Export(args) => args.json,
             JobsCommand::Prune(args) => args.json,
         }
     }
@@ -129,6 +151,7 @@ impl JobsArgs {
                 JobsCommand::Retry(args) => many::retry(global, &front, args).await,
                 JobsCommand::Fetch(args) => fetch(&front, args).await,
                 JobsCommand::Results(args) => results::results(global, &front, args).await,
+                JobsCommand::Export(args) => export::export(global, &front, args).await,
                 JobsCommand::Prune(args) => prune::prune(global, &loaded, &front, args).await,
             };
             front.close().await;

@@ -16,7 +16,7 @@ use crate::{
     app::Submitter,
     cli::{Failure, global::GlobalArgs, output, view::JobView, watch::no_such_batch},
     database::{DatasetJob, JobRow},
-    job::{BatchId, JobError, JobState, LayerRole, Task},
+    job::{BatchId, JobError, JobRequest, JobState, LayerRole, Task},
     store::io_error,
 };
 
@@ -103,12 +103,7 @@ fn line(
     meta: Option<Map<String, Value>>,
 ) -> Result<Value, JobError> {
     let inputs: Vec<String> = row.request.inputs.iter().map(ToString::to_string).collect();
-    let prompt = match &row.request.task {
-        Task::Decompose(params) => Some(params.prompt.clone()),
-        Task::Edit(params) => Some(params.instruction.clone()),
-        Task::Workflow(params) => Some(params.decompose.prompt.clone()),
-        Task::Composite(_) => None,
-    };
+    let prompt = prompt(&row.request);
     let seed = row.request.seed();
     let roles: Vec<_> = row.published.iter().flat_map(|result| &result.files).map(|file| file.role).collect();
     let view = JobView::new(row, &front.stores)?;
@@ -140,4 +135,14 @@ fn line(
         "error": view.error,
         "meta": meta,
     }))
+}
+
+/// What a job was asked for in words.
+pub(super) fn prompt(request: &JobRequest) -> Option<String> {
+    match &request.task {
+        Task::Decompose(params) => Some(params.prompt.clone()),
+        Task::Edit(params) => Some(params.instruction.clone()),
+        Task::Workflow(params) => Some(params.decompose.prompt.clone()),
+        Task::Composite(_) => None,
+    }
 }

@@ -9,7 +9,8 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -22,7 +23,7 @@ use crate::{
     app::Embedded,
     cli::{Failure, export, global::GlobalArgs, output, runtime::block_on, view::progress_text},
     config::LoadedConfig,
-    database::{Claim, JobRow, RetryOutcome, SubmitOptions, Submitted},
+    database::{Claim, DatasetRow, JobRow, RetryOutcome, SubmitOptions, Submitted},
     engine::CancelToken,
     image::ExportFormat,
     job::{BatchId, ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Output, Task},
@@ -71,7 +72,8 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
             Ok((pictures, tally)) => {
                 tally.text().into_iter().for_each(|text| global.say(&text));
                 let models = models_of(loaded);
-                let run = Run { global, app: &app, out, batch, template, models, export };
+                let started = Timestamp::now().as_microsecond();
+                let run = Run { global, app: &app, out, batch, started, template, models, export };
                 run.all(&pictures, flags.json).await
             }
             Err(failure) => Err(failure),
@@ -98,6 +100,8 @@ struct Run<'a> {
     app: &'a Embedded,
     out: PathBuf,
     batch: BatchId,
+    /// Tells the pictures of this run from those of an earlier one.
+    started: i64,
     /// The job without its picture.
     template: JobRequest,
     models: String,
@@ -132,7 +136,7 @@ impl Run<'_> {
                 stopped = true;
                 break;
             }
-            match self.one(picture, &cancel, &bar).await {
+            match self.one(index as u64 + 1, picture, &cancel, &bar).await {
                 Ok(Outcome::Made) => report.made += 1,
                 Ok(Outcome::Known) => report.known += 1,
                 Ok(Outcome::Stopped) => {
@@ -184,7 +188,13 @@ impl Run<'_> {
     }
 
     /// Errors concern the database.
-    async fn one(&self, picture: &Picture, cancel: &CancelToken, bar: &ProgressBar) -> Result<Outcome, JobError> {
+    async fn one(
+        &self,
+        number: u64,
+        picture: &Picture,
+        cancel: &CancelToken,
+        bar: &ProgressBar,
+    ) -> Result<Outcome, JobError> {
         bar.set_message(picture.shown.clone());
         let folder = self.out.join(&picture.name);
         let out = match OutFolder::prepare(&folder) {
@@ -200,6 +210,10 @@ impl Run<'_> {
         let row = match jobs.submit(&request, &options).await? {
             Submitted::New(row) | Submitted::Known(row) => *row,
         };
+        // So that `jobs results` and `jobs export` have them in this order.
+        let meta = Map::from_iter([("picture".to_owned(), json!(picture.shown))]);
+        let place = DatasetRow { number, job: row.id(), meta: Some(meta) };
+        jobs.record_dataset_rows(&self.batch, self.started, &[place]).await?;
         let was_known = row.state == JobState::Succeeded;
         let row = match row.state {
             JobState::Succeeded => row,

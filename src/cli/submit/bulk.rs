@@ -10,6 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
+    estimate,
     flags::{SubmitFlags, start_time},
     pass::{Act, Pass, Plan},
     row::{Defaults, address},
@@ -25,7 +26,7 @@ use crate::{
         runtime::block_on,
         watch,
     },
-    config::LoadedConfig,
+    config::{LoadedConfig, Secret},
     image::Limits,
     job::{BatchId, JobError, JobKind, Task},
     trace,
@@ -135,6 +136,15 @@ async fn all(
     plan.at = start_time(front, flags).await?;
     let plan = &plan;
     let batch = &plan.defaults.batch;
+    let webhook = flags.batch_webhook.as_deref().or(loaded.config.http.batch_webhook.as_ref().map(Secret::reveal));
+    if let Some(url) = webhook {
+        front.check_webhook("--batch-webhook", url)?;
+    }
+    if flags.estimate {
+        let report = Pass::new(global, front, plan, Act::Foresee)?.run().await?;
+        let estimate = estimate::estimate(front, task, report.submitted).await?;
+        return if flags.json { output::json(&estimate) } else { estimate::print(&estimate, task) };
+    }
     let report = if flags.dry_run {
         let report = Pass::new(global, front, plan, Act::Foresee)?.run().await?;
         let valid = report.rows - report.rejected;
@@ -147,6 +157,10 @@ async fn all(
         }
         Pass::new(global, front, plan, Act::Send)?.run().await?
     };
+    if let Some(url) = webhook.filter(|_| !flags.dry_run && report.submitted + report.known > 0) {
+        // Last, because the first jobs may have ended before the last ones were submitted.
+        front.jobs.watch_batch(batch, url, report.submitted > 0).await?;
+    }
     let wait = flags.wait && !flags.dry_run && report.submitted + report.known > 0;
     let summary = match wait {
         true => Some(watch::batch(global, front, batch).await?),

@@ -58,6 +58,13 @@ pub struct SubmitFlags {
     /// With --from: read and check everything, submit nothing
     #[arg(long, requires = "from")]
     pub dry_run: bool,
+    /// With --from: say how long the new jobs would take, by what finished jobs took; submit nothing
+    #[arg(long, requires = "from", conflicts_with_all = ["dry_run", "wait"])]
+    pub estimate: bool,
+    /// With --from: call this address once when all jobs of the batch have ended, signed as a job's webhook. `acetate
+    /// serve` calls it [default: http.batch_webhook]
+    #[arg(long, value_name = "URL", requires = "from")]
+    pub batch_webhook: Option<String>,
     /// With --from: leave out invalid rows, such as those of missing files, and submit the others
     #[arg(long, requires = "from")]
     pub skip_invalid: bool,

@@ -46,7 +46,21 @@ macro_rules! noted {
         )
     };
 }
-pub(super) use {noted, noted_head, noted_tail};
+/// The part of a `WITH` query that writes an entry, not about jobs, if the query `changed` changed anything.
+macro_rules! noted_change {
+    ($parameter:literal) => {
+        concat!(
+            "noted AS (
+                INSERT INTO actions (operation, at, actor, address, action, job, batch, detail, jobs)
+                SELECT note[1], acetate_now(), note[2], note[3], note[4], note[5], note[6], note[7], 0
+                  FROM changed, (SELECT ",
+            $parameter,
+            "::TEXT[] AS note) AS given WHERE note IS NOT NULL
+                ON CONFLICT (operation) DO NOTHING)"
+        )
+    };
+}
+pub(super) use {noted, noted_change, noted_head, noted_tail};
 
 impl PostgresJobStore {
     pub fn by(&self, actor: Actor) -> Self {

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::open::PostgresJobStore;
+use super::{actions::noted_change, open::PostgresJobStore};
 use crate::{
     database::{
-        Hold, KindCounts, Pause, Scope, Workers,
+        Action, Hold, KindCounts, Pause, Scope, Workers,
         dispatch::{LIMITED_AGAIN, PAUSED_AGAIN, WORKER_LIVES},
         row_mapping::{Columns, is_of_known_kind, milliseconds},
     },
@@ -53,32 +53,41 @@ impl PostgresJobStore {
     }
 
     pub async fn pause(&self, scope: &Scope) -> Result<bool, JobError> {
+        let note = self.actor.as_ref().map(|actor| actor.note_of_queue(Action::Paused, scope).into_array());
         let (scope, name) = scope.columns();
-        let query = sqlx::query(
-            "INSERT INTO pauses (scope, name, paused_at) VALUES ($1, $2, acetate_now()) ON CONFLICT DO NOTHING",
-        )
+        let query = sqlx::query(concat!(
+            "WITH changed AS (
+                INSERT INTO pauses (scope, name, paused_at) VALUES ($1, $2, acetate_now()) ON CONFLICT DO NOTHING
+                RETURNING 1), ",
+            noted_change!("$3"),
+            " SELECT 1 FROM changed"
+        ))
         .bind(scope)
-        .bind(name);
-        let new = self.execute(query).await? > 0;
+        .bind(name)
+        .bind(note);
+        let new = self.one(query).await?.is_some();
         self.signal.tell();
         Ok(new)
     }
 
     pub async fn resume(&self, scope: &Scope) -> Result<bool, JobError> {
+        let note = self.actor.as_ref().map(|actor| actor.note_of_queue(Action::Resumed, scope).into_array());
         let (scope, name) = scope.columns();
         // What workers returned because of a pause is due at once; a scheduled job keeps its time.
-        let query = sqlx::query(
-            "WITH resumed AS (DELETE FROM pauses WHERE scope = $1 AND name = $2 RETURNING 1),
+        let query = sqlx::query(concat!(
+            "WITH changed AS (DELETE FROM pauses WHERE scope = $1 AND name = $2 RETURNING 1),
              due AS (
                 UPDATE outbox SET available_at = acetate_now()
                  WHERE topic = 'dispatch' AND taken_until IS NULL AND available_at > acetate_now()
                    AND available_at <= acetate_now() + $3
-                   AND (SELECT jobs.available_at <= acetate_now() FROM jobs WHERE jobs.id = outbox.job))
-             SELECT 1 FROM resumed",
-        )
+                   AND (SELECT jobs.available_at <= acetate_now() FROM jobs WHERE jobs.id = outbox.job)), ",
+            noted_change!("$4"),
+            " SELECT 1 FROM changed"
+        ))
         .bind(scope)
         .bind(name)
-        .bind(milliseconds(PAUSED_AGAIN));
+        .bind(milliseconds(PAUSED_AGAIN))
+        .bind(note);
         let was = self.one(query).await?.is_some();
         self.signal.tell();
         Ok(was)

@@ -4,11 +4,53 @@ use std::time::Duration;
 
 use super::open::PostgresJobStore;
 use crate::{
-    database::{WebhookId, WebhookRow, row_mapping::milliseconds, webhook::read_webhook},
-    job::JobError,
+    database::{
+        WebhookId, WebhookRow,
+        row_mapping::{Columns, milliseconds},
+        webhook::read_webhook,
+    },
+    job::{BatchId, JobError},
 };
 
 impl PostgresJobStore {
+    pub async fn watch_batch(&self, batch: &BatchId, url: &str, again: bool) -> Result<(), JobError> {
+        let query = sqlx::query(
+            "INSERT INTO batch_webhooks (batch, url, created_at) VALUES ($1, $2, acetate_now())
+             ON CONFLICT (batch, url) DO UPDATE SET ended_at = NULL WHERE $3",
+        )
+        .bind(batch.as_str())
+        .bind(url)
+        .bind(again);
+        self.execute(query).await.map(drop)
+    }
+
+    pub async fn ended_batches(&self) -> Result<Vec<BatchId>, JobError> {
+        let query = sqlx::query(
+            "SELECT DISTINCT batch FROM batch_webhooks AS hook
+              WHERE ended_at IS NULL AND EXISTS (SELECT 1 FROM jobs WHERE jobs.batch = hook.batch)
+                AND NOT EXISTS (SELECT 1 FROM jobs
+                                 WHERE jobs.batch = hook.batch AND jobs.state IN ('queued', 'running'))
+              LIMIT 100",
+        );
+        self.all(query).await?.iter().map(|row| row.word("batch")).collect()
+    }
+
+    pub async fn call_batch_webhooks(&self, batch: &BatchId, payload: &str) -> Result<u64, JobError> {
+        // The calls of a batch hang on one of its jobs. Of two servers, the second finds nothing to end.
+        let query = sqlx::query(
+            "WITH ended AS (
+                UPDATE batch_webhooks SET ended_at = acetate_now()
+                 WHERE batch = $1 AND ended_at IS NULL AND EXISTS (SELECT 1 FROM jobs WHERE batch = $1)
+                   AND NOT EXISTS (SELECT 1 FROM jobs WHERE batch = $1 AND state IN ('queued', 'running'))
+             RETURNING url)
+             INSERT INTO webhooks (job, url, payload, available_at, created_at)
+             SELECT (SELECT id FROM jobs WHERE batch = $1 LIMIT 1), url, $2, acetate_now(), acetate_now() FROM ended",
+        )
+        .bind(batch.as_str())
+        .bind(payload);
+        self.execute(query).await
+    }
+
     pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
         self.take_calls(limit, lease, false).await
     }

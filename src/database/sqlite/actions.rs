@@ -114,7 +114,12 @@ impl SqliteJobStore {
 
 /// Writes the entry of a change of so many jobs, if there were any, in the transaction of the change.
 pub(super) async fn write_note(tx: &mut SqliteConnection, note: Option<Note>, jobs: u64) -> Result<(), JobError> {
-    let Some(note) = note.filter(|_| jobs > 0) else { return Ok(()) };
+    write_entry(tx, note.filter(|_| jobs > 0), jobs).await
+}
+
+/// Like [`write_note`], for actions that are not about jobs.
+pub(super) async fn write_entry(tx: &mut SqliteConnection, note: Option<Note>, jobs: u64) -> Result<(), JobError> {
+    let Some(note) = note else { return Ok(()) };
     let mut query = sqlx::query(
         "INSERT INTO actions (operation, actor, address, action, job, batch, detail, at, jobs)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)

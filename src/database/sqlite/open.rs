@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
-const MIGRATIONS: [&str; 10] = [
+const MIGRATIONS: [&str; 11] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
@@ -29,6 +29,7 @@ const MIGRATIONS: [&str; 10] = [
     include_str!("../../../migrations/sqlite/0008_traces.sql"),
     include_str!("../../../migrations/sqlite/0009_actions.sql"),
     include_str!("../../../migrations/sqlite/0010_datasets.sql"),
+    include_str!("../../../migrations/sqlite/0011_batches.sql"),
 ];
 
 /// How long a write waits for another process to finish its own.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::{
+    actions::write_entry,
     dispatch::live_workers,
     open::{SqliteJobStore, database, now_ms},
 };
 use crate::{
     database::{
-        KindCounts, Pause, Scope, Workers,
+        Action, KindCounts, Pause, Scope, Workers,
         dispatch::PAUSED_AGAIN,
         row_mapping::{Columns, after, is_of_known_kind},
     },
@@ -20,19 +21,25 @@ const WORKER_FORGOTTEN_MS: i64 = 24 * 3600 * 1000;
 
 impl SqliteJobStore {
     pub async fn pause(&self, scope: &Scope) -> Result<bool, JobError> {
+        let note = self.actor.as_ref().map(|actor| actor.note_of_queue(Action::Paused, scope));
         let (scope, name) = scope.columns();
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let new = sqlx::query("INSERT INTO pauses (scope, name, paused_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
             .bind(scope)
             .bind(name)
             .bind(now_ms())
-            .execute(&self.writer)
+            .execute(&mut *tx)
             .await
             .map_err(database)?;
+        let is_new = new.rows_affected() > 0;
+        write_entry(&mut tx, note.filter(|_| is_new), 0).await?;
+        tx.commit().await.map_err(database)?;
         self.signal.tell();
-        Ok(new.rows_affected() > 0)
+        Ok(is_new)
     }
 
     pub async fn resume(&self, scope: &Scope) -> Result<bool, JobError> {
+        let note = self.actor.as_ref().map(|actor| actor.note_of_queue(Action::Resumed, scope));
         let (scope, name) = scope.columns();
         let now = now_ms();
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
@@ -53,9 +60,11 @@ impl SqliteJobStore {
         .execute(&mut *tx)
         .await
         .map_err(database)?;
+        let was_paused = was.rows_affected() > 0;
+        write_entry(&mut tx, note.filter(|_| was_paused), 0).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();
-        Ok(was.rows_affected() > 0)
+        Ok(was_paused)
     }
 
     pub async fn pauses(&self) -> Result<Vec<Pause>, JobError> {

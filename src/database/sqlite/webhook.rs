@@ -4,11 +4,74 @@ use std::time::Duration;
 
 use super::open::{SqliteJobStore, database, now_ms};
 use crate::{
-    database::{WebhookId, WebhookRow, row_mapping::after, webhook::read_webhook},
-    job::JobError,
+    database::{
+        WebhookId, WebhookRow,
+        row_mapping::{Columns, after},
+        webhook::read_webhook,
+    },
+    job::{BatchId, JobError},
 };
 
 impl SqliteJobStore {
+    pub async fn watch_batch(&self, batch: &BatchId, url: &str, again: bool) -> Result<(), JobError> {
+        sqlx::query(
+            "INSERT INTO batch_webhooks (batch, url, created_at) VALUES (?1, ?2, ?3)
+             ON CONFLICT (batch, url) DO UPDATE SET ended_at = NULL WHERE ?4",
+        )
+        .bind(batch.as_str())
+        .bind(url)
+        .bind(now_ms())
+        .bind(again)
+        .execute(&self.writer)
+        .await
+        .map_err(database)?;
+        Ok(())
+    }
+
+    pub async fn ended_batches(&self) -> Result<Vec<BatchId>, JobError> {
+        let rows = sqlx::query(
+            "SELECT DISTINCT batch FROM batch_webhooks AS hook
+              WHERE ended_at IS NULL AND EXISTS (SELECT 1 FROM jobs WHERE jobs.batch = hook.batch)
+                AND NOT EXISTS (SELECT 1 FROM jobs
+                                 WHERE jobs.batch = hook.batch AND jobs.state IN ('queued', 'running'))
+              LIMIT 100",
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(database)?;
+        rows.iter().map(|row| row.word("batch")).collect()
+    }
+
+    pub async fn call_batch_webhooks(&self, batch: &BatchId, payload: &str) -> Result<u64, JobError> {
+        let now = now_ms();
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        // The calls of a batch hang on one of its jobs.
+        let made = sqlx::query(
+            "INSERT INTO webhooks (job, url, payload, available_at, created_at)
+             SELECT (SELECT id FROM jobs WHERE batch = ?1 LIMIT 1), url, ?2, ?3, ?3
+               FROM batch_webhooks
+              WHERE batch = ?1 AND ended_at IS NULL AND EXISTS (SELECT 1 FROM jobs WHERE batch = ?1)
+                AND NOT EXISTS (SELECT 1 FROM jobs WHERE batch = ?1 AND state IN ('queued', 'running'))",
+        )
+        .bind(batch.as_str())
+        .bind(payload)
+        .bind(now)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?
+        .rows_affected();
+        if made > 0 {
+            sqlx::query("UPDATE batch_webhooks SET ended_at = ?2 WHERE batch = ?1 AND ended_at IS NULL")
+                .bind(batch.as_str())
+                .bind(now)
+                .execute(&mut *tx)
+                .await
+                .map_err(database)?;
+        }
+        tx.commit().await.map_err(database)?;
+        Ok(made)
+    }
+
     pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
         self.take_calls(limit, lease, false).await
     }

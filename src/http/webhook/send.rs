@@ -1,6 +1,9 @@
 //! The task that sends webhooks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::http::Uri;
 use jiff::Timestamp;
@@ -22,6 +25,8 @@ const AT_A_TIME: u32 = 16;
 /// After this time, which is longer than a call takes, another server may take the call.
 const LEASE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(500);
+/// How often batches are looked at, whether they have ended.
+const BATCHES_EVERY: Duration = Duration::from_secs(1);
 /// The maximum number of attempts of one call.
 const MOST_TRIES: u32 = 8;
 const LONGEST_PAUSE: Duration = Duration::from_secs(36_000);
@@ -36,7 +41,14 @@ pub async fn send(
 ) {
     let sender = Arc::new(Sender { jobs, policy, secret, first_pause });
     let mut calls = JoinSet::new();
+    let mut looked = None::<Instant>;
     while !stop.is_cancelled() {
+        if looked.is_none_or(|at| at.elapsed() >= BATCHES_EVERY) {
+            looked = Some(Instant::now());
+            if let Err(error) = sender.jobs.end_batches().await {
+                warn!(%error, "could not look for batches that have ended");
+            }
+        }
         while calls.try_join_next().is_some() {}
         let room = AT_A_TIME.saturating_sub(u32::try_from(calls.len()).unwrap_or(AT_A_TIME));
         let due = if room == 0 { Ok(Vec::new()) } else { sender.jobs.webhooks_take(room, LEASE).await };

@@ -24,3 +24,4 @@ pub(super) use delete::delete;
 pub(super) use failure::S3Error;
 pub(super) use list::list_page;
 pub(super) use read::read;
+pub(super) use store::{put, put_file};

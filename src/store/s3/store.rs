@@ -1,6 +1,6 @@
 //! The store under a prefix of a bucket.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use aws_sdk_s3::{
     operation::head_object::builders::HeadObjectFluentBuilder, presigning::PresigningConfig, types::ChecksumMode,
@@ -11,7 +11,7 @@ use super::{
     Checksums, S3Client, S3Error,
     delete::delete_all,
     list, read,
-    write::{NewObject, write},
+    write::{NewObject, write, write_file},
 };
 use crate::{
     job::{Epoch, JobError, JobId},
@@ -164,10 +164,22 @@ impl S3Store {
     }
 }
 
+/// Writes an object, whatever its key.
+pub(in crate::store) async fn put(client: &S3Client, at: &S3Location, bytes: Vec<u8>) -> Result<(), JobError> {
+    write(client, NewObject { at, bytes, media_type: media_type(&at.key) }).await.map(drop)
+}
+
+/// Writes the object of a local file.
+pub(in crate::store) async fn put_file(client: &S3Client, at: &S3Location, path: &Path) -> Result<(), JobError> {
+    write_file(client, at, path, media_type(&at.key)).await
+}
+
 fn media_type(key: &str) -> &'static str {
     match key.rsplit_once('.').map(|(_, extension)| extension) {
         Some("png") => "image/png",
         Some("json") => "application/json",
+        Some("tar") => "application/x-tar",
+        Some("parquet") => "application/vnd.apache.parquet",
         Some(_) | None => "application/octet-stream",
     }
 }

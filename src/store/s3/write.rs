@@ -1,6 +1,12 @@
 //! Writes an object: in one request, or in parts if it is large.
 
-use std::{error::Error, ops::Range};
+use std::{
+    error::Error,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use aws_sdk_s3::{
     Client,
@@ -12,13 +18,16 @@ use aws_sdk_s3::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hyper::body::Bytes;
+use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::{Checksums, S3Client, S3Error, settings::Encryption};
 use crate::{
     job::JobError,
     store::{
+        blocking::blocking,
         digest::{hashing, sha256},
+        errors::io_error,
         location::S3Location,
     },
 };
@@ -50,13 +59,80 @@ pub(super) async fn write(client: &S3Client, object: NewObject<'_>) -> Result<[u
         has_checksums: client.settings().checksums == Checksums::Supported,
     };
     let written = if bytes.len() as u64 > client.settings().multipart_above {
-        upload.in_parts(&bytes).await
+        upload.in_parts(&Content::Memory(bytes)).await
     } else {
         upload.whole(bytes, digest).await
     };
     match written {
         Ok(()) => Ok(digest),
         Err(error) => Err(error.for_written(&at.to_string(), client)),
+    }
+}
+
+/// Writes the object of a local file. Only some parts of a large one are in memory.
+pub(super) async fn write_file(client: &S3Client, at: &S3Location, path: &Path, media: &str) -> Result<(), JobError> {
+    let file = path.to_owned();
+    let (digest, size) = blocking(move || digest_of(&file).map_err(|error| io_error(&file, "read", error))).await?;
+    if size as u64 <= client.settings().multipart_above {
+        let bytes = Content::File(path.to_owned(), size).part(0..size).await;
+        let bytes = bytes.map_err(|error| error.for_written(&at.to_string(), client))?.to_vec();
+        return write(client, NewObject { at, bytes, media_type: media }).await.map(drop);
+    }
+    let upload = Upload {
+        client,
+        sdk: client.of(&at.bucket).await,
+        at,
+        media_type: media,
+        digest,
+        has_checksums: client.settings().checksums == Checksums::Supported,
+    };
+    let sent = upload.in_parts(&Content::File(path.to_owned(), size)).await;
+    sent.map_err(|error| error.for_written(&at.to_string(), client))
+}
+
+/// The SHA-256 of a file, hexadecimal, and its size.
+fn digest_of(path: &Path) -> std::io::Result<(String, usize)> {
+    let (mut file, mut hash, mut size) = (File::open(path)?, Sha256::new(), 0);
+    let mut block = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut block)?;
+        if read == 0 {
+            return Ok((hex::encode(hash.finalize()), size));
+        }
+        hash.update(&block[..read]);
+        size += read;
+    }
+}
+
+/// What is sent in parts.
+enum Content {
+    Memory(Bytes),
+    /// A file, and its size.
+    File(PathBuf, usize),
+}
+
+impl Content {
+    fn len(&self) -> usize {
+        match self {
+            Self::Memory(bytes) => bytes.len(),
+            Self::File(_, size) => *size,
+        }
+    }
+
+    async fn part(&self, range: Range<usize>) -> Result<Bytes, S3Error> {
+        let path = match self {
+            Self::Memory(bytes) => return Ok(bytes.slice(range)),
+            Self::File(path, _) => path.clone(),
+        };
+        let read = move || {
+            let failed = |error: std::io::Error| io_error(&path, "read", error);
+            let mut file = File::open(&path).map_err(failed)?;
+            file.seek(SeekFrom::Start(range.start as u64)).map_err(failed)?;
+            let mut bytes = vec![0; range.len()];
+            file.read_exact(&mut bytes).map_err(failed)?;
+            Ok(Bytes::from(bytes))
+        };
+        blocking(read).await.map_err(|error| S3Error::Refused(error.to_string()))
     }
 }
 
@@ -91,7 +167,7 @@ impl Upload<'_> {
         sent(size, request.send()).await.map(drop)
     }
 
-    async fn in_parts(&self, bytes: &Bytes) -> Result<(), S3Error> {
+    async fn in_parts(&self, content: &Content) -> Result<(), S3Error> {
         let (algorithm, key) = self.encryption();
         let begun = self
             .sdk
@@ -110,7 +186,7 @@ impl Upload<'_> {
         let Some(id) = begun.upload_id() else {
             return Err(S3Error::Refused("it begins a multipart upload without an id".to_owned()));
         };
-        let sent = self.parts(id, bytes).await;
+        let sent = self.parts(id, content).await;
         if sent.is_err() {
             // Its parts would be paid for until somebody deletes them.
             self.abort(id).await;
@@ -118,10 +194,10 @@ impl Upload<'_> {
         sent
     }
 
-    async fn parts(&self, id: &str, bytes: &Bytes) -> Result<(), S3Error> {
-        let parts = ranges(bytes.len()).into_iter().enumerate().map(|(index, range)| {
+    async fn parts(&self, id: &str, content: &Content) -> Result<(), S3Error> {
+        let parts = ranges(content.len()).into_iter().enumerate().map(|(index, range)| {
             let number = i32::try_from(index + 1).unwrap_or(i32::MAX);
-            self.part(id, number, bytes.slice(range))
+            self.part(id, number, content, range)
         });
         // Collected first, because the iterator's borrows cannot live in a stream that is sent between threads.
         let parts: Vec<_> = parts.collect();
@@ -139,7 +215,14 @@ impl Upload<'_> {
             .map(drop)
     }
 
-    async fn part(&self, id: &str, number: i32, bytes: Bytes) -> Result<CompletedPart, S3Error> {
+    async fn part(
+        &self,
+        id: &str,
+        number: i32,
+        content: &Content,
+        range: Range<usize>,
+    ) -> Result<CompletedPart, S3Error> {
+        let bytes = content.part(range).await?;
         let size = bytes.len();
         let checksum = match self.has_checksums {
             true => {

@@ -3,6 +3,9 @@
 //! and say so.
 
 pub mod amqp_proxy;
+mod bad_datasets;
+mod batch_export;
+mod batches;
 pub mod broker;
 mod brokers;
 mod collector;

@@ -1,0 +1,156 @@
+//! The columns of an export and their types, which are the same in all shards.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::rows::{Item, OWN, PICTURES, Rows};
+use crate::{
+    app::Submitter,
+    job::{BatchId, JobError, JobKind},
+};
+
+/// The type of a column of the dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Bool,
+    Int,
+    Float,
+    Text,
+    /// Objects and lists; in Parquet the text of their JSON.
+    Json,
+    /// Values of different types: texts, or the text of their JSON.
+    Mixed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Columns {
+    /// The columns of pictures, in the order of [`PICTURES`].
+    pub pictures: Vec<String>,
+    /// The columns of the dataset, in the order in which they are first seen.
+    pub foreign: Vec<Column>,
+}
+
+impl Columns {
+    /// The columns of all rows of a batch.
+    pub async fn of_batch(front: &Submitter, batch: &BatchId) -> Result<Self, JobError> {
+        let (mut columns, mut kinds, mut rows) = (Self::default(), [false; PICTURES.len()], Rows::of(front, batch));
+        while let Some(item) = rows.next().await? {
+            for name in pictures_of(item.job.request.task.kind()) {
+                kinds[PICTURES.iter().position(|known| known == name).unwrap_or_default()] = true;
+            }
+            columns.look(&item);
+        }
+        let there = PICTURES.into_iter().zip(kinds).filter(|(_, is_there)| *is_there);
+        columns.pictures = there.map(|(name, _)| name.to_owned()).collect();
+        Ok(columns)
+    }
+
+    /// Gives a row all columns, with values of their types: readers of JSON take the types from the first rows.
+    pub fn fit(&self, record: &mut Map<String, Value>) {
+        for Column { name, kind } in &self.foreign {
+            let value = record.entry(name.as_str()).or_insert(Value::Null);
+            match (kind, &value) {
+                (Kind::Float, Value::Number(number)) => *value = json!(number.as_f64()),
+                (Kind::Mixed, Value::Null | Value::String(_)) => {}
+                (Kind::Mixed, other) => *value = Value::String(other.to_string()),
+                _ => {}
+            }
+        }
+    }
+
+    fn look(&mut self, item: &Item) {
+        for (name, value) in item.foreign() {
+            let Some(kind) = kind_of(value) else { continue };
+            match self.foreign.iter_mut().find(|column| column.name == name) {
+                Some(column) => column.kind = both(column.kind, kind),
+                None => self.foreign.push(Column { name, kind }),
+            }
+        }
+    }
+
+    /// Refuses a row that does not fit, because earlier shards are written.
+    pub fn check(&self, item: &Item, record: &Map<String, Value>) -> Result<(), JobError> {
+        let refuse = |reason: String| {
+            let reason = format!("{}: {reason}; export the batch to another folder", item.place());
+            Err(JobError::invalid("--out", reason))
+        };
+        for name in pictures_of(item.job.request.task.kind()) {
+            if !self.pictures.iter().any(|known| known == name) {
+                return refuse(format!("has the pictures `{name}`, and the export was begun without that column"));
+            }
+        }
+        for (name, value) in record.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
+            // After `fit`, so that a float is one.
+            let Some(kind) = kind_of(value) else { continue };
+            match self.foreign.iter().find(|column| column.name == *name) {
+                Some(column) if both(column.kind, kind) == column.kind => {}
+                Some(_) => return refuse(format!("`{name}` has another type than in the shards that are written")),
+                None => return refuse(format!("has the column `{name}`, and the export was begun without it")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The columns of pictures that a job of this kind has.
+fn pictures_of(kind: JobKind) -> &'static [&'static str] {
+    match kind {
+        JobKind::Decompose => &["regenerated", "layers"],
+        JobKind::Edit => &["edited"],
+        JobKind::Composite => &["composite"],
+        JobKind::Workflow => &["regenerated", "layers", "edited_layers", "composite"],
+    }
+}
+
+/// Nothing for a missing value.
+fn kind_of(value: &Value) -> Option<Kind> {
+    match value {
+        Value::Null => None,
+        Value::Bool(_) => Some(Kind::Bool),
+        Value::Number(number) if number.is_i64() => Some(Kind::Int),
+        Value::Number(_) => Some(Kind::Float),
+        Value::String(_) => Some(Kind::Text),
+        Value::Array(_) | Value::Object(_) => Some(Kind::Json),
+    }
+}
+
+/// The type that has the values of both.
+fn both(one: Kind, other: Kind) -> Kind {
+    match (one, other) {
+        (one, other) if one == other => one,
+        (Kind::Int, Kind::Float) | (Kind::Float, Kind::Int) => Kind::Float,
+        _ => Kind::Mixed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_has_the_type_that_all_its_values_fit() {
+        assert_eq!(both(Kind::Int, Kind::Float), Kind::Float);
+        assert_eq!(both(Kind::Text, Kind::Int), Kind::Mixed);
+        assert_eq!(both(Kind::Json, Kind::Json), Kind::Json);
+        assert_eq!(both(Kind::Bool, Kind::Bool), Kind::Bool);
+        assert_eq!(kind_of(&serde_json::json!(u64::MAX)), Some(Kind::Float));
+        assert_eq!(kind_of(&Value::Null), None);
+    }
+
+    #[test]
+    fn a_row_has_all_columns_with_values_of_their_types() {
+        let column = |name: &str, kind| Column { name: name.to_owned(), kind };
+        let foreign = vec![column("score", Kind::Float), column("tag", Kind::Mixed), column("note", Kind::Text)];
+        let columns = Columns { pictures: Vec::new(), foreign };
+        let mut record = json!({ "row": 1, "score": 2, "tag": [1] }).as_object().unwrap().clone();
+        columns.fit(&mut record);
+        assert_eq!(json!(record).to_string(), r#"{"note":null,"row":1,"score":2.0,"tag":"[1]"}"#);
+    }
+}

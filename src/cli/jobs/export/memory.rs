@@ -1,0 +1,173 @@
+//! What an export remembers, in the hidden folder `.acetate-export` of its target: what it is, and the rows of each
+//! finished shard.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::Write,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Format, columns::Columns, rows::Item};
+use crate::{
+    job::{BatchId, JobError, JobId},
+    store::{Target, io_error},
+};
+
+const ABOUT: &str = "export.json";
+/// Names of rows have so many digits at least.
+const DIGITS: usize = 6;
+
+/// A row of a finished shard; a line of its list may have more fields.
+#[derive(Debug, Deserialize)]
+struct Written {
+    row: Option<u64>,
+    id: JobId,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct About {
+    version: u32,
+    batch: BatchId,
+    format: String,
+    columns: Columns,
+}
+
+pub struct Memory<'a> {
+    target: &'a Target,
+    about: About,
+    is_new: bool,
+    /// The number of finished shards.
+    shards: u64,
+    rows: u64,
+    /// For each number the first job that was written, or is about to be; its files have the number as their name.
+    first: HashMap<u64, JobId>,
+    /// Other jobs with the same number, and jobs without a number.
+    others: HashSet<(Option<u64>, JobId)>,
+}
+
+impl<'a> Memory<'a> {
+    /// # Errors
+    /// If the target has something else.
+    pub async fn open(target: &'a Target, batch: &BatchId, format: Format) -> Result<Self, JobError> {
+        let place = target.place("");
+        let refuse = |reason: String| Err(JobError::invalid("--out", format!("{place} {reason}")));
+        let about = match target.read_own(ABOUT).await? {
+            Some(text) => match serde_json::from_slice::<About>(&text) {
+                Ok(about) if about.version == 1 => Some(about),
+                Ok(_) => return refuse("was begun by a newer version of acetate; update this one".to_owned()),
+                Err(error) => {
+                    return refuse(format!("has a damaged .acetate-export/{ABOUT} ({error}); give another folder"));
+                }
+            },
+            None => None,
+        };
+        if let Some(about) = &about {
+            if about.batch != *batch || about.format != format.as_str() {
+                let (format, batch) = (&about.format, &about.batch);
+                return refuse(format!("has the export of batch {batch} as {format}; give another folder"));
+            }
+        } else if target.has_files().await? {
+            return refuse("has other files; give an empty or new folder".to_owned());
+        }
+        let is_new = about.is_none();
+        let new = || About {
+            version: 1,
+            batch: batch.clone(),
+            format: format.as_str().to_owned(),
+            columns: Columns::default(),
+        };
+        let about = about.unwrap_or_else(new);
+        let (first, others) = (HashMap::new(), HashSet::new());
+        let mut memory = Self { target, about, is_new, shards: 0, rows: 0, first, others };
+        while let Some(list) = memory.list(memory.shards).await? {
+            for line in list.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let Written { row, id } = serde_json::from_slice(line).map_err(|error| {
+                    let place = memory.target.place(&format!(".acetate-export/{}", list_name(memory.shards)));
+                    JobError::storage(place, format!("is damaged ({error}); export to another folder"))
+                })?;
+                memory.claim(row, id);
+                memory.rows += 1;
+            }
+            memory.shards += 1;
+        }
+        Ok(memory)
+    }
+
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Makes the target that of this export.
+    pub async fn begin(&mut self, columns: Columns) -> Result<(), JobError> {
+        self.about.columns = columns;
+        self.target.write_own(ABOUT, serde_json::to_vec_pretty(&self.about).unwrap_or_default()).await
+    }
+
+    pub fn columns(&self) -> &Columns {
+        &self.about.columns
+    }
+
+    /// The number of the next shard.
+    pub fn next_shard(&self) -> u64 {
+        self.shards
+    }
+
+    /// The number of rows in finished shards.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Whether a row is in a finished shard.
+    pub fn has(&self, item: &Item) -> bool {
+        let id = item.job.id();
+        item.number.and_then(|number| self.first.get(&number)) == Some(&id) || self.others.contains(&(item.number, id))
+    }
+
+    /// The name of a row's files, without dots: `000123`.
+    pub fn name(&mut self, item: &Item) -> String {
+        let id = item.job.id();
+        self.claim(item.number, id);
+        match item.number {
+            Some(number) if self.first.get(&number) == Some(&id) => format!("{number:0DIGITS$}"),
+            Some(number) => format!("{number:0DIGITS$}-{id}"),
+            None => id.to_string(),
+        }
+    }
+
+    fn claim(&mut self, number: Option<u64>, id: JobId) {
+        let is_first = number.is_some_and(|number| *self.first.entry(number).or_insert(id) == id);
+        if !is_first {
+            self.others.insert((number, id));
+        }
+    }
+
+    /// Remembers the rows of a finished shard, each as a JSON object with `row` and `id`.
+    pub async fn add(&mut self, lines: Vec<String>) -> Result<(), JobError> {
+        let mut list = lines.join("\n").into_bytes();
+        list.push(b'\n');
+        self.target.write_own(&list_name(self.shards), list).await?;
+        self.shards += 1;
+        self.rows += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Writes `metadata.jsonl`, which names the pictures of all finished shards.
+    pub async fn write_metadata(&self) -> Result<(), JobError> {
+        let mut file = self.target.new_file()?;
+        for shard in 0..self.shards {
+            let list = self.list(shard).await?.unwrap_or_default();
+            let path = file.path().to_owned();
+            file.write_all(&list).map_err(|error| io_error(&path, "write the file", error))?;
+        }
+        self.target.keep(file, "metadata.jsonl").await
+    }
+
+    async fn list(&self, shard: u64) -> Result<Option<Vec<u8>>, JobError> {
+        self.target.read_own(&list_name(shard)).await
+    }
+}
+
+fn list_name(shard: u64) -> String {
+    format!("shard-{shard:06}.jsonl")
+}

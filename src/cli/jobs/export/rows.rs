@@ -1,0 +1,141 @@
+//! The rows of a batch: those of its dataset in their order, then jobs that were submitted in other ways.
+
+use std::collections::VecDeque;
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    app::Submitter,
+    cli::jobs::results::prompt,
+    database::{DatasetJob, JobRow},
+    job::{BatchId, JobError, JobId},
+};
+
+/// The number of rows read at a time.
+const PAGE: u32 = 500;
+
+/// The columns that every row has.
+pub const OWN: [&str; 7] = ["row", "id", "kind", "input", "prompt", "caption", "seed"];
+/// The columns of pictures.
+pub const PICTURES: [&str; 5] = ["regenerated", "layers", "edited_layers", "edited", "composite"];
+
+/// One row, and its job as it is now.
+#[derive(Debug)]
+pub struct Item {
+    /// Absent for a job that is of no row of the dataset.
+    pub number: Option<u64>,
+    pub meta: Map<String, Value>,
+    pub job: JobRow,
+}
+
+pub struct Rows<'a> {
+    front: &'a Submitter,
+    batch: &'a BatchId,
+    page: VecDeque<Item>,
+    next: Next,
+}
+
+/// Where the next page begins.
+enum Next {
+    Dataset(Option<(u64, JobId)>),
+    Outside(Option<JobId>),
+    End,
+}
+
+impl<'a> Rows<'a> {
+    pub fn of(front: &'a Submitter, batch: &'a BatchId) -> Self {
+        Self { front, batch, page: VecDeque::new(), next: Next::Dataset(None) }
+    }
+
+    pub async fn next(&mut self) -> Result<Option<Item>, JobError> {
+        let jobs = &self.front.jobs;
+        while self.page.is_empty() {
+            match self.next {
+                Next::Dataset(after) => {
+                    let page = jobs.dataset_jobs(self.batch, after, PAGE).await?;
+                    let last = page.last().map(|row| (row.number, row.job.id()));
+                    self.next = last.map_or(Next::Outside(None), |last| Next::Dataset(Some(last)));
+                    let item = |DatasetJob { number, meta, job }| Item {
+                        number: Some(number),
+                        meta: meta.unwrap_or_default(),
+                        job,
+                    };
+                    self.page.extend(page.into_iter().map(item));
+                }
+                Next::Outside(after) => {
+                    let page = jobs.batch_rows_outside(self.batch, after, PAGE).await?;
+                    self.next = page.last().map_or(Next::End, |last| Next::Outside(Some(last.id())));
+                    self.page.extend(page.into_iter().map(|job| Item { number: None, meta: Map::new(), job }));
+                }
+                Next::End => return Ok(None),
+            }
+        }
+        Ok(self.page.pop_front())
+    }
+}
+
+impl Item {
+    /// For messages.
+    pub fn place(&self) -> String {
+        match self.number {
+            Some(number) => format!("row {number} (job {})", self.job.id()),
+            None => format!("job {}", self.job.id()),
+        }
+    }
+
+    /// The row without its pictures.
+    pub fn record(&self) -> Map<String, Value> {
+        let request = &self.job.request;
+        let input: Vec<String> = request.inputs.iter().map(ToString::to_string).collect();
+        let caption = self.job.published.as_ref().and_then(|result| result.caption.clone());
+        let own = [
+            json!(self.number),
+            json!(self.job.id()),
+            json!(request.task.kind()),
+            json!(input),
+            json!(prompt(request)),
+            json!(caption),
+            json!(request.seed()),
+        ];
+        let own = OWN.into_iter().map(str::to_owned).zip(own);
+        own.chain(self.foreign().map(|(name, value)| (name, value.clone()))).collect()
+    }
+
+    /// The columns of the dataset, as they are called in an export.
+    pub fn foreign(&self) -> impl Iterator<Item = (String, &Value)> {
+        self.meta.iter().map(|(name, value)| (free_name(name, &self.meta), value))
+    }
+}
+
+/// The name of a column of the dataset, with a `_` at its end where acetate has a column of that name, or where readers
+/// would take it for a picture.
+fn free_name(name: &str, columns: &Map<String, Value>) -> String {
+    let of_picture = |name: &str| ["file_name", "file_names"].iter().any(|end| name.ends_with(end));
+    let is_taken = |name: &str| OWN.contains(&name) || PICTURES.contains(&name) || of_picture(name);
+    if !name.is_empty() && !is_taken(name) {
+        return name.to_owned();
+    }
+    let mut free = format!("{name}_");
+    while is_taken(&free) || columns.contains_key(&free) {
+        free.push('_');
+    }
+    free
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_keep_their_names_where_these_are_free() {
+        let columns =
+            json!({ "caption": 1, "width": 2, "file_name": 3, "row": 4, "row_": 5, "": 6, "thumb_file_name": 7 });
+        let columns = columns.as_object().unwrap();
+        let names: Vec<_> = columns.keys().map(|name| free_name(name, columns)).collect();
+        let mut wanted = ["caption_", "width", "file_name_", "row__", "row_", "_", "thumb_file_name_"];
+        wanted.sort_unstable();
+        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, wanted);
+    }
+}

@@ -1,0 +1,194 @@
+//! A shard that is being written. Nothing of it is visible before it is finished.
+
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::Path,
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Map, Value, json};
+use tempfile::{NamedTempFile, TempDir};
+
+use super::{Format, columns::Columns, memory::Memory, parquet::ParquetFile, rows::Item, sample::Sample};
+use crate::{
+    job::JobError,
+    store::{Target, io_error},
+};
+
+/// The pictures that are sent to S3 at a time.
+const AT_A_TIME: usize = 8;
+const BUFFER: usize = 1 << 20;
+
+pub struct Shard {
+    number: u64,
+    /// For each row what the export remembers of it.
+    lines: Vec<String>,
+    bytes: u64,
+    columns: Columns,
+    content: Content,
+}
+
+enum Content {
+    Archive(NamedTempFile, tar::Builder<BufWriter<File>>),
+    Parquet(NamedTempFile, Box<ParquetFile>),
+    Lines(NamedTempFile, BufWriter<File>),
+    Folder(TempDir),
+    /// The objects of a folder are written one by one; what names them comes last.
+    Prefix(Target),
+}
+
+pub struct Finished {
+    pub lines: Vec<String>,
+    pub bytes: u64,
+}
+
+impl Shard {
+    pub fn begin(target: &Target, format: Format, memory: &Memory<'_>) -> Result<Self, JobError> {
+        let new_file = || -> Result<(NamedTempFile, File), JobError> {
+            let file = target.new_file()?;
+            let same = file.as_file().try_clone().map_err(|error| io_error(file.path(), "write the file", error))?;
+            Ok((file, same))
+        };
+        let content = match format {
+            Format::Webdataset => {
+                let (file, same) = new_file()?;
+                Content::Archive(file, tar::Builder::new(BufWriter::with_capacity(BUFFER, same)))
+            }
+            Format::Parquet => {
+                let (file, same) = new_file()?;
+                let writer =
+                    ParquetFile::begin(same, memory.columns().clone()).map_err(|error| error.at(file.path()))?;
+                Content::Parquet(file, Box::new(writer))
+            }
+            Format::Jsonl => {
+                let (file, same) = new_file()?;
+                Content::Lines(file, BufWriter::with_capacity(BUFFER, same))
+            }
+            Format::Imagefolder => match target.new_folder()? {
+                Some(folder) => Content::Folder(folder),
+                None => Content::Prefix(target.clone()),
+            },
+        };
+        let (number, columns) = (memory.next_shard(), memory.columns().clone());
+        Ok(Self { number, lines: Vec::new(), bytes: 0, columns, content })
+    }
+
+    /// The size of the pictures and texts so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.lines.len() as u64
+    }
+
+    pub async fn add(&mut self, item: &Item, key: &str, sample: Sample) -> Result<(), JobError> {
+        let mut record = item.record();
+        self.columns.fit(&mut record);
+        self.bytes += sample.pictures.iter().map(|picture| picture.bytes.len() as u64).sum::<u64>();
+        let folder = format!("{:06}", self.number);
+        if let Content::Prefix(target) = &self.content {
+            let sends = sample.pictures.iter().map(|picture| {
+                let name = format!("{folder}/{key}.{}", picture.ending);
+                let (target, bytes) = (target.clone(), picture.bytes.clone());
+                async move { target.write(&name, bytes).await }
+            });
+            let sends: Vec<_> = sends.collect();
+            stream::iter(sends).buffer_unordered(AT_A_TIME).try_collect::<()>().await?;
+        }
+        // Files are written here, while other tasks read the next results.
+        tokio::task::block_in_place(|| match &mut self.content {
+            Content::Archive(file, archive) => {
+                write_sample(archive, key, &record, &sample).map_err(|error| io_error(file.path(), "write", error))
+            }
+            Content::Parquet(file, writer) => {
+                self.columns.check(item, &record)?;
+                writer.add(&record, key, &sample).map_err(|error| error.at(file.path()))
+            }
+            Content::Lines(file, lines) => {
+                for picture in &sample.pictures {
+                    put(&mut record, picture.column, picture.is_list, &picture.url);
+                }
+                let line = Value::Object(record.clone()).to_string();
+                self.bytes += line.len() as u64 + 1;
+                writeln!(lines, "{line}").map_err(|error| io_error(file.path(), "write", error))
+            }
+            Content::Folder(made) => write_pictures(made.path(), key, &sample),
+            Content::Prefix(_) => Ok(()),
+        })?;
+        let remembered = match &self.content {
+            Content::Folder(_) | Content::Prefix(_) => {
+                for picture in &sample.pictures {
+                    let column = format!("{}_file_name{}", picture.column, if picture.is_list { "s" } else { "" });
+                    put(&mut record, &column, picture.is_list, &format!("{folder}/{key}.{}", picture.ending));
+                }
+                Value::Object(record)
+            }
+            Content::Archive(..) | Content::Parquet(..) | Content::Lines(..) => {
+                json!({ "row": item.number, "id": item.job.id() })
+            }
+        };
+        self.lines.push(remembered.to_string());
+        Ok(())
+    }
+
+    /// Makes the shard visible.
+    pub async fn finish(self, target: &Target) -> Result<Finished, JobError> {
+        let Self { number, lines, bytes, content, .. } = self;
+        let name = |extension: &str| format!("layers-{number:06}.{extension}");
+        match content {
+            Content::Archive(file, archive) => {
+                let flushed = tokio::task::block_in_place(|| archive.into_inner()?.flush());
+                flushed.map_err(|error| io_error(file.path(), "write", error))?;
+                target.keep(file, &name("tar")).await?;
+            }
+            Content::Parquet(file, writer) => {
+                tokio::task::block_in_place(|| writer.finish()).map_err(|error| error.at(file.path()))?;
+                target.keep(file, &name("parquet")).await?;
+            }
+            Content::Lines(file, mut lines) => {
+                lines.flush().map_err(|error| io_error(file.path(), "write", error))?;
+                target.keep(file, &name("jsonl")).await?;
+            }
+            Content::Folder(made) => target.keep_folder(made, &format!("{number:06}")).await?,
+            Content::Prefix(_) => {}
+        }
+        Ok(Finished { lines, bytes })
+    }
+}
+
+/// Adds a picture to a record: as the value of its column, or to its list.
+fn put(record: &mut Map<String, Value>, column: &str, is_list: bool, value: &str) {
+    match record.get_mut(column) {
+        Some(Value::Array(list)) if is_list => list.push(json!(value)),
+        _ if is_list => drop(record.insert(column.to_owned(), json!([value]))),
+        _ => drop(record.insert(column.to_owned(), json!(value))),
+    }
+}
+
+fn write_sample(
+    archive: &mut tar::Builder<BufWriter<File>>,
+    key: &str,
+    record: &Map<String, Value>,
+    sample: &Sample,
+) -> std::io::Result<()> {
+    let json = serde_json::to_vec(record)?;
+    let pictures = sample.pictures.iter().map(|picture| (picture.ending.as_str(), picture.bytes.as_slice()));
+    for (ending, bytes) in pictures.chain([("json", json.as_slice())]) {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        archive.append_data(&mut header, format!("{key}.{ending}"), bytes)?;
+    }
+    Ok(())
+}
+
+fn write_pictures(folder: &Path, key: &str, sample: &Sample) -> Result<(), JobError> {
+    for picture in &sample.pictures {
+        let path = folder.join(format!("{key}.{}", picture.ending));
+        fs::write(&path, &picture.bytes).map_err(|error| io_error(&path, "write the picture", error))?;
+    }
+    Ok(())
+}

@@ -10,14 +10,16 @@ use crate::{config::LoadedConfig, engine::EngineConfig, job::JobError};
 
 pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
     let settings = &loaded.config.qwen_image;
-    let on_gpu = settings.device != DeviceChoice::Cpu;
+    let devices = settings.device.list()?;
+    let on_gpu = settings.device.first() != DeviceChoice::Cpu;
     Ok(EngineConfig {
         model: model(loaded)?,
+        devices,
         pipeline: PipelineOptions {
             edit_model: Some(edit_model(loaded)?),
             load_edit_model: settings.load_edit_model,
             limits: Limits {
-                device: settings.device,
+                device: settings.device.first(),
                 dtype: settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?,
                 // Settings for a GPU stay in a file that is also used without one.
                 cpu_offload: if on_gpu { settings.cpu_offload } else { CpuOffload::Auto },

@@ -120,8 +120,9 @@ async fn live(
             Err(StartError::Stopped) => return Ok(()),
             ready => ready?,
         }
-        let device = worker.engine.self_test().await?;
-        info!(device, "device self-test passed");
+        for device in worker.engine.self_test().await? {
+            info!(device, "device self-test passed");
+        }
         Ok(worker::serve(worker, shutdown).await?)
     };
     tokio::select! {
@@ -184,7 +185,7 @@ fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settin
         models: ServerModels {
             decompose: shown(&super::model(loaded)?),
             edit: shown(&super::edit_model(loaded)?),
-            device: config.qwen_image.device.name(),
+            device: config.qwen_image.device.to_string(),
         },
         mode: if embedded { ServerMode::Embedded } else { ServerMode::Service },
         works,

@@ -204,7 +204,9 @@ pub(super) fn worker(
         options.backoff = Backoff { base: Duration::ZERO, longest: Duration::ZERO };
         options.database_patience = Duration::ZERO;
     }
-    let engine = Engine::start(super::engine_config(loaded)?)?;
+    let engine = super::engine_config(loaded)?;
+    options.slots *= engine.devices.len();
+    let engine = Engine::start(&engine)?;
     let (wake, broken) = (Arc::new(Notify::new()), CancellationToken::new());
     Ok(Worker { jobs, stores, queue, engine, options, wake, broken })
 }

@@ -37,8 +37,9 @@ pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), Star
     waiting("the queue", deadline, shutdown, || queue.ready(Duration::ZERO)).await?;
 
     let worker = wiring::worker(loaded, jobs.clone(), stores, queue.clone(), ResultPlacement::AsAsked)?;
-    let device = worker.engine.self_test().await?;
-    info!(device, "device self-test passed");
+    for device in worker.engine.self_test().await? {
+        info!(device, "device self-test passed");
+    }
     let stop = CancellationToken::new();
     let answering = server.map(|server| {
         let probes =

@@ -131,19 +131,14 @@ async fn queue(loaded: &LoadedConfig) -> Check {
 
 fn device(loaded: &LoadedConfig) -> Check {
     let settings = &loaded.config.qwen_image;
-    let text =
-        settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason)).and_then(
-            |dtype| match settings.device {
-                DeviceChoice::Cpu => {
-                    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-                    Ok(format!("cpu, {threads} threads, {}", dtype.as_str()))
-                }
-                DeviceChoice::Cuda(_) => {
-                    settings.device.check()?;
-                    Ok(qwen_image::describe_device(settings.device, dtype)?)
-                }
-            },
-        );
+    let text = settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason)).and_then(|dtype| {
+        if settings.device.first() == DeviceChoice::Cpu {
+            let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            return Ok(format!("cpu, {threads} threads, {}", dtype.as_str()));
+        }
+        let described = settings.device.list()?.into_iter().map(|device| qwen_image::describe_device(device, dtype));
+        Ok(described.collect::<Result<Vec<_>, _>>()?.join("; "))
+    });
     from_result("device", text)
 }
 
@@ -181,7 +176,7 @@ fn model(
 
 /// How a checkpoint would be placed on a GPU.
 fn place(loaded: &LoadedConfig, folder: &Path, pipeline: PipelineKind) -> Result<Option<String>, JobError> {
-    if matches!(loaded.config.qwen_image.device, DeviceChoice::Cpu) {
+    if loaded.config.qwen_image.device.first() == DeviceChoice::Cpu {
         return Ok(None);
     }
     let limits = app::engine_config(loaded)?.pipeline.limits;

@@ -2,9 +2,7 @@
 
 use std::str::FromStr;
 
-use qwen_image::{
-    ComputeDType, CpuOffload, DeviceChoice, Error, ImageProcessorBackend, Preset, Sampler, TextPositions,
-};
+use qwen_image::{ComputeDType, CpuOffload, Devices, Error, ImageProcessorBackend, Preset, Sampler, TextPositions};
 use serde::{Deserialize, Deserializer};
 
 use super::set;
@@ -38,7 +36,7 @@ pub struct QwenImage {
     /// 0: the checkpoint's own resolution.
     pub resolution: u32,
     #[serde(deserialize_with = "device")]
-    pub device: DeviceChoice,
+    pub device: Devices,
     /// Absent: chosen by the device.
     #[serde(deserialize_with = "unless_empty")]
     pub dtype: Option<ComputeDType>,
@@ -100,7 +98,7 @@ impl QwenImage {
     /// The number format for the device, or why the configured one is not possible.
     pub fn dtype(&self) -> Result<ComputeDType, String> {
         let dtype = self.dtype.unwrap_or(self.device.default_dtype());
-        match dtype.check(self.device) {
+        match dtype.check(self.device.first()) {
             Ok(()) => Ok(dtype),
             Err(Error::Invalid { reason, .. }) => Err(reason),
             Err(error) => Err(error.to_string()),
@@ -169,7 +167,7 @@ pub(super) fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result
     parse_bytes(&Scalar::deserialize(deserializer)?.into_text()).map_err(serde::de::Error::custom)
 }
 
-fn device<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DeviceChoice, D::Error> {
+fn device<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Devices, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 

@@ -88,7 +88,7 @@ fn flags_win_over_everything() {
     let environment = Environment::from_pairs([("HOME", "/h"), ("ACETATE__QWEN_IMAGE__DEVICE", "cuda:1")]);
     let flag = Flag { name: "--device", key: "qwen_image.device", value: "cpu".into() };
     let sources = Sources { file: Some("/dev/null".into()), environment, flags: vec![flag], profile: None };
-    assert_eq!(load(&sources).unwrap().config.qwen_image.device, DeviceChoice::Cpu);
+    assert_eq!(load(&sources).unwrap().config.qwen_image.device.first(), DeviceChoice::Cpu);
 }
 
 #[test]

@@ -1,23 +1,28 @@
-//! The engine: one operating-system thread owns the device and the models.
+//! The engine: for each device, one operating-system thread owns it and the models on it.
 //!
-//! Commands arrive through a bounded channel, one at a time, with their own progress and cancellation. Nothing else
-//! uses the device, and no model call runs on a thread of the async runtime.
+//! A call waits for a free device and has it alone, with its own progress and cancellation. Nothing else uses the
+//! device, and no model call runs on a thread of the async runtime. A device that fails is not used any more; the others
+//! go on.
 
 mod error;
+mod pool;
 mod thread;
 
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     time::{Duration, Instant},
 };
 
 use ::image::RgbaImage;
-use qwen_image::{PipelineOptions, hub::ModelRef};
-use tokio::sync::{mpsc, oneshot, watch};
+use qwen_image::{DeviceChoice, Limits, PipelineOptions, hub::ModelRef};
+use tokio::sync::{oneshot, watch};
+use tracing::error;
 
+use self::pool::{Lent, Pool};
 use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, SamplingRecord, Stage, StageTiming};
 
 /// The engine's configuration.
@@ -25,6 +30,8 @@ use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, Sa
 pub struct EngineConfig {
     /// The checkpoint for decompose.
     pub model: ModelRef,
+    /// Each gets a thread and its own models. At least one.
+    pub devices: Vec<DeviceChoice>,
     /// Everything else, including the edit model.
     pub pipeline: PipelineOptions,
 }
@@ -78,7 +85,7 @@ impl CancelToken {
     }
 }
 
-/// Called with `(stage, step, steps)` on the engine's thread, so it must be quick.
+/// Called with `(stage, step, steps)` on the device's thread, so it must be quick.
 pub type ProgressFn = Box<dyn FnMut(Stage, u32, u32) + Send>;
 
 /// Which checkpoints are in memory, for `/readyz`, metrics and `edit-status` of the Qwen-Image web server's endpoints.
@@ -88,12 +95,31 @@ pub struct Resident {
     pub edit: Option<String>,
 }
 
-/// The handle; clones share the thread, which ends when the last one is dropped.
+/// The handle; clones share the threads, which end when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    commands: mpsc::Sender<EngineCommand>,
-    resident: watch::Receiver<Resident>,
+    devices: Arc<[Device]>,
+    pool: Arc<Pool>,
+}
+
+/// A device's thread.
+#[derive(Debug)]
+struct Device {
+    name: String,
+    commands: mpsc::Sender<Command>,
     busy: Busy,
+}
+
+/// A device for metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceStatus {
+    /// `cuda:0`
+    pub name: String,
+    /// How long its thread has been busy since it started.
+    pub busy: Duration,
+    pub resident: Resident,
+    /// False after it has failed.
+    pub usable: bool,
 }
 
 /// The time that the thread has spent on commands; clones share it.
@@ -123,73 +149,126 @@ impl Busy {
     }
 }
 
-enum EngineCommand {
+enum Command {
     Test { reply: oneshot::Sender<Result<String, JobError>> },
-    Run { work: Work, cancel: CancelToken, progress: ProgressFn, reply: oneshot::Sender<Result<Outcome, JobError>> },
-    LoadEdit { progress: ProgressFn, cancel: CancelToken, reply: oneshot::Sender<Result<(), JobError>> },
+    Run { work: Work, task: Task, reply: oneshot::Sender<Result<Outcome, JobError>> },
+    LoadEdit { task: Task, reply: oneshot::Sender<Result<(), JobError>> },
 }
 
-impl EngineCommand {
-    fn refuse(self, error: JobError) {
-        // The caller may be gone.
-        match self {
-            Self::Test { reply } => drop(reply.send(Err(error))),
-            Self::Run { reply, .. } => drop(reply.send(Err(error))),
-            Self::LoadEdit { reply, .. } => drop(reply.send(Err(error))),
-        }
-    }
+/// What comes with a call. The device is free again when this is dropped.
+struct Task {
+    cancel: CancelToken,
+    progress: ProgressFn,
+    lent: Lent,
 }
 
 impl Engine {
-    /// Starts the thread. Opening the device happens there, so a missing GPU is reported by the first call.
+    /// Starts the threads. Opening a device happens there, so a missing GPU is reported by the first call.
     ///
     /// # Errors
     /// If the configuration has a device that this build does not support.
-    pub fn start(config: EngineConfig) -> Result<Self, JobError> {
-        config.pipeline.check()?;
-        let (commands, inbox) = mpsc::channel(1);
-        let (tell_resident, resident) = watch::channel(Resident::default());
-        let busy = Busy::default();
-        let clock = busy.clone();
-        std::thread::Builder::new()
-            .name("engine".to_owned())
-            .spawn(move || thread::run(config, inbox, tell_resident, &clock))
-            .map_err(|error| JobError::device("engine", error.to_string()).caused_by(error))?;
-        Ok(Self { commands, resident, busy })
+    pub fn start(config: &EngineConfig) -> Result<Self, JobError> {
+        let pool = Pool::new(config.devices.len());
+        let start = |(index, device): (usize, &DeviceChoice)| {
+            let limits = Limits { device: *device, ..config.pipeline.limits.clone() };
+            let options = PipelineOptions { limits, ..config.pipeline.clone() };
+            options.check()?;
+            let (commands, inbox) = mpsc::channel();
+            let busy = Busy::default();
+            let thread = thread::Thread {
+                model: config.model.clone(),
+                options,
+                index,
+                alone: config.devices.len() == 1,
+                // Not the pool itself's senders, which would keep the threads alive.
+                pool: pool.clone(),
+                busy: busy.clone(),
+            };
+            std::thread::Builder::new()
+                .name(format!("engine {}", device.name()))
+                .spawn(move || thread.run(&inbox))
+                .map_err(|error| JobError::device("engine", error.to_string()).caused_by(error))?;
+            Ok(Device { name: device.name(), commands, busy })
+        };
+        let devices = config.devices.iter().enumerate().map(start).collect::<Result<_, JobError>>()?;
+        Ok(Self { devices, pool })
     }
 
     /// Runs one call when its turn comes. Dropping the future does not stop the work; cancelling does.
+    ///
+    /// # Errors
+    /// The pipeline's. An error of class `Device` means that the device was lost; see [`Self::usable`].
     pub async fn run(&self, work: Work, cancel: CancelToken, progress: ProgressFn) -> Result<Outcome, JobError> {
+        let lent = self.pool.lend(Some(&work)).await?;
         let (reply, answer) = oneshot::channel();
-        self.send(EngineCommand::Run { work, cancel, progress, reply }).await?;
+        self.send(lent.index, Command::Run { work, task: Task { cancel, progress, lent }, reply })?;
         answer.await.map_err(|_| gone())?
     }
 
     /// Loads the edit model now, and downloads it if needed.
     pub async fn load_edit_model(&self, cancel: CancelToken, progress: ProgressFn) -> Result<(), JobError> {
+        let lent = self.pool.lend(None).await?;
         let (reply, answer) = oneshot::channel();
-        self.send(EngineCommand::LoadEdit { progress, cancel, reply }).await?;
+        self.send(lent.index, Command::LoadEdit { task: Task { cancel, progress, lent }, reply })?;
         answer.await.map_err(|_| gone())?
     }
 
-    /// Opens the device and runs its self-test; returns the device's name.
-    pub async fn self_test(&self) -> Result<String, JobError> {
-        let (reply, answer) = oneshot::channel();
-        self.send(EngineCommand::Test { reply }).await?;
-        answer.await.map_err(|_| gone())?
+    /// Opens all devices and runs their self-tests; returns the descriptions of those that work.
+    ///
+    /// # Errors
+    /// If none works, with the first one's reason. Those that fail beside others are logged, and not used.
+    pub async fn self_test(&self) -> Result<Vec<String>, JobError> {
+        let mut answers = Vec::new();
+        for index in 0..self.devices.len() {
+            let (reply, answer) = oneshot::channel();
+            self.send(index, Command::Test { reply })?;
+            answers.push(answer);
+        }
+        let (mut descriptions, mut failure) = (Vec::new(), None);
+        for (device, answer) in self.devices.iter().zip(answers) {
+            match answer.await.unwrap_or_else(|_| Err(gone())) {
+                Ok(description) => descriptions.push(description),
+                Err(error) => {
+                    if self.devices.len() > 1 {
+                        error!(device = device.name, %error, "this device does not pass its self-test and is not used");
+                    }
+                    failure = failure.or(Some(error));
+                }
+            }
+        }
+        match failure {
+            Some(error) if descriptions.is_empty() => Err(error),
+            Some(_) | None => Ok(descriptions),
+        }
     }
 
-    /// How long the thread has been busy since it started.
-    pub fn busy(&self) -> Duration {
-        self.busy.so_far()
+    /// Whether the worker can go on after a device has failed.
+    pub fn has_others(&self) -> bool {
+        self.devices.len() > 1 && self.usable() > 0
     }
 
+    /// How many devices have not failed.
+    pub fn usable(&self) -> usize {
+        self.pool.usable()
+    }
+
+    pub fn devices(&self) -> Vec<DeviceStatus> {
+        let status = |(index, device): (usize, &Device)| DeviceStatus {
+            name: device.name.clone(),
+            busy: device.busy.so_far(),
+            resident: self.pool.resident_on(index),
+            usable: self.pool.is_usable(index),
+        };
+        self.devices.iter().enumerate().map(status).collect()
+    }
+
+    /// The models on all devices together.
     pub fn resident(&self) -> watch::Receiver<Resident> {
-        self.resident.clone()
+        self.pool.resident()
     }
 
-    async fn send(&self, command: EngineCommand) -> Result<(), JobError> {
-        self.commands.send(command).await.map_err(|_| gone())
+    fn send(&self, index: usize, command: Command) -> Result<(), JobError> {
+        self.devices[index].commands.send(command).map_err(|_| gone())
     }
 }
 

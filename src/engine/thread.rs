@@ -1,61 +1,121 @@
-//! The loop of the engine's thread: one command at a time, until the last handle is dropped.
+//! The loop of a device's thread: one command at a time, until the last handle is dropped.
 
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, mpsc},
 };
 
 use qwen_image::{
-    Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind, QwenImagePipeline, Used,
-    compute_pool,
+    Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind, PipelineOptions,
+    QwenImagePipeline, Used, compute_pool, hub::ModelRef,
 };
-use tokio::sync::{mpsc, watch};
+use tracing::{error, warn};
 
-use super::{Busy, CancelToken, EngineCommand, EngineConfig, Outcome, ProgressFn, Resident, Work};
+use super::{Busy, CancelToken, Command, Outcome, ProgressFn, Resident, Task, Work, pool::Pool};
 use crate::job::{Caption, JobError, ModelRecord, SamplingRecord, Stage, StageTiming};
 
-pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<EngineCommand>, tell: watch::Sender<Resident>, busy: &Busy) {
-    let _pool = compute_pool();
-    let mut pipeline = QwenImagePipeline::lazy(config.model, config.pipeline);
-    if let Ok(pipeline) = &mut pipeline {
-        pipeline.on_models_changed(move |models| tell_resident(&tell, models));
-    }
-    while let Some(command) = inbox.blocking_recv() {
-        busy.begin();
-        let panicked = answer(&mut pipeline, command);
-        busy.end();
-        if panicked {
-            // Its state is no longer reliable: the process must be restarted.
-            return;
-        }
-    }
+pub struct Thread {
+    pub model: ModelRef,
+    pub options: PipelineOptions,
+    /// The device's number in the pool.
+    pub index: usize,
+    /// Whether there are no other devices.
+    pub alone: bool,
+    pub pool: Arc<Pool>,
+    pub busy: Busy,
 }
 
-/// Whether the work panicked.
-fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: EngineCommand) -> bool {
-    let pipeline = match pipeline {
-        Ok(pipeline) => pipeline,
-        Err(error) => {
-            let reason = error.to_string();
-            command.refuse(JobError::device("engine", reason));
-            return false;
-        }
-    };
-    // The caller may be gone; the result is then dropped.
-    match command {
-        EngineCommand::Test { reply } => drop(reply.send(pipeline.self_test().map_err(JobError::from))),
-        EngineCommand::LoadEdit { cancel, mut progress, reply } => {
-            let mut callbacks = callbacks(&mut progress, &cancel);
-            drop(reply.send(pipeline.load_edit_model_with(&mut callbacks).map_err(JobError::from)));
-        }
-        EngineCommand::Run { work, cancel, mut progress, reply } => {
-            let served = catch_unwind(AssertUnwindSafe(|| serve(pipeline, work, &cancel, &mut progress)));
-            let panicked = served.is_err();
-            drop(reply.send(served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref())))));
-            return panicked;
+/// What becomes of the device after a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    GoOn,
+    /// All models are unloaded, as if the process were restarted.
+    Renew,
+    /// It is not used any more.
+    Leave,
+}
+
+impl Thread {
+    pub fn run(self, inbox: &mpsc::Receiver<Command>) {
+        let _pool = compute_pool();
+        let mut pipeline = self.pipeline();
+        while let Ok(command) = inbox.recv() {
+            self.busy.begin();
+            let after = self.answer(&mut pipeline, command);
+            self.busy.end();
+            match after {
+                After::GoOn => {}
+                After::Renew => {
+                    self.pool.models_changed(self.index, Resident::default());
+                    drop(pipeline);
+                    pipeline = self.pipeline();
+                }
+                After::Leave => return,
+            }
         }
     }
-    false
+
+    fn pipeline(&self) -> Result<QwenImagePipeline, Error> {
+        let mut pipeline = QwenImagePipeline::lazy(self.model.clone(), self.options.clone())?;
+        let (pool, index) = (self.pool.clone(), self.index);
+        pipeline.on_models_changed(move |models| pool.models_changed(index, resident(models)));
+        Ok(pipeline)
+    }
+
+    fn answer(&self, pipeline: &mut Result<QwenImagePipeline, Error>, command: Command) -> After {
+        let pipeline = pipeline.as_mut().map_err(|error| JobError::device("engine", error.to_string()));
+        // The callers may be gone; the results are then dropped. A device leaves before its caller hears of it, because
+        // the caller asks whether there are others.
+        match command {
+            Command::Test { reply } => {
+                let tested = pipeline.and_then(|pipeline| pipeline.self_test().map_err(JobError::from));
+                let after = self.after(&tested, false);
+                drop(reply.send(tested));
+                after
+            }
+            Command::LoadEdit { task: Task { cancel, mut progress, lent }, reply } => {
+                let loaded = pipeline.and_then(|pipeline| {
+                    let mut callbacks = callbacks(&mut progress, &cancel);
+                    pipeline.load_edit_model_with(&mut callbacks).map_err(JobError::from)
+                });
+                let after = self.after(&loaded, false);
+                drop(lent);
+                drop(reply.send(loaded));
+                after
+            }
+            Command::Run { work, task: Task { cancel, mut progress, lent }, reply } => {
+                let (served, panicked) = match pipeline {
+                    Ok(pipeline) => {
+                        let served = catch_unwind(AssertUnwindSafe(|| serve(pipeline, work, &cancel, &mut progress)));
+                        let panicked = served.is_err();
+                        (served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref()))), panicked)
+                    }
+                    Err(error) => (Err(error), false),
+                };
+                let after = self.after(&served, panicked);
+                drop(lent);
+                drop(reply.send(served));
+                after
+            }
+        }
+    }
+
+    /// The only device stays, unless its models' state is not reliable any more: its caller restarts the process.
+    fn after<T>(&self, result: &Result<T, JobError>, panicked: bool) -> After {
+        match result {
+            Err(JobError::OutOfMemory { device, .. }) if !self.alone => {
+                warn!(device, "out of memory: unloading all models of this device");
+                After::Renew
+            }
+            Err(JobError::Device { reason, .. }) if panicked || !self.alone => {
+                error!(device = self.options.limits.device.name(), reason, "this device is not used any more");
+                self.pool.leave(self.index);
+                After::Leave
+            }
+            Ok(_) | Err(_) => After::GoOn,
+        }
+    }
 }
 
 fn panic_error(panic: &(dyn Any + Send)) -> JobError {
@@ -136,8 +196,8 @@ fn stage(stage: qwen_image::Stage) -> Stage {
     }
 }
 
-fn tell_resident(tell: &watch::Sender<Resident>, models: &[LoadedModel]) {
+fn resident(models: &[LoadedModel]) -> Resident {
     let id_of =
         |pipeline: PipelineKind| models.iter().find(|model| model.pipeline == pipeline).map(|model| model.id.clone());
-    tell.send_replace(Resident { decompose: id_of(PipelineKind::Layered), edit: id_of(PipelineKind::EditPlus) });
+    Resident { decompose: id_of(PipelineKind::Layered), edit: id_of(PipelineKind::EditPlus) }
 }

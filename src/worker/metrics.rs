@@ -8,7 +8,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use super::claim::Stale;
 use crate::{
     database::{Depth, JobRow, Pause, Scope},
-    engine::Engine,
+    engine::{DeviceStatus, Engine},
     job::{ErrorRecord, JobKind, StageTiming},
     queue::Queue,
 };
@@ -29,14 +29,15 @@ pub fn describe() {
     describe_counter!(
         "acetate_device_busy_seconds_total",
         Unit::Seconds,
-        "Time that the engine's thread has spent computing."
+        "Time that the device's thread has spent computing, by device."
     );
     describe_counter!("acetate_worker_wall_seconds_total", Unit::Seconds, "Time since this worker started.");
     describe_gauge!("acetate_jobs_queued", "Queued jobs, by kind.");
     describe_gauge!("acetate_oldest_queued_seconds", Unit::Seconds, "How long the oldest due job has waited.");
     describe_gauge!("acetate_queue_paused", "1 while the jobs of a kind are paused.");
     describe_gauge!("acetate_batches_paused", "Paused batches.");
-    describe_gauge!("acetate_model_resident", "1 for each model that is loaded.");
+    describe_gauge!("acetate_model_resident", "1 for each model that is loaded, by device.");
+    describe_gauge!("acetate_device_usable", "0 after the device has failed; the worker goes on with its others.");
     describe_gauge!("acetate_queue_connected", "1 while the worker is connected to the queue.");
     describe_gauge!("acetate_queue_blocked", "1 while RabbitMQ accepts no messages (connection.blocked).");
     describe_gauge!("acetate_deliveries_unacked", "Messages that this worker holds.");
@@ -103,15 +104,17 @@ pub(super) fn paused(pauses: &[Pause]) {
 }
 
 pub(super) fn engine(engine: &Engine, queue: &Queue) {
-    counter!("acetate_device_busy_seconds_total").absolute(engine.busy().as_secs());
     counter!("acetate_worker_wall_seconds_total").absolute(started().elapsed().as_secs());
     let health = queue.health();
     gauge!("acetate_queue_connected").set(if health.connected { 1.0 } else { 0.0 });
     gauge!("acetate_queue_blocked").set(if health.blocked.is_some() { 1.0 } else { 0.0 });
-    let resident = engine.resident();
-    let resident = resident.borrow();
-    for (model, there) in [("decompose", resident.decompose.is_some()), ("edit", resident.edit.is_some())] {
-        gauge!("acetate_model_resident", "model" => model).set(if there { 1.0 } else { 0.0 });
+    for DeviceStatus { name, busy, resident, usable } in engine.devices() {
+        counter!("acetate_device_busy_seconds_total", "device" => name.clone()).absolute(busy.as_secs());
+        gauge!("acetate_device_usable", "device" => name.clone()).set(if usable { 1.0 } else { 0.0 });
+        for (model, there) in [("decompose", resident.decompose.is_some()), ("edit", resident.edit.is_some())] {
+            let there = if there { 1.0 } else { 0.0 };
+            gauge!("acetate_model_resident", "model" => model, "device" => name.clone()).set(there);
+        }
     }
 }
 

@@ -134,7 +134,10 @@ async fn claimed(
         // With an in-process queue, this is the only worker.
         let others = worker.options.results == ResultPlacement::AsAsked && matches!(worker.queue, Queue::Rabbit(_));
         let unfit = error.is_about_the_model() && others;
-        if unfit || error.class() == ErrorClass::Device {
+        let lost = error.class() == ErrorClass::Device;
+        if lost && worker.engine.has_others() {
+            warn!(%error, devices = worker.engine.usable(), "a device of this worker failed; the others go on");
+        } else if unfit || lost {
             let beside = worker.broken.is_cancelled();
             error!(%error, "this worker is no longer usable; shutting down");
             worker.broken.cancel();

@@ -1,8 +1,8 @@
-//! The engine's thread: first use, cancellation, refusals and NaN weights.
+//! The engine's threads: first use, several devices, cancellation, refusals and NaN weights.
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Barrier, Mutex},
 };
 
 use ::image::RgbaImage;
@@ -28,6 +28,7 @@ fn config(model: &Path) -> EngineConfig {
 fn limited(model: &Path, limits: Limits) -> EngineConfig {
     EngineConfig {
         model: ModelRef::Folder(model.to_owned()),
+        devices: vec![limits.device],
         pipeline: PipelineOptions {
             edit_model: Some(ModelRef::Folder(golden("checkpoints/edit"))),
             load_edit_model: false,
@@ -62,7 +63,7 @@ async fn run(engine: &Engine, work: Work) -> Result<Outcome, JobError> {
 
 #[tokio::test]
 async fn the_edit_model_is_loaded_at_its_first_use_and_kept() {
-    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let engine = Engine::start(&config(&golden("checkpoints/layered"))).unwrap();
     let resident = engine.resident();
     assert_eq!(*resident.borrow(), Resident::default());
     run(&engine, decompose(1)).await.unwrap();
@@ -75,9 +76,74 @@ async fn the_edit_model_is_loaded_at_its_first_use_and_kept() {
     assert_eq!(stages, [Stage::Load, Stage::TextEncode, Stage::VaeEncode, Stage::Denoise, Stage::VaeDecode]);
 }
 
+/// The library does not mind two threads on one CPU; settings refuse a device that is named twice.
+fn two_devices() -> Engine {
+    let config = EngineConfig { devices: vec![DeviceChoice::Cpu; 2], ..config(&golden("checkpoints/layered")) };
+    Engine::start(&config).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_devices_work_at_the_same_time_and_make_the_same_pictures() {
+    let alone = run(&Engine::start(&config(&golden("checkpoints/layered"))).unwrap(), decompose(2)).await.unwrap();
+    let engine = two_devices();
+    assert_eq!(engine.self_test().await.unwrap(), ["cpu f32 cpu-blocked"; 2]);
+    // Each waits in its first step until the other is there, so one after the other would never end.
+    let together = Arc::new(Barrier::new(2));
+    let meeting = || -> ProgressFn {
+        let together = together.clone();
+        Box::new(move |stage, step, _| {
+            if stage == Stage::Denoise && step == 1 {
+                together.wait();
+            }
+        })
+    };
+    let (one, two) = tokio::join!(
+        engine.run(decompose(2), CancelToken::default(), meeting()),
+        engine.run(decompose(2), CancelToken::default(), meeting()),
+    );
+    assert_eq!(one.unwrap().images, alone.images);
+    assert_eq!(two.unwrap().images, alone.images);
+    assert!(engine.devices().iter().all(|device| device.usable && device.resident.decompose.is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_gets_the_device_that_has_its_model() {
+    let engine = two_devices();
+    for _ in 0..2 {
+        run(&engine, decompose(1)).await.unwrap();
+        run(&engine, edit(OutputSize::Source, picture("badge.png"))).await.unwrap();
+    }
+    let models: Vec<_> = engine
+        .devices()
+        .into_iter()
+        .map(|device| (device.resident.decompose.is_some(), device.resident.edit.is_some()))
+        .collect();
+    assert_eq!(models, [(true, false), (false, true)]);
+    let both = engine.resident().borrow().clone();
+    assert!(both.decompose.is_some() && both.edit.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_fails_leaves_and_the_others_go_on() {
+    let engine = two_devices();
+    let fail = || engine.run(decompose(1), CancelToken::default(), Box::new(|_, _, _| panic!("the device is lost")));
+    let error = fail().await.unwrap_err();
+    assert!(error.to_string().contains("the device is lost"), "{error}");
+    assert!(engine.has_others() && engine.usable() == 1);
+    // More calls than devices: none of them waits for the lost one.
+    let (one, two) = tokio::join!(run(&engine, decompose(1)), run(&engine, decompose(1)));
+    assert!(one.is_ok() && two.is_ok());
+    assert_eq!(engine.devices().iter().filter(|device| !device.usable).count(), 1);
+
+    fail().await.unwrap_err();
+    assert!(!engine.has_others() && engine.usable() == 0);
+    let error = run(&engine, decompose(1)).await.unwrap_err();
+    assert!(error.to_string().contains("restart the process"), "{error}");
+}
+
 #[tokio::test]
 async fn the_edit_model_is_loaded_when_asked() {
-    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let engine = Engine::start(&config(&golden("checkpoints/layered"))).unwrap();
     engine.load_edit_model(CancelToken::default(), silent()).await.unwrap();
     assert!(engine.resident().borrow().edit.is_some() && engine.resident().borrow().decompose.is_none());
 }
@@ -94,7 +160,7 @@ async fn the_record_says_how_pictures_were_read_and_the_choice_counts() {
         [(Conditioning::default(), ["multimodal", "torchvision"]), (asked, ["sequential", "pil"])]
     {
         config.pipeline.conditioning = conditioning;
-        let engine = Engine::start(config.clone()).unwrap();
+        let engine = Engine::start(&config).unwrap();
         let mut outcome = run(&engine, edit(OutputSize::Model, picture("house.png"))).await.unwrap();
         let record = &outcome.model;
         let found = [&record.text_positions, &record.image_processor].map(|word| word.as_deref().unwrap());
@@ -108,7 +174,7 @@ async fn the_record_says_how_pictures_were_read_and_the_choice_counts() {
 
 #[tokio::test]
 async fn an_edited_layer_keeps_its_size_and_every_bit_of_its_alpha() {
-    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let engine = Engine::start(&config(&golden("checkpoints/layered"))).unwrap();
     let layer = picture("badge.png");
     let layer = ::image::imageops::crop_imm(&layer, 3, 5, 61, 45).to_image();
     let alpha = |image: &RgbaImage| image.pixels().map(|pixel| pixel[3]).collect::<Vec<_>>();
@@ -124,7 +190,7 @@ async fn an_edited_layer_keeps_its_size_and_every_bit_of_its_alpha() {
 
 #[tokio::test]
 async fn cancel_takes_effect_within_a_step() {
-    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let engine = Engine::start(&config(&golden("checkpoints/layered"))).unwrap();
     let cancel = CancelToken::default();
     let steps = Arc::new(Mutex::new(Vec::new()));
     let progress: ProgressFn = {
@@ -146,7 +212,7 @@ async fn cancel_takes_effect_within_a_step() {
 
 #[tokio::test]
 async fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
-    let engine = Engine::start(limited(
+    let engine = Engine::start(&limited(
         &golden("checkpoints/layered"),
         Limits { memory_budget: Some(1 << 20), ..Limits::default() },
     ))
@@ -162,17 +228,17 @@ async fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
 #[tokio::test]
 async fn the_budget_is_for_both_models() {
     let limits = Limits { memory_budget: Some(137 << 20), ..Limits::default() };
-    let engine = Engine::start(limited(&golden("checkpoints/layered"), limits.clone())).unwrap();
+    let engine = Engine::start(&limited(&golden("checkpoints/layered"), limits.clone())).unwrap();
     run(&engine, decompose(1)).await.unwrap();
     let error = run(&engine, edit(OutputSize::Source, picture("badge.png"))).await.unwrap_err();
     assert_eq!(error.code(), "model_too_large", "{error}");
-    let engine = Engine::start(limited(Path::new("unused"), limits)).unwrap();
+    let engine = Engine::start(&limited(Path::new("unused"), limits)).unwrap();
     run(&engine, edit(OutputSize::Source, picture("badge.png"))).await.expect("alone it fits");
 }
 
 #[tokio::test]
 async fn a_line_is_no_picture() {
-    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let engine = Engine::start(&config(&golden("checkpoints/layered"))).unwrap();
     let params = DecomposeParams { prompt: "x".into(), ..DecomposeParams::default() };
     let image = RgbaImage::new(3000, 1);
     let error = run(&engine, Work::Decompose { image, params, seed: 1 }).await.unwrap_err();
@@ -187,12 +253,12 @@ async fn a_device_that_this_build_cannot_drive_is_refused_at_once() {
         return;
     }
     let config = limited(Path::new("unused"), Limits { device: DeviceChoice::Cuda(0), ..Limits::default() });
-    insta::assert_snapshot!(Engine::start(config).unwrap_err(), @"device: this acetate is built without CUDA; use cpu");
+    insta::assert_snapshot!(Engine::start(&config).unwrap_err(), @"device: this acetate is built without CUDA; use cpu");
 }
 
 #[tokio::test]
 async fn the_end_of_a_long_prompt_is_noted() {
-    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let engine = Engine::start(&config(&golden("checkpoints/layered"))).unwrap();
     let params = DecomposeParams { prompt: "red house ".repeat(1500), steps: 1, ..DecomposeParams::default() };
     let outcome = run(&engine, Work::Decompose { image: picture("house.png"), params, seed: 1 }).await.unwrap();
     assert!(outcome.notes.iter().any(|note| note.starts_with("prompt has ")), "{:?}", outcome.notes);
@@ -201,7 +267,7 @@ async fn the_end_of_a_long_prompt_is_noted() {
 
 #[tokio::test]
 async fn a_resolution_that_the_checkpoint_does_not_know_names_those_it_does() {
-    let engine = Engine::start(config(&golden("checkpoints/layered"))).unwrap();
+    let engine = Engine::start(&config(&golden("checkpoints/layered"))).unwrap();
     let params = DecomposeParams { resolution: Some(640), prompt: "x".into(), ..DecomposeParams::default() };
     let error = run(&engine, Work::Decompose { image: picture("house.png"), params, seed: 1 }).await.unwrap_err();
     insta::assert_snapshot!(error, @"params.resolution: 640 is not supported by this checkpoint, which was made for [128, 192]");
@@ -210,7 +276,7 @@ async fn a_resolution_that_the_checkpoint_does_not_know_names_those_it_does() {
 #[tokio::test]
 async fn a_small_model_that_is_nowhere_says_what_to_give() {
     let model = ModelRef::Small { which: Small::Layered, around: Surroundings::default() };
-    let engine = Engine::start(EngineConfig { model, ..config(Path::new("unused")) }).unwrap();
+    let engine = Engine::start(&EngineConfig { model, ..config(Path::new("unused")) }).unwrap();
     let error = run(&engine, decompose(1)).await.unwrap_err();
     insta::assert_snapshot!(error, @"model layered-nano: no model was chosen, and the small default was not found in any folder, because this process does not know its own path; give --model a folder in diffusers' layout or a hub id such as Qwen/Qwen-Image-Layered, or set qwen_image.model_path in the configuration; `acetate models pull Qwen/Qwen-Image-Layered` downloads it, about 58 GB");
 }
@@ -239,7 +305,7 @@ async fn nan_latents_fail_with_their_own_code() {
     *bias = (bias.zeros_like().unwrap() + f64::NAN).unwrap();
     candle_core::safetensors::save(&tensors, transformer.join(file)).unwrap();
 
-    let engine = Engine::start(config(folder.path())).unwrap();
+    let engine = Engine::start(&config(folder.path())).unwrap();
     let error = run(&engine, decompose(4)).await.unwrap_err();
     assert_eq!(error, JobError::NonFinite { step: 1 });
     assert_eq!(error.code(), "non_finite");

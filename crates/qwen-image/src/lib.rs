@@ -46,7 +46,7 @@ mod threads;
 
 pub use error::Error;
 pub use model_cache::{
-    ComputeDType, CpuOffload, DeviceChoice, Limits, LoadedModel, describe_device, foresee, open_device,
+    ComputeDType, CpuOffload, DeviceChoice, Devices, Limits, LoadedModel, describe_device, foresee, open_device,
 };
 pub use models::text_encoder::{ImageProcessorBackend, TextPositions};
 pub use pipeline::{

@@ -37,7 +37,7 @@ pub struct JobFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct DeviceFlags {
-    /// Where the model runs: cpu, cuda or cuda:N [default: cpu]
+    /// Where the models run: cpu, cuda, cuda:N, several GPUs as cuda:0,cuda:1, or cuda:all [default: cpu]
     #[arg(long, value_name = "DEVICE", value_parser = checked_device)]
     device: Option<String>,
     /// Number format: f32, or on a GPU also bf16 or fp8 [default: f32 on the CPU, bf16 on a GPU]
@@ -98,7 +98,7 @@ pub fn input(text: &str) -> Result<InputRef, Failure> {
 }
 
 fn checked_device(text: &str) -> Result<String, String> {
-    text.parse::<qwen_image::DeviceChoice>().map(|_| text.to_owned())
+    text.parse::<qwen_image::Devices>().map(|_| text.to_owned())
 }
 
 fn checked_dtype(text: &str) -> Result<String, String> {

@@ -51,6 +51,99 @@ impl DeviceChoice {
     }
 }
 
+/// The devices of a program that uses several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Devices {
+    /// All GPUs of this machine.
+    AllCuda,
+    /// These, which are different and of one kind.
+    These(Vec<DeviceChoice>),
+}
+
+impl Devices {
+    /// The number format that is the default of all of them.
+    pub fn default_dtype(&self) -> ComputeDType {
+        self.first().default_dtype()
+    }
+
+    /// One of them, for what is the same for all.
+    pub fn first(&self) -> DeviceChoice {
+        match self {
+            Self::AllCuda => DeviceChoice::Cuda(0),
+            Self::These(devices) => devices.first().copied().unwrap_or_default(),
+        }
+    }
+
+    /// The devices one by one.
+    ///
+    /// # Errors
+    /// If this build does not support them, or a GPU is not there.
+    pub fn list(&self) -> Result<Vec<DeviceChoice>, Error> {
+        self.first().check()?;
+        let invalid = |reason: String| Error::invalid("device", reason);
+        let count = || nn::count_cuda().map_err(|source| Error::device("cuda", source));
+        match self {
+            Self::AllCuda => match count()? {
+                0 => Err(invalid("cuda:all: this machine has no NVIDIA GPU, or its driver does not see it".to_owned())),
+                count => Ok((0..count).map(DeviceChoice::Cuda).collect()),
+            },
+            // A single one is opened later, with the driver's own message.
+            Self::These(devices) if devices.len() == 1 => Ok(devices.clone()),
+            Self::These(devices) => {
+                let count = count()?;
+                let missing =
+                    devices.iter().find(|device| matches!(device, DeviceChoice::Cuda(index) if *index >= count));
+                match missing {
+                    Some(device) => {
+                        Err(invalid(format!("{} is not there: this machine has {count} GPUs", device.name())))
+                    }
+                    None => Ok(devices.clone()),
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Devices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AllCuda => f.write_str("cuda:all"),
+            Self::These(devices) => {
+                f.write_str(&devices.iter().map(|device| device.name()).collect::<Vec<_>>().join(","))
+            }
+        }
+    }
+}
+
+impl FromStr for Devices {
+    type Err = String;
+
+    /// A device, several with commas between them, or `cuda:all`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "cuda:all" {
+            return Ok(Self::AllCuda);
+        }
+        let mut devices = Vec::new();
+        for name in text.split(',') {
+            let device: DeviceChoice = name.trim().parse().map_err(|reason: String| match text.contains(',') {
+                true if name.trim().is_empty() => {
+                    format!("`{text}` has an empty place; write for instance cuda:0,cuda:1")
+                }
+                true => reason,
+                false => format!("{reason}, several such as cuda:0,cuda:1, or cuda:all"),
+            })?;
+            if devices.contains(&device) {
+                return Err(format!("{} is named twice", device.name()));
+            }
+            devices.push(device);
+        }
+        if devices.len() > 1 && devices.contains(&DeviceChoice::Cpu) {
+            return Err("cpu cannot be combined with GPUs: it would take hours for a job of seconds".to_owned());
+        }
+        Ok(Self::These(devices))
+    }
+}
+
 /// The number format of weights and activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ComputeDType {

@@ -20,7 +20,7 @@ use std::{
 use candle_core::Device;
 
 pub use self::{
-    device::{ComputeDType, DeviceChoice, describe_device, foresee, open_device},
+    device::{ComputeDType, DeviceChoice, Devices, describe_device, foresee, open_device},
     limits::Limits,
     memory_plan::CpuOffload,
     slot::{LoadedModel, LoadedPipeline, Slot, SlotKey},

@@ -13,6 +13,17 @@ pub fn open_cuda(ordinal: usize) -> Result<Device> {
     Device::new_cuda(ordinal)
 }
 
+/// How many NVIDIA GPUs there are; 0 without the `cuda` feature.
+///
+/// # Errors
+/// If the driver does not respond.
+pub fn count_cuda() -> Result<usize> {
+    #[cfg(feature = "cuda")]
+    return super::cuda::count();
+    #[cfg(not(feature = "cuda"))]
+    Ok(0)
+}
+
 /// The GPU's description: its name, memory, and the driver's version of CUDA.
 ///
 /// # Errors

@@ -26,7 +26,9 @@ mod weights_buffer;
 pub use activation::{gelu_tanh, silu, swiglu};
 pub use attention::{Mask, attention, attention_kernel};
 pub use conv::{Conv2d, Padding, upsample_nearest_2x};
-pub use device::{CardMemory, card_memory, describe_cuda, free_unused, open_cuda, peak_memory, reset_peak_memory};
+pub use device::{
+    CardMemory, card_memory, count_cuda, describe_cuda, free_unused, open_cuda, peak_memory, reset_peak_memory,
+};
 pub use double_buffer::{BufferCursor, CopyStream, DoubleBuffer};
 pub use joint_attention_qkv::{QkvPart, joint_attention_qkv};
 pub use linear::Linear;

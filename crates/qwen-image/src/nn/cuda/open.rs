@@ -20,6 +20,11 @@ pub fn open(ordinal: usize) -> Result<Device> {
     Ok(Device::Cuda(device))
 }
 
+/// How many GPUs the driver sees.
+pub fn count() -> Result<usize> {
+    usize::try_from(CudaContext::device_count().w()?).map_err(candle_core::Error::wrap)
+}
+
 /// A description such as `NVIDIA H100 80GB HBM3, 79.2 GiB, CUDA 13.0`.
 pub fn describe(ordinal: usize) -> Result<String> {
     let context = CudaContext::new(ordinal).w()?;

@@ -23,6 +23,7 @@ mod location;
 mod result;
 mod s3;
 mod stores;
+mod uploads;
 mod url;
 
 pub use backend::Store;
@@ -36,6 +37,7 @@ pub use listing::{Listed, Listing, Skipped};
 pub use result::ResultFiles;
 pub use s3::{BucketSettings, Checksums, Encryption, PathStyle, S3Client, S3Credentials, S3Settings, S3Store};
 pub use stores::{StoreSettings, Stores};
+pub use uploads::NamedUploads;
 pub use url::{file_url, path_of};
 
 pub const MANIFEST: &str = "manifest.json";

@@ -1,6 +1,7 @@
 //! `acetate jobs watch|cancel|retry`: one job, or all of a batch.
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 
 use super::{ended, no_such_job, sweep::Sweep};
@@ -9,6 +10,7 @@ use crate::{
     cli::{
         Failure,
         global::GlobalArgs,
+        job_name::JobName,
         output,
         view::JobView,
         watch::{self, no_such_batch},
@@ -20,8 +22,9 @@ use crate::{
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct Which {
-    /// The job's id
-    pub id: Option<JobId>,
+    /// The job: its id, the beginning of the id, or `last`
+    #[arg(value_name = "ID")]
+    pub id: Option<JobName>,
     /// All jobs of this batch
     #[arg(long, value_name = "NAME")]
     pub batch: Option<BatchId>,
@@ -42,9 +45,9 @@ enum Chosen {
 }
 
 impl ManyArgs {
-    fn chosen(&self) -> Result<Chosen, Failure> {
+    async fn chosen(&self, front: &Submitter) -> Result<Chosen, Failure> {
         match (&self.which.id, &self.which.batch) {
-            (Some(id), _) => Ok(Chosen::One(*id)),
+            (Some(name), _) => Ok(Chosen::One(name.id(front).await?)),
             (None, Some(batch)) => Ok(Chosen::Batch(batch.clone())),
             (None, None) => Err(Failure::Usage("give the id of a job, or --batch NAME".to_owned())),
         }
@@ -53,7 +56,7 @@ impl ManyArgs {
 
 /// Exits with 1 if a job failed, so that scripts notice.
 pub async fn watch(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
-    let batch = match args.chosen()? {
+    let batch = match args.chosen(front).await? {
         Chosen::One(id) => return watch::report(front, watch::job(global, front, id).await?, args.json),
         Chosen::Batch(batch) => batch,
     };
@@ -74,7 +77,7 @@ pub async fn watch(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Re
 }
 
 pub async fn cancel(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
-    let id = match args.chosen()? {
+    let id = match args.chosen(front).await? {
         Chosen::One(id) => id,
         Chosen::Batch(batch) => return cancel_batch(global, front, &batch, args.json).await,
     };
@@ -113,6 +116,10 @@ async fn cancel_batch(global: &GlobalArgs, front: &Submitter, batch: &BatchId, j
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  acetate jobs retry last
+  acetate jobs retry --batch posters --state failed --state cancelled")]
 pub struct RetryArgs {
     #[command(flatten)]
     many: ManyArgs,
@@ -131,7 +138,7 @@ impl RetryArgs {
 }
 
 pub async fn retry(global: &GlobalArgs, front: &Submitter, args: RetryArgs) -> Result<(), Failure> {
-    let id = match args.many.chosen()? {
+    let id = match args.many.chosen(front).await? {
         Chosen::One(_) if !args.state.is_empty() || !args.code.is_empty() => {
             let text = "--state and --code choose jobs of a batch; give --batch NAME instead of an id";
             return Err(Failure::Usage(text.to_owned()));
@@ -149,9 +156,18 @@ pub async fn retry(global: &GlobalArgs, front: &Submitter, args: RetryArgs) -> R
     }
     front.dispatch().await;
     if args.json() {
-        return output::json(&json!({ "queued": [id] }));
+        let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        return output::json(&Requeued { job: JobView::new(row, &front.stores)?, queued: [id] });
     }
     output::line("1 job queued again")
+}
+
+/// The job, and its id as in the answer for a batch.
+#[derive(Serialize)]
+struct Requeued {
+    #[serde(flatten)]
+    job: JobView,
+    queued: [JobId; 1],
 }
 
 async fn retry_batch(global: &GlobalArgs, front: &Submitter, batch: BatchId, args: RetryArgs) -> Result<(), Failure> {

@@ -22,5 +22,5 @@ pub use store::S3Store;
 
 pub(super) use delete::delete;
 pub(super) use failure::S3Error;
-pub(super) use list::list_page;
+pub(super) use list::{ListedObject, list_page};
 pub(super) use read::read;

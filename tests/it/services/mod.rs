@@ -10,6 +10,7 @@ pub mod database;
 mod datasets;
 mod dead_letters;
 mod fairness;
+mod job_names;
 mod limits;
 mod private_ca;
 pub mod proxy;

@@ -1,12 +1,18 @@
 //! The configured checkpoints and their device.
 
 use qwen_image::{
-    Conditioning, CpuOffload, DeviceChoice, Limits, PipelineOptions,
-    hub::{ModelRef, Small, Surroundings},
+    Conditioning, CpuOffload, DeviceChoice, Limits, PipelineKind, PipelineOptions,
+    hub::{self, HubConfig, ModelRef, Small, Surroundings},
+    pipeline::{Constants, LAYERS},
 };
 
 use super::embedded_models;
-use crate::{config::LoadedConfig, engine::EngineConfig, job::JobError};
+use crate::{
+    config::LoadedConfig,
+    engine::EngineConfig,
+    http::{ServerModel, ServerModels},
+    job::JobError,
+};
 
 pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
     let settings = &loaded.config.qwen_image;
@@ -62,4 +68,46 @@ fn small(loaded: &LoadedConfig, which: Small) -> ModelRef {
 pub fn surroundings(loaded: &LoadedConfig) -> Surroundings {
     let carried = embedded_models::carried(loaded.cache_dir.clone());
     Surroundings { carried, ..loaded.surroundings.clone() }
+}
+
+/// What the API says about the models: a function, because they may be downloaded while the server runs. `works`: this
+/// process runs jobs, so that a model that is not here is not available.
+pub fn look(loaded: &LoadedConfig, works: bool) -> Result<impl Fn() -> ServerModels + Send + Sync + use<>, JobError> {
+    let (decompose, edit) = (model(loaded)?, edit_model(loaded)?);
+    let (hub, device) = (loaded.hub.clone(), loaded.config.qwen_image.device.to_string());
+    Ok(move || ServerModels {
+        decompose: shown(&hub, &decompose, PipelineKind::Layered, works),
+        edit: shown(&hub, &edit, PipelineKind::EditPlus, works),
+        device: device.clone(),
+    })
+}
+
+/// A folder is shown by its name, to keep its path private.
+fn shown(hub: &HubConfig, model: &ModelRef, pipeline: PipelineKind, works: bool) -> ServerModel {
+    let (id, small) = match model {
+        ModelRef::Small { which, .. } => (which.name().to_owned(), true),
+        ModelRef::Folder(folder) => {
+            (folder.file_name().map_or_else(|| model.to_string(), |name| name.to_string_lossy().into_owned()), false)
+        }
+        ModelRef::Hub { .. } => (model.to_string(), false),
+    };
+    let mut model = model.clone();
+    if let ModelRef::Small { around, .. } = &mut model
+        && !works
+    {
+        // A process that runs no jobs does not unpack the built-in models.
+        around.carried = None;
+    }
+    let constants = hub::find_local(hub, &model, &hub::diffusers_files)
+        .and_then(|folder| Constants::load(&folder, pipeline, Conditioning::default()).ok());
+    let here = constants.is_some();
+    let made_for = constants.filter(|_| pipeline == PipelineKind::Layered);
+    ServerModel {
+        id,
+        small,
+        loaded: None,
+        available: (here || works).then_some(here),
+        layers: made_for.as_ref().map(|constants| [*LAYERS.start(), constants.max_layers]),
+        resolutions: made_for.map(|constants| constants.resolutions),
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use qwen_image::hub::ModelRef;
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -18,8 +17,8 @@ use crate::{
     database::JobStore,
     egress::WebhookPolicy,
     http::{
-        self, Api, Defaults, Dispatcher, NamedToken, Parts, Probes, Role, Server, ServerMode, ServerModel,
-        ServerModels, Settings, Token, Tokens, WebhookSecret,
+        self, Api, Defaults, Dispatcher, NamedToken, Parts, Probes, Role, Server, ServerMode, Settings, Token, Tokens,
+        WebhookSecret,
     },
     image::Limits,
     job::EditParams,
@@ -48,6 +47,7 @@ pub async fn serve_api(
     worker::describe();
     http::describe();
     let server = bind(loaded).await?;
+    let models = super::models::look(loaded, works)?;
 
     let stores = wiring::stores(config, Trust::Submitted)?;
     let queue = wiring::queue(config)?;
@@ -74,6 +74,7 @@ pub async fn serve_api(
     let liveness = Liveness::of(&queue);
     let api = Api::new(Parts {
         settings,
+        models: Arc::new(models),
         jobs: jobs.clone(),
         stores,
         queue: queue.clone(),
@@ -176,17 +177,13 @@ fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settin
         max_upload_bytes: http.max_upload_bytes,
         max_queued: http.max_queued,
         requests_per_second: http.requests_per_second,
+        wait: http.wait(),
         webhook_secret,
         webhook_policy: WebhookPolicy::new("http.webhook_allow", &http.webhook_allow, wiring::private_cas(config)?)?,
         webhook_retry: http.webhook_retry(),
         limits: Limits::from(&config.image),
         http_inputs: config.store.http_inputs,
         defaults: defaults(loaded),
-        models: ServerModels {
-            decompose: shown(&super::model(loaded)?),
-            edit: shown(&super::edit_model(loaded)?),
-            device: config.qwen_image.device.to_string(),
-        },
         mode: if embedded { ServerMode::Embedded } else { ServerMode::Service },
         works,
     })
@@ -233,16 +230,4 @@ fn defaults(loaded: &LoadedConfig) -> Defaults {
     let settings = &loaded.config.qwen_image;
     let EditParams { instruction, output_size, .. } = EditParams::default();
     Defaults { decompose: settings.decompose(), edit: EditParams::new(instruction, output_size, settings.sampling()) }
-}
-
-/// A folder is shown by its name, to keep its path private.
-fn shown(model: &ModelRef) -> ServerModel {
-    let (id, small) = match model {
-        ModelRef::Small { which, .. } => (which.name().to_owned(), true),
-        ModelRef::Folder(folder) => {
-            (folder.file_name().map_or_else(|| model.to_string(), |name| name.to_string_lossy().into_owned()), false)
-        }
-        ModelRef::Hub { .. } => (model.to_string(), false),
-    };
-    ServerModel { id, small, loaded: None }
 }

@@ -4,11 +4,11 @@ use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Failure, global::GlobalArgs, jobs, output, runtime::block_on};
+use super::{Failure, global::GlobalArgs, job_name::JobName, jobs, output, runtime::block_on};
 use crate::{
     app::Submitter,
     database::{ActionFilter, ActionRow, HistoryEntry},
-    job::{BatchId, JobId},
+    job::BatchId,
     worker::WorkerName,
 };
 
@@ -44,9 +44,9 @@ struct ListArgs {
     /// paused or resumed
     #[arg(long)]
     action: Option<String>,
-    /// Only actions on this job
+    /// Only actions on this job: its id, the beginning of the id, or `last`
     #[arg(long, value_name = "ID")]
-    job: Option<JobId>,
+    job: Option<JobName>,
     /// Only actions on this batch and its jobs
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
@@ -93,6 +93,10 @@ async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
         Some(Since::Age(age)) => Some(front.jobs.now().await?.checked_sub(age).unwrap_or(Timestamp::MIN)),
         None => None,
     };
+    let job = match job {
+        Some(name) => Some(name.id(front).await?),
+        None => None,
+    };
     let page = front.jobs.list_actions(&ActionFilter { since, actor, action, job, batch, limit, after }).await?;
     if json {
         return output::json(&json!({ "actions": page.actions, "next": page.next }));
@@ -132,9 +136,11 @@ fn about(row: &ActionRow) -> String {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  acetate jobs history last")]
 pub struct HistoryArgs {
-    /// The job's id
-    id: JobId,
+    /// The job: its id, the beginning of the id, or `last`
+    #[arg(value_name = "ID")]
+    id: JobName,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -142,10 +148,11 @@ pub struct HistoryArgs {
 
 /// What happened to a job, also to one that was deleted.
 pub async fn history(front: &Submitter, args: HistoryArgs) -> Result<(), Failure> {
-    let entries = front.jobs.history(args.id).await?.ok_or_else(|| jobs::no_such_job(args.id))?;
+    let id = args.id.id(front).await?;
+    let entries = front.jobs.history(id).await?.ok_or_else(|| jobs::no_such_job(id))?;
     if args.json {
         let entries: Vec<Value> = entries.iter().map(in_json).collect();
-        return output::json(&json!({ "id": args.id, "history": entries }));
+        return output::json(&json!({ "id": id, "history": entries }));
     }
     let rows: Vec<Vec<String>> = entries.iter().map(|entry| vec![time(entry.at()), in_words(entry)]).collect();
     output::table(&["TIME", ""], &rows)

@@ -20,6 +20,7 @@ pub struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Print every setting, its value and where the value comes from
+    #[command(after_help = "Examples:\n  acetate config show\n  acetate config show --json")]
     Show,
 }
 

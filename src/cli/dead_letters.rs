@@ -41,6 +41,7 @@ enum DeadLettersCommand {
     #[command(after_help = LIST_EXAMPLES)]
     List(ListArgs),
     /// Show one dead letter: its reason, headers and body
+    #[command(after_help = "Example:\n  acetate dead-letters show 1")]
     Show(ShowArgs),
     /// Publish dead letters to the queue that they came from
     ///

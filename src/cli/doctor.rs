@@ -24,6 +24,7 @@ use crate::{
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  acetate doctor\n  acetate doctor --json")]
 pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
@@ -41,8 +42,11 @@ struct Check {
 #[serde(rename_all = "snake_case")]
 enum State {
     Ok,
-    /// Nothing is broken, but some jobs need this.
+    /// Some jobs need this, and get it on first use.
     Missing,
+    /// Some jobs need this, and will fail.
+    #[serde(rename = "missing")]
+    Absent,
     Broken,
 }
 
@@ -58,14 +62,14 @@ impl DoctorArgs {
             model("model", &loaded, app::model(&loaded), PipelineKind::Layered),
             model("edit model", &loaded, app::edit_model(&loaded), PipelineKind::EditPlus),
         ];
-        let ready = checks.iter().all(|check| check.state != State::Broken);
+        let ready = checks.iter().all(|check| matches!(check.state, State::Ok | State::Missing));
         if self.json {
             output::json(&json!({ "ready": ready, "checks": checks }))?;
         } else {
             for check in &checks {
                 let state = match check.state {
                     State::Ok => "ok",
-                    State::Missing => "missing",
+                    State::Missing | State::Absent => "missing",
                     State::Broken => "BROKEN",
                 };
                 output::line(&format!("{:<11} {state:<8} {}", check.name, check.text))?;
@@ -156,7 +160,7 @@ fn model(
                 let remark = "; the small one, because none is configured";
                 checkpoint(name, &folder, remark, place(loaded, &folder, pipeline))
             }
-            Err(error) => Check { name, state: State::Missing, text: error.to_string() },
+            Err(error) => Check { name, state: State::Absent, text: error.to_string() },
         },
         Ok(ModelRef::Hub { id, .. }) => {
             let cached = hub::list(&loaded.hub).unwrap_or_default();
@@ -164,12 +168,11 @@ fn model(
             if complete {
                 return Check { name, state: State::Ok, text: format!("{id}, downloaded") };
             }
-            let how = if loaded.hub.offline {
-                "and the hub is offline"
-            } else {
-                "`acetate models pull` downloads it now, otherwise the first use does"
+            let (state, how) = match loaded.hub.offline {
+                true => (State::Absent, "and the hub is offline"),
+                false => (State::Missing, "`acetate models pull` downloads it now, otherwise the first use does"),
             };
-            Check { name, state: State::Missing, text: format!("{id} is not downloaded; {how}") }
+            Check { name, state, text: format!("{id} is not downloaded; {how}") }
         }
     }
 }

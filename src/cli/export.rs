@@ -14,6 +14,7 @@ use super::{
     Failure,
     export_batch::{self, BatchExport},
     global::GlobalArgs,
+    job_name::JobName,
     jobs::no_such_job,
     output,
     runtime::block_on,
@@ -33,9 +34,10 @@ layer-00.png, the whole picture as the model regenerates it; only a ZIP has that
 
 Examples:
   acetate export out/scene --out scene.psd
+  acetate export last --out scene.ora
   acetate export --batch posters --out psd/")]
 pub struct ExportArgs {
-    /// The id of a job that has succeeded, or a folder with its result
+    /// A job that has succeeded (its id, the beginning of the id, or `last`), or a folder with its result
     #[arg(value_name = "JOB|FOLDER", required_unless_present = "batch", conflicts_with = "batch")]
     source: Option<String>,
     /// Export all jobs of this batch that have succeeded, each into a file in the folder --out, named after its picture.
@@ -121,12 +123,14 @@ impl ExportArgs {
                 Err(JobError::invalid("JOB|FOLDER", reason).into())
             };
         }
-        let id: JobId = source.parse().map_err(|_| {
-            let reason = format!("there is no folder `{source}`, and it is not a job id (a UUID)");
+        let name: JobName = source.parse().map_err(|_| {
+            let reason = format!(
+                "there is no folder `{source}`, and it is not a job: an id (a UUID), the beginning of one, or `last`"
+            );
             JobError::invalid("JOB|FOLDER", reason)
         })?;
         let front = Submitter::open(loaded).await?;
-        let files = published(&front, id).await;
+        let files = async { published(&front, name.id(&front).await?).await }.await;
         front.close().await;
         Ok(files?)
     }

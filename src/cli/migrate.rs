@@ -7,6 +7,7 @@ use super::{Failure, global::GlobalArgs, output, runtime::block_on};
 use crate::app;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  acetate migrate")]
 pub struct MigrateArgs {
     /// Print JSON
     #[arg(long)]

@@ -15,6 +15,8 @@ mod export_batch;
 mod failure;
 mod fetch;
 mod global;
+mod hint;
+mod job_name;
 mod jobs;
 mod man;
 mod migrate;
@@ -34,7 +36,7 @@ mod worker;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::telemetry;
 use failure::Failure;
@@ -99,6 +101,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             // Help and version come this way too, on stdout and with code 0.
             let _ = error.print();
+            if let Some(hint) = hint::instead(&error, &Cli::command()) {
+                output::error(&hint);
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -157,5 +162,20 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command, path: &str, without: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            if !command.has_subcommands() && !help.contains("acetate ") {
+                without.push(path.clone());
+            }
+            command.get_subcommands().for_each(|sub| check(sub, &path, without));
+        }
+        let mut without = Vec::new();
+        check(&super::Cli::command(), "", &mut without);
+        assert_eq!(without, Vec::<String>::new());
     }
 }

@@ -31,12 +31,14 @@ pub struct ModelsArgs {
 #[derive(Debug, Subcommand)]
 enum ModelsCommand {
     /// List the models on this machine: those in the download cache, and the small ones that come with acetate
+    #[command(after_help = "Example:\n  acetate models list")]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Download a model, or resume an interrupted download
+    #[command(after_help = "Example:\n  acetate models pull Qwen/Qwen-Image-Layered")]
     Pull {
         /// The hub id, for instance Qwen/Qwen-Image-Layered, with @REVISION for a specific version
         #[arg(value_name = "ID[@REVISION]")]
@@ -50,6 +52,7 @@ enum ModelsCommand {
     /// Reads the configuration of every part, the tokenizer and the headers of all weight files, and checks that they
     /// match. Parts smaller than 1 GiB (as float32) are loaded tensor by tensor, as in a run; for larger parts, only
     /// the number of layers and the main shapes are compared with the configuration.
+    #[command(after_help = "Example:\n  acetate models check models/layered-nano")]
     Check {
         /// The folder that contains model_index.json
         #[arg(value_name = "DIR")]

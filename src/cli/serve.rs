@@ -15,6 +15,7 @@ use crate::{
 ///
 /// On localhost no token is needed. On any other address you must set one: ACETATE__HTTP__TOKEN.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  acetate serve\n  acetate serve --bind 127.0.0.1:0")]
 pub struct ServeArgs {
     /// Address and port to listen on; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     database::{Attempt, JobRow},
-    job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress},
+    job::{
+        BatchId, BoundingBox, Epoch, ErrorRecord, InputRef, JobError, JobId, JobKind, JobRequest, JobState, LayerRole,
+        Progress,
+    },
     store::{ObjectKey, Stores},
 };
 
-/// The format of `jobs show --json` and `run --json`. Fields are only ever added.
+/// A job, wherever a command prints one as JSON. Fields are only ever added; those that the API has, too, are the same.
 #[derive(Debug, Serialize)]
 pub struct JobView {
     pub id: JobId,
@@ -19,6 +23,11 @@ pub struct JobView {
     pub state: JobState,
     pub attempts: u32,
     pub epoch: Epoch,
+    pub priority: u8,
+    /// The pictures, as in the message. The API shows uploads by their names.
+    pub input: Vec<InputRef>,
+    /// The parameters of its kind.
+    pub params: Value,
     pub progress: Option<Progress>,
     pub error: Option<ErrorRecord>,
     /// Address of the manifest; absent until the job has succeeded.
@@ -37,6 +46,8 @@ pub struct JobView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchId>,
     pub created_at: Timestamp,
+    /// When the last attempt started.
+    pub started_at: Option<Timestamp>,
     /// A queued job is not started before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
@@ -49,6 +60,12 @@ pub struct JobView {
 #[derive(Debug, Serialize)]
 pub struct OutputView {
     pub name: String,
+    pub role: LayerRole,
+    /// The number of a layer; absent for files without one.
+    pub layer: Option<u32>,
+    pub width: u32,
+    pub height: u32,
+    pub bounding_box: Option<BoundingBox>,
     pub url: String,
     /// Bytes.
     pub size: u64,
@@ -65,7 +82,17 @@ impl JobView {
             manifest = Some(store.url(&key));
             for file in &result.files {
                 let url = store.url(&key.sibling(&file.name)?);
-                outputs.push(OutputView { name: file.name.clone(), url, size: file.size, sha256: file.sha256.clone() });
+                outputs.push(OutputView {
+                    name: file.name.clone(),
+                    role: file.role,
+                    layer: file.layer(),
+                    width: file.width,
+                    height: file.height,
+                    bounding_box: file.bounding_box,
+                    url,
+                    size: file.size,
+                    sha256: file.sha256.clone(),
+                });
             }
         }
         Ok(Self {
@@ -75,6 +102,9 @@ impl JobView {
             state: row.state,
             attempts: row.attempts,
             epoch: row.epoch,
+            priority: row.request.priority,
+            input: row.request.inputs.iter().cloned().collect(),
+            params: row.request.task.params(),
             progress: row.progress,
             error: row.error,
             manifest,
@@ -86,6 +116,7 @@ impl JobView {
             trace_id: row.trace.map(|trace| trace.trace_id().to_owned()),
             batch: row.batch,
             created_at: row.created_at,
+            started_at: row.started_at,
             updated_at: row.updated_at,
             finished_at: row.finished_at,
             history: Vec::new(),

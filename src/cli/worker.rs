@@ -11,6 +11,7 @@ use crate::{
 /// With `queue.url`, a worker takes jobs from RabbitMQ; without it, those that `acetate submit` wrote into this
 /// machine's database.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  acetate worker\n  acetate worker --profile gpu -v")]
 pub struct WorkerArgs {}
 
 impl WorkerArgs {

@@ -65,6 +65,7 @@ pub struct Http {
     pub requests_per_second: f64,
     pub max_connections: usize,
     pub read_timeout_seconds: f64,
+    pub wait_seconds: f64,
     #[serde(deserialize_with = "set")]
     pub webhook_secret: Option<Secret>,
     #[serde(deserialize_with = "set")]
@@ -92,6 +93,10 @@ impl Http {
         if !(0.1..=3600.0).contains(&self.read_timeout_seconds) {
             let reason = format!("{} is not between 0.1 and 3600 seconds", self.read_timeout_seconds);
             return Err(("http.read_timeout_seconds", reason));
+        }
+        if !(0.1..=86_400.0).contains(&self.wait_seconds) {
+            let reason = format!("{} is not between 0.1 and 86400 seconds", self.wait_seconds);
+            return Err(("http.wait_seconds", reason));
         }
         if !(0.01..=3600.0).contains(&self.webhook_retry_seconds) {
             let reason = format!("{} is not between 0.01 and 3600 seconds", self.webhook_retry_seconds);
@@ -124,6 +129,10 @@ impl Http {
 
     pub fn read_timeout(&self) -> Duration {
         Duration::from_secs_f64(self.read_timeout_seconds)
+    }
+
+    pub fn wait(&self) -> Duration {
+        Duration::from_secs_f64(self.wait_seconds)
     }
 
     pub fn webhook_retry(&self) -> Duration {

@@ -291,6 +291,15 @@ in_either! {
     /// Forgets the ids of jobs that were deleted longer ago than this; returns their number.
     async fn forget_tombstones(&self, older_than: Duration) -> Result<u64, JobError>;
 
+    /// The job that was accepted last.
+    async fn last_job(&self) -> Result<Option<JobId>, JobError>;
+
+    /// Some jobs whose ids have this beginning, in the order of their ids.
+    async fn jobs_starting_with(&self, beginning: &str, limit: u32) -> Result<Vec<JobId>, JobError>;
+
+    /// The texts of some requests in the order of arrival, and the place of the last one, after which the rest begins.
+    async fn requests(&self, after: Option<Place>) -> Result<(Vec<String>, Option<Place>), JobError>;
+
     /// Deletes refused messages that were received before a time.
     async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError>;
 }

@@ -1,6 +1,9 @@
 //! Filters for rows, and summaries of many rows.
 
+use std::{fmt, str::FromStr};
+
 use jiff::Timestamp;
+use serde::{Serialize, Serializer};
 
 use super::{
     row::JobRow,
@@ -8,6 +11,53 @@ use super::{
     search,
 };
 use crate::job::{BatchId, JobError, JobId, JobKind, JobState};
+
+/// Where a page ends: the job's time and id, so that it stays valid when the job is deleted; or only an id, of a job that
+/// must exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// Milliseconds since 1970.
+    pub(super) created_at: Option<i64>,
+    pub(super) id: JobId,
+}
+
+impl Cursor {
+    pub(super) fn unknown(self) -> JobError {
+        let reason = format!("there is no job {}; it may have been deleted. Start again without it", self.id);
+        JobError::invalid("after", reason)
+    }
+}
+
+/// `1764169200123.018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21`.
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.created_at {
+            Some(created_at) => write!(f, "{created_at}.{}", self.id),
+            None => self.id.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = JobError;
+
+    fn from_str(text: &str) -> Result<Self, JobError> {
+        let wrong = || JobError::invalid("after", "is not the `next` of a page, and not the id of a job");
+        match text.split_once('.') {
+            Some((time, id)) => {
+                let created_at = time.parse().map_err(|_| wrong())?;
+                Ok(Self { created_at: Some(created_at), id: id.parse().map_err(|_| wrong())? })
+            }
+            None => Ok(Self { created_at: None, id: text.parse().map_err(|_| wrong())? }),
+        }
+    }
+}
+
+impl Serialize for Cursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// The filter of a listing; newest rows come first.
 #[derive(Debug, Clone, Default)]
@@ -20,15 +70,15 @@ pub struct Filter {
     /// Words that must all occur in the id, the batch, a label, a prompt or instruction, or a picture's name.
     pub search: String,
     pub limit: u32,
-    /// The last job of the previous page.
-    pub after: Option<JobId>,
+    /// The end of the previous page.
+    pub after: Option<Cursor>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
     pub jobs: Vec<JobRow>,
-    /// The start of the next page; absent on the last page.
-    pub next: Option<JobId>,
+    /// The end of this page; absent on the last page.
+    pub next: Option<Cursor>,
 }
 
 /// The progress of a batch.
@@ -79,8 +129,13 @@ pub(super) fn page(rows: &[impl Columns], limit: u32) -> Page {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let shown = &rows[..rows.len().min(limit)];
     let more = rows.len() > limit;
-    let next = if more { shown.last().and_then(|row| row.word("id").ok()) } else { None };
+    let cursor = |row: &_| cursor_of(row).ok();
+    let next = if more { shown.last().and_then(cursor) } else { None };
     Page { jobs: shown.iter().filter_map(readable).collect(), next }
+}
+
+fn cursor_of(row: &impl Columns) -> Result<Cursor, JobError> {
+    Ok(Cursor { created_at: Some(row.number("created_at")?), id: row.word("id")? })
 }
 
 /// Makes a summary from one row per state, or nothing.
@@ -103,4 +158,20 @@ pub(super) fn summary(rows: &[impl Columns]) -> Result<Option<BatchSummary>, Job
         }
     }
     Ok(summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_survives_its_text() {
+        let id = JobId::new();
+        for cursor in [Cursor { created_at: Some(1_764_169_200_123), id }, Cursor { created_at: None, id }] {
+            assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
+        }
+        for wrong in ["", ".", "1.", "x.018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21", "018f2b6e", &format!("{id}.1")] {
+            assert!(wrong.parse::<Cursor>().unwrap_err().to_string().starts_with("after: "), "{wrong}");
+        }
+    }
 }

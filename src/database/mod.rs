@@ -38,7 +38,7 @@ pub use backend::{ConnectionCounts, JobStore, Migrated};
 pub use dataset::{DatasetJob, DatasetRow};
 pub use dispatch::{DispatchRules, Hold, KindCounts, Pause, Scope, Window, Workers};
 pub use history::HistoryEntry;
-pub use listing::{BatchSummary, Depth, Filter, Page};
+pub use listing::{BatchSummary, Cursor, Depth, Filter, Page};
 pub use notify::Changes;
 pub use outbox::{OutboxId, OutboxRow, Topic};
 pub use outcome::{Beat, CancelOutcome, Claim, ClaimRules, Deferred, Fenced, RetryOutcome, SubmitOptions, Submitted};

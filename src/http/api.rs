@@ -11,9 +11,10 @@ use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Probes, Settings,
+    Probes, ServerModels, Settings,
     caller::Caller,
     middleware::Rates,
+    pace::Pace,
     problem::{Answer, ApiError},
     thumbnails::Thumbnails,
     watch::JobWatcher,
@@ -31,12 +32,16 @@ use crate::{
 const UPLOADS: usize = 4;
 /// The maximum age of the cached counts of waiting jobs.
 const FRESH: Duration = Duration::from_millis(500);
+/// How long what is known about the models' files is used.
+const MODELS: Duration = Duration::from_secs(5);
 /// The time in which `jobs_per_day` of a token counts.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The parts of the API.
 pub struct Parts {
     pub settings: Settings,
+    /// Looks which models are on this machine, and what they accept. It reads files.
+    pub models: Arc<dyn Fn() -> ServerModels + Send + Sync>,
     pub jobs: JobStore,
     pub stores: Stores,
     pub queue: Queue,
@@ -59,6 +64,13 @@ pub enum Dispatcher {
     Nobody,
 }
 
+/// The jobs that wait.
+#[derive(Debug, Default)]
+struct Waiting {
+    counted: Option<(Instant, u64)>,
+    pace: Pace,
+}
+
 /// The state that handlers share; cloning it is cheap.
 #[derive(Clone)]
 pub struct Api {
@@ -75,7 +87,8 @@ pub struct Inner {
     pub rates: Rates,
     pub thumbnails: Thumbnails,
     pub uploads: Semaphore,
-    waiting: Mutex<Option<(Instant, u64)>>,
+    waiting: Mutex<Waiting>,
+    models: Mutex<Option<(Instant, ServerModels)>>,
     /// Held while a job of a token with a limit is counted and accepted.
     counting: Mutex<()>,
 }
@@ -101,6 +114,7 @@ impl Api {
             thumbnails: Thumbnails::default(),
             uploads: Semaphore::new(UPLOADS),
             waiting: Mutex::default(),
+            models: Mutex::default(),
             counting: Mutex::default(),
         });
         Self { inner, jobs, jobs_per_day: None }
@@ -160,9 +174,34 @@ impl Api {
             Err(error) => return Err(error.into()),
         };
         if let Submitted::New(_) = &submitted {
+            self.waiting.lock().await.pace.accepted();
             self.wake();
         }
         Ok(submitted)
+    }
+
+    /// The models, and which of them are in memory.
+    pub async fn models(&self) -> ServerModels {
+        let mut known = self.models.lock().await;
+        let mut models = match known.take().filter(|(at, _)| at.elapsed() < MODELS) {
+            Some((at, models)) => {
+                *known = Some((at, models.clone()));
+                models
+            }
+            None => {
+                let look = self.parts.models.clone();
+                let models =
+                    tokio::task::spawn_blocking(move || look()).await.unwrap_or_else(|_| (self.parts.models)());
+                *known = Some((Instant::now(), models.clone()));
+                models
+            }
+        };
+        if let Some(resident) = &self.parts.resident {
+            let resident = resident.borrow();
+            models.decompose.loaded = Some(resident.decompose.is_some());
+            models.edit.loaded = Some(resident.edit.is_some());
+        }
+        models
     }
 
     /// Wakes what dispatches after a change.
@@ -197,18 +236,24 @@ impl Api {
     async fn room(&self) -> Answer<()> {
         let most = self.settings().max_queued;
         let mut waiting = self.waiting.lock().await;
-        let known = waiting.filter(|(at, _)| at.elapsed() < FRESH).map(|(_, jobs)| jobs);
-        let jobs = match known {
-            Some(jobs) => jobs,
-            None => self.jobs().queue_depth().await?.iter().map(|depth| depth.queued).sum(),
+        let (at, jobs) = match waiting.counted.filter(|(at, _)| at.elapsed() < FRESH) {
+            Some(known) => known,
+            None => {
+                let jobs = self.jobs().queue_depth().await?.iter().map(|depth| depth.queued).sum();
+                let now = Instant::now();
+                waiting.pace.counted(now, jobs);
+                (now, jobs)
+            }
         };
-        // Counted as accepted, so that a burst between two counts does not exceed the limit.
-        *waiting = Some((waiting.filter(|_| known.is_some()).map_or_else(Instant::now, |(at, _)| at), jobs + 1));
         if jobs < most {
+            // Counted as accepted, so that a burst between two counts does not exceed the limit.
+            waiting.counted = Some((at, jobs + 1));
             return Ok(());
         }
+        waiting.counted = Some((at, jobs));
+        let wait = waiting.pace.seconds_until(jobs - most + 1);
         let detail = format!("{jobs} jobs are waiting; at most {most} may wait (http.max_queued); try again later");
-        Err(ApiError::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).later(30))
+        Err(ApiError::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).later(wait))
     }
 
     /// How long the attempt of a running job has been running.

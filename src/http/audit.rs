@@ -43,6 +43,7 @@ pub struct ActionView {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ActionPage)]
 pub struct Actions {
     pub actions: Vec<ActionView>,
     /// The start of the next page; null on the last page.
@@ -81,6 +82,7 @@ pub enum HistoryView {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JobHistory)]
 pub struct History {
     pub id: JobId,
     /// Oldest first.
@@ -121,7 +123,7 @@ pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<AuditQ
 /// Show what happened to a job
 ///
 /// Actions on it and on its whole batch, and its attempts, oldest first. Actions stay after the job was deleted.
-#[utoipa::path(get, path = "/v1/jobs/{id}/history", tag = "audit", operation_id = "job_history", params(("id" = JobId, Path)),
+#[utoipa::path(get, path = "/v1/jobs/{id}/history", tag = "audit", operation_id = "show_job_history", params(("id" = JobId, Path)),
     responses((status = 200, description = "The history", body = History), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn history(State(api): State<Api>, Id(id): Id) -> Answer<Json<History>> {
     let entries = api.jobs().history(id).await?.ok_or_else(|| ApiError::no_job(id))?;

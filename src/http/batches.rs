@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::{Request, State},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -10,16 +13,17 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     api::Api,
     caller::Caller,
-    extract::{PathParams, QueryParams},
+    extract::{self, PathParams, QueryParams},
     problem::{Answer, ApiError, Problem},
 };
 use crate::{
-    database::BatchSummary,
+    database::{BatchSummary, RetryRules},
     job::{BatchId, JobError, JobState},
 };
 
 const USUAL: u32 = 20;
 const MOST: u32 = 100;
+const MOST_BYTES: u64 = 16 * 1024;
 
 /// The progress of a batch.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,6 +42,7 @@ pub struct BatchView {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BatchPage)]
 pub struct Batches {
     pub batches: Vec<BatchView>,
 }
@@ -116,6 +121,57 @@ pub async fn cancel(
     let cancelled = api.jobs().cancel_batch(&batch).await?;
     api.wake();
     Ok(Json(Cancelled { cancelled }))
+}
+
+/// Which jobs of a batch to retry.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryBody {
+    /// `failed`, `cancelled` or both. Default: `failed`.
+    state: Vec<JobState>,
+    /// Only jobs whose error has one of these codes.
+    code: Vec<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Retried {
+    /// The number of jobs that were queued again.
+    pub retried: u64,
+}
+
+/// Retry the failed jobs of a batch
+///
+/// Without a body, all that have failed. Jobs that are queued, running or have succeeded are left alone, so the request
+/// can be repeated.
+#[utoipa::path(post, path = "/v1/batches/{batch}/retry", tag = "batches", operation_id = "retry_batch", params(("batch" = BatchId, Path)),
+    request_body = Option<RetryBody>,
+    responses((status = 200, description = "The number of jobs", body = Retried), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
+pub async fn retry(
+    State(api): State<Api>,
+    caller: Caller,
+    PathParams(batch): PathParams<String>,
+    request: Request,
+) -> Answer<Json<Retried>> {
+    let api = api.by(&caller);
+    let batch = named(&batch)?;
+    let (parts, body) = request.into_parts();
+    let bytes = extract::whole(&parts.headers, body, MOST_BYTES).await?;
+    let asked: RetryBody = match bytes.is_empty() {
+        true => RetryBody::default(),
+        false if extract::is_json(&parts.headers) => extract::parse(&bytes)?,
+        false => return Err(extract::unsupported("application/json")),
+    };
+    if let Some(state) = asked.state.iter().find(|state| !matches!(state, JobState::Failed | JobState::Cancelled)) {
+        let reason = format!("{state} jobs are not retried; the states are failed and cancelled");
+        return Err(JobError::invalid("state", reason).into());
+    }
+    if api.jobs().batch_summary(&batch).await?.is_none() {
+        return Err(ApiError::not_found(format!("there is no batch {batch}")));
+    }
+    let states = if asked.state.is_empty() { vec![JobState::Failed] } else { asked.state };
+    let queued = api.jobs().retry_batch(&RetryRules { batch, states, codes: asked.code }, |_| true).await?;
+    api.wake();
+    Ok(Json(Retried { retried: queued.len() as u64 }))
 }
 
 fn named(text: &str) -> Answer<BatchId> {

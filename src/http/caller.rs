@@ -52,7 +52,12 @@ impl Role {
             (&Method::POST, "/v1/export") => Self::Read,
             (
                 &Method::POST,
-                "/v1/jobs" | "/v1/jobs/{id}/cancel" | "/api/qwen-image/decompose" | "/api/qwen-image/edit-layer",
+                "/v1/inputs"
+                | "/v1/images/edits"
+                | "/v1/jobs"
+                | "/v1/jobs/{id}/cancel"
+                | "/api/qwen-image/decompose"
+                | "/api/qwen-image/edit-layer",
             ) => Self::Submit,
             _ => Self::Operate,
         }
@@ -128,6 +133,8 @@ mod tests {
             (Method::GET, "/v1/audit", Role::Read),
             (Method::POST, "/v1/export", Role::Read),
             (Method::POST, "/v1/jobs", Role::Submit),
+            (Method::POST, "/v1/inputs", Role::Submit),
+            (Method::POST, "/v1/images/edits", Role::Submit),
             (Method::POST, "/v1/jobs/{id}/cancel", Role::Submit),
             (Method::POST, "/v1/jobs/{id}/retry", Role::Operate),
             (Method::DELETE, "/v1/jobs/{id}", Role::Operate),

@@ -43,6 +43,7 @@ pub struct RetryQuery {
 
 /// Some of the dead letters, oldest first, without their bodies.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeadLetterPage)]
 pub struct DeadLetters {
     /// How many are in the queue, without those that somebody else is looking at.
     pub total: u32,

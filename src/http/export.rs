@@ -12,15 +12,19 @@ use utoipa::ToSchema;
 
 use super::{
     api::Api,
+    caller::{Caller, Role},
     extract::{Id, Json},
     files::{self, FOREVER, is_known, missing, published, unchanged},
+    jobs::{check, resolve},
+    openapi::Binary,
     problem::{Answer, ApiError, Problem},
     range::download,
+    view::InputView,
 };
 use crate::{
-    image::{ExportError, ExportFormat, Sheet, Stack},
+    image::{self, ExportError, ExportFormat, Sheet, Stack},
     job::{COMPOSITE_IMAGES, FileEntry, InputRef, JobError, JobId},
-    store::{ObjectKey, ResultFiles},
+    store::{ObjectKey, ResultFiles, input_name},
 };
 
 pub const FORMATS: [ExportFormat; 3] = ExportFormat::ALL;
@@ -30,24 +34,24 @@ const LAYERS: RangeInclusive<usize> = COMPOSITE_IMAGES;
 const MOST_BYTES: usize = 256 * 1024;
 
 /// Export the layers of a job as a ZIP of PNGs
-#[utoipa::path(get, path = "/v1/jobs/{id}/export.zip", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, description = "The layers as ZIP", body = Vec<u8>, content_type = "application/zip"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.zip", tag = "pictures", operation_id = "export_zip", params(("id" = JobId, Path)),
+    responses((status = 200, description = "The layers as ZIP", body = inline(Binary), content_type = "application/zip"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn zip(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Zip, &headers).await
 }
 
 /// Export the layers of a job for Krita
-#[utoipa::path(get, path = "/v1/jobs/{id}/export.ora", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, description = "The layers as OpenRaster", body = Vec<u8>, content_type = "image/openraster"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.ora", tag = "pictures", operation_id = "export_ora", params(("id" = JobId, Path)),
+    responses((status = 200, description = "The layers as OpenRaster", body = inline(Binary), content_type = "image/openraster"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn ora(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Ora, &headers).await
 }
 
 /// Export the layers of a job for Photoshop and GIMP
-#[utoipa::path(get, path = "/v1/jobs/{id}/export.psd", tag = "pictures", params(("id" = JobId, Path)),
-    responses((status = 200, description = "The layers as PSD", body = Vec<u8>, content_type = "image/vnd.adobe.photoshop"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.psd", tag = "pictures", operation_id = "export_psd", params(("id" = JobId, Path)),
+    responses((status = 200, description = "The layers as PSD", body = inline(Binary), content_type = "image/vnd.adobe.photoshop"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn psd(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Psd, &headers).await
@@ -93,9 +97,21 @@ enum Format {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LayerBody {
-    job: JobId,
+    /// With `file` or `layer`.
+    #[serde(default)]
+    job: Option<JobId>,
     /// The picture's name in that job: `layer-01.png`, `edited.png`.
-    file: String,
+    #[serde(default)]
+    file: Option<String>,
+    /// The number of a layer of that job.
+    #[serde(default)]
+    layer: Option<u32>,
+    /// Instead of a job: an uploaded picture.
+    #[serde(default)]
+    upload: Option<String>,
+    /// Instead of a job: an address that jobs may read. Needs the role `submit`.
+    #[serde(default)]
+    url: Option<String>,
     /// The layer's name in the file. Default: its file name.
     #[serde(default)]
     name: Option<String>,
@@ -116,21 +132,25 @@ fn shown() -> bool {
 
 /// Export a stack of pictures as one file
 ///
-/// The pictures may come from any jobs; each has a name, an opacity and a visibility.
-#[utoipa::path(post, path = "/v1/export", tag = "pictures", request_body = StackBody,
+/// The pictures may come from any jobs, uploads and addresses; each has a name, an opacity and a visibility.
+#[utoipa::path(post, path = "/v1/export", tag = "pictures", operation_id = "export_stack", request_body = StackBody,
     responses(
         (status = 200, description = "The stack in the requested format", content(
-            (Vec<u8> = "application/zip"), (Vec<u8> = "image/openraster"), (Vec<u8> = "image/vnd.adobe.photoshop"))),
+            (inline(Binary) = "application/zip"), (inline(Binary) = "image/openraster"), (inline(Binary) = "image/vnd.adobe.photoshop"))),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn stack(State(api): State<Api>, Json(asked): Json<StackBody, MOST_BYTES>) -> Answer<Response> {
+pub async fn stack(
+    State(api): State<Api>,
+    caller: Caller,
+    Json(asked): Json<StackBody, MOST_BYTES>,
+) -> Answer<Response> {
     let given = asked.layers.len();
     if !LAYERS.contains(&given) {
         let (least, most) = LAYERS.into_inner();
         return Err(JobError::invalid("layers", format!("{least} to {most} layers, {given} given")).into());
     }
     let mut sheets = Vec::with_capacity(given);
-    for layer in asked.layers {
-        sheets.push(sheet(&api, layer).await?);
+    for (at, layer) in asked.layers.into_iter().enumerate() {
+        sheets.push(sheet(&api, &caller, at, layer).await?);
     }
     let format = match asked.format {
         Format::Zip => ExportFormat::Zip,
@@ -142,19 +162,62 @@ pub async fn stack(State(api): State<Api>, Json(asked): Json<StackBody, MOST_BYT
     Ok(attached(response, &format!("acetate.{format}")))
 }
 
-async fn sheet(api: &Api, layer: LayerBody) -> Answer<Sheet> {
-    let row = api.jobs().get(layer.job).await?;
-    let input = InputRef::File { job: layer.job, file: layer.file };
-    let Some(row) = row else { return Err(JobError::InputNotFound { input: input.to_string() }.into()) };
-    let file = row.picture(&input)?;
-    let png = files::read(api, &row, file).await.map_err(|failure| failure.of_job(layer.job))?;
-    Ok(Sheet {
-        name: layer.name.unwrap_or_else(|| file.name.clone()),
-        file: file.name.clone(),
-        png,
-        opacity: layer.opacity,
-        visible: layer.visible,
-    })
+impl LayerBody {
+    fn picture(&mut self, at: usize) -> Answer<InputView> {
+        let (job, file, layer, upload, url) =
+            (self.job, self.file.take(), self.layer, self.upload.take(), self.url.take());
+        match (job, file, layer, upload, url) {
+            (Some(job), Some(file), None, None, None) => Ok(InputView::File { job, file }),
+            (Some(job), None, Some(layer), None, None) => Ok(InputView::Layer { job, layer }),
+            (None, None, None, Some(upload), None) => Ok(InputView::Upload { upload }),
+            (None, None, None, None, Some(url)) => Ok(InputView::Url(url)),
+            _ => {
+                let reason = "is one of {\"job\", \"file\"}, {\"job\", \"layer\"}, {\"upload\"} and {\"url\"}";
+                Err(JobError::invalid(format!("layers[{at}]"), reason).into())
+            }
+        }
+    }
+}
+
+async fn sheet(api: &Api, caller: &Caller, at: usize, mut layer: LayerBody) -> Answer<Sheet> {
+    let picture = layer.picture(at)?;
+    if let InputView::Url(_) = &picture {
+        // Others may see pictures of this server, and not have it read from anywhere.
+        caller.check(Role::Submit)?;
+    }
+    let input = resolve(api, picture)?;
+    let (file, png) = match &input {
+        InputRef::Layer { job, .. } | InputRef::File { job, .. } => {
+            let Some(row) = api.jobs().get(*job).await? else {
+                return Err(JobError::InputNotFound { input: input.to_string() }.into());
+            };
+            let file = row.picture(&input)?;
+            let png = files::read(api, &row, file).await.map_err(|failure| failure.of_job(*job))?;
+            (file.name.clone(), png)
+        }
+        InputRef::Url(url) => {
+            check(api, &input).await?;
+            let bytes = api.stores().inputs().read(url, api.settings().limits.max_bytes).await?;
+            (format!("picture-{:02}.png", at + 1), as_png(api, url, bytes).await?)
+        }
+    };
+    let name = layer.name.unwrap_or_else(|| file.clone());
+    Ok(Sheet { name, file, png, opacity: layer.opacity, visible: layer.visible })
+}
+
+/// Pictures of other formats, which archives of layers cannot contain, become PNGs.
+async fn as_png(api: &Api, url: &str, bytes: Vec<u8>) -> Answer<Vec<u8>> {
+    let (limits, name) = (api.settings().limits, input_name(url));
+    let _turn = api.uploads.acquire().await;
+    let shown = name.clone();
+    let made = tokio::task::spawn_blocking(move || {
+        let picture = image::decode(&name, &bytes, &limits)?;
+        image::encode_png(&picture.pixels)
+    });
+    match made.await {
+        Ok(png) => Ok(png?),
+        Err(_) => Err(JobError::InvalidImage { input: shown, reason: "cannot be decoded".to_owned() }.into()),
+    }
 }
 
 async fn write(api: &Api, stack: Stack, format: ExportFormat) -> Answer<Vec<u8>> {

@@ -8,13 +8,14 @@ use axum::{
 
 use super::{
     api::Api,
-    extract::PathParams,
+    extract::{Id, PathParams},
+    openapi::Binary,
     problem::{Answer, ApiError, Problem},
     range::download,
 };
 use crate::{
     database::{JobRow, Published},
-    job::{FileEntry, InputRef, JobError, JobId},
+    job::{FileEntry, InputRef, JobError, JobId, Manifest},
     store::{MANIFEST, ObjectKey},
 };
 
@@ -25,10 +26,10 @@ pub const FOREVER: &str = "private, max-age=31536000, immutable";
 /// Get a layer as PNG
 ///
 /// `0.png` is the whole picture as the model regenerates it, `1.png` the rearmost layer.
-#[utoipa::path(get, path = "/v1/jobs/{id}/layers/{layer}", tag = "pictures",
+#[utoipa::path(get, path = "/v1/jobs/{id}/layers/{layer}", tag = "pictures", operation_id = "get_layer",
     params(("id" = JobId, Path), ("layer" = String, Path, description = "The layer's number and `.png`")),
     responses(
-        (status = 200, description = "The layer as PNG", body = Vec<u8>, content_type = "image/png"),
+        (status = 200, description = "The layer as PNG", body = inline(Binary), content_type = "image/png"),
         (status = 206, description = "A part (`Range`)"),
         (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
@@ -49,11 +50,11 @@ pub async fn layer(
 
 /// Get a file of a result
 ///
-/// Any picture by its name, or `manifest.json`.
-#[utoipa::path(get, path = "/v1/jobs/{id}/files/{name}", tag = "pictures",
+/// Any picture by its name.
+#[utoipa::path(get, path = "/v1/jobs/{id}/files/{name}", tag = "pictures", operation_id = "get_file",
     params(("id" = JobId, Path), ("name" = String, Path)),
     responses(
-        (status = 200, description = "The file", content((Vec<u8> = "image/png"), (Object = "application/json"))),
+        (status = 200, description = "The file", body = inline(Binary), content_type = "image/png"),
         (status = 206, description = "A part (`Range`)"),
         (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
@@ -64,11 +65,22 @@ pub async fn file(
 ) -> Answer<Response> {
     let job = super::extract::job_id(&id)?;
     let row = api.job(job).await?;
-    if name == MANIFEST {
-        return manifest(&api, &row, &headers).await;
-    }
     let file = row.picture(&InputRef::File { job, file: name }).map_err(missing)?;
     serve(&api, &row, file, &headers).await
+}
+
+/// Get the manifest of a result
+///
+/// It lists the files, and records how they were made.
+#[utoipa::path(get, path = "/v1/jobs/{id}/files/manifest.json", tag = "pictures", operation_id = "get_manifest",
+    params(("id" = JobId, Path)),
+    responses(
+        (status = 200, description = "The manifest", body = Manifest),
+        (status = 206, description = "A part (`Range`)"),
+        (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
+pub async fn show_manifest(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
+    manifest(&api, &api.job(id).await?, &headers).await
 }
 
 async fn serve(api: &Api, row: &JobRow, file: &FileEntry, headers: &HeaderMap) -> Answer<Response> {

@@ -3,7 +3,7 @@
 //! `acetate worker` serves only the three probes; `acetate serve` serves everything ([`Api`], [`routes`]). A request
 //! passes the middleware (`middleware/`: token, origin, rate, size), then reaches its handler. Handlers submit jobs,
 //! read rows and read files; none of them runs a job, and only the Qwen-Image web server's endpoints
-//! (`qwen_image_server/`) wait for one. All watchers of a job share one query of its row (`watch.rs`).
+//! (`qwen_image_server`) and OpenAI's (`openai/`) wait for one. All watchers of a job share one query of its row (`watch.rs`).
 //!
 //! Every request and response type derives its schema, and `routes` builds `/openapi.json` from the routes themselves.
 
@@ -15,10 +15,14 @@ mod dead_letters;
 mod export;
 mod extract;
 mod files;
+mod inputs;
 mod jobs;
 mod listen;
 mod metrics;
 mod middleware;
+mod openai;
+mod openapi;
+mod pace;
 mod probes;
 mod problem;
 mod queue;
@@ -30,6 +34,7 @@ mod settings;
 mod static_files;
 mod thumbnails;
 mod view;
+mod wait;
 mod watch;
 mod webhook;
 
@@ -45,7 +50,7 @@ pub use listen::ConnectionLimits;
 pub use metrics::describe;
 pub use middleware::{NamedToken, Token, Tokens};
 pub use probes::Probes;
-pub use routes::{openapi, routes};
+pub use routes::{api_document, routes};
 pub use settings::{Defaults, ServerMode, ServerModel, ServerModels, Settings};
 pub use webhook::{WebhookSecret, send as send_webhooks};
 

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::job::{JobError, JobId};
 
 /// The error that a client receives.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
     /// `urn:acetate:error:` and the code.
     r#type: String,
@@ -21,15 +21,15 @@ pub struct Problem {
     title: String,
     status: u16,
     /// Never changes for a given reason.
-    code: String,
+    pub code: String,
     /// What is wrong, where, and what is valid.
-    detail: String,
+    pub detail: String,
     /// The invalid part of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
+    pub field: Option<String>,
     /// The job concerned, if the request did not name it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    job: Option<JobId>,
+    pub job: Option<JobId>,
 }
 
 /// The failure of a request.
@@ -121,6 +121,15 @@ impl From<JobError> for ApiError {
     }
 }
 
+/// By RFC 9110, which renamed two that the library has by their old names.
+fn title(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNPROCESSABLE_ENTITY => "Unprocessable Content",
+        StatusCode::PAYLOAD_TOO_LARGE => "Content Too Large",
+        _ => status.canonical_reason().unwrap_or("Error"),
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if self.status.is_server_error() {
@@ -128,14 +137,15 @@ impl IntoResponse for ApiError {
         }
         let problem = Problem {
             r#type: format!("urn:acetate:error:{}", self.code),
-            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            title: title(self.status).to_owned(),
             status: self.status.as_u16(),
             code: self.code.into_owned(),
             detail: self.detail,
             field: self.field,
             job: self.job,
         };
-        let mut response = (self.status, Json(problem)).into_response();
+        let mut response = (self.status, Json(problem.clone())).into_response();
+        response.extensions_mut().insert(problem);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after {

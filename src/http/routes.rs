@@ -8,51 +8,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use utoipa::{
-    Modify, OpenApi,
-    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
-};
+use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    api::Api, audit, batches, dead_letters, export, files, jobs, metrics, middleware, probes, queue, qwen_image_server,
-    server_info, static_files, thumbnails,
+    api::Api, audit, batches, dead_letters, export, files, inputs, jobs, metrics, middleware, openai, openapi, probes,
+    queue, qwen_image_server, server_info, static_files, thumbnails,
 };
-
-/// The OpenAPI document without its paths.
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "acetate",
-        description = "Splits pictures into transparent RGBA layers and edits layers by instruction, as jobs. \
-                       docs/api.md covers what this schema leaves out."
-    ),
-    components(schemas(jobs::StateEvent)),
-    security(("token" = [])),
-    modifiers(&Bearer),
-    tags(
-        (name = "jobs", description = "Submit and manage jobs"),
-        (name = "pictures", description = "Layers, files, thumbnails and exports"),
-        (name = "batches", description = "Groups of jobs with one name"),
-        (name = "audit", description = "Who did what"),
-        (name = "dead-letters", description = "Messages that are not valid jobs, or that RabbitMQ removed from their queue"),
-        (name = "queue", description = "What waits and runs; pause and resume"),
-        (name = "server", description = "Server information"),
-        (name = "session", description = "Browser sessions, for requests that cannot send a token"),
-        (name = "qwen-image", description = "The Qwen-Image web server's endpoints, which wait for their job")
-    )
-)]
-struct Document;
-
-struct Bearer;
-
-impl Modify for Bearer {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
-        let components = document.components.get_or_insert_default();
-        components.add_security_scheme("token", SecurityScheme::Http(scheme));
-    }
-}
 
 /// The routes that need a token, if one is set.
 fn guarded() -> OpenApiRouter<Api> {
@@ -67,7 +29,9 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show, dead_letters::drop))
         .routes(routes!(dead_letters::retry))
+        .routes(routes!(inputs::upload))
         .routes(routes!(files::layer))
+        .routes(routes!(files::show_manifest))
         .routes(routes!(files::file))
         .routes(routes!(thumbnails::thumbnail))
         .routes(routes!(export::zip))
@@ -77,11 +41,13 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(batches::list))
         .routes(routes!(batches::show))
         .routes(routes!(batches::cancel))
+        .routes(routes!(batches::retry))
         .routes(routes!(queue::show))
         .routes(routes!(queue::pause))
         .routes(routes!(queue::resume))
         .routes(routes!(server_info::config))
         .routes(routes!(server_info::models))
+        .routes(routes!(openai::edits))
         .routes(routes!(qwen_image_server::decompose))
         .routes(routes!(qwen_image_server::edit_layer))
         .routes(routes!(qwen_image_server::config))
@@ -94,8 +60,9 @@ fn open() -> OpenApiRouter<Api> {
 }
 
 /// The OpenAPI document of all API routes.
-pub fn openapi() -> utoipa::openapi::OpenApi {
-    OpenApiRouter::with_openapi(Document::openapi()).merge(guarded()).merge(open()).into_openapi()
+pub fn api_document() -> utoipa::openapi::OpenApi {
+    let routes = OpenApiRouter::with_openapi(openapi::Document::openapi()).merge(guarded()).merge(open());
+    openapi::complete(routes.into_openapi())
 }
 
 /// All routes: the API, the web UI and the probes.
@@ -125,6 +92,7 @@ pub fn routes(api: Api) -> Router {
         .layer(from_fn_with_state(api.clone(), middleware::same_origin))
         .layer(from_fn_with_state(api, middleware::trusted_host))
         .merge(probes)
+        .layer(from_fn(openai::errors))
         .layer(middleware::compression())
         .layer(from_fn(middleware::weak_tags))
         .layer(from_fn(middleware::headers))
@@ -133,24 +101,25 @@ pub fn routes(api: Api) -> Router {
 }
 
 async fn document() -> Response {
-    ([(header::CACHE_CONTROL, "no-cache")], Json(openapi())).into_response()
+    ([(header::CACHE_CONTROL, "no-cache")], Json(api_document())).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use qwen_image::pipeline::{
-        CFG_SCALE, CFG_UNTIL, LAYERS, NUM_INFERENCE_STEPS, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
+    use qwen_image::{
+        Preset, Sampler,
+        pipeline::{CFG_SCALE, CFG_UNTIL, LAYERS, NUM_INFERENCE_STEPS, RESOLUTION, RESOLUTION_STEP, STEP_CACHE},
     };
     use serde_json::{Value, json};
 
-    use crate::job::{COMPOSITE_IMAGES, MAX_PRIORITY};
+    use crate::job::{COMPOSITE_IMAGES, JobKind, MAX_PRIORITY, Task};
 
     /// Adds what the specification requires and the types do not express.
     #[test]
     fn the_document_is_a_good_one() {
-        let document = serde_json::to_value(super::openapi()).unwrap();
+        let document = serde_json::to_value(super::api_document()).unwrap();
         assert_eq!(document["openapi"], "3.1.0");
         let mut names = BTreeSet::new();
         let paths = document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
@@ -173,7 +142,7 @@ mod tests {
     /// The attributes accept only literals.
     #[test]
     fn the_bounds_of_the_schemas_are_those_that_are_checked() {
-        let document = serde_json::to_value(super::openapi()).unwrap();
+        let document = serde_json::to_value(super::api_document()).unwrap();
         let field = |schema: &str, field: &str| {
             let found = document.pointer(&format!("/components/schemas/{schema}/properties/{field}"));
             found.unwrap_or_else(|| panic!("{schema} has no {field}")).clone()
@@ -185,18 +154,79 @@ mod tests {
         bounds("DecomposeParams", "layers", json!(LAYERS.start()), json!(LAYERS.end()));
         bounds("DecomposeParams", "resolution", json!(RESOLUTION.start()), json!(RESOLUTION.end()));
         assert_eq!(field("DecomposeParams", "resolution")["multipleOf"].as_f64(), json!(RESOLUTION_STEP).as_f64());
-        for schema in ["DecomposeParams", "EditParams"] {
+        for schema in ["DecomposeParams", "EditParams", "UploadForm"] {
             bounds(schema, "steps", json!(NUM_INFERENCE_STEPS.start()), json!(NUM_INFERENCE_STEPS.end()));
             bounds(schema, "cfg_scale", json!(CFG_SCALE.start()), json!(CFG_SCALE.end()));
             bounds(schema, "cfg_until", json!(CFG_UNTIL.start()), json!(CFG_UNTIL.end()));
             bounds(schema, "step_cache", json!(STEP_CACHE.start()), json!(STEP_CACHE.end()));
         }
-        bounds("SubmitBody", "priority", json!(0), json!(MAX_PRIORITY));
+        for schema in ["SubmitDecompose", "SubmitEdit", "UploadForm"] {
+            assert_eq!(field(schema, "priority")["maximum"].as_f64(), json!(MAX_PRIORITY).as_f64());
+        }
+        bounds("UploadForm", "layers", json!(LAYERS.start()), json!(LAYERS.end()));
+        bounds("UploadForm", "resolution", json!(RESOLUTION.start()), json!(RESOLUTION.end()));
+        bounds("ImageEditForm", "steps", json!(NUM_INFERENCE_STEPS.start()), json!(NUM_INFERENCE_STEPS.end()));
         let layers = field("StackBody", "layers");
         assert_eq!(
             (&layers["minItems"], &layers["maxItems"]),
             (&json!(COMPOSITE_IMAGES.start()), &json!(COMPOSITE_IMAGES.end()))
         );
+    }
+
+    /// Generators make types and functions from it.
+    #[test]
+    fn generators_can_use_the_document() {
+        let document = serde_json::to_value(super::api_document()).unwrap();
+        let at = |pointer: &str| document.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}")).clone();
+        for kind in JobKind::ALL {
+            let name = format!("{}{}", kind.as_str()[..1].to_uppercase(), &kind.as_str()[1..]);
+            for schema in [format!("Submit{name}"), format!("{name}Job"), format!("{name}Message")] {
+                let properties = at(&format!("/components/schemas/{schema}/properties"));
+                assert_eq!(properties["kind"]["enum"], json!([kind]), "{schema}");
+                assert_eq!(properties["params"]["$ref"], format!("#/components/schemas/{name}Params"), "{schema}");
+            }
+            let choice = at("/components/schemas/SubmitBody");
+            assert_eq!(choice["discriminator"]["mapping"][kind.as_str()], format!("#/components/schemas/Submit{name}"));
+            let example = at(&format!("/components/schemas/Submit{name}/examples/0"));
+            assert_eq!(example["kind"], json!(kind));
+        }
+        // Examples are valid.
+        for kind in ["SubmitDecompose", "SubmitEdit", "SubmitComposite", "SubmitWorkflow"] {
+            let example = at(&format!("/components/schemas/{kind}/examples/0"));
+            let body: crate::http::jobs::SubmitBody = serde_json::from_value(example.clone()).unwrap();
+            Task::from_params(body.kind, body.params.into()).unwrap_or_else(|error| panic!("{example}: {error}"));
+        }
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                let name = operation["operationId"].as_str().unwrap();
+                assert!(name.contains('_'), "{method} {path} is called {name}: a verb and a noun");
+                let answers = operation["responses"].as_object().unwrap().values();
+                let bodies = answers.chain([&operation["requestBody"]]).filter_map(|body| body["content"].as_object());
+                for (kind, content) in bodies.flatten() {
+                    let is_binary =
+                        !kind.contains("json") && !kind.starts_with("text/") && !kind.starts_with("multipart/");
+                    let wanted = json!({"type": "string", "format": "binary"});
+                    assert_eq!(content["schema"] == wanted, is_binary, "{method} {path}: {kind}: {content}");
+                }
+            }
+        }
+        assert_eq!(document["servers"][0]["url"], "/");
+        assert_eq!(
+            at("/webhooks/job_ended/post/requestBody/content/application~1json/schema/$ref"),
+            "#/components/schemas/JobEvent"
+        );
+        assert!(at("/components/schemas/Manifest/properties").as_object().unwrap().contains_key("files"));
+        // The form has all that JSON has.
+        let form = at("/components/schemas/UploadForm/properties");
+        for schema in ["DecomposeParams", "EditParams", "WorkflowParams", "SubmitDecompose"] {
+            for field in at(&format!("/components/schemas/{schema}/properties")).as_object().unwrap().keys() {
+                let known = ["version", "output", "input", "labels"].contains(&field.as_str());
+                assert!(known || form.get(field).is_some(), "the form has no {field}");
+            }
+        }
+        for (schema, names) in [("Preset", json!(Preset::ALL)), ("Sampler", json!(Sampler::ALL))] {
+            assert_eq!(at(&format!("/components/schemas/{schema}/enum")), names);
+        }
     }
 
     fn references(value: &Value) -> Vec<String> {

@@ -68,7 +68,7 @@ struct LimitsView {
 }
 
 /// Show defaults, bounds and limits
-#[utoipa::path(get, path = "/v1/config", tag = "server", responses((status = 200, description = "Defaults, bounds and limits", body = ConfigView)))]
+#[utoipa::path(get, path = "/v1/config", tag = "server", operation_id = "show_config", responses((status = 200, description = "Defaults, bounds and limits", body = ConfigView)))]
 pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
     let settings = api.settings();
     Json(ConfigView {
@@ -111,18 +111,7 @@ fn ends<T>(range: RangeInclusive<T>) -> [T; 2] {
 }
 
 /// Show the models that jobs run on
-#[utoipa::path(get, path = "/v1/models", tag = "server", responses((status = 200, description = "The models", body = ServerModels)))]
+#[utoipa::path(get, path = "/v1/models", tag = "server", operation_id = "show_models", responses((status = 200, description = "The models", body = ServerModels)))]
 pub async fn models(State(api): State<Api>) -> Json<ServerModels> {
-    Json(loaded(&api))
-}
-
-/// Includes which models are loaded at the moment.
-pub fn loaded(api: &Api) -> ServerModels {
-    let mut models = api.settings().models.clone();
-    if let Some(resident) = &api.parts.resident {
-        let resident = resident.borrow();
-        models.decompose.loaded = Some(resident.decompose.is_some());
-        models.edit.loaded = Some(resident.edit.is_some());
-    }
-    models
+    Json(api.models().await)
 }

@@ -24,6 +24,8 @@ pub struct Settings {
     pub max_queued: u64,
     /// Per client. 0: no limit.
     pub requests_per_second: f64,
+    /// How long a request to the OpenAI API's paths waits for its jobs.
+    pub wait: Duration,
     /// Absent: webhooks are disabled.
     pub webhook_secret: Option<WebhookSecret>,
     pub webhook_policy: WebhookPolicy,
@@ -33,7 +35,6 @@ pub struct Settings {
     pub limits: Limits,
     pub http_inputs: bool,
     pub defaults: Defaults,
-    pub models: ServerModels,
     pub mode: ServerMode,
     /// Whether this process also runs jobs.
     pub works: bool,
@@ -77,4 +78,11 @@ pub struct ServerModel {
     pub small: bool,
     /// Whether it is in memory; null if this process does not run jobs.
     pub loaded: Option<bool>,
+    /// Whether it is on this machine. If not, the first job downloads it, or fails. Null if this process does not run
+    /// jobs and the model is not here: the workers may have it.
+    pub available: Option<bool>,
+    /// The least and the most layers that it was made for; null for an edit model, and if it is not here.
+    pub layers: Option<[u32; 2]>,
+    /// The values of `resolution` that it accepts, the default first; null for an edit model, and if it is not here.
+    pub resolutions: Option<Vec<u32>>,
 }

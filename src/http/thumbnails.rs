@@ -12,6 +12,7 @@ use super::{
     api::Api,
     extract::{PathParams, QueryParams},
     files::{self, FOREVER, fresh, is_known, missing, unchanged},
+    openapi::Binary,
     problem::{Answer, ApiError, Problem},
 };
 use crate::{
@@ -94,10 +95,10 @@ pub struct Size {
 /// Get a thumbnail of a picture
 ///
 /// `name` is a file of the result, or one of the job's inputs: `input-0.png`, `input-1.png`, ...
-#[utoipa::path(get, path = "/v1/jobs/{id}/thumbnails/{name}", tag = "pictures",
+#[utoipa::path(get, path = "/v1/jobs/{id}/thumbnails/{name}", tag = "pictures", operation_id = "get_thumbnail",
     params(("id" = JobId, Path), ("name" = String, Path), Size),
     responses(
-        (status = 200, description = "The thumbnail as PNG", body = Vec<u8>, content_type = "image/png"),
+        (status = 200, description = "The thumbnail as PNG", body = inline(Binary), content_type = "image/png"),
         (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn thumbnail(

@@ -10,7 +10,9 @@ use utoipa::ToSchema;
 use super::api::Api;
 use crate::{
     database::{Attempt, JobRow},
-    job::{BatchId, Epoch, ErrorRecord, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole, Progress},
+    job::{
+        BatchId, BoundingBox, Epoch, ErrorRecord, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole, Progress,
+    },
     store::{MANIFEST, input_name},
 };
 
@@ -82,6 +84,8 @@ pub struct OutputView {
     /// Bytes.
     pub size: u64,
     pub sha256: String,
+    /// Where the picture has visible pixels; null for results of earlier versions.
+    pub bounding_box: Option<BoundingBox>,
     pub url: String,
     pub thumbnail: String,
 }
@@ -198,6 +202,7 @@ impl OutputView {
             height: file.height,
             size: file.size,
             sha256: file.sha256.clone(),
+            bounding_box: file.bounding_box,
             url: format!("{path}/files/{}", file.name),
             thumbnail: format!("{path}/thumbnails/{}", file.name),
         }

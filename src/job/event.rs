@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{BatchId, Epoch, ErrorRecord, FileEntry, JobId, JobKind, JobState, Progress};
 
 /// `job.succeeded`, `job.failed`, `job.cancelled` (at least once each time a job ends; `id` and `epoch` identify
 /// repetitions) and `job.progress` (occasionally, and not stored).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobEvent {
     pub version: u32,
     /// Also the routing key.
@@ -32,7 +33,7 @@ pub struct JobEvent {
     pub time: Timestamp,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventFile {
     pub name: String,
     /// Bytes.

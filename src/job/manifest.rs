@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Epoch, JobId, JobRequest, Stage};
+use super::{Epoch, JobId, JobRequest, Stage, request::Wire};
 
 /// `manifest.json`. If it exists, so does every file it names, complete.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Manifest {
     pub version: u32,
     pub job: JobId,
@@ -16,6 +16,7 @@ pub struct Manifest {
     pub generator: String,
     /// RFC 3339, UTC.
     pub created_at: String,
+    #[schema(value_type = Wire)]
     pub request: JobRequest,
     /// The seed that was used, even if the request had none.
     pub seed: u64,
@@ -37,14 +38,14 @@ pub struct Manifest {
 }
 
 /// The caption that the text encoder wrote because the prompt was empty.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Caption {
     pub text: String,
     pub tokens: u32,
 }
 
 /// How a run of a model was sampled.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SamplingRecord {
     /// The pipeline class, as in [`ModelRecord`].
     pub pipeline: String,
@@ -59,7 +60,7 @@ pub struct SamplingRecord {
 }
 
 /// A checkpoint that was used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModelRecord {
     /// The pipeline class of `model_index.json`, for instance `QwenImageLayeredPipeline`.
     pub pipeline: String,
@@ -94,7 +95,8 @@ pub enum LayerRole {
     Composite,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A file of a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileEntry {
     pub name: String,
     pub role: LayerRole,
@@ -103,6 +105,19 @@ pub struct FileEntry {
     /// Bytes.
     pub size: u64,
     pub sha256: String,
+    /// Where the picture has visible pixels. Absent in results of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounding_box: Option<BoundingBox>,
+}
+
+/// The smallest rectangle around all pixels that are not fully transparent, in pixels from the top left corner. Its
+/// width and height are 0 if there are none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct BoundingBox {
+    pub x: u32,
+    pub y: u32,
+    pub width: u32,
+    pub height: u32,
 }
 
 impl FileEntry {
@@ -118,7 +133,7 @@ impl FileEntry {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StageTiming {
     pub stage: Stage,
     pub seconds: f64,

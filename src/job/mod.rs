@@ -9,6 +9,7 @@ mod inputs;
 mod json;
 mod kind;
 mod manifest;
+mod names;
 mod params;
 mod percent;
 mod request;
@@ -26,7 +27,8 @@ pub use id::{Epoch, JobId};
 pub use inputs::Inputs;
 pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice};
 pub use kind::JobKind;
-pub use manifest::{Caption, FileEntry, LayerRole, Manifest, ModelRecord, SamplingRecord, StageTiming};
+pub use manifest::{BoundingBox, Caption, FileEntry, LayerRole, Manifest, ModelRecord, SamplingRecord, StageTiming};
+pub use names::{PresetName, SamplerName};
 pub use params::{
     CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, WorkflowParams, parameter_of,
 };

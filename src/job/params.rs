@@ -8,7 +8,7 @@ use qwen_image::{DecomposeOptions, EditOptions, Preset, Sampler, pipeline::Pipel
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{JobError, Sampling};
+use super::{JobError, PresetName, SamplerName, Sampling};
 
 /// The largest seed, because databases and JSON readers store signed integers.
 pub const MAX_SEED: u64 = i64::MAX as u64;
@@ -23,7 +23,7 @@ macro_rules! with_sampling {
             /// What the parameters below are if the request does not say: `exact` is as diffusers, `balanced` is as
             /// good with 2 of 5 passes, `fast` nearly as good with 1 of 4.
             #[serde(default, skip_serializing_if = "Option::is_none")]
-            #[schema(value_type = Option<String>)]
+            #[schema(value_type = Option<PresetName>)]
             pub preset: Option<Preset>,
             /// Denoise steps, 1 to 1000.
             #[serde(default = "default_steps")]
@@ -41,7 +41,7 @@ macro_rules! with_sampling {
             pub negative_prompt: String,
             /// The solver: `euler`, `abm2` or `unipc`. Absent: the one that the checkpoint's scheduler names.
             #[serde(default, skip_serializing_if = "Option::is_none")]
-            #[schema(value_type = Option<String>)]
+            #[schema(value_type = Option<SamplerName>)]
             pub sampler: Option<Sampler>,
             /// Noise levels of your own, falling from at most 1 to 0, one more than there are steps; `steps` then has
             /// no effect.

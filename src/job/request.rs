@@ -31,7 +31,7 @@ pub const MAX_PRIORITY: u8 = 9;
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
 
 /// A reference to an input picture.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(
     untagged,
     deny_unknown_fields,
@@ -224,15 +224,17 @@ pub fn check_version(version: u64) -> Result<(), JobError> {
 }
 
 /// The message as it is serialized.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Wire {
+#[schema(as = JobMessage)]
+pub(super) struct Wire {
     version: u32,
     id: String,
     kind: JobKind,
     input: WireInput,
     output: Output,
     #[serde(default)]
+    #[schema(value_type = Object)]
     params: Value,
     #[serde(default)]
     labels: BTreeMap<String, String>,
@@ -240,9 +242,11 @@ struct Wire {
     priority: u8,
 }
 
-#[derive(Serialize, Deserialize)]
+/// One picture as `image`, or several as `images`.
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct WireInput {
+#[schema(as = MessageInput)]
+pub(super) struct WireInput {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<InputRef>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

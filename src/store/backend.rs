@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::{FolderStore, ObjectKey, S3Store, Stored, digest::sha256, file_url};
 use crate::job::{Epoch, JobError, JobId};
+
+/// An upload that is older is written again when it is uploaded again.
+const REFRESH: SignedDuration = SignedDuration::from_hours(1);
 
 /// Objects below one root: a folder, or a prefix of a bucket. Clones share connections.
 #[derive(Debug, Clone)]
@@ -21,14 +26,24 @@ impl Store {
         }
     }
 
-    /// Stores a picture that jobs can then use as an input; its key is the same for the same bytes.
+    /// Stores a picture that jobs can then use as an input; its key is the same for the same bytes. An upload that is
+    /// there already is written again now and then, so that it is as new as its last use and not deleted as an old one.
     pub async fn put_input(&self, ending: &str, bytes: Vec<u8>) -> Result<ObjectKey, JobError> {
         let (digest, bytes) = sha256(bytes).await?;
         let key = ObjectKey::input(&hex::encode(digest), ending)?;
-        if !self.exists(&key).await? {
+        let fresh = Timestamp::now() - REFRESH;
+        if self.modified(&key).await?.is_none_or(|modified| modified < fresh) {
             self.put(key.clone(), bytes).await?;
         }
         Ok(key)
+    }
+
+    /// When an object was written; none if it is not there.
+    pub async fn modified(&self, key: &ObjectKey) -> Result<Option<Timestamp>, JobError> {
+        match self {
+            Self::Folder(store) => store.modified(key).await,
+            Self::S3(store) => store.modified(key).await,
+        }
     }
 
     /// Verifies that the store has what was written.

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -115,6 +116,57 @@ impl FolderStore {
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
         let path = self.path(key);
         blocking(move || path.try_exists().map_err(|error| io_error(&path, "check the object", error))).await
+    }
+
+    /// When an object was written; none if it is not there.
+    pub async fn modified(&self, key: &ObjectKey) -> Result<Option<Timestamp>, JobError> {
+        let path = self.path(key);
+        blocking(move || match fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+            Ok(modified) => Ok(Some(Timestamp::try_from(modified).unwrap_or(Timestamp::UNIX_EPOCH))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error(&path, "check the object", error)),
+        })
+        .await
+    }
+
+    /// The names of the objects in a folder that were written before a time.
+    pub(super) async fn older(&self, folder: &str, before: Timestamp) -> Result<Vec<String>, JobError> {
+        let folder = self.root.join(folder);
+        blocking(move || {
+            let failed = |error: std::io::Error| io_error(&folder, "list the folder", error);
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries.map_err(failed)?,
+            };
+            let mut names = Vec::new();
+            for entry in entries {
+                let entry = entry.map_err(failed)?;
+                // An entry may be deleted meanwhile.
+                let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
+                if Timestamp::try_from(modified).is_ok_and(|modified| modified < before) {
+                    names.extend(entry.file_name().into_string());
+                }
+            }
+            Ok(names)
+        })
+        .await
+    }
+
+    /// Deletes objects; missing ones count as deleted.
+    pub(super) async fn delete(&self, keys: &[ObjectKey]) -> Result<(), JobError> {
+        let paths: Vec<_> = keys.iter().map(|key| self.path(key)).collect();
+        blocking(move || {
+            for path in paths {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
+                        return Err(io_error(&path, "delete the object", error));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The attempts of a job that have a manifest.

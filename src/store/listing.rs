@@ -7,7 +7,7 @@ use super::{
     blocking::blocking,
     errors::io_error,
     location::{Location, S3Location},
-    s3,
+    s3::{self, ListedObject},
 };
 use crate::job::JobError;
 
@@ -101,7 +101,7 @@ impl Listing {
                     self.rest = Rest::Prefix { client, folder, from: page.next };
                 }
                 let mut listed = Vec::with_capacity(page.objects.len());
-                for (object, size) in page.objects {
+                for ListedObject { location: object, size, .. } in page.objects {
                     let url = object.to_string();
                     match S3Location::parse("input", &url) {
                         Ok(_) => listed.push(Listed { url, size }),

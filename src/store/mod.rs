@@ -24,6 +24,7 @@ mod result;
 mod s3;
 mod stores;
 mod target;
+mod uploads;
 mod url;
 
 pub use backend::Store;
@@ -38,6 +39,7 @@ pub use result::{ResultFiles, read_published};
 pub use s3::{BucketSettings, Checksums, Encryption, PathStyle, S3Client, S3Credentials, S3Settings, S3Store};
 pub use stores::{StoreSettings, Stores};
 pub use target::{Target, TargetLock};
+pub use uploads::NamedUploads;
 pub use url::{file_url, path_of};
 
 pub const MANIFEST: &str = "manifest.json";

@@ -92,6 +92,11 @@ impl Stores {
         ObjectKey::brought(name).map(|_| name)
     }
 
+    /// The key of an uploaded picture; none for other addresses.
+    pub fn brought_key(&self, url: &str) -> Option<ObjectKey> {
+        ObjectKey::brought(self.brought_name(url)?)
+    }
+
     /// The store at a request's `output.prefix`.
     ///
     /// # Errors

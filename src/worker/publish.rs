@@ -16,7 +16,7 @@ use super::{
 use crate::{
     database::{JobRow, Published},
     image,
-    job::{FileEntry, JobError, LayerRole, Manifest, Stage},
+    job::{BoundingBox, FileEntry, JobError, LayerRole, Manifest, Stage},
     store::{MANIFEST, ObjectKey, Store, Stored},
 };
 
@@ -28,6 +28,7 @@ pub(super) struct Png {
     role: LayerRole,
     width: u32,
     height: u32,
+    bounding_box: BoundingBox,
     bytes: Vec<u8>,
 }
 
@@ -40,7 +41,8 @@ pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<P
     for (index, Picture { name, role, image }) in pictures.into_iter().enumerate() {
         tasks.spawn_blocking(move || {
             let bytes = image::encode_png(&image)?;
-            Ok::<_, JobError>((index, Png { name, role, width: image.width(), height: image.height(), bytes }))
+            let ((width, height), bounding_box) = (image.dimensions(), image::bounding_box(&image));
+            Ok::<_, JobError>((index, Png { name, role, width, height, bounding_box, bytes }))
         });
     }
     let mut pngs = Vec::with_capacity(tasks.len());
@@ -74,12 +76,12 @@ pub(super) async fn store(
 }
 
 async fn store_one(worker: &Worker, results: &Store, row: &JobRow, png: Png) -> Result<FileEntry, JobError> {
-    let Png { name, role, width, height, bytes } = png;
+    let Png { name, role, width, height, bounding_box, bytes } = png;
     let stored = results.put(ObjectKey::new(row.id(), row.epoch, &name)?, bytes).await?;
     results.verify(&stored).await?;
     worker.options.failpoint.at(Point::Put, Some(row.id()));
     let Stored { size, sha256, .. } = stored;
-    Ok(FileEntry { name, role, width, height, size, sha256 })
+    Ok(FileEntry { name, role, width, height, size, sha256, bounding_box: Some(bounding_box) })
 }
 
 /// Writes the manifest. Every file that it names exists and is verified.

@@ -64,6 +64,13 @@ test('a batch shows its progress, and the rest of it can be cancelled', () => on
   await page.locator('.batch', { hasText: /posters\s*0 of 2/ }).waitFor({ timeout: 30_000 });
   await page.waitForSelector('.jobs li[data-state=running] progress:not([hidden])');
   await accessible(page, 'a batch under way');
+  // Only after a question.
+  const asked = [];
+  page.once('dialog', (dialog) => { asked.push(dialog.message()); dialog.dismiss(); });
+  await page.click('[aria-label="Cancel the rest of posters"]');
+  assert.match(asked.join(), /Cancel the rest of “posters”\? 2 jobs have not ended/);
+  assert.deepEqual((await server.ask('GET', '/v1/batches/posters')).states.cancelled ?? 0, 0);
+  page.once('dialog', (dialog) => dialog.accept());
   await page.click('[aria-label="Cancel the rest of posters"]');
   await page.waitForSelector('.batch', { state: 'hidden', timeout: 30_000 });
   await page.waitForFunction(() => document.querySelectorAll('.jobs li[data-state=cancelled]').length === 2);

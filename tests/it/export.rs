@@ -255,7 +255,7 @@ fn exports_that_cannot_be() {
     };
     refused(&["out", "--out", "x.tiff"], 2, "--out: `x.tiff` does not end in .zip, .ora or .psd; give --format");
     refused(&["out", "--out", "x", "--format", "tiff"], 2, "`tiff` is not an export format");
-    refused(&["nowhere", "--out", "x.zip"], 2, "there is no folder `nowhere`, and it is not a job id (a UUID)");
+    refused(&["nowhere", "--out", "x.zip"], 2, "there is no folder `nowhere`, and it is not a job: an id (a UUID)");
     refused(&["in.png", "--out", "x.zip"], 2, "in.png is a file; give the folder of a result");
     refused(&["data", "--out", "x.zip"], 2, "data has no manifest.json");
     refused(&["out", "--out", "out"], 2, "--format");

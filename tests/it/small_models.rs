@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::common::{Ran, TestDir, checkpoint, ran};
+use crate::{
+    common::{Ran, TestDir, checkpoint, ran},
+    http::server::Server,
+};
 use serde_json::Value;
 
 /// A separate copy of the program, at `opt/bin/acetate`, in an otherwise empty folder.
@@ -173,11 +176,21 @@ fn with_no_model_anywhere_the_places_are_named() {
     }
     let shown = installed.json(&["config", "show", "--json"]);
     assert_eq!((&shown["model"], &shown["edit_model"]), (&Value::Null, &Value::Null));
-    let report = installed.json(&["doctor", "--json"]);
+    let Ran { code, stdout, .. } = installed.run(&["doctor", "--json"]);
+    assert_eq!(code, Some(1), "jobs would fail");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
     let model = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "model").unwrap();
-    assert_eq!((&model["state"], &report["ready"]), (&"missing".into(), &true.into()));
+    assert_eq!((&model["state"], &report["ready"]), (&"missing".into(), &false.into()));
     assert!(model["text"].as_str().unwrap().contains(&places[0]), "{model}");
     assert!(installed.run(&["models", "list"]).stdout.starts_with("no models in "));
     // Commands that need no model still work.
     installed.json(&["run", "composite", "../scene.png", "--out", "out", "--json"]);
+    // The server says that the model is not there, not that it is loaded.
+    let server = Server::of(installed.command(&["serve", "--bind", "127.0.0.1:0"]));
+    let model = server.get("/v1/models").ok(200).json()["decompose"].clone();
+    assert_eq!(
+        (&model["small"], &model["available"], &model["layers"]),
+        (&true.into(), &false.into(), &Value::Null),
+        "{model}"
+    );
 }

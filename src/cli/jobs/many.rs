@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 
 use super::{ended, no_such_job, sweep::Sweep};
@@ -11,6 +12,7 @@ use crate::{
     cli::{
         Failure,
         global::GlobalArgs,
+        job_name::JobName,
         output,
         view::JobView,
         watch::{self, no_such_batch},
@@ -22,8 +24,9 @@ use crate::{
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct Which {
-    /// The job's id
-    pub id: Option<JobId>,
+    /// The job: its id, the beginning of the id, or `last`
+    #[arg(value_name = "ID")]
+    pub id: Option<JobName>,
     /// All jobs of this batch
     #[arg(long, value_name = "NAME")]
     pub batch: Option<BatchId>,
@@ -44,9 +47,9 @@ enum Chosen {
 }
 
 impl ManyArgs {
-    fn chosen(&self) -> Result<Chosen, Failure> {
+    async fn chosen(&self, front: &Submitter) -> Result<Chosen, Failure> {
         match (&self.which.id, &self.which.batch) {
-            (Some(id), _) => Ok(Chosen::One(*id)),
+            (Some(name), _) => Ok(Chosen::One(name.id(front).await?)),
             (None, Some(batch)) => Ok(Chosen::Batch(batch.clone())),
             (None, None) => Err(Failure::Usage("give the id of a job, or --batch NAME".to_owned())),
         }
@@ -55,7 +58,7 @@ impl ManyArgs {
 
 /// Exits with 1 if a job failed, so that scripts notice.
 pub async fn watch(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
-    let batch = match args.chosen()? {
+    let batch = match args.chosen(front).await? {
         Chosen::One(id) => return watch::report(front, watch::job(global, front, id).await?, args.json),
         Chosen::Batch(batch) => batch,
     };
@@ -91,7 +94,7 @@ impl CancelArgs {
 }
 
 pub async fn cancel(global: &GlobalArgs, front: &Submitter, args: CancelArgs) -> Result<(), Failure> {
-    let id = match args.many.chosen()? {
+    let id = match args.many.chosen(front).await? {
         Chosen::One(id) => id,
         Chosen::Batch(batch) => return cancel_batch(global, front, &batch, &args).await,
     };
@@ -149,6 +152,10 @@ async fn cancel_batch(
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  acetate jobs retry last
+  acetate jobs retry --batch posters --state failed --state cancelled")]
 pub struct RetryArgs {
     #[command(flatten)]
     many: ManyArgs,
@@ -167,7 +174,7 @@ impl RetryArgs {
 }
 
 pub async fn retry(global: &GlobalArgs, front: &Submitter, args: RetryArgs) -> Result<(), Failure> {
-    let id = match args.many.chosen()? {
+    let id = match args.many.chosen(front).await? {
         Chosen::One(_) if !args.state.is_empty() || !args.code.is_empty() => {
             let text = "--state and --code choose jobs of a batch; give --batch NAME instead of an id";
             return Err(Failure::Usage(text.to_owned()));
@@ -185,9 +192,18 @@ pub async fn retry(global: &GlobalArgs, front: &Submitter, args: RetryArgs) -> R
     }
     front.dispatch().await;
     if args.json() {
-        return output::json(&json!({ "queued": [id] }));
+        let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        return output::json(&Requeued { job: JobView::new(row, &front.stores)?, queued: [id] });
     }
     output::line("1 job queued again")
+}
+
+/// The job, and its id as in the answer for a batch.
+#[derive(Serialize)]
+struct Requeued {
+    #[serde(flatten)]
+    job: JobView,
+    queued: [JobId; 1],
 }
 
 async fn retry_batch(global: &GlobalArgs, front: &Submitter, batch: BatchId, args: RetryArgs) -> Result<(), Failure> {

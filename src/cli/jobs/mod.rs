@@ -1,6 +1,8 @@
 //! `acetate jobs`: lists and manages jobs.
 
 mod export;
+mod delete;
+mod list;
 mod many;
 mod prune;
 mod results;
@@ -10,20 +12,19 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::{
     Failure,
     audit::{self, HistoryArgs},
     global::GlobalArgs,
+    job_name::JobName,
     output,
     runtime::block_on,
     view::{JobView, progress_text},
 };
 use crate::{
     app::Submitter,
-    database::{Filter, JobRow, Pause},
-    job::{BatchId, JobError, JobId, JobKind, JobState},
+    job::{JobError, JobId, JobState},
     worker::WorkerName,
 };
 use many::{CancelArgs, ManyArgs, RetryArgs};
@@ -51,7 +52,7 @@ pub struct JobsArgs {
 #[derive(Debug, Subcommand)]
 enum JobsCommand {
     /// List jobs, newest first
-    List(ListArgs),
+    List(list::ListArgs),
     /// Show one job: state, progress, outputs and attempts
     Show(OneArgs),
     /// Show what happened to a job, in order: who submitted, cancelled or retried it, and its attempts
@@ -59,6 +60,7 @@ enum JobsCommand {
     /// Also of a job that was deleted, for audit.keep_days.
     History(HistoryArgs),
     /// Wait for a job or a batch to end, with progress: of a batch, the rate and the time that is left
+    #[command(after_help = "Examples:\n  acetate jobs watch last\n  acetate jobs watch --batch posters")]
     Watch(ManyArgs),
     /// Cancel a job or a batch; a running job stops within one denoise step
     ///
@@ -72,48 +74,39 @@ enum JobsCommand {
     /// Copy the result of a job into a folder on this machine
     Fetch(FetchArgs),
     /// Print the results of a batch, one JSON object per line, in the order of its dataset
+    #[command(after_help = "Example:\n  acetate jobs results --batch posters > results.jsonl")]
     Results(results::ResultsArgs),
     /// Write the results of a batch as a dataset: imagefolder, WebDataset, Parquet or JSON lines
     Export(export::ExportArgs),
+    /// Delete jobs that have ended, and their files
+    Delete(delete::DeleteArgs),
     /// Delete old jobs and their files
     Prune(prune::PruneArgs),
 }
 
 #[derive(Debug, Args)]
-struct ListArgs {
-    /// Only jobs in this state: queued, running, succeeded, failed or cancelled
-    #[arg(long)]
-    state: Option<JobState>,
-    /// Only jobs of this kind: decompose, edit, composite or workflow
-    #[arg(long)]
-    kind: Option<JobKind>,
-    /// Only jobs of this batch
-    #[arg(long, value_name = "NAME")]
-    batch: Option<BatchId>,
-    /// The maximum number of jobs to list
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: u32,
-    /// Continue after this job: the previous page's `next`
-    #[arg(long, value_name = "ID")]
-    after: Option<JobId>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  acetate jobs show last
+  acetate jobs show 018f2b6e --json")]
 struct OneArgs {
-    /// The job's id
-    id: JobId,
+    /// The job: its id, the beginning of the id, or `last`
+    #[arg(value_name = "ID")]
+    id: JobName,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  acetate jobs fetch last --out scene
+  acetate jobs fetch 018f2b6e --out scene")]
 struct FetchArgs {
-    /// The job's id
-    id: JobId,
+    /// The job: its id, the beginning of the id, or `last`
+    #[arg(value_name = "ID")]
+    id: JobName,
     /// Folder for the files: a new or empty one, or one with an earlier result, which is replaced
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
@@ -134,6 +127,7 @@ impl JobsArgs {
             JobsCommand::Fetch(args) => args.json,
             JobsCommand::Results(_) => false,
             JobsCommand::Export(args) => args.json,
+            JobsCommand::Delete(args) => args.json,
             JobsCommand::Prune(args) => args.json,
         }
     }
@@ -143,7 +137,7 @@ impl JobsArgs {
         block_on(async {
             let front = Submitter::open(&loaded).await?;
             let done = match self.command {
-                JobsCommand::List(args) => list(&front, args).await,
+                JobsCommand::List(args) => list::list(&front, args).await,
                 JobsCommand::Show(args) => show(&front, args).await,
                 JobsCommand::History(args) => audit::history(&front, args).await,
                 JobsCommand::Watch(args) => many::watch(global, &front, args).await,
@@ -152,6 +146,7 @@ impl JobsArgs {
                 JobsCommand::Fetch(args) => fetch(&front, args).await,
                 JobsCommand::Results(args) => results::results(global, &front, args).await,
                 JobsCommand::Export(args) => export::export(global, &front, args).await,
+                JobsCommand::Delete(args) => delete::delete(&front, args).await,
                 JobsCommand::Prune(args) => prune::prune(global, &loaded, &front, args).await,
             };
             front.close().await;
@@ -160,56 +155,10 @@ impl JobsArgs {
     }
 }
 
-async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
-    let filter = Filter {
-        state: args.state,
-        kind: args.kind,
-        batch: args.batch,
-        limit: args.limit,
-        after: args.after,
-        ..Filter::default()
-    };
-    let page = front.jobs.list(&filter).await?;
-    if args.json {
-        let jobs = page.jobs.into_iter().map(|row| JobView::new(row, &front.stores)).collect::<Result<Vec<_>, _>>()?;
-        return output::json(&json!({ "jobs": jobs, "next": page.next }));
-    }
-    if page.jobs.is_empty() {
-        return output::line("no jobs");
-    }
-    let pauses = front.jobs.pauses().await?;
-    let rows: Vec<Vec<String>> = page.jobs.iter().map(|row| table_row(row, &pauses)).collect();
-    output::table(&["ID", "KIND", "STATE", "TRIES", "SUBMITTED", ""], &rows)?;
-    if let Some(next) = page.next {
-        output::error(&format!("more jobs: acetate jobs list --after {next}"));
-    }
-    Ok(())
-}
-
-fn table_row(row: &JobRow, pauses: &[Pause]) -> Vec<String> {
-    let is_paused = pauses.iter().any(|pause| pause.scope.concerns(row));
-    let remark = match (row.state, &row.error, &row.progress) {
-        (JobState::Queued, ..) if is_paused => "paused".to_owned(),
-        (JobState::Queued, None, _) if row.not_before().is_some_and(|at| at > Timestamp::now()) => {
-            format!("not before {}", row.available_at.strftime("%Y-%m-%d %H:%M:%SZ"))
-        }
-        (JobState::Running, _, Some(progress)) => progress_text(progress),
-        (JobState::Failed | JobState::Queued, Some(error), _) => error.message.clone(),
-        _ => String::new(),
-    };
-    vec![
-        row.id().to_string(),
-        row.request.task.kind().to_string(),
-        row.state.to_string(),
-        row.attempts.to_string(),
-        row.created_at.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
-        remark,
-    ]
-}
-
 async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
-    let Some((row, attempts)) = front.jobs.get_with_attempts(args.id).await? else {
-        return rejected(front, args).await;
+    let id = args.id.id(front).await?;
+    let Some((row, attempts)) = front.jobs.get_with_attempts(id).await? else {
+        return rejected(front, id, args.json).await;
     };
     let mut view = JobView::new(row, &front.stores)?;
     view.history = attempts;
@@ -263,17 +212,17 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
 }
 
 /// A message that was not a valid job, but had an id.
-async fn rejected(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
-    let Some(rejection) = front.jobs.rejection(args.id).await? else { return Err(no_such_job(args.id).into()) };
+async fn rejected(front: &Submitter, id: JobId, json: bool) -> Result<(), Failure> {
+    let Some(rejection) = front.jobs.rejection(id).await? else { return Err(no_such_job(id).into()) };
     let (time, error) = (rejection.received_at, &rejection.error);
-    if args.json {
-        return output::json(&json!({
-            "id": args.id, "state": "failed", "attempts": 0, "error": error, "outputs": [], "created_at": time,
+    if json {
+        return output::json(&serde_json::json!({
+            "id": id, "state": "failed", "attempts": 0, "error": error, "outputs": [], "created_at": time,
             "message": rejection.body,
         }));
     }
     let line = |name: &str, value: &str| output::line(&format!("{name:<10} {value}"));
-    line("id", &args.id.to_string())?;
+    line("id", &id.to_string())?;
     line("state", "failed: the message was refused")?;
     line("received", &time.to_string())?;
     line("error", &format!("{} ({})", error.message, error.code))?;
@@ -281,7 +230,8 @@ async fn rejected(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
 }
 
 async fn fetch(front: &Submitter, args: FetchArgs) -> Result<(), Failure> {
-    let row = front.jobs.get(args.id).await?.ok_or_else(|| no_such_job(args.id))?;
+    let id = args.id.id(front).await?;
+    let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
     let manifest = super::fetch::into(front, &row, &args.out).await?;
     if args.json {
         return output::json(&manifest);

@@ -1,7 +1,7 @@
 //! `acetate jobs prune`: deletes old jobs and their files.
 
 use clap::Args;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tracing::warn;
 
@@ -12,13 +12,21 @@ use crate::{
     config::LoadedConfig,
     database::{PruneRules, Pruned},
     job::{BatchId, JobError, JobId, JobState},
-    store::JobObjects,
+    store::{JobObjects, NamedUploads},
 };
 
 /// The number of jobs deleted in one step.
 const CHUNK: u32 = 1000;
+/// The number of uploads deleted in one step.
+const UPLOADS: usize = 500;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Without --batch, it also deletes uploaded pictures that are as old and that none of the remaining jobs names.
+
+Examples:
+  acetate jobs prune --older-than 30d --dry-run
+  acetate jobs prune --older-than 12h --state succeeded")]
 pub struct PruneArgs {
     /// Only jobs that ended longer ago than this: 30d, 12h, 90m
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
@@ -50,6 +58,8 @@ struct Report {
     reason: Option<JobError>,
     /// Jobs whose output prefix could not be looked at.
     unchecked: u64,
+    /// Uploaded pictures that no job names.
+    uploads: u64,
 }
 
 pub async fn prune(
@@ -81,10 +91,33 @@ pub async fn prune(
     drop(sweep);
     if args.batch.is_none() && !stopped {
         front.jobs.forget_rejections(rules.before).await?;
+        if !args.keep_files {
+            report.uploads = uploads(front, rules.before).await?;
+        }
     }
     front.jobs.forget_tombstones(loaded.config.queue.remember_deleted()).await?;
     front.jobs.forget_actions(loaded.config.audit.keep()).await?;
     finish(&args, &report, stopped, total)
+}
+
+/// Deletes uploaded pictures that were not uploaded since, and that none of the remaining jobs names.
+async fn uploads(front: &Submitter, before: Timestamp) -> Result<u64, Failure> {
+    let store = front.stores.own();
+    let old = store.old_uploads(before).await?;
+    let (mut named, mut place, mut deleted) = (NamedUploads::default(), None, 0);
+    for keys in old.chunks(UPLOADS) {
+        // Again for each chunk, from where the last one ended: new jobs may name old uploads.
+        loop {
+            let (requests, last) = front.jobs.requests(place).await?;
+            requests.iter().for_each(|request| named.add(request));
+            if last.is_none() {
+                break;
+            }
+            place = last;
+        }
+        deleted += store.delete_uploads(keys, &named, before).await?;
+    }
+    Ok(deleted)
 }
 
 /// By the database's clock, because that of this machine may be wrong.
@@ -142,11 +175,19 @@ fn objects(job: &Pruned) -> JobObjects {
 }
 
 fn finish(args: &PruneArgs, report: &Report, stopped: bool, total: u64) -> Result<(), Failure> {
-    let Report { jobs, files, kept, unchecked, .. } = *report;
+    let Report { jobs, files, kept, unchecked, uploads, .. } = *report;
     if args.json {
-        output::json(&json!({ "jobs": jobs, "files": files, "kept": kept, "dry_run": false }))?;
+        output::json(&json!({ "jobs": jobs, "files": files, "uploads": uploads, "kept": kept, "dry_run": false }))?;
     } else {
-        output::line(&format!("deleted {} and {}", output::count(jobs, "job"), output::count(files, "file")))?;
+        let pictures = match uploads {
+            0 => String::new(),
+            _ => format!(", and {} that no job names", output::count(uploads, "uploaded picture")),
+        };
+        output::line(&format!(
+            "deleted {} and {}{pictures}",
+            output::count(jobs, "job"),
+            output::count(files, "file")
+        ))?;
     }
     if unchecked > 0 {
         output::error(&format!(

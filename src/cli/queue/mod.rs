@@ -22,6 +22,7 @@ pub struct QueueArgs {
 #[derive(Debug, Subcommand)]
 enum QueueCommand {
     /// Show what waits, what runs and what is paused
+    #[command(after_help = "Examples:\n  acetate queue status\n  acetate queue status --json")]
     Status(StatusArgs),
     /// Keep queued jobs from starting; running ones go on
     ///

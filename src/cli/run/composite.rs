@@ -12,6 +12,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  acetate run composite out/scene/layer-01.png green/edited.png --out whole")]
 pub struct CompositeArgs {
     /// Layers, back to front: files, or job:ID:LAYER for layers of earlier jobs
     #[arg(required = true, value_name = "LAYER")]

@@ -16,6 +16,9 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  acetate run edit out/scene/layer-02.png --instruction \"Make it green\" --out green"
+)]
 pub struct EditArgs {
     /// One to three pictures: the last one is edited, the others are references. A file, or job:ID:LAYER for a layer
     /// of an earlier job

@@ -17,6 +17,9 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  acetate run workflow examples/scene.png --layers 3 --edit \"2=Make it green\" --out out"
+)]
 pub struct WorkflowArgs {
     /// The picture: a file, or job:ID:LAYER for a layer of an earlier job
     image: String,

@@ -28,7 +28,7 @@ pub struct SubmitFlags {
     pub from: Option<String>,
     /// Where the results go: an s3:// prefix or a file:// folder; each job gets a folder below it, named after its id.
     /// With --from, it may contain fields such as {path} or {stem}
-    #[arg(long, short, value_name = "URL", required_unless_present = "from")]
+    #[arg(long, short_alias = 'o', value_name = "URL", required_unless_present = "from")]
     pub output: Option<String>,
     /// Id of the job, a UUID. The same id is the same job
     #[arg(long, value_name = "ID", conflicts_with = "from")]

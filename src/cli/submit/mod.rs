@@ -24,6 +24,17 @@ use crate::{
 
 use flags::SubmitFlags;
 
+const DECOMPOSE: &str = "Examples:
+  acetate submit decompose --input s3://in/scene.png --output s3://out/ --layers 4
+  acetate submit decompose --from posters/ --batch posters --wait";
+const EDIT: &str = "Example:
+  acetate submit edit --input job:018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21:2 --instruction \"Make it green\" \\
+    --output s3://out/";
+const COMPOSITE: &str = "Example:
+  acetate submit composite --input s3://in/back.png --input s3://in/front.png --output s3://out/";
+const WORKFLOW: &str = "Example:
+  acetate submit workflow --input s3://in/scene.png --edit \"2=Make it green\" --output s3://out/";
+
 #[derive(Debug, Args)]
 pub struct SubmitArgs {
     #[command(subcommand)]
@@ -33,6 +44,7 @@ pub struct SubmitArgs {
 #[derive(Debug, Subcommand)]
 enum KindCommand {
     /// Split pictures into layers
+    #[command(after_help = DECOMPOSE)]
     Decompose {
         #[command(flatten)]
         submit: Box<SubmitFlags>,
@@ -42,6 +54,7 @@ enum KindCommand {
         sampling: SamplingFlags,
     },
     /// Change pictures or layers by an instruction
+    #[command(after_help = EDIT)]
     Edit {
         #[command(flatten)]
         submit: Box<SubmitFlags>,
@@ -54,11 +67,13 @@ enum KindCommand {
         sampling: SamplingFlags,
     },
     /// Composite layers, back to front, into a picture
+    #[command(after_help = COMPOSITE)]
     Composite {
         #[command(flatten)]
         submit: Box<SubmitFlags>,
     },
     /// Split pictures into layers, edit some of them, and composite them
+    #[command(after_help = WORKFLOW)]
     Workflow {
         #[command(flatten)]
         submit: Box<SubmitFlags>,

@@ -6,7 +6,7 @@ use sqlx::{Postgres, QueryBuilder};
 use super::open::PostgresJobStore;
 use crate::{
     database::{
-        Attempt, Depth, Filter, JobRow, Page,
+        Attempt, Cursor, Depth, Filter, JobRow, Page,
         listing::page,
         row_mapping::{
             Columns, JOB_WITH_ATTEMPTS, is_of_known_kind, job_columns, read_job, read_with_attempts, readable,
@@ -47,13 +47,35 @@ impl PostgresJobStore {
             query.push(" AND strpos(COALESCE(search, lower(request)), ").push_bind(needle).push(") > 0");
         }
         if let Some(after) = filter.after {
-            query.push(" AND (created_at, id) < ((SELECT created_at FROM jobs WHERE id = ");
-            query.push_bind(after.to_string()).push("), ").push_bind(after.to_string()).push(")");
+            query.push(" AND (created_at, id) < (").push_bind(self.time_of(after).await?);
+            query.push(", ").push_bind(after.id.to_string()).push(")");
         }
         let limit = filter.limit.max(1);
         // One row more than the limit shows whether there is another page.
         query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit) + 1);
         Ok(page(&self.all(query.build()).await?, limit))
+    }
+
+    pub async fn last_job(&self) -> Result<Option<JobId>, JobError> {
+        let query = sqlx::query("SELECT id FROM jobs ORDER BY created_at DESC, id DESC LIMIT 1");
+        self.one(query).await?.map(|row| row.word("id")).transpose()
+    }
+
+    pub async fn jobs_starting_with(&self, beginning: &str, limit: u32) -> Result<Vec<JobId>, JobError> {
+        // After every digit and dash, and in the index's order.
+        let query = sqlx::query("SELECT id FROM jobs WHERE id >= $1 AND id < $2 ORDER BY id LIMIT $3")
+            .bind(beginning.to_owned())
+            .bind(format!("{beginning}~"))
+            .bind(i64::from(limit));
+        self.all(query).await?.iter().map(|row| row.word("id")).collect()
+    }
+
+    async fn time_of(&self, cursor: Cursor) -> Result<i64, JobError> {
+        if let Some(created_at) = cursor.created_at {
+            return Ok(created_at);
+        }
+        let query = sqlx::query("SELECT created_at FROM jobs WHERE id = $1").bind(cursor.id.to_string());
+        self.one(query).await?.ok_or_else(|| cursor.unknown())?.number("created_at")
     }
 
     pub async fn find_unfinished(&self, fingerprint: &str) -> Result<Option<JobRow>, JobError> {

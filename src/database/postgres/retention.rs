@@ -15,6 +15,8 @@ use crate::{
 
 /// The number of rows deleted by one statement.
 const CHUNK: usize = 1000;
+/// The number of requests read at a time.
+const REQUESTS: i64 = 1000;
 
 impl PostgresJobStore {
     pub async fn now(&self) -> Result<Timestamp, JobError> {
@@ -83,6 +85,18 @@ impl PostgresJobStore {
         }
         self.signal.tell();
         Ok(forgotten)
+    }
+
+    pub async fn requests(&self, after: Option<Place>) -> Result<(Vec<String>, Option<Place>), JobError> {
+        let mut query = QueryBuilder::<Postgres>::new("SELECT id, created_at, request FROM jobs");
+        if let Some(after) = after {
+            query.push(" WHERE (created_at, id) > (").push_bind(after.created_at);
+            query.push(", ").push_bind(after.id.to_string()).push(")");
+        }
+        query.push(" ORDER BY created_at, id LIMIT ").push_bind(REQUESTS);
+        let rows = self.all(query.build()).await?;
+        let texts = rows.iter().map(|row| row.text("request")).collect::<Result<_, _>>()?;
+        Ok((texts, Place::of_last(&rows)?))
     }
 
     pub async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError> {

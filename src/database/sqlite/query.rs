@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     database::{
-        Attempt, Depth, Filter, JobRow, Page,
+        Attempt, Cursor, Depth, Filter, JobRow, Page,
         listing::page,
         row_mapping::{
             Columns, JOB_WITH_ATTEMPTS, is_of_known_kind, job_columns, read_job, read_with_attempts, readable, to_json,
@@ -60,14 +60,47 @@ impl SqliteJobStore {
             query.push(" AND instr(COALESCE(search, lower(request)), ").push_bind(needle).push(") > 0");
         }
         if let Some(after) = filter.after {
-            query.push(" AND (created_at, id) < ((SELECT created_at FROM jobs WHERE id = ");
-            query.push_bind(after.to_string()).push("), ").push_bind(after.to_string()).push(")");
+            query.push(" AND (created_at, id) < (").push_bind(self.time_of(after).await?);
+            query.push(", ").push_bind(after.id.to_string()).push(")");
         }
         let limit = filter.limit.max(1);
         // One row more than the limit shows whether there is another page.
         query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit) + 1);
         let rows = query.build().fetch_all(&self.readers).await.map_err(database)?;
         Ok(page(&rows, limit))
+    }
+
+    pub async fn last_job(&self) -> Result<Option<JobId>, JobError> {
+        let row = sqlx::query("SELECT id FROM jobs ORDER BY created_at DESC, id DESC LIMIT 1")
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(database)?;
+        row.map(|row| row.word("id")).transpose()
+    }
+
+    pub async fn jobs_starting_with(&self, beginning: &str, limit: u32) -> Result<Vec<JobId>, JobError> {
+        // After every digit and dash, and in the index's order.
+        let end = format!("{beginning}~");
+        let rows = sqlx::query("SELECT id FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT ?")
+            .bind(beginning)
+            .bind(end)
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(database)?;
+        rows.iter().map(|row| row.word("id")).collect()
+    }
+
+    async fn time_of(&self, cursor: Cursor) -> Result<i64, JobError> {
+        if let Some(created_at) = cursor.created_at {
+            return Ok(created_at);
+        }
+        let row = sqlx::query("SELECT created_at FROM jobs WHERE id = ?")
+            .bind(cursor.id.to_string())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(database)?;
+        row.ok_or_else(|| cursor.unknown())?.number("created_at")
     }
 
     pub async fn find_unfinished(&self, fingerprint: &str) -> Result<Option<JobRow>, JobError> {

@@ -19,6 +19,8 @@ use crate::{
 
 /// The number of rows deleted in one transaction.
 const CHUNK: usize = 1000;
+/// The number of requests read at a time.
+const REQUESTS: i64 = 1000;
 
 impl SqliteJobStore {
     /// The file has no clock of its own; all processes that use it are on this machine.
@@ -96,6 +98,18 @@ impl SqliteJobStore {
         }
         self.signal.tell();
         Ok(forgotten)
+    }
+
+    pub async fn requests(&self, after: Option<Place>) -> Result<(Vec<String>, Option<Place>), JobError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT id, created_at, request FROM jobs");
+        if let Some(after) = after {
+            query.push(" WHERE (created_at, id) > (").push_bind(after.created_at);
+            query.push(", ").push_bind(after.id.to_string()).push(")");
+        }
+        query.push(" ORDER BY created_at, id LIMIT ").push_bind(REQUESTS);
+        let rows = query.build().fetch_all(&self.readers).await.map_err(database)?;
+        let texts = rows.iter().map(|row| row.text("request")).collect::<Result<_, _>>()?;
+        Ok((texts, Place::of_last(&rows)?))
     }
 
     pub async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError> {

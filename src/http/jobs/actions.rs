@@ -11,14 +11,14 @@ use crate::{
         problem::{Answer, ApiError, Problem},
         view::JobView,
     },
-    job::JobId,
+    job::{JobId, JobState},
     store::JobObjects,
 };
 
 /// Cancel a job
 ///
 /// A running job stops within one denoise step.
-#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = JobId, Path)),
+#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job", params(("id" = JobId, Path)),
     responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn cancel(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answer<Json<JobView>> {
     let api = api.by(&caller);
@@ -34,7 +34,9 @@ pub async fn cancel(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answe
 }
 
 /// Retry a failed or cancelled job
-#[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = JobId, Path)),
+///
+/// A job that is queued or running is returned as it is, so that the request can be repeated.
+#[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job", params(("id" = JobId, Path)),
     responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn retry(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answer<Json<JobView>> {
     let api = api.by(&caller);
@@ -42,6 +44,9 @@ pub async fn retry(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answer
         RetryOutcome::Queued(row) => {
             api.wake();
             Ok(Json(JobView::new(&row, &api)))
+        }
+        RetryOutcome::Refused(JobState::Queued | JobState::Running) => {
+            Ok(Json(JobView::new(&api.job(id).await?, &api)))
         }
         RetryOutcome::Refused(state) => Err(ApiError::conflict(format!(
             "job {id} {}; only failed or cancelled jobs can be retried",
@@ -52,7 +57,7 @@ pub async fn retry(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answer
 }
 
 /// Delete a job and its files
-#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
+#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "delete_job", params(("id" = JobId, Path)),
     responses((status = 204, description = "Deleted"), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn delete(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answer<StatusCode> {
     let api = api.by(&caller);

@@ -49,7 +49,7 @@ pub struct StateEvent {
 ///
 /// Sends a `state` event with the whole job when its state changes, and `progress` events in between. The stream ends
 /// with the job.
-#[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs",
+#[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs", operation_id = "watch_job",
     params(("id" = JobId, Path), ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event received")),
     responses(
         (status = 200, description = "The event stream", body = String, content_type = "text/event-stream"),
@@ -119,10 +119,19 @@ impl Reader {
             };
             event.event("progress").json_data(&progress)
         } else {
-            event.event("state").json_data(JobView::new(&row, &self.api))
+            event.event("state").json_data(self.whole(&row).await)
         };
         self.told = Some(row);
         event.ok()
+    }
+
+    /// The job with its attempts, as if it was requested. Without them if they cannot be read: the stream goes on.
+    async fn whole(&self, row: &JobRow) -> JobView {
+        let view = JobView::new(row, &self.api);
+        match self.api.jobs().get_with_attempts(row.id()).await {
+            Ok(Some((_, attempts))) => view.with_history(attempts),
+            Ok(None) | Err(_) => view,
+        }
     }
 
     /// Waits until the row has changed since the last event.

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    database::Filter,
+    database::{Cursor, Filter},
     http::{
         api::Api,
         extract::{Id, QueryParams},
         problem::{Answer, ApiError, Problem},
         view::JobView,
     },
-    job::{BatchId, JobId, JobKind, JobState},
+    job::{BatchId, JobError, JobId, JobKind, JobState},
 };
 
 const USUAL: u32 = 50;
@@ -32,19 +32,20 @@ pub struct JobQuery {
     /// Default: 50.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
-    /// The previous page's `next`.
-    after: Option<JobId>,
+    /// The previous page's `next`, or the id of a job.
+    after: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JobPage)]
 pub struct Jobs {
     pub jobs: Vec<JobView>,
-    /// The start of the next page; null on the last page.
-    pub next: Option<JobId>,
+    /// The `after` of the next page; null on the last page.
+    pub next: Option<String>,
 }
 
 /// List jobs, newest first
-#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(JobQuery),
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", operation_id = "list_jobs", params(JobQuery),
     responses((status = 200, description = "A page of jobs", body = Jobs), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<JobQuery>) -> Answer<Json<Jobs>> {
     let limit = asked.limit.unwrap_or(USUAL);
@@ -56,6 +57,8 @@ pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<JobQue
         Some(Some((key, value))) => vec![(key.to_owned(), value.to_owned())],
         Some(None) => return Err(ApiError::bad_request("label: write key=value").about("label")),
     };
+    let wrong = |error: JobError| ApiError::bad_request(error.to_string()).about("after");
+    let after = asked.after.as_deref().map(str::parse::<Cursor>).transpose().map_err(wrong)?;
     let filter = Filter {
         state: asked.state,
         kind: asked.kind,
@@ -63,14 +66,17 @@ pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<JobQue
         labels: label,
         search: asked.q.unwrap_or_default(),
         limit,
-        after: asked.after,
+        after,
     };
     let page = api.jobs().list(&filter).await?;
-    Ok(Json(Jobs { jobs: page.jobs.iter().map(|row| JobView::new(row, &api)).collect(), next: page.next }))
+    Ok(Json(Jobs {
+        jobs: page.jobs.iter().map(|row| JobView::new(row, &api)).collect(),
+        next: page.next.map(|next| next.to_string()),
+    }))
 }
 
 /// Show a job
-#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "show_job", params(("id" = JobId, Path)),
     responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn show(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
     let (row, attempts) = api.jobs().get_with_attempts(id).await?.ok_or_else(|| ApiError::no_job(id))?;

@@ -27,6 +27,12 @@ const LONGEST_WEBHOOK: usize = 2048;
 /// A job to submit.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(
+    json!({"kind": "decompose", "input": {"image": "s3://in/scene.png"}, "params": {"layers": 4, "preset": "balanced"}, "labels": {"dataset": "posters"}, "batch": "posters-1"}),
+    json!({"kind": "edit", "input": {"image": {"job": "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21", "layer": 2}}, "params": {"instruction": "Change the color to blue"}}),
+    json!({"kind": "composite", "input": {"images": [{"job": "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21", "layer": 1}, {"job": "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e22", "file": "edited.png"}]}}),
+    json!({"kind": "workflow", "input": {"image": {"upload": "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b.png"}}, "params": {"decompose": {"layers": 3}, "edits": [{"layer": 2, "instruction": "Make it green"}]}})
+))]
 pub struct SubmitBody {
     /// The version of the request's format: 1 or 2.
     #[serde(default)]
@@ -91,6 +97,7 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
         priority: body.priority,
     };
     request.validate()?;
+    check_model(api, &request.task).await?;
     api.stores().results(&request.output.prefix)?;
     for input in request.inputs.iter() {
         check(api, input).await?;
@@ -112,7 +119,7 @@ fn not_before<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Optio
     })
 }
 
-fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {
+pub fn resolve(api: &Api, input: InputView) -> Answer<InputRef> {
     Ok(match input {
         InputView::Url(url) => InputRef::Url(url),
         InputView::Layer { job, layer } => InputRef::Layer { job, layer },
@@ -161,14 +168,55 @@ fn with_defaults(api: &Api, kind: JobKind, mut asked: Map<String, Value>) -> Val
     Value::Object(params)
 }
 
-/// Checks that an input is allowed. An earlier job's picture must also exist; addresses are not read yet.
-async fn check(api: &Api, input: &InputRef) -> Answer<()> {
+/// Checks that an input is allowed. An earlier job's picture and an upload must also exist;
+/// addresses are not read yet.
+pub async fn check(api: &Api, input: &InputRef) -> Answer<()> {
     match input {
-        InputRef::Url(url) => Ok(api.stores().inputs().check(url)?),
+        InputRef::Url(url) => {
+            api.stores().inputs().check(url)?;
+            match api.stores().brought_key(url) {
+                Some(key) if !api.stores().own().exists(&key).await? => {
+                    let detail = format!(
+                        "upload {}: not found; it may have been deleted with old jobs; upload it again, for instance \
+                         with POST /v1/inputs",
+                        key.name()
+                    );
+                    Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "input_not_found", detail).about("input"))
+                }
+                _ => Ok(()),
+            }
+        }
         InputRef::Layer { job, .. } | InputRef::File { job, .. } => match api.jobs().get(*job).await? {
             Some(row) => Ok(row.picture(input).map(drop)?),
             None => Err(JobError::InputNotFound { input: input.to_string() }.into()),
         },
+    }
+}
+
+/// Checks what the model of this process was made for, where it is known, so that a job that must fail is not accepted.
+async fn check_model(api: &Api, task: &Task) -> Answer<()> {
+    let (params, at) = match task {
+        Task::Decompose(params) => (params, "params"),
+        Task::Workflow(params) => (&params.decompose, "params.decompose"),
+        Task::Edit(_) | Task::Composite(_) => return Ok(()),
+    };
+    if !api.settings().works {
+        // The workers may have another model.
+        return Ok(());
+    }
+    let model = api.models().await.decompose;
+    if let Some([least, most]) = model.layers
+        && params.layers > most
+    {
+        let reason = format!("{} are more than the model {} was made for: {least} to {most}", params.layers, model.id);
+        return Err(JobError::invalid(format!("{at}.layers"), reason).into());
+    }
+    match (params.resolution, model.resolutions) {
+        (Some(asked), Some(accepted)) if !accepted.contains(&asked) => {
+            let reason = format!("{asked} is not supported by the model {}, which was made for {accepted:?}", model.id);
+            Err(JobError::invalid(format!("{at}.resolution"), reason).into())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -184,7 +232,7 @@ fn check_webhook(api: &Api, url: &str) -> Answer<()> {
 }
 
 /// The key of an `Idempotency-Key` header.
-pub(super) fn key(headers: &axum::http::HeaderMap) -> Answer<Option<String>> {
+pub fn key(headers: &axum::http::HeaderMap) -> Answer<Option<String>> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let key = value.to_str().ok().map(str::trim).filter(|key| (1..=255).contains(&key.len()));
     match key {
@@ -197,7 +245,7 @@ pub(super) fn key(headers: &axum::http::HeaderMap) -> Answer<Option<String>> {
 }
 
 /// The error for a key that was used with another body.
-pub(super) fn reused(failure: ApiError) -> ApiError {
+pub fn reused(failure: ApiError) -> ApiError {
     if failure.status != StatusCode::CONFLICT {
         return failure;
     }

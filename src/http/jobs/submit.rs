@@ -18,10 +18,11 @@ use crate::{
         api::Api,
         caller::Caller,
         extract,
+        openapi::Binary,
         problem::{Answer, Problem},
         view::JobView,
     },
-    job::MAX_REQUEST_BYTES,
+    job::{BatchId, JobId, JobKind, MAX_REQUEST_BYTES, OutputSize, PresetName, SamplerName},
 };
 
 /// The fields of a form, only for the schema; the handler reads the fields as they arrive.
@@ -29,43 +30,66 @@ use crate::{
 #[allow(dead_code, reason = "describes a form to readers of the OpenAPI document")]
 pub struct UploadForm {
     /// The picture; several for an edit or a composite, in order.
-    #[schema(format = Binary, content_media_type = "application/octet-stream")]
-    image: String,
+    #[schema(inline)]
+    image: Option<Vec<Binary>>,
+    /// A picture that is on the server already: an address, or JSON such as `{"job": ID, "layer": 2}`. Its place among
+    /// the pictures is its place in the form.
+    reference: Option<Vec<String>>,
     /// Default: `decompose`.
-    kind: Option<String>,
+    kind: Option<JobKind>,
+    /// The whole request as JSON, instead of the fields below and without `input`.
+    #[schema(content_media_type = "application/json")]
+    request: Option<String>,
     prompt: Option<String>,
-    instruction: Option<String>,
+    #[schema(minimum = 2, maximum = 10)]
     layers: Option<u32>,
-    steps: Option<u32>,
-    cfg_scale: Option<f64>,
-    /// `exact`, `balanced` or `fast`.
-    preset: Option<String>,
-    /// `euler`, `abm2` or `unipc`.
-    sampler: Option<String>,
-    step_cache: Option<u32>,
-    cfg_until: Option<f64>,
-    /// A JSON array.
-    sigmas: Option<String>,
-    seed: Option<u64>,
+    #[schema(minimum = 32, maximum = 4096, multiple_of = 32)]
     resolution: Option<u32>,
+    cfg_normalize: Option<bool>,
+    instruction: Option<String>,
+    output_size: Option<OutputSize>,
+    /// For a workflow: the parameters of its decompose, as JSON.
+    #[schema(content_media_type = "application/json")]
+    decompose: Option<String>,
+    /// For a workflow: its edits, as JSON: `[{"layer": 2, "instruction": "Make it green"}]`.
+    #[schema(content_media_type = "application/json")]
+    edits: Option<String>,
+    /// What the parameters below are if the form does not say.
+    preset: Option<PresetName>,
+    #[schema(minimum = 1, maximum = 1000)]
+    steps: Option<u32>,
+    #[schema(minimum = 0, maximum = 100)]
+    cfg_scale: Option<f64>,
+    seed: Option<u64>,
     negative_prompt: Option<String>,
+    sampler: Option<SamplerName>,
+    /// A JSON array.
+    #[schema(content_media_type = "application/json")]
+    sigmas: Option<String>,
+    #[schema(minimum = 0, maximum = 10)]
+    step_cache: Option<u32>,
+    #[schema(minimum = 0, maximum = 1)]
+    cfg_until: Option<f64>,
+    /// Any of the parameters, as a JSON object.
+    #[schema(content_media_type = "application/json")]
+    params: Option<String>,
     /// `key=value`; may be repeated.
-    label: Option<String>,
+    label: Option<Vec<String>>,
+    #[schema(maximum = 9)]
     priority: Option<u8>,
-    batch: Option<String>,
+    batch: Option<BatchId>,
     /// Start not before this time, RFC 3339.
+    #[schema(value_type = Option<String>, format = DateTime)]
     not_before: Option<String>,
     webhook: Option<String>,
-    id: Option<String>,
-    /// The whole request as JSON, instead of the other fields and without `input`.
-    request: Option<String>,
+    id: Option<JobId>,
 }
 
 /// Submit a job
 ///
 /// Send JSON, or a form with the pictures. The same `Idempotency-Key`, or the same `id`, with the same body is the same
 /// job.
-#[utoipa::path(post, path = "/v1/jobs", tag = "jobs",
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", operation_id = "submit_job",
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice"),
         ("traceparent" = Option<String>, Header, description = "The W3C trace that the job becomes part of"),

@@ -1,6 +1,6 @@
 //! Pictures that are uploaded with a request.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use axum::{
     extract::{FromRequest, Multipart, Request, multipart::Field},
@@ -17,7 +17,7 @@ use crate::{
         problem::{Answer, ApiError},
         view::InputView,
     },
-    image,
+    image::{self, Look},
     job::{COMPOSITE_IMAGES, JobError, MAX_REQUEST_BYTES, object_from_value, value_from_slice},
 };
 
@@ -28,51 +28,119 @@ const TURN: Duration = Duration::from_secs(15);
 
 /// Reads a form: stores its pictures and builds the request from its other fields.
 pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
+    in_turn(api, collect(api, request)).await
+}
+
+/// Stores the picture that is a request's body, or the only field of its form.
+pub async fn upload_one(api: &Api, request: Request) -> Answer<Kept> {
+    in_turn(api, async {
+        if extract::media_type(request.headers()) != "multipart/form-data" {
+            let (parts, body) = request.into_parts();
+            let bytes = extract::whole(&parts.headers, body, api.settings().limits.max_bytes).await?;
+            return keep(api, "image", bytes.into()).await;
+        }
+        let mut form = multipart(request).await?;
+        let mut kept = None;
+        while let Some(field) = form.next_field().await.map_err(broken)? {
+            let name = field.name().unwrap_or_default().to_owned();
+            if name != "image" || kept.is_some() {
+                let reason = "is not a field of this form, which has one field, `image`";
+                return Err(JobError::invalid(name.escape_debug().to_string(), reason).into());
+            }
+            kept = Some(picture(api, field).await?);
+        }
+        kept.ok_or_else(no_picture)
+    })
+    .await
+}
+
+/// Uploads are read some at a time, because each may be large in memory.
+pub async fn in_turn<T>(api: &Api, reading: impl Future<Output = Answer<T>>) -> Answer<T> {
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN, api.uploads.acquire()).await else {
         let detail = "too many uploads at once; try again";
         return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
     };
     let late = || extract::too_slow("the form took more than 10 minutes to arrive");
-    tokio::time::timeout(ARRIVAL, collect(api, request)).await.map_err(|_| late())?
+    tokio::time::timeout(ARRIVAL, reading).await.map_err(|_| late())?
+}
+
+pub async fn multipart(request: Request) -> Answer<Multipart> {
+    Multipart::from_request(request.map(extract::patient), &())
+        .await
+        .map_err(|rejection| ApiError::bad_request(rejection.body_text()))
+}
+
+fn no_picture() -> ApiError {
+    let reason = "is missing; send a picture as the field `image`, for instance curl -F image=@scene.png";
+    JobError::invalid("image", reason).into()
 }
 
 async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
-    let mut form = Multipart::from_request(request.map(extract::patient), &())
-        .await
-        .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let mut form = multipart(request).await?;
     let mut texts = Texts::default();
     let mut pictures = Vec::new();
     while let Some(field) = form.next_field().await.map_err(broken)? {
         let name = field.name().unwrap_or_default().to_owned();
         match name.as_str() {
-            "image" | "images" => {
+            "image" | "images" | "reference" => {
                 let most = *COMPOSITE_IMAGES.end();
                 if pictures.len() == most {
-                    return Err(JobError::invalid("image", format!("more than {most} pictures")).into());
+                    return Err(JobError::invalid(name, format!("more than {most} pictures")).into());
                 }
-                pictures.push(picture(api, field).await?);
+                pictures.push(match name.as_str() {
+                    "reference" => reference(&read_text(field).await?)?,
+                    _ => InputView::Upload { upload: picture(api, field).await?.name },
+                });
             }
             _ => {
-                let text = read_field(field, MAX_REQUEST_BYTES as u64).await?;
-                let text = String::from_utf8(text).map_err(|_| ApiError::bad_request("is not UTF-8").about(&name))?;
-                texts.add(&name, text)?;
+                texts.add(&name, read_text(field).await?)?;
             }
         }
     }
     texts.body(pictures)
 }
 
-async fn picture(api: &Api, field: Field<'_>) -> Answer<InputView> {
-    let name = field.file_name().filter(|name| !name.is_empty()).unwrap_or("image").to_owned();
-    let bytes = read_field(field, api.settings().limits.max_bytes).await?;
+/// A picture that is stored.
+#[derive(Debug)]
+pub struct Kept {
+    /// Its name among the uploads.
+    pub name: String,
+    pub width: u32,
+    pub height: u32,
+    /// Bytes.
+    pub size: u64,
+}
+
+async fn picture(api: &Api, field: Field<'_>) -> Answer<Kept> {
+    let (name, bytes) = read_picture(api, field).await?;
     keep(api, &name, bytes).await
 }
 
+/// The name and the bytes of an uploaded file.
+pub async fn read_picture(api: &Api, field: Field<'_>) -> Answer<(String, Vec<u8>)> {
+    let name = field.file_name().filter(|name| !name.is_empty()).unwrap_or("image").to_owned();
+    Ok((name, read_field(field, api.settings().limits.max_bytes).await?))
+}
+
 /// Checks a picture's header and puts it into the store. Uploading the same bytes again returns the same name.
-pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<InputView> {
-    let look = image::look(name, &bytes, &api.settings().limits)?;
-    let key = api.stores().own().put_input(look.ending, bytes).await?;
-    Ok(InputView::Upload { upload: key.name().to_owned() })
+pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<Kept> {
+    let Look { ending, width, height } = image::look(name, &bytes, &api.settings().limits)?;
+    let size = bytes.len() as u64;
+    let key = api.stores().own().put_input(ending, bytes).await?;
+    Ok(Kept { name: key.name().to_owned(), width, height, size })
+}
+
+/// A reference to a picture, between the uploads of a form: an address, or JSON as in `input.image`.
+fn reference(text: &str) -> Answer<InputView> {
+    let text = text.trim();
+    let value = if text.starts_with('{') { extract::parse_value(text.as_bytes())? } else { json!(text) };
+    serde_json::from_value(value).map_err(|error| JobError::invalid("reference", error.to_string()).into())
+}
+
+pub async fn read_text(field: Field<'_>) -> Answer<String> {
+    let name = field.name().unwrap_or_default().to_owned();
+    let bytes = read_field(field, MAX_REQUEST_BYTES as u64).await?;
+    String::from_utf8(bytes).map_err(|_| ApiError::bad_request("is not UTF-8").about(name))
 }
 
 async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
@@ -87,7 +155,7 @@ async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
     Ok(bytes)
 }
 
-fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
+pub fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
     if let Some(detail) = is_too_slow(&error) {
         return extract::too_slow(detail);
     }
@@ -146,7 +214,7 @@ impl Texts {
                 self.params.insert(name.to_owned(), json!(text));
             }
             _ => {
-                let reason = "is not a field of this form; its fields are image, kind, the parameters, label, \
+                let reason = "is not a field of this form; its fields are image, reference, kind, the parameters, label, \
                               priority, batch, not_before, webhook, id, params and request";
                 return Err(JobError::invalid(name.escape_debug().to_string(), reason).into());
             }
@@ -172,14 +240,13 @@ impl Texts {
         };
         whole.entry("kind").or_insert_with(|| json!("decompose"));
         if pictures.is_empty() && !whole.contains_key("input") {
-            let reason = "is missing; send a picture as the field `image`, for instance curl -F image=@scene.png";
-            return Err(JobError::invalid("image", reason).into());
+            return Err(no_picture());
         }
         if !pictures.is_empty() {
             if whole.contains_key("input") {
                 return Err(JobError::invalid(
                     "request",
-                    "has an `input`, but pictures were uploaded too; use one or the other",
+                    "has an `input`, but the form has pictures too; name earlier pictures with the field `reference`",
                 )
                 .into());
             }

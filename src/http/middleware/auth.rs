@@ -184,7 +184,7 @@ pub struct SignIn {
 }
 
 /// Show whether a token is needed
-#[utoipa::path(get, path = "/v1/session", tag = "session", responses((status = 200, description = "The session", body = Session)), security(()))]
+#[utoipa::path(get, path = "/v1/session", tag = "session", operation_id = "show_session", responses((status = 200, description = "The session", body = Session)), security(()))]
 pub async fn session_show(State(api): State<Api>, headers: HeaderMap) -> Answered<Session> {
     Answered(match identify(&api, &headers) {
         Ok(token) => Session::of(token),
@@ -195,7 +195,7 @@ pub async fn session_show(State(api): State<Api>, headers: HeaderMap) -> Answere
 /// Sign a browser in
 ///
 /// Sets a cookie that is accepted instead of the token.
-#[utoipa::path(post, path = "/v1/session", tag = "session", request_body = SignIn, security(()),
+#[utoipa::path(post, path = "/v1/session", tag = "session", operation_id = "open_session", request_body = SignIn, security(()),
     responses((status = 200, description = "The session", body = Session), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn session_open(
     State(api): State<Api>,
@@ -214,7 +214,7 @@ pub async fn session_open(
 }
 
 /// Sign a browser out
-#[utoipa::path(delete, path = "/v1/session", tag = "session", responses((status = 204, description = "Signed out")), security(()))]
+#[utoipa::path(delete, path = "/v1/session", tag = "session", operation_id = "close_session", responses((status = 204, description = "Signed out")), security(()))]
 pub async fn session_close(headers: HeaderMap) -> Response {
     (StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie(&headers, "", 0))]).into_response()
 }

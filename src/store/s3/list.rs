@@ -1,14 +1,23 @@
 //! Lists the objects under a prefix.
 
 use aws_sdk_s3::types::EncodingType;
+use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 
 use super::{S3Client, S3Error};
 use crate::store::location::S3Location;
 
+/// An object of a list.
+pub(in crate::store) struct ListedObject {
+    pub location: S3Location,
+    /// Bytes.
+    pub size: u64,
+    pub modified: Option<Timestamp>,
+}
+
 /// Some of the objects under a prefix.
 pub(in crate::store) struct ObjectPage {
-    pub objects: Vec<(S3Location, u64)>,
+    pub objects: Vec<ListedObject>,
     /// The start of the next page; absent on the last page.
     pub next: Option<String>,
 }
@@ -41,7 +50,11 @@ pub(in crate::store) async fn list_page(
             continue;
         }
         let location = S3Location { bucket: folder.bucket.clone(), key };
-        objects.push((location, object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default()));
+        objects.push(ListedObject {
+            location,
+            size: object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
+            modified: object.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok()),
+        });
     }
     let next = answer.next_continuation_token().filter(|_| answer.is_truncated() == Some(true)).map(str::to_owned);
     Ok(ObjectPage { objects, next })

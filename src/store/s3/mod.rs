@@ -22,6 +22,6 @@ pub use store::S3Store;
 
 pub(super) use delete::delete;
 pub(super) use failure::S3Error;
-pub(super) use list::list_page;
+pub(super) use list::{ListedObject, list_page};
 pub(super) use read::read;
 pub(super) use store::{put, put_file};

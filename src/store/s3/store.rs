@@ -6,6 +6,7 @@ use aws_sdk_s3::{
     operation::head_object::builders::HeadObjectFluentBuilder, presigning::PresigningConfig, types::ChecksumMode,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 
 use super::{
     Checksums, S3Client, S3Error,
@@ -81,6 +82,42 @@ impl S3Store {
         }
     }
 
+    /// When an object was written; none if it is not there.
+    pub async fn modified(&self, key: &ObjectKey) -> Result<Option<Timestamp>, JobError> {
+        let at = self.at(key);
+        match self.head(&at).await.send().await.map_err(S3Error::of) {
+            Ok(head) => {
+                let time = head.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
+                Ok(Some(time.unwrap_or(Timestamp::UNIX_EPOCH)))
+            }
+            Err(S3Error::NoKey) => Ok(None),
+            Err(failure) => Err(self.broken(&at, 0, failure)),
+        }
+    }
+
+    /// The names of the objects under a folder that were written before a time.
+    pub(in crate::store) async fn older(&self, folder: &str, before: Timestamp) -> Result<Vec<String>, JobError> {
+        let folder = self.root.join(&format!("{folder}/"));
+        let (mut names, mut from) = (Vec::new(), None);
+        loop {
+            let page = list::list_page(&self.client, &folder, from.as_deref()).await;
+            let page = page.map_err(|failure| self.broken(&folder, 0, failure))?;
+            let old = page.objects.into_iter().filter(|object| object.modified.is_some_and(|at| at < before));
+            names.extend(old.filter_map(|object| Some(object.location.key.strip_prefix(&folder.key)?.to_owned())));
+            from = page.next;
+            if from.is_none() {
+                return Ok(names);
+            }
+        }
+    }
+
+    /// Deletes objects; missing ones count as deleted.
+    pub(in crate::store) async fn delete(&self, keys: &[ObjectKey]) -> Result<(), JobError> {
+        let keys: Vec<_> = keys.iter().map(|key| self.at(key).key).collect();
+        let deleted = delete_all(&self.client, &self.root.bucket, &keys).await;
+        deleted.map_err(|failure| self.broken(&self.root, 0, failure))
+    }
+
     /// Deletes the objects of all attempts of a job but one, and returns their number.
     pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
         let keys = self.keys_of(job, |epoch| Some(epoch) != keep).await?;
@@ -101,7 +138,7 @@ impl S3Store {
         loop {
             let page = list::list_page(&self.client, &folder, from.as_deref()).await;
             let page = page.map_err(|failure| self.broken(&folder, 0, failure))?;
-            let found = page.objects.into_iter().map(|(object, _)| object.key);
+            let found = page.objects.into_iter().map(|object| object.location.key);
             keys.extend(found.filter(|key| epoch_of(key).is_some_and(&wanted)));
             from = page.next;
             if from.is_none() {

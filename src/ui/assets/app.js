@@ -1,12 +1,12 @@
 // The page: loads the server's configuration, routes between `#/` and `#/jobs/ID`, and holds the parts that are always
 // visible.
 
-import { api } from './api.js';
+import { api, ended } from './api.js';
 import { documentView } from './document.js';
 import { h, icon, say } from './dom.js';
 import { History, titleOf } from './history.js';
-import { newJob, shortName, smallNotice } from './new.js';
-import { parentOf } from './sheets.js';
+import { modelNotice, newJob, shortName } from './new.js';
+import { editsOf, parentOf } from './sheets.js';
 import { askAgain, signedIn } from './session.js';
 import { failed, toast } from './toast.js';
 
@@ -47,13 +47,35 @@ const context = {
   get models() { return server.models; },
   onChange: (job) => jobs.put(job),
   async remove(job) {
-    if (!confirm(`Delete “${titleOf(job)}” and its files? This cannot be undone.`)) return;
+    // Without their picture, its edits would be rows that lead nowhere.
+    const edits = await editsOf(job);
+    const more = edits.length ? ` ${edits.length === 1 ? 'Its edit is' : `Its ${edits.length} edits are`} deleted, too.` : '';
+    if (!confirm(`Delete “${titleOf(job)}” and its files?${more} This cannot be undone.`)) return;
+    for (const edit of edits) {
+      await removeEdit(edit);
+      jobs.remove(edit.id);
+    }
     await api.remove(job.id);
     jobs.remove(job.id);
     toast('Deleted');
     location.hash = '#/';
   },
 };
+
+/** Deletes an edit; one that has not ended is cancelled first. Whoever deleted it before has done the same. */
+async function removeEdit(edit) {
+  try {
+    let job = edit;
+    if (!ended(job)) await api.cancel(job.id).catch((error) => { if (error.status !== 409) throw error; });
+    while (!ended(job)) {
+      await new Promise((done) => { setTimeout(done, 200); });
+      job = await api.job(job.id);
+    }
+    await api.remove(job.id);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+  }
+}
 
 async function route() {
   // Before the page has started, there is nothing to show; begin() routes at its end.
@@ -82,9 +104,13 @@ async function route() {
   if (asked !== location.hash) return;
   const parent = parentOf(job);
   if (parent) {
-    // An edit is shown in the document of its layer.
-    location.replace(`#/jobs/${parent}`);
-    return;
+    // An edit is shown in the document of its layer, or alone if that was deleted.
+    const exists = await api.job(parent).then(() => true, (error) => error.status !== 404);
+    if (asked !== location.hash) return;
+    if (exists) {
+      location.replace(`#/jobs/${parent}`);
+      return;
+    }
   }
   view = documentView(job, context);
   main.replaceChildren(view.element);
@@ -96,18 +122,20 @@ function showModel(models) {
   if (!models?.decompose) return;
   const button = document.getElementById('model');
   const { small } = models.decompose;
+  const missing = models.decompose.available === false;
   const name = shortName(models.decompose.id);
   button.hidden = false;
-  button.classList.toggle('warn', small);
-  button.replaceChildren(...(small ? [icon('warn')] : []), h('span', {}, name));
-  button.setAttribute('aria-label', `Model: ${name}${small ? ', a small checkpoint' : ''}`);
+  button.classList.toggle('warn', small || missing);
+  button.replaceChildren(...(small || missing ? [icon('warn')] : []), h('span', {}, name));
+  const remark = missing ? ', which is missing' : small ? ', a small checkpoint' : '';
+  button.setAttribute('aria-label', `Model: ${name}${remark}`);
   button.addEventListener('click', () => {
     const line = (label, value) => [h('dt', {}, label), h('dd', {}, value)];
     const dialog = h('dialog.small', { 'aria-labelledby': 'models-title', onclose: () => dialog.remove() },
       h('div.dialog-head', {}, h('h2', { id: 'models-title' }, 'Models'), h('button.icon', { 'aria-label': 'Close', onclick: () => dialog.close() }, icon('close'))),
       h('dl.facts', {}, line('Layers', models.decompose.id), models.edit ? line('Edits', models.edit.id) : [],
         line('Device', models.device ?? 'chosen by the workers'), line('acetate', server.config.version)),
-      small ? smallNotice(models) : null);
+      modelNotice(models));
     document.body.append(dialog);
     dialog.showModal();
   });

@@ -6,16 +6,21 @@ import { progressView } from './running.js';
 import { versionThumbnail, versionUrl } from './sheets.js';
 import { failed } from './toast.js';
 
-/** Instructions from Qwen-Image-Edit's documentation, and what each does. */
+/** What a layer's edit can give, which keeps its outline: nothing here adds or removes parts. */
 const EXAMPLES = [
   ['Change the color to blue', 'Recolors the subject'],
   ['Make it more vibrant', 'Increases saturation'],
-  ['Add a warm glow', 'Adds warm lighting effect'],
-  ['Remove the background', 'Attempts to isolate subject'],
+  ['Make the light warmer', 'Shifts the colors towards orange'],
   ['Make it look vintage', 'Applies vintage color grading'],
-  ['Add shadows', 'Enhances shadow definition'],
   ['Simplify the details', 'Reduces visual complexity'],
   ['Make it photorealistic', 'Enhances realism'],
+];
+
+/** What the small checkpoint can give. */
+const SMALL_EXAMPLES = [
+  ['Make it green', 'Recolors the shape'],
+  ['Make it red', 'Recolors the shape'],
+  ['Change the color to blue', 'Recolors the shape'],
 ];
 
 /** Opens the dialog for the layer with this key. The user may close it while an edit runs, and open it again. */
@@ -34,7 +39,7 @@ export function editLayer(sheets, key, { config, models }) {
   const compare = new Compare();
   const form = h('form', { onsubmit: send },
     field('instruction', 'What to change', 'One change at a time works best. The outline does not change.', instruction),
-    h('div.examples', { role: 'group', 'aria-label': 'Examples' }, EXAMPLES.map(([text, effect]) =>
+    h('div.examples', { role: 'group', 'aria-label': 'Examples' }, (models?.edit?.small ? SMALL_EXAMPLES : EXAMPLES).map(([text, effect]) =>
       h('button', { type: 'button', title: effect, onclick: () => { instruction.value = text; instruction.focus(); } }, text))),
     h('div.fields', {},
       presetField('edit-preset', presets, defaults, () => form.elements.steps),
@@ -103,6 +108,7 @@ export function editLayer(sheets, key, { config, models }) {
   function refuse(text) {
     problem.textContent = text;
     problem.hidden = false;
+    problem.scrollIntoView({ block: 'nearest' });
   }
 
   async function send(event) {

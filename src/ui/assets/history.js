@@ -157,6 +157,8 @@ export class History {
       const { failed: lost = 0 } = batch.states;
       const told = `${batch.ended} of ${batch.total}${lost ? `, ${lost} failed` : ''}`;
       const stop = async () => {
+        const left = batch.total - batch.ended;
+        if (!confirm(`Cancel the rest of “${batch.batch}”? ${left === 1 ? '1 job has' : `${left} jobs have`} not ended.`)) return;
         try {
           await api.cancelBatch(batch.batch);
           this.schedule(0);
@@ -193,8 +195,10 @@ class Row {
 
   update(job) {
     const parent = parentOf(job);
+    // The page of an edit leads to its picture, if that still exists.
     this.opens = parent ?? job.id;
-    this.link.href = `#/jobs/${this.opens}`;
+    this.id = job.id;
+    this.link.href = `#/jobs/${job.id}`;
     const edited = parent && job.outputs[0];
     const source = edited ? `${edited.thumbnail}?size=96` : job.links.thumbnail && `${job.links.thumbnail}?size=96`;
     if (source && this.image.getAttribute('src') !== source) this.image.src = source;
@@ -208,7 +212,7 @@ class Row {
   }
 
   mark(current) {
-    if (this.opens === current) this.link.setAttribute('aria-current', 'page');
+    if (this.opens === current || this.id === current) this.link.setAttribute('aria-current', 'page');
     else this.link.removeAttribute('aria-current');
   }
 }

@@ -9,6 +9,8 @@ const KINDS = 'image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff';
 /** Returns the element and a function that takes files from elsewhere on the page; calls `onJob(job)` for an accepted job. */
 export function newJob({ config, models, onJob }) {
   const { defaults: { decompose: defaults }, bounds, limits, presets } = config;
+  // What the model was made for, if the server knows its model.
+  const layers = models?.decompose?.layers ?? bounds.layers;
   let file = null;
   let shownUrl = null;
 
@@ -28,9 +30,9 @@ export function newJob({ config, models, onJob }) {
     h('h1', {}, 'Split a picture into layers'),
     h('p.lead', {}, 'You get transparent layers, back to front, which you can edit one by one and put back together.'),
     input, zone, h('div.row.between', {}, sample, h('p.soft', {}, `PNG, JPEG, WebP, GIF, BMP or TIFF, up to ${bytes(limits.max_upload_bytes)}`)),
-    models?.decompose?.small ? smallNotice(models) : null,
+    modelNotice(models),
     h('div.fields', {},
-      number('layers', 'Layers', 'Including the background.', bounds.layers, defaults.layers),
+      number('layers', 'Layers', layersHint(layers), layers, Math.min(Math.max(defaults.layers, layers[0]), layers[1])),
       presetField('preset', presets, defaults, () => form.elements.steps),
       number('steps', 'Steps', 'More steps: finer, slower.', bounds.steps, defaults.steps),
       number('seed', 'Seed', 'Same seed, same layers. Leave empty for a random seed.', [0, Number.MAX_SAFE_INTEGER], null)),
@@ -47,8 +49,8 @@ export function newJob({ config, models, onJob }) {
             h('option', { value: 'false', selected: !defaults.cfg_normalize }, 'off')))),
       field('negative_prompt', 'What should not be in the picture', 'A single space is neutral.',
         h('textarea', { id: 'negative_prompt', name: 'negative_prompt', rows: 1, value: defaults.negative_prompt }))),
-    problem,
-    h('div.row.actions', {}, submit));
+    // In the bar that is always visible, so that a refusal is seen wherever the form is scrolled to.
+    h('div.row.actions', {}, problem, submit));
 
   for (const kind of ['dragover', 'dragleave', 'drop']) {
     zone.addEventListener(kind, (event) => {
@@ -149,7 +151,7 @@ export function presetField(id, presets, defaults, steps) {
 
 function resolution(defaults, models) {
   // The full models support two resolutions, the small one only its own.
-  const sizes = models?.decompose?.small ? [] : [640, 1024];
+  const sizes = [...(models?.decompose?.resolutions ?? (models?.decompose?.small ? [] : [640, 1024]))];
   const given = defaults.resolution;
   if (given && !sizes.includes(given)) sizes.push(given);
   const options = sizes.map((size) => h('option', { value: size, selected: size === given }, `${size}`));
@@ -157,9 +159,26 @@ function resolution(defaults, models) {
     h('select', { id: 'resolution', name: 'resolution' }, h('option', { value: '', selected: !given }, 'default'), options));
 }
 
-export function smallNotice(models) {
+const layersHint = ([least, most]) => `Including the background. ${least} to ${most} with this model.`;
+
+/** What users must know of the model before they use it, or null. */
+export function modelNotice(models) {
+  if (models?.decompose?.available === false) return missingNotice(models);
+  return models?.decompose?.small ? smallNotice(models) : null;
+}
+
+function missingNotice(models) {
+  const { id, small } = models.decompose;
+  const what = small
+    ? `${shortName(id)}, which comes with acetate, is not where it should be. Pictures cannot be split. `
+    : `${id} is not on the server. The first picture downloads it, or fails. `;
   return h('div.notice', { role: 'note' }, icon('warn'),
-    h('p', {}, h('strong', {}, 'A small checkpoint is loaded. '),
+    h('p', {}, h('strong', {}, 'The model is missing. '), what, h('code', {}, 'acetate doctor'), ' says where it is looked for.'));
+}
+
+function smallNotice(models) {
+  return h('div.notice', { role: 'note' }, icon('warn'),
+    h('p', {}, h('strong', {}, 'This is a small checkpoint. '),
       `${shortName(models.decompose.id)} only knows drawings of simple shapes. Photographs, text and people need `,
       h('code', {}, 'Qwen/Qwen-Image-Layered'), ', set as ', h('code', {}, 'qwen_image.model_path'), '.'));
 }

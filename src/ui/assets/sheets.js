@@ -162,6 +162,19 @@ export const versionThumbnail = (version, size) => thumbnailUrl(version.job, ver
 /** The job whose stack an edit belongs to, if it was made on this page. */
 export const parentOf = (job) => job.labels?.[EDIT_OF];
 
+/** All edits of a job's layers that were made on this page. */
+export async function editsOf(job) {
+  const edits = [];
+  let after = null;
+  do {
+    const page = await api.jobs({ label: `${EDIT_OF}=${job.id}`, kind: 'edit', limit: 200, after });
+    // The search ignores case and finds more than the label.
+    edits.push(...page.jobs.filter((edit) => parentOf(edit) === job.id));
+    after = page.next;
+  } while (after);
+  return edits;
+}
+
 /** The layers of a job, back to front. A workflow's own edits become versions; the originals are kept. */
 function layersOf(job) {
   const of = (role) => job.outputs.filter((file) => file.role === role);

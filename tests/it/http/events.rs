@@ -26,6 +26,9 @@ fn a_watcher_sees_all_of_a_job_and_then_the_end() {
     assert!(states.windows(2).all(|pair| pair[0] != pair[1]), "{states:?}");
     let last = seen.last().unwrap();
     assert_eq!(last.data["outputs"].as_array().unwrap().len(), 3);
+    // As if the job was requested, with its attempts.
+    assert_eq!(last.data["history"].as_array().unwrap().len(), 1, "{last:?}");
+    assert_eq!(last.data["history"][0]["outcome"], "succeeded");
     let sequences: Vec<_> = seen.iter().filter_map(|event| event.data["progress"]["sequence"].as_u64()).collect();
     assert!(sequences.is_sorted(), "{sequences:?}");
 

@@ -236,6 +236,15 @@ fn jobs_are_found_page_by_page_and_by_words() {
     let page = server.get("/v1/jobs?limit=2").json();
     let next = page["next"].as_str().unwrap();
     assert_eq!(found(&format!("limit=2&after={next}")), ["A red House"]);
+    // The id of a job does the same, as in earlier versions.
+    let id = page["jobs"][1]["id"].as_str().unwrap();
+    assert_eq!(found(&format!("limit=2&after={id}")), ["A red House"]);
+    // A page goes on after its last job was deleted; an id alone does not say where that was.
+    server.act(id, "cancel").ok(200);
+    send("DELETE", &server.url(&format!("/v1/jobs/{id}")), &[], &[]).ok(204);
+    assert_eq!(found(&format!("limit=2&after={next}")), ["A red House"]);
+    let gone = server.get(&format!("/v1/jobs?after={id}")).problem(422, "invalid_request");
+    assert!(gone["field"] == "after" && gone["detail"].as_str().unwrap().contains("may have been deleted"), "{gone}");
     for wrong in ["limit=0", "limit=201", "state=asleep", "label=x", "after=x", "color=red", "batch=a%20b"] {
         server.get(&format!("/v1/jobs?{wrong}")).problem(400, "bad_request");
     }
@@ -243,10 +252,21 @@ fn jobs_are_found_page_by_page_and_by_words() {
     let names: Vec<_> = batches["batches"].as_array().unwrap().iter().map(|batch| batch["batch"].clone()).collect();
     assert_eq!(names, ["b2", "b1"]);
     let batch = server.get("/v1/batches/b1").ok(200).json();
-    assert_eq!((&batch["total"], &batch["states"]), (&json!(2), &json!({"queued": 2})));
+    assert_eq!((&batch["total"], &batch["states"]), (&json!(1), &json!({"queued": 1})));
     let cancelled = send("POST", &server.url("/v1/batches/b1/cancel"), &[], &[]).ok(200).json();
-    assert_eq!(cancelled["cancelled"], 2);
-    assert_eq!(server.get("/v1/batches/b1").json()["ended"], 2);
+    assert_eq!(cancelled["cancelled"], 1);
+    assert_eq!(server.get("/v1/batches/b1").json()["ended"], 1);
+
+    // Without a body, only those that failed.
+    let retry = server.url("/v1/batches/b1/retry");
+    assert_eq!(send("POST", &retry, &[], &[]).ok(200).json()["retried"], 0);
+    assert_eq!(post(&retry, &json!({"state": ["cancelled"], "code": ["storage"]})).ok(200).json()["retried"], 0);
+    assert_eq!(post(&retry, &json!({"state": ["cancelled"]})).ok(200).json()["retried"], 1);
+    assert_eq!(post(&retry, &json!({"state": ["cancelled"]})).ok(200).json()["retried"], 0, "again");
+    assert_eq!(server.get("/v1/batches/b1").json()["states"], json!({"queued": 1}));
+    let wrong = post(&retry, &json!({"state": ["running"]})).problem(422, "invalid_request");
+    assert_eq!(wrong["field"], "state", "{wrong}");
+    post(&server.url("/v1/batches/none/retry"), &json!({})).problem(404, "not_found");
 }
 
 #[test]
@@ -257,11 +277,14 @@ fn a_job_is_cancelled_tried_again_and_deleted() {
     server.wait(&id, |job| job["progress"]["stage"] == "denoise" && job["progress"]["step"] != 0);
     let delete = || send("DELETE", &server.url(&format!("/v1/jobs/{id}")), &[], &[]);
     delete().problem(409, "conflict");
-    server.act(&id, "retry").problem(409, "conflict");
+    // There is nothing to retry yet, and nothing changes.
+    assert_eq!(server.act(&id, "retry").ok(200).json()["attempts"], 1);
     assert_eq!(server.act(&id, "cancel").ok(200).json()["cancel_requested"], true);
     assert_eq!(server.ended(&id)["state"], "cancelled");
     server.act(&id, "cancel").problem(409, "conflict");
     assert_eq!(server.act(&id, "retry").ok(200).json()["state"], "queued");
+    // The same request again is no second retry.
+    server.act(&id, "retry").ok(200);
     server.wait(&id, |job| job["state"] == "running");
     server.act(&id, "cancel").ok(200);
     let job = server.ended(&id);

@@ -14,6 +14,7 @@ mod datasets;
 mod dead_letter_commands;
 mod dead_letters;
 mod fairness;
+mod job_names;
 mod limits;
 mod private_ca;
 pub mod proxy;

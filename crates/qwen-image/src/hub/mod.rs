@@ -77,6 +77,22 @@ pub fn resolve(
     Ok(snapshot)
 }
 
+/// The folder of a model that is complete on this machine; none if a first use would download it, or could not find it.
+/// Does not use the network.
+pub fn find_local(config: &HubConfig, model: &ModelRef, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
+    match model {
+        ModelRef::Folder(folder) => folder.is_dir().then(|| folder.clone()),
+        ModelRef::Small { which, around } => around.find(*which).ok(),
+        ModelRef::Hub { id, revision } => {
+            let cache = RepoCache::new(&config.cache_dir, id);
+            cache
+                .commit_of(revision)
+                .filter(|commit| cache.is_complete(commit, wanted))
+                .map(|commit| cache.snapshot(&commit))
+        }
+    }
+}
+
 /// Finds a data set, and downloads what is missing, as [`resolve`] does for models. Of a data set with a path, only what
 /// is below it.
 ///

@@ -208,6 +208,7 @@ pub fn result() -> Published {
         height: 3,
         size: 70,
         sha256: "ab".repeat(32),
+        bounding_box: None,
     };
     Published {
         manifest: "j/1/manifest.json".to_owned(),

@@ -1,7 +1,5 @@
 //! The Qwen-Image web server's endpoints: they wait for their job, and closing the connection cancels it.
 
-mod wait;
-
 use axum::{
     Json,
     body::Body,
@@ -9,19 +7,25 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::{
     api::Api,
     caller::Caller,
     export, extract, files,
+    jobs::keep,
+    openapi::Binary,
     problem::{Answer, ApiError, Problem},
-    server_info,
+    view::InputView,
+    wait::{Wait, done, files_of, submission},
 };
-use crate::job::{JobId, JobKind};
-use wait::{data_url, done, files_of};
+use crate::{
+    database::JobRow,
+    job::{JobError, JobId, JobKind},
+};
 
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Decompose {
@@ -60,6 +64,7 @@ pub struct EditLayer {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DecomposedLayers)]
 pub struct Layers {
     job: JobId,
     layers: Vec<Layer>,
@@ -106,7 +111,7 @@ pub struct ModelStatus {
 /// Returns the layers as data URLs, or with `Accept: application/zip` as a ZIP. Closing the connection cancels the job.
 #[utoipa::path(post, path = "/api/qwen-image/decompose", tag = "qwen-image", operation_id = "qwen_image_decompose", request_body = Decompose,
     responses(
-        (status = 200, description = "The layers, as JSON or ZIP", content((Layers = "application/json"), (Vec<u8> = "application/zip"))),
+        (status = 200, description = "The layers, as JSON or ZIP", content((Layers = "application/json"), (inline(Binary) = "application/zip"))),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn decompose(State(api): State<Api>, caller: Caller, request: Request) -> Answer<Response> {
     let api = api.by(&caller);
@@ -115,7 +120,7 @@ pub async fn decompose(State(api): State<Api>, caller: Caller, request: Request)
         "prompt": asked.prompt, "layers": asked.layer_num, "steps": asked.steps, "cfg_scale": asked.cfg_scale,
         "resolution": asked.resolution, "seed": asked.seed, "negative_prompt": asked.negative_prompt,
     });
-    let row = done(&api, JobKind::Decompose, &asked.image, params).await?;
+    let row = finished(&api, JobKind::Decompose, &asked.image, params).await?;
     if accepts(&headers, "application/zip") && !accepts(&headers, "application/json") {
         return export::zip(State(api), extract::Id(row.id()), HeaderMap::new()).await;
     }
@@ -133,7 +138,7 @@ pub async fn decompose(State(api): State<Api>, caller: Caller, request: Request)
 /// Returns the PNG, or with `Accept: application/json` a data URL. Closing the connection cancels the job.
 #[utoipa::path(post, path = "/api/qwen-image/edit-layer", tag = "qwen-image", operation_id = "qwen_image_edit_layer", request_body = EditLayer,
     responses(
-        (status = 200, description = "The edited layer, as PNG or JSON", content((Vec<u8> = "image/png"), (Edited = "application/json"))),
+        (status = 200, description = "The edited layer, as PNG or JSON", content((inline(Binary) = "image/png"), (Edited = "application/json"))),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn edit_layer(State(api): State<Api>, caller: Caller, request: Request) -> Answer<Response> {
     let api = api.by(&caller);
@@ -142,7 +147,7 @@ pub async fn edit_layer(State(api): State<Api>, caller: Caller, request: Request
         "instruction": asked.instruction, "steps": asked.steps, "cfg_scale": asked.cfg_scale, "seed": asked.seed,
         "negative_prompt": asked.negative_prompt,
     });
-    let row = done(&api, JobKind::Edit, &asked.image, params).await?;
+    let row = finished(&api, JobKind::Edit, &asked.image, params).await?;
     let Some(file) = files_of(&row).first() else {
         return Err(ApiError::not_found("the edit has no result").of_job(row.id()));
     };
@@ -169,16 +174,25 @@ pub async fn config(State(api): State<Api>) -> Json<QwenImageConfig> {
 /// Show the model for decompose
 #[utoipa::path(get, path = "/api/qwen-image/status", tag = "qwen-image", operation_id = "qwen_image_status", responses((status = 200, description = "The model for decompose", body = ModelStatus)))]
 pub async fn status(State(api): State<Api>) -> Json<ModelStatus> {
-    let model = server_info::loaded(&api).decompose;
-    Json(ModelStatus { available: true, loaded: model.loaded, model: model.id, edit_model_loaded: None })
+    let model = api.models().await.decompose;
+    Json(ModelStatus {
+        available: model.available != Some(false),
+        loaded: model.loaded,
+        model: model.id,
+        edit_model_loaded: None,
+    })
 }
 
 /// Show the model for edits
 #[utoipa::path(get, path = "/api/qwen-image/edit-status", tag = "qwen-image", operation_id = "qwen_image_edit_status", responses((status = 200, description = "The model for edits", body = ModelStatus)))]
 pub async fn edit_status(State(api): State<Api>) -> Json<ModelStatus> {
-    let model = server_info::loaded(&api).edit;
-    let loaded = model.loaded;
-    Json(ModelStatus { available: true, loaded, model: model.id, edit_model_loaded: Some(loaded.unwrap_or(false)) })
+    let model = api.models().await.edit;
+    Json(ModelStatus {
+        available: model.available != Some(false),
+        loaded: model.loaded,
+        model: model.id,
+        edit_model_loaded: Some(model.loaded.unwrap_or(false)),
+    })
 }
 
 async fn body<T: DeserializeOwned>(api: &Api, request: Request<Body>) -> Answer<(HeaderMap, T)> {
@@ -194,4 +208,34 @@ fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     let all = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     all.flat_map(|line| line.split(','))
         .any(|range| range.split(';').next().is_some_and(|range| range.trim() == media_type))
+}
+
+/// Submits a job and waits until it has succeeded.
+async fn finished(api: &Api, kind: JobKind, image: &str, params: Value) -> Answer<JobRow> {
+    let image = InputView::Upload { upload: keep(api, "image", from_data_url(image)?).await?.name };
+    // Missing parameters have the server's defaults.
+    let said = |(name, value): (String, Value)| (!value.is_null()).then_some((name, value));
+    let params: Map<String, Value> = match params {
+        Value::Object(params) => params.into_iter().filter_map(said).collect(),
+        _ => Map::new(),
+    };
+    let rows = done(api, vec![submission(kind, vec![image], params)], Wait::default()).await?;
+    rows.into_iter().next().ok_or_else(|| ApiError::not_found("the job has no row"))
+}
+
+/// Also accepts base64 without the data URL's prefix.
+fn from_data_url(text: &str) -> Answer<Vec<u8>> {
+    let wrong = |reason: &str| ApiError::from(JobError::invalid("image", reason));
+    let base64 = match text.strip_prefix("data:") {
+        Some(rest) => match rest.split_once(',') {
+            Some((kind, data)) if kind.ends_with(";base64") => data,
+            _ => return Err(wrong("is a data URL without ;base64; write data:image/png;base64,...")),
+        },
+        None => text,
+    };
+    STANDARD.decode(base64.trim()).map_err(|_| wrong("is not base64; write data:image/png;base64,..."))
+}
+
+fn data_url(png: &[u8]) -> String {
+    format!("data:image/png;base64,{}", STANDARD.encode(png))
 }

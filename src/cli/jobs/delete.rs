@@ -1,0 +1,89 @@
+//! `acetate jobs delete`: deletes jobs and their files.
+
+use clap::Args;
+use serde_json::json;
+
+use super::no_such_job;
+use crate::{
+    app::Submitter,
+    cli::{Failure, job_name::JobName, output},
+    database::JobRow,
+    job::JobError,
+    store::JobObjects,
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Jobs that have not ended are refused: cancel them first. `acetate jobs prune` deletes all old jobs.
+
+Examples:
+  acetate jobs delete last
+  acetate jobs delete 018f2b6e 018f2b71")]
+pub struct DeleteArgs {
+    /// The jobs: ids, beginnings of ids, or `last`
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<JobName>,
+    /// Keep the files that the jobs made
+    #[arg(long)]
+    keep_files: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Looks at all jobs before it deletes the first.
+pub async fn delete(front: &Submitter, args: DeleteArgs) -> Result<(), Failure> {
+    let mut rows = Vec::with_capacity(args.ids.len());
+    for name in &args.ids {
+        let id = name.id(front).await?;
+        let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        if !row.state.is_terminal() {
+            let reason = format!("job {id} {}; cancel it first: acetate jobs cancel {id}", row.state.predicate());
+            return Err(JobError::invalid("id", reason).into());
+        }
+        rows.push(row);
+    }
+    let (mut ids, mut files) = (Vec::new(), 0);
+    let mut kept = None;
+    for row in &rows {
+        // Files first: if the process stops in between, the rows still name the remaining files.
+        if !args.keep_files {
+            let deletion = front.stores.delete_results(&[objects(row)]).await;
+            files += deletion.files;
+            if let Some(error) = deletion.failed.into_values().next() {
+                kept.get_or_insert(error);
+                continue;
+            }
+        }
+        front.jobs.forget(&[row.id()]).await?;
+        ids.push(row.id());
+    }
+    if args.json {
+        output::json(&json!({ "deleted": ids, "files": files }))?;
+    } else {
+        let jobs = output::count(ids.len() as u64, "job");
+        output::line(&format!("deleted {jobs} and {}", output::count(files, "file")))?;
+    }
+    match kept {
+        None => Ok(()),
+        Some(error) => {
+            let kept = output::count((rows.len() - ids.len()) as u64, "job");
+            Err(Failure::Job(format!(
+                "{kept} stay because their files could not be deleted: {error}\nrun the same command again when that \
+                 is fixed, or with --keep-files"
+            )))
+        }
+    }
+}
+
+/// What the job may have written: the result, and files that failed attempts may have left.
+fn objects(row: &JobRow) -> JobObjects {
+    let result = row.published.as_ref();
+    JobObjects {
+        job: row.id(),
+        epoch: row.epoch,
+        root: result.and_then(|result| result.root.clone()),
+        prefix: row.request.output.prefix.clone(),
+        files: result.map(|result| result.files.iter().map(|file| file.name.clone()).collect()),
+    }
+}

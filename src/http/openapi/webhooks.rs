@@ -1,0 +1,31 @@
+//! The calls that this server makes.
+
+use utoipa::{OpenApi, openapi};
+
+use crate::job::JobEvent;
+
+#[derive(OpenApi)]
+#[openapi(paths(job_ended))]
+struct Calls;
+
+/// A job has ended
+///
+/// Sent to the job's `webhook`. Any 2xx response is success, and 410 stops the delivery; after everything else, it is
+/// sent again later.
+#[utoipa::path(post, path = "job_ended", tag = "webhooks", operation_id = "job_ended",
+    params(
+        ("webhook-id" = String, Header, description = "The same for every attempt to deliver one message"),
+        ("webhook-timestamp" = i64, Header, description = "The time of this attempt, in seconds since 1970"),
+        ("webhook-signature" = String, Header, description = "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`")),
+    request_body = JobEvent,
+    responses((status = "2XX", description = "Received"), (status = 410, description = "Do not send this again")))]
+#[allow(dead_code, reason = "describes a call to readers of the OpenAPI document")]
+fn job_ended() {}
+
+pub fn describe(mut document: openapi::OpenApi) -> openapi::OpenApi {
+    let calls = Calls::openapi();
+    document.webhooks = Some(calls.paths);
+    let known = document.components.get_or_insert_default();
+    known.schemas.extend(calls.components.into_iter().flat_map(|components| components.schemas));
+    document
+}

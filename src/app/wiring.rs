@@ -127,8 +127,8 @@ pub fn queue(config: &Config) -> Result<Queue, JobError> {
 
 impl From<&ImageLimits> for Limits {
     fn from(settings: &ImageLimits) -> Self {
-        let ImageLimits { max_width, max_height, max_pixels, max_bytes } = *settings;
-        Self { max_width, max_height, max_pixels, max_bytes }
+        let ImageLimits { max_width, max_height, max_pixels, max_bytes, max_memory } = *settings;
+        Self { max_width, max_height, max_pixels, max_bytes, max_memory }
     }
 }
 

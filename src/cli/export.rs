@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::BufWriter,
+    io::{BufWriter, Cursor, IsTerminal},
     path::{Path, PathBuf},
 };
 
@@ -35,6 +35,7 @@ layer-00.png, the whole picture as the model regenerates it; only a ZIP has that
 Examples:
   acetate export out/scene --out scene.psd
   acetate export last --out scene.ora
+  acetate export out/scene --format zip --out - | ssh host 'cat > scene.zip'
   acetate export --batch posters --out psd/")]
 pub struct ExportArgs {
     /// A job that has succeeded (its id, the beginning of the id, or `last`), or a folder with its result
@@ -47,10 +48,10 @@ pub struct ExportArgs {
     /// zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP) [default: the extension of --out; with --batch: psd]
     #[arg(long)]
     format: Option<ExportFormat>,
-    /// The file to write; with --batch, the folder
+    /// The file to write, or - for standard output (with --format); with --batch, the folder
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
-    /// Replace files that exist
+    /// Replace files that exist; links, pipes and devices are never replaced
     #[arg(long)]
     force: bool,
     /// Print what was written as JSON
@@ -81,6 +82,9 @@ impl ExportArgs {
         let limits = Limits::from(&loaded.config.image);
         let manifest = files.manifest.clone();
         let stack = Stack::of_result(&manifest, block_on(async { Ok(files.read_all().await?) })?)?;
+        if self.to_stdout() {
+            return to_stdout(&stack, format, &limits);
+        }
         let size = write(&stack, format, &limits, &self.out)?;
         self.report(format, &manifest, &stack, size)
     }
@@ -99,6 +103,16 @@ impl ExportArgs {
         if self.out.is_dir() {
             return refuse(format!("{out} is a folder; give the name of a file"));
         }
+        if self.to_stdout() {
+            return match (self.json, std::io::stdout().is_terminal()) {
+                (true, _) => refuse("- is standard output, where --json writes, too; use one of them".to_owned()),
+                (_, true) => refuse("- is standard output, which is a terminal here; send it to a file".to_owned()),
+                _ => Ok(()),
+            };
+        }
+        if let Some(what) = other_than_a_file(&self.out) {
+            return refuse(format!("{out} is {what}, which is never replaced; give the name of a file"));
+        }
         if self.out.exists() && !self.force {
             return refuse(format!("{out} exists; give another name, or --force to replace it"));
         }
@@ -109,6 +123,10 @@ impl ExportArgs {
             ));
         }
         Ok(())
+    }
+
+    fn to_stdout(&self) -> bool {
+        self.out.as_os_str() == "-"
     }
 
     /// A folder with that name takes precedence over a job.
@@ -182,9 +200,37 @@ pub async fn write_result(
     write(&stack, format, limits, path)
 }
 
+/// The formats need a file that can be written anywhere, so it is made in memory first.
+fn to_stdout(stack: &Stack, format: ExportFormat, limits: &Limits) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| io_error(Path::new("standard output"), "write the export", error);
+    let bytes = stack.write(format, limits, Cursor::new(Vec::new())).map_err(|error| match error {
+        ExportError::Stack(error) => error,
+        ExportError::Write(error) => failed(error),
+    })?;
+    output::verbatim(bytes.get_ref())
+}
+
+/// What is at `path`, if it is something that a rename must not replace.
+fn other_than_a_file(path: &Path) -> Option<&'static str> {
+    let kind = fs::symlink_metadata(path).ok()?.file_type();
+    if kind.is_file() {
+        None
+    } else if kind.is_symlink() {
+        Some("a link")
+    } else if kind.is_dir() {
+        Some("a folder")
+    } else {
+        Some("a pipe, a socket or a device")
+    }
+}
+
 /// Writes a temporary file and renames it, so that the file is complete or absent; returns its size in bytes.
 fn write(stack: &Stack, format: ExportFormat, limits: &Limits, path: &Path) -> Result<u64, JobError> {
     let failed = |error: std::io::Error| io_error(path, "write the export", error);
+    if let Some(what) = other_than_a_file(path) {
+        let reason = format!("{} is {what}, which is never replaced; give the name of a file", path.display());
+        return Err(JobError::invalid("--out", reason));
+    }
     let mut builder = tempfile::Builder::new();
     builder.prefix(".acetate-").suffix(".part");
     #[cfg(unix)]

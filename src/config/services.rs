@@ -161,4 +161,5 @@ pub struct ImageLimits {
     pub max_height: u32,
     pub max_pixels: u64,
     pub max_bytes: u64,
+    pub max_memory: u64,
 }

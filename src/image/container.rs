@@ -1,7 +1,11 @@
 //! Reads a file's container: the format, the size, the number of pictures, and whether the file is complete. Decoders
 //! tolerate incomplete files, and do not report all of the other facts.
 
+use std::ops::Range;
+
 use ::image::ImageFormat;
+
+use super::raw;
 
 /// Facts read by walking over a file's parts without decoding them.
 pub(super) struct Survey {
@@ -9,14 +13,28 @@ pub(super) struct Survey {
     pub size: Option<(u32, u32)>,
     /// Frames of an animation or pages of a document; at least 1.
     pub frames: usize,
-    /// Whether it is a JPEG with four components; the decoder returns RGB without saying so.
-    pub cmyk: bool,
+    /// Where a WebP has its color profile, its EXIF block and its XMP packet.
+    pub profile: Option<Range<usize>>,
+    pub exif: Option<Range<usize>>,
+    pub xmp: Option<Range<usize>>,
+}
+
+impl Survey {
+    fn new(size: Option<(u32, u32)>, frames: usize) -> Self {
+        Self { size, frames, profile: None, exif: None, xmp: None }
+    }
 }
 
 /// The format by the first bytes, or the reason why it is not supported.
 pub(super) fn recognize(bytes: &[u8]) -> Result<ImageFormat, String> {
     const ACCEPTED: &str = "PNG, JPEG, WebP, GIF, BMP and TIFF are accepted";
     let starts = |magic: &[u8]| bytes.starts_with(magic);
+    if let Some(camera) = raw::recognize(bytes) {
+        return Err(format!(
+            "it is a camera's raw file, {camera}, which holds only a thumbnail besides the sensor's data; develop it \
+             with a raw converter and save it as JPEG, TIFF or PNG"
+        ));
+    }
     if starts(b"\x89PNG\r\n\x1a\n") {
         Ok(ImageFormat::Png)
     } else if starts(b"\xff\xd8\xff") {
@@ -56,8 +74,8 @@ fn describe(bytes: &[u8]) -> String {
         (b"PK\x03\x04", "a ZIP archive"),
         (b"\x1f\x8b", "gzip"),
         (b"\x00\x00\x01\x00", "an icon (ICO)"),
-        (b"\xff\x0a", "JPEG XL"),
-        (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+        (b"\xff\x0a", "JPEG XL; save it as PNG, JPEG or WebP"),
+        (b"\x00\x00\x00\x0cJXL ", "JPEG XL; save it as PNG, JPEG or WebP"),
         (b"v/1\x01", "OpenEXR"),
         (b"#?RADIANCE", "Radiance HDR"),
         (b"qoif", "QOI"),
@@ -69,10 +87,17 @@ fn describe(bytes: &[u8]) -> String {
         return format!("the bytes look like {what}");
     }
     if bytes.get(4..8) == Some(b"ftyp") {
-        return match bytes.get(8..12) {
-            Some(b"avif" | b"avis") => "the bytes look like AVIF",
-            Some(b"heic" | b"heix" | b"hevc" | b"mif1" | b"msf1") => "the bytes look like HEIC",
-            _ => "the bytes look like a video",
+        // A picture's main brand may be general; then the compatible ones say what it is.
+        let length = be32(bytes, 0).map_or(0, |length| length as usize).clamp(16, 256);
+        let brands = bytes.get(8..length.min(bytes.len())).unwrap_or_default();
+        let has = |wanted: &[&[u8]]| brands.chunks_exact(4).any(|brand| wanted.contains(&brand));
+        return if has(&[b"avif", b"avis"]) {
+            "the bytes look like AVIF; save it as PNG, JPEG or WebP"
+        } else if has(&[b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"]) {
+            "the bytes look like HEIC, as phones save it; save it as JPEG or PNG (on an iPhone: Settings, Camera, \
+             Formats, Most Compatible)"
+        } else {
+            "the bytes look like a video"
         }
         .to_owned();
     }
@@ -104,8 +129,9 @@ pub(super) fn survey(format: ImageFormat, bytes: &[u8]) -> Result<Survey, String
         ImageFormat::Jpeg => jpeg(bytes),
         ImageFormat::WebP => webp(bytes),
         ImageFormat::Gif => gif(bytes),
-        ImageFormat::Bmp => Some(Survey { size: bmp_size(bytes), frames: 1, cmyk: false }),
-        _ => Some(Survey { size: None, frames: tiff_pages(bytes), cmyk: false }),
+        ImageFormat::Bmp => Some(Survey::new(bmp_size(bytes), 1)),
+        // A TIFF has no order; what is missing shows when it is read.
+        _ => Some(Survey::new(None, 1)),
     };
     found.ok_or_else(|| {
         format!("the {} is cut short: it ends after {} bytes; download or save it again", label(format), bytes.len())
@@ -130,7 +156,7 @@ fn le32(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// Chunk after chunk until IEND.
 fn png(bytes: &[u8]) -> Option<Survey> {
-    let mut survey = Survey { size: Some((be32(bytes, 16)?, be32(bytes, 20)?)), frames: 1, cmyk: false };
+    let mut survey = Survey::new(Some((be32(bytes, 16)?, be32(bytes, 20)?)), 1);
     let mut at = 8usize;
     loop {
         let length = be32(bytes, at)? as usize;
@@ -150,7 +176,7 @@ fn png(bytes: &[u8]) -> Option<Survey> {
 
 /// Segment after segment until the end-of-image marker. Thumbnails are inside segments and are skipped.
 fn jpeg(bytes: &[u8]) -> Option<Survey> {
-    let mut survey = Survey { size: None, frames: 1, cmyk: false };
+    let mut survey = Survey::new(None, 1);
     let mut at = 2usize;
     loop {
         at += bytes.get(at..)?.iter().position(|byte| *byte == 0xff)?;
@@ -163,7 +189,6 @@ fn jpeg(bytes: &[u8]) -> Option<Survey> {
                 // SOF0 to SOF15, except the three codes that mean something else.
                 if matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) {
                     survey.size = Some((be16(bytes, at + 7)?, be16(bytes, at + 5)?));
-                    survey.cmyk = *bytes.get(at + 9)? == 4;
                 }
                 // After a start of scan comes entropy-coded data, in which 0xff is followed by 0 or a restart marker.
                 at += 2 + be16(bytes, at + 2)?.max(2) as usize;
@@ -178,7 +203,7 @@ fn webp(bytes: &[u8]) -> Option<Survey> {
     if end > bytes.len() {
         return None;
     }
-    let mut survey = Survey { size: None, frames: 0, cmyk: false };
+    let mut survey = Survey::new(None, 0);
     if bytes.get(12..16) == Some(b"VP8X") {
         // The canvas: 24 bits per side, minus one.
         survey.size = Some(((le32(bytes, 24)? & 0xff_ffff) + 1, (le32(bytes, 26)? >> 8) + 1));
@@ -186,6 +211,13 @@ fn webp(bytes: &[u8]) -> Option<Survey> {
     let mut at = 12usize;
     while let (Some(kind), Some(length)) = (bytes.get(at..at + 4), le32(bytes, at + 4)) {
         survey.frames += usize::from(kind == b"ANMF");
+        let content = at + 8..(at + 8).saturating_add(length as usize);
+        match kind {
+            b"ICCP" => survey.profile = Some(content),
+            b"EXIF" => survey.exif = Some(content),
+            b"XMP " => survey.xmp = Some(content),
+            _ => {}
+        }
         at = at.checked_add(8)?.checked_add(length as usize)?.checked_add(length as usize % 2)?;
     }
     survey.frames = survey.frames.max(1);
@@ -194,7 +226,7 @@ fn webp(bytes: &[u8]) -> Option<Survey> {
 
 /// Blocks until the trailer. Data after a complete first frame may be missing, because it is not used.
 fn gif(bytes: &[u8]) -> Option<Survey> {
-    let mut survey = Survey { size: Some((le16(bytes, 6)?, le16(bytes, 8)?)), frames: 0, cmyk: false };
+    let mut survey = Survey::new(Some((le16(bytes, 6)?, le16(bytes, 8)?)), 0);
     let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
     let mut at = 13 + table(*bytes.get(10)?);
     loop {
@@ -228,24 +260,4 @@ fn bmp_size(bytes: &[u8]) -> Option<(u32, u32)> {
     } else {
         Some((le32(bytes, 18)?, le32(bytes, 22)?.cast_signed().unsigned_abs()))
     }
-}
-
-/// The number of directories in the chain of a classic TIFF. The count ends if the chain loops or breaks.
-fn tiff_pages(bytes: &[u8]) -> usize {
-    const MOST: usize = 10_000;
-    let little = bytes.starts_with(b"II");
-    let word = |at| if little { le16(bytes, at) } else { be16(bytes, at) };
-    let long = |at| if little { le32(bytes, at) } else { be32(bytes, at) };
-    if word(2) != Some(42) {
-        return 1;
-    }
-    let mut pages = 0;
-    let mut next = long(4);
-    while let Some(at) = next.filter(|at| *at != 0 && pages < MOST) {
-        let at = at as usize;
-        let Some(entries) = word(at) else { break };
-        pages += 1;
-        next = long(at + 2 + 12 * entries as usize);
-    }
-    pages.max(1)
 }

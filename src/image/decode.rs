@@ -1,34 +1,22 @@
 //! Decodes pictures under limits, with a note for every conversion.
 
-use std::io::{Cursor, ErrorKind};
+use std::{
+    io::{Cursor, ErrorKind},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
-use ::image::codecs::{bmp, gif, jpeg, png, tiff, webp};
+use ::image::codecs::{bmp, gif, webp};
 use ::image::metadata::Orientation;
-use ::image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageError, ImageFormat, RgbaImage};
+use ::image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, RgbaImage};
 
+use super::color::{self, Encoding, MOST_PROFILE, Profile};
 use super::container::{self, Survey};
-use super::icc;
+use super::exif::{Exif, xmp_orientation};
+use super::limits::Limits;
+use super::pixels::Pixels;
+use super::tiff::Tiff;
+use super::{jpeg, png_file};
 use crate::job::JobError;
-
-/// The limits of a picture. Its header is checked before any pixel is allocated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Pixels.
-    pub max_width: u32,
-    /// Pixels.
-    pub max_height: u32,
-    /// Width times height.
-    pub max_pixels: u64,
-    /// Size of the encoded file.
-    pub max_bytes: u64,
-}
-
-/// The defaults of `config/default.toml`.
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_width: 16_384, max_height: 16_384, max_pixels: 64 << 20, max_bytes: 256 << 20 }
-    }
-}
 
 /// A decoded picture.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,57 +28,36 @@ pub struct Decoded {
 
 /// Decodes PNG, JPEG, WebP, GIF, BMP or TIFF, detected by content. `name` is only for messages.
 ///
-/// Takes the first picture of animations and multi-page files, applies the EXIF orientation, converts an embedded color
-/// profile to sRGB, rounds 16 bits to 8 and converts CMYK to RGB; each of these adds a note.
+/// Takes the first picture of animations and multi-page files, applies the EXIF orientation, converts to sRGB by the
+/// file's color profile, cICP chunk or Adobe RGB mark, converts CMYK and Lab, and then rounds 16 bits to 8; each of
+/// these adds a note.
 ///
 /// # Errors
 /// [`JobError::ImageTooLarge`] beyond a limit; [`JobError::InvalidImage`] if the bytes are not a picture, an incomplete
 /// one, or an unsupported one. A truncated picture is always an error, never partly gray.
 pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobError> {
-    let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
-    if bytes.len() as u64 > limits.max_bytes {
-        return Err(JobError::ImageTooLarge {
-            input: name.to_owned(),
-            reason: format!("the file has {} bytes; the limit is {}", bytes.len(), limits.max_bytes),
-        });
-    }
-    let format = container::recognize(bytes).map_err(invalid)?;
-    let survey = container::survey(format, bytes).map_err(invalid)?;
-    if let Some(size) = survey.size {
-        check_size(name, size, limits)?;
-    }
-    let refused = |error| explain(name, format, error);
-    let mut decoder = open(format, bytes, limits).map_err(refused)?;
-    check_size(name, decoder.dimensions(), limits)?;
+    guarded(name, || {
+        limits.check_file(name, bytes.len() as u64)?;
+        let header = Header::read(name, bytes, limits)?;
+        let frames = header.frames_note();
+        let orientation = header.orientation();
+        let most_memory = usize::try_from(limits.max_memory).unwrap_or(usize::MAX);
 
-    let mut notes = Vec::new();
-    let mut note = |text: String| notes.push(text);
-    note_kind(format, &survey, decoder.as_ref(), &mut note).map_err(invalid)?;
-
-    // Unreadable metadata is not a reason to refuse the pixels.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let profile = decoder.icc_profile().ok().flatten();
-    let color = if survey.cmyk || is_cmyk(decoder.as_ref()) {
-        icc::Source::Converted
-    } else if decoder.color_type().has_color() {
-        icc::Source::Rgb
-    } else {
-        icc::Source::Gray
-    };
-
-    let mut pixels = DynamicImage::from_decoder(decoder).map_err(refused)?.into_rgba8();
-    if let Some(profile) = profile
-        && let Some(text) = icc::to_srgb(&mut pixels, color, &profile)
-    {
-        note(text);
-    }
-    if orientation != Orientation::NoTransforms {
-        note(format!("rotated according to its EXIF orientation, {}", orientation.to_exif()));
-        let mut turned = DynamicImage::from(pixels);
-        turned.apply_orientation(orientation);
-        pixels = turned.into_rgba8();
-    }
-    Ok(Decoded { pixels, notes })
+        let mut notes = Vec::new();
+        let mut note = |text: String| notes.push(text);
+        let pixels = header.pixels(name, bytes, most_memory, &mut note)?;
+        let mut pixels = color::to_srgb(pixels, &header.encoding, &mut note);
+        if let Some(frames) = frames {
+            note(frames);
+        }
+        if orientation != Orientation::NoTransforms {
+            note(format!("rotated according to its EXIF orientation, {}", orientation.to_exif()));
+            let mut turned = DynamicImage::from(pixels);
+            turned.apply_orientation(orientation);
+            pixels = turned.into_rgba8();
+        }
+        Ok(Decoded { pixels, notes })
+    })
 }
 
 /// The facts in a picture's header.
@@ -98,8 +65,18 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobE
 pub struct Look {
     /// The file's extension: `png`.
     pub ending: &'static str,
+    /// As it is shown: after the EXIF orientation.
     pub width: u32,
     pub height: u32,
+    /// Bytes that decoding it needs at its peak, beside the file.
+    pub memory: u64,
+}
+
+impl Look {
+    /// Bytes of the decoded picture.
+    pub fn decoded(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height) * 4
+    }
 }
 
 /// Checks that the bytes start like a picture within the limits, without reading its pixels.
@@ -107,112 +84,225 @@ pub struct Look {
 /// # Errors
 /// Those of [`decode`] that the header shows.
 pub fn look(name: &str, bytes: &[u8], limits: &Limits) -> Result<Look, JobError> {
-    let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
-    let format = container::recognize(bytes).map_err(invalid)?;
-    if let Some(size) = container::survey(format, bytes).map_err(invalid)?.size {
-        check_size(name, size, limits)?;
-    }
-    let (width, height) = open(format, bytes, limits).map_err(|error| explain(name, format, error))?.dimensions();
-    check_size(name, (width, height), limits)?;
-    let ending = format.extensions_str().first().copied().unwrap_or("bin");
-    Ok(Look { ending, width, height })
+    guarded(name, || {
+        let header = Header::read(name, bytes, limits)?;
+        let (mut width, mut height) = header.size;
+        if header.orientation().to_exif() >= 5 {
+            (width, height) = (height, width);
+        }
+        let ending = header.format.extensions_str().first().copied().unwrap_or("bin");
+        Ok(Look { ending, width, height, memory: header.memory() })
+    })
 }
 
-/// Reads the header. The decoder's own allocations are limited, too: 16 bytes per allowed pixel cover 16-bit RGBA and a
-/// working copy.
-fn open<'a>(format: ImageFormat, bytes: &'a [u8], limits: &Limits) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
-    let mut allowed = ::image::Limits::default();
-    allowed.max_image_width = Some(limits.max_width);
-    allowed.max_image_height = Some(limits.max_height);
-    allowed.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(limits.max_bytes));
+/// Whether a PNG's pixels are what [`decode`] makes of them: 8 bits, sRGB, upright, one picture. False for anything else.
+pub(super) fn is_plain(bytes: &[u8]) -> bool {
+    let Ok(header) = Header::read("", bytes, &Limits::default()) else { return false };
+    let says_nothing = Encoding { srgb: header.encoding.srgb, ..Encoding::default() };
+    matches!(header.kind, Kind::Png { .. })
+        && bytes.get(24) == Some(&8)
+        && header.orientation() == Orientation::NoTransforms
+        && header.encoding == says_nothing
+        && header.survey.frames == 1
+}
 
+/// Names the file if a decoder panics. None is known to; this is for those that nobody has found.
+fn guarded<T>(name: &str, work: impl FnOnce() -> Result<T, JobError>) -> Result<T, JobError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(JobError::InvalidImage {
+            input: name.to_owned(),
+            reason: "crashes the picture decoder; convert it with another program, and please report it".to_owned(),
+        })
+    })
+}
+
+/// Everything about a picture but its pixels.
+struct Header<'a> {
+    format: ImageFormat,
+    survey: Survey,
+    size: (u32, u32),
+    exif: Exif,
+    encoding: Encoding<'a>,
+    kind: Kind<'a>,
+}
+
+enum Kind<'a> {
+    Png {
+        pixel_bytes: u64,
+    },
+    Jpeg(jpeg::Header),
+    Tiff(Box<Tiff<'a>>),
+    /// A format that the `image` crate decodes.
+    Other,
+}
+
+impl<'a> Header<'a> {
+    /// Reads and checks it.
+    fn read(name: &str, bytes: &'a [u8], limits: &Limits) -> Result<Self, JobError> {
+        let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
+        let format = container::recognize(bytes).map_err(invalid)?;
+        let survey = container::survey(format, bytes).map_err(invalid)?;
+        if let Some(size) = survey.size {
+            limits.check_size(name, size)?;
+        }
+        let part = |range: &Option<std::ops::Range<usize>>| range.clone().and_then(|range| bytes.get(range));
+        let mut header = Self {
+            format,
+            size: survey.size.unwrap_or_default(),
+            exif: part(&survey.exif).map(Exif::of).unwrap_or_default(),
+            encoding: Encoding { profile: part(&survey.profile).map(bounded), ..Encoding::default() },
+            kind: Kind::Other,
+            survey,
+        };
+        header.exif.orientation = header.exif.orientation.or(part(&header.survey.xmp).and_then(xmp_orientation));
+        match format {
+            ImageFormat::Png => {
+                let facts = png_file::facts(bytes);
+                header.exif = facts.exif;
+                header.encoding = facts.encoding;
+                header.kind = Kind::Png { pixel_bytes: facts.pixel_bytes };
+            }
+            ImageFormat::Jpeg => {
+                let jpeg = jpeg::Header::read(bytes, MOST_PROFILE).ok_or_else(|| {
+                    invalid("the JPEG is damaged: it has no frame; download or save it again".to_owned())
+                })?;
+                header.size = jpeg.size();
+                limits.check_size(name, header.size)?;
+                jpeg.check().map_err(invalid)?;
+                header.exif = part(&jpeg.exif).map(Exif::of).unwrap_or_default();
+                header.exif.orientation = header.exif.orientation.or(part(&jpeg.xmp).and_then(xmp_orientation));
+                header.encoding.profile = jpeg.icc.clone().map(|profile| Profile::Bytes(profile.into()));
+                header.kind = Kind::Jpeg(jpeg);
+            }
+            ImageFormat::Tiff => {
+                let tiff = Tiff::open(bytes).map_err(invalid)?;
+                header.size = tiff.size();
+                header.survey.frames = tiff.pages();
+                header.exif = Exif { orientation: tiff.orientation(), ..Exif::of(bytes) };
+                header.encoding.profile = tiff.icc(MOST_PROFILE).map(|profile| Profile::Bytes(profile.into()));
+                header.kind = Kind::Tiff(Box::new(tiff));
+            }
+            _ => {
+                header.size = open(format, bytes, limits.max_memory).map_err(|e| explain(name, format, e))?.dimensions()
+            }
+        }
+        limits.check_size(name, header.size)?;
+        header.encoding.adobe_rgb = header.exif.adobe_rgb;
+        limits.check_memory(name, header.memory())?;
+        Ok(header)
+    }
+
+    /// Bytes that decoding needs at its peak: what the decoder holds, the result, and a second one to turn it.
+    fn memory(&self) -> u64 {
+        let pixels = u64::from(self.size.0) * u64::from(self.size.1);
+        let decoder = match &self.kind {
+            Kind::Png { pixel_bytes } => pixels * pixel_bytes,
+            Kind::Jpeg(jpeg) => pixels * jpeg.bytes_per_pixel(),
+            Kind::Tiff(tiff) => tiff.memory(),
+            // The frame and the canvas.
+            Kind::Other => pixels * 8,
+        };
+        let turned = if self.orientation() == Orientation::NoTransforms { 0 } else { pixels * 4 };
+        // The decoder's samples are freed before the picture is turned.
+        (decoder + pixels * 4).max(pixels * 4 + turned)
+    }
+
+    fn orientation(&self) -> Orientation {
+        self.exif.orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)
+    }
+
+    fn frames_note(&self) -> Option<String> {
+        let frames = self.survey.frames;
+        let kind = match self.format {
+            _ if frames < 2 => return None,
+            ImageFormat::Tiff => format!("TIFF with {frames} pages"),
+            ImageFormat::Png => format!("animated PNG with {frames} frames"),
+            format => format!("animated {} with {frames} frames", container::label(format)),
+        };
+        Some(format!("{kind}; only the first was used"))
+    }
+
+    fn pixels(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        most_memory: usize,
+        note: &mut impl FnMut(String),
+    ) -> Result<Pixels, JobError> {
+        let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
+        let label = container::label(self.format);
+        match &self.kind {
+            Kind::Png { .. } => png_file::decode(bytes, most_memory).map_err(|failure| match failure {
+                png_file::Failure::CutShort => invalid(cut_short(label)),
+                png_file::Failure::TooLarge => too_much(name, label, "the limit is image.max_memory"),
+                png_file::Failure::Damaged(said) => invalid(damaged(label, &said)),
+            }),
+            Kind::Jpeg(jpeg) => {
+                let opened = jpeg::decode(bytes, jpeg, None, most_memory).map_err(invalid)?;
+                opened.notes.into_iter().for_each(note);
+                Ok(opened.pixels)
+            }
+            Kind::Tiff(tiff) => {
+                let (pixels, notes) = tiff.decode().map_err(invalid)?;
+                notes.into_iter().for_each(note);
+                Ok(pixels)
+            }
+            Kind::Other => {
+                let refused = |error| explain(name, self.format, error);
+                let decoder = open(self.format, bytes, most_memory as u64).map_err(refused)?;
+                let image = DynamicImage::from_decoder(decoder).map_err(refused)?;
+                Pixels::try_from(image)
+                    .map_err(|kind| invalid(format!("its pixels are {kind}; save it with 8 or 16 bits per channel")))
+            }
+        }
+    }
+}
+
+fn bounded(profile: &[u8]) -> Profile<'_> {
+    if profile.len() > MOST_PROFILE { Profile::TooLarge } else { Profile::Bytes(profile.into()) }
+}
+
+/// Reads the header. The decoder's own allocations are limited, too.
+fn open<'a>(format: ImageFormat, bytes: &'a [u8], most: u64) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
+    let mut allowed = ::image::Limits::default();
+    allowed.max_alloc = Some(most);
     let reader = Cursor::new(bytes);
     let mut decoder: Box<dyn ImageDecoder + 'a> = match format {
-        ImageFormat::Png => Box::new(png::PngDecoder::with_limits(reader, allowed.clone())?),
-        ImageFormat::Jpeg => Box::new(jpeg::JpegDecoder::new(reader)?),
         ImageFormat::WebP => Box::new(webp::WebPDecoder::new(reader)?),
         ImageFormat::Gif => Box::new(gif::GifDecoder::new(reader)?),
-        ImageFormat::Bmp => Box::new(bmp::BmpDecoder::new(reader)?),
-        _ => Box::new(tiff::TiffDecoder::new(reader)?),
+        _ => Box::new(bmp::BmpDecoder::new(reader)?),
     };
     decoder.set_limits(allowed)?;
     Ok(decoder)
 }
 
-fn check_size(name: &str, (width, height): (u32, u32), limits: &Limits) -> Result<(), JobError> {
-    if width == 0 || height == 0 {
-        return Err(JobError::InvalidImage {
-            input: name.to_owned(),
-            reason: format!("the picture is {width}x{height} pixels; both sides must be at least 1"),
-        });
-    }
-    let pixels = u64::from(width) * u64::from(height);
-    let Limits { max_width, max_height, max_pixels, .. } = *limits;
-    if width > max_width || height > max_height || pixels > max_pixels {
-        return Err(JobError::ImageTooLarge {
-            input: name.to_owned(),
-            reason: format!(
-                "the picture says it is {width}x{height} pixels; the limits are {max_width} wide, {max_height} high \
-                 and {max_pixels} pixels in all"
-            ),
-        });
-    }
-    Ok(())
-}
-
-/// Notes what the conversion to 8 bits loses, and refuses unsupported pixel formats.
-fn note_kind(
-    format: ImageFormat,
-    survey: &Survey,
-    decoder: &dyn ImageDecoder,
-    note: &mut impl FnMut(String),
-) -> Result<(), String> {
-    match decoder.color_type() {
-        ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => {}
-        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
-            note("16 bits per channel, rounded to 8".to_owned());
-        }
-        other => return Err(format!("its pixels are {other:?}; save it with 8 or 16 bits per channel")),
-    }
-    if survey.cmyk || is_cmyk(decoder) {
-        note("CMYK, converted to RGB without a color profile".to_owned());
-    }
-    if survey.frames > 1 {
-        let kind = match format {
-            ImageFormat::Tiff => format!("TIFF with {} pages", survey.frames),
-            ImageFormat::Png => format!("animated PNG with {} frames", survey.frames),
-            _ => format!("animated {} with {} frames", container::label(format), survey.frames),
-        };
-        note(format!("{kind}; only the first was used"));
-    }
-    Ok(())
-}
-
-fn is_cmyk(decoder: &dyn ImageDecoder) -> bool {
-    matches!(decoder.original_color_type(), ExtendedColorType::Cmyk8 | ExtendedColorType::Cmyk16)
-}
-
 fn explain(name: &str, format: ImageFormat, error: ImageError) -> JobError {
-    let (input, label) = (name.to_owned(), container::label(format));
+    let label = container::label(format);
     let reason = match error {
-        ImageError::Limits(error) => {
-            return JobError::ImageTooLarge {
-                input,
-                reason: format!("decoding this {label} needs too much memory: {error}"),
-            };
-        }
+        ImageError::Limits(error) => return too_much(name, label, &error.to_string()),
         ImageError::Unsupported(error) => {
             format!("this kind of {label} is not supported ({error}); save it as a plain PNG")
         }
-        ImageError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            format!("the {label} is cut short; download or save it again")
-        }
-        error => match plain(&error.to_string()) {
-            Some(said) => format!("the {label} is damaged or cut short ({said}); download or save it again"),
-            None => format!("the {label} is damaged; download or save it again"),
-        },
+        ImageError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => cut_short(label),
+        error => damaged(label, &error.to_string()),
     };
-    JobError::InvalidImage { input, reason }
+    JobError::InvalidImage { input: name.to_owned(), reason }
+}
+
+fn too_much(name: &str, label: &str, said: &str) -> JobError {
+    let reason = format!("decoding this {label} needs too much memory: {said}");
+    JobError::ImageTooLarge { input: name.to_owned(), reason }
+}
+
+fn cut_short(label: &str) -> String {
+    format!("the {label} is cut short; download or save it again")
+}
+
+fn damaged(label: &str, said: &str) -> String {
+    match plain(said) {
+        Some(said) => format!("the {label} is damaged or cut short ({said}); download or save it again"),
+        None => format!("the {label} is damaged; download or save it again"),
+    }
 }
 
 /// The decoder's message, if it is readable: some print their internal values.

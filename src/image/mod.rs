@@ -4,19 +4,29 @@
 //! The pixel type is [`::image::RgbaImage`] throughout: 8 bits, sRGB, straight (not premultiplied) alpha.
 
 mod bounding_box;
+mod bytes;
+mod color;
 mod container;
 mod decode;
+mod exif;
 mod export;
 mod fit;
-mod icc;
+mod jpeg;
+mod limits;
+mod pixels;
 mod png;
+mod png_file;
+mod raw;
 mod sheet;
 mod thumbnail;
+mod tiff;
 
 pub use bounding_box::bounding_box;
-pub use decode::{Decoded, Limits, Look, decode, look};
-pub use export::{ExportError, ExportFormat, Sheet, Stack};
 pub use fit::{Background, fitted};
+use decode::is_plain;
+pub use decode::{Decoded, Look, decode, look};
+pub use export::{ExportError, ExportFormat, Sheet, Stack};
+pub use limits::Limits;
 pub use png::encode_png;
 pub use sheet::contact_sheet;
 pub use thumbnail::thumbnail;

@@ -59,7 +59,7 @@ pub(super) async fn execute(
     let seed = request.seed();
     let mut job = Execution { worker, control, id: request.id, made: Made::default(), timings: Timings::default() };
     job.made.notes = pictures.notes;
-    let Inputs { image, references, layers } = pictures.inputs;
+    let Inputs { image, references, layers: _ } = pictures.inputs;
     let image = image.ok_or_else(|| JobError::invalid("input", "names no picture"));
     match &request.task {
         Task::Decompose(params) => job.decompose(image?, params, seed).await?,
@@ -67,7 +67,10 @@ pub(super) async fn execute(
             let edited = job.edit(image?, references, params.clone(), seed).await?;
             job.add("edited.png".to_owned(), LayerRole::Edited, edited);
         }
-        Task::Composite(_) => job.composite(layers).await?,
+        Task::Composite(_) => {
+            let picture = pictures.composite.ok_or_else(|| JobError::invalid("input", "names no picture"))?;
+            job.composite(request.inputs.len(), || Ok(picture)).await?;
+        }
         Task::Workflow(params) => job.workflow(image?, params, seed).await?,
     }
     job.made.timings = job.timings.into_vec();
@@ -108,11 +111,16 @@ impl Execution<'_> {
         one(self.engine(Work::Edit { image, references, params, seed }).await?)
     }
 
-    async fn composite(&mut self, layers: Vec<RgbaImage>) -> Result<(), JobError> {
+    /// `work` makes the composite of `layers` pictures.
+    async fn composite(
+        &mut self,
+        layers: usize,
+        work: impl FnOnce() -> Result<RgbaImage, JobError> + Send + 'static,
+    ) -> Result<(), JobError> {
         let (start, span) = (Instant::now(), trace::stage(Stage::Composite, &trace::here()));
-        let total = count(layers.len());
+        let total = count(layers);
         self.control.reporter.at(Stage::Composite, 0, total);
-        let picture = blocking(move || Ok(image_processor::composite(&layers)?)).await;
+        let picture = blocking(work).await;
         span.end_with(&picture);
         let picture = picture?;
         self.control.reporter.at(Stage::Composite, total, total);
@@ -135,7 +143,8 @@ impl Execution<'_> {
         for (index, image) in edited {
             self.add(format!("edited-layer-{index:02}.png"), LayerRole::EditedLayer, image);
         }
-        self.composite(layers.split_off(1)).await
+        let layers = layers.split_off(1);
+        self.composite(layers.len(), move || Ok(image_processor::composite(&layers)?)).await
     }
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {

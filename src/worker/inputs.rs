@@ -4,11 +4,12 @@ use std::path::Path;
 
 use ::image::RgbaImage;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use qwen_image::image_processor::Compositor;
 
 use super::{Reporter, Worker};
 use crate::{
     database::JobRow,
-    image,
+    image::{self, Limits},
     job::{InputRef, Inputs, JobError, JobId, Stage},
     store::{ObjectKey, Stored, Stores, input_name},
 };
@@ -21,6 +22,8 @@ pub(super) struct InputFile {
 
 pub(super) struct Pictures {
     pub inputs: Inputs<RgbaImage>,
+    /// The composite of a composite job's layers, which are not in `inputs`: each is decoded when its turn comes.
+    pub composite: Option<RgbaImage>,
     /// Notes about conversions.
     pub notes: Vec<String>,
 }
@@ -32,7 +35,10 @@ pub(super) async fn fetch(worker: &Worker, row: &JobRow, reporter: &Reporter) ->
     let reads: Vec<_> = request.inputs.iter().map(|input| fetch_one(worker, &stores, input)).collect();
     let mut fetched = stream::iter(reads).buffered(super::publish::AT_A_TIME);
     let mut files = Vec::with_capacity(request.inputs.len());
+    let mut held = 0;
     while let Some(file) = fetched.try_next().await? {
+        held += file.bytes.len() as u64;
+        worker.options.limits.check_memory("the job's pictures", held)?;
         files.push(file);
         reporter.at(Stage::Fetch, count(files.len()), total);
     }
@@ -57,18 +63,42 @@ pub(super) async fn decode(
     let (limits, reporter) = (worker.options.limits, reporter.clone());
     blocking(move || {
         let total = count(files.len());
+        check_memory(&files, &limits)?;
         let (mut done, mut notes) = (0, Vec::new());
-        let inputs = files.try_map(|file| {
+        let mut open = |file: InputFile| {
             reporter.at(Stage::Decode, done, total);
             let decoded = image::decode(&file.name, &file.bytes, &limits)?;
             notes.extend(decoded.notes.into_iter().map(|note| format!("{}: {note}", short(&file.name))));
             done += 1;
             Ok::<_, JobError>(decoded.pixels)
-        })?;
+        };
+        let Inputs { references, image, layers } = files;
+        let mut composite: Option<Compositor> = None;
+        for layer in layers {
+            let layer = open(layer)?;
+            composite.get_or_insert_with(|| Compositor::new(layer.width(), layer.height())).add(&layer, 1.0)?;
+        }
+        let inputs = Inputs { references, image, layers: Vec::new() }.try_map(open)?;
         reporter.at(Stage::Decode, total, total);
-        Ok(Pictures { inputs, notes })
+        Ok(Pictures { inputs, composite: composite.map(Compositor::finish), notes })
     })
     .await
+}
+
+/// Sums up what the job's pictures will hold, from their headers, before anything is decoded: the files, the decoded
+/// pictures, and what the largest needs while it is decoded.
+fn check_memory(files: &Inputs<InputFile>, limits: &Limits) -> Result<(), JobError> {
+    let (mut held, mut largest) = (0u64, 0u64);
+    for file in files.iter() {
+        let look = image::look(&file.name, &file.bytes, limits)?;
+        let is_layer = files.layers.iter().any(|layer| std::ptr::eq(layer, file));
+        held += file.bytes.len() as u64 + if is_layer { 0 } else { look.decoded() };
+        largest = largest.max(look.memory);
+        if is_layer && std::ptr::eq(file, &files.layers[0]) {
+            held += look.decoded() / 4 * Compositor::BYTES_PER_PIXEL;
+        }
+    }
+    limits.check_memory("the job's pictures", held + largest)
 }
 
 /// A picture from the result of an earlier job.

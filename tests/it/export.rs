@@ -270,6 +270,20 @@ fn exports_that_cannot_be() {
     assert_eq!(place.run(&["export", "out", "--out", "taken.psd", "--force"]).code, Some(0));
     assert!(fs::read(place.path("taken.psd")).unwrap().starts_with(b"8BPS"));
 
+    // A link, a pipe or a device is never replaced.
+    std::os::unix::fs::symlink(place.path("taken.psd"), place.path("link.psd")).unwrap();
+    for forced in [&["out", "--out", "link.psd"][..], &["out", "--out", "link.psd", "--force"]] {
+        refused(forced, 2, "link.psd is a link, which is never replaced; give the name of a file");
+    }
+    let device = ["out", "--format", "zip", "--out", "/dev/full", "--force"];
+    refused(&device, 2, "/dev/full is a pipe, a socket or a device, which is never replaced");
+    assert!(fs::symlink_metadata(place.path("link.psd")).unwrap().is_symlink());
+    // `-` is standard output.
+    let piped = place.command(&["export", "out", "--format", "zip", "--out", "-"]).output().unwrap();
+    assert_eq!(piped.status.code(), Some(0));
+    assert!(entries(&piped.stdout).iter().any(|(name, _)| name == "composite.png"));
+    assert!(!place.path("-").exists());
+
     let waiting = place.json(&["submit", "composite", "--input", "in.png", "--output", "later", "--json"]);
     let id = waiting["id"].as_str().unwrap();
     refused(&[id, "--out", "x.zip"], 2, "is queued and has no result; wait for it with `acetate jobs watch");

@@ -1,56 +1,83 @@
-//! The pixels of a stack: those of each layer, and the composite of the visible ones.
-
-use std::borrow::Cow;
+//! The composite of a stack, made layer by layer: however many there are, one is decoded at a time.
 
 use ::image::RgbaImage;
 
-use qwen_image::image_processor::composite;
+use qwen_image::image_processor::Compositor;
 
 use super::Sheet;
 use crate::{
-    image::{Limits, decode},
+    image::{Limits, decode, look},
     job::JobError,
 };
 
 pub(super) struct Merged {
-    /// One per sheet, as stored, without opacity.
-    pub layers: Vec<RgbaImage>,
     /// The composite of the visible sheets, on a transparent background.
     pub whole: RgbaImage,
+    /// The part of each layer that is not transparent.
+    pub bounds: Vec<Bounds>,
+    limits: Limits,
 }
 
 impl Merged {
     pub fn of(sheets: &[Sheet], limits: &Limits) -> Result<Self, JobError> {
-        if sheets.is_empty() {
+        let Some(first) = sheets.first() else {
             return Err(JobError::invalid("layers", "there are none to export; at least one is needed"));
-        }
-        let mut layers: Vec<RgbaImage> = Vec::with_capacity(sheets.len());
-        for (index, sheet) in sheets.iter().enumerate() {
-            if !(0.0..=1.0).contains(&sheet.opacity) {
-                let reason = format!("{} is not a number from 0 (invisible) to 1 (opaque)", sheet.opacity);
-                return Err(JobError::invalid(format!("layers[{index}].opacity"), reason));
-            }
+        };
+        let (width, height) = size(sheets, limits)?;
+        let mut whole = Compositor::new(width, height);
+        let mut bounds = Vec::with_capacity(sheets.len());
+        for sheet in sheets {
             let layer = decode(&sheet.file, &sheet.png, limits)?.pixels;
-            if let Some(first) = layers.first().filter(|first| first.dimensions() != layer.dimensions()) {
-                return Err(other_size(sheet, &layer, &sheets[0], first));
+            if layer.dimensions() != (width, height) {
+                return Err(other_size(sheet, layer.dimensions(), first, (width, height)));
             }
-            layers.push(layer);
+            bounds.push(Bounds::of(&layer));
+            if sheet.visible {
+                whole.add(&layer, sheet.opacity)?;
+            }
         }
-        let shown = sheets.iter().zip(&layers).filter(|(sheet, _)| sheet.visible && sheet.opacity > 0.0);
-        let shown: Vec<Cow<'_, RgbaImage>> = shown.map(|(sheet, layer)| faded(layer, sheet.opacity)).collect();
-        let whole =
-            if shown.is_empty() { RgbaImage::new(layers[0].width(), layers[0].height()) } else { composite(&shown)? };
-        Ok(Self { layers, whole })
+        Ok(Self { whole: whole.finish(), bounds, limits: *limits })
     }
 
     /// The size of every layer, in pixels.
     pub fn size(&self) -> (u32, u32) {
         self.whole.dimensions()
     }
+
+    /// A layer as stored, without opacity. It is decoded again.
+    pub fn layer(&self, sheet: &Sheet) -> Result<RgbaImage, JobError> {
+        Ok(decode(&sheet.file, &sheet.png, &self.limits)?.pixels)
+    }
 }
 
-fn other_size(sheet: &Sheet, layer: &RgbaImage, other: &Sheet, first: &RgbaImage) -> JobError {
-    let ((width, height), (first_width, first_height)) = (layer.dimensions(), first.dimensions());
+/// Checks all headers before anything is decoded: the sizes, and the memory that the whole stack needs.
+fn size(sheets: &[Sheet], limits: &Limits) -> Result<(u32, u32), JobError> {
+    let mut first: Option<(&Sheet, (u32, u32))> = None;
+    let (mut largest, mut files) = (0, 0);
+    for (index, sheet) in sheets.iter().enumerate() {
+        if !(0.0..=1.0).contains(&sheet.opacity) {
+            let reason = format!("{} is not a number from 0 (invisible) to 1 (opaque)", sheet.opacity);
+            return Err(JobError::invalid(format!("layers[{index}].opacity"), reason));
+        }
+        limits.check_file(&sheet.file, sheet.png.len() as u64)?;
+        let seen = look(&sheet.file, &sheet.png, limits)?;
+        let size = (seen.width, seen.height);
+        match first {
+            Some((other, wanted)) if wanted != size => return Err(other_size(sheet, size, other, wanted)),
+            Some(_) => {}
+            None => first = Some((sheet, size)),
+        }
+        largest = largest.max(seen.memory);
+        files += sheet.png.len() as u64;
+    }
+    let (width, height) = first.map(|(_, size)| size).unwrap_or_default();
+    let held = u64::from(width) * u64::from(height) * Compositor::BYTES_PER_PIXEL;
+    limits.check_memory("layers", held.saturating_add(largest).saturating_add(files))?;
+    Ok((width, height))
+}
+
+fn other_size(sheet: &Sheet, (width, height): (u32, u32), other: &Sheet, first: (u32, u32)) -> JobError {
+    let (first_width, first_height) = first;
     JobError::InvalidImage {
         input: sheet.file.clone(),
         reason: format!(
@@ -61,14 +88,33 @@ fn other_size(sheet: &Sheet, layer: &RgbaImage, other: &Sheet, first: &RgbaImage
     }
 }
 
-/// The layer with its alpha times `opacity`.
-fn faded(layer: &RgbaImage, opacity: f32) -> Cow<'_, RgbaImage> {
-    if opacity == 1.0 {
-        return Cow::Borrowed(layer);
+/// The bounds of a layer's non-transparent part, in pixels; the ends are exclusive.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Bounds {
+    pub left: u32,
+    pub top: u32,
+    pub right: u32,
+    pub bottom: u32,
+}
+
+impl Bounds {
+    fn of(layer: &RgbaImage) -> Self {
+        let mut seen: Option<Self> = None;
+        for (x, y, pixel) in layer.enumerate_pixels() {
+            if pixel.0[3] != 0 {
+                let before = seen.unwrap_or(Self { left: x, top: y, right: x, bottom: y });
+                seen = Some(Self {
+                    left: before.left.min(x),
+                    top: before.top,
+                    right: before.right.max(x + 1),
+                    bottom: y + 1,
+                });
+            }
+        }
+        seen.unwrap_or_default()
     }
-    let mut layer = layer.clone();
-    for pixel in layer.pixels_mut() {
-        pixel.0[3] = (f32::from(pixel.0[3]) * opacity).round() as u8;
+
+    pub fn is_empty(self) -> bool {
+        self.right == self.left
     }
-    Cow::Owned(layer)
 }

@@ -45,13 +45,16 @@ pub struct Sheet {
 impl Sheet {
     /// The name without control characters: XML cannot represent most of them, and programs that read one from a PSD
     /// write broken files.
-    fn shown_name(&self) -> String {
+    ///
+    /// Programs show no name at all for an empty one, so it is `Layer N`, counted from 1.
+    fn shown_name(&self, index: usize) -> String {
         let plain = |c: char| match c {
             c if c.is_control() => ' ',
             '\u{fffe}' | '\u{ffff}' => char::REPLACEMENT_CHARACTER,
             c => c,
         };
-        self.name.chars().map(plain).collect()
+        let name: String = self.name.chars().map(plain).collect();
+        if name.trim().is_empty() { format!("Layer {}", index + 1) } else { name }
     }
 }
 

@@ -13,7 +13,7 @@ use ::image::RgbaImage;
 use super::{ExportError, Merged, Stack, zip::Archive};
 use qwen_image::image_processor::lanczos;
 
-use crate::image::encode_png;
+use crate::image::{encode_png, is_plain};
 
 /// The longest side of the thumbnail, in pixels; the format's own limit.
 const THUMBNAIL: u32 = 256;
@@ -24,11 +24,12 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
     let mut archive = Archive::new(out);
     archive.add("mimetype", b"image/openraster")?;
     archive.add("stack.xml", description(stack, merged.size()).as_bytes())?;
-    for (index, (sheet, layer)) in stack.sheets.iter().zip(&merged.layers).enumerate() {
-        // A folder may contain anything with a name that ends in .png.
-        let png = match sheet.png.starts_with(PNG_SIGNATURE) {
+    for (index, sheet) in stack.sheets.iter().enumerate() {
+        // A folder may contain anything with a name that ends in .png. Programs show the pixels of a layer as they are
+        // stored, so a picture that must be turned or converted is written anew.
+        let png = match sheet.png.starts_with(PNG_SIGNATURE) && is_plain(&sheet.png) {
             true => Cow::Borrowed(&sheet.png),
-            false => Cow::Owned(encode_png(layer)?),
+            false => Cow::Owned(encode_png(&merged.layer(sheet)?)?),
         };
         archive.add(&source(index), &png)?;
     }
@@ -44,7 +45,7 @@ fn description(stack: &Stack, (width, height): (u32, u32)) -> String {
          <image version=\"0.0.3\" w=\"{width}\" h=\"{height}\" xres=\"72\" yres=\"72\">\n  <stack>\n"
     );
     for (index, sheet) in stack.sheets.iter().enumerate().rev() {
-        let (name, src, opacity) = (attribute(&sheet.shown_name()), source(index), sheet.opacity);
+        let (name, src, opacity) = (attribute(&sheet.shown_name(index)), source(index), sheet.opacity);
         let visibility = if sheet.visible { "visible" } else { "hidden" };
         // Writing to a String does not fail.
         let _ = writeln!(

@@ -8,7 +8,7 @@ use std::io::{Seek, SeekFrom, Write};
 
 use ::image::RgbaImage;
 
-use super::{ExportError, Merged, Sheet, Stack, packbits::pack, srgb};
+use super::{ExportError, Merged, Sheet, Stack, merged::Bounds, packbits::pack, srgb};
 use qwen_image::image_processor::on_white;
 
 use crate::job::JobError;
@@ -41,37 +41,6 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
     file.close(all, 1)?;
     file.merged_picture(&merged.whole, opaque)?;
     Ok(file.out)
-}
-
-/// The bounds of a layer's non-transparent part, in pixels; the ends are exclusive.
-#[derive(Clone, Copy, Default)]
-struct Bounds {
-    left: u32,
-    top: u32,
-    right: u32,
-    bottom: u32,
-}
-
-impl Bounds {
-    fn of(layer: &RgbaImage) -> Self {
-        let mut seen: Option<Self> = None;
-        for (x, y, pixel) in layer.enumerate_pixels() {
-            if pixel.0[3] != 0 {
-                let before = seen.unwrap_or(Self { left: x, top: y, right: x, bottom: y });
-                seen = Some(Self {
-                    left: before.left.min(x),
-                    top: before.top,
-                    right: before.right.max(x + 1),
-                    bottom: y + 1,
-                });
-            }
-        }
-        seen.unwrap_or_default()
-    }
-
-    fn is_empty(self) -> bool {
-        self.right == self.left
-    }
 }
 
 /// A length field that is filled in after its contents are written.
@@ -131,11 +100,11 @@ impl<W: Write + Seek> Writer<W> {
         // A negative count means that the fourth channel of the merged picture is its transparency.
         self.i16(if opaque { count } else { -count })?;
         let mut records = Vec::new();
-        for (sheet, layer) in stack.sheets.iter().zip(&merged.layers) {
-            let bounds = Bounds::of(layer);
-            records.push((layer, bounds, self.record(sheet, bounds)?));
+        for (index, (sheet, bounds)) in stack.sheets.iter().zip(&merged.bounds).enumerate() {
+            records.push((sheet, *bounds, self.record(index, sheet, *bounds)?));
         }
-        for (layer, bounds, lengths) in records {
+        for (sheet, bounds, lengths) in records {
+            let layer = &merged.layer(sheet)?;
             for ((_, offset), open) in CHANNELS.into_iter().zip(lengths) {
                 let data = channel(layer, bounds, offset);
                 self.bytes(&data)?;
@@ -146,7 +115,7 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     /// Writes everything about a layer except its pixels; returns the positions of its channel lengths.
-    fn record(&mut self, sheet: &Sheet, bounds: Bounds) -> Result<Vec<Open>, ExportError> {
+    fn record(&mut self, index: usize, sheet: &Sheet, bounds: Bounds) -> Result<Vec<Open>, ExportError> {
         for side in [bounds.top, bounds.left, bounds.bottom, bounds.right] {
             self.u32(side)?;
         }
@@ -163,7 +132,7 @@ impl<W: Write + Seek> Writer<W> {
         let extra = self.open()?;
         self.u32(0)?; // no mask
         self.u32(0)?; // blended over its whole range
-        let name = sheet.shown_name();
+        let name = sheet.shown_name(index);
         self.bytes(&short_name(&name))?;
         self.bytes(b"8BIMluni")?;
         let unicode = self.open()?;

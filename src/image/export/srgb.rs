@@ -23,10 +23,35 @@ pub(super) fn profile() -> Option<Vec<u8>> {
     let mut profile = ColorProfile::new_srgb();
     profile.media_white_point = Some(Xyzd { x: f64::from(D50.x), y: f64::from(D50.y), z: f64::from(D50.z) });
     profile.chromatic_adaptation = Some(adaption_matrix_d(D65, D50));
-    let mut bytes = profile.encode().ok()?;
+    let mut bytes = aligned(&profile.encode().ok()?)?;
     bytes.get_mut(WRITTEN)?.copy_from_slice(&PUBLISHED.map(u16::to_be_bytes).concat());
     bytes.get_mut(ILLUMINANT)?.copy_from_slice(&D50_BITS.map(u32::to_be_bytes).concat());
     Some(bytes)
+}
+
+/// The profile with each tag's data at a multiple of four, as ICC.1 requires and moxcms does not; libpng warns. Tags
+/// that share their data still do.
+fn aligned(profile: &[u8]) -> Option<Vec<u8>> {
+    const TABLE: usize = 128;
+    let number = |at: usize| Some(u32::from_be_bytes(profile.get(at..at + 4)?.try_into().ok()?) as usize);
+    let count = number(TABLE)?;
+    let start = TABLE + 4 + 12 * count;
+    let mut out = profile.get(..start)?.to_vec();
+    let mut moved: Vec<(usize, usize)> = Vec::new();
+    for entry in (0..count).map(|index| TABLE + 4 + 12 * index) {
+        let (from, size) = (number(entry + 4)?, number(entry + 8)?);
+        let known = moved.iter().find(|(before, _)| *before == from).map(|(_, to)| *to);
+        let to = known.unwrap_or(out.len());
+        if known.is_none() {
+            out.extend_from_slice(profile.get(from..from.checked_add(size)?)?);
+            out.resize(out.len().next_multiple_of(4), 0);
+            moved.push((from, to));
+        }
+        out[entry + 4..entry + 8].copy_from_slice(&u32::try_from(to).ok()?.to_be_bytes());
+    }
+    let size = u32::try_from(out.len()).ok()?.to_be_bytes();
+    out[..4].copy_from_slice(&size);
+    Some(out)
 }
 
 #[cfg(test)]
@@ -39,6 +64,12 @@ mod tests {
     fn it_is_srgb_under_d50() {
         let bytes = profile().unwrap();
         assert_eq!(bytes[WRITTEN], [7, 207, 0, 10, 0, 18, 0, 0, 0, 0, 0, 0]);
+        let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        assert_eq!(number(0), bytes.len());
+        for entry in (0..number(128)).map(|index| 132 + 12 * index) {
+            assert!(number(entry + 4).is_multiple_of(4), "the data of {:?}", &bytes[entry..entry + 4]);
+            assert!(number(entry + 4) + number(entry + 8) <= bytes.len());
+        }
         let read = ColorProfile::new_from_slice(&bytes).unwrap();
         assert_eq!(read.color_space, DataColorSpace::Rgb);
         let white = read.media_white_point.unwrap();

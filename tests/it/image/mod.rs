@@ -11,6 +11,7 @@ use image_crate::codecs::jpeg::JpegEncoder;
 use image_crate::{DynamicImage, GrayImage, ImageBuffer, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage, imageops};
 
 use ::image as image_crate;
+use qwen_image::image_processor::{Compositor, composite};
 
 fn file(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/image").join(name);
@@ -105,6 +106,29 @@ mod output {
     }
 
     #[test]
+    fn a_stack_layer_by_layer_is_the_composite_rounded_once() {
+        let layers: Vec<RgbaImage> = (0..5).map(|seed| noise_rgba(31, 17, seed)).collect();
+        let mut stack = Compositor::new(31, 17);
+        layers.iter().for_each(|layer| stack.add(layer, 1.0).expect("one size"));
+        assert_eq!(stack.finish(), composite(&layers).expect("one size"));
+
+        // Half of an alpha of 1 is not a byte: 100 such layers must not vanish, nor cover twice what they should.
+        let faint = RgbaImage::from_pixel(2, 2, Rgba([255, 255, 255, 1]));
+        let mut stack = Compositor::new(2, 2);
+        stack.add(&RgbaImage::from_pixel(2, 2, Rgba([0, 0, 0, 255])), 1.0).expect("one size");
+        (0..100).for_each(|_| stack.add(&faint, 0.5).expect("one size"));
+        let white = (255.0 * (1.0 - (1.0 - 0.5 / 255.0_f64).powi(100))).round() as u8;
+        assert!(stack.finish().pixels().all(|pixel| pixel.0[0].abs_diff(white) <= 1 && pixel.0[3] == 255));
+        assert!(Compositor::new(2, 2).add(&layers[0], 1.0).is_err());
+    }
+
+    #[test]
+    fn pngs_say_that_they_are_srgb() {
+        let png = image::encode_png(&noise_rgba(3, 3, 1)).expect("encoding");
+        assert!(png.windows(4).any(|kind| kind == b"sRGB"));
+    }
+
+    #[test]
     fn a_contact_sheet_shows_every_picture_and_the_board_behind_it() {
         let red = RgbaImage::from_pixel(300, 200, Rgba([200, 0, 0, 255]));
         let clear = RgbaImage::from_pixel(300, 200, Rgba([0, 0, 200, 0]));
@@ -118,4 +142,5 @@ mod output {
 }
 
 mod decode;
+mod kinds;
 mod refused;

@@ -1,12 +1,16 @@
 //! The configured checkpoints and their device.
 
 use qwen_image::{
-    Conditioning, CpuOffload, DeviceChoice, Limits, PipelineOptions,
+    Conditioning, CpuOffload, DeviceChoice, Limits, Lora, PipelineOptions,
     hub::{ModelRef, Small, Surroundings},
 };
 
 use super::embedded_models;
-use crate::{config::LoadedConfig, engine::EngineConfig, job::JobError};
+use crate::{
+    config::{LoadedConfig, parse_loras},
+    engine::{AllowedLoras, EngineConfig},
+    job::JobError,
+};
 
 pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
     let settings = &loaded.config.qwen_image;
@@ -28,9 +32,16 @@ pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
                 text_positions: settings.text_positions,
                 image_processor: settings.image_processor,
             },
+            loras: loras("qwen_image.loras", &settings.loras)?,
+            edit_loras: loras("qwen_image.edit_loras", &settings.edit_loras)?,
             hub: loaded.hub.clone(),
         },
+        allowed_loras: AllowedLoras::parse(&settings.allowed_loras)?,
     })
+}
+
+fn loras(key: &str, texts: &[String]) -> Result<Vec<Lora>, JobError> {
+    parse_loras(texts).map_err(|reason| JobError::invalid(key, reason))
 }
 
 /// The model for decompose: the configured checkpoint, otherwise the small one.

@@ -4,7 +4,10 @@
 //! uses the device, and no model call runs on a thread of the async runtime.
 
 mod error;
+mod loras;
 mod thread;
+
+pub use self::loras::AllowedLoras;
 
 use std::{
     sync::{
@@ -27,6 +30,8 @@ pub struct EngineConfig {
     pub model: ModelRef,
     /// Everything else, including the edit model.
     pub pipeline: PipelineOptions,
+    /// The LoRAs that jobs may name.
+    pub allowed_loras: AllowedLoras,
 }
 
 /// One call of one pipeline.

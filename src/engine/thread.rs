@@ -6,23 +6,24 @@ use std::{
 };
 
 use qwen_image::{
-    Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind, QwenImagePipeline, Used,
+    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind, QwenImagePipeline, Used,
     compute_pool,
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{Busy, CancelToken, EngineCommand, EngineConfig, Outcome, ProgressFn, Resident, Work};
-use crate::job::{Caption, JobError, ModelRecord, SamplingRecord, Stage, StageTiming};
+use super::{AllowedLoras, Busy, CancelToken, EngineCommand, EngineConfig, Outcome, ProgressFn, Resident, Work};
+use crate::job::{Caption, JobError, LoraRecord, ModelRecord, SamplingRecord, Stage, StageTiming};
 
 pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<EngineCommand>, tell: watch::Sender<Resident>, busy: &Busy) {
     let _pool = compute_pool();
+    let allowed = config.allowed_loras;
     let mut pipeline = QwenImagePipeline::lazy(config.model, config.pipeline);
     if let Ok(pipeline) = &mut pipeline {
         pipeline.on_models_changed(move |models| tell_resident(&tell, models));
     }
     while let Some(command) = inbox.blocking_recv() {
         busy.begin();
-        let panicked = answer(&mut pipeline, command);
+        let panicked = answer(&mut pipeline, &allowed, command);
         busy.end();
         if panicked {
             // Its state is no longer reliable: the process must be restarted.
@@ -32,7 +33,7 @@ pub fn run(config: EngineConfig, mut inbox: mpsc::Receiver<EngineCommand>, tell:
 }
 
 /// Whether the work panicked.
-fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: EngineCommand) -> bool {
+fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, allowed: &AllowedLoras, command: EngineCommand) -> bool {
     let pipeline = match pipeline {
         Ok(pipeline) => pipeline,
         Err(error) => {
@@ -49,7 +50,7 @@ fn answer(pipeline: &mut Result<QwenImagePipeline, Error>, command: EngineComman
             drop(reply.send(pipeline.load_edit_model_with(&mut callbacks).map_err(JobError::from)));
         }
         EngineCommand::Run { work, cancel, mut progress, reply } => {
-            let served = catch_unwind(AssertUnwindSafe(|| serve(pipeline, work, &cancel, &mut progress)));
+            let served = catch_unwind(AssertUnwindSafe(|| serve(pipeline, allowed, work, &cancel, &mut progress)));
             let panicked = served.is_err();
             drop(reply.send(served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref())))));
             return panicked;
@@ -66,6 +67,7 @@ fn panic_error(panic: &(dyn Any + Send)) -> JobError {
 
 fn serve(
     pipeline: &mut QwenImagePipeline,
+    allowed: &AllowedLoras,
     work: Work,
     cancel: &CancelToken,
     progress: &mut ProgressFn,
@@ -73,13 +75,15 @@ fn serve(
     let mut callbacks = callbacks(progress, cancel);
     let (images, caption, resolution, sampling, notes, used) = match work {
         Work::Decompose { image, params, seed } => {
-            let options = DecomposeOptions { seed: Some(seed), ..params.options() };
+            let loras = allowed.of(params.loras.as_deref())?;
+            let options = DecomposeOptions { seed: Some(seed), loras, ..params.options() };
             let (made, used) = pipeline.decompose_with(&image, &options, &mut callbacks)?;
             (made.images, made.caption, Some(made.resolution), made.sampling, made.notes, used)
         }
         Work::Edit { image, references, params, seed } => {
             let inputs = EditInputs { image: &image, references: &references };
-            let options = EditOptions { seed: Some(seed), ..params.options() };
+            let loras = allowed.of(params.loras.as_deref())?;
+            let options = EditOptions { seed: Some(seed), loras, ..params.options() };
             let (made, used) = pipeline.edit_with(inputs, &params.instruction, &options, &mut callbacks)?;
             (vec![made.image], None, None, made.sampling, made.notes, used)
         }
@@ -104,7 +108,7 @@ fn callbacks<'a>(progress: &'a mut ProgressFn, cancel: &'a CancelToken) -> Callb
 }
 
 fn record(model: LoadedModel) -> ModelRecord {
-    let LoadedModel { pipeline, id, revision, default, text_positions, image_processor } = model;
+    let LoadedModel { pipeline, id, revision, default, text_positions, image_processor, loras } = model;
     ModelRecord {
         pipeline: pipeline.class_name().to_owned(),
         id,
@@ -112,7 +116,13 @@ fn record(model: LoadedModel) -> ModelRecord {
         default,
         text_positions: text_positions.map(|positions| positions.as_str().to_owned()),
         image_processor: Some(image_processor.as_str().to_owned()),
+        loras: loras.into_iter().map(lora).collect(),
     }
+}
+
+fn lora(lora: AppliedLora) -> LoraRecord {
+    let AppliedLora { file, sha256, strength, rank, modules } = lora;
+    LoraRecord { file, sha256, strength, rank, modules }
 }
 
 fn sampling_record(model: &LoadedModel, sampling: qwen_image::SamplingRecord) -> SamplingRecord {

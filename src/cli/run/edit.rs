@@ -40,10 +40,11 @@ pub struct EditArgs {
 }
 
 impl EditArgs {
-    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+    pub fn run(mut self, global: &GlobalArgs) -> Result<(), Failure> {
         let mut flags = self.device.settings();
         flags.extend(text_flag("--model", "qwen_image.edit_model_path", self.model.as_ref()));
-        let loaded = global.load(flags)?;
+        let mut loaded = global.load(flags)?;
+        self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
         let params = self.params.over(self.instruction, &self.sampling, &loaded.config.qwen_image);
         let inputs =
             Inputs::named(JobKind::Edit, self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?);

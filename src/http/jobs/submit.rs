@@ -38,7 +38,7 @@ pub struct UploadForm {
     layers: Option<u32>,
     steps: Option<u32>,
     cfg_scale: Option<f64>,
-    /// `exact`, `balanced` or `fast`.
+    /// `exact`, `balanced`, `fast` or `lightning`.
     preset: Option<String>,
     /// `euler`, `abm2` or `unipc`.
     sampler: Option<String>,
@@ -46,6 +46,8 @@ pub struct UploadForm {
     cfg_until: Option<f64>,
     /// A JSON array.
     sigmas: Option<String>,
+    /// A JSON array of LoRAs, such as `[{"name": "flat-colors", "strength": 0.8}]`.
+    loras: Option<String>,
     seed: Option<u64>,
     resolution: Option<u32>,
     negative_prompt: Option<String>,

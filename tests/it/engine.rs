@@ -7,7 +7,7 @@ use std::{
 
 use ::image::RgbaImage;
 use acetate::{
-    engine::{CancelToken, Engine, EngineConfig, Outcome, ProgressFn, Resident, Work},
+    engine::{AllowedLoras, CancelToken, Engine, EngineConfig, Outcome, ProgressFn, Resident, Work},
     job::{DecomposeParams, EditParams, JobError, OutputSize, Stage},
 };
 use qwen_image::{
@@ -33,8 +33,11 @@ fn limited(model: &Path, limits: Limits) -> EngineConfig {
             load_edit_model: false,
             limits,
             conditioning: Conditioning::default(),
+            loras: Vec::new(),
+            edit_loras: Vec::new(),
             hub: HubConfig::new("http://127.0.0.1:9", "/nonexistent"),
         },
+        allowed_loras: AllowedLoras::default(),
     }
 }
 

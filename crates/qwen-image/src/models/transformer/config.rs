@@ -68,7 +68,9 @@ impl Config {
     pub fn linears(&self) -> Modules {
         let dim = self.inner_dim();
         let mut all = Modules::new();
-        let mut add = |name: String, outputs: usize, inputs: usize| drop(all.insert(name, (outputs, inputs)));
+        let mut add = |name: String, outputs: usize, inputs: usize| {
+            all.insert(name, (outputs, inputs));
+        };
         for block in 0..self.num_layers {
             let at = format!("transformer_blocks.{block}");
             for name in ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"] {

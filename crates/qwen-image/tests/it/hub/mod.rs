@@ -125,6 +125,8 @@ fn token(text: &str) -> Option<Token> {
 fn kind(error: &HubError) -> &'static str {
     match error {
         HubError::Reference { .. }
+        | HubError::LoraReference { .. }
+        | HubError::NoLora { .. }
         | HubError::Folder { .. }
         | HubError::NoSmallModel { .. }
         | HubError::NoCacheFolder { .. }

@@ -359,9 +359,9 @@ def main() -> None:
             torch.cuda.synchronize()
         if chosen.smoke or time.monotonic() - reported > 30:
             reported = time.monotonic()
-            print(f"{kind} {reported - began:6.1f}s step {step} loss {running.item():.5f} {measure()}", flush=True)
+            print(f"{kind} of {chosen.steps} {reported - began:6.1f}s step {step} loss {running.item():.5f} {measure()}", flush=True)
             save()
-    print(f"done: {step} steps, {measure()}; {save()}", flush=True)
+    print(f"{kind} of {chosen.steps} done: {step} updates, {measure()}; {save()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from sensitivity import psnr
 from tokens import write_json
 
 LORAS = HERE / "loras"
-RANK, ALPHA = 2, 3.0
+RANK, ALPHA = 2, 4.0  # their quotient is a power of two, so diffusers' scaling in bfloat16 is exact
 STRENGTH = 0.8
 STEPS = 4
 TOP = ["img_in", "txt_in", "norm_out.linear", "proj_out", "time_text_embed.timestep_embedder.linear_1",
@@ -66,7 +66,7 @@ def lettered(layers, prefix: str, adapter: str = "") -> dict[str, torch.Tensor]:
 
 
 def scaled(layers):
-    """The scale in the matrices, for forms without alpha: exact, because `ALPHA / RANK` is 1.5."""
+    """The scale in the matrices, for forms without alpha: exact."""
     return {name: (down, (up.float() * ALPHA / RANK).to(torch.bfloat16)) for name, (down, up) in layers.items()}
 
 
@@ -77,7 +77,8 @@ def kohya(layers) -> dict[str, torch.Tensor]:
 
 def forms(pipe) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, str] | None]]:
     layers = matrices(pipe, names(pipe, USUAL + MODULATION, True), 1, 0.35)
-    header = {"transformer.r": RANK, "transformer.lora_alpha": ALPHA}
+    header = {"transformer.r": RANK, "transformer.lora_alpha": ALPHA, "transformer.lora_dropout": 0.0,
+              "transformer.bias": "none", "transformer.target_modules": sorted(layers)}  # fmt: skip
     halves = {name: (down, up.float()) for name, (down, up) in layers.items()}
     return {
         "bare": (bare(layers), None),

@@ -12,7 +12,9 @@ use qwen_image::{
 use crate::{
     config::QwenImage,
     engine::AllowedLoras,
-    job::{DecomposeParams, EditParams, JobError, LayerEdit, LoraParam, MAX_SEED, OutputSize, Sampling, WorkflowParams},
+    job::{
+        DecomposeParams, EditParams, JobError, LayerEdit, LoraParam, MAX_SEED, OutputSize, Sampling, WorkflowParams,
+    },
 };
 
 #[derive(Debug, Args)]
@@ -154,7 +156,8 @@ impl SamplingFlags {
             if AllowedLoras::parse(&settings.allowed_loras)?.of(Some(std::slice::from_ref(lora))).is_ok() {
                 continue;
             }
-            let source = LoraSource::parse(&lora.name).map_err(|error| JobError::invalid("--lora", error.to_string()))?;
+            let source =
+                LoraSource::parse(&lora.name).map_err(|error| JobError::invalid("--lora", error.to_string()))?;
             if let LoraSource::File(path) = source {
                 // The job's row must name the same file from everywhere.
                 let path = path.canonicalize().map_err(|error| JobError::ModelNotFound {

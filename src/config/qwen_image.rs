@@ -100,7 +100,9 @@ impl QwenImage {
             ..Sampling::default()
         };
         match self.preset {
-            Some(preset) => sampling.preset(preset).steps_for(self.loras.iter().chain(&self.edit_loras).map(String::as_str)),
+            Some(preset) => {
+                sampling.preset(preset).steps_for(self.loras.iter().chain(&self.edit_loras).map(String::as_str))
+            }
             None => sampling,
         }
     }

@@ -89,7 +89,9 @@ impl From<HubError> for JobError {
         let reason = error.to_string();
         let without_id = |id: &str| reason.strip_prefix(&format!("{id}: ")).unwrap_or(&reason).to_owned();
         match error {
-            HubError::Reference { text, .. } | HubError::LoraReference { text, .. } => Self::ModelNotFound { model: text, reason },
+            HubError::Reference { text, .. } | HubError::LoraReference { text, .. } => {
+                Self::ModelNotFound { model: text, reason }
+            }
             HubError::Folder { folder, .. } => Self::ModelNotFound { model: folder.display().to_string(), reason },
             HubError::Unpack { small, folder, needed, source } => match source.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
@@ -103,9 +105,8 @@ impl From<HubError> for JobError {
             }
             HubError::NoLora { id, .. }
             | HubError::NotFound { id, .. }
-            | HubError::Unauthorized { id, .. } | HubError::Offline { id, .. } => {
-                Self::ModelNotFound { model: id, reason }
-            }
+            | HubError::Unauthorized { id, .. }
+            | HubError::Offline { id, .. } => Self::ModelNotFound { model: id, reason },
             HubError::NoSpace { id, needed, available, folder } => {
                 let (needed, free) = (human_bytes(needed), human_bytes(available));
                 Self::DiskFull { path: format!("{} ({id} needs {needed} more, {free} are free)", folder.display()) }

@@ -35,7 +35,8 @@ impl AllowedLoras {
     pub fn of(&self, params: Option<&[LoraParam]>) -> Result<Option<Vec<Lora>>, JobError> {
         let Some(params) = params else { return Ok(None) };
         let one = |(index, LoraParam { name, strength }): (usize, &LoraParam)| {
-            let source = self.find(name).map_err(|reason| JobError::invalid(format!("params.loras[{index}].name"), reason))?;
+            let source =
+                self.find(name).map_err(|reason| JobError::invalid(format!("params.loras[{index}].name"), reason))?;
             Ok(Lora { source: source.clone(), strength: *strength })
         };
         params.iter().enumerate().map(one).collect::<Result<_, _>>().map(Some)
@@ -48,7 +49,11 @@ impl AllowedLoras {
         let named: Vec<_> = self.0.iter().filter(|allowed| allowed.is_called(name)).collect();
         match named.as_slice() {
             [one] => Ok(&one.source),
-            [] => Err(format!("`{}` is not one of the LoRAs in qwen_image.allowed_loras{}", name.escape_debug(), self.hint())),
+            [] => Err(format!(
+                "`{}` is not one of the LoRAs in qwen_image.allowed_loras{}",
+                name.escape_debug(),
+                self.hint()
+            )),
             several => Err(format!(
                 "`{}` is the name of {} LoRAs in qwen_image.allowed_loras; write one as it is there",
                 name.escape_debug(),

@@ -6,8 +6,8 @@ use std::{
 };
 
 use qwen_image::{
-    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind, QwenImagePipeline, Used,
-    compute_pool,
+    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind,
+    QwenImagePipeline, Used, compute_pool,
 };
 use tokio::sync::{mpsc, watch};
 

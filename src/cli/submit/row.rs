@@ -39,7 +39,9 @@ impl Defaults {
         }
         if message["kind"] == json!(self.kind) {
             let mut params = self.params.clone();
-            if let (Some(defaults), Some(asked)) = (params.as_object_mut(), message.get("params").and_then(Value::as_object)) {
+            if let (Some(defaults), Some(asked)) =
+                (params.as_object_mut(), message.get("params").and_then(Value::as_object))
+            {
                 leave_lightning(defaults, asked);
             }
             lay_under(&mut message, "params", params)?;

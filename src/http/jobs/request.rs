@@ -17,8 +17,7 @@ use crate::{
     },
     job::{
         BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version, expand_presets,
-        leave_lightning,
-        time_from_value,
+        leave_lightning, time_from_value,
     },
 };
 

@@ -20,18 +20,18 @@ use std::{
 
 use candle_core::Device;
 
+use self::{
+    adapters::AdapterFiles,
+    find::{find, mebibytes},
+    memory_plan::PlacementMode,
+    shared_text_encoder::same_text_encoder,
+};
 pub use self::{
     adapters::ChosenLora,
     device::{ComputeDType, DeviceChoice, describe_device, foresee, open_device},
     limits::Limits,
     memory_plan::CpuOffload,
     slot::{LoadedModel, LoadedPipeline, Slot, SlotKey},
-};
-use self::{
-    adapters::AdapterFiles,
-    find::{find, mebibytes},
-    memory_plan::PlacementMode,
-    shared_text_encoder::same_text_encoder,
 };
 use crate::{
     Callbacks, Error, Stage,

@@ -22,11 +22,8 @@ const EDIT_2509: [(u32, &str, &str); 2] = [
         "Qwen-Image-Edit-2509/Qwen-Image-Edit-2509-Lightning-8steps-V1.0-bf16.safetensors",
     ),
 ];
-const EDIT_2511: [(u32, &str, &str); 1] = [(
-    4,
-    "lightx2v/Qwen-Image-Edit-2511-Lightning",
-    "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors",
-)];
+const EDIT_2511: [(u32, &str, &str); 1] =
+    [(4, "lightx2v/Qwen-Image-Edit-2511-Lightning", "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors")];
 
 /// The LoRA for a checkpoint and a number of steps: its own, if `acetate.json` names one, or else the published one.
 ///
@@ -45,9 +42,7 @@ pub fn lightning_lora(kind: PipelineKind, folder: &Path, steps: u32) -> Result<L
                           that was made for this model";
             return Err(Error::invalid("preset", reason));
         }
-        PipelineKind::EditPlus
-            if Transformer::has_zero_cond_t(&folder.join("transformer")).map_err(refused)? =>
-        {
+        PipelineKind::EditPlus if Transformer::has_zero_cond_t(&folder.join("transformer")).map_err(refused)? => {
             &EDIT_2511
         }
         PipelineKind::EditPlus => &EDIT_2509,

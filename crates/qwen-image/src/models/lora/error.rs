@@ -90,7 +90,8 @@ struct Misfits<'a>(&'a [Misfit], usize);
 
 impl fmt::Display for Misfits<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let listed = self.0.iter().map(|Misfit { key, found, expected }| format!("`{key}` is {found:?}, not {expected}"));
+        let listed =
+            self.0.iter().map(|Misfit { key, found, expected }| format!("`{key}` is {found:?}, not {expected}"));
         list(f, listed, self.1)
     }
 }

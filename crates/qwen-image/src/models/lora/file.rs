@@ -160,8 +160,16 @@ mod tests {
                 8,
                 "has shape",
             ),
-            (r#"{"a":{"dtype":"F32","shape":[1152921504606846976],"data_offsets":[0,4611686018427387904]}}"#, 8, "ends at"),
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[18446744073709551608,18446744073709551615]}}"#, 8, "has shape"),
+            (
+                r#"{"a":{"dtype":"F32","shape":[1152921504606846976],"data_offsets":[0,4611686018427387904]}}"#,
+                8,
+                "ends at",
+            ),
+            (
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[18446744073709551608,18446744073709551615]}}"#,
+                8,
+                "has shape",
+            ),
             (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8, "begins at byte 8"),
             (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#, 8, "but 4 bytes"),
             (r#"{"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}"#, 8, "is in I8"),
@@ -171,7 +179,9 @@ mod tests {
             let error = read(header, data).unwrap_err().to_string();
             assert!(error.starts_with("style.safetensors: tensor `a") && error.contains(told), "{error}");
         }
-        for bytes in [&b""[..], b"abc", &u64::MAX.to_le_bytes(), &[9, 0, 0, 0, 0, 0, 0, 0, b'{'], b"\x02\0\0\0\0\0\0\0[]"] {
+        for bytes in
+            [&b""[..], b"abc", &u64::MAX.to_le_bytes(), &[9, 0, 0, 0, 0, 0, 0, 0, b'{'], b"\x02\0\0\0\0\0\0\0[]"]
+        {
             let error = LoraFile::parse(Path::new("style.safetensors"), bytes.to_vec()).unwrap_err();
             assert!(matches!(&error, LoraError::Invalid { .. }), "{error}");
         }

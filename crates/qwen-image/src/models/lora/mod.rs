@@ -12,13 +12,13 @@ mod scale;
 
 use std::sync::Arc;
 
+pub(crate) use self::overlays::OverlayIdentity;
 pub use self::{
     error::LoraError,
     file::LoraFile,
     keys::Modules,
     overlays::{AppliedLora, Overlays},
 };
-pub(crate) use self::overlays::OverlayIdentity;
 
 /// A LoRA that was read, and its strength.
 #[derive(Debug, Clone)]

@@ -87,13 +87,10 @@ impl Overlays {
 
     /// What is changed, without the files' contents, to compare with later overlays.
     pub(crate) fn identity(&self) -> OverlayIdentity {
-        let identity = |change: &Change| {
-            (change.file.sha256().to_owned(), change.down.clone(), change.strength.to_bits())
-        };
+        let identity =
+            |change: &Change| (change.file.sha256().to_owned(), change.down.clone(), change.strength.to_bits());
         let all = self.changes.iter();
-        OverlayIdentity(
-            all.map(|(module, changes)| (module.clone(), changes.iter().map(identity).collect())).collect(),
-        )
+        OverlayIdentity(all.map(|(module, changes)| (module.clone(), changes.iter().map(identity).collect())).collect())
     }
 }
 
@@ -221,7 +218,8 @@ fn alpha(file: &LoraFile, key: &str) -> Result<f64, LoraError> {
         let tensor: Tensor = file.load(key, &Device::Cpu)?;
         tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
     };
-    let refuse = |reason: String| LoraError::InvalidTensor { path: file.path().to_owned(), key: key.to_owned(), reason };
+    let refuse =
+        |reason: String| LoraError::InvalidTensor { path: file.path().to_owned(), key: key.to_owned(), reason };
     match read().map_err(|error| refuse(error.to_string()))?[..] {
         [alpha] if alpha.is_finite() => Ok(alpha),
         [alpha] => Err(refuse(format!("is {alpha}; it must be a finite number"))),

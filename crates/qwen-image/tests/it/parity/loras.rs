@@ -215,13 +215,29 @@ fn a_lora_that_does_not_fit_is_refused_and_the_model_stays() {
         ("lokr", vec![("lycoris_transformer_blocks_0_attn_to_q.lokr_w1", &[4, 4][..])], "lokr_w1` is part of a LoKr"),
         ("loha", vec![("diffusion_model.proj_out.hada_w1_a", &[4, 4][..])], "is part of a LoHa"),
         ("dora", vec![("transformer.proj_out.dora_scale", &[4][..])], "is part of a DoRA"),
-        ("other", vec![(down.as_str(), &[2, 72][..]), (&up, &[72, 2]), (&far, &[2, 3072])], "59.attn.to_q.lora_A.weight` [2, 3072]"),
-        ("text", vec![("lora_te1_text_model.lora_down.weight", &[2, 64][..])], "1 of 1 keys are not of this transformer"),
-        ("wide", vec![(down.as_str(), &[2, 3072][..]), (&up, &[3072, 2])], "`transformer_blocks.0.attn.to_q.lora_A.weight` is [2, 3072], not [rank, 72]"),
+        (
+            "other",
+            vec![(down.as_str(), &[2, 72][..]), (&up, &[72, 2]), (&far, &[2, 3072])],
+            "59.attn.to_q.lora_A.weight` [2, 3072]",
+        ),
+        (
+            "text",
+            vec![("lora_te1_text_model.lora_down.weight", &[2, 64][..])],
+            "1 of 1 keys are not of this transformer",
+        ),
+        (
+            "wide",
+            vec![(down.as_str(), &[2, 3072][..]), (&up, &[3072, 2])],
+            "`transformer_blocks.0.attn.to_q.lora_A.weight` is [2, 3072], not [rank, 72]",
+        ),
         ("ranks", vec![(down.as_str(), &[2, 72][..]), (&up, &[72, 3])], "is [72, 3], not [72, 2]"),
         ("half", vec![(down.as_str(), &[2, 72][..])], "has no `lora_B` or `lora_up` matrix"),
         ("twice", vec![(down.as_str(), &[2, 72][..]), (&far.replace(".59.", ".0."), &[2, 72])], "are the same matrix"),
-        ("alpha", vec![(down.as_str(), &[2, 72][..]), (&up, &[72, 2]), ("transformer_blocks.0.attn.to_q.alpha", &[2])], "it must be one"),
+        (
+            "alpha",
+            vec![(down.as_str(), &[2, 72][..]), (&up, &[72, 2]), ("transformer_blocks.0.attn.to_q.alpha", &[2])],
+            "it must be one",
+        ),
         ("empty", vec![], "has no LoRA matrices"),
     ] {
         let path = write(name, &tensors);

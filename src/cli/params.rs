@@ -99,9 +99,9 @@ pub struct SamplingFlags {
     /// --lora is one
     #[arg(long, value_name = "NAME", value_parser = parse_name::<Preset>)]
     pub preset: Option<Preset>,
-    /// Add a LoRA to the model: a .safetensors file or one on the hub, and its strength [default: 1]; may be repeated.
-    /// Submitted jobs name LoRAs in the workers' setting qwen_image.allowed_loras
-    #[arg(long = "lora", value_name = "FILE|ID[:FILE][=F]", value_parser = LoraParam::parse)]
+    /// Add a LoRA: a .safetensors file, or ORG/NAME:FILE on the hub, and its strength [default: 1]; may be repeated.
+    /// Submitted jobs name LoRAs of the workers' setting qwen_image.allowed_loras
+    #[arg(long = "lora", value_name = "FILE|ID[=F]", value_parser = LoraParam::parse)]
     pub loras: Vec<LoraParam>,
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_whole, help = format!("Denoise steps, {} [default: 50]", from_to(NUM_INFERENCE_STEPS)))]
     pub steps: Option<u32>,

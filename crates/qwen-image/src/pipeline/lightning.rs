@@ -6,7 +6,7 @@ use super::constants::{Constants, PipelineKind};
 use crate::{
     Error,
     hub::{Lora, LoraSource},
-    models::transformer::Transformer,
+    models::{LoadResult, transformer::Transformer},
 };
 
 /// The published LoRAs, by steps; for each version of the edit model.
@@ -36,15 +36,17 @@ pub fn lightning_lora(kind: PipelineKind, folder: &Path, steps: u32) -> Result<L
         let made_for = source.steps().unwrap_or(steps);
         return if made_for == steps { Ok(Lora::new(source)) } else { Err(other_steps(&[made_for], steps)) };
     }
+    let none = |of: &str| {
+        let reason = format!(
+            "there is no Lightning LoRA for {of}; use `fast`, or name a LoRA for few steps that was made for this model"
+        );
+        Error::invalid("preset", reason)
+    };
+    let transformer = folder.join("transformer");
     let published: &[_] = match kind {
-        PipelineKind::Layered => {
-            let reason = "there is no Lightning LoRA for Qwen-Image-Layered; use `fast`, or name a LoRA for few steps \
-                          that was made for this model";
-            return Err(Error::invalid("preset", reason));
-        }
-        PipelineKind::EditPlus if Transformer::has_zero_cond_t(&folder.join("transformer")).map_err(refused)? => {
-            &EDIT_2511
-        }
+        PipelineKind::Layered => return Err(none("Qwen-Image-Layered")),
+        PipelineKind::EditPlus if !is_full(&transformer).map_err(refused)? => return Err(none("this checkpoint")),
+        PipelineKind::EditPlus if Transformer::has_zero_cond_t(&transformer).map_err(refused)? => &EDIT_2511,
         PipelineKind::EditPlus => &EDIT_2509,
     };
     match published.iter().find(|(made_for, ..)| *made_for == steps) {
@@ -55,6 +57,12 @@ pub fn lightning_lora(kind: PipelineKind, folder: &Path, steps: u32) -> Result<L
         })),
         None => Err(other_steps(&published.iter().map(|(steps, ..)| *steps).collect::<Vec<_>>(), steps)),
     }
+}
+
+/// Whether the transformer has the size of the published ones.
+fn is_full(transformer: &Path) -> LoadResult<bool> {
+    let linears = Transformer::linears(transformer)?;
+    Ok(linears.get("transformer_blocks.59.attn.to_q") == Some(&(3072, 3072)))
 }
 
 fn other_steps(made_for: &[u32], steps: u32) -> Error {

@@ -5,6 +5,7 @@ mod server;
 mod cache;
 mod data_sets;
 mod faults;
+mod loras;
 mod names;
 mod pull;
 

@@ -19,7 +19,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   acetate run edit scene.png --instruction \"Make the house blue\" --out out/blue
-  acetate run edit scene.png --instruction \"Make it an ink drawing\" --lora ink.safetensors=0.8 --out out/ink")]
+  acetate run edit scene.png --instruction \"Make it ink\" --lora ink.safetensors=0.8 --out out/ink")]
 pub struct EditArgs {
     /// One to three pictures: the last one is edited, the others are references. A file, or job:ID:LAYER for a layer
     /// of an earlier job

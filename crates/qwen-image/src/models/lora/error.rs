@@ -41,10 +41,10 @@ pub enum LoraError {
         misfits: Vec<Misfit>,
         count: usize,
     },
-    #[error("{}: `{key}` is there, but `{module}` has no {missing}", path.display())]
-    Incomplete { path: PathBuf, module: String, key: String, missing: &'static str },
-    #[error("{}: `{first}` and `{second}` are the same matrix of `{module}`", path.display())]
-    Twice { path: PathBuf, module: String, first: String, second: String },
+    #[error("{}: `{key}` is there, but its layer has no {missing}", path.display())]
+    Incomplete { path: PathBuf, key: String, missing: &'static str },
+    #[error("{}: `{first}` and `{second}` are the same matrix of a layer", path.display())]
+    Twice { path: PathBuf, first: String, second: String },
     #[error("{}: has no LoRA matrices", path.display())]
     Empty { path: PathBuf },
 }

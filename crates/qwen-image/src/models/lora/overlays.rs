@@ -138,8 +138,8 @@ fn layers(file: &LoraFile, names: &Names<'_>, modules: &Modules) -> Result<BTree
     for (key, entry) in file.entries() {
         match names.find(key) {
             Key::Of(module, part) => {
-                if let Some(first) = found.entry(module.clone()).or_default().0.insert(part, key.clone()) {
-                    return Err(LoraError::Twice { path: path(), module, first, second: key.clone() });
+                if let Some(first) = found.entry(module).or_default().0.insert(part, key.clone()) {
+                    return Err(LoraError::Twice { path: path(), first, second: key.clone() });
                 }
             }
             Key::Other(kind) => return Err(LoraError::Kind { path: path(), key: key.clone(), kind }),
@@ -187,12 +187,7 @@ fn layer(
     let path = || file.path().to_owned();
     let key_of = |part: Part, missing: &'static str| match (parts.get(&part), parts.values().next()) {
         (Some(key), _) => Ok(key.clone()),
-        (None, there) => Err(LoraError::Incomplete {
-            path: path(),
-            module: module.to_owned(),
-            key: there.cloned().unwrap_or_default(),
-            missing,
-        }),
+        (None, there) => Err(LoraError::Incomplete { path: path(), key: there.cloned().unwrap_or_default(), missing }),
     };
     let (down, up) =
         (key_of(Part::Down, "`lora_A` or `lora_down` matrix")?, key_of(Part::Up, "`lora_B` or `lora_up` matrix")?);

@@ -1,15 +1,15 @@
 //! The configured checkpoints and their device.
 
 use qwen_image::{
-    Conditioning, CpuOffload, DeviceChoice, Limits, PipelineKind, PipelineOptions,
+    Conditioning, CpuOffload, DeviceChoice, Limits, Lora, PipelineKind, PipelineOptions,
     hub::{self, HubConfig, ModelRef, Small, Surroundings},
     pipeline::{Constants, LAYERS},
 };
 
 use super::embedded_models;
 use crate::{
-    config::LoadedConfig,
-    engine::EngineConfig,
+    config::{LoadedConfig, parse_loras},
+    engine::{AllowedLoras, EngineConfig},
     http::{ServerModel, ServerModels},
     job::JobError,
 };
@@ -36,9 +36,16 @@ pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
                 text_positions: settings.text_positions,
                 image_processor: settings.image_processor,
             },
+            loras: loras("qwen_image.loras", &settings.loras)?,
+            edit_loras: loras("qwen_image.edit_loras", &settings.edit_loras)?,
             hub: loaded.hub.clone(),
         },
+        allowed_loras: AllowedLoras::parse(&settings.allowed_loras)?,
     })
+}
+
+fn loras(key: &str, texts: &[String]) -> Result<Vec<Lora>, JobError> {
+    parse_loras(texts).map_err(|reason| JobError::invalid(key, reason))
 }
 
 /// The model for decompose: the configured checkpoint, otherwise the small one.

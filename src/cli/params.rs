@@ -5,12 +5,16 @@ use std::{ops::RangeInclusive, str::FromStr};
 use clap::{Args, ValueEnum};
 use qwen_image::{
     Preset, Sampler,
+    hub::LoraSource,
     pipeline::{LAYERS, NUM_INFERENCE_STEPS},
 };
 
 use crate::{
     config::QwenImage,
-    job::{DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, Sampling, WorkflowParams},
+    engine::AllowedLoras,
+    job::{
+        DecomposeParams, EditParams, JobError, LayerEdit, LoraParam, MAX_SEED, OutputSize, Sampling, WorkflowParams,
+    },
 };
 
 #[derive(Debug, Args)]
@@ -91,9 +95,14 @@ impl WorkflowFlags {
 #[command(next_help_heading = "Parameters")]
 pub struct SamplingFlags {
     /// Defaults for the parameters below: `exact`, as diffusers, 50 steps; `balanced`, as good with 2 of 5 passes;
-    /// `fast`, nearly as good with 1 of 4
+    /// `fast`, nearly as good with 1 of 4; `lightning`, a LoRA for 4 or 8 passes without guidance, which is loaded if no
+    /// --lora is one
     #[arg(long, value_name = "NAME", value_parser = parse_name::<Preset>)]
     pub preset: Option<Preset>,
+    /// Add a LoRA: a .safetensors file, or ORG/NAME:FILE on the hub, and its strength [default: 1]; may be repeated.
+    /// Submitted jobs name LoRAs of the workers' setting qwen_image.allowed_loras
+    #[arg(long = "lora", value_name = "FILE|ID[=F]", value_parser = LoraParam::parse)]
+    pub loras: Vec<LoraParam>,
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_whole, help = format!("Denoise steps, {} [default: 50]", from_to(NUM_INFERENCE_STEPS)))]
     pub steps: Option<u32>,
     /// Guidance; 1 turns it off and halves the time [default: 4.0]
@@ -123,6 +132,7 @@ impl SamplingFlags {
             Some(preset) => settings.sampling().preset(preset),
             None => settings.sampling(),
         };
+        let defaults = defaults.steps_for(self.loras.iter().map(|lora| lora.name.as_str()));
         Sampling {
             preset: defaults.preset,
             steps: self.steps.unwrap_or(defaults.steps),
@@ -133,7 +143,32 @@ impl SamplingFlags {
             sigmas: None,
             step_cache: self.step_cache.unwrap_or(defaults.step_cache),
             cfg_until: self.cfg_until.unwrap_or(defaults.cfg_until),
+            loras: Some(self.loras.clone()).filter(|loras| !loras.is_empty()),
         }
+    }
+
+    /// Lets the jobs of this process use the LoRAs of the command line.
+    ///
+    /// # Errors
+    /// If one is neither in the settings, nor a file, nor a hub id.
+    pub fn allow_loras(&mut self, settings: &mut QwenImage) -> Result<(), JobError> {
+        for lora in &mut self.loras {
+            if AllowedLoras::parse(&settings.allowed_loras)?.of(Some(std::slice::from_ref(lora))).is_ok() {
+                continue;
+            }
+            let source =
+                LoraSource::parse(&lora.name).map_err(|error| JobError::invalid("--lora", error.to_string()))?;
+            if let LoraSource::File(path) = source {
+                // The job's row must name the same file from everywhere.
+                let path = path.canonicalize().map_err(|error| JobError::ModelNotFound {
+                    model: lora.name.clone(),
+                    reason: format!("there is no such LoRA ({error}); give a .safetensors file, or ORG/NAME:FILE"),
+                })?;
+                lora.name = path.display().to_string();
+            }
+            settings.allowed_loras.push(lora.name.clone());
+        }
+        Ok(())
     }
 }
 

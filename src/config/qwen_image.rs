@@ -2,10 +2,13 @@
 
 use std::str::FromStr;
 
-use qwen_image::{ComputeDType, CpuOffload, Devices, Error, ImageProcessorBackend, Preset, Sampler, TextPositions};
+use qwen_image::{
+    ComputeDType, CpuOffload, Devices, Error, ImageProcessorBackend, Lora, Preset, Sampler, TextPositions,
+    hub::LoraSource,
+};
 use serde::{Deserialize, Deserializer};
 
-use super::set;
+use super::{set, store::list};
 use crate::job::{DecomposeParams, JobError, Sampling};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -49,12 +52,26 @@ pub struct QwenImage {
     /// Absent: as the checkpoint says.
     #[serde(deserialize_with = "unless_empty")]
     pub image_processor: Option<ImageProcessorBackend>,
+    /// The LoRAs of jobs that name none, each as `FILE|HUB_ID[:FILE][=STRENGTH]`: for decompose, and for edits.
+    #[serde(deserialize_with = "list")]
+    pub loras: Vec<String>,
+    #[serde(deserialize_with = "list")]
+    pub edit_loras: Vec<String>,
+    /// What jobs may name, each as `FILE|HUB_ID[:FILE]`.
+    #[serde(deserialize_with = "list")]
+    pub allowed_loras: Vec<String>,
 }
 
 impl QwenImage {
     /// The first default that is out of the bounds of requests, and why.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         // With the settings that a preset hides, which must be right, too.
+        for (key, loras) in [("qwen_image.loras", &self.loras), ("qwen_image.edit_loras", &self.edit_loras)] {
+            parse_loras(loras).map_err(|reason| (key, reason))?;
+        }
+        for text in &self.allowed_loras {
+            LoraSource::parse(text).map_err(|error| ("qwen_image.allowed_loras", error.to_string()))?;
+        }
         let params = Self { preset: None, ..self.clone() }.decompose();
         let Err(error) = params.validate("") else { return Ok(()) };
         let JobError::InvalidRequest { field, reason } = error else {
@@ -83,7 +100,9 @@ impl QwenImage {
             ..Sampling::default()
         };
         match self.preset {
-            Some(preset) => sampling.preset(preset),
+            Some(preset) => {
+                sampling.preset(preset).steps_for(self.loras.iter().chain(&self.edit_loras).map(String::as_str))
+            }
             None => sampling,
         }
     }
@@ -104,6 +123,14 @@ impl QwenImage {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// The LoRAs of a setting.
+///
+/// # Errors
+/// A text about the first that is not valid.
+pub fn parse_loras(texts: &[String]) -> Result<Vec<Lora>, String> {
+    texts.iter().map(|text| Lora::parse(text).map_err(|error| error.to_string())).collect()
 }
 
 /// `auto`, `none`, `model` or `sequential`. `true` means `auto`, `false` means `none`.

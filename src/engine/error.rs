@@ -6,7 +6,7 @@ use qwen_image::{
     Error,
     hub::{HubError, human_bytes},
     image_processor::ImageError,
-    models::ModelError,
+    models::{ModelError, lora::LoraError},
     pipeline::PipelineError,
 };
 
@@ -26,6 +26,7 @@ impl From<Error> for JobError {
             Error::Model { model, source } => match source {
                 ModelError::NotFound { .. } => Self::ModelNotFound { model, reason: source.to_string() },
                 ModelError::Cancelled => Self::Cancelled,
+                ModelError::Lora(source) => source.into(),
                 ModelError::Device(_)
                 | ModelError::Invalid { .. }
                 | ModelError::MixedForms { .. }
@@ -33,6 +34,7 @@ impl From<Error> for JobError {
                 | ModelError::WrongShape { .. }
                 | ModelError::UnexpectedTensor { .. } => Self::ModelInvalid { model, reason: source.to_string() },
             },
+            Error::Lora(source) => source.into(),
             Error::TooLarge { model, reason } => Self::ModelTooLarge { model, reason },
             Error::Pipeline(PipelineError::NonFinite { step }) => Self::NonFinite { step },
             Error::Pipeline(error) => Self::device("engine", reason).caused_by(error),
@@ -61,12 +63,35 @@ impl From<ImageError> for JobError {
     }
 }
 
+impl From<LoraError> for JobError {
+    fn from(error: LoraError) -> Self {
+        let (model, reason) = (error.path().display().to_string(), error.to_string());
+        let reason = reason.strip_prefix(&format!("{model}: ")).unwrap_or(&reason).to_owned();
+        match error {
+            LoraError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+                Self::ModelNotFound { model, reason: format!("there is no such LoRA ({reason})") }
+            }
+            LoraError::Io { source, .. } => Self::storage(model, reason).caused_by(source),
+            LoraError::Invalid { .. }
+            | LoraError::InvalidTensor { .. }
+            | LoraError::Kind { .. }
+            | LoraError::UnknownKeys { .. }
+            | LoraError::WrongShapes { .. }
+            | LoraError::Incomplete { .. }
+            | LoraError::Twice { .. }
+            | LoraError::Empty { .. } => Self::ModelInvalid { model, reason },
+        }
+    }
+}
+
 impl From<HubError> for JobError {
     fn from(error: HubError) -> Self {
         let reason = error.to_string();
         let without_id = |id: &str| reason.strip_prefix(&format!("{id}: ")).unwrap_or(&reason).to_owned();
         match error {
-            HubError::Reference { text, .. } => Self::ModelNotFound { model: text, reason },
+            HubError::Reference { text, .. } | HubError::LoraReference { text, .. } => {
+                Self::ModelNotFound { model: text, reason }
+            }
             HubError::Folder { folder, .. } => Self::ModelNotFound { model: folder.display().to_string(), reason },
             HubError::Unpack { small, folder, needed, source } => match source.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
@@ -78,9 +103,10 @@ impl From<HubError> for JobError {
             HubError::NoSmallModel { small, .. } | HubError::NoCacheFolder { small } => {
                 Self::ModelNotFound { model: small.name().to_owned(), reason: without_id(small.name()) }
             }
-            HubError::NotFound { id, .. } | HubError::Unauthorized { id, .. } | HubError::Offline { id, .. } => {
-                Self::ModelNotFound { model: id, reason }
-            }
+            HubError::NoLora { id, .. }
+            | HubError::NotFound { id, .. }
+            | HubError::Unauthorized { id, .. }
+            | HubError::Offline { id, .. } => Self::ModelNotFound { model: id, reason },
             HubError::NoSpace { id, needed, available, folder } => {
                 let (needed, free) = (human_bytes(needed), human_bytes(available));
                 Self::DiskFull { path: format!("{} ({id} needs {needed} more, {free} are free)", folder.display()) }

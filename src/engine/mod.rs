@@ -5,8 +5,11 @@
 //! go on.
 
 mod error;
+mod loras;
 mod pool;
 mod thread;
+
+pub use self::loras::AllowedLoras;
 
 use std::{
     sync::{
@@ -34,6 +37,8 @@ pub struct EngineConfig {
     pub devices: Vec<DeviceChoice>,
     /// Everything else, including the edit model.
     pub pipeline: PipelineOptions,
+    /// The LoRAs that jobs may name.
+    pub allowed_loras: AllowedLoras,
 }
 
 /// One call of one pipeline.
@@ -178,6 +183,7 @@ impl Engine {
             let thread = thread::Thread {
                 model: config.model.clone(),
                 options,
+                allowed_loras: config.allowed_loras.clone(),
                 index,
                 alone: config.devices.len() == 1,
                 // Not the pool itself's senders, which would keep the threads alive.

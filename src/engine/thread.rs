@@ -7,17 +7,18 @@ use std::{
 };
 
 use qwen_image::{
-    Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind, PipelineOptions,
+    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind, PipelineOptions,
     QwenImagePipeline, Used, compute_pool, hub::ModelRef,
 };
 use tracing::{error, warn};
 
-use super::{Busy, CancelToken, Command, Outcome, ProgressFn, Resident, Task, Work, pool::Pool};
-use crate::job::{Caption, JobError, ModelRecord, SamplingRecord, Stage, StageTiming};
+use super::{AllowedLoras, Busy, CancelToken, Command, Outcome, ProgressFn, Resident, Task, Work, pool::Pool};
+use crate::job::{Caption, JobError, LoraRecord, ModelRecord, SamplingRecord, Stage, StageTiming};
 
 pub struct Thread {
     pub model: ModelRef,
     pub options: PipelineOptions,
+    pub allowed_loras: AllowedLoras,
     /// The device's number in the pool.
     pub index: usize,
     /// Whether there are no other devices.
@@ -87,7 +88,7 @@ impl Thread {
             Command::Run { work, task: Task { cancel, mut progress, lent }, reply } => {
                 let (served, panicked) = match pipeline {
                     Ok(pipeline) => {
-                        let served = catch_unwind(AssertUnwindSafe(|| serve(pipeline, work, &cancel, &mut progress)));
+                        let served = catch_unwind(AssertUnwindSafe(|| serve(pipeline, &self.allowed_loras, work, &cancel, &mut progress)));
                         let panicked = served.is_err();
                         (served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref()))), panicked)
                     }
@@ -126,6 +127,7 @@ fn panic_error(panic: &(dyn Any + Send)) -> JobError {
 
 fn serve(
     pipeline: &mut QwenImagePipeline,
+    allowed: &AllowedLoras,
     work: Work,
     cancel: &CancelToken,
     progress: &mut ProgressFn,
@@ -133,13 +135,15 @@ fn serve(
     let mut callbacks = callbacks(progress, cancel);
     let (images, caption, resolution, sampling, notes, used) = match work {
         Work::Decompose { image, params, seed } => {
-            let options = DecomposeOptions { seed: Some(seed), ..params.options() };
+            let loras = allowed.of(params.loras.as_deref())?;
+            let options = DecomposeOptions { seed: Some(seed), loras, ..params.options() };
             let (made, used) = pipeline.decompose_with(&image, &options, &mut callbacks)?;
             (made.images, made.caption, Some(made.resolution), made.sampling, made.notes, used)
         }
         Work::Edit { image, references, params, seed } => {
             let inputs = EditInputs { image: &image, references: &references };
-            let options = EditOptions { seed: Some(seed), ..params.options() };
+            let loras = allowed.of(params.loras.as_deref())?;
+            let options = EditOptions { seed: Some(seed), loras, ..params.options() };
             let (made, used) = pipeline.edit_with(inputs, &params.instruction, &options, &mut callbacks)?;
             (vec![made.image], None, None, made.sampling, made.notes, used)
         }
@@ -164,7 +168,7 @@ fn callbacks<'a>(progress: &'a mut ProgressFn, cancel: &'a CancelToken) -> Callb
 }
 
 fn record(model: LoadedModel) -> ModelRecord {
-    let LoadedModel { pipeline, id, revision, default, text_positions, image_processor } = model;
+    let LoadedModel { pipeline, id, revision, default, text_positions, image_processor, loras } = model;
     ModelRecord {
         pipeline: pipeline.class_name().to_owned(),
         id,
@@ -172,7 +176,13 @@ fn record(model: LoadedModel) -> ModelRecord {
         default,
         text_positions: text_positions.map(|positions| positions.as_str().to_owned()),
         image_processor: Some(image_processor.as_str().to_owned()),
+        loras: loras.into_iter().map(lora).collect(),
     }
+}
+
+fn lora(lora: AppliedLora) -> LoraRecord {
+    let AppliedLora { file, sha256, strength, rank, modules } = lora;
+    LoraRecord { file, sha256, strength, rank, modules }
 }
 
 fn sampling_record(model: &LoadedModel, sampling: qwen_image::SamplingRecord) -> SamplingRecord {

@@ -42,6 +42,8 @@ struct PresetView {
     sampler: &'static str,
     step_cache: u32,
     cfg_until: f64,
+    /// Null: the preset leaves guidance as it is.
+    cfg_scale: Option<f64>,
 }
 
 /// Minimum and maximum of each parameter.
@@ -101,8 +103,8 @@ pub async fn config(State(api): State<Api>) -> Json<ConfigView> {
 }
 
 fn preset(preset: Preset) -> PresetView {
-    let PresetValues { sampler, num_inference_steps: steps, step_cache, cfg_until } = preset.values();
-    PresetView { name: preset.as_str(), steps, sampler: sampler.as_str(), step_cache, cfg_until }
+    let PresetValues { sampler, num_inference_steps: steps, step_cache, cfg_until, cfg_scale } = preset.values();
+    PresetView { name: preset.as_str(), steps, sampler: sampler.as_str(), step_cache, cfg_until, cfg_scale }
 }
 
 fn ends<T>(range: RangeInclusive<T>) -> [T; 2] {

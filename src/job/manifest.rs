@@ -60,7 +60,7 @@ pub struct SamplingRecord {
 }
 
 /// A checkpoint that was used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ModelRecord {
     /// The pipeline class of `model_index.json`, for instance `QwenImageLayeredPipeline`.
     pub pipeline: String,
@@ -79,6 +79,22 @@ pub struct ModelRecord {
     /// The resize for the text encoder's pictures: `torchvision` or `pil`. Absent in older manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_processor: Option<String>,
+    /// The LoRAs in its weights, in the order in which they were added. Absent if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraRecord>,
+}
+
+/// A LoRA that was used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LoraRecord {
+    /// The path, or the hub id and file.
+    pub file: String,
+    pub sha256: String,
+    pub strength: f64,
+    /// The largest rank of its matrices.
+    pub rank: usize,
+    /// How many layers it changes.
+    pub modules: usize,
 }
 
 /// The role of a file.

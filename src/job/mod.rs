@@ -8,6 +8,7 @@ mod id;
 mod inputs;
 mod json;
 mod kind;
+mod lora;
 mod manifest;
 mod names;
 mod params;
@@ -27,7 +28,10 @@ pub use id::{Epoch, JobId};
 pub use inputs::Inputs;
 pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice};
 pub use kind::JobKind;
-pub use manifest::{BoundingBox, Caption, FileEntry, LayerRole, Manifest, ModelRecord, SamplingRecord, StageTiming};
+pub use lora::{LoraParam, MOST_LORAS, steps_of};
+pub use manifest::{
+    BoundingBox, Caption, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord, SamplingRecord, StageTiming,
+};
 pub use names::{PresetName, SamplerName};
 pub use params::{
     CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, WorkflowParams, parameter_of,
@@ -37,7 +41,7 @@ pub use request::{
     COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, TENANT,
     VERSION as REQUEST_VERSION, check_version,
 };
-pub use sampling::{Sampling, expand_presets};
+pub use sampling::{Sampling, expand_presets, leave_lightning};
 pub use start_time::{StartTime, time_from_value};
 pub use state::{JobState, Progress, Stage};
 pub use task::Task;

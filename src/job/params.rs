@@ -8,7 +8,10 @@ use qwen_image::{DecomposeOptions, EditOptions, Preset, Sampler, pipeline::Pipel
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{JobError, PresetName, SamplerName, Sampling};
+use super::{
+    JobError, PresetName, SamplerName, Sampling,
+    lora::{LoraParam, check_loras},
+};
 
 /// The largest seed, because databases and JSON readers store signed integers.
 pub const MAX_SEED: u64 = i64::MAX as u64;
@@ -21,7 +24,7 @@ macro_rules! with_sampling {
         pub struct $name {
             $($(#[$field_about])* pub $field: $type,)*
             /// What the parameters below are if the request does not say: `exact` is as diffusers, `balanced` is as
-            /// good with 2 of 5 passes, `fast` nearly as good with 1 of 4.
+            /// good with 2 of 5 passes, `fast` nearly as good with 1 of 4, `lightning` a LoRA for 4 or 8 passes.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schema(value_type = Option<PresetName>)]
             pub preset: Option<Preset>,
@@ -55,6 +58,10 @@ macro_rules! with_sampling {
             #[serde(default = "default_cfg_until", skip_serializing_if = "is_default_cfg_until")]
             #[schema(minimum = 0, maximum = 1)]
             pub cfg_until: f64,
+            /// LoRAs, in the order in which they are added. Absent: those of the worker's settings.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schema(max_items = 16)]
+            pub loras: Option<Vec<LoraParam>>,
         }
 
         impl $name {
@@ -69,6 +76,7 @@ macro_rules! with_sampling {
                     sigmas,
                     step_cache,
                     cfg_until,
+                    loras,
                 } = sampling;
                 Self {
                     $($field,)*
@@ -81,6 +89,7 @@ macro_rules! with_sampling {
                     sigmas,
                     step_cache,
                     cfg_until,
+                    loras,
                 }
             }
 
@@ -96,6 +105,7 @@ macro_rules! with_sampling {
                     sigmas: self.sigmas.clone(),
                     step_cache: self.step_cache,
                     cfg_until: self.cfg_until,
+                    loras: self.loras.clone(),
                 }
             }
         }
@@ -232,7 +242,7 @@ pub fn parameter_of(option: &str) -> &str {
 }
 
 impl DecomposeParams {
-    /// The parameters for the library.
+    /// The parameters for the library, without the LoRAs, whose names only a worker knows.
     pub fn options(&self) -> DecomposeOptions {
         DecomposeOptions {
             prompt: self.prompt.clone(),
@@ -244,19 +254,22 @@ impl DecomposeParams {
             cfg_normalize: self.cfg_normalize,
             seed: self.seed,
             sampler: self.sampler,
-            sigmas: self.sigmas.clone(),
+            sigmas: self.sampling().levels(),
             step_cache: self.step_cache,
             cfg_until: self.cfg_until,
+            loras: None,
+            lightning: self.sampling().lightning(),
         }
     }
 
     pub fn validate(&self, at: &str) -> Result<(), JobError> {
+        check_loras(self.loras.as_deref(), at)?;
         validated(at, self.seed, self.options().check())
     }
 }
 
 impl EditParams {
-    /// The parameters for the library, without the instruction.
+    /// The parameters for the library, without the instruction and the LoRAs.
     pub fn options(&self) -> EditOptions {
         EditOptions {
             negative_prompt: self.negative_prompt.clone(),
@@ -268,9 +281,11 @@ impl EditParams {
             cfg_scale: self.cfg_scale,
             seed: self.seed,
             sampler: self.sampler,
-            sigmas: self.sigmas.clone(),
+            sigmas: self.sampling().levels(),
             step_cache: self.step_cache,
             cfg_until: self.cfg_until,
+            loras: None,
+            lightning: self.sampling().lightning(),
         }
     }
 
@@ -281,6 +296,7 @@ impl EditParams {
                 "is empty; say what to change, for instance \"Change the color to blue\"",
             ));
         }
+        check_loras(self.loras.as_deref(), at)?;
         validated(at, self.seed, self.options().check())
     }
 }

@@ -19,8 +19,8 @@ pub const TENANT: &str = "tenant";
 /// How many bytes of a tenant's name count.
 const LONGEST_TENANT: usize = 200;
 /// The newest version of messages. A message has the oldest one that knows its fields, so that workers of earlier
-/// versions of acetate take it, or leave it to others: version 2 added `preset`, `sampler`, `sigmas`, `step_cache` and
-/// `cfg_until`.
+/// versions of acetate take it, or leave it to others: version 2 added `preset`, `sampler`, `sigmas`, `step_cache`,
+/// `cfg_until` and `loras`.
 pub const VERSION: u32 = 2;
 /// How many pictures an edit takes.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
@@ -344,12 +344,18 @@ mod tests {
         let found = (&params["preset"], &params["steps"], &params["sampler"], &params["step_cache"]);
         assert_eq!(found, (&json!("fast"), &json!(12), &json!("abm2"), &Value::Null));
         assert_eq!(written(json!({ "preset": "fast", "steps": 9 }))["params"]["steps"], 9);
+        let adapted = written(json!({ "loras": [{ "name": "ink" }] }));
+        assert_eq!((&adapted["version"], &adapted["params"]["loras"][0]["strength"]), (&json!(2), &json!(1.0)));
         for (params, field) in [
             (json!({ "preset": "best" }), "params.preset"),
             (json!({ "sampler": "heun" }), "params.sampler"),
             (json!({ "sigmas": [1.0, 0.5] }), "params.sigmas"),
             (json!({ "step_cache": -1 }), "params.step_cache"),
             (json!({ "cfg_until": 1.5 }), "params.cfg_until"),
+            (json!({ "loras": [{ "name": "ink" }, { "name": " " }] }), "params.loras[1].name"),
+            (json!({ "loras": [{ "name": "ink", "strength": 101 }] }), "params.loras[0].strength"),
+            (json!({ "loras": [{ "name": "ink", "alpha": 1 }] }), "params.loras[0].alpha"),
+            (json!({ "loras": ["ink"] }), "params.loras[0]"),
         ] {
             let error = message(params).unwrap_err();
             assert!(matches!(&error, JobError::InvalidRequest { field: found, .. } if found == field), "{error}");

@@ -3,6 +3,8 @@
 use qwen_image::{EditOptions, Preset, Sampler, pipeline::PresetValues};
 use serde_json::{Map, Value, json};
 
+use super::lora::{LoraParam, steps_of};
+
 /// The parameters that both pipelines share. Defaults are those of the reference, except that guidance is on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -15,6 +17,8 @@ pub struct Sampling {
     pub sigmas: Option<Vec<f64>>,
     pub step_cache: u32,
     pub cfg_until: f64,
+    /// None: those of the worker's settings.
+    pub loras: Option<Vec<LoraParam>>,
 }
 
 impl Default for Sampling {
@@ -29,23 +33,53 @@ impl Default for Sampling {
             cfg_until,
             ..
         } = EditOptions::default();
-        Self { preset: None, steps, cfg_scale, seed: None, negative_prompt, sampler, sigmas, step_cache, cfg_until }
+        Self {
+            preset: None,
+            steps,
+            cfg_scale,
+            seed: None,
+            negative_prompt,
+            sampler,
+            sigmas,
+            step_cache,
+            cfg_until,
+            loras: None,
+        }
     }
 }
 
 impl Sampling {
     /// Whether it uses what version 1 of messages did not have.
     pub(super) fn is_of_version_2(&self) -> bool {
-        let Self { preset, sampler, sigmas, step_cache, cfg_until, .. } = self;
-        preset.is_some() || sampler.is_some() || sigmas.is_some() || *step_cache > 0 || *cfg_until < 1.0
+        let Self { preset, sampler, sigmas, step_cache, cfg_until, loras, .. } = self;
+        let newer = preset.is_some() || loras.is_some();
+        newer || sampler.is_some() || sigmas.is_some() || *step_cache > 0 || *cfg_until < 1.0
+    }
+
+    /// The noise levels: the request's own, or those of the preset.
+    pub(super) fn levels(&self) -> Option<Vec<f64>> {
+        self.sigmas.clone().or_else(|| self.preset?.sigmas(self.steps))
+    }
+
+    /// The steps for which the model's Lightning LoRA is needed.
+    pub(super) fn lightning(&self) -> Option<u32> {
+        self.preset.filter(|preset| *preset == Preset::Lightning).map(|_| self.steps)
     }
 
     /// What a preset stands for instead.
     #[must_use]
     pub fn preset(self, preset: Preset) -> Self {
-        let PresetValues { sampler, num_inference_steps, step_cache, cfg_until } = preset.values();
-        let (preset, sampler) = (Some(preset), Some(sampler));
-        Self { preset, steps: num_inference_steps, sampler, step_cache, cfg_until, ..self }
+        let PresetValues { sampler, num_inference_steps, step_cache, cfg_until, cfg_scale } = preset.values();
+        let usual = if self.preset == Some(Preset::Lightning) { Self::default().cfg_scale } else { self.cfg_scale };
+        let (steps, cfg_scale) = (num_inference_steps, cfg_scale.unwrap_or(usual));
+        Self { preset: Some(preset), steps, sampler: Some(sampler), step_cache, cfg_until, cfg_scale, ..self }
+    }
+
+    /// The steps of the preset `lightning` for these LoRAs; others have their own.
+    #[must_use]
+    pub fn steps_for<'a>(self, loras: impl IntoIterator<Item = &'a str>) -> Self {
+        let steps = if self.preset == Some(Preset::Lightning) { steps_of(loras) } else { None };
+        Self { steps: steps.unwrap_or(self.steps), ..self }
     }
 }
 
@@ -55,13 +89,19 @@ pub fn expand_presets(params: &mut Map<String, Value>) {
     let preset = params.get("preset").and_then(Value::as_str).and_then(|name| name.parse::<Preset>().ok());
     if let Some(preset) = preset {
         let values = preset.values();
+        let loras = params.get("loras").and_then(Value::as_array).into_iter().flatten();
+        let made_for = steps_of(loras.filter_map(|lora| lora.get("name")?.as_str()));
+        let steps = made_for.filter(|_| preset == Preset::Lightning).unwrap_or(values.num_inference_steps);
         for (name, value) in [
-            ("steps", json!(values.num_inference_steps)),
+            ("steps", json!(steps)),
             ("sampler", json!(values.sampler)),
             ("step_cache", json!(values.step_cache)),
             ("cfg_until", json!(values.cfg_until)),
         ] {
             params.entry(name).or_insert(value);
+        }
+        if let Some(cfg_scale) = values.cfg_scale {
+            params.entry("cfg_scale").or_insert(json!(cfg_scale));
         }
     }
     if let Some(Value::Object(decompose)) = params.get_mut("decompose") {
@@ -72,11 +112,41 @@ pub fn expand_presets(params: &mut Map<String, Value>) {
     }
 }
 
+/// Takes back what the preset `lightning` of defaults means for guidance, where a request has another preset: that one
+/// needs guidance.
+pub fn leave_lightning(defaults: &mut Map<String, Value>, asked: &Map<String, Value>) {
+    let preset = |params: &Map<String, Value>| params.get("preset").and_then(Value::as_str).map(str::to_owned);
+    let lightning = Some(Preset::Lightning.as_str().to_owned());
+    if preset(defaults) == lightning && asked.contains_key("preset") && preset(asked) != lightning {
+        defaults.insert("cfg_scale".to_owned(), json!(Sampling::default().cfg_scale));
+    }
+    for (name, value) in defaults {
+        if let (Value::Object(inner), Some(Value::Object(asked))) = (value, asked.get(name)) {
+            leave_lightning(inner, asked);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::expand_presets;
+    use super::{expand_presets, leave_lightning};
+
+    #[test]
+    fn lightning_turns_guidance_off_and_other_presets_turn_it_on_again() {
+        let mut params = json!({
+            "preset": "lightning", "loras": [{"name": "style"}, {"name": "My-Lightning-8steps.safetensors"}],
+            "decompose": {"preset": "lightning", "steps": 6}
+        });
+        expand_presets(params.as_object_mut().unwrap());
+        assert_eq!((&params["steps"], &params["cfg_scale"]), (&json!(8), &json!(1.0)));
+        assert_eq!((&params["decompose"]["steps"], &params["decompose"]["cfg_scale"]), (&json!(6), &json!(1.0)));
+        let mut defaults = json!({"preset": "lightning", "cfg_scale": 1.0, "decompose": {"preset": "lightning"}});
+        let asked = json!({"preset": "fast", "decompose": {"preset": "lightning"}});
+        leave_lightning(defaults.as_object_mut().unwrap(), asked.as_object().unwrap());
+        assert_eq!(defaults, json!({"preset": "lightning", "cfg_scale": 4.0, "decompose": {"preset": "lightning"}}));
+    }
 
     #[test]
     fn a_preset_gives_what_a_request_leaves_open() {

@@ -15,6 +15,7 @@ import torch  # noqa: E402
 import cases  # noqa: E402
 import checkpoints  # noqa: E402
 import components  # noqa: E402
+import loras  # noqa: E402
 import scenes  # noqa: E402
 import sensitivity  # noqa: E402
 import text  # noqa: E402
@@ -68,6 +69,7 @@ STAGES = {
     "captions": cases.captions,
     "cases": cases.make,
     "sensitivity": sensitivity.measure,
+    "loras": loras.make,
 }
 
 

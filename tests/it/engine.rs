@@ -7,8 +7,8 @@ use std::{
 
 use ::image::RgbaImage;
 use acetate::{
-    engine::{CancelToken, Engine, EngineConfig, Outcome, ProgressFn, Resident, Work},
-    job::{DecomposeParams, EditParams, JobError, OutputSize, Stage},
+    engine::{AllowedLoras, CancelToken, Engine, EngineConfig, Outcome, ProgressFn, Resident, Work},
+    job::{DecomposeParams, EditParams, JobError, LoraParam, OutputSize, Stage},
 };
 use qwen_image::{
     Conditioning, DeviceChoice, ImageProcessorBackend, Limits, PipelineOptions, TextPositions,
@@ -34,8 +34,11 @@ fn limited(model: &Path, limits: Limits) -> EngineConfig {
             load_edit_model: false,
             limits,
             conditioning: Conditioning::default(),
+            loras: Vec::new(),
+            edit_loras: Vec::new(),
             hub: HubConfig::new("http://127.0.0.1:9", "/nonexistent"),
         },
+        allowed_loras: AllowedLoras::default(),
     }
 }
 
@@ -139,6 +142,26 @@ async fn a_device_that_fails_leaves_and_the_others_go_on() {
     assert!(!engine.has_others() && engine.usable() == 0);
     let error = run(&engine, decompose(1)).await.unwrap_err();
     assert!(error.to_string().contains("restart the process"), "{error}");
+}
+
+#[tokio::test]
+async fn a_job_may_name_only_allowed_loras() {
+    let file = golden("loras/layered-bare.safetensors").display().to_string();
+    let allowed_loras = AllowedLoras::parse(&[file]).unwrap();
+    let engine = Engine::start(EngineConfig { allowed_loras, ..config(&golden("checkpoints/layered")) }).unwrap();
+    let with = |name: &str| {
+        let Work::Decompose { image, params, seed } = decompose(1) else { unreachable!() };
+        let loras = Some(vec![LoraParam { name: name.to_owned(), strength: 0.5 }]);
+        Work::Decompose { image, params: DecomposeParams { loras, ..params }, seed }
+    };
+    let outcome = run(&engine, with("layered-bare")).await.unwrap();
+    let [lora] = outcome.model.loras.as_slice() else { panic!("{:?}", outcome.model) };
+    assert_eq!((lora.strength, lora.rank, lora.modules), (0.5, 2, 48));
+    let error = run(&engine, with("/etc/passwd")).await.unwrap_err();
+    assert!(matches!(&error, JobError::InvalidRequest { field, .. } if field == "params.loras[0].name"), "{error}");
+    assert!(error.to_string().contains("qwen_image.allowed_loras: layered-bare"), "{error}");
+    // The next job without a name has none.
+    assert!(run(&engine, decompose(1)).await.unwrap().model.loras.is_empty());
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod export;
 mod faults;
 mod http;
 mod image;
+mod loras;
 mod many;
 mod quality;
 mod services;

@@ -3,7 +3,7 @@
 use crate::{
     hub::HubError,
     image_processor::ImageError,
-    models::{ModelError, text_encoder::TextError},
+    models::{ModelError, lora::LoraError, text_encoder::TextError},
     pipeline::PipelineError,
 };
 
@@ -22,6 +22,9 @@ pub enum Error {
     /// The checkpoint exists but is unusable.
     #[error("model {model}: {source}")]
     Model { model: String, source: ModelError },
+    /// A LoRA cannot be used, or does not fit the checkpoint.
+    #[error("LoRA {0}")]
+    Lora(#[from] LoraError),
     /// It fits neither on the device nor on the host.
     #[error("model {model} does not fit: {reason}")]
     TooLarge { model: String, reason: String },
@@ -61,6 +64,7 @@ impl Error {
         match source {
             ModelError::Device(source) => Self::device(device, source),
             ModelError::Cancelled => Self::Cancelled,
+            ModelError::Lora(source) => Self::Lora(source),
             source @ (ModelError::NotFound { .. }
             | ModelError::Invalid { .. }
             | ModelError::MixedForms { .. }

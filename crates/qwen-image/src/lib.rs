@@ -45,10 +45,14 @@ mod qwen_image_pipeline;
 mod threads;
 
 pub use error::Error;
+pub use hub::Lora;
 pub use model_cache::{
     ComputeDType, CpuOffload, DeviceChoice, Devices, Limits, LoadedModel, describe_device, foresee, open_device,
 };
-pub use models::text_encoder::{ImageProcessorBackend, TextPositions};
+pub use models::{
+    lora::AppliedLora,
+    text_encoder::{ImageProcessorBackend, TextPositions},
+};
 pub use pipeline::{
     Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput,
     OutputSize, PipelineKind, Preset, Sampler, SamplingRecord, Stage, StageTiming,

@@ -4,10 +4,10 @@ use ::image::RgbaImage;
 
 use crate::{
     Callbacks, Conditioning, DecomposeOptions, DecomposeOutput, EditOptions, EditOutput, Error,
-    hub::{HubConfig, ModelRef, Small},
+    hub::{HubConfig, Lora, ModelRef, Small},
     image_processor,
     model_cache::{Limits, LoadedModel, LoadedPipeline, ModelCache, Slot, SlotKey},
-    pipeline::{EditInputs, PipelineError, PipelineKind},
+    pipeline::{EditInputs, PipelineError, PipelineKind, lightning_lora},
 };
 
 /// The options of a pipeline.
@@ -22,6 +22,10 @@ pub struct PipelineOptions {
     pub limits: Limits,
     /// How the text encoder reads pictures, where that is not left to the checkpoint.
     pub conditioning: Conditioning,
+    /// The LoRAs of the model for decompose, in the order in which they are added, if a call does not name its own.
+    pub loras: Vec<Lora>,
+    /// The same for edits.
+    pub edit_loras: Vec<Lora>,
     pub hub: HubConfig,
 }
 
@@ -33,6 +37,8 @@ impl Default for PipelineOptions {
             load_edit_model: false,
             limits: Limits::default(),
             conditioning: Conditioning::default(),
+            loras: Vec::new(),
+            edit_loras: Vec::new(),
             hub: HubConfig::default(),
         }
     }
@@ -65,6 +71,17 @@ pub struct QwenImagePipeline {
     cache: ModelCache,
     layered: SlotKey,
     edit_plus: SlotKey,
+    loras: Vec<Lora>,
+    edit_loras: Vec<Lora>,
+}
+
+/// What a call uses: a checkpoint, and LoRAs.
+struct Wanted<'a> {
+    base: SlotKey,
+    loras: Vec<Lora>,
+    lightning: Option<u32>,
+    /// The option that the text encoder reads first.
+    text: &'a str,
 }
 
 impl QwenImagePipeline {
@@ -88,7 +105,8 @@ impl QwenImagePipeline {
     ) -> Result<Self, Error> {
         let load_edit_model = options.load_edit_model;
         let mut pipeline = Self::lazy(model, options)?;
-        pipeline.cache.load(&pipeline.layered, callbacks)?;
+        let wanted = pipeline.wanted(PipelineKind::Layered, None, None);
+        pipeline.load(&wanted, callbacks)?;
         if load_edit_model {
             pipeline.load_edit_model_with(callbacks)?;
         }
@@ -108,7 +126,8 @@ impl QwenImagePipeline {
         let cache = ModelCache::new(options.limits, options.hub, options.conditioning);
         let layered = cache.key(PipelineKind::Layered, &model);
         let edit_plus = cache.key(PipelineKind::EditPlus, &edit_model);
-        Ok(Self { cache, layered, edit_plus })
+        let PipelineOptions { loras, edit_loras, .. } = options;
+        Ok(Self { cache, layered, edit_plus, loras, edit_loras })
     }
 
     /// Splits a picture into layers: `images[0]` is the regenerated whole, `images[1..]` are the layers, back to front,
@@ -131,8 +150,8 @@ impl QwenImagePipeline {
         callbacks: &mut Callbacks<'_>,
     ) -> Result<(DecomposeOutput, Used), Error> {
         let seed = options.seed.map_or_else(random_seed, Ok)?;
-        let key = self.layered.clone();
-        self.call(&key, "prompt", callbacks, |pipeline, callbacks| match pipeline {
+        let wanted = self.wanted(PipelineKind::Layered, options.loras.as_deref(), options.lightning);
+        self.call(&wanted, callbacks, |pipeline, callbacks| match pipeline {
             LoadedPipeline::Layered(layered) => layered.run(image, options, seed, callbacks).map(Some),
             LoadedPipeline::EditPlus(_) => Ok(None),
         })
@@ -165,8 +184,8 @@ impl QwenImagePipeline {
         callbacks: &mut Callbacks<'_>,
     ) -> Result<(EditOutput, Used), Error> {
         let seed = options.seed.map_or_else(random_seed, Ok)?;
-        let key = self.edit_plus.clone();
-        self.call(&key, "instruction", callbacks, |pipeline, callbacks| match pipeline {
+        let wanted = self.wanted(PipelineKind::EditPlus, options.loras.as_deref(), options.lightning);
+        self.call(&wanted, callbacks, |pipeline, callbacks| match pipeline {
             LoadedPipeline::EditPlus(edit) => edit.run(inputs, instruction, options, seed, callbacks).map(Some),
             LoadedPipeline::Layered(_) => Ok(None),
         })
@@ -182,7 +201,7 @@ impl QwenImagePipeline {
 
     /// Whether the edit model is in memory.
     pub fn has_edit_model(&self) -> bool {
-        self.cache.contains(&self.edit_plus)
+        self.cache.has_base(&self.edit_plus)
     }
 
     /// Loads the edit model now, and downloads it if needed.
@@ -198,7 +217,8 @@ impl QwenImagePipeline {
     /// # Errors
     /// Like [`Self::load_edit_model`]; [`Error::Cancelled`] if the callbacks stop it.
     pub fn load_edit_model_with(&mut self, callbacks: &mut Callbacks<'_>) -> Result<(), Error> {
-        self.cache.load(&self.edit_plus, callbacks)
+        let wanted = self.wanted(PipelineKind::EditPlus, None, None);
+        self.load(&wanted, callbacks).map(drop)
     }
 
     /// `on_change` is called with the models in memory whenever one is loaded or unloaded.
@@ -214,18 +234,40 @@ impl QwenImagePipeline {
         self.cache.self_test()
     }
 
+    fn wanted(&self, kind: PipelineKind, loras: Option<&[Lora]>, lightning: Option<u32>) -> Wanted<'static> {
+        let (base, own, text) = match kind {
+            PipelineKind::Layered => (&self.layered, &self.loras, "prompt"),
+            PipelineKind::EditPlus => (&self.edit_plus, &self.edit_loras, "instruction"),
+        };
+        Wanted { base: base.clone(), loras: loras.unwrap_or(own).to_vec(), lightning, text }
+    }
+
+    /// Loads a model with its LoRAs; returns its key.
+    fn load(&mut self, wanted: &Wanted<'_>, callbacks: &mut Callbacks<'_>) -> Result<SlotKey, Error> {
+        let Wanted { base, loras, lightning, .. } = wanted;
+        let mut loras = loras.clone();
+        if let Some(steps) = *lightning
+            && !loras.iter().any(|lora| lora.source.is_lightning())
+        {
+            let folder = self.cache.folder_of(base, callbacks)?;
+            loras.push(lightning_lora(base.pipeline, &folder, steps)?);
+        }
+        let (key, chosen) = self.cache.with_loras(base, &loras, callbacks)?;
+        self.cache.load(&key, &chosen, callbacks)?;
+        Ok(key)
+    }
+
     /// Runs one call. If the device runs out of memory, the call runs once more in the next smaller mode.
     fn call<T>(
         &mut self,
-        key: &SlotKey,
-        text: &str,
+        wanted: &Wanted<'_>,
         callbacks: &mut Callbacks<'_>,
         run: impl Fn(&LoadedPipeline, &mut Callbacks<'_>) -> Result<Option<T>, PipelineError>,
     ) -> Result<(T, Used), Error> {
-        match self.call_once(key, text, callbacks, &run) {
+        match self.call_once(wanted, callbacks, &run) {
             Err(Error::OutOfMemory { device, source }) if self.cache.shrink() => {
                 tracing::warn!(device, reason = %source, "out of memory; retrying with more of the model offloaded");
-                match self.call_once(key, text, callbacks, &run) {
+                match self.call_once(wanted, callbacks, &run) {
                     Ok((made, mut used)) => {
                         used.notes.push(format!(
                             "{device} ran out of memory; the job was repeated with more of the model offloaded"
@@ -244,8 +286,7 @@ impl QwenImagePipeline {
 
     fn call_once<T>(
         &mut self,
-        key: &SlotKey,
-        text: &str,
+        wanted: &Wanted<'_>,
         callbacks: &mut Callbacks<'_>,
         run: &impl Fn(&LoadedPipeline, &mut Callbacks<'_>) -> Result<Option<T>, PipelineError>,
     ) -> Result<(T, Used), Error> {
@@ -253,9 +294,9 @@ impl QwenImagePipeline {
             return Err(Error::Cancelled);
         }
         let device = self.cache.device_name();
-        callbacks.timed(crate::Stage::Load, |callbacks| self.cache.load(key, callbacks))?;
-        let slot: &Slot = self.cache.get(key)?;
-        let made = run(&slot.pipeline, callbacks).map_err(|source| Error::pipeline(&device, text, source))?;
+        let key = callbacks.timed(crate::Stage::Load, |callbacks| self.load(wanted, callbacks))?;
+        let slot: &Slot = self.cache.get(&key)?;
+        let made = run(&slot.pipeline, callbacks).map_err(|source| Error::pipeline(&device, wanted.text, source))?;
         let Some(made) = made else {
             let reason = "is loaded for the other pipeline";
             return Err(Error::invalid("model", format!("{} {reason}", slot.model.id)));

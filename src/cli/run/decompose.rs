@@ -54,10 +54,11 @@ pub struct ModelFlags {
 }
 
 impl DecomposeArgs {
-    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+    pub fn run(mut self, global: &GlobalArgs) -> Result<(), Failure> {
         let mut flags = self.model.device.settings();
         flags.extend(text_flag("--model", "qwen_image.model_path", self.model.model.as_ref()));
-        let loaded = global.load(flags)?;
+        let mut loaded = global.load(flags)?;
+        self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
         let params = self.params.over(&self.sampling, &loaded.config.qwen_image);
         if are_many(&self.images) || self.export.is_some() {
             let Self { images, job: flags, export, .. } = self;

@@ -16,9 +16,10 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  acetate run edit out/scene/layer-02.png --instruction \"Make it green\" --out green"
-)]
+#[command(after_help = "\
+Examples:
+  acetate run edit out/scene/layer-02.png --instruction \"Make it green\" --out green
+  acetate run edit scene.png --instruction \"Make it ink\" --lora ink.safetensors=0.8 --out out/ink")]
 pub struct EditArgs {
     /// One to three pictures: the last one is edited, the others are references. A file, or job:ID:LAYER for a layer
     /// of an earlier job
@@ -43,10 +44,11 @@ pub struct EditArgs {
 }
 
 impl EditArgs {
-    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+    pub fn run(mut self, global: &GlobalArgs) -> Result<(), Failure> {
         let mut flags = self.device.settings();
         flags.extend(text_flag("--model", "qwen_image.edit_model_path", self.model.as_ref()));
-        let loaded = global.load(flags)?;
+        let mut loaded = global.load(flags)?;
+        self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
         let params = self.params.over(self.instruction, &self.sampling, &loaded.config.qwen_image);
         let inputs =
             Inputs::named(JobKind::Edit, self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?);

@@ -38,11 +38,12 @@ pub struct WorkflowArgs {
 }
 
 impl WorkflowArgs {
-    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+    pub fn run(mut self, global: &GlobalArgs) -> Result<(), Failure> {
         let mut flags = self.model.device.settings();
         flags.extend(text_flag("--model", "qwen_image.model_path", self.model.model.as_ref()));
         flags.extend(text_flag("--edit-model", "qwen_image.edit_model_path", self.edit_model.as_ref()));
-        let loaded = global.load(flags)?;
+        let mut loaded = global.load(flags)?;
+        self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
         let settings = &loaded.config.qwen_image;
         let params = self.params.over(&self.sampling, settings);
         let inputs = Inputs::named(JobKind::Workflow, vec![input(&self.image)?]);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::template::{Template, Values};
 use crate::{
     cli::dataset::Fields,
-    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest, expand_presets},
+    job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest, expand_presets, leave_lightning},
     store::{Stores, file_url},
 };
 
@@ -38,7 +38,13 @@ impl Defaults {
             expand_presets(params);
         }
         if message["kind"] == json!(self.kind) {
-            lay_under(&mut message, "params", self.params.clone())?;
+            let mut params = self.params.clone();
+            if let (Some(defaults), Some(asked)) =
+                (params.as_object_mut(), message.get("params").and_then(Value::as_object))
+            {
+                leave_lightning(defaults, asked);
+            }
+            lay_under(&mut message, "params", params)?;
         }
         if !message.contains_key("output") {
             let template = self

@@ -17,7 +17,7 @@ use crate::{
     },
     job::{
         BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version, expand_presets,
-        time_from_value,
+        leave_lightning, time_from_value,
     },
 };
 
@@ -146,6 +146,7 @@ fn with_defaults(api: &Api, kind: JobKind, mut asked: Map<String, Value>) -> Val
         JobKind::Workflow => json!(defaults.workflow()),
     };
     let mut params = known.as_object().cloned().unwrap_or_default();
+    leave_lightning(&mut params, &asked);
     for (name, value) in asked {
         match (params.get_mut(&name), value) {
             // Each part of a workflow has its own defaults.

@@ -70,6 +70,9 @@ pub struct UploadForm {
     step_cache: Option<u32>,
     #[schema(minimum = 0, maximum = 1)]
     cfg_until: Option<f64>,
+    /// LoRAs, as a JSON array such as `[{"name": "flat-colors", "strength": 0.8}]`.
+    #[schema(content_media_type = "application/json")]
+    loras: Option<String>,
     /// Any of the parameters, as a JSON object.
     #[schema(content_media_type = "application/json")]
     params: Option<String>,

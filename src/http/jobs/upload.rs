@@ -206,7 +206,7 @@ impl Texts {
                 let flag: bool = text.trim().parse().map_err(|_| wrong("true or false"))?;
                 self.params.insert(name.to_owned(), json!(flag));
             }
-            "edits" | "decompose" | "sigmas" => {
+            "edits" | "decompose" | "sigmas" | "loras" => {
                 self.params.insert(name.to_owned(), extract::parse_value(text.as_bytes())?);
             }
             "preset" | "sampler" if text.is_empty() => (),

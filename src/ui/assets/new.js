@@ -137,6 +137,7 @@ const PRESETS = {
   exact: 'Exact: as the model’s authors run it',
   balanced: 'Balanced: as good in less than half the time',
   fast: 'Fast: nearly as good in a quarter of the time',
+  lightning: 'Lightning: a LoRA for very few steps',
 };
 
 /** Chooses a preset; `steps()` is the field that shows its number of steps. Presets that the page does not know show by name. */
@@ -145,6 +146,10 @@ export function presetField(id, presets, defaults, steps) {
   const select = h('select', { id, name: 'preset', onchange: () => {
     const preset = presets.find(({ name }) => name === select.value);
     steps().value = preset?.steps ?? defaults.steps;
+    const { cfg_scale: guidance } = steps().form.elements;
+    // Only `lightning` changes guidance; the others need it.
+    const usual = defaults.preset === 'lightning' && preset ? 4 : defaults.cfg_scale;
+    guidance.value = preset?.cfg_scale ?? usual;
   } }, h('option', { value: '', selected: !defaults.preset }, 'The server’s default'), names);
   return field(id, 'Quality', 'How carefully to compute. Sets the number of steps.', select);
 }

@@ -10,6 +10,18 @@ pub enum HubError {
         "{text:?} is not the name of a model: {reason}; give a folder, or a hub id such as Qwen/Qwen-Image-Layered"
     )]
     Reference { text: String, reason: String },
+    #[error(
+        "{text:?} is not a LoRA: {reason}; give a .safetensors file, or one on the hub, such as \
+         ORG/NAME:FILE.safetensors, and its strength after =, such as style.safetensors=0.8"
+    )]
+    LoraReference { text: String, reason: String },
+    #[error("{id}@{revision} does not have this LoRA; name one of its files with {id}:FILE ({})", listed(found))]
+    NoLora {
+        id: String,
+        revision: String,
+        /// The .safetensors files that it has, or the first of them.
+        found: Vec<String>,
+    },
     #[error("{text:?} is not the name of a data set: {reason}; write hf://datasets/ORG/NAME")]
     DataSetReference { text: String, reason: String },
     #[error("{id}@{revision} has no files that were asked for; check the path behind the name")]
@@ -91,6 +103,10 @@ impl HubError {
 /// Explains why a name that may have been meant as a path is looked up on the hub.
 fn taken_for_id(id: &str) -> String {
     format!("there is no folder {id}, so it was used as a hub id")
+}
+
+fn listed(files: &[String]) -> String {
+    if files.is_empty() { "it has no .safetensors files".to_owned() } else { format!("it has {}", files.join(", ")) }
 }
 
 fn flag(small: Small) -> &'static str {

@@ -8,6 +8,8 @@ use super::reference::data_set;
 pub(super) const INDEX: &str = "model_index.json";
 const FOLDERS: [&str; 6] = ["scheduler", "transformer", "text_encoder", "vae", "tokenizer", "processor"];
 const ENDINGS: [&str; 4] = [".json", ".safetensors", ".txt", ".jinja"];
+/// How many names an error lists.
+const MOST_LISTED: usize = 10;
 const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"];
 
 /// Only the diffusers layout: no READMEs, no pictures, no pickles, no fp16 variants of the weights.
@@ -26,17 +28,26 @@ pub fn diffusers_files(path: &str) -> bool {
 /// The files to download.
 ///
 /// # Errors
-/// [`HubError::NoFiles`] if a data set has none of them; for models, [`HubError::NotAModel`] without a `model_index.json`; [`HubError::Pickle`] if a wanted folder has weights only as
+/// [`HubError::NoFiles`] or [`HubError::NoLora`] if there are none; for models, [`HubError::NotAModel`] without a `model_index.json`; [`HubError::Pickle`] if a wanted folder has weights only as
 /// pickle.
 pub(super) fn select<'a>(
     listing: &'a Listing,
     wanted: &dyn Fn(&str) -> bool,
     id: &str,
+    plain_files: bool,
 ) -> Result<Vec<&'a RemoteFile>, HubError> {
     let files: Vec<_> = listing.files.iter().filter(|file| wanted(&file.path)).collect();
-    if data_set(id).is_some() {
-        let none = || HubError::NoFiles { id: id.to_owned(), revision: listing.commit.clone() };
-        return if files.is_empty() { Err(none()) } else { Ok(files) };
+    if plain_files {
+        let (id, revision) = (id.to_owned(), listing.commit.clone());
+        return match (files.is_empty(), data_set(&id)) {
+            (false, _) => Ok(files),
+            (true, Some(_)) => Err(HubError::NoFiles { id, revision }),
+            (true, None) => {
+                let all = listing.files.iter().filter(|file| is_safe(&file.path)).take(MOST_LISTED);
+                let found = all.map(|file| file.path.clone()).collect();
+                Err(HubError::NoLora { id, revision, found })
+            }
+        };
     }
     let safe = |folder: &str| files.iter().any(|file| folder_of(&file.path) == folder && is_safe(&file.path));
     let any_safe = files.iter().any(|file| is_safe(&file.path));

@@ -20,6 +20,7 @@ mod hash;
 mod http;
 mod list;
 mod listing;
+mod lora;
 mod reference;
 mod retry;
 mod small;
@@ -31,6 +32,7 @@ pub use error::{HubError, human_bytes};
 pub use event::{DownloadEvent, Events};
 pub use filter::diffusers_files;
 pub use list::{CachedModel, CachedRevision, list, size_of};
+pub use lora::{LORA_STRENGTH, Lora, LoraSource, resolve_lora};
 pub use reference::{DataSetRef, ModelRef};
 pub use small::{Small, Surroundings};
 
@@ -70,7 +72,7 @@ pub fn resolve(
 ) -> Result<Snapshot, HubError> {
     let snapshot = match model {
         ModelRef::Folder(folder) => local_folder(folder)?,
-        ModelRef::Hub { id, revision } => from_hub(config, id, revision, wanted, events)?,
+        ModelRef::Hub { id, revision } => from_hub(config, id, revision, wanted, false, events)?,
         ModelRef::Small { which, around } => local_folder(&around.find(*which)?)?,
     };
     emit(events, DownloadEvent::Finished { folder: snapshot.folder.clone() })?;
@@ -110,7 +112,7 @@ pub fn resolve_data_set(
         path.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     let wanted = |file: &str| below(file) && wanted(file);
-    let snapshot = from_hub(config, &format!("datasets/{id}"), revision, &wanted, events)?;
+    let snapshot = from_hub(config, &format!("datasets/{id}"), revision, &wanted, true, events)?;
     emit(events, DownloadEvent::Finished { folder: snapshot.folder.clone() })?;
     Ok(snapshot)
 }
@@ -126,11 +128,13 @@ fn local_folder(folder: &Path) -> Result<Snapshot, HubError> {
     Ok(Snapshot { folder: folder.to_owned(), id: folder.display().to_string(), revision: None })
 }
 
+/// `plain_files`: it is not a checkpoint, so any of the wanted files will do.
 fn from_hub(
     config: &HubConfig,
     id: &str,
     revision: &str,
     wanted: &dyn Fn(&str) -> bool,
+    plain_files: bool,
     events: &mut Events<'_>,
 ) -> Result<Snapshot, HubError> {
     let cache = RepoCache::new(&config.cache_dir, id);
@@ -171,7 +175,7 @@ fn from_hub(
         (listing, _) => listing?,
     };
     download.retry = config.retry;
-    let files = filter::select(&listing, wanted, id)?;
+    let files = filter::select(&listing, wanted, id, plain_files)?;
     if !cache.is_complete(&listing.commit, wanted) {
         fetch(config, &mut download, &listing, &files, events)?;
     }

@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 
 use crate::{
     Callbacks, Error, Stage,
-    hub::{self, DownloadEvent, HubConfig, ModelRef},
+    hub::{self, DownloadEvent, Events, HubConfig, HubError, ModelRef},
 };
 
 pub(super) struct FoundCheckpoint {
@@ -17,6 +17,21 @@ pub(super) struct FoundCheckpoint {
 }
 
 pub(super) fn find(hub: &HubConfig, model: &ModelRef, callbacks: &mut Callbacks<'_>) -> Result<FoundCheckpoint, Error> {
+    let resolve = |events: &mut Events<'_>| hub::resolve(hub, model, &hub::diffusers_files, events);
+    let snapshot = with_progress(callbacks, resolve)?;
+    Ok(FoundCheckpoint {
+        folder: snapshot.folder,
+        id: snapshot.id,
+        revision: snapshot.revision,
+        default: matches!(model, ModelRef::Small { .. }),
+    })
+}
+
+/// Runs a lookup on the hub whose downloads are reported as progress.
+pub(super) fn with_progress<T>(
+    callbacks: &mut Callbacks<'_>,
+    run: impl FnOnce(&mut Events<'_>) -> Result<T, HubError>,
+) -> Result<T, Error> {
     callbacks.progress(Stage::Load, 0, 0);
     let mut total = 0;
     let mut done = 0;
@@ -37,15 +52,9 @@ pub(super) fn find(hub: &HubConfig, model: &ModelRef, callbacks: &mut Callbacks<
         callbacks.progress(Stage::Load, mebibytes(done), mebibytes(total));
         if callbacks.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let snapshot = hub::resolve(hub, model, &hub::diffusers_files, &mut on_event).map_err(|error| match error {
-        hub::HubError::Cancelled => Error::Cancelled,
+    run(&mut on_event).map_err(|error| match error {
+        HubError::Cancelled => Error::Cancelled,
         error => Error::Hub(error),
-    })?;
-    Ok(FoundCheckpoint {
-        folder: snapshot.folder,
-        id: snapshot.id,
-        revision: snapshot.revision,
-        default: matches!(model, ModelRef::Small { .. }),
     })
 }
 

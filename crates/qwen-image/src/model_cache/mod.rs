@@ -1,6 +1,7 @@
 //! Manages the models in memory: a checkpoint is found, measured, planned and loaded on first use, then kept in a slot.
 //! If a GPU cannot hold all models, those that are not needed move to host memory.
 
+mod adapters;
 mod device;
 mod find;
 mod host_memory;
@@ -19,16 +20,18 @@ use std::{
 
 use candle_core::Device;
 
+use self::{
+    adapters::AdapterFiles,
+    find::{find, mebibytes},
+    memory_plan::PlacementMode,
+    shared_text_encoder::same_text_encoder,
+};
 pub use self::{
+    adapters::ChosenLora,
     device::{ComputeDType, DeviceChoice, Devices, describe_device, foresee, open_device},
     limits::Limits,
     memory_plan::CpuOffload,
     slot::{LoadedModel, LoadedPipeline, Slot, SlotKey},
-};
-use self::{
-    find::{find, mebibytes},
-    memory_plan::PlacementMode,
-    shared_text_encoder::same_text_encoder,
 };
 use crate::{
     Callbacks, Error, Stage,
@@ -46,6 +49,7 @@ pub struct ModelCache {
     hub: HubConfig,
     conditioning: Conditioning,
     device: Option<Device>,
+    adapter_files: AdapterFiles,
     slots: BTreeMap<SlotKey, Slot>,
     /// The fastest mode that is still allowed; smaller after the device ran out of memory.
     fastest: PlacementMode,
@@ -64,6 +68,7 @@ impl ModelCache {
             hub,
             conditioning,
             device: None,
+            adapter_files: AdapterFiles::default(),
             slots: BTreeMap::new(),
             fastest: PlacementMode::Resident,
             uses: 0,
@@ -81,8 +86,9 @@ impl ModelCache {
         self.on_change = on_change;
     }
 
-    pub fn contains(&self, key: &SlotKey) -> bool {
-        self.slots.contains_key(key)
+    /// Whether a checkpoint is in memory, with any LoRAs.
+    pub fn has_base(&self, key: &SlotKey) -> bool {
+        self.slots.keys().any(|other| other.has_base_of(key))
     }
 
     /// Opens the device and runs its self-test; returns the device's description.
@@ -105,12 +111,18 @@ impl ModelCache {
         }
     }
 
-    /// Loads a checkpoint and makes room for its work.
-    pub fn load(&mut self, key: &SlotKey, callbacks: &mut Callbacks<'_>) -> Result<(), Error> {
+    /// Loads a checkpoint with these LoRAs, which its key has, too, and makes room for its work. If it is in memory
+    /// with others, only what they change is loaded.
+    pub fn load(&mut self, key: &SlotKey, loras: &[ChosenLora], callbacks: &mut Callbacks<'_>) -> Result<(), Error> {
         if self.slots.contains_key(key) {
             self.make_room_for(key)?;
+        } else if let Some(other) = self.slots.keys().find(|other| other.has_base_of(key)).cloned() {
+            self.make_room_for(&other)?;
+            let slot = self.change_loras(&other, key, loras, callbacks)?;
+            self.slots.insert(key.clone(), slot);
+            self.changed();
         } else {
-            let slot = self.read(key, callbacks)?;
+            let slot = self.read(key, loras, callbacks)?;
             if key.pipeline == PipelineKind::Layered {
                 self.share_text_encoder(&slot);
             }
@@ -181,9 +193,10 @@ impl ModelCache {
         Ok(device)
     }
 
-    fn read(&mut self, key: &SlotKey, callbacks: &mut Callbacks<'_>) -> Result<Slot, Error> {
+    fn read(&mut self, key: &SlotKey, loras: &[ChosenLora], callbacks: &mut Callbacks<'_>) -> Result<Slot, Error> {
         let device = self.device()?;
         let found = find(&self.hub, &key.checkpoint, callbacks)?;
+        let adapters = adapters::read(loras)?;
         let mut text_encoder = self.text_encoder_for(key.pipeline, &found.folder);
         let (bytes, plan) = match self.plan(key, &found, text_encoder.is_some(), &device) {
             // Neither the device nor the host can hold all models: the others are loaded again when needed.
@@ -209,6 +222,7 @@ impl ModelCache {
             fp8: key.dtype == ComputeDType::Fp8,
             text_encoder,
             conditioning: self.conditioning,
+            loras: &adapters,
         };
         let start = std::time::Instant::now();
         let pipeline = match key.pipeline {
@@ -221,7 +235,7 @@ impl ModelCache {
         }
         .map_err(|source| Error::model(id, &self.device_name(), source))?;
         tracing::info!(model = id, seconds = start.elapsed().as_secs_f64(), "loaded");
-        let model = LoadedModel::new(key.pipeline, &found, &pipeline.components().constants);
+        let model = LoadedModel::new(key.pipeline, &found, pipeline.components());
         Ok(Slot { pipeline, model, plan, bytes, folder: found.folder, used: 0 })
     }
 

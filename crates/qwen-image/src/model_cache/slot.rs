@@ -1,12 +1,16 @@
 //! A checkpoint in memory, and its key.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{device::ComputeDType, find::FoundCheckpoint, memory_plan::MemoryPlan};
 use crate::{
     hub::ModelRef,
-    models::text_encoder::{ImageProcessorBackend, TextPositions},
-    pipeline::{Components, Constants, PipelineKind, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
+    models::{
+        LoadResult,
+        lora::AppliedLora,
+        text_encoder::{ImageProcessorBackend, TextPositions},
+    },
+    pipeline::{Components, LoadOptions, PipelineKind, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
 };
 
 /// The key of a loaded model: everything that changes its weights.
@@ -15,13 +19,29 @@ pub struct SlotKey {
     pub pipeline: PipelineKind,
     /// The checkpoint's name as given.
     pub checkpoint: ModelRef,
-    /// Adapters merged into its weights, in order, each as its content's SHA-256 and its strength in 1/1000.
-    pub adapters: Vec<(String, i32)>,
+    /// The LoRAs in its weights, in order.
+    pub adapters: Vec<AdapterKey>,
     pub dtype: ComputeDType,
 }
 
+/// A LoRA in a model's weights.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdapterKey {
+    /// Of the file's content.
+    pub sha256: String,
+    /// The bits of the strength, which is exact.
+    pub strength: u64,
+}
+
+impl SlotKey {
+    /// Whether both are the same checkpoint, perhaps with other LoRAs.
+    pub fn has_base_of(&self, other: &Self) -> bool {
+        (self.pipeline, &self.checkpoint, self.dtype) == (other.pipeline, &other.checkpoint, other.dtype)
+    }
+}
+
 /// A model that was used in a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LoadedModel {
     pub pipeline: PipelineKind,
     /// The hub id or the folder.
@@ -34,10 +54,13 @@ pub struct LoadedModel {
     pub text_positions: Option<TextPositions>,
     /// How it resizes pictures for the text encoder.
     pub image_processor: ImageProcessorBackend,
+    /// The LoRAs in its weights, in the order in which they were added.
+    pub loras: Vec<AppliedLora>,
 }
 
 impl LoadedModel {
-    pub(super) fn new(pipeline: PipelineKind, found: &FoundCheckpoint, constants: &Constants) -> Self {
+    pub(super) fn new(pipeline: PipelineKind, found: &FoundCheckpoint, components: &Components) -> Self {
+        let Components { constants, loras, .. } = components;
         Self {
             pipeline,
             id: found.id.clone(),
@@ -45,6 +68,7 @@ impl LoadedModel {
             default: found.default,
             text_positions: (pipeline == PipelineKind::EditPlus).then_some(constants.text_positions),
             image_processor: constants.image_processor,
+            loras: loras.clone(),
         }
     }
 }
@@ -55,6 +79,14 @@ pub enum LoadedPipeline {
 }
 
 impl LoadedPipeline {
+    /// The same checkpoint with other LoRAs; see [`Components::with_loras`].
+    pub(super) fn with_loras(self, folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
+        match self {
+            Self::Layered(pipeline) => pipeline.with_loras(folder, options).map(Self::Layered),
+            Self::EditPlus(pipeline) => pipeline.with_loras(folder, options).map(Self::EditPlus),
+        }
+    }
+
     pub fn components(&self) -> &Components {
         match self {
             Self::Layered(pipeline) => pipeline.components(),

@@ -41,6 +41,11 @@ impl<const SETS: usize> BlockSwap<SETS> {
         Self { device: device.clone(), sets, buffer: Mutex::default() }
     }
 
+    /// The copies; the device's memory is freed.
+    pub fn into_sets(self) -> [Vec<HostWeights>; SETS] {
+        self.sets
+    }
+
     /// Starts a pass over the copies of a set. With `again`, the same set is expected next. If a pass is dropped early,
     /// the next one detects it.
     pub fn begin(&self, set: usize, again: bool) -> Result<SwapPass<'_>> {

@@ -3,6 +3,7 @@
 mod block_swap;
 mod check;
 mod files;
+pub mod lora;
 mod memory_estimate;
 mod offload;
 mod scheduler;
@@ -17,4 +18,4 @@ pub use files::checkpoint_bytes;
 pub use memory_estimate::{PartSize, Sizes, Workload, memory_estimate};
 pub use offload::{Entered, OffloadGroups, Offloadable};
 pub use scheduler::{Schedule, Scheduler};
-pub use weights::{LoadContext, LoadResult, ModelError, Overlays, Watch, Weights, read_json};
+pub use weights::{LoadContext, LoadResult, ModelError, Watch, Weights, read_json};

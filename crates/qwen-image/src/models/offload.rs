@@ -67,6 +67,12 @@ impl<T: OffloadGroups> Offloadable<T> {
         Ok(Entered(held))
     }
 
+    /// The model itself, if it is on the device and nothing else shares it.
+    pub fn into_model(self) -> Option<T> {
+        let held = Arc::into_inner(self.0)?.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (!held.away).then_some(held.model)
+    }
+
     /// The model for questions that need no weights.
     pub fn about<R>(&self, ask: impl FnOnce(&T) -> R) -> R {
         ask(&self.lock().model)

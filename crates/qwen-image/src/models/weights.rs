@@ -13,8 +13,11 @@ use std::{
 use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
 use serde::de::DeserializeOwned;
 
-use super::files::{find_files, read_header, sources};
-use crate::nn::{Linear, LowRank, RmsNorm, Uploader};
+use super::{
+    files::{find_files, read_header, sources},
+    lora::{LoraError, Overlays},
+};
+use crate::nn::{Linear, RmsNorm, Uploader};
 
 /// Why a checkpoint is unusable. Every variant names the file or tensor.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,8 @@ pub enum ModelError {
     WrongShape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("{}: {count} tensors that the model does not have, the first is `{name}`; is this another model's file?", path.display())]
     UnexpectedTensor { path: PathBuf, name: String, count: usize },
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     /// Loading was cancelled through the progress callback.
     #[error("cancelled while the model was loaded")]
     Cancelled,
@@ -113,10 +118,6 @@ impl TensorSource {
         }
     }
 }
-
-/// Changes to a component's weights as they are loaded: the name of each matrix, without `.weight`, and what is added
-/// to it in float32, in this order.
-pub type Overlays = BTreeMap<String, Vec<LowRank>>;
 
 struct Files<'a> {
     folder: PathBuf,
@@ -256,12 +257,18 @@ impl<'a> Weights<'a> {
     }
 
     pub fn linear(&self, in_features: usize, out_features: usize, bias: bool) -> Result<Linear, ModelError> {
-        let mut weight = self.get((out_features, in_features), "weight")?;
-        for change in self.files.overlays.get(&self.prefix).into_iter().flatten() {
-            weight = change.merge_into(&weight)?;
-        }
+        let weight = self.get_stored((out_features, in_features), "weight")?;
+        let weight = self.with_changes(weight)?.to_dtype(self.dtype())?;
         let bias = bias.then(|| self.get(out_features, "bias")).transpose()?;
         Ok(Linear::new(&weight, bias)?)
+    }
+
+    /// A layer's weight with all its changes, which are added in float32 and rounded once.
+    fn with_changes(&self, weight: Tensor) -> candle_core::Result<Tensor> {
+        let changes = self.files.overlays.of_layer(&self.prefix, self.device())?;
+        let Some((first, rest)) = changes.split_first() else { return Ok(weight) };
+        let first = first.merge_into(&weight.to_dtype(DType::F32)?)?;
+        rest.iter().try_fold(first, |weight, change| change.merge_into(&weight))
     }
 
     pub fn rms_norm(&self, size: usize, eps: f64) -> Result<RmsNorm, ModelError> {

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::models::{
     LoadContext, LoadResult, ModelError, OffloadGroups, Offloadable, Scheduler,
+    lora::{Adapter, AppliedLora, Overlays},
     text_encoder::TextEncoder,
     transformer::Transformer,
     vae::{Tiling, Vae},
@@ -26,6 +27,8 @@ pub struct Components {
     pub vae: Offloadable<Vae>,
     pub device: Device,
     pub dtype: DType,
+    /// The LoRAs in the transformer.
+    pub loras: Vec<AppliedLora>,
 }
 
 /// The options for loading a checkpoint.
@@ -38,22 +41,26 @@ pub struct LoadOptions<'a> {
     /// The text encoder of another checkpoint that has the same one.
     pub text_encoder: Option<Offloadable<TextEncoder>>,
     pub conditioning: Conditioning,
+    /// Merged into the transformer, in this order.
+    pub loras: &'a [Adapter],
 }
 
 impl<'a> LoadOptions<'a> {
     /// Everything stays on the device.
     pub fn new(context: LoadContext<'a>) -> Self {
         let conditioning = Conditioning::default();
-        Self { context, placement: Placement::KEPT, fp8: false, text_encoder: None, conditioning }
+        Self { context, placement: Placement::KEPT, fp8: false, text_encoder: None, conditioning, loras: &[] }
     }
 }
 
 impl Components {
     /// Loads a folder in diffusers' layout for this pipeline.
     pub fn load(folder: &Path, pipeline: PipelineKind, options: LoadOptions<'_>) -> LoadResult<Self> {
-        let LoadOptions { context, placement, fp8, text_encoder, conditioning } = options;
+        let LoadOptions { context, placement, fp8, text_encoder, conditioning, loras } = options;
         let constants = Constants::load(folder, pipeline, conditioning)?;
         let scheduler = Scheduler::load(&folder.join("scheduler"))?;
+        // Before anything large is read.
+        overlays(folder, loras)?;
         let text_encoder = match text_encoder {
             Some(shared) => shared,
             None => {
@@ -63,15 +70,25 @@ impl Components {
                 part(encoder, placement.text_encoder, context.device)?
             }
         };
-        let transformer =
-            Transformer::load_with(&folder.join("transformer"), context, placement.transformer.blocks, fp8)?;
-        let transformer = part(transformer, placement.transformer, context.device)?;
+        let (transformer, loras) = transformer(folder, context, placement.transformer, fp8, loras, None)?;
         let vae =
             part(Vae::load_with(&folder.join("vae"), context, Tiling::default())?, placement.vae, context.device)?;
         let (device, dtype) = (context.device.clone(), context.dtype);
-        let components = Self { constants, scheduler, text_encoder, transformer, vae, device, dtype };
+        let components = Self { constants, scheduler, text_encoder, transformer, vae, device, dtype, loras };
         components.check(folder, pipeline)?;
         Ok(components)
+    }
+
+    /// Changes the LoRAs: reloads what they change of the transformer and keeps everything else. The options are those
+    /// with which it was loaded, except for the LoRAs.
+    ///
+    /// # Errors
+    /// If a LoRA does not fit, or loading fails; the old parts are lost then.
+    pub fn with_loras(self, folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
+        let LoadOptions { context, placement, fp8, loras, .. } = options;
+        let old = self.transformer.into_model();
+        let (transformer, loras) = transformer(folder, context, placement.transformer, fp8, loras, old)?;
+        Ok(Self { transformer, loras, ..self })
     }
 
     /// How to compute the branches of a step with the weights' current placement.
@@ -132,6 +149,28 @@ impl Components {
         }
         Ok(())
     }
+}
+
+/// What these LoRAs change of the checkpoint's transformer.
+///
+/// # Errors
+/// If one of them does not fit it.
+pub(crate) fn overlays(folder: &Path, loras: &[Adapter]) -> LoadResult<Overlays> {
+    Ok(Overlays::of(loras, &Transformer::linears(&folder.join("transformer"))?)?)
+}
+
+fn transformer(
+    folder: &Path,
+    context: LoadContext<'_>,
+    place: ComponentPlacement,
+    fp8: bool,
+    loras: &[Adapter],
+    old: Option<Transformer>,
+) -> LoadResult<(Offloadable<Transformer>, Vec<AppliedLora>)> {
+    let overlays = overlays(folder, loras)?;
+    let context = LoadContext { overlays: &overlays, ..context };
+    let loaded = Transformer::load_reusing(&folder.join("transformer"), context, place.blocks, fp8, old)?;
+    Ok((part(loaded, place, context.device)?, overlays.applied().to_vec()))
 }
 
 fn part<T: OffloadGroups>(model: T, place: ComponentPlacement, device: &Device) -> LoadResult<Offloadable<T>> {

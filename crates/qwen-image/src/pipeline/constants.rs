@@ -1,6 +1,6 @@
 //! Constants from the reference's Python code, and the small file that can override them.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use serde::Deserialize;
 
@@ -61,6 +61,12 @@ pub struct Conditioning {
 /// The maximum length of a prompt, in tokens after the template; the rest is cut off, as in the reference.
 pub const MAX_PROMPT_TOKENS: usize = 1024;
 
+const OVERRIDES: &str = "acetate.json";
+
+fn is_plain(part: Component<'_>) -> bool {
+    matches!(part, Component::Normal(_))
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Overrides {
@@ -72,6 +78,8 @@ struct Overrides {
     caption_max_new_tokens: Option<usize>,
     text_positions: Option<TextPositions>,
     image_processor: Option<ImageProcessorBackend>,
+    /// The file of the checkpoint's own LoRA for few steps.
+    lightning: Option<String>,
     note: Option<String>,
 }
 
@@ -95,7 +103,7 @@ impl Constants {
                 format!("is a {found}, but this needs a {}; is it the other of the two models?", pipeline.class_name()),
             ));
         }
-        let path = folder.join("acetate.json");
+        let path = folder.join(OVERRIDES);
         let given = if path.is_file() { read_json(&path)? } else { Overrides::default() };
         let defaults = Self::of(pipeline);
         let constants = Self {
@@ -125,6 +133,18 @@ impl Constants {
             return Err(ModelError::invalid(path, "areas are between 1024 and 16777216 square pixels"));
         }
         Ok(constants)
+    }
+
+    /// The checkpoint's own LoRA for few steps, as a path in its folder.
+    pub fn lightning(folder: &Path) -> LoadResult<Option<String>> {
+        let path = folder.join(OVERRIDES);
+        let given = if path.is_file() { read_json(&path)? } else { Overrides::default() };
+        match given.lightning {
+            Some(file) if file.is_empty() || Path::new(&file).components().any(|part| !is_plain(part)) => {
+                Err(ModelError::invalid(path, "`lightning` is the path of a file in this folder"))
+            }
+            lightning => Ok(lightning),
+        }
     }
 
     fn of(pipeline: PipelineKind) -> Self {

@@ -43,6 +43,11 @@ impl QwenImageEditPlusPipeline {
         &self.0
     }
 
+    /// The same with other LoRAs; see [`Components::with_loras`].
+    pub fn with_loras(self, folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
+        self.0.with_loras(folder, options).map(Self)
+    }
+
     pub(crate) fn components_mut(&mut self) -> &mut Components {
         &mut self.0
     }

@@ -13,6 +13,7 @@ mod guidance;
 mod image_tensor;
 mod latents;
 mod layered;
+mod lightning;
 mod noise;
 mod options;
 mod placement;
@@ -24,6 +25,7 @@ mod sizes;
 mod step_cache;
 
 pub use callbacks::{Callbacks, Stage, StageTiming};
+pub(crate) use components::overlays;
 pub use components::{Components, LoadOptions};
 pub use constants::{Conditioning, Constants, PipelineKind};
 pub use denoise::Denoise;
@@ -31,13 +33,14 @@ pub use edit_plus::QwenImageEditPlusPipeline;
 pub use error::PipelineError;
 pub use guidance::{BranchOrder, Guidance};
 pub use layered::QwenImageLayeredPipeline;
+pub(crate) use lightning::lightning_lora;
 pub use noise::randn;
 pub use options::{
     CFG_SCALE, CFG_UNTIL, Caption, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput, LAYERS,
     NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
 };
 pub use placement::{ComponentPlacement, Placement};
-pub use preset::{Preset, PresetValues};
+pub use preset::{LIGHTNING_STEPS, Preset, PresetValues};
 pub use sampler::{Sampler, Solver};
 pub use sampling::{SamplingPlan, SamplingRecord};
 pub use sizes::sizes;

@@ -9,6 +9,7 @@ use super::{
     sampler::Sampler,
     sampling::{Sampling, SamplingRecord},
 };
+use crate::hub::{LORA_STRENGTH, Lora};
 
 /// The number of layers that a decompose may request; a checkpoint may be trained for fewer.
 pub const LAYERS: RangeInclusive<u32> = 2..=10;
@@ -54,6 +55,11 @@ pub struct DecomposeOptions {
     /// Seed of the initial noise, as for `torch.Generator("cpu").manual_seed`. None: a random one, which is in the
     /// output.
     pub seed: Option<u64>,
+    /// The LoRAs of this call, in the order in which they are added. None: those of the pipeline.
+    pub loras: Option<Vec<Lora>>,
+    /// Adds the checkpoint's Lightning LoRA for so many steps, unless there is one among the others
+    /// ([`Preset::Lightning`](super::Preset::Lightning)).
+    pub lightning: Option<u32>,
 }
 
 impl Default for DecomposeOptions {
@@ -71,6 +77,8 @@ impl Default for DecomposeOptions {
             cfg_until: 1.0,
             cfg_normalize: true,
             seed: None,
+            loras: None,
+            lightning: None,
         }
     }
 }
@@ -91,8 +99,17 @@ impl DecomposeOptions {
                 format!("{resolution} is not a multiple of 32 from 32 to 4096; the full model supports 640 and 1024");
             return Err(PipelineError::invalid("resolution", reason));
         }
+        check_loras(self.loras.as_deref())?;
         Sampling::from(self).check()
     }
+}
+
+fn check_loras(loras: Option<&[Lora]>) -> Result<()> {
+    let wrong = loras.into_iter().flatten().find(|lora| !LORA_STRENGTH.contains(&lora.strength));
+    wrong.map_or(Ok(()), |Lora { source, strength }| {
+        let reason = format!("{source}: the strength {strength} is not a number from -100 to 100");
+        Err(PipelineError::invalid("loras", reason))
+    })
 }
 
 /// The size of an edited picture.
@@ -127,6 +144,11 @@ pub struct EditOptions {
     /// Seed of the initial noise, as for `torch.Generator("cpu").manual_seed`. None: a random one, which is in the
     /// output.
     pub seed: Option<u64>,
+    /// The LoRAs of this call, in the order in which they are added. None: those of the pipeline.
+    pub loras: Option<Vec<Lora>>,
+    /// Adds the checkpoint's Lightning LoRA for so many steps, unless there is one among the others
+    /// ([`Preset::Lightning`](super::Preset::Lightning)).
+    pub lightning: Option<u32>,
 }
 
 impl Default for EditOptions {
@@ -140,6 +162,8 @@ impl Default for EditOptions {
             step_cache,
             cfg_until,
             seed,
+            loras,
+            lightning,
             ..
         } = DecomposeOptions::default();
         let output_size = OutputSize::default();
@@ -153,6 +177,8 @@ impl Default for EditOptions {
             step_cache,
             cfg_until,
             seed,
+            loras,
+            lightning,
         }
     }
 }
@@ -163,6 +189,7 @@ impl EditOptions {
     /// # Errors
     /// [`PipelineError::Invalid`] with the first field that is out of bounds.
     pub fn check(&self) -> Result<()> {
+        check_loras(self.loras.as_deref())?;
         Sampling::from(self).check()
     }
 }

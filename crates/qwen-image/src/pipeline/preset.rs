@@ -16,6 +16,8 @@ pub enum Preset {
     Balanced,
     /// Second order, 12 steps, 24 passes.
     Fast,
+    /// A LoRA for few steps without guidance: 4 or 8 passes.
+    Lightning,
 }
 
 /// What a preset stands for.
@@ -25,28 +27,50 @@ pub struct PresetValues {
     pub num_inference_steps: u32,
     pub step_cache: u32,
     pub cfg_until: f64,
+    /// None: the preset leaves it as it is.
+    pub cfg_scale: Option<f64>,
 }
 
+/// The steps of [`Preset::Lightning`] if neither the user nor a LoRA's name says.
+pub const LIGHTNING_STEPS: u32 = 4;
+
 impl Preset {
-    pub const ALL: [Self; 3] = [Self::Exact, Self::Balanced, Self::Fast];
+    pub const ALL: [Self; 4] = [Self::Exact, Self::Balanced, Self::Fast, Self::Lightning];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exact => "exact",
             Self::Balanced => "balanced",
             Self::Fast => "fast",
+            Self::Lightning => "lightning",
         }
     }
 
     pub fn values(self) -> PresetValues {
         let DecomposeOptions { num_inference_steps, step_cache, cfg_until, .. } = DecomposeOptions::default();
-        let exact = PresetValues { sampler: Sampler::Euler, num_inference_steps, step_cache, cfg_until };
+        let exact =
+            PresetValues { sampler: Sampler::Euler, num_inference_steps, step_cache, cfg_until, cfg_scale: None };
         match self {
             Self::Exact => exact,
             Self::Balanced => PresetValues { sampler: Sampler::Abm2, num_inference_steps: 20, ..exact },
             Self::Fast => PresetValues { sampler: Sampler::Abm2, num_inference_steps: 12, ..exact },
+            Self::Lightning => {
+                PresetValues { num_inference_steps: LIGHTNING_STEPS, cfg_scale: Some(1.0), step_cache: 0, ..exact }
+            }
         }
     }
+
+    /// The noise levels of this preset, one more than there are steps; none if they are the checkpoint's own.
+    pub fn sigmas(self, steps: u32) -> Option<Vec<f64>> {
+        (self == Self::Lightning).then(|| lightning_sigmas(steps))
+    }
+}
+
+/// The noise levels for which the Lightning LoRAs were made: evenly spaced from 1, shifted by `base_shift = max_shift =
+/// ln 3` whatever the size, and not stretched to a terminal level (`generate_with_diffusers.py` of Qwen-Image-Lightning).
+fn lightning_sigmas(steps: u32) -> Vec<f64> {
+    let even = (0..steps).map(|step| 1.0 - f64::from(step) / f64::from(steps));
+    even.map(|sigma| 3.0 * sigma / (1.0 + 2.0 * sigma)).chain([0.0]).collect()
 }
 
 impl FromStr for Preset {
@@ -56,6 +80,6 @@ impl FromStr for Preset {
         Self::ALL
             .into_iter()
             .find(|preset| preset.as_str() == name)
-            .ok_or_else(|| format!("`{name}` is not a preset: `exact`, `balanced` or `fast`"))
+            .ok_or_else(|| format!("`{name}` is not a preset: `exact`, `balanced`, `fast` or `lightning`"))
     }
 }

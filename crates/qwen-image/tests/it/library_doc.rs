@@ -13,7 +13,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use qwen_image::{Callbacks, Conditioning, DecomposeOptions, EditOptions, Error, ImageProcessorBackend, TextPositions};
+use qwen_image::{
+    Callbacks, Conditioning, DecomposeOptions, EditInputs, EditOptions, Error, ImageProcessorBackend, Lora,
+    TextPositions,
+};
 
 fn load() -> Result<(), Box<dyn StdError>> {
     use qwen_image::{CpuOffload, DeviceChoice, Limits, PipelineOptions, QwenImagePipeline};
@@ -92,6 +95,14 @@ fn load() -> Result<(), Box<dyn StdError>> {
         .on_step_end(|step, latents| Ok(()));
     let (output, used) = pipe.decompose_with(&input_image, &options, &mut callbacks)?;
     println!("{} on {}, {:?}", used.model.id, used.device, callbacks.timings());
+
+    let inputs = EditInputs { image: &layer, references: &[] };
+    let options = EditOptions {
+        loras: Some(vec![Lora::parse("ink.safetensors=0.8")?, Lora::parse("ORG/NAME:FILE.safetensors")?]),
+        ..EditOptions::default()
+    };
+    let (edited, used) = pipe.edit_with(inputs, "Make it an ink drawing", &options, &mut callbacks)?;
+    println!("{:?}", used.model.loras);
     Ok(())
 }
 

@@ -42,6 +42,8 @@ class AsyncClient(AsyncService):
         cfg_normalize: bool | None = None,
         seed: int | None = None,
         negative_prompt: str | None = None,
+        preset: str | None = None,
+        loras: Sequence[Mapping[str, object]] | None = None,
         layer_num: int | None = None,
         num_inference_steps: int | None = None,
         labels: Mapping[str, str] | None = None,
@@ -65,6 +67,8 @@ class AsyncClient(AsyncService):
             cfg_normalize: whether the guided prediction is rescaled to the norm of the unguided one.
             seed: the seed of the noise, for a result that you can repeat.
             negative_prompt: what the picture should not show.
+            preset: `exact`, `balanced`, `fast` or `lightning`.
+            loras: LoRAs that the server allows: `[{"name": "ink", "strength": 0.8}]`.
             layer_num: the reference's name for `layers`.
             num_inference_steps: the reference's name for `steps`.
             labels: your own key-value pairs, stored with the job.
@@ -96,6 +100,8 @@ class AsyncClient(AsyncService):
             cfg_normalize=cfg_normalize,
             seed=seed,
             negative_prompt=negative_prompt,
+            preset=preset,
+            loras=loras,
             layer_num=layer_num,
             num_inference_steps=num_inference_steps,
         )
@@ -114,6 +120,8 @@ class AsyncClient(AsyncService):
         cfg_scale: float | None = None,
         seed: int | None = None,
         negative_prompt: str | None = None,
+        preset: str | None = None,
+        loras: Sequence[Mapping[str, object]] | None = None,
         num_inference_steps: int | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
@@ -134,6 +142,8 @@ class AsyncClient(AsyncService):
             cfg_scale: guidance; 1 is off.
             seed: the seed of the noise, for a result that you can repeat.
             negative_prompt: what the picture should not show.
+            preset: `exact`, `balanced`, `fast` or `lightning`.
+            loras: LoRAs that the server allows: `[{"name": "ink", "strength": 0.8}]`.
             num_inference_steps: the reference's name for `steps`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
@@ -155,6 +165,8 @@ class AsyncClient(AsyncService):
             cfg_scale=cfg_scale,
             seed=seed,
             negative_prompt=negative_prompt,
+            preset=preset,
+            loras=loras,
             num_inference_steps=num_inference_steps,
             labels=labels,
             priority=priority,
@@ -174,6 +186,8 @@ class AsyncClient(AsyncService):
         cfg_scale: float | None = None,
         seed: int | None = None,
         negative_prompt: str | None = None,
+        preset: str | None = None,
+        loras: Sequence[Mapping[str, object]] | None = None,
         num_inference_steps: int | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
@@ -192,6 +206,8 @@ class AsyncClient(AsyncService):
             cfg_scale: guidance; 1 is off.
             seed: the seed of the noise, for a result that you can repeat.
             negative_prompt: what the picture should not show.
+            preset: `exact`, `balanced`, `fast` or `lightning`.
+            loras: LoRAs that the server allows: `[{"name": "ink", "strength": 0.8}]`.
             num_inference_steps: the reference's name for `steps`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
@@ -217,6 +233,8 @@ class AsyncClient(AsyncService):
             cfg_scale=cfg_scale,
             seed=seed,
             negative_prompt=negative_prompt,
+            preset=preset,
+            loras=loras,
             num_inference_steps=num_inference_steps,
         )
         return _expect(

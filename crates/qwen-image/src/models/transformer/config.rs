@@ -4,7 +4,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::models::{LoadResult, ModelError};
+use crate::models::{LoadResult, ModelError, lora::Modules, read_json};
+
+/// Channels of the timestep's sinusoids.
+pub const TIME_CHANNELS: usize = 256;
 
 /// Names and defaults as in diffusers.
 #[derive(Debug, Clone, Deserialize)]
@@ -51,6 +54,41 @@ impl Config {
     /// Width of the output: a patch of `patch_size` squared latent pixels.
     pub fn patch_channels(&self) -> usize {
         self.patch_size * self.patch_size * self.out_channels.unwrap_or(self.in_channels)
+    }
+
+    /// Reads and checks the file in a component's folder.
+    pub fn read(folder: &Path) -> LoadResult<Self> {
+        let path = folder.join("config.json");
+        let config: Self = read_json(&path)?;
+        config.check(&path)?;
+        Ok(config)
+    }
+
+    /// All linear layers, which are what a LoRA may change.
+    pub fn linears(&self) -> Modules {
+        let dim = self.inner_dim();
+        let mut all = Modules::new();
+        let mut add = |name: String, outputs: usize, inputs: usize| {
+            all.insert(name, (outputs, inputs));
+        };
+        for block in 0..self.num_layers {
+            let at = format!("transformer_blocks.{block}");
+            for name in ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"] {
+                add(format!("{at}.attn.{name}"), dim, dim);
+            }
+            for stream in ["img", "txt"] {
+                add(format!("{at}.{stream}_mod.1"), 6 * dim, dim);
+                add(format!("{at}.{stream}_mlp.net.0.proj"), 4 * dim, dim);
+                add(format!("{at}.{stream}_mlp.net.2"), dim, 4 * dim);
+            }
+        }
+        add("img_in".to_owned(), dim, self.in_channels);
+        add("txt_in".to_owned(), dim, self.joint_attention_dim);
+        add("time_text_embed.timestep_embedder.linear_1".to_owned(), dim, TIME_CHANNELS);
+        add("time_text_embed.timestep_embedder.linear_2".to_owned(), dim, dim);
+        add("norm_out.linear".to_owned(), 2 * dim, dim);
+        add("proj_out".to_owned(), self.patch_channels(), dim);
+        all
     }
 
     pub fn check(&self, path: &Path) -> LoadResult<()> {

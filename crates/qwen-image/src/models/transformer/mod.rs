@@ -4,6 +4,7 @@ mod block;
 pub(super) mod config;
 mod modulation_cache;
 mod pass;
+mod reuse;
 mod rope;
 mod time;
 
@@ -14,10 +15,13 @@ use candle_core::{DType, Device, Result, Tensor};
 use self::{
     block::{Block, Body, Modulations},
     config::Config,
+    reuse::Reusable,
     time::TimeEmbedding,
 };
 use super::{
-    BlockPlacement, LoadContext, LoadResult, OffloadGroups, Weights, block_swap::BlockSwap, weights::read_json,
+    BlockPlacement, LoadContext, LoadResult, OffloadGroups, Weights,
+    block_swap::BlockSwap,
+    lora::{Modules, OverlayIdentity},
 };
 use crate::nn::{HostWeights, Linear, RmsNorm, Tensors, release, tensors_of};
 
@@ -36,6 +40,8 @@ pub struct Transformer {
     /// How many blocks are resident; they come first.
     resident: usize,
     streamed: Option<BlockSwap<SETS>>,
+    /// The LoRAs in its weights.
+    overlays: OverlayIdentity,
 }
 
 /// The weights before and after the blocks.
@@ -50,6 +56,24 @@ struct Ends {
 }
 
 tensors_of!(Ends: time, txt_norm, txt_in, img_in, norm_out, proj_out);
+
+/// The checkpoint's names of these, and of the blocks.
+const ENDS: [&str; 6] = ["time_text_embed", "txt_norm", "txt_in", "img_in", "norm_out", "proj_out"];
+const BLOCKS: &str = "transformer_blocks";
+
+impl Ends {
+    fn load(w: &Weights<'_>, config: &Config) -> LoadResult<Self> {
+        let dim = config.inner_dim();
+        Ok(Self {
+            time: TimeEmbedding::load(&w.pp("time_text_embed"), dim, config.use_additional_t_cond)?,
+            txt_norm: w.pp("txt_norm").rms_norm(config.joint_attention_dim, 1e-6)?,
+            txt_in: w.pp("txt_in").linear(config.joint_attention_dim, dim, true)?,
+            img_in: w.pp("img_in").linear(config.in_channels, dim, true)?,
+            norm_out: w.pp("norm_out.linear").linear(dim, 2 * dim, true)?,
+            proj_out: w.pp("proj_out").linear(dim, config.patch_channels(), true)?,
+        })
+    }
+}
 
 /// The sets of copies of a streamed block. Modulations are needed once per timestep and can be computed before the
 /// first step, so a third of the weights is not transferred in every step.
@@ -77,17 +101,38 @@ impl Transformer {
     /// # Errors
     /// Also with `fp8` on a device that does not support it.
     pub fn load_with(folder: &Path, loading: LoadContext<'_>, place: BlockPlacement, fp8: bool) -> LoadResult<Self> {
-        let path = folder.join("config.json");
-        let config: Config = read_json(&path)?;
-        config.check(&path)?;
-        let w = Weights::open(folder, loading)?;
-        let dim = config.inner_dim();
+        Self::load_reusing(folder, loading, place, fp8, None)
+    }
+
+    /// The same, but takes over what the LoRAs do not change from `old`: this transformer with other LoRAs, loaded in
+    /// the same way. What they do change is freed before it is loaded again.
+    ///
+    /// # Errors
+    /// Like [`Self::load_with`].
+    pub fn load_reusing(
+        folder: &Path,
+        loading: LoadContext<'_>,
+        place: BlockPlacement,
+        fp8: bool,
+        old: Option<Self>,
+    ) -> LoadResult<Self> {
+        let config = Config::read(folder)?;
         let resident = place.resident(config.num_layers);
+        let overlays = loading.overlays.identity();
+        let mut old = Reusable::of(old, &overlays, resident);
+        let w = Weights::open(folder, loading)?;
         let mut sets = [Vec::new(), Vec::new()];
         let mut blocks = Vec::with_capacity(config.num_layers);
         for index in 0..config.num_layers {
+            let w = w.pp(BLOCKS).pp(index);
+            if let Some((block, copies)) = old.block(index) {
+                w.skip("");
+                sets.iter_mut().zip(copies.into_iter().flatten()).for_each(|(set, copy)| set.push(copy));
+                blocks.push(block);
+                continue;
+            }
             let last = index + 1 == config.num_layers;
-            let mut block = Block::load(&w.pp("transformer_blocks").pp(index), &config, last)?;
+            let mut block = Block::load(&w, &config, last)?;
             if fp8 {
                 block = block.into_fp8()?;
             }
@@ -98,17 +143,32 @@ impl Transformer {
             }
             blocks.push(block);
         }
-        let ends = Ends {
-            time: TimeEmbedding::load(&w.pp("time_text_embed"), dim, config.use_additional_t_cond)?,
-            txt_norm: w.pp("txt_norm").rms_norm(config.joint_attention_dim, 1e-6)?,
-            txt_in: w.pp("txt_in").linear(config.joint_attention_dim, dim, true)?,
-            img_in: w.pp("img_in").linear(config.in_channels, dim, true)?,
-            norm_out: w.pp("norm_out.linear").linear(dim, 2 * dim, true)?,
-            proj_out: w.pp("proj_out").linear(dim, config.patch_channels(), true)?,
+        let ends = match old.ends() {
+            Some(ends) => {
+                ENDS.iter().for_each(|name| w.skip(name));
+                ends
+            }
+            None => Ends::load(&w, &config)?,
         };
         w.finish()?;
         let streamed = (resident < blocks.len()).then(|| BlockSwap::new(sets, loading.device));
-        Ok(Self { config, ends, blocks, resident, streamed })
+        Ok(Self { config, ends, blocks, resident, streamed, overlays })
+    }
+
+    /// The layers of the transformer in this folder that LoRAs may change.
+    ///
+    /// # Errors
+    /// If its `config.json` is not valid.
+    pub fn linears(folder: &Path) -> LoadResult<Modules> {
+        Ok(Config::read(folder)?.linears())
+    }
+
+    /// Whether the transformer in this folder treats the first frame separately, as Qwen-Image-Edit-2511's does.
+    ///
+    /// # Errors
+    /// If its `config.json` is not valid.
+    pub fn has_zero_cond_t(folder: &Path) -> LoadResult<bool> {
+        Ok(Config::read(folder)?.zero_cond_t)
     }
 
     /// Channels of a packed latent patch, four times those of the VAE's latents.

@@ -2,13 +2,11 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::config::TIME_CHANNELS as CHANNELS;
 use crate::{
     models::{LoadResult, Weights},
     nn::{self, Linear, tensors_of},
 };
-
-/// Channels of the sinusoids.
-const CHANNELS: usize = 256;
 
 #[derive(Debug)]
 pub struct TimeEmbedding {

@@ -5,6 +5,7 @@ mod server;
 mod cache;
 mod data_sets;
 mod faults;
+mod loras;
 mod names;
 mod pull;
 
@@ -125,6 +126,8 @@ fn token(text: &str) -> Option<Token> {
 fn kind(error: &HubError) -> &'static str {
     match error {
         HubError::Reference { .. }
+        | HubError::LoraReference { .. }
+        | HubError::NoLora { .. }
         | HubError::Folder { .. }
         | HubError::NoSmallModel { .. }
         | HubError::NoCacheFolder { .. }

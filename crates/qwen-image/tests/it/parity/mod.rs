@@ -6,6 +6,7 @@ pub mod bars;
 mod broken_checkpoints;
 #[cfg(feature = "cuda")]
 mod gpu_memory;
+mod loras;
 mod noise;
 mod offload;
 mod pipelines;

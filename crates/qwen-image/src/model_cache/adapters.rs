@@ -1,0 +1,148 @@
+//! The LoRAs of a call: found, hashed, and changed in a model that is in memory.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use super::{
+    ModelCache, Slot, SlotKey,
+    find::{find, with_progress},
+    slot::AdapterKey,
+    watch,
+};
+use crate::{
+    Callbacks, ComputeDType, Error,
+    hub::{self, Lora, LoraSource},
+    models::{
+        LoadContext,
+        lora::{Adapter, LoraError, LoraFile},
+    },
+    pipeline::{LoadOptions, Placement, overlays},
+};
+
+/// A LoRA that was found, with its content's hash.
+#[derive(Debug, Clone)]
+pub struct ChosenLora {
+    name: String,
+    path: PathBuf,
+    sha256: String,
+    strength: f64,
+    /// If it was read only now, to be hashed.
+    file: Option<Arc<LoraFile>>,
+}
+
+/// What is known of files, so that a job whose LoRAs are in memory reads none of them.
+#[derive(Debug, Default)]
+pub struct AdapterFiles {
+    /// The hub's files are looked up once in the life of the process, like the models.
+    found: HashMap<LoraSource, PathBuf>,
+    hashes: HashMap<PathBuf, (Stamp, String)>,
+}
+
+/// Changes when a file is replaced or rewritten.
+type Stamp = (u64, Option<SystemTime>);
+
+impl ModelCache {
+    /// The slot of a checkpoint with LoRAs. Those with the strength 0 are left out.
+    pub fn with_loras(
+        &mut self,
+        base: &SlotKey,
+        loras: &[Lora],
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<(SlotKey, Vec<ChosenLora>), Error> {
+        let applied = loras.iter().filter(|lora| lora.strength != 0.0);
+        let chosen = applied.map(|lora| self.choose(lora, callbacks)).collect::<Result<Vec<_>, _>>()?;
+        let key = |lora: &ChosenLora| AdapterKey { sha256: lora.sha256.clone(), strength: lora.strength.to_bits() };
+        Ok((SlotKey { adapters: chosen.iter().map(key).collect(), ..base.clone() }, chosen))
+    }
+
+    /// The folder of a checkpoint; it is downloaded if needed, but not loaded.
+    pub fn folder_of(&self, base: &SlotKey, callbacks: &mut Callbacks<'_>) -> Result<PathBuf, Error> {
+        match self.slots.iter().find(|(key, _)| key.has_base_of(base)) {
+            Some((_, slot)) => Ok(slot.folder.clone()),
+            None => Ok(find(&self.hub, &base.checkpoint, callbacks)?.folder),
+        }
+    }
+
+    fn choose(&mut self, Lora { source, strength }: &Lora, callbacks: &mut Callbacks<'_>) -> Result<ChosenLora, Error> {
+        let path = match self.adapter_files.found.get(source) {
+            Some(path) => path.clone(),
+            None => {
+                let path = with_progress(callbacks, |events| hub::resolve_lora(&self.hub, source, events))?;
+                if matches!(source, LoraSource::Hub { .. }) {
+                    self.adapter_files.found.insert(source.clone(), path.clone());
+                }
+                path
+            }
+        };
+        let stamp = stamp(&path)?;
+        let known = self.adapter_files.hashes.get(&path).filter(|(known, _)| *known == stamp);
+        let (sha256, file) = match known {
+            Some((_, sha256)) => (sha256.clone(), None),
+            None => {
+                let file = LoraFile::read(&path)?;
+                let sha256 = file.sha256().to_owned();
+                self.adapter_files.hashes.insert(path.clone(), (stamp, sha256.clone()));
+                (sha256, Some(Arc::new(file)))
+            }
+        };
+        Ok(ChosenLora { name: source.to_string(), path, sha256, strength: *strength, file })
+    }
+
+    /// Takes a model out of memory and returns it with other LoRAs. If these do not fit it, it stays.
+    pub(super) fn change_loras(
+        &mut self,
+        old: &SlotKey,
+        key: &SlotKey,
+        loras: &[ChosenLora],
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<Slot, Error> {
+        let name = self.device_name();
+        let device = self.device()?;
+        let adapters = read(loras)?;
+        let Some(Slot { folder, model, .. }) = self.slots.get(old) else { return self.read(key, loras, callbacks) };
+        let id = model.id.clone();
+        overlays(folder, &adapters).map_err(|source| Error::model(&id, &name, source))?;
+        let Some(slot) = self.slots.remove(old) else { return self.read(key, loras, callbacks) };
+        self.changed();
+        let Slot { pipeline, model, plan, bytes, folder, used } = slot;
+        let watch = watch(bytes, callbacks);
+        let options = LoadOptions {
+            placement: plan.map_or(Placement::KEPT, |plan| plan.placement),
+            fp8: key.dtype == ComputeDType::Fp8,
+            conditioning: self.conditioning,
+            loras: &adapters,
+            ..LoadOptions::new(LoadContext { watch: Some(&watch), ..LoadContext::new(&device, key.dtype.candle()) })
+        };
+        let start = std::time::Instant::now();
+        let pipeline = pipeline.with_loras(&folder, options).map_err(|source| Error::model(&id, &name, source))?;
+        tracing::info!(model = id, seconds = start.elapsed().as_secs_f64(), "LoRAs changed");
+        let model = super::LoadedModel { loras: pipeline.components().loras.clone(), ..model };
+        Ok(Slot { pipeline, model, plan, bytes, folder, used })
+    }
+}
+
+/// Reads the files that are not in memory yet.
+pub(super) fn read(loras: &[ChosenLora]) -> Result<Vec<Adapter>, Error> {
+    let one = |lora: &ChosenLora| {
+        let file = match &lora.file {
+            Some(file) => file.clone(),
+            None => Arc::new(LoraFile::read(&lora.path)?),
+        };
+        if file.sha256() != lora.sha256 {
+            let reason = "was changed while it was read; try again".to_owned();
+            return Err(LoraError::Invalid { path: lora.path.clone(), reason });
+        }
+        Ok(Adapter { name: lora.name.clone(), file, strength: lora.strength })
+    };
+    Ok(loras.iter().map(one).collect::<Result<_, LoraError>>()?)
+}
+
+fn stamp(path: &Path) -> Result<Stamp, LoraError> {
+    let meta = fs::metadata(path).map_err(|source| LoraError::Io { path: path.to_owned(), source })?;
+    Ok((meta.len(), meta.modified().ok()))
+}

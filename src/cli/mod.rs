@@ -19,6 +19,7 @@ mod jobs;
 mod man;
 mod migrate;
 mod models;
+mod models_file;
 mod output;
 mod params;
 mod progress;
@@ -30,6 +31,7 @@ mod submit;
 mod trace;
 mod view;
 mod watch;
+mod what_if;
 mod worker;
 
 use std::{ffi::OsString, process::ExitCode};

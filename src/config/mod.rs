@@ -31,7 +31,7 @@ pub use env::Environment;
 pub use hub::Hub;
 pub use layers::{ConfigError, Flag, LoadedConfig, Setting, Sources, load};
 pub use queue::QueueSection;
-pub use qwen_image::QwenImage;
+pub use qwen_image::{QwenImage, parse_bytes};
 pub use redact::Secret;
 pub use services::{Http, ImageLimits, Status};
 pub use store::{BucketOptions, ChecksumsSetting, PathStyleSetting, StoreSection};

@@ -46,9 +46,13 @@ mod threads;
 
 pub use error::Error;
 pub use model_cache::{
-    ComputeDType, CpuOffload, DeviceChoice, Limits, LoadedModel, describe_device, foresee, open_device,
+    ComputeDType, CpuOffload, DeviceChoice, Limits, LoadedModel, PublishedForm, WhatIf, available_memory,
+    describe_device, foresee, foresee_card, open_device, published_forms,
 };
-pub use models::text_encoder::{ImageProcessorBackend, TextPositions};
+pub use models::{
+    WeightOptions,
+    text_encoder::{ImageProcessorBackend, TextPositions},
+};
 pub use pipeline::{
     Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput,
     OutputSize, PipelineKind, Preset, Sampler, SamplingRecord, Stage, StageTiming,

@@ -10,11 +10,14 @@ use std::{
     rc::Rc,
 };
 
-use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
+use candle_core::{DType, Device, Shape, Tensor};
 use serde::de::DeserializeOwned;
 
-use super::files::{find_files, read_header, sources};
-use crate::nn::{Linear, LowRank, RmsNorm, Uploader};
+use super::{
+    files::find_files,
+    weight_files::{Component, Form, Remarks, Stored, WeightFiles},
+};
+use crate::nn::{Linear, LowRank, RmsNorm, Source, Uploader, Weight};
 
 /// Why a checkpoint is unusable. Every variant names the file or tensor.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,9 @@ pub enum ModelError {
     WrongShape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("{}: {count} tensors that the model does not have, the first is `{name}`; is this another model's file?", path.display())]
     UnexpectedTensor { path: PathBuf, name: String, count: usize },
+    /// A form of weights that is not read.
+    #[error("{}: tensor `{name}` is in {form}, which is not supported; {instead}", path.display())]
+    UnsupportedForm { path: PathBuf, name: String, form: String, instead: String },
     /// Loading was cancelled through the progress callback.
     #[error("cancelled while the model was loaded")]
     Cancelled,
@@ -69,13 +75,17 @@ pub struct LoadContext<'a> {
     pub watch: Option<Watch<'a>>,
     /// Empty for all components except the one that they were made for.
     pub overlays: &'a Overlays,
+    /// The component's weights in one file of any form, instead of those in its folder.
+    pub file: Option<&'a Path>,
+    /// Round the matrices of a language model's layers to fp8, with a scale per row.
+    pub fp8_weights: bool,
 }
 
 static NO_OVERLAYS: Overlays = Overlays::new();
 
 impl<'a> LoadContext<'a> {
     pub fn new(device: &'a Device, dtype: DType) -> Self {
-        Self { device, dtype, watch: None, overlays: &NO_OVERLAYS }
+        Self { device, dtype, watch: None, overlays: &NO_OVERLAYS, file: None, fp8_weights: false }
     }
 }
 
@@ -86,77 +96,52 @@ pub struct Weights<'a> {
     prefix: String,
 }
 
-/// The source of tensors.
-enum TensorSource {
-    /// A component's memory-mapped files in diffusers' layout.
-    Safetensors(MmapedSafetensors),
-}
-
-impl TensorSource {
-    fn names(&self) -> BTreeSet<String> {
-        match self {
-            Self::Safetensors(files) => files.tensors().into_iter().map(|(name, _)| name).collect(),
-        }
-    }
-
-    fn shapes(&self) -> Vec<(String, Shape)> {
-        match self {
-            Self::Safetensors(files) => {
-                files.tensors().into_iter().map(|(name, view)| (name, Shape::from(view.shape().to_vec()))).collect()
-            }
-        }
-    }
-
-    fn load(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Safetensors(files) => files.load(name, device),
-        }
-    }
-}
-
 /// Changes to a component's weights as they are loaded: the name of each matrix, without `.weight`, and what is added
 /// to it in float32, in this order.
 pub type Overlays = BTreeMap<String, Vec<LowRank>>;
 
 struct Files<'a> {
-    folder: PathBuf,
-    source: TensorSource,
+    /// The folder, or the file.
+    path: PathBuf,
+    source: WeightFiles,
     overlays: &'a Overlays,
-    names: BTreeSet<String>,
     read: RefCell<BTreeSet<String>>,
     /// A faster upload for some of the tensors, with their positions in it.
     upload: Option<(Uploader, BTreeMap<String, usize>)>,
     device: Device,
     dtype: DType,
     watch: Option<Watch<'a>>,
+    fp8_weights: bool,
 }
 
 impl<'a> Weights<'a> {
-    /// Opens the safetensors of a component folder, in one file or in shards with an index. On a GPU, this starts the
-    /// upload of the first tensors.
-    pub fn open(folder: &Path, loading: LoadContext<'a>) -> Result<Self, ModelError> {
-        let LoadContext { device, dtype, watch, overlays } = loading;
-        let paths = find_files(folder)?;
-        for path in &paths {
-            read_header(path)?;
-        }
-        // SAFETY: the files are mapped read-only; no reader of mapped files can guard against a checkpoint that is
-        // rewritten while it is loaded.
-        let tensors = unsafe { MmapedSafetensors::multi(&paths) }
-            .map_err(|error| ModelError::invalid(folder, error.to_string()))?;
-        let source = TensorSource::Safetensors(tensors);
+    /// Opens the safetensors of a component folder, in one file or in shards with an index, or the file that replaces
+    /// them. On a GPU, this starts the upload of the first tensors.
+    pub fn open(folder: &Path, component: Component, loading: LoadContext<'a>) -> Result<Self, ModelError> {
+        let LoadContext { device, dtype, watch, overlays, file, fp8_weights } = loading;
+        let source = weight_files(folder, component, file)?;
         let files = Files {
-            folder: folder.to_owned(),
-            names: source.names(),
+            path: file.unwrap_or(folder).to_owned(),
+            upload: upload(&source, device)?,
             source,
             overlays,
             read: RefCell::default(),
-            upload: upload(&paths, device)?,
             device: device.clone(),
             dtype,
             watch,
+            fp8_weights,
         };
         Ok(Self { files: Rc::new(files), prefix: String::new() })
+    }
+
+    /// The folder or the file.
+    pub fn source(&self) -> &Path {
+        &self.files.path
+    }
+
+    /// What the file says about the model besides its tensors.
+    pub fn remarks(&self) -> &Remarks {
+        &self.files.source.remarks
     }
 
     /// The tensors under `name.`.
@@ -165,14 +150,13 @@ impl<'a> Weights<'a> {
     }
 
     pub fn contains(&self, name: &str) -> bool {
-        self.files.names.contains(&self.path(name))
+        self.files.source.tensors.contains_key(&self.path(name))
     }
 
-    /// All tensors of the files, regardless of the prefix.
+    /// All tensors of the files, regardless of the prefix, by name.
     pub fn names_and_shapes(&self) -> Vec<(String, Shape)> {
-        let mut all = self.files.source.shapes();
-        all.sort_by(|(one, _), (other, _)| one.cmp(other));
-        all
+        let all = self.files.source.tensors.iter();
+        all.map(|(name, stored)| (name.clone(), Shape::from(stored.shape.as_slice()))).collect()
     }
 
     pub fn device(&self) -> &Device {
@@ -191,44 +175,71 @@ impl<'a> Weights<'a> {
 
     /// Like [`Self::get`], but in the file's number format: for tables of which a pass reads few rows.
     pub fn get_stored(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, ModelError> {
-        let tensor = self.get_any(name)?;
-        let shape = shape.into();
-        if tensor.shape() != &shape {
-            return Err(ModelError::WrongShape {
-                path: self.files.folder.clone(),
-                name: self.path(name),
-                found: tensor.dims().to_vec(),
-                expected: shape.dims().to_vec(),
-            });
-        }
+        let (name, stored) = self.find(shape, name)?;
+        let Files { source, upload, device, dtype, .. } = &*self.files;
+        let place = upload.as_ref().and_then(|(uploader, places)| Some((uploader, *places.get(&name)?)));
+        // What the kernels do not know is converted at once.
+        let numbers = matches!(stored.form, Form::Numbers(DType::F32 | DType::BF16 | DType::U8 | DType::U32));
+        let tensor = match place {
+            Some((uploader, place)) if numbers => uploader.take(place)?,
+            _ if numbers => source.numbers(stored)?.to_device(device)?,
+            place => {
+                if let Some((uploader, place)) = place {
+                    uploader.skip(place)?;
+                }
+                source.numbers(stored)?.to_dtype(*dtype)?.to_device(device)?
+            }
+        };
+        self.took(name, stored)?;
         Ok(tensor)
     }
 
-    fn get_any(&self, name: &str) -> Result<Tensor, ModelError> {
-        let name = self.path(name);
-        let Files { folder, source, names, read, upload, device, watch, .. } = &*self.files;
-        if !names.contains(&name) {
-            return Err(ModelError::MissingTensor { path: folder.clone(), name });
+    /// A matrix `(out, in)` in the form in which products read it.
+    fn matrix(&self, (out_features, in_features): (usize, usize), name: &str) -> Result<Weight, ModelError> {
+        let (path, stored) = self.find((out_features, in_features), name)?;
+        if !stored.stays() {
+            return Ok(Weight::dense(&self.get((out_features, in_features), name)?)?);
         }
-        let uploaded = upload.as_ref().and_then(|(uploader, places)| Some((uploader, *places.get(&name)?)));
-        let tensor = match uploaded {
-            Some((uploader, place)) => uploader.take(place)?,
-            None => source.load(&name, device)?,
+        let Files { source, upload, device, .. } = &*self.files;
+        let uploaded = match upload.as_ref().and_then(|(uploader, places)| Some((uploader, *places.get(&path)?))) {
+            Some((uploader, place)) => Some(uploader.take(place)?),
+            None => None,
         };
-        if let Some(watch) = watch
-            && watch((tensor.elem_count() * self.dtype().size_in_bytes()) as u64).is_break()
+        let weight = source.weight(stored, uploaded, device)?;
+        self.took(path, stored)?;
+        Ok(weight)
+    }
+
+    /// A tensor of exactly this shape.
+    fn find(&self, shape: impl Into<Shape>, name: &str) -> Result<(String, &Stored), ModelError> {
+        let (name, path) = (self.path(name), self.files.path.clone());
+        let Some(stored) = self.files.source.tensors.get(&name) else {
+            return Err(ModelError::MissingTensor { path, name });
+        };
+        let shape = shape.into();
+        if stored.shape != shape.dims() {
+            let (found, expected) = (stored.shape.clone(), shape.dims().to_vec());
+            return Err(ModelError::WrongShape { path, name, found, expected });
+        }
+        Ok((name, stored))
+    }
+
+    fn took(&self, name: String, stored: &Stored) -> Result<(), ModelError> {
+        if let Some(watch) = self.files.watch
+            && watch(stored.memory(self.dtype())).is_break()
         {
             return Err(ModelError::Cancelled);
         }
-        read.borrow_mut().insert(name);
-        Ok(tensor)
+        self.files.read.borrow_mut().insert(name);
+        Ok(())
     }
 
     /// Records tensors that belong to the model but are not needed: the temporal taps of the VAE for one frame, the
     /// language head of a text encoder without captions.
     pub fn skip(&self, name: &str) {
         let path = self.path(name);
-        let skipped = || self.files.names.range(path.clone()..).take_while(|name| name.starts_with(&path));
+        let tensors = &self.files.source.tensors;
+        let skipped = || tensors.range(path.clone()..).map(|(name, _)| name).take_while(|name| name.starts_with(&path));
         if let Some((uploader, places)) = &self.files.upload {
             for place in skipped().filter_map(|name| places.get(name)) {
                 if let Err(error) = uploader.skip(*place) {
@@ -244,11 +255,11 @@ impl<'a> Weights<'a> {
     /// Fails if the files have tensors that were not requested.
     pub fn finish(&self) -> Result<(), ModelError> {
         let read = self.files.read.borrow();
-        let mut left = self.files.names.difference(&read);
+        let mut left = self.files.source.tensors.keys().filter(|name| !read.contains(*name));
         match left.next() {
             None => Ok(()),
             Some(name) => Err(ModelError::UnexpectedTensor {
-                path: self.files.folder.clone(),
+                path: self.files.path.clone(),
                 name: name.clone(),
                 count: left.count() + 1,
             }),
@@ -256,12 +267,24 @@ impl<'a> Weights<'a> {
     }
 
     pub fn linear(&self, in_features: usize, out_features: usize, bias: bool) -> Result<Linear, ModelError> {
-        let mut weight = self.get((out_features, in_features), "weight")?;
-        for change in self.files.overlays.get(&self.prefix).into_iter().flatten() {
-            weight = change.merge_into(&weight)?;
+        let mut weight = self.matrix((out_features, in_features), "weight")?;
+        let changes = self.files.overlays.get(&self.prefix).map(Vec::as_slice).unwrap_or_default();
+        if !changes.is_empty() {
+            // A change is smaller than the rounding of the forms, so it is merged into numbers.
+            let mut dense = weight.dequantize(self.dtype())?;
+            for change in changes {
+                dense = change.merge_into(&dense)?;
+            }
+            weight = Weight::dense(&dense)?;
+        }
+        if self.files.fp8_weights && self.prefix.contains(".layers.") {
+            weight = weight.rounded_to_fp8()?;
         }
         let bias = bias.then(|| self.get(out_features, "bias")).transpose()?;
-        Ok(Linear::new(&weight, bias)?)
+        let linear = Linear::from_weight(weight, bias);
+        let stored = self.files.source.tensors.get(&self.path("weight"));
+        let precise = matches!(stored.map(|stored| &stored.form), Some(Form::Fp8(scales)) if scales.full_precision);
+        Ok(if precise { linear.in_full_precision() } else { linear })
     }
 
     pub fn rms_norm(&self, size: usize, eps: f64) -> Result<RmsNorm, ModelError> {
@@ -273,12 +296,73 @@ impl<'a> Weights<'a> {
     }
 }
 
+/// The weights of a checkpoint's components, where they are not as in its folders.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightOptions {
+    pub transformer: Option<PathBuf>,
+    pub text_encoder: Option<PathBuf>,
+    /// Round the matrices of the text encoder's layers to fp8, with a scale per row. Products stay in the compute format.
+    pub text_encoder_fp8: bool,
+}
+
+impl WeightOptions {
+    pub fn of(&self, component: Component) -> Option<&Path> {
+        match component {
+            Component::Transformer => self.transformer.as_deref(),
+            Component::TextEncoder => self.text_encoder.as_deref(),
+            Component::Vae => None,
+        }
+    }
+}
+
+/// The files of a component: those in its folder, or the one that replaces them.
+pub(super) fn weight_files(folder: &Path, component: Component, file: Option<&Path>) -> LoadResult<WeightFiles> {
+    match file {
+        Some(file) => WeightFiles::of_file(file, component),
+        None => WeightFiles::of_folder(&find_files(folder)?),
+    }
+}
+
 /// The faster upload of a component's tensors, if the device has one.
-fn upload(paths: &[PathBuf], device: &Device) -> LoadResult<Option<(Uploader, BTreeMap<String, usize>)>> {
+fn upload(files: &WeightFiles, device: &Device) -> LoadResult<Option<(Uploader, BTreeMap<String, usize>)>> {
     if !device.is_cuda() {
         return Ok(None);
     }
-    let (names, sources): (Vec<_>, Vec<_>) = sources(paths)?.into_iter().unzip();
-    let places = names.into_iter().enumerate().map(|(place, name)| (name, place)).collect();
+    let mut found: Vec<(&String, Source)> = Vec::new();
+    for (name, stored) in &files.tensors {
+        let place = &stored.place;
+        let (dtype, shape) = match &stored.form {
+            Form::Numbers(dtype) => (*dtype, stored.shape.clone()),
+            Form::Fp8(_) if stored.stays() => (DType::F8E4M3, stored.shape.clone()),
+            Form::Blocks(_) if stored.stays() => (DType::U8, vec![place.bytes as usize]),
+            Form::Fp8(_) | Form::E5m2(_) | Form::Blocks(_) => continue,
+        };
+        if Uploader::takes(dtype) {
+            let (file, path) = (files.file(place).clone(), files.path(place).to_owned());
+            let source = Source { file, path, offset: place.offset, shape: Shape::from(shape), dtype };
+            found.push((name, source));
+        }
+    }
+    found.sort_by_cached_key(|(name, _)| natural_key(name));
+    let (names, sources): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    let places = names.into_iter().enumerate().map(|(place, name)| (name.clone(), place)).collect();
     Ok(Uploader::start(sources, device)?.map(|uploader| (uploader, places)))
+}
+
+/// The order in which a model is built: `blocks.9` before `blocks.10`.
+fn natural_key(name: &str) -> Vec<(usize, String)> {
+    let part = |part: &str| (part.parse().unwrap_or(usize::MAX), part.to_owned());
+    name.split('.').map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_come_in_the_order_of_their_numbers() {
+        let mut names = ["b.10.x", "b.9.y", "a", "b.9.x"];
+        names.sort_by_key(|name| natural_key(name));
+        assert_eq!(names, ["a", "b.9.x", "b.9.y", "b.10.x"]);
+    }
 }

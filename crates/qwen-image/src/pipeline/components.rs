@@ -11,7 +11,7 @@ use super::{
     prompt,
 };
 use crate::models::{
-    LoadContext, LoadResult, ModelError, OffloadGroups, Offloadable, Scheduler,
+    Component, LoadContext, LoadResult, ModelError, OffloadGroups, Offloadable, Scheduler, WeightOptions,
     text_encoder::TextEncoder,
     transformer::Transformer,
     vae::{Tiling, Vae},
@@ -35,6 +35,8 @@ pub struct LoadOptions<'a> {
     pub placement: Placement,
     /// Whether the transformer's blocks are in fp8, which only some GPUs support.
     pub fp8: bool,
+    /// Files with the weights of components, instead of those in the folder.
+    pub files: &'a WeightOptions,
     /// The text encoder of another checkpoint that has the same one.
     pub text_encoder: Option<Offloadable<TextEncoder>>,
     pub conditioning: Conditioning,
@@ -43,15 +45,18 @@ pub struct LoadOptions<'a> {
 impl<'a> LoadOptions<'a> {
     /// Everything stays on the device.
     pub fn new(context: LoadContext<'a>) -> Self {
+        static NO_FILES: WeightOptions =
+            WeightOptions { transformer: None, text_encoder: None, text_encoder_fp8: false };
         let conditioning = Conditioning::default();
-        Self { context, placement: Placement::KEPT, fp8: false, text_encoder: None, conditioning }
+        let placement = Placement::KEPT;
+        Self { context, placement, fp8: false, files: &NO_FILES, text_encoder: None, conditioning }
     }
 }
 
 impl Components {
     /// Loads a folder in diffusers' layout for this pipeline.
     pub fn load(folder: &Path, pipeline: PipelineKind, options: LoadOptions<'_>) -> LoadResult<Self> {
-        let LoadOptions { context, placement, fp8, text_encoder, conditioning } = options;
+        let LoadOptions { context, placement, fp8, files, text_encoder, conditioning } = options;
         let constants = Constants::load(folder, pipeline, conditioning)?;
         let scheduler = Scheduler::load(&folder.join("scheduler"))?;
         let text_encoder = match text_encoder {
@@ -59,12 +64,18 @@ impl Components {
             None => {
                 let ComponentPlacement { blocks, .. } = placement.text_encoder;
                 let captions = pipeline == PipelineKind::Layered;
+                let context = LoadContext {
+                    file: files.of(Component::TextEncoder),
+                    fp8_weights: files.text_encoder_fp8,
+                    ..context
+                };
                 let encoder = TextEncoder::load_with(folder, context, captions, blocks)?;
                 part(encoder, placement.text_encoder, context.device)?
             }
         };
+        let of_transformer = LoadContext { file: files.of(Component::Transformer), ..context };
         let transformer =
-            Transformer::load_with(&folder.join("transformer"), context, placement.transformer.blocks, fp8)?;
+            Transformer::load_with(&folder.join("transformer"), of_transformer, placement.transformer.blocks, fp8)?;
         let transformer = part(transformer, placement.transformer, context.device)?;
         let vae =
             part(Vae::load_with(&folder.join("vae"), context, Tiling::default())?, placement.vae, context.device)?;

@@ -20,3 +20,4 @@ mod many;
 mod quality;
 mod services;
 mod small_models;
+mod weights;

@@ -76,7 +76,9 @@ pub fn text_flag(name: &'static str, key: &'static str, value: Option<&String>) 
 }
 
 pub fn path_flag(name: &'static str, key: &'static str, value: Option<&Path>) -> Option<Flag> {
-    value.map(|value| Flag { name, key, value: value.display().to_string().into() })
+    // The manifest names the file, wherever it is read.
+    let whole = |value: &Path| std::path::absolute(value).unwrap_or_else(|_| value.to_owned());
+    value.map(|value| Flag { name, key, value: whole(value).display().to_string().into() })
 }
 
 /// A picture on the command line: a path, a `file:///` address, `job:ID:LAYER`, or `job:ID:FILE`.

@@ -269,19 +269,28 @@ impl<'a> Weights<'a> {
     pub fn linear(&self, in_features: usize, out_features: usize, bias: bool) -> Result<Linear, ModelError> {
         let mut weight = self.matrix((out_features, in_features), "weight")?;
         let changes = self.files.overlays.get(&self.prefix).map(Vec::as_slice).unwrap_or_default();
-        if !changes.is_empty() {
-            // A change is smaller than the rounding of the forms, so it is merged into numbers.
-            let mut dense = weight.dequantize(self.dtype())?;
-            for change in changes {
-                dense = change.merge_into(&dense)?;
+        let mut adapters = Vec::new();
+        match &weight {
+            Weight::Dense(_) if !changes.is_empty() => {
+                let mut dense = weight.dequantize(self.dtype())?;
+                for change in changes {
+                    dense = change.merge_into(&dense)?;
+                }
+                weight = Weight::dense(&dense)?;
             }
-            weight = Weight::dense(&dense)?;
+            Weight::Dense(_) => {}
+            // Rounding the sum again would lose most of a change, so it is added to the outputs.
+            Weight::Fp8 { .. } | Weight::Quantized(_) | Weight::Mixed(_) => {
+                for change in changes {
+                    adapters.push(change.to(self.dtype(), self.device())?);
+                }
+            }
         }
         if self.files.fp8_weights && self.prefix.contains(".layers.") {
             weight = weight.rounded_to_fp8()?;
         }
         let bias = bias.then(|| self.get(out_features, "bias")).transpose()?;
-        let linear = Linear::from_weight(weight, bias);
+        let linear = Linear::from_weight(weight, bias).with_adapters(adapters);
         let stored = self.files.source.tensors.get(&self.path("weight"));
         let precise = matches!(stored.map(|stored| &stored.form), Some(Form::Fp8(scales)) if scales.full_precision);
         Ok(if precise { linear.in_full_precision() } else { linear })

@@ -53,16 +53,21 @@ impl Linear {
     /// Joins layers with the same input into one layer with concatenated outputs: one product instead of several.
     ///
     /// # Errors
-    /// If their weights have different forms, or one has adapters.
+    /// If their widths differ.
     pub fn stacked(layers: &[Self]) -> Result<Self> {
-        if layers.iter().any(|layer| !layer.adapters.is_empty()) {
-            candle_core::bail!("layers are stacked before they get adapters");
+        let rows = layers.iter().map(Self::out_features).collect::<Result<Vec<_>>>()?;
+        let (mut first, mut adapters) = (0, Vec::new());
+        for (layer, count) in layers.iter().zip(&rows) {
+            for adapter in &layer.adapters {
+                adapters.push(adapter.among_rows(first, rows.iter().sum())?);
+            }
+            first += count;
         }
         let weights: Vec<_> = layers.iter().map(|layer| &layer.weight).collect();
         let biases: Option<Vec<_>> = layers.iter().map(|layer| layer.bias.as_ref()).collect();
         let bias = biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?;
         let full_precision = layers.iter().any(|layer| layer.full_precision);
-        Ok(Self { full_precision, ..Self::from_weight(Weight::stacked(&weights)?, bias) })
+        Ok(Self { full_precision, adapters, ..Self::from_weight(Weight::stacked(&weights)?, bias) })
     }
 
     /// The output width of [`Self::forward`].

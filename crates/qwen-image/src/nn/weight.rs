@@ -366,6 +366,24 @@ impl LowRank {
         (weight.to_dtype(DType::F32)? + change)?.to_dtype(weight.dtype())
     }
 
+    /// The same change of a part of a larger matrix, of `rows` rows, which begins at row `first`.
+    ///
+    /// # Errors
+    /// If the part reaches beyond the matrix.
+    pub fn among_rows(&self, first: usize, rows: usize) -> Result<Self> {
+        let Some(after) = rows.checked_sub(first + self.up.dim(0)?) else {
+            bail!("a change of rows {first} and more of a matrix with {rows}");
+        };
+        let up = self.up.pad_with_zeros(0, first, after)?;
+        Ok(Self { down: self.down.clone(), up, strength: self.strength })
+    }
+
+    /// The same in a number format, on a device.
+    pub fn to(&self, dtype: DType, device: &Device) -> Result<Self> {
+        let moved = |tensor: &Tensor| tensor.to_dtype(dtype)?.to_device(device);
+        Ok(Self { down: moved(&self.down)?, up: moved(&self.up)?, strength: self.strength })
+    }
+
     /// The change's contribution to the layer's output: `(..., in)` -> `(..., out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let dims = x.dims();

@@ -34,6 +34,7 @@ fn every_form_that_is_written_is_read() {
             "q5_k_m" | "fp8" => 0.12,
             _ => 0.3,
         };
+        println!("{name}: relative error {off:.1e}, {} bytes", converted.bytes);
         assert!(off <= most, "{name}: {off:.1e}");
         sizes.push((name, converted.bytes, off));
         let report = check_file(&out).unwrap();

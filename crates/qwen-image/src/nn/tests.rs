@@ -222,3 +222,25 @@ fn fp8_rows_keep_their_scales_and_forms_can_be_mixed() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn changes_of_stacked_weights_reach_their_own_rows() -> Result<()> {
+    use candle_core::quantized::{GgmlDType, QTensor};
+
+    let x = values(&[1, 5, 64], 1);
+    let (mut layers, mut apart) = (Vec::new(), Vec::new());
+    for (index, rows) in [8, 4, 12].into_iter().enumerate() {
+        let stored = QTensor::quantize(&values(&[rows, 64], index), GgmlDType::Q8_0)?;
+        let bytes = stored.data()?;
+        let bytes = Tensor::from_slice(&bytes, bytes.len(), &Device::Cpu)?;
+        let weight = Weight::Quantized(QuantizedWeight::new(bytes, GgmlDType::Q8_0, (rows, 64))?);
+        let change = LowRank { down: values(&[2, 64], 10 + index), up: values(&[rows, 2], 20 + index), strength: 0.3 };
+        // The second one has none.
+        let changes = if index == 1 { Vec::new() } else { vec![change] };
+        let layer = Linear::from_weight(weight, None).with_adapters(changes);
+        apart.push(layer.forward(&x)?);
+        layers.push(layer);
+    }
+    assert_near(&Linear::stacked(&layers)?.forward(&x)?, &Tensor::cat(&apart, 2)?);
+    Ok(())
+}

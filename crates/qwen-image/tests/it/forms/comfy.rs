@@ -234,9 +234,12 @@ fn a_scaled_text_encoder() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("qwen_2.5_vl_7b_fp8_scaled.safetensors");
     write_safetensors(&path, &json!({}), &entries);
-    let states = |file: Option<&Path>| {
-        let context =
-            qwen_image::models::LoadContext { file, ..qwen_image::models::LoadContext::new(&Device::Cpu, DType::F32) };
+    let states = |file: Option<&Path>, fp8_weights: bool| {
+        let context = qwen_image::models::LoadContext {
+            file,
+            fp8_weights,
+            ..qwen_image::models::LoadContext::new(&Device::Cpu, DType::F32)
+        };
         let encoder = TextEncoder::load_with(&folder, context, true, BlockPlacement::OnDevice).unwrap();
         let prompt = qwen_image::models::text_encoder::Prompt {
             text: "a house by the sea",

@@ -122,11 +122,11 @@ pub fn text(text: &str) -> Vec<u8> {
 impl Gguf {
     /// All tensors in float32, under a prefix.
     pub fn dense(kind: &str, prefix: &str) -> Self {
-        let tensors = dense(kind).iter().map(|(name, tensor)| GgufTensor {
+        let tensors = dense(kind).into_iter().map(|(name, tensor)| GgufTensor {
             name: format!("{prefix}{name}"),
             dims: tensor.dims().iter().rev().map(|dim| *dim as u64).collect(),
             kind: 0,
-            bytes: bytes(tensor),
+            bytes: bytes(&tensor),
             offset: None,
         });
         let keys = vec![("general.architecture".to_owned(), 8, text("qwen_image"))];

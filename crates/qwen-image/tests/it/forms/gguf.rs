@@ -123,7 +123,7 @@ fn the_pipeline_takes_a_file_and_says_so() {
     let options = DecomposeOptions {
         layers: 2,
         num_inference_steps: 2,
-        prompt: Some("a house".to_owned()),
+        prompt: "a house".to_owned(),
         seed: Some(7),
         ..DecomposeOptions::default()
     };

@@ -34,6 +34,7 @@ fn limited(model: &Path, limits: Limits) -> EngineConfig {
             limits,
             conditioning: Conditioning::default(),
             hub: HubConfig::new("http://127.0.0.1:9", "/nonexistent"),
+            ..PipelineOptions::default()
         },
     }
 }

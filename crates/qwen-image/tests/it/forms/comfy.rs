@@ -12,8 +12,11 @@ use super::files::{
 };
 use crate::parity::bars::{golden, relative_error};
 
-/// The relative error of a prediction with e4m3 weights: each is off by up to 1/16 of its size, 1/40 on average.
-const FP8: std::ops::Range<f64> = 2e-3..0.12;
+/// The relative error of a prediction with e4m3 weights. Each weight is off by up to 1/16 of its size, 1/40 on average, and
+/// the golden checkpoint's weights are scaled so that every path matters, which multiplies errors by 4 to 5.
+const FP8: std::ops::Range<f64> = 1e-2..0.18;
+/// The same for e5m2, with one bit less.
+const E5M2: std::ops::Range<f64> = 2e-2..0.36;
 
 struct File {
     _folder: tempfile::TempDir,
@@ -72,7 +75,7 @@ fn a_plain_cast_has_no_scales() {
             bytes.chunks(2).map(|half| (u16::from_le_bytes([half[0], half[1]]).saturating_add(0x80) >> 8) as u8);
         vec![Entry::new(name, "F8_E5M2", tensor.dims(), upper.collect())]
     });
-    check(&wide, 4e-3..0.24);
+    check(&wide, E5M2);
 }
 
 #[test]
@@ -140,7 +143,7 @@ fn the_new_convention_in_tensors_and_in_the_header() {
             Entry::f32(format!("{}.weight_scale", layer(name)), &Tensor::new(scales, &Device::Cpu).unwrap()),
         ]
     });
-    check(&mixed, 5e-4..0.08);
+    check(&mixed, 5e-3..0.15);
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn a_file_of_the_gguf_package_computes_with_its_numbers() {
     let error = relative_error(&quantized, &plain);
     assert!(error < 1e-5, "{error:.1e} between blocks and their numbers");
     let error = relative_error(&quantized, &predict_layered(None));
-    assert!((1e-3..0.15).contains(&error), "{error:.1e} from the dense checkpoint");
+    assert!((1e-2..0.4).contains(&error), "{error:.1e} from the dense checkpoint");
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub fn resolve(
         let scale = places.remove(layer);
         let note = notes.get(layer).or_else(|| layers.get(layer));
         let shape = match shapes.get(&name) {
-            Some(shape) if shape.iter().product::<usize>() == tensor.place.shape.iter().product::<usize>() => {
+            Some(shape) if elements(shape).is_some() && elements(shape) == elements(&tensor.place.shape) => {
                 shape.clone()
             }
             Some(shape) => {
@@ -134,6 +134,11 @@ pub fn resolve(
         Some(layer) => Err(ModelError::invalid(path, format!("has a scale for `{layer}.weight`, but not that tensor"))),
         None => Ok((found, remarks)),
     }
+}
+
+/// None if there are more than can be counted.
+fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |all, dim| all.checked_mul(*dim))
 }
 
 fn form(path: &Path, name: &str, tensor: &RawTensor, scales: Scales) -> LoadResult<Form> {

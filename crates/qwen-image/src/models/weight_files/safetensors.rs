@@ -32,8 +32,11 @@ pub fn read(path: &Path, index: usize, raw: &mut Raw) -> LoadResult<()> {
         if start.checked_add(end).is_none_or(|end| end > length) {
             return Err(fail(format!("ends at byte {end} of the data, after the end of the file")));
         }
+        let elements = entry.shape.iter().try_fold(1_u64, |all, dim| all.checked_mul(*dim as u64));
+        if elements.is_none_or(|elements| elements > length.saturating_mul(16)) {
+            return Err(fail(format!("{:?} is more than the file can hold; it is damaged", entry.shape)));
+        }
         if let Some(bits) = bits_of(&entry.dtype) {
-            let elements = entry.shape.iter().try_fold(1_u64, |all, dim| all.checked_mul(*dim as u64));
             if elements.and_then(|all| all.checked_mul(bits)) != bytes.checked_mul(8) {
                 let shape = &entry.shape;
                 return Err(fail(format!("has {bytes} bytes, which is not the size of {shape:?} in {}", entry.dtype)));

@@ -37,8 +37,11 @@ pub enum ModelError {
     #[error("{}: {count} tensors that the model does not have, the first is `{name}`; is this another model's file?", path.display())]
     UnexpectedTensor { path: PathBuf, name: String, count: usize },
     /// A form of weights that is not read.
-    #[error("{}: tensor `{name}` is in {form}, which is not supported; {instead}", path.display())]
-    UnsupportedForm { path: PathBuf, name: String, form: String, instead: String },
+    #[error(
+        "{}: tensor `{name}` is in {form}, which is not supported; use a bf16, an fp8 (e4m3, also scaled) or a GGUF file \
+         (Q8_0, Q4_K_M and others) of the same model", path.display()
+    )]
+    UnsupportedForm { path: PathBuf, name: String, form: String },
     /// Loading was cancelled through the progress callback.
     #[error("cancelled while the model was loaded")]
     Cancelled,

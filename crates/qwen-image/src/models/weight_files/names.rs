@@ -38,8 +38,6 @@ impl Component {
 /// ComfyUI's markers: tensors without meaning but their names.
 const MARKERS: [&str; 3] = ["__x0__", "__32x32__", ZERO_COND_T];
 const ZERO_COND_T: &str = "__index_timestep_zero__";
-const USE_INSTEAD: &str =
-    "use a bf16, an fp8 (e4m3, also scaled) or a GGUF file (Q8_0, Q4_K_M and others) of the same model";
 
 type Tensors = BTreeMap<String, RawTensor>;
 
@@ -233,10 +231,5 @@ fn unsupported(path: &Path, name: &str, form: &str) -> ModelError {
         "I8" | "int8_tensorwise" => "int8, with or without rotations (convrot)",
         other => other,
     };
-    ModelError::UnsupportedForm {
-        path: path.to_owned(),
-        name: name.to_owned(),
-        form: form.to_owned(),
-        instead: USE_INSTEAD.to_owned(),
-    }
+    ModelError::UnsupportedForm { path: path.to_owned(), name: name.to_owned(), form: form.to_owned() }
 }

@@ -36,11 +36,11 @@ pub fn read(path: &Path, index: usize, raw: &mut Raw) -> LoadResult<()> {
         if elements.is_none_or(|elements| elements > length.saturating_mul(16)) {
             return Err(fail(format!("{:?} is more than the file can hold; it is damaged", entry.shape)));
         }
-        if let Some(bits) = bits_of(&entry.dtype) {
-            if elements.and_then(|all| all.checked_mul(bits)) != bytes.checked_mul(8) {
-                let shape = &entry.shape;
-                return Err(fail(format!("has {bytes} bytes, which is not the size of {shape:?} in {}", entry.dtype)));
-            }
+        if let Some(bits) = bits_of(&entry.dtype)
+            && elements.and_then(|all| all.checked_mul(bits)) != bytes.checked_mul(8)
+        {
+            let shape = &entry.shape;
+            return Err(fail(format!("has {bytes} bytes, which is not the size of {shape:?} in {}", entry.dtype)));
         }
         let dtype = dtype_of(&entry.dtype);
         let place = Place { file: index, offset: start + first, bytes, shape: entry.shape, dtype };

@@ -188,7 +188,7 @@ pub fn predict_layered(file: Option<&Path>) -> Tensor {
 /// The error of loading a file over a golden checkpoint, with FILE for its path.
 pub fn refusal(kind: &str, file: &Path) -> String {
     let error = load(&golden("checkpoints").join(kind), Some(file), BlockPlacement::OnDevice);
-    let message = error.err().expect("a wrong file was loaded").to_string();
+    let message = error.expect_err("a wrong file was loaded").to_string();
     assert!(message.starts_with(&file.display().to_string()), "{message} does not name the file");
     message.replace(&file.display().to_string(), "FILE")
 }

@@ -19,7 +19,7 @@ fn a_file_is_described_and_a_wrong_one_is_refused() {
 
     fs::write(place.path("wrong.gguf"), b"GGUF\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\x0f\0\0\0\0\0\0\0\0").unwrap();
     let ran = place.run(&["models", "check", "wrong.gguf"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""));
     assert!(ran.stderr.contains("wrong.gguf") && ran.stderr.contains("tensors"), "{}", ran.stderr);
 }
 
@@ -33,7 +33,7 @@ fn a_checkpoint_is_converted_and_used() {
         (&0.into(), Some(place.path("layered.gguf").metadata().unwrap().len()))
     );
     let again = place.run(&["models", "convert", &model, "--to", "q8_0", "--out", "layered.gguf"]);
-    assert_eq!(again.code, Some(1));
+    assert_eq!(again.code, Some(2));
     assert!(again.stderr.contains("layered.gguf: exists"), "{}", again.stderr);
     let unknown = place.run(&["models", "convert", &model, "--to", "iq4_xs", "--out", "x.gguf"]);
     assert!(unknown.code == Some(2) && unknown.stderr.contains("q4_k_m"), "{}", unknown.stderr);
@@ -74,5 +74,5 @@ fn the_doctor_knows_cards_that_are_not_here() {
     assert_eq!((of(24).len(), of(12).len()), (6, 6), "{report}");
     assert!(plans.iter().all(|plan| plan["plan"].as_str().is_some_and(|text| !text.is_empty())), "{report}");
     let ran = place.run(&["doctor", "--vram", "a lot"]);
-    assert!(ran.code == Some(2) && ran.stderr.contains("amount of memory"), "{}", ran.stderr);
+    assert!(ran.code == Some(2) && ran.stderr.contains("not a unit of memory"), "{}", ran.stderr);
 }

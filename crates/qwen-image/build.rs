@@ -6,9 +6,10 @@
 
 use std::{env, path::PathBuf, process::Command};
 
-const KERNELS: [(&str, &str); 6] = [
+const KERNELS: [(&str, &str); 7] = [
     ("attention", "compute_80"),
     ("attention_tail", "compute_80"),
+    ("dequantize", "compute_80"),
     ("fp8", "compute_89"),
     ("norm", "compute_80"),
     ("pointwise", "compute_80"),

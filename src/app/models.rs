@@ -24,6 +24,10 @@ pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
         pipeline: PipelineOptions {
             edit_model: Some(edit_model(loaded)?),
             load_edit_model: settings.load_edit_model,
+            transformer: settings.transformer_path.clone(),
+            edit_transformer: settings.edit_transformer_path.clone(),
+            text_encoder: settings.text_encoder_path.clone(),
+            text_encoder_fp8: settings.text_encoder_fp8,
             limits: Limits {
                 device: settings.device.first(),
                 dtype: settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?,

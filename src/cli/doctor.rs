@@ -11,10 +11,10 @@ use qwen_image::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Failure, global::GlobalArgs, output, runtime::block_on};
+use super::{Failure, global::GlobalArgs, output, runtime::block_on, what_if};
 use crate::{
     app,
-    config::LoadedConfig,
+    config::{LoadedConfig, parse_bytes},
     job::JobError,
     queue::Queue,
     store::{Store, Trust},
@@ -26,6 +26,10 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  acetate doctor\n  acetate doctor --json")]
 pub struct DoctorArgs {
+    /// Show what a GPU with this much memory would do with the configured models and the published ones in every form,
+    /// for instance 24GiB; may be repeated
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub vram: Vec<u64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -53,6 +57,9 @@ enum State {
 impl DoctorArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
+        if !self.vram.is_empty() {
+            return what_if::print(&loaded, &self.vram, self.json);
+        }
         let checks = vec![
             settings(&loaded),
             block_on(async { Ok(objects(&loaded).await) })?,
@@ -182,8 +189,8 @@ fn place(loaded: &LoadedConfig, folder: &Path, pipeline: PipelineKind) -> Result
     if loaded.config.qwen_image.device.first() == DeviceChoice::Cpu {
         return Ok(None);
     }
-    let limits = app::engine_config(loaded)?.pipeline.limits;
-    Ok(Some(qwen_image::foresee(&limits, folder, pipeline)?))
+    let options = app::engine_config(loaded)?.pipeline;
+    Ok(Some(qwen_image::foresee(&options.limits, folder, &options.weight_options(pipeline), pipeline)?))
 }
 
 fn checkpoint(name: &'static str, folder: &Path, remark: &str, place: Result<Option<String>, JobError>) -> Check {

@@ -21,6 +21,7 @@ mod jobs;
 mod man;
 mod migrate;
 mod models;
+mod models_file;
 mod output;
 mod params;
 mod progress;
@@ -32,6 +33,7 @@ mod submit;
 mod trace;
 mod view;
 mod watch;
+mod what_if;
 mod worker;
 
 use std::{ffi::OsString, process::ExitCode};

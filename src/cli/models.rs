@@ -14,6 +14,7 @@ use super::{
     Failure,
     download_bar::download_bar,
     global::{GlobalArgs, ProgressStyle},
+    models_file::{self, ConvertArgs},
     output,
 };
 use crate::{
@@ -47,20 +48,29 @@ enum ModelsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Check a checkpoint folder: its parts and their sizes, and whether a run could use them
+    /// Check a checkpoint folder: its parts and their sizes, and whether a run could use them. Or a file with weights:
+    /// what it is, and whether it can be used
     ///
     /// Reads the configuration of every part, the tokenizer and the headers of all weight files, and checks that they
     /// match. Parts smaller than 1 GiB (as float32) are loaded tensor by tensor, as in a run; for larger parts, only
     /// the number of layers and the main shapes are compared with the configuration.
+    ///
+    /// Of a file (.gguf or .safetensors), only the header is read: the kind of model, the types of its tensors, the rank of
+    /// a LoRA, the checkpoint that it belongs to, and the memory that its weights need.
     #[command(after_help = "Example:\n  acetate models check models/layered-nano")]
     Check {
-        /// The folder that contains model_index.json
-        #[arg(value_name = "DIR")]
+        /// The folder that contains model_index.json, or a file with weights
+        #[arg(value_name = "DIR|FILE")]
         folder: PathBuf,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
+    /// Write the transformer or the text encoder of a dense checkpoint as fp8 or GGUF, which need less memory
+    ///
+    /// Reads and writes one tensor at a time. An interrupted conversion goes on where it stopped when it is run again; the
+    /// file gets its name when it is complete. Use it with --transformer or --text-encoder.
+    Convert(ConvertArgs),
 }
 
 impl ModelsArgs {
@@ -69,6 +79,7 @@ impl ModelsArgs {
             ModelsCommand::List { json } | ModelsCommand::Pull { json, .. } | ModelsCommand::Check { json, .. } => {
                 *json
             }
+            ModelsCommand::Convert(args) => args.json,
         }
     }
 
@@ -77,7 +88,9 @@ impl ModelsArgs {
         match self.command {
             ModelsCommand::List { json } => list(&loaded, json),
             ModelsCommand::Pull { model, json } => pull(global, &loaded.hub, &model, json),
+            ModelsCommand::Check { folder, json } if folder.is_file() => models_file::check(&folder, json),
             ModelsCommand::Check { folder, json } => check(&folder, json),
+            ModelsCommand::Convert(args) => args.run(global),
         }
     }
 }

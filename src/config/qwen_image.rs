@@ -1,6 +1,6 @@
 //! `[qwen_image]`: the checkpoints, the device, and the defaults of requests.
 
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
 use qwen_image::{
     ComputeDType, CpuOffload, Devices, Error, ImageProcessorBackend, Lora, Preset, Sampler, TextPositions,
@@ -19,6 +19,15 @@ pub struct QwenImage {
     pub model_path: Option<String>,
     #[serde(deserialize_with = "set")]
     pub edit_model_path: Option<String>,
+    /// Files with weights instead of the models' own.
+    #[serde(deserialize_with = "set")]
+    pub transformer_path: Option<PathBuf>,
+    #[serde(deserialize_with = "set")]
+    pub edit_transformer_path: Option<PathBuf>,
+    #[serde(deserialize_with = "set")]
+    pub text_encoder_path: Option<PathBuf>,
+    /// Round the text encoder's layers to fp8.
+    pub text_encoder_fp8: bool,
     pub load_edit_model: bool,
     #[serde(deserialize_with = "offload")]
     pub cpu_offload: CpuOffload,

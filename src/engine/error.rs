@@ -32,7 +32,8 @@ impl From<Error> for JobError {
                 | ModelError::MixedForms { .. }
                 | ModelError::MissingTensor { .. }
                 | ModelError::WrongShape { .. }
-                | ModelError::UnexpectedTensor { .. } => Self::ModelInvalid { model, reason: source.to_string() },
+                | ModelError::UnexpectedTensor { .. }
+                | ModelError::UnsupportedForm { .. } => Self::ModelInvalid { model, reason: source.to_string() },
             },
             Error::Lora(source) => source.into(),
             Error::TooLarge { model, reason } => Self::ModelTooLarge { model, reason },

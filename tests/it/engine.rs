@@ -37,6 +37,7 @@ fn limited(model: &Path, limits: Limits) -> EngineConfig {
             loras: Vec::new(),
             edit_loras: Vec::new(),
             hub: HubConfig::new("http://127.0.0.1:9", "/nonexistent"),
+            ..PipelineOptions::default()
         },
         allowed_loras: AllowedLoras::default(),
     }

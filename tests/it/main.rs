@@ -21,3 +21,4 @@ mod many;
 mod quality;
 mod services;
 mod small_models;
+mod weights;

@@ -70,7 +70,8 @@ impl Error {
             | ModelError::MixedForms { .. }
             | ModelError::MissingTensor { .. }
             | ModelError::WrongShape { .. }
-            | ModelError::UnexpectedTensor { .. }) => Self::Model { model: model.to_owned(), source },
+            | ModelError::UnexpectedTensor { .. }
+            | ModelError::UnsupportedForm { .. }) => Self::Model { model: model.to_owned(), source },
         }
     }
 

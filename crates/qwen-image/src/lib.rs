@@ -47,9 +47,11 @@ mod threads;
 pub use error::Error;
 pub use hub::Lora;
 pub use model_cache::{
-    ComputeDType, CpuOffload, DeviceChoice, Devices, Limits, LoadedModel, describe_device, foresee, open_device,
+    ComputeDType, CpuOffload, DeviceChoice, Devices, Limits, LoadedModel, PublishedForm, WhatIf, available_memory,
+    describe_device, foresee, foresee_card, open_device, published_forms,
 };
 pub use models::{
+    WeightOptions,
     lora::AppliedLora,
     text_encoder::{ImageProcessorBackend, TextPositions},
 };

@@ -1,5 +1,7 @@
 //! The main type of the library: both models, loaded on first use.
 
+use std::path::PathBuf;
+
 use ::image::RgbaImage;
 
 use crate::{
@@ -7,6 +9,7 @@ use crate::{
     hub::{HubConfig, Lora, ModelRef, Small},
     image_processor,
     model_cache::{Limits, LoadedModel, LoadedPipeline, ModelCache, Slot, SlotKey},
+    models::WeightOptions,
     pipeline::{EditInputs, PipelineError, PipelineKind, lightning_lora},
 };
 
@@ -17,6 +20,15 @@ pub struct PipelineOptions {
     pub edit_model: Option<ModelRef>,
     /// Load the edit model at once instead of on first use.
     pub load_edit_model: bool,
+    /// A file with the transformer's weights instead of the model's own: GGUF, fp8, or one of ComfyUI's files. The
+    /// model's folder still gives everything else.
+    pub transformer: Option<PathBuf>,
+    /// The same for the edit model.
+    pub edit_transformer: Option<PathBuf>,
+    /// The same for the text encoder of both models, for instance ComfyUI's `qwen_2.5_vl_7b_fp8_scaled`.
+    pub text_encoder: Option<PathBuf>,
+    /// Round the text encoder's layers to fp8, which halves its memory on a GPU. Needs no GPU that multiplies fp8.
+    pub text_encoder_fp8: bool,
     /// The device, its number format, and the memory limits. `limits.cpu_offload` corresponds to diffusers'
     /// `enable_model_cpu_offload` and `enable_sequential_cpu_offload`.
     pub limits: Limits,
@@ -35,6 +47,10 @@ impl Default for PipelineOptions {
         Self {
             edit_model: None,
             load_edit_model: false,
+            transformer: None,
+            edit_transformer: None,
+            text_encoder: None,
+            text_encoder_fp8: false,
             limits: Limits::default(),
             conditioning: Conditioning::default(),
             loras: Vec::new(),
@@ -51,6 +67,19 @@ impl PipelineOptions {
     /// [`Error::Invalid`], which names the field.
     pub fn check(&self) -> Result<(), Error> {
         self.limits.check()
+    }
+
+    /// The files that replace weights of a pipeline's model.
+    pub fn weight_options(&self, pipeline: PipelineKind) -> WeightOptions {
+        let transformer = match pipeline {
+            PipelineKind::Layered => &self.transformer,
+            PipelineKind::EditPlus => &self.edit_transformer,
+        };
+        WeightOptions {
+            transformer: transformer.clone(),
+            text_encoder: self.text_encoder.clone(),
+            text_encoder_fp8: self.text_encoder_fp8,
+        }
     }
 }
 
@@ -119,13 +148,15 @@ impl QwenImagePipeline {
     /// If the options contradict each other.
     pub fn lazy(model: ModelRef, options: PipelineOptions) -> Result<Self, Error> {
         options.check()?;
+        let layered_files = options.weight_options(PipelineKind::Layered);
+        let edit_files = options.weight_options(PipelineKind::EditPlus);
         let edit_model = match options.edit_model {
             Some(model) => model,
             None => ModelRef::parse(Small::Edit.full_model())?,
         };
         let cache = ModelCache::new(options.limits, options.hub, options.conditioning);
-        let layered = cache.key(PipelineKind::Layered, &model);
-        let edit_plus = cache.key(PipelineKind::EditPlus, &edit_model);
+        let layered = cache.key(PipelineKind::Layered, &model, layered_files);
+        let edit_plus = cache.key(PipelineKind::EditPlus, &edit_model, edit_files);
         let PipelineOptions { loras, edit_loras, .. } = options;
         Ok(Self { cache, layered, edit_plus, loras, edit_loras })
     }
@@ -301,11 +332,8 @@ impl QwenImagePipeline {
             let reason = "is loaded for the other pipeline";
             return Err(Error::invalid("model", format!("{} {reason}", slot.model.id)));
         };
-        let used = Used {
-            model: slot.model.clone(),
-            device: self.cache.describe_with(slot),
-            notes: slot.note().into_iter().collect(),
-        };
+        let used =
+            Used { model: slot.model.clone(), device: self.cache.describe_with(slot), notes: slot.notes(&key.files) };
         Ok((made, used))
     }
 }

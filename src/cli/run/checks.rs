@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use qwen_image::hub::ModelRef;
+use qwen_image::{PipelineOptions, hub::ModelRef};
 
 use crate::{
     app,
@@ -39,9 +39,18 @@ pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> 
         Task::Workflow(params) => (true, !params.edits.is_empty() || engine.pipeline.load_edit_model),
     };
     for model in
-        [decomposes.then_some(engine.model), engine.pipeline.edit_model.filter(|_| edits)].into_iter().flatten()
+        [decomposes.then_some(engine.model), engine.pipeline.edit_model.clone().filter(|_| edits)].into_iter().flatten()
     {
         check_model(&model)?;
+    }
+    let PipelineOptions { transformer, edit_transformer, text_encoder, .. } = engine.pipeline;
+    let (transformer, edit_transformer) = (transformer.filter(|_| decomposes), edit_transformer.filter(|_| edits));
+    let text_encoder = text_encoder.filter(|_| decomposes || edits);
+    for file in [transformer, edit_transformer, text_encoder].into_iter().flatten() {
+        if !file.is_file() {
+            let reason = "there is no such file; give a .gguf or .safetensors file on this machine".to_owned();
+            return Err(JobError::ModelNotFound { model: file.display().to_string(), reason });
+        }
     }
     Ok(())
 }

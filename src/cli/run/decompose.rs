@@ -1,10 +1,12 @@
 //! `acetate run decompose`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::{
     drive::{Plan, drive},
-    flags::{DeviceFlags, JobFlags, input, text_flag},
+    flags::{DeviceFlags, JobFlags, input, path_flag, text_flag},
     many::{Many, are_many, drive_many},
 };
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
         global::GlobalArgs,
         params::{DecomposeFlags, SamplingFlags},
     },
+    config::Flag,
     image::ExportFormat,
     job::{Inputs, JobKind, Task},
 };
@@ -21,7 +24,9 @@ use crate::{
 #[command(after_help = "\
 Examples:
   acetate run decompose scene.png --out out/scene
-  acetate run decompose pictures/ --out layers --export psd")]
+  acetate run decompose pictures/ --out layers --export psd
+  acetate run decompose scene.png --out out/scene --device cuda --model Qwen/Qwen-Image-Layered \\
+      --transformer Qwen_Image_Layered-Q4_K_M.gguf")]
 pub struct DecomposeArgs {
     /// The picture: a file (PNG, JPEG, WebP, GIF, BMP, TIFF), or job:ID:LAYER for a layer of an earlier job. Several
     /// pictures, or a folder: each gets a folder of its own in --out; run again, it continues where it stopped
@@ -49,15 +54,26 @@ pub struct ModelFlags {
     /// first use [default: the small one that comes with acetate, models/layered-nano]
     #[arg(long, value_name = "DIR|ID")]
     pub model: Option<String>,
+    /// File with the transformer's weights instead of the model's own: GGUF (.gguf), fp8, or one of ComfyUI's files
+    /// (.safetensors); the model's folder gives everything else
+    #[arg(long, value_name = "FILE")]
+    pub transformer: Option<PathBuf>,
     #[command(flatten)]
     pub device: DeviceFlags,
 }
 
+impl ModelFlags {
+    pub fn settings(&self) -> Vec<Flag> {
+        let mut flags = self.device.settings();
+        flags.extend(text_flag("--model", "qwen_image.model_path", self.model.as_ref()));
+        flags.extend(path_flag("--transformer", "qwen_image.transformer_path", self.transformer.as_deref()));
+        flags
+    }
+}
+
 impl DecomposeArgs {
     pub fn run(mut self, global: &GlobalArgs) -> Result<(), Failure> {
-        let mut flags = self.model.device.settings();
-        flags.extend(text_flag("--model", "qwen_image.model_path", self.model.model.as_ref()));
-        let mut loaded = global.load(flags)?;
+        let mut loaded = global.load(self.model.settings())?;
         self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
         let params = self.params.over(&self.sampling, &loaded.config.qwen_image);
         if are_many(&self.images) || self.export.is_some() {

@@ -1,10 +1,12 @@
 //! `acetate run edit`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::{
     drive::{Plan, drive},
-    flags::{DeviceFlags, JobFlags, input, text_flag},
+    flags::{DeviceFlags, JobFlags, input, path_flag, text_flag},
 };
 use crate::{
     cli::{
@@ -35,6 +37,10 @@ pub struct EditArgs {
     /// Qwen/Qwen-Image-Edit-2509]
     #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
     model: Option<String>,
+    /// File with the transformer's weights instead of the model's own: GGUF (.gguf), fp8, or one of ComfyUI's files
+    /// (.safetensors); the model's folder gives everything else
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    transformer: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceFlags,
     #[command(flatten)]
@@ -47,6 +53,8 @@ impl EditArgs {
     pub fn run(mut self, global: &GlobalArgs) -> Result<(), Failure> {
         let mut flags = self.device.settings();
         flags.extend(text_flag("--model", "qwen_image.edit_model_path", self.model.as_ref()));
+        let transformer = self.transformer.as_deref();
+        flags.extend(path_flag("--transformer", "qwen_image.edit_transformer_path", transformer));
         let mut loaded = global.load(flags)?;
         self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
         let params = self.params.over(self.instruction, &self.sampling, &loaded.config.qwen_image);

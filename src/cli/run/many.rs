@@ -92,7 +92,11 @@ fn batch_of(out: &Path) -> Result<BatchId, JobError> {
 /// The settings that make other pictures of the same request.
 fn models_of(loaded: &LoadedConfig) -> String {
     let settings = &loaded.config.qwen_image;
-    format!("{:?} {:?} {:?}", settings.model_path, settings.device, settings.dtype)
+    let mut models = format!("{:?} {:?} {:?}", settings.model_path, settings.device, settings.dtype);
+    for file in [&settings.transformer_path, &settings.text_encoder_path].into_iter().flatten() {
+        models.push_str(&format!(" {}", file.display()));
+    }
+    models
 }
 
 struct Run<'a> {

@@ -1,11 +1,13 @@
 //! `acetate run workflow`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::{
     decompose::ModelFlags,
     drive::{Plan, drive},
-    flags::{JobFlags, input, text_flag},
+    flags::{JobFlags, input, path_flag, text_flag},
 };
 use crate::{
     cli::{
@@ -31,6 +33,9 @@ pub struct WorkflowArgs {
     /// that comes with acetate, models/edit-nano; with --model, Qwen/Qwen-Image-Edit-2509]
     #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
     edit_model: Option<String>,
+    /// The same as --transformer, for the edit model
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    edit_transformer: Option<PathBuf>,
     #[command(flatten)]
     params: WorkflowFlags,
     #[command(flatten)]
@@ -39,9 +44,10 @@ pub struct WorkflowArgs {
 
 impl WorkflowArgs {
     pub fn run(mut self, global: &GlobalArgs) -> Result<(), Failure> {
-        let mut flags = self.model.device.settings();
-        flags.extend(text_flag("--model", "qwen_image.model_path", self.model.model.as_ref()));
+        let mut flags = self.model.settings();
         flags.extend(text_flag("--edit-model", "qwen_image.edit_model_path", self.edit_model.as_ref()));
+        let transformer = self.edit_transformer.as_deref();
+        flags.extend(path_flag("--edit-transformer", "qwen_image.edit_transformer_path", transformer));
         let mut loaded = global.load(flags)?;
         self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
         let settings = &loaded.config.qwen_image;

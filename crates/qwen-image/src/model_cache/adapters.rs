@@ -109,11 +109,12 @@ impl ModelCache {
         overlays(folder, &adapters).map_err(|source| Error::model(&id, &name, source))?;
         let Some(slot) = self.slots.remove(old) else { return self.read(key, loras, callbacks) };
         self.changed();
-        let Slot { pipeline, model, plan, bytes, folder, used } = slot;
+        let Slot { pipeline, model, plan, bytes, folder, text_encoder_file, used } = slot;
         let watch = watch(bytes, callbacks);
         let options = LoadOptions {
             placement: plan.map_or(Placement::KEPT, |plan| plan.placement),
             fp8: key.dtype == ComputeDType::Fp8,
+            files: &key.files,
             conditioning: self.conditioning,
             loras: &adapters,
             ..LoadOptions::new(LoadContext { watch: Some(&watch), ..LoadContext::new(&device, key.dtype.candle()) })
@@ -122,7 +123,7 @@ impl ModelCache {
         let pipeline = pipeline.with_loras(&folder, options).map_err(|source| Error::model(&id, &name, source))?;
         tracing::info!(model = id, seconds = start.elapsed().as_secs_f64(), "LoRAs changed");
         let model = super::LoadedModel { loras: pipeline.components().loras.clone(), ..model };
-        Ok(Slot { pipeline, model, plan, bytes, folder, used })
+        Ok(Slot { pipeline, model, plan, bytes, folder, text_encoder_file, used })
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     Error,
+    models::WeightOptions,
     nn::{self, CardMemory},
     pipeline::{self, PipelineKind},
 };
@@ -251,12 +252,12 @@ pub fn describe_device(device: DeviceChoice, dtype: ComputeDType) -> Result<Stri
 ///
 /// # Errors
 /// If the checkpoint is unusable or does not fit, or if the device does not respond.
-pub fn foresee(limits: &Limits, folder: &Path, pipeline: PipelineKind) -> Result<String, Error> {
+pub fn foresee(limits: &Limits, folder: &Path, files: &WeightOptions, pipeline: PipelineKind) -> Result<String, Error> {
     let name = limits.device.name();
     let model = folder.display().to_string();
     let device = open_device(limits.device)?;
     let fp8 = limits.dtype == ComputeDType::Fp8;
-    let sizes = pipeline::sizes(folder, pipeline, limits.dtype.candle(), fp8)
+    let sizes = pipeline::sizes(folder, files, pipeline, limits.dtype.candle(), fp8)
         .map_err(|source| Error::model(&model, &name, source))?;
     let card = nn::card_memory(&device).map_err(|source| Error::device(&name, source))?;
     let Some(CardMemory { free, .. }) = card else { return Ok(String::new()) };

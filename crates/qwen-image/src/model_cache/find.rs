@@ -5,6 +5,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 use crate::{
     Callbacks, Error, Stage,
     hub::{self, DownloadEvent, Events, HubConfig, HubError, ModelRef},
+    models::WeightOptions,
 };
 
 pub(super) struct FoundCheckpoint {
@@ -16,8 +17,15 @@ pub(super) struct FoundCheckpoint {
     pub default: bool,
 }
 
-pub(super) fn find(hub: &HubConfig, model: &ModelRef, callbacks: &mut Callbacks<'_>) -> Result<FoundCheckpoint, Error> {
-    let resolve = |events: &mut Events<'_>| hub::resolve(hub, model, &hub::diffusers_files, events);
+/// `files` replace weights of the checkpoint, which are then not downloaded.
+pub(super) fn find(
+    hub: &HubConfig,
+    model: &ModelRef,
+    files: &WeightOptions,
+    callbacks: &mut Callbacks<'_>,
+) -> Result<FoundCheckpoint, Error> {
+    let wanted = |path: &str| hub::diffusers_files(path) && !is_replaced(path, files);
+    let resolve = |events: &mut Events<'_>| hub::resolve(hub, model, &wanted, events);
     let snapshot = with_progress(callbacks, resolve)?;
     Ok(FoundCheckpoint {
         folder: snapshot.folder,
@@ -58,7 +66,38 @@ pub(super) fn with_progress<T>(
     })
 }
 
+/// Whether a file of a checkpoint has weights that come from elsewhere.
+fn is_replaced(path: &str, files: &WeightOptions) -> bool {
+    let Some((folder, name)) = path.split_once('/') else { return false };
+    let replaced = match folder {
+        "transformer" => files.transformer.is_some(),
+        "text_encoder" => files.text_encoder.is_some(),
+        _ => false,
+    };
+    replaced && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
+}
+
 /// The unit in which progress is counted.
 pub(super) fn mebibytes(bytes: u64) -> u32 {
     u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_from_elsewhere_are_not_downloaded() {
+        let files = WeightOptions { transformer: Some("x.gguf".into()), ..WeightOptions::default() };
+        for (path, replaced) in [
+            ("transformer/diffusion_pytorch_model-00001-of-00009.safetensors", true),
+            ("transformer/diffusion_pytorch_model.safetensors.index.json", true),
+            ("transformer/config.json", false),
+            ("text_encoder/model-00001-of-00004.safetensors", false),
+            ("vae/diffusion_pytorch_model.safetensors", false),
+            ("model_index.json", false),
+        ] {
+            assert_eq!(is_replaced(path, &files), replaced, "{path}");
+        }
+    }
 }

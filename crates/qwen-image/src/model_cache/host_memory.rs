@@ -4,7 +4,10 @@ use std::path::Path;
 
 use candle_core::DType;
 
-use crate::{Error, models::checkpoint_bytes};
+use crate::{
+    Error,
+    models::{WeightOptions, checkpoint_bytes},
+};
 
 /// Working memory as a fraction of the weights: activations, the text encoder's cache, and the stacked copies made
 /// while loading.
@@ -12,8 +15,15 @@ const OVERHEAD: f64 = 0.15;
 const LEAST_OVERHEAD: u64 = 128 << 20;
 
 /// The size of a checkpoint's weights in bytes; refuses one that needs more than `budget` or the free memory.
-pub fn check(name: &str, folder: &Path, dtype: DType, budget: Option<u64>) -> Result<u64, Error> {
-    let weights = checkpoint_bytes(folder, dtype).map_err(|source| Error::Model { model: name.to_owned(), source })?;
+pub fn check(
+    name: &str,
+    folder: &Path,
+    files: &WeightOptions,
+    dtype: DType,
+    budget: Option<u64>,
+) -> Result<u64, Error> {
+    let weights =
+        checkpoint_bytes(folder, files, dtype).map_err(|source| Error::Model { model: name.to_owned(), source })?;
     let needed = weights + LEAST_OVERHEAD.max((weights as f64 * OVERHEAD) as u64);
     let available = budget.unwrap_or_else(available_memory);
     if needed <= available {

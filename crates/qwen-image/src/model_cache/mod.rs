@@ -10,6 +10,7 @@ mod memory_plan;
 mod room;
 mod shared_text_encoder;
 mod slot;
+mod what_if;
 
 use std::{
     cell::{Cell, RefCell},
@@ -36,7 +37,7 @@ pub use self::{
 use crate::{
     Callbacks, Error, Stage,
     hub::{HubConfig, ModelRef},
-    models::{LoadContext, Offloadable, text_encoder::TextEncoder},
+    models::{LoadContext, Offloadable, WeightOptions, text_encoder::TextEncoder},
     nn,
     pipeline::{
         Conditioning, LoadOptions, PipelineKind, Placement, QwenImageEditPlusPipeline, QwenImageLayeredPipeline,
@@ -76,9 +77,9 @@ impl ModelCache {
         }
     }
 
-    /// The slot of a checkpoint without adapters, in the number format of this device.
-    pub fn key(&self, pipeline: PipelineKind, checkpoint: &ModelRef) -> SlotKey {
-        SlotKey { pipeline, checkpoint: checkpoint.clone(), adapters: Vec::new(), dtype: self.limits.dtype }
+    /// The slot of a checkpoint without adapters, in the number format of this device. `files` replace weights of it.
+    pub fn key(&self, pipeline: PipelineKind, checkpoint: &ModelRef, files: WeightOptions) -> SlotKey {
+        SlotKey { pipeline, checkpoint: checkpoint.clone(), files, adapters: Vec::new(), dtype: self.limits.dtype }
     }
 
     /// `on_change` is called with the models in memory whenever one is loaded or unloaded.
@@ -195,9 +196,9 @@ impl ModelCache {
 
     fn read(&mut self, key: &SlotKey, loras: &[ChosenLora], callbacks: &mut Callbacks<'_>) -> Result<Slot, Error> {
         let device = self.device()?;
-        let found = find(&self.hub, &key.checkpoint, callbacks)?;
+        let found = find(&self.hub, &key.checkpoint, &key.files, callbacks)?;
         let adapters = adapters::read(loras)?;
-        let mut text_encoder = self.text_encoder_for(key.pipeline, &found.folder);
+        let mut text_encoder = self.text_encoder_for(key, &found.folder);
         let (bytes, plan) = match self.plan(key, &found, text_encoder.is_some(), &device) {
             // Neither the device nor the host can hold all models: the others are loaded again when needed.
             Err(Error::TooLarge { .. }) if device.is_cuda() && !self.slots.is_empty() => {
@@ -220,6 +221,7 @@ impl ModelCache {
             context: LoadContext { watch: Some(&watch), ..LoadContext::new(&device, key.dtype.candle()) },
             placement: plan.map_or(Placement::KEPT, |plan| plan.placement),
             fp8: key.dtype == ComputeDType::Fp8,
+            files: &key.files,
             text_encoder,
             conditioning: self.conditioning,
             loras: &adapters,
@@ -236,14 +238,17 @@ impl ModelCache {
         .map_err(|source| Error::model(id, &self.device_name(), source))?;
         tracing::info!(model = id, seconds = start.elapsed().as_secs_f64(), "loaded");
         let model = LoadedModel::new(key.pipeline, &found, pipeline.components());
-        Ok(Slot { pipeline, model, plan, bytes, folder: found.folder, used: 0 })
+        let text_encoder_file = key.files.text_encoder.clone();
+        Ok(Slot { pipeline, model, plan, bytes, folder: found.folder, text_encoder_file, used: 0 })
     }
 
     /// A loaded text encoder that this checkpoint can share. Only those of layered models can write captions.
-    fn text_encoder_for(&self, pipeline: PipelineKind, folder: &Path) -> Option<Offloadable<TextEncoder>> {
-        let serves = |slot: &&Slot| slot.model.pipeline == PipelineKind::Layered || pipeline == PipelineKind::EditPlus;
+    fn text_encoder_for(&self, key: &SlotKey, folder: &Path) -> Option<Offloadable<TextEncoder>> {
+        let serves =
+            |slot: &&Slot| slot.model.pipeline == PipelineKind::Layered || key.pipeline == PipelineKind::EditPlus;
+        let file = key.files.text_encoder.as_deref();
         let mut slots = self.slots.values().filter(serves);
-        let same = slots.find(|slot| same_text_encoder(&slot.folder, folder))?;
+        let same = slots.find(|slot| same_text_encoder(slot.text_encoder(), (folder, file)))?;
         Some(same.components().text_encoder.clone())
     }
 
@@ -252,7 +257,7 @@ impl ModelCache {
     fn share_text_encoder(&mut self, layered: &Slot) {
         let encoder = &layered.components().text_encoder;
         for slot in self.slots.values_mut() {
-            if same_text_encoder(&slot.folder, &layered.folder) {
+            if same_text_encoder(slot.text_encoder(), layered.text_encoder()) {
                 slot.components_mut().text_encoder = encoder.clone();
             }
         }

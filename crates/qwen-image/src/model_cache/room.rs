@@ -31,14 +31,15 @@ impl ModelCache {
             // A budget is for all models; free memory excludes those already loaded.
             let held: u64 = self.slots.values().map(|slot| slot.bytes).sum();
             let budget = self.limits.memory_budget.map(|budget| budget.saturating_sub(held));
-            return Ok((host_memory::check(model, &found.folder, dtype, budget)?, None));
+            return Ok((host_memory::check(model, &found.folder, &key.files, dtype, budget)?, None));
         };
         let invalid = |error: ModelError| Error::model(model, &name, error);
-        let mut sizes = sizes(&found.folder, key.pipeline, dtype, key.dtype == ComputeDType::Fp8).map_err(invalid)?;
+        let fp8 = key.dtype == ComputeDType::Fp8;
+        let mut sizes = sizes(&found.folder, &key.files, key.pipeline, dtype, fp8).map_err(invalid)?;
         let mut kept = 0;
         if shared {
             sizes.text_encoder = PartSize { work: sizes.text_encoder.work, ..PartSize::default() };
-            let encoder = self.text_encoder_for(key.pipeline, &found.folder);
+            let encoder = self.text_encoder_for(key, &found.folder);
             kept = encoder.map_or(Ok(0), |encoder| encoder.bytes_on_device()).map_err(failed)?;
         }
         let held = self.bytes_on_device().map_err(failed)?;

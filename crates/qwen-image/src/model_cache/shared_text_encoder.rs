@@ -14,12 +14,16 @@ use crate::models::text_encoder::TextEncoder;
 
 const PIECE: u64 = 16 << 20;
 
-/// Whether both have the same configuration and the same weights: by the names of the files' contents (the hub's cache
+/// Whether both, each a checkpoint's folder and perhaps a file with weights, have the same configuration and the same weights: by the names of the files' contents (the hub's cache
 /// names them by hash), or otherwise byte for byte.
-pub fn same_text_encoder(one: &Path, other: &Path) -> bool {
+pub fn same_text_encoder(one: (&Path, Option<&Path>), other: (&Path, Option<&Path>)) -> bool {
+    let ((one, our_file), (other, their_file)) = (one, other);
     // Unreadable files are reported when they are loaded.
     TextEncoder::reads_alike(one, other).unwrap_or(false)
-        && same_weights(&one.join("text_encoder"), &other.join("text_encoder")).unwrap_or(false)
+        && match (our_file, their_file) {
+            (None, None) => same_weights(&one.join("text_encoder"), &other.join("text_encoder")).unwrap_or(false),
+            (ours, theirs) => ours == theirs,
+        }
 }
 
 fn same_weights(one: &Path, other: &Path) -> io::Result<bool> {
@@ -127,8 +131,15 @@ mod tests {
     fn the_small_models_share_and_others_do_not() {
         let root = &Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let (layered, edit) = (root.join("models/layered-nano"), root.join("models/edit-nano"));
-        assert!(same_text_encoder(&layered, &edit));
-        assert!(!same_text_encoder(&layered, &root.join("tests/golden/checkpoints/edit")));
-        assert!(!same_text_encoder(&layered, &root.join("nowhere")));
+        let same = |one: &Path, other: &Path| same_text_encoder((one, None), (other, None));
+        assert!(same(&layered, &edit));
+        assert!(!same(&layered, &root.join("tests/golden/checkpoints/edit")));
+        assert!(!same(&layered, &root.join("nowhere")));
+        let (file, another) = (Some(Path::new("fp8.safetensors")), Some(Path::new("other.safetensors")));
+        assert!(same_text_encoder((&layered, file), (&edit, file)));
+        assert!(
+            !same_text_encoder((&layered, file), (&edit, another))
+                && !same_text_encoder((&layered, file), (&edit, None))
+        );
     }
 }

@@ -6,7 +6,7 @@ use super::{device::ComputeDType, find::FoundCheckpoint, memory_plan::MemoryPlan
 use crate::{
     hub::ModelRef,
     models::{
-        LoadResult,
+        LoadResult, WeightOptions,
         lora::AppliedLora,
         text_encoder::{ImageProcessorBackend, TextPositions},
     },
@@ -19,6 +19,8 @@ pub struct SlotKey {
     pub pipeline: PipelineKind,
     /// The checkpoint's name as given.
     pub checkpoint: ModelRef,
+    /// Files with weights instead of the checkpoint's own.
+    pub files: WeightOptions,
     /// The LoRAs in its weights, in order.
     pub adapters: Vec<AdapterKey>,
     pub dtype: ComputeDType,
@@ -36,7 +38,8 @@ pub struct AdapterKey {
 impl SlotKey {
     /// Whether both are the same checkpoint, perhaps with other LoRAs.
     pub fn has_base_of(&self, other: &Self) -> bool {
-        (self.pipeline, &self.checkpoint, self.dtype) == (other.pipeline, &other.checkpoint, other.dtype)
+        let base = |key: &'_ Self| (key.pipeline, key.checkpoint.clone(), key.files.clone(), key.dtype);
+        base(self) == base(other)
     }
 }
 
@@ -104,6 +107,8 @@ pub struct Slot {
     /// The size of its weights in bytes, for the memory budget.
     pub(super) bytes: u64,
     pub(super) folder: PathBuf,
+    /// The file with its text encoder's weights, if it is not the checkpoint's own.
+    pub(super) text_encoder_file: Option<PathBuf>,
     /// When it was last used, as a count of the cache's uses.
     pub(super) used: u64,
 }
@@ -120,8 +125,21 @@ impl Slot {
         }
     }
 
-    /// The checkpoint's own note, with its name.
-    pub fn note(&self) -> Option<String> {
-        self.components().constants.note.as_ref().map(|note| format!("{}: {note}", self.model.id))
+    /// The folder of its text encoder, and the file with the weights if they are not in it.
+    pub(super) fn text_encoder(&self) -> (&Path, Option<&Path>) {
+        (&self.folder, self.text_encoder_file.as_deref())
+    }
+
+    /// The checkpoint's own note, with its name, and the files that replace weights of it.
+    pub fn notes(&self, files: &WeightOptions) -> Vec<String> {
+        let mut notes = Vec::new();
+        notes.extend(self.components().constants.note.as_ref().map(|note| format!("{}: {note}", self.model.id)));
+        for (part, file) in [("transformer", &files.transformer), ("text encoder", &files.text_encoder)] {
+            notes.extend(file.as_ref().map(|file| format!("{}: its {part} is {}", self.model.id, file.display())));
+        }
+        if files.text_encoder_fp8 {
+            notes.push(format!("{}: its text encoder's layers are rounded to fp8", self.model.id));
+        }
+        notes
     }
 }

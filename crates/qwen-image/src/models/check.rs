@@ -8,15 +8,15 @@ use std::{
 
 use candle_core::{DType, Device};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{
     LoadResult, ModelError, Scheduler,
-    files::{elements_of, find_files, read_header},
+    files::find_files,
     read_json,
     text_encoder::{self, PictureProcessor, TextEncoder, Tokenizer, generation_config::GenerationConfig},
     transformer::{self, Transformer},
     vae::{self, Tiling, Vae},
+    weight_files::{Stored, WeightFiles},
 };
 
 /// Parts smaller than this, as float32, are loaded.
@@ -228,30 +228,26 @@ impl Parts<'_> {
 /// The tensors of a part by name, with their shapes.
 struct Shapes<'a> {
     folder: &'a Path,
-    tensors: BTreeMap<String, Value>,
+    tensors: BTreeMap<String, Stored>,
 }
 
 fn read_headers<'a>(folder: &'a Path, part: &mut ComponentReport) -> LoadResult<Shapes<'a>> {
-    let mut tensors = BTreeMap::new();
-    for path in find_files(folder)? {
-        part.files += 1;
-        part.bytes += std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        tensors.extend(read_header(&path)?.into_iter().filter(|(name, _)| name != "__metadata__"));
-    }
+    let paths = find_files(folder)?;
+    part.files = paths.len();
+    part.bytes = paths.iter().map(|path| std::fs::metadata(path).map_or(0, |metadata| metadata.len())).sum();
+    let tensors = WeightFiles::of_folder(&paths)?.tensors;
     part.tensors = tensors.len();
-    part.parameters = tensors.values().filter_map(elements_of).sum();
-    let dtypes = tensors.values().filter_map(|tensor| tensor.get("dtype")?.as_str());
-    part.dtypes = dtypes.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect();
+    part.parameters = tensors.values().map(Stored::elements).sum();
+    part.dtypes = tensors.values().map(|stored| stored.form.name()).collect::<BTreeSet<_>>().into_iter().collect();
     Ok(Shapes { folder, tensors })
 }
 
 impl Shapes<'_> {
     fn has(&self, name: &str, expected: &[usize]) -> LoadResult<()> {
         let (path, name) = (self.folder.to_owned(), name.to_owned());
-        let Some(shape) = self.tensors.get(&name).and_then(|tensor| tensor.get("shape")) else {
+        let Some(found) = self.tensors.get(&name).map(|stored| stored.shape.clone()) else {
             return Err(ModelError::MissingTensor { path, name });
         };
-        let found = Vec::<usize>::deserialize(shape).unwrap_or_default();
         if found == expected {
             return Ok(());
         }
@@ -277,6 +273,8 @@ impl Shapes<'_> {
 #[cfg(test)]
 mod tests {
     use std::{fs, path::PathBuf};
+
+    use serde_json::Value;
 
     use super::*;
 

@@ -4,13 +4,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use candle_core::{DType, Shape};
-
 use super::{LoadResult, ModelError, read_json};
-use crate::nn::{Source, Uploader};
 
 /// The files of a component, from the index if there is one. The stem differs between diffusers and transformers.
 pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
@@ -75,30 +71,11 @@ fn forms_in(folder: &Path) -> LoadResult<Vec<String>> {
     Ok(forms)
 }
 
-/// The size of a checkpoint's tensors in this number format, all components together, in bytes.
-pub fn checkpoint_bytes(folder: &Path, dtype: DType) -> LoadResult<u64> {
-    let mut elements = 0;
-    for component in ["text_encoder", "transformer", "vae"] {
-        for path in find_files(&folder.join(component))? {
-            elements += read_header(&path)?.values().filter_map(elements_of).sum::<u64>();
-        }
-    }
-    Ok(elements * dtype.size_in_bytes() as u64)
-}
+pub(super) type Header = serde_json::Map<String, serde_json::Value>;
 
-pub(super) fn elements_of(tensor: &serde_json::Value) -> Option<u64> {
-    tensor.get("shape")?.as_array()?.iter().map(serde_json::Value::as_u64).product()
-}
-
-/// Reads a file's header, and compares the file's length with it to detect incomplete downloads.
-pub(super) fn read_header(path: &Path) -> LoadResult<Header> {
-    Ok(read_header_and_start(path)?.0)
-}
-
-type Header = serde_json::Map<String, serde_json::Value>;
-
-/// The same, with the offset at which the tensors start.
-fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
+/// Reads a file's header, with the offset at which the tensors start, and compares the file's length with it to detect
+/// incomplete downloads.
+pub(super) fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
     use std::io::Read;
     let fail = |reason: String| ModelError::invalid(path, reason);
     let mut file = fs::File::open(path).map_err(|error| fail(error.to_string()))?;
@@ -122,66 +99,4 @@ fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
         return Err(fail(format!("has {length} of {promised} bytes; the download is not complete")));
     }
     Ok((header, 8 + header_length))
-}
-
-/// The tensors of these files that can be uploaded, in the order in which a model is built; numbers in names are
-/// compared as numbers.
-pub(super) fn sources(paths: &[PathBuf]) -> LoadResult<Vec<(String, Source)>> {
-    #[derive(serde::Deserialize)]
-    struct Entry {
-        dtype: String,
-        shape: Vec<usize>,
-        data_offsets: [u64; 2],
-    }
-    let mut found = Vec::new();
-    for path in paths {
-        let fail = |error: &dyn std::fmt::Display| ModelError::invalid(path, error.to_string());
-        let (header, start) = read_header_and_start(path)?;
-        let file = Arc::new(fs::File::open(path).map_err(|error| fail(&error))?);
-        for (name, value) in header {
-            if name == "__metadata__" {
-                continue;
-            }
-            let entry: Entry = serde_json::from_value(value).map_err(|error| fail(&error))?;
-            let Some(dtype) = dtype_of(&entry.dtype).filter(|dtype| Uploader::takes(*dtype)) else { continue };
-            let offset = start + entry.data_offsets[0];
-            let source =
-                Source { file: file.clone(), path: path.clone(), offset, shape: Shape::from(entry.shape), dtype };
-            if entry.data_offsets[1] - entry.data_offsets[0] != source.bytes() as u64 {
-                return Err(fail(&format!("the size of tensor `{name}` does not match its shape")));
-            }
-            found.push((name, source));
-        }
-    }
-    found.sort_by_cached_key(|(name, _)| natural_key(name));
-    Ok(found)
-}
-
-fn dtype_of(name: &str) -> Option<DType> {
-    Some(match name {
-        "F32" => DType::F32,
-        "BF16" => DType::BF16,
-        "U8" => DType::U8,
-        "U32" => DType::U32,
-        "F8_E4M3" => DType::F8E4M3,
-        _ => return None,
-    })
-}
-
-/// Sorts `blocks.9` before `blocks.10`.
-fn natural_key(name: &str) -> Vec<(usize, String)> {
-    let part = |part: &str| (part.parse().unwrap_or(usize::MAX), part.to_owned());
-    name.split('.').map(part).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_come_in_the_order_of_their_numbers() {
-        let mut names = ["b.10.x", "b.9.y", "a", "b.9.x"];
-        names.sort_by_key(|name| natural_key(name));
-        assert_eq!(names, ["a", "b.9.x", "b.9.y", "b.10.x"]);
-    }
 }

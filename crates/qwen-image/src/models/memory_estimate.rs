@@ -5,9 +5,9 @@ use std::path::Path;
 use candle_core::DType;
 
 use super::{
-    LoadResult,
-    files::{elements_of, find_files, read_header},
-    read_json, text_encoder, transformer, vae,
+    LoadResult, read_json, text_encoder, transformer, vae,
+    weight_files::{Component, Stored, WeightFiles},
+    weights::{WeightOptions, weight_files},
 };
 
 /// The memory of one part in a number format, in bytes.
@@ -62,69 +62,140 @@ const TEXT_TOKENS: u64 = 2048;
 const TRANSFORMER_WIDTHS: u64 = 18;
 /// How many pictures of the VAE's base width its last level holds, including room for cuDNN.
 const VAE_PICTURES: u64 = 12;
+/// What comes before the number of a block in names.
+const TEXT_LAYERS: &[&str] = &["model.language_model.layers.", "model.layers."];
+const TRANSFORMER_LAYERS: &[&str] = &["transformer_blocks."];
+/// How many of its largest matrices a part holds dequantized: the one in use, and one whose memory is not yet free.
+const DEQUANTIZED: u64 = 2;
 
-pub fn memory_estimate(folder: &Path, dtype: DType, workload: Workload) -> LoadResult<Sizes> {
+/// The size of a checkpoint's weights in memory, all components together, in bytes.
+pub fn checkpoint_bytes(folder: &Path, paths: &WeightOptions, dtype: DType) -> LoadResult<u64> {
+    let mut bytes = 0;
+    for (name, component) in
+        [("text_encoder", Component::TextEncoder), ("transformer", Component::Transformer), ("vae", Component::Vae)]
+    {
+        let files = weight_files(&folder.join(name), component, paths.of(component))?;
+        let rounded = component == Component::TextEncoder && paths.text_encoder_fp8;
+        let rules = Rules { layers: TEXT_LAYERS, wanted: &|_| true, travels: &|_| true, fp8: rounded };
+        bytes += files
+            .tensors
+            .iter()
+            .map(|(name, stored)| match rules.block(name) {
+                Some(_) => rules.bytes(name, stored, dtype),
+                None => stored.memory(dtype),
+            })
+            .sum::<u64>();
+    }
+    Ok(bytes)
+}
+
+pub fn memory_estimate(folder: &Path, paths: &WeightOptions, dtype: DType, workload: Workload) -> LoadResult<Sizes> {
     let bytes = dtype.size_in_bytes() as u64;
     let text_folder = folder.join("text_encoder");
     let text = text_encoder::config::Config::load(&text_folder)?;
     let head = workload.captions && !text.tied;
-    let in_layer = |name: &str| {
-        let rest = name.strip_prefix("model.language_model.layers.").or_else(|| name.strip_prefix("model.layers."));
-        rest.map(|rest| rest.starts_with("0."))
-    };
     let (hidden, inner) = (text.text.hidden_size as u64, text.text.intermediate_size as u64);
     let text_work = TEXT_TOKENS * (2 * inner + 16 * hidden) * bytes;
-    let text_encoder =
-        part(&text_folder, bytes, text_work, in_layer, |name| head || name != "lm_head.weight", |_| true)?;
+    let files = weight_files(&text_folder, Component::TextEncoder, paths.of(Component::TextEncoder))?;
+    let text_encoder = part(
+        &files,
+        text_work,
+        dtype,
+        &Rules {
+            layers: TEXT_LAYERS,
+            wanted: &|name| head || name != "lm_head.weight",
+            travels: &|_| true,
+            fp8: paths.text_encoder_fp8,
+        },
+    );
 
     let transformer_folder = folder.join("transformer");
     let config: transformer::config::Config = read_json(&transformer_folder.join("config.json"))?;
     let tokens = workload.patches as u64 + TEXT_TOKENS / 2;
     let transformer_work = tokens * config.inner_dim() as u64 * TRANSFORMER_WIDTHS * bytes;
-    let in_block = |name: &str| name.strip_prefix("transformer_blocks.").map(|rest| rest.starts_with("0."));
-    let travels = |name: &str| !name.contains("_mod.");
-    let mut transformer = part(&transformer_folder, bytes, transformer_work, in_block, |_| true, travels)?;
-    if workload.fp8 {
-        let saved = transformer.room - transformer.room / bytes;
-        transformer.room -= saved;
-        transformer.block -= saved;
-    }
+    let files = weight_files(&transformer_folder, Component::Transformer, paths.of(Component::Transformer))?;
+    let transformer = part(
+        &files,
+        transformer_work,
+        dtype,
+        &Rules {
+            layers: TRANSFORMER_LAYERS,
+            wanted: &|_| true,
+            travels: &|name| !name.contains("_mod."),
+            fp8: workload.fp8,
+        },
+    );
 
     let vae_folder = folder.join("vae");
     let config: vae::config::Config = read_json(&vae_folder.join("config.json"))?;
     let vae_work = workload.pixels as u64 * config.base_dim as u64 * VAE_PICTURES * bytes;
-    let vae = part(&vae_folder, bytes, vae_work, |_| None, |_| true, |_| true)?;
+    let files = weight_files(&vae_folder, Component::Vae, None)?;
+    let vae = part(&files, vae_work, dtype, &Rules { layers: &[], wanted: &|_| true, travels: &|_| true, fp8: false });
     Ok(Sizes { text_encoder, transformer, vae })
 }
 
-/// `in_block` is none for a tensor outside of the blocks; otherwise it says whether it is in the first one.
-fn part(
-    folder: &Path,
-    bytes: u64,
-    work: u64,
-    in_block: impl Fn(&str) -> Option<bool>,
-    wanted: impl Fn(&str) -> bool,
-    travels: impl Fn(&str) -> bool,
-) -> LoadResult<PartSize> {
+/// The weights of a file with a component, without the working memory of a pipeline.
+pub(super) fn part_of_file(files: &WeightFiles, component: Component, dtype: DType) -> PartSize {
+    let layers: &[&str] = match component {
+        Component::Transformer => TRANSFORMER_LAYERS,
+        Component::TextEncoder => TEXT_LAYERS,
+        Component::Vae => &[],
+    };
+    let travels = |name: &str| !name.contains("_mod.");
+    part(files, 0, dtype, &Rules { layers, wanted: &|_| true, travels: &travels, fp8: false })
+}
+
+/// How the tensors of a part are counted.
+struct Rules<'a> {
+    /// What comes before the number of a block in names.
+    layers: &'a [&'a str],
+    wanted: &'a dyn Fn(&str) -> bool,
+    travels: &'a dyn Fn(&str) -> bool,
+    /// Whether dense matrices that travel are rounded to fp8.
+    fp8: bool,
+}
+
+impl Rules<'_> {
+    /// The block of a tensor; none outside of the blocks.
+    fn block(&self, name: &str) -> Option<usize> {
+        let rest = self.layers.iter().find_map(|prefix| name.strip_prefix(prefix))?;
+        rest.split('.').next()?.parse().ok()
+    }
+
+    fn bytes(&self, name: &str, stored: &Stored, dtype: DType) -> u64 {
+        let rounded = self.fp8 && stored.shape.len() == 2 && (self.travels)(name) && !stored.stays();
+        if rounded { stored.elements() + 4 * stored.shape[0] as u64 } else { stored.memory(dtype) }
+    }
+}
+
+fn part(files: &WeightFiles, work: u64, dtype: DType, rules: &Rules<'_>) -> PartSize {
     let mut size = PartSize { work, ..PartSize::default() };
-    let mut in_blocks = 0;
-    for path in find_files(folder)? {
-        for (name, tensor) in read_header(&path)?.iter().filter(|(name, _)| wanted(name)) {
-            let bytes = elements_of(tensor).unwrap_or(0) * bytes;
-            match in_block(name) {
-                None => size.ends += bytes,
-                Some(first) => {
-                    in_blocks += bytes;
-                    if first {
-                        size.block += bytes;
-                        size.room += if travels(name) { bytes } else { 0 };
-                    }
-                }
-            }
+    // Blocks differ in files that give some of them more bits, so a plan counts on the largest.
+    let mut blocks: Vec<(u64, u64)> = Vec::new();
+    let mut widest = 0;
+    for (name, stored) in files.tensors.iter().filter(|(name, _)| (rules.wanted)(name)) {
+        let Some(block) = rules.block(name) else {
+            size.ends += stored.memory(dtype);
+            continue;
+        };
+        // Numbers in names are not trusted.
+        if block >= files.tensors.len() {
+            continue;
+        }
+        if blocks.len() <= block {
+            blocks.resize(block + 1, (0, 0));
+        }
+        let bytes = rules.bytes(name, stored, dtype);
+        blocks[block].0 += bytes;
+        blocks[block].1 += if (rules.travels)(name) { bytes } else { 0 };
+        if stored.stays() {
+            widest = widest.max(stored.elements());
         }
     }
-    if size.block > 0 {
-        size.blocks = in_blocks.div_ceil(size.block) as usize;
-    }
-    Ok(size)
+    size.blocks = blocks.len();
+    size.block = blocks.iter().map(|block| block.0).max().unwrap_or(0);
+    size.room = blocks.iter().map(|block| block.1).max().unwrap_or(0);
+    // Products dequantize a matrix at a time; up to three are joined into one.
+    size.work += widest * DEQUANTIZED * dtype.size_in_bytes() as u64;
+    size
 }

@@ -2,7 +2,9 @@
 
 mod block_swap;
 mod check;
+mod convert;
 mod files;
+mod inspect;
 pub mod lora;
 mod memory_estimate;
 mod offload;
@@ -10,12 +12,15 @@ mod scheduler;
 pub mod text_encoder;
 pub mod transformer;
 pub mod vae;
+mod weight_files;
 mod weights;
 
 pub use block_swap::BlockPlacement;
 pub use check::{CheckpointReport, ComponentReport, check};
-pub use files::checkpoint_bytes;
-pub use memory_estimate::{PartSize, Sizes, Workload, memory_estimate};
+pub use convert::{Converted, Mixture, OnWritten, TARGETS, Target, convert};
+pub use inspect::{FileReport, check_file};
+pub use memory_estimate::{PartSize, Sizes, Workload, checkpoint_bytes, memory_estimate};
 pub use offload::{Entered, OffloadGroups, Offloadable};
 pub use scheduler::{Schedule, Scheduler};
-pub use weights::{LoadContext, LoadResult, ModelError, Watch, Weights, read_json};
+pub use weight_files::{Component, Form, Remarks, Stored, WeightFiles};
+pub use weights::{LoadContext, LoadResult, ModelError, Watch, WeightOptions, Weights, read_json};

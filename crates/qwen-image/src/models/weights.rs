@@ -10,14 +10,15 @@ use std::{
     rc::Rc,
 };
 
-use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
+use candle_core::{DType, Device, Shape, Tensor};
 use serde::de::DeserializeOwned;
 
 use super::{
-    files::{find_files, read_header, sources},
+    files::find_files,
     lora::{LoraError, Overlays},
+    weight_files::{Component, Form, Remarks, Stored, WeightFiles},
 };
-use crate::nn::{Linear, RmsNorm, Uploader};
+use crate::nn::{Linear, LowRank, RmsNorm, Source, Uploader, Weight};
 
 /// Why a checkpoint is unusable. Every variant names the file or tensor.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,12 @@ pub enum ModelError {
     UnexpectedTensor { path: PathBuf, name: String, count: usize },
     #[error(transparent)]
     Lora(#[from] LoraError),
+    /// A form of weights that is not read.
+    #[error(
+        "{}: tensor `{name}` is in {form}, which is not supported; use a bf16, an fp8 (e4m3, also scaled) or a GGUF file \
+         (Q8_0, Q4_K_M and others) of the same model", path.display()
+    )]
+    UnsupportedForm { path: PathBuf, name: String, form: String },
     /// Loading was cancelled through the progress callback.
     #[error("cancelled while the model was loaded")]
     Cancelled,
@@ -74,13 +81,17 @@ pub struct LoadContext<'a> {
     pub watch: Option<Watch<'a>>,
     /// Empty for all components except the one that they were made for.
     pub overlays: &'a Overlays,
+    /// The component's weights in one file of any form, instead of those in its folder.
+    pub file: Option<&'a Path>,
+    /// Round the matrices of a language model's layers to fp8, with a scale per row.
+    pub fp8_weights: bool,
 }
 
 static NO_OVERLAYS: Overlays = Overlays::new();
 
 impl<'a> LoadContext<'a> {
     pub fn new(device: &'a Device, dtype: DType) -> Self {
-        Self { device, dtype, watch: None, overlays: &NO_OVERLAYS }
+        Self { device, dtype, watch: None, overlays: &NO_OVERLAYS, file: None, fp8_weights: false }
     }
 }
 
@@ -91,73 +102,49 @@ pub struct Weights<'a> {
     prefix: String,
 }
 
-/// The source of tensors.
-enum TensorSource {
-    /// A component's memory-mapped files in diffusers' layout.
-    Safetensors(MmapedSafetensors),
-}
-
-impl TensorSource {
-    fn names(&self) -> BTreeSet<String> {
-        match self {
-            Self::Safetensors(files) => files.tensors().into_iter().map(|(name, _)| name).collect(),
-        }
-    }
-
-    fn shapes(&self) -> Vec<(String, Shape)> {
-        match self {
-            Self::Safetensors(files) => {
-                files.tensors().into_iter().map(|(name, view)| (name, Shape::from(view.shape().to_vec()))).collect()
-            }
-        }
-    }
-
-    fn load(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Safetensors(files) => files.load(name, device),
-        }
-    }
-}
 
 struct Files<'a> {
-    folder: PathBuf,
-    source: TensorSource,
+    /// The folder, or the file.
+    path: PathBuf,
+    source: WeightFiles,
     overlays: &'a Overlays,
-    names: BTreeSet<String>,
     read: RefCell<BTreeSet<String>>,
     /// A faster upload for some of the tensors, with their positions in it.
     upload: Option<(Uploader, BTreeMap<String, usize>)>,
     device: Device,
     dtype: DType,
     watch: Option<Watch<'a>>,
+    fp8_weights: bool,
 }
 
 impl<'a> Weights<'a> {
-    /// Opens the safetensors of a component folder, in one file or in shards with an index. On a GPU, this starts the
-    /// upload of the first tensors.
-    pub fn open(folder: &Path, loading: LoadContext<'a>) -> Result<Self, ModelError> {
-        let LoadContext { device, dtype, watch, overlays } = loading;
-        let paths = find_files(folder)?;
-        for path in &paths {
-            read_header(path)?;
-        }
-        // SAFETY: the files are mapped read-only; no reader of mapped files can guard against a checkpoint that is
-        // rewritten while it is loaded.
-        let tensors = unsafe { MmapedSafetensors::multi(&paths) }
-            .map_err(|error| ModelError::invalid(folder, error.to_string()))?;
-        let source = TensorSource::Safetensors(tensors);
+    /// Opens the safetensors of a component folder, in one file or in shards with an index, or the file that replaces
+    /// them. On a GPU, this starts the upload of the first tensors.
+    pub fn open(folder: &Path, component: Component, loading: LoadContext<'a>) -> Result<Self, ModelError> {
+        let LoadContext { device, dtype, watch, overlays, file, fp8_weights } = loading;
+        let source = weight_files(folder, component, file)?;
         let files = Files {
-            folder: folder.to_owned(),
-            names: source.names(),
+            path: file.unwrap_or(folder).to_owned(),
+            upload: upload(&source, device)?,
             source,
             overlays,
             read: RefCell::default(),
-            upload: upload(&paths, device)?,
             device: device.clone(),
             dtype,
             watch,
+            fp8_weights,
         };
         Ok(Self { files: Rc::new(files), prefix: String::new() })
+    }
+
+    /// The folder or the file.
+    pub fn source(&self) -> &Path {
+        &self.files.path
+    }
+
+    /// What the file says about the model besides its tensors.
+    pub fn remarks(&self) -> &Remarks {
+        &self.files.source.remarks
     }
 
     /// The tensors under `name.`.
@@ -166,14 +153,13 @@ impl<'a> Weights<'a> {
     }
 
     pub fn contains(&self, name: &str) -> bool {
-        self.files.names.contains(&self.path(name))
+        self.files.source.tensors.contains_key(&self.path(name))
     }
 
-    /// All tensors of the files, regardless of the prefix.
+    /// All tensors of the files, regardless of the prefix, by name.
     pub fn names_and_shapes(&self) -> Vec<(String, Shape)> {
-        let mut all = self.files.source.shapes();
-        all.sort_by(|(one, _), (other, _)| one.cmp(other));
-        all
+        let all = self.files.source.tensors.iter();
+        all.map(|(name, stored)| (name.clone(), Shape::from(stored.shape.as_slice()))).collect()
     }
 
     pub fn device(&self) -> &Device {
@@ -192,44 +178,71 @@ impl<'a> Weights<'a> {
 
     /// Like [`Self::get`], but in the file's number format: for tables of which a pass reads few rows.
     pub fn get_stored(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, ModelError> {
-        let tensor = self.get_any(name)?;
-        let shape = shape.into();
-        if tensor.shape() != &shape {
-            return Err(ModelError::WrongShape {
-                path: self.files.folder.clone(),
-                name: self.path(name),
-                found: tensor.dims().to_vec(),
-                expected: shape.dims().to_vec(),
-            });
-        }
+        let (name, stored) = self.find(shape, name)?;
+        let Files { source, upload, device, dtype, .. } = &*self.files;
+        let place = upload.as_ref().and_then(|(uploader, places)| Some((uploader, *places.get(&name)?)));
+        // What the kernels do not know is converted at once.
+        let numbers = matches!(stored.form, Form::Numbers(DType::F32 | DType::BF16 | DType::U8 | DType::U32));
+        let tensor = match place {
+            Some((uploader, place)) if numbers => uploader.take(place)?,
+            _ if numbers => source.numbers(stored)?.to_device(device)?,
+            place => {
+                if let Some((uploader, place)) = place {
+                    uploader.skip(place)?;
+                }
+                source.numbers(stored)?.to_dtype(*dtype)?.to_device(device)?
+            }
+        };
+        self.took(name, stored)?;
         Ok(tensor)
     }
 
-    fn get_any(&self, name: &str) -> Result<Tensor, ModelError> {
-        let name = self.path(name);
-        let Files { folder, source, names, read, upload, device, watch, .. } = &*self.files;
-        if !names.contains(&name) {
-            return Err(ModelError::MissingTensor { path: folder.clone(), name });
+    /// A matrix `(out, in)` in the form in which products read it.
+    fn matrix(&self, (out_features, in_features): (usize, usize), name: &str) -> Result<Weight, ModelError> {
+        let (path, stored) = self.find((out_features, in_features), name)?;
+        if !stored.stays() {
+            return Ok(Weight::dense(&self.get((out_features, in_features), name)?)?);
         }
-        let uploaded = upload.as_ref().and_then(|(uploader, places)| Some((uploader, *places.get(&name)?)));
-        let tensor = match uploaded {
-            Some((uploader, place)) => uploader.take(place)?,
-            None => source.load(&name, device)?,
+        let Files { source, upload, device, .. } = &*self.files;
+        let uploaded = match upload.as_ref().and_then(|(uploader, places)| Some((uploader, *places.get(&path)?))) {
+            Some((uploader, place)) => Some(uploader.take(place)?),
+            None => None,
         };
-        if let Some(watch) = watch
-            && watch((tensor.elem_count() * self.dtype().size_in_bytes()) as u64).is_break()
+        let weight = source.weight(stored, uploaded, device)?;
+        self.took(path, stored)?;
+        Ok(weight)
+    }
+
+    /// A tensor of exactly this shape.
+    fn find(&self, shape: impl Into<Shape>, name: &str) -> Result<(String, &Stored), ModelError> {
+        let (name, path) = (self.path(name), self.files.path.clone());
+        let Some(stored) = self.files.source.tensors.get(&name) else {
+            return Err(ModelError::MissingTensor { path, name });
+        };
+        let shape = shape.into();
+        if stored.shape != shape.dims() {
+            let (found, expected) = (stored.shape.clone(), shape.dims().to_vec());
+            return Err(ModelError::WrongShape { path, name, found, expected });
+        }
+        Ok((name, stored))
+    }
+
+    fn took(&self, name: String, stored: &Stored) -> Result<(), ModelError> {
+        if let Some(watch) = self.files.watch
+            && watch(stored.memory(self.dtype())).is_break()
         {
             return Err(ModelError::Cancelled);
         }
-        read.borrow_mut().insert(name);
-        Ok(tensor)
+        self.files.read.borrow_mut().insert(name);
+        Ok(())
     }
 
     /// Records tensors that belong to the model but are not needed: the temporal taps of the VAE for one frame, the
     /// language head of a text encoder without captions.
     pub fn skip(&self, name: &str) {
         let path = self.path(name);
-        let skipped = || self.files.names.range(path.clone()..).take_while(|name| name.starts_with(&path));
+        let tensors = &self.files.source.tensors;
+        let skipped = || tensors.range(path.clone()..).map(|(name, _)| name).take_while(|name| name.starts_with(&path));
         if let Some((uploader, places)) = &self.files.upload {
             for place in skipped().filter_map(|name| places.get(name)) {
                 if let Err(error) = uploader.skip(*place) {
@@ -245,11 +258,11 @@ impl<'a> Weights<'a> {
     /// Fails if the files have tensors that were not requested.
     pub fn finish(&self) -> Result<(), ModelError> {
         let read = self.files.read.borrow();
-        let mut left = self.files.names.difference(&read);
+        let mut left = self.files.source.tensors.keys().filter(|name| !read.contains(*name));
         match left.next() {
             None => Ok(()),
             Some(name) => Err(ModelError::UnexpectedTensor {
-                path: self.files.folder.clone(),
+                path: self.files.path.clone(),
                 name: name.clone(),
                 count: left.count() + 1,
             }),
@@ -257,18 +270,25 @@ impl<'a> Weights<'a> {
     }
 
     pub fn linear(&self, in_features: usize, out_features: usize, bias: bool) -> Result<Linear, ModelError> {
-        let weight = self.get_stored((out_features, in_features), "weight")?;
-        let weight = self.with_changes(weight)?.to_dtype(self.dtype())?;
-        let bias = bias.then(|| self.get(out_features, "bias")).transpose()?;
-        Ok(Linear::new(&weight, bias)?)
-    }
-
-    /// A layer's weight with all its changes, which are added in float32 and rounded once.
-    fn with_changes(&self, weight: Tensor) -> candle_core::Result<Tensor> {
+        let shape = (out_features, in_features);
+        let (_, stored) = self.find(shape, "weight")?;
+        let stays = stored.stays();
+        let precise = matches!(&stored.form, Form::Fp8(scales) if scales.full_precision);
         let changes = self.files.overlays.of_layer(&self.prefix, self.device())?;
-        let Some((first, rest)) = changes.split_first() else { return Ok(weight) };
-        let first = first.merge_into(&weight.to_dtype(DType::F32)?)?;
-        rest.iter().try_fold(first, |weight, change| change.merge_into(&weight))
+        let (mut weight, adapters) = if stays || changes.is_empty() {
+            // Rounding the sum again would lose most of a change, so it is added to the outputs.
+            let adapters = changes.iter().map(|change| change.to(self.dtype(), self.device()));
+            (self.matrix(shape, "weight")?, adapters.collect::<candle_core::Result<Vec<_>>>()?)
+        } else {
+            let weight = with_changes(&self.get_stored(shape, "weight")?, &changes)?;
+            (Weight::dense(&weight.to_dtype(self.dtype())?)?, Vec::new())
+        };
+        if self.files.fp8_weights && self.prefix.contains(".layers.") {
+            weight = weight.rounded_to_fp8()?;
+        }
+        let bias = bias.then(|| self.get(out_features, "bias")).transpose()?;
+        let linear = Linear::from_weight(weight, bias).with_adapters(adapters);
+        Ok(if precise { linear.in_full_precision() } else { linear })
     }
 
     pub fn rms_norm(&self, size: usize, eps: f64) -> Result<RmsNorm, ModelError> {
@@ -280,12 +300,78 @@ impl<'a> Weights<'a> {
     }
 }
 
+/// A weight with all its changes in float32, so that it is rounded once.
+fn with_changes(weight: &Tensor, changes: &[LowRank]) -> candle_core::Result<Tensor> {
+    changes.iter().try_fold(weight.to_dtype(DType::F32)?, |weight, change| change.merge_into(&weight))
+}
+
+/// The weights of a checkpoint's components, where they are not as in its folders.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightOptions {
+    pub transformer: Option<PathBuf>,
+    pub text_encoder: Option<PathBuf>,
+    /// Round the matrices of the text encoder's layers to fp8, with a scale per row. Products stay in the compute format.
+    pub text_encoder_fp8: bool,
+}
+
+impl WeightOptions {
+    pub fn of(&self, component: Component) -> Option<&Path> {
+        match component {
+            Component::Transformer => self.transformer.as_deref(),
+            Component::TextEncoder => self.text_encoder.as_deref(),
+            Component::Vae => None,
+        }
+    }
+}
+
+/// The files of a component: those in its folder, or the one that replaces them.
+pub(super) fn weight_files(folder: &Path, component: Component, file: Option<&Path>) -> LoadResult<WeightFiles> {
+    match file {
+        Some(file) => WeightFiles::of_file(file, component),
+        None => WeightFiles::of_folder(&find_files(folder)?),
+    }
+}
+
 /// The faster upload of a component's tensors, if the device has one.
-fn upload(paths: &[PathBuf], device: &Device) -> LoadResult<Option<(Uploader, BTreeMap<String, usize>)>> {
+fn upload(files: &WeightFiles, device: &Device) -> LoadResult<Option<(Uploader, BTreeMap<String, usize>)>> {
     if !device.is_cuda() {
         return Ok(None);
     }
-    let (names, sources): (Vec<_>, Vec<_>) = sources(paths)?.into_iter().unzip();
-    let places = names.into_iter().enumerate().map(|(place, name)| (name, place)).collect();
+    let mut found: Vec<(&String, Source)> = Vec::new();
+    for (name, stored) in &files.tensors {
+        let place = &stored.place;
+        let (dtype, shape) = match &stored.form {
+            Form::Numbers(dtype) => (*dtype, stored.shape.clone()),
+            Form::Fp8(_) if stored.stays() => (DType::F8E4M3, stored.shape.clone()),
+            Form::Blocks(_) if stored.stays() => (DType::U8, vec![place.bytes as usize]),
+            Form::Fp8(_) | Form::E5m2(_) | Form::Blocks(_) => continue,
+        };
+        if Uploader::takes(dtype) {
+            let (file, path) = (files.file(place).clone(), files.path(place).to_owned());
+            let source = Source { file, path, offset: place.offset, shape: Shape::from(shape), dtype };
+            found.push((name, source));
+        }
+    }
+    found.sort_by_cached_key(|(name, _)| natural_key(name));
+    let (names, sources): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    let places = names.into_iter().enumerate().map(|(place, name)| (name.clone(), place)).collect();
     Ok(Uploader::start(sources, device)?.map(|uploader| (uploader, places)))
+}
+
+/// The order in which a model is built: `blocks.9` before `blocks.10`.
+fn natural_key(name: &str) -> Vec<(usize, String)> {
+    let part = |part: &str| (part.parse().unwrap_or(usize::MAX), part.to_owned());
+    name.split('.').map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_come_in_the_order_of_their_numbers() {
+        let mut names = ["b.10.x", "b.9.y", "a", "b.9.x"];
+        names.sort_by_key(|name| natural_key(name));
+        assert_eq!(names, ["a", "b.9.x", "b.9.y", "b.10.x"]);
+    }
 }

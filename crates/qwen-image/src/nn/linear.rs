@@ -16,6 +16,12 @@ use super::{
 pub struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
+    /// Whether a GPU multiplies in fp8, with inputs rounded in the same way. Otherwise a weight in fp8 or in blocks is
+    /// dequantized for each product.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only GPUs multiply fp8"))]
+    fp8: bool,
+    /// Whether that was ruled out.
+    full_precision: bool,
     /// Added to the output at run time, in this order.
     adapters: Vec<LowRank>,
 }
@@ -28,7 +34,7 @@ impl Linear {
 
     /// From a weight in any form.
     pub fn from_weight(weight: Weight, bias: Option<Tensor>) -> Self {
-        Self { weight, bias, adapters: Vec::new() }
+        Self { weight, bias, fp8: false, full_precision: false, adapters: Vec::new() }
     }
 
     /// Adds low-rank changes at run time instead of merging them, which is more accurate if the weight itself is
@@ -38,18 +44,30 @@ impl Linear {
         Self { adapters, ..self }
     }
 
+    /// Products in the compute format, whatever the weight's form.
+    #[must_use]
+    pub fn in_full_precision(self) -> Self {
+        Self { full_precision: true, ..self }
+    }
+
     /// Joins layers with the same input into one layer with concatenated outputs: one product instead of several.
     ///
     /// # Errors
-    /// If their weights have different forms, or one has adapters.
+    /// If their widths differ.
     pub fn stacked(layers: &[Self]) -> Result<Self> {
-        if layers.iter().any(|layer| !layer.adapters.is_empty()) {
-            candle_core::bail!("layers are stacked before they get adapters");
+        let rows = layers.iter().map(Self::out_features).collect::<Result<Vec<_>>>()?;
+        let (mut first, mut adapters) = (0, Vec::new());
+        for (layer, count) in layers.iter().zip(&rows) {
+            for adapter in &layer.adapters {
+                adapters.push(adapter.among_rows(first, rows.iter().sum())?);
+            }
+            first += count;
         }
         let weights: Vec<_> = layers.iter().map(|layer| &layer.weight).collect();
         let biases: Option<Vec<_>> = layers.iter().map(|layer| layer.bias.as_ref()).collect();
         let bias = biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?;
-        Ok(Self::from_weight(Weight::stacked(&weights)?, bias))
+        let full_precision = layers.iter().any(|layer| layer.full_precision);
+        Ok(Self { full_precision, adapters, ..Self::from_weight(Weight::stacked(&weights)?, bias) })
     }
 
     /// The output width of [`Self::forward`].
@@ -60,12 +78,9 @@ impl Linear {
     /// [`Self::forward`], then [`super::gelu_tanh`].
     pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
-        if self.bias.is_some()
-            && self.adapters.is_empty()
-            && super::cuda::applies(x)
-            && let Some(layer) = self.layer(true)
-        {
-            return super::cuda::linear(x, layer);
+        if self.bias.is_some() && self.adapters.is_empty() && super::cuda::applies(x) {
+            let mut made = None;
+            return super::cuda::linear(x, self.layer(x, true, &mut made)?);
         }
         super::gelu_tanh(&self.forward(x)?)
     }
@@ -73,40 +88,64 @@ impl Linear {
     /// [`Self::forward`] into rows of a buffer on the GPU.
     #[cfg(feature = "cuda")]
     pub(super) fn forward_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
-        match self.layer(false) {
-            Some(layer) if self.adapters.is_empty() => super::cuda::linear_into(x, layer, out),
-            _ => {
-                let made = self.forward(x)?;
-                out.slice_set(&made.reshape(out.shape())?, 0, 0)
-            }
+        if self.adapters.is_empty() {
+            let mut made = None;
+            return super::cuda::linear_into(x, self.layer(x, false, &mut made)?, out);
         }
+        let product = self.forward(x)?;
+        out.slice_set(&product.reshape(out.shape())?, 0, 0)
     }
 
-    /// The form that the GPU's products accept; none for a weight in blocks.
+    /// The form that the GPU's products accept; `made` holds a dequantized weight for as long as the layer is used.
     #[cfg(feature = "cuda")]
-    fn layer(&self, gelu: bool) -> Option<super::cuda::Layer<'_>> {
+    fn layer<'a>(
+        &'a self,
+        x: &Tensor,
+        gelu: bool,
+        made: &'a mut Option<(Tensor, Option<Tensor>)>,
+    ) -> Result<super::cuda::Layer<'a>> {
         let (weight, scales) = match &self.weight {
             Weight::Dense(weight) => (weight, None),
-            Weight::Fp8 { rows, scales } => (rows, Some(scales)),
-            Weight::Quantized(_) => return None,
+            Weight::Fp8 { rows, scales } if self.fp8 => (rows, Some(scales)),
+            other => {
+                let (weight, scales) = made.insert(if self.fp8 {
+                    let (rows, scales) = other.to_fp8()?;
+                    (rows, Some(scales))
+                } else {
+                    (other.dequantize(x.dtype())?, None)
+                });
+                (&*weight, scales.as_ref())
+            }
         };
-        Some(super::cuda::Layer { weight, scales, bias: self.bias.as_ref(), gelu })
+        Ok(super::cuda::Layer { weight, scales, bias: self.bias.as_ref(), gelu })
     }
 
-    /// The weight in fp8 (e4m3) with a scale per row; inputs are then rounded in the same way before the product.
+    /// Products in fp8 (e4m3) with a scale per row; inputs are rounded in the same way. A dense weight is rounded now, one
+    /// in blocks for each product, and one in fp8 keeps its numbers.
     ///
     /// # Errors
     /// On devices that do not support fp8.
     pub fn into_fp8(self) -> Result<Self> {
+        if self.full_precision {
+            return Ok(self);
+        }
         #[cfg(feature = "cuda")]
-        if let Weight::Dense(weight) = &self.weight
-            && super::cuda::applies(weight)
-        {
-            if !super::cuda::quantizable(weight) {
-                return Ok(self);
+        match &self.weight {
+            Weight::Dense(weight) if super::cuda::applies(weight) => {
+                if !super::cuda::quantizable(weight) {
+                    return Ok(self);
+                }
+                let (rows, scales) = super::cuda::quantize(weight)?;
+                return Ok(Self { weight: Weight::Fp8 { rows, scales }, fp8: true, ..self });
             }
-            let (rows, scales) = super::cuda::quantize(weight)?;
-            return Ok(Self { weight: Weight::Fp8 { rows, scales }, ..self });
+            weight @ (Weight::Fp8 { .. } | Weight::Quantized(_) | Weight::Mixed(_)) => {
+                if let Some(device) = weight.device().filter(|device| device.is_cuda()) {
+                    super::cuda::check_fp8(device)?;
+                    let fp8 = super::cuda::multiplies_in_fp8(weight.shape()?);
+                    return Ok(Self { fp8, ..self });
+                }
+            }
+            Weight::Dense(_) => {}
         }
         candle_core::bail!("fp8 needs an NVIDIA GPU, and acetate built with the `cuda` feature")
     }
@@ -121,25 +160,27 @@ impl Linear {
     }
 
     fn product(&self, x: &Tensor) -> Result<Tensor> {
-        let dense = match &self.weight {
-            Weight::Quantized(weight) => &Weight::dense(&weight.dequantize()?)?,
-            weight @ (Weight::Dense(_) | Weight::Fp8 { .. }) => weight,
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(x) {
+            let mut made = None;
+            return super::cuda::linear(x, self.layer(x, false, &mut made)?);
+        }
+        let made;
+        let weight = match &self.weight {
+            Weight::Dense(weight) => weight,
+            other => {
+                let matrix = other.dequantize(x.dtype())?;
+                // The CPU kernel reads `(in, out)`, in any order in memory.
+                made = if cpu::is_cpu_f32(x) { matrix.t()? } else { matrix };
+                &made
+            }
         };
-        if let Weight::Dense(weight) = dense
-            && cpu::is_cpu_f32(x)
-        {
+        if cpu::is_cpu_f32(x) {
             return match &self.bias {
                 Some(bias) => x.apply_op3_no_bwd(weight, bias, &Product),
                 None => x.apply_op2_no_bwd(weight, &Product),
             };
         }
-        #[cfg(feature = "cuda")]
-        if super::cuda::applies(x)
-            && let Some(layer) = self.layer(false)
-        {
-            return super::cuda::linear(x, layer);
-        }
-        let Weight::Dense(weight) = dense else { candle_core::bail!("fp8 weights on {:?}", x.device()) };
         let dims = x.dims();
         let rows: usize = dims[..dims.len() - 1].iter().product();
         let mut out_dims = dims.to_vec();
@@ -172,7 +213,7 @@ impl Product {
         if rows.width != in_features {
             candle_core::bail!("a linear layer for {in_features} features was given {:?}", x.1.shape());
         }
-        let weight = Matrix::row_major(cpu::contiguous(weight.0, weight.1)?, in_features, out_features);
+        let weight = matrix(weight.0, weight.1, (in_features, out_features))?;
         let mut out = Vec::with_capacity(rows.count * out_features);
         match bias {
             Some(bias) => (0..rows.count).for_each(|_| out.extend_from_slice(bias)),
@@ -191,7 +232,8 @@ impl Product {
         if rows.count == 1 {
             let columns = out_features.div_ceil(tasks).next_multiple_of(64);
             out.par_chunks_mut(columns).enumerate().for_each(|(task, out)| {
-                let weight = Matrix { data: &weight.data[task * columns..], cols: out.len(), ..weight };
+                let data = &weight.data[task * columns * weight.col_stride..];
+                let weight = Matrix { data, cols: out.len(), ..weight };
                 gemm(out, out.len(), input(0, 1), weight, add, 1.0);
             });
         } else {
@@ -206,6 +248,18 @@ impl Product {
         dims[last] = out_features;
         Ok((CpuStorage::F32(out), Shape::from(dims)))
     }
+}
+
+/// A matrix in row-major or in column-major order.
+fn matrix<'a>(storage: &'a CpuStorage, layout: &Layout, (rows, cols): (usize, usize)) -> Result<Matrix<'a>> {
+    if layout.is_contiguous() {
+        return Ok(Matrix::row_major(cpu::contiguous(storage, layout)?, rows, cols));
+    }
+    if layout.stride() != [1, rows] {
+        candle_core::bail!("a weight with gaps, {layout:?}");
+    }
+    let data = &storage.as_slice::<f32>()?[layout.start_offset()..];
+    Ok(Matrix { data, rows, cols, row_stride: 1, col_stride: rows })
 }
 
 impl CustomOp2 for Product {

@@ -46,7 +46,9 @@ fn a_weight_in_blocks_computes_as_what_it_dequantizes_to() -> Result<()> {
     for format in [GgmlDType::Q4_0, GgmlDType::Q8_0] {
         let stored = QTensor::quantize(&values(&[10, 64], 2), format)?;
         let plain = Linear::new(&stored.dequantize(&Device::Cpu)?, Some(bias.clone()))?;
-        let blocks = QuantizedWeight::new(&stored.data()?, format, (10, 64))?;
+        let bytes = stored.data()?;
+        let tensor = |bytes: &[u8]| Tensor::from_slice(bytes, bytes.len(), &Device::Cpu);
+        let blocks = QuantizedWeight::new(tensor(&bytes)?, format, (10, 64))?;
         let mut layer = Linear::from_weight(Weight::Quantized(blocks), Some(bias.clone()));
         assert_near(&layer.forward(&x)?, &plain.forward(&x)?);
         let twice = Linear::stacked(&[layer.clone(), layer.clone()])?;
@@ -58,8 +60,8 @@ fn a_weight_in_blocks_computes_as_what_it_dequantizes_to() -> Result<()> {
         let buffer = CopyStream::new(&Device::Cpu)?.bring(&copy, &Device::Cpu)?;
         copy.point(&mut layer, &buffer)?;
         assert_near(&layer.forward(&x)?, &before);
-        assert!(QuantizedWeight::new(&stored.data()?[1..], format, (10, 64)).is_err());
-        assert!(QuantizedWeight::new(&stored.data()?, format, (20, 32 - 1)).is_err());
+        assert!(QuantizedWeight::new(tensor(&bytes[1..])?, format, (10, 64)).is_err());
+        assert!(QuantizedWeight::new(tensor(&bytes)?, format, (20, 32 - 1)).is_err());
     }
     Ok(())
 }
@@ -185,5 +187,60 @@ fn norms_gates_and_rotations_on_views() -> Result<()> {
     let half = Tensor::cat(&[y.narrow(3, d / 2, d / 2)?.neg()?, y.narrow(3, 0, d / 2)?], 3)?;
     let (cos, sin) = (rotation.cos.reshape((1, s, 1, d))?, rotation.sin.reshape((1, s, 1, d))?);
     assert_near(&rotate_half(&y, &rotation)?, &(y.broadcast_mul(&cos)? + half.broadcast_mul(&sin)?)?);
+    Ok(())
+}
+
+#[test]
+fn fp8_rows_keep_their_scales_and_forms_can_be_mixed() -> Result<()> {
+    use candle_core::quantized::{GgmlDType, QTensor};
+
+    let bytes: Vec<u8> = (0..6 * 32_u32).map(|i| (i * 37 % 126) as u8 | (i % 2 * 128) as u8).collect();
+    let numbers: Vec<f32> = bytes.iter().map(|bits| float8::e4m3(*bits)).collect();
+    let rows = Tensor::from_raw_buffer(&bytes, DType::F8E4M3, &[6, 32], &Device::Cpu)?;
+    let scales = Tensor::new(&[0.5_f32, 1.0, 2.0, 0.25, 4.0, 1.5], &Device::Cpu)?;
+    let matrix = Tensor::from_vec(numbers, (6, 32), &Device::Cpu)?;
+    let fp8 = Weight::fp8(rows.clone(), &scales)?;
+    assert_near(&fp8.dequantize(DType::F32)?, &matrix.broadcast_mul(&scales.reshape((6, 1))?)?);
+    let whole = Weight::fp8(rows.clone(), &Tensor::new(0.5_f32, &Device::Cpu)?)?;
+    assert_near(&whole.dequantize(DType::F32)?, &(&matrix * 0.5)?);
+    assert!(Weight::fp8(rows, &scales.narrow(0, 0, 4)?).is_err());
+
+    let stored = QTensor::quantize(&values(&[4, 32], 5), GgmlDType::Q5_0)?;
+    let bytes = stored.data()?;
+    let bytes = Tensor::from_slice(&bytes, bytes.len(), &Device::Cpu)?;
+    let blocks = Weight::Quantized(QuantizedWeight::new(bytes, GgmlDType::Q5_0, (4, 32))?);
+    let dense = Weight::dense(&values(&[2, 32], 6))?;
+    let mixed = Weight::stacked(&[&fp8, &blocks, &dense])?;
+    let expected =
+        Tensor::cat(&[fp8.dequantize(DType::F32)?, stored.dequantize(&Device::Cpu)?, values(&[2, 32], 6)], 0)?;
+    assert_eq!(mixed.shape()?, (12, 32));
+    assert_near(&mixed.dequantize(DType::F32)?, &expected);
+    for rows in [1, 70] {
+        let x = values(&[1, rows, 32], 7);
+        let plain = Linear::new(&expected, None)?.forward(&x)?;
+        assert_near(&Linear::from_weight(mixed.clone(), None).forward(&x)?, &plain);
+    }
+    Ok(())
+}
+
+#[test]
+fn changes_of_stacked_weights_reach_their_own_rows() -> Result<()> {
+    use candle_core::quantized::{GgmlDType, QTensor};
+
+    let x = values(&[1, 5, 64], 1);
+    let (mut layers, mut apart) = (Vec::new(), Vec::new());
+    for (index, rows) in [8, 4, 12].into_iter().enumerate() {
+        let stored = QTensor::quantize(&values(&[rows, 64], index), GgmlDType::Q8_0)?;
+        let bytes = stored.data()?;
+        let bytes = Tensor::from_slice(&bytes, bytes.len(), &Device::Cpu)?;
+        let weight = Weight::Quantized(QuantizedWeight::new(bytes, GgmlDType::Q8_0, (rows, 64))?);
+        let change = LowRank { down: values(&[2, 64], 10 + index), up: values(&[rows, 2], 20 + index), strength: 0.3 };
+        // The second one has none.
+        let changes = if index == 1 { Vec::new() } else { vec![change] };
+        let layer = Linear::from_weight(weight, None).with_adapters(changes);
+        apart.push(layer.forward(&x)?);
+        layers.push(layer);
+    }
+    assert_near(&Linear::stacked(&layers)?.forward(&x)?, &Tensor::cat(&apart, 2)?);
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::{
     prompt,
 };
 use crate::models::{
-    LoadContext, LoadResult, ModelError, OffloadGroups, Offloadable, Scheduler,
+    Component, LoadContext, LoadResult, ModelError, OffloadGroups, Offloadable, Scheduler, WeightOptions,
     lora::{Adapter, AppliedLora, Overlays},
     text_encoder::TextEncoder,
     transformer::Transformer,
@@ -38,6 +38,8 @@ pub struct LoadOptions<'a> {
     pub placement: Placement,
     /// Whether the transformer's blocks are in fp8, which only some GPUs support.
     pub fp8: bool,
+    /// Files with the weights of components, instead of those in the folder.
+    pub files: &'a WeightOptions,
     /// The text encoder of another checkpoint that has the same one.
     pub text_encoder: Option<Offloadable<TextEncoder>>,
     pub conditioning: Conditioning,
@@ -48,15 +50,18 @@ pub struct LoadOptions<'a> {
 impl<'a> LoadOptions<'a> {
     /// Everything stays on the device.
     pub fn new(context: LoadContext<'a>) -> Self {
+        static NO_FILES: WeightOptions =
+            WeightOptions { transformer: None, text_encoder: None, text_encoder_fp8: false };
         let conditioning = Conditioning::default();
-        Self { context, placement: Placement::KEPT, fp8: false, text_encoder: None, conditioning, loras: &[] }
+        let placement = Placement::KEPT;
+        Self { context, placement, fp8: false, files: &NO_FILES, text_encoder: None, conditioning, loras: &[] }
     }
 }
 
 impl Components {
     /// Loads a folder in diffusers' layout for this pipeline.
     pub fn load(folder: &Path, pipeline: PipelineKind, options: LoadOptions<'_>) -> LoadResult<Self> {
-        let LoadOptions { context, placement, fp8, text_encoder, conditioning, loras } = options;
+        let LoadOptions { context, placement, fp8, files, text_encoder, conditioning, loras } = options;
         let constants = Constants::load(folder, pipeline, conditioning)?;
         let scheduler = Scheduler::load(&folder.join("scheduler"))?;
         // Before anything large is read.
@@ -66,11 +71,17 @@ impl Components {
             None => {
                 let ComponentPlacement { blocks, .. } = placement.text_encoder;
                 let captions = pipeline == PipelineKind::Layered;
+                let context = LoadContext {
+                    file: files.of(Component::TextEncoder),
+                    fp8_weights: files.text_encoder_fp8,
+                    ..context
+                };
                 let encoder = TextEncoder::load_with(folder, context, captions, blocks)?;
                 part(encoder, placement.text_encoder, context.device)?
             }
         };
-        let (transformer, loras) = transformer(folder, context, placement.transformer, fp8, loras, None)?;
+        let of_transformer = LoadContext { file: files.of(Component::Transformer), ..context };
+        let (transformer, loras) = transformer(folder, of_transformer, placement.transformer, fp8, loras, None)?;
         let vae =
             part(Vae::load_with(&folder.join("vae"), context, Tiling::default())?, placement.vae, context.device)?;
         let (device, dtype) = (context.device.clone(), context.dtype);
@@ -85,7 +96,8 @@ impl Components {
     /// # Errors
     /// If a LoRA does not fit, or loading fails; the old parts are lost then.
     pub fn with_loras(self, folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
-        let LoadOptions { context, placement, fp8, loras, .. } = options;
+        let LoadOptions { context, placement, fp8, files, loras, .. } = options;
+        let context = LoadContext { file: files.of(Component::Transformer), ..context };
         let old = self.transformer.into_model();
         let (transformer, loras) = transformer(folder, context, placement.transformer, fp8, loras, old)?;
         Ok(Self { transformer, loras, ..self })

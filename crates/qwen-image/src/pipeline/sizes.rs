@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::DType;
 
 use super::constants::{Conditioning, Constants, PipelineKind};
-use crate::models::{LoadResult, Sizes, Workload, memory_estimate};
+use crate::models::{LoadResult, Sizes, WeightOptions, Workload, memory_estimate};
 
 /// Latents per side of a patch, pixels per side of a latent.
 const PATCH_PIXELS: usize = 16;
@@ -15,7 +15,13 @@ const LAYERS: usize = 4;
 const REFERENCES: usize = 3;
 
 /// The sizes of a checkpoint's parts, and of the work of its largest resolution with the usual number of layers.
-pub fn sizes(folder: &Path, pipeline: PipelineKind, dtype: DType, fp8: bool) -> LoadResult<Sizes> {
+pub fn sizes(
+    folder: &Path,
+    paths: &WeightOptions,
+    pipeline: PipelineKind,
+    dtype: DType,
+    fp8: bool,
+) -> LoadResult<Sizes> {
     let constants = Constants::load(folder, pipeline, Conditioning::default())?;
     let layered = pipeline == PipelineKind::Layered;
     let pixels = match pipeline {
@@ -25,5 +31,6 @@ pub fn sizes(folder: &Path, pipeline: PipelineKind, dtype: DType, fp8: bool) -> 
     // The composite, the layers and the condition; or the output and its references.
     let frames = if layered { LAYERS + 2 } else { REFERENCES + 1 };
     let patches = frames * pixels / (PATCH_PIXELS * PATCH_PIXELS);
-    memory_estimate(folder, dtype, Workload { patches, pixels, captions: layered, fp8 })
+    let workload = Workload { patches, pixels, captions: layered, fp8 };
+    memory_estimate(folder, paths, dtype, workload)
 }

@@ -28,7 +28,7 @@ pub use self::{
     tokenizer::Tokenizer,
 };
 use crate::{
-    models::{BlockPlacement, LoadContext, LoadResult, ModelError, OffloadGroups, Weights},
+    models::{BlockPlacement, Component, LoadContext, LoadResult, ModelError, OffloadGroups, Weights},
     nn::Tensors,
 };
 
@@ -96,7 +96,7 @@ impl TextEncoder {
             return Err(ModelError::invalid(folder.join("tokenizer"), reason));
         }
         let processor = PictureProcessor::load(&folder.join("processor"), &config.vision)?;
-        let weights = Weights::open(&model, loading)?;
+        let weights = Weights::open(&model, Component::TextEncoder, loading)?;
         let (language, visual) = if weights.contains("model.language_model.embed_tokens.weight") {
             (weights.pp("model.language_model"), weights.pp("model.visual"))
         } else {

@@ -19,7 +19,7 @@ use self::{
     time::TimeEmbedding,
 };
 use super::{
-    BlockPlacement, LoadContext, LoadResult, OffloadGroups, Weights,
+    BlockPlacement, Component, LoadContext, LoadResult, ModelError, OffloadGroups, Weights,
     block_swap::BlockSwap,
     lora::{Modules, OverlayIdentity},
 };
@@ -117,10 +117,11 @@ impl Transformer {
         old: Option<Self>,
     ) -> LoadResult<Self> {
         let config = Config::read(folder)?;
+        let w = Weights::open(folder, Component::Transformer, loading)?;
+        check_kind(&w, &config, loading.file.is_some())?;
         let resident = place.resident(config.num_layers);
         let overlays = loading.overlays.identity();
         let mut old = Reusable::of(old, &overlays, resident);
-        let w = Weights::open(folder, loading)?;
         let mut sets = [Vec::new(), Vec::new()];
         let mut blocks = Vec::with_capacity(config.num_layers);
         for index in 0..config.num_layers {
@@ -260,6 +261,27 @@ impl Transformer {
     fn dtype(&self) -> DType {
         self.ends.txt_norm.weight().dtype()
     }
+}
+
+/// Refuses the file of another of the Qwen-Image models: the folder's configuration says how it would be used.
+fn check_kind(w: &Weights, config: &Config, is_file: bool) -> LoadResult<()> {
+    let layered = w.contains("time_text_embed.addition_t_embedding.weight");
+    let reason = if !is_file || (layered == config.use_additional_t_cond && !w.remarks().zero_cond_t) {
+        return Ok(());
+    } else if layered && !config.use_additional_t_cond {
+        "is a transformer of Qwen-Image-Layered (it has `time_text_embed.addition_t_embedding.weight`), but the \
+         checkpoint folder is for edits; give a folder of Qwen-Image-Layered"
+    } else if config.use_additional_t_cond && !layered {
+        "is not a transformer of Qwen-Image-Layered (it lacks `time_text_embed.addition_t_embedding.weight`), but the \
+         checkpoint folder is Qwen-Image-Layered's; give a file of that model"
+    } else if !config.zero_cond_t {
+        "is a transformer of Qwen-Image-Edit-2511 (it has the marker `__index_timestep_zero__`), but the checkpoint \
+         folder is another one's (its transformer/config.json has no `zero_cond_t`); give a folder of \
+         Qwen-Image-Edit-2511"
+    } else {
+        return Ok(());
+    };
+    Err(ModelError::invalid(w.source(), reason))
 }
 
 impl OffloadGroups for Transformer {

@@ -15,7 +15,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Result, Tensor};
 
 use self::{config::Config, decoder::Decoder, encoder::Encoder, layers::conv3d};
-use super::{LoadContext, LoadResult, OffloadGroups, Weights, weights::read_json};
+use super::{Component, LoadContext, LoadResult, OffloadGroups, Weights, weights::read_json};
 use crate::nn::{Conv2d, Tensors, tensors_of};
 
 pub use self::tiling::Tiling;
@@ -54,7 +54,7 @@ impl Vae {
         let path = folder.join("config.json");
         let config: Config = read_json(&path)?;
         config.check(&path)?;
-        let w = Weights::open(folder, loading)?;
+        let w = Weights::open(folder, Component::Vae, loading)?;
         let z = config.z_dim;
         let vae = Self {
             encoder: Encoder::load(&w.pp("encoder"), &config)?,

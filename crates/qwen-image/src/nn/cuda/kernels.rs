@@ -45,9 +45,10 @@ impl Grid {
     }
 }
 
-const MODULES: [(&str, &str); 6] = [
+const MODULES: [(&str, &str); 7] = [
     ("attention", include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"))),
     ("attention_tail", include_str!(concat!(env!("OUT_DIR"), "/attention_tail.ptx"))),
+    ("dequantize", include_str!(concat!(env!("OUT_DIR"), "/dequantize.ptx"))),
     ("fp8", include_str!(concat!(env!("OUT_DIR"), "/fp8.ptx"))),
     ("norm", include_str!(concat!(env!("OUT_DIR"), "/norm.ptx"))),
     ("pointwise", include_str!(concat!(env!("OUT_DIR"), "/pointwise.ptx"))),

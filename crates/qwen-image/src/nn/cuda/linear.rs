@@ -113,19 +113,13 @@ fn unscaled(gpu: &Gpu, product: Product, operands: Operands<'_>, scales: [Region
 
 /// A weight in fp8, and the scale of each row.
 pub fn quantize(weight: &Tensor) -> Result<(Tensor, Tensor)> {
-    let gpu = Gpu::of(weight)?;
-    let (major, minor) = gpu.stream.context().compute_capability().map_err(candle_core::Error::wrap)?;
-    if (major, minor) < (8, 9) {
-        bail!(
-            "fp8 needs a GPU of compute capability 8.9 (RTX 40, L4, H100 or newer), and this one has {major}.{minor}"
-        );
-    }
+    super::check_fp8(weight.device())?;
     view::with_rows([weight], |[rows]| quantize_rows(weight, rows))
 }
 
 /// Whether a layer's sizes support fp8.
 pub fn quantizable(weight: &Tensor) -> bool {
-    weight.dtype() == DType::BF16 && weight.dims().iter().all(|dim| dim.is_multiple_of(16))
+    weight.dtype() == DType::BF16 && weight.dims2().is_ok_and(super::multiplies_in_fp8)
 }
 
 fn quantize_rows(x: &Tensor, rows: Rows<'_>) -> Result<(Tensor, Tensor)> {

@@ -8,6 +8,7 @@ mod attention;
 mod conv;
 mod cublaslt;
 mod cudnn;
+mod dequantize;
 mod joint_attention_qkv;
 mod kernels;
 mod linear;
@@ -43,6 +44,7 @@ use self::pointwise::add_bias;
 pub use self::{
     attention::{attention, attention_kernel},
     conv::Conv,
+    dequantize::{check_fp8, dequantize, dequantize_to_fp8, multiplies_in_fp8, widen_fp8},
     joint_attention_qkv::joint_attention_qkv,
     linear::{Layer, linear, linear_into, quantizable, quantize},
     norm::{gated_add, gated_norm, layer_norm_modulate, rms_norm, rms_normalize},

@@ -252,3 +252,80 @@ fn convolutions_of_every_kind_the_vae_has() {
         }
     }
 }
+
+/// Blocks of every format, and fp8, as the CPU reads them; and products that read them.
+#[test]
+fn weights_in_blocks_and_in_fp8() {
+    use candle_core::quantized::{GgmlDType as Format, QTensor};
+
+    use super::super::{QuantizedWeight, Weight};
+    let Some(device) = gpu() else { return };
+    let wide = |x: &Tensor| x.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+    let near = |what: String, found: &Tensor, expected: &Tensor, bar: f64| {
+        let error = norm(&(wide(found) - expected).unwrap()) / norm(expected);
+        eprintln!("{what}: {error:.2e}");
+        assert!(error < bar, "{what}: relative error {error:e}");
+    };
+    let (rows, width) = (48, 768);
+    let formats = [
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q8_0,
+        Format::Q2K,
+        Format::Q3K,
+        Format::Q4K,
+        Format::Q5K,
+        Format::Q6K,
+        Format::Q8K,
+    ];
+    let matrix = values(&[rows, width], 1);
+    let x = values(&[1, 33, width], 2);
+    let bias = values(&[rows], 3);
+    let on_gpu = |x: &Tensor| x.to_dtype(DType::BF16).unwrap().to_device(&device).unwrap();
+    let mut all = Vec::new();
+    for format in formats {
+        let stored = QTensor::quantize(&matrix, format).unwrap();
+        let expected = stored.dequantize(&Device::Cpu).unwrap();
+        let bytes = stored.data().unwrap();
+        let blocks = |device: &Device| Tensor::from_slice(&bytes, bytes.len(), device).unwrap();
+        let weight = Weight::Quantized(QuantizedWeight::new(blocks(&device), format, (rows, width)).unwrap());
+        near(format!("{format:?} f32"), &weight.dequantize(DType::F32).unwrap(), &expected, 1e-6);
+        near(format!("{format:?} bf16"), &weight.dequantize(DType::BF16).unwrap(), &expected, 3e-3);
+        let (fp8, scales) = weight.to_fp8().unwrap();
+        let fp8 = Weight::fp8(fp8, &scales).unwrap();
+        near(format!("{format:?} fp8"), &fp8.dequantize(DType::F32).unwrap(), &expected, 4e-2);
+        // Blocks that cross rows.
+        let crossed = QuantizedWeight::new(blocks(&device), format, (width, rows)).unwrap();
+        let reshaped = expected.reshape((width, rows)).unwrap();
+        near(format!("{format:?} crossed"), &crossed.dequantize(DType::F32).unwrap(), &reshaped, 1e-6);
+        let layer = Linear::from_weight(weight.clone(), Some(on_gpu(&bias)));
+        let product = Linear::new(&expected, Some(bias.clone())).unwrap();
+        let wanted = product.forward(&x).unwrap();
+        near(format!("{format:?} product"), &layer.forward(&on_gpu(&x)).unwrap(), &wanted, 8e-3);
+        let gelu = product.forward_gelu(&x).unwrap();
+        near(format!("{format:?} gelu"), &layer.forward_gelu(&on_gpu(&x)).unwrap(), &gelu, 1e-2);
+        let small = layer.into_fp8().unwrap();
+        near(format!("{format:?} fp8 product"), &small.forward(&on_gpu(&x)).unwrap(), &wanted, 5e-2);
+        all.push((weight, expected));
+    }
+    // Rounded on the GPU and on the CPU alike, with their scales, and with one for all rows.
+    let gpu_rows = Weight::dense(&on_gpu(&matrix)).unwrap().rounded_to_fp8().unwrap();
+    let cpu_rows = Weight::dense(&matrix).unwrap().rounded_to_fp8().unwrap().dequantize(DType::F32).unwrap();
+    near("fp8 rows".to_owned(), &gpu_rows.dequantize(DType::F32).unwrap(), &cpu_rows, 1e-3);
+    let Weight::Fp8 { rows: numbers, .. } = &gpu_rows else { panic!("not rounded") };
+    let one = Weight::fp8(numbers.clone(), &Tensor::new(0.5_f32, &device).unwrap()).unwrap();
+    let halves = (Weight::fp8(numbers.clone(), &Tensor::new(1.0_f32, &device).unwrap()).unwrap())
+        .dequantize(DType::F32)
+        .unwrap();
+    near("one scale".to_owned(), &one.dequantize(DType::BF16).unwrap(), &(wide(&halves) * 0.5).unwrap(), 3e-3);
+    all.push((gpu_rows, cpu_rows));
+    // Several forms in one weight, as files mix them.
+    let weights: Vec<_> = all.iter().map(|(weight, _)| weight).collect();
+    let expected = Tensor::cat(&all.iter().map(|(_, matrix)| matrix).collect::<Vec<_>>(), 0).unwrap();
+    let mixed = Linear::from_weight(Weight::stacked(&weights).unwrap(), None);
+    let wanted = Linear::new(&expected, None).unwrap().forward(&x).unwrap();
+    near("mixed".to_owned(), &mixed.forward(&on_gpu(&x)).unwrap(), &wanted, 8e-3);
+    near("mixed fp8".to_owned(), &mixed.into_fp8().unwrap().forward(&on_gpu(&x)).unwrap(), &wanted, 5e-2);
+}

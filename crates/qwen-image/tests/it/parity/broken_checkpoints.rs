@@ -9,7 +9,7 @@ use std::{
 
 use candle_core::{DType, Device};
 use qwen_image::{
-    models::{self, LoadContext},
+    models::{self, LoadContext, WeightOptions},
     pipeline::{LoadOptions, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
 };
 
@@ -197,7 +197,10 @@ fn loading_stops_when_asked() {
     };
     assert!(load(u32::MAX).is_none());
     let (tensors, all) = (told.get(), bytes.get());
-    assert!(all <= models::checkpoint_bytes(&folder, DType::F32).unwrap(), "{all} bytes were told");
+    assert!(
+        all <= models::checkpoint_bytes(&folder, &WeightOptions::default(), DType::F32).unwrap(),
+        "{all} bytes were told"
+    );
     // Cancelling works within every part, and at once.
     for most in [1, tensors / 2, tensors - 1] {
         assert!(matches!(load(most), Some(models::ModelError::Cancelled)), "at tensor {most}");

@@ -1,0 +1,265 @@
+//! Writes a component's weights in another form: fp8 as ComfyUI has it, or GGUF.
+//!
+//! One tensor is in memory at a time. All sizes are known before the first tensor is read, so the header is written first.
+//! The file has another name until it is complete, and an interrupted conversion goes on after its last whole tensor.
+
+mod fp8;
+mod gguf;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use candle_core::{DType, quantized::GgmlDType};
+
+use super::{
+    LoadResult, ModelError,
+    files::find_files,
+    weight_files::{Component, Form, Stored, WeightFiles},
+};
+use crate::nn::{float8, quantize_blocks};
+
+/// The form to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// e4m3 with a scale per matrix.
+    Fp8,
+    Gguf(Mixture),
+}
+
+/// How many bits GGUF's matrices get. `M` gives more to those that matter most: values and modulations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mixture {
+    Bf16,
+    Q8_0,
+    Q6K,
+    Q5KM,
+    Q4KM,
+    Q4_0,
+}
+
+/// The names of [`Target`]s.
+pub const TARGETS: [(&str, Target); 7] = [
+    ("fp8", Target::Fp8),
+    ("q8_0", Target::Gguf(Mixture::Q8_0)),
+    ("q6_k", Target::Gguf(Mixture::Q6K)),
+    ("q5_k_m", Target::Gguf(Mixture::Q5KM)),
+    ("q4_k_m", Target::Gguf(Mixture::Q4KM)),
+    ("q4_0", Target::Gguf(Mixture::Q4_0)),
+    ("bf16", Target::Gguf(Mixture::Bf16)),
+];
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = TARGETS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        found.map(|(_, target)| *target).ok_or_else(|| {
+            let names: Vec<_> = TARGETS.iter().map(|(name, _)| *name).collect();
+            format!("`{text}` is not a form that can be written; write one of {}", names.join(", "))
+        })
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Converted {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub tensors: usize,
+    /// How many tensors an earlier, interrupted conversion had written.
+    pub resumed: usize,
+}
+
+/// Called with the bytes written and their total; may stop the conversion, which can go on later.
+pub type OnWritten<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// Converts the transformer or the text encoder of `source`: a checkpoint, a component's folder, or a file.
+///
+/// # Errors
+/// If the source has other forms than numbers, `out` exists, or the disk is full; [`ModelError::Cancelled`] if it was
+/// stopped.
+pub fn convert(
+    source: &Path,
+    component: Component,
+    target: Target,
+    out: &Path,
+    on_written: OnWritten<'_>,
+) -> LoadResult<Converted> {
+    let files = open(source, component)?;
+    if let Some((name, stored)) =
+        files.tensors.iter().find(|(_, stored)| !matches!(stored.form, Form::Numbers(dtype) if is_float(dtype)))
+    {
+        let reason = format!(
+            "tensor `{name}` is {} already; rounding it again would only lose more, so convert a dense checkpoint \
+             (bf16, f16 or f32)",
+            stored.form.name()
+        );
+        return Err(ModelError::invalid(source, reason));
+    }
+    if component != Component::Transformer && target != Target::Fp8 {
+        let reason = "only transformers are written as GGUF; a text encoder's GGUF has no vision part. Write fp8";
+        return Err(ModelError::invalid(source, reason));
+    }
+    if out.exists() {
+        return Err(ModelError::invalid(out, "exists; give another name, or remove it"));
+    }
+    let layout = match target {
+        Target::Fp8 => fp8::layout(&files, component),
+        Target::Gguf(mixture) => gguf::layout(&files, mixture),
+    };
+    write(&files, &layout, out, on_written)
+}
+
+/// A file to write: its header, and the tensors in their order.
+struct Layout {
+    header: Vec<u8>,
+    items: Vec<Item>,
+}
+
+impl Layout {
+    fn bytes(&self) -> u64 {
+        self.header.len() as u64 + self.items.iter().map(|item| item.bytes).sum::<u64>()
+    }
+}
+
+struct Item {
+    name: String,
+    kind: Kind,
+    /// With padding.
+    bytes: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Numbers(DType),
+    /// e4m3, then the scale in float32.
+    Fp8,
+    Blocks(GgmlDType),
+}
+
+fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64)
+}
+
+fn open(source: &Path, component: Component) -> LoadResult<WeightFiles> {
+    if source.is_file() {
+        return WeightFiles::of_file(source, component);
+    }
+    if !source.exists() {
+        return Err(ModelError::NotFound { path: source.to_owned() });
+    }
+    let folder = if source.join("model_index.json").is_file() {
+        source.join(match component {
+            Component::Transformer => "transformer",
+            Component::TextEncoder => "text_encoder",
+            Component::Vae => "vae",
+        })
+    } else {
+        source.to_owned()
+    };
+    let paths = find_files(&folder)?;
+    let files = WeightFiles::of_folder(&paths)?;
+    let anchors = component.anchors();
+    if !anchors.iter().any(|anchor| files.tensors.contains_key(*anchor)) {
+        let reason = format!("has no {} of Qwen-Image: there is no tensor `{}`", component.name(), anchors[0]);
+        return Err(ModelError::invalid(folder, reason));
+    }
+    Ok(files)
+}
+
+fn write(files: &WeightFiles, layout: &Layout, out: &Path, on_written: OnWritten<'_>) -> LoadResult<Converted> {
+    let fail = |path: &Path, error: &io::Error| ModelError::invalid(path, error.to_string());
+    let mut name = out.as_os_str().to_owned();
+    name.push(".part");
+    let part = PathBuf::from(name);
+    let total = layout.bytes();
+    let (mut file, first) = begin(files, layout, &part).map_err(|error| fail(&part, &error))?;
+    let mut done = file.stream_position().map_err(|error| fail(&part, &error))?;
+    let folder = part.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Ok(free) = fs4::available_space(folder)
+        && free < total - done
+    {
+        let reason = format!("needs {} more bytes, but {free} are free on the disk", total - done);
+        return Err(ModelError::invalid(&part, reason));
+    }
+    for item in &layout.items[first..] {
+        if on_written(done, total).is_break() {
+            return Err(ModelError::Cancelled);
+        }
+        let mut bytes = encode(files, &files.tensors[&item.name], item.kind)?;
+        bytes.resize(item.bytes as usize, 0);
+        file.write_all(&bytes).map_err(|error| fail(&part, &error))?;
+        done += item.bytes;
+    }
+    let _ = on_written(done, total);
+    file.sync_all().map_err(|error| fail(&part, &error))?;
+    fs::rename(&part, out).map_err(|error| fail(out, &error))?;
+    Ok(Converted { path: out.to_owned(), bytes: total, tensors: layout.items.len(), resumed: first })
+}
+
+/// The file of an interrupted conversion, after its last whole tensor, or a new one; with the number of whole tensors.
+fn begin(files: &WeightFiles, layout: &Layout, part: &Path) -> io::Result<(File, usize)> {
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(part)?;
+    let length = file.metadata()?.len();
+    let begun = file.metadata()?.modified()?;
+    let mut newest = begun;
+    for path in files.paths() {
+        newest = newest.max(fs::metadata(path)?.modified()?);
+    }
+    let mut header = vec![0; layout.header.len().min(length as usize)];
+    file.read_exact(&mut header)?;
+    let mut place = layout.header.len() as u64;
+    if header != layout.header || newest > begun {
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(&layout.header)?;
+        return Ok((file, 0));
+    }
+    let mut whole = 0;
+    for item in &layout.items {
+        if place + item.bytes > length {
+            break;
+        }
+        place += item.bytes;
+        whole += 1;
+    }
+    file.set_len(place)?;
+    file.seek(SeekFrom::Start(place))?;
+    Ok((file, whole))
+}
+
+fn encode(files: &WeightFiles, stored: &Stored, kind: Kind) -> LoadResult<Vec<u8>> {
+    let numbers = files.numbers(stored)?;
+    let mut bytes = Vec::new();
+    match kind {
+        Kind::Numbers(dtype) => numbers.to_dtype(dtype)?.write_bytes(&mut bytes)?,
+        Kind::Fp8 => {
+            let numbers: Vec<f32> = numbers.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            let (rounded, scale) = fp8::round(&numbers);
+            bytes = rounded;
+            bytes.extend(scale.to_le_bytes());
+        }
+        Kind::Blocks(format) => {
+            let numbers: Vec<f32> = numbers.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            bytes = quantize_blocks(&numbers, format)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Whether a tensor is a matrix of a repeated block, which is what products over tokens read.
+fn is_in_block(name: &str, stored: &Stored, component: Component) -> bool {
+    let prefixes: &[&str] = match component {
+        Component::Transformer => &["transformer_blocks."],
+        Component::TextEncoder | Component::Vae => &["model.layers.", "model.language_model.layers."],
+    };
+    stored.shape.len() == 2 && name.ends_with(".weight") && prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The largest e4m3 number, by which a matrix is scaled.
+const LARGEST: f32 = float8::E4M3_MAX;

@@ -1,0 +1,129 @@
+//! `acetate models convert`: what it writes, it reads; an interruption loses nothing.
+
+use std::{fs, ops::ControlFlow, path::Path};
+
+use candle_core::DType;
+use qwen_image::models::{
+    Component, Converted, LoadResult, ModelError, TARGETS, Target, WeightFiles, check_file, convert,
+};
+
+use super::files::{dense, forms, is_matrix, numbers, predict_layered};
+use crate::parity::bars::{golden, relative_error};
+
+fn write(to: &str, out: &Path) -> LoadResult<Converted> {
+    let target: Target = to.parse().unwrap();
+    let source = golden("checkpoints/layered");
+    convert(&source, Component::Transformer, target, out, &mut |_, _| ControlFlow::Continue(()))
+}
+
+/// The relative error of the matrices in blocks.
+fn rounding(path: &Path) -> f64 {
+    let files = WeightFiles::of_file(path, Component::Transformer).unwrap();
+    let (mut off, mut all) = (0.0, 0.0);
+    for (name, tensor) in dense("layered").into_iter().filter(|(name, tensor)| is_matrix(name, tensor)) {
+        let found = numbers(&files.numbers(&files.tensors[&name]).unwrap().to_dtype(DType::F32).unwrap());
+        for (found, wanted) in found.iter().zip(numbers(&tensor)) {
+            off += f64::from(found - wanted).powi(2);
+            all += f64::from(wanted).powi(2);
+        }
+    }
+    (off / all).sqrt()
+}
+
+#[test]
+fn every_form_that_is_written_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = predict_layered(None);
+    let mut sizes = Vec::new();
+    for (name, _) in TARGETS {
+        let out = folder.path().join(name);
+        let converted = write(name, &out).unwrap();
+        assert_eq!((converted.bytes, converted.resumed), (fs::metadata(&out).unwrap().len(), 0));
+        assert!(!folder.path().join(format!("{name}.part")).exists());
+        let off = relative_error(&predict_layered(Some(&out)), &plain);
+        let weights = rounding(&out);
+        println!("{name}: weights off by {weights:.1e}, a prediction by {off:.1e}, {} bytes", converted.bytes);
+        let most = match name {
+            "bf16" => 1e-7,
+            "q8_0" => 0.01,
+            "q6_k" => 0.03,
+            "fp8" => 0.04,
+            "q5_k_m" => 0.06,
+            _ => 0.12,
+        };
+        assert!(weights <= most && off <= most * 8.0, "{name}: {weights:.1e}, {off:.1e}");
+        sizes.push((name, converted.bytes, off));
+        let report = check_file(&out).unwrap();
+        assert!(report.refused.is_none() && report.what == "a Qwen-Image transformer", "{report:?}");
+    }
+    let size = |wanted: &str| sizes.iter().find(|(name, ..)| *name == wanted).unwrap().1;
+    assert!(
+        size("q4_k_m") < size("q5_k_m") && size("q5_k_m") < size("q8_0") && size("q8_0") < size("bf16"),
+        "{sizes:?}"
+    );
+}
+
+#[test]
+fn an_interrupted_conversion_goes_on_and_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, out) = (folder.path().join("whole.gguf"), folder.path().join("out.gguf"));
+    write("q4_k_m", &whole).unwrap();
+    let mut calls = 0;
+    let target: Target = "q4_k_m".parse().unwrap();
+    let stopped = convert(&golden("checkpoints/layered"), Component::Transformer, target, &out, &mut |_, _| {
+        calls += 1;
+        if calls > 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(stopped, Err(ModelError::Cancelled)) && !out.exists());
+    // Killed inside of a tensor.
+    let part = folder.path().join("out.gguf.part");
+    let mut bytes = fs::read(&part).unwrap();
+    bytes.truncate(bytes.len() - 5);
+    fs::write(&part, bytes).unwrap();
+    let converted = write("q4_k_m", &out).unwrap();
+    assert_eq!(converted.resumed, 19);
+    assert!(fs::read(&out).unwrap() == fs::read(&whole).unwrap());
+    // What was begun with another form is not used.
+    fs::copy(&whole, &part).unwrap();
+    fs::remove_file(&out).unwrap();
+    assert_eq!(write("q8_0", &out).unwrap().resumed, 0);
+    let error = write("q8_0", &out).unwrap_err().to_string();
+    assert!(error.ends_with("out.gguf: exists; give another name, or remove it"), "{error}");
+}
+
+#[test]
+fn only_dense_transformers_become_gguf() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let mut go = |_: u64, _: u64| ControlFlow::Continue(());
+    let (fp8, q8): (Target, Target) = ("fp8".parse().unwrap(), "q8_0".parse().unwrap());
+    let again = convert(&forms("layered.gguf"), Component::Transformer, fp8, &out, &mut go).unwrap_err().to_string();
+    assert!(again.contains("is Q") && again.contains("rounding it again would only lose more"), "{again}");
+    let text = convert(&golden("checkpoints/edit"), Component::TextEncoder, q8, &out, &mut go).unwrap_err().to_string();
+    assert!(text.contains("has no vision part"), "{text}");
+    let vae = convert(&golden("checkpoints/edit/vae"), Component::Transformer, q8, &out, &mut go).unwrap_err();
+    assert!(vae.to_string().contains("has no transformer of Qwen-Image"), "{vae}");
+    assert!("q1_0".parse::<Target>().unwrap_err().contains("q4_k_m"));
+    // Either naming of text encoders, and shards, become one file of fp8.
+    for kind in ["edit", "layered"] {
+        let out = folder.path().join(kind);
+        convert(&golden("checkpoints").join(kind), Component::TextEncoder, fp8, &out, &mut go).unwrap();
+        let files = WeightFiles::of_file(&out, Component::TextEncoder).unwrap();
+        let kept = files.tensors.values().filter(|stored| stored.stays()).count();
+        assert_eq!(kept, 3 * 7, "{kind}");
+    }
+}
+
+#[test]
+fn a_file_is_described() {
+    let report = check_file(&forms("layered.gguf")).unwrap();
+    assert_eq!((report.format, report.what.as_str()), ("GGUF", "a Qwen-Image transformer"));
+    assert_eq!(report.architecture.as_deref(), Some("qwen_image"));
+    assert_eq!(report.fits.as_deref(), Some("a small checkpoint of Qwen-Image-Layered, with 3 blocks of width 72"));
+    assert_eq!(
+        report.types.iter().map(|(name, count)| (name.as_str(), *count)).collect::<Vec<_>>(),
+        [("BF16", 7), ("F32", 61), ("Q4_0", 8), ("Q4_1", 8), ("Q5_0", 8), ("Q5_1", 9), ("Q8_0", 9),]
+    );
+    let memory = report.memory.unwrap();
+    assert!(memory.blocks == 3 && memory.weights() < report.bytes * 2, "{memory:?}");
+}

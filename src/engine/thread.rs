@@ -7,8 +7,8 @@ use std::{
 };
 
 use qwen_image::{
-    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind, PipelineOptions,
-    QwenImagePipeline, Used, compute_pool, hub::ModelRef,
+    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind,
+    PipelineOptions, QwenImagePipeline, Used, compute_pool, hub::ModelRef,
 };
 use tracing::{error, warn};
 
@@ -88,7 +88,9 @@ impl Thread {
             Command::Run { work, task: Task { cancel, mut progress, lent }, reply } => {
                 let (served, panicked) = match pipeline {
                     Ok(pipeline) => {
-                        let served = catch_unwind(AssertUnwindSafe(|| serve(pipeline, &self.allowed_loras, work, &cancel, &mut progress)));
+                        let served = catch_unwind(AssertUnwindSafe(|| {
+                            serve(pipeline, &self.allowed_loras, work, &cancel, &mut progress)
+                        }));
                         let panicked = served.is_err();
                         (served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref()))), panicked)
                     }

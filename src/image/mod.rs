@@ -22,10 +22,10 @@ mod thumbnail;
 mod tiff;
 
 pub use bounding_box::bounding_box;
-pub use fit::{Background, fitted};
 use decode::is_plain;
 pub use decode::{Decoded, Look, decode, look};
 pub use export::{ExportError, ExportFormat, Sheet, Stack};
+pub use fit::{Background, fitted};
 pub use limits::Limits;
 pub use png::encode_png;
 pub use sheet::contact_sheet;

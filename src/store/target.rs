@@ -109,7 +109,7 @@ impl Target {
             Self::S3 { client, root } => {
                 let page = s3::list_page(client, root, None).await;
                 let page = page.map_err(|failure| failure.for_object(&root.to_string(), 0, client))?;
-                Ok(page.objects.iter().any(|(object, _)| object.key != root.key))
+                Ok(page.objects.iter().any(|object| object.location.key != root.key))
             }
         }
     }

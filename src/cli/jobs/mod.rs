@@ -1,7 +1,7 @@
 //! `acetate jobs`: lists and manages jobs.
 
-mod export;
 mod delete;
+mod export;
 mod list;
 mod many;
 mod prune;

@@ -124,7 +124,7 @@ pub async fn read_picture(api: &Api, field: Field<'_>) -> Answer<(String, Vec<u8
 
 /// Checks a picture's header and puts it into the store. Uploading the same bytes again returns the same name.
 pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<Kept> {
-    let Look { ending, width, height } = image::look(name, &bytes, &api.settings().limits)?;
+    let Look { ending, width, height, .. } = image::look(name, &bytes, &api.settings().limits)?;
     let size = bytes.len() as u64;
     let key = api.stores().own().put_input(ending, bytes).await?;
     Ok(Kept { name: key.name().to_owned(), width, height, size })

@@ -64,7 +64,7 @@ impl ModelCache {
     pub fn folder_of(&self, base: &SlotKey, callbacks: &mut Callbacks<'_>) -> Result<PathBuf, Error> {
         match self.slots.iter().find(|(key, _)| key.has_base_of(base)) {
             Some((_, slot)) => Ok(slot.folder.clone()),
-            None => Ok(find(&self.hub, &base.checkpoint, callbacks)?.folder),
+            None => Ok(find(&self.hub, &base.checkpoint, &base.files, callbacks)?.folder),
         }
     }
 

@@ -30,9 +30,11 @@ use self::{
 pub use self::{
     adapters::ChosenLora,
     device::{ComputeDType, DeviceChoice, Devices, describe_device, foresee, open_device},
+    host_memory::available_memory,
     limits::Limits,
     memory_plan::CpuOffload,
     slot::{LoadedModel, LoadedPipeline, Slot, SlotKey},
+    what_if::{PublishedForm, WhatIf, foresee_card, published_forms},
 };
 use crate::{
     Callbacks, Error, Stage,

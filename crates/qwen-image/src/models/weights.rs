@@ -102,7 +102,6 @@ pub struct Weights<'a> {
     prefix: String,
 }
 
-
 struct Files<'a> {
     /// The folder, or the file.
     path: PathBuf,

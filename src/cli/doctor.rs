@@ -147,7 +147,8 @@ fn device(loaded: &LoadedConfig) -> Check {
             let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             return Ok(format!("cpu, {threads} threads, {}", dtype.as_str()));
         }
-        let described = settings.device.list()?.into_iter().map(|device| qwen_image::describe_device(device, dtype));
+        let described = settings.device.list()?.into_iter();
+        let described = described.map(|device| qwen_image::describe_device(device, dtype).map_err(JobError::from));
         Ok(described.collect::<Result<Vec<_>, _>>()?.join("; "))
     });
     from_result("device", text)

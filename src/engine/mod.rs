@@ -15,14 +15,13 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     time::{Duration, Instant},
 };
 
 use ::image::RgbaImage;
 use qwen_image::{DeviceChoice, Limits, PipelineOptions, hub::ModelRef};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use self::pool::{Lent, Pool};
@@ -156,7 +155,7 @@ impl Busy {
 
 enum Command {
     Test { reply: oneshot::Sender<Result<String, JobError>> },
-    Run { work: Work, task: Task, reply: oneshot::Sender<Result<Outcome, JobError>> },
+    Run { work: Box<Work>, task: Task, reply: oneshot::Sender<Result<Outcome, JobError>> },
     LoadEdit { task: Task, reply: oneshot::Sender<Result<(), JobError>> },
 }
 
@@ -178,7 +177,7 @@ impl Engine {
             let limits = Limits { device: *device, ..config.pipeline.limits.clone() };
             let options = PipelineOptions { limits, ..config.pipeline.clone() };
             options.check()?;
-            let (commands, inbox) = mpsc::channel();
+            let (commands, inbox) = mpsc::channel(1);
             let busy = Busy::default();
             let thread = thread::Thread {
                 model: config.model.clone(),
@@ -186,13 +185,12 @@ impl Engine {
                 allowed_loras: config.allowed_loras.clone(),
                 index,
                 alone: config.devices.len() == 1,
-                // Not the pool itself's senders, which would keep the threads alive.
                 pool: pool.clone(),
                 busy: busy.clone(),
             };
             std::thread::Builder::new()
                 .name(format!("engine {}", device.name()))
-                .spawn(move || thread.run(&inbox))
+                .spawn(move || thread.run(inbox))
                 .map_err(|error| JobError::device("engine", error.to_string()).caused_by(error))?;
             Ok(Device { name: device.name(), commands, busy })
         };
@@ -207,7 +205,8 @@ impl Engine {
     pub async fn run(&self, work: Work, cancel: CancelToken, progress: ProgressFn) -> Result<Outcome, JobError> {
         let lent = self.pool.lend(Some(&work)).await?;
         let (reply, answer) = oneshot::channel();
-        self.send(lent.index, Command::Run { work, task: Task { cancel, progress, lent }, reply })?;
+        let work = Box::new(work);
+        self.send(lent.index, Command::Run { work, task: Task { cancel, progress, lent }, reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -215,7 +214,7 @@ impl Engine {
     pub async fn load_edit_model(&self, cancel: CancelToken, progress: ProgressFn) -> Result<(), JobError> {
         let lent = self.pool.lend(None).await?;
         let (reply, answer) = oneshot::channel();
-        self.send(lent.index, Command::LoadEdit { task: Task { cancel, progress, lent }, reply })?;
+        self.send(lent.index, Command::LoadEdit { task: Task { cancel, progress, lent }, reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -227,7 +226,7 @@ impl Engine {
         let mut answers = Vec::new();
         for index in 0..self.devices.len() {
             let (reply, answer) = oneshot::channel();
-            self.send(index, Command::Test { reply })?;
+            self.send(index, Command::Test { reply }).await?;
             answers.push(answer);
         }
         let (mut descriptions, mut failure) = (Vec::new(), None);
@@ -273,8 +272,8 @@ impl Engine {
         self.pool.resident()
     }
 
-    fn send(&self, index: usize, command: Command) -> Result<(), JobError> {
-        self.devices[index].commands.send(command).map_err(|_| gone())
+    async fn send(&self, index: usize, command: Command) -> Result<(), JobError> {
+        self.devices[index].commands.send(command).await.map_err(|_| gone())
     }
 }
 

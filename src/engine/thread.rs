@@ -3,13 +3,14 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::Arc,
 };
 
 use qwen_image::{
-    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, LoadedModel, PipelineKind,
-    PipelineOptions, QwenImagePipeline, Used, compute_pool, hub::ModelRef,
+    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, LoadedModel, PipelineKind, PipelineOptions,
+    QwenImagePipeline, Used, compute_pool, hub::ModelRef,
 };
+use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::{AllowedLoras, Busy, CancelToken, Command, Outcome, ProgressFn, Resident, Task, Work, pool::Pool};
@@ -38,10 +39,10 @@ enum After {
 }
 
 impl Thread {
-    pub fn run(self, inbox: &mpsc::Receiver<Command>) {
+    pub fn run(self, mut inbox: mpsc::Receiver<Command>) {
         let _pool = compute_pool();
         let mut pipeline = self.pipeline();
-        while let Ok(command) = inbox.recv() {
+        while let Some(command) = inbox.blocking_recv() {
             self.busy.begin();
             let after = self.answer(&mut pipeline, command);
             self.busy.end();
@@ -57,14 +58,15 @@ impl Thread {
         }
     }
 
-    fn pipeline(&self) -> Result<QwenImagePipeline, Error> {
-        let mut pipeline = QwenImagePipeline::lazy(self.model.clone(), self.options.clone())?;
+    fn pipeline(&self) -> Result<QwenImagePipeline, JobError> {
+        let pipeline = QwenImagePipeline::lazy(self.model.clone(), self.options.clone());
+        let mut pipeline = pipeline.map_err(|error| JobError::device("engine", error.to_string()))?;
         let (pool, index) = (self.pool.clone(), self.index);
         pipeline.on_models_changed(move |models| pool.models_changed(index, resident(models)));
         Ok(pipeline)
     }
 
-    fn answer(&self, pipeline: &mut Result<QwenImagePipeline, Error>, command: Command) -> After {
+    fn answer(&self, pipeline: &mut Result<QwenImagePipeline, JobError>, command: Command) -> After {
         let pipeline = pipeline.as_mut().map_err(|error| JobError::device("engine", error.to_string()));
         // The callers may be gone; the results are then dropped. A device leaves before its caller hears of it, because
         // the caller asks whether there are others.
@@ -89,7 +91,7 @@ impl Thread {
                 let (served, panicked) = match pipeline {
                     Ok(pipeline) => {
                         let served = catch_unwind(AssertUnwindSafe(|| {
-                            serve(pipeline, &self.allowed_loras, work, &cancel, &mut progress)
+                            serve(pipeline, &self.allowed_loras, *work, &cancel, &mut progress)
                         }));
                         let panicked = served.is_err();
                         (served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref()))), panicked)

@@ -277,7 +277,7 @@ fn plain_rows<T: Sample>(pixels: &Pixels, samples: &[T]) -> RgbaImage {
 fn without_black(ink: u32, black: u32) -> u8 {
     let white = 255 - black;
     let product = ink * white + 128;
-    (white - ((product >> 8) + product >> 8)) as u8
+    (white - (((product >> 8) + product) >> 8)) as u8
 }
 
 /// a and b of Lab: 8 bits have 128 for 0, 16 bits 32768.

@@ -183,7 +183,8 @@ impl<'a> Header<'a> {
                 header.kind = Kind::Tiff(Box::new(tiff));
             }
             _ => {
-                header.size = open(format, bytes, limits.max_memory).map_err(|e| explain(name, format, e))?.dimensions()
+                header.size =
+                    open(format, bytes, limits.max_memory).map_err(|e| explain(name, format, e))?.dimensions();
             }
         }
         limits.check_size(name, header.size)?;

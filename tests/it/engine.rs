@@ -149,7 +149,7 @@ async fn a_device_that_fails_leaves_and_the_others_go_on() {
 async fn a_job_may_name_only_allowed_loras() {
     let file = golden("loras/layered-bare.safetensors").display().to_string();
     let allowed_loras = AllowedLoras::parse(&[file]).unwrap();
-    let engine = Engine::start(EngineConfig { allowed_loras, ..config(&golden("checkpoints/layered")) }).unwrap();
+    let engine = Engine::start(&EngineConfig { allowed_loras, ..config(&golden("checkpoints/layered")) }).unwrap();
     let with = |name: &str| {
         let Work::Decompose { image, params, seed } = decompose(1) else { unreachable!() };
         let loras = Some(vec![LoraParam { name: name.to_owned(), strength: 0.5 }]);

@@ -94,7 +94,7 @@ impl<'a> Directory<'a> {
                     1 | 6 | 7 => self.reader.u8(at).map(u64::from),
                     3 | 8 => self.reader.u16(at).map(u64::from),
                     4 | 9 | 13 => self.reader.u32(at).map(u64::from),
-                    16 | 17 | 18 => self.reader.u64(at),
+                    16..=18 => self.reader.u64(at),
                     _ => None,
                 }
             })

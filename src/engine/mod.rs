@@ -189,7 +189,7 @@ impl Engine {
                 busy: busy.clone(),
             };
             std::thread::Builder::new()
-                .name(format!("engine {}", device.name()))
+                .name(if config.devices.len() == 1 { "engine".to_owned() } else { format!("engine {}", device.name()) })
                 .spawn(move || thread.run(inbox))
                 .map_err(|error| JobError::device("engine", error.to_string()).caused_by(error))?;
             Ok(Device { name: device.name(), commands, busy })

@@ -33,13 +33,13 @@ pub use sweep::Sweep;
 
 const CANCEL_EXAMPLES: &str = "\
 Examples:
-  acetate jobs cancel 018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21
+  acetate jobs cancel last
   acetate jobs cancel --batch posters --yes
   acetate jobs retry --batch posters --state cancelled   # takes it back";
 
 const RETRY_EXAMPLES: &str = "\
 Examples:
-  acetate jobs retry --batch posters
+  acetate jobs retry last
   acetate jobs retry --batch posters --code storage
   acetate jobs retry --batch posters --state cancelled";
 

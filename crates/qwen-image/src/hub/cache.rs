@@ -68,13 +68,13 @@ impl RepoCache {
         if is_commit(revision) { Some(revision.to_owned()) } else { self.commit_in_refs(revision) }
     }
 
-    /// The commit that `refs/` has for this revision. `None` if the snapshot of that commit lacks the model's index.
+    /// The commit that `refs/` has for this revision.
     fn commit_in_refs(&self, revision: &str) -> Option<String> {
-        if matches!(self.kind, RepoType::Dataset) {
+        // hf-hub looks a file up, and data sets and LoRAs have none of a known name.
+        let Some(index) = self.at(revision).get(INDEX) else {
             let commit = fs::read_to_string(self.root.join("refs").join(revision)).ok()?;
             return Some(commit.trim().to_owned()).filter(|commit| is_commit(commit));
-        }
-        let index = self.at(revision).get(INDEX)?;
+        };
         let commit = index.parent()?.file_name()?.to_str()?;
         is_commit(commit).then(|| commit.to_owned())
     }

@@ -4,7 +4,14 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::{Failure, global::GlobalArgs, output, run::flags::text_flag, runtime::block_on, worker::listen};
+use super::{
+    Failure,
+    global::GlobalArgs,
+    output,
+    run::flags::{DeviceFlags, text_flag},
+    runtime::block_on,
+    worker::listen,
+};
 use crate::{
     app::{self, StartError},
     worker::Shutdown,
@@ -23,12 +30,15 @@ pub struct ServeArgs {
     /// Whether this process also runs jobs [default: true without queue.url, else false]
     #[arg(long, value_name = "BOOL")]
     work: Option<bool>,
+    #[command(flatten)]
+    device: DeviceFlags,
 }
 
 impl ServeArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
-        let bind = text_flag("--bind", "http.bind", self.bind.as_ref());
-        let loaded = global.load_service(bind.into_iter().collect())?;
+        let mut flags = self.device.settings();
+        flags.extend(text_flag("--bind", "http.bind", self.bind.as_ref()));
+        let loaded = global.load_service(flags)?;
         app::raise_open_files();
         block_on(async {
             let shutdown = Shutdown::default();

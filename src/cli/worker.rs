@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Failure, global::GlobalArgs, output, runtime::block_on};
+use super::{Failure, global::GlobalArgs, output, run::flags::DeviceFlags, runtime::block_on};
 use crate::{
     app::{self, StartError},
     worker::Shutdown,
@@ -11,12 +11,17 @@ use crate::{
 /// With `queue.url`, a worker takes jobs from RabbitMQ; without it, those that `acetate submit` wrote into this
 /// machine's database.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  acetate worker\n  acetate worker --profile gpu -v")]
-pub struct WorkerArgs {}
+#[command(
+    after_help = "Examples:\n  acetate worker\n  acetate worker --device cuda:0,cuda:1\n  acetate worker --profile gpu -v"
+)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    device: DeviceFlags,
+}
 
 impl WorkerArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
-        let loaded = global.load_service(Vec::new())?;
+        let loaded = global.load_service(self.device.settings())?;
         app::raise_open_files();
         block_on(async {
             let shutdown = Shutdown::default();

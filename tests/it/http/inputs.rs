@@ -115,7 +115,9 @@ fn an_export_takes_any_picture_and_a_manifest_has_boxes() {
     // An upload of another format, a layer by its number, and a file. All layers have one size.
     let (width, height) = pixels(&server.get(job["outputs"][1]["url"].as_str().unwrap()).ok(200).body).dimensions();
     let mut bmp = std::io::Cursor::new(Vec::new());
-    image::RgbImage::from_pixel(width, height, image::Rgb([0, 0, 255])).write_to(&mut bmp, image::ImageFormat::Bmp).unwrap();
+    image::RgbImage::from_pixel(width, height, image::Rgb([0, 0, 255]))
+        .write_to(&mut bmp, image::ImageFormat::Bmp)
+        .unwrap();
     let back = put(&server, "image/bmp", bmp.get_ref()).ok(200).json()["upload"].clone();
     let layers =
         json!([{"upload": back, "name": "Back"}, {"job": id, "layer": 1}, {"job": id, "file": "layer-02.png"}]);

@@ -48,7 +48,7 @@ pub use self::{
     joint_attention_qkv::joint_attention_qkv,
     linear::{Layer, linear, linear_into, quantizable, quantize},
     norm::{gated_add, gated_norm, layer_norm_modulate, rms_norm, rms_normalize},
-    open::{card_memory, describe, free_unused, open, peak_memory, reset_peak_memory},
+    open::{card_memory, count, describe, free_unused, open, peak_memory, reset_peak_memory},
     pointwise::{rotate_half, swiglu, upsample_nearest_2x},
     transfer::{CopyStream, HostBytes},
     upload::{Uploader, takes as uploads},

@@ -22,7 +22,6 @@ use std::{
 use ::image::RgbaImage;
 use qwen_image::{DeviceChoice, Limits, PipelineOptions, hub::ModelRef};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::error;
 
 use self::pool::{Lent, Pool};
 use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, SamplingRecord, Stage, StageTiming};
@@ -201,7 +200,7 @@ impl Engine {
     /// Runs one call when its turn comes. Dropping the future does not stop the work; cancelling does.
     ///
     /// # Errors
-    /// The pipeline's. An error of class `Device` means that the device was lost; see [`Self::usable`].
+    /// The pipeline's. An error of class `Device` means that the device was lost; see [`Self::has_others`].
     pub async fn run(&self, work: Work, cancel: CancelToken, progress: ProgressFn) -> Result<Outcome, JobError> {
         let lent = self.pool.lend(Some(&work)).await?;
         let (reply, answer) = oneshot::channel();
@@ -221,7 +220,7 @@ impl Engine {
     /// Opens all devices and runs their self-tests; returns the descriptions of those that work.
     ///
     /// # Errors
-    /// If none works, with the first one's reason. Those that fail beside others are logged, and not used.
+    /// If none works, with the first one's reason. The thread of one that fails beside others logs it and leaves.
     pub async fn self_test(&self) -> Result<Vec<String>, JobError> {
         let mut answers = Vec::new();
         for index in 0..self.devices.len() {
@@ -230,15 +229,10 @@ impl Engine {
             answers.push(answer);
         }
         let (mut descriptions, mut failure) = (Vec::new(), None);
-        for (device, answer) in self.devices.iter().zip(answers) {
+        for answer in answers {
             match answer.await.unwrap_or_else(|_| Err(gone())) {
                 Ok(description) => descriptions.push(description),
-                Err(error) => {
-                    if self.devices.len() > 1 {
-                        error!(device = device.name, %error, "this device does not pass its self-test and is not used");
-                    }
-                    failure = failure.or(Some(error));
-                }
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
         match failure {

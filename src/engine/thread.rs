@@ -67,7 +67,7 @@ impl Thread {
     }
 
     fn answer(&self, pipeline: &mut Result<QwenImagePipeline, JobError>, command: Command) -> After {
-        let pipeline = pipeline.as_mut().map_err(|error| JobError::device("engine", error.to_string()));
+        let pipeline = pipeline.as_mut().map_err(|error| error.clone());
         // The callers may be gone; the results are then dropped. A device leaves before its caller hears of it, because
         // the caller asks whether there are others.
         match command {

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::job::{
-    BatchId, Epoch, ErrorRecord, EventFile, FileEntry, InputRef, JobError, JobEvent, JobId, JobRequest, JobState,
-    Progress, TraceContext,
+    BatchId, Epoch, ErrorRecord, EventFile, FileEntry, InputRef, JobError, JobEvent, JobId, JobObjects, JobRequest,
+    JobState, Progress, TraceContext,
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +52,18 @@ pub enum LeaseState {
 impl JobRow {
     pub fn id(&self) -> JobId {
         self.request.id
+    }
+
+    /// What the job may have written: the result, and files that failed attempts may have left.
+    pub fn objects(&self) -> JobObjects {
+        let result = self.published.as_ref();
+        JobObjects {
+            job: self.id(),
+            epoch: self.epoch,
+            root: result.and_then(|result| result.root.clone()),
+            prefix: self.request.output.prefix.clone(),
+            files: result.map(|result| result.files.iter().map(|file| file.name.clone()).collect()),
+        }
     }
 
     /// When a queued job may start, if that is later than it was submitted: it is scheduled, or waits for its next attempt.

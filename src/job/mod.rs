@@ -11,6 +11,7 @@ mod kind;
 mod lora;
 mod manifest;
 mod names;
+mod objects;
 mod params;
 mod percent;
 mod request;
@@ -33,6 +34,7 @@ pub use manifest::{
     BoundingBox, Caption, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord, SamplingRecord, StageTiming,
 };
 pub use names::{PresetName, SamplerName};
+pub use objects::JobObjects;
 pub use params::{
     CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, WorkflowParams, parameter_of,
 };

@@ -5,26 +5,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use futures_util::{StreamExt, stream};
 
 use super::{MANIFEST, ObjectKey, Store, s3, stores::Stores};
-use crate::job::{Epoch, JobError, JobId};
+use crate::job::{Epoch, JobError, JobId, JobObjects};
 
 /// How many jobs are looked at at a time.
 const AT_A_TIME: usize = 32;
 /// A store that has failed so often, and not answered once, is not asked for the other jobs.
 const ENOUGH_FAILURES: usize = 8;
-
-/// What a job may have written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobObjects {
-    pub job: JobId,
-    /// Its last attempt. Objects of later ones belong to a job that was queued again meanwhile, and are left alone.
-    pub epoch: Epoch,
-    /// The root of its result. Absent: the own store; failed attempts may also have written below `prefix`.
-    pub root: Option<String>,
-    /// The request's `output.prefix`.
-    pub prefix: String,
-    /// The names of the files that its manifest lists, if it has a result.
-    pub files: Option<Vec<String>>,
-}
 
 /// What was deleted, and what was not.
 #[derive(Debug, Default)]
@@ -46,13 +32,11 @@ struct Found {
     keys: Vec<(String, Vec<String>)>,
 }
 
-impl JobObjects {
-    /// The keys of everything that the job has written, where that is certain: its only attempt succeeded.
-    fn known(&self) -> Option<Vec<ObjectKey>> {
-        let files = self.files.as_ref().filter(|_| self.epoch == Epoch(1))?;
-        let names = files.iter().map(String::as_str).chain([MANIFEST]);
-        names.map(|name| ObjectKey::new(self.job, self.epoch, name).ok()).collect()
-    }
+/// The keys of everything that the job has written, where that is certain: its only attempt succeeded.
+fn known(job: &JobObjects) -> Option<Vec<ObjectKey>> {
+    let files = job.files.as_ref().filter(|_| job.epoch == Epoch(1))?;
+    let names = files.iter().map(String::as_str).chain([MANIFEST]);
+    names.map(|name| ObjectKey::new(job.job, job.epoch, name).ok()).collect()
 }
 
 impl Stores {
@@ -133,7 +117,7 @@ async fn look(job: &JobObjects, store: &Store) -> Result<Found, JobError> {
             Ok(Found { deleted: folder.delete_up_to(job.job, job.epoch).await?, ..Found::default() })
         }
         Store::S3(bucket) => {
-            let keys = match job.known() {
+            let keys = match known(job) {
                 Some(keys) => keys.iter().map(|key| bucket.at(key).key).collect(),
                 None => bucket.keys_of(job.job, |epoch| epoch <= job.epoch).await?,
             };
@@ -155,10 +139,10 @@ mod tests {
             prefix: String::new(),
             files: Some(vec!["composite.png".to_owned()]),
         };
-        let keys: Vec<_> = job.known().unwrap().iter().map(ToString::to_string).collect();
+        let keys: Vec<_> = known(&job).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(keys, ["composite.png", MANIFEST].map(|name| format!("{}/1/{name}", job.job)));
-        assert_eq!(JobObjects { epoch: Epoch(2), ..job.clone() }.known(), None);
-        assert_eq!(JobObjects { files: None, ..job.clone() }.known(), None);
-        assert_eq!(JobObjects { files: Some(vec!["../x".to_owned()]), ..job }.known(), None, "it is listed instead");
+        assert_eq!(known(&JobObjects { epoch: Epoch(2), ..job.clone() }), None);
+        assert_eq!(known(&JobObjects { files: None, ..job.clone() }), None);
+        assert_eq!(known(&JobObjects { files: Some(vec!["../x".to_owned()]), ..job }), None, "it is listed instead");
     }
 }

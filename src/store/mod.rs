@@ -28,7 +28,7 @@ mod uploads;
 mod url;
 
 pub use backend::Store;
-pub use deletion::{Deletion, JobObjects};
+pub use deletion::Deletion;
 pub use errors::io_error;
 pub use export::OutFolder;
 pub use folder::{FolderStore, Stored};

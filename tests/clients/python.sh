@@ -6,28 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-acetate=$(realpath "${1:-${ACETATE:-target/debug/acetate}}")
+. tests/clients/support.sh
+program "$@"
 client=clients/python
-venv=$(realpath -m "${CARGO_TARGET_DIR:-target}")/python-client-venv
-
-if ! command -v python3 >/dev/null || ! python3 -m venv --help >/dev/null 2>&1; then
-    echo "SKIPPED: the Python client: python3 with venv is missing (Debian: apt install python3-venv)"
-    exit 0
-fi
-if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-    echo "SKIPPED: the Python client: $(python3 --version) is older than 3.10"
-    exit 0
-fi
-if [ ! -x "$acetate" ]; then
-    echo "tests/clients/python.sh: there is no program $acetate; build it, or name another one" >&2
-    exit 1
-fi
-if ! cmp -s "$client/requirements-test.txt" "$venv/installed.txt"; then
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check -r "$client/requirements-test.txt"
-    cp "$client/requirements-test.txt" "$venv/installed.txt"
-fi
+python_venv python-client-venv "$client/requirements-test.txt" "the Python client"
 # As a user installs it, so that a file that the package lacks is noticed.
 "$venv/bin/pip" install -q --disable-pip-version-check --force-reinstall --no-deps "./$client"
 

@@ -4,43 +4,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-acetate=${ACETATE:-target/debug/acetate}
+. tests/clients/support.sh
+program
 seconds=${FUZZ_SECONDS:-60}
-venv=$(realpath -m "${CARGO_TARGET_DIR:-target}")/fuzz-venv
-
-if ! command -v python3 >/dev/null || ! python3 -m venv --help >/dev/null 2>&1; then
-    echo "SKIPPED the fuzzing of the API: python3 with venv is missing (Debian: apt install python3-venv)"
-    exit 0
-fi
-if ! cmp -s tests/http/fuzz-requirements.txt "$venv/installed.txt"; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install -q -r tests/http/fuzz-requirements.txt
-    cp tests/http/fuzz-requirements.txt "$venv/installed.txt"
-fi
-
-folder=$(mktemp -d)
-log=$folder/log
-server=
-stop() {
-    if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; fi
-    rm -rf "$folder"
-}
-trap stop EXIT
+python_venv fuzz-venv tests/http/fuzz-requirements.txt "the fuzzing of the API"
 
 # The models do not exist, so that jobs fail at once and leave the processor to the requests.
-ACETATE__DATA_DIR=$folder/data ACETATE__HTTP__REQUESTS_PER_SECOND=0 \
-ACETATE__QWEN_IMAGE__MODEL_PATH=$folder/no-model ACETATE__QWEN_IMAGE__EDIT_MODEL_PATH=$folder/no-model \
-    "$acetate" --quiet serve --bind 127.0.0.1:0 >"$folder/said" 2>"$log" &
-server=$!
-for _ in $(seq 100); do
-    grep -q 'acetate is at' "$folder/said" && break
-    sleep 0.1
-done
-url=$(sed -n 's/^acetate is at //p' "$folder/said")
-if [ -z "$url" ]; then
-    echo "tests/http/fuzz.sh: the server did not start: $(cat "$log")" >&2
-    exit 1
-fi
+folder=$(mktemp -d)
+export ACETATE__HTTP__REQUESTS_PER_SECOND=0
+export ACETATE__QWEN_IMAGE__MODEL_PATH=$folder/no-model ACETATE__QWEN_IMAGE__EDIT_MODEL_PATH=$folder/no-model
+start_server
 
 # One existing job, so that not every id is unknown.
 "$venv/bin/python" - "$url" examples/house.png <<'PYTHON'

@@ -7,9 +7,7 @@ use super::no_such_job;
 use crate::{
     app::Submitter,
     cli::{Failure, job_name::JobName, output},
-    database::JobRow,
     job::JobError,
-    store::JobObjects,
 };
 
 #[derive(Debug, Args)]
@@ -48,7 +46,7 @@ pub async fn delete(front: &Submitter, args: DeleteArgs) -> Result<(), Failure> 
     for row in &rows {
         // Files first: if the process stops in between, the rows still name the remaining files.
         if !args.keep_files {
-            let deletion = front.stores.delete_results(&[objects(row)]).await;
+            let deletion = front.stores.delete_results(&[row.objects()]).await;
             files += deletion.files;
             if let Some(error) = deletion.failed.into_values().next() {
                 kept.get_or_insert(error);
@@ -73,17 +71,5 @@ pub async fn delete(front: &Submitter, args: DeleteArgs) -> Result<(), Failure> 
                  is fixed, or with --keep-files"
             )))
         }
-    }
-}
-
-/// What the job may have written: the result, and files that failed attempts may have left.
-fn objects(row: &JobRow) -> JobObjects {
-    let result = row.published.as_ref();
-    JobObjects {
-        job: row.id(),
-        epoch: row.epoch,
-        root: result.and_then(|result| result.root.clone()),
-        prefix: row.request.output.prefix.clone(),
-        files: result.map(|result| result.files.iter().map(|file| file.name.clone()).collect()),
     }
 }

@@ -11,8 +11,8 @@ use crate::{
     cli::{Failure, global::GlobalArgs, output},
     config::LoadedConfig,
     database::{PruneRules, Pruned},
-    job::{BatchId, JobError, JobId, JobState},
-    store::{JobObjects, NamedUploads},
+    job::{BatchId, JobError, JobId, JobObjects, JobState},
+    store::NamedUploads,
 };
 
 /// The number of jobs deleted in one step.

@@ -3,7 +3,7 @@
 use axum::{Json, extract::State, http::StatusCode};
 
 use crate::{
-    database::{CancelOutcome, JobRow, RetryOutcome},
+    database::{CancelOutcome, RetryOutcome},
     http::{
         api::Api,
         caller::Caller,
@@ -12,7 +12,6 @@ use crate::{
         view::JobView,
     },
     job::{JobId, JobState},
-    store::JobObjects,
 };
 
 /// Cancel a job
@@ -66,22 +65,10 @@ pub async fn delete(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answe
         return Err(ApiError::conflict(format!("job {id} is {}; cancel it first", row.state)));
     }
     // Delete the files first: if the process stops in between, the rows still name the remaining files.
-    if let Some(error) = api.stores().delete_results(&[objects(&row)]).await.failed.remove(&id) {
+    if let Some(error) = api.stores().delete_results(&[row.objects()]).await.failed.remove(&id) {
         return Err(error.into());
     }
     api.jobs().forget(&[id]).await?;
     api.thumbnails.forget(id);
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// What the job may have written: the result, and files that failed attempts may have left.
-fn objects(row: &JobRow) -> JobObjects {
-    let result = row.published.as_ref();
-    JobObjects {
-        job: row.id(),
-        epoch: row.epoch,
-        root: result.and_then(|result| result.root.clone()),
-        prefix: row.request.output.prefix.clone(),
-        files: result.map(|result| result.files.iter().map(|file| file.name.clone()).collect()),
-    }
 }

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, path::Path};
 
 use acetate::{
-    job::{Epoch, ErrorClass, JobId},
-    store::{Checksums, JobObjects, S3Settings, Stores, Trust, file_url},
+    job::{Epoch, ErrorClass, JobId, JobObjects},
+    store::{Checksums, S3Settings, Stores, Trust, file_url},
 };
 
 use crate::services::{

@@ -6,7 +6,7 @@ use qwen_image::{
     Error,
     hub::{HubError, human_bytes},
     image_processor::ImageError,
-    models::{ModelError, lora::LoraError},
+    models::{ModelError, lora::LoraError, text_encoder::TextError},
     pipeline::PipelineError,
 };
 
@@ -37,8 +37,17 @@ impl From<Error> for JobError {
             },
             Error::Lora(source) => source.into(),
             Error::TooLarge { model, reason } => Self::ModelTooLarge { model, reason },
-            Error::Pipeline(PipelineError::NonFinite { step }) => Self::NonFinite { step },
-            Error::Pipeline(error) => Self::device("engine", reason).caused_by(error),
+            Error::Pipeline { model, source } => match source {
+                PipelineError::NonFinite { .. } | PipelineError::Text(TextError::NonFinite { .. }) => {
+                    Self::NonFinite { what: source.to_string() }
+                }
+                PipelineError::DecodedSize { .. } => Self::ModelInvalid { model, reason: source.to_string() },
+                PipelineError::Cancelled => Self::Cancelled,
+                PipelineError::Invalid { field, reason } => Self::invalid(field, reason),
+                PipelineError::Text(_) | PipelineError::Device(_) => {
+                    Self::device("engine", source.to_string()).caused_by(source)
+                }
+            },
             Error::Image(error) => error.into(),
             Error::Device { device, source } => {
                 let reason = without_prefix(&reason, &device);
@@ -137,4 +146,23 @@ impl From<HubError> for JobError {
 /// Removes the device's name, because the variant already has it.
 fn without_prefix(reason: &str, device: &str) -> String {
     reason.strip_prefix(&format!("device {device}: ")).unwrap_or(reason).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::ErrorClass;
+
+    /// A device whose checkpoint is at fault must not be given up.
+    #[test]
+    fn what_a_checkpoint_computes_wrong_is_not_the_devices_fault() {
+        let code = |source: PipelineError| {
+            let error = JobError::from(Error::Pipeline { model: "m".to_owned(), source });
+            assert_eq!(error.class(), ErrorClass::Invalid, "{error}");
+            error.code()
+        };
+        assert_eq!(code(PipelineError::DecodedSize { bytes: 9, width: 2, height: 2 }), "model_invalid");
+        assert_eq!(code(PipelineError::NonFinite { step: 3 }), "non_finite");
+        assert_eq!(code(TextError::NonFinite { tokens: 4 }.into()), "non_finite");
+    }
 }

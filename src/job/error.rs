@@ -48,8 +48,8 @@ pub enum JobError {
     ModelTooLarge { model: String, reason: String },
     #[error("model {model} could not be downloaded: {reason}")]
     Download { model: String, reason: String, source: Option<Cause> },
-    #[error("the latents became NaN or infinite at step {step}; no picture was written")]
-    NonFinite { step: usize },
+    #[error("{what}; no picture was written")]
+    NonFinite { what: String },
     #[error("{path}: not enough disk space; free some and try again")]
     DiskFull { path: String },
     #[error("{path}: {reason}")]

@@ -28,9 +28,9 @@ pub enum Error {
     /// It fits neither on the device nor on the host.
     #[error("model {model} does not fit: {reason}")]
     TooLarge { model: String, reason: String },
-    /// A run stopped without a picture.
-    #[error(transparent)]
-    Pipeline(PipelineError),
+    /// The checkpoint computed something that is not a picture or not a caption.
+    #[error("model {model}: {source}")]
+    Pipeline { model: String, source: PipelineError },
     /// Pictures that do not fit together.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -76,22 +76,23 @@ impl Error {
     }
 
     /// `text` is the name of the option that the text encoder reads first.
-    pub(crate) fn pipeline(device: &str, text: &str, source: PipelineError) -> Self {
+    pub(crate) fn pipeline(model: &str, device: &str, text: &str, source: PipelineError) -> Self {
         match source {
             PipelineError::Cancelled => Self::Cancelled,
             PipelineError::Invalid { field, reason } => Self::invalid(field, reason),
             PipelineError::Device(source) | PipelineError::Text(TextError::Device(source)) => {
                 Self::device(device, source)
             }
-            PipelineError::Text(error @ (TextError::TooLong { .. } | TextError::Placeholders { .. })) => {
-                Self::invalid(text, error.to_string())
-            }
+            PipelineError::Text(
+                error @ (TextError::TooLong { .. }
+                | TextError::Placeholders { .. }
+                | TextError::Tokenizer(_)
+                | TextError::NoHead),
+            ) => Self::invalid(text, error.to_string()),
             PipelineError::Text(error @ TextError::Picture { .. }) => Self::invalid("input", error.to_string()),
             source @ (PipelineError::NonFinite { .. }
             | PipelineError::DecodedSize { .. }
-            | PipelineError::Text(
-                TextError::Tokenizer(_) | TextError::NoHead | TextError::NonFinite { .. },
-            )) => Self::Pipeline(source),
+            | PipelineError::Text(TextError::NonFinite { .. })) => Self::Pipeline { model: model.to_owned(), source },
         }
     }
 }
@@ -99,4 +100,30 @@ impl Error {
 /// A message without candle's appended backtrace.
 pub(crate) fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_text_names_its_option() {
+        for source in [TextError::NoHead, TextError::Tokenizer("?".to_owned()), TextError::TooLong { tokens: 9, limit: 8 }]
+        {
+            let error = Error::pipeline("m", "cpu", "prompt", source.into());
+            assert!(matches!(&error, Error::Invalid { field, .. } if field == "prompt"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_checkpoint_computes_wrong_names_the_checkpoint() {
+        for source in [
+            PipelineError::NonFinite { step: 3 },
+            PipelineError::DecodedSize { bytes: 9, width: 2, height: 2 },
+            TextError::NonFinite { tokens: 4 }.into(),
+        ] {
+            let error = Error::pipeline("m", "cuda:0", "prompt", source);
+            assert!(matches!(&error, Error::Pipeline { model, .. } if model == "m"), "{error}");
+        }
+    }
 }

@@ -327,7 +327,8 @@ impl QwenImagePipeline {
         let device = self.cache.device_name();
         let key = callbacks.timed(crate::Stage::Load, |callbacks| self.load(wanted, callbacks))?;
         let slot: &Slot = self.cache.get(&key)?;
-        let made = run(&slot.pipeline, callbacks).map_err(|source| Error::pipeline(&device, wanted.text, source))?;
+        let made = run(&slot.pipeline, callbacks)
+            .map_err(|source| Error::pipeline(&slot.model.id, &device, wanted.text, source))?;
         let Some(made) = made else {
             let reason = "is loaded for the other pipeline";
             return Err(Error::invalid("model", format!("{} {reason}", slot.model.id)));

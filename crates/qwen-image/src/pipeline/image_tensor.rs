@@ -65,3 +65,18 @@ pub fn to_picture<P: Pixel<Subpixel = u8>>(picture: &Tensor) -> Result<ImageBuff
     let decoded = (given == wanted).then(|| ImageBuffer::from_raw(width, height, bytes)).flatten();
     decoded.ok_or(PipelineError::DecodedSize { bytes: given, width, height })
 }
+
+#[cfg(test)]
+mod tests {
+    use ::image::{Rgb, Rgba};
+
+    use super::*;
+
+    #[test]
+    fn a_picture_of_another_number_of_channels_is_an_error() {
+        let picture = Tensor::zeros((1, 2, 3, 4), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(to_picture::<Rgba<u8>>(&picture).unwrap().dimensions(), (3, 2));
+        let error = to_picture::<Rgb<u8>>(&picture).unwrap_err();
+        assert!(matches!(error, PipelineError::DecodedSize { bytes: 24, width: 3, height: 2 }), "{error}");
+    }
+}

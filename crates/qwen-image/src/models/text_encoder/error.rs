@@ -14,7 +14,7 @@ pub enum TextError {
     Picture { width: usize, height: usize, reason: String },
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
-    #[error("this text encoder was loaded without its language head, so it cannot write captions")]
+    #[error("this text encoder was loaded without its language head, so it cannot write captions; give a prompt")]
     NoHead,
     #[error("the text encoder's logits became NaN or infinite after {tokens} tokens of the caption")]
     NonFinite { tokens: usize },

@@ -24,7 +24,7 @@ ROOT = HERE.parents[1]
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAACETATEBENCH", "AWS_SECRET_ACCESS_KEY": "bench0bench0bench0bench0",
         "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
 # Longer than any working operation takes.
-PATIENCE = 1800.0
+LIMIT = 1800.0
 
 
 class World:
@@ -135,7 +135,7 @@ class Service:
                 raise SystemExit(f"{failed} jobs did not succeed\n{worker.told()}")
             return ended == jobs
 
-        until(f"{jobs} jobs have succeeded", done, PATIENCE, 0.5)
+        until(f"{jobs} jobs have succeeded", done, LIMIT, 0.5)
 
     def messages(self, queue: str) -> int:
         with kombu.Connection(self.amqp) as connection:
@@ -222,11 +222,11 @@ def undisturbed(what: str, tries: int, run) -> dict:
     return best
 
 
-def until(what: str, condition, patience: float, every: float = 0.1) -> None:
-    deadline = time.monotonic() + patience
+def until(what: str, condition, limit: float, every: float = 0.1) -> None:
+    deadline = time.monotonic() + limit
     while not condition():
         if time.monotonic() > deadline:
-            raise SystemExit(f"after {patience:.0f} s it is still not so that {what}")
+            raise SystemExit(f"after {limit:.0f} s it is still not so that {what}")
         time.sleep(every)
 
 

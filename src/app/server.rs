@@ -67,8 +67,8 @@ pub async fn serve_api(
         helping.push(tokio::spawn(relay));
     }
     if let Some(secret) = &settings.webhook_secret {
-        let (callers, pause) = (settings.webhook_policy.clone(), settings.webhook_retry);
-        helping.push(tokio::spawn(http::send_webhooks(jobs.clone(), callers, secret.clone(), pause, stop.clone())));
+        let (policy, pause) = (settings.webhook_policy.clone(), settings.webhook_retry);
+        helping.push(tokio::spawn(http::send_webhooks(jobs.clone(), policy, secret.clone(), pause, stop.clone())));
     }
     let broken = working.as_ref().map(|worker| worker.broken.clone()).unwrap_or_default();
     let liveness = Liveness::of(&queue);

@@ -202,7 +202,7 @@ pub(super) fn worker(
     if results == ResultPlacement::OwnStore {
         // A person is waiting for this job, so a retry starts at once.
         options.backoff = Backoff { base: Duration::ZERO, longest: Duration::ZERO };
-        options.database_patience = Duration::ZERO;
+        options.database_retry = Duration::ZERO;
     }
     let engine = super::engine_config(loaded)?;
     options.slots *= engine.devices.len();
@@ -228,7 +228,7 @@ fn options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, J
         affinity: config.queue.affinity(),
         job_timeout: worker.job_timeout(),
         drain: worker.drain(),
-        database_patience: worker.database_patience(),
+        database_retry: worker.database_retry(),
         poll: Duration::from_millis(500),
         redispatch: worker.redispatch(),
         remember_deleted: config.queue.remember_deleted(),

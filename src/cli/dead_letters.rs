@@ -45,8 +45,8 @@ enum DeadLettersCommand {
     Show(ShowArgs),
     /// Publish dead letters to the queue that they came from
     ///
-    /// Each is removed once RabbitMQ has confirmed its copy. After a crash in between it is there twice, which does no
-    /// harm: the same id is the same job.
+    /// Each is removed once RabbitMQ has confirmed its copy. A crash in between leaves two copies, which is harmless:
+    /// the same id is the same job.
     #[command(after_help = RETRY_EXAMPLES)]
     Retry(RetryArgs),
     /// Delete dead letters for good
@@ -111,7 +111,7 @@ struct Which {
 struct RetryArgs {
     #[command(flatten)]
     which: Which,
-    /// Publish them as jobs of this kind, instead of that of the queue that they came from
+    /// Publish them as jobs of this kind, instead of their original one
     #[arg(long, value_name = "KIND")]
     to: Option<JobKind>,
 }
@@ -228,7 +228,7 @@ async fn show(queue: &Queue, args: ShowArgs) -> Result<(), Failure> {
     for (name, value) in &letter.headers {
         line("header", &format!("{name}: {value}"))?;
     }
-    let more = if letter.truncated { ", of which this is the beginning" } else { "" };
+    let more = if letter.truncated { " (truncated)" } else { "" };
     line("body", &format!("{}{more}", output::size(letter.size)))?;
     match (&letter.body, &letter.body_base64) {
         (Some(text), _) => output::line(text),
@@ -253,7 +253,8 @@ async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: 
     let mut filter = which.filter.clone().with(which.named.id.clone());
     if !args.yes {
         if !std::io::stdin().is_terminal() {
-            let text = "this deletes dead letters for good; say --yes, because there is no terminal to ask at";
+            let text =
+                "this deletes dead letters for good, and there is no terminal to ask for confirmation; add --yes";
             return Err(Failure::Usage(text.to_owned()));
         }
         let page = queue.dead_letters(&filter, u32::MAX).await?;
@@ -296,7 +297,7 @@ async fn handle(
         output::line(&format!("{} {done}", output::count(report.done.len() as u64, "dead letter")))?;
     }
     if let Some((id, error)) = report.failed.first() {
-        let text = format!("{} stay; {id}: {error}", output::count(failed.len() as u64, "dead letter"));
+        let text = format!("{} not handled; {id}: {error}", output::count(failed.len() as u64, "dead letter"));
         return Err(Failure::Job(text));
     }
     if report.stopped {
@@ -332,8 +333,8 @@ fn missing(names: &[DeadLetterName]) -> JobError {
     JobError::invalid(
         "id",
         format!(
-            "there is no dead letter{which}, or somebody else is looking at it right now; `acetate dead-letters list` \
-             shows all"
+            "there is no dead letter{which}, or another process is reading the queue; try again, or see `acetate \
+             dead-letters list`"
         ),
     )
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long to wait for a broker that does not respond.
-const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  acetate doctor\n  acetate doctor --json")]
@@ -129,7 +129,7 @@ async fn database(loaded: &LoadedConfig) -> Check {
 async fn queue(loaded: &LoadedConfig) -> Check {
     let asked = async {
         let queue = app::queue(&loaded.config)?;
-        queue.ready(QUEUE_PATIENCE).await?;
+        queue.ready(QUEUE_TIMEOUT).await?;
         // A broker that is short of memory or disk answers, and accepts nothing.
         queue.accepts().await?;
         Ok::<_, JobError>(match &queue {

@@ -105,7 +105,7 @@ impl ExportArgs {
         }
         if self.to_stdout() {
             return match (self.json, std::io::stdout().is_terminal()) {
-                (true, _) => refuse("- is standard output, where --json writes, too; use one of them".to_owned()),
+                (true, _) => refuse("--out - and --json both write to standard output; use one of them".to_owned()),
                 (_, true) => refuse("- is standard output, which is a terminal here; send it to a file".to_owned()),
                 _ => Ok(()),
             };

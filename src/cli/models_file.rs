@@ -8,7 +8,10 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as Style};
-use qwen_image::models::{self, Component, ModelError, PartSize, Target};
+use qwen_image::{
+    human_memory,
+    models::{self, Component, ModelError, PartSize, Target},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -133,7 +136,7 @@ pub fn check(path: &Path, as_json: bool) -> Result<(), Failure> {
             line("fits", fits.clone());
         }
         for (name, bytes) in memory.iter().flatten() {
-            line(name, output::size(*bytes));
+            line(name, human_memory(*bytes));
         }
         if let Some(refused) = &report.refused {
             line("refused", refused.clone());

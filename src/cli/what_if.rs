@@ -3,7 +3,7 @@
 use qwen_image::{
     PipelineKind, available_memory, foresee_card,
     hub::{ModelRef, Small},
-    published_forms,
+    human_memory, published_forms,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -49,8 +49,8 @@ pub fn print(loaded: &LoadedConfig, cards: &[u64], as_json: bool) -> Result<(), 
         let separator = if index > 0 { "\n" } else { "" };
         output::line(&format!(
             "{separator}a card of {}, with {} of free host memory here:",
-            output::size(vram),
-            output::size(host)
+            human_memory(vram),
+            human_memory(host)
         ))?;
         for plan in plans.iter().filter(|plan| plan.vram == vram) {
             let verdict = if plan.fits { "" } else { "does not fit: " };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::layers::{ConfigError, known_key};
+use super::layers::{ConfigError, current_key, known_key};
 use qwen_image::hub::Surroundings;
 
 const PREFIX: &str = "ACETATE__";
@@ -86,7 +86,7 @@ impl Environment {
         let mut settings = Vec::new();
         for (name, value) in &self.variables {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-            let key = rest.to_ascii_lowercase().replace("__", ".");
+            let key = current_key(rest.to_ascii_lowercase().replace("__", "."));
             match known_key(&key) {
                 Ok(()) => settings.push((name.clone(), key, value.clone())),
                 Err(reason) => errors.push(ConfigError::new(name, reason)),

@@ -10,7 +10,7 @@ use figment::{
 
 use super::{
     env::Environment,
-    layers::{ConfigError, is_section, known_key, section_names},
+    layers::{ConfigError, current_key, is_section, known_key, section_names},
 };
 
 /// A file as a layer of settings.
@@ -104,20 +104,18 @@ fn merge(profile: &mut Dict, name: String, value: Value) {
 
 /// A section without its unknown keys.
 fn known(section: &str, value: Value, wrong: &mut impl FnMut(String)) -> Value {
-    let Value::Dict(tag, mut keys) = value else {
+    let Value::Dict(tag, keys) = value else {
         if let Err(reason) = known_key(section) {
             wrong(reason);
         }
         return value;
     };
-    keys.retain(|key, _| match known_key(&format!("{section}.{key}")) {
-        Ok(()) => true,
-        Err(reason) => {
-            wrong(reason);
-            false
-        }
+    let keys = keys.into_iter().filter_map(|(key, value)| {
+        let path = current_key(format!("{section}.{key}"));
+        known_key(&path).map_err(&mut *wrong).ok()?;
+        Some((path.split_once('.').map_or(key, |(_, key)| key.to_owned()), value))
     });
-    Value::Dict(tag, keys)
+    Value::Dict(tag, keys.collect())
 }
 
 fn unknown(name: &str) -> String {

@@ -260,6 +260,14 @@ pub(super) fn is_section(name: &str) -> bool {
     keys().any(|key| key == name || key.split_once('.').is_some_and(|(section, _)| section == name))
 }
 
+/// Settings under their earlier names, which files and variables may still have.
+const RENAMED: [(&str, &str); 1] = [("worker.database_patience_seconds", "worker.database_retry_seconds")];
+
+/// The name that a setting has now.
+pub(super) fn current_key(key: String) -> String {
+    RENAMED.iter().find(|(old, _)| *old == key).map_or(key, |(_, new)| (*new).to_owned())
+}
+
 /// Refuses unknown settings and lists the known ones.
 pub(super) fn known_key(key: &str) -> Result<(), String> {
     if keys().any(|known| known == key) {

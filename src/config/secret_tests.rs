@@ -4,9 +4,9 @@ use std::{fs, path::Path};
 
 use super::*;
 
-struct Place(tempfile::TempDir);
+struct Fixture(tempfile::TempDir);
 
-impl Place {
+impl Fixture {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -36,7 +36,7 @@ fn setting(loaded: &LoadedConfig, key: &str) -> Setting {
 
 #[test]
 fn every_secret_may_be_in_a_file() {
-    let place = Place::new();
+    let place = Fixture::new();
     let values = [
         ("queue.url", "amqp://me:hunter2@mq/v"),
         ("status.url", "postgres://me:hunter2@db/x"),
@@ -94,7 +94,7 @@ fn every_secret_may_be_in_a_file() {
 
 #[test]
 fn what_is_wrong_with_a_file_names_the_setting_and_the_file() {
-    let place = Place::new();
+    let place = Fixture::new();
     let (empty, binary) = (place.file("empty", "\n"), place.file("binary", [0xff, 0xfe]));
     let large = place.file("large", vec![b'x'; 2 << 20]);
     let (folder, missing) = (place.0.path().display().to_string(), format!("{}/none", place.0.path().display()));
@@ -115,7 +115,7 @@ fn what_is_wrong_with_a_file_names_the_setting_and_the_file() {
 
 #[test]
 fn a_value_and_a_file_are_one_too_many_and_a_later_source_wins() {
-    let place = Place::new();
+    let place = Fixture::new();
     let file = place.file("token", "from-the-file-0123");
     let error =
         place.load("", &[("ACETATE__HTTP__TOKEN", "hunter2"), ("ACETATE__HTTP__TOKEN_FILE", &file)]).unwrap_err();
@@ -137,7 +137,7 @@ fn a_value_and_a_file_are_one_too_many_and_a_later_source_wins() {
 
 #[test]
 fn systemds_credentials_are_found() {
-    let place = Place::new();
+    let place = Fixture::new();
     place.file("token", "from-the-credentials\n");
     let folder = place.0.path().display().to_string();
     let named = ("ACETATE__HTTP__TOKEN_FILE", "${CREDENTIALS_DIRECTORY}/token");
@@ -149,7 +149,7 @@ fn systemds_credentials_are_found() {
 
 #[test]
 fn passwords_beside_their_addresses() {
-    let place = Place::new();
+    let place = Fixture::new();
     let password = place.file("password", "p@ss/w$rd#\n");
     let text = "[queue]\nurl = \"amqp://me@mq/v\"\n[status]\nurl = \"postgres://me@db/x\"\nlisten_url = \"postgres://me@db/y\"\n";
     let variables =
@@ -177,7 +177,7 @@ fn passwords_beside_their_addresses() {
 
 #[test]
 fn tokens_come_from_tables_json_and_files() {
-    let place = Place::new();
+    let place = Fixture::new();
     let file = place.file("ci", "the-token-of-ci-0123\n");
     let tables = format!(
         "[[http.tokens]]\nname = \"ci\"\nrole = \"submit\"\ntoken_file = \"{file}\"\njobs_per_day = 5\n\
@@ -215,7 +215,7 @@ fn tokens_come_from_tables_json_and_files() {
 
 #[test]
 fn a_secret_that_all_can_read_is_remarked() {
-    let place = Place::new();
+    let place = Fixture::new();
     let file = place.file("token", "a-token-0123456789");
     let remarks = || place.load("", &[("ACETATE__HTTP__TOKEN_FILE", &file)]).unwrap().remarks;
     assert_eq!(remarks(), [""; 0]);

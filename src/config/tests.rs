@@ -282,3 +282,11 @@ fn files_of_other_editors_are_read_or_named() {
         assert!(error.contains(wanted), "{error}");
     }
 }
+
+#[test]
+fn an_earlier_name_of_a_setting_still_works() {
+    let file = "[worker]\ndatabase_patience_seconds = 7.0\n";
+    assert_eq!(with_file(file, home(), None).unwrap().config.worker.database_retry_seconds, 7.0);
+    let variable = Environment::from_pairs([("HOME", "/me"), ("ACETATE__WORKER__DATABASE_PATIENCE_SECONDS", "8")]);
+    assert_eq!(with_file(file, variable, None).unwrap().config.worker.database_retry_seconds, 8.0);
+}

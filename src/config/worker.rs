@@ -16,7 +16,7 @@ pub struct WorkerSection {
     pub job_timeout_seconds: f64,
     pub drain_seconds: f64,
     pub start_timeout_seconds: f64,
-    pub database_patience_seconds: f64,
+    pub database_retry_seconds: f64,
     pub redispatch_seconds: f64,
     /// For tests: where to stop the process. Empty: nowhere.
     pub failpoint: String,
@@ -38,7 +38,7 @@ impl WorkerSection {
         seconds("worker.job_timeout_seconds", self.job_timeout_seconds, 1.0)?;
         seconds("worker.drain_seconds", self.drain_seconds, 0.0)?;
         seconds("worker.start_timeout_seconds", self.start_timeout_seconds, 0.0)?;
-        seconds("worker.database_patience_seconds", self.database_patience_seconds, 0.0)?;
+        seconds("worker.database_retry_seconds", self.database_retry_seconds, 0.0)?;
         seconds("worker.redispatch_seconds", self.redispatch_seconds, 1.0)?;
         if !(1..=64).contains(&self.slots) {
             return Err(("worker.slots", format!("{} is not between 1 and 64", self.slots)));
@@ -69,8 +69,8 @@ impl WorkerSection {
         Duration::from_secs_f64(self.start_timeout_seconds)
     }
 
-    pub fn database_patience(&self) -> Duration {
-        Duration::from_secs_f64(self.database_patience_seconds)
+    pub fn database_retry(&self) -> Duration {
+        Duration::from_secs_f64(self.database_retry_seconds)
     }
 
     pub fn redispatch(&self) -> Duration {

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use super::{
     Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim,
     ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetRow, Deferred, Depth, DispatchRules, ErrorCount,
-    Fenced, Filter, JobRow, KindCounts, OutboxId, OutboxMode, OutboxRow, Page, Pause, Place, PostgresJobStore,
-    PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore, Subject, Submissions,
-    SubmitOptions, Submitted, Swept, WebhookId, WebhookRow, Workers,
+    Fenced, Filter, JobRow, KindCounts, OutboxId, OutboxMode, OutboxRow, Page, Pause, PostgresJobStore, PrunePage,
+    PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore, Subject, Submissions,
+    SubmitOptions, Submitted, SweepCursor, Swept, WebhookId, WebhookRow, Workers,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress, TraceContext};
 
@@ -201,13 +201,13 @@ in_either! {
     async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError>;
 
     /// Cancels some of the queued jobs of a batch, in order of arrival; see [`JobStore::cancel_batch`].
-    async fn cancel_queued(&self, batch: &BatchId, after: Option<Place>) -> Result<Swept, JobError>;
+    async fn cancel_queued(&self, batch: &BatchId, after: Option<SweepCursor>) -> Result<Swept, JobError>;
 
     /// Asks the workers of a batch's running jobs to stop; returns the number of those that had not been asked.
     async fn cancel_running(&self, batch: &BatchId) -> Result<u64, JobError>;
 
     /// Requeues some of the jobs that the rules choose, in order of arrival; see [`JobStore::retry_batch`].
-    async fn retry_some(&self, rules: &RetryRules, after: Option<Place>) -> Result<Swept, JobError>;
+    async fn retry_some(&self, rules: &RetryRules, after: Option<SweepCursor>) -> Result<Swept, JobError>;
 
     /// The errors of a batch's failed and cancelled jobs, the most frequent first.
     async fn error_counts(&self, batch: &BatchId) -> Result<Vec<ErrorCount>, JobError>;
@@ -280,7 +280,7 @@ in_either! {
     async fn count_prunable(&self, rules: &PruneRules) -> Result<u64, JobError>;
 
     /// Ended jobs that may be deleted, oldest first. Delete their objects, then [`JobStore::forget`] them.
-    async fn prunable(&self, rules: &PruneRules, after: Option<Place>) -> Result<PrunePage, JobError>;
+    async fn prunable(&self, rules: &PruneRules, after: Option<SweepCursor>) -> Result<PrunePage, JobError>;
 
     /// Deletes the rows of ended jobs with their history, and remembers their ids; returns their number.
     async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError>;
@@ -298,7 +298,7 @@ in_either! {
     async fn jobs_starting_with(&self, beginning: &str, limit: u32) -> Result<Vec<JobId>, JobError>;
 
     /// The texts of some requests in the order of arrival, and the place of the last one, after which the rest begins.
-    async fn requests(&self, after: Option<Place>) -> Result<(Vec<String>, Option<Place>), JobError>;
+    async fn requests(&self, after: Option<SweepCursor>) -> Result<(Vec<String>, Option<SweepCursor>), JobError>;
 
     /// Deletes refused messages that were received before a time.
     async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError>;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{row_mapping::Columns, sweep::Place};
+use super::{row_mapping::Columns, sweep::SweepCursor};
 use crate::job::{BatchId, Epoch, FileEntry, JobError, JobId, JobRequest, JobState};
 
 /// Which ended jobs to delete.
@@ -22,7 +22,7 @@ pub struct PruneRules {
 pub struct PrunePage {
     pub jobs: Vec<Pruned>,
     /// Absent on the last page. A page may be empty although there is another one.
-    pub next: Option<Place>,
+    pub next: Option<SweepCursor>,
 }
 
 /// An ended job whose objects can be deleted, before its row is.
@@ -52,7 +52,7 @@ pub(super) use pruned_columns;
 /// Makes a page from the rows of a query; an unreadable row is logged and left out.
 pub(super) fn prune_page(rows: &[impl Columns], limit: u32) -> Result<PrunePage, JobError> {
     let jobs = rows.iter().filter_map(|row| pruned(row).inspect_err(|error| warn!("left out: {error}")).ok());
-    Ok(PrunePage { jobs: jobs.collect(), next: Place::after(rows, limit)? })
+    Ok(PrunePage { jobs: jobs.collect(), next: SweepCursor::after(rows, limit)? })
 }
 
 fn pruned(row: &impl Columns) -> Result<Pruned, JobError> {

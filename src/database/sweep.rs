@@ -9,7 +9,7 @@ const MOST_LOOKS: usize = 10;
 
 /// A job's place in the order of arrival: what comes after it is the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct SweepCursor {
     pub(super) created_at: i64,
     pub(super) id: JobId,
 }
@@ -19,7 +19,7 @@ pub struct Place {
 pub struct Swept {
     pub jobs: Vec<JobId>,
     /// Where the next step starts; absent after the last one.
-    pub next: Option<Place>,
+    pub next: Option<SweepCursor>,
 }
 
 /// Which ended jobs of a batch to queue again.
@@ -109,7 +109,7 @@ impl RetryRules {
     }
 }
 
-impl Place {
+impl SweepCursor {
     /// The start of the next page after `rows`, which a query with this limit returned with `id` and `created_at`.
     pub(super) fn after(rows: &[impl Columns], limit: u32) -> Result<Option<Self>, JobError> {
         let full = rows.len() >= usize::try_from(limit).unwrap_or(usize::MAX);

@@ -124,9 +124,9 @@ mod tests {
 
     #[test]
     fn only_public_and_encrypted_addresses_or_trusted_origins_are_called() {
-        let callers = WebhookPolicy::new("http.webhook_allow", &["http://127.0.0.1:9000".to_owned()], None).unwrap();
+        let policy = WebhookPolicy::new("http.webhook_allow", &["http://127.0.0.1:9000".to_owned()], None).unwrap();
         for allowed in ["https://example.org/hook?key=1", "https://1.1.1.1/", "http://127.0.0.1:9000/any"] {
-            callers.check("webhook", allowed).unwrap();
+            policy.check("webhook", allowed).unwrap();
         }
         for refused in [
             "http://example.org/hook",
@@ -140,7 +140,7 @@ mod tests {
             "https://x.localhost./",
             "https://metadata.google.internal/",
         ] {
-            assert_eq!(callers.check("webhook", refused).unwrap_err().code(), "input_forbidden", "{refused}");
+            assert_eq!(policy.check("webhook", refused).unwrap_err().code(), "input_forbidden", "{refused}");
         }
         for wrong in [
             "",
@@ -150,7 +150,7 @@ mod tests {
             "https://me:s3cret@example.org/",
             "https://example.org:99999/",
         ] {
-            let error = callers.check("webhook", wrong).unwrap_err();
+            let error = policy.check("webhook", wrong).unwrap_err();
             assert!(error.code() == "invalid_request" && !error.to_string().contains("s3cret"), "{error}");
         }
         assert!(WebhookPolicy::new("http.webhook_allow", &["s3://x".to_owned()], None).is_err());

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::{listen::is_too_slow, problem::ApiError};
 use crate::job::{JobError, JobId, JsonError, object_from_slice, value_from_slice};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const MOST_SWALLOWED: usize = 2 << 30;
 
 /// The `{id}` of a path.
@@ -153,7 +153,7 @@ pub fn too_slow(detail: impl Into<String>) -> ApiError {
 /// Discards the rest of a body for a while: a client that is still sending sees the response only if the server keeps
 /// reading.
 pub fn swallow(body: Body) {
-    tokio::spawn(tokio::time::timeout(PATIENCE, async move {
+    tokio::spawn(tokio::time::timeout(TIMEOUT, async move {
         let mut stream = body.into_data_stream();
         let mut seen = 0;
         while let Some(Ok(piece)) = stream.next().await {

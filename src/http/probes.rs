@@ -19,7 +19,7 @@ use super::metrics;
 use crate::{database::JobStore, queue::Queue, telemetry::Metrics};
 
 /// How long a probe waits for the database.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the database's answer is reused by other probes.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -64,11 +64,11 @@ impl Probes {
         // Runs in its own task, because a database query must not be dropped midway.
         let jobs = self.jobs.clone();
         let asked = tokio::spawn(async move { jobs.ping().await });
-        let result = match tokio::time::timeout(PATIENCE, asked).await {
+        let result = match tokio::time::timeout(TIMEOUT, asked).await {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(error))) => Err(error.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("job database: no response within {} s", PATIENCE.as_secs())),
+            Err(_) => Err(format!("job database: no response within {} s", TIMEOUT.as_secs())),
         };
         *last = Some((Instant::now(), result.clone()));
         result

@@ -91,7 +91,7 @@ fn source(encoding: &Encoding<'_>) -> Result<Option<(ColorProfile, String)>, Str
             }
             Err(error) => kept(&format!("cannot be read ({error})")),
         },
-        Some(Profile::TooLarge) => kept(&format!("is larger than {} MB", MOST_PROFILE >> 20)),
+        Some(Profile::TooLarge) => kept(&format!("is larger than {} MiB", MOST_PROFILE >> 20)),
         Some(Profile::Unreadable) => kept("cannot be read (it cannot be decompressed)"),
         None if encoding.srgb => Ok(None),
         None if encoding.adobe_rgb => {

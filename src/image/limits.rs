@@ -65,13 +65,13 @@ impl Limits {
         if bytes <= self.max_memory {
             return Ok(());
         }
-        let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
+        let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
         Err(too_large(
             name,
             format!(
-                "decoding needs {} MB of memory; the limit, image.max_memory, is {} MB",
-                megabytes(bytes),
-                megabytes(self.max_memory)
+                "decoding needs {} MiB of memory; the limit, image.max_memory, is {} MiB",
+                mebibytes(bytes),
+                mebibytes(self.max_memory)
             ),
         ))
     }

@@ -34,18 +34,17 @@ pub(super) enum Stale {
 }
 
 pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobControl) -> Result<Accepted, JobError> {
-    let patience = worker.options.database_patience;
+    let limit = worker.options.database_retry;
     match &delivery.content {
-        Content::Job(id) => with_deadline("the claim", patience, control, || claim(worker, *id, None)).await,
+        Content::Job(id) => with_deadline("the claim", limit, control, || claim(worker, *id, None)).await,
         Content::Request(request) => {
             let Delivery { is_dispatch, not_before, .. } = *delivery;
             let message = Some(Message { request, is_dispatch, not_before, trace: delivery.trace.as_ref() });
-            let accepted = with_deadline("the claim", patience, control, || claim(worker, request.id, message)).await?;
+            let accepted = with_deadline("the claim", limit, control, || claim(worker, request.id, message)).await?;
             match &accepted {
                 Accepted::Refused(reason) => tell_sender(worker, delivery, request.id, reason).await,
                 Accepted::Row(_) | Accepted::Not(_) | Accepted::Left { .. } => {
-                    with_deadline("the reply address", patience, control, || replies::remember(worker, delivery))
-                        .await?;
+                    with_deadline("the reply address", limit, control, || replies::remember(worker, delivery)).await?;
                 }
                 Accepted::Stale(_) => {}
             }
@@ -66,7 +65,7 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
             if let Some(id) = id.filter(|_| !delivery.is_dispatch) {
                 let raw = String::from_utf8_lossy(body);
                 let kept = || worker.jobs.reject(id, &raw, &reason);
-                match with_deadline("the rejection", patience, control, kept).await {
+                match with_deadline("the rejection", limit, control, kept).await {
                     Ok(true) => tell_refused(worker, delivery, id, &reason).await?,
                     Ok(false) => {}
                     // The database cannot store the message. It is dead-lettered all the same.
@@ -84,7 +83,7 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
 /// When the job of a message was deleted.
 async fn deleted(worker: &Worker, id: Option<JobId>, control: &JobControl) -> Result<Option<Timestamp>, JobError> {
     let Some(id) = id else { return Ok(None) };
-    with_deadline("the claim", worker.options.database_patience, control, || worker.jobs.deleted_at(id)).await
+    with_deadline("the claim", worker.options.database_retry, control, || worker.jobs.deleted_at(id)).await
 }
 
 /// Publishes `job.failed` for an invalid message, because its sender may wait for the end. This happens before the

@@ -129,13 +129,13 @@ impl Service {
     }
 
     async fn handle(&self, delivery: Delivery) {
-        if let Err(error) = self.in_company(delivery).await {
+        if let Err(error) = self.run_with_isolation(delivery).await {
             warn!(%error, "returning the delivery to the queue");
             tokio::time::sleep(PAUSE_AFTER_ERROR).await;
         }
     }
 
-    async fn in_company(&self, delivery: Delivery) -> Result<Verdict, JobError> {
+    async fn run_with_isolation(&self, delivery: Delivery) -> Result<Verdict, JobError> {
         let control = JobControl::default();
         let _in_hand = self.register(&control);
         let alone = match delivery.job() {
@@ -188,11 +188,11 @@ impl Service {
             return;
         }
         // A failed device will not finish anything.
-        let patience = if self.worker.broken.is_cancelled() { Duration::ZERO } else { self.worker.options.drain };
-        info!(jobs = jobs.len(), deadline_s = patience.as_secs_f64(), "draining: running jobs may finish");
+        let limit = if self.worker.broken.is_cancelled() { Duration::ZERO } else { self.worker.options.drain };
+        info!(jobs = jobs.len(), deadline_s = limit.as_secs_f64(), "draining: running jobs may finish");
         let ended = tokio::select! {
             () = async { while jobs.join_next().await.is_some() {} } => true,
-            () = tokio::time::sleep(patience) => false,
+            () = tokio::time::sleep(limit) => false,
             () = shutdown.now.cancelled() => false,
         };
         if ended {

@@ -87,7 +87,7 @@ pub struct WorkerOptions {
     /// How long running jobs may take to finish when the worker stops.
     pub drain: Duration,
     /// How long a write waits for an unreachable database.
-    pub database_patience: Duration,
+    pub database_retry: Duration,
     /// How often the outbox or the rows are polled.
     pub poll: Duration,
     /// After this time, a queued job that no worker has taken is dispatched again.

@@ -29,8 +29,8 @@ pub(super) async fn leave(
     let job = id.map(tracing::field::display);
     let deferred = match id {
         Some(id) => {
-            let patience = worker.options.database_patience;
-            with_deadline("the deferral", patience, control, || worker.jobs.defer(id, LATER)).await?
+            let limit = worker.options.database_retry;
+            with_deadline("the deferral", limit, control, || worker.jobs.defer(id, LATER)).await?
         }
         None => Deferred::Unknown,
     };

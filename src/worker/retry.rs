@@ -11,12 +11,12 @@ use crate::{job::JobError, retry::exponential};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Retries after temporary errors for at most `patience`, and no longer than the worker may run.
+/// Retries after temporary errors for at most `limit`, and no longer than the worker may run.
 ///
 /// The operation must be idempotent, because a commit may have been applied although its reply was lost.
 pub(super) async fn with_deadline<T, F>(
     what: &str,
-    patience: Duration,
+    limit: Duration,
     control: &JobControl,
     attempt: impl FnMut() -> F,
 ) -> Result<T, JobError>
@@ -27,7 +27,7 @@ where
     attempt
         .retry(exponential(FIRST_PAUSE, LONGEST_PAUSE))
         .when(|error| error.is_transient() && control.why() != Some(StopReason::GiveBack))
-        .adjust(|_, pause| pause.filter(|pause| start.elapsed() + *pause <= patience))
+        .adjust(|_, pause| pause.filter(|pause| start.elapsed() + *pause <= limit))
         .notify(|error, pause| warn!(%error, retry_s = pause.as_secs_f64(), "{what} failed; retrying"))
         .await
 }
@@ -48,9 +48,9 @@ mod tests {
         .await;
         assert_eq!(found, Ok(7));
         let wrong = || async { Err::<(), _>(JobError::invalid("id", "wrong")) };
-        let patience = Duration::from_secs(5);
+        let limit = Duration::from_secs(5);
         assert_eq!(
-            with_deadline("test", patience, &JobControl::default(), wrong).await.unwrap_err().code(),
+            with_deadline("test", limit, &JobControl::default(), wrong).await.unwrap_err().code(),
             "invalid_request"
         );
         let gone = || async { Err::<(), _>(away()) };

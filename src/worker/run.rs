@@ -231,12 +231,12 @@ async fn settle(
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
     // If the row already has this ending, it is ours: the commit was applied, but the reply was lost.
-    let patience = worker.options.database_patience;
-    match with_deadline("the job's end", patience, control, || end(worker, row, &made, control)).await {
+    let limit = worker.options.database_retry;
+    match with_deadline("the job's end", limit, control, || end(worker, row, &made, control)).await {
         // What the job has made cannot be stored, and never will be: that is its end.
         Err(error) if error.class() == ErrorClass::Invalid => {
             let failed = Err(error);
-            with_deadline("the job's end", patience, control, || end(worker, row, &failed, control)).await
+            with_deadline("the job's end", limit, control, || end(worker, row, &failed, control)).await
         }
         settled => settled,
     }

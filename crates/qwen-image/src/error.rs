@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn an_error_of_the_text_names_its_option() {
-        for source in [TextError::NoHead, TextError::Tokenizer("?".to_owned()), TextError::TooLong { tokens: 9, limit: 8 }]
+        for source in
+            [TextError::NoHead, TextError::Tokenizer("?".to_owned()), TextError::TooLong { tokens: 9, limit: 8 }]
         {
             let error = Error::pipeline("m", "cpu", "prompt", source.into());
             assert!(matches!(&error, Error::Invalid { field, .. } if field == "prompt"), "{error}");

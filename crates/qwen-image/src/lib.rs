@@ -48,7 +48,7 @@ pub use error::Error;
 pub use hub::Lora;
 pub use model_cache::{
     ComputeDType, CpuOffload, DeviceChoice, Devices, Limits, LoadedModel, PublishedForm, WhatIf, available_memory,
-    describe_device, foresee, foresee_card, open_device, published_forms,
+    describe_device, foresee, foresee_card, human_memory, open_device, published_forms,
 };
 pub use models::{
     WeightOptions,

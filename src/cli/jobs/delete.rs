@@ -67,7 +67,7 @@ pub async fn delete(front: &Submitter, args: DeleteArgs) -> Result<(), Failure> 
         Some(error) => {
             let kept = output::count((rows.len() - ids.len()) as u64, "job");
             Err(Failure::Job(format!(
-                "{kept} stay because their files could not be deleted: {error}\nrun the same command again when that \
+                "{kept} left because of files that could not be deleted: {error}\nrun the same command again when that \
                  is fixed, or with --keep-files"
             )))
         }

@@ -63,7 +63,7 @@ pub async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
     }
     let pauses = front.jobs.pauses().await?;
     let rows: Vec<Vec<String>> = page.jobs.iter().map(|row| table_row(row, &pauses, &front.stores)).collect();
-    output::table(&["ID", "KIND", "STATE", "TRIES", "SUBMITTED", "PICTURE", "PROMPT", ""], &rows)?;
+    output::table(&["ID", "KIND", "STATE", "ATTEMPTS", "SUBMITTED", "PICTURE", "PROMPT", ""], &rows)?;
     if let Some(next) = page.next {
         output::error(&format!("more jobs: acetate jobs list --after {next}"));
     }

@@ -198,7 +198,7 @@ fn finish(args: &PruneArgs, report: &Report, stopped: bool, total: u64) -> Resul
     if let Some(error) = &report.reason {
         let kept = output::count(kept, "job");
         return Err(Failure::Job(format!(
-            "{kept} stay because their files could not be deleted: {error}\nrun the same command again when that is \
+            "{kept} left because of files that could not be deleted: {error}\nrun the same command again when that is \
              fixed, or with --keep-files"
         )));
     }

@@ -103,8 +103,8 @@ async fn pause(front: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
     if args.json {
         return output::json(&json!({ "paused": scope.to_string(), "new": new }));
     }
-    let was = if new { "paused" } else { "was paused already" };
-    output::line(&format!("{scope}: {was}; {} ends that", resume_command(&scope)))
+    let was = if new { "paused" } else { "already paused" };
+    output::line(&format!("{scope}: {was}; resume with: {}", resume_command(&scope)))
 }
 
 async fn resume(global: &GlobalArgs, front: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {

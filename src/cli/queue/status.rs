@@ -42,7 +42,9 @@ fn table_row(kind: &KindStatus) -> Vec<String> {
 fn around(status: &QueueStatus) -> String {
     let (workers, slots) = (output::count(status.workers, "worker"), output::count(status.slots, "slot"));
     match status.window {
-        Some(window) => format!("{workers} with {slots}; at most {window} jobs of a kind are dispatched ahead"),
+        Some(window) => {
+            format!("{workers} with {slots}; at most {} of a kind dispatched ahead", output::count(window, "job"))
+        }
         None => format!("{workers} with {slots}; all jobs are dispatched at once"),
     }
 }

@@ -173,8 +173,10 @@ async fn all(
     let Report { submitted, known, duplicates, rejected, .. } = report;
     let new = if flags.dry_run { "would be new" } else { "new" };
     let rejected = if rejected > 0 { format!(", {rejected} invalid") } else { String::new() };
-    let text =
-        format!("batch {batch}: {submitted} {new}, {known} already submitted, {duplicates} duplicates{rejected}");
+    let text = format!(
+        "batch {batch}: {submitted} {new}, {known} already submitted, {}{rejected}",
+        output::count(duplicates, "duplicate")
+    );
     output::line(&text)?;
     if !flags.wait && !flags.dry_run {
         global.say(&format!("acetate jobs watch --batch {batch} shows the progress"));

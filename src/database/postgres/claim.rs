@@ -44,9 +44,9 @@ impl PostgresJobStore {
                 Standing::Cancelled => (JobState::Cancelled, JobError::Cancelled),
                 Standing::Exhausted => (JobState::Failed, exhausted(&row)),
             };
-            let turn = Transition::end(row, state, &error, now, self.mode)?;
-            if self.write(&turn).await? {
-                return Ok(Claim::Ended(Box::new(turn.row)));
+            let transition = Transition::end(row, state, &error, now, self.mode)?;
+            if self.write(&transition).await? {
+                return Ok(Claim::Ended(Box::new(transition.row)));
             }
         }
         Err(overtaken(id))

@@ -133,8 +133,8 @@ impl Connector {
 
     async fn reach(&self, host: &Host) -> Result<PgConnection, ConnectError> {
         let usual = if self.url.hosts.len() == 1 { CONNECT_TIMEOUT } else { HOST_TIMEOUT };
-        let patience = self.url.connect_timeout.unwrap_or(usual);
-        timeout(patience, self.try_once(host)).await.unwrap_or(Err(ConnectError::NoAnswer(patience)))
+        let limit = self.url.connect_timeout.unwrap_or(usual);
+        timeout(limit, self.try_once(host)).await.unwrap_or(Err(ConnectError::NoAnswer(limit)))
     }
 
     async fn try_once(&self, host: &Host) -> Result<PgConnection, ConnectError> {
@@ -187,10 +187,10 @@ impl Connector {
     fn reason(&self, error: &ConnectError) -> String {
         match error {
             ConnectError::Server(error) => explain(&self.url, error),
-            ConnectError::NoAnswer(patience) => format!(
+            ConnectError::NoAnswer(limit) => format!(
                 "no connection within {} seconds; is the server running, does ACETATE__STATUS__URL name it, and does a \
                  pooler before it have free connections?",
-                patience.as_secs()
+                limit.as_secs()
             ),
             ConnectError::Encoding { database, encoding } => format!(
                 "the database {database} has the encoding {encoding}, which cannot store every text; make one with \

@@ -48,7 +48,7 @@ const SOON: Duration = Duration::from_secs(5);
 /// How often the connection is pinged.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// How long a ping, and our own notification, may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn tell_others(connections: Connections, mut changed: watch::Receiver<u64>) -> AbortOnDrop {
     AbortOnDrop(tokio::spawn(async move {
@@ -188,11 +188,11 @@ impl Listener {
                     Err(error) => return Err(self.lost(error)),
                 },
                 () = tokio::time::sleep_until(ping_at) => {
-                    match timeout(PATIENCE, listener.execute("SELECT 1")).await {
+                    match timeout(PING_TIMEOUT, listener.execute("SELECT 1")).await {
                         Ok(Ok(_)) => {}
                         Ok(Err(error)) => return Err(self.lost(error)),
                         Err(_) => {
-                            let seconds = PATIENCE.as_secs();
+                            let seconds = PING_TIMEOUT.as_secs();
                             return Err(Deaf::Lost(format!("the connection that listens did not respond for {seconds} s")));
                         }
                     }
@@ -239,7 +239,7 @@ impl Listener {
                 }
             }
         };
-        timeout(PATIENCE, heard).await.unwrap_or(Err(Deaf::Silent))
+        timeout(PING_TIMEOUT, heard).await.unwrap_or(Err(Deaf::Silent))
     }
 
     fn lost(&self, error: sqlx::Error) -> Deaf {

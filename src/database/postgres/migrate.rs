@@ -36,7 +36,7 @@ pub(super) const MIGRATIONS: [&str; 10] = [
 /// How long a migration waits for its locks. A worker's lease must not end behind it.
 const LOCK_TIMEOUT: &str = "3s";
 /// How long it is tried again.
-const PATIENCE: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_secs(2);
 /// The pause before looking whether another process has finished.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -153,7 +153,7 @@ impl Run<'_> {
                 return Ok(());
             }
             run(guard, "ROLLBACK".into()).await.map_err(|error| self.wrong(&error))?;
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > LIMIT {
                 return Err(self.database("another process has been migrating the tables for ten minutes"));
             }
             if !told && start.elapsed() > PAUSE {
@@ -182,7 +182,7 @@ impl Run<'_> {
                 let Err(error) = self.in_transaction(work, &sql, version).await else { break };
                 let locked = error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"));
                 let holders = if locked { self.holders(work).await } else { String::new() };
-                if !locked || begin.elapsed() > PATIENCE {
+                if !locked || begin.elapsed() > LIMIT {
                     let reason = explain(&self.connector.url, &error);
                     return Err(
                         self.database(&format!("cannot migrate the tables to schema {version} ({reason}{holders})"))

@@ -157,7 +157,7 @@ impl Connections {
                 Fault::SharedSession => {
                     if mode == Mode::Own {
                         warn!(
-                            "a pooler in transaction mode stands before {}; statements are no longer prepared",
+                            "{} is behind a pooler in transaction mode; statements are no longer prepared",
                             self.connector().url
                         );
                         sessions.set_mode(Mode::Shared);

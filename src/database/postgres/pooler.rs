@@ -17,7 +17,7 @@ use super::{
 use crate::job::JobError;
 
 /// A session-mode pooler may have no second session for us, and lets us wait.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// Which of two connections is asked. A pooler that hands out its sessions in turn never does it in this order.
 const TURNS: [usize; 8] = [0, 1, 1, 0, 1, 0, 0, 1];
 
@@ -30,13 +30,13 @@ impl Connections {
         let connector = self.connector();
         // The second is beside the pool: it counts as the connection that listens, which does not exist before this is
         // known.
-        let (first, second) = tokio::join!(self.lend(), timeout(PATIENCE, connector.connect()));
+        let (first, second) = tokio::join!(self.lend(), timeout(TIMEOUT, connector.connect()));
         let mut first = first?;
         let Ok(Ok(mut second)) = second else {
             first.give_back();
             return Ok(());
         };
-        let looked = timeout(PATIENCE, are_shared(first.connection(), &mut second)).await;
+        let looked = timeout(TIMEOUT, are_shared(first.connection(), &mut second)).await;
         let shared = match looked {
             Ok(Ok(shared)) => shared,
             Ok(Err(error)) if fault(&error) == Fault::Connection => {

@@ -6,7 +6,7 @@ use sqlx::{Postgres, QueryBuilder};
 use super::{actions::noted, open::PostgresJobStore};
 use crate::{
     database::{
-        Action, Place, PrunePage, PruneRules, Subject,
+        Action, PrunePage, PruneRules, Subject, SweepCursor,
         retention::{prune_page, pruned_columns},
         row_mapping::Columns,
     },
@@ -30,7 +30,7 @@ impl PostgresJobStore {
         self.one(query.build()).await?.map_or(Ok(0), |row| row.small("jobs"))
     }
 
-    pub async fn prunable(&self, rules: &PruneRules, after: Option<Place>) -> Result<PrunePage, JobError> {
+    pub async fn prunable(&self, rules: &PruneRules, after: Option<SweepCursor>) -> Result<PrunePage, JobError> {
         let mut query = QueryBuilder::<Postgres>::new(concat!("SELECT ", pruned_columns!(), " FROM jobs WHERE "));
         chosen(&mut query, rules);
         if let Some(after) = after {
@@ -87,7 +87,7 @@ impl PostgresJobStore {
         Ok(forgotten)
     }
 
-    pub async fn requests(&self, after: Option<Place>) -> Result<(Vec<String>, Option<Place>), JobError> {
+    pub async fn requests(&self, after: Option<SweepCursor>) -> Result<(Vec<String>, Option<SweepCursor>), JobError> {
         let mut query = QueryBuilder::<Postgres>::new("SELECT id, created_at, request FROM jobs");
         if let Some(after) = after {
             query.push(" WHERE (created_at, id) > (").push_bind(after.created_at);
@@ -96,7 +96,7 @@ impl PostgresJobStore {
         query.push(" ORDER BY created_at, id LIMIT ").push_bind(REQUESTS);
         let rows = self.all(query.build()).await?;
         let texts = rows.iter().map(|row| row.text("request")).collect::<Result<_, _>>()?;
-        Ok((texts, Place::of_last(&rows)?))
+        Ok((texts, SweepCursor::of_last(&rows)?))
     }
 
     pub async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError> {

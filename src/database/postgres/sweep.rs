@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     database::{
-        Action, ErrorCount, JobRow, Place, RetryRules, Subject, Swept,
+        Action, ErrorCount, JobRow, RetryRules, Subject, SweepCursor, Swept,
         row_mapping::{Columns, job_columns, readable, to_json},
         transitions::Transition,
     },
@@ -19,16 +19,16 @@ use crate::{
 const CHUNK: u32 = 1000;
 
 impl PostgresJobStore {
-    pub async fn cancel_queued(&self, batch: &BatchId, after: Option<Place>) -> Result<Swept, JobError> {
+    pub async fn cancel_queued(&self, batch: &BatchId, after: Option<SweepCursor>) -> Result<Swept, JobError> {
         let mut query = QueryBuilder::<Postgres>::new(concat!(
             "SELECT ",
             job_columns!(),
             ", acetate_now() AS now FROM jobs WHERE state = 'queued' AND batch = "
         ));
         query.push_bind(batch.as_str());
-        push_place(&mut query, after);
+        push_cursor(&mut query, after);
         let rows = self.all(query.build()).await?;
-        let next = Place::after(&rows, CHUNK)?;
+        let next = SweepCursor::after(&rows, CHUNK)?;
         let Some(first) = rows.first() else { return Ok(Swept { jobs: Vec::new(), next }) };
         let jobs = self.end_queued(batch, rows.iter().filter_map(readable), first.number("now")?).await?;
         self.signal.tell();
@@ -63,10 +63,10 @@ impl PostgresJobStore {
     ) -> Result<Vec<JobId>, JobError> {
         let (mut ids, mut epochs, mut payloads) = (Vec::new(), Vec::new(), Vec::<Option<String>>::new());
         for row in rows {
-            let turn = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
-            ids.push(turn.row.id().to_string());
-            epochs.push(turn.seen.epoch.0);
-            payloads.push(turn.event);
+            let transition = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
+            ids.push(transition.row.id().to_string());
+            epochs.push(transition.seen.epoch.0);
+            payloads.push(transition.event);
         }
         let query = sqlx::query(concat!(
             "WITH held AS (
@@ -76,22 +76,22 @@ impl PostgresJobStore {
                     SELECT jobs.id, kind, priority FROM jobs
                      WHERE jobs.id = turns.id AND jobs.epoch = turns.epoch AND state || '' = 'queued'
                        FOR UPDATE) AS waiting),
-             turned AS (
+             changed AS (
                 UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
                  WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id, webhook, traceparent, tracestate),
              hooked AS (
                 INSERT INTO webhooks (job, url, payload, available_at, created_at)
-                SELECT turned.id, webhook, payload, $5, $5 FROM turned JOIN held ON held.id = turned.id
+                SELECT changed.id, webhook, payload, $5, $5 FROM changed JOIN held ON held.id = changed.id
                  WHERE webhook IS NOT NULL),
              unsent AS (
-                DELETE FROM outbox USING turned
-                 WHERE outbox.job = turned.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),
+                DELETE FROM outbox USING changed
+                 WHERE outbox.job = changed.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),
              sent AS (
                 INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at, traceparent, tracestate)
                 SELECT held.id, 'job.cancelled', kind, priority, payload, $5, $5, traceparent, tracestate
-                  FROM held JOIN turned ON turned.id = held.id WHERE $6), ",
-            noted!("turned", "$7"),
-            " SELECT id FROM turned"
+                  FROM held JOIN changed ON changed.id = held.id WHERE $6), ",
+            noted!("changed", "$7"),
+            " SELECT id FROM changed"
         ))
         .bind(ids)
         .bind(epochs)
@@ -103,7 +103,7 @@ impl PostgresJobStore {
         self.all(query).await?.iter().map(|row| row.word("id")).collect()
     }
 
-    pub async fn retry_some(&self, rules: &RetryRules, after: Option<Place>) -> Result<Swept, JobError> {
+    pub async fn retry_some(&self, rules: &RetryRules, after: Option<SweepCursor>) -> Result<Swept, JobError> {
         let mut query = QueryBuilder::<Postgres>::new(
             "WITH chosen AS (
                 SELECT id, created_at FROM jobs WHERE batch = ",
@@ -114,10 +114,10 @@ impl PostgresJobStore {
             query.push(" AND EXISTS (SELECT 1 FROM UNNEST(").push_bind(beginnings);
             query.push("::TEXT[]) AS wanted WHERE starts_with(error, wanted))");
         }
-        push_place(&mut query, after);
+        push_cursor(&mut query, after);
         query.push(
             " FOR UPDATE),
-             turned AS (
+             changed AS (
                 UPDATE jobs
                    SET state = 'queued', attempts = 0, error = NULL, manifest = NULL, result_root = NULL,
                        outputs = NULL, caption = NULL, available_at = acetate_now(), quiet_until = acetate_now(),
@@ -129,22 +129,22 @@ impl PostgresJobStore {
                 INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
                 SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), acetate_now(),
                        acetate_now()
-                  FROM turned WHERE ",
+                  FROM changed WHERE ",
         );
         query.push_bind(self.service()).push(
             " ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
                 DO UPDATE SET available_at = EXCLUDED.available_at), ",
         );
         let note = self.note(Action::Retried, Subject::Many(Some(&rules.batch)));
-        query.push(noted_head!("turned")).push_bind(note).push(noted_tail!());
-        query.push(" SELECT id, created_at FROM turned ORDER BY created_at, id");
+        query.push(noted_head!("changed")).push_bind(note).push(noted_tail!());
+        query.push(" SELECT id, created_at FROM changed ORDER BY created_at, id");
         let rows = self.all(query.build()).await?;
         if !rows.is_empty() {
             self.signal.tell();
         }
         let jobs = rows.iter().map(|row| row.word("id")).collect::<Result<_, _>>()?;
         // Rows that another process has just changed are missing, so that only an empty step is the last one.
-        Ok(Swept { jobs, next: Place::of_last(&rows)? })
+        Ok(Swept { jobs, next: SweepCursor::of_last(&rows)? })
     }
 
     pub async fn error_counts(&self, batch: &BatchId) -> Result<Vec<ErrorCount>, JobError> {
@@ -162,7 +162,7 @@ impl PostgresJobStore {
     }
 }
 
-fn push_place(query: &mut QueryBuilder<Postgres>, after: Option<Place>) {
+fn push_cursor(query: &mut QueryBuilder<Postgres>, after: Option<SweepCursor>) {
     if let Some(after) = after {
         query.push(" AND (created_at, id) > (").push_bind(after.created_at);
         query.push(", ").push_bind(after.id.to_string()).push(")");

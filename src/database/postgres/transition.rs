@@ -61,9 +61,9 @@ impl PostgresJobStore {
             if row.epoch != epoch || row.state != JobState::Running {
                 return Ok(if ending.stands(&row, epoch) { Fenced::Held(row) } else { Fenced::Lost });
             }
-            let turn = Transition::settle(row, ending, now, self.mode)?;
-            if self.write(&turn).await? {
-                return Ok(Fenced::Held(turn.row));
+            let transition = Transition::settle(row, ending, now, self.mode)?;
+            if self.write(&transition).await? {
+                return Ok(Fenced::Held(transition.row));
             }
         }
         Err(overtaken(id))
@@ -122,8 +122,8 @@ impl PostgresJobStore {
                 }
                 JobState::Queued | JobState::Running => {
                     let note = self.note(Action::Cancelled, Subject::Job(id, row.batch.as_ref()));
-                    let turn = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
-                    if self.write_noted(&turn, note).await? {
+                    let transition = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
+                    if self.write_noted(&transition, note).await? {
                         return Ok(CancelOutcome::Cancelled);
                     }
                 }
@@ -142,9 +142,9 @@ impl PostgresJobStore {
                 JobState::Failed | JobState::Cancelled => {}
             }
             let note = self.note(Action::Retried, Subject::Job(id, row.batch.as_ref()));
-            let turn = Transition::retry(row, now, self.mode)?;
-            if self.write_noted(&turn, note).await? {
-                return Ok(RetryOutcome::Queued(Box::new(turn.row)));
+            let transition = Transition::retry(row, now, self.mode)?;
+            if self.write_noted(&transition, note).await? {
+                return Ok(RetryOutcome::Queued(Box::new(transition.row)));
             }
         }
         Err(overtaken(id))
@@ -159,16 +159,16 @@ impl PostgresJobStore {
     }
 
     /// Writes a transition if the row has not changed: the row, its open attempt and its message, in one statement.
-    pub(super) async fn write(&self, turn: &Transition) -> Result<bool, JobError> {
-        self.write_noted(turn, None).await
+    pub(super) async fn write(&self, transition: &Transition) -> Result<bool, JobError> {
+        self.write_noted(transition, None).await
     }
 
     /// [`PostgresJobStore::write`], with an entry about who did it.
-    async fn write_noted(&self, turn: &Transition, note: Option<Vec<Option<String>>>) -> Result<bool, JobError> {
-        let (row, seen, message) = (&turn.row, &turn.seen, turn.message.as_ref());
+    async fn write_noted(&self, transition: &Transition, note: Option<Vec<Option<String>>>) -> Result<bool, JobError> {
+        let (row, seen, message) = (&transition.row, &transition.seen, transition.message.as_ref());
         let result = row.published.as_ref();
         let query = sqlx::query(concat!(
-            "WITH turned AS (
+            "WITH changed AS (
                 UPDATE jobs
                    SET state = $6, epoch = $23, attempts = $7, error = $8, manifest = $9, result_root = $10, outputs = $11, caption = $21,
                        available_at = $12, quiet_until = $12, cancel_requested = $13, worker = NULL,
@@ -178,24 +178,24 @@ impl PostgresJobStore {
              RETURNING id, kind, priority, tenant, batch, webhook, traceparent, tracestate),
              closed AS (
                 UPDATE attempts SET ended_at = $14, outcome = $16, error = $17
-                  FROM turned WHERE attempts.job = turned.id AND attempts.epoch = $2 AND attempts.ended_at IS NULL),
+                  FROM changed WHERE attempts.job = changed.id AND attempts.epoch = $2 AND attempts.ended_at IS NULL),
              sent AS (
                 INSERT INTO outbox (job, topic, kind, priority, tenant, batch, payload, available_at, created_at,
                                     traceparent, tracestate)
                 SELECT id, $18, kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), $19, $20, $14, traceparent,
                        tracestate
-                  FROM turned WHERE $18::TEXT IS NOT NULL
+                  FROM changed WHERE $18::TEXT IS NOT NULL
                 ON CONFLICT (job) WHERE topic = 'dispatch' AND taken_until IS NULL
                 DO UPDATE SET available_at = EXCLUDED.available_at),
              unsent AS (
-                DELETE FROM outbox USING turned
-                 WHERE outbox.job = turned.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL
+                DELETE FROM outbox USING changed
+                 WHERE outbox.job = changed.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL
                    AND $18::TEXT <> 'dispatch'),
              hooked AS (
                 INSERT INTO webhooks (job, url, payload, available_at, created_at)
-                SELECT id, webhook, $22, $14, $14 FROM turned WHERE $22::TEXT IS NOT NULL AND webhook IS NOT NULL), ",
-            noted!("turned", "$24"),
-            " SELECT 1 FROM turned"
+                SELECT id, webhook, $22, $14, $14 FROM changed WHERE $22::TEXT IS NOT NULL AND webhook IS NOT NULL), ",
+            noted!("changed", "$24"),
+            " SELECT 1 FROM changed"
         ))
         .bind(row.id().to_string())
         .bind(seen.epoch.0)
@@ -212,13 +212,13 @@ impl PostgresJobStore {
         .bind(row.cancel_requested)
         .bind(row.updated_at.as_millisecond())
         .bind(row.finished_at.map(|at| at.as_millisecond()))
-        .bind(turn.outcome)
-        .bind(turn.attempt_error.as_ref().map(to_json).transpose()?)
+        .bind(transition.outcome)
+        .bind(transition.attempt_error.as_ref().map(to_json).transpose()?)
         .bind(message.map(|message| message.topic.as_str()))
         .bind(message.and_then(|message| message.payload.as_deref()))
         .bind(message.map(|message| message.available_at))
         .bind(result.and_then(|result| result.caption.as_deref()))
-        .bind(turn.event.as_deref())
+        .bind(transition.event.as_deref())
         .bind(row.epoch.0)
         .bind(note);
         let written = self.one(query).await?.is_some();

@@ -53,9 +53,9 @@ impl SqliteJobStore {
             Standing::Cancelled => (JobState::Cancelled, JobError::Cancelled),
             Standing::Exhausted => (JobState::Failed, exhausted(&row)),
         };
-        let turn = Transition::end(row, state, &error, now, self.mode)?;
-        write(tx, &turn).await?;
-        Ok(Claim::Ended(Box::new(turn.row)))
+        let transition = Transition::end(row, state, &error, now, self.mode)?;
+        write(tx, &transition).await?;
+        Ok(Claim::Ended(Box::new(transition.row)))
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     database::{
-        Action, Place, PrunePage, PruneRules, Subject,
+        Action, PrunePage, PruneRules, Subject, SweepCursor,
         actions::Note,
         retention::{prune_page, pruned_columns},
         row_mapping::{Columns, timestamp, to_json},
@@ -35,7 +35,7 @@ impl SqliteJobStore {
         query.build().fetch_one(&self.readers).await.map_err(database)?.small("jobs")
     }
 
-    pub async fn prunable(&self, rules: &PruneRules, after: Option<Place>) -> Result<PrunePage, JobError> {
+    pub async fn prunable(&self, rules: &PruneRules, after: Option<SweepCursor>) -> Result<PrunePage, JobError> {
         let mut query = QueryBuilder::<Sqlite>::new(concat!("SELECT ", pruned_columns!(), " FROM jobs WHERE "));
         chosen(&mut query, rules);
         if let Some(after) = after {
@@ -100,7 +100,7 @@ impl SqliteJobStore {
         Ok(forgotten)
     }
 
-    pub async fn requests(&self, after: Option<Place>) -> Result<(Vec<String>, Option<Place>), JobError> {
+    pub async fn requests(&self, after: Option<SweepCursor>) -> Result<(Vec<String>, Option<SweepCursor>), JobError> {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT id, created_at, request FROM jobs");
         if let Some(after) = after {
             query.push(" WHERE (created_at, id) > (").push_bind(after.created_at);
@@ -109,7 +109,7 @@ impl SqliteJobStore {
         query.push(" ORDER BY created_at, id LIMIT ").push_bind(REQUESTS);
         let rows = query.build().fetch_all(&self.readers).await.map_err(database)?;
         let texts = rows.iter().map(|row| row.text("request")).collect::<Result<_, _>>()?;
-        Ok((texts, Place::of_last(&rows)?))
+        Ok((texts, SweepCursor::of_last(&rows)?))
     }
 
     pub async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError> {

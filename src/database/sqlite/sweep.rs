@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     database::{
-        Action, ErrorCount, OutboxMode, Place, RetryRules, Subject, Swept,
+        Action, ErrorCount, OutboxMode, RetryRules, Subject, SweepCursor, Swept,
         row_mapping::{Columns, job_columns, readable, to_json},
         transitions::Transition,
     },
@@ -20,7 +20,7 @@ use crate::{
 const CHUNK: u32 = 1000;
 
 impl SqliteJobStore {
-    pub async fn cancel_queued(&self, batch: &BatchId, after: Option<Place>) -> Result<Swept, JobError> {
+    pub async fn cancel_queued(&self, batch: &BatchId, after: Option<SweepCursor>) -> Result<Swept, JobError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let mut query = QueryBuilder::<Sqlite>::new(concat!(
             "SELECT ",
@@ -28,13 +28,13 @@ impl SqliteJobStore {
             " FROM jobs WHERE state = 'queued' AND batch = "
         ));
         query.push_bind(batch.as_str());
-        push_place(&mut query, after);
+        push_cursor(&mut query, after);
         let rows = query.build().fetch_all(&mut *tx).await.map_err(database)?;
         let mut jobs = Vec::with_capacity(rows.len());
         for row in rows.iter().filter_map(readable) {
-            let turn = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now_ms(), self.mode)?;
-            write(&mut tx, &turn).await?;
-            jobs.push(turn.row.id());
+            let transition = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now_ms(), self.mode)?;
+            write(&mut tx, &transition).await?;
+            jobs.push(transition.row.id());
         }
         let ids = to_json(&jobs)?;
         sqlx::query(
@@ -49,7 +49,7 @@ impl SqliteJobStore {
         write_note(&mut tx, note, u64::try_from(jobs.len()).unwrap_or(u64::MAX)).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();
-        Ok(Swept { jobs, next: Place::after(&rows, CHUNK)? })
+        Ok(Swept { jobs, next: SweepCursor::after(&rows, CHUNK)? })
     }
 
     /// Asks the workers of running jobs that have not been asked yet.
@@ -71,7 +71,7 @@ impl SqliteJobStore {
         Ok(asked)
     }
 
-    pub async fn retry_some(&self, rules: &RetryRules, after: Option<Place>) -> Result<Swept, JobError> {
+    pub async fn retry_some(&self, rules: &RetryRules, after: Option<SweepCursor>) -> Result<Swept, JobError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let mut query = QueryBuilder::<Sqlite>::new("SELECT id, created_at FROM jobs WHERE batch = ");
         query.push_bind(rules.batch.as_str()).push(" AND state IN (SELECT value FROM json_each(");
@@ -81,7 +81,7 @@ impl SqliteJobStore {
             query.push(" AND EXISTS (SELECT 1 FROM json_each(").push_bind(to_json(&beginnings)?);
             query.push(") AS wanted WHERE substr(error, 1, length(wanted.value)) = wanted.value)");
         }
-        push_place(&mut query, after);
+        push_cursor(&mut query, after);
         let rows = query.build().fetch_all(&mut *tx).await.map_err(database)?;
         let jobs = rows.iter().map(|row| row.word("id")).collect::<Result<Vec<JobId>, _>>()?;
         let (ids, now) = (to_json(&jobs)?, now_ms());
@@ -117,7 +117,7 @@ impl SqliteJobStore {
         if !jobs.is_empty() {
             self.signal.tell();
         }
-        Ok(Swept { jobs, next: Place::after(&rows, CHUNK)? })
+        Ok(Swept { jobs, next: SweepCursor::after(&rows, CHUNK)? })
     }
 
     pub async fn error_counts(&self, batch: &BatchId) -> Result<Vec<ErrorCount>, JobError> {
@@ -135,7 +135,7 @@ impl SqliteJobStore {
     }
 }
 
-fn push_place(query: &mut QueryBuilder<Sqlite>, after: Option<Place>) {
+fn push_cursor(query: &mut QueryBuilder<Sqlite>, after: Option<SweepCursor>) {
     if let Some(after) = after {
         query.push(" AND (created_at, id) > (").push_bind(after.created_at);
         query.push(", ").push_bind(after.id.to_string()).push(")");

@@ -61,11 +61,11 @@ impl SqliteJobStore {
         if row.epoch != epoch || row.state != JobState::Running {
             return Ok(if ending.stands(&row, epoch) { Fenced::Held(row) } else { Fenced::Lost });
         }
-        let turn = Transition::settle(row, ending, now_ms(), self.mode)?;
-        write(&mut tx, &turn).await?;
+        let transition = Transition::settle(row, ending, now_ms(), self.mode)?;
+        write(&mut tx, &transition).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();
-        Ok(Fenced::Held(turn.row))
+        Ok(Fenced::Held(transition.row))
     }
 
     pub async fn heartbeat(
@@ -117,8 +117,8 @@ impl SqliteJobStore {
                 CancelOutcome::Requested
             }
             JobState::Queued | JobState::Running => {
-                let turn = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
-                write(&mut tx, &turn).await?;
+                let transition = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
+                write(&mut tx, &transition).await?;
                 CancelOutcome::Cancelled
             }
         };
@@ -137,12 +137,12 @@ impl SqliteJobStore {
             JobState::Failed | JobState::Cancelled => {}
         }
         let note = self.note(Action::Retried, Subject::Job(id, row.batch.as_ref()));
-        let turn = Transition::retry(row, now_ms(), self.mode)?;
-        write(&mut tx, &turn).await?;
+        let transition = Transition::retry(row, now_ms(), self.mode)?;
+        write(&mut tx, &transition).await?;
         write_note(&mut tx, note, 1).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();
-        Ok(RetryOutcome::Queued(Box::new(turn.row)))
+        Ok(RetryOutcome::Queued(Box::new(transition.row)))
     }
 }
 
@@ -157,15 +157,15 @@ pub(super) async fn select(tx: &mut SqliteConnection, id: JobId) -> Result<Optio
 
 /// Writes a transition: the row, its open attempt and its message. The caller has held the write lock since it read the
 /// row.
-pub(super) async fn write(tx: &mut SqliteConnection, turn: &Transition) -> Result<(), JobError> {
-    let (row, id) = (&turn.row, turn.row.id().to_string());
+pub(super) async fn write(tx: &mut SqliteConnection, transition: &Transition) -> Result<(), JobError> {
+    let (row, id) = (&transition.row, transition.row.id().to_string());
     let now = row.updated_at.as_millisecond();
     sqlx::query("UPDATE attempts SET ended_at = ?3, outcome = ?4, error = ?5 WHERE job = ?1 AND epoch = ?2 AND ended_at IS NULL")
         .bind(&id)
-        .bind(turn.seen.epoch.0)
+        .bind(transition.seen.epoch.0)
         .bind(now)
-        .bind(turn.outcome)
-        .bind(turn.attempt_error.as_ref().map(to_json).transpose()?)
+        .bind(transition.outcome)
+        .bind(transition.attempt_error.as_ref().map(to_json).transpose()?)
         .execute(&mut *tx)
         .await
         .map_err(database)?;
@@ -177,7 +177,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, turn: &Transition) -> Resul
           WHERE id = ?1 AND epoch = ?2",
     )
     .bind(&id)
-    .bind(turn.seen.epoch.0)
+    .bind(transition.seen.epoch.0)
     .bind(row.state.as_str())
     .bind(row.attempts)
     .bind(row.error.as_ref().map(to_json).transpose()?)
@@ -193,7 +193,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, turn: &Transition) -> Resul
     .execute(&mut *tx)
     .await
     .map_err(database)?;
-    if let Some(event) = &turn.event {
+    if let Some(event) = &transition.event {
         sqlx::query(
             "INSERT INTO webhooks (job, url, payload, available_at, created_at)
              SELECT id, webhook, ?2, ?3, ?3 FROM jobs WHERE id = ?1 AND webhook IS NOT NULL",
@@ -205,7 +205,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, turn: &Transition) -> Resul
         .await
         .map_err(database)?;
     }
-    let Some(message) = &turn.message else { return Ok(()) };
+    let Some(message) = &transition.message else { return Ok(()) };
     if message.topic.is_event() {
         sqlx::query("DELETE FROM outbox WHERE job = ? AND topic = 'dispatch' AND taken_until IS NULL")
             .bind(&id)

@@ -34,7 +34,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use open::{Answered, Open, Place};
+use open::{Answered, ConnectionSlot, Open};
 use paced::Paced;
 pub use paced::is_too_slow;
 
@@ -99,7 +99,7 @@ async fn connection(
     client: SocketAddr,
     app: Router,
     read_timeout: Duration,
-    place: Place,
+    place: ConnectionSlot,
     stop: CancellationToken,
 ) {
     let _ = socket.set_nodelay(true);

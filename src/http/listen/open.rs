@@ -60,7 +60,7 @@ impl Open {
     }
 
     /// A place for a new connection; if there is none, closes the connection that deserves its place least.
-    pub async fn place(self: &Arc<Self>) -> Place {
+    pub async fn place(self: &Arc<Self>) -> ConnectionSlot {
         let permit = loop {
             if let Ok(permit) = self.places.clone().try_acquire_owned() {
                 break permit;
@@ -76,7 +76,7 @@ impl Open {
         let key = connections.next;
         connections.next += 1;
         connections.all.insert(key, connection.clone());
-        Place { open: self.clone(), key, connection, _permit: permit }
+        ConnectionSlot { open: self.clone(), key, connection, _permit: permit }
     }
 
     /// Closes the connection that has waited longest without a whole head; if there is none, the one whose body has
@@ -100,14 +100,14 @@ impl Open {
 }
 
 /// The place of one connection, given back when it is dropped.
-pub struct Place {
+pub struct ConnectionSlot {
     open: Arc<Open>,
     key: u64,
     connection: Arc<Connection>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl ConnectionSlot {
     pub fn connection(&self) -> Arc<Connection> {
         self.connection.clone()
     }
@@ -118,7 +118,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         lock(&self.open.connections).all.remove(&self.key);
     }
@@ -196,7 +196,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    async fn full(most: usize) -> (Arc<Open>, Vec<Place>) {
+    async fn full(most: usize) -> (Arc<Open>, Vec<ConnectionSlot>) {
         let open = Arc::new(Open::new(most));
         let mut places = Vec::new();
         for _ in 0..most {
@@ -205,7 +205,7 @@ mod tests {
         (open, places)
     }
 
-    fn closed(places: &[Place]) -> Vec<usize> {
+    fn closed(places: &[ConnectionSlot]) -> Vec<usize> {
         (0..places.len()).filter(|index| places[*index].connection.close.is_cancelled()).collect()
     }
 

@@ -97,7 +97,7 @@ impl<'a> Tiff<'a> {
                 // The last strip has only the rows that are left; tiles are always whole.
                 let rows = if layout.tiled { layout.chunk.1 } else { layout.chunk.1.min(layout.height - y) };
                 let number = plane * in_plane + index;
-                let place = Place { x: x as usize, y: y as usize, size: (layout.chunk.0, rows), plane, number };
+                let place = ChunkArea { x: x as usize, y: y as usize, size: (layout.chunk.0, rows), plane, number };
                 self.chunk(&place, tables, &mut all)?;
             }
         }
@@ -105,7 +105,7 @@ impl<'a> Tiff<'a> {
     }
 
     /// Decodes a chunk into its place in `all`.
-    fn chunk(&self, place: &Place, tables: Option<&[u8]>, all: &mut Plain) -> Result<(), String> {
+    fn chunk(&self, place: &ChunkArea, tables: Option<&[u8]>, all: &mut Plain) -> Result<(), String> {
         let layout = &self.layout;
         let samples = layout.samples_in_chunk();
         let (columns, rows) = (place.size.0 as usize, place.size.1 as usize);
@@ -154,7 +154,7 @@ impl<'a> Tiff<'a> {
     }
 
     /// Puts a chunk into its place that a codec of whole pictures has decoded.
-    fn picture(&self, picture: &Pixels, place: &Place, all: &mut Plain) -> Option<()> {
+    fn picture(&self, picture: &Pixels, place: &ChunkArea, all: &mut Plain) -> Option<()> {
         let (layout, samples) = (&self.layout, picture.channels());
         let Samples::Eight(from) = &picture.samples else { return None };
         let Plain::Eight(all) = all else { return None };
@@ -249,7 +249,7 @@ impl<'a> Tiff<'a> {
 }
 
 /// Where a chunk belongs.
-struct Place {
+struct ChunkArea {
     x: usize,
     y: usize,
     /// Pixels.

@@ -83,9 +83,9 @@ impl RabbitConsumer {
     pub(in crate::queue) async fn close(&self) {
         self.feed.closing.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let patience = self.feed.core.options.connect_timeout * 2;
+        let limit = self.feed.core.options.connect_timeout * 2;
         if let Some(task) = task
-            && timeout(patience, task).await.is_err()
+            && timeout(limit, task).await.is_err()
         {
             debug!("the broker has not taken back all waiting messages; it will when the connection ends");
         }

@@ -56,7 +56,7 @@ pub(in crate::queue) struct DeadLetters {
     connection: Connection,
     publisher: Publisher,
     place: String,
-    patience: Duration,
+    limit: Duration,
     /// How many there were at first. What arrives later, as a copy or a letter that died again, is not looked at.
     total: u32,
     taken: u32,
@@ -73,7 +73,7 @@ pub(in crate::queue) struct Held {
 impl RabbitQueue {
     pub(in crate::queue) async fn dead_letters(&self) -> Result<DeadLetters, JobError> {
         let core: &Core = &self.core;
-        let (place, patience) = (core.connector.place(), core.options.connect_timeout);
+        let (place, limit) = (core.connector.place(), core.options.connect_timeout);
         let turn = core.dead.clone().lock_owned().await;
         let connection = core.connector.connect("dead letters").await?;
         let begin = async {
@@ -82,13 +82,13 @@ impl RabbitQueue {
             let queue = channel.queue_declare(DEAD_LETTERS.into(), passive, FieldTable::default()).await?;
             Ok::<_, lapin::Error>((channel, queue.message_count()))
         };
-        let (channel, total) = match timeout(patience, begin).await {
+        let (channel, total) = match timeout(limit, begin).await {
             Ok(Ok(begun)) => begun,
             Ok(Err(error)) => return Err(explain(&place, error)),
-            Err(_) => return Err(broken(format!("{place} did not respond within {patience:?}"))),
+            Err(_) => return Err(broken(format!("{place} did not respond within {limit:?}"))),
         };
         let publisher = self.publisher.clone();
-        Ok(DeadLetters { channel, connection, publisher, place, patience, total, taken: 0, _turn: turn })
+        Ok(DeadLetters { channel, connection, publisher, place, limit, total, taken: 0, _turn: turn })
     }
 }
 
@@ -103,7 +103,7 @@ impl DeadLetters {
             return Ok(None);
         }
         let got = self.channel.basic_get(DEAD_LETTERS.into(), BasicGetOptions::default());
-        match timeout(self.patience, got).await {
+        match timeout(self.limit, got).await {
             Ok(Ok(Some(message))) => {
                 self.taken += 1;
                 let delivery = message.delivery;
@@ -111,7 +111,7 @@ impl DeadLetters {
             }
             Ok(Ok(None)) => Ok(None),
             Ok(Err(error)) => Err(explain(&self.place, error)),
-            Err(_) => Err(broken(format!("{} did not respond within {:?}", self.place, self.patience))),
+            Err(_) => Err(broken(format!("{} did not respond within {:?}", self.place, self.limit))),
         }
     }
 
@@ -175,7 +175,7 @@ impl DeadLetters {
     pub(in crate::queue) async fn remove(&mut self, held: Held) -> Result<(), JobError> {
         let failed =
             |why: &str| broken(format!("{}: a dead letter could not be removed, it is still there: {why}", self.place));
-        match timeout(self.patience, held.delivery.acker.ack(BasicAckOptions::default())).await {
+        match timeout(self.limit, held.delivery.acker.ack(BasicAckOptions::default())).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(failed("the channel is closed")),
             Ok(Err(error)) => Err(failed(&reason(&error))),
@@ -194,7 +194,7 @@ impl DeadLetters {
             self.channel.close(200, "OK".into()).await?;
             self.connection.close(200, "OK".into()).await
         };
-        if !matches!(timeout(self.patience, closed).await, Ok(Ok(()))) {
+        if !matches!(timeout(self.limit, closed).await, Ok(Ok(()))) {
             debug!("the connection for dead letters was not closed cleanly; RabbitMQ returns them when it notices");
         }
     }

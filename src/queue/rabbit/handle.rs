@@ -35,7 +35,7 @@ const LEFT_SINCE: &str = "x-acetate-left-since";
 const FIRST_LEAVE: Duration = Duration::from_millis(250);
 const LONGEST_LEAVE: Duration = Duration::from_secs(2);
 /// The broker does not reply to this; only a full socket takes time.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(in crate::queue) struct Handle {
     /// Absent once the broker was notified.
@@ -238,7 +238,7 @@ fn shortened(text: &str) -> &str {
 impl Open {
     async fn ack(self) {
         // Nothing is lost if the acknowledgment does not arrive: the broker redelivers the message.
-        match timeout(PATIENCE, self.acker.ack(BasicAckOptions::default())).await {
+        match timeout(TIMEOUT, self.acker.ack(BasicAckOptions::default())).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => debug!("not acknowledged: the channel is closed, the message is redelivered"),
             Ok(Err(error)) => debug!(%error, "not acknowledged, the message is redelivered"),
@@ -249,7 +249,7 @@ impl Open {
 
     async fn give_back(self) {
         let requeue = BasicNackOptions { requeue: true, multiple: false };
-        if !matches!(timeout(PATIENCE, self.acker.nack(requeue)).await, Ok(Ok(true))) {
+        if !matches!(timeout(TIMEOUT, self.acker.nack(requeue)).await, Ok(Ok(true))) {
             debug!("not given back: the channel is closed, so the message is redelivered");
         }
         drop(self.channel);

@@ -164,11 +164,11 @@ impl Publisher {
         };
         let mut results = self.send(&channel, messages).await;
         let mut returned = HashSet::new();
-        let mut patience = self.core.options.publish_timeout;
+        let mut limit = self.core.options.publish_timeout;
         let mut settled = Vec::with_capacity(messages.len());
         for sent in results.drain(..) {
             settled.push(match sent {
-                Ok(confirm) => self.confirmed(confirm, &mut patience, &mut returned).await,
+                Ok(confirm) => self.confirmed(confirm, &mut limit, &mut returned).await,
                 Err(error) => Err(error),
             });
         }
@@ -223,20 +223,20 @@ impl Publisher {
         sent
     }
 
-    /// `patience` is the timeout for one confirmation; after one timeout, the others get none.
+    /// `limit` is the timeout for one confirmation; after one timeout, the others get none.
     async fn confirmed(
         &self,
         confirm: PublisherConfirm,
-        patience: &mut Duration,
+        limit: &mut Duration,
         returned: &mut HashSet<ShortString>,
     ) -> Result<(), JobError> {
         let confirmation = tokio::select! {
             biased;
-            confirmation = timeout(*patience, confirm) => match confirmation {
+            confirmation = timeout(*limit, confirm) => match confirmation {
                 Ok(Ok(confirmation)) => confirmation,
                 Ok(Err(error)) => return Err(self.lost(&reason(&error)).caused_by(error)),
                 Err(_) => {
-                    *patience = Duration::ZERO;
+                    *limit = Duration::ZERO;
                     return Err(self.stuck().await);
                 }
             },

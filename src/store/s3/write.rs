@@ -163,7 +163,7 @@ impl Upload<'_> {
             .set_checksum_sha256(self.has_checksums.then(|| STANDARD.encode(digest)))
             .body(ByteStream::from(bytes))
             .customize()
-            .config_override(self.patience(size));
+            .config_override(self.timeouts(size));
         sent(size, request.send()).await.map(drop)
     }
 
@@ -242,7 +242,7 @@ impl Upload<'_> {
             .set_checksum_sha256(checksum.clone())
             .body(ByteStream::from(bytes))
             .customize()
-            .config_override(self.patience(size));
+            .config_override(self.timeouts(size));
         let answer = sent(size, request.send()).await?;
         let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag().map(str::to_owned));
         Ok(part.set_checksum_sha256(checksum).build())
@@ -272,7 +272,7 @@ impl Upload<'_> {
         }
     }
 
-    fn patience(&self, bytes: usize) -> aws_sdk_s3::config::Builder {
+    fn timeouts(&self, bytes: usize) -> aws_sdk_s3::config::Builder {
         Config::builder().timeout_config(self.client.upload_timeouts(bytes))
     }
 }

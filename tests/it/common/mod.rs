@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 
 /// Longer than any working operation takes.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const TIMEOUT: Duration = Duration::from_secs(180);
 /// The pause between two checks of something that sends no notification.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -24,7 +24,7 @@ pub async fn until<T, E: Display, F: Future<Output = Result<T, E>>>(mut look: im
     loop {
         match look().await {
             Ok(found) => return found,
-            Err(instead) => assert!(start.elapsed() < PATIENCE, "{instead}"),
+            Err(instead) => assert!(start.elapsed() < TIMEOUT, "{instead}"),
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -37,7 +37,7 @@ pub fn blocking_until<T, E: Display>(mut look: impl FnMut() -> Result<T, E>) -> 
     loop {
         match look() {
             Ok(found) => return found,
-            Err(instead) => assert!(start.elapsed() < PATIENCE, "{instead}"),
+            Err(instead) => assert!(start.elapsed() < TIMEOUT, "{instead}"),
         }
         std::thread::sleep(LOOK_EVERY);
     }

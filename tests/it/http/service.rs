@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    common::PATIENCE,
+    common::TIMEOUT,
     http::client::{Events, upload},
     http::server::{Server, picture, pixels},
     http::webhooks::{SECRET, receiver},
@@ -42,7 +42,7 @@ async fn a_job_goes_through_the_service() {
         assert_eq!(edited.dimensions(), layer.dimensions());
         server.get(&format!("/v1/jobs/{id}/export.ora")).ok(200);
         server.get(&format!("/v1/jobs/{id}/thumbnails/input-0.png")).ok(200);
-        let call = calls.recv_timeout(PATIENCE).unwrap();
+        let call = calls.recv_timeout(TIMEOUT).unwrap();
         assert!(call.is_signed() && call.json()["id"] == json!(id));
         assert_eq!(server.get("/v1/jobs?q=house&label=a%3Db").json()["jobs"].as_array().unwrap().len(), 0);
         assert_eq!(server.get("/v1/jobs?q=HOUSE&state=succeeded").json()["jobs"].as_array().unwrap().len(), 1);

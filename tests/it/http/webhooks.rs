@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::{
-    common::{PATIENCE, TestDir},
+    common::{TIMEOUT, TestDir},
     http::server::{LONG, Server, picture},
 };
 
@@ -102,7 +102,7 @@ fn a_call_is_signed_and_tried_until_it_arrives() {
     let server = server(&place, &format!("http://127.0.0.1:{port}"));
     let hook = format!("http://127.0.0.1:{port}/hook?key=s3cret");
     let id = server.submit(&[("kind", "composite"), ("webhook", &hook), ("label", "a=b")], &picture(4, 4, [9; 4]));
-    let tries: Vec<Call> = (0..3).map(|_| calls.recv_timeout(PATIENCE).unwrap()).collect();
+    let tries: Vec<Call> = (0..3).map(|_| calls.recv_timeout(TIMEOUT).unwrap()).collect();
     for call in &tries {
         assert!(call.is_signed(), "{call:?}");
         assert_eq!(call.header("webhook-id"), tries[0].header("webhook-id"));
@@ -117,11 +117,11 @@ fn a_call_is_signed_and_tried_until_it_arrives() {
     let id = server.submit(&[&LONG[..], &[("webhook", &hook)]].concat(), &picture(64, 48, [9, 8, 7, 255]));
     server.wait(&id, |job| job["state"] == "running");
     server.act(&id, "cancel").ok(200);
-    let cancelled = calls.recv_timeout(PATIENCE).unwrap();
+    let cancelled = calls.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(cancelled.json()["event"], "job.cancelled");
     server.act(&id, "retry").ok(200);
     server.act(&id, "cancel").ok(200);
-    let again = calls.recv_timeout(PATIENCE).unwrap();
+    let again = calls.recv_timeout(TIMEOUT).unwrap();
     assert!(again.is_signed() && again.header("webhook-id") != cancelled.header("webhook-id"));
     let said = server.stop();
     assert!(!said.contains("s3cret") && !said.contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "{said}");
@@ -134,7 +134,7 @@ fn a_receiver_that_is_gone_is_given_up_and_inner_addresses_are_not_called() {
     let server = server(&place, &format!("http://127.0.0.1:{port}"));
     let hook = format!("http://127.0.0.1:{port}/");
     server.submit(&[("kind", "composite"), ("webhook", &hook)], &picture(4, 4, [9; 4]));
-    calls.recv_timeout(PATIENCE).unwrap();
+    calls.recv_timeout(TIMEOUT).unwrap();
     assert!(calls.recv_timeout(Duration::from_millis(800)).is_err());
     assert!(server.log().contains("given up"), "{}", server.log());
 
@@ -182,7 +182,7 @@ fn a_call_outlives_the_server() {
     let id = second.submit(&[("kind", "composite"), ("webhook", &hook)], &picture(4, 4, [8; 4]));
     second.kill();
     let third = server(&place, &format!("http://127.0.0.1:{port}"));
-    assert_eq!(calls.recv_timeout(PATIENCE).unwrap().json()["id"], json!(id));
+    assert_eq!(calls.recv_timeout(TIMEOUT).unwrap().json()["id"], json!(id));
     third.succeeded(&id);
 }
 
@@ -199,7 +199,7 @@ fn a_receiver_that_asks_for_time_gets_it() {
     server.submit(&[("kind", "composite"), ("webhook", &hook)], &picture(4, 4, [9; 4]));
     let heard: Vec<Instant> = (0..4)
         .map(|_| {
-            calls.recv_timeout(PATIENCE).unwrap();
+            calls.recv_timeout(TIMEOUT).unwrap();
             Instant::now()
         })
         .collect();

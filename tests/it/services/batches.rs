@@ -6,7 +6,7 @@ use std::{fs, io::Write, process::Stdio};
 use serde_json::{Value, json};
 
 use crate::{
-    common::{PATIENCE, skipped},
+    common::{TIMEOUT, skipped},
     http::webhooks::{SECRET, receiver},
     services::world::{World, in_both_worlds},
 };
@@ -90,7 +90,7 @@ async fn the_end_of_a_batch_is_called_once(mut world: World) {
     server.http().await;
     // In a service, the front runs no jobs.
     let _worker = world.service.as_ref().map(|_| world.worker());
-    let call = || tokio::task::block_in_place(|| calls.recv_timeout(PATIENCE).unwrap());
+    let call = || tokio::task::block_in_place(|| calls.recv_timeout(TIMEOUT).unwrap());
     let (first, second) = (call(), call());
     assert_eq!(first.header("webhook-id"), second.header("webhook-id"), "it is tried again");
     assert!(second.is_signed(), "{second:?}");

@@ -104,7 +104,7 @@ fn webhooks_pictures_and_the_hub_trust_it_too() {
     let trusting = Server::start(&place, &[&settings[..], &[("ACETATE__TLS__CA_FILE", &file)]].concat());
     // One of its own: the first call's next try may be minutes away.
     trusting.submit(&[("kind", "composite"), ("webhook", &format!("{hook}/y"))], &picture(4, 4, [8; 4]));
-    assert!(calls.recv_timeout(crate::common::PATIENCE).unwrap().is_signed());
+    assert!(calls.recv_timeout(crate::common::TIMEOUT).unwrap().is_signed());
     trusting.stop();
 
     // The hub: what it answers is not a model's list, but it is reached.
@@ -116,7 +116,7 @@ fn webhooks_pictures_and_the_hub_trust_it_too() {
     let (without, with) = (pull(""), pull(&file));
     assert!(without.stderr.contains("UnknownIssuer"), "{without:?}");
     assert!(with.code != Some(0) && !with.stderr.contains("UnknownIssuer"), "{with:?}");
-    calls.recv_timeout(crate::common::PATIENCE).unwrap();
+    calls.recv_timeout(crate::common::TIMEOUT).unwrap();
 }
 
 #[test]

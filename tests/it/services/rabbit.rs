@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::common::until;
 
 /// Longer than any working operation takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const AMQP: &str = "amqp://guest:guest@127.0.0.1:5672";
 const API: &str = "http://guest:guest@127.0.0.1:15672";
 
@@ -42,7 +42,7 @@ impl Broker {
             .split_once("://")
             .and_then(|(_, rest)| rest.split_once('@'))
             .expect("ACETATE_TEST_RABBITMQ_API is like http://user:password@host:15672");
-        let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
+        let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false);
         Api {
             agent: config.build().new_agent(),
             authorization: format!("Basic {}", base64(credentials.as_bytes())),
@@ -141,7 +141,7 @@ impl Vhost {
 
     pub async fn ready(&self) -> Queue {
         let queue = self.rabbit();
-        queue.ready(PATIENCE).await.unwrap_or_else(|error| panic!("{error}; scripts/services starts RabbitMQ"));
+        queue.ready(TIMEOUT).await.unwrap_or_else(|error| panic!("{error}; scripts/services starts RabbitMQ"));
         queue
     }
 
@@ -245,7 +245,7 @@ pub fn options() -> RabbitOptions {
 }
 
 pub fn consume(queue: &Queue, kinds: &[JobKind], prefetch: u16) -> Consumer {
-    queue.consume(ConsumeOptions { kinds: kinds.to_vec(), prefetch, affinity: PATIENCE })
+    queue.consume(ConsumeOptions { kinds: kinds.to_vec(), prefetch, affinity: TIMEOUT })
 }
 
 /// The next delivery; fails if none comes.
@@ -254,7 +254,7 @@ pub async fn next(consumer: &Consumer) -> Delivery {
 }
 
 pub async fn prefer(consumer: &Consumer, kind: Option<JobKind>) -> Delivery {
-    let delivery = tokio::time::timeout(PATIENCE, consumer.next(kind)).await;
+    let delivery = tokio::time::timeout(TIMEOUT, consumer.next(kind)).await;
     delivery.expect("nothing was delivered").expect("the consumer was closed")
 }
 

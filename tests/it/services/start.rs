@@ -48,17 +48,17 @@ impl Server {
     }
 }
 
-/// A worker with `server` at `address`. It waits `patience` seconds for a response from RabbitMQ and S3, and ten from
+/// A worker with `server` at `address`. It waits `timeout` seconds for a response from RabbitMQ and S3, and ten from
 /// Postgres.
-fn worker(world: &World, server: Server, address: &str, start_timeout: &str, patience: &str) -> Worker {
+fn worker(world: &World, server: Server, address: &str, start_timeout: &str, timeout: &str) -> Worker {
     let url = server.address(world).1.replace("{}", address);
     world.worker_with(&[
         (server.setting(), &url),
         ("ACETATE__WORKER__START_TIMEOUT_SECONDS", start_timeout),
-        ("ACETATE__QUEUE__CONNECT_TIMEOUT_SECONDS", patience),
-        ("ACETATE__STORE__CONNECT_TIMEOUT_SECONDS", patience),
-        ("ACETATE__STORE__READ_TIMEOUT_SECONDS", patience),
-        ("ACETATE__STORE__OPERATION_TIMEOUT_SECONDS", patience),
+        ("ACETATE__QUEUE__CONNECT_TIMEOUT_SECONDS", timeout),
+        ("ACETATE__STORE__CONNECT_TIMEOUT_SECONDS", timeout),
+        ("ACETATE__STORE__READ_TIMEOUT_SECONDS", timeout),
+        ("ACETATE__STORE__OPERATION_TIMEOUT_SECONDS", timeout),
     ])
 }
 

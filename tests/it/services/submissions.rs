@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    common::{PATIENCE, until},
+    common::{TIMEOUT, until},
     services::world::{World, in_both_worlds},
 };
 
@@ -253,7 +253,7 @@ async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
     }
     let shown = world.json(&["jobs", "show", &bad, "--json"]).await;
     assert_eq!((&shown["state"], &shown["error"]["code"]), (&json!("failed"), &json!("invalid_request")), "{shown:#}");
-    let told = tokio::time::timeout(PATIENCE, failures.next()).await.expect("whoever sent it hears of it").unwrap();
+    let told = tokio::time::timeout(TIMEOUT, failures.next()).await.expect("whoever sent it hears of it").unwrap();
     let told: Value = serde_json::from_slice(&told.body).unwrap();
     assert_eq!((&told["id"], &told["error"]["code"]), (&json!(bad), &json!("invalid_request")), "{told:#}");
     assert_eq!(world.show(&id).await["state"], "succeeded", "the row of the first is left alone");

@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::{Value, json};
 
 use crate::{
-    common::PATIENCE,
+    common::TIMEOUT,
     http::{
         client::{form, send},
         server::{QUICK, Server, picture},
@@ -52,7 +52,7 @@ async fn listen(world: &World, pattern: &str) -> (lapin::Connection, Consumer) {
 }
 
 async fn next(events: &mut Consumer) -> Delivery {
-    tokio::time::timeout(PATIENCE, events.next()).await.expect("no event came").unwrap().unwrap()
+    tokio::time::timeout(TIMEOUT, events.next()).await.expect("no event came").unwrap().unwrap()
 }
 
 /// A header that must be a long string, as the conventions for AMQP say.
@@ -83,7 +83,7 @@ async fn a_job_is_traced_from_its_request_to_its_event_and_webhook() {
         (front, answer["id"].as_str().unwrap().to_owned())
     });
     let event = next(&mut events).await;
-    let call = tokio::task::block_in_place(|| calls.recv_timeout(PATIENCE).unwrap());
+    let call = tokio::task::block_in_place(|| calls.recv_timeout(TIMEOUT).unwrap());
 
     // The trace of the submission: request > send > publish, event, webhook.
     let [sent] = &collector.of_job(&id, "send acetate.jobs:decompose", 1).await[..] else { panic!() };

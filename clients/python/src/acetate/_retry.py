@@ -15,7 +15,7 @@ _LONGEST_PAUSE_SECONDS = 10.0
 _NOTHING_ACCEPTED = frozenset({429, 503})
 
 
-class Patience:
+class Backoff:
     """How much longer one request is retried: `seconds` from its first failure."""
 
     def __init__(self, seconds: float) -> None:

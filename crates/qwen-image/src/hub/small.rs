@@ -136,9 +136,9 @@ fn holds_this_project(folder: &Path) -> bool {
 mod tests {
     use super::*;
 
-    struct Place(tempfile::TempDir);
+    struct Fixture(tempfile::TempDir);
 
-    impl Place {
+    impl Fixture {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             // The program's folder is found by its real path.
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn the_places_in_their_order() {
-        let mut place = Place::new().layered("work/models");
+        let mut place = Fixture::new().layered("work/models");
         assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
         // A folder above counts only as a checkout.
         assert!(place.find("opt/bin/acetate", "work/deep/down", Small::Layered).is_err());
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn each_checkpoint_has_its_own_place() {
-        let place = Place::new().layered("opt/bin/models");
+        let place = Fixture::new().layered("opt/bin/models");
         let place = place.with_model("opt/share/acetate/models/edit-nano", "QwenImageEditPlusPipeline");
         let edit = place.find("opt/bin/acetate", "", Small::Edit);
         assert_eq!(edit, Ok(place.path("opt/share/acetate/models/edit-nano")));
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_folder_without_the_right_checkpoint_is_passed_over() {
-        let place = Place::new().with("opt/bin/models/layered-nano/README", "").layered("work/models");
+        let place = Fixture::new().with("opt/bin/models/layered-nano/README", "").layered("work/models");
         assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
         let place = place.with("opt/bin/models/layered-nano/model_index.json", "{");
         assert_eq!(place.found("work"), place.path("work/models/layered-nano"));
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_linked_program_is_followed() {
-        let place = Place::new().layered("opt/bin/models");
+        let place = Fixture::new().layered("opt/bin/models");
         std::os::unix::fs::symlink(place.path("opt/bin/acetate"), place.path("acetate")).unwrap();
         let found = place.find("acetate", "", Small::Layered);
         assert_eq!(found, Ok(place.path("opt/bin/models/layered-nano")));
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_the_program_carries_comes_last() {
-        let place = Place::new().layered("work/models");
+        let place = Fixture::new().layered("work/models");
         let unpack = |small: Small, cache: Option<&Path>| Ok(cache.unwrap().join(small.name()));
         let around = Surroundings {
             executable: None,
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn what_is_nowhere_is_told_with_the_places_and_the_remedies() {
-        let place = Place::new();
+        let place = Fixture::new();
         for (small, flag, key) in [
             (Small::Layered, "--model", "qwen_image.model_path"),
             (Small::Edit, "--edit-model", "qwen_image.edit_model_path"),

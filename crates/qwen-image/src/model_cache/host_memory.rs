@@ -32,10 +32,10 @@ pub fn check(
     let reason = format!(
         "it needs about {} as {}, {} for its weights and the rest as working memory, but {} {}; use a smaller \
          checkpoint, a smaller number format or a larger machine",
-        size(needed),
+        human_memory(needed),
         dtype.as_str(),
-        size(weights),
-        size(available),
+        human_memory(weights),
+        human_memory(available),
         if budget.is_some() { "are left of memory_budget" } else { "are free" },
     );
     Err(Error::TooLarge { model: name.to_owned(), reason })
@@ -52,7 +52,8 @@ pub fn available_memory() -> u64 {
     }
 }
 
-pub fn size(bytes: u64) -> String {
+/// An amount of memory as people read it: `812.0 MiB`, `23.2 GiB`.
+pub fn human_memory(bytes: u64) -> String {
     let mebibytes = bytes as f64 / f64::from(1 << 20);
     if mebibytes < 1024.0 { format!("{mebibytes:.1} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::host_memory::size;
+use super::host_memory::human_memory;
 use crate::{
     models::{PartSize, Sizes},
     pipeline::{ComponentPlacement, Placement},
@@ -182,9 +182,9 @@ impl fmt::Display for MemoryPlan {
                 write!(f, "blocks streamed, {} of {} resident", self.blocks.0, self.blocks.1)?;
             }
         }
-        write!(f, "; at most {} there", size(self.device))?;
+        write!(f, "; at most {} there", human_memory(self.device))?;
         if self.host > 0 {
-            write!(f, ", {} on the host", size(self.host))?;
+            write!(f, ", {} on the host", human_memory(self.host))?;
         }
         Ok(())
     }
@@ -203,14 +203,19 @@ impl fmt::Display for PlanError {
                         "use a smaller checkpoint, or a device with more memory free",
                     ),
                 };
-                write!(f, "it needs about {}{how}, but {} {of}; {advice}", size(needed), size(available))
+                write!(
+                    f,
+                    "it needs about {}{how}, but {} {of}; {advice}",
+                    human_memory(needed),
+                    human_memory(available)
+                )
             }
             Self::Host { needed, available } => write!(
                 f,
                 "the offloaded parts would take {} of host memory, but {} are free; set memory_budget if more \
                  may be used",
-                size(needed),
-                size(available)
+                human_memory(needed),
+                human_memory(available)
             ),
         }
     }

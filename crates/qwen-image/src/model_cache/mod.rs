@@ -30,7 +30,7 @@ use self::{
 pub use self::{
     adapters::ChosenLora,
     device::{ComputeDType, DeviceChoice, Devices, describe_device, foresee, open_device},
-    host_memory::available_memory,
+    host_memory::{available_memory, human_memory},
     limits::Limits,
     memory_plan::CpuOffload,
     slot::{LoadedModel, LoadedPipeline, Slot, SlotKey},

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from .._requests import Submission
-from .._retry import Patience, may_repeat, never_sent
+from .._retry import Backoff, may_repeat, never_sent
 from .._version import VERSION
 from ..errors import ApiError, ConnectionFailed, from_response
 from .backend import HttpClient, Stop, sleep
@@ -52,27 +52,27 @@ class AsyncHttp:
     async def submit(self, submission: Submission, stop: Stop | None = None) -> tuple[bool, Any]:
         """Submits a job. Returns whether it is a new one, and the job. `stop` ends the pauses between attempts."""
         stop = stop or Stop()
-        patience = Patience(self.retry_seconds)
+        backoff = Backoff(self.retry_seconds)
         while True:
             with submission.content() as content:
                 answer = await self._attempt("POST", "/v1/jobs", True, headers=submission.headers, **content)
             if isinstance(answer, httpx.Response):
                 return answer.status_code == 202, answer.json()
-            await stop.sleep(patience.pause(answer))
+            await stop.sleep(backoff.pause(answer))
 
     async def send(self, method: str, path: str, *, idempotent: bool = True, **arguments: Any) -> httpx.Response:
         """Sends a request and returns the response of a success."""
-        patience = Patience(self.retry_seconds)
+        backoff = Backoff(self.retry_seconds)
         while True:
             answer = await self._attempt(method, path, idempotent, **arguments)
             if isinstance(answer, httpx.Response):
                 return answer
-            await sleep(patience.pause(answer))
+            await sleep(backoff.pause(answer))
 
     async def download(self, path: str, to: Path) -> None:
         """Writes a file, complete or not at all. A download that breaks is resumed where it broke."""
         part = to.with_name(to.name + ".part")
-        patience = Patience(self.retry_seconds)
+        backoff = Backoff(self.retry_seconds)
         tag = ""
         try:
             with part.open("wb") as file:
@@ -88,11 +88,11 @@ class AsyncHttp:
                                 file.write(piece)
                         break
                     except ConnectionFailed as failure:
-                        await sleep(patience.pause(failure))
+                        await sleep(backoff.pause(failure))
                     except ApiError as failure:
                         if not may_repeat(failure, idempotent=True):
                             raise
-                        await sleep(patience.pause(failure))
+                        await sleep(backoff.pause(failure))
             part.replace(to)
         finally:
             part.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ use std::{
 
 use candle_core::{DType, quantized::GgmlDType};
 
-use super::{Place, Raw, RawTensor};
+use super::{Raw, RawTensor, TensorLocation};
 use crate::models::{LoadResult, ModelError};
 
 /// ggml's types by number: the name, and candle's format if it has one.
@@ -157,7 +157,7 @@ pub fn read(path: &Path, raw: &mut Raw) -> LoadResult<()> {
             _ => None,
         };
         let blocks = format.filter(|_| dtype.is_none());
-        let place = Place { file: 0, offset, bytes, shape, dtype };
+        let place = TensorLocation { file: 0, offset, bytes, shape, dtype };
         if raw.tensors.insert(name.clone(), RawTensor { place, type_name, blocks }).is_some() {
             return Err(fail("is there twice; the file is damaged".to_owned()));
         }

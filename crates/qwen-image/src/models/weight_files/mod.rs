@@ -39,7 +39,7 @@ pub enum Form {
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Scales {
-    pub at: Option<Place>,
+    pub at: Option<TensorLocation>,
     /// The file asks for products in the compute format, not in fp8.
     pub full_precision: bool,
 }
@@ -63,7 +63,7 @@ impl Form {
 
 /// Where a tensor's bytes are.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Place {
+pub struct TensorLocation {
     /// The index of its file.
     pub file: usize,
     pub offset: u64,
@@ -76,7 +76,7 @@ pub struct Place {
 /// A tensor of the files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
-    pub place: Place,
+    pub place: TensorLocation,
     pub shape: Vec<usize>,
     pub form: Form,
 }
@@ -160,16 +160,16 @@ impl WeightFiles {
         &self.paths
     }
 
-    pub fn path(&self, place: &Place) -> &Path {
+    pub fn path(&self, place: &TensorLocation) -> &Path {
         &self.paths[place.file]
     }
 
-    pub fn file(&self, place: &Place) -> &Arc<File> {
+    pub fn file(&self, place: &TensorLocation) -> &Arc<File> {
         &self.open[place.file]
     }
 
     /// The bytes of a tensor as they are stored.
-    pub fn bytes(&self, place: &Place) -> LoadResult<Vec<u8>> {
+    pub fn bytes(&self, place: &TensorLocation) -> LoadResult<Vec<u8>> {
         read_at(&self.open[place.file], self.path(place), place)
     }
 
@@ -235,7 +235,7 @@ impl WeightFiles {
     }
 }
 
-fn read_at(file: &File, path: &Path, place: &Place) -> LoadResult<Vec<u8>> {
+fn read_at(file: &File, path: &Path, place: &TensorLocation) -> LoadResult<Vec<u8>> {
     let mut bytes = vec![0; place.bytes as usize];
     read_exact_at(file, &mut bytes, place.offset).map_err(|error| ModelError::invalid(path, error.to_string()))?;
     Ok(bytes)
@@ -268,7 +268,7 @@ pub struct Raw {
 
 #[derive(Debug, Clone)]
 pub struct RawTensor {
-    pub place: Place,
+    pub place: TensorLocation,
     /// The type by its name in the file's format.
     pub type_name: String,
     /// For GGUF's types in blocks.

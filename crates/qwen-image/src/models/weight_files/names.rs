@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs::File, path::Path, sync::Arc};
 use candle_core::DType;
 use serde::Deserialize;
 
-use super::{Form, Place, Raw, RawTensor, Remarks, Scales, Stored, read_at};
+use super::{Form, Raw, RawTensor, Remarks, Scales, Stored, TensorLocation, read_at};
 use crate::models::{LoadResult, ModelError};
 
 /// What a single file replaces.
@@ -164,7 +164,7 @@ struct Note {
 }
 
 /// A layer's `comfy_quant`: JSON as bytes.
-fn note(path: &Path, name: &str, place: &Place, open: &[Arc<File>]) -> LoadResult<Note> {
+fn note(path: &Path, name: &str, place: &TensorLocation, open: &[Arc<File>]) -> LoadResult<Note> {
     if place.bytes > 1 << 16 {
         return Err(ModelError::invalid(path, format!("tensor `{name}` is too long for a note on a format")));
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use candle_core::DType;
 use serde::Deserialize;
 
-use super::{Place, Raw, RawTensor};
+use super::{Raw, RawTensor, TensorLocation};
 use crate::models::{LoadResult, ModelError, files::read_header_and_start};
 
 /// Adds the tensors of the file at `index` to `raw`. Every tensor lies inside of the file and has the size of its shape.
@@ -43,7 +43,7 @@ pub fn read(path: &Path, index: usize, raw: &mut Raw) -> LoadResult<()> {
             return Err(fail(format!("has {bytes} bytes, which is not the size of {shape:?} in {}", entry.dtype)));
         }
         let dtype = dtype_of(&entry.dtype);
-        let place = Place { file: index, offset: start + first, bytes, shape: entry.shape, dtype };
+        let place = TensorLocation { file: index, offset: start + first, bytes, shape: entry.shape, dtype };
         raw.tensors.insert(name, RawTensor { place, type_name: entry.dtype, blocks: None });
     }
     Ok(())

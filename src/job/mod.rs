@@ -15,6 +15,7 @@ mod objects;
 mod params;
 mod percent;
 mod request;
+mod rerun;
 mod sampling;
 mod start_time;
 mod state;

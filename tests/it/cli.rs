@@ -22,6 +22,7 @@ fn help_texts() {
         ("help_jobs", &["jobs", "--help"]),
         ("help_jobs_prune", &["jobs", "prune", "--help"]),
         ("help_jobs_retry", &["jobs", "retry", "--help"]),
+        ("help_jobs_rerun", &["jobs", "rerun", "--help"]),
         ("help_jobs_export", &["jobs", "export", "--help"]),
         ("help_jobs_cancel", &["jobs", "cancel", "--help"]),
         ("help_jobs_history", &["jobs", "history", "--help"]),

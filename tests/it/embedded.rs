@@ -240,3 +240,26 @@ fn a_result_that_is_given_out_again_names_what_differs() {
     assert_eq!((&job["state"], &job["error"]["class"]), (&"failed".into(), &"invalid".into()), "{job}");
     assert!(job["error"]["message"].as_str().unwrap().contains("is no longer in the store"), "{job}");
 }
+
+#[test]
+fn a_job_is_rerun_with_another_seed_and_other_parameters() {
+    let place = TestDir::new();
+    let picture = place.picture("in.png", [1, 2, 3, 255]);
+    let submitted =
+        place.json(&["submit", "decompose", "--input", &picture, "--seed", "7", "--label", "set=x", "--json"]);
+    let first = submitted["id"].as_str().unwrap();
+    let args = ["jobs", "rerun", "last", "--seed", "8", "--param", "layers=3", "--param", "preset=fast", "--json"];
+    let again = place.json(&args);
+    let again = again["id"].as_str().unwrap();
+    assert_ne!(again, first);
+    let (old, new) = (place.json(&["jobs", "show", first, "--json"]), place.json(&["jobs", "show", again, "--json"]));
+    assert_eq!((&new["state"], &new["input"], &new["labels"]), (&"queued".into(), &old["input"], &old["labels"]));
+    assert_eq!((&old["params"]["seed"], &old["params"]["layers"]), (&7.into(), &4.into()));
+    assert_eq!((&new["params"]["seed"], &new["params"]["layers"]), (&8.into(), &3.into()));
+    assert_eq!((&new["params"]["preset"], &new["params"]["steps"]), (&"fast".into(), &12.into()));
+
+    let refused = place.run(&["jobs", "rerun", "last", "--param", "layers=many"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("params.layers"), "{}", refused.stderr);
+    assert_eq!(place.json(&["jobs", "list", "--json"])["jobs"].as_array().unwrap().len(), 2);
+}

@@ -5,6 +5,7 @@ mod export;
 mod list;
 mod many;
 mod prune;
+mod rerun;
 mod results;
 pub mod sweep;
 
@@ -71,6 +72,8 @@ enum JobsCommand {
     /// Retry a failed or cancelled job, or the failed or cancelled jobs of a batch
     #[command(after_help = RETRY_EXAMPLES)]
     Retry(RetryArgs),
+    /// Submit a job again as a new one, with another seed or other parameters
+    Rerun(rerun::RerunArgs),
     /// Copy the result of a job into a folder on this machine
     Fetch(FetchArgs),
     /// Print the results of a batch, one JSON object per line, in the order of its dataset
@@ -124,6 +127,7 @@ impl JobsArgs {
             JobsCommand::Watch(args) => args.json,
             JobsCommand::Cancel(args) => args.json(),
             JobsCommand::Retry(args) => args.json(),
+            JobsCommand::Rerun(args) => args.json,
             JobsCommand::Fetch(args) => args.json,
             JobsCommand::Results(_) => false,
             JobsCommand::Export(args) => args.json,
@@ -143,6 +147,7 @@ impl JobsArgs {
                 JobsCommand::Watch(args) => many::watch(global, &front, args).await,
                 JobsCommand::Cancel(args) => many::cancel(global, &front, args).await,
                 JobsCommand::Retry(args) => many::retry(global, &front, args).await,
+                JobsCommand::Rerun(args) => rerun::rerun(global, &front, args).await,
                 JobsCommand::Fetch(args) => fetch(&front, args).await,
                 JobsCommand::Results(args) => results::results(global, &front, args).await,
                 JobsCommand::Export(args) => export::export(global, &front, args).await,

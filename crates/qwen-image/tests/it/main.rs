@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 #![allow(clippy::disallowed_methods, reason = "tests have a process of their own, and wait for other programs")]
 
+mod examples;
 mod forms;
 mod hub;
 mod image_processor;

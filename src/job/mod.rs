@@ -30,11 +30,11 @@ pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice
 pub use kind::JobKind;
 pub use lora::{LoraParam, MOST_LORAS, steps_of};
 pub use manifest::{
-    BoundingBox, Caption, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord, SamplingRecord, StageTiming,
+    BoundingBox, Caption, DriftRecord, EditRecord, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord, SamplingRecord, StageTiming,
 };
 pub use names::{PresetName, SamplerName};
 pub use params::{
-    CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, WorkflowParams, parameter_of,
+    CompositeParams, DecomposeParams, EditParams, KeepRest, LayerEdit, MAX_SEED, OutputSize, WorkflowParams, parameter_of,
 };
 pub use percent::percent_decoded;
 pub use request::{

@@ -13,7 +13,8 @@ use crate::{
     config::QwenImage,
     engine::AllowedLoras,
     job::{
-        DecomposeParams, EditParams, JobError, KeepRest, LayerEdit, LoraParam, MAX_SEED, OutputSize, Sampling, WorkflowParams,
+        DecomposeParams, EditParams, JobError, KeepRest, LayerEdit, LoraParam, MAX_SEED, OutputSize, Sampling,
+        WorkflowParams,
     },
 };
 

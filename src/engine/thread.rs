@@ -14,7 +14,9 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::{AllowedLoras, Busy, CancelToken, Command, Outcome, ProgressFn, Resident, Task, Work, pool::Pool};
-use crate::job::{Caption, DriftRecord, EditRecord, JobError, LoraRecord, ModelRecord, SamplingRecord, Stage, StageTiming};
+use crate::job::{
+    Caption, DriftRecord, EditRecord, JobError, LoraRecord, ModelRecord, SamplingRecord, Stage, StageTiming,
+};
 
 pub struct Thread {
     pub model: ModelRef,

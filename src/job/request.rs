@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::{
-    Inputs, JobError, JobId, JobKind, KeepRest, Task,
+    Inputs, JobError, JobId, JobKind, Task,
     json::{object_from_value, one_value_from_slice},
+    mask::check_mask,
     start_time::time_from_value,
 };
 
@@ -167,7 +168,7 @@ impl JobRequest {
             let wanted = if least == most { "one picture".to_owned() } else { format!("{least} to {most} pictures") };
             return Err(JobError::invalid("input", format!("{kind} takes {wanted}, {given} given")));
         }
-        self.check_mask()?;
+        check_mask(&self.inputs, &self.task)?;
         if self.priority > MAX_PRIORITY {
             let reason = format!("{} is not between 0 and {MAX_PRIORITY}", self.priority);
             return Err(JobError::invalid("priority", reason));
@@ -176,26 +177,6 @@ impl JobRequest {
             return Err(JobError::invalid("output.prefix", "is empty; give an s3:// or file:// prefix"));
         }
         self.check_size()
-    }
-
-    fn check_mask(&self) -> Result<(), JobError> {
-        let Task::Edit(params) = &self.task else {
-            let reason = format!("{} takes no mask, only an edit does", self.task.kind());
-            return if self.inputs.mask.is_some() { Err(JobError::invalid("input.mask", reason)) } else { Ok(()) };
-        };
-        let has_mask = self.inputs.mask.is_some();
-        if has_mask && params.region.is_some() {
-            return Err(JobError::invalid("params.region", "there is a mask as well; give one of the two"));
-        }
-        if (has_mask || params.region.is_some()) && params.keep_rest == KeepRest::Auto {
-            let reason = "finds what changed without a mask; give a mask or a region, or this";
-            return Err(JobError::invalid("params.keep_rest", reason));
-        }
-        if params.feather.is_some() && !has_mask && params.region.is_none() && params.keep_rest == KeepRest::Off {
-            let reason = "is the soft edge of a mask, and there is none; give a mask or a region as well";
-            return Err(JobError::invalid("params.feather", reason));
-        }
-        Ok(())
     }
 
     /// File names and the instruction are free text; together they must still fit into a message.

@@ -126,7 +126,8 @@ fn a_layer_of_a_job_is_a_mask_until_the_job_is_deleted() {
     let alpha = image::DynamicImage::from(layer).resize_exact(150, 150, image::imageops::Nearest).to_rgba8();
     // Where a layer is clearly transparent, nothing may change.
     let clear = |x: u32, y: u32| {
-        let around = (x.saturating_sub(6)..(x + 7).min(150)).flat_map(|x| (y.saturating_sub(6)..(y + 7).min(150)).map(move |y| (x, y)));
+        let around = (x.saturating_sub(6)..(x + 7).min(150))
+            .flat_map(|x| (y.saturating_sub(6)..(y + 7).min(150)).map(move |y| (x, y)));
         around.into_iter().all(|(x, y)| alpha.get_pixel(x, y)[3] < 5)
     };
     let (mut kept, mut changed) = (0, 0);

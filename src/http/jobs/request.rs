@@ -91,7 +91,8 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
         (None, images) => images,
         (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one").into()),
     };
-    let inputs = Inputs { mask: body.input.mask, ..Inputs::named(body.kind, inputs) }.try_map(|input| resolve(api, input))?;
+    let inputs =
+        Inputs { mask: body.input.mask, ..Inputs::named(body.kind, inputs) }.try_map(|input| resolve(api, input))?;
     let request = JobRequest {
         id,
         inputs,

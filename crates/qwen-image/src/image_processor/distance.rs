@@ -75,7 +75,8 @@ mod tests {
         let found = distances(width, height, |index| set.contains(&(index % width, index / width)));
         for (index, found) in found.iter().enumerate() {
             let (x, y) = ((index % width) as f32, (index / width) as f32);
-            let nearest = set.iter().map(|&(sx, sy)| (x - sx as f32).hypot(y - sy as f32)).fold(f32::INFINITY, f32::min);
+            let nearest =
+                set.iter().map(|&(sx, sy)| (x - sx as f32).hypot(y - sy as f32)).fold(f32::INFINITY, f32::min);
             assert!((found - nearest).abs() < 1e-3, "{x} {y}: {found} instead of {nearest}");
         }
         assert!(distances(5, 5, |_| false).iter().all(|distance| distance.is_infinite()));

@@ -27,7 +27,8 @@ impl Held {
         let (columns, rows) = (2 * frame.width, 2 * frame.height);
         let cells = Tensor::from_vec(mask.cells(columns, rows), (1, rows, columns, 1), &Device::Cpu)?;
         let channels = source.dim(2)? / 4;
-        let free = latents::pack(&cells.broadcast_as((1, rows, columns, channels))?.contiguous()?)?.to_device(device)?;
+        let free =
+            latents::pack(&cells.broadcast_as((1, rows, columns, channels))?.contiguous()?)?.to_device(device)?;
         Ok(Self { source: source.clone(), noise: noise.clone(), free })
     }
 
@@ -53,8 +54,7 @@ mod tests {
         let mask = Mask::from_region((64, 32), [50, 3, 2, 2]);
         let held = Held::new(&mask, &tokens(2.0), &tokens(-1.0), frame, &Device::Cpu).unwrap();
         for (sigma, wanted) in [(1.0, -1.0), (0.5, 0.5), (0.0, 2.0)] {
-            let values: Vec<f32> =
-                held.hold(&tokens(7.0), sigma).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let values: Vec<f32> = held.hold(&tokens(7.0), sigma).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             let free: Vec<usize> = (0..16).filter(|index| values[*index] == 7.0).collect();
             // Channels run over z, then rows, then columns.
             assert_eq!(free, [9, 13]);

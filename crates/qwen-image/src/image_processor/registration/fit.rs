@@ -35,12 +35,10 @@ impl Pair {
         let (width, height) = (fixed.width, fixed.height);
         let slope = |x: usize, y: usize, to_x: usize, to_y: usize| (fixed.at(to_x, to_y) - fixed.at(x, y)) / 2.0;
         let inside = |at: usize, length: usize| at > 0 && at + 1 < length;
-        let across = Plane::from_fn(width, height, |x, y| {
-            if inside(x, width) { slope(x - 1, y, x + 1, y) } else { 0.0 }
-        });
-        let down = Plane::from_fn(width, height, |x, y| {
-            if inside(y, height) { slope(x, y - 1, x, y + 1) } else { 0.0 }
-        });
+        let across =
+            Plane::from_fn(width, height, |x, y| if inside(x, width) { slope(x - 1, y, x + 1, y) } else { 0.0 });
+        let down =
+            Plane::from_fn(width, height, |x, y| if inside(y, height) { slope(x, y - 1, x, y + 1) } else { 0.0 });
         Self { fixed, moved, across, down }
     }
 
@@ -142,10 +140,7 @@ impl Pair {
             normal[i][i] *= 1.0 + 1e-4;
         }
         let [x, xu, xv, y, yu, yv] = solve(normal, right)?;
-        Some(Affine {
-            matrix: [[1.0 + xu / radius, xv / radius], [yu / radius, 1.0 + yv / radius]],
-            shift: [x, y],
-        })
+        Some(Affine { matrix: [[1.0 + xu / radius, xv / radius], [yu / radius, 1.0 + yv / radius]], shift: [x, y] })
     }
 }
 

@@ -5,7 +5,8 @@ use crate::image_processor::lanczos_rgb;
 
 /// A place's brightness: waves of several lengths and directions, and a few soft edges.
 fn scene([x, y]: [f64; 2]) -> f64 {
-    let waves = (x * 0.11 + y * 0.05).sin() * 30.0 + (x * 0.031 - y * 0.27).sin() * 25.0 + (x * 0.41 + y * 0.33).cos() * 12.0;
+    let waves =
+        (x * 0.11 + y * 0.05).sin() * 30.0 + (x * 0.031 - y * 0.27).sin() * 25.0 + (x * 0.41 + y * 0.33).cos() * 12.0;
     let edge = |distance: f64| 1.0 / (1.0 + (-distance).exp());
     let disc = |cx: f64, cy: f64, radius: f64| edge(radius - (x - cx).hypot(y - cy));
     128.0 + waves + 40.0 * disc(20.0, -30.0, 25.0) - 50.0 * disc(-40.0, 10.0, 18.0) + 30.0 * edge(x - 0.3 * y - 60.0)

@@ -128,7 +128,7 @@ pub fn put_back(edited: &mut RgbaImage, source: &RgbaImage, weights: &GrayImage)
         let sum = u32::from(edited) * weight + u32::from(source) * (255 - weight);
         ((sum + 127) / 255) as u8
     };
-    edited.par_chunks_exact_mut(4).zip(source.par_chunks_exact(4)).zip(weights.par_iter()).for_each(
+    edited.par_chunks_exact_mut(4).zip(source.par_chunks_exact(4)).zip(weights.as_raw().par_iter()).for_each(
         |((edited, source), weight)| match *weight {
             u8::MAX => {}
             0 => edited.copy_from_slice(source),

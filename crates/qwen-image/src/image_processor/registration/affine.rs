@@ -27,8 +27,8 @@ impl Affine {
     /// First `first`, then this.
     #[must_use]
     pub fn after(&self, first: &Self) -> Self {
-        let matrix =
-            [0, 1].map(|row| [0, 1].map(|column| (0..2).map(|k| self.matrix[row][k] * first.matrix[k][column]).sum()));
+        let matrix = [0, 1]
+            .map(|row| [0, 1].map(|column| (0..2).map(|k| self.matrix[row][k] * first.matrix[k][column]).sum::<f64>()));
         Self { matrix, shift: self.apply(first.shift) }
     }
 

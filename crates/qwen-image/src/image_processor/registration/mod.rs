@@ -53,7 +53,8 @@ impl Drift {
         while let Some((fixed, moved)) = planes.last()
             && fixed.width.min(fixed.height) >= HALVED
         {
-            planes.push((fixed.half(), moved.half()));
+            let next = (fixed.half(), moved.half());
+            planes.push(next);
         }
         let details = |(fixed, moved): &(Plane, Plane)| Pair::new(fixed.details(DETAIL), moved.details(DETAIL));
         let pairs: Vec<_> = planes.iter().map(details).collect();

@@ -305,7 +305,7 @@ impl From<JobRequest> for Wire {
     fn from(request: JobRequest) -> Self {
         let (version, kind, params) = (request.task.version(), request.task.kind(), request.task.params());
         let mask = request.inputs.mask.clone();
-        let version = if mask.is_some() { VERSION } else { version };
+        let version = if mask.is_some() { version.max(3) } else { version };
         let mut list: Vec<_> = request.inputs.into_iter().collect();
         let input = if list.len() == 1 {
             WireInput { image: list.pop(), images: Vec::new(), mask }

@@ -113,8 +113,6 @@ fn a_layer_of_a_job_is_a_mask_until_the_job_is_deleted() {
     let place = TestDir::new();
     let badge = golden("pictures/badge.png");
     let source = image::open(&badge).unwrap().to_rgba8();
-    // Its result has the badge's alpha, which is the mask.
-    edited(&place, &badge, &["--region", "0,0,20,20", "--id", "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21"]);
     let model = checkpoint("layered");
     let decompose = ["run", "decompose", &badge, "--model", &model, "--layers", "2", "--resolution", "128"];
     let quick = ["--steps", "1", "--cfg-scale", "1", "--prompt", "a badge", "--seed", "1", "--out", "layers", "--json"];

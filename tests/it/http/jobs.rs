@@ -54,7 +54,8 @@ fn masks_come_as_json_and_in_forms() {
     assert!(mask["upload"].as_str().unwrap().ends_with(".png"), "{job}");
     assert_eq!((job["input"].as_array().unwrap().len(), &job["params"]["feather"]), (1, &json!(2)));
     // The same upload again, by its name; a region as text.
-    let texts = [&texts[..3], &[("mask", &mask.to_string())]].concat();
+    let named = mask.to_string();
+    let texts = [&texts[..3], &[("mask", named.as_str())]].concat();
     let again = upload(&server.url("/v1/jobs"), &texts, &files[..1]).ok(202).json();
     assert_eq!(again["mask"], mask);
     let texts = [&texts[..3], &[("region", "[8, 8, 16, 16]"), ("drift_guard", "false"), ("keep_rest", "off")]].concat();

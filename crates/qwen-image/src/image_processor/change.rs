@@ -17,8 +17,9 @@ const LEAST: f32 = 12.0;
 const MOST: f32 = 40.0;
 /// So does one beside it with this share of the difference.
 const BESIDE: f32 = 0.5;
-/// Changes of fewer pixels than this share of the picture are none.
-const SPECK: f64 = 2e-4;
+/// Changes of fewer pixels than this share of the picture are none, nor are those of fewer than `LEAST_PIXELS`.
+const SPECK: f64 = 1e-4;
+const LEAST_PIXELS: usize = 20;
 /// How far around a change the picture may change as well, as a share of its shorter side.
 const AROUND: f32 = 0.012;
 
@@ -31,7 +32,7 @@ pub fn changes(source: &RgbImage, edited: &RgbImage) -> Mask {
     let quarter = sorted.len() / 4;
     let calm = if sorted.is_empty() { 0.0 } else { *sorted.select_nth_unstable_by(quarter, f32::total_cmp).1 };
     let threshold = (TIMES * calm).clamp(LEAST, MOST);
-    let least = ((sorted.len() as f64 * SPECK) as usize).max(4);
+    let least = ((sorted.len() as f64 * SPECK) as usize).max(LEAST_PIXELS);
     let changed = regions(&difference, width, threshold, least);
     let around = (AROUND * width.min(height) as f32).max(2.0);
     let near = distances(width, height, |index| changed[index]);

@@ -1,5 +1,7 @@
 //! An affine map between two pictures, fitted to what did not change.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{affine::Affine, plane::Plane};
@@ -51,6 +53,16 @@ impl Pair {
         let center = self.center();
         let [to_x, to_y] = map.apply([x as f64 - center[0], y as f64 - center[1]]);
         self.moved.between(to_x + center[0], to_y + center[1])
+    }
+
+    /// Leaves the pixels of a rectangle out of the fit.
+    pub fn ignore(&mut self, columns: Range<usize>, rows: Range<usize>) {
+        for row in rows {
+            for column in columns.clone() {
+                let index = row * self.fixed.width + column;
+                (self.across.values[index], self.down.values[index]) = (0.0, 0.0);
+            }
+        }
     }
 
     fn has_texture(&self, index: usize) -> bool {

@@ -10,6 +10,8 @@ mod phase;
 mod plane;
 mod warp;
 
+use std::ops::Range;
+
 use ::image::RgbImage;
 
 use self::{affine::Affine, fit::Pair};
@@ -57,14 +59,22 @@ impl Drift {
             planes.push(next);
         }
         let details = |(fixed, moved): &(Plane, Plane)| Pair::new(fixed.details(DETAIL), moved.details(DETAIL));
-        let pairs: Vec<_> = planes.iter().map(details).collect();
+        let mut pairs: Vec<_> = planes.iter().map(details).collect();
         let mut map = guess(&pairs);
         for (index, pair) in pairs.iter().enumerate().rev() {
             map = pair.improve(map);
             map = map.scaled(if index == 0 { 1.0 } else { 2.0 });
         }
-        let is_sure = agrees(&pairs[0], &map);
-        is_sure.then_some(Self { map, size: source.dimensions() })
+        let alike = Alike::under(&pairs[0], &map);
+        if !alike.is_enough() {
+            return None;
+        }
+        // Once more without what changed.
+        for tile in alike.tiles_with_changes {
+            let (columns, rows) = tile_of(tile, &pairs[0]);
+            pairs[0].ignore(columns, rows);
+        }
+        Some(Self { map: pairs[0].improve(map), size: source.dimensions() })
     }
 
     /// How far the edited picture moved at its center, right and down, in pixels of the picture's other size.
@@ -107,35 +117,52 @@ fn guess(pairs: &[Pair]) -> Affine {
     if better { shifted } else { Affine::IDENTITY }
 }
 
-/// Whether enough tiles look alike under the map.
-fn agrees(pair: &Pair, map: &Affine) -> bool {
-    let (width, height) = (pair.fixed.width, pair.fixed.height);
-    let (mut with_texture, mut agreeing) = (0, 0);
-    for tile in 0..TILES * TILES {
-        let span = |index: usize, length: usize| index * length / TILES..(index + 1) * length / TILES;
-        let mut sums = [0.0_f64; 6];
-        for y in span(tile / TILES, height) {
-            for x in span(tile % TILES, width) {
-                let Some(moved) = pair.counterpart(map, x, y) else { continue };
-                let (fixed, moved) = (f64::from(pair.fixed.at(x, y)), f64::from(moved));
-                let terms = [1.0, fixed, moved, fixed * fixed, moved * moved, fixed * moved];
-                sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
-            }
-        }
-        let [count, fixed, moved, fixed_2, moved_2, both] = sums;
-        if count < 16.0 {
-            continue;
-        }
-        let spread = |sum: f64, squares: f64| (squares / count - (sum / count).powi(2)).max(0.0).sqrt();
-        let (of_fixed, of_moved) = (spread(fixed, fixed_2), spread(moved, moved_2));
-        if of_fixed < TEXTURE {
-            continue;
-        }
-        with_texture += 1;
-        let together = both / count - fixed / count * (moved / count);
-        agreeing += usize::from(together > AGREES * of_fixed * of_moved.max(1e-9));
+/// Which tiles look alike under a map.
+struct Alike {
+    with_texture: usize,
+    tiles_with_changes: Vec<usize>,
+}
+
+impl Alike {
+    fn under(pair: &Pair, map: &Affine) -> Self {
+        let correlations = (0..TILES * TILES).map(|tile| (tile, correlation(pair, map, tile)));
+        let with_texture: Vec<_> = correlations.filter_map(|(tile, found)| Some((tile, found?))).collect();
+        let changed = with_texture.iter().filter(|(_, correlation)| *correlation < AGREES).map(|(tile, _)| *tile);
+        Self { with_texture: with_texture.len(), tiles_with_changes: changed.collect() }
     }
-    agreeing >= LEAST_TILES && agreeing as f64 >= LEAST_SHARE * f64::from(with_texture)
+
+    fn is_enough(&self) -> bool {
+        let alike = self.with_texture - self.tiles_with_changes.len();
+        alike >= LEAST_TILES && alike as f64 >= LEAST_SHARE * self.with_texture as f64
+    }
+}
+
+/// The columns and rows of a tile.
+fn tile_of(tile: usize, pair: &Pair) -> (Range<usize>, Range<usize>) {
+    let span = |index: usize, length: usize| index * length / TILES..(index + 1) * length / TILES;
+    (span(tile % TILES, pair.fixed.width), span(tile / TILES, pair.fixed.height))
+}
+
+/// The correlation of both pictures in a tile, if it has texture.
+fn correlation(pair: &Pair, map: &Affine, tile: usize) -> Option<f64> {
+    let (columns, rows) = tile_of(tile, pair);
+    let mut sums = [0.0_f64; 6];
+    for y in rows {
+        for x in columns.clone() {
+            let Some(moved) = pair.counterpart(map, x, y) else { continue };
+            let (fixed, moved) = (f64::from(pair.fixed.at(x, y)), f64::from(moved));
+            let terms = [1.0, fixed, moved, fixed * fixed, moved * moved, fixed * moved];
+            sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+        }
+    }
+    let [count, fixed, moved, fixed_2, moved_2, both] = sums;
+    if count < 16.0 {
+        return None;
+    }
+    let spread = |sum: f64, squares: f64| (squares / count - (sum / count).powi(2)).max(0.0).sqrt();
+    let (of_fixed, of_moved) = (spread(fixed, fixed_2), spread(moved, moved_2));
+    let together = both / count - fixed / count * (moved / count);
+    (of_fixed >= TEXTURE).then(|| together / (of_fixed * of_moved.max(1e-9)))
 }
 
 #[cfg(test)]

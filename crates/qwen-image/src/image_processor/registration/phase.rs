@@ -118,7 +118,14 @@ mod tests {
 
     #[test]
     fn large_shifts_are_found() {
-        let noise = |x: f64, y: f64| ((x * 0.71).sin() * (y * 0.53).cos() + ((x + 2.0 * y) * 0.23).sin()) as f32 * 50.0;
+        // Random values on a grid of three pixels, and straight lines between them.
+        let value = |x: f64, y: f64| ((x * 127.1 + y * 311.7).sin() * 43_758.545).fract() * 50.0;
+        let noise = |x: f64, y: f64| {
+            let (left, top) = ((x / 3.0).floor(), (y / 3.0).floor());
+            let (u, v) = (x / 3.0 - left, y / 3.0 - top);
+            let row = |y: f64| value(left, y) * (1.0 - u) + value(left + 1.0, y) * u;
+            (row(top) * (1.0 - v) + row(top + 1.0) * v) as f32
+        };
         let plane = |[dx, dy]: [f64; 2]| Plane::from_fn(96, 72, |x, y| noise(x as f64 - dx, y as f64 - dy));
         for wanted in [[0.0, 0.0], [5.0, -3.0], [-9.5, 4.25]] {
             let [x, y] = shift(&plane([0.0, 0.0]), &plane(wanted));

@@ -32,7 +32,7 @@ fn error(found: &Affine, wanted: &Affine, (width, height): (u32, u32)) -> f64 {
 }
 
 #[test]
-fn shifts_and_zooms_are_found_to_a_twentieth_of_a_pixel() {
+fn shifts_and_zooms_are_found_to_a_tenth_of_a_pixel() {
     let size = (256, 192);
     let source = moved(size.0, size.1, &Affine::IDENTITY);
     for wanted in [
@@ -45,7 +45,7 @@ fn shifts_and_zooms_are_found_to_a_twentieth_of_a_pixel() {
     ] {
         let edited = moved(size.0, size.1, &wanted);
         let drift = Drift::of(&source, &edited).unwrap();
-        assert!(error(&drift.map, &wanted, size) < 0.05, "{drift:?} instead of {wanted:?}");
+        assert!(error(&drift.map, &wanted, size) < 0.1, "{drift:?} instead of {wanted:?}");
         assert!(drift.is_accident() && drift.is_unnoticed() == (wanted == Affine::IDENTITY), "{drift:?}");
         let again = Drift::of(&source, &drift.undo(&edited)).unwrap();
         assert!(again.is_unnoticed() && (again.zoom() - 1.0).abs() < 0.001, "{again:?} remains of {wanted:?}");

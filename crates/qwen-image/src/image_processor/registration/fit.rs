@@ -25,6 +25,7 @@ const UNKNOWNS: usize = 6;
 type Square = [[f64; UNKNOWNS]; UNKNOWNS];
 
 /// Two pictures of one size, and the gradient of the first.
+#[derive(Clone)]
 pub struct Pair {
     pub fixed: Plane,
     pub moved: Plane,
@@ -88,27 +89,27 @@ impl Pair {
         if sample.is_empty() { 1.0 } else { sample.iter().map(cost).sum::<f64>() / sample.len() as f64 }
     }
 
-    /// Improves a map until it fits best.
+    /// Improves a map until it fits best. None if the pictures do not determine one.
     ///
     /// S. Baker and I. Matthews, "Lucas-Kanade 20 Years On" (2004): inverse compositional Gauss-Newton steps, the
     /// pixels weighted anew in each (Geman and McClure), so that those that changed have no say.
-    pub fn improve(&self, mut map: Affine) -> Affine {
+    pub fn improve(&self, mut map: Affine) -> Option<Affine> {
         let (width, height) = (self.fixed.width, self.fixed.height);
         for _ in 0..ITERATIONS {
             let mut sample = self.sample(&map);
             if sample.len() < 4 * UNKNOWNS {
-                break;
+                return None;
             }
             let at = (sample.len() as f64 * UNCHANGED) as usize;
             let scale = *sample.select_nth_unstable_by(at, f32::total_cmp).1;
             let scale = (OUTLIER * scale / AT_UNCHANGED).max(LEAST_SCALE);
-            let Some(step) = self.step(&map, scale).and_then(|step| step.inverse()) else { break };
+            let step = self.step(&map, scale)?.inverse()?;
             map = map.after(&step);
             if step.largest_move(width, height) < CONVERGED {
                 break;
             }
         }
-        map
+        Some(map)
     }
 
     /// One Gauss-Newton step, of the fixed picture's map.

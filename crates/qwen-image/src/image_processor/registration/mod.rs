@@ -32,6 +32,8 @@ const AGREES: f64 = 0.7;
 /// The least share of the tiles with texture that must agree, and their least number.
 const LEAST_SHARE: f64 = 0.25;
 const LEAST_TILES: usize = 4;
+/// The most by which the maps of one half of the tiles and of the other may differ, in pixels at the corners.
+const MOST_DOUBT: f64 = 0.5;
 /// Moves of all corners below this, in pixels, stay: moving the picture would only blur it.
 const UNNOTICED: f64 = 0.2;
 /// A shift beyond this share of the shorter side, or a zoom, rotation or shear beyond this, is not drift.
@@ -62,7 +64,7 @@ impl Drift {
         let mut pairs: Vec<_> = planes.iter().map(details).collect();
         let mut map = guess(&pairs);
         for (index, pair) in pairs.iter().enumerate().rev() {
-            map = pair.improve(map);
+            map = pair.improve(map).unwrap_or(map);
             map = map.scaled(if index == 0 { 1.0 } else { 2.0 });
         }
         let alike = Alike::under(&pairs[0], &map);
@@ -74,7 +76,8 @@ impl Drift {
             let (columns, rows) = tile_of(tile, &pairs[0]);
             pairs[0].ignore(columns, rows);
         }
-        Some(Self { map: pairs[0].improve(map), size: source.dimensions() })
+        let map = pairs[0].improve(map)?;
+        (doubt(&pairs[0], &map)? <= MOST_DOUBT).then_some(Self { map, size: source.dimensions() })
     }
 
     /// How far the edited picture moved at its center, right and down, in pixels of the picture's other size.
@@ -115,6 +118,20 @@ fn guess(pairs: &[Pair]) -> Affine {
     let shifted = Affine::of_shift(shift).scaled(0.5_f64.powi((last - index) as i32));
     let better = pairs[last].misfit(&shifted) < pairs[last].misfit(&Affine::IDENTITY);
     if better { shifted } else { Affine::IDENTITY }
+}
+
+/// How much the maps differ that fit the two halves of the tiles, as on a checkerboard, in pixels at the corners.
+fn doubt(pair: &Pair, map: &Affine) -> Option<f64> {
+    let of_half = |half: usize| {
+        let mut pair = pair.clone();
+        for tile in (0..TILES * TILES).filter(|tile| (tile % TILES + tile / TILES) % 2 == half) {
+            let (columns, rows) = tile_of(tile, &pair);
+            pair.ignore(columns, rows);
+        }
+        pair.improve(*map)
+    };
+    let (one, other) = (of_half(0)?, of_half(1)?);
+    Some(one.inverse()?.after(&other).largest_move(pair.fixed.width, pair.fixed.height))
 }
 
 /// Which tiles look alike under a map.

@@ -88,6 +88,24 @@ fn another_picture_and_an_empty_one_have_no_drift() {
     assert_eq!(Drift::of(&RgbImage::new(1, 1), &RgbImage::new(1, 1)), None);
 }
 
+/// A layer with little on it, of which the edit moved every part elsewhere.
+#[test]
+fn a_few_shapes_that_moved_apart_tell_nothing() {
+    let shapes = |moves: [[u32; 2]; 4]| {
+        let mut picture = RgbImage::from_pixel(128, 128, Rgb([70, 70, 70]));
+        for (index, [x, y]) in moves.into_iter().enumerate() {
+            let (left, top) = (20 + 56 * (index as u32 % 2) + x, 20 + 56 * (index as u32 / 2) + y);
+            for (x, y) in (left..left + 30).flat_map(|x| (top..top + 24).map(move |y| (x, y))) {
+                picture.put_pixel(x, y, Rgb([200, 90, 160]));
+            }
+        }
+        picture
+    };
+    let still = shapes([[3, 3]; 4]);
+    assert!(Drift::of(&still, &still).unwrap().is_unnoticed());
+    assert_eq!(Drift::of(&still, &shapes([[0, 3], [3, 6], [3, 0], [6, 3]])), None);
+}
+
 #[test]
 fn what_was_asked_for_is_no_accident() {
     let size = (192, 160);

@@ -66,7 +66,8 @@ pub(super) async fn execute(
     match &request.task {
         Task::Decompose(params) => job.decompose(image?, params, seed).await?,
         Task::Edit(params) => {
-            let (image, mask) = job.mask(request, params, image?, mask).await?;
+            let image = image?;
+            let mask = job.mask(request, params, image.dimensions(), mask).await?;
             let edited = job.edit(image, references, mask, params.clone(), seed).await?;
             job.add("edited.png".to_owned(), LayerRole::Edited, edited);
         }
@@ -103,18 +104,18 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// Makes the mask for a picture, which it returns.
+    /// The mask of an edit, for a picture of this size.
     async fn mask(
         &mut self,
         request: &JobRequest,
         params: &EditParams,
-        image: RgbaImage,
+        size: (u32, u32),
         picture: Option<RgbaImage>,
-    ) -> Result<(RgbaImage, Option<Mask>), JobError> {
-        let (params, named, size) = (params.clone(), request.inputs.mask.clone(), image.dimensions());
+    ) -> Result<Option<Mask>, JobError> {
+        let (params, named) = (params.clone(), request.inputs.mask.clone());
         let (mask, notes) = blocking(move || edit_mask(&params, named.as_ref(), picture.as_ref(), size)).await?;
         self.made.notes.extend(notes);
-        Ok((image, mask))
+        Ok(mask)
     }
 
     async fn edit(

@@ -206,6 +206,18 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_is_beside_its_picture() {
+        let row = json!({
+            "kind": "edit", "image": "s3://in/a.png", "mask": "s3://in/m.png", "instruction": "Make it red", "feather": 2
+        });
+        let made = request(row).unwrap();
+        assert_eq!(made.inputs.mask, Some(InputRef::Url("s3://in/m.png".to_owned())));
+        assert_eq!((made.inputs.len(), made.output.prefix.as_str()), (1, "s3://out/a/"));
+        let error = request(json!({ "image": "s3://in/a.png", "mask": "s3://in/m.png" })).unwrap_err().to_string();
+        assert!(error.starts_with("input.mask: decompose takes no mask"), "{error}");
+    }
+
+    #[test]
     fn the_same_row_is_the_same_job_and_another_is_not() {
         let row = || json!({ "image": "s3://in/a.png" });
         let first = request(row()).unwrap();

@@ -206,7 +206,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             masked("edit", params(json!({"region": [1, 2, -3, 4]})), json!(null)),
             422,
             "invalid_request",
-            "params.region",
+            "params.region[2]",
             "-3",
         ),
         (

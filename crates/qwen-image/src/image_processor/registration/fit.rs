@@ -144,14 +144,10 @@ impl Pair {
             }
             a
         };
-        let (mut normal, right) = (0..height).into_par_iter().map(row).reduce(Default::default, add);
-        for i in 0..UNKNOWNS {
-            for j in 0..i {
-                normal[i][j] = normal[j][i];
-            }
-            // Damps what the pictures say nothing about.
-            normal[i][i] *= 1.0 + 1e-4;
-        }
+        let (upper, right) = (0..height).into_par_iter().map(row).reduce(Default::default, add);
+        // The diagonal damps what the pictures say nothing about.
+        let entry = |i: usize, j: usize| upper[i.min(j)][i.max(j)] * if i == j { 1.0 + 1e-4 } else { 1.0 };
+        let normal = std::array::from_fn(|i| std::array::from_fn(|j| entry(i, j)));
         let [x, xu, xv, y, yu, yv] = solve(normal, right)?;
         Some(Affine { matrix: [[1.0 + xu / radius, xv / radius], [yu / radius, 1.0 + yv / radius]], shift: [x, y] })
     }
@@ -167,12 +163,11 @@ fn solve(mut matrix: Square, mut right: [f64; UNKNOWNS]) -> Option<[f64; UNKNOWN
         if matrix[column][column].abs() <= 1e-9 * largest || largest == 0.0 {
             return None;
         }
+        let (pivot, known) = (matrix[column], right[column]);
         for row in column + 1..UNKNOWNS {
-            let factor = matrix[row][column] / matrix[column][column];
-            for k in column..UNKNOWNS {
-                matrix[row][k] -= factor * matrix[column][k];
-            }
-            right[row] -= factor * right[column];
+            let factor = matrix[row][column] / pivot[column];
+            matrix[row].iter_mut().zip(pivot).for_each(|(value, pivot)| *value -= factor * pivot);
+            right[row] -= factor * known;
         }
     }
     let mut found = [0.0; UNKNOWNS];

@@ -78,7 +78,7 @@ impl QwenImageEditPlusPipeline {
         let mask = checked_mask(&inputs, options)?;
         let pictures: Vec<_> = inputs.numbered().map(image_processor::rgb_of).collect();
         let (edited, sampling) = self.run_rgb(&pictures, mask, instruction, options, seed, callbacks)?;
-        let Finished { image, drift, changed } = finish(edited, inputs.image, mask, options);
+        let Finished { image, drift, changed } = finish(edited, inputs.image, &pictures[references], mask, options);
         Ok(EditOutput { image, seed, sampling, drift, changed, notes: Vec::new() })
     }
 

@@ -5,7 +5,7 @@ use ::image::{RgbImage, RgbaImage};
 
 use super::options::{DriftRecord, EditOptions, OutputSize};
 use crate::image_processor::{
-    Drift, Mask, at_model_size, back_to_source, changes, lanczos_rgb, put_back, rgb_of, usual_feather,
+    Drift, Mask, at_model_size, back_to_source, changes, lanczos_rgb, put_back, usual_feather,
 };
 
 pub struct Finished {
@@ -15,11 +15,17 @@ pub struct Finished {
     pub changed: Option<f64>,
 }
 
-/// `mask` has the size of `source`. Latents outside one cannot drift, so that drift is undone only without.
-pub fn finish(mut edited: RgbImage, source: &RgbaImage, mask: Option<&Mask>, options: &EditOptions) -> Finished {
+/// `seen` is the source as the model saw it, and `mask` has its size. Latents outside one cannot drift, so that drift is undone only without.
+pub fn finish(
+    mut edited: RgbImage,
+    source: &RgbaImage,
+    seen: &RgbImage,
+    mask: Option<&Mask>,
+    options: &EditOptions,
+) -> Finished {
     let needs_source = options.output_size == OutputSize::Model && mask.is_some();
     let small = (options.drift_guard || options.keep_rest || needs_source)
-        .then(|| lanczos_rgb(&rgb_of(source), edited.width(), edited.height()));
+        .then(|| lanczos_rgb(seen, edited.width(), edited.height()));
     let mut drift = None;
     if let Some(small) = small.as_ref().filter(|_| options.drift_guard && mask.is_none())
         && let Some(found) = Drift::of(small, &edited)

@@ -228,6 +228,5 @@ fn check_origins(origins: &[String]) -> Result<(), StartError> {
 
 fn defaults(loaded: &LoadedConfig) -> Defaults {
     let settings = &loaded.config.qwen_image;
-    let EditParams { instruction, output_size, .. } = EditParams::default();
-    Defaults { decompose: settings.decompose(), edit: EditParams::new(instruction, output_size, settings.sampling()) }
+    Defaults { decompose: settings.decompose(), edit: EditParams::of(String::new(), settings.sampling()) }
 }

@@ -59,7 +59,7 @@ impl Submitter {
             rules.results(&request.output.prefix)?;
         }
         let inputs = self.rules.as_ref().map_or(&self.inputs, Stores::inputs);
-        for input in request.inputs.iter() {
+        for input in request.inputs.with_mask() {
             let InputRef::Url(url) = input else { continue };
             let is_file = url.starts_with("file://");
             if is_file && self.is_local() {

@@ -6,14 +6,15 @@ use clap::{Args, ValueEnum};
 use qwen_image::{
     Preset, Sampler,
     hub::LoraSource,
-    pipeline::{LAYERS, NUM_INFERENCE_STEPS},
+    pipeline::{FEATHER, LAYERS, NUM_INFERENCE_STEPS},
 };
 
 use crate::{
     config::QwenImage,
     engine::AllowedLoras,
     job::{
-        DecomposeParams, EditParams, JobError, LayerEdit, LoraParam, MAX_SEED, OutputSize, Sampling, WorkflowParams,
+        DecomposeParams, EditParams, JobError, KeepRest, LayerEdit, LoraParam, MAX_SEED, OutputSize, Sampling,
+        WorkflowParams,
     },
 };
 
@@ -53,6 +54,27 @@ pub struct EditFlags {
     /// Size of the result: that of the last picture, with its exact alpha, or the size that the model works at
     #[arg(long, value_name = "SIZE", default_value = "source")]
     output_size: Size,
+    /// Where the last picture may change: a picture whose white may change and whose black stays, exactly; or
+    /// job:ID:LAYER, whose alpha is the mask. Another size is scaled
+    #[arg(long, value_name = "IMAGE", conflicts_with = "region")]
+    mask: Option<String>,
+    /// The rectangle that may change, instead of a mask, in pixels from the upper left corner
+    #[arg(long, value_name = "X,Y,W,H", allow_hyphen_values = true, value_parser = parse_region)]
+    region: Option<[u32; 4]>,
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, value_parser = parse_whole, help = format!("Over how many pixels the edit fades in at the edge of its mask or region, inside of it, {} [default: 1 % of the shorter side, from 1 to 16]", from_to(FEATHER)))]
+    feather: Option<u32>,
+    /// Without a mask: `auto` finds what changed, and puts the picture's own pixels back everywhere else
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    keep_rest: Keep,
+    /// Measure how far the edited picture moved, and undo up to 3 % of shift and zoom [default: true]
+    #[arg(long, value_name = "BOOL")]
+    drift_guard: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Keep {
+    Off,
+    Auto,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -67,7 +89,23 @@ impl EditFlags {
             Size::Source => OutputSize::Source,
             Size::Model => OutputSize::Model,
         };
-        EditParams::new(instruction, output_size, sampling.over(settings))
+        let keep_rest = match self.keep_rest {
+            Keep::Off => KeepRest::Off,
+            Keep::Auto => KeepRest::Auto,
+        };
+        EditParams {
+            output_size,
+            region: self.region,
+            feather: self.feather,
+            keep_rest,
+            drift_guard: self.drift_guard.unwrap_or(true),
+            ..EditParams::of(instruction, sampling.over(settings))
+        }
+    }
+
+    /// The mask, by its name on the command line.
+    pub fn mask(&self) -> Option<&str> {
+        self.mask.as_deref()
     }
 }
 
@@ -186,6 +224,12 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
 
 fn parse_whole(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "not a whole number".to_owned())
+}
+
+fn parse_region(text: &str) -> Result<[u32; 4], String> {
+    let numbers: Option<Vec<u32>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
+    let region = numbers.and_then(|numbers| <[u32; 4]>::try_from(numbers).ok());
+    region.ok_or_else(|| "write X,Y,WIDTH,HEIGHT in whole pixels, for instance 100,50,200,150".to_owned())
 }
 
 fn parse_name<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {

@@ -17,6 +17,7 @@ impl From<Error> for JobError {
         let reason = error.to_string();
         match error {
             Error::Cancelled => Self::Cancelled,
+            Error::Invalid { field, reason } if field == "mask" => Self::invalid("input.mask", reason),
             // These fields have the same names in a request. All others are parameters.
             Error::Invalid { field, reason } if field == "input" || field == "device" || field == "model" => {
                 Self::invalid(field, reason)

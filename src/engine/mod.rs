@@ -20,11 +20,13 @@ use std::{
 };
 
 use ::image::RgbaImage;
-use qwen_image::{DeviceChoice, Limits, PipelineOptions, hub::ModelRef};
+use qwen_image::{DeviceChoice, Limits, PipelineOptions, hub::ModelRef, image_processor::Mask};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::pool::{Lent, Pool};
-use crate::job::{Caption, DecomposeParams, EditParams, JobError, ModelRecord, SamplingRecord, Stage, StageTiming};
+use crate::job::{
+    Caption, DecomposeParams, EditParams, EditRecord, JobError, ModelRecord, SamplingRecord, Stage, StageTiming,
+};
 
 /// The engine's configuration.
 #[derive(Debug, Clone)]
@@ -52,6 +54,8 @@ pub enum Work {
         image: RgbaImage,
         /// Up to two more pictures that the instruction may refer to.
         references: Vec<RgbaImage>,
+        /// Where the picture may change, of its size.
+        mask: Option<Mask>,
         params: EditParams,
         seed: u64,
     },
@@ -67,6 +71,8 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// For decompose: the working resolution.
     pub resolution: Option<u32>,
+    /// For an edit, if there is anything to say.
+    pub edit: Option<EditRecord>,
     pub model: ModelRecord,
     pub sampling: SamplingRecord,
     /// Device, number format and attention kernel.

@@ -14,7 +14,9 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::{AllowedLoras, Busy, CancelToken, Command, Outcome, ProgressFn, Resident, Task, Work, pool::Pool};
-use crate::job::{Caption, JobError, LoraRecord, ModelRecord, SamplingRecord, Stage, StageTiming};
+use crate::job::{
+    Caption, DriftRecord, EditRecord, JobError, LoraRecord, ModelRecord, SamplingRecord, Stage, StageTiming,
+};
 
 pub struct Thread {
     pub model: ModelRef,
@@ -137,19 +139,20 @@ fn serve(
     progress: &mut ProgressFn,
 ) -> Result<Outcome, JobError> {
     let mut callbacks = callbacks(progress, cancel);
-    let (images, caption, resolution, sampling, notes, used) = match work {
+    let (images, caption, resolution, edit, sampling, notes, used) = match work {
         Work::Decompose { image, params, seed } => {
             let loras = allowed.of(params.loras.as_deref())?;
             let options = DecomposeOptions { seed: Some(seed), loras, ..params.options() };
             let (made, used) = pipeline.decompose_with(&image, &options, &mut callbacks)?;
-            (made.images, made.caption, Some(made.resolution), made.sampling, made.notes, used)
+            (made.images, made.caption, Some(made.resolution), None, made.sampling, made.notes, used)
         }
-        Work::Edit { image, references, params, seed } => {
-            let inputs = EditInputs { image: &image, references: &references };
+        Work::Edit { image, references, mask, params, seed } => {
+            let inputs = EditInputs { image: &image, references: &references, mask: mask.as_ref() };
             let loras = allowed.of(params.loras.as_deref())?;
             let options = EditOptions { seed: Some(seed), loras, ..params.options() };
             let (made, used) = pipeline.edit_with(inputs, &params.instruction, &options, &mut callbacks)?;
-            (vec![made.image], None, None, made.sampling, made.notes, used)
+            let edit = edit_record(made.drift, made.changed);
+            (vec![made.image], None, None, edit, made.sampling, made.notes, used)
         }
     };
     let Used { model, device, notes: about } = used;
@@ -157,6 +160,7 @@ fn serve(
         images,
         caption: caption.map(|caption| Caption { text: caption.text, tokens: caption.tokens }),
         resolution,
+        edit,
         notes: [about, notes].concat(),
         sampling: sampling_record(&model, sampling),
         model: record(model),
@@ -193,6 +197,18 @@ fn sampling_record(model: &LoadedModel, sampling: qwen_image::SamplingRecord) ->
     let qwen_image::SamplingRecord { sampler, sigmas, skipped_steps, passes } = sampling;
     let (pipeline, sampler) = (model.pipeline.class_name().to_owned(), sampler.as_str().to_owned());
     SamplingRecord { pipeline, sampler, sigmas, skipped_steps, passes }
+}
+
+/// Rounded to what can be measured.
+fn edit_record(drift: Option<qwen_image::DriftRecord>, changed: Option<f64>) -> Option<EditRecord> {
+    let rounded = |value: f64, to: f64| (value * to).round() / to;
+    let drift = drift.map(|qwen_image::DriftRecord { shift, zoom, undone }| DriftRecord {
+        shift: shift.map(|shift| rounded(shift, 1e3)),
+        zoom: rounded(zoom, 1e5),
+        undone,
+    });
+    let changed = changed.map(|changed| rounded(changed, 1e5));
+    (drift.is_some() || changed.is_some()).then_some(EditRecord { drift, changed })
 }
 
 fn timing(timing: &qwen_image::StageTiming) -> StageTiming {

@@ -110,7 +110,9 @@ mod tests {
 
     use qwen_image::{
         Preset, Sampler,
-        pipeline::{CFG_SCALE, CFG_UNTIL, LAYERS, NUM_INFERENCE_STEPS, RESOLUTION, RESOLUTION_STEP, STEP_CACHE},
+        pipeline::{
+            CFG_SCALE, CFG_UNTIL, FEATHER, LAYERS, NUM_INFERENCE_STEPS, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
+        },
     };
     use serde_json::{Value, json};
 
@@ -162,6 +164,9 @@ mod tests {
         }
         for schema in ["SubmitDecompose", "SubmitEdit", "UploadForm"] {
             assert_eq!(field(schema, "priority")["maximum"].as_f64(), json!(MAX_PRIORITY).as_f64());
+        }
+        for schema in ["EditParams", "UploadForm"] {
+            bounds(schema, "feather", json!(FEATHER.start()), json!(FEATHER.end()));
         }
         bounds("UploadForm", "layers", json!(LAYERS.start()), json!(LAYERS.end()));
         bounds("UploadForm", "resolution", json!(RESOLUTION.start()), json!(RESOLUTION.end()));

@@ -30,6 +30,9 @@ pub struct JobView {
     pub batch: Option<BatchId>,
     pub labels: BTreeMap<String, String>,
     pub input: Vec<InputView>,
+    /// Where an edit may change its picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask: Option<InputView>,
     /// The parameters of its kind.
     #[schema(value_type = Object)]
     pub params: Value,
@@ -141,6 +144,7 @@ impl JobView {
             batch: row.batch.clone(),
             labels: row.request.labels.clone(),
             input: row.request.inputs.iter().map(|input| InputView::new(input, api)).collect(),
+            mask: row.request.inputs.mask.as_ref().map(|mask| InputView::new(mask, api)),
             params: row.request.task.params(),
             progress: row.progress,
             error: row.error.clone(),

@@ -6,7 +6,7 @@ use super::{InputRef, JobKind};
 
 /// The pictures of a job: first references, then files, then pixels.
 ///
-/// A message has them in one list, in the order of [`Inputs::iter`].
+/// A message has them in one list, in the order of [`Inputs::iter`], and the mask beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inputs<T = InputRef> {
     /// The reference pictures that an edit's instruction may mention: "Picture 1", "Picture 2".
@@ -15,16 +15,18 @@ pub struct Inputs<T = InputRef> {
     pub image: Option<T>,
     /// The layers of a composite, back to front.
     pub layers: Vec<T>,
+    /// Where an edit may change its picture. It is none of the job's pictures.
+    pub mask: Option<T>,
 }
 
 impl<T> Inputs<T> {
-    /// Assigns roles to a message's list. Does not check the number of pictures.
+    /// Assigns roles to a message's list, without a mask. Does not check the number of pictures.
     pub fn named(kind: JobKind, mut list: Vec<T>) -> Self {
         match kind {
-            JobKind::Composite => Self { references: Vec::new(), image: None, layers: list },
+            JobKind::Composite => Self { references: Vec::new(), image: None, layers: list, mask: None },
             JobKind::Decompose | JobKind::Edit | JobKind::Workflow => {
                 let image = list.pop();
-                Self { references: list, image, layers: Vec::new() }
+                Self { references: list, image, layers: Vec::new(), mask: None }
             }
         }
     }
@@ -34,8 +36,13 @@ impl<T> Inputs<T> {
         self.references.iter().chain(&self.image).chain(&self.layers)
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.references.iter_mut().chain(&mut self.image).chain(&mut self.layers)
+    /// The pictures, then the mask.
+    pub fn with_mask(&self) -> impl Iterator<Item = &T> {
+        self.iter().chain(&self.mask)
+    }
+
+    pub fn with_mask_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.references.iter_mut().chain(&mut self.image).chain(&mut self.layers).chain(&mut self.mask)
     }
 
     pub fn len(&self) -> usize {
@@ -46,12 +53,13 @@ impl<T> Inputs<T> {
         self.len() == 0
     }
 
-    /// Maps the pictures one by one, in the order of [`Inputs::iter`].
+    /// Maps the pictures one by one, in the order of [`Inputs::with_mask`].
     pub fn try_map<U, E>(self, mut change: impl FnMut(T) -> Result<U, E>) -> Result<Inputs<U>, E> {
         let references = self.references.into_iter().map(&mut change).collect::<Result<_, E>>()?;
         let image = self.image.map(&mut change).transpose()?;
         let layers = self.layers.into_iter().map(&mut change).collect::<Result<_, E>>()?;
-        Ok(Inputs { references, image, layers })
+        let mask = self.mask.map(&mut change).transpose()?;
+        Ok(Inputs { references, image, layers, mask })
     }
 }
 

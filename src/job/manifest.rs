@@ -29,6 +29,9 @@ pub struct Manifest {
     /// How each run of a model was sampled, in order. Absent in older manifests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sampling: Vec<SamplingRecord>,
+    /// How near each edit stayed to its source, in order. Absent in older manifests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<EditRecord>,
     /// The device, its number format and the attention kernel.
     pub device: String,
     pub files: Vec<FileEntry>,
@@ -57,6 +60,29 @@ pub struct SamplingRecord {
     pub skipped_steps: Vec<u32>,
     /// How often the transformer was evaluated, counting each branch of guidance.
     pub passes: u32,
+}
+
+/// How near an edit stayed to its source.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct EditRecord {
+    /// Absent if it was not measured: with a mask nothing can drift, and if too little stayed alike, nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftRecord>,
+    /// The share of the pixels that may differ from the source's, if there was a mask, a region or `keep_rest`; all
+    /// others are the source's, exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<f64>,
+}
+
+/// How far an edited picture had moved against its source.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DriftRecord {
+    /// At the center, right and down, in pixels of the source.
+    pub shift: [f64; 2],
+    /// How many times larger it had become.
+    pub zoom: f64,
+    /// Whether it was moved back. False if the drift cannot be seen, or is so large that it may be meant.
+    pub undone: bool,
 }
 
 /// A checkpoint that was used.

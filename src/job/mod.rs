@@ -10,6 +10,7 @@ mod json;
 mod kind;
 mod lora;
 mod manifest;
+mod mask;
 mod names;
 mod objects;
 mod params;
@@ -32,12 +33,14 @@ pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice
 pub use kind::JobKind;
 pub use lora::{LoraParam, MOST_LORAS, steps_of};
 pub use manifest::{
-    BoundingBox, Caption, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord, SamplingRecord, StageTiming,
+    BoundingBox, Caption, DriftRecord, EditRecord, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord,
+    SamplingRecord, StageTiming,
 };
 pub use names::{PresetName, SamplerName};
 pub use objects::JobObjects;
 pub use params::{
-    CompositeParams, DecomposeParams, EditParams, LayerEdit, MAX_SEED, OutputSize, WorkflowParams, parameter_of,
+    CompositeParams, DecomposeParams, EditParams, KeepRest, LayerEdit, MAX_SEED, OutputSize, WorkflowParams,
+    parameter_of,
 };
 pub use percent::percent_decoded;
 pub use request::{

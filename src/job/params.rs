@@ -150,6 +150,17 @@ pub enum OutputSize {
     Model,
 }
 
+/// What becomes of the pixels that an edit was not asked to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeepRest {
+    /// They are as the model made them.
+    #[default]
+    Off,
+    /// What changed is found, and everything else is the source's, exactly.
+    Auto,
+}
+
 with_sampling! {
 /// Edit: one to three pictures and an instruction -> one picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -157,6 +168,19 @@ with_sampling! {
 pub struct EditParams {
     pub instruction: String,
     pub output_size: OutputSize,
+    /// The rectangle that may change, instead of a mask: `[x, y, width, height]` in pixels of the edited picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<[u32; 4]>,
+    /// Over how many pixels the edit fades in at the edge of its mask or region, inside of it. Absent: 1 % of the
+    /// picture's shorter side, from 1 to 16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 512)]
+    pub feather: Option<u32>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub keep_rest: KeepRest,
+    /// Measure how far the edited picture moved against its source, and undo up to 3 % of shift and zoom.
+    #[serde(skip_serializing_if = "is_on")]
+    pub drift_guard: bool,
 }
 }
 
@@ -181,6 +205,14 @@ pub struct LayerEdit {
     pub layer: u32,
     pub instruction: String,
 }
+}
+
+fn is_default(keep_rest: &KeepRest) -> bool {
+    *keep_rest == KeepRest::default()
+}
+
+fn is_on(guard: &bool) -> bool {
+    *guard
 }
 
 fn default_steps() -> u32 {
@@ -210,14 +242,14 @@ fn is_default_cfg_until(cfg_until: &f64) -> bool {
 
 impl Default for EditParams {
     fn default() -> Self {
-        Self::new(String::new(), OutputSize::default(), Sampling::default())
+        Self::of(String::new(), Sampling::default())
     }
 }
 
 impl LayerEdit {
     /// The layer goes back into its picture, so it keeps its size and alpha.
     pub fn params(&self) -> EditParams {
-        EditParams::new(self.instruction.clone(), OutputSize::Source, self.sampling())
+        EditParams::of(self.instruction.clone(), self.sampling())
     }
 }
 
@@ -269,6 +301,17 @@ impl DecomposeParams {
 }
 
 impl EditParams {
+    /// An edit of the whole picture, which keeps its size.
+    pub fn of(instruction: String, sampling: Sampling) -> Self {
+        Self::new(instruction, OutputSize::Source, None, None, KeepRest::Off, true, sampling)
+    }
+
+    /// Whether it uses what version 2 of messages did not have.
+    pub(super) fn is_of_version_3(&self) -> bool {
+        let is_default = self.keep_rest == KeepRest::Off && self.drift_guard;
+        self.region.is_some() || self.feather.is_some() || !is_default
+    }
+
     /// The parameters for the library, without the instruction and the LoRAs.
     pub fn options(&self) -> EditOptions {
         EditOptions {
@@ -277,6 +320,9 @@ impl EditParams {
                 OutputSize::Source => qwen_image::OutputSize::Source,
                 OutputSize::Model => qwen_image::OutputSize::Model,
             },
+            feather: self.feather,
+            keep_rest: self.keep_rest == KeepRest::Auto,
+            drift_guard: self.drift_guard,
             num_inference_steps: self.steps,
             cfg_scale: self.cfg_scale,
             seed: self.seed,
@@ -295,6 +341,12 @@ impl EditParams {
                 format!("{at}.instruction"),
                 "is empty; say what to change, for instance \"Change the color to blue\"",
             ));
+        }
+        if let Some([_, _, width, height]) = self.region
+            && (width == 0 || height == 0)
+        {
+            let reason = "is empty; write [x, y, width, height] in pixels, for instance [100, 50, 200, 150]";
+            return Err(JobError::invalid(format!("{at}.region"), reason));
         }
         check_loras(self.loras.as_deref(), at)?;
         validated(at, self.seed, self.options().check())

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::{
     Inputs, JobError, JobId, JobKind, Task,
     json::{object_from_value, one_value_from_slice},
+    mask::check_mask,
     start_time::time_from_value,
 };
 
@@ -20,8 +21,8 @@ pub const TENANT: &str = "tenant";
 const LONGEST_TENANT: usize = 200;
 /// The newest version of messages. A message has the oldest one that knows its fields, so that workers of earlier
 /// versions of acetate take it, or leave it to others: version 2 added `preset`, `sampler`, `sigmas`, `step_cache`,
-/// `cfg_until` and `loras`.
-pub const VERSION: u32 = 2;
+/// `cfg_until` and `loras`; version 3 `input.mask`, `region`, `feather`, `keep_rest` and `drift_guard`.
+pub const VERSION: u32 = 3;
 /// How many pictures an edit takes.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
 /// How many pictures a composite takes.
@@ -65,7 +66,7 @@ pub struct Output {
 }
 
 /// A parsed and checked request. In a message, one picture is `input.image`, several are `input.images`: for an edit,
-/// the last one is edited; for a composite, they are in order from back to front.
+/// the last one is edited; for a composite, they are in order from back to front. An edit's mask is `input.mask`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Wire", try_from = "Wire")]
 pub struct JobRequest {
@@ -167,6 +168,7 @@ impl JobRequest {
             let wanted = if least == most { "one picture".to_owned() } else { format!("{least} to {most} pictures") };
             return Err(JobError::invalid("input", format!("{kind} takes {wanted}, {given} given")));
         }
+        check_mask(&self.inputs, &self.task)?;
         if self.priority > MAX_PRIORITY {
             let reason = format!("{} is not between 0 and {MAX_PRIORITY}", self.priority);
             return Err(JobError::invalid("priority", reason));
@@ -242,7 +244,7 @@ pub(super) struct Wire {
     priority: u8,
 }
 
-/// One picture as `image`, or several as `images`.
+/// One picture as `image`, or several as `images`; and the mask of an edit.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = MessageInput)]
@@ -251,6 +253,10 @@ pub(super) struct WireInput {
     image: Option<InputRef>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     images: Vec<InputRef>,
+    /// Where an edit may change its picture: white may change, black stays. Of a layer (`{"job", "layer"}`) it is the
+    /// alpha.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mask: Option<InputRef>,
 }
 
 impl TryFrom<Wire> for JobRequest {
@@ -267,7 +273,7 @@ impl TryFrom<Wire> for JobRequest {
         };
         Ok(Self {
             id: wire.id.parse()?,
-            inputs: Inputs::named(wire.kind, list),
+            inputs: Inputs { mask: wire.input.mask, ..Inputs::named(wire.kind, list) },
             output: wire.output,
             task,
             labels: wire.labels,
@@ -298,11 +304,13 @@ fn longest_text(at: &str, value: &Value) -> (String, usize) {
 impl From<JobRequest> for Wire {
     fn from(request: JobRequest) -> Self {
         let (version, kind, params) = (request.task.version(), request.task.kind(), request.task.params());
+        let mask = request.inputs.mask.clone();
+        let version = if mask.is_some() { version.max(3) } else { version };
         let mut list: Vec<_> = request.inputs.into_iter().collect();
         let input = if list.len() == 1 {
-            WireInput { image: list.pop(), images: Vec::new() }
+            WireInput { image: list.pop(), images: Vec::new(), mask }
         } else {
-            WireInput { image: None, images: list }
+            WireInput { image: None, images: list, mask }
         };
         Self {
             version,

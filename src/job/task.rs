@@ -47,6 +47,9 @@ impl Task {
 
     /// The oldest version of messages that has these parameters.
     pub(super) fn version(&self) -> u32 {
+        if matches!(self, Self::Edit(params) if params.is_of_version_3()) {
+            return 3;
+        }
         let newer = match self {
             Self::Decompose(params) => params.sampling().is_of_version_2(),
             Self::Edit(params) => params.sampling().is_of_version_2(),

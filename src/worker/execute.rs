@@ -10,19 +10,20 @@ use std::{
 };
 
 use ::image::RgbaImage;
-use qwen_image::image_processor;
+use qwen_image::image_processor::{self, Mask};
 
 use super::{
     JobControl, Worker,
     failpoint::Point,
     inputs::{Pictures, blocking, count},
+    mask::edit_mask,
     progress::Timings,
     spans::EngineSpans,
 };
 use crate::{
     engine::{Outcome, ProgressFn, Work},
     job::{
-        Caption, DecomposeParams, EditParams, Inputs, JobError, JobId, JobRequest, LayerRole, ModelRecord,
+        Caption, DecomposeParams, EditParams, EditRecord, Inputs, JobError, JobId, JobRequest, LayerRole, ModelRecord,
         SamplingRecord, Stage, StageTiming, Task, WorkflowParams,
     },
     trace,
@@ -38,6 +39,7 @@ pub(super) struct Made {
     pub resolution: Option<u32>,
     pub models: Vec<ModelRecord>,
     pub sampling: Vec<SamplingRecord>,
+    pub edits: Vec<EditRecord>,
     /// The engine's device; absent if no model was used.
     pub device: Option<String>,
     pub notes: Vec<String>,
@@ -59,12 +61,14 @@ pub(super) async fn execute(
     let seed = request.seed();
     let mut job = Execution { worker, control, id: request.id, made: Made::default(), timings: Timings::default() };
     job.made.notes = pictures.notes;
-    let Inputs { image, references, layers: _ } = pictures.inputs;
+    let Inputs { image, references, layers: _, mask } = pictures.inputs;
     let image = image.ok_or_else(|| JobError::invalid("input", "names no picture"));
     match &request.task {
         Task::Decompose(params) => job.decompose(image?, params, seed).await?,
         Task::Edit(params) => {
-            let edited = job.edit(image?, references, params.clone(), seed).await?;
+            let image = image?;
+            let mask = job.mask(request, params, image.dimensions(), mask).await?;
+            let edited = job.edit(image, references, mask, params.clone(), seed).await?;
             job.add("edited.png".to_owned(), LayerRole::Edited, edited);
         }
         Task::Composite(_) => {
@@ -100,15 +104,30 @@ impl Execution<'_> {
         Ok(())
     }
 
+    /// The mask of an edit, for a picture of this size.
+    async fn mask(
+        &mut self,
+        request: &JobRequest,
+        params: &EditParams,
+        size: (u32, u32),
+        picture: Option<RgbaImage>,
+    ) -> Result<Option<Mask>, JobError> {
+        let (params, named) = (params.clone(), request.inputs.mask.clone());
+        let (mask, notes) = blocking(move || edit_mask(&params, named.as_ref(), picture.as_ref(), size)).await?;
+        self.made.notes.extend(notes);
+        Ok(mask)
+    }
+
     async fn edit(
         &mut self,
         image: RgbaImage,
         references: Vec<RgbaImage>,
+        mask: Option<Mask>,
         params: EditParams,
         seed: u64,
     ) -> Result<RgbaImage, JobError> {
         let seed = params.seed.unwrap_or(seed);
-        one(self.engine(Work::Edit { image, references, params, seed }).await?)
+        one(self.engine(Work::Edit { image, references, mask, params, seed }).await?)
     }
 
     /// `work` makes the composite of `layers` pictures.
@@ -136,7 +155,7 @@ impl Execution<'_> {
         let mut edited = BTreeMap::new();
         for edit in &params.edits {
             let index = edit.layer as usize;
-            let result = self.edit(layers[index].clone(), Vec::new(), edit.params(), seed).await?;
+            let result = self.edit(layers[index].clone(), Vec::new(), None, edit.params(), seed).await?;
             layers[index] = result.clone();
             edited.insert(index, result);
         }
@@ -148,7 +167,7 @@ impl Execution<'_> {
     }
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {
-        let Outcome { images, caption, notes, resolution, model, sampling, device, timings } =
+        let Outcome { images, caption, notes, resolution, edit, model, sampling, device, timings } =
             self.in_turn(work).await?;
         self.made.caption = self.made.caption.take().or(caption);
         self.made.resolution = self.made.resolution.or(resolution);
@@ -161,6 +180,7 @@ impl Execution<'_> {
             self.made.models.push(model);
         }
         self.made.sampling.push(sampling);
+        self.made.edits.extend(edit);
         self.made.device = Some(device);
         self.timings.merge(timings);
         Ok(images)

@@ -30,11 +30,11 @@ pub(super) struct Pictures {
 
 pub(super) async fn fetch(worker: &Worker, row: &JobRow, reporter: &Reporter) -> Result<Inputs<InputFile>, JobError> {
     let (request, stores) = (&row.request, worker.stores_of(row));
-    let total = count(request.inputs.len());
+    let total = count(request.inputs.with_mask().count());
     reporter.at(Stage::Fetch, 0, total);
-    let reads: Vec<_> = request.inputs.iter().map(|input| fetch_one(worker, &stores, input)).collect();
+    let reads: Vec<_> = request.inputs.with_mask().map(|input| fetch_one(worker, &stores, input)).collect();
     let mut fetched = stream::iter(reads).buffered(super::publish::AT_A_TIME);
-    let mut files = Vec::with_capacity(request.inputs.len());
+    let mut files = Vec::with_capacity(total as usize);
     let mut held = 0;
     while let Some(file) = fetched.try_next().await? {
         held += file.bytes.len() as u64;
@@ -42,7 +42,8 @@ pub(super) async fn fetch(worker: &Worker, row: &JobRow, reporter: &Reporter) ->
         files.push(file);
         reporter.at(Stage::Fetch, count(files.len()), total);
     }
-    Ok(Inputs::named(request.task.kind(), files))
+    let mask = if request.inputs.mask.is_some() { files.pop() } else { None };
+    Ok(Inputs { mask, ..Inputs::named(request.task.kind(), files) })
 }
 
 async fn fetch_one(worker: &Worker, stores: &Stores, input: &InputRef) -> Result<InputFile, JobError> {
@@ -62,7 +63,7 @@ pub(super) async fn decode(
 ) -> Result<Pictures, JobError> {
     let (limits, reporter) = (worker.options.limits, reporter.clone());
     blocking(move || {
-        let total = count(files.len());
+        let total = count(files.with_mask().count());
         check_memory(&files, &limits)?;
         let (mut done, mut notes) = (0, Vec::new());
         let mut open = |file: InputFile| {
@@ -72,13 +73,13 @@ pub(super) async fn decode(
             done += 1;
             Ok::<_, JobError>(decoded.pixels)
         };
-        let Inputs { references, image, layers } = files;
+        let Inputs { references, image, layers, mask } = files;
         let mut composite: Option<Compositor> = None;
         for layer in layers {
             let layer = open(layer)?;
             composite.get_or_insert_with(|| Compositor::new(layer.width(), layer.height())).add(&layer, 1.0)?;
         }
-        let inputs = Inputs { references, image, layers: Vec::new() }.try_map(open)?;
+        let inputs = Inputs { references, image, layers: Vec::new(), mask }.try_map(open)?;
         reporter.at(Stage::Decode, total, total);
         Ok(Pictures { inputs, composite: composite.map(Compositor::finish), notes })
     })
@@ -89,7 +90,7 @@ pub(super) async fn decode(
 /// pictures, and what the largest needs while it is decoded.
 fn check_memory(files: &Inputs<InputFile>, limits: &Limits) -> Result<(), JobError> {
     let (mut held, mut largest) = (0u64, 0u64);
-    for file in files.iter() {
+    for file in files.with_mask() {
         let look = image::look(&file.name, &file.bytes, limits)?;
         let is_layer = files.layers.iter().any(|layer| std::ptr::eq(layer, file));
         held += file.bytes.len() as u64 + if is_layer { 0 } else { look.decoded() };

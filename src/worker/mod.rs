@@ -12,6 +12,7 @@ mod fill;
 mod identity;
 mod inputs;
 mod lease;
+mod mask;
 mod metrics;
 mod newer;
 mod reaper;

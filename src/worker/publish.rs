@@ -106,6 +106,7 @@ pub(super) async fn manifest(
         caption: made.caption,
         models: made.models,
         sampling: made.sampling,
+        edits: made.edits,
         device: made.device.unwrap_or_else(|| "cpu (no model)".to_owned()),
         files,
         notes: made.notes,

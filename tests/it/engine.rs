@@ -54,7 +54,7 @@ fn decompose(steps: u32) -> Work {
 
 fn edit(output_size: OutputSize, input: RgbaImage) -> Work {
     let params = EditParams { instruction: "Make it blue.".to_owned(), steps: 1, output_size, ..EditParams::default() };
-    Work::Edit { image: input, references: Vec::new(), params, seed: 1 }
+    Work::Edit { image: input, references: Vec::new(), mask: None, params, seed: 1 }
 }
 
 fn silent() -> ProgressFn {

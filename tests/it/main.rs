@@ -18,6 +18,7 @@ mod http;
 mod image;
 mod loras;
 mod many;
+mod masks;
 mod quality;
 mod services;
 mod small_models;

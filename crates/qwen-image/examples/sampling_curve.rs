@@ -138,7 +138,7 @@ impl Pipeline {
                     cfg_until,
                     ..EditOptions::default()
                 };
-                let inputs = EditInputs { image: picture, references: &[] };
+                let inputs = EditInputs { image: picture, references: &[], mask: None };
                 let instruction = case.instruction.as_deref().ok_or("an edit without an instruction")?;
                 let output = pipeline.run(inputs, instruction, &options, case.seed, &mut callbacks)?;
                 (output.image.dimensions(), output.sampling, String::new())

@@ -56,8 +56,8 @@ pub use models::{
     text_encoder::{ImageProcessorBackend, TextPositions},
 };
 pub use pipeline::{
-    Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput,
-    OutputSize, PipelineKind, Preset, Sampler, SamplingRecord, Stage, StageTiming,
+    Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs, EditOptions,
+    EditOutput, OutputSize, PipelineKind, Preset, Sampler, SamplingRecord, Stage, StageTiming,
 };
 pub use qwen_image_pipeline::{PipelineOptions, QwenImagePipeline, Used};
 pub use threads::{compute_pool, yield_to_compute};

@@ -199,7 +199,7 @@ impl QwenImagePipeline {
         instruction: &str,
         options: EditOptions,
     ) -> Result<EditOutput, Error> {
-        let inputs = EditInputs { image: layer, references: &[] };
+        let inputs = EditInputs { image: layer, references: &[], mask: None };
         Ok(self.edit_with(inputs, instruction, &options, &mut Callbacks::default())?.0)
     }
 

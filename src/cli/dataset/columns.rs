@@ -175,7 +175,19 @@ fn parameters(kind: JobKind) -> Vec<&'static str> {
 
 const DECOMPOSE: [&str; 8] =
     ["prompt", "layers", "resolution", "cfg_normalize", "steps", "cfg_scale", "seed", "negative_prompt"];
-const EDIT: [&str; 6] = ["instruction", "output_size", "steps", "cfg_scale", "seed", "negative_prompt"];
+const EDIT: [&str; 11] = [
+    "instruction",
+    "mask",
+    "region",
+    "feather",
+    "keep_rest",
+    "drift_guard",
+    "output_size",
+    "steps",
+    "cfg_scale",
+    "seed",
+    "negative_prompt",
+];
 const WORKFLOW: [&str; 2] = ["decompose", "edits"];
 
 fn is_of_a_job(name: &str, kind: JobKind) -> bool {
@@ -208,7 +220,17 @@ fn put(job: &mut Fields, field: &str, value: Value, is_table: bool) -> Result<()
 fn typed(field: &str, cell: String) -> Result<Value, JobError> {
     let is_text = matches!(
         field,
-        "image" | "input" | "id" | "kind" | "output" | "prompt" | "instruction" | "negative_prompt" | "output_size"
+        "image"
+            | "input"
+            | "id"
+            | "kind"
+            | "output"
+            | "prompt"
+            | "instruction"
+            | "negative_prompt"
+            | "output_size"
+            | "mask"
+            | "keep_rest"
     );
     if is_text || field.starts_with("label.") {
         return Ok(Value::String(cell));

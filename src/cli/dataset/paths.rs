@@ -31,8 +31,10 @@ pub fn resolve(fields: &mut Fields, base: Base<'_>) -> Result<(), JobError> {
 }
 
 fn resolve_in(fields: &mut Fields, base: Base<'_>) -> Result<(), JobError> {
-    if let Some(image) = fields.get_mut("image") {
-        resolve_one(image, base)?;
+    for name in ["image", "mask"] {
+        if let Some(image) = fields.get_mut(name) {
+            resolve_one(image, base)?;
+        }
     }
     match fields.get_mut("images") {
         Some(Value::Array(images)) => images.iter_mut().try_for_each(|image| resolve_one(image, base)),

@@ -180,6 +180,9 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
     for input in view.request.inputs.iter() {
         line("input", &input.to_string())?;
     }
+    if let Some(mask) = &view.request.inputs.mask {
+        line("mask", &mask.to_string())?;
+    }
     let request = serde_json::to_value(&view.request).unwrap_or_default();
     for (name, value) in request["params"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
         line("param", &format!("{name}={value}"))?;

@@ -14,7 +14,7 @@ use crate::{
 /// A new result replaces the old one in `--out`, so `--out` must not contain the job's inputs.
 pub fn check_apart(inputs: &Inputs, out: &Path) -> Result<(), JobError> {
     let Ok(out) = out.canonicalize() else { return Ok(()) };
-    for input in inputs.iter() {
+    for input in inputs.with_mask() {
         let InputRef::Url(url) = input else { continue };
         let Ok(path) = path_of("input", url) else { continue };
         let path = path.canonicalize().unwrap_or(path);

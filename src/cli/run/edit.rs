@@ -21,6 +21,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   acetate run edit out/scene/layer-02.png --instruction \"Make it green\" --out green
+  acetate run edit scene.png --instruction \"Open the window\" --region 420,180,160,200 --out out/window
   acetate run edit scene.png --instruction \"Make it ink\" --lora ink.safetensors=0.8 --out out/ink")]
 pub struct EditArgs {
     /// One to three pictures: the last one is edited, the others are references. A file, or job:ID:LAYER for a layer
@@ -57,9 +58,10 @@ impl EditArgs {
         flags.extend(path_flag("--transformer", "qwen_image.edit_transformer_path", transformer));
         let mut loaded = global.load(flags)?;
         self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
+        let mask = self.params.mask().map(input).transpose()?;
         let params = self.params.over(self.instruction, &self.sampling, &loaded.config.qwen_image);
-        let inputs =
-            Inputs::named(JobKind::Edit, self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?);
+        let pictures = self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?;
+        let inputs = Inputs { mask, ..Inputs::named(JobKind::Edit, pictures) };
         drive(global, loaded, Plan { task: Task::Edit(params), inputs, flags: self.job })
     }
 }

@@ -161,7 +161,7 @@ fn settings_of(task: &Task) -> Value {
     fn strip(value: &mut Value) {
         match value {
             Value::Object(fields) => {
-                for name in ["prompt", "instruction", "negative_prompt", "seed", "preset"] {
+                for name in ["prompt", "instruction", "negative_prompt", "seed", "preset", "region", "feather"] {
                     fields.remove(name);
                 }
                 fields.values_mut().for_each(strip);

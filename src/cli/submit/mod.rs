@@ -96,13 +96,20 @@ impl SubmitArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
         let task = self.kind.task(&loaded.config.qwen_image);
+        let mask = match &self.kind {
+            KindCommand::Edit { params, .. } => params.mask().map(str::to_owned),
+            KindCommand::Decompose { .. } | KindCommand::Composite { .. } | KindCommand::Workflow { .. } => None,
+        };
         let (KindCommand::Decompose { submit, .. }
         | KindCommand::Edit { submit, .. }
         | KindCommand::Composite { submit }
         | KindCommand::Workflow { submit, .. }) = self.kind;
         match &submit.from {
+            Some(_) if mask.is_some() => Err(Failure::Usage(
+                "--mask is for one job; give the rows of --from a column `mask`, or use --region".to_owned(),
+            )),
             Some(_) => bulk::submit(global, &loaded, &task, &submit),
-            None => single::submit(global, &loaded, task, &submit),
+            None => single::submit(global, &loaded, task, mask.as_deref(), &submit),
         }
     }
 }

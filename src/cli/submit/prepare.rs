@@ -87,11 +87,12 @@ impl Preparation<'_> {
 
 /// Puts a row's picture into the store; with `upload`, also copies local inputs there, and names them there.
 pub async fn put_into_store(front: &Submitter, ready: &mut Ready, upload: bool) -> Result<(), JobError> {
+    let mut stored = 0;
     if let Some((ending, bytes)) = ready.picture.take() {
         front.put_picture(ending, bytes).await?;
-        return Ok(());
+        stored = 1;
     }
-    for input in ready.request.inputs.iter_mut().filter(|_| upload) {
+    for input in ready.request.inputs.with_mask_mut().skip(stored).filter(|_| upload) {
         if let InputRef::Url(url) = input
             && url.starts_with("file://")
         {

@@ -76,7 +76,7 @@ impl Defaults {
 /// Checks the form of a request's addresses, so that no worker has to refuse an accepted job for it.
 pub fn check_addresses(request: &JobRequest) -> Result<(), JobError> {
     Stores::check_address("output.prefix", &request.output.prefix)?;
-    for input in request.inputs.iter() {
+    for input in request.inputs.with_mask() {
         if let InputRef::Url(url) = input {
             Stores::check_address("input", url)?;
         }
@@ -107,7 +107,7 @@ fn in_shape(row: Fields) -> Result<Fields, JobError> {
             "version" | "id" | "kind" | "priority" | "input" => drop(message.insert(name, value)),
             "output" if value.is_string() => drop(message.insert(name, json!({ "prefix": value }))),
             "output" => drop(message.insert(name, value)),
-            "image" | "images" => put_inside(&mut message, "input", &name, value)?,
+            "image" | "images" | "mask" => put_inside(&mut message, "input", &name, value)?,
             "params" | "labels" => lay_under(&mut message, &name, value)?,
             _ => match name.strip_prefix("label.") {
                 Some(label) => put_inside(&mut message, "labels", label, value)?,
@@ -203,6 +203,18 @@ mod tests {
         .unwrap();
         assert_eq!((made.id, made.task.kind(), made.priority), (id, JobKind::Edit, 9));
         assert_eq!(made.output.prefix, "s3://else/");
+    }
+
+    #[test]
+    fn a_mask_is_beside_its_picture() {
+        let row = json!({
+            "kind": "edit", "image": "s3://in/a.png", "mask": "s3://in/m.png", "instruction": "Make it red", "feather": 2
+        });
+        let made = request(row).unwrap();
+        assert_eq!(made.inputs.mask, Some(InputRef::Url("s3://in/m.png".to_owned())));
+        assert_eq!((made.inputs.len(), made.output.prefix.as_str()), (1, "s3://out/a/"));
+        let error = request(json!({ "image": "s3://in/a.png", "mask": "s3://in/m.png" })).unwrap_err().to_string();
+        assert!(error.starts_with("input.mask: decompose takes no mask"), "{error}");
     }
 
     #[test]

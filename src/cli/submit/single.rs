@@ -18,22 +18,38 @@ use crate::{
     trace,
 };
 
-pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: Task, flags: &SubmitFlags) -> Result<(), Failure> {
+pub fn submit(
+    global: &GlobalArgs,
+    loaded: &LoadedConfig,
+    task: Task,
+    mask: Option<&str>,
+    flags: &SubmitFlags,
+) -> Result<(), Failure> {
     if flags.dry_run {
         return Err(Failure::Usage("--dry-run needs --from".to_owned()));
     }
     let trace = flags.trace.over(loaded);
     block_on(trace::within(trace.as_ref(), async {
         let front = Submitter::open(loaded).await?;
-        let done = one(global, &front, task, flags).await;
+        let done = one(global, &front, task, mask, flags).await;
         front.close().await;
         done
     }))
 }
 
-async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitFlags) -> Result<(), Failure> {
+async fn one(
+    global: &GlobalArgs,
+    front: &Submitter,
+    task: Task,
+    mask: Option<&str>,
+    flags: &SubmitFlags,
+) -> Result<(), Failure> {
     let inputs = flags.input.iter().map(|text| input(text)).collect::<Result<Vec<_>, _>>()?;
-    let inputs = if flags.upload { upload(front, inputs).await? } else { inputs };
+    let mask = mask.map(input).transpose()?;
+    let mut inputs = Inputs { mask, ..Inputs::named(task.kind(), inputs) };
+    if flags.upload {
+        upload(front, &mut inputs).await?;
+    }
     let request = request(task, flags, inputs)?;
     check_addresses(&request)?;
     front.check_allowed(&request, flags.upload)?;
@@ -68,15 +84,15 @@ async fn one(global: &GlobalArgs, front: &Submitter, task: Task, flags: &SubmitF
     Ok(())
 }
 
-fn request(task: Task, flags: &SubmitFlags, inputs: Vec<InputRef>) -> Result<JobRequest, JobError> {
+fn request(task: Task, flags: &SubmitFlags, inputs: Inputs) -> Result<JobRequest, JobError> {
     let labels: BTreeMap<_, _> = flags.labels.iter().cloned().collect();
     let output = Template::parse(&address(flags.output.as_deref().unwrap_or_default())?)?;
-    let input = inputs.first().map(named).unwrap_or_default();
+    let input = inputs.iter().next().map(named).unwrap_or_default();
     let values = Values { input: &input, below: "", row: 1, batch: "none", labels: &labels };
     let request = JobRequest {
         id: flags.id.unwrap_or_else(JobId::new),
         output: Output { prefix: output.fill(&values)? },
-        inputs: Inputs::named(task.kind(), inputs),
+        inputs,
         task,
         labels,
         priority: flags.priority,
@@ -85,14 +101,14 @@ fn request(task: Task, flags: &SubmitFlags, inputs: Vec<InputRef>) -> Result<Job
     Ok(request)
 }
 
-/// Copies local files into the store, and returns their addresses there.
-async fn upload(front: &Submitter, inputs: Vec<InputRef>) -> Result<Vec<InputRef>, JobError> {
-    let mut stored = Vec::with_capacity(inputs.len());
-    for input in inputs {
-        stored.push(match input {
-            InputRef::Url(url) if url.starts_with("file://") => InputRef::Url(front.upload(&url).await?),
-            other => other,
-        });
+/// Copies local files into the store, and names them by their addresses there.
+async fn upload(front: &Submitter, inputs: &mut Inputs) -> Result<(), JobError> {
+    for input in inputs.with_mask_mut() {
+        if let InputRef::Url(url) = input
+            && url.starts_with("file://")
+        {
+            *url = front.upload(url).await?;
+        }
     }
-    Ok(stored)
+    Ok(())
 }

@@ -34,7 +34,7 @@ const LONGEST_WEBHOOK: usize = 2048;
     json!({"kind": "workflow", "input": {"image": {"upload": "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b.png"}}, "params": {"decompose": {"layers": 3}, "edits": [{"layer": 2, "instruction": "Make it green"}]}})
 ))]
 pub struct SubmitBody {
-    /// The version of the request's format: 1 or 2.
+    /// The version of the request's format: 1 to 3.
     #[serde(default)]
     pub version: Option<u32>,
     /// A UUID of your choice: the same id with the same body is the same job.
@@ -68,7 +68,7 @@ pub struct SubmitBody {
     pub webhook: Option<String>,
 }
 
-/// One picture as `image`, or several as `images`.
+/// One picture as `image`, or several as `images`; and the mask of an edit.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputBody {
@@ -76,6 +76,10 @@ pub struct InputBody {
     pub image: Option<InputView>,
     #[serde(default)]
     pub images: Vec<InputView>,
+    /// Where an edit may change its picture: white may change, black stays. Of a layer (`{"job", "layer"}`) it is the
+    /// alpha. Another size is scaled.
+    #[serde(default)]
+    pub mask: Option<InputView>,
 }
 
 /// Reads and checks the request. `key` is the value of the `Idempotency-Key` header.
@@ -87,7 +91,8 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
         (None, images) => images,
         (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one").into()),
     };
-    let inputs = Inputs::named(body.kind, inputs).try_map(|input| resolve(api, input))?;
+    let inputs =
+        Inputs { mask: body.input.mask, ..Inputs::named(body.kind, inputs) }.try_map(|input| resolve(api, input))?;
     let request = JobRequest {
         id,
         inputs,
@@ -99,7 +104,7 @@ pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(
     request.validate()?;
     check_model(api, &request.task).await?;
     api.stores().results(&request.output.prefix)?;
-    for input in request.inputs.iter() {
+    for input in request.inputs.with_mask() {
         check(api, input).await?;
     }
     if let Some(url) = &body.webhook {

@@ -22,7 +22,7 @@ use crate::{
         problem::{Answer, Problem},
         view::JobView,
     },
-    job::{BatchId, JobId, JobKind, MAX_REQUEST_BYTES, OutputSize, PresetName, SamplerName},
+    job::{BatchId, JobId, JobKind, KeepRest, MAX_REQUEST_BYTES, OutputSize, PresetName, SamplerName},
 };
 
 /// The fields of a form, only for the schema; the handler reads the fields as they arrive.
@@ -35,6 +35,9 @@ pub struct UploadForm {
     /// A picture that is on the server already: an address, or JSON such as `{"job": ID, "layer": 2}`. Its place among
     /// the pictures is its place in the form.
     reference: Option<Vec<String>>,
+    /// Where an edit may change its picture, white: a picture, or like `reference`.
+    #[schema(inline)]
+    mask: Option<Binary>,
     /// Default: `decompose`.
     kind: Option<JobKind>,
     /// The whole request as JSON, instead of the fields below and without `input`.
@@ -48,6 +51,13 @@ pub struct UploadForm {
     cfg_normalize: Option<bool>,
     instruction: Option<String>,
     output_size: Option<OutputSize>,
+    /// A JSON array: `[x, y, width, height]`.
+    #[schema(content_media_type = "application/json")]
+    region: Option<String>,
+    #[schema(minimum = 0, maximum = 512)]
+    feather: Option<u32>,
+    keep_rest: Option<KeepRest>,
+    drift_guard: Option<bool>,
     /// For a workflow: the parameters of its decompose, as JSON.
     #[schema(content_media_type = "application/json")]
     decompose: Option<String>,

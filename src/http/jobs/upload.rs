@@ -78,17 +78,24 @@ fn no_picture() -> ApiError {
 async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
     let mut form = multipart(request).await?;
     let mut texts = Texts::default();
-    let mut pictures = Vec::new();
+    let (mut pictures, mut mask) = (Vec::new(), None);
     while let Some(field) = form.next_field().await.map_err(broken)? {
         let name = field.name().unwrap_or_default().to_owned();
         match name.as_str() {
+            "mask" if mask.is_some() => {
+                return Err(JobError::invalid(name, "is given twice; an edit has one mask").into());
+            }
+            "mask" if field.file_name().is_some() => {
+                mask = Some(InputView::Upload { upload: picture(api, field).await?.name });
+            }
+            "mask" => mask = Some(reference("mask", &read_text(field).await?)?),
             "image" | "images" | "reference" => {
                 let most = *COMPOSITE_IMAGES.end();
                 if pictures.len() == most {
                     return Err(JobError::invalid(name, format!("more than {most} pictures")).into());
                 }
                 pictures.push(match name.as_str() {
-                    "reference" => reference(&read_text(field).await?)?,
+                    "reference" => reference("reference", &read_text(field).await?)?,
                     _ => InputView::Upload { upload: picture(api, field).await?.name },
                 });
             }
@@ -97,7 +104,7 @@ async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
             }
         }
     }
-    texts.body(pictures)
+    texts.body(pictures, mask)
 }
 
 /// A picture that is stored.
@@ -131,10 +138,10 @@ pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<Kept> {
 }
 
 /// A reference to a picture, between the uploads of a form: an address, or JSON as in `input.image`.
-fn reference(text: &str) -> Answer<InputView> {
+fn reference(name: &str, text: &str) -> Answer<InputView> {
     let text = text.trim();
     let value = if text.starts_with('{') { extract::parse_value(text.as_bytes())? } else { json!(text) };
-    serde_json::from_value(value).map_err(|error| JobError::invalid("reference", error.to_string()).into())
+    serde_json::from_value(value).map_err(|error| JobError::invalid(name, error.to_string()).into())
 }
 
 pub async fn read_text(field: Field<'_>) -> Answer<String> {
@@ -191,7 +198,7 @@ impl Texts {
                 let number = whole_number(&text).ok_or_else(|| wrong("a number from 0 to 9"))?;
                 self.fields.insert(name.to_owned(), json!(number));
             }
-            "layers" | "steps" | "resolution" | "seed" | "step_cache" => {
+            "layers" | "steps" | "resolution" | "seed" | "step_cache" | "feather" => {
                 // Forms also send empty fields.
                 if !text.trim().is_empty() {
                     let number = whole_number(&text).ok_or_else(|| wrong("a whole number"))?;
@@ -202,19 +209,19 @@ impl Texts {
                 let number: f64 = text.trim().parse().map_err(|_| wrong("a number"))?;
                 self.params.insert(name.to_owned(), json!(number));
             }
-            "cfg_normalize" => {
+            "cfg_normalize" | "drift_guard" => {
                 let flag: bool = text.trim().parse().map_err(|_| wrong("true or false"))?;
                 self.params.insert(name.to_owned(), json!(flag));
             }
-            "edits" | "decompose" | "sigmas" | "loras" => {
+            "edits" | "decompose" | "sigmas" | "loras" | "region" => {
                 self.params.insert(name.to_owned(), extract::parse_value(text.as_bytes())?);
             }
-            "preset" | "sampler" if text.is_empty() => (),
-            "prompt" | "instruction" | "negative_prompt" | "output_size" | "preset" | "sampler" => {
+            "preset" | "sampler" | "keep_rest" if text.is_empty() => (),
+            "prompt" | "instruction" | "negative_prompt" | "output_size" | "keep_rest" | "preset" | "sampler" => {
                 self.params.insert(name.to_owned(), json!(text));
             }
             _ => {
-                let reason = "is not a field of this form; its fields are image, reference, kind, the parameters, label, \
+                let reason = "is not a field of this form; its fields are image, reference, mask, kind, the parameters, label, \
                               priority, batch, not_before, webhook, id, params and request";
                 return Err(JobError::invalid(name.escape_debug().to_string(), reason).into());
             }
@@ -222,7 +229,7 @@ impl Texts {
         Ok(())
     }
 
-    fn body(self, pictures: Vec<InputView>) -> Answer<SubmitBody> {
+    fn body(self, pictures: Vec<InputView>, mask: Option<InputView>) -> Answer<SubmitBody> {
         let Self { request, fields, params, labels } = self;
         let mut whole = match request {
             Some(request) if fields.is_empty() && params.is_empty() && labels.is_empty() => request,
@@ -250,7 +257,7 @@ impl Texts {
                 )
                 .into());
             }
-            whole.insert("input".to_owned(), json!({ "images": pictures }));
+            whole.insert("input".to_owned(), json!({ "images": pictures, "mask": mask }));
         }
         object_from_value(Value::Object(whole)).map_err(|error| error.in_request("request", "").into())
     }

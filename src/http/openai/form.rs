@@ -12,7 +12,7 @@ use crate::{
         problem::{Answer, ApiError},
         view::InputView,
     },
-    image::{Background, fitted},
+    image::{Background, fitted, mask_of_transparency},
     job::{EDIT_IMAGES, JobError, PresetName},
 };
 
@@ -25,6 +25,9 @@ pub struct ImageEditForm {
     /// One to three pictures, also as `image[]`. The last one is edited, the others are for reference.
     #[schema(inline)]
     image: Vec<Binary>,
+    /// Where the edited picture may change: where the mask is transparent.
+    #[schema(inline)]
+    mask: Option<Binary>,
     /// The instruction: what to change.
     prompt: String,
     /// Any name; the server's model for edits is used.
@@ -64,6 +67,7 @@ pub enum ResponseFormat {
 #[derive(Debug, Default)]
 pub struct EditForm {
     pub images: Vec<InputView>,
+    pub mask: Option<InputView>,
     pub params: Map<String, Value>,
     pub n: u32,
     pub response: ResponseFormat,
@@ -76,7 +80,7 @@ pub async fn read(api: &Api, request: Request) -> Answer<EditForm> {
     in_turn(api, async {
         let mut fields = multipart(request).await?;
         let mut form = EditForm { n: 1, ..EditForm::default() };
-        let mut pictures = Vec::new();
+        let (mut pictures, mut mask) = (Vec::new(), None);
         while let Some(field) = fields.next_field().await.map_err(broken)? {
             let name = field.name().unwrap_or_default().to_owned();
             // Clients number the items of a list in different ways.
@@ -86,11 +90,23 @@ pub async fn read(api: &Api, request: Request) -> Answer<EditForm> {
                     return Err(JobError::invalid("image", reason).into());
                 }
                 pictures.push(read_picture(api, field).await?);
+            } else if name == "mask" {
+                if mask.is_some() {
+                    return Err(JobError::invalid("mask", "is given twice; an edit has one mask").into());
+                }
+                mask = Some(read_picture(api, field).await?);
             } else if let Some(instead) = instead_of(&name) {
                 return Err(unsupported(&name, instead));
             } else {
                 form.add(&name, &read_text(field).await?)?;
             }
+        }
+        if let Some((name, bytes)) = mask {
+            let limits = api.settings().limits;
+            let shown = name.clone();
+            let mask = tokio::task::spawn_blocking(move || mask_of_transparency(&shown, &bytes, &limits)).await;
+            let unusable = |_| JobError::InvalidImage { input: name, reason: "cannot be converted".to_owned() };
+            form.mask = Some(InputView::Upload { upload: keep(api, "mask", mask.map_err(unusable)??).await?.name });
         }
         form.finish(api, pictures).await
     })
@@ -100,11 +116,7 @@ pub async fn read(api: &Api, request: Request) -> Answer<EditForm> {
 /// What to do instead of using a parameter that an edit does not have.
 fn instead_of(name: &str) -> Option<&'static str> {
     Some(match name.split('[').next().unwrap_or_default() {
-        "mask" => {
-            "edits have no masks; split the picture into layers (POST /v1/jobs, kind decompose), edit the layer, which \
-             keeps its outline, and composite the layers again"
-        }
-        "markup" => "edits have no markup; say in the prompt what to change where",
+        "markup" => "edits have no markup; say in the prompt what to change, and with a mask where",
         "svg" | "frame_count" | "frame_duration_ms" => "an edit returns one PNG for each picture",
         "complexity" => "use quality, preset or steps",
         _ => return None,
@@ -181,7 +193,7 @@ impl EditForm {
             _ => {
                 let name = name.escape_debug().to_string();
                 let detail = format!(
-                    "{name}: is not a parameter of image edits; they are image, prompt, model, n, size, \
+                    "{name}: is not a parameter of image edits; they are image, mask, prompt, model, n, size, \
                      response_format, background, quality, output_format, user, seed, steps, cfg_scale, \
                      negative_prompt and preset"
                 );

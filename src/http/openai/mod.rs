@@ -109,6 +109,7 @@ impl EditForm {
             }
             let mut body = submission(JobKind::Edit, self.images.clone(), params);
             let number = if self.n > 1 { Some(("n".to_owned(), (index + 1).to_string())) } else { None };
+            body.input.mask.clone_from(&self.mask);
             body.labels = self
                 .user
                 .iter()

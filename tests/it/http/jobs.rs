@@ -42,6 +42,32 @@ fn a_picture_goes_all_the_way() {
 }
 
 #[test]
+fn masks_come_as_json_and_in_forms() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let (scene, white) = (picture(64, 48, [200, 80, 40, 255]), picture(64, 48, [255; 4]));
+    let texts = [("kind", "edit"), ("instruction", "make it blue"), ("steps", "1"), ("feather", "2")];
+    let files: [(&str, &str, &[u8]); 2] = [("image", "x.png", &scene), ("mask", "m.png", &white)];
+    let job = upload(&server.url("/v1/jobs"), &texts, &files).ok(202).json();
+    let job = server.succeeded(job["id"].as_str().unwrap());
+    let mask = job["mask"].clone();
+    assert!(mask["upload"].as_str().unwrap().ends_with(".png"), "{job}");
+    assert_eq!((job["input"].as_array().unwrap().len(), &job["params"]["feather"]), (1, &json!(2)));
+    // The same upload again, by its name; a region as text.
+    let named = mask.to_string();
+    let texts = [&texts[..3], &[("mask", named.as_str())]].concat();
+    let again = upload(&server.url("/v1/jobs"), &texts, &files[..1]).ok(202).json();
+    assert_eq!(again["mask"], mask);
+    let texts = [&texts[..3], &[("region", "[8, 8, 16, 16]"), ("drift_guard", "false"), ("keep_rest", "off")]].concat();
+    let job = upload(&server.url("/v1/jobs"), &texts, &files[..1]).ok(202).json();
+    let job = server.succeeded(job["id"].as_str().unwrap());
+    assert_eq!((&job["params"]["region"], &job["params"]["drift_guard"]), (&json!([8, 8, 16, 16]), &json!(false)));
+    let made = pixels(&server.get(job["outputs"][0]["url"].as_str().unwrap()).ok(200).body);
+    assert_eq!(made.get_pixel(40, 40).0, [200, 80, 40, 255]);
+    assert_ne!(made.get_pixel(16, 16).0, [200, 80, 40, 255]);
+}
+
+#[test]
 fn the_same_wish_is_one_job() {
     let place = TestDir::new();
     let server = Server::start(&place, &[]);
@@ -85,6 +111,14 @@ fn what_cannot_be_done_is_refused_with_its_place() {
     let absent = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e29";
     let decompose = |input: serde_json::Value, params: serde_json::Value| {
         post(&url, &json!({"kind": "decompose", "input": {"image": input}, "params": params}))
+    };
+    let whole = || json!({"job": id, "file": "composite.png"});
+    let masked = |kind: &str, params: serde_json::Value, mask: serde_json::Value| {
+        post(&url, &json!({"kind": kind, "input": {"image": whole(), "mask": mask}, "params": params}))
+    };
+    let params = |mut params: serde_json::Value| {
+        params["instruction"] = json!("x");
+        params
     };
     for (answer, status, code, field, says) in [
         (
@@ -136,6 +170,51 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             "invalid_request",
             "webhook",
             "http.webhook_secret",
+        ),
+        (
+            masked("decompose", json!({}), json!({"job": id, "layer": 1})),
+            422,
+            "invalid_request",
+            "input.mask",
+            "only an edit",
+        ),
+        (masked("edit", params(json!({})), json!({"job": absent, "layer": 1})), 422, "input_not_found", "", absent),
+        (masked("edit", params(json!({})), json!("file:///etc/passwd")), 403, "input_forbidden", "", "store.inputs"),
+        (
+            masked("edit", params(json!({"region": [1, 2, 3, 4]})), whole()),
+            422,
+            "invalid_request",
+            "params.region",
+            "a mask",
+        ),
+        (
+            masked("edit", params(json!({"keep_rest": "auto"})), whole()),
+            422,
+            "invalid_request",
+            "params.keep_rest",
+            "a mask",
+        ),
+        (masked("edit", params(json!({"feather": 513})), whole()), 422, "invalid_request", "params.feather", "513"),
+        (
+            masked("edit", params(json!({"region": [1, 2, 3]})), json!(null)),
+            422,
+            "invalid_request",
+            "params.region",
+            "4",
+        ),
+        (
+            masked("edit", params(json!({"region": [1, 2, -3, 4]})), json!(null)),
+            422,
+            "invalid_request",
+            "params.region[2]",
+            "-3",
+        ),
+        (
+            masked("edit", params(json!({"keep_rest": "all"})), json!(null)),
+            422,
+            "invalid_request",
+            "params.keep_rest",
+            "all",
         ),
         (send("POST", &url, &[("content-type", "application/json")], b"{"), 400, "bad_request", "", "JSON"),
         (

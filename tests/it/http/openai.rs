@@ -65,6 +65,23 @@ fn edits_are_made_while_the_client_waits() {
 }
 
 #[test]
+fn transparent_pixels_of_the_mask_change() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let scene = picture(64, 48, [200, 80, 40, 255]);
+    let mut mask = pixels(&scene);
+    (0..48).flat_map(|y| (0..32).map(move |x| (x, y))).for_each(|(x, y)| mask.put_pixel(x, y, image::Rgba([0; 4])));
+    let mut png = std::io::Cursor::new(Vec::new());
+    mask.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let files: [(&str, &str, &[u8]); 2] = [("image", "x.png", &scene), ("mask", "m.png", png.get_ref())];
+    let answer = upload(&server.url("/v1/images/edits"), &QUICK, &files).ok(200).json();
+    let made = pixels(&STANDARD.decode(answer["data"][0]["b64_json"].as_str().unwrap()).unwrap());
+    let changed = |x: u32| (0..48).filter(|y| made.get_pixel(x, *y).0 != [200, 80, 40, 255]).count();
+    assert!(changed(5) > 20, "{}", changed(5));
+    assert_eq!((32..64).map(changed).sum::<usize>(), 0);
+}
+
+#[test]
 fn errors_have_the_form_of_the_openai_api() {
     let place = TestDir::new();
     let token = "a-token-that-is-long-enough";
@@ -79,8 +96,11 @@ fn errors_have_the_form_of_the_openai_api() {
     };
     let one: &[(&str, &str, &[u8])] = &[("image", "x.png", &scene)];
     let with = |name: &str, value: &str| ask(&[&QUICK[..], &[(name, value)]].concat(), one);
-    let told = refused(&ask(&QUICK, &[one[0], ("mask", "m.png", &scene)]), 400, "unsupported_parameter", Some("mask"));
-    assert!(told.contains("decompose") && told.contains("layers"), "{told}");
+    let told = refused(&ask(&QUICK, &[one[0], ("mask", "m.png", &scene)]), 400, "invalid_request", Some("mask"));
+    assert!(told.contains("has no transparent pixels"), "{told}");
+    let hole = picture(64, 48, [0; 4]);
+    let two = [one[0], ("mask", "m.png", &hole), ("mask", "m.png", &hole)];
+    refused(&ask(&QUICK, &two), 400, "invalid_request", Some("mask"));
     for (name, value, code) in [
         ("stream", "true", "unsupported_parameter"),
         ("partial_images", "2", "unsupported_parameter"),

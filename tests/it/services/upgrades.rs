@@ -24,7 +24,7 @@ fn golden(world: &World, id: &str, input: &str) -> Value {
 fn newer(world: &World, id: &str, input: &str) -> [Value; 2] {
     let old = golden(world, id, input);
     let (mut version, mut kind) = (old.clone(), old);
-    version["version"] = json!(3);
+    version["version"] = json!(acetate::job::REQUEST_VERSION + 1);
     version["input"] = json!({ "pictures": [{ "at": input, "page": 1 }] });
     kind["kind"] = json!("upscale");
     kind["params"] = json!({ "factor": 4 });

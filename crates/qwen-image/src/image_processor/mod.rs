@@ -1,14 +1,21 @@
-//! Prepares pictures for the models, and their results: resizing as in the reference, splitting and joining alpha, and
-//! compositing.
+//! Prepares pictures for the models, and their results: resizing as in the reference, splitting and joining alpha,
+//! compositing, and keeping an edit true to its source.
 //!
 //! The pixel type is [`::image::RgbaImage`] throughout: 8 bits, sRGB, straight (not premultiplied) alpha.
 
 mod alpha;
+mod change;
 mod composite;
+mod distance;
+mod mask;
+mod registration;
 mod resize;
 
 pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_alpha};
+pub use change::changes;
 pub use composite::{Compositor, composite};
+pub use mask::{Coverage, Mask, put_back, usual_feather};
+pub use registration::Drift;
 pub use resize::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_l, lanczos_rgb};
 
 /// Pictures that do not fit together.

@@ -6,6 +6,7 @@ use super::{
     callbacks::{Callbacks, Stage},
     error::{PipelineError, Result},
     guidance::Guidance,
+    held::Held,
     sampling::{SamplingPlan, SamplingRecord},
     step_cache::StepCache,
 };
@@ -26,6 +27,8 @@ pub struct Denoise<'a> {
     /// The same for the negative prompt. Absent: no guidance.
     pub negative: Option<&'a Tensor>,
     pub guidance: Guidance,
+    /// The latents that must not change.
+    pub held: Option<&'a Held>,
 }
 
 /// The state of a guidance branch across steps.
@@ -52,7 +55,11 @@ impl Denoise<'_> {
         let mut solver = sampler.start(schedule);
         let mut cache = StepCache::new(*step_cache, self.frames[0].patches(), steps);
         let mut passes = 0;
-        let mut latents = noise;
+        let hold = |latents: Tensor, step: usize| match self.held {
+            Some(held) => held.hold(&latents, f64::from(schedule.sigmas[step])),
+            None => Ok(latents),
+        };
+        let mut latents = hold(noise, 0)?;
         for step in 0..steps {
             callbacks.report(Stage::Denoise, step, steps)?;
             let branches = if step < *guided_steps { &branches[..] } else { &branches[..1] };
@@ -68,7 +75,7 @@ impl Denoise<'_> {
                     velocities
                 }
             };
-            latents = solver.step(latents, self.guidance.combine(velocities)?, step)?;
+            latents = hold(solver.step(latents, self.guidance.combine(velocities)?, step)?, step + 1)?;
             callbacks.step_ended(step + 1, &mut latents)?;
             // A sum is finite only if every term is; reading it also waits for the device, which paces the steps.
             if !latents.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {

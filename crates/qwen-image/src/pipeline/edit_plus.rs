@@ -11,15 +11,17 @@ use super::{
     constants::PipelineKind,
     denoise::Denoise,
     error::{PipelineError, Result},
+    finish::{Finished, finish},
+    held::Held,
     image_tensor,
     image_tensor::Size,
     latents,
-    options::{EditInputs, EditOptions, EditOutput, OutputSize},
+    options::{EditInputs, EditOptions, EditOutput},
     prompt,
     sampling::{Sampling, SamplingRecord},
 };
 use crate::{
-    image_processor,
+    image_processor::{self, Coverage, Mask},
     models::{LoadContext, LoadResult, text_encoder::Prompt, vae::Vae},
 };
 
@@ -52,7 +54,8 @@ impl QwenImageEditPlusPipeline {
         &mut self.0
     }
 
-    /// Edits a picture. The model sees RGB; alpha bypasses it.
+    /// Edits a picture. The model sees RGB; alpha bypasses it. Outside a mask, the latents are held on the picture's
+    /// trajectory, and the finished pixels are those of the picture.
     ///
     /// # Errors
     /// [`PipelineError::Invalid`] for options or pictures that this checkpoint does not support, otherwise the error
@@ -72,18 +75,17 @@ impl QwenImageEditPlusPipeline {
             return Err(PipelineError::invalid("input", reason));
         }
         inputs.numbered().try_for_each(image_tensor::check_shape)?;
+        let mask = checked_mask(&inputs, options)?;
         let pictures: Vec<_> = inputs.numbered().map(image_processor::rgb_of).collect();
-        let (edited, sampling) = self.run_rgb(&pictures, instruction, options, seed, callbacks)?;
-        let image = match options.output_size {
-            OutputSize::Source => image_processor::back_to_source(&edited, inputs.image),
-            OutputSize::Model => image_processor::at_model_size(&edited, inputs.image),
-        };
-        Ok(EditOutput { image, seed, sampling, notes: Vec::new() })
+        let (edited, sampling) = self.run_rgb(&pictures, mask, instruction, options, seed, callbacks)?;
+        let Finished { image, drift, changed } = finish(edited, inputs.image, &pictures[references], mask, options);
+        Ok(EditOutput { image, seed, sampling, drift, changed, notes: Vec::new() })
     }
 
     fn run_rgb(
         &self,
         pictures: &[RgbImage],
+        mask: Option<&Mask>,
         instruction: &str,
         options: &EditOptions,
         seed: u64,
@@ -129,6 +131,8 @@ impl QwenImageEditPlusPipeline {
         let frame = frames[frames.len() - 1];
         let packed: Vec<_> = references.iter().map(latents::pack).collect::<candle_core::Result<_>>()?;
         let noise = latents::noise(seed, 1, frame, self.0.vae.about(Vae::latent_channels), &self.0.device)?;
+        let source = &packed[packed.len() - 1];
+        let held = mask.map(|mask| Held::new(mask, source, &noise, frame, &self.0.device)).transpose()?;
         let scheduler = &self.0.scheduler;
         let plan = sampling.plan(scheduler, |steps| scheduler.edit(steps, frame.patches()));
         let (latents, sampling) = callbacks.stage(Stage::Denoise, |callbacks| {
@@ -143,6 +147,7 @@ impl QwenImageEditPlusPipeline {
                 prompt: &positive,
                 negative: negative.as_ref(),
                 guidance: self.0.guidance(&transformer, options.cfg_scale, true),
+                held: held.as_ref(),
             };
             denoise.run(noise, callbacks)
         })?;
@@ -150,5 +155,23 @@ impl QwenImageEditPlusPipeline {
             image_tensor::to_picture(&self.0.vae.enter()?.decode(&latents::unpack(&latents, frame)?)?)
         })?;
         Ok((image, sampling))
+    }
+}
+
+/// The mask, unless it lets everything change.
+fn checked_mask<'a>(inputs: &EditInputs<'a>, options: &EditOptions) -> Result<Option<&'a Mask>> {
+    let Some(mask) = inputs.mask else { return Ok(None) };
+    let invalid = |field, reason: String| Err(PipelineError::invalid(field, reason));
+    if options.keep_rest {
+        return invalid("keep_rest", "finds what changed without a mask; give a mask, or this".to_owned());
+    }
+    let ((width, height), (wanted_width, wanted_height)) = (mask.dimensions(), inputs.image.dimensions());
+    if (width, height) != (wanted_width, wanted_height) {
+        return invalid("mask", format!("is {width}x{height}, but the picture is {wanted_width}x{wanted_height}"));
+    }
+    match mask.coverage() {
+        Coverage::Empty => invalid("mask", "is black everywhere, so that nothing may change".to_owned()),
+        Coverage::Part => Ok(Some(mask)),
+        Coverage::Full => Ok(None),
     }
 }

@@ -120,6 +120,7 @@ impl QwenImageLayeredPipeline {
                 prompt: &positive,
                 negative: negative.as_ref(),
                 guidance: self.0.guidance(&transformer, options.cfg_scale, options.cfg_normalize),
+                held: None,
             };
             denoise.run(noise, callbacks)
         })?;

@@ -9,7 +9,9 @@ mod constants;
 mod denoise;
 mod edit_plus;
 mod error;
+mod finish;
 mod guidance;
+mod held;
 mod image_tensor;
 mod latents;
 mod layered;
@@ -32,12 +34,13 @@ pub use denoise::Denoise;
 pub use edit_plus::QwenImageEditPlusPipeline;
 pub use error::PipelineError;
 pub use guidance::{BranchOrder, Guidance};
+pub use held::Held;
 pub use layered::QwenImageLayeredPipeline;
 pub(crate) use lightning::lightning_lora;
 pub use noise::randn;
 pub use options::{
-    CFG_SCALE, CFG_UNTIL, Caption, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput, LAYERS,
-    NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
+    CFG_SCALE, CFG_UNTIL, Caption, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs, EditOptions, EditOutput,
+    FEATHER, LAYERS, NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
 };
 pub use placement::{ComponentPlacement, Placement};
 pub use preset::{LIGHTNING_STEPS, Preset, PresetValues};

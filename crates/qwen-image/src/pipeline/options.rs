@@ -9,7 +9,10 @@ use super::{
     sampler::Sampler,
     sampling::{Sampling, SamplingRecord},
 };
-use crate::hub::{LORA_STRENGTH, Lora};
+use crate::{
+    hub::{LORA_STRENGTH, Lora},
+    image_processor::Mask,
+};
 
 /// The number of layers that a decompose may request; a checkpoint may be trained for fewer.
 pub const LAYERS: RangeInclusive<u32> = 2..=10;
@@ -20,6 +23,8 @@ pub const CFG_SCALE: RangeInclusive<f64> = 0.0..=100.0;
 pub const STEP_CACHE: RangeInclusive<u32> = 0..=10;
 /// The share of the steps that have guidance.
 pub const CFG_UNTIL: RangeInclusive<f64> = 0.0..=1.0;
+/// The width in pixels of the soft edge of a mask.
+pub const FEATHER: RangeInclusive<u32> = 0..=512;
 /// Resolutions in pixels, multiples of [`RESOLUTION_STEP`]; a checkpoint supports a few of them.
 pub const RESOLUTION: RangeInclusive<u32> = 32..=4096;
 pub const RESOLUTION_STEP: u32 = 32;
@@ -128,6 +133,14 @@ pub struct EditOptions {
     /// What the picture should not show. A single space also counts as a negative prompt.
     pub negative_prompt: String,
     pub output_size: OutputSize,
+    /// Over how many pixels of the source the edit fades in at the edge of the mask, inside of it, 0 to 512. None: 1 %
+    /// of the shorter side, from 1 to 16.
+    pub feather: Option<u32>,
+    /// Without a mask: find what changed, and put the source's pixels back everywhere else.
+    pub keep_rest: bool,
+    /// Without a mask: measure how far the edited picture moved against its source, and undo up to 3 % of shift and
+    /// zoom ([`Drift`](crate::image_processor::Drift)). diffusers does not.
+    pub drift_guard: bool,
     /// Denoise steps, 1 to 1000.
     pub num_inference_steps: u32,
     /// Guidance scale, 0 to 100; 1 or less turns guidance (and the second forward pass) off.
@@ -170,6 +183,9 @@ impl Default for EditOptions {
         Self {
             negative_prompt,
             output_size,
+            feather: None,
+            keep_rest: false,
+            drift_guard: false,
             num_inference_steps,
             cfg_scale,
             sampler,
@@ -189,6 +205,10 @@ impl EditOptions {
     /// # Errors
     /// [`PipelineError::Invalid`] with the first field that is out of bounds.
     pub fn check(&self) -> Result<()> {
+        if let Some(feather) = self.feather.filter(|feather| !FEATHER.contains(feather)) {
+            let (least, most) = FEATHER.into_inner();
+            return Err(PipelineError::invalid("feather", format!("{feather} is not between {least} and {most}")));
+        }
         check_loras(self.loras.as_deref())?;
         Sampling::from(self).check()
     }
@@ -201,6 +221,8 @@ pub struct EditInputs<'a> {
     pub image: &'a RgbaImage,
     /// Up to two that the instruction may refer to. They are numbered before the edited one: "Picture 1", "Picture 2".
     pub references: &'a [RgbaImage],
+    /// Where the picture may change, of its size. None, or white everywhere: everything.
+    pub mask: Option<&'a Mask>,
 }
 
 impl<'a> EditInputs<'a> {
@@ -232,6 +254,17 @@ pub struct DecomposeOutput {
     pub notes: Vec<String>,
 }
 
+/// How far an edited picture had moved against its source.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DriftRecord {
+    /// At the center, right and down, in pixels of the source.
+    pub shift: [f64; 2],
+    /// How many times larger it had become.
+    pub zoom: f64,
+    /// Whether it was moved back. False if the drift cannot be seen, or is so large that it may be meant.
+    pub undone: bool,
+}
+
 /// The output of an edit.
 #[derive(Debug, Clone)]
 pub struct EditOutput {
@@ -239,6 +272,10 @@ pub struct EditOutput {
     /// The seed that was used.
     pub seed: u64,
     pub sampling: SamplingRecord,
+    /// None: not asked for, or too little is alike to tell.
+    pub drift: Option<DriftRecord>,
+    /// The share of the pixels that may differ from the source's, where a mask was given or found.
+    pub changed: Option<f64>,
     /// Notes for the user about this run.
     pub notes: Vec<String>,
 }

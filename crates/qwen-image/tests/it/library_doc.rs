@@ -96,7 +96,7 @@ fn load() -> Result<(), Box<dyn StdError>> {
     let (output, used) = pipe.decompose_with(&input_image, &options, &mut callbacks)?;
     println!("{} on {}, {:?}", used.model.id, used.device, callbacks.timings());
 
-    let inputs = EditInputs { image: &layer, references: &[] };
+    let inputs = EditInputs { image: &layer, references: &[], mask: None };
     let options = EditOptions {
         loras: Some(vec![Lora::parse("ink.safetensors=0.8")?, Lora::parse("ORG/NAME:FILE.safetensors")?]),
         ..EditOptions::default()

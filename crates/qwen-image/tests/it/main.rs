@@ -8,5 +8,6 @@ mod forms;
 mod hub;
 mod image_processor;
 mod library_doc;
+mod masks;
 mod options;
 mod parity;

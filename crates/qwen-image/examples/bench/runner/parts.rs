@@ -135,7 +135,7 @@ impl Bench<'_> {
         self.once("load: edit pipeline", start, &[])?;
         let options = EditOptions { num_inference_steps: self.config.steps, ..EditOptions::default() };
         let scene = scene();
-        let inputs = EditInputs { image: &scene, references: &[] };
+        let inputs = EditInputs { image: &scene, references: &[], mask: None };
         self.job("edit job", "1024, one reference", |callbacks| {
             pipeline.run(inputs, "make the kite blue", &options, 1, callbacks).map(drop)
         })

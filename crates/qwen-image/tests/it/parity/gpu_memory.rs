@@ -108,7 +108,7 @@ fn two_models_swap_when_the_budget_holds_one() {
         };
         let (layers, used) = pipeline.decompose_with(&picture, &options, &mut callbacks).unwrap();
         let options = EditOptions { num_inference_steps: 1, seed: Some(1), ..EditOptions::default() };
-        let inputs = EditInputs { image: &picture, references: &[] };
+        let inputs = EditInputs { image: &picture, references: &[], mask: None };
         let (edited, _) = pipeline.edit_with(inputs, "Make it blue.", &options, &mut callbacks).unwrap();
         ([layers.images, vec![edited.image]].concat(), used.device)
     };

@@ -63,7 +63,7 @@ impl Case {
             cfg_scale: self.cfg_scale,
             ..EditOptions::default()
         };
-        let inputs = EditInputs { image: &input, references: &[] };
+        let inputs = EditInputs { image: &input, references: &[], mask: None };
         vec![pipeline.run(inputs, &self.prompt, &options, self.seed, &mut Callbacks::default()).unwrap().image]
     }
 }

@@ -73,7 +73,7 @@ fn edit_gives_the_same_bits_wherever_its_parts_are() {
         let options = LoadOptions { placement, ..LoadOptions::new(loading) };
         let pipeline = QwenImageEditPlusPipeline::load_with(folder.path(), options).unwrap();
         let options = EditOptions { num_inference_steps: 2, ..EditOptions::default() };
-        let inputs = EditInputs { image: &picture("badge.png"), references: &[] };
+        let inputs = EditInputs { image: &picture("badge.png"), references: &[], mask: None };
         let made = pipeline.run(inputs, "Make it blue.", &options, 7, &mut Callbacks::default()).unwrap();
         made.image.into_raw()
     };

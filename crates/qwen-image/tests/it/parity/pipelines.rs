@@ -155,7 +155,7 @@ fn edit(case: &Case, folder: &Path) {
     };
     let mut references: Vec<_> = case.inputs.iter().map(|path| picture(path)).collect();
     let edited = references.pop().unwrap();
-    let inputs = EditInputs { image: &edited, references: &references };
+    let inputs = EditInputs { image: &edited, references: &references, mask: None };
     let mut latents = Vec::new();
     let mut callbacks = keeping(&mut latents);
     let image = pipeline.run(inputs, &params.instruction, &options, params.seed, &mut callbacks).unwrap().image;

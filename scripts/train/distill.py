@@ -81,7 +81,7 @@ class Points:
 
     def __init__(self, source: flow.Source, teacher: Denoiser, chosen, device):
         self.truth, self.sigmas = chosen.truth, levels(chosen.steps)
-        generator, chunk = torch.Generator().manual_seed(SEED), 4 if chosen.smoke else 256
+        generator, chunk = torch.Generator().manual_seed(SEED), 4 if chosen.smoke else min(256, chosen.scenes)
         planned = partial(source.plan, chunk, CONFIG["transformer"]["dropout"])
         plans = stream(planned, generator, 0 if chosen.smoke else 2 * CONFIG["workers"])
         parts = []

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 import distill  # noqa: E402
+from common import CONFIG  # noqa: E402
+from denoiser import FRAMES, Denoiser, build  # noqa: E402
 
 RANK = 32
 FP8 = [name for name in distill.LORA if "_mod." not in name]
@@ -46,13 +48,14 @@ class Layer(nn.Module):
 
 
 def model(weights, changes, mode: str):
-    made = distill.Transformer(weights).requires_grad_(False)
+    made = build("layered").requires_grad_(False)
+    made.load_state_dict(weights)
     for index, block in enumerate(made.transformer_blocks):
         for name in FP8:
             path, last = name.rsplit(".", 1)
             parent = block.get_submodule(path)
             setattr(parent, last, Layer(getattr(parent, last), *changes[f"transformer_blocks.{index}.{name}"], mode))
-    return made
+    return Denoiser("layered", made, "cpu")
 
 
 def main() -> None:
@@ -76,11 +79,14 @@ def main() -> None:
             down, up = torch.randn(RANK, weight.shape[1]), torch.randn(weight.shape[0], RANK)
             changes[name] = down, up * size * weight.norm() / (up @ down).norm()
     x, condition, prompt = torch.randn(4, 5 * 64, 64), torch.randn(4, 64, 64), torch.randn(4, 16, 256)
-    mask = torch.ones(4, 16, dtype=torch.bool)
+    room, absent = CONFIG["transformer"]["layered"]["prompt_tokens"], FRAMES["layered"] - 5
+    tokens = torch.cat([F.pad(x, (0, 0, 0, absent * 64)), condition], dim=1)
+    given = (tokens, F.pad(prompt, (0, 0, 0, room - 16)), (torch.arange(room) < 16).expand(4, -1),
+             torch.full((4,), 5), torch.full((4,), 0.6))  # fmt: skip
     for name, changes in sets.items():
         with torch.no_grad():
-            true = model(weights, changes, "float32")(x, condition, prompt, mask, 0.6)
-            errors = {mode: model(weights, changes, mode)(x, condition, prompt, mask, 0.6) for mode in ("merged", "run time")}
+            true = model(weights, changes, "float32")(*given)[:, : x.shape[1]]
+            errors = {mode: model(weights, changes, mode)(*given)[:, : x.shape[1]] for mode in ("merged", "run time")}
         print(name, {mode: f"{float((out - true).norm() / true.norm()):.5f}" for mode, out in errors.items()}, flush=True)
 
 

@@ -1,7 +1,7 @@
 """Splits and edits scenes that were not in the training, with acetate and with diffusers; prints a table, draws a sheet.
 
     python evaluate.py --models DIR --acetate target/release/acetate [--scenes 64] [--steps 50] [--guidance 4.0]
-                       [--threads 2] [--sheet sheet.png] [--json table.json]
+                       [--lightning] [--threads 2] [--sheet sheet.png] [--json table.json]
 
 Both get the same files and the same seeds. A scene is split into four layers, or into five if it has four objects.
 """
@@ -43,6 +43,8 @@ from unseen import Sample, picture, samples
 # The processor requires a video processor, which pictures do not need.
 Qwen2VLProcessor.check_argument_for_proper_class = lambda *args, **kwargs: None
 ROWS = 12
+# What `--preset lightning` changes in the scheduler.
+LIGHTNING = {"use_dynamic_shifting": False, "shift": 3.0, "shift_terminal": None}
 # name in the table: key of metrics.py, goal, unit, digits
 TABLE = {
     "composite of the layers, compared with the picture": ("composite", ">= 28", " dB", 2),
@@ -58,13 +60,13 @@ TABLE = {
 }  # fmt: skip
 
 
-def load(folder: Path, cls, device):
-    """A pipeline in float32, its constants from `acetate.json`."""
+def load(folder: Path, cls, device, lightning: bool):
+    """A pipeline in float32, its constants from `acetate.json`; with the noise levels and the LoRA for few steps."""
     own = json.loads((folder / "acetate.json").read_text())
     tokenizer = Qwen2Tokenizer.from_pretrained(folder / "tokenizer")
     images = Qwen2VLImageProcessorPil if own.get("image_processor") == "pil" else Qwen2VLImageProcessor
     pipe = cls(
-        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", **(LIGHTNING if lightning else {})),
         vae=AutoencoderKLQwenImage.from_pretrained(folder / "vae", torch_dtype=torch.float32),
         text_encoder=Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", dtype=torch.float32),
         tokenizer=tokenizer,
@@ -79,6 +81,8 @@ def load(folder: Path, cls, device):
         )
     else:
         edit_plus.CONDITION_IMAGE_SIZE, edit_plus.VAE_IMAGE_SIZE = own["condition_area"], own["vae_area"]
+    if lightning and own.get("lightning"):
+        pipe.load_lora_weights(folder / own["lightning"])
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -104,8 +108,8 @@ class Diffusers:
 
     def __init__(self, chosen):
         self.chosen = chosen
-        self.layered = load(chosen.models / "layered-nano", QwenImageLayeredPipeline, chosen.device)
-        self.edits = load(chosen.models / "edit-nano", QwenImageEditPlusPipeline, chosen.device)
+        self.layered = load(chosen.models / "layered-nano", QwenImageLayeredPipeline, chosen.device, chosen.lightning)
+        self.edits = load(chosen.models / "edit-nano", QwenImageEditPlusPipeline, chosen.device, chosen.lightning)
 
     def decompose(self, scene: Path, count: int, seed: int) -> tuple[list[Image.Image], str]:
         given = Image.open(scene).convert("RGBA")
@@ -136,8 +140,8 @@ class Acetate:
 
     def run(self, *words: str) -> Path:
         out = self.folder / f"out-{len(self.seconds)}"
-        given = [self.chosen.acetate, "run", *words, "--out", out, "--steps", self.chosen.steps,
-                 "--cfg-scale", self.chosen.guidance]  # fmt: skip
+        given = [self.chosen.acetate, "run", *words, "--out", out, "--steps", self.chosen.steps]
+        given += ["--preset", "lightning"] if self.chosen.lightning else ["--cfg-scale", self.chosen.guidance]
         place = {**os.environ, "RAYON_NUM_THREADS": str(self.chosen.threads), "ACETATE__STORE__URL": f"file://{self.folder}/store",
                  "ACETATE__STATUS__URL": f"sqlite://{self.folder}/jobs.sqlite"}  # fmt: skip
         began = time.monotonic()
@@ -228,12 +232,15 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--lightning", action="store_true", help="--preset lightning, four steps without guidance")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="diffusers' device")
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     chosen.models = chosen.models.resolve()
+    if chosen.lightning:
+        chosen.steps, chosen.guidance = 4, 1.0
     torch.set_num_threads(chosen.threads)
     with tempfile.TemporaryDirectory() as folder:
         unseen = samples(chosen.scenes, Path(folder))

@@ -35,6 +35,7 @@ def settings() -> dict[str, dict]:
             "resolutions": [world.SIZE], "max_layers": 1 + world.OBJECTS,
             "prompt_template_encode_start_idx": words.prefix(words.LAYERED.prompt_template_encode),
             "caption_max_new_tokens": CAPTION_TOKENS,
+            "lightning": False,
             "note": note("Qwen/Qwen-Image-Layered"),
         },
         "edit": {
@@ -42,6 +43,7 @@ def settings() -> dict[str, dict]:
             "prompt_template_encode_start_idx": words.prefix(words.EDIT.prompt_template_encode),
             "text_positions": "sequential",
             "image_processor": "pil",
+            "lightning": False,
             "note": note("Qwen/Qwen-Image-Edit-2509"),
         },
     }  # fmt: skip

@@ -127,35 +127,49 @@ class Pool:
         return [self.columns[name][rows] for name in COLUMNS]
 
 
-@torch.no_grad()
-def generate(denoiser: Denoiser, source: Source, made: dict, steps: int, guidance: float, seed: int = 0) -> torch.Tensor:
-    """Pictures (b, frames, c, h, w) in 0..1 by the pipelines' own rule, for a whole batch."""
-    kind, device = denoiser.kind, made["condition"].device
+def schedule(kind: str, steps: int) -> list[float]:
+    """The checkpoint's own noise levels: shifted, then stretched to end at 0.02."""
     last = 0.0 if kind == "layered" else 1 / steps
     u = torch.linspace(1, last, steps + 1 if kind == "layered" else steps)[:steps]
     sigmas = shifted(u, kind)
-    sigmas = 1 - (1 - sigmas) * (1 - 0.02) / (1 - sigmas[-1])
-    sigmas = torch.cat([sigmas, torch.zeros(1)]).to(device)
+    return [*(1 - (1 - sigmas) * (1 - 0.02) / (1 - sigmas[-1])).tolist(), 0.0]
+
+
+def guided(denoiser: Denoiser, x: torch.Tensor, made: dict, sigma: float, guidance: float, negative) -> torch.Tensor:
+    """The velocity by the pipelines' rule: with guidance it has the norm of the prompt's own, token by token."""
+    tokens, level = torch.cat([x, made["condition"]], dim=1), torch.full((len(x),), sigma, device=x.device)
+
+    def predicted(states, mask):
+        with autocast(x.device):
+            return denoiser(tokens, states.float(), mask, made["frames"], level)[:, : x.shape[1]].float()
+
+    velocity = predicted(made["states"], made["mask"])
+    if guidance <= 1:
+        return velocity
+    other = predicted(*negative)
+    mixed = other + guidance * (velocity - other)
+    return mixed * velocity.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True)
+
+
+@torch.no_grad()
+def generate(denoiser: Denoiser, source: Source, made: dict, sigmas: list[float], guidance: float, seed: int = 0) -> torch.Tensor:
+    """Pictures (b, frames, c, h, w) in 0..1 by the pipelines' own rule, for a whole batch."""
+    kind, device = denoiser.kind, made["condition"].device
     shape = made["target_tokens"].shape
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
     negative = source.negative(shape[0], made["before"] if kind == "edit" else None)
     for now, then in zip(sigmas, sigmas[1:]):
-        tokens, sigma = torch.cat([x, made["condition"]], dim=1), now.expand(shape[0])
-        with autocast(device):
-            velocity = denoiser(tokens, made["states"].float(), made["mask"], made["frames"], sigma)[:, : shape[1]].float()
-            if guidance > 1:
-                other = denoiser(tokens, negative[0].float(), negative[1], made["frames"], sigma)[:, : shape[1]].float()
-                mixed = other + guidance * (velocity - other)
-                velocity = mixed * velocity.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True)
-        x = x + (then - now) * velocity
+        x = x + (then - now) * guided(denoiser, x, made, now, guidance, negative)
     frames = FRAMES[kind]
     return source.pictures(unpack(x, frames).flatten(0, 1)).unflatten(0, (shape[0], frames))
 
 
-def measure(denoiser: Denoiser, source: Source, count: int, steps: int, guidance: float) -> dict[str, float]:
-    """The metrics of metrics.py on unseen scenes."""
-    made = source.finish(source.plan(count, 0.0, torch.Generator().manual_seed(999_983), 1 + world.OBJECTS))
-    found = generate(denoiser, source, made, steps, guidance).float().cpu()
+def measure(denoiser: Denoiser, source: Source, count: int, steps: int, guidance: float,
+            sigmas: list[float] | None = None) -> dict[str, float]:  # fmt: skip
+    """The metrics of metrics.py on unseen scenes, with the checkpoint's own noise levels or others."""
+    with torch.no_grad():
+        made = source.finish(source.plan(count, 0.0, torch.Generator().manual_seed(999_983), 1 + world.OBJECTS))
+    found = generate(denoiser, source, made, sigmas or schedule(denoiser.kind, steps), guidance).float().cpu()
     true = made["true"].float().cpu()
     if denoiser.kind == "layered":
         return metrics.gather([metrics.decomposition(a, b[1:]) for a, b in zip(true, found)])

@@ -53,6 +53,38 @@ fn scenes_come_apart_into_their_true_layers() {
     assert!(captions.iter().filter(|right| **right).count() >= 3, "right captions: {captions:?}");
 }
 
+/// The preset of few steps needs neither a LoRA nor the network here, and is as good as many steps with guidance.
+#[test]
+fn four_steps_without_guidance_are_as_good() {
+    let scenes = scenes();
+    let scene = &scenes[0];
+    let place = TestDir::new();
+    let (given, count) = (scene.file("scene"), scene.layers.max(4).to_string());
+    let quality = |out: &str, sampling: &[&str]| {
+        let model = model("layered-nano");
+        let args =
+            ["run", "decompose", &given, "--layers", &count, "--out", out, "--model", &model, "--seed", "1", "--json"];
+        place.json(&[&args[..], sampling].concat());
+        let layer = |index: usize| open(&place.path(&format!("{out}/layer-{index:02}.png")));
+        let found: Vec<_> = (1..=scene.layers.max(4)).map(layer).collect();
+        let truth = |index: usize| open(&scene.path(&format!("layer-{index}")));
+        let alphas: Vec<_> = (2..=scene.layers).map(|index| overlap(&found[index - 1], &truth(index))).collect();
+        (psnr(&qwen_image::image_processor::composite(&found).unwrap(), &open(&scene.path("scene"))), mean(&alphas))
+    };
+    let (many, few) = (quality("many", &["--steps", STEPS]), quality("few", &["--preset", "lightning"]));
+    assert!(few.0 > many.0 - 1.0 && few.1 > many.1 - 0.02, "{few:?}, with many steps {many:?}");
+
+    let manifest = place.manifest("few");
+    assert_eq!(manifest["request"]["params"]["steps"], 4);
+    assert!(manifest["models"][0].get("loras").is_none(), "{manifest}");
+
+    let edit = ["run", "edit", &scene.file("shown"), "--instruction", &scene.instruction, "--out", "edited"];
+    let model = model("edit-nano");
+    place.json(&[&edit[..], &["--model", &model, "--preset", "lightning", "--seed", "1", "--json"]].concat());
+    let (edited, result) = (open(&place.path("edited/edited.png")), open(&scene.path("result")));
+    assert!(psnr(&edited, &result) > 22.0, "{}: {:.1} dB", scene.instruction, psnr(&edited, &result));
+}
+
 /// The command fails instead of guessing layers that the model was not trained for.
 #[test]
 fn more_layers_than_the_checkpoint_makes_are_refused() {

@@ -281,7 +281,7 @@ impl QwenImagePipeline {
             && !loras.iter().any(|lora| lora.source.is_lightning())
         {
             let folder = self.cache.folder_of(base, callbacks)?;
-            loras.push(lightning_lora(base.pipeline, &folder, steps)?);
+            loras.extend(lightning_lora(base.pipeline, &folder, steps)?);
         }
         let (key, chosen) = self.cache.with_loras(base, &loras, callbacks)?;
         self.cache.load(&key, &chosen, callbacks)?;

@@ -78,9 +78,18 @@ struct Overrides {
     caption_max_new_tokens: Option<usize>,
     text_positions: Option<TextPositions>,
     image_processor: Option<ImageProcessorBackend>,
-    /// The file of the checkpoint's own LoRA for few steps.
-    lightning: Option<String>,
+    lightning: Option<Lightning>,
     note: Option<String>,
+}
+
+/// What a checkpoint says about few steps without guidance.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "`lightning` is the path of a LoRA, or false if the checkpoint needs none")]
+pub enum Lightning {
+    /// The file of its own LoRA, as a path in its folder.
+    Lora(String),
+    /// Whether it needs a LoRA for them; only `false` says anything.
+    Needed(bool),
 }
 
 #[derive(Deserialize)]
@@ -135,12 +144,14 @@ impl Constants {
         Ok(constants)
     }
 
-    /// The checkpoint's own LoRA for few steps, as a path in its folder.
-    pub fn lightning(folder: &Path) -> LoadResult<Option<String>> {
+    /// What the checkpoint says about few steps, if it says anything.
+    pub fn lightning(folder: &Path) -> LoadResult<Option<Lightning>> {
         let path = folder.join(OVERRIDES);
         let given = if path.is_file() { read_json(&path)? } else { Overrides::default() };
         match given.lightning {
-            Some(file) if file.is_empty() || Path::new(&file).components().any(|part| !is_plain(part)) => {
+            Some(Lightning::Lora(file))
+                if file.is_empty() || Path::new(&file).components().any(|part| !is_plain(part)) =>
+            {
                 Err(ModelError::invalid(path, "`lightning` is the path of a file in this folder"))
             }
             lightning => Ok(lightning),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::constants::{Constants, PipelineKind};
+use super::constants::{Constants, Lightning, PipelineKind};
 use crate::{
     Error,
     hub::{Lora, LoraSource},
@@ -25,16 +25,21 @@ const EDIT_2509: [(u32, &str, &str); 2] = [
 const EDIT_2511: [(u32, &str, &str); 1] =
     [(4, "lightx2v/Qwen-Image-Edit-2511-Lightning", "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors")];
 
-/// The LoRA for a checkpoint and a number of steps: its own, if `acetate.json` names one, or else the published one.
+/// The LoRA for a checkpoint and a number of steps: its own, if `acetate.json` names one, or else the published one. None
+/// if the checkpoint needs none.
 ///
 /// # Errors
 /// [`Error::Invalid`] for `preset` or `num_inference_steps` if there is none, with what to do instead.
-pub fn lightning_lora(kind: PipelineKind, folder: &Path, steps: u32) -> Result<Lora, Error> {
+pub fn lightning_lora(kind: PipelineKind, folder: &Path, steps: u32) -> Result<Option<Lora>, Error> {
     let refused = |source| Error::model(&folder.display().to_string(), "", source);
-    if let Some(own) = Constants::lightning(folder).map_err(refused)? {
-        let source = LoraSource::File(folder.join(own));
-        let made_for = source.steps().unwrap_or(steps);
-        return if made_for == steps { Ok(Lora::new(source)) } else { Err(other_steps(&[made_for], steps)) };
+    match Constants::lightning(folder).map_err(refused)? {
+        Some(Lightning::Lora(own)) => {
+            let source = LoraSource::File(folder.join(own));
+            let made_for = source.steps().unwrap_or(steps);
+            return if made_for == steps { Ok(Some(Lora::new(source))) } else { Err(other_steps(&[made_for], steps)) };
+        }
+        Some(Lightning::Needed(false)) => return Ok(None),
+        Some(Lightning::Needed(true)) | None => {}
     }
     let none = |of: &str| {
         let reason = format!(
@@ -50,11 +55,11 @@ pub fn lightning_lora(kind: PipelineKind, folder: &Path, steps: u32) -> Result<L
         PipelineKind::EditPlus => &EDIT_2509,
     };
     match published.iter().find(|(made_for, ..)| *made_for == steps) {
-        Some((_, id, file)) => Ok(Lora::new(LoraSource::Hub {
+        Some((_, id, file)) => Ok(Some(Lora::new(LoraSource::Hub {
             id: (*id).to_owned(),
             revision: "main".to_owned(),
             file: Some((*file).to_owned()),
-        })),
+        }))),
         None => Err(other_steps(&published.iter().map(|(steps, ..)| *steps).collect::<Vec<_>>(), steps)),
     }
 }

@@ -169,6 +169,9 @@ fn an_override_with_an_unknown_word() {
     let broken = Broken::new("layered");
     broken.set("acetate.json", "image_processor", "pillow".into());
     insta::assert_snapshot!(broken.decompose_error().split(" at line").next().unwrap(), @"CHECKPOINT/acetate.json: unknown variant `pillow`, expected `torchvision` or `pil`");
+    broken.set("acetate.json", "image_processor", "pil".into());
+    broken.set("acetate.json", "lightning", 4.into());
+    insta::assert_snapshot!(broken.decompose_error().split(" at line").next().unwrap(), @"CHECKPOINT/acetate.json: `lightning` is the path of a LoRA, or false if the checkpoint needs none");
 }
 
 #[test]

@@ -48,12 +48,12 @@ impl Task {
     /// The oldest version of messages that has these parameters.
     pub(super) fn version(&self) -> u32 {
         let newer = match self {
-            Self::Decompose(params) => params.sampling().is_of_version_2(),
+            Self::Decompose(params) => params.is_of_version_2(),
             Self::Edit(params) => params.sampling().is_of_version_2(),
             Self::Composite(_) => false,
             Self::Workflow(params) => {
                 let edits = params.edits.iter().any(|edit| edit.sampling().is_of_version_2());
-                edits || params.decompose.sampling().is_of_version_2()
+                edits || params.decompose.is_of_version_2()
             }
         };
         if newer { 2 } else { 1 }

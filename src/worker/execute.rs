@@ -17,12 +17,13 @@ use super::{
     failpoint::Point,
     inputs::{Pictures, blocking, count},
     progress::Timings,
+    source_size,
     spans::EngineSpans,
 };
 use crate::{
     engine::{Outcome, ProgressFn, Work},
     job::{
-        Caption, DecomposeParams, EditParams, Inputs, JobError, JobId, JobRequest, LayerRole, ModelRecord,
+        Caption, DecomposeParams, EditParams, Fidelity, Inputs, JobError, JobId, JobRequest, LayerRole, ModelRecord,
         SamplingRecord, Stage, StageTiming, Task, WorkflowParams,
     },
     trace,
@@ -36,6 +37,7 @@ pub(super) struct Made {
     pub pictures: Vec<Picture>,
     pub caption: Option<Caption>,
     pub resolution: Option<u32>,
+    pub fidelity: Option<Fidelity>,
     pub models: Vec<ModelRecord>,
     pub sampling: Vec<SamplingRecord>,
     /// The engine's device; absent if no model was used.
@@ -87,12 +89,19 @@ struct Execution<'a> {
 
 impl Execution<'_> {
     async fn decompose(&mut self, image: RgbaImage, params: &DecomposeParams, seed: u64) -> Result<(), JobError> {
+        source_size::check_memory(image.dimensions(), params, &self.worker.options.limits)?;
+        // Without what stands under alpha 0, which no two programs write alike.
+        let source = Arc::new(image_processor::without_hidden(image));
+        let (image, params) = ((*source).clone(), params.clone());
         let images = self.engine(Work::Decompose { image, params: params.clone(), seed }).await?;
         let wanted = params.layers as usize + 1;
         if images.len() != wanted {
             let reason = format!("returned {} pictures instead of {wanted}", images.len());
             return Err(JobError::device("engine", reason));
         }
+        let (images, fidelity) =
+            self.composing(params.layers as usize, move || source_size::refine(&source, images, &params)).await?;
+        self.made.fidelity = Some(fidelity);
         for (index, image) in images.into_iter().enumerate() {
             let role = if index == 0 { LayerRole::Regenerated } else { LayerRole::Layer };
             self.add(format!("layer-{index:02}.png"), role, image);
@@ -108,6 +117,8 @@ impl Execution<'_> {
         seed: u64,
     ) -> Result<RgbaImage, JobError> {
         let seed = params.seed.unwrap_or(seed);
+        let image = image_processor::without_hidden(image);
+        let references = references.into_iter().map(image_processor::without_hidden).collect();
         one(self.engine(Work::Edit { image, references, params, seed }).await?)
     }
 
@@ -117,16 +128,26 @@ impl Execution<'_> {
         layers: usize,
         work: impl FnOnce() -> Result<RgbaImage, JobError> + Send + 'static,
     ) -> Result<(), JobError> {
+        let picture = self.composing(layers, work).await?;
+        self.add("composite.png".to_owned(), LayerRole::Composite, picture);
+        Ok(())
+    }
+
+    /// Does work on `layers` pictures, which is the stage `composite`.
+    async fn composing<T: Send + 'static>(
+        &mut self,
+        layers: usize,
+        work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
+    ) -> Result<T, JobError> {
         let (start, span) = (Instant::now(), trace::stage(Stage::Composite, &trace::here()));
         let total = count(layers);
         self.control.reporter.at(Stage::Composite, 0, total);
-        let picture = blocking(work).await;
-        span.end_with(&picture);
-        let picture = picture?;
+        let made = blocking(work).await;
+        span.end_with(&made);
+        let made = made?;
         self.control.reporter.at(Stage::Composite, total, total);
         self.timings.add(Stage::Composite, start.elapsed());
-        self.add("composite.png".to_owned(), LayerRole::Composite, picture);
-        Ok(())
+        Ok(made)
     }
 
     /// Several edits of one layer run in sequence; the file has the last result.

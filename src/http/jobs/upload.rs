@@ -198,7 +198,7 @@ impl Texts {
                     self.params.insert(name.to_owned(), json!(number));
                 }
             }
-            "cfg_scale" | "cfg_until" => {
+            "cfg_scale" | "cfg_until" | "min_psnr" => {
                 let number: f64 = text.trim().parse().map_err(|_| wrong("a number"))?;
                 self.params.insert(name.to_owned(), json!(number));
             }
@@ -209,7 +209,7 @@ impl Texts {
             "edits" | "decompose" | "sigmas" | "loras" => {
                 self.params.insert(name.to_owned(), extract::parse_value(text.as_bytes())?);
             }
-            "preset" | "sampler" if text.is_empty() => (),
+            "preset" | "sampler" | "output_size" if text.is_empty() => (),
             "prompt" | "instruction" | "negative_prompt" | "output_size" | "preset" | "sampler" => {
                 self.params.insert(name.to_owned(), json!(text));
             }

@@ -7,8 +7,9 @@ mod alpha;
 mod composite;
 mod resize;
 
-pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_alpha};
+pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_alpha, without_hidden};
 pub use composite::{Compositor, composite};
+pub(crate) use resize::{Taps, bicubic_taps};
 pub use resize::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_l, lanczos_rgb};
 
 /// Pictures that do not fit together.

@@ -35,7 +35,10 @@ pub fn unmix(source: [u8; 4], samples: &[Sample], out: &mut Unmixed) {
         *color = [sample[4], sample[5], sample[6]].map(|value| (value * scale).clamp(0.0, 255.0));
     }
     match shares.iter().position(|share| *share > 0.9999) {
-        Some(only) => colors[only] = [source[0], source[1], source[2]].map(f32::from),
+        Some(only) => {
+            colors.iter_mut().flatten().for_each(|value| *value = value.round());
+            colors[only] = [source[0], source[1], source[2]].map(f32::from);
+        }
         None => (0..3).for_each(|channel| compose_to(f32::from(source[channel]), shares, colors, channel)),
     }
     for (pixel, color) in pixels.iter_mut().zip(colors) {
@@ -106,10 +109,11 @@ fn compose_to(target: f32, shares: &[f32], colors: &mut [[f32; 3]], channel: usi
             break;
         }
         let step = error.signum();
-        let has_room = |color: f32| (0.0..=255.0).contains(&(color + step));
-        let movable = colors.iter_mut().zip(shares).filter(|(color, _)| has_room(color[channel]));
-        if let Some((color, _)) = movable.max_by(|(_, a), (_, b)| a.total_cmp(b)) {
-            color[channel] += step;
-        }
+        let helps = |color: f32, share: f32| {
+            (0.0..=255.0).contains(&(color + step)) && (error - step * share).abs() < error.abs()
+        };
+        let movable = colors.iter_mut().zip(shares).filter(|(color, share)| helps(color[channel], **share));
+        let Some((color, _)) = movable.max_by(|(_, a), (_, b)| a.total_cmp(b)) else { break };
+        color[channel] += step;
     }
 }

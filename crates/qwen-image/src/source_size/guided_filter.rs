@@ -25,7 +25,7 @@ const NOISE_OF_FIT: f32 = 1e-4;
 /// weighted mean over all windows that it is in. `layers` must have the guide's size.
 pub fn coefficients(guide: &RgbaImage, layers: &[RgbaImage]) -> Vec<[f32; 4]> {
     let size = (guide.width() as usize, guide.height() as usize);
-    let colors: Vec<[f32; 3]> = guide.par_chunks_exact(4).map(|pixel| premultiplied(pixel)).collect();
+    let colors: Vec<[f32; 3]> = guide.par_chunks_exact(4).map(premultiplied).collect();
     let products: Vec<[f32; 9]> =
         colors.par_iter().map(|&[r, g, b]| [r, g, b, r * r, r * g, r * b, g * g, g * b, b * b]).collect();
     let windows: Vec<Window> = box_mean(&products, size).into_par_iter().map(Window::new).collect();

@@ -1,4 +1,4 @@
-//! Stacks of true layers: painted ones, drawn ones, and photographs with cut-outs whose alpha is known.
+//! Stacks of true layers: painted ones, drawn ones, and pictures with cut-outs whose alpha is known.
 
 use std::{error::Error, f64::consts::TAU, path::Path};
 
@@ -33,13 +33,13 @@ pub fn all(examples: &Path) -> Result<Vec<Scene>, Box<dyn Error>> {
     let (seaside, still_life) = (open("seaside.jpg")?, open("still-life.jpg")?);
     Ok(vec![
         Scene { name: "poster: painted, hard edges", layers: poster.into_iter().collect::<Result<_, _>>()? },
-        Scene { name: "cut-out: a photograph on another, with its shadow", layers: cut_out(&seaside, &still_life) },
-        Scene { name: "hair: 400 strokes of 1 to 3 pixels on a photograph", layers: hair(&seaside) },
+        Scene { name: "cut-out: a picture on another, with its shadow", layers: cut_out(&seaside, &still_life) },
+        Scene { name: "hair: 400 strokes of 1 to 3 pixels on a picture", layers: hair(&seaside) },
         Scene { name: "glass: half transparent, on texture", layers: glass(&still_life) },
     ])
 }
 
-/// A soft-edged shape of the second photograph over the first, and its shadow.
+/// A soft-edged shape of the second picture over the first, and its shadow.
 fn cut_out(back: &RgbaImage, front: &RgbaImage) -> Vec<RgbaImage> {
     let (width, height) = back.dimensions();
     let front = lanczos(front, width, height);
@@ -95,7 +95,7 @@ fn splat(alpha: &mut [f64], (width, height): (u32, u32), (x, y): (f64, f64), rad
     }
 }
 
-/// Two panes that overlap on a photograph.
+/// Two panes that overlap on a picture.
 fn glass(back: &RgbaImage) -> Vec<RgbaImage> {
     let (width, height) = back.dimensions();
     let pane = |left: f64, color: [u8; 3], most: f64| {

@@ -117,8 +117,8 @@ impl Execution<'_> {
         seed: u64,
     ) -> Result<RgbaImage, JobError> {
         let seed = params.seed.unwrap_or(seed);
-        let image = image_processor::without_hidden(image);
-        let references = references.into_iter().map(image_processor::without_hidden).collect();
+        let image = image_processor::with_continued_colors(image);
+        let references = references.into_iter().map(image_processor::with_continued_colors).collect();
         one(self.engine(Work::Edit { image, references, params, seed }).await?)
     }
 

@@ -5,7 +5,6 @@
 //! not premultiplied, so that the matte does not bleed into the edge.
 
 use ::image::{GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
-use rayon::prelude::*;
 
 use super::ImageError;
 use super::resize::{lanczos_l, lanczos_rgb};
@@ -21,13 +20,6 @@ pub fn rgb_of(image: &RgbaImage) -> RgbImage {
 /// The alpha channel.
 pub fn alpha_of(image: &RgbaImage) -> GrayImage {
     GrayImage::from_fn(image.width(), image.height(), |x, y| Luma([image.get_pixel(x, y).0[3]]))
-}
-
-/// The picture without the colors of fully transparent pixels, which become black. Programs write anything there, and a
-/// model would see it.
-pub fn without_hidden(mut image: RgbaImage) -> RgbaImage {
-    image.par_chunks_exact_mut(4).filter(|pixel| pixel[3] == 0).for_each(|pixel| pixel.fill(0));
-    image
 }
 
 /// The color of `rgb` with the exact alpha of `alpha_from`.

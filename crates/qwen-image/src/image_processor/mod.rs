@@ -5,10 +5,12 @@
 
 mod alpha;
 mod composite;
+mod hidden;
 mod resize;
 
-pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_alpha, without_hidden};
+pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_alpha};
 pub use composite::{Compositor, composite};
+pub use hidden::{with_continued_colors, without_hidden};
 pub(crate) use resize::{Taps, bicubic_taps};
 pub use resize::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_l, lanczos_rgb};
 

@@ -33,6 +33,14 @@ pub struct DecomposeFlags {
     /// Scale each guided prediction to the norm of the unguided one [default: true]
     #[arg(long, value_name = "BOOL")]
     cfg_normalize: Option<bool>,
+    /// Size of the layers: that of the picture, to which they then compose exactly, or the size that the model works at
+    /// [default: source for pictures that are larger than the model's, or of another shape]
+    #[arg(long, value_name = "SIZE")]
+    output_size: Option<Size>,
+    /// Mark the result with quality: low if the composed layers are less true to the picture than this
+    /// peak signal-to-noise ratio, 0 to 100
+    #[arg(long, value_name = "DB", allow_negative_numbers = true, value_parser = parse_number)]
+    min_psnr: Option<f64>,
 }
 
 impl DecomposeFlags {
@@ -43,6 +51,8 @@ impl DecomposeFlags {
             self.layers.unwrap_or(settings.layer_num),
             self.resolution.or(Some(settings.resolution).filter(|&side| side != 0)),
             self.cfg_normalize.unwrap_or(reference.cfg_normalize),
+            self.output_size.map(OutputSize::from),
+            self.min_psnr,
             sampling.over(settings),
         )
     }
@@ -83,18 +93,23 @@ enum Size {
     Model,
 }
 
+impl From<Size> for OutputSize {
+    fn from(size: Size) -> Self {
+        match size {
+            Size::Source => Self::Source,
+            Size::Model => Self::Model,
+        }
+    }
+}
+
 impl EditFlags {
     pub fn over(&self, instruction: String, sampling: &SamplingFlags, settings: &QwenImage) -> EditParams {
-        let output_size = match self.output_size {
-            Size::Source => OutputSize::Source,
-            Size::Model => OutputSize::Model,
-        };
         let keep_rest = match self.keep_rest {
             Keep::Off => KeepRest::Off,
             Keep::Auto => KeepRest::Auto,
         };
         EditParams {
-            output_size,
+            output_size: self.output_size.into(),
             region: self.region,
             feather: self.feather,
             keep_rest,

@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::{
     database::{Attempt, JobRow},
     job::{
-        BatchId, BoundingBox, Epoch, ErrorRecord, InputRef, JobError, JobId, JobKind, JobRequest, JobState, LayerRole,
-        Progress,
+        BatchId, BoundingBox, Epoch, ErrorRecord, Fidelity, InputRef, JobError, JobId, JobKind, JobRequest, JobState,
+        LayerRole, Progress,
     },
     store::{ObjectKey, Stores},
 };
@@ -39,6 +39,9 @@ pub struct JobView {
     /// The model's caption, if there was no prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
+    /// How true the layers are to their picture, if it has layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<Fidelity>,
     pub labels: BTreeMap<String, String>,
     /// The W3C trace that the job was submitted in.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +113,7 @@ impl JobView {
             manifest,
             outputs,
             cancel_requested: row.cancel_requested,
+            fidelity: row.published.as_ref().and_then(|result| result.fidelity.clone()),
             caption: row.published.and_then(|result| result.caption),
             labels: row.request.labels.clone(),
             request: row.request,

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::job::{
-    BatchId, Epoch, ErrorRecord, EventFile, FileEntry, InputRef, JobError, JobEvent, JobId, JobObjects, JobRequest,
-    JobState, Progress, TraceContext,
+    BatchId, Epoch, ErrorRecord, EventFile, Fidelity, FileEntry, InputRef, JobError, JobEvent, JobId, JobObjects,
+    JobRequest, JobState, Progress, TraceContext,
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -147,6 +147,8 @@ pub struct Published {
     pub files: Vec<FileEntry>,
     /// The model's caption, if the request has no prompt.
     pub caption: Option<String>,
+    /// How true the layers are to their picture, if it has layers.
+    pub fidelity: Option<Fidelity>,
 }
 
 impl Published {

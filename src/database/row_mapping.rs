@@ -16,7 +16,7 @@ use crate::job::{Epoch, JobError, JobKind, JobRequest, TraceContext};
 macro_rules! job_columns {
     () => {
         "id, request, batch, state, attempts, epoch, worker, lease_until, available_at, cancel_requested, local, \
-         progress, error, manifest, result_root, outputs, caption, created_at, started_at, updated_at, finished_at, \
+         progress, error, manifest, result_root, outputs, caption, fidelity, created_at, started_at, updated_at, finished_at, \
          traceparent, tracestate"
     };
 }
@@ -115,6 +115,7 @@ pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
             root: row.maybe_text("result_root")?,
             files: row.json("outputs")?.unwrap_or_default(),
             caption: row.maybe_text("caption")?,
+            fidelity: row.json("fidelity")?,
         }),
         None => None,
     };

@@ -116,7 +116,7 @@ mod tests {
     };
     use serde_json::{Value, json};
 
-    use crate::job::{COMPOSITE_IMAGES, JobKind, MAX_PRIORITY, Task};
+    use crate::job::{COMPOSITE_IMAGES, JobKind, MAX_PRIORITY, MIN_PSNR, Task};
 
     /// Adds what the specification requires and the types do not express.
     #[test]
@@ -167,6 +167,9 @@ mod tests {
         }
         for schema in ["EditParams", "UploadForm"] {
             bounds(schema, "feather", json!(FEATHER.start()), json!(FEATHER.end()));
+        }
+        for schema in ["DecomposeParams", "UploadForm"] {
+            bounds(schema, "min_psnr", json!(MIN_PSNR.start()), json!(MIN_PSNR.end()));
         }
         bounds("UploadForm", "layers", json!(LAYERS.start()), json!(LAYERS.end()));
         bounds("UploadForm", "resolution", json!(RESOLUTION.start()), json!(RESOLUTION.end()));

@@ -11,7 +11,8 @@ use super::api::Api;
 use crate::{
     database::{Attempt, JobRow},
     job::{
-        BatchId, BoundingBox, Epoch, ErrorRecord, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole, Progress,
+        BatchId, BoundingBox, Epoch, ErrorRecord, Fidelity, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole,
+        Progress,
     },
     store::{MANIFEST, input_name},
 };
@@ -52,6 +53,8 @@ pub struct JobView {
     pub finished_at: Option<Timestamp>,
     /// The result's pictures; empty until the job has succeeded.
     pub outputs: Vec<OutputView>,
+    /// How true the layers are to their picture; null for a job without layers, or that has not succeeded.
+    pub fidelity: Option<Fidelity>,
     pub links: Links,
     /// Its attempts, oldest first; only when a single job is requested.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,6 +159,7 @@ impl JobView {
             updated_at: row.updated_at,
             finished_at: row.finished_at,
             outputs: files.iter().map(|file| OutputView::new(file, &path)).collect(),
+            fidelity: row.published.as_ref().and_then(|result| result.fidelity.clone()),
             links: Links {
                 events: format!("{path}/events"),
                 thumbnail: shown

@@ -5,6 +5,7 @@
 
 mod bounding_box;
 mod bytes;
+mod caption;
 mod color;
 mod container;
 mod decode;

@@ -2,6 +2,7 @@
 
 use ::image::{Rgba, RgbaImage, imageops};
 
+use super::caption;
 use crate::job::JobError;
 use qwen_image::image_processor::{composite, lanczos};
 
@@ -12,16 +13,18 @@ const SQUARE: u32 = 8;
 /// The number of pictures per row.
 const COLUMNS: usize = 6;
 
-/// Lays pictures out in rows on white, each shrunk to fit its cell, with a checkerboard behind transparent pixels.
+/// Lays pictures out in rows on white, each shrunk to fit its cell, with a checkerboard behind transparent pixels. Below
+/// a picture is its caption, if there are `captions`.
 ///
 /// # Errors
 /// None in practice; only those of [`composite`].
-pub fn contact_sheet(pictures: &[RgbaImage]) -> Result<RgbaImage, JobError> {
+pub fn contact_sheet(pictures: &[RgbaImage], captions: &[String]) -> Result<RgbaImage, JobError> {
     let pictures: Vec<RgbaImage> = pictures.iter().map(fit).collect();
     let columns = pictures.len().min(COLUMNS);
     let rows = pictures.len().div_ceil(COLUMNS);
     let cell_width = pictures.iter().map(RgbaImage::width).max().unwrap_or(CELL);
-    let cell_height = pictures.iter().map(RgbaImage::height).max().unwrap_or(CELL);
+    let below = if captions.is_empty() { 0 } else { caption::HEIGHT };
+    let cell_height = pictures.iter().map(RgbaImage::height).max().unwrap_or(CELL) + below;
     let side = |cells: usize, cell: u32| cells as u32 * (cell + GAP) + GAP;
 
     let mut sheet =
@@ -29,7 +32,11 @@ pub fn contact_sheet(pictures: &[RgbaImage]) -> Result<RgbaImage, JobError> {
     for (index, picture) in pictures.into_iter().enumerate() {
         let board = checkerboard(picture.width(), picture.height());
         let x = side(index % COLUMNS, cell_width) + (cell_width - picture.width()) / 2;
-        let y = side(index / COLUMNS, cell_height) + (cell_height - picture.height()) / 2;
+        let y = side(index / COLUMNS, cell_height) + (cell_height - below - picture.height()) / 2;
+        let bottom = side(index / COLUMNS + 1, cell_height) - GAP - caption::HEIGHT;
+        if let Some(text) = captions.get(index) {
+            caption::write(&mut sheet, x, bottom + 4, text);
+        }
         imageops::replace(&mut sheet, &composite(&[board, picture])?, i64::from(x), i64::from(y));
     }
     Ok(sheet)

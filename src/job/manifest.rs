@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Epoch, JobId, JobRequest, Stage, request::Wire};
+use super::{Epoch, Fidelity, JobId, JobRequest, Stage, request::Wire};
 
 /// `manifest.json`. If it exists, so does every file it names, complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -25,6 +25,9 @@ pub struct Manifest {
     pub resolution: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<Caption>,
+    /// How true the layers are to their picture. Absent for other kinds of jobs, and in older manifests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<Fidelity>,
     pub models: Vec<ModelRecord>,
     /// How each run of a model was sampled, in order. Absent in older manifests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

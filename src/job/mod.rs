@@ -4,6 +4,7 @@ mod batch;
 mod cause;
 mod error;
 mod event;
+mod fidelity;
 mod id;
 mod inputs;
 mod json;
@@ -27,6 +28,7 @@ pub use batch::BatchId;
 pub use cause::{Cause, lacks_open_files};
 pub use error::{ErrorClass, ErrorRecord, JobError};
 pub use event::{BatchEvent, EventFile, JobEvent};
+pub use fidelity::{Fidelity, LayerCoverage, PictureSize, Quality};
 pub use id::{Epoch, JobId};
 pub use inputs::Inputs;
 pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice};
@@ -39,7 +41,7 @@ pub use manifest::{
 pub use names::{PresetName, SamplerName};
 pub use objects::JobObjects;
 pub use params::{
-    CompositeParams, DecomposeParams, EditParams, KeepRest, LayerEdit, MAX_SEED, OutputSize, WorkflowParams,
+    CompositeParams, DecomposeParams, EditParams, KeepRest, LayerEdit, MAX_SEED, MIN_PSNR, OutputSize, WorkflowParams,
     parameter_of,
 };
 pub use percent::percent_decoded;

@@ -4,6 +4,8 @@
 //! ([`qwen_image::pipeline`]). They are checked once, here, for every way to submit a job. The schema repeats the
 //! numbers, and a test checks that they are equal.
 
+use std::ops::RangeInclusive;
+
 use qwen_image::{DecomposeOptions, EditOptions, Preset, Sampler, pipeline::PipelineError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -15,6 +17,8 @@ use super::{
 
 /// The largest seed, because databases and JSON readers store signed integers.
 pub const MAX_SEED: u64 = i64::MAX as u64;
+/// The ratios, in dB, below which a result may be marked.
+pub const MIN_PSNR: RangeInclusive<f64> = 0.0..=100.0;
 
 /// Declares the parameters of a kind of request, followed by those of [`Sampling`]. Each kind repeats them, because
 /// serde's `flatten` would accept misspelled ones.
@@ -129,24 +133,33 @@ pub struct DecomposeParams {
     pub resolution: Option<u32>,
     /// Rescale the guided prediction of each token to the norm of the unguided one.
     pub cfg_normalize: bool,
+    /// The size of the layers: `source`, the picture's, to which they compose exactly, or `model`, what the model made.
+    /// Absent: `source` for pictures that are larger than the model's, or of another shape.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_size: Option<OutputSize>,
+    /// Marks the result with `"quality": "low"` if the composed layers, as the model made them or as they are stored,
+    /// are less true to the picture: a peak signal-to-noise ratio in dB, 0 to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 100)]
+    pub min_psnr: Option<f64>,
 }
 }
 
 impl Default for DecomposeParams {
     fn default() -> Self {
         let DecomposeOptions { prompt, layers, resolution, cfg_normalize, .. } = DecomposeOptions::default();
-        Self::new(prompt, layers, resolution, cfg_normalize, Sampling::default())
+        Self::new(prompt, layers, resolution, cfg_normalize, None, None, Sampling::default())
     }
 }
 
-/// The size of an edited picture.
+/// The size of the resulting pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputSize {
-    /// The last input's size, with its exact alpha.
+    /// The picture's size. For an edit, that of the last input, with its exact alpha.
     #[default]
     Source,
-    /// The size that the model works at; alpha is resized to it (Lanczos).
+    /// The size that the model works at. For an edit, alpha is resized to it (Lanczos).
     Model,
 }
 
@@ -296,7 +309,24 @@ impl DecomposeParams {
 
     pub fn validate(&self, at: &str) -> Result<(), JobError> {
         check_loras(self.loras.as_deref(), at)?;
+        if let Some(least) = self.min_psnr.filter(|least| !MIN_PSNR.contains(least)) {
+            return Err(JobError::invalid(format!("{at}.min_psnr"), format!("{least} is not between 0 and 100 dB")));
+        }
         validated(at, self.seed, self.options().check())
+    }
+
+    /// Whether it uses what version 1 of messages did not have.
+    pub(super) fn is_of_version_3(&self) -> bool {
+        self.output_size.is_some() || self.min_psnr.is_some()
+    }
+
+    /// Whether layers that the model made of a picture are brought to its size.
+    pub fn is_at_source_size(&self, source: (u32, u32), model: (u32, u32)) -> bool {
+        match self.output_size {
+            Some(OutputSize::Source) => true,
+            Some(OutputSize::Model) => false,
+            None => qwen_image::source_size::differs(source, model),
+        }
     }
 }
 

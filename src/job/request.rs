@@ -21,7 +21,8 @@ pub const TENANT: &str = "tenant";
 const LONGEST_TENANT: usize = 200;
 /// The newest version of messages. A message has the oldest one that knows its fields, so that workers of earlier
 /// versions of acetate take it, or leave it to others: version 2 added `preset`, `sampler`, `sigmas`, `step_cache`,
-/// `cfg_until` and `loras`; version 3 `input.mask`, `region`, `feather`, `keep_rest` and `drift_guard`.
+/// `cfg_until` and `loras`; version 3 `input.mask`, `region`, `feather`, `keep_rest` and `drift_guard` of edits, and
+/// `output_size` and `min_psnr` of a decompose.
 pub const VERSION: u32 = 3;
 /// How many pictures an edit takes.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
@@ -352,6 +353,9 @@ mod tests {
         let found = (&params["preset"], &params["steps"], &params["sampler"], &params["step_cache"]);
         assert_eq!(found, (&json!("fast"), &json!(12), &json!("abm2"), &Value::Null));
         assert_eq!(written(json!({ "preset": "fast", "steps": 9 }))["params"]["steps"], 9);
+        for newer in [json!({ "output_size": "model" }), json!({ "min_psnr": 30.0 })] {
+            assert_eq!(written(newer)["version"], 2);
+        }
         let adapted = written(json!({ "loras": [{ "name": "ink" }] }));
         assert_eq!((&adapted["version"], &adapted["params"]["loras"][0]["strength"]), (&json!(2), &json!(1.0)));
         for (params, field) in [
@@ -360,6 +364,8 @@ mod tests {
             (json!({ "sigmas": [1.0, 0.5] }), "params.sigmas"),
             (json!({ "step_cache": -1 }), "params.step_cache"),
             (json!({ "cfg_until": 1.5 }), "params.cfg_until"),
+            (json!({ "min_psnr": 101 }), "params.min_psnr"),
+            (json!({ "output_size": "large" }), "params.output_size"),
             (json!({ "loras": [{ "name": "ink" }, { "name": " " }] }), "params.loras[1].name"),
             (json!({ "loras": [{ "name": "ink", "strength": 101 }] }), "params.loras[0].strength"),
             (json!({ "loras": [{ "name": "ink", "alpha": 1 }] }), "params.loras[0].alpha"),

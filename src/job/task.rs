@@ -47,19 +47,20 @@ impl Task {
 
     /// The oldest version of messages that has these parameters.
     pub(super) fn version(&self) -> u32 {
-        if matches!(self, Self::Edit(params) if params.is_of_version_3()) {
-            return 3;
-        }
-        let newer = match self {
-            Self::Decompose(params) => params.sampling().is_of_version_2(),
-            Self::Edit(params) => params.sampling().is_of_version_2(),
-            Self::Composite(_) => false,
-            Self::Workflow(params) => {
-                let edits = params.edits.iter().any(|edit| edit.sampling().is_of_version_2());
-                edits || params.decompose.sampling().is_of_version_2()
+        let (of_version_3, of_version_2) = match self {
+            Self::Decompose(params) => (params.is_of_version_3(), params.sampling().is_of_version_2()),
+            Self::Edit(params) => (params.is_of_version_3(), params.sampling().is_of_version_2()),
+            Self::Composite(_) => (false, false),
+            Self::Workflow(WorkflowParams { decompose, edits }) => {
+                let edits = edits.iter().any(|edit| edit.sampling().is_of_version_2());
+                (decompose.is_of_version_3(), edits || decompose.sampling().is_of_version_2())
             }
         };
-        if newer { 2 } else { 1 }
+        match (of_version_3, of_version_2) {
+            (true, _) => 3,
+            (false, true) => 2,
+            (false, false) => 1,
+        }
     }
 
     pub fn kind(&self) -> JobKind {

@@ -52,6 +52,12 @@ async fn look(results: &Results, row: &JobRow) -> Result<Option<Known>, JobError
         results.store.verify(&stored).await?;
     }
     let caption = manifest.caption.map(|caption| caption.text);
-    let result = Published { manifest: key.to_string(), root: results.root.clone(), files: manifest.files, caption };
+    let result = Published {
+        manifest: key.to_string(),
+        root: results.root.clone(),
+        files: manifest.files,
+        caption,
+        fidelity: manifest.fidelity,
+    };
     Ok(Some(Known { result, epoch }))
 }

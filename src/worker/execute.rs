@@ -18,13 +18,14 @@ use super::{
     inputs::{Pictures, blocking, count},
     mask::edit_mask,
     progress::Timings,
+    source_size,
     spans::EngineSpans,
 };
 use crate::{
     engine::{Outcome, ProgressFn, Work},
     job::{
-        Caption, DecomposeParams, EditParams, EditRecord, Inputs, JobError, JobId, JobRequest, LayerRole, ModelRecord,
-        SamplingRecord, Stage, StageTiming, Task, WorkflowParams,
+        Caption, DecomposeParams, EditParams, EditRecord, Fidelity, Inputs, JobError, JobId, JobRequest, KeepRest,
+        LayerRole, ModelRecord, SamplingRecord, Stage, StageTiming, Task, WorkflowParams,
     },
     trace,
 };
@@ -37,6 +38,7 @@ pub(super) struct Made {
     pub pictures: Vec<Picture>,
     pub caption: Option<Caption>,
     pub resolution: Option<u32>,
+    pub fidelity: Option<Fidelity>,
     pub models: Vec<ModelRecord>,
     pub sampling: Vec<SamplingRecord>,
     pub edits: Vec<EditRecord>,
@@ -91,12 +93,19 @@ struct Execution<'a> {
 
 impl Execution<'_> {
     async fn decompose(&mut self, image: RgbaImage, params: &DecomposeParams, seed: u64) -> Result<(), JobError> {
+        source_size::check_memory(image.dimensions(), params, &self.worker.options.limits)?;
+        // Without what stands under alpha 0, which no two programs write alike.
+        let source = Arc::new(image_processor::without_hidden(image));
+        let (image, params) = ((*source).clone(), params.clone());
         let images = self.engine(Work::Decompose { image, params: params.clone(), seed }).await?;
         let wanted = params.layers as usize + 1;
         if images.len() != wanted {
             let reason = format!("returned {} pictures instead of {wanted}", images.len());
             return Err(JobError::device("engine", reason));
         }
+        let (images, fidelity) =
+            self.composing(params.layers as usize, move || source_size::refine(&source, images, &params)).await?;
+        self.made.fidelity = Some(fidelity);
         for (index, image) in images.into_iter().enumerate() {
             let role = if index == 0 { LayerRole::Regenerated } else { LayerRole::Layer };
             self.add(format!("layer-{index:02}.png"), role, image);
@@ -127,7 +136,15 @@ impl Execution<'_> {
         seed: u64,
     ) -> Result<RgbaImage, JobError> {
         let seed = params.seed.unwrap_or(seed);
-        one(self.engine(Work::Edit { image, references, mask, params, seed }).await?)
+        // Where the source's pixels are put back, those under an alpha of 0 are, too.
+        let kept = (mask.is_some() || params.keep_rest == KeepRest::Auto).then(|| image.clone());
+        let image = image_processor::with_continued_colors(image);
+        let references = references.into_iter().map(image_processor::with_continued_colors).collect();
+        let mut edited = one(self.engine(Work::Edit { image, references, mask, params, seed }).await?)?;
+        if let Some(kept) = kept.filter(|kept| kept.dimensions() == edited.dimensions()) {
+            image_processor::put_back_hidden(&mut edited, &kept);
+        }
+        Ok(edited)
     }
 
     /// `work` makes the composite of `layers` pictures.
@@ -136,16 +153,26 @@ impl Execution<'_> {
         layers: usize,
         work: impl FnOnce() -> Result<RgbaImage, JobError> + Send + 'static,
     ) -> Result<(), JobError> {
+        let picture = self.composing(layers, work).await?;
+        self.add("composite.png".to_owned(), LayerRole::Composite, picture);
+        Ok(())
+    }
+
+    /// Does work on `layers` pictures, which is the stage `composite`.
+    async fn composing<T: Send + 'static>(
+        &mut self,
+        layers: usize,
+        work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
+    ) -> Result<T, JobError> {
         let (start, span) = (Instant::now(), trace::stage(Stage::Composite, &trace::here()));
         let total = count(layers);
         self.control.reporter.at(Stage::Composite, 0, total);
-        let picture = blocking(work).await;
-        span.end_with(&picture);
-        let picture = picture?;
+        let made = blocking(work).await;
+        span.end_with(&made);
+        let made = made?;
         self.control.reporter.at(Stage::Composite, total, total);
         self.timings.add(Stage::Composite, start.elapsed());
-        self.add("composite.png".to_owned(), LayerRole::Composite, picture);
-        Ok(())
+        Ok(made)
     }
 
     /// Several edits of one layer run in sequence; the file has the last result.

@@ -27,6 +27,7 @@ mod publish;
 mod relay;
 mod retry;
 mod run;
+mod source_size;
 
 use std::{sync::Arc, time::Duration};
 

@@ -104,6 +104,7 @@ pub(super) async fn manifest(
         seed: row.request.seed(),
         resolution: made.resolution,
         caption: made.caption,
+        fidelity: made.fidelity.clone(),
         models: made.models,
         sampling: made.sampling,
         edits: made.edits,
@@ -118,7 +119,13 @@ pub(super) async fn manifest(
     let stored = results.store.put(key, json).await?;
     results.store.verify(&stored).await?;
     metrics::stages(row.request.task.kind(), &manifest.timings);
-    Ok(Published { manifest: stored.key.to_string(), root: results.root.clone(), files: manifest.files, caption })
+    Ok(Published {
+        manifest: stored.key.to_string(),
+        root: results.root.clone(),
+        files: manifest.files,
+        caption,
+        fidelity: made.fidelity,
+    })
 }
 
 /// Deletes what earlier attempts left next to the result. Failing to delete some is not an error.

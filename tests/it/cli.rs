@@ -131,6 +131,8 @@ fn parameters_out_of_bounds() {
     decompose(&["--resolution", "700"], &["--resolution: 700", "multiple of 32"]);
     decompose(&["--steps", "0"], &["--steps: 0 is not between 1 and 1000"]);
     decompose(&["--cfg-scale", "NaN"], &["--cfg-scale: NaN is not a number between 0 and 100"]);
+    decompose(&["--min-psnr", "101"], &["--min-psnr: 101 is not between 0 and 100 dB"]);
+    decompose(&["--output-size", "large"], &["--output-size", "source, model"]);
     decompose(&["--cfg-scale", "-2"], &["--cfg-scale: -2"]);
     decompose(&["--seed", "-1"], &["--seed", "between 0 and 9223372036854775807"]);
     decompose(&["--seed", "9223372036854775808"], &["--seed", "between 0 and 9223372036854775807"]);

@@ -198,6 +198,7 @@ fn decomposed() -> TestDir {
     place.picture("in.png", [200, 30, 90, 255]);
     let model = checkpoint("layered");
     let flags = ["--steps", "1", "--cfg-scale", "1", "--layers", "3", "--prompt", "x", "--id", ID, "--json"];
+    let flags = [&flags[..], &["--output-size", "model"]].concat();
     place.json(
         &[&["run", "decompose", "in.png", "--out", "out", "--model", &model, "--resolution", "128"], &flags[..]]
             .concat(),

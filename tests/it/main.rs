@@ -14,6 +14,7 @@ mod embedded;
 mod engine;
 mod export;
 mod faults;
+mod fidelity;
 mod http;
 mod image;
 mod loras;

@@ -27,7 +27,7 @@
 //! [`hub`] finds or downloads a checkpoint. The model cache decides which models are in memory and where, and loads
 //! them. [`pipeline`] has the two pipelines and the denoise loop. [`models`] has the networks, [`nn`] their building
 //! blocks, each of which picks its kernel by device and number format. [`image_processor`] resizes, splits and joins
-//! pictures as the reference does.
+//! pictures as the reference does. [`source_size`] brings layers to the size of their picture.
 //!
 //! Every call blocks. The library uses no async runtime and does not read the environment: progress is reported through
 //! [`Callbacks`], and settings are passed as options.
@@ -42,6 +42,7 @@ pub mod models;
 pub mod nn;
 pub mod pipeline;
 mod qwen_image_pipeline;
+pub mod source_size;
 mod threads;
 
 pub use error::Error;

@@ -173,8 +173,18 @@ fn parameters(kind: JobKind) -> Vec<&'static str> {
     }
 }
 
-const DECOMPOSE: [&str; 8] =
-    ["prompt", "layers", "resolution", "cfg_normalize", "steps", "cfg_scale", "seed", "negative_prompt"];
+const DECOMPOSE: [&str; 10] = [
+    "prompt",
+    "layers",
+    "resolution",
+    "cfg_normalize",
+    "output_size",
+    "min_psnr",
+    "steps",
+    "cfg_scale",
+    "seed",
+    "negative_prompt",
+];
 const EDIT: [&str; 11] = [
     "instruction",
     "mask",

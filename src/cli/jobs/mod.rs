@@ -190,6 +190,9 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
     if let Some(caption) = &view.caption {
         line("caption", caption)?;
     }
+    if let Some(fidelity) = &view.fidelity {
+        line("fidelity", &fidelity.to_string())?;
+    }
     if let Some(progress) = view.progress.filter(|_| view.state == JobState::Running) {
         line("progress", &progress_text(&progress))?;
     }

@@ -129,6 +129,8 @@ fn line(
         "edited": of(LayerRole::Edited).first(),
         "edited_layers": of(LayerRole::EditedLayer),
         "composite": of(LayerRole::Composite).first(),
+        "quality": view.fidelity.as_ref().and_then(|fidelity| fidelity.quality),
+        "fidelity": view.fidelity,
         "manifest": view.manifest,
         "labels": view.labels,
         "attempts": view.attempts,

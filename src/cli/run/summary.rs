@@ -31,6 +31,9 @@ pub fn print(finished: &Finished<'_>) -> Result<(), Failure> {
     if let Some(caption) = &manifest.caption {
         output::line(&format!("caption   {}", caption.text.trim()))?;
     }
+    if let Some(fidelity) = &manifest.fidelity {
+        output::line(&format!("fidelity  {fidelity}"))?;
+    }
     for model in &manifest.models {
         let revision = model.revision.as_ref().map_or(String::new(), |revision| format!(" at {revision}"));
         output::line(&format!("model     {}{revision}", model.id))?;

@@ -171,7 +171,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, transition: &Transition) ->
         .map_err(database)?;
     sqlx::query(
         "UPDATE jobs
-            SET state = ?3, epoch = ?14, attempts = ?4, error = ?5, manifest = ?6, result_root = ?7, outputs = ?8, caption = ?13,
+            SET state = ?3, epoch = ?14, attempts = ?4, error = ?5, manifest = ?6, result_root = ?7, outputs = ?8, caption = ?13, fidelity = ?15,
                 available_at = ?9, quiet_until = ?9, cancel_requested = ?10, worker = NULL, lease_until = NULL,
                 updated_at = ?11, finished_at = ?12
           WHERE id = ?1 AND epoch = ?2",
@@ -190,6 +190,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, transition: &Transition) ->
     .bind(row.finished_at.map(|at| at.as_millisecond()))
     .bind(row.published.as_ref().and_then(|result| result.caption.as_deref()))
     .bind(row.epoch.0)
+    .bind(row.published.as_ref().and_then(|result| result.fidelity.as_ref()).map(to_json).transpose()?)
     .execute(&mut *tx)
     .await
     .map_err(database)?;

@@ -49,6 +49,8 @@ pub struct UploadForm {
     #[schema(minimum = 32, maximum = 4096, multiple_of = 32)]
     resolution: Option<u32>,
     cfg_normalize: Option<bool>,
+    #[schema(minimum = 0, maximum = 100)]
+    min_psnr: Option<f64>,
     instruction: Option<String>,
     output_size: Option<OutputSize>,
     /// A JSON array: `[x, y, width, height]`.

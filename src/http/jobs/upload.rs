@@ -205,7 +205,7 @@ impl Texts {
                     self.params.insert(name.to_owned(), json!(number));
                 }
             }
-            "cfg_scale" | "cfg_until" => {
+            "cfg_scale" | "cfg_until" | "min_psnr" => {
                 let number: f64 = text.trim().parse().map_err(|_| wrong("a number"))?;
                 self.params.insert(name.to_owned(), json!(number));
             }
@@ -216,7 +216,7 @@ impl Texts {
             "edits" | "decompose" | "sigmas" | "loras" | "region" => {
                 self.params.insert(name.to_owned(), extract::parse_value(text.as_bytes())?);
             }
-            "preset" | "sampler" | "keep_rest" if text.is_empty() => (),
+            "preset" | "sampler" | "output_size" | "keep_rest" if text.is_empty() => (),
             "prompt" | "instruction" | "negative_prompt" | "output_size" | "keep_rest" | "preset" | "sampler" => {
                 self.params.insert(name.to_owned(), json!(text));
             }

@@ -142,6 +142,7 @@ function facts(job) {
       const pairs = [
         ['Caption', manifest.caption?.text ?? manifest.request.params.prompt],
         ['Model', manifest.models.map((model) => model.id.split('/').slice(-2).join('/')).join(', ')],
+        ['Fidelity', manifest.fidelity && fidelityInWords(manifest.fidelity)],
         ['Seed', String(manifest.seed)],
         ['Steps', manifest.request.params.steps ?? manifest.request.params.decompose?.steps],
         ['Quality', manifest.request.params.preset ?? manifest.request.params.decompose?.preset],
@@ -158,4 +159,16 @@ function facts(job) {
     }
   }
   return details;
+}
+
+/** What the layers differ from their picture by, and what each covers. */
+function fidelityInWords({ psnr, max_error, model, output, model_psnr, model_max_error, layers, quality }) {
+  const error = (psnr, largest) => (psnr === null ? 'exact' : `${psnr.toFixed(1)} dB, largest error ${largest}`);
+  const size = ({ width, height }) => `${width}x${height}`;
+  const parts = [`The layers compose to the picture: ${error(psnr, max_error)}.`];
+  if (size(output) !== size(model)) parts.push(`As the model made them, at ${size(model)}: ${error(model_psnr, model_max_error)}.`);
+  const areas = layers.map(({ layer, area, empty }) => `layer ${layer} ${empty ? 'is empty' : `${(100 * area).toFixed(1)} %`}`);
+  parts.push(`Area: ${areas.join(', ')}.`);
+  if (quality === 'low') parts.push('The quality is low: below the least ratio that was asked for.');
+  return parts.join(' ');
 }

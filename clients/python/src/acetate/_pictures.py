@@ -144,7 +144,7 @@ class Layers(Sequence[Picture]):
 
     Attributes:
         job_id: the job that made them.
-        manifest: how they were made; see `seed`, `caption` and `notes`.
+        manifest: how they were made; see `seed`, `caption`, `fidelity` and `notes`.
     """
 
     def __init__(
@@ -171,6 +171,11 @@ class Layers(Sequence[Picture]):
         """The caption that the model wrote because the prompt was empty."""
         caption = self.manifest.get("caption")
         return caption["text"] if caption else None
+
+    @property
+    def fidelity(self) -> Mapping[str, Any] | None:
+        """How true the layers are to their picture: sizes, errors, the area of each layer."""
+        return self.manifest.get("fidelity")
 
     @property
     def notes(self) -> Sequence[str]:

@@ -109,9 +109,18 @@ impl Weights {
 }
 
 /// The source pixels of one target pixel: their first index and their weights.
-struct Taps<W> {
-    start: usize,
-    weights: Vec<W>,
+pub(crate) struct Taps<W> {
+    pub start: usize,
+    pub weights: Vec<W>,
+}
+
+/// The taps of Pillow's bicubic filter, for each target pixel along an axis.
+pub(crate) fn bicubic_taps(source: u32, target: u32) -> Vec<Taps<f32>> {
+    let single = |Taps { start, weights }| Taps {
+        start,
+        weights: weights.into_iter().map(|weight: f64| weight as f32).collect(),
+    };
+    shares(source, target, BICUBIC).into_iter().map(single).collect()
 }
 
 /// One [`Taps`] for each target pixel along an axis, in units of 2^-bits.

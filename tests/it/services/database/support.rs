@@ -8,8 +8,8 @@ use acetate::{
         Attempt, Claim, ClaimRules, DatabaseUrl, JobRow, JobStore, OutboxMode, Published, SubmitOptions, Submitted,
     },
     job::{
-        BatchId, CompositeParams, ErrorRecord, FileEntry, InputRef, Inputs, JobError, JobId, JobKind, JobRequest,
-        LayerRole, Output, Task,
+        BatchId, CompositeParams, ErrorRecord, Fidelity, FileEntry, InputRef, Inputs, JobError, JobId, JobKind,
+        JobRequest, LayerCoverage, LayerRole, Output, PictureSize, Quality, Task,
     },
 };
 use sqlx::{ConnectOptions, Connection, PgConnection, SqliteConnection, postgres::PgConnectOptions};
@@ -215,6 +215,17 @@ pub fn result() -> Published {
         root: Some("s3://out/scene/".to_owned()),
         files: vec![file],
         caption: Some("A boat.".to_owned()),
+        fidelity: Some(Fidelity {
+            source: PictureSize { width: 2, height: 3 },
+            model: PictureSize { width: 32, height: 32 },
+            output: PictureSize { width: 2, height: 3 },
+            psnr: None,
+            max_error: 0,
+            model_psnr: Some(24.5),
+            model_max_error: 70,
+            layers: vec![LayerCoverage { layer: 1, area: 0.25, empty: false }],
+            quality: Some(Quality::Low),
+        }),
     }
 }
 

@@ -40,6 +40,8 @@ class AsyncClient(AsyncService):
         steps: int | None = None,
         cfg_scale: float | None = None,
         cfg_normalize: bool | None = None,
+        output_size: OutputSize | None = None,
+        min_psnr: float | None = None,
         seed: int | None = None,
         negative_prompt: str | None = None,
         preset: str | None = None,
@@ -65,6 +67,9 @@ class AsyncClient(AsyncService):
             steps: denoise steps. `num_inference_steps` is another name for it.
             cfg_scale: guidance; 1 is off.
             cfg_normalize: whether the guided prediction is rescaled to the norm of the unguided one.
+            output_size: `source` for layers of the picture's size, which compose to it exactly; `model` for what the
+                model made. By default `source` for pictures that are larger than the model's, or of another shape.
+            min_psnr: marks the result with `quality: low` in `fidelity` if its layers are less true, in dB.
             seed: the seed of the noise, for a result that you can repeat.
             negative_prompt: what the picture should not show.
             preset: `exact`, `balanced`, `fast` or `lightning`.
@@ -98,6 +103,8 @@ class AsyncClient(AsyncService):
             steps=steps,
             cfg_scale=cfg_scale,
             cfg_normalize=cfg_normalize,
+            output_size=output_size,
+            min_psnr=min_psnr,
             seed=seed,
             negative_prompt=negative_prompt,
             preset=preset,

@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(found, (&json!("fast"), &json!(12), &json!("abm2"), &Value::Null));
         assert_eq!(written(json!({ "preset": "fast", "steps": 9 }))["params"]["steps"], 9);
         for newer in [json!({ "output_size": "model" }), json!({ "min_psnr": 30.0 })] {
-            assert_eq!(written(newer)["version"], 2);
+            assert_eq!(written(newer)["version"], 3);
         }
         let adapted = written(json!({ "loras": [{ "name": "ink" }] }));
         assert_eq!((&adapted["version"], &adapted["params"]["loras"][0]["strength"]), (&json!(2), &json!(1.0)));

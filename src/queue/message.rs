@@ -145,9 +145,9 @@ mod tests {
              \"output\":{{\"prefix\":\"s3://o/\"}}}}"
         );
         for (from, to, reason) in [
-            ("\"version\":1", "\"version\":3", "version: 3 is not known"),
+            ("\"version\":1", "\"version\":4", "version: 4 is not known"),
             ("composite", "paint", "unknown variant `paint`"),
-            ("\"version\":1", "\"version\":3,\"new\":[]", "version: 3 is not known"),
+            ("\"version\":1", "\"version\":4,\"new\":[]", "version: 4 is not known"),
         ] {
             match Content::read(good.replace(from, to).as_bytes(), None) {
                 Content::Newer { id, error, .. } => {

@@ -31,12 +31,12 @@ mod tests {
     #[test]
     fn only_versions_and_kinds_may_be_newer() {
         for (body, newer) in [
-            (r#"{"version":3}"#, true),
+            (r#"{"version":4}"#, true),
             (r#"{"version":2}"#, false),
             (r#"{"version":2,"kind":"paint"}"#, true),
             (r#" {"version":7,"id":5,"kind":["x"],"input":null,"new":{"deep":[1]}}"#, true),
             (r#"{"version":1,"kind":"paint"}"#, true),
-            ("\u{feff}{\"version\":3.0}", true),
+            ("\u{feff}{\"version\":4.0}", true),
             (r#"{"version":1,"kind":"upscale_4x","color":1}"#, true),
             (r#"{"version":1,"kind":"composite","color":1}"#, false),
             (r#"{"version":0,"kind":"paint"}"#, false),

@@ -26,14 +26,14 @@ pub(super) fn check_memory(
     if bytes <= limits.max_memory {
         return Ok(());
     }
-    let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
+    let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
     Err(JobError::ImageTooLarge {
         input: format!("{} layers of {width}x{height} pixels", params.layers),
         reason: format!(
-            "they need {} MB of memory; the limit, image.max_memory, is {} MB; ask for fewer layers, or for \
+            "they need {} MiB of memory; the limit, image.max_memory, is {} MiB; ask for fewer layers, or for \
              output_size model",
-            megabytes(bytes),
-            megabytes(limits.max_memory)
+            mebibytes(bytes),
+            mebibytes(limits.max_memory)
         ),
     })
 }

@@ -245,8 +245,8 @@ fn a_result_that_is_given_out_again_names_what_differs() {
 fn a_job_is_rerun_with_another_seed_and_other_parameters() {
     let place = TestDir::new();
     let picture = place.picture("in.png", [1, 2, 3, 255]);
-    let submitted =
-        place.json(&["submit", "decompose", "--input", &picture, "--seed", "7", "--label", "set=x", "--json"]);
+    let given = ["--input", &picture, "--output", &place.text("out"), "--seed", "7", "--label", "set=x", "--json"];
+    let submitted = place.json(&[&["submit", "decompose"], &given[..]].concat());
     let first = submitted["id"].as_str().unwrap();
     let args = ["jobs", "rerun", "last", "--seed", "8", "--param", "layers=3", "--param", "preset=fast", "--json"];
     let again = place.json(&args);

@@ -65,7 +65,7 @@ fn a_picture_of_the_models_size_is_left_to_the_model() {
     assert_eq!(size(&by_default), Some(128));
     assert_eq!(by_default["request"]["version"], 1);
     let asked = decompose(&place, &picture, "asked", &["--output-size", "source"]);
-    assert_eq!((size(&asked), &asked["request"]["version"]), (Some(64), &json!(2)));
+    assert_eq!((size(&asked), &asked["request"]["version"]), (Some(64), &json!(3)));
     assert_eq!(composite(&layers(&place, "asked")).unwrap(), open(Path::new(&picture)));
 }
 
@@ -116,7 +116,7 @@ fn layers_that_do_not_fit_into_memory_are_refused_before_the_model_runs() {
     let ran = crate::common::ran(command.output().unwrap());
     let job: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
     assert_eq!((ran.code, &job["error"]["code"]), (Some(1), &json!("image_too_large")), "{job}");
-    let told = "4 layers of 640x480 pixels: they need 9 MB of memory; the limit, image.max_memory, is 8 MB; ask for \
+    let told = "4 layers of 640x480 pixels: they need 9 MiB of memory; the limit, image.max_memory, is 8 MiB; ask for \
                 fewer layers, or for output_size model";
     assert_eq!(job["error"]["message"], told);
     assert!(job["progress"]["stage"] != "load", "{job}");

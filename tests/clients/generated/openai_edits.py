@@ -96,6 +96,13 @@ with server(HTTP__TOKEN=TOKEN) as url:
     assert made[0].getpixel((1, 1))[3] == 0 and made[0].getpixel((half[0] - 2, 1))[3] == 255  # type: ignore[index]
     assert made[0].tobytes() != made[1].tobytes(), "each has another seed"
 
+    # A mask: the transparent half may change, the other is the source's.
+    answer = client.images.edit(image=open(picture, "rb"), mask=cut, prompt="Make it green", extra_body=quick)
+    assert answer.data and answer.data[0].b64_json
+    masked, kept = png(base64.b64decode(answer.data[0].b64_json)), (half[0], 0, *source.size)
+    assert masked.crop(kept).tobytes() == source.crop(kept).tobytes()
+    assert masked.tobytes() != source.tobytes()
+
     # Without transparency.
     answer = client.images.edit(image=cut, prompt="Make it red", background="opaque", extra_body=quick)
     assert answer.data and answer.data[0].b64_json
@@ -106,7 +113,6 @@ with server(HTTP__TOKEN=TOKEN) as url:
         return lambda: client.images.edit(image=open(picture, "rb"), prompt="x", **more)  # type: ignore[call-overload]
 
     for more, param, code, says in [
-        ({"mask": cut}, "mask", "unsupported_parameter", "layers"),
         ({"stream": True}, "stream", "unsupported_parameter", "events"),
         ({"output_format": "webp"}, "output_format", "unsupported_parameter", "png"),
         ({"background": "transparent"}, "background", "invalid_request", "decompose"),

@@ -101,7 +101,7 @@ fn camera_raws_are_named_and_not_taken_for_their_thumbnail() {
 fn a_profile_that_inflates_without_end_is_left_out() {
     let decoded = decode_file("cases/iccp-bomb-90MB.png");
     assert_eq!(decoded.pixels.dimensions(), (4, 4));
-    assert_eq!(decoded.notes, ["its color profile is larger than 16 MB; the pixels were treated as sRGB"]);
+    assert_eq!(decoded.notes, ["its color profile is larger than 16 MiB; the pixels were treated as sRGB"]);
 }
 
 /// A linear profile stretches the dark values: rounded to 8 bits before it, a ramp would have steps of 13.
@@ -153,7 +153,7 @@ fn the_memory_of_a_picture_is_bounded_by_its_setting() {
     let png = encode(&gradient(1000, 1000).into(), ImageFormat::Png);
     let limits = Limits { max_memory: 4 << 20, ..Limits::default() };
     let error = image::decode("p.png", &png, &limits).expect_err("too much");
-    assert_eq!(error.to_string(), "p.png: decoding needs 8 MB of memory; the limit, image.max_memory, is 4 MB");
+    assert_eq!(error.to_string(), "p.png: decoding needs 8 MiB of memory; the limit, image.max_memory, is 4 MiB");
     assert_eq!(image::look("p.png", &png, &limits).expect_err("too much").code(), "image_too_large");
     assert!(image::decode("p.png", &png, &Limits { max_memory: 8 << 20, ..limits }).is_ok());
 }

@@ -70,7 +70,7 @@ async fn columns_of_other_programs_reach_the_results_in_order(world: World) {
     let ran = world.run(&args).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.stderr.contains("carried through to the results: caption, zip"), "{}", ran.stderr);
-    assert!(ran.stdout.contains("batch columns: 3 new, 0 already submitted, 1 duplicates"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("batch columns: 3 new, 0 already submitted, 1 duplicate"), "{}", ran.stdout);
     let _worker = world.worker();
     assert_eq!(world.run(&["jobs", "watch", "--batch", "columns"]).await.code, Some(0));
 

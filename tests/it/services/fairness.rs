@@ -95,7 +95,7 @@ async fn a_paused_queue_starts_nothing_until_it_is_resumed(world: World) {
     let paused = world.run(&["queue", "pause", "composite"]).await;
     assert!(paused.code == Some(0) && paused.stdout.contains("composite: paused"), "{paused:?}");
     let again = world.run(&["queue", "pause", "composite"]).await;
-    assert!(again.stdout.contains("was paused already; acetate queue resume composite"), "{again:?}");
+    assert!(again.stdout.contains("already paused; resume with: acetate queue resume composite"), "{again:?}");
     let id = composite(&world, &[]).await;
     let listed = world.run(&["jobs", "list"]).await;
     assert!(listed.stdout.contains("paused"), "{listed:?}");

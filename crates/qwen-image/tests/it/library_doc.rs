@@ -106,6 +106,19 @@ fn load() -> Result<(), Box<dyn StdError>> {
     Ok(())
 }
 
+fn source_size(
+    pipe: &mut qwen_image::QwenImagePipeline,
+    photo: image::RgbaImage,
+    options: DecomposeOptions,
+) -> Result<(), Box<dyn StdError>> {
+    use qwen_image::source_size::{at_source_size, fidelity};
+
+    let made = pipe.decompose(&photo, options)?.images;
+    println!("{:?}", fidelity(&photo, &made[1..])?);
+    let layers = at_source_size(&photo, &made[1..])?;
+    Ok(())
+}
+
 #[test]
 fn every_rust_block_of_the_document_is_compiled_here() {
     let document = include_str!("../../../../docs/library.md");

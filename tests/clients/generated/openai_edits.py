@@ -120,7 +120,7 @@ with server(HTTP__TOKEN=TOKEN) as url:
         ({"size": "large"}, "size", "invalid_request", "1024x1024"),
         ({"n": 11}, "n", "invalid_request", "1 to 10"),
         ({"extra_body": {"steps": "0"}}, "steps", "invalid_request", "1 and 1000"),
-        ({"extra_body": {"paint": "x"}}, "paint", "unknown_parameter", "image, prompt"),
+        ({"extra_body": {"paint": "x"}}, "paint", "unknown_parameter", "image, mask, prompt"),
     ]:
         error = refused(openai.BadRequestError, edit(**more))
         assert (error.param, error.code, error.type) == (param, code, "invalid_request_error"), (more, error.body)

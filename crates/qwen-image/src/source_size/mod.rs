@@ -3,10 +3,10 @@
 //! A model works at its own size, and its layers show the picture a little changed. They are taken as a proposal here,
 //! and the picture's own pixels as the truth:
 //!
-//! 1. [`guided_filter`] finds how each layer's alpha depends on the colors of the small picture. The coefficients are
+//! 1. `guided_filter` finds how each layer's alpha depends on the colors of the small picture. The coefficients are
 //!    resized and applied to the large one, so that alpha gets the edges of the picture.
-//! 2. [`upsample`] resizes the layers' colors, premultiplied. What other layers hide stays as the model painted it.
-//! 3. [`unmix`] changes the colors by as little as possible so that the stack composes to the picture, pixel for pixel.
+//! 2. `upsample` resizes the layers' colors, premultiplied. What other layers hide stays as the model painted it.
+//! 3. `unmix` changes the colors by as little as possible so that the stack composes to the picture, pixel for pixel.
 //!
 //! Everything is computed in strips of rows, in parallel; beside the layers themselves it holds only pictures of the
 //! model's size.

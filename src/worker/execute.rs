@@ -95,7 +95,7 @@ impl Execution<'_> {
     async fn decompose(&mut self, image: RgbaImage, params: &DecomposeParams, seed: u64) -> Result<(), JobError> {
         source_size::check_memory(image.dimensions(), params, &self.worker.options.limits)?;
         // Without what stands under alpha 0, which no two programs write alike.
-        let source = Arc::new(image_processor::without_hidden(image));
+        let source = Arc::new(blocking(move || Ok(image_processor::without_hidden(image))).await?);
         let (image, params) = ((*source).clone(), params.clone());
         let images = self.engine(Work::Decompose { image, params: params.clone(), seed }).await?;
         let wanted = params.layers as usize + 1;
@@ -137,14 +137,20 @@ impl Execution<'_> {
     ) -> Result<RgbaImage, JobError> {
         let seed = params.seed.unwrap_or(seed);
         // Where the source's pixels are put back, those under an alpha of 0 are, too.
-        let kept = (mask.is_some() || params.keep_rest == KeepRest::Auto).then(|| image.clone());
-        let image = image_processor::with_continued_colors(image);
-        let references = references.into_iter().map(image_processor::with_continued_colors).collect();
+        let keeps = mask.is_some() || params.keep_rest == KeepRest::Auto;
+        let (kept, image, references) = blocking(move || {
+            let kept = keeps.then(|| image.clone());
+            let references = references.into_iter().map(image_processor::with_continued_colors).collect();
+            Ok((kept, image_processor::with_continued_colors(image), references))
+        })
+        .await?;
         let mut edited = one(self.engine(Work::Edit { image, references, mask, params, seed }).await?)?;
-        if let Some(kept) = kept.filter(|kept| kept.dimensions() == edited.dimensions()) {
+        let Some(kept) = kept.filter(|kept| kept.dimensions() == edited.dimensions()) else { return Ok(edited) };
+        blocking(move || {
             image_processor::put_back_hidden(&mut edited, &kept);
-        }
-        Ok(edited)
+            Ok(edited)
+        })
+        .await
     }
 
     /// `work` makes the composite of `layers` pictures.

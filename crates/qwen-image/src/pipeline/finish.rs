@@ -15,7 +15,8 @@ pub struct Finished {
     pub changed: Option<f64>,
 }
 
-/// `seen` is the source as the model saw it, and `mask` has its size. Latents outside one cannot drift, so that drift is undone only without.
+/// `seen` is the source as the model saw it, and `mask` has the source's size. What a mask holds cannot drift, so drift is
+/// undone only without one.
 pub fn finish(
     mut edited: RgbImage,
     source: &RgbaImage,

@@ -166,14 +166,15 @@ impl World {
     /// Writes a small picture of one color to where inputs may come from; returns its address.
     pub fn input(&self, name: &str, pixel: [u8; 4]) -> String {
         let (path, url) = self.at("pictures", name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        image::RgbaImage::from_pixel(16, 12, image::Rgba(pixel)).save(&path).unwrap();
+        let mut png = std::io::Cursor::new(Vec::new());
+        image::RgbaImage::from_pixel(16, 12, image::Rgba(pixel)).write_to(&mut png, image::ImageFormat::Png).unwrap();
+        put(&path, png.get_ref());
         url
     }
 
     pub fn bytes(&self, name: &str, bytes: &[u8]) -> String {
         let (path, url) = self.at("pictures", name);
-        fs::write(path, bytes).unwrap();
+        put(&path, bytes);
         url
     }
 
@@ -250,6 +251,16 @@ impl World {
         assert_eq!(manifests(epochs), 1, "one manifest under {}", epochs.display());
         job
     }
+}
+
+/// Puts a file in place in one step, as a store does: a job that is reading the one before it
+/// must not find it empty.
+fn put(path: &Path, bytes: &[u8]) {
+    let folder = path.parent().unwrap();
+    fs::create_dir_all(folder).unwrap();
+    let mut file = tempfile::NamedTempFile::new_in(folder).unwrap();
+    std::io::Write::write_all(&mut file, bytes).unwrap();
+    file.persist(path).unwrap();
 }
 
 fn manifests(folder: &Path) -> usize {

@@ -17,8 +17,8 @@ use crate::{
     database::JobStore,
     egress::WebhookPolicy,
     http::{
-        self, Api, Defaults, Dispatcher, NamedToken, Parts, Probes, Role, Server, ServerMode, Settings, Token, Tokens,
-        WebhookSecret,
+        self, Api, ApiToken, ApiTokens, Defaults, Dispatcher, NamedToken, Parts, Probes, Role, Server, ServerMode,
+        Settings, WebhookSecret,
     },
     image::Limits,
     job::EditParams,
@@ -190,11 +190,11 @@ fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settin
 }
 
 /// `http.token`, which may do everything, and `http.tokens`.
-fn tokens(settings: &Http) -> Tokens {
+fn tokens(settings: &Http) -> ApiTokens {
     let one = settings.token.as_ref().map(|token| NamedToken {
         name: "token".to_owned(),
         role: Role::Operate,
-        token: Token::new(token.reveal().to_owned()),
+        token: ApiToken::new(token.reveal().to_owned()),
         requests_per_second: 0.0,
         jobs_per_day: None,
     });
@@ -206,12 +206,12 @@ fn tokens(settings: &Http) -> Tokens {
                 TokenRole::Submit => Role::Submit,
                 TokenRole::Operate => Role::Operate,
             },
-            token: Token::new(entry.token.as_ref()?.reveal().to_owned()),
+            token: ApiToken::new(entry.token.as_ref()?.reveal().to_owned()),
             requests_per_second: entry.requests_per_second,
             jobs_per_day: Some(entry.jobs_per_day).filter(|most| *most > 0),
         })
     });
-    Tokens::new(one.into_iter().chain(named).collect())
+    ApiTokens::new(one.into_iter().chain(named).collect())
 }
 
 /// An origin is a scheme, a host and optionally a port; anything else would never match.

@@ -77,27 +77,27 @@ impl AuditArgs {
         let AuditCommand::List(args) = self.command;
         let loaded = global.load(Vec::new())?;
         block_on(async {
-            let front = Submitter::open(&loaded).await?;
-            let done = list(&front, args).await;
-            front.close().await;
+            let submitter = Submitter::open(&loaded).await?;
+            let done = list(&submitter, args).await;
+            submitter.close().await;
             done
         })
     }
 }
 
-async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
+async fn list(submitter: &Submitter, args: ListArgs) -> Result<(), Failure> {
     let ListArgs { since, actor, action, job, batch, limit, after, json } = args;
     let since = match since {
         Some(Since::Time(at)) => Some(at),
         // By the database's clock, because that of this machine may be wrong.
-        Some(Since::Age(age)) => Some(front.jobs.now().await?.checked_sub(age).unwrap_or(Timestamp::MIN)),
+        Some(Since::Age(age)) => Some(submitter.jobs.now().await?.checked_sub(age).unwrap_or(Timestamp::MIN)),
         None => None,
     };
     let job = match job {
-        Some(name) => Some(name.id(front).await?),
+        Some(name) => Some(name.id(submitter).await?),
         None => None,
     };
-    let page = front.jobs.list_actions(&ActionFilter { since, actor, action, job, batch, limit, after }).await?;
+    let page = submitter.jobs.list_actions(&ActionFilter { since, actor, action, job, batch, limit, after }).await?;
     if json {
         return output::json(&json!({ "actions": page.actions, "next": page.next }));
     }
@@ -147,9 +147,9 @@ pub struct HistoryArgs {
 }
 
 /// What happened to a job, also to one that was deleted.
-pub async fn history(front: &Submitter, args: HistoryArgs) -> Result<(), Failure> {
-    let id = args.id.id(front).await?;
-    let entries = front.jobs.history(id).await?.ok_or_else(|| jobs::no_such_job(id))?;
+pub async fn history(submitter: &Submitter, args: HistoryArgs) -> Result<(), Failure> {
+    let id = args.id.id(submitter).await?;
+    let entries = submitter.jobs.history(id).await?.ok_or_else(|| jobs::no_such_job(id))?;
     if args.json {
         let entries: Vec<Value> = entries.iter().map(in_json).collect();
         return output::json(&json!({ "id": id, "history": entries }));

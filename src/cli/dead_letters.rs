@@ -150,16 +150,16 @@ impl DeadLettersArgs {
                 DeadLettersCommand::Show(args) => show(&queue, args).await,
                 DeadLettersCommand::Retry(args) => {
                     let action = DeadLetterAction::Retry(args.to);
-                    let front = Submitter::open(&loaded).await?;
+                    let submitter = Submitter::open(&loaded).await?;
                     let filter = args.which.filter.clone().with(args.which.named.id.clone());
-                    let done = handle(global, &queue, &front, &args.which, filter, action).await;
-                    front.close().await;
+                    let done = handle(global, &queue, &submitter, &args.which, filter, action).await;
+                    submitter.close().await;
                     done
                 }
                 DeadLettersCommand::Drop(args) => {
-                    let front = Submitter::open(&loaded).await?;
-                    let done = drop_some(global, &queue, &front, args).await;
-                    front.close().await;
+                    let submitter = Submitter::open(&loaded).await?;
+                    let done = drop_some(global, &queue, &submitter, args).await;
+                    submitter.close().await;
                     done
                 }
             };
@@ -248,7 +248,7 @@ fn first_bytes(base64: &str) -> String {
     lines.map(hex::encode).collect::<Vec<_>>().join("\n")
 }
 
-async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: DropArgs) -> Result<(), Failure> {
+async fn drop_some(global: &GlobalArgs, queue: &Queue, submitter: &Submitter, args: DropArgs) -> Result<(), Failure> {
     let which = args.which;
     let mut filter = which.filter.clone().with(which.named.id.clone());
     if !args.yes {
@@ -269,13 +269,13 @@ async fn drop_some(global: &GlobalArgs, queue: &Queue, front: &Submitter, args: 
         filter.names = Vec::new();
         filter.only = Some(page.letters.into_iter().map(|letter| letter.id).collect());
     }
-    handle(global, queue, front, &which, filter, DeadLetterAction::Drop).await
+    handle(global, queue, submitter, &which, filter, DeadLetterAction::Drop).await
 }
 
 async fn handle(
     global: &GlobalArgs,
     queue: &Queue,
-    front: &Submitter,
+    submitter: &Submitter,
     which: &Which,
     filter: DeadLetterFilter,
     action: DeadLetterAction,
@@ -286,7 +286,7 @@ async fn handle(
     };
     let total = queue.dead_letters(&DeadLetterFilter::default(), 0).await?.total;
     let mut sweep = Sweep::start(global, doing, total.into());
-    let record = |letters| record(front, recorded, &which.named.id, letters);
+    let record = |letters| record(submitter, recorded, &which.named.id, letters);
     let report = queue.handle_dead_letters(&filter, action, record, |looked| sweep.add(looked)).await?;
     drop(sweep);
     let failed: Vec<_> =
@@ -311,18 +311,18 @@ async fn handle(
 
 /// One entry for each that was named, and one for all that were chosen by a filter.
 async fn record(
-    front: &Submitter,
+    submitter: &Submitter,
     action: Action,
     names: &[DeadLetterName],
     letters: Vec<DeadLetter>,
 ) -> Result<(), JobError> {
     if names.is_empty() {
-        return front.jobs.record(action, Subject::Many(None), letters.len() as u64, &json!({})).await;
+        return submitter.jobs.record(action, Subject::Many(None), letters.len() as u64, &json!({})).await;
     }
     for letter in letters {
         let subject = Subject::DeadLetter(&letter.id, letter.job);
         let detail = json!({ "dead_letter": letter.id, "code": letter.code, "queue": letter.queue });
-        front.jobs.record(action, subject, 1, &detail).await?;
+        submitter.jobs.record(action, subject, 1, &detail).await?;
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ Examples:
   acetate export last --out scene.ora
   acetate export out/scene --format zip --out - | ssh host 'cat > scene.zip'
   acetate export --batch posters --out psd/")]
-pub struct ExportArgs {
+pub struct ExportLayersArgs {
     /// A job that has succeeded (its id, the beginning of the id, or `last`), or a folder with its result
     #[arg(value_name = "JOB|FOLDER", required_unless_present = "batch", conflicts_with = "batch")]
     source: Option<String>,
@@ -68,7 +68,7 @@ struct Listed<'a> {
     visible: bool,
 }
 
-impl ExportArgs {
+impl ExportLayersArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         if let Some(batch) = &self.batch {
             let format = self.format.unwrap_or(ExportFormat::Psd);
@@ -147,9 +147,9 @@ impl ExportArgs {
             );
             JobError::invalid("JOB|FOLDER", reason)
         })?;
-        let front = Submitter::open(loaded).await?;
-        let files = async { published(&front, name.id(&front).await?).await }.await;
-        front.close().await;
+        let submitter = Submitter::open(loaded).await?;
+        let files = async { published(&submitter, name.id(&submitter).await?).await }.await;
+        submitter.close().await;
         Ok(files?)
     }
 
@@ -175,8 +175,8 @@ impl ExportArgs {
     }
 }
 
-async fn published(front: &Submitter, id: JobId) -> Result<ResultFiles, JobError> {
-    let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+async fn published(submitter: &Submitter, id: JobId) -> Result<ResultFiles, JobError> {
+    let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
     let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
         let hint = match row.state {
             JobState::Queued | JobState::Running => format!("; wait for it with `acetate jobs watch {id}`"),
@@ -185,7 +185,7 @@ async fn published(front: &Submitter, id: JobId) -> Result<ResultFiles, JobError
         };
         return Err(JobError::invalid("id", format!("job {id} {} and has no result{hint}", row.state.predicate())));
     };
-    let store = front.stores.at_root(result.root.as_deref())?;
+    let store = submitter.stores.at_root(result.root.as_deref())?;
     ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await
 }
 

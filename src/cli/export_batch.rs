@@ -33,9 +33,9 @@ pub fn run(global: &GlobalArgs, wish: &BatchExport<'_>) -> Result<(), Failure> {
     std::fs::create_dir_all(wish.out)
         .map_err(|error| JobError::invalid("--out", format!("{}: {error}", wish.out.display())))?;
     block_on(async {
-        let front = Submitter::open(&loaded).await?;
-        let done = all(global, &loaded, &front, wish).await;
-        front.close().await;
+        let submitter = Submitter::open(&loaded).await?;
+        let done = all(global, &loaded, &submitter, wish).await;
+        submitter.close().await;
         done
     })
 }
@@ -43,20 +43,20 @@ pub fn run(global: &GlobalArgs, wish: &BatchExport<'_>) -> Result<(), Failure> {
 async fn all(
     global: &GlobalArgs,
     loaded: &LoadedConfig,
-    front: &Submitter,
+    submitter: &Submitter,
     wish: &BatchExport<'_>,
 ) -> Result<(), Failure> {
     let (batch, out) = (wish.batch, wish.out);
-    let summary = front.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
+    let summary = submitter.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
     // The names depend on all jobs, so that they stay the same while the batch goes on.
     let mut stems = HashMap::<String, u32>::new();
-    each(front, batch, |row| *stems.entry(stem(&row)).or_default() += 1).await?;
+    each(submitter, batch, |row| *stems.entry(stem(&row)).or_default() += 1).await?;
     let limits = Limits::from(&loaded.config.image);
     let (mut written, mut known, mut failures) = (0_u64, 0_u64, BTreeMap::<String, String>::new());
     let mut sweep = Sweep::start(global, "exporting", summary.in_state(JobState::Succeeded));
     let mut after = None;
     'pages: loop {
-        let page = front.jobs.batch_rows(batch, after, PAGE).await?;
+        let page = submitter.jobs.batch_rows(batch, after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.id());
         for row in page.iter().filter(|row| row.state == JobState::Succeeded) {
@@ -68,7 +68,7 @@ async fn all(
             if path.exists() && !wish.force {
                 known += 1;
             } else {
-                match one(front, row, wish.format, &limits, &path).await {
+                match one(submitter, row, wish.format, &limits, &path).await {
                     Ok(()) => written += 1,
                     Err(error) => {
                         output::error(&format!("{}: {error}", path.display()));
@@ -108,10 +108,10 @@ async fn all(
     }
 }
 
-async fn each(front: &Submitter, batch: &BatchId, mut look: impl FnMut(JobRow)) -> Result<(), JobError> {
+async fn each(submitter: &Submitter, batch: &BatchId, mut look: impl FnMut(JobRow)) -> Result<(), JobError> {
     let mut after = None;
     loop {
-        let page = front.jobs.batch_rows(batch, after, PAGE).await?;
+        let page = submitter.jobs.batch_rows(batch, after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.id());
         page.into_iter().for_each(&mut look);
@@ -119,7 +119,7 @@ async fn each(front: &Submitter, batch: &BatchId, mut look: impl FnMut(JobRow)) 
 }
 
 async fn one(
-    front: &Submitter,
+    submitter: &Submitter,
     row: &JobRow,
     format: ExportFormat,
     limits: &Limits,
@@ -128,7 +128,7 @@ async fn one(
     let Some(result) = &row.published else {
         return Err(JobError::database(format!("job {} has succeeded without a result", row.id())));
     };
-    let store = front.stores.at_root(result.root.as_deref())?;
+    let store = submitter.stores.at_root(result.root.as_deref())?;
     let files = ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await?;
     export::write_result(&files, format, limits, path).await.map(drop)
 }

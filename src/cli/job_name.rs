@@ -25,16 +25,16 @@ pub enum JobName {
 
 impl JobName {
     /// The id of the job. Only a name that is not a whole id is looked up.
-    pub async fn id(&self, front: &Submitter) -> Result<JobId, JobError> {
+    pub async fn id(&self, submitter: &Submitter) -> Result<JobId, JobError> {
         match self {
             Self::Id(id) => Ok(*id),
-            Self::Last => front
+            Self::Last => submitter
                 .jobs
                 .last_job()
                 .await?
                 .ok_or_else(|| JobError::invalid("id", "there are no jobs, so none is the last one")),
             Self::Beginning(beginning) => {
-                let found = front.jobs.jobs_starting_with(beginning, SHOWN).await?;
+                let found = submitter.jobs.jobs_starting_with(beginning, SHOWN).await?;
                 match found.as_slice() {
                     [id] => Ok(*id),
                     [] => {

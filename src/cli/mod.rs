@@ -73,7 +73,7 @@ enum Command {
     /// Show, pause, resume or drain the queue
     Queue(queue::QueueArgs),
     /// Write the layers of a result as one file: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP)
-    Export(export::ExportArgs),
+    Export(export::ExportLayersArgs),
     /// List, download or check model checkpoints
     Models(models::ModelsArgs),
     /// Show the configuration and where each value comes from

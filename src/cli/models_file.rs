@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as Style};
 use qwen_image::{
     human_memory,
-    models::{self, Component, ModelError, PartSize, Target},
+    models::{self, Component, ConvertTo, ModelError, PartSize},
 };
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ pub struct ConvertArgs {
     source: PathBuf,
     /// The form: fp8 (safetensors, as ComfyUI has it), or for GGUF q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or bf16
     #[arg(long, value_name = "FORM")]
-    to: Target,
+    to: ConvertTo,
     /// The file to write; it must not exist
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,

@@ -16,14 +16,14 @@ use crate::{
 };
 
 /// Waits for a job to end and returns its row. Ctrl-C stops watching, not the job.
-pub async fn job(global: &GlobalArgs, front: &Submitter, id: JobId) -> Result<JobRow, Failure> {
+pub async fn job(global: &GlobalArgs, submitter: &Submitter, id: JobId) -> Result<JobRow, Failure> {
     let (tell, told) = watch::channel(None);
     let shown = progress::show(told, global.progress_style());
-    let mut changes = front.jobs.changes();
+    let mut changes = submitter.jobs.changes();
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let mut last = None;
     let ended = loop {
-        let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
         if row.state.is_terminal() {
             break Ok(row);
         }
@@ -52,9 +52,9 @@ pub async fn job(global: &GlobalArgs, front: &Submitter, id: JobId) -> Result<Jo
 }
 
 /// Prints a job that has ended; a job without a result is a failure.
-pub fn report(front: &Submitter, row: JobRow, json: bool) -> Result<(), Failure> {
+pub fn report(submitter: &Submitter, row: JobRow, json: bool) -> Result<(), Failure> {
     let (id, state, error) = (row.id(), row.state, row.error.clone());
-    let view = JobView::new(row, &front.stores)?;
+    let view = JobView::new(row, &submitter.stores)?;
     if json {
         output::json(&view)?;
     } else {
@@ -74,7 +74,7 @@ pub fn report(front: &Submitter, row: JobRow, json: bool) -> Result<(), Failure>
 }
 
 /// Waits until every job of a batch has ended.
-pub async fn batch(global: &GlobalArgs, front: &Submitter, batch: &BatchId) -> Result<BatchSummary, Failure> {
+pub async fn batch(global: &GlobalArgs, submitter: &Submitter, batch: &BatchId) -> Result<BatchSummary, Failure> {
     let terminal = std::io::stderr().is_terminal() && !global.is_quiet();
     let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(None, target);
@@ -82,11 +82,11 @@ pub async fn batch(global: &GlobalArgs, front: &Submitter, batch: &BatchId) -> R
         bar.set_style(style);
     }
     bar.set_prefix(batch.to_string());
-    let mut changes = front.jobs.changes();
+    let mut changes = submitter.jobs.changes();
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let (start, mut at_start, mut said) = (Instant::now(), None, None::<Instant>);
     loop {
-        let summary = front.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
+        let summary = submitter.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
         let (ended, total) = (summary.ended(), summary.total());
         let before = *at_start.get_or_insert(ended);
         let text = pace(&summary, ended.saturating_sub(before), start.elapsed());

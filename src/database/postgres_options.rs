@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 /// Which servers are acceptable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum SessionAttributes {
     Any,
     /// One whose sessions can write.
     Writable,
@@ -24,7 +24,7 @@ pub(super) struct Parameters {
     named_hosts: Option<String>,
     addresses: Option<String>,
     named_ports: Option<String>,
-    pub(super) target: Option<Target>,
+    pub(super) target: Option<SessionAttributes>,
     pub(super) shuffled: bool,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) application_name: Option<String>,
@@ -89,9 +89,9 @@ impl Parameters {
             },
             "target_session_attrs" => {
                 self.target = Some(match value.as_str() {
-                    "any" => Target::Any,
-                    "read-write" => Target::Writable,
-                    "primary" => Target::Primary,
+                    "any" => SessionAttributes::Any,
+                    "read-write" => SessionAttributes::Writable,
+                    "primary" => SessionAttributes::Primary,
                     "read-only" | "standby" | "prefer-standby" => {
                         return wrong("acetate writes; use read-write, primary or any");
                     }

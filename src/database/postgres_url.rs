@@ -15,7 +15,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tracing::warn;
 
-use super::postgres_options::{Parameters, Target};
+use super::postgres_options::{Parameters, SessionAttributes};
 use crate::job::percent_decoded;
 
 /// A parsed address; it is never shown whole, because it may contain a password.
@@ -23,7 +23,7 @@ use crate::job::percent_decoded;
 pub struct PostgresUrl {
     /// At least one, in the order in which they are tried.
     pub(super) hosts: Vec<Host>,
-    pub(super) target: Target,
+    pub(super) target: SessionAttributes,
     /// Whether the hosts are tried in random order.
     pub(super) shuffled: bool,
     /// How long to wait for one host. Absent: the default.
@@ -88,7 +88,7 @@ impl PostgresUrl {
             warn!("the database's address: {remark}");
         }
         // A service writes. With one host there is no choice, and its readers may use a replica.
-        let several = if hosts.len() > 1 { Target::Writable } else { Target::Any };
+        let several = if hosts.len() > 1 { SessionAttributes::Writable } else { SessionAttributes::Any };
         Ok(Self {
             target: parameters.target.unwrap_or(several),
             shuffled: parameters.shuffled,
@@ -241,11 +241,11 @@ mod tests {
 
     #[test]
     fn several_hosts_mean_the_writable_one_unless_the_address_says_otherwise() {
-        assert_eq!(read("me@a/x").target, Target::Any);
-        assert_eq!(read("me@a,b/x").target, Target::Writable);
-        assert_eq!(read("me@a,b/x?target_session_attrs=any").target, Target::Any);
-        assert_eq!(read("me@a/x?target_session_attrs=read-write").target, Target::Writable);
-        assert_eq!(read("me@a/x?target_session_attrs=primary").target, Target::Primary);
+        assert_eq!(read("me@a/x").target, SessionAttributes::Any);
+        assert_eq!(read("me@a,b/x").target, SessionAttributes::Writable);
+        assert_eq!(read("me@a,b/x?target_session_attrs=any").target, SessionAttributes::Any);
+        assert_eq!(read("me@a/x?target_session_attrs=read-write").target, SessionAttributes::Writable);
+        assert_eq!(read("me@a/x?target_session_attrs=primary").target, SessionAttributes::Primary);
         let reason = refused("me@a,b/x?target_session_attrs=standby");
         assert!(reason.contains("target_session_attrs=standby") && reason.contains("read-write"), "{reason}");
         let reason = refused("me@a,b/x?target_session_attrs=writable");

@@ -23,7 +23,7 @@ use ::image::RgbaImage;
 use qwen_image::{DeviceChoice, Limits, PipelineOptions, hub::ModelRef, image_processor::Mask};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::pool::{Lent, Pool};
+use self::pool::{LentDevice, Pool};
 use crate::job::{
     Caption, DecomposeParams, EditParams, EditRecord, JobError, ModelRecord, SamplingRecord, Stage, StageTiming,
 };
@@ -168,7 +168,7 @@ enum Command {
 struct Task {
     cancel: CancelToken,
     progress: ProgressFn,
-    lent: Lent,
+    lent: LentDevice,
 }
 
 impl Engine {

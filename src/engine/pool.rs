@@ -35,7 +35,7 @@ enum State {
 
 /// A device that one call has for itself, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Lent {
+pub(super) struct LentDevice {
     pool: Arc<Pool>,
     pub index: usize,
     permit: Option<OwnedSemaphorePermit>,
@@ -56,7 +56,7 @@ impl Pool {
     ///
     /// # Errors
     /// If all devices have failed.
-    pub async fn lend(self: &Arc<Self>, work: Option<&Work>) -> Result<Lent, JobError> {
+    pub async fn lend(self: &Arc<Self>, work: Option<&Work>) -> Result<LentDevice, JobError> {
         loop {
             let permit = self.free.clone().acquire_owned().await.map_err(|_| gone())?;
             let mut devices = self.lock();
@@ -69,7 +69,7 @@ impl Pool {
                 continue;
             };
             (device.state, device.used) = (State::Lent, last + 1);
-            return Ok(Lent { pool: self.clone(), index, permit: Some(permit) });
+            return Ok(LentDevice { pool: self.clone(), index, permit: Some(permit) });
         }
     }
 
@@ -143,7 +143,7 @@ impl Device {
     }
 }
 
-impl Drop for Lent {
+impl Drop for LentDevice {
     fn drop(&mut self) {
         let mut devices = self.pool.lock();
         let state = &mut devices[self.index].state;

@@ -53,7 +53,7 @@ pub struct DeadLetters {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Retried {
+pub struct RetriedLetters {
     /// How many dead letters were published again; equal ones have the same id.
     pub retried: usize,
 }
@@ -92,15 +92,15 @@ pub async fn show(State(api): State<Api>, PathParams(id): PathParams<String>) ->
 /// To the queue that it came from. It is removed from the dead letters once RabbitMQ has confirmed that; if the server
 /// dies in between, the message is there twice, which is one job.
 #[utoipa::path(post, path = "/v1/dead-letters/{id}/retry", tag = "dead-letters", operation_id = "retry_dead_letter", params(("id" = String, Path), RetryQuery),
-    responses((status = 200, description = "Published", body = Retried), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "Published", body = RetriedLetters), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn retry(
     State(api): State<Api>,
     caller: Caller,
     PathParams(id): PathParams<String>,
     QueryParams(asked): QueryParams<RetryQuery>,
-) -> Answer<Json<Retried>> {
+) -> Answer<Json<RetriedLetters>> {
     let report = handle(&api, &caller, &id, DeadLetterAction::Retry(asked.to)).await?;
-    Ok(Json(Retried { retried: report.done.len() }))
+    Ok(Json(RetriedLetters { retried: report.done.len() }))
 }
 
 /// Drop a dead letter

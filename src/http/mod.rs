@@ -48,7 +48,7 @@ pub use api::{Api, Dispatcher, Parts};
 pub use caller::Role;
 pub use listen::ConnectionLimits;
 pub use metrics::describe;
-pub use middleware::{NamedToken, Token, Tokens};
+pub use middleware::{ApiToken, ApiTokens, NamedToken};
 pub use probes::Probes;
 pub use routes::{api_document, routes};
 pub use settings::{Defaults, ServerMode, ServerModel, ServerModels, Settings};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Tokens, WebhookSecret};
+use super::{ApiTokens, WebhookSecret};
 use crate::{
     egress::WebhookPolicy,
     image::Limits,
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// None: no token is needed.
-    pub tokens: Tokens,
+    pub tokens: ApiTokens,
     /// Host names, in addition to localhost, that a server without a token accepts.
     pub hosts: Vec<String>,
     pub cors_origins: Vec<String>,

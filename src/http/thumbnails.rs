@@ -87,7 +87,7 @@ impl Thumbnails {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Size {
+pub struct ThumbnailSize {
     /// The maximum length of the longer side: 96, 256, 640 or 1280 pixels. Default: 256.
     size: Option<u32>,
 }
@@ -96,7 +96,7 @@ pub struct Size {
 ///
 /// `name` is a file of the result, or one of the job's inputs: `input-0.png`, `input-1.png`, ...
 #[utoipa::path(get, path = "/v1/jobs/{id}/thumbnails/{name}", tag = "pictures", operation_id = "get_thumbnail",
-    params(("id" = JobId, Path), ("name" = String, Path), Size),
+    params(("id" = JobId, Path), ("name" = String, Path), ThumbnailSize),
     responses(
         (status = 200, description = "The thumbnail as PNG", body = inline(Binary), content_type = "image/png"),
         (status = 304, description = "Not modified (`If-None-Match`)"),
@@ -104,7 +104,7 @@ pub struct Size {
 pub async fn thumbnail(
     State(api): State<Api>,
     PathParams((id, name)): PathParams<(String, String)>,
-    QueryParams(asked): QueryParams<Size>,
+    QueryParams(asked): QueryParams<ThumbnailSize>,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let size = asked.size.unwrap_or(USUAL);

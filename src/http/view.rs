@@ -55,7 +55,7 @@ pub struct JobView {
     pub outputs: Vec<OutputView>,
     /// How true the layers are to their picture; null for a job without layers, or that has not succeeded.
     pub fidelity: Option<Fidelity>,
-    pub links: Links,
+    pub links: JobLinks,
     /// Its attempts, oldest first; only when a single job is requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Vec<AttemptView>>,
@@ -98,7 +98,7 @@ pub struct OutputView {
 
 /// Paths on this server.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Links {
+pub struct JobLinks {
     #[serde(rename = "self")]
     pub this: String,
     pub events: String,
@@ -160,7 +160,7 @@ impl JobView {
             finished_at: row.finished_at,
             outputs: files.iter().map(|file| OutputView::new(file, &path)).collect(),
             fidelity: row.published.as_ref().and_then(|result| result.fidelity.clone()),
-            links: Links {
+            links: JobLinks {
                 events: format!("{path}/events"),
                 thumbnail: shown
                     .map(|file| format!("{path}/thumbnails/{}", file.name))

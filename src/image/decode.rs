@@ -130,7 +130,7 @@ enum Kind<'a> {
     Png {
         pixel_bytes: u64,
     },
-    Jpeg(jpeg::Header),
+    Jpeg(jpeg::JpegHeader),
     Tiff(Box<Tiff<'a>>),
     /// A format that the `image` crate decodes.
     Other,
@@ -163,7 +163,7 @@ impl<'a> Header<'a> {
                 header.kind = Kind::Png { pixel_bytes: facts.pixel_bytes };
             }
             ImageFormat::Jpeg => {
-                let jpeg = jpeg::Header::read(bytes, MOST_PROFILE).ok_or_else(|| {
+                let jpeg = jpeg::JpegHeader::read(bytes, MOST_PROFILE).ok_or_else(|| {
                     invalid("the JPEG is damaged: it has no frame; download or save it again".to_owned())
                 })?;
                 header.size = jpeg.size();
@@ -234,9 +234,9 @@ impl<'a> Header<'a> {
         let label = container::label(self.format);
         match &self.kind {
             Kind::Png { .. } => png_file::decode(bytes, most_memory).map_err(|failure| match failure {
-                png_file::Failure::CutShort => invalid(cut_short(label)),
-                png_file::Failure::TooLarge => too_much(name, label, "the limit is image.max_memory"),
-                png_file::Failure::Damaged(said) => invalid(damaged(label, &said)),
+                png_file::PngError::CutShort => invalid(cut_short(label)),
+                png_file::PngError::TooLarge => too_much(name, label, "the limit is image.max_memory"),
+                png_file::PngError::Damaged(said) => invalid(damaged(label, &said)),
             }),
             Kind::Jpeg(jpeg) => {
                 let opened = jpeg::decode(bytes, jpeg, None, most_memory).map_err(invalid)?;

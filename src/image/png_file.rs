@@ -114,25 +114,25 @@ fn ignored(gamma: Option<u32>, primaries: Option<&[u32]>) -> Option<String> {
 }
 
 /// Why a PNG could not be decoded.
-pub(super) enum Failure {
+pub(super) enum PngError {
     CutShort,
     TooLarge,
     Damaged(String),
 }
 
 /// The first picture, with 8 or 16 bits; palettes become RGB, and transparent colors alpha.
-pub(super) fn decode(bytes: &[u8], most_memory: usize) -> Result<Pixels, Failure> {
+pub(super) fn decode(bytes: &[u8], most_memory: usize) -> Result<Pixels, PngError> {
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: most_memory });
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(Transformations::EXPAND);
     let mut reader = decoder.read_info().map_err(failure)?;
     let (width, height) = (reader.info().width, reader.info().height);
-    let size = reader.output_buffer_size().filter(|size| *size <= most_memory).ok_or(Failure::TooLarge)?;
+    let size = reader.output_buffer_size().filter(|size| *size <= most_memory).ok_or(PngError::TooLarge)?;
     let mut data = vec![0; size];
     let frame = reader.next_frame(&mut data).map_err(failure)?;
     if (frame.width, frame.height) != (width, height) {
-        return Err(Failure::Damaged("its first picture has another size".to_owned()));
+        return Err(PngError::Damaged("its first picture has another size".to_owned()));
     }
     data.truncate(frame.buffer_size());
     let (model, alpha) = match frame.color_type {
@@ -140,7 +140,7 @@ pub(super) fn decode(bytes: &[u8], most_memory: usize) -> Result<Pixels, Failure
         ColorType::GrayscaleAlpha => (Model::Gray, true),
         ColorType::Rgb => (Model::Rgb, false),
         ColorType::Rgba => (Model::Rgb, true),
-        ColorType::Indexed => return Err(Failure::Damaged("its palette is missing".to_owned())),
+        ColorType::Indexed => return Err(PngError::Damaged("its palette is missing".to_owned())),
     };
     let samples = match frame.bit_depth {
         BitDepth::Sixteen => {
@@ -151,10 +151,10 @@ pub(super) fn decode(bytes: &[u8], most_memory: usize) -> Result<Pixels, Failure
     Ok(Pixels { width, height, model, alpha, samples })
 }
 
-fn failure(error: DecodingError) -> Failure {
+fn failure(error: DecodingError) -> PngError {
     match error {
-        DecodingError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Failure::CutShort,
-        DecodingError::LimitsExceeded => Failure::TooLarge,
-        error => Failure::Damaged(error.to_string()),
+        DecodingError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => PngError::CutShort,
+        DecodingError::LimitsExceeded => PngError::TooLarge,
+        error => PngError::Damaged(error.to_string()),
     }
 }

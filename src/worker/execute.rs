@@ -35,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Everything that a job produced, before it is written.
 #[derive(Default)]
 pub(super) struct Made {
-    pub pictures: Vec<Picture>,
+    pub pictures: Vec<OutputPicture>,
     pub caption: Option<Caption>,
     pub resolution: Option<u32>,
     pub fidelity: Option<Fidelity>,
@@ -48,7 +48,7 @@ pub(super) struct Made {
     pub timings: Vec<StageTiming>,
 }
 
-pub(super) struct Picture {
+pub(super) struct OutputPicture {
     pub name: String,
     pub role: LayerRole,
     pub image: RgbaImage,
@@ -255,7 +255,7 @@ impl Execution<'_> {
     }
 
     fn add(&mut self, name: String, role: LayerRole, image: RgbaImage) {
-        self.made.pictures.push(Picture { name, role, image });
+        self.made.pictures.push(OutputPicture { name, role, image });
     }
 }
 

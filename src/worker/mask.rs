@@ -1,7 +1,7 @@
 //! The mask of an edit, at the size of the picture that is edited.
 
 use ::image::RgbaImage;
-use qwen_image::image_processor::{Coverage, Mask};
+use qwen_image::image_processor::{Mask, MaskCoverage};
 
 use crate::job::{EditParams, InputRef, JobError};
 
@@ -32,12 +32,12 @@ pub(super) fn edit_mask(
     }
     let mask = mask.resized(width, height);
     match mask.coverage() {
-        Coverage::Part => Ok((Some(mask), notes)),
-        Coverage::Full => {
+        MaskCoverage::Part => Ok((Some(mask), notes)),
+        MaskCoverage::Full => {
             notes.push("the mask lets everything change, so that it has no effect".to_owned());
             Ok((None, notes))
         }
-        Coverage::Empty => {
+        MaskCoverage::Empty => {
             let reason = if named.is_some_and(is_layer) {
                 "the layer is transparent everywhere, so that nothing may change; name another layer"
             } else {

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::{
     Reporter, Results, Worker,
-    execute::{Made, Picture},
+    execute::{Made, OutputPicture},
     failpoint::Point,
     inputs::count,
     metrics,
@@ -38,7 +38,7 @@ pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<P
     let total = count(pictures.len());
     reporter.at(Stage::EncodePng, 0, total);
     let mut tasks = JoinSet::new();
-    for (index, Picture { name, role, image }) in pictures.into_iter().enumerate() {
+    for (index, OutputPicture { name, role, image }) in pictures.into_iter().enumerate() {
         tasks.spawn_blocking(move || {
             let bytes = image::encode_png(&image)?;
             let ((width, height), bounding_box) = (image.dimensions(), image::bounding_box(&image));

@@ -11,7 +11,7 @@ use flate2::bufread::MultiGzDecoder;
 use serde_json::{Value, json};
 
 use super::{
-    Fields, Picture, Row,
+    Fields, Row, RowPicture,
     listed::{is_hidden, is_picture},
     reading::Sink,
     text::read_error,
@@ -87,7 +87,7 @@ struct Samples<'a> {
 struct Sample {
     key: String,
     fields: Result<Fields, JobError>,
-    pictures: Vec<Picture>,
+    pictures: Vec<RowPicture>,
 }
 
 impl Samples<'_> {
@@ -106,7 +106,7 @@ impl Samples<'_> {
         let Some(Sample { fields, pictures, .. }) = &mut self.current else { return };
         let ending = kind.rsplit('.').next().unwrap_or_default();
         if is_picture(ending) {
-            pictures.push(Picture { column: kind, name, bytes });
+            pictures.push(RowPicture { column: kind, name, bytes });
             return;
         }
         let Ok(known) = fields else { return };
@@ -189,7 +189,7 @@ pub mod tests {
         assert_eq!(rows.len(), 2);
         let wanted = json!({"__key__": "a/0", "width": 3, "prompt": "a cat", "txt": "caption"});
         assert_eq!(*rows[0].fields.as_ref().unwrap(), *wanted.as_object().unwrap());
-        let picture = Picture { column: "jpg".to_owned(), name: "a/0.jpg".to_owned(), bytes: b"first".to_vec() };
+        let picture = RowPicture { column: "jpg".to_owned(), name: "a/0.jpg".to_owned(), bytes: b"first".to_vec() };
         assert_eq!(rows[0].pictures, [picture]);
         assert!(rows[1].place.ends_with("x.tar, row 2 (a/1)"), "{}", rows[1].place);
 

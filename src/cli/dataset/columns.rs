@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Fields, Picture};
+use super::{Fields, RowPicture};
 use crate::job::{JobError, JobId, JobKind, value_from_slice};
 
 /// The fields of a message, besides parameters and labels.
@@ -49,7 +49,7 @@ pub struct Split {
     /// The other columns.
     pub meta: Fields,
     /// The picture that the row itself has.
-    pub picture: Option<Picture>,
+    pub picture: Option<RowPicture>,
 }
 
 impl Columns {
@@ -70,7 +70,7 @@ impl Columns {
     ///
     /// # Errors
     /// A row without a picture, with the names that it has.
-    pub fn split(&self, mut row: Fields, is_table: bool, pictures: Vec<Picture>) -> Result<Split, JobError> {
+    pub fn split(&self, mut row: Fields, is_table: bool, pictures: Vec<RowPicture>) -> Result<Split, JobError> {
         if row.contains_key("version") && !is_table && pictures.is_empty() {
             return Ok(Split { job: row, meta: Fields::new(), picture: None });
         }
@@ -113,7 +113,7 @@ impl Columns {
     }
 
     /// The picture of the row that the job is about: the one that `--column` names, `image`, or the only one.
-    fn chosen(&self, mut pictures: Vec<Picture>, job: &Fields) -> Result<Option<Picture>, JobError> {
+    fn chosen(&self, mut pictures: Vec<RowPicture>, job: &Fields) -> Result<Option<RowPicture>, JobError> {
         pictures.retain(|picture| !self.dropped.contains(&picture.column));
         let named = self.renamed.iter().find(|(field, _)| is_picture(field)).map(|(_, column)| column.as_str());
         let position = |name: &str| pictures.iter().position(|picture| picture.column == name);
@@ -353,7 +353,7 @@ mod tests {
         let plain = columns(&[], &[]);
         let error = split(&plain, &json!({ "image": "a", "text": "x".repeat(20_000) }), false).unwrap_err();
         assert!(error.contains("text: has 20002 bytes") && error.ends_with("--drop-column text"), "{error}");
-        let picture = |column: &str| Picture { column: column.to_owned(), name: String::new(), bytes: vec![1] };
+        let picture = |column: &str| RowPicture { column: column.to_owned(), name: String::new(), bytes: vec![1] };
         let two = || vec![picture("input.png"), picture("target.png")];
         let error = plain.split(Fields::new(), false, two()).unwrap_err().to_string();
         assert!(error.ends_with("choose one with --column image=input.png"), "{error}");

@@ -1,6 +1,6 @@
 //! Datasets: the rows of a manifest, or the pictures of a folder or a prefix.
 //!
-//! A [`Source`] is read on a thread of its own, row by row, and its rows arrive in small groups ([`Reading`]), so that a
+//! A [`DatasetSource`] is read on a thread of its own, row by row, and its rows arrive in small groups ([`Reading`]), so that a
 //! million rows are never in memory. [`Columns`] says which columns of a row are about the job; the others are carried
 //! through to the results. [`Pick`] chooses some of the rows.
 
@@ -31,10 +31,10 @@ pub use columns::{ColumnFlags, Columns, Split};
 pub use hub::{is_on_hub, pull};
 pub use listed::why_not;
 pub use paths::{Base, resolve};
-pub use pick::{Pick, PickFlags, Picked, Sample};
+pub use pick::{DrawnRows, Pick, PickFlags, Picked};
 pub use reading::Reading;
 pub use remote::{Fetched, fetch};
-pub use source::Source;
+pub use source::DatasetSource;
 pub use tally::Tally;
 
 pub type Fields = Map<String, Value>;
@@ -50,14 +50,14 @@ pub struct Row {
     /// The values are texts.
     pub is_table: bool,
     /// The pictures that the row itself has.
-    pub pictures: Vec<Picture>,
+    pub pictures: Vec<RowPicture>,
     /// Relative paths start here. Absent: in the folder of the source.
     pub folder: Option<Arc<Path>>,
 }
 
 /// A picture inside a dataset's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picture {
+pub struct RowPicture {
     /// The column, or what follows the first dot in the name of a file in an archive.
     pub column: String,
     /// Its path in the dataset; empty if it has none.

@@ -11,7 +11,7 @@ use parquet::{
 };
 use serde_json::{Value, json};
 
-use super::{Fields, Picture, Row, columns::may_be_a_picture, json::LARGEST_EXACT, reading::Sink, text::read_error};
+use super::{Fields, Row, RowPicture, columns::may_be_a_picture, json::LARGEST_EXACT, reading::Sink, text::read_error};
 use crate::job::JobError;
 
 /// The number of values that are decoded at a time. They may be pictures.
@@ -62,7 +62,7 @@ pub fn has_pictures(path: &Path) -> bool {
     })
 }
 
-fn take_apart(record: Record) -> (Fields, Vec<Picture>) {
+fn take_apart(record: Record) -> (Fields, Vec<RowPicture>) {
     let (mut fields, mut pictures) = (Fields::new(), Vec::new());
     for (column, field) in record.into_columns() {
         match field {
@@ -70,10 +70,10 @@ fn take_apart(record: Record) -> (Fields, Vec<Picture>) {
             Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
                 // Some programs do not say that a column is text.
                 Ok(text) => drop(fields.insert(column, json!(text))),
-                Err(_) => pictures.push(Picture { column, name: String::new(), bytes: bytes.data().to_vec() }),
+                Err(_) => pictures.push(RowPicture { column, name: String::new(), bytes: bytes.data().to_vec() }),
             },
             Field::Group(group) => match picture(&group) {
-                Some((bytes, name)) => pictures.push(Picture { column, name, bytes }),
+                Some((bytes, name)) => pictures.push(RowPicture { column, name, bytes }),
                 None => drop(fields.insert(column, image_path(&group).unwrap_or_else(|| group_value(group)))),
             },
             other => drop(fields.insert(column, value(other))),
@@ -87,7 +87,7 @@ fn take_apart(record: Record) -> (Fields, Vec<Picture>) {
 }
 
 /// Whether these bytes are a picture, by their first ones or the name of their column.
-fn looks_like_one(picture: &Picture) -> bool {
+fn looks_like_one(picture: &RowPicture) -> bool {
     const ISO_MEDIA: &[u8] = b"ftyp";
     let bytes = &picture.bytes;
     may_be_a_picture(&picture.column)
@@ -252,7 +252,7 @@ pub mod tests {
             assert!(row.place.ends_with("x.parquet, row 40"), "{}", row.place);
             let fields = row.fields.as_ref().unwrap();
             assert_eq!(*fields, json!({"text": "a cat", "steps": 7, "width": 39}).as_object().unwrap().clone());
-            let wanted = Picture { column: "image".to_owned(), name: "a/b.png".to_owned(), bytes: picture.to_vec() };
+            let wanted = RowPicture { column: "image".to_owned(), name: "a/b.png".to_owned(), bytes: picture.to_vec() };
             assert_eq!(row.pictures, [wanted]);
         }
     }

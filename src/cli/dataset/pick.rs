@@ -58,7 +58,7 @@ pub enum Picked {
 }
 
 impl Pick {
-    /// `sample` has the numbers that [`Sample`] chose.
+    /// `sample` has the numbers that [`DrawnRows`] chose.
     pub fn new(flags: &PickFlags, sample: Option<HashSet<u64>>) -> Self {
         Self { shard: flags.shard, sample, limit: flags.limit, taken: 0 }
     }
@@ -79,7 +79,7 @@ fn in_shard(shard: Option<Shard>, number: u64) -> bool {
 
 /// Draws a sample from rows whose number is not known before: those with the smallest hashes.
 #[derive(Debug)]
-pub struct Sample {
+pub struct DrawnRows {
     size: usize,
     seed: u64,
     shard: Option<Shard>,
@@ -87,7 +87,7 @@ pub struct Sample {
     kept: std::collections::BinaryHeap<(u64, u64)>,
 }
 
-impl Sample {
+impl DrawnRows {
     /// Nothing if no sample is asked for.
     pub fn asked_for(flags: &PickFlags) -> Option<Self> {
         let size = usize::try_from(flags.sample?).unwrap_or(usize::MAX);
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     fn taken(flags: &PickFlags, rows: u64) -> Vec<u64> {
-        let sample = Sample::asked_for(flags).map(|mut sample| {
+        let sample = DrawnRows::asked_for(flags).map(|mut sample| {
             (1..=rows).for_each(|number| sample.look(number));
             sample.numbers()
         });

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Row, Source, Tally};
+use super::{DatasetSource, Row, Tally};
 use crate::{job::JobError, store::InputReader};
 
 /// The number of rows that are handed over at a time.
@@ -27,7 +27,7 @@ pub struct Reading {
 
 impl Reading {
     /// Starts to read. Dropping it ends the thread.
-    pub fn start(source: &Source, inputs: &InputReader) -> Self {
+    pub fn start(source: &DatasetSource, inputs: &InputReader) -> Self {
         let (to, rows) = mpsc::channel(WAITING);
         let tally = Arc::new(Mutex::new(Tally::default()));
         let (source, inputs) = (source.clone(), inputs.clone());

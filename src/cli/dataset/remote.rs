@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::Source;
+use super::DatasetSource;
 use crate::{
     job::JobError,
     store::{InputReader, io_error},
@@ -14,7 +14,7 @@ const LARGEST: u64 = 1 << 30;
 /// A copy of a manifest, which is deleted with it.
 #[derive(Debug)]
 pub struct Fetched {
-    pub source: Source,
+    pub source: DatasetSource,
     /// Where its relative paths start, with a `/` at its end.
     pub base: String,
     _folder: tempfile::TempDir,
@@ -25,10 +25,10 @@ pub async fn fetch(inputs: &InputReader, text: &str) -> Result<Option<Fetched>, 
     let is_web = text.starts_with("https://") || text.starts_with("http://");
     let path = if is_web { text.split(['?', '#']).next().unwrap_or_default() } else { text };
     let name = path.rsplit('/').next().unwrap_or_default();
-    if !(is_web || text.starts_with("s3://") && Source::is_file_name(name)) {
+    if !(is_web || text.starts_with("s3://") && DatasetSource::is_file_name(name)) {
         return Ok(None);
     }
-    if !Source::is_file_name(name) {
+    if !DatasetSource::is_file_name(name) {
         let reason = format!("`{path}` is not a manifest; its name has to end in .jsonl, .json, .csv, .tsv or .txt");
         return Err(JobError::invalid("--from", reason));
     }
@@ -37,7 +37,7 @@ pub async fn fetch(inputs: &InputReader, text: &str) -> Result<Option<Fetched>, 
     let folder = tempfile::tempdir().map_err(|error| io_error(here, "create a folder", error))?;
     let file = folder.path().join(name);
     fs::write(&file, bytes).map_err(|error| io_error(&file, "write the manifest", error))?;
-    let source = Source::parse(&file.display().to_string())?;
+    let source = DatasetSource::parse(&file.display().to_string())?;
     let base = path[..path.len() - name.len()].to_owned();
     Ok(Some(Fetched { source, base, _folder: folder }))
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Source {
+pub enum DatasetSource {
     /// One JSON object per line.
     Jsonl(PathBuf),
     /// An array of JSON objects.
@@ -33,7 +33,7 @@ pub enum Source {
     Prefix(String),
 }
 
-impl Source {
+impl DatasetSource {
     pub fn parse(text: &str) -> Result<Self, JobError> {
         if text.starts_with("s3://") {
             return Ok(Self::Prefix(text.to_owned()));
@@ -186,11 +186,11 @@ mod tests {
         let parse = |name: &str| {
             let file = folder.path().join(name);
             std::fs::write(&file, "").unwrap();
-            Source::parse(&file.display().to_string())
+            DatasetSource::parse(&file.display().to_string())
         };
         assert!(parse("list.doc").unwrap_err().to_string().contains(".jsonl, .json, .csv"));
-        assert_eq!(Source::parse("nowhere.csv").unwrap_err().code(), "input_not_found");
-        let prefix = Source::parse("s3://in/posters/2019").unwrap();
+        assert_eq!(DatasetSource::parse("nowhere.csv").unwrap_err().code(), "input_not_found");
+        let prefix = DatasetSource::parse("s3://in/posters/2019").unwrap();
         assert_eq!((prefix.stem(), prefix.below()), ("2019".to_owned(), "s3://in/posters/".to_owned()));
         for (name, stem) in [
             ("a.b.CSV.gz", "a.b"),

@@ -30,11 +30,11 @@ pub struct DeleteArgs {
 }
 
 /// Looks at all jobs before it deletes the first.
-pub async fn delete(front: &Submitter, args: DeleteArgs) -> Result<(), Failure> {
+pub async fn delete(submitter: &Submitter, args: DeleteArgs) -> Result<(), Failure> {
     let mut rows = Vec::with_capacity(args.ids.len());
     for name in &args.ids {
-        let id = name.id(front).await?;
-        let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        let id = name.id(submitter).await?;
+        let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
         if !row.state.is_terminal() {
             let reason = format!("job {id} {}; cancel it first: acetate jobs cancel {id}", row.state.predicate());
             return Err(JobError::invalid("id", reason).into());
@@ -46,14 +46,14 @@ pub async fn delete(front: &Submitter, args: DeleteArgs) -> Result<(), Failure> 
     for row in &rows {
         // Files first: if the process stops in between, the rows still name the remaining files.
         if !args.keep_files {
-            let deletion = front.stores.delete_results(&[row.objects()]).await;
+            let deletion = submitter.stores.delete_results(&[row.objects()]).await;
             files += deletion.files;
             if let Some(error) = deletion.failed.into_values().next() {
                 kept.get_or_insert(error);
                 continue;
             }
         }
-        front.jobs.forget(&[row.id()]).await?;
+        submitter.jobs.forget(&[row.id()]).await?;
         ids.push(row.id());
     }
     if args.json {

@@ -44,7 +44,7 @@ pub struct ListArgs {
     pub json: bool,
 }
 
-pub async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
+pub async fn list(submitter: &Submitter, args: ListArgs) -> Result<(), Failure> {
     let filter = Filter {
         state: args.state,
         kind: args.kind,
@@ -53,16 +53,17 @@ pub async fn list(front: &Submitter, args: ListArgs) -> Result<(), Failure> {
         after: args.after,
         ..Filter::default()
     };
-    let page = front.jobs.list(&filter).await?;
+    let page = submitter.jobs.list(&filter).await?;
     if args.json {
-        let jobs = page.jobs.into_iter().map(|row| JobView::new(row, &front.stores)).collect::<Result<Vec<_>, _>>()?;
+        let jobs =
+            page.jobs.into_iter().map(|row| JobView::new(row, &submitter.stores)).collect::<Result<Vec<_>, _>>()?;
         return output::json(&json!({ "jobs": jobs, "next": page.next }));
     }
     if page.jobs.is_empty() {
         return output::line("no jobs");
     }
-    let pauses = front.jobs.pauses().await?;
-    let rows: Vec<Vec<String>> = page.jobs.iter().map(|row| table_row(row, &pauses, &front.stores)).collect();
+    let pauses = submitter.jobs.pauses().await?;
+    let rows: Vec<Vec<String>> = page.jobs.iter().map(|row| table_row(row, &pauses, &submitter.stores)).collect();
     output::table(&["ID", "KIND", "STATE", "ATTEMPTS", "SUBMITTED", "PICTURE", "PROMPT", ""], &rows)?;
     if let Some(next) = page.next {
         output::error(&format!("more jobs: acetate jobs list --after {next}"));

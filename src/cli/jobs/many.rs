@@ -47,9 +47,9 @@ enum Chosen {
 }
 
 impl ManyArgs {
-    async fn chosen(&self, front: &Submitter) -> Result<Chosen, Failure> {
+    async fn chosen(&self, submitter: &Submitter) -> Result<Chosen, Failure> {
         match (&self.which.id, &self.which.batch) {
-            (Some(name), _) => Ok(Chosen::One(name.id(front).await?)),
+            (Some(name), _) => Ok(Chosen::One(name.id(submitter).await?)),
             (None, Some(batch)) => Ok(Chosen::Batch(batch.clone())),
             (None, None) => Err(Failure::Usage("give the id of a job, or --batch NAME".to_owned())),
         }
@@ -57,12 +57,12 @@ impl ManyArgs {
 }
 
 /// Exits with 1 if a job failed, so that scripts notice.
-pub async fn watch(global: &GlobalArgs, front: &Submitter, args: ManyArgs) -> Result<(), Failure> {
-    let batch = match args.chosen(front).await? {
-        Chosen::One(id) => return watch::report(front, watch::job(global, front, id).await?, args.json),
+pub async fn watch(global: &GlobalArgs, submitter: &Submitter, args: ManyArgs) -> Result<(), Failure> {
+    let batch = match args.chosen(submitter).await? {
+        Chosen::One(id) => return watch::report(submitter, watch::job(global, submitter, id).await?, args.json),
         Chosen::Batch(batch) => batch,
     };
-    let summary = watch::batch(global, front, &batch).await?;
+    let summary = watch::batch(global, submitter, &batch).await?;
     let states: serde_json::Map<_, _> =
         summary.states.iter().map(|(state, jobs)| (state.to_string(), json!(jobs))).collect();
     if args.json {
@@ -93,33 +93,33 @@ impl CancelArgs {
     }
 }
 
-pub async fn cancel(global: &GlobalArgs, front: &Submitter, args: CancelArgs) -> Result<(), Failure> {
-    let id = match args.many.chosen(front).await? {
+pub async fn cancel(global: &GlobalArgs, submitter: &Submitter, args: CancelArgs) -> Result<(), Failure> {
+    let id = match args.many.chosen(submitter).await? {
         Chosen::One(id) => id,
-        Chosen::Batch(batch) => return cancel_batch(global, front, &batch, &args).await,
+        Chosen::Batch(batch) => return cancel_batch(global, submitter, &batch, &args).await,
     };
-    let liveness = front.liveness();
-    let text = match front.jobs.cancel(id, &|worker| liveness.is_dead(worker)).await? {
+    let liveness = submitter.liveness();
+    let text = match submitter.jobs.cancel(id, &|worker| liveness.is_dead(worker)).await? {
         CancelOutcome::Cancelled => "cancelled".to_owned(),
         CancelOutcome::Requested => "asked to stop; it stops within one denoise step".to_owned(),
         CancelOutcome::AlreadyEnded(state) => format!("had already {}", ended(state)),
         CancelOutcome::Unknown => return Err(no_such_job(id).into()),
     };
-    front.dispatch().await;
+    submitter.dispatch().await;
     if args.json() {
-        let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
-        return output::json(&JobView::new(row, &front.stores)?);
+        let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        return output::json(&JobView::new(row, &submitter.stores)?);
     }
     output::line(&format!("job {id} {text}"))
 }
 
 async fn cancel_batch(
     global: &GlobalArgs,
-    front: &Submitter,
+    submitter: &Submitter,
     batch: &BatchId,
     args: &CancelArgs,
 ) -> Result<(), Failure> {
-    let summary = front.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
+    let summary = submitter.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
     let unfinished = summary.total() - summary.ended();
     let undo = format!("acetate jobs retry --batch {batch} --state cancelled");
     // Scripts that cancel did so without a question before there was one.
@@ -133,10 +133,10 @@ async fn cancel_batch(
         }
     }
     let mut sweep = Sweep::start(global, "cancelling", unfinished);
-    let jobs = front.jobs.cancel_batch_in_steps(batch, |jobs| sweep.add(jobs)).await?;
+    let jobs = submitter.jobs.cancel_batch_in_steps(batch, |jobs| sweep.add(jobs)).await?;
     let stopped = sweep.is_stopped();
     drop(sweep);
-    publish(global, front, jobs, stopped).await;
+    publish(global, submitter, jobs, stopped).await;
     if args.json() {
         output::json(&json!({ "batch": batch, "cancelled": jobs, "undo": undo }))?;
     } else {
@@ -173,16 +173,16 @@ impl RetryArgs {
     }
 }
 
-pub async fn retry(global: &GlobalArgs, front: &Submitter, args: RetryArgs) -> Result<(), Failure> {
-    let id = match args.many.chosen(front).await? {
+pub async fn retry(global: &GlobalArgs, submitter: &Submitter, args: RetryArgs) -> Result<(), Failure> {
+    let id = match args.many.chosen(submitter).await? {
         Chosen::One(_) if !args.state.is_empty() || !args.code.is_empty() => {
             let text = "--state and --code choose jobs of a batch; give --batch NAME instead of an id";
             return Err(Failure::Usage(text.to_owned()));
         }
         Chosen::One(id) => id,
-        Chosen::Batch(batch) => return retry_batch(global, front, batch, args).await,
+        Chosen::Batch(batch) => return retry_batch(global, submitter, batch, args).await,
     };
-    match front.jobs.retry(id).await? {
+    match submitter.jobs.retry(id).await? {
         RetryOutcome::Queued(_) => {}
         RetryOutcome::Unknown => return Err(no_such_job(id).into()),
         RetryOutcome::Refused(state) => {
@@ -190,10 +190,10 @@ pub async fn retry(global: &GlobalArgs, front: &Submitter, args: RetryArgs) -> R
             return Err(Failure::Job(text));
         }
     }
-    front.dispatch().await;
+    submitter.dispatch().await;
     if args.json() {
-        let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
-        return output::json(&Requeued { job: JobView::new(row, &front.stores)?, queued: [id] });
+        let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        return output::json(&Requeued { job: JobView::new(row, &submitter.stores)?, queued: [id] });
     }
     output::line("1 job queued again")
 }
@@ -206,22 +206,27 @@ struct Requeued {
     queued: [JobId; 1],
 }
 
-async fn retry_batch(global: &GlobalArgs, front: &Submitter, batch: BatchId, args: RetryArgs) -> Result<(), Failure> {
+async fn retry_batch(
+    global: &GlobalArgs,
+    submitter: &Submitter,
+    batch: BatchId,
+    args: RetryArgs,
+) -> Result<(), Failure> {
     if let Some(state) = args.state.iter().find(|state| !matches!(state, JobState::Failed | JobState::Cancelled)) {
         let reason = format!("{state} jobs are not retried; the states are failed and cancelled");
         return Err(JobError::invalid("--state", reason).into());
     }
     let states = if args.state.is_empty() { vec![JobState::Failed] } else { args.state.clone() };
-    let summary = front.jobs.batch_summary(&batch).await?.ok_or_else(|| no_such_batch(&batch))?;
+    let summary = submitter.jobs.batch_summary(&batch).await?.ok_or_else(|| no_such_batch(&batch))?;
     let total = states.iter().map(|state| summary.in_state(*state)).sum();
     let rules = RetryRules { batch, states, codes: args.code.clone() };
     let mut sweep = Sweep::start(global, "queueing", total);
-    let queued = front.jobs.retry_batch(&rules, |jobs| sweep.add(jobs)).await?;
+    let queued = submitter.jobs.retry_batch(&rules, |jobs| sweep.add(jobs)).await?;
     let stopped = sweep.is_stopped();
     drop(sweep);
     let jobs = queued.len() as u64;
-    publish(global, front, jobs, stopped).await;
-    let left = left_out(front, &rules).await?;
+    publish(global, submitter, jobs, stopped).await;
+    let left = left_out(submitter, &rules).await?;
     if args.json() {
         output::json(&json!({ "batch": rules.batch, "queued": queued, "left_out": left }))?;
     } else {
@@ -236,8 +241,8 @@ async fn retry_batch(global: &GlobalArgs, front: &Submitter, batch: BatchId, arg
 
 /// The jobs of the batch that were not queued again, and what would do it: `100000 are cancelled (add --state
 /// cancelled)`.
-async fn left_out(front: &Submitter, rules: &RetryRules) -> Result<Vec<String>, Failure> {
-    let summary = front.jobs.batch_summary(&rules.batch).await?.ok_or_else(|| no_such_batch(&rules.batch))?;
+async fn left_out(submitter: &Submitter, rules: &RetryRules) -> Result<Vec<String>, Failure> {
+    let summary = submitter.jobs.batch_summary(&rules.batch).await?.ok_or_else(|| no_such_batch(&rules.batch))?;
     let are = |jobs: u64| if jobs == 1 { "1 is".to_owned() } else { format!("{jobs} are") };
     let mut left = Vec::new();
     for state in [JobState::Failed, JobState::Cancelled] {
@@ -248,7 +253,7 @@ async fn left_out(front: &Submitter, rules: &RetryRules) -> Result<Vec<String>, 
         if !rules.states.contains(&state) {
             left.push(format!("{} {state} (add --state {state})", are(jobs)));
         } else if !rules.codes.is_empty() {
-            let codes = front.jobs.error_counts(&rules.batch).await?;
+            let codes = submitter.jobs.error_counts(&rules.batch).await?;
             let codes = codes.iter().filter(|count| count.state == state);
             let codes: Vec<_> = codes.map(|count| format!("{} with --code {}", count.jobs, count.code)).collect();
             left.push(format!("{} {state} ({})", are(jobs), codes.join(", ")));
@@ -266,12 +271,12 @@ async fn left_out(front: &Submitter, rules: &RetryRules) -> Result<Vec<String>, 
 }
 
 /// Sends what the changes wrote to the outbox. A worker's relay does the same, so this may be stopped.
-async fn publish(global: &GlobalArgs, front: &Submitter, jobs: u64, stopped: bool) {
+async fn publish(global: &GlobalArgs, submitter: &Submitter, jobs: u64, stopped: bool) {
     if stopped {
         return;
     }
     let mut sweep = Sweep::start(global, "publishing", jobs);
-    front.dispatch_in_steps(|sent| sweep.add(sent)).await;
+    submitter.dispatch_in_steps(|sent| sweep.add(sent)).await;
 }
 
 fn stopped_after(jobs: u64, of: u64) -> Failure {

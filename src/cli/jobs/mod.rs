@@ -139,33 +139,33 @@ impl JobsArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
         block_on(async {
-            let front = Submitter::open(&loaded).await?;
+            let submitter = Submitter::open(&loaded).await?;
             let done = match self.command {
-                JobsCommand::List(args) => list::list(&front, args).await,
-                JobsCommand::Show(args) => show(&front, args).await,
-                JobsCommand::History(args) => audit::history(&front, args).await,
-                JobsCommand::Watch(args) => many::watch(global, &front, args).await,
-                JobsCommand::Cancel(args) => many::cancel(global, &front, args).await,
-                JobsCommand::Retry(args) => many::retry(global, &front, args).await,
-                JobsCommand::Rerun(args) => rerun::rerun(global, &front, args).await,
-                JobsCommand::Fetch(args) => fetch(&front, args).await,
-                JobsCommand::Results(args) => results::results(global, &front, args).await,
-                JobsCommand::Export(args) => export::export(global, &front, args).await,
-                JobsCommand::Delete(args) => delete::delete(&front, args).await,
-                JobsCommand::Prune(args) => prune::prune(global, &loaded, &front, args).await,
+                JobsCommand::List(args) => list::list(&submitter, args).await,
+                JobsCommand::Show(args) => show(&submitter, args).await,
+                JobsCommand::History(args) => audit::history(&submitter, args).await,
+                JobsCommand::Watch(args) => many::watch(global, &submitter, args).await,
+                JobsCommand::Cancel(args) => many::cancel(global, &submitter, args).await,
+                JobsCommand::Retry(args) => many::retry(global, &submitter, args).await,
+                JobsCommand::Rerun(args) => rerun::rerun(global, &submitter, args).await,
+                JobsCommand::Fetch(args) => fetch(&submitter, args).await,
+                JobsCommand::Results(args) => results::results(global, &submitter, args).await,
+                JobsCommand::Export(args) => export::export(global, &submitter, args).await,
+                JobsCommand::Delete(args) => delete::delete(&submitter, args).await,
+                JobsCommand::Prune(args) => prune::prune(global, &loaded, &submitter, args).await,
             };
-            front.close().await;
+            submitter.close().await;
             done
         })
     }
 }
 
-async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
-    let id = args.id.id(front).await?;
-    let Some((row, attempts)) = front.jobs.get_with_attempts(id).await? else {
-        return rejected(front, id, args.json).await;
+async fn show(submitter: &Submitter, args: OneArgs) -> Result<(), Failure> {
+    let id = args.id.id(submitter).await?;
+    let Some((row, attempts)) = submitter.jobs.get_with_attempts(id).await? else {
+        return rejected(submitter, id, args.json).await;
     };
-    let mut view = JobView::new(row, &front.stores)?;
+    let mut view = JobView::new(row, &submitter.stores)?;
     view.history = attempts;
     if args.json {
         return output::json(&view);
@@ -223,8 +223,8 @@ async fn show(front: &Submitter, args: OneArgs) -> Result<(), Failure> {
 }
 
 /// A message that was not a valid job, but had an id.
-async fn rejected(front: &Submitter, id: JobId, json: bool) -> Result<(), Failure> {
-    let Some(rejection) = front.jobs.rejection(id).await? else { return Err(no_such_job(id).into()) };
+async fn rejected(submitter: &Submitter, id: JobId, json: bool) -> Result<(), Failure> {
+    let Some(rejection) = submitter.jobs.rejection(id).await? else { return Err(no_such_job(id).into()) };
     let (time, error) = (rejection.received_at, &rejection.error);
     if json {
         return output::json(&serde_json::json!({
@@ -240,10 +240,10 @@ async fn rejected(front: &Submitter, id: JobId, json: bool) -> Result<(), Failur
     line("message", &rejection.body)
 }
 
-async fn fetch(front: &Submitter, args: FetchArgs) -> Result<(), Failure> {
-    let id = args.id.id(front).await?;
-    let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
-    let manifest = super::fetch::into(front, &row, &args.out).await?;
+async fn fetch(submitter: &Submitter, args: FetchArgs) -> Result<(), Failure> {
+    let id = args.id.id(submitter).await?;
+    let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+    let manifest = super::fetch::into(submitter, &row, &args.out).await?;
     if args.json {
         return output::json(&manifest);
     }

@@ -65,11 +65,11 @@ struct Report {
 pub async fn prune(
     global: &GlobalArgs,
     loaded: &LoadedConfig,
-    front: &Submitter,
+    submitter: &Submitter,
     args: PruneArgs,
 ) -> Result<(), Failure> {
-    let rules = rules(front, &args).await?;
-    let total = front.jobs.count_prunable(&rules).await?;
+    let rules = rules(submitter, &args).await?;
+    let total = submitter.jobs.count_prunable(&rules).await?;
     if args.dry_run {
         if args.json {
             return output::json(&json!({ "jobs": total, "files": 0, "dry_run": true }));
@@ -80,8 +80,8 @@ pub async fn prune(
     let mut sweep = Sweep::start(global, "deleting", total);
     let mut after = None;
     loop {
-        let page = front.jobs.prunable(&rules, after).await?;
-        let possible = step(front, &page.jobs, &args, &mut report).await?;
+        let page = submitter.jobs.prunable(&rules, after).await?;
+        let possible = step(submitter, &page.jobs, &args, &mut report).await?;
         after = page.next;
         if !sweep.add(page.jobs.len() as u64) || after.is_none() || !possible {
             break;
@@ -90,25 +90,25 @@ pub async fn prune(
     let stopped = sweep.is_stopped() && after.is_some();
     drop(sweep);
     if args.batch.is_none() && !stopped {
-        front.jobs.forget_rejections(rules.before).await?;
+        submitter.jobs.forget_rejections(rules.before).await?;
         if !args.keep_files {
-            report.uploads = uploads(front, rules.before).await?;
+            report.uploads = uploads(submitter, rules.before).await?;
         }
     }
-    front.jobs.forget_tombstones(loaded.config.queue.remember_deleted()).await?;
-    front.jobs.forget_actions(loaded.config.audit.keep()).await?;
+    submitter.jobs.forget_tombstones(loaded.config.queue.remember_deleted()).await?;
+    submitter.jobs.forget_actions(loaded.config.audit.keep()).await?;
     finish(&args, &report, stopped, total)
 }
 
 /// Deletes uploaded pictures that were not uploaded since, and that none of the remaining jobs names.
-async fn uploads(front: &Submitter, before: Timestamp) -> Result<u64, Failure> {
-    let store = front.stores.own();
+async fn uploads(submitter: &Submitter, before: Timestamp) -> Result<u64, Failure> {
+    let store = submitter.stores.own();
     let old = store.old_uploads(before).await?;
     let (mut named, mut place, mut deleted) = (NamedUploads::default(), None, 0);
     for keys in old.chunks(UPLOADS) {
         // Again for each chunk, from where the last one ended: new jobs may name old uploads.
         loop {
-            let (requests, last) = front.jobs.requests(place).await?;
+            let (requests, last) = submitter.jobs.requests(place).await?;
             requests.iter().for_each(|request| named.add(request));
             if last.is_none() {
                 break;
@@ -121,7 +121,7 @@ async fn uploads(front: &Submitter, before: Timestamp) -> Result<u64, Failure> {
 }
 
 /// By the database's clock, because that of this machine may be wrong.
-async fn rules(front: &Submitter, args: &PruneArgs) -> Result<PruneRules, Failure> {
+async fn rules(submitter: &Submitter, args: &PruneArgs) -> Result<PruneRules, Failure> {
     if let Some(state) = args.state.iter().find(|state| !state.is_terminal()) {
         let reason = format!("{state} jobs are not pruned; the states are succeeded, failed and cancelled");
         return Err(JobError::invalid("--state", reason).into());
@@ -131,7 +131,7 @@ async fn rules(front: &Submitter, args: &PruneArgs) -> Result<PruneRules, Failur
     } else {
         args.state.clone()
     };
-    let now = front.jobs.now().await?;
+    let now = submitter.jobs.now().await?;
     let before = now
         .checked_sub(SignedDuration::from_secs(args.older_than))
         .map_err(|_| JobError::invalid("--older-than", "is too long ago"))?;
@@ -140,12 +140,12 @@ async fn rules(front: &Submitter, args: &PruneArgs) -> Result<PruneRules, Failur
 
 /// Deletes the files first: if the process stops in between, the rows still name the remaining files. Returns false if
 /// no files could be deleted, so that there is no point in going on.
-async fn step(front: &Submitter, jobs: &[Pruned], args: &PruneArgs, report: &mut Report) -> Result<bool, Failure> {
+async fn step(submitter: &Submitter, jobs: &[Pruned], args: &PruneArgs, report: &mut Report) -> Result<bool, Failure> {
     let mut possible = true;
     let mut ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     if !args.keep_files {
         let objects: Vec<_> = jobs.iter().filter(|job| job.epoch.0 > 0).map(objects).collect();
-        let deletion = front.stores.delete_results(&objects).await;
+        let deletion = submitter.stores.delete_results(&objects).await;
         report.files += deletion.files;
         if let Some(error) = deletion.unchecked_reason
             && report.unchecked == 0
@@ -160,7 +160,7 @@ async fn step(front: &Submitter, jobs: &[Pruned], args: &PruneArgs, report: &mut
             report.reason.get_or_insert(error);
         }
     }
-    report.jobs += front.jobs.prune(&ids, args.batch.as_ref()).await?;
+    report.jobs += submitter.jobs.prune(&ids, args.batch.as_ref()).await?;
     Ok(possible)
 }
 

@@ -41,9 +41,9 @@ pub struct RerunArgs {
     pub json: bool,
 }
 
-pub async fn rerun(global: &GlobalArgs, front: &Submitter, args: RerunArgs) -> Result<(), Failure> {
-    let id = args.id.id(front).await?;
-    let row = front.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+pub async fn rerun(global: &GlobalArgs, submitter: &Submitter, args: RerunArgs) -> Result<(), Failure> {
+    let id = args.id.id(submitter).await?;
+    let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
     let mut changes = Map::new();
     if let Some(seed) = args.seed {
         let Some(path) = row.request.seed_parameter() else {
@@ -56,13 +56,13 @@ pub async fn rerun(global: &GlobalArgs, front: &Submitter, args: RerunArgs) -> R
         set(&mut changes, name.split('.'), value);
     }
     let request = row.request.rerun(JobId::new(), &changes)?;
-    front.check_allowed(&request, false)?;
-    let options = SubmitOptions { batch: args.batch, local: front.is_local(), ..SubmitOptions::default() };
-    front.submit(&request, &options).await?;
-    front.dispatch().await;
+    submitter.check_allowed(&request, false)?;
+    let options = SubmitOptions { batch: args.batch, local: submitter.is_local(), ..SubmitOptions::default() };
+    submitter.submit(&request, &options).await?;
+    submitter.dispatch().await;
     if args.wait {
-        let row = watch::job(global, front, request.id).await?;
-        return watch::report(front, row, args.json);
+        let row = watch::job(global, submitter, request.id).await?;
+        return watch::report(submitter, row, args.json);
     }
     if args.json {
         return output::json(&json!({ "id": request.id }));

@@ -33,31 +33,31 @@ pub struct ResultsArgs {
     out: Option<PathBuf>,
 }
 
-pub async fn results(global: &GlobalArgs, front: &Submitter, args: ResultsArgs) -> Result<(), Failure> {
-    if front.jobs.batch_summary(&args.batch).await?.is_none() {
+pub async fn results(global: &GlobalArgs, submitter: &Submitter, args: ResultsArgs) -> Result<(), Failure> {
+    if submitter.jobs.batch_summary(&args.batch).await?.is_none() {
         return Err(no_such_batch(&args.batch).into());
     }
     let Some(path) = &args.out else {
-        each(front, &args.batch, |line| output::line(&line)).await?;
-        global.say(&summary(front, &args.batch).await?);
+        each(submitter, &args.batch, |line| output::line(&line)).await?;
+        global.say(&summary(submitter, &args.batch).await?);
         return Ok(());
     };
     let failed = |error: std::io::Error| Failure::from(io_error(path, "write the results", error));
     // The file has another name until it is complete.
     let part = path.with_extension("part");
     let mut file = BufWriter::new(File::create(&part).map_err(failed)?);
-    let rows = each(front, &args.batch, |line| writeln!(file, "{line}").map_err(failed)).await?;
+    let rows = each(submitter, &args.batch, |line| writeln!(file, "{line}").map_err(failed)).await?;
     file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
     std::fs::rename(&part, path).map_err(failed)?;
     output::error(&format!("{rows} rows in {}", path.display()));
-    global.say(&summary(front, &args.batch).await?);
+    global.say(&summary(submitter, &args.batch).await?);
     Ok(())
 }
 
 /// `9 succeeded, 3 failed (input_not_found 2, invalid_image 1)`.
-async fn summary(front: &Submitter, batch: &BatchId) -> Result<String, JobError> {
-    let Some(summary) = front.jobs.batch_summary(batch).await? else { return Ok(String::new()) };
-    let codes = front.jobs.error_counts(batch).await?;
+async fn summary(submitter: &Submitter, batch: &BatchId) -> Result<String, JobError> {
+    let Some(summary) = submitter.jobs.batch_summary(batch).await? else { return Ok(String::new()) };
+    let codes = submitter.jobs.error_counts(batch).await?;
     let in_state = |(state, jobs): &(JobState, u64)| {
         let codes = codes.iter().filter(|count| count.state == *state && *state == JobState::Failed);
         let codes: Vec<_> = codes.map(|count| format!("{} {}", count.code, count.jobs)).collect();
@@ -68,28 +68,28 @@ async fn summary(front: &Submitter, batch: &BatchId) -> Result<String, JobError>
 }
 
 async fn each(
-    front: &Submitter,
+    submitter: &Submitter,
     batch: &BatchId,
     mut write: impl FnMut(String) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
     let (mut after, mut rows) = (None, 0);
     loop {
-        let page = front.jobs.dataset_jobs(batch, after, PAGE).await?;
+        let page = submitter.jobs.dataset_jobs(batch, after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = Some((last.number, last.job.id()));
         rows += page.len() as u64;
         for DatasetJob { number, meta, job } in page {
-            write(line(front, job, Some(number), meta)?.to_string())?;
+            write(line(submitter, job, Some(number), meta)?.to_string())?;
         }
     }
     let mut after = None;
     loop {
-        let page = front.jobs.batch_rows_outside(batch, after, PAGE).await?;
+        let page = submitter.jobs.batch_rows_outside(batch, after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(rows) };
         after = Some(last.id());
         rows += page.len() as u64;
         for row in page {
-            write(line(front, row, None, None)?.to_string())?;
+            write(line(submitter, row, None, None)?.to_string())?;
         }
     }
 }
@@ -97,7 +97,7 @@ async fn each(
 /// One job: its inputs, its outputs and their addresses; and its row of the dataset, with the columns that the job does
 /// not use.
 fn line(
-    front: &Submitter,
+    submitter: &Submitter,
     row: JobRow,
     number: Option<u64>,
     meta: Option<Map<String, Value>>,
@@ -106,7 +106,7 @@ fn line(
     let prompt = prompt(&row.request);
     let seed = row.request.seed();
     let roles: Vec<_> = row.published.iter().flat_map(|result| &result.files).map(|file| file.role).collect();
-    let view = JobView::new(row, &front.stores)?;
+    let view = JobView::new(row, &submitter.stores)?;
     let of = |wanted: LayerRole| -> Vec<&str> {
         view.outputs
             .iter()

@@ -12,16 +12,16 @@ use crate::{
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-pub async fn drain(global: &GlobalArgs, front: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
+pub async fn drain(global: &GlobalArgs, submitter: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
     let scope = args.scope();
     // Before the pause, so that Ctrl-C never leaves it unsaid.
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
-    front.jobs.pause(&scope).await?;
+    submitter.jobs.pause(&scope).await?;
     let resume = resume_command(&scope);
     let (mut shown, mut idle) = (None, 0);
     // A job that was being claimed during the pause shows up at the second look.
     while idle < 2 {
-        let running = front.jobs.running_in(&scope).await?;
+        let running = submitter.jobs.running_in(&scope).await?;
         idle = if running == 0 { idle + 1 } else { 0 };
         if running > 0 && shown != Some(running) {
             global.say(&format!("{scope}: paused; waiting for {} to end", output::count(running, "running job")));

@@ -84,22 +84,22 @@ impl QueueArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
         block_on(async {
-            let front = Submitter::open(&loaded).await?;
+            let submitter = Submitter::open(&loaded).await?;
             let done = match &self.command {
-                QueueCommand::Status(args) => status::show(&front, args.json).await,
-                QueueCommand::Pause(args) => pause(&front, args).await,
-                QueueCommand::Resume(args) => resume(global, &front, args).await,
-                QueueCommand::Drain(args) => drain::drain(global, &front, args).await,
+                QueueCommand::Status(args) => status::show(&submitter, args.json).await,
+                QueueCommand::Pause(args) => pause(&submitter, args).await,
+                QueueCommand::Resume(args) => resume(global, &submitter, args).await,
+                QueueCommand::Drain(args) => drain::drain(global, &submitter, args).await,
             };
-            front.close().await;
+            submitter.close().await;
             done
         })
     }
 }
 
-async fn pause(front: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
+async fn pause(submitter: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
     let scope = args.scope();
-    let new = front.jobs.pause(&scope).await?;
+    let new = submitter.jobs.pause(&scope).await?;
     if args.json {
         return output::json(&json!({ "paused": scope.to_string(), "new": new }));
     }
@@ -107,11 +107,11 @@ async fn pause(front: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
     output::line(&format!("{scope}: {was}; resume with: {}", resume_command(&scope)))
 }
 
-async fn resume(global: &GlobalArgs, front: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
+async fn resume(global: &GlobalArgs, submitter: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
     let scope = args.scope();
-    let was = front.jobs.resume(&scope).await?;
-    front.dispatch().await;
-    let left = front.jobs.pauses().await?;
+    let was = submitter.jobs.resume(&scope).await?;
+    submitter.dispatch().await;
+    let left = submitter.jobs.pauses().await?;
     if args.json {
         let left: Vec<_> = left.iter().map(|pause| pause.scope.to_string()).collect();
         return output::json(&json!({ "resumed": scope.to_string(), "was_paused": was, "still_paused": left }));

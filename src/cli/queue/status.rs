@@ -6,8 +6,8 @@ use crate::{
     database::{KindStatus, QueueStatus},
 };
 
-pub async fn show(front: &Submitter, json: bool) -> Result<(), Failure> {
-    let status = front.jobs.queue_status().await?;
+pub async fn show(submitter: &Submitter, json: bool) -> Result<(), Failure> {
+    let status = submitter.jobs.queue_status().await?;
     if json {
         return output::json(&status);
     }

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{
-    drive::{Plan, drive},
+    drive::{LocalJob, drive},
     flags::{JobFlags, input},
 };
 use crate::{
@@ -26,6 +26,6 @@ impl CompositeArgs {
         let loaded = global.load(Vec::new())?;
         let inputs =
             Inputs::named(JobKind::Composite, self.layers.iter().map(|layer| input(layer)).collect::<Result<_, _>>()?);
-        drive(global, loaded, Plan { task: Task::Composite(CompositeParams::default()), inputs, flags: self.job })
+        drive(global, loaded, LocalJob { task: Task::Composite(CompositeParams::default()), inputs, flags: self.job })
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    drive::{Plan, drive},
+    drive::{LocalJob, drive},
     flags::{DeviceFlags, JobFlags, input, path_flag, text_flag},
     many::{Many, are_many, drive_many},
 };
@@ -82,6 +82,6 @@ impl DecomposeArgs {
         }
         let inputs = self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?;
         let inputs = Inputs::named(JobKind::Decompose, inputs);
-        drive(global, loaded, Plan { task: Task::Decompose(params), inputs, flags: self.job })
+        drive(global, loaded, LocalJob { task: Task::Decompose(params), inputs, flags: self.job })
     }
 }

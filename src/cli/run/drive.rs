@@ -9,7 +9,7 @@ use super::{
     checks::{check_apart, check_models, in_words_of_flags},
     flags::JobFlags,
     sheet,
-    summary::{self, Finished},
+    summary::{self, FinishedJob},
 };
 use crate::{
     app::Embedded,
@@ -30,14 +30,14 @@ use crate::{
 };
 
 /// The job that a command line describes.
-pub struct Plan {
+pub struct LocalJob {
     pub task: Task,
     pub inputs: Inputs,
     pub flags: JobFlags,
 }
 
-pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: Plan) -> Result<(), Failure> {
-    let Plan { task, inputs, flags } = plan;
+pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: LocalJob) -> Result<(), Failure> {
+    let LocalJob { task, inputs, flags } = plan;
     let mut request = JobRequest {
         id: flags.id.unwrap_or_else(JobId::new),
         inputs,
@@ -220,7 +220,7 @@ impl Run<'_> {
         if self.json {
             output::json(&JobView::new(row, stores)?)?;
         } else {
-            summary::print(&Finished { row: &row, manifest: &manifest, folder: self.out.path() })?;
+            summary::print(&FinishedJob { row: &row, manifest: &manifest, folder: self.out.path() })?;
         }
         Ok(manifest)
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    drive::{Plan, drive},
+    drive::{LocalJob, drive},
     flags::{DeviceFlags, JobFlags, input, path_flag, text_flag},
 };
 use crate::{
@@ -62,6 +62,6 @@ impl EditArgs {
         let params = self.params.over(self.instruction, &self.sampling, &loaded.config.qwen_image);
         let pictures = self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?;
         let inputs = Inputs { mask, ..Inputs::named(JobKind::Edit, pictures) };
-        drive(global, loaded, Plan { task: Task::Edit(params), inputs, flags: self.job })
+        drive(global, loaded, LocalJob { task: Task::Edit(params), inputs, flags: self.job })
     }
 }

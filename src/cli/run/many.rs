@@ -17,7 +17,7 @@ use super::{
     checks::{check_models, in_words_of_flags},
     drive::cancel_on_ctrl_c,
     flags::JobFlags,
-    pictures::{Picture, find},
+    pictures::{LocalPicture, find},
 };
 use crate::{
     app::Embedded,
@@ -129,7 +129,7 @@ enum Outcome {
 }
 
 impl Run<'_> {
-    async fn all(&self, pictures: &[Picture], json: bool) -> Result<(), Failure> {
+    async fn all(&self, pictures: &[LocalPicture], json: bool) -> Result<(), Failure> {
         let (start, mut report) = (Instant::now(), Report::default());
         let (bar, mut said) = (self.bar(pictures.len()), Instant::now());
         let cancel = CancelToken::default();
@@ -195,7 +195,7 @@ impl Run<'_> {
     async fn one(
         &self,
         number: u64,
-        picture: &Picture,
+        picture: &LocalPicture,
         cancel: &CancelToken,
         bar: &ProgressBar,
     ) -> Result<Outcome, JobError> {
@@ -245,7 +245,7 @@ impl Run<'_> {
 
     /// The job of a picture. Its id comes from everything that its result depends on, so that a changed picture, or
     /// another model, is another job.
-    fn request(&self, picture: &Picture, out: &OutFolder) -> Result<JobRequest, JobError> {
+    fn request(&self, picture: &LocalPicture, out: &OutFolder) -> Result<JobRequest, JobError> {
         let mut request = self.template.clone();
         request.inputs = Inputs::named(request.task.kind(), vec![picture.input.clone()]);
         request.output.prefix = format!("{}/", file_url(out.path()).trim_end_matches('/'));

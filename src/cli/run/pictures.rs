@@ -14,7 +14,7 @@ use crate::{
 
 /// A picture, and what its result is called.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Picture {
+pub struct LocalPicture {
     pub input: InputRef,
     /// The path of its folder below `--out`.
     pub name: String,
@@ -26,7 +26,7 @@ pub struct Picture {
 
 /// Finds the pictures, in the order of the command line and then by name. `out` is where the results go; pictures below
 /// it are earlier results.
-pub async fn find(inputs: &InputReader, images: &[String], out: &Path) -> Result<(Vec<Picture>, Tally), Failure> {
+pub async fn find(inputs: &InputReader, images: &[String], out: &Path) -> Result<(Vec<LocalPicture>, Tally), Failure> {
     let (mut pictures, mut tally) = (Vec::new(), Tally::default());
     for image in images {
         let path = Path::new(image);
@@ -57,7 +57,7 @@ pub async fn find(inputs: &InputReader, images: &[String], out: &Path) -> Result
                 let path = path_of("input", &object.url)?;
                 let shown = path.strip_prefix(&folder).unwrap_or(&path).display().to_string();
                 let name = format!("{before}{shown}");
-                pictures.push(Picture { stamp: stamp_of(&path), input: InputRef::Url(object.url), name, shown });
+                pictures.push(LocalPicture { stamp: stamp_of(&path), input: InputRef::Url(object.url), name, shown });
             }
         }
     }
@@ -69,7 +69,7 @@ pub async fn find(inputs: &InputReader, images: &[String], out: &Path) -> Result
     Ok((pictures, tally))
 }
 
-fn of_file(image: &str) -> Result<Picture, Failure> {
+fn of_file(image: &str) -> Result<LocalPicture, Failure> {
     let input = input(image)?;
     let (name, stamp) = match &input {
         InputRef::Url(url) => {
@@ -79,7 +79,7 @@ fn of_file(image: &str) -> Result<Picture, Failure> {
         InputRef::Layer { job, layer } => (format!("{job}-layer-{layer:02}"), String::new()),
         InputRef::File { job, file } => (format!("{job}-{file}"), String::new()),
     };
-    Ok(Picture { input, name, shown: image.to_owned(), stamp })
+    Ok(LocalPicture { input, name, shown: image.to_owned(), stamp })
 }
 
 fn stamp_of(path: &Path) -> String {
@@ -89,7 +89,7 @@ fn stamp_of(path: &Path) -> String {
 }
 
 /// Leaves out extensions; pictures that differ only by it keep it: `a-png` and `a-jpg`. A name has no dot at its end.
-fn name_apart(pictures: &mut [Picture]) {
+fn name_apart(pictures: &mut [LocalPicture]) {
     let stem = |name: &str| match name.rsplit_once('.') {
         Some((stem, _)) if !stem.is_empty() && !stem.ends_with('/') => stem.to_owned(),
         _ => name.to_owned(),
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn names_are_apart() {
-        let picture = |name: &str| Picture {
+        let picture = |name: &str| LocalPicture {
             input: InputRef::Url("file:///x".to_owned()),
             name: name.to_owned(),
             shown: String::new(),

@@ -10,13 +10,13 @@ use crate::{
     job::{JobKind, LayerRole, Manifest},
 };
 
-pub struct Finished<'a> {
+pub struct FinishedJob<'a> {
     pub row: &'a JobRow,
     pub manifest: &'a Manifest,
     pub folder: &'a Path,
 }
 
-pub fn print(finished: &Finished<'_>) -> Result<(), Failure> {
+pub fn print(finished: &FinishedJob<'_>) -> Result<(), Failure> {
     let manifest = finished.manifest;
     output::line(&finished.folder.display().to_string())?;
     let width = manifest.files.iter().map(|file| file.name.len()).max().unwrap_or(0);

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     decompose::ModelFlags,
-    drive::{Plan, drive},
+    drive::{LocalJob, drive},
     flags::{JobFlags, input, path_flag, text_flag},
 };
 use crate::{
@@ -53,6 +53,6 @@ impl WorkflowArgs {
         let settings = &loaded.config.qwen_image;
         let params = self.params.over(&self.sampling, settings);
         let inputs = Inputs::named(JobKind::Workflow, vec![input(&self.image)?]);
-        drive(global, loaded, Plan { task: Task::Workflow(params), inputs, flags: self.job })
+        drive(global, loaded, LocalJob { task: Task::Workflow(params), inputs, flags: self.job })
     }
 }

@@ -12,15 +12,15 @@ use sha2::{Digest, Sha256};
 use super::{
     estimate,
     flags::{SubmitFlags, start_time},
-    pass::{Act, Pass, Plan},
-    row::{Defaults, address},
+    pass::{Act, BulkOptions, BulkPass},
+    row::{RowDefaults, address},
     template::Template,
 };
 use crate::{
     app::Submitter,
     cli::{
         Failure,
-        dataset::{Columns, Fetched, Reading, Sample, Source, fetch, is_on_hub, pull},
+        dataset::{Columns, DatasetSource, DrawnRows, Fetched, Reading, fetch, is_on_hub, pull},
         global::GlobalArgs,
         output,
         runtime::block_on,
@@ -56,33 +56,33 @@ pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: &Task, flags: &S
     let pulled = if is_on_hub(from) { Some(pull(global, &loaded.hub, from)?) } else { None };
     let trace = flags.trace.over(loaded);
     block_on(trace::within(trace.as_ref(), async {
-        let front = Submitter::open(loaded).await?;
-        let done = match find(&front, from, pulled).await {
-            Ok(found) => all(global, loaded, &front, task, flags, found).await,
+        let submitter = Submitter::open(loaded).await?;
+        let done = match find(&submitter, from, pulled).await {
+            Ok(found) => all(global, loaded, &submitter, task, flags, found).await,
             Err(error) => Err(error.into()),
         };
-        front.close().await;
+        submitter.close().await;
         done
     }))
 }
 
 /// A source, and the copy of a manifest that it is in.
 struct Found {
-    source: Source,
+    source: DatasetSource,
     fetched: Option<Fetched>,
 }
 
-async fn find(front: &Submitter, from: &str, pulled: Option<PathBuf>) -> Result<Found, JobError> {
+async fn find(submitter: &Submitter, from: &str, pulled: Option<PathBuf>) -> Result<Found, JobError> {
     if let Some(path) = pulled {
-        return Ok(Found { source: Source::parse(&path.display().to_string())?, fetched: None });
+        return Ok(Found { source: DatasetSource::parse(&path.display().to_string())?, fetched: None });
     }
-    Ok(match fetch(&front.inputs, from).await? {
+    Ok(match fetch(&submitter.inputs, from).await? {
         Some(fetched) => Found { source: fetched.source.clone(), fetched: Some(fetched) },
-        None => Found { source: Source::parse(from)?, fetched: None },
+        None => Found { source: DatasetSource::parse(from)?, fetched: None },
     })
 }
 
-fn plan(loaded: &LoadedConfig, task: &Task, flags: &SubmitFlags, found: &Found) -> Result<Plan, JobError> {
+fn plan(loaded: &LoadedConfig, task: &Task, flags: &SubmitFlags, found: &Found) -> Result<BulkOptions, JobError> {
     let (kind, params, source) = (task.kind(), task.params(), found.source.clone());
     let from = flags.from.as_deref().unwrap_or_default();
     let address = found.fetched.as_ref().map(|fetched| fetched.base.clone());
@@ -92,7 +92,7 @@ fn plan(loaded: &LoadedConfig, task: &Task, flags: &SubmitFlags, found: &Found) 
         None if is_on_hub(from) || address.is_some() => name_of(&stem_of(from), from, kind, &params, flags)?,
         None => name_of(&source.stem(), &format!("{source:?}"), kind, &params, flags)?,
     };
-    let defaults = Defaults {
+    let defaults = RowDefaults {
         kind,
         params,
         labels: flags.labels.iter().cloned().collect(),
@@ -101,7 +101,7 @@ fn plan(loaded: &LoadedConfig, task: &Task, flags: &SubmitFlags, found: &Found) 
         batch,
         below: address.clone().unwrap_or_else(|| source.below()),
     };
-    Ok(Plan {
+    Ok(BulkOptions {
         columns: Columns::new(kind, &flags.columns)?,
         source,
         address,
@@ -126,44 +126,44 @@ fn stem_of(address: &str) -> String {
 async fn all(
     global: &GlobalArgs,
     loaded: &LoadedConfig,
-    front: &Submitter,
+    submitter: &Submitter,
     task: &Task,
     flags: &SubmitFlags,
     found: Found,
 ) -> Result<(), Failure> {
     let mut plan = plan(loaded, task, flags, &found)?;
-    plan.sample = draw(front, &plan).await?;
-    plan.at = start_time(front, flags).await?;
+    plan.sample = draw(submitter, &plan).await?;
+    plan.at = start_time(submitter, flags).await?;
     let plan = &plan;
     let batch = &plan.defaults.batch;
     let webhook = flags.batch_webhook.as_deref().or(loaded.config.http.batch_webhook.as_ref().map(Secret::reveal));
     if let Some(url) = webhook {
-        front.check_webhook("--batch-webhook", url)?;
+        submitter.check_webhook("--batch-webhook", url)?;
     }
     if flags.estimate {
-        let report = Pass::new(global, front, plan, Act::Foresee)?.run().await?;
-        let estimate = estimate::estimate(front, task, report.submitted).await?;
+        let report = BulkPass::new(global, submitter, plan, Act::Foresee)?.run().await?;
+        let estimate = estimate::estimate(submitter, task, report.submitted).await?;
         return if flags.json { output::json(&estimate) } else { estimate::print(&estimate, task) };
     }
     let report = if flags.dry_run {
-        let report = Pass::new(global, front, plan, Act::Foresee)?.run().await?;
+        let report = BulkPass::new(global, submitter, plan, Act::Foresee)?.run().await?;
         let valid = report.rows - report.rejected;
         global.say(&format!("{} valid; nothing was submitted", output::count(valid, "row")));
         report
     } else {
         if !plan.skip_invalid && !plan.source.has_pictures()? {
             // If any row is wrong, nothing is submitted. A source with the pictures themselves is read only once.
-            Pass::new(global, front, plan, Act::Check)?.run().await?;
+            BulkPass::new(global, submitter, plan, Act::Check)?.run().await?;
         }
-        Pass::new(global, front, plan, Act::Send)?.run().await?
+        BulkPass::new(global, submitter, plan, Act::Send)?.run().await?
     };
     if let Some(url) = webhook.filter(|_| !flags.dry_run && report.submitted + report.known > 0) {
         // Last, because the first jobs may have ended before the last ones were submitted.
-        front.jobs.watch_batch(batch, url, report.submitted > 0).await?;
+        submitter.jobs.watch_batch(batch, url, report.submitted > 0).await?;
     }
     let wait = flags.wait && !flags.dry_run && report.submitted + report.known > 0;
     let summary = match wait {
-        true => Some(watch::batch(global, front, batch).await?),
+        true => Some(watch::batch(global, submitter, batch).await?),
         false => None,
     };
     if flags.json {
@@ -185,9 +185,9 @@ async fn all(
 }
 
 /// The rows of a random sample; nothing if none is asked for.
-async fn draw(front: &Submitter, plan: &Plan) -> Result<Option<HashSet<u64>>, Failure> {
-    let Some(mut sample) = Sample::asked_for(&plan.pick) else { return Ok(None) };
-    let mut reading = Reading::start(&plan.source, &front.inputs);
+async fn draw(submitter: &Submitter, plan: &BulkOptions) -> Result<Option<HashSet<u64>>, Failure> {
+    let Some(mut sample) = DrawnRows::asked_for(&plan.pick) else { return Ok(None) };
+    let mut reading = Reading::start(&plan.source, &submitter.inputs);
     while let Some(rows) = reading.next().await {
         rows?.iter().for_each(|row| sample.look(row.number));
     }

@@ -53,10 +53,10 @@ struct Sample {
     nominal: f64,
 }
 
-pub async fn estimate(front: &Submitter, task: &Task, jobs: u64) -> Result<Estimate, Failure> {
+pub async fn estimate(submitter: &Submitter, task: &Task, jobs: u64) -> Result<Estimate, Failure> {
     let filter =
         Filter { state: Some(JobState::Succeeded), kind: Some(task.kind()), limit: LOOKED_AT, ..Filter::default() };
-    let rows = front.jobs.list(&filter).await?.jobs;
+    let rows = submitter.jobs.list(&filter).await?.jobs;
     let like = |wanted: fn(&Task) -> Value| -> Vec<&JobRow> {
         rows.iter().filter(|row| wanted(&row.request.task) == wanted(task)).take(MEASURED).collect()
     };
@@ -64,13 +64,13 @@ pub async fn estimate(front: &Submitter, task: &Task, jobs: u64) -> Result<Estim
         same if same.is_empty() => (like(size_of), false),
         same => (same, true),
     };
-    let samples: Vec<_> = stream::iter(same.into_iter().map(|row| measure(front, row)).collect::<Vec<_>>())
+    let samples: Vec<_> = stream::iter(same.into_iter().map(|row| measure(submitter, row)).collect::<Vec<_>>())
         .buffered(AT_A_TIME)
         .collect()
         .await;
     let samples: Vec<Sample> = samples.into_iter().flatten().collect();
     let measured = judge(&samples, nominal_passes(task), same_settings);
-    let workers = front.jobs.workers().await?.workers;
+    let workers = submitter.jobs.workers().await?.workers;
     let at_a_time = workers.max(1).min(jobs.max(1));
     let seconds = measured.map(|measured| measured.seconds_per_job * jobs as f64 / at_a_time as f64);
     Ok(Estimate { jobs, measured, workers, seconds })
@@ -102,9 +102,9 @@ pub fn print(estimate: &Estimate, task: &Task) -> Result<(), Failure> {
 }
 
 /// Nothing for a job whose result cannot be read.
-async fn measure(front: &Submitter, row: &JobRow) -> Option<Sample> {
+async fn measure(submitter: &Submitter, row: &JobRow) -> Option<Sample> {
     let seconds = row.finished_at?.duration_since(row.started_at?).as_secs_f64();
-    let manifest = manifest(front, row).await.ok()?;
+    let manifest = manifest(submitter, row).await.ok()?;
     let denoise = manifest.timings.iter().filter(|timing| timing.stage == Stage::Denoise);
     Some(Sample {
         seconds,
@@ -114,10 +114,10 @@ async fn measure(front: &Submitter, row: &JobRow) -> Option<Sample> {
     })
 }
 
-async fn manifest(front: &Submitter, row: &JobRow) -> Result<Manifest, JobError> {
+async fn manifest(submitter: &Submitter, row: &JobRow) -> Result<Manifest, JobError> {
     let missing = || JobError::database("the job has succeeded without a result");
     let result = row.published.as_ref().ok_or_else(missing)?;
-    let store = front.stores.at_root(result.root.as_deref())?;
+    let store = submitter.stores.at_root(result.root.as_deref())?;
     Ok(ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await?.manifest)
 }
 

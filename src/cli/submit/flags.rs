@@ -83,9 +83,9 @@ pub struct SubmitFlags {
 }
 
 /// `--at` as a time, by the database's clock.
-pub async fn start_time(front: &Submitter, flags: &SubmitFlags) -> Result<Option<Timestamp>, JobError> {
+pub async fn start_time(submitter: &Submitter, flags: &SubmitFlags) -> Result<Option<Timestamp>, JobError> {
     match flags.at {
-        Some(at) => Ok(Some(at.from(front.jobs.now().await?))),
+        Some(at) => Ok(Some(at.from(submitter.jobs.now().await?))),
         None => Ok(None),
     }
 }

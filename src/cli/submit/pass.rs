@@ -16,13 +16,13 @@ use super::{
     bulk::Report,
     prepare::{Preparation, Ready, Refused, put_into_store},
     rejects::Rejects,
-    row::Defaults,
+    row::RowDefaults,
 };
 use crate::{
     app::Submitter,
     cli::{
         Failure,
-        dataset::{Base, Columns, Pick, PickFlags, Picked, Reading, Row, Source, Tally},
+        dataset::{Base, Columns, DatasetSource, Pick, PickFlags, Picked, Reading, Row, Tally},
         global::GlobalArgs,
         output,
     },
@@ -43,11 +43,11 @@ const MOST_MISTAKES: usize = 20;
 const MOST_NAMES: usize = 30;
 
 /// What the command line asks for.
-pub struct Plan {
-    pub source: Source,
+pub struct BulkOptions {
+    pub source: DatasetSource,
     /// The address where the paths of a downloaded manifest start.
     pub address: Option<String>,
-    pub defaults: Defaults,
+    pub defaults: RowDefaults,
     pub columns: Columns,
     pub pick: PickFlags,
     /// The rows of a sample.
@@ -61,7 +61,7 @@ pub struct Plan {
     pub rejects: Option<PathBuf>,
 }
 
-impl Plan {
+impl BulkOptions {
     /// Where relative paths start.
     fn base(&self) -> Base<'_> {
         match (&self.address, self.source.folder()) {
@@ -82,10 +82,10 @@ pub enum Act {
     Send,
 }
 
-pub struct Pass<'a> {
+pub struct BulkPass<'a> {
     global: &'a GlobalArgs,
-    front: &'a Submitter,
-    plan: &'a Plan,
+    submitter: &'a Submitter,
+    plan: &'a BulkOptions,
     act: Act,
     pick: Pick,
     bar: ProgressBar,
@@ -114,12 +114,17 @@ enum End {
     Broken(JobError),
 }
 
-impl<'a> Pass<'a> {
-    pub fn new(global: &'a GlobalArgs, front: &'a Submitter, plan: &'a Plan, act: Act) -> Result<Self, Failure> {
+impl<'a> BulkPass<'a> {
+    pub fn new(
+        global: &'a GlobalArgs,
+        submitter: &'a Submitter,
+        plan: &'a BulkOptions,
+        act: Act,
+    ) -> Result<Self, Failure> {
         let rejects = if act == Act::Check { Rejects::default() } else { Rejects::create(plan.rejects.as_deref())? };
         Ok(Self {
             global,
-            front,
+            submitter,
             plan,
             act,
             pick: Pick::new(&plan.pick, plan.sample.clone()),
@@ -138,7 +143,7 @@ impl<'a> Pass<'a> {
     }
 
     pub async fn run(mut self) -> Result<Report, Failure> {
-        let mut reading = Reading::start(&self.plan.source, &self.front.inputs);
+        let mut reading = Reading::start(&self.plan.source, &self.submitter.inputs);
         let end = self.read(&mut reading).await;
         let end = match end {
             // What was read before the damage counts.
@@ -188,7 +193,7 @@ impl<'a> Pass<'a> {
         self.bar.inc(1);
         let plan = self.plan;
         let preparation = Preparation {
-            front: self.front,
+            submitter: self.submitter,
             defaults: &plan.defaults,
             columns: &plan.columns,
             base: plan.base(),
@@ -238,7 +243,7 @@ impl<'a> Pass<'a> {
     async fn foresee(&mut self) -> Result<(), Failure> {
         let ids: Vec<JobId> = self.chunk.iter().map(|ready| ready.request.id).collect();
         let known: HashMap<_, _> =
-            self.front.jobs.get_many(&ids).await?.into_iter().map(|row| (row.id(), row.request)).collect();
+            self.submitter.jobs.get_many(&ids).await?.into_iter().map(|row| (row.id(), row.request)).collect();
         for ready in std::mem::take(&mut self.chunk) {
             match known.get(&ready.request.id) {
                 None => self.report.submitted += 1,
@@ -256,9 +261,9 @@ impl<'a> Pass<'a> {
     }
 
     async fn send(&mut self) -> Result<(), Failure> {
-        let (front, upload) = (self.front, self.plan.upload);
+        let (submitter, upload) = (self.submitter, self.plan.upload);
         let store = async |mut ready: Ready| {
-            let stored = put_into_store(front, &mut ready, upload).await;
+            let stored = put_into_store(submitter, &mut ready, upload).await;
             (ready, stored)
         };
         let mut stored = stream::iter(std::mem::take(&mut self.chunk).into_iter().map(store)).buffered(AT_A_TIME);
@@ -273,11 +278,11 @@ impl<'a> Pass<'a> {
         let options = SubmitOptions {
             batch: Some(batch.clone()),
             at: self.plan.at,
-            local: self.front.is_local(),
+            local: self.submitter.is_local(),
             ..SubmitOptions::default()
         };
         let requests: Vec<_> = chunk.iter().map(|ready| ready.request.clone()).collect();
-        let outcomes = self.front.submit_many(&requests, &options).await;
+        let outcomes = self.submitter.submit_many(&requests, &options).await;
         let mut wrong = Vec::new();
         for (ready, outcome) in chunk.into_iter().zip(outcomes) {
             match outcome {
@@ -290,9 +295,9 @@ impl<'a> Pass<'a> {
             }
             self.remember(&ready, ready.request.id);
         }
-        self.front.jobs.record_dataset_rows(&batch, self.run, &self.rows).await?;
+        self.submitter.jobs.record_dataset_rows(&batch, self.run, &self.rows).await?;
         wrong.into_iter().try_for_each(|refused| self.refuse(refused))?;
-        self.reachable = self.reachable && self.front.dispatch().await;
+        self.reachable = self.reachable && self.submitter.dispatch().await;
         Ok(())
     }
 

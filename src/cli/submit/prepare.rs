@@ -1,9 +1,9 @@
 //! Turns a row of a dataset into a request that workers may accept.
 
-use super::row::{Defaults, check_addresses};
+use super::row::{RowDefaults, check_addresses};
 use crate::{
     app::Submitter,
-    cli::dataset::{Base, Columns, Fields, Picture, Row, Split, resolve},
+    cli::dataset::{Base, Columns, Fields, Row, RowPicture, Split, resolve},
     image::{self, Limits},
     job::{InputRef, JobError, JobRequest},
 };
@@ -25,8 +25,8 @@ pub struct Ready {
 
 /// What is the same for all rows.
 pub struct Preparation<'a> {
-    pub front: &'a Submitter,
-    pub defaults: &'a Defaults,
+    pub submitter: &'a Submitter,
+    pub defaults: &'a RowDefaults,
     pub columns: &'a Columns,
     /// Relative paths start here.
     pub base: Base<'a>,
@@ -69,10 +69,10 @@ impl Preparation<'_> {
     ) -> Result<(JobRequest, bool, Fields, Option<(&'static str, Vec<u8>)>), JobError> {
         let Split { mut job, meta, picture } = parts;
         let (mut name, mut stored) = (None, None);
-        if let Some(Picture { name: path, bytes, .. }) = picture {
+        if let Some(RowPicture { name: path, bytes, .. }) = picture {
             let shown = if path.is_empty() { format!("{number:06}") } else { path };
             let look = image::look(&shown, &bytes, &self.limits)?;
-            job.insert("image".to_owned(), self.front.picture_url(look.ending, &bytes)?.into());
+            job.insert("image".to_owned(), self.submitter.picture_url(look.ending, &bytes)?.into());
             name = Some(shown);
             stored = Some((look.ending, bytes));
         }
@@ -80,23 +80,23 @@ impl Preparation<'_> {
         let has_own_id = job.get("id").is_some_and(|id| !id.is_null());
         let request = self.defaults.request(number, job, name.as_deref())?;
         check_addresses(&request)?;
-        self.front.check_allowed(&request, self.upload)?;
+        self.submitter.check_allowed(&request, self.upload)?;
         Ok((request, has_own_id, meta, stored))
     }
 }
 
 /// Puts a row's picture into the store; with `upload`, also copies local inputs there, and names them there.
-pub async fn put_into_store(front: &Submitter, ready: &mut Ready, upload: bool) -> Result<(), JobError> {
+pub async fn put_into_store(submitter: &Submitter, ready: &mut Ready, upload: bool) -> Result<(), JobError> {
     let mut stored = 0;
     if let Some((ending, bytes)) = ready.picture.take() {
-        front.put_picture(ending, bytes).await?;
+        submitter.put_picture(ending, bytes).await?;
         stored = 1;
     }
     for input in ready.request.inputs.with_mask_mut().skip(stored).filter(|_| upload) {
         if let InputRef::Url(url) = input
             && url.starts_with("file://")
         {
-            *url = front.upload(url).await?;
+            *url = submitter.upload(url).await?;
         }
     }
     Ok(())

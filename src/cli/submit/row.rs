@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The values from the flags, for every job of a batch.
-pub struct Defaults {
+pub struct RowDefaults {
     pub kind: JobKind,
     pub params: Value,
     pub labels: BTreeMap<String, String>,
@@ -23,7 +23,7 @@ pub struct Defaults {
     pub below: String,
 }
 
-impl Defaults {
+impl RowDefaults {
     /// The request for a row. If the row has no id, the id is derived from the batch and the row's content, so that the
     /// same row of the same batch is the same job however often it is submitted.
     ///
@@ -166,8 +166,8 @@ mod tests {
     use super::*;
     use crate::job::Task;
 
-    fn defaults() -> Defaults {
-        Defaults {
+    fn defaults() -> RowDefaults {
+        RowDefaults {
             kind: JobKind::Decompose,
             params: json!({ "steps": 20, "layers": 3 }),
             labels: [("dataset".to_owned(), "posters".to_owned())].into(),
@@ -223,7 +223,7 @@ mod tests {
         let first = request(row()).unwrap();
         assert_eq!(first.id, request(row()).unwrap().id);
         assert_ne!(first.id, request(json!({ "image": "s3://in/b.png" })).unwrap().id);
-        let other = Defaults { batch: "b2".parse().unwrap(), ..defaults() };
+        let other = RowDefaults { batch: "b2".parse().unwrap(), ..defaults() };
         let Value::Object(again) = row() else { unreachable!() };
         assert_ne!(first.id, other.request(1, again, None).unwrap().id);
     }

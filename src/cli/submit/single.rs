@@ -30,16 +30,16 @@ pub fn submit(
     }
     let trace = flags.trace.over(loaded);
     block_on(trace::within(trace.as_ref(), async {
-        let front = Submitter::open(loaded).await?;
-        let done = one(global, &front, task, mask, flags).await;
-        front.close().await;
+        let submitter = Submitter::open(loaded).await?;
+        let done = one(global, &submitter, task, mask, flags).await;
+        submitter.close().await;
         done
     }))
 }
 
 async fn one(
     global: &GlobalArgs,
-    front: &Submitter,
+    submitter: &Submitter,
     task: Task,
     mask: Option<&str>,
     flags: &SubmitFlags,
@@ -48,30 +48,30 @@ async fn one(
     let mask = mask.map(input).transpose()?;
     let mut inputs = Inputs { mask, ..Inputs::named(task.kind(), inputs) };
     if flags.upload {
-        upload(front, &mut inputs).await?;
+        upload(submitter, &mut inputs).await?;
     }
     let request = request(task, flags, inputs)?;
     check_addresses(&request)?;
-    front.check_allowed(&request, flags.upload)?;
+    submitter.check_allowed(&request, flags.upload)?;
     let options = SubmitOptions {
         batch: flags.batch.clone(),
-        at: start_time(front, flags).await?,
-        local: front.is_local(),
+        at: start_time(submitter, flags).await?,
+        local: submitter.is_local(),
         ..SubmitOptions::default()
     };
-    let submitted = front.submit(&request, &options).await?;
-    front.dispatch().await;
+    let submitted = submitter.submit(&request, &options).await?;
+    submitter.dispatch().await;
     let id = request.id;
     if flags.wait {
-        let row = watch::job(global, front, id).await?;
+        let row = watch::job(global, submitter, id).await?;
         if let Some(out) = flags.out.as_ref().filter(|_| row.state == JobState::Succeeded) {
             let kept = |error: JobError| Failure::AfterSuccess {
                 error,
                 advice: format!("the job has succeeded; copy its result with acetate jobs fetch {id} --out FOLDER"),
             };
-            fetch::into(front, &row, out).await.map_err(kept)?;
+            fetch::into(submitter, &row, out).await.map_err(kept)?;
         }
-        return watch::report(front, row, flags.json);
+        return watch::report(submitter, row, flags.json);
     }
     if flags.json {
         return output::json(&json!({ "id": id }));
@@ -102,12 +102,12 @@ fn request(task: Task, flags: &SubmitFlags, inputs: Inputs) -> Result<JobRequest
 }
 
 /// Copies local files into the store, and names them by their addresses there.
-async fn upload(front: &Submitter, inputs: &mut Inputs) -> Result<(), JobError> {
+async fn upload(submitter: &Submitter, inputs: &mut Inputs) -> Result<(), JobError> {
     for input in inputs.with_mask_mut() {
         if let InputRef::Url(url) = input
             && url.starts_with("file://")
         {
-            *url = front.upload(url).await?;
+            *url = submitter.upload(url).await?;
         }
     }
     Ok(())

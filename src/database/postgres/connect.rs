@@ -18,7 +18,7 @@ use super::{
     session::{Mode, Sessions},
 };
 use crate::{
-    database::{PostgresUrl, postgres_options::Target, postgres_url::Host},
+    database::{PostgresUrl, postgres_options::SessionAttributes, postgres_url::Host},
     job::{JobError, JobId},
 };
 
@@ -155,9 +155,9 @@ impl Connector {
             return Err(ConnectError::Encoding { database: text(0)?, encoding });
         }
         let acceptable = match self.url.target {
-            Target::Any => true,
-            Target::Writable => text(2)? == "off",
-            Target::Primary => text(3)? == "false",
+            SessionAttributes::Any => true,
+            SessionAttributes::Writable => text(2)? == "off",
+            SessionAttributes::Primary => text(3)? == "false",
         };
         if !acceptable {
             let _ = connection.close().await;

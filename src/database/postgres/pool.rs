@@ -202,7 +202,8 @@ impl Connections {
 
     /// Closes connections that have been idle for a while, or are old.
     pub(super) async fn close_idle(&self) {
-        let keep = |_: &Session, metrics: Metrics| metrics.last_used() < LONGEST_IDLE && metrics.age() < LIFETIME;
+        let keep =
+            |_: &PooledConnection, metrics: Metrics| metrics.last_used() < LONGEST_IDLE && metrics.age() < LIFETIME;
         close_all(self.0.pool.retain(keep).removed).await;
     }
 
@@ -280,7 +281,7 @@ async fn ask(
     Ok(answer)
 }
 
-async fn close_all(sessions: Vec<Session>) {
+async fn close_all(sessions: Vec<PooledConnection>) {
     for connection in sessions.into_iter().filter_map(|session| session.connection) {
         // Does not wait for hanging connections.
         let _ = timeout(PING_TIMEOUT, connection.close()).await;
@@ -320,7 +321,7 @@ struct Manager {
     stale: Mutex<Option<Instant>>,
 }
 
-pub(super) struct Session {
+pub(super) struct PooledConnection {
     /// Absent after something was left unfinished on it.
     connection: Option<PgConnection>,
     made: Instant,
@@ -331,22 +332,22 @@ impl Manager {
         *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    fn is_stale(&self, session: &Session) -> bool {
+    fn is_stale(&self, session: &PooledConnection) -> bool {
         let stale = *self.stale.lock().unwrap_or_else(PoisonError::into_inner);
         stale.is_some_and(|stale| session.made <= stale)
     }
 }
 
 impl managed::Manager for Manager {
-    type Type = Session;
+    type Type = PooledConnection;
     type Error = ConnectError;
 
-    async fn create(&self) -> Result<Session, ConnectError> {
+    async fn create(&self) -> Result<PooledConnection, ConnectError> {
         let made = Instant::now();
-        Ok(Session { connection: Some(self.connector.connect().await?), made })
+        Ok(PooledConnection { connection: Some(self.connector.connect().await?), made })
     }
 
-    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ConnectError> {
+    async fn recycle(&self, session: &mut PooledConnection, _: &Metrics) -> RecycleResult<ConnectError> {
         if self.is_stale(session) || session.made.elapsed() > LIFETIME {
             return Err(RecycleError::message("it is old"));
         }

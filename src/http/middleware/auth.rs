@@ -29,15 +29,15 @@ const SESSION: i64 = 30 * 24 * 3600;
 
 /// A secret that is sent as `Authorization: Bearer ...`.
 #[derive(Clone)]
-pub struct Token(String);
+pub struct ApiToken(String);
 
-impl fmt::Debug for Token {
+impl fmt::Debug for ApiToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(***)")
+        f.write_str("ApiToken(***)")
     }
 }
 
-impl Token {
+impl ApiToken {
     pub fn new(token: String) -> Self {
         Self(token)
     }
@@ -72,7 +72,7 @@ impl Token {
 pub struct NamedToken {
     pub name: String,
     pub role: Role,
-    pub token: Token,
+    pub token: ApiToken,
     /// 0: no limit of its own.
     pub requests_per_second: f64,
     /// New jobs within 24 hours. Absent: no limit.
@@ -81,9 +81,9 @@ pub struct NamedToken {
 
 /// `http.token` and `http.tokens`. Without any, requests need no token.
 #[derive(Debug, Clone, Default)]
-pub struct Tokens(Arc<[NamedToken]>);
+pub struct ApiTokens(Arc<[NamedToken]>);
 
-impl Tokens {
+impl ApiTokens {
     pub fn new(tokens: Vec<NamedToken>) -> Self {
         Self(tokens.into())
     }
@@ -97,7 +97,7 @@ impl Tokens {
     }
 
     /// Compares with all of them, so that the time does not depend on which one it is.
-    fn find(&self, is: impl Fn(&Token) -> bool) -> Option<&NamedToken> {
+    fn find(&self, is: impl Fn(&ApiToken) -> bool) -> Option<&NamedToken> {
         self.0.iter().fold(None, |found, named| if is(&named.token) { Some(named) } else { found })
     }
 }
@@ -242,7 +242,8 @@ mod tests {
 
     #[test]
     fn a_session_is_its_tokens_and_ends() {
-        let (token, other) = (Token::new("0123456789abcdef".to_owned()), Token::new("another-token-123".to_owned()));
+        let (token, other) =
+            (ApiToken::new("0123456789abcdef".to_owned()), ApiToken::new("another-token-123".to_owned()));
         let cookie = token.session(1000);
         assert!(!cookie.contains("0123456789abcdef"));
         assert!(token.is_session(&cookie, 999) && !token.is_session(&cookie, 1000) && !other.is_session(&cookie, 1));
@@ -251,7 +252,7 @@ mod tests {
             assert!(!token.is_session(forged, 1), "{forged}");
         }
         assert!(token.is("0123456789abcdef") && !token.is("0123456789abcdeF") && !token.is(""));
-        assert_eq!(format!("{token:?}"), "Token(***)");
+        assert_eq!(format!("{token:?}"), "ApiToken(***)");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 
-use super::{NamedToken, Tokens};
+use super::{ApiTokens, NamedToken};
 use crate::http::{
     api::Api,
     problem::{Answer, ApiError},
@@ -34,7 +34,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    pub fn new(requests_per_second: f64, tokens: &Tokens) -> Self {
+    pub fn new(requests_per_second: f64, tokens: &ApiTokens) -> Self {
         let limiter =
             |token: &NamedToken| Some((token.name.clone(), RateLimiter::direct(quota(token.requests_per_second)?)));
         Self {
@@ -97,12 +97,12 @@ mod tests {
 
     #[test]
     fn a_burst_is_followed_by_a_pause() {
-        let rates = Rates::new(2.0, &Tokens::default());
+        let rates = Rates::new(2.0, &ApiTokens::default());
         let (one, other): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
         let passed = (0..10).filter(|_| rates.request(one).is_ok()).count();
         assert_eq!(passed, 4);
         assert!(rates.request(one).unwrap_err() <= Duration::from_millis(500));
         assert!(rates.request(other).is_ok());
-        assert!((0..1000).all(|_| Rates::new(0.0, &Tokens::default()).request(one).is_ok()));
+        assert!((0..1000).all(|_| Rates::new(0.0, &ApiTokens::default()).request(one).is_ok()));
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Every scan's codes are read, but no value: a third of a decoder's time.
 
-use super::header::{DHT, DRI, Frame, SOS, Segment, Segments};
+use super::header::{DHT, DRI, FrameHeader, SOS, Segment, Segments};
 use super::huffman::{Bits, Stop, Table};
 
 /// What was found.
@@ -45,7 +45,7 @@ struct Scan<'a> {
 }
 
 /// `frame` is Huffman-coded with 8 bits, baseline, extended or progressive, and its sampling factors are from 1 to 4.
-pub(super) fn examine(bytes: &[u8], frame: &Frame) -> Found {
+pub(super) fn examine(bytes: &[u8], frame: &FrameHeader) -> Found {
     let (most_across, most_down) = frame.most_sampled();
     let units = |size: u16, most: u8| usize::from(size).div_ceil(8 * usize::from(most));
     let (unit_columns, unit_rows) = (units(frame.width, most_across), units(frame.height, most_down));

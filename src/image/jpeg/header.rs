@@ -56,7 +56,7 @@ impl Iterator for Segments<'_> {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Component {
+pub(super) struct ColorComponent {
     pub id: u8,
     /// Sampling factors: samples per unit of the picture, across and down.
     pub across: u8,
@@ -64,23 +64,23 @@ pub(super) struct Component {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Frame {
+pub(super) struct FrameHeader {
     /// The marker, which says how it is coded: 0xc0 is baseline, 0xc2 progressive.
     pub marker: u8,
     pub precision: u8,
     pub width: u16,
     pub height: u16,
-    pub components: Vec<Component>,
+    pub components: Vec<ColorComponent>,
 }
 
-impl Frame {
+impl FrameHeader {
     /// None if the segment is too short.
     pub fn of(marker: u8, content: &[u8]) -> Option<Self> {
         let [precision, h1, h0, w1, w0, count, rest @ ..] = content else { return None };
-        let components: Vec<Component> = rest
+        let components: Vec<ColorComponent> = rest
             .chunks_exact(3)
             .take(usize::from(*count))
-            .map(|three| Component { id: three[0], across: three[1] >> 4, down: three[1] & 15 })
+            .map(|three| ColorComponent { id: three[0], across: three[1] >> 4, down: three[1] & 15 })
             .collect();
         (components.len() == usize::from(*count)).then_some(Self {
             marker,
@@ -110,8 +110,8 @@ pub(super) fn starts_frame(marker: u8) -> bool {
 
 /// Everything about a JPEG but its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(super) frame: Frame,
+pub(crate) struct JpegHeader {
+    pub(super) frame: FrameHeader,
     /// The first scan has all components.
     pub(super) interleaved: bool,
     pub(super) jfif: bool,
@@ -124,7 +124,7 @@ pub(crate) struct Header {
     pub xmp: Option<Range<usize>>,
 }
 
-impl Header {
+impl JpegHeader {
     /// None if there is no frame. At most `most_profile` bytes of a profile are kept; of a larger one, nothing.
     pub fn read(bytes: &[u8], most_profile: usize) -> Option<Self> {
         let (mut frame, mut interleaved, mut jfif, mut adobe, mut exif, mut xmp) =
@@ -141,10 +141,10 @@ impl Header {
                 }
                 APP14 if body.starts_with(b"Adobe") && body.len() >= 12 => adobe = Some(body[11]),
                 SOS if interleaved.is_none() => {
-                    let frame: &Frame = frame.as_ref()?;
+                    let frame: &FrameHeader = frame.as_ref()?;
                     interleaved = Some(body.first().map(|count| usize::from(*count)) == Some(frame.components.len()));
                 }
-                marker if starts_frame(marker) && frame.is_none() => frame = Some(Frame::of(marker, body)?),
+                marker if starts_frame(marker) && frame.is_none() => frame = Some(FrameHeader::of(marker, body)?),
                 _ => {}
             }
         }

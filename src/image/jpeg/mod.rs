@@ -13,8 +13,8 @@ use jpeg_decoder::{ColorTransform, PixelFormat};
 use zune_jpeg::zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 
 use super::pixels::{Model, Pixels, Samples};
-use header::Frame;
-pub(super) use header::Header;
+use header::FrameHeader;
+pub(super) use header::JpegHeader;
 
 const SAVE_AS: &str = "save it as an ordinary JPEG (baseline or progressive, 8 bits) or as PNG";
 
@@ -31,7 +31,7 @@ pub(super) struct Opened {
     pub notes: Vec<String>,
 }
 
-impl Header {
+impl JpegHeader {
     pub fn size(&self) -> (u32, u32) {
         (self.frame.width.into(), self.frame.height.into())
     }
@@ -50,7 +50,7 @@ impl Header {
 
     /// Refuses what neither decoder reads, by its name.
     pub fn check(&self) -> Result<(), String> {
-        let Frame { marker, precision, components, .. } = &self.frame;
+        let FrameHeader { marker, precision, components, .. } = &self.frame;
         let kind = match (marker, precision) {
             (0xc9 | 0xca, _) => "arithmetic coding".to_owned(),
             (0xc3, _) => "lossless coding (not JPEG-LS or JPEG 2000)".to_owned(),
@@ -112,7 +112,7 @@ impl Header {
 /// `most_memory` limits what the decoders allocate, in bytes.
 pub(super) fn decode(
     bytes: &[u8],
-    header: &Header,
+    header: &JpegHeader,
     color: Option<ColorOf>,
     most_memory: usize,
 ) -> Result<Opened, String> {
@@ -144,7 +144,7 @@ pub(super) fn decode(
     Ok(Opened { pixels, notes })
 }
 
-fn common_kind(bytes: &[u8], header: &Header) -> Result<Pixels, String> {
+fn common_kind(bytes: &[u8], header: &JpegHeader) -> Result<Pixels, String> {
     let (model, space) = match header.frame.components.len() {
         1 => (Model::Gray, ColorSpace::Luma),
         _ => (Model::Rgb, ColorSpace::RGB),
@@ -160,7 +160,7 @@ fn common_kind(bytes: &[u8], header: &Header) -> Result<Pixels, String> {
     assemble(header, model, samples)
 }
 
-fn unusual(bytes: &[u8], header: &Header, color: ColorTransform, most_memory: usize) -> Result<Pixels, String> {
+fn unusual(bytes: &[u8], header: &JpegHeader, color: ColorTransform, most_memory: usize) -> Result<Pixels, String> {
     let mut decoder = jpeg_decoder::Decoder::new(bytes);
     decoder.set_color_transform(color);
     decoder.set_max_decoding_buffer_size(most_memory);
@@ -181,7 +181,7 @@ fn unusual(bytes: &[u8], header: &Header, color: ColorTransform, most_memory: us
     assemble(header, model, samples)
 }
 
-fn assemble(header: &Header, model: Model, samples: Vec<u8>) -> Result<Pixels, String> {
+fn assemble(header: &JpegHeader, model: Model, samples: Vec<u8>) -> Result<Pixels, String> {
     let (width, height) = header.size();
     if samples.len() != width as usize * height as usize * model.channels() {
         return Err(damaged("it has another size than its header says"));

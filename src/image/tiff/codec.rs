@@ -129,7 +129,7 @@ fn jpeg(stored: &[u8], layout: &Layout, tables: Option<&[u8]>, wanted: usize) ->
         }
         _ => stored,
     };
-    let header = jpeg::Header::read(stream, 0).ok_or("it is not JPEG")?;
+    let header = jpeg::JpegHeader::read(stream, 0).ok_or("it is not JPEG")?;
     header.check()?;
     let (width, height) = header.size();
     if width as usize * height as usize > wanted {

@@ -2,7 +2,7 @@
 
 use super::{
     directory::{Directory, Tag},
-    layout::{Alpha, Color, Compression, Format, Layout},
+    layout::{Alpha, Color, Compression, Layout, SampleFormat},
     samples::Plain,
 };
 use crate::image::pixels::{Model, Pixels, Samples};
@@ -19,7 +19,7 @@ pub(super) fn finish(all: Plain, layout: &Layout, directory: &Directory<'_>) -> 
             Samples::Sixteen(samples.into_iter().map(|value| (value / white * 65535.0).round() as u16).collect())
         }
     };
-    if layout.format == Format::Signed {
+    if layout.format == SampleFormat::Signed {
         let taken = if layout.bits == 8 { "they were taken as unsigned" } else { "negative ones were taken as 0" };
         notes.push(format!("signed samples; {taken}"));
     }

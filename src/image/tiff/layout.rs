@@ -38,7 +38,7 @@ pub(super) enum Color {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum SampleFormat {
     Unsigned,
     Signed,
     Float,
@@ -55,7 +55,7 @@ pub(super) struct Layout {
     pub width: u32,
     pub height: u32,
     pub bits: u32,
-    pub format: Format,
+    pub format: SampleFormat,
     pub color: Color,
     pub compression: Compression,
     pub predictor: u64,
@@ -112,8 +112,8 @@ impl Layout {
         }
         let format = format(directory, color)?;
         let usable = match format {
-            Format::Float => matches!(bits, 16 | 24 | 32 | 64),
-            Format::Unsigned | Format::Signed => matches!(bits, 1..=16 | 24 | 32 | 64),
+            SampleFormat::Float => matches!(bits, 16 | 24 | 32 | 64),
+            SampleFormat::Unsigned | SampleFormat::Signed => matches!(bits, 1..=16 | 24 | 32 | 64),
         };
         if !usable {
             return Err(format!("it is a TIFF with {bits} bits per sample, which acetate does not read; {SAVE_AS}"));
@@ -164,7 +164,7 @@ impl Layout {
                 return unread("YCbCr in planes of different sizes");
             }
         }
-        if self.color == Color::Palette && (self.bits > 16 || self.format != Format::Unsigned) {
+        if self.color == Color::Palette && (self.bits > 16 || self.format != SampleFormat::Unsigned) {
             return unread("a palette and more than 16 bits per pixel");
         }
         if matches!(self.color, Color::Lab { .. }) && !matches!(self.bits, 8 | 16) {
@@ -175,7 +175,7 @@ impl Layout {
         }
         match self.predictor {
             1 | 2 => Ok(self),
-            3 if self.format == Format::Float => Ok(self),
+            3 if self.format == SampleFormat::Float => Ok(self),
             other => unread(&format!("predictor {other}")),
         }
     }
@@ -249,13 +249,13 @@ fn color(directory: &Directory<'_>) -> Result<Color, String> {
     Err(format!("it is a TIFF with {what}, which acetate does not read; {SAVE_AS}"))
 }
 
-fn format(directory: &Directory<'_>, color: Color) -> Result<Format, String> {
+fn format(directory: &Directory<'_>, color: Color) -> Result<SampleFormat, String> {
     match directory.number(Tag::SampleFormat).unwrap_or(1) {
         // Programs disagree about the format of Lab's a and b.
-        _ if matches!(color, Color::Lab { .. }) => Ok(Format::Unsigned),
-        1 | 4 => Ok(Format::Unsigned),
-        2 => Ok(Format::Signed),
-        3 => Ok(Format::Float),
+        _ if matches!(color, Color::Lab { .. }) => Ok(SampleFormat::Unsigned),
+        1 | 4 => Ok(SampleFormat::Unsigned),
+        2 => Ok(SampleFormat::Signed),
+        3 => Ok(SampleFormat::Float),
         _ => Err(format!("it is a TIFF with complex numbers, which acetate does not read; {SAVE_AS}")),
     }
 }

@@ -227,7 +227,7 @@ impl<'a> Tiff<'a> {
         let only = (self.layout.offsets.len() == 1).then(|| self.stored(0)).flatten();
         let streams = [whole, only];
         let found = streams.into_iter().flatten().find_map(|stream| {
-            let header = super::jpeg::Header::read(stream, 0)?;
+            let header = super::jpeg::JpegHeader::read(stream, 0)?;
             (header.size() == self.size()).then_some((stream, header))
         });
         let Some((stream, header)) = found else {

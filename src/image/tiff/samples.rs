@@ -1,6 +1,6 @@
 //! Samples of a chunk: predictors undone, bits unpacked, brought to 8 or 16 bits or floating point.
 
-use super::layout::{Color, Format, Layout};
+use super::layout::{Color, Layout, SampleFormat};
 
 /// Samples of one kind, interleaved.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,7 +14,7 @@ impl Plain {
     /// `count` samples of the kind that the layout's samples become.
     pub fn empty(layout: &Layout, count: usize) -> Self {
         match (layout.format, layout.bits) {
-            (Format::Float, _) => Self::Float(vec![0.0; count]),
+            (SampleFormat::Float, _) => Self::Float(vec![0.0; count]),
             (_, ..=8) => Self::Eight(vec![0; count]),
             _ => Self::Sixteen(vec![0; count]),
         }
@@ -23,7 +23,7 @@ impl Plain {
     /// The bytes of one sample.
     pub fn size_of_one(layout: &Layout) -> u64 {
         match (layout.format, layout.bits) {
-            (Format::Float, _) => 4,
+            (SampleFormat::Float, _) => 4,
             (_, ..=8) => 1,
             _ => 2,
         }
@@ -86,26 +86,26 @@ pub(super) fn unpack(row: &[u8], count: usize, layout: &Layout, big: bool) -> Pl
     let scaled = layout.color != Color::Palette;
     let word = |at: usize, size: usize| number(&row[at * size..], size, !big);
     match (layout.format, bits) {
-        (Format::Float, 16) => Plain::Float((0..count).map(|at| half(word(at, 2) as u16)).collect()),
-        (Format::Float, 24) => Plain::Float((0..count).map(|at| float24(word(at, 3) as u32)).collect()),
-        (Format::Float, 64) => Plain::Float((0..count).map(|at| f64::from_bits(word(at, 8)) as f32).collect()),
-        (Format::Float, _) => Plain::Float((0..count).map(|at| f32::from_bits(word(at, 4) as u32)).collect()),
+        (SampleFormat::Float, 16) => Plain::Float((0..count).map(|at| half(word(at, 2) as u16)).collect()),
+        (SampleFormat::Float, 24) => Plain::Float((0..count).map(|at| float24(word(at, 3) as u32)).collect()),
+        (SampleFormat::Float, 64) => Plain::Float((0..count).map(|at| f64::from_bits(word(at, 8)) as f32).collect()),
+        (SampleFormat::Float, _) => Plain::Float((0..count).map(|at| f32::from_bits(word(at, 4) as u32)).collect()),
         // Signed bytes are mostly bytes whose program did not know better, and all others show them as they are.
-        (Format::Unsigned | Format::Signed, 8) => Plain::Eight(row[..count].to_vec()),
-        (Format::Unsigned, 16) => {
+        (SampleFormat::Unsigned | SampleFormat::Signed, 8) => Plain::Eight(row[..count].to_vec()),
+        (SampleFormat::Unsigned, 16) => {
             let sample = |two: &[u8]| if big { [two[0], two[1]] } else { [two[1], two[0]] };
             Plain::Sixteen(row.chunks_exact(2).take(count).map(|two| u16::from_be_bytes(sample(two))).collect())
         }
-        (Format::Unsigned, 24 | 32 | 64) => {
+        (SampleFormat::Unsigned, 24 | 32 | 64) => {
             let size = bits as usize / 8;
             Plain::Sixteen((0..count).map(|at| (word(at, size) >> (bits - 16)) as u16).collect())
         }
-        (Format::Unsigned, 1..=7) => {
+        (SampleFormat::Unsigned, 1..=7) => {
             let most = (1u32 << bits) - 1;
             let full = |value: u32| if scaled { (value * 255 + most / 2) / most } else { value } as u8;
             Plain::Eight(bits_of(row, count, bits).map(full).collect())
         }
-        (Format::Unsigned, _) => {
+        (SampleFormat::Unsigned, _) => {
             let most = (1u32 << bits) - 1;
             let full = |value: u32| {
                 let wide = (u64::from(value) * 65535 + u64::from(most / 2)) / u64::from(most);
@@ -113,7 +113,7 @@ pub(super) fn unpack(row: &[u8], count: usize, layout: &Layout, big: bool) -> Pl
             };
             Plain::Sixteen(bits_of(row, count, bits).map(full).collect())
         }
-        (Format::Signed, _) => signed(row, count, bits, big),
+        (SampleFormat::Signed, _) => signed(row, count, bits, big),
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::HubError;
 use super::filter::INDEX;
 use super::hash::ContentHash;
-use super::listing::{Listing, RemoteFile};
+use super::listing::{RemoteFile, RepoListing};
 use super::reference::{data_set, is_commit};
 
 pub(super) struct RepoCache {
@@ -83,8 +83,8 @@ impl RepoCache {
         self.cache.repo(Repo::with_revision(self.id.clone(), self.kind, revision.to_owned()))
     }
 
-    pub fn listing(&self, commit: &str) -> Option<Listing> {
-        Listing::from_tree(commit, &fs::read(self.root.join("trees").join(format!("{commit}.json"))).ok()?)
+    pub fn listing(&self, commit: &str) -> Option<RepoListing> {
+        RepoListing::from_tree(commit, &fs::read(self.root.join("trees").join(format!("{commit}.json"))).ok()?)
     }
 
     /// Whether every wanted file of this commit exists and has the right size. Older versions of `huggingface_hub` keep
@@ -140,7 +140,7 @@ impl RepoCache {
         fs::rename(&fresh, &pointer).map_err(HubError::io(&pointer))
     }
 
-    pub fn write_listing(&self, listing: &Listing) -> Result<(), HubError> {
+    pub fn write_listing(&self, listing: &RepoListing) -> Result<(), HubError> {
         let path = self.root.join("trees").join(format!("{}.json", listing.commit));
         if self.listing(&listing.commit).is_some() {
             return Ok(());

@@ -7,8 +7,8 @@ use std::path::Path;
 use super::cache::{RepoCache, create_parent};
 use super::event::{DownloadEvent, Events, emit};
 use super::hash::Hasher;
-use super::http::{Client, Failure, Piece, Stream, encode_part, encode_path, pause};
-use super::listing::{Listing, RemoteFile};
+use super::http::{Client, Piece, Stream, TransferError, encode_part, encode_path, pause};
+use super::listing::{RemoteFile, RepoListing};
 use super::reference::{data_set, is_commit};
 use super::retry::Backoff;
 use super::{HubError, Retry};
@@ -30,7 +30,7 @@ pub(super) struct Download<'a> {
 
 /// An attempt that ended before the file was complete.
 enum Setback {
-    Failed(Failure),
+    Failed(TransferError),
     /// The bytes do not match the listing, so they cannot be resumed.
     Wrong {
         expected: String,
@@ -47,7 +47,7 @@ impl From<HubError> for Setback {
 
 impl Download<'_> {
     /// Requests the commit of the revision, and its files.
-    pub fn listing(&self, events: &mut Events<'_>) -> Result<Listing, HubError> {
+    pub fn listing(&self, events: &mut Events<'_>) -> Result<RepoListing, HubError> {
         let models = if data_set(self.id).is_some() { "" } else { "models/" };
         let path = format!("api/{models}{}/revision/{}?blobs=true", self.id, encode_part(self.revision));
         let mut backoff = Backoff::new(self.retry);
@@ -56,20 +56,20 @@ impl Download<'_> {
             match read_whole(&self.client.get(&path, 0), events)? {
                 Ok(json) => return self.read_listing(&json),
                 // A misspelled folder looks like a hub id, and the user should not have to wait minutes for the error.
-                Err(Failure::Unreachable { reason }) if unanswered + 1 >= self.retry.first_attempts => {
+                Err(TransferError::Unreachable { reason }) if unanswered + 1 >= self.retry.first_attempts => {
                     return Err(HubError::Unreachable { id: self.id.to_owned(), reason });
                 }
                 Err(failure) => {
-                    unanswered = if matches!(failure, Failure::Unreachable { .. }) { unanswered + 1 } else { 0 };
+                    unanswered = if matches!(failure, TransferError::Unreachable { .. }) { unanswered + 1 } else { 0 };
                     self.wait(&mut backoff, failure, 0, "the list of files", events)?;
                 }
             }
         }
     }
 
-    fn read_listing(&self, json: &[u8]) -> Result<Listing, HubError> {
+    fn read_listing(&self, json: &[u8]) -> Result<RepoListing, HubError> {
         let refuse = |reason| HubError::Listing { id: self.id.to_owned(), reason };
-        let listing = Listing::from_api(json).map_err(refuse)?;
+        let listing = RepoListing::from_api(json).map_err(refuse)?;
         if is_commit(self.revision) && listing.commit != self.revision {
             return Err(refuse(format!("it is for commit {}, not {}", listing.commit, self.revision)));
         }
@@ -149,10 +149,10 @@ impl Download<'_> {
                 Ok(()) => {}
                 Err(Setback::Failed(failure)) => {
                     let failure = match failure {
-                        Failure::Missing => {
-                            Failure::Final { reason: "the hub lists it but does not have it".to_owned() }
+                        TransferError::Missing => {
+                            TransferError::Final { reason: "the hub lists it but does not have it".to_owned() }
                         }
-                        Failure::Range => {
+                        TransferError::Range => {
                             target.restart()?;
                             failure
                         }
@@ -192,7 +192,7 @@ impl Download<'_> {
                 Piece::End if target.length == size => return Ok(()),
                 Piece::End => {
                     let reason = format!("the response ended after {} of {size} bytes", target.length);
-                    return Err(Setback::Failed(Failure::Passing { reason, after: None }));
+                    return Err(Setback::Failed(TransferError::Passing { reason, after: None }));
                 }
             }
         }
@@ -202,15 +202,15 @@ impl Download<'_> {
     fn wait(
         &self,
         backoff: &mut Backoff,
-        failure: Failure,
+        failure: TransferError,
         brought: u64,
         what: &str,
         events: &mut Events<'_>,
     ) -> Result<(), HubError> {
         let (reason, after) = match &failure {
-            Failure::Passing { reason, after } => (reason.clone(), *after),
-            Failure::Unreachable { reason } => (reason.clone(), None),
-            Failure::Range => ("the server cannot send this range of the file".to_owned(), None),
+            TransferError::Passing { reason, after } => (reason.clone(), *after),
+            TransferError::Unreachable { reason } => (reason.clone(), None),
+            TransferError::Range => ("the server cannot send this range of the file".to_owned(), None),
             _ => return Err(self.give_up(failure, what)),
         };
         let Some(wait) = backoff.next_wait(brought, after) else {
@@ -220,19 +220,21 @@ impl Download<'_> {
         pause(wait, events)
     }
 
-    fn give_up(&self, failure: Failure, what: &str) -> HubError {
+    fn give_up(&self, failure: TransferError, what: &str) -> HubError {
         let (id, endpoint) = (self.id.to_owned(), self.client.endpoint().to_owned());
         match failure {
-            Failure::Forbidden { reason } => HubError::Unauthorized { id, endpoint, reason },
-            Failure::Missing => HubError::NotFound { id, revision: self.revision.to_owned(), endpoint },
-            Failure::Passing { reason, after: Some(after) } => HubError::Network {
+            TransferError::Forbidden { reason } => HubError::Unauthorized { id, endpoint, reason },
+            TransferError::Missing => HubError::NotFound { id, revision: self.revision.to_owned(), endpoint },
+            TransferError::Passing { reason, after: Some(after) } => HubError::Network {
                 id,
                 reason: format!("{what}: {reason}; the server asks to wait {} s", after.as_secs()),
             },
-            Failure::Passing { reason, after: None } | Failure::Unreachable { reason } | Failure::Final { reason } => {
-                HubError::Network { id, reason: format!("{what}: {reason}") }
+            TransferError::Passing { reason, after: None }
+            | TransferError::Unreachable { reason }
+            | TransferError::Final { reason } => HubError::Network { id, reason: format!("{what}: {reason}") },
+            TransferError::Range => {
+                HubError::Network { id, reason: format!("{what}: the server cannot send this range") }
             }
-            Failure::Range => HubError::Network { id, reason: format!("{what}: the server cannot send this range") },
         }
     }
 }
@@ -299,13 +301,13 @@ fn wrong_size(expected: u64, actual: u64) -> Setback {
     Setback::Wrong { expected: format!("{expected} bytes"), actual: format!("{actual} bytes") }
 }
 
-fn read_whole(stream: &Stream, events: &mut Events<'_>) -> Result<Result<Vec<u8>, Failure>, HubError> {
+fn read_whole(stream: &Stream, events: &mut Events<'_>) -> Result<Result<Vec<u8>, TransferError>, HubError> {
     let mut whole = Vec::new();
     loop {
         match stream.next(events)? {
             Ok(Piece::Head(_)) => {}
             Ok(Piece::Bytes(bytes)) if whole.len() + bytes.len() > MAX_LISTING => {
-                return Ok(Err(Failure::Final { reason: format!("longer than {MAX_LISTING} bytes") }));
+                return Ok(Err(TransferError::Final { reason: format!("longer than {MAX_LISTING} bytes") }));
             }
             Ok(Piece::Bytes(bytes)) => whole.extend_from_slice(&bytes),
             Ok(Piece::End) => return Ok(Ok(whole)),

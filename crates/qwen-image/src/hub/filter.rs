@@ -1,7 +1,7 @@
 //! Selects the files of a repository that belong to a model, and refuses some repositories.
 
 use super::HubError;
-use super::listing::{Listing, RemoteFile};
+use super::listing::{RemoteFile, RepoListing};
 use super::reference::data_set;
 
 /// Names the components of a model in diffusers' layout.
@@ -31,7 +31,7 @@ pub fn diffusers_files(path: &str) -> bool {
 /// [`HubError::NoFiles`] or [`HubError::NoLora`] if there are none; for models, [`HubError::NotAModel`] without a `model_index.json`; [`HubError::Pickle`] if a wanted folder has weights only as
 /// pickle.
 pub(super) fn select<'a>(
-    listing: &'a Listing,
+    listing: &'a RepoListing,
     wanted: &dyn Fn(&str) -> bool,
     id: &str,
     plain_files: bool,

@@ -41,7 +41,7 @@ pub(super) struct Head {
 
 /// Why a request delivered no bytes, or stopped delivering them.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum TransferError {
     /// Temporary; `after` is the server's `Retry-After`.
     Passing { reason: String, after: Option<Duration> },
     /// There was no response; temporary.
@@ -57,7 +57,7 @@ pub(super) enum Failure {
 }
 
 /// The body of one response, which arrives on another thread.
-pub(super) struct Stream(Receiver<Result<Piece, Failure>>);
+pub(super) struct Stream(Receiver<Result<Piece, TransferError>>);
 
 pub(super) enum Piece {
     Head(Head),
@@ -105,7 +105,12 @@ impl Client {
         Stream(receiver)
     }
 
-    fn send_pieces(&self, url: &str, from: u64, to: &SyncSender<Result<Piece, Failure>>) -> Result<(), Failure> {
+    fn send_pieces(
+        &self,
+        url: &str,
+        from: u64,
+        to: &SyncSender<Result<Piece, TransferError>>,
+    ) -> Result<(), TransferError> {
         let (head, mut body) = self.follow(url, from)?;
         if to.send(Ok(Piece::Head(head))).is_err() {
             return Ok(());
@@ -126,7 +131,7 @@ impl Client {
     }
 
     /// Sends the request and follows redirects.
-    fn follow(&self, url: &str, from: u64) -> Result<(Head, impl Read + use<>), Failure> {
+    fn follow(&self, url: &str, from: u64) -> Result<(Head, impl Read + use<>), TransferError> {
         let home = parse_url(url)?;
         let mut at = home.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -147,7 +152,7 @@ impl Client {
             let head = read_head(status, headers, from).ok_or_else(|| status_failure(status, headers, &at, is_home))?;
             return Ok((head, response.into_body().into_reader()));
         }
-        Err(Failure::Final { reason: format!("{} redirects endlessly", origin(&home)) })
+        Err(TransferError::Final { reason: format!("{} redirects endlessly", origin(&home)) })
     }
 }
 
@@ -156,7 +161,7 @@ impl Stream {
     ///
     /// # Errors
     /// The outer error is [`HubError::Cancelled`], the inner one the server's failure.
-    pub fn next(&self, events: &mut Events<'_>) -> Result<Result<Piece, Failure>, HubError> {
+    pub fn next(&self, events: &mut Events<'_>) -> Result<Result<Piece, TransferError>, HubError> {
         loop {
             match self.0.recv_timeout(TICK) {
                 Ok(piece) => return Ok(piece),
@@ -207,50 +212,51 @@ fn read_head(status: u16, headers: &HeaderMap, from: u64) -> Option<Head> {
     }
 }
 
-fn status_failure(status: u16, headers: &HeaderMap, at: &Uri, is_home: bool) -> Failure {
+fn status_failure(status: u16, headers: &HeaderMap, at: &Uri, is_home: bool) -> TransferError {
     let said = text(headers, "x-error-message").map(|message| format!(": {message}")).unwrap_or_default();
     let reason = format!("{} answered {status}{said}", origin(at));
     let after = text(headers, "retry-after").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
     match status {
-        401 | 403 if is_home => Failure::Forbidden { reason },
-        404 if is_home => Failure::Missing,
-        416 => Failure::Range,
-        408 | 429 | 500..=599 => Failure::Passing { reason, after },
+        401 | 403 if is_home => TransferError::Forbidden { reason },
+        404 if is_home => TransferError::Missing,
+        416 => TransferError::Range,
+        408 | 429 | 500..=599 => TransferError::Passing { reason, after },
         // The address of a large file is signed for an hour; another request to the hub returns a new one.
-        400 | 401 | 403 if !is_home => Failure::Passing { reason, after },
+        400 | 401 | 403 if !is_home => TransferError::Passing { reason, after },
         206 => passing(format!("{} sent a different range than requested", origin(at))),
-        _ => Failure::Final { reason },
+        _ => TransferError::Final { reason },
     }
 }
 
-fn transport_failure(at: &Uri, error: &ureq::Error) -> Failure {
+fn transport_failure(at: &Uri, error: &ureq::Error) -> TransferError {
     let reason = format!("{} cannot be reached ({error})", origin(at));
     match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Rustls(_) | ureq::Error::Tls(_) => {
-            Failure::Final { reason }
+            TransferError::Final { reason }
         }
-        _ => Failure::Unreachable { reason },
+        _ => TransferError::Unreachable { reason },
     }
 }
 
-fn passing(reason: String) -> Failure {
-    Failure::Passing { reason, after: None }
+fn passing(reason: String) -> TransferError {
+    TransferError::Passing { reason, after: None }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-fn parse_url(url: &str) -> Result<Uri, Failure> {
+fn parse_url(url: &str) -> Result<Uri, TransferError> {
     let uri = url.parse::<Uri>().ok();
     let is_web = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
     // The query of a signed address is a secret for as long as it lasts.
     let shown = url.split('?').next().unwrap_or(url);
-    uri.filter(is_web).ok_or_else(|| Failure::Final { reason: format!("{shown} is not an http or https address") })
+    uri.filter(is_web)
+        .ok_or_else(|| TransferError::Final { reason: format!("{shown} is not an http or https address") })
 }
 
 /// The target of a `Location` header: a full address, one without a scheme, or an absolute or relative path.
-fn join(base: &Uri, location: &str) -> Result<Uri, Failure> {
+fn join(base: &Uri, location: &str) -> Result<Uri, TransferError> {
     let scheme = base.scheme_str().unwrap_or("https");
     let authority = base.authority().map_or("", |authority| authority.as_str());
     if let Some(rest) = location.strip_prefix("//") {

@@ -10,7 +10,7 @@ use super::reference::{is_commit, is_hex};
 
 /// All files of a repository at one commit. It never changes, so the cache can keep it forever.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listing {
+pub(super) struct RepoListing {
     pub commit: String,
     pub files: Vec<RemoteFile>,
 }
@@ -25,7 +25,7 @@ pub(super) struct RemoteFile {
     git_id: String,
 }
 
-impl Listing {
+impl RepoListing {
     /// Parses the response of `/api/models/{id}/revision/{revision}?blobs=true`.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ use cache::RepoCache;
 use download::Download;
 use event::emit;
 use http::Client;
-use listing::{Listing, RemoteFile};
+use listing::{RemoteFile, RepoListing};
 
 /// A complete model on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +187,7 @@ fn from_hub(
 fn fetch(
     config: &HubConfig,
     download: &mut Download<'_>,
-    listing: &Listing,
+    listing: &RepoListing,
     files: &[&RemoteFile],
     events: &mut Events<'_>,
 ) -> Result<(), HubError> {

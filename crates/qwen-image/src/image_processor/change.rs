@@ -95,7 +95,7 @@ mod tests {
     use ::image::Rgb;
 
     use super::*;
-    use crate::image_processor::Coverage;
+    use crate::image_processor::MaskCoverage;
 
     /// A picture, and the same with noise as of a VAE.
     fn pair() -> (RgbImage, RgbImage) {
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn only_what_changed_is_found() {
         let (source, mut edited) = pair();
-        assert_eq!(changes(&source, &edited).coverage(), Coverage::Empty);
+        assert_eq!(changes(&source, &edited).coverage(), MaskCoverage::Empty);
         for (x, y, pixel) in edited.enumerate_pixels_mut() {
             if (40..70).contains(&x) && (30..60).contains(&y) {
                 *pixel = Rgb([250, 10, 10]);

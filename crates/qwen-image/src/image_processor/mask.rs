@@ -16,7 +16,7 @@ pub struct Mask(GrayImage);
 
 /// How much of a picture a mask covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Coverage {
+pub enum MaskCoverage {
     /// Nothing may change.
     Empty,
     Part,
@@ -71,13 +71,13 @@ impl Mask {
         if self.0.dimensions() == (width, height) { self.clone() } else { Self::new(lanczos_l(&self.0, width, height)) }
     }
 
-    pub fn coverage(&self) -> Coverage {
+    pub fn coverage(&self) -> MaskCoverage {
         if self.0.iter().all(|value| *value == 0) {
-            Coverage::Empty
+            MaskCoverage::Empty
         } else if self.0.iter().all(|value| *value == u8::MAX) {
-            Coverage::Full
+            MaskCoverage::Full
         } else {
-            Coverage::Part
+            MaskCoverage::Part
         }
     }
 
@@ -165,9 +165,9 @@ mod tests {
         assert_eq!(Mask::from_alpha(&picture).0.as_raw(), &[255, 0, 255, 255]);
         let region = Mask::from_region((4, 2), [1, 1, 2, 1]);
         assert_eq!(region.0.as_raw(), &[0, 0, 0, 0, 0, 255, 255, 0]);
-        assert_eq!((region.coverage(), region.share()), (Coverage::Part, 0.25));
-        assert_eq!(Mask::from_region((4, 2), [0, 0, 4, 2]).coverage(), Coverage::Full);
-        assert_eq!(Mask::new(GrayImage::from_pixel(3, 3, Luma([9]))).coverage(), Coverage::Empty);
+        assert_eq!((region.coverage(), region.share()), (MaskCoverage::Part, 0.25));
+        assert_eq!(Mask::from_region((4, 2), [0, 0, 4, 2]).coverage(), MaskCoverage::Full);
+        assert_eq!(Mask::new(GrayImage::from_pixel(3, 3, Luma([9]))).coverage(), MaskCoverage::Empty);
     }
 
     #[test]

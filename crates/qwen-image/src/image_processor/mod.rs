@@ -16,7 +16,7 @@ pub use alpha::{alpha_of, at_model_size, back_to_source, on_white, rgb_of, with_
 pub use change::changes;
 pub use composite::{Compositor, composite};
 pub use hidden::{put_back_hidden, with_continued_colors, without_hidden};
-pub use mask::{Coverage, Mask, put_back, usual_feather};
+pub use mask::{Mask, MaskCoverage, put_back, usual_feather};
 pub use registration::Drift;
 pub(crate) use resize::{Taps, bicubic_taps};
 pub use resize::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_l, lanczos_rgb};

@@ -16,7 +16,7 @@ use super::{
     text_encoder::{self, PictureProcessor, TextEncoder, Tokenizer, generation_config::GenerationConfig},
     transformer::{self, Transformer},
     vae::{self, Tiling, Vae},
-    weight_files::{Stored, WeightFiles},
+    weight_files::{StoredTensor, WeightFiles},
 };
 
 /// Parts smaller than this, as float32, are loaded.
@@ -169,7 +169,7 @@ impl Parts<'_> {
     fn transformer(&self, part: &mut ComponentReport) -> LoadResult<()> {
         let folder = self.folder.join("transformer");
         let path = folder.join("config.json");
-        let config: transformer::config::Config = read_json(&path)?;
+        let config: transformer::config::TransformerConfig = read_json(&path)?;
         config.check(&path)?;
         let (reads, takes) = (config.joint_attention_dim, config.in_channels);
         if let Ok(text) = self.text_config()
@@ -213,13 +213,13 @@ impl Parts<'_> {
         Ok(())
     }
 
-    fn text_config(&self) -> LoadResult<text_encoder::config::Config> {
-        text_encoder::config::Config::load(&self.folder.join("text_encoder"))
+    fn text_config(&self) -> LoadResult<text_encoder::config::TextEncoderConfig> {
+        text_encoder::config::TextEncoderConfig::load(&self.folder.join("text_encoder"))
     }
 
-    fn vae_config(&self) -> LoadResult<vae::config::Config> {
+    fn vae_config(&self) -> LoadResult<vae::config::VaeConfig> {
         let path = self.folder.join("vae/config.json");
-        let config: vae::config::Config = read_json(&path)?;
+        let config: vae::config::VaeConfig = read_json(&path)?;
         config.check(&path)?;
         Ok(config)
     }
@@ -228,7 +228,7 @@ impl Parts<'_> {
 /// The tensors of a part by name, with their shapes.
 struct Shapes<'a> {
     folder: &'a Path,
-    tensors: BTreeMap<String, Stored>,
+    tensors: BTreeMap<String, StoredTensor>,
 }
 
 fn read_headers<'a>(folder: &'a Path, part: &mut ComponentReport) -> LoadResult<Shapes<'a>> {
@@ -237,7 +237,7 @@ fn read_headers<'a>(folder: &'a Path, part: &mut ComponentReport) -> LoadResult<
     part.bytes = paths.iter().map(|path| std::fs::metadata(path).map_or(0, |metadata| metadata.len())).sum();
     let tensors = WeightFiles::of_folder(&paths)?.tensors;
     part.tensors = tensors.len();
-    part.parameters = tensors.values().map(Stored::elements).sum();
+    part.parameters = tensors.values().map(StoredTensor::elements).sum();
     part.dtypes = tensors.values().map(|stored| stored.form.name()).collect::<BTreeSet<_>>().into_iter().collect();
     Ok(Shapes { folder, tensors })
 }

@@ -74,7 +74,7 @@ pub fn check_file(path: &Path) -> LoadResult<FileReport> {
     match WeightFiles::of_file(path, component) {
         Ok(files) => {
             // Scales and markers are not parameters.
-            report.parameters = files.tensors.values().map(super::weight_files::Stored::elements).sum();
+            report.parameters = files.tensors.values().map(super::weight_files::StoredTensor::elements).sum();
             report.fits = Some(fits(component, &files));
             report.memory = Some(part_of_file(&files, component, DType::BF16));
         }

@@ -6,7 +6,7 @@ use candle_core::DType;
 
 use super::{
     LoadResult, read_json, text_encoder, transformer, vae,
-    weight_files::{Component, Stored, WeightFiles},
+    weight_files::{Component, StoredTensor, WeightFiles},
     weights::{WeightOptions, weight_files},
 };
 
@@ -92,7 +92,7 @@ pub fn checkpoint_bytes(folder: &Path, paths: &WeightOptions, dtype: DType) -> L
 pub fn memory_estimate(folder: &Path, paths: &WeightOptions, dtype: DType, workload: Workload) -> LoadResult<Sizes> {
     let bytes = dtype.size_in_bytes() as u64;
     let text_folder = folder.join("text_encoder");
-    let text = text_encoder::config::Config::load(&text_folder)?;
+    let text = text_encoder::config::TextEncoderConfig::load(&text_folder)?;
     let head = workload.captions && !text.tied;
     let (hidden, inner) = (text.text.hidden_size as u64, text.text.intermediate_size as u64);
     let text_work = TEXT_TOKENS * (2 * inner + 16 * hidden) * bytes;
@@ -110,7 +110,7 @@ pub fn memory_estimate(folder: &Path, paths: &WeightOptions, dtype: DType, workl
     );
 
     let transformer_folder = folder.join("transformer");
-    let config: transformer::config::Config = read_json(&transformer_folder.join("config.json"))?;
+    let config: transformer::config::TransformerConfig = read_json(&transformer_folder.join("config.json"))?;
     let tokens = workload.patches as u64 + TEXT_TOKENS / 2;
     let transformer_work = tokens * config.inner_dim() as u64 * TRANSFORMER_WIDTHS * bytes;
     let files = weight_files(&transformer_folder, Component::Transformer, paths.of(Component::Transformer))?;
@@ -127,7 +127,7 @@ pub fn memory_estimate(folder: &Path, paths: &WeightOptions, dtype: DType, workl
     );
 
     let vae_folder = folder.join("vae");
-    let config: vae::config::Config = read_json(&vae_folder.join("config.json"))?;
+    let config: vae::config::VaeConfig = read_json(&vae_folder.join("config.json"))?;
     let vae_work = workload.pixels as u64 * config.base_dim as u64 * VAE_PICTURES * bytes;
     let files = weight_files(&vae_folder, Component::Vae, None)?;
     let vae = part(&files, vae_work, dtype, &Rules { layers: &[], wanted: &|_| true, travels: &|_| true, fp8: false });
@@ -162,7 +162,7 @@ impl Rules<'_> {
         rest.split('.').next()?.parse().ok()
     }
 
-    fn bytes(&self, name: &str, stored: &Stored, dtype: DType) -> u64 {
+    fn bytes(&self, name: &str, stored: &StoredTensor, dtype: DType) -> u64 {
         let rounded = self.fp8 && stored.shape.len() == 2 && (self.travels)(name) && !stored.stays();
         if rounded { stored.elements() + 4 * stored.shape[0] as u64 } else { stored.memory(dtype) }
     }

@@ -17,10 +17,10 @@ mod weights;
 
 pub use block_swap::BlockPlacement;
 pub use check::{CheckpointReport, ComponentReport, check};
-pub use convert::{Converted, Mixture, OnWritten, TARGETS, Target, convert};
+pub use convert::{ConvertTo, Converted, Mixture, OnWritten, TARGETS, convert};
 pub use inspect::{FileReport, check_file};
 pub use memory_estimate::{PartSize, Sizes, Workload, checkpoint_bytes, memory_estimate};
 pub use offload::{Entered, OffloadGroups, Offloadable};
 pub use scheduler::{Schedule, Scheduler};
-pub use weight_files::{Component, Form, Remarks, Stored, WeightFiles};
+pub use weight_files::{Component, Form, Remarks, StoredTensor, WeightFiles};
 pub use weights::{LoadContext, LoadResult, ModelError, Watch, WeightOptions, Weights, read_json};

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::{
     files::find_files,
     lora::{LoraError, Overlays},
-    weight_files::{Component, Form, Remarks, Stored, WeightFiles},
+    weight_files::{Component, Form, Remarks, StoredTensor, WeightFiles},
 };
 use crate::nn::{Linear, LowRank, RmsNorm, Source, Uploader, Weight};
 
@@ -213,7 +213,7 @@ impl<'a> Weights<'a> {
     }
 
     /// A tensor of exactly this shape.
-    fn find(&self, shape: impl Into<Shape>, name: &str) -> Result<(String, &Stored), ModelError> {
+    fn find(&self, shape: impl Into<Shape>, name: &str) -> Result<(String, &StoredTensor), ModelError> {
         let (name, path) = (self.path(name), self.files.path.clone());
         let Some(stored) = self.files.source.tensors.get(&name) else {
             return Err(ModelError::MissingTensor { path, name });
@@ -226,7 +226,7 @@ impl<'a> Weights<'a> {
         Ok((name, stored))
     }
 
-    fn took(&self, name: String, stored: &Stored) -> Result<(), ModelError> {
+    fn took(&self, name: String, stored: &StoredTensor) -> Result<(), ModelError> {
         if let Some(watch) = self.files.watch
             && watch(stored.memory(self.dtype())).is_break()
         {

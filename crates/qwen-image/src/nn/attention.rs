@@ -16,7 +16,7 @@ use super::{
 
 /// Which keys a query sees.
 #[derive(Debug, Clone, Copy)]
-pub enum Mask<'a> {
+pub enum AttentionMask<'a> {
     All,
     /// Query `i` sees keys `0 ..= i + past`.
     Causal {
@@ -37,7 +37,7 @@ pub fn attention_kernel(device: &Device, dtype: DType) -> String {
 
 /// `softmax(q k^T * scale) v`, with `q` `(1, s, h, d)`, `k` and `v` `(1, t, g, d)` where `g` divides `h` (each key
 /// head serves `h / g` query heads). Returns `(1, s, h * d)`. Scores and softmax are float32.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Mask<'_>) -> Result<Tensor> {
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: AttentionMask<'_>) -> Result<Tensor> {
     let (b, _, h, d) = q.dims4()?;
     let (_, _, g, _) = k.dims4()?;
     if b != 1 || h % g != 0 || k.dims() != v.dims() || k.dim(3)? != d {
@@ -52,7 +52,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Mask<'_>)
         return super::cuda::attention(q, k, v, scale, mask);
     }
     match mask {
-        Mask::Segments(bounds) => {
+        AttentionMask::Segments(bounds) => {
             let parts: Vec<_> = bounds
                 .windows(2)
                 .filter(|pair| pair[1] > pair[0])
@@ -63,8 +63,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Mask<'_>)
                 .collect::<Result<_>>()?;
             Tensor::cat(&parts, 1)
         }
-        Mask::Causal { past } => chunked(q, k, v, scale, Some(past)),
-        Mask::All => chunked(q, k, v, scale, None),
+        AttentionMask::Causal { past } => chunked(q, k, v, scale, Some(past)),
+        AttentionMask::All => chunked(q, k, v, scale, None),
     }
 }
 
@@ -105,7 +105,7 @@ fn causal_bias(first: usize, rows: usize, keys: usize, device: &Device) -> Resul
 
 struct Blocked<'a> {
     scale: f32,
-    mask: Mask<'a>,
+    mask: AttentionMask<'a>,
 }
 
 /// Queries and keys per block, so that a block's scores fit into the L2 cache.
@@ -183,8 +183,8 @@ impl Blocked<'_> {
     fn tasks(&self, s: usize, t: usize, heads: usize) -> Vec<Task> {
         let whole = [0, s];
         let bounds = match self.mask {
-            Mask::Segments(bounds) => bounds,
-            Mask::All | Mask::Causal { .. } => &whole,
+            AttentionMask::Segments(bounds) => bounds,
+            AttentionMask::All | AttentionMask::Causal { .. } => &whole,
         };
         let mut tasks = Vec::new();
         for head in 0..heads {
@@ -192,9 +192,9 @@ impl Blocked<'_> {
                 for start in (segment[0]..segment[1]).step_by(QUERIES) {
                     let end = (start + QUERIES).min(segment[1]);
                     let keys = match self.mask {
-                        Mask::All => 0..t,
-                        Mask::Causal { past } => 0..(past + end).min(t),
-                        Mask::Segments(_) => segment[0]..segment[1],
+                        AttentionMask::All => 0..t,
+                        AttentionMask::Causal { past } => 0..(past + end).min(t),
+                        AttentionMask::Segments(_) => segment[0]..segment[1],
                     };
                     tasks.push(Task { head, queries: start..end, keys });
                 }
@@ -218,8 +218,10 @@ impl Blocked<'_> {
             let keys = Matrix { data: &keys.data[range.start..], cols: width, ..keys };
             gemm(scores, width, query_rows, keys, false, self.scale);
             let visible = |index: usize| match self.mask {
-                Mask::Causal { past } => (task.queries.start + index + past + 1).saturating_sub(start).min(width),
-                Mask::All | Mask::Segments(_) => width,
+                AttentionMask::Causal { past } => {
+                    (task.queries.start + index + past + 1).saturating_sub(start).min(width)
+                }
+                AttentionMask::All | AttentionMask::Segments(_) => width,
             };
             for (index, row) in scores.chunks_exact_mut(width).enumerate() {
                 let correction = softmax_step(row, visible(index), &mut highest[index], &mut sums[index]);

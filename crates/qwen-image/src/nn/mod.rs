@@ -25,7 +25,7 @@ mod weight;
 mod weights_buffer;
 
 pub use activation::{gelu_tanh, silu, swiglu};
-pub use attention::{Mask, attention, attention_kernel};
+pub use attention::{AttentionMask, attention, attention_kernel};
 pub use conv::{Conv2d, Padding, upsample_nearest_2x};
 pub use device::{
     CardMemory, card_memory, count_cuda, describe_cuda, free_unused, open_cuda, peak_memory, reset_peak_memory,

@@ -97,16 +97,16 @@ fn attention_over_many_blocks_and_every_mask() -> Result<()> {
     };
     for (s, t, h, g, d) in [(1, 1, 1, 1, 8), (3, 700, 4, 2, 24), (300, 1100, 2, 1, 16), (129, 513, 6, 6, 5)] {
         let (q, k, v) = (values(&[1, s, h, d], 1), values(&[1, t, g, d], 2), values(&[1, t, g, d], 3));
-        let all = attention(&q, &k, &v, 0.3, Mask::All)?;
+        let all = attention(&q, &k, &v, 0.3, AttentionMask::All)?;
         assert_near(&all, &plain(&q, &k, &v, &bias(s, t, &|_, _| true))?);
         let past = t - s;
-        let causal = attention(&q, &k, &v, 0.3, Mask::Causal { past })?;
+        let causal = attention(&q, &k, &v, 0.3, AttentionMask::Causal { past })?;
         assert_near(&causal, &plain(&q, &k, &v, &bias(s, t, &|row, key| key <= row + past))?);
     }
     let bounds = [0, 7, 7, 150, 900];
     let (q, k, v) = (values(&[1, 900, 2, 8], 1), values(&[1, 900, 2, 8], 2), values(&[1, 900, 2, 8], 3));
     let segment = |row: usize| bounds.iter().filter(|&&bound| bound <= row).count();
-    let found = attention(&q, &k, &v, 0.3, Mask::Segments(&bounds))?;
+    let found = attention(&q, &k, &v, 0.3, AttentionMask::Segments(&bounds))?;
     assert_near(&found, &plain(&q, &k, &v, &bias(900, 900, &|row, key| segment(row) == segment(key)))?);
     Ok(())
 }

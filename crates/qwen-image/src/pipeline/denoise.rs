@@ -6,7 +6,7 @@ use super::{
     callbacks::{Callbacks, Stage},
     error::{PipelineError, Result},
     guidance::Guidance,
-    held::Held,
+    held::HeldLatents,
     sampling::{SamplingPlan, SamplingRecord},
     step_cache::StepCache,
 };
@@ -28,7 +28,7 @@ pub struct Denoise<'a> {
     pub negative: Option<&'a Tensor>,
     pub guidance: Guidance,
     /// The latents that must not change.
-    pub held: Option<&'a Held>,
+    pub held: Option<&'a HeldLatents>,
 }
 
 /// The state of a guidance branch across steps.

@@ -12,7 +12,7 @@ use super::{
     denoise::Denoise,
     error::{PipelineError, Result},
     finish::{Finished, finish},
-    held::Held,
+    held::HeldLatents,
     image_tensor,
     image_tensor::Size,
     latents,
@@ -21,7 +21,7 @@ use super::{
     sampling::{Sampling, SamplingRecord},
 };
 use crate::{
-    image_processor::{self, Coverage, Mask},
+    image_processor::{self, Mask, MaskCoverage},
     models::{LoadContext, LoadResult, text_encoder::Prompt, vae::Vae},
 };
 
@@ -132,7 +132,7 @@ impl QwenImageEditPlusPipeline {
         let packed: Vec<_> = references.iter().map(latents::pack).collect::<candle_core::Result<_>>()?;
         let noise = latents::noise(seed, 1, frame, self.0.vae.about(Vae::latent_channels), &self.0.device)?;
         let source = &packed[packed.len() - 1];
-        let held = mask.map(|mask| Held::new(mask, source, &noise, frame, &self.0.device)).transpose()?;
+        let held = mask.map(|mask| HeldLatents::new(mask, source, &noise, frame, &self.0.device)).transpose()?;
         let scheduler = &self.0.scheduler;
         let plan = sampling.plan(scheduler, |steps| scheduler.edit(steps, frame.patches()));
         let (latents, sampling) = callbacks.stage(Stage::Denoise, |callbacks| {
@@ -170,8 +170,8 @@ fn checked_mask<'a>(inputs: &EditInputs<'a>, options: &EditOptions) -> Result<Op
         return invalid("mask", format!("is {width}x{height}, but the picture is {wanted_width}x{wanted_height}"));
     }
     match mask.coverage() {
-        Coverage::Empty => invalid("mask", "is black everywhere, so that nothing may change".to_owned()),
-        Coverage::Part => Ok(Some(mask)),
-        Coverage::Full => Ok(None),
+        MaskCoverage::Empty => invalid("mask", "is black everywhere, so that nothing may change".to_owned()),
+        MaskCoverage::Part => Ok(Some(mask)),
+        MaskCoverage::Full => Ok(None),
     }
 }

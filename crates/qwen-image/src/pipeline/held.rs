@@ -10,14 +10,14 @@ use crate::{image_processor::Mask, models::transformer::Frame};
 /// in diffusers' `QwenImageEditInpaintPipeline`.
 ///
 /// Every solver works pixel by pixel, so that what it keeps of earlier steps outside the mask does not get inside.
-pub struct Held {
+pub struct HeldLatents {
     source: Tensor,
     noise: Tensor,
     /// 1 where the latents are free, 0 where they are held.
     free: Tensor,
 }
 
-impl Held {
+impl HeldLatents {
     /// `source` and `noise` are packed latents `(1, tokens, channels)` of one frame. A latent is free if the mask lets
     /// any of its pixels change.
     ///
@@ -52,7 +52,7 @@ mod tests {
         let tokens = |value: f32| Tensor::full(value, (1, 2, 8), &Device::Cpu).unwrap();
         // The upper right latent of the second patch is free.
         let mask = Mask::from_region((64, 32), [50, 3, 2, 2]);
-        let held = Held::new(&mask, &tokens(2.0), &tokens(-1.0), frame, &Device::Cpu).unwrap();
+        let held = HeldLatents::new(&mask, &tokens(2.0), &tokens(-1.0), frame, &Device::Cpu).unwrap();
         for (sigma, wanted) in [(1.0, -1.0), (0.5, 0.5), (0.0, 2.0)] {
             let values: Vec<f32> = held.hold(&tokens(7.0), sigma).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             let free: Vec<usize> = (0..16).filter(|index| values[*index] == 7.0).collect();

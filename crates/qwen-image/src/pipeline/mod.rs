@@ -34,7 +34,7 @@ pub use denoise::Denoise;
 pub use edit_plus::QwenImageEditPlusPipeline;
 pub use error::PipelineError;
 pub use guidance::{BranchOrder, Guidance};
-pub use held::Held;
+pub use held::HeldLatents;
 pub use layered::QwenImageLayeredPipeline;
 pub(crate) use lightning::lightning_lora;
 pub use noise::randn;

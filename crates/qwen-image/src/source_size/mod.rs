@@ -36,7 +36,7 @@ const LEAST_WEIGHT: f32 = 0.02;
 
 /// What is known of a layer at a pixel: the coefficients of its alpha (for red, green, blue, and the constant), its
 /// color times a weight, and the weight. All but the coefficients are from 0 to 1.
-pub(crate) type Sample = [f32; 8];
+pub(crate) type GuidedPixel = [f32; 8];
 
 /// Whether layers of the model's size say less than the picture: it is larger, or has another shape.
 pub fn differs(source: (u32, u32), model: (u32, u32)) -> bool {
@@ -88,7 +88,7 @@ pub fn at_source_size(source: &RgbaImage, layers: &[RgbaImage]) -> Result<Vec<Rg
 }
 
 /// All layers' samples at the model's size: those of a pixel are next to each other.
-fn samples(small: &RgbaImage, layers: &[RgbaImage]) -> Vec<Sample> {
+fn samples(small: &RgbaImage, layers: &[RgbaImage]) -> Vec<GuidedPixel> {
     let coefficients = guided_filter::coefficients(small, layers);
     let mut samples = vec![[0.0; 8]; coefficients.len()];
     samples.par_chunks_mut(layers.len()).zip(coefficients.par_chunks(layers.len())).enumerate().for_each(

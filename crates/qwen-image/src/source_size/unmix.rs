@@ -1,6 +1,6 @@
 //! Alpha and colors of a stack at one pixel, so that it composes to the pixel of the picture.
 
-use super::{Sample, guided_filter::premultiplied};
+use super::{GuidedPixel, guided_filter::premultiplied};
 
 /// Alpha below the first is 0, above the second 1: the noise of a decoder is not seen through or through to.
 const CLEAR: f32 = 0.02;
@@ -26,7 +26,7 @@ impl Unmixed {
 
 /// Finds the pixels of all layers for a pixel of the picture, which must not be fully transparent.
 #[inline(always)]
-pub fn unmix(source: [u8; 4], samples: &[Sample], out: &mut Unmixed) {
+pub fn unmix(source: [u8; 4], samples: &[GuidedPixel], out: &mut Unmixed) {
     alphas(source, samples, out);
     let Unmixed { pixels, shares, colors } = out;
     for (color, sample) in colors.iter_mut().zip(samples) {
@@ -52,7 +52,7 @@ pub fn unmix(source: [u8; 4], samples: &[Sample], out: &mut Unmixed) {
 /// Alpha by the samples' coefficients, from the top down. A layer gets at most as much as leaves the picture's own alpha
 /// to the layers below, and the rearmost layer makes up the difference.
 #[inline(always)]
-fn alphas(source: [u8; 4], samples: &[Sample], out: &mut Unmixed) {
+fn alphas(source: [u8; 4], samples: &[GuidedPixel], out: &mut Unmixed) {
     let [r, g, b] = premultiplied(&source);
     // What must be let through in all, and what the layers so far let through.
     let (behind, mut through) = (1.0 - f32::from(source[3]) / 255.0, 1.0_f32);

@@ -1,12 +1,12 @@
 //! Resizing of samples, by rows.
 
-use super::Sample;
+use super::GuidedPixel;
 use crate::image_processor::{Taps, bicubic_taps};
 
 /// Resizes samples with Pillow's bicubic filter (Keys' cubic convolution with a = -1/2), which is widened where a side
 /// shrinks.
 pub struct Upsampler<'a> {
-    samples: &'a [Sample],
+    samples: &'a [GuidedPixel],
     /// Samples per pixel.
     layers: usize,
     width: usize,
@@ -16,7 +16,7 @@ pub struct Upsampler<'a> {
 
 impl<'a> Upsampler<'a> {
     /// `samples` are `from.0` x `from.1` pixels of `layers` samples each, and become `to.0` x `to.1` pixels.
-    pub fn new(samples: &'a [Sample], layers: usize, from: (u32, u32), to: (u32, u32)) -> Self {
+    pub fn new(samples: &'a [GuidedPixel], layers: usize, from: (u32, u32), to: (u32, u32)) -> Self {
         Self {
             samples,
             layers,
@@ -33,7 +33,7 @@ impl<'a> Upsampler<'a> {
 
     /// A row of the target's height and the source's width.
     #[inline(always)]
-    pub fn row(&self, y: usize, row: &mut [Sample]) {
+    pub fn row(&self, y: usize, row: &mut [GuidedPixel]) {
         let Taps { start, weights } = &self.rows[y];
         row.fill([0.0; 8]);
         for (source, weight) in self.samples.chunks_exact(row.len()).skip(*start).zip(weights) {
@@ -45,7 +45,7 @@ impl<'a> Upsampler<'a> {
 
     /// The samples of a pixel in such a row.
     #[inline(always)]
-    pub fn pixel(&self, x: usize, row: &[Sample], pixel: &mut [Sample]) {
+    pub fn pixel(&self, x: usize, row: &[GuidedPixel], pixel: &mut [GuidedPixel]) {
         let Taps { start, weights } = &self.columns[x];
         pixel.fill([0.0; 8]);
         for (source, weight) in row.chunks_exact(self.layers).skip(*start).zip(weights) {
@@ -57,7 +57,7 @@ impl<'a> Upsampler<'a> {
 }
 
 #[inline(always)]
-fn add(out: &mut Sample, sample: &Sample, weight: f32) {
+fn add(out: &mut GuidedPixel, sample: &GuidedPixel, weight: f32) {
     for (out, value) in out.iter_mut().zip(sample) {
         *out += value * weight;
     }

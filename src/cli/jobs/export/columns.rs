@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::rows::{Item, OWN, PICTURES, Rows};
+use super::rows::{Item, OWN, PICTURES, ResultRows};
 use crate::{
     app::Submitter,
     job::{BatchId, JobError, JobKind},
@@ -30,17 +30,18 @@ pub struct Column {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Columns {
+pub struct ResultColumns {
     /// The columns of pictures, in the order of [`PICTURES`].
     pub pictures: Vec<String>,
     /// The columns of the dataset, in the order in which they are first seen.
     pub foreign: Vec<Column>,
 }
 
-impl Columns {
+impl ResultColumns {
     /// The columns of all rows of a batch.
-    pub async fn of_batch(front: &Submitter, batch: &BatchId) -> Result<Self, JobError> {
-        let (mut columns, mut kinds, mut rows) = (Self::default(), [false; PICTURES.len()], Rows::of(front, batch));
+    pub async fn of_batch(submitter: &Submitter, batch: &BatchId) -> Result<Self, JobError> {
+        let (mut columns, mut kinds, mut rows) =
+            (Self::default(), [false; PICTURES.len()], ResultRows::of(submitter, batch));
         while let Some(item) = rows.next().await? {
             for name in pictures_of(item.job.request.task.kind()) {
                 kinds[PICTURES.iter().position(|known| known == name).unwrap_or_default()] = true;
@@ -148,7 +149,7 @@ mod tests {
     fn a_row_has_all_columns_with_values_of_their_types() {
         let column = |name: &str, kind| Column { name: name.to_owned(), kind };
         let foreign = vec![column("score", Kind::Float), column("tag", Kind::Mixed), column("note", Kind::Text)];
-        let columns = Columns { pictures: Vec::new(), foreign };
+        let columns = ResultColumns { pictures: Vec::new(), foreign };
         let mut record = json!({ "row": 1, "score": 2, "tag": [1] }).as_object().unwrap().clone();
         columns.fit(&mut record);
         assert_eq!(json!(record).to_string(), r#"{"note":null,"row":1,"score":2.0,"tag":"[1]"}"#);

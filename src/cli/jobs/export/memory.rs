@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Format, columns::Columns, rows::Item};
+use super::{Format, columns::ResultColumns, rows::Item};
 use crate::{
     job::{BatchId, JobError, JobId},
     store::{Target, io_error},
@@ -30,7 +30,7 @@ struct About {
     version: u32,
     batch: BatchId,
     format: String,
-    columns: Columns,
+    columns: ResultColumns,
 }
 
 pub struct Memory<'a> {
@@ -75,7 +75,7 @@ impl<'a> Memory<'a> {
             version: 1,
             batch: batch.clone(),
             format: format.as_str().to_owned(),
-            columns: Columns::default(),
+            columns: ResultColumns::default(),
         };
         let about = about.unwrap_or_else(new);
         let (first, others) = (HashMap::new(), HashSet::new());
@@ -99,12 +99,12 @@ impl<'a> Memory<'a> {
     }
 
     /// Makes the target that of this export.
-    pub async fn begin(&mut self, columns: Columns) -> Result<(), JobError> {
+    pub async fn begin(&mut self, columns: ResultColumns) -> Result<(), JobError> {
         self.about.columns = columns;
         self.target.write_own(ABOUT, serde_json::to_vec_pretty(&self.about).unwrap_or_default()).await
     }
 
-    pub fn columns(&self) -> &Columns {
+    pub fn columns(&self) -> &ResultColumns {
         &self.about.columns
     }
 

@@ -31,11 +31,11 @@ use crate::{
     job::{BatchId, JobError, JobState},
     store::Target,
 };
-use columns::Columns;
+use columns::ResultColumns;
 use memory::Memory;
-use rows::{Item, Rows};
+use rows::{Item, ResultRows};
 use sample::{Budget, Sample};
-use shard::Shard;
+use shard::ShardFile;
 
 /// How many results are read ahead, as far as [`IN_MEMORY`] allows.
 const AHEAD: usize = 16;
@@ -130,18 +130,18 @@ struct Report {
     reasons: Vec<String>,
 }
 
-pub async fn export(global: &GlobalArgs, front: &Submitter, args: ExportArgs) -> Result<(), Failure> {
-    let target = front.stores.target(&args.out)?;
-    let summary = front.jobs.batch_summary(&args.batch).await?.ok_or_else(|| no_such_batch(&args.batch))?;
+pub async fn export(global: &GlobalArgs, submitter: &Submitter, args: ExportArgs) -> Result<(), Failure> {
+    let target = submitter.stores.target(&args.out)?;
+    let summary = submitter.jobs.batch_summary(&args.batch).await?.ok_or_else(|| no_such_batch(&args.batch))?;
     let _lock = target.open().await?;
     let mut memory = Memory::open(&target, &args.batch, args.format).await?;
     if memory.is_new() {
         // All rows are looked at, also those without a result yet, so that later shards have the same columns.
-        memory.begin(Columns::of_batch(front, &args.batch).await?).await?;
+        memory.begin(ResultColumns::of_batch(submitter, &args.batch).await?).await?;
     }
     let start = Instant::now();
     let mut sweep = Sweep::start(global, "exporting", summary.total());
-    let mut work = Work { front, target: &target, args: &args, report: Report::default() };
+    let mut work = Work { submitter, target: &target, args: &args, report: Report::default() };
     let done = work.all(&mut memory, &mut sweep).await;
     let stopped = sweep.is_stopped();
     drop(sweep);
@@ -169,7 +169,7 @@ pub async fn export(global: &GlobalArgs, front: &Submitter, args: ExportArgs) ->
 }
 
 struct Work<'a> {
-    front: &'a Submitter,
+    submitter: &'a Submitter,
     target: &'a Target,
     args: &'a ExportArgs,
     report: Report,
@@ -185,16 +185,16 @@ struct Ahead {
 impl Work<'_> {
     async fn all(&mut self, memory: &mut Memory<'_>, sweep: &mut Sweep) -> Result<(), Failure> {
         let budget: Budget = Arc::new(Semaphore::new(sample::permits(IN_MEMORY)));
-        let mut rows = Rows::of(self.front, &self.args.batch);
+        let mut rows = ResultRows::of(self.submitter, &self.args.batch);
         let (mut ahead, mut is_over) = (FuturesOrdered::new(), false);
-        let mut shard: Option<Shard> = None;
+        let mut shard: Option<ShardFile> = None;
         loop {
             while ahead.len() < AHEAD && !is_over {
                 match rows.next().await? {
                     Some(item) => match self.wanted(memory, item) {
                         Some((item, key)) => {
                             let with_pictures = self.args.format != Format::Jsonl;
-                            let reading = sample::read(self.front, &item, &budget, with_pictures);
+                            let reading = sample::read(self.submitter, &item, &budget, with_pictures);
                             ahead.push_back(async move { Ahead { sample: joined(reading).await, item, key } });
                         }
                         None if !sweep.add(1) => return Ok(()),
@@ -208,7 +208,7 @@ impl Work<'_> {
                 Ok(sample) => {
                     let into = match &mut shard {
                         Some(shard) => shard,
-                        None => shard.insert(Shard::begin(self.target, self.args.format, memory)?),
+                        None => shard.insert(ShardFile::begin(self.target, self.args.format, memory)?),
                     };
                     into.add(&item, &key, sample).await?;
                 }
@@ -255,13 +255,13 @@ impl Work<'_> {
         }
     }
 
-    fn is_full(&self, shard: &Shard) -> bool {
+    fn is_full(&self, shard: &ShardFile) -> bool {
         let usual = if self.args.format == Format::Imagefolder { ROWS_IN_FOLDER } else { ROWS_IN_SHARD };
         let is_large = self.args.format != Format::Imagefolder && shard.bytes() >= self.args.shard_size;
         is_large || shard.rows() >= self.args.shard_rows.unwrap_or(usual)
     }
 
-    async fn finish(&mut self, shard: Option<Shard>, memory: &mut Memory<'_>) -> Result<(), Failure> {
+    async fn finish(&mut self, shard: Option<ShardFile>, memory: &mut Memory<'_>) -> Result<(), Failure> {
         let Some(shard) = shard else { return Ok(()) };
         let finished = shard.finish(self.target).await?;
         self.report.shards += 1;

@@ -17,7 +17,7 @@ use parquet::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    columns::{Column, Columns, Kind},
+    columns::{Column, Kind, ResultColumns},
     sample::Sample,
 };
 use crate::{job::JobError, store::io_error};
@@ -28,7 +28,7 @@ const ROWS_IN_GROUP: usize = 1000;
 
 pub struct ParquetFile {
     writer: SerializedFileWriter<BufWriter<File>>,
-    columns: Columns,
+    columns: ResultColumns,
     rows: Vec<Row>,
     bytes: usize,
 }
@@ -62,7 +62,7 @@ impl From<ParquetError> for WriteError {
 }
 
 impl ParquetFile {
-    pub fn begin(file: File, columns: Columns) -> Result<Self, WriteError> {
+    pub fn begin(file: File, columns: ResultColumns) -> Result<Self, WriteError> {
         let features = json!({ "info": { "features": features(&columns) } }).to_string();
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -86,7 +86,7 @@ impl ParquetFile {
     }
 
     pub fn add(&mut self, record: &Map<String, Value>, key: &str, sample: &Sample) -> Result<(), WriteError> {
-        let picture = |picture: &super::sample::Picture| {
+        let picture = |picture: &super::sample::SamplePicture| {
             (picture.column, format!("{key}.{}", picture.ending), ByteArray::from(picture.bytes.clone()))
         };
         let pictures: Vec<_> = sample.pictures.iter().map(picture).collect();
@@ -213,7 +213,7 @@ fn is_list(name: &str) -> bool {
     matches!(name, "layers" | "edited_layers")
 }
 
-fn schema(columns: &Columns) -> Result<TypePtr, ParquetError> {
+fn schema(columns: &ResultColumns) -> Result<TypePtr, ParquetError> {
     let mut fields = vec![
         leaf("row", Physical::INT64)?,
         text("id")?,
@@ -263,7 +263,7 @@ fn list_of(name: &str, element: TypePtr) -> Result<TypePtr, ParquetError> {
 }
 
 /// The types of the columns in the words of Hugging Face's datasets.
-fn features(columns: &Columns) -> Value {
+fn features(columns: &ResultColumns) -> Value {
     let value = |dtype: &str| json!({ "dtype": dtype, "_type": "Value" });
     let list = |feature: Value| json!({ "feature": feature, "_type": "Sequence" });
     let image = || json!({ "_type": "Image" });

@@ -28,8 +28,8 @@ pub struct Item {
     pub job: JobRow,
 }
 
-pub struct Rows<'a> {
-    front: &'a Submitter,
+pub struct ResultRows<'a> {
+    submitter: &'a Submitter,
     batch: &'a BatchId,
     page: VecDeque<Item>,
     next: Next,
@@ -42,13 +42,13 @@ enum Next {
     End,
 }
 
-impl<'a> Rows<'a> {
-    pub fn of(front: &'a Submitter, batch: &'a BatchId) -> Self {
-        Self { front, batch, page: VecDeque::new(), next: Next::Dataset(None) }
+impl<'a> ResultRows<'a> {
+    pub fn of(submitter: &'a Submitter, batch: &'a BatchId) -> Self {
+        Self { submitter, batch, page: VecDeque::new(), next: Next::Dataset(None) }
     }
 
     pub async fn next(&mut self) -> Result<Option<Item>, JobError> {
-        let jobs = &self.front.jobs;
+        let jobs = &self.submitter.jobs;
         while self.page.is_empty() {
             match self.next {
                 Next::Dataset(after) => {

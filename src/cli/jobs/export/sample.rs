@@ -25,13 +25,13 @@ pub fn permits(bytes: u64) -> usize {
 
 #[derive(Debug)]
 pub struct Sample {
-    pub pictures: Vec<Picture>,
+    pub pictures: Vec<SamplePicture>,
     /// Its share of the budget, until it is written.
     _share: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
-pub struct Picture {
+pub struct SamplePicture {
     /// The column that it is in.
     pub column: &'static str,
     /// Whether the column has a list of pictures.
@@ -46,12 +46,12 @@ pub struct Picture {
 
 /// Starts to read a result. What is started first gets its memory first.
 pub fn read(
-    front: &Submitter,
+    submitter: &Submitter,
     item: &Item,
     budget: &Budget,
     with_pictures: bool,
 ) -> JoinHandle<Result<Sample, JobError>> {
-    let (stores, budget, published) = (front.stores.clone(), budget.clone(), item.job.published.clone());
+    let (stores, budget, published) = (submitter.stores.clone(), budget.clone(), item.job.published.clone());
     tokio::spawn(async move {
         let result = published.ok_or_else(|| JobError::database("the job has succeeded without a result"))?;
         let share = match with_pictures {
@@ -73,13 +73,13 @@ async fn pictures(
     manifest: &str,
     files: &[FileEntry],
     with_pictures: bool,
-) -> Result<Vec<Picture>, JobError> {
+) -> Result<Vec<SamplePicture>, JobError> {
     let (store, manifest) = (stores.at_root(root)?, ObjectKey::parse(manifest)?);
     let mut pictures = Vec::with_capacity(files.len());
     for file in files {
         let (column, is_list, ending) = slot(file);
         let bytes = if with_pictures { read_published(&store, &manifest, file).await? } else { Vec::new() };
-        pictures.push(Picture { column, is_list, ending, url: store.url(&manifest.sibling(&file.name)?), bytes });
+        pictures.push(SamplePicture { column, is_list, ending, url: store.url(&manifest.sibling(&file.name)?), bytes });
     }
     Ok(pictures)
 }

@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value, json};
 use tempfile::{NamedTempFile, TempDir};
 
-use super::{Format, columns::Columns, memory::Memory, parquet::ParquetFile, rows::Item, sample::Sample};
+use super::{Format, columns::ResultColumns, memory::Memory, parquet::ParquetFile, rows::Item, sample::Sample};
 use crate::{
     job::JobError,
     store::{Target, io_error},
@@ -20,12 +20,12 @@ use crate::{
 const AT_A_TIME: usize = 8;
 const BUFFER: usize = 1 << 20;
 
-pub struct Shard {
+pub struct ShardFile {
     number: u64,
     /// For each row what the export remembers of it.
     lines: Vec<String>,
     bytes: u64,
-    columns: Columns,
+    columns: ResultColumns,
     content: Content,
 }
 
@@ -38,12 +38,12 @@ enum Content {
     Prefix(Target),
 }
 
-pub struct Finished {
+pub struct FinishedShard {
     pub lines: Vec<String>,
     pub bytes: u64,
 }
 
-impl Shard {
+impl ShardFile {
     pub fn begin(target: &Target, format: Format, memory: &Memory<'_>) -> Result<Self, JobError> {
         let new_file = || -> Result<(NamedTempFile, File), JobError> {
             let file = target.new_file()?;
@@ -134,7 +134,7 @@ impl Shard {
     }
 
     /// Makes the shard visible.
-    pub async fn finish(self, target: &Target) -> Result<Finished, JobError> {
+    pub async fn finish(self, target: &Target) -> Result<FinishedShard, JobError> {
         let Self { number, lines, bytes, content, .. } = self;
         let name = |extension: &str| format!("layers-{number:06}.{extension}");
         match content {
@@ -154,7 +154,7 @@ impl Shard {
             Content::Folder(made) => target.keep_folder(made, &format!("{number:06}")).await?,
             Content::Prefix(_) => {}
         }
-        Ok(Finished { lines, bytes })
+        Ok(FinishedShard { lines, bytes })
     }
 }
 

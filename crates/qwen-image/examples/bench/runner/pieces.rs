@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 
 use super::{Bench, CASES, Case, Failed};
-use qwen_image::nn::{self, Linear, Mask, QkvPart, RmsNorm, Rotation};
+use qwen_image::nn::{self, AttentionMask, Linear, QkvPart, RmsNorm, Rotation};
 
 const HEADS: usize = 24;
 const HEAD: usize = 128;
@@ -50,7 +50,7 @@ impl Bench<'_> {
             let operations = 4.0 * (tokens as f64).powi(2) * DIM as f64;
             let scale = (HEAD as f64).powf(-0.5);
             self.piece(&format!("{name}: attention"), Some(operations), None, || {
-                nn::attention(&q, &k, &v, scale, Mask::All)
+                nn::attention(&q, &k, &v, scale, AttentionMask::All)
             })?;
             let (other, row) = (self.random((1, patches, DIM))?, self.random((1, 1, DIM))?);
             let bytes = (4 * patches * DIM * self.dtype.size_in_bytes()) as f64;

@@ -5,11 +5,11 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{Component, DType, Item, Kind, LARGEST, Layout, WeightFiles, is_in_block};
-use crate::{models::weight_files::Stored, nn::float8};
+use crate::{models::weight_files::StoredTensor, nn::float8};
 
 /// Matrices of blocks in fp8, everything else in bfloat16.
 pub fn layout(files: &WeightFiles, component: Component) -> Layout {
-    let is_fp8 = |name: &str, stored: &Stored| {
+    let is_fp8 = |name: &str, stored: &StoredTensor| {
         // What follows a matrix stays aligned.
         is_in_block(name, stored, component) && stored.elements().is_multiple_of(4)
     };

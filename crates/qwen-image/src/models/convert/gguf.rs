@@ -3,7 +3,7 @@
 use candle_core::quantized::GgmlDType;
 
 use super::{Component, DType, Item, Kind, Layout, Mixture, WeightFiles, is_in_block};
-use crate::models::weight_files::{GgmlTypes, Stored};
+use crate::models::weight_files::{GgmlTypes, StoredTensor};
 
 const ALIGNMENT: u64 = 32;
 /// ggml's version of its quantized formats.
@@ -41,7 +41,7 @@ impl Mixture {
     }
 
     /// The kind of a tensor: a format whose blocks divide it, the wanted one if possible.
-    fn kind(self, name: &str, stored: &Stored) -> Kind {
+    fn kind(self, name: &str, stored: &StoredTensor) -> Kind {
         if stored.shape.len() < 2 {
             return Kind::Numbers(DType::F32);
         }

@@ -19,13 +19,13 @@ use candle_core::{DType, quantized::GgmlDType};
 use super::{
     LoadResult, ModelError,
     files::find_files,
-    weight_files::{Component, Form, Stored, WeightFiles},
+    weight_files::{Component, Form, StoredTensor, WeightFiles},
 };
 use crate::nn::{float8, quantize_blocks};
 
 /// The form to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
+pub enum ConvertTo {
     /// e4m3 with a scale per matrix.
     Fp8,
     Gguf(Mixture),
@@ -42,18 +42,18 @@ pub enum Mixture {
     Q4_0,
 }
 
-/// The names of [`Target`]s.
-pub const TARGETS: [(&str, Target); 7] = [
-    ("fp8", Target::Fp8),
-    ("q8_0", Target::Gguf(Mixture::Q8_0)),
-    ("q6_k", Target::Gguf(Mixture::Q6K)),
-    ("q5_k_m", Target::Gguf(Mixture::Q5KM)),
-    ("q4_k_m", Target::Gguf(Mixture::Q4KM)),
-    ("q4_0", Target::Gguf(Mixture::Q4_0)),
-    ("bf16", Target::Gguf(Mixture::Bf16)),
+/// The names of [`ConvertTo`]s.
+pub const TARGETS: [(&str, ConvertTo); 7] = [
+    ("fp8", ConvertTo::Fp8),
+    ("q8_0", ConvertTo::Gguf(Mixture::Q8_0)),
+    ("q6_k", ConvertTo::Gguf(Mixture::Q6K)),
+    ("q5_k_m", ConvertTo::Gguf(Mixture::Q5KM)),
+    ("q4_k_m", ConvertTo::Gguf(Mixture::Q4KM)),
+    ("q4_0", ConvertTo::Gguf(Mixture::Q4_0)),
+    ("bf16", ConvertTo::Gguf(Mixture::Bf16)),
 ];
 
-impl FromStr for Target {
+impl FromStr for ConvertTo {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -86,7 +86,7 @@ pub type OnWritten<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 pub fn convert(
     source: &Path,
     component: Component,
-    target: Target,
+    target: ConvertTo,
     out: &Path,
     on_written: OnWritten<'_>,
 ) -> LoadResult<Converted> {
@@ -101,7 +101,7 @@ pub fn convert(
         );
         return Err(ModelError::invalid(source, reason));
     }
-    if component != Component::Transformer && target != Target::Fp8 {
+    if component != Component::Transformer && target != ConvertTo::Fp8 {
         let reason = "only transformers are written as GGUF; a text encoder's GGUF has no vision part. Write fp8";
         return Err(ModelError::invalid(source, reason));
     }
@@ -109,8 +109,8 @@ pub fn convert(
         return Err(ModelError::invalid(out, "exists; give another name, or remove it"));
     }
     let layout = match target {
-        Target::Fp8 => fp8::layout(&files, component),
-        Target::Gguf(mixture) => gguf::layout(&files, mixture),
+        ConvertTo::Fp8 => fp8::layout(&files, component),
+        ConvertTo::Gguf(mixture) => gguf::layout(&files, mixture),
     };
     write(&files, &layout, out, on_written)
 }
@@ -233,7 +233,7 @@ fn begin(files: &WeightFiles, layout: &Layout, part: &Path) -> io::Result<(File,
     Ok((file, whole))
 }
 
-fn encode(files: &WeightFiles, stored: &Stored, kind: Kind) -> LoadResult<Vec<u8>> {
+fn encode(files: &WeightFiles, stored: &StoredTensor, kind: Kind) -> LoadResult<Vec<u8>> {
     let numbers = files.numbers(stored)?;
     let mut bytes = Vec::new();
     match kind {
@@ -253,7 +253,7 @@ fn encode(files: &WeightFiles, stored: &Stored, kind: Kind) -> LoadResult<Vec<u8
 }
 
 /// Whether a tensor is a matrix of a repeated block, which is what products over tokens read.
-fn is_in_block(name: &str, stored: &Stored, component: Component) -> bool {
+fn is_in_block(name: &str, stored: &StoredTensor, component: Component) -> bool {
     let prefixes: &[&str] = match component {
         Component::Transformer => &["transformer_blocks."],
         Component::TextEncoder | Component::Vae => &["model.layers.", "model.language_model.layers."],

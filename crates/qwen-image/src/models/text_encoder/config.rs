@@ -12,7 +12,7 @@ use crate::models::{LoadResult, ModelError, read_json};
 
 /// Sizes of the whole model.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct TextEncoderConfig {
     pub text: TextConfig,
     pub vision: VisionConfig,
     /// The placeholder token of one merged patch of a picture.
@@ -101,7 +101,7 @@ impl Ids {
     }
 }
 
-impl Config {
+impl TextEncoderConfig {
     /// Reads `config.json` in `folder` and checks that its numbers fit together.
     pub fn load(folder: &Path) -> LoadResult<Self> {
         let path = folder.join("config.json");
@@ -307,7 +307,7 @@ mod tests {
         both["text_config"]["rope_scaling"] =
             json!({"type": "default", "rope_type": "default", "mrope_section": [16, 24, 24]});
         for value in [flat, both] {
-            let config = Config::from_value(&value).unwrap();
+            let config = TextEncoderConfig::from_value(&value).unwrap();
             config.check().unwrap();
             assert_eq!((config.text.head_dim(), config.text.theta(), config.vision.window()), (128, 1e6, 4));
             assert_eq!((config.vision.patch_len(), config.vision.theta()), (1176, 1e4));
@@ -319,7 +319,7 @@ mod tests {
         let check = |key: &str, value: Value| {
             let mut config = published();
             config[key] = value;
-            Config::from_value(&config).and_then(|config| config.check()).unwrap_err()
+            TextEncoderConfig::from_value(&config).and_then(|config| config.check()).unwrap_err()
         };
         for (key, value, expected) in [
             (

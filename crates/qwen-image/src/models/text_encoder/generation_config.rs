@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::config::{Config, Ids};
+use super::config::{Ids, TextEncoderConfig};
 use crate::models::{LoadResult, ModelError, read_json};
 
 /// How captions are generated. Only settings that amount to choosing the most likely token are accepted.
@@ -19,7 +19,7 @@ impl GenerationConfig {
     /// # Errors
     /// If the settings actually sample or search. The published ones are nearly greedy (`top_k` 1, or a `top_p` or
     /// `temperature` of 0.001 or less).
-    pub fn load(folder: &Path, config: &Config) -> LoadResult<Self> {
+    pub fn load(folder: &Path, config: &TextEncoderConfig) -> LoadResult<Self> {
         #[derive(Default, Deserialize)]
         struct Raw {
             eos_token_id: Option<Ids>,

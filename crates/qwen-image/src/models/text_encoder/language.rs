@@ -4,12 +4,15 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{
     cache::{Cache, LayerCache},
-    config::{Config, TextConfig},
+    config::{TextConfig, TextEncoderConfig},
     prompt::Positions,
 };
 use crate::{
     models::{BlockPlacement, LoadResult, ModelError, Weights, block_swap::BlockSwap},
-    nn::{HostWeights, Linear, Mask, RmsNorm, Rotation, Tensors, attention, release, rotate_half, swiglu, tensors_of},
+    nn::{
+        AttentionMask, HostWeights, Linear, RmsNorm, Rotation, Tensors, attention, release, rotate_half, swiglu,
+        tensors_of,
+    },
 };
 
 pub struct LanguageModel {
@@ -39,7 +42,7 @@ impl LanguageModel {
     pub fn load(
         weights: &Weights,
         top: &Weights,
-        config: &Config,
+        config: &TextEncoderConfig,
         with_head: bool,
         place: BlockPlacement,
     ) -> LoadResult<Self> {
@@ -196,7 +199,7 @@ impl Layer {
             None => (k, v),
         };
         let scale = (head_dim as f64).powf(-0.5);
-        let x = (x + self.out.forward(&attention(&q, &k, &v, scale, Mask::Causal { past })?)?)?;
+        let x = (x + self.out.forward(&attention(&q, &k, &v, scale, AttentionMask::Causal { past })?)?)?;
 
         let gate_up = self.gate_up.forward(&self.mlp_norm.forward(&x)?)?;
         let inner = gate_up.dim(2)? / 2;

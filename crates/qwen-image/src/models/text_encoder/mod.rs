@@ -20,7 +20,9 @@ use std::{ops::ControlFlow, path::Path};
 use ::image::RgbImage;
 use candle_core::{DType, Device, Tensor};
 
-use self::{config::Config, generation_config::GenerationConfig, language::LanguageModel, vision::VisionTower};
+use self::{
+    config::TextEncoderConfig, generation_config::GenerationConfig, language::LanguageModel, vision::VisionTower,
+};
 pub use self::{
     error::TextError,
     processor::{Grid, ImageProcessorBackend, PictureProcessor},
@@ -37,7 +39,7 @@ pub struct TextEncoder {
     vision: VisionTower,
     tokenizer: Tokenizer,
     processor: PictureProcessor,
-    config: Config,
+    config: TextEncoderConfig,
     generation: Option<GenerationConfig>,
     device: Device,
 }
@@ -57,7 +59,7 @@ pub struct Prompt<'a> {
 
 /// An encoded prompt.
 #[derive(Debug, Clone)]
-pub struct Embedded {
+pub struct PromptEmbeds {
     /// Hidden states after the final norm, `(1, n, hidden)`.
     pub states: Tensor,
     /// The number of hidden states of the whole prompt after its template: more than `n` if it was cut.
@@ -87,7 +89,7 @@ impl TextEncoder {
         place: BlockPlacement,
     ) -> LoadResult<Self> {
         let model = folder.join("text_encoder");
-        let config = Config::load(&model)?;
+        let config = TextEncoderConfig::load(&model)?;
         let generation = with_head.then(|| GenerationConfig::load(&model, &config)).transpose()?;
         let tokenizer = Tokenizer::load(&folder.join("tokenizer"))?;
         if tokenizer.len() > config.text.vocab_size {
@@ -112,7 +114,7 @@ impl TextEncoder {
     /// compare weights.
     pub fn reads_alike(one: &Path, other: &Path) -> LoadResult<bool> {
         let read = |folder: &Path| -> LoadResult<(String, String)> {
-            let config = Config::load(&folder.join("text_encoder"))?;
+            let config = TextEncoderConfig::load(&folder.join("text_encoder"))?;
             let processor = PictureProcessor::load(&folder.join("processor"), &config.vision)?;
             let tokenizer = folder.join("tokenizer");
             Ok((format!("{config:?} {processor:?}"), Tokenizer::load(&tokenizer)?.description(&tokenizer)?))
@@ -134,7 +136,7 @@ impl TextEncoder {
     ///
     /// # Errors
     /// If placeholders and pictures do not match, or there are more tokens than the model has positions.
-    pub fn embed(&self, prompt: &Prompt<'_>) -> Result<Embedded, TextError> {
+    pub fn embed(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds, TextError> {
         let mut read = self.read(prompt.text, prompt.pictures, prompt.text_positions)?;
         let total = read.ids.len();
         // A picture is used whole, or not at all if none of its states are requested.
@@ -147,7 +149,7 @@ impl TextEncoder {
         let embeds = self.embed_read(&read, prompt.pictures)?;
         let states = self.language.forward(&embeds, &read.positions, None)?;
         let start = prompt.drop.min(wanted);
-        Ok(Embedded { states: states.narrow(1, start, wanted - start)?, tokens: total.saturating_sub(prompt.drop) })
+        Ok(PromptEmbeds { states: states.narrow(1, start, wanted - start)?, tokens: total.saturating_sub(prompt.drop) })
     }
 
     /// Writes a caption of up to `max_tokens`; `on_token` is called with the number of tokens and the limit, and may

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use super::{config::VisionConfig, processor::Grid};
 use crate::{
     models::{LoadResult, Weights},
-    nn::{Linear, Mask, RmsNorm, Rotation, attention, rotate_half, swiglu, tensors_of},
+    nn::{AttentionMask, Linear, RmsNorm, Rotation, attention, rotate_half, swiglu, tensors_of},
 };
 
 /// This is in the reference's code, not in its config.
@@ -64,7 +64,7 @@ impl VisionTower {
         let rotation = self.rotation(grid, &order, device)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let whole = self.config.fullatt_block_indexes.contains(&index);
-            let mask = if whole { Mask::All } else { Mask::Segments(&bounds) };
+            let mask = if whole { AttentionMask::All } else { AttentionMask::Segments(&bounds) };
             x = block.forward(&x, &rotation, mask)?;
         }
         let x = self.norm.forward(&x)?.reshape((1, n / unit, unit * hidden))?;
@@ -130,7 +130,7 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, rotation: &Rotation, mask: Mask<'_>) -> candle_core::Result<Tensor> {
+    fn forward(&self, x: &Tensor, rotation: &Rotation, mask: AttentionMask<'_>) -> candle_core::Result<Tensor> {
         let (_, n, hidden) = x.dims3()?;
         let head = hidden / self.heads;
         let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;

@@ -2,10 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{config::Config, rope::TokenRotations};
+use super::{config::TransformerConfig, rope::TokenRotations};
 use crate::{
     models::{LoadResult, Weights},
-    nn::{self, Linear, Mask, RmsNorm, Tensors, tensors_of},
+    nn::{self, AttentionMask, Linear, RmsNorm, Tensors, tensors_of},
 };
 
 pub const EPS: f64 = 1e-6;
@@ -146,7 +146,7 @@ const TXT: Names = Names {
 };
 
 impl Block {
-    pub fn load(w: &Weights, config: &Config, last: bool) -> LoadResult<Self> {
+    pub fn load(w: &Weights, config: &TransformerConfig, last: bool) -> LoadResult<Self> {
         Ok(Self {
             dim: config.inner_dim(),
             heads: config.num_attention_heads,
@@ -196,7 +196,7 @@ impl Block {
         ])?;
         let q = if self.last { q.narrow(1, text_tokens, targets)? } else { q };
         let scale = 1.0 / ((self.dim / self.heads) as f64).sqrt();
-        let attended = nn::attention(&q, &k, &v, scale, Mask::All)?;
+        let attended = nn::attention(&q, &k, &v, scale, AttentionMask::All)?;
 
         if self.last {
             let parts = self.img_parts(modulation, rotations, targets, AFTER_ATTENTION)?;
@@ -237,7 +237,7 @@ impl Block {
 }
 
 impl Stream {
-    fn load(w: &Weights, config: &Config, names: &Names, with_tail: bool) -> LoadResult<Self> {
+    fn load(w: &Weights, config: &TransformerConfig, names: &Names, with_tail: bool) -> LoadResult<Self> {
         let dim = config.inner_dim();
         let head = config.attention_head_dim;
         let qkv: Vec<_> = names.qkv.iter().map(|name| w.pp(name).linear(dim, dim, true)).collect::<LoadResult<_>>()?;

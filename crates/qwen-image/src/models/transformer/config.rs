@@ -12,7 +12,7 @@ pub const TIME_CHANNELS: usize = 256;
 /// Names and defaults as in diffusers.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-pub struct Config {
+pub struct TransformerConfig {
     pub patch_size: usize,
     pub in_channels: usize,
     pub out_channels: Option<usize>,
@@ -27,7 +27,7 @@ pub struct Config {
     pub use_layer3d_rope: bool,
 }
 
-impl Default for Config {
+impl Default for TransformerConfig {
     fn default() -> Self {
         Self {
             patch_size: 2,
@@ -46,7 +46,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl TransformerConfig {
     pub fn inner_dim(&self) -> usize {
         self.num_attention_heads * self.attention_head_dim
     }

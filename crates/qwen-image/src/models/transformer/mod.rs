@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use self::{
     block::{Block, Body, Modulations},
-    config::Config,
+    config::TransformerConfig,
     reuse::Reusable,
     time::TimeEmbedding,
 };
@@ -33,7 +33,7 @@ pub use self::{
 
 #[derive(Debug)]
 pub struct Transformer {
-    config: Config,
+    config: TransformerConfig,
     ends: Ends,
     /// Streamed ones have their weights only as host copies, see `streamed`.
     blocks: Vec<Block>,
@@ -62,7 +62,7 @@ const ENDS: [&str; 6] = ["time_text_embed", "txt_norm", "txt_in", "img_in", "nor
 const BLOCKS: &str = "transformer_blocks";
 
 impl Ends {
-    fn load(w: &Weights<'_>, config: &Config) -> LoadResult<Self> {
+    fn load(w: &Weights<'_>, config: &TransformerConfig) -> LoadResult<Self> {
         let dim = config.inner_dim();
         Ok(Self {
             time: TimeEmbedding::load(&w.pp("time_text_embed"), dim, config.use_additional_t_cond)?,
@@ -116,7 +116,7 @@ impl Transformer {
         fp8: bool,
         old: Option<Self>,
     ) -> LoadResult<Self> {
-        let config = Config::read(folder)?;
+        let config = TransformerConfig::read(folder)?;
         let w = Weights::open(folder, Component::Transformer, loading)?;
         check_kind(&w, &config, loading.file.is_some())?;
         let resident = place.resident(config.num_layers);
@@ -161,7 +161,7 @@ impl Transformer {
     /// # Errors
     /// If its `config.json` is not valid.
     pub fn linears(folder: &Path) -> LoadResult<Modules> {
-        Ok(Config::read(folder)?.linears())
+        Ok(TransformerConfig::read(folder)?.linears())
     }
 
     /// Whether the transformer in this folder treats the first frame separately, as Qwen-Image-Edit-2511's does.
@@ -169,7 +169,7 @@ impl Transformer {
     /// # Errors
     /// If its `config.json` is not valid.
     pub fn has_zero_cond_t(folder: &Path) -> LoadResult<bool> {
-        Ok(Config::read(folder)?.zero_cond_t)
+        Ok(TransformerConfig::read(folder)?.zero_cond_t)
     }
 
     /// Channels of a packed latent patch, four times those of the VAE's latents.
@@ -264,7 +264,7 @@ impl Transformer {
 }
 
 /// Refuses the file of another of the Qwen-Image models: the folder's configuration says how it would be used.
-fn check_kind(w: &Weights, config: &Config, is_file: bool) -> LoadResult<()> {
+fn check_kind(w: &Weights, config: &TransformerConfig, is_file: bool) -> LoadResult<()> {
     let layered = w.contains("time_text_embed.addition_t_embedding.weight");
     let reason = if !is_file || (layered == config.use_additional_t_cond && !w.remarks().zero_cond_t) {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, bail};
 
-use super::config::Config;
+use super::config::TransformerConfig;
 use crate::nn::Rotation;
 
 const THETA: f32 = 10_000.0;
@@ -35,7 +35,12 @@ impl TokenRotations {
     /// Rows and columns count from the middle of a frame (`scale_rope`); frame `k` has index `k`, except that the
     /// layered model gives its last frame, the condition, index -1. Text continues after the largest picture, on all
     /// three axes at once.
-    pub(super) fn new(config: &Config, frames: &[Frame], text_tokens: usize, device: &Device) -> Result<Self> {
+    pub(super) fn new(
+        config: &TransformerConfig,
+        frames: &[Frame],
+        text_tokens: usize,
+        device: &Device,
+    ) -> Result<Self> {
         let Some(last) = frames.len().checked_sub(1) else { bail!("no frames") };
         let mut positions = Vec::new();
         let mut text_start = if config.use_layer3d_rope { last } else { 0 };

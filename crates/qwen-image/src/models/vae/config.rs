@@ -8,7 +8,7 @@ use crate::models::{LoadResult, ModelError};
 
 /// Names as in diffusers, including their spelling.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Config {
+pub struct VaeConfig {
     #[serde(default = "default_base_dim")]
     pub base_dim: usize,
     #[serde(default = "default_z_dim")]
@@ -46,7 +46,7 @@ fn default_input_channels() -> usize {
     3
 }
 
-impl Config {
+impl VaeConfig {
     pub fn check(&self, path: &Path) -> LoadResult<()> {
         let fail = |reason: String| Err(ModelError::invalid(path, reason));
         if self.dim_mult.len() != self.temperal_downsample.len() + 1 {

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{
-    config::Config,
+    config::VaeConfig,
     layers::{MidBlock, Norm, ResidualBlock, conv3d, resample_conv},
 };
 use crate::{
@@ -31,7 +31,7 @@ tensors_of!(Decoder: conv_in, mid_block, up_blocks, norm_out, conv_out);
 tensors_of!(Up: resnets, upsampler);
 
 impl Decoder {
-    pub fn load(w: &Weights, config: &Config) -> LoadResult<Self> {
+    pub fn load(w: &Weights, config: &VaeConfig) -> LoadResult<Self> {
         let levels = config.dim_mult.len();
         let widest = config.base_dim * config.dim_mult[levels - 1];
         let mut channels = widest;

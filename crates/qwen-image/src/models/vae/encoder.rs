@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{
-    config::Config,
+    config::VaeConfig,
     layers::{AttentionBlock, MidBlock, Norm, ResidualBlock, conv3d, resample_conv},
 };
 use crate::{
@@ -40,7 +40,7 @@ impl Tensors for Down {
 }
 
 impl Encoder {
-    pub fn load(w: &Weights, config: &Config) -> LoadResult<Self> {
+    pub fn load(w: &Weights, config: &VaeConfig) -> LoadResult<Self> {
         let base = config.base_dim;
         let mut channels = base;
         let mut scale = 1.0;

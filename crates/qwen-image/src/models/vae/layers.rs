@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use crate::{
     models::{LoadResult, Weights},
-    nn::{self, Conv2d, Mask, Padding, tensors_of},
+    nn::{self, AttentionMask, Conv2d, Padding, tensors_of},
 };
 
 /// A causal 3-D convolution for one frame: its last temporal tap. `kernel` is 3 or 1.
@@ -98,7 +98,7 @@ impl AttentionBlock {
         let (n, h, w, c) = x.dims4()?;
         let qkv = self.to_qkv.forward(&self.norm.forward(x)?)?;
         let part = |index: usize| qkv.narrow(3, index * c, c)?.reshape((n, h * w, 1, c));
-        let attended = nn::attention(&part(0)?, &part(1)?, &part(2)?, 1.0 / (c as f64).sqrt(), Mask::All)?;
+        let attended = nn::attention(&part(0)?, &part(1)?, &part(2)?, 1.0 / (c as f64).sqrt(), AttentionMask::All)?;
         self.proj.forward_add(&attended.reshape((n, h, w, c))?, x)
     }
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use self::{config::Config, decoder::Decoder, encoder::Encoder, layers::conv3d};
+use self::{config::VaeConfig, decoder::Decoder, encoder::Encoder, layers::conv3d};
 use super::{Component, LoadContext, LoadResult, OffloadGroups, Weights, weights::read_json};
 use crate::nn::{Conv2d, Tensors, tensors_of};
 
@@ -22,7 +22,7 @@ pub use self::tiling::Tiling;
 
 #[derive(Debug)]
 pub struct Vae {
-    config: Config,
+    config: VaeConfig,
     encoder: Encoder,
     quant_conv: Conv2d,
     post_quant_conv: Conv2d,
@@ -52,7 +52,7 @@ impl Vae {
     pub fn load_with(folder: &Path, loading: LoadContext<'_>, tiling: Tiling) -> LoadResult<Self> {
         let LoadContext { device, dtype, .. } = loading;
         let path = folder.join("config.json");
-        let config: Config = read_json(&path)?;
+        let config: VaeConfig = read_json(&path)?;
         config.check(&path)?;
         let w = Weights::open(folder, Component::Vae, loading)?;
         let z = config.z_dim;

@@ -75,13 +75,13 @@ pub struct TensorLocation {
 
 /// A tensor of the files.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
+pub struct StoredTensor {
     pub place: TensorLocation,
     pub shape: Vec<usize>,
     pub form: Form,
 }
 
-impl Stored {
+impl StoredTensor {
     pub fn elements(&self) -> u64 {
         self.shape.iter().map(|dim| *dim as u64).product()
     }
@@ -121,7 +121,7 @@ pub struct Remarks {
 pub struct WeightFiles {
     paths: Vec<PathBuf>,
     open: Vec<Arc<File>>,
-    pub tensors: BTreeMap<String, Stored>,
+    pub tensors: BTreeMap<String, StoredTensor>,
     pub remarks: Remarks,
 }
 
@@ -174,7 +174,7 @@ impl WeightFiles {
     }
 
     /// A tensor's numbers on the CPU, in their own number format, or in float32 if they are stored in another form.
-    pub fn numbers(&self, stored: &Stored) -> LoadResult<Tensor> {
+    pub fn numbers(&self, stored: &StoredTensor) -> LoadResult<Tensor> {
         let bytes = self.bytes(&stored.place)?;
         let tensor = match &stored.form {
             Form::Numbers(dtype) => Tensor::from_raw_buffer(&bytes, *dtype, &stored.shape, &Device::Cpu)?,
@@ -191,7 +191,7 @@ impl WeightFiles {
     }
 
     /// A matrix `(out, in)` that stays in its form, with its bytes on a device (`uploaded` if they are there already).
-    pub fn weight(&self, stored: &Stored, uploaded: Option<Tensor>, device: &Device) -> LoadResult<Weight> {
+    pub fn weight(&self, stored: &StoredTensor, uploaded: Option<Tensor>, device: &Device) -> LoadResult<Weight> {
         let raw = match uploaded {
             Some(tensor) => tensor,
             None => {
@@ -222,7 +222,7 @@ impl WeightFiles {
         Ok(scales.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    fn widen(&self, bytes: &[u8], table: [f32; 256], stored: &Stored, scales: &Scales) -> LoadResult<Tensor> {
+    fn widen(&self, bytes: &[u8], table: [f32; 256], stored: &StoredTensor, scales: &Scales) -> LoadResult<Tensor> {
         let scales = self.scales(scales)?;
         let row = (bytes.len() / scales.len().max(1)).max(1);
         let mut out = vec![0.0_f32; bytes.len()];

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs::File, path::Path, sync::Arc};
 use candle_core::DType;
 use serde::Deserialize;
 
-use super::{Form, Raw, RawTensor, Remarks, Scales, Stored, TensorLocation, read_at};
+use super::{Form, Raw, RawTensor, Remarks, Scales, StoredTensor, TensorLocation, read_at};
 use crate::models::{LoadResult, ModelError};
 
 /// What a single file replaces.
@@ -48,7 +48,7 @@ pub fn resolve(
     raw: Raw,
     component: Option<Component>,
     open: &[Arc<File>],
-) -> LoadResult<(BTreeMap<String, Stored>, Remarks)> {
+) -> LoadResult<(BTreeMap<String, StoredTensor>, Remarks)> {
     let Raw { mut tensors, metadata, shapes, gguf } = raw;
     let text = |key: &str| metadata.get(key).cloned();
     let mut remarks =
@@ -126,7 +126,7 @@ pub fn resolve(
             scales.at = Some(scale.place);
         }
         let form = form(path, &name, &tensor, scales)?;
-        found.insert(name, Stored { place: tensor.place, shape, form });
+        found.insert(name, StoredTensor { place: tensor.place, shape, form });
     }
     match places.keys().next() {
         Some(layer) => Err(ModelError::invalid(path, format!("has a scale for `{layer}.weight`, but not that tensor"))),

@@ -9,8 +9,8 @@ use std::io::Write;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::super::{
-    Conv2d, Linear, Mask, Padding, QkvPart, RmsNorm, Rotation, attention, gated_add, gated_norm, joint_attention_qkv,
-    layer_norm_modulate, rms_normalize_silu, rotate_half, swiglu, upsample_nearest_2x,
+    AttentionMask, Conv2d, Linear, Padding, QkvPart, RmsNorm, Rotation, attention, gated_add, gated_norm,
+    joint_attention_qkv, layer_norm_modulate, rms_normalize_silu, rotate_half, swiglu, upsample_nearest_2x,
 };
 
 fn gpu() -> Option<Device> {
@@ -183,8 +183,8 @@ fn attention_of_every_kind() {
         check_to(2e-2, &format!("attention {s} {t} {h} {g} {d}"), &inputs, |x| {
             let k = x[1].narrow(2, g, g)?;
             Ok(vec![
-                attention(&x[0], &k, &x[2], 0.1, Mask::All)?,
-                attention(&x[0], &k, &x[2], 0.1, Mask::Causal { past: t - s })?,
+                attention(&x[0], &k, &x[2], 0.1, AttentionMask::All)?,
+                attention(&x[0], &k, &x[2], 0.1, AttentionMask::Causal { past: t - s })?,
             ])
         });
     }
@@ -192,7 +192,7 @@ fn attention_of_every_kind() {
     for d in [8, 80, 200] {
         let inputs = [values(&[1, 900, 2, d], 1), values(&[1, 900, 2, d], 2), values(&[1, 900, 2, d], 3)];
         check_to(2e-2, &format!("segments {d}"), &inputs, |x| {
-            Ok(vec![attention(&x[0], &x[1], &x[2], 0.1, Mask::Segments(&bounds))?])
+            Ok(vec![attention(&x[0], &x[1], &x[2], 0.1, AttentionMask::Segments(&bounds))?])
         });
     }
 }
@@ -206,7 +206,7 @@ fn attention_to_keys_that_fill_no_tile() {
         for scale in [0.05, 1.0] {
             let inputs =
                 [values(&[1, s, heads, 128], 1), values(&[1, t, 3 * heads, 128], 2), values(&[1, t, heads, 128], 3)];
-            let run = |x: &[Tensor]| attention(&x[0], &x[1].narrow(2, heads, heads)?, &x[2], scale, Mask::All);
+            let run = |x: &[Tensor]| attention(&x[0], &x[1].narrow(2, heads, heads)?, &x[2], scale, AttentionMask::All);
             let expected = run(&inputs).unwrap();
             let moved: Vec<_> =
                 inputs.iter().map(|x| x.to_dtype(DType::BF16).unwrap().to_device(&device).unwrap()).collect();

@@ -115,7 +115,7 @@ fn the_new_convention_in_tensors_and_in_the_header() {
     check(&noted, FP8);
     let files = WeightFiles::of_file(&noted.path, Component::Transformer).unwrap();
     let precise =
-        |stored: &qwen_image::models::Stored| matches!(&stored.form, Form::Fp8(scales) if scales.full_precision);
+        |stored: &qwen_image::models::StoredTensor| matches!(&stored.form, Form::Fp8(scales) if scales.full_precision);
     assert_eq!(files.tensors.values().filter(|stored| precise(stored)).count(), 3 * 14);
 
     // Layers that the header does not name stay as they are.

@@ -4,14 +4,14 @@ use std::{fs, ops::ControlFlow, path::Path};
 
 use candle_core::DType;
 use qwen_image::models::{
-    Component, Converted, LoadResult, ModelError, TARGETS, Target, WeightFiles, check_file, convert,
+    Component, ConvertTo, Converted, LoadResult, ModelError, TARGETS, WeightFiles, check_file, convert,
 };
 
 use super::files::{dense, forms, is_matrix, numbers, predict_layered};
 use crate::parity::bars::{golden, relative_error};
 
 fn write(to: &str, out: &Path) -> LoadResult<Converted> {
-    let target: Target = to.parse().unwrap();
+    let target: ConvertTo = to.parse().unwrap();
     let source = golden("checkpoints/layered");
     convert(&source, Component::Transformer, target, out, &mut |_, _| ControlFlow::Continue(()))
 }
@@ -69,7 +69,7 @@ fn an_interrupted_conversion_goes_on_and_gives_the_same_bytes() {
     let (whole, out) = (folder.path().join("whole.gguf"), folder.path().join("out.gguf"));
     write("q4_k_m", &whole).unwrap();
     let mut calls = 0;
-    let target: Target = "q4_k_m".parse().unwrap();
+    let target: ConvertTo = "q4_k_m".parse().unwrap();
     let stopped = convert(&golden("checkpoints/layered"), Component::Transformer, target, &out, &mut |_, _| {
         calls += 1;
         if calls > 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -96,14 +96,14 @@ fn only_dense_transformers_become_gguf() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let mut go = |_: u64, _: u64| ControlFlow::Continue(());
-    let (fp8, q8): (Target, Target) = ("fp8".parse().unwrap(), "q8_0".parse().unwrap());
+    let (fp8, q8): (ConvertTo, ConvertTo) = ("fp8".parse().unwrap(), "q8_0".parse().unwrap());
     let again = convert(&forms("layered.gguf"), Component::Transformer, fp8, &out, &mut go).unwrap_err().to_string();
     assert!(again.contains("is Q") && again.contains("rounding it again would only lose more"), "{again}");
     let text = convert(&golden("checkpoints/edit"), Component::TextEncoder, q8, &out, &mut go).unwrap_err().to_string();
     assert!(text.contains("has no vision part"), "{text}");
     let vae = convert(&golden("checkpoints/edit/vae"), Component::Transformer, q8, &out, &mut go).unwrap_err();
     assert!(vae.to_string().contains("has no transformer of Qwen-Image"), "{vae}");
-    assert!("q1_0".parse::<Target>().unwrap_err().contains("q4_k_m"));
+    assert!("q1_0".parse::<ConvertTo>().unwrap_err().contains("q4_k_m"));
     // Either naming of text encoders, and shards, become one file of fp8.
     for kind in ["edit", "layered"] {
         let out = folder.path().join(kind);

@@ -12,7 +12,7 @@ use super::{
     matmul::{Epilogue, Operands, Product, Side},
     view::{self, Region},
 };
-use crate::nn::Mask;
+use crate::nn::AttentionMask;
 
 /// The name of the kernel for long sequences in this number format.
 pub fn attention_kernel(device: &Device, dtype: DType) -> String {
@@ -28,15 +28,17 @@ pub fn attention_kernel(device: &Device, dtype: DType) -> String {
 const FEW_KEYS: usize = 8192;
 
 /// `q` `(1, s, h, d)`, `k` and `v` `(1, t, g, d)` -> `(1, s, h d)`. See [`crate::nn::attention`].
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Mask<'_>) -> Result<Tensor> {
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: AttentionMask<'_>) -> Result<Tensor> {
     let gpu = Gpu::of(q)?;
     let call = Call::new(&gpu, [q, k, v], scale as f32)?;
     let (q, k) = (&call.q, &call.k);
     match mask {
-        Mask::Segments(bounds) => call.segments(bounds),
-        Mask::Causal { past } if q.tokens == 1 && past + 1 == k.tokens && k.tokens <= FEW_KEYS => call.few_keys(None),
-        Mask::Causal { past } => call.sliced(Some(past)),
-        Mask::All => match call.fused()? {
+        AttentionMask::Segments(bounds) => call.segments(bounds),
+        AttentionMask::Causal { past } if q.tokens == 1 && past + 1 == k.tokens && k.tokens <= FEW_KEYS => {
+            call.few_keys(None)
+        }
+        AttentionMask::Causal { past } => call.sliced(Some(past)),
+        AttentionMask::All => match call.fused()? {
             Some(out) => Ok(out),
             None => call.sliced(None),
         },

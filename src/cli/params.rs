@@ -41,20 +41,24 @@ pub struct DecomposeFlags {
     /// peak signal-to-noise ratio, 0 to 100
     #[arg(long, value_name = "DB", allow_negative_numbers = true, value_parser = parse_number)]
     min_psnr: Option<f64>,
+    /// Cut each layer's file to its visible part; `placement` in the manifest says where that is
+    #[arg(long)]
+    trim: bool,
 }
 
 impl DecomposeFlags {
     pub fn over(&self, sampling: &SamplingFlags, settings: &QwenImage) -> DecomposeParams {
-        let reference = DecomposeParams::default();
-        DecomposeParams::new(
-            self.prompt.clone().unwrap_or(reference.prompt),
-            self.layers.unwrap_or(settings.layer_num),
-            self.resolution.or(Some(settings.resolution).filter(|&side| side != 0)),
-            self.cfg_normalize.unwrap_or(reference.cfg_normalize),
-            self.output_size.map(OutputSize::from),
-            self.min_psnr,
-            sampling.over(settings),
-        )
+        let reference = DecomposeParams::sampled(sampling.over(settings));
+        DecomposeParams {
+            prompt: self.prompt.clone().unwrap_or_default(),
+            layers: self.layers.unwrap_or(settings.layer_num),
+            resolution: self.resolution.or(Some(settings.resolution).filter(|&side| side != 0)),
+            cfg_normalize: self.cfg_normalize.unwrap_or(reference.cfg_normalize),
+            output_size: self.output_size.map(OutputSize::from),
+            min_psnr: self.min_psnr,
+            trim: self.trim,
+            ..reference
+        }
     }
 }
 
@@ -136,7 +140,7 @@ pub struct WorkflowFlags {
 impl WorkflowFlags {
     pub fn over(&self, sampling: &SamplingFlags, settings: &QwenImage) -> WorkflowParams {
         let edit =
-            |(layer, instruction): &(u32, String)| LayerEdit::new(*layer, instruction.clone(), sampling.over(settings));
+            |(layer, instruction): &(u32, String)| LayerEdit::of(*layer, instruction.clone(), sampling.over(settings));
         WorkflowParams {
             decompose: self.decompose.over(sampling, settings),
             edits: self.edits.iter().map(edit).collect(),

@@ -10,7 +10,7 @@ use crate::{
     database::{Attempt, JobRow},
     job::{
         BatchId, BoundingBox, Epoch, ErrorRecord, Fidelity, InputRef, JobError, JobId, JobKind, JobRequest, JobState,
-        LayerRole, Progress,
+        LayerRole, Placement, Progress,
     },
     store::{ObjectKey, Stores},
 };
@@ -69,6 +69,9 @@ pub struct OutputView {
     pub width: u32,
     pub height: u32,
     pub bounding_box: Option<BoundingBox>,
+    /// Where a trimmed layer belongs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
     pub url: String,
     /// Bytes.
     pub size: u64,
@@ -92,6 +95,7 @@ impl JobView {
                     width: file.width,
                     height: file.height,
                     bounding_box: file.bounding_box,
+                    placement: file.placement,
                     url,
                     size: file.size,
                     sha256: file.sha256.clone(),

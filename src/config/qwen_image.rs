@@ -118,9 +118,8 @@ impl QwenImage {
 
     /// The defaults of decompose.
     pub fn decompose(&self) -> DecomposeParams {
-        let DecomposeParams { prompt, cfg_normalize, .. } = DecomposeParams::default();
         let resolution = Some(self.resolution).filter(|resolution| *resolution > 0);
-        DecomposeParams::new(prompt, self.layer_num, resolution, cfg_normalize, None, None, self.sampling())
+        DecomposeParams { layers: self.layer_num, resolution, ..DecomposeParams::sampled(self.sampling()) }
     }
 
     /// The number format for the device, or why the configured one is not possible.

@@ -186,23 +186,23 @@ async fn sheet(api: &Api, caller: &Caller, at: usize, mut layer: LayerBody) -> A
         caller.check(Role::Submit)?;
     }
     let input = resolve(api, picture)?;
-    let (file, png) = match &input {
+    let (file, png, placement) = match &input {
         InputRef::Layer { job, .. } | InputRef::File { job, .. } => {
             let Some(row) = api.jobs().get(*job).await? else {
                 return Err(JobError::InputNotFound { input: input.to_string() }.into());
             };
             let file = row.picture(&input)?;
             let png = files::read(api, &row, file).await.map_err(|failure| failure.of_job(*job))?;
-            (file.name.clone(), png)
+            (file.name.clone(), png, file.placement)
         }
         InputRef::Url(url) => {
             check(api, &input).await?;
             let bytes = api.stores().inputs().read(url, api.settings().limits.max_bytes).await?;
-            (format!("picture-{:02}.png", at + 1), as_png(api, url, bytes).await?)
+            (format!("picture-{:02}.png", at + 1), as_png(api, url, bytes).await?, None)
         }
     };
     let name = layer.name.unwrap_or_else(|| file.clone());
-    Ok(Sheet { name, file, png, opacity: layer.opacity, visible: layer.visible })
+    Ok(Sheet { name, file, png, placement, opacity: layer.opacity, visible: layer.visible })
 }
 
 /// Pictures of other formats, which archives of layers cannot contain, become PNGs.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     database::JobRow,
     image,
-    job::{InputRef, JobError, JobId},
+    job::{InputRef, JobError, JobId, Placement},
 };
 
 /// The longer sides, in pixels: only a few, so that clients cannot fill the memory with many.
@@ -131,7 +131,7 @@ async fn of_output(api: &Api, row: &JobRow, name: String, size: u32, headers: &H
     }
     let _turn = api.thumbnails.making.acquire().await;
     let bytes = files::read(api, row, file).await?;
-    let picture = make(api, key, bytes).await?;
+    let picture = make(api, key, bytes, file.placement).await?;
     Ok(fresh(picture, "image/png", &tag, FOREVER))
 }
 
@@ -149,19 +149,20 @@ async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &He
         return Ok(fresh(picture, "image/png", &tag, A_WHILE));
     }
     let _turn = api.thumbnails.making.acquire().await;
-    let bytes = input_bytes(api, input).await?;
-    let picture = make(api, key, bytes).await?;
+    let (bytes, placement) = input_bytes(api, input).await?;
+    let picture = make(api, key, bytes, placement).await?;
     Ok(fresh(picture, "image/png", &tag, A_WHILE))
 }
 
-/// A job's input, if it is in the store: nothing is fetched from the web for a thumbnail.
-async fn input_bytes(api: &Api, input: &InputRef) -> Answer<Vec<u8>> {
+/// A job's input, with the place of a trimmed layer, if it is in the store: nothing is fetched from the web for a thumbnail.
+async fn input_bytes(api: &Api, input: &InputRef) -> Answer<(Vec<u8>, Option<Placement>)> {
     match input {
         InputRef::Url(url) if url.starts_with("http") => {
             Err(ApiError::not_found("the picture is from the web and is not stored"))
         }
         InputRef::Url(url) => {
-            api.stores().inputs().read(url, api.settings().limits.max_bytes).await.map_err(|error| match error {
+            let read = api.stores().inputs().read(url, api.settings().limits.max_bytes).await;
+            read.map(|bytes| (bytes, None)).map_err(|error| match error {
                 JobError::InputNotFound { .. } | JobError::InputForbidden { .. } => missing(error),
                 other => other.into(),
             })
@@ -169,14 +170,14 @@ async fn input_bytes(api: &Api, input: &InputRef) -> Answer<Vec<u8>> {
         InputRef::Layer { job, .. } | InputRef::File { job, .. } => {
             let row = api.job(*job).await?;
             let file = row.picture(input).map_err(missing)?;
-            files::read(api, &row, file).await
+            Ok((files::read(api, &row, file).await?, file.placement))
         }
     }
 }
 
-async fn make(api: &Api, key: Key, bytes: Vec<u8>) -> Answer<Bytes> {
+async fn make(api: &Api, key: Key, bytes: Vec<u8>, placement: Option<Placement>) -> Answer<Bytes> {
     let (limits, name, size) = (api.settings().limits, key.1.clone(), key.2);
-    let made = tokio::task::spawn_blocking(move || image::thumbnail(&name, &bytes, &limits, size)).await;
+    let made = tokio::task::spawn_blocking(move || image::thumbnail(&name, &bytes, placement, &limits, size)).await;
     let picture = match made {
         Ok(made) => Bytes::from(made?),
         Err(_) => return Err(JobError::InvalidImage { input: key.1, reason: "cannot be resized".to_owned() }.into()),

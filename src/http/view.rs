@@ -12,7 +12,7 @@ use crate::{
     database::{Attempt, JobRow},
     job::{
         BatchId, BoundingBox, Epoch, ErrorRecord, Fidelity, FileEntry, InputRef, JobId, JobKind, JobState, LayerRole,
-        Progress,
+        Placement, Progress,
     },
     store::{MANIFEST, input_name},
 };
@@ -90,8 +90,10 @@ pub struct OutputView {
     /// Bytes.
     pub size: u64,
     pub sha256: String,
-    /// Where the picture has visible pixels; null for results of earlier versions.
+    /// Where the file has visible pixels; null for results of earlier versions.
     pub bounding_box: Option<BoundingBox>,
+    /// Where a trimmed layer belongs; null if the file is the whole canvas.
+    pub placement: Option<Placement>,
     pub url: String,
     pub thumbnail: String,
 }
@@ -211,6 +213,7 @@ impl OutputView {
             size: file.size,
             sha256: file.sha256.clone(),
             bounding_box: file.bounding_box,
+            placement: file.placement,
             url: format!("{path}/files/{}", file.name),
             thumbnail: format!("{path}/thumbnails/{}", file.name),
         }

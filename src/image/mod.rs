@@ -22,6 +22,7 @@ mod raw;
 mod sheet;
 mod thumbnail;
 mod tiff;
+mod trim;
 
 pub use bounding_box::bounding_box;
 use decode::is_plain;
@@ -33,3 +34,4 @@ pub use mask::mask_of_transparency;
 pub use png::encode_png;
 pub use sheet::contact_sheet;
 pub use thumbnail::thumbnail;
+pub use trim::{placed, trimmed};

@@ -150,9 +150,22 @@ pub struct FileEntry {
     /// Bytes.
     pub size: u64,
     pub sha256: String,
-    /// Where the picture has visible pixels. Absent in results of earlier versions.
+    /// Where the file has visible pixels. Absent in results of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounding_box: Option<BoundingBox>,
+    /// Where a trimmed layer belongs. Absent: the file is not trimmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+}
+
+/// Where a trimmed layer belongs: its top left corner on the canvas, and the size of the canvas, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Placement {
+    pub x: u32,
+    pub y: u32,
+    /// Of the canvas, not of the file.
+    pub width: u32,
+    pub height: u32,
 }
 
 /// The smallest rectangle around all pixels that are not fully transparent, in pixels from the top left corner. Its
@@ -165,10 +178,22 @@ pub struct BoundingBox {
     pub height: u32,
 }
 
+impl Placement {
+    /// How many pixels the canvas has.
+    pub fn pixels(self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+}
+
 impl FileEntry {
     /// Whether it is a layer of a picture, or the regenerated whole.
     pub fn is_layer(&self) -> bool {
         matches!(self.role, LayerRole::Regenerated | LayerRole::Layer)
+    }
+
+    /// The size of the canvas, which a file that is not trimmed fills.
+    pub fn canvas(&self) -> Placement {
+        self.placement.unwrap_or(Placement { x: 0, y: 0, width: self.width, height: self.height })
     }
 
     /// The number in a layer's name, edited or not.

@@ -35,7 +35,7 @@ pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice
 pub use kind::JobKind;
 pub use lora::{LoraParam, MOST_LORAS, steps_of};
 pub use manifest::{
-    BoundingBox, Caption, DriftRecord, EditRecord, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord,
+    BoundingBox, Caption, DriftRecord, EditRecord, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord, Placement,
     SamplingRecord, StageTiming,
 };
 pub use names::{PresetName, SamplerName};

@@ -20,10 +20,12 @@ pub const MAX_SEED: u64 = i64::MAX as u64;
 /// The ratios, in dB, below which a result may be marked.
 pub const MIN_PSNR: RangeInclusive<f64> = 0.0..=100.0;
 
-/// Declares the parameters of a kind of request, followed by those of [`Sampling`]. Each kind repeats them, because
-/// serde's `flatten` would accept misspelled ones.
+/// Declares the parameters of a kind of request with their defaults, followed by those of [`Sampling`]. Each kind repeats
+/// them, because serde's `flatten` would accept misspelled ones.
 macro_rules! with_sampling {
-    ($(#[$about:meta])* pub struct $name:ident { $($(#[$field_about:meta])* pub $field:ident: $type:ty,)* }) => {
+    ($(#[$about:meta])* pub struct $name:ident {
+        $($(#[$field_about:meta])* pub $field:ident: $type:ty = $default:expr,)*
+    }) => {
         $(#[$about])*
         pub struct $name {
             $($(#[$field_about])* pub $field: $type,)*
@@ -69,7 +71,8 @@ macro_rules! with_sampling {
         }
 
         impl $name {
-            pub fn new($($field: $type,)* sampling: Sampling) -> Self {
+            /// These parameters of sampling; everything else has its default.
+            pub fn sampled(sampling: Sampling) -> Self {
                 let Sampling {
                     preset,
                     steps,
@@ -83,7 +86,7 @@ macro_rules! with_sampling {
                     loras,
                 } = sampling;
                 Self {
-                    $($field,)*
+                    $($field: $default,)*
                     preset,
                     steps,
                     cfg_scale,
@@ -122,33 +125,35 @@ with_sampling! {
 #[serde(deny_unknown_fields, default)]
 pub struct DecomposeParams {
     /// A caption of the whole picture. Empty: the text encoder writes one.
-    pub prompt: String,
+    pub prompt: String = DecomposeOptions::default().prompt,
     /// Number of layers, 2 to 10.
     #[schema(minimum = 2, maximum = 10)]
-    pub layers: u32,
+    pub layers: u32 = DecomposeOptions::default().layers,
     /// Working resolution in pixels, the side of a square with the same area: 640 or 1024 for the full model. Absent:
     /// the first one that the checkpoint was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 32, maximum = 4096, multiple_of = 32)]
-    pub resolution: Option<u32>,
+    pub resolution: Option<u32> = DecomposeOptions::default().resolution,
     /// Rescale the guided prediction of each token to the norm of the unguided one.
-    pub cfg_normalize: bool,
+    pub cfg_normalize: bool = DecomposeOptions::default().cfg_normalize,
     /// The size of the layers: `source`, the picture's, to which they compose exactly, or `model`, what the model made.
     /// Absent: `source` for pictures that are larger than the model's, or of another shape.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub output_size: Option<OutputSize>,
+    pub output_size: Option<OutputSize> = None,
     /// Marks the result with `"quality": "low"` if the composed layers, as the model made them or as they are stored,
     /// are less true to the picture: a peak signal-to-noise ratio in dB, 0 to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 100)]
-    pub min_psnr: Option<f64>,
+    pub min_psnr: Option<f64> = None,
+    /// Cuts each layer's file to its visible part. `placement` of the file then says where that is.
+    #[serde(skip_serializing_if = "is_false")]
+    pub trim: bool = false,
 }
 }
 
 impl Default for DecomposeParams {
     fn default() -> Self {
-        let DecomposeOptions { prompt, layers, resolution, cfg_normalize, .. } = DecomposeOptions::default();
-        Self::new(prompt, layers, resolution, cfg_normalize, None, None, Sampling::default())
+        Self::sampled(Sampling::default())
     }
 }
 
@@ -179,21 +184,21 @@ with_sampling! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EditParams {
-    pub instruction: String,
-    pub output_size: OutputSize,
+    pub instruction: String = String::new(),
+    pub output_size: OutputSize = OutputSize::Source,
     /// The rectangle that may change, instead of a mask: `[x, y, width, height]` in pixels of the edited picture.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub region: Option<[u32; 4]>,
+    pub region: Option<[u32; 4]> = None,
     /// Over how many pixels the edit fades in at the edge of its mask or region, inside of it. Absent: 1 % of the
     /// picture's shorter side, from 1 to 16.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 512)]
-    pub feather: Option<u32>,
+    pub feather: Option<u32> = None,
     #[serde(skip_serializing_if = "is_default")]
-    pub keep_rest: KeepRest,
+    pub keep_rest: KeepRest = KeepRest::Off,
     /// Measure how far the edited picture moved against its source, and undo up to 3 % of shift and zoom.
     #[serde(skip_serializing_if = "is_on")]
-    pub drift_guard: bool,
+    pub drift_guard: bool = true,
 }
 }
 
@@ -215,13 +220,17 @@ with_sampling! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LayerEdit {
-    pub layer: u32,
-    pub instruction: String,
+    pub layer: u32 = 1,
+    pub instruction: String = String::new(),
 }
 }
 
 fn is_default(keep_rest: &KeepRest) -> bool {
     *keep_rest == KeepRest::default()
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn is_on(guard: &bool) -> bool {
@@ -260,6 +269,10 @@ impl Default for EditParams {
 }
 
 impl LayerEdit {
+    pub fn of(layer: u32, instruction: String, sampling: Sampling) -> Self {
+        Self { layer, instruction, ..Self::sampled(sampling) }
+    }
+
     /// The layer goes back into its picture, so it keeps its size and alpha.
     pub fn params(&self) -> EditParams {
         EditParams::of(self.instruction.clone(), self.sampling())
@@ -317,7 +330,7 @@ impl DecomposeParams {
 
     /// Whether it uses what version 1 of messages did not have.
     pub(super) fn is_of_version_3(&self) -> bool {
-        self.output_size.is_some() || self.min_psnr.is_some()
+        self.output_size.is_some() || self.min_psnr.is_some() || self.trim
     }
 
     /// Whether layers that the model made of a picture are brought to its size.
@@ -333,7 +346,7 @@ impl DecomposeParams {
 impl EditParams {
     /// An edit of the whole picture, which keeps its size.
     pub fn of(instruction: String, sampling: Sampling) -> Self {
-        Self::new(instruction, OutputSize::Source, None, None, KeepRest::Off, true, sampling)
+        Self { instruction, ..Self::sampled(sampling) }
     }
 
     /// Whether it uses what version 2 of messages did not have.

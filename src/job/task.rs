@@ -63,6 +63,15 @@ impl Task {
         }
     }
 
+    /// Whether the files of its layers are cut to what is visible of them.
+    pub fn trims(&self) -> bool {
+        match self {
+            Self::Decompose(params) => params.trim,
+            Self::Workflow(params) => params.decompose.trim,
+            Self::Edit(_) | Self::Composite(_) => false,
+        }
+    }
+
     pub fn kind(&self) -> JobKind {
         match self {
             Self::Decompose(_) => JobKind::Decompose,

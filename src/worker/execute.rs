@@ -36,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub(super) struct Made {
     pub pictures: Vec<OutputPicture>,
+    /// Whether files of layers are cut to what is visible of them.
+    pub trim: bool,
     pub caption: Option<Caption>,
     pub resolution: Option<u32>,
     pub fidelity: Option<Fidelity>,
@@ -63,6 +65,7 @@ pub(super) async fn execute(
     let seed = request.seed();
     let mut job = Execution { worker, control, id: request.id, made: Made::default(), timings: Timings::default() };
     job.made.notes = pictures.notes;
+    job.made.trim = request.task.trims();
     let Inputs { image, references, layers: _, mask } = pictures.inputs;
     let image = image.ok_or_else(|| JobError::invalid("input", "names no picture"));
     match &request.task {

@@ -10,14 +10,15 @@ use super::{Reporter, Worker};
 use crate::{
     database::JobRow,
     image::{self, Limits},
-    job::{InputRef, Inputs, JobError, JobId, Stage},
+    job::{InputRef, Inputs, JobError, JobId, Placement, Stage},
     store::{ObjectKey, Stored, Stores, input_name},
 };
 
-/// The bytes of a picture, and its name for errors.
+/// The bytes of a picture, its name for errors, and the place of a trimmed layer.
 pub(super) struct InputFile {
     name: String,
     bytes: Vec<u8>,
+    placement: Option<Placement>,
 }
 
 pub(super) struct Pictures {
@@ -50,7 +51,7 @@ async fn fetch_one(worker: &Worker, stores: &Stores, input: &InputRef) -> Result
     match input {
         InputRef::Url(url) => {
             let bytes = stores.inputs().read(url, worker.options.limits.max_bytes).await?;
-            Ok(InputFile { name: input_name(url), bytes })
+            Ok(InputFile { name: input_name(url), bytes, placement: None })
         }
         InputRef::Layer { job, .. } | InputRef::File { job, .. } => earlier(worker, *job, input).await,
     }
@@ -71,7 +72,7 @@ pub(super) async fn decode(
             let decoded = image::decode(&file.name, &file.bytes, &limits)?;
             notes.extend(decoded.notes.into_iter().map(|note| format!("{}: {note}", short(&file.name))));
             done += 1;
-            Ok::<_, JobError>(decoded.pixels)
+            image::placed(&file.name, decoded.pixels, file.placement, &limits)
         };
         let Inputs { references, image, layers, mask } = files;
         let mut composite: Option<Compositor> = None;
@@ -92,11 +93,13 @@ fn check_memory(files: &Inputs<InputFile>, limits: &Limits) -> Result<(), JobErr
     let (mut held, mut largest) = (0u64, 0u64);
     for file in files.with_mask() {
         let look = image::look(&file.name, &file.bytes, limits)?;
+        let on_canvas = file.placement.map_or(0, |placement| 4 * placement.pixels());
+        let pixels = look.decoded().max(on_canvas);
         let is_layer = files.layers.iter().any(|layer| std::ptr::eq(layer, file));
-        held += file.bytes.len() as u64 + if is_layer { 0 } else { look.decoded() };
-        largest = largest.max(look.memory);
+        held += file.bytes.len() as u64 + if is_layer { 0 } else { pixels };
+        largest = largest.max(look.memory + on_canvas);
         if is_layer && std::ptr::eq(file, &files.layers[0]) {
-            held += look.decoded() / 4 * Compositor::BYTES_PER_PIXEL;
+            held += pixels / 4 * Compositor::BYTES_PER_PIXEL;
         }
     }
     limits.check_memory("the job's pictures", held + largest)
@@ -119,7 +122,7 @@ async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputF
         return Err(JobError::invalid("input", reason));
     }
     store.verify(&stored).await?;
-    Ok(InputFile { name, bytes: store.get(&stored.key, stored.size).await? })
+    Ok(InputFile { name, bytes: store.get(&stored.key, stored.size).await?, placement: file.placement })
 }
 
 /// Runs picture work on a blocking thread.

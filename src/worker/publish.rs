@@ -16,7 +16,7 @@ use super::{
 use crate::{
     database::{JobRow, Published},
     image,
-    job::{BoundingBox, FileEntry, JobError, LayerRole, Manifest, Stage},
+    job::{BoundingBox, FileEntry, JobError, LayerRole, Manifest, Placement, Stage},
     store::{MANIFEST, ObjectKey, Store, Stored},
 };
 
@@ -29,20 +29,26 @@ pub(super) struct Png {
     width: u32,
     height: u32,
     bounding_box: BoundingBox,
+    placement: Option<Placement>,
     bytes: Vec<u8>,
 }
 
-/// Encodes the pictures in parallel and frees their pixels.
+/// Encodes the pictures in parallel and frees their pixels. Layers are cut to what is visible of them, if that is asked for.
 pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<Png>, JobError> {
-    let pictures = std::mem::take(&mut made.pictures);
+    let (pictures, trim) = (std::mem::take(&mut made.pictures), made.trim);
     let total = count(pictures.len());
     reporter.at(Stage::EncodePng, 0, total);
     let mut tasks = JoinSet::new();
     for (index, OutputPicture { name, role, image }) in pictures.into_iter().enumerate() {
         tasks.spawn_blocking(move || {
+            let is_trimmed = trim && matches!(role, LayerRole::Layer | LayerRole::EditedLayer);
+            let (image, placement) = match is_trimmed.then(|| image::trimmed(&image)) {
+                Some((cut, placement)) => (cut, Some(placement)),
+                None => (image, None),
+            };
             let bytes = image::encode_png(&image)?;
             let ((width, height), bounding_box) = (image.dimensions(), image::bounding_box(&image));
-            Ok::<_, JobError>((index, Png { name, role, width, height, bounding_box, bytes }))
+            Ok::<_, JobError>((index, Png { name, role, width, height, bounding_box, placement, bytes }))
         });
     }
     let mut pngs = Vec::with_capacity(tasks.len());
@@ -76,12 +82,12 @@ pub(super) async fn store(
 }
 
 async fn store_one(worker: &Worker, results: &Store, row: &JobRow, png: Png) -> Result<FileEntry, JobError> {
-    let Png { name, role, width, height, bounding_box, bytes } = png;
+    let Png { name, role, width, height, bounding_box, placement, bytes } = png;
     let stored = results.put(ObjectKey::new(row.id(), row.epoch, &name)?, bytes).await?;
     results.verify(&stored).await?;
     worker.options.failpoint.at(Point::Put, Some(row.id()));
     let Stored { size, sha256, .. } = stored;
-    Ok(FileEntry { name, role, width, height, size, sha256, bounding_box: Some(bounding_box) })
+    Ok(FileEntry { name, role, width, height, size, sha256, bounding_box: Some(bounding_box), placement })
 }
 
 /// Writes the manifest. Every file that it names exists and is verified.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::common::{TestDir, checkpoint, is_root, names, ran, skipped};
-use acetate::image::{ExportError, ExportFormat, Limits, Sheet, Stack, encode_png};
+use acetate::image::{ExportError, ExportFormat, Limits, Sheet, Stack, encode_png, trimmed};
 use image::{Rgba, RgbaImage};
 use qwen_image::image_processor::composite;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ fn write(stack: &Stack, format: ExportFormat) -> Result<Vec<u8>, ExportError> {
 
 fn sheet(name: &str, index: usize, picture: &RgbaImage) -> Sheet {
     let (file, png) = (format!("layer-{index:02}.png"), encode_png(picture).unwrap());
-    Sheet { name: name.to_owned(), file, png, opacity: 1.0, visible: true }
+    Sheet { name: name.to_owned(), file, png, placement: None, opacity: 1.0, visible: true }
 }
 
 /// Reproducible noise in every channel, so that nothing compresses and every alpha occurs.
@@ -135,6 +135,35 @@ fn a_zip_holds_the_files_as_they_are_and_the_composite() {
     assert_eq!(image::load_from_memory(&files[4].1).unwrap().to_rgba8(), composite(&layers).unwrap());
     let listed: Value = serde_json::from_slice(&files[5].1).unwrap();
     assert_eq!(listed[1], json!({ "file": "layer-02.png", "name": "Sun", "opacity": 1.0, "visible": true }));
+}
+
+#[test]
+fn trimmed_layers_are_written_at_their_place() {
+    let (_, whole) = stacks().remove(0);
+    let cut = |sheet: &Sheet| {
+        let (picture, placement) = trimmed(&image::load_from_memory(&sheet.png).unwrap().to_rgba8());
+        Sheet { png: encode_png(&picture).unwrap(), placement: Some(placement), ..sheet.clone() }
+    };
+    let mut sheets: Vec<Sheet> = whole.sheets.iter().map(cut).collect();
+    let small = Stack { sheets: sheets.clone(), beside: Vec::new() };
+    assert_eq!(write(&small, ExportFormat::Psd).unwrap(), write(&whole, ExportFormat::Psd).unwrap());
+    let [small, whole] = [&small, &whole].map(|stack| entries(&write(stack, ExportFormat::Ora).unwrap()));
+    let file = |files: &[(String, Vec<u8>)], name: &str| {
+        let found = files.iter().find(|(there, _)| there == name);
+        found.unwrap_or_else(|| panic!("no {name}")).1.clone()
+    };
+    assert_eq!(file(&small, "mergedimage.png"), file(&whole, "mergedimage.png"));
+    assert_eq!(file(&small, "data/layer-02.png"), sheets[1].png);
+    let description = String::from_utf8(file(&small, "stack.xml")).unwrap();
+    assert!(description.contains("name=\"Sun\" src=\"data/layer-02.png\" x=\"12\" y=\"7\""), "{description}");
+    assert!(description.contains("name=\"Background\" src=\"data/layer-01.png\" x=\"0\" y=\"0\""), "{description}");
+
+    sheets[1].placement.as_mut().unwrap().x = 60;
+    let error = write(&Stack { sheets, beside: Vec::new() }, ExportFormat::Zip).unwrap_err().to_string();
+    assert!(
+        error.starts_with("layer-02.png: it is 17x17 pixels, which do not fit at 60, 7 on a canvas of 70x50"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -23,4 +23,5 @@ mod masks;
 mod quality;
 mod services;
 mod small_models;
+mod trim;
 mod weights;

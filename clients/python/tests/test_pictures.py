@@ -12,6 +12,8 @@ from PIL import Image, ImageChops
 
 from acetate import Client, Layers, Picture
 
+from .servers import EXAMPLES
+
 
 def difference(a: Image.Image, b: Image.Image) -> int:
     """The largest difference of a channel, where both are visible."""
@@ -72,6 +74,25 @@ def test_a_box_is_where_the_content_is(picture: Image.Image) -> None:
     empty = Picture.from_image(Image.new("RGBA", (8, 8)))
     assert empty.box is None
     assert empty.offset == (0, 0)
+
+
+def test_trimmed_layers_are_put_at_their_place(client: Client, layers: Layers) -> None:
+    trimmed = client.decompose(EXAMPLES / "scene.png", layers=3, steps=2, seed=7, trim=True)
+    assert trimmed.composite().tobytes() == layers.composite().tobytes()
+    for cut, whole in zip(trimmed.stack, layers.stack, strict=True):
+        assert cut.placement is not None
+        assert (cut.placement.width, cut.placement.height) == whole.size
+        assert cut.box == whole.box
+        assert cut.cropped().tobytes() == whole.cropped().tobytes()
+    assert any(cut.size != whole.size for cut, whole in zip(trimmed, layers, strict=True))
+    # The server puts its own layers, and those that were changed here, at their places.
+    assert difference(client.composite(trimmed).image, layers.composite()) <= 2
+    drawn, place = trimmed[3].image.copy(), trimmed[3].placement
+    assert place is not None
+    drawn.paste((255, 0, 0, 255), (0, 0, 2, 2))
+    new = trimmed.replace(3, drawn)
+    assert new[3].offset == (place.x, place.y)
+    assert difference(client.composite(new).image, new.composite()) <= 2
 
 
 def test_layers_of_different_sizes_are_no_picture(picture: Image.Image) -> None:

@@ -173,13 +173,14 @@ fn parameters(kind: JobKind) -> Vec<&'static str> {
     }
 }
 
-const DECOMPOSE: [&str; 10] = [
+const DECOMPOSE: [&str; 11] = [
     "prompt",
     "layers",
     "resolution",
     "cfg_normalize",
     "output_size",
     "min_psnr",
+    "trim",
     "steps",
     "cfg_scale",
     "seed",

@@ -36,6 +36,7 @@ pub async fn write(
         let path = folder.join(&file.name);
         let bytes = fs::read(&path).map_err(|error| io_error(&path, "read the result", error))?;
         let picture = image::decode(&file.name, &bytes, limits)?.pixels;
+        let picture = image::placed(&file.name, picture, file.placement, limits)?;
         if file.role == LayerRole::Layer {
             layers.push(picture.clone());
         }

@@ -51,6 +51,7 @@ pub struct UploadForm {
     cfg_normalize: Option<bool>,
     #[schema(minimum = 0, maximum = 100)]
     min_psnr: Option<f64>,
+    trim: Option<bool>,
     instruction: Option<String>,
     output_size: Option<OutputSize>,
     /// A JSON array: `[x, y, width, height]`.

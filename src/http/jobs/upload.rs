@@ -209,7 +209,7 @@ impl Texts {
                 let number: f64 = text.trim().parse().map_err(|_| wrong("a number"))?;
                 self.params.insert(name.to_owned(), json!(number));
             }
-            "cfg_normalize" | "drift_guard" => {
+            "cfg_normalize" | "drift_guard" | "trim" => {
                 let flag: bool = text.trim().parse().map_err(|_| wrong("true or false"))?;
                 self.params.insert(name.to_owned(), json!(flag));
             }

@@ -6,14 +6,14 @@ use qwen_image::image_processor::Compositor;
 
 use super::Sheet;
 use crate::{
-    image::{Limits, decode, look},
+    image::{Limits, decode, look, placed, trim::check_placement},
     job::JobError,
 };
 
 pub(super) struct Merged {
     /// The composite of the visible sheets, on a transparent background.
     pub whole: RgbaImage,
-    /// The part of each layer that is not transparent.
+    /// The part of each layer's file that is not transparent.
     pub bounds: Vec<Bounds>,
     limits: Limits,
 }
@@ -28,10 +28,11 @@ impl Merged {
         let mut bounds = Vec::with_capacity(sheets.len());
         for sheet in sheets {
             let layer = decode(&sheet.file, &sheet.png, limits)?.pixels;
+            bounds.push(Bounds::of(&layer));
+            let layer = placed(&sheet.file, layer, sheet.placement, limits)?;
             if layer.dimensions() != (width, height) {
                 return Err(other_size(sheet, layer.dimensions(), first, (width, height)));
             }
-            bounds.push(Bounds::of(&layer));
             if sheet.visible {
                 whole.add(&layer, sheet.opacity)?;
             }
@@ -39,12 +40,12 @@ impl Merged {
         Ok(Self { whole: whole.finish(), bounds, limits: *limits })
     }
 
-    /// The size of every layer, in pixels.
+    /// The size of the canvas, in pixels.
     pub fn size(&self) -> (u32, u32) {
         self.whole.dimensions()
     }
 
-    /// A layer as stored, without opacity. It is decoded again.
+    /// A layer's file as stored, without opacity. It is decoded again.
     pub fn layer(&self, sheet: &Sheet) -> Result<RgbaImage, JobError> {
         Ok(decode(&sheet.file, &sheet.png, &self.limits)?.pixels)
     }
@@ -61,13 +62,19 @@ fn size(sheets: &[Sheet], limits: &Limits) -> Result<(u32, u32), JobError> {
         }
         limits.check_file(&sheet.file, sheet.png.len() as u64)?;
         let seen = look(&sheet.file, &sheet.png, limits)?;
-        let size = (seen.width, seen.height);
+        let mut size = (seen.width, seen.height);
+        let mut memory = seen.memory;
+        if let Some(placement) = sheet.placement {
+            check_placement(&sheet.file, size, placement, limits)?;
+            size = (placement.width, placement.height);
+            memory += 4 * placement.pixels();
+        }
         match first {
             Some((other, wanted)) if wanted != size => return Err(other_size(sheet, size, other, wanted)),
             Some(_) => {}
             None => first = Some((sheet, size)),
         }
-        largest = largest.max(seen.memory);
+        largest = largest.max(memory);
         files += sheet.png.len() as u64;
     }
     let (width, height) = first.map(|(_, size)| size).unwrap_or_default();
@@ -88,7 +95,7 @@ fn other_size(sheet: &Sheet, (width, height): (u32, u32), other: &Sheet, first: 
     }
 }
 
-/// The bounds of a layer's non-transparent part, in pixels; the ends are exclusive.
+/// The bounds of the non-transparent part of a layer's file, in pixels; the ends are exclusive.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Bounds {
     pub left: u32,

@@ -26,7 +26,7 @@ pub use format::ExportFormat;
 use merged::Merged;
 
 use super::Limits;
-use crate::job::JobError;
+use crate::job::{JobError, Placement};
 
 /// One layer of the stack.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,12 +37,19 @@ pub struct Sheet {
     pub file: String,
     /// The picture, as stored.
     pub png: Vec<u8>,
+    /// Where a trimmed layer belongs; absent if the picture is the whole canvas.
+    pub placement: Option<Placement>,
     /// From 0 to 1.
     pub opacity: f32,
     pub visible: bool,
 }
 
 impl Sheet {
+    /// Where the upper left corner of the picture is on the canvas.
+    fn corner(&self) -> (u32, u32) {
+        self.placement.map_or((0, 0), |placement| (placement.x, placement.y))
+    }
+
     /// The name without control characters: XML cannot represent most of them, and programs that read one from a PSD
     /// write broken files.
     ///
@@ -58,7 +65,7 @@ impl Sheet {
     }
 }
 
-/// Layers of one size, back to front, and the other files for a ZIP.
+/// Layers of one canvas, back to front, and the other files for a ZIP.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stack {
     pub sheets: Vec<Sheet>,
@@ -83,7 +90,7 @@ impl Stack {
     /// The same stack gives the same bytes, because they contain no time stamp.
     ///
     /// # Errors
-    /// [`ExportError::Stack`] for a stack without layers, layers of several sizes, bytes that are not a picture within
+    /// [`ExportError::Stack`] for a stack without layers, layers of several canvas sizes, bytes that are not a picture within
     /// `limits`, an opacity that is not between 0 and 1, or a picture that the format does not support.
     pub fn write<W: Write + Seek>(&self, format: ExportFormat, limits: &Limits, out: W) -> Result<W, ExportError> {
         let merged = Merged::of(&self.sheets, limits)?;

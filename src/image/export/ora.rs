@@ -46,11 +46,12 @@ fn description(stack: &Stack, (width, height): (u32, u32)) -> String {
     );
     for (index, sheet) in stack.sheets.iter().enumerate().rev() {
         let (name, src, opacity) = (attribute(&sheet.shown_name(index)), source(index), sheet.opacity);
+        let (x, y) = sheet.corner();
         let visibility = if sheet.visible { "visible" } else { "hidden" };
         // Writing to a String does not fail.
         let _ = writeln!(
             xml,
-            "    <layer name=\"{name}\" src=\"{src}\" x=\"0\" y=\"0\" opacity=\"{opacity}\" \
+            "    <layer name=\"{name}\" src=\"{src}\" x=\"{x}\" y=\"{y}\" opacity=\"{opacity}\" \
              visibility=\"{visibility}\" composite-op=\"svg:src-over\"/>"
         );
     }

@@ -116,7 +116,8 @@ impl<W: Write + Seek> Writer<W> {
 
     /// Writes everything about a layer except its pixels; returns the positions of its channel lengths.
     fn record(&mut self, index: usize, sheet: &Sheet, bounds: Bounds) -> Result<Vec<Open>, ExportError> {
-        for side in [bounds.top, bounds.left, bounds.bottom, bounds.right] {
+        let (x, y) = if bounds.is_empty() { (0, 0) } else { sheet.corner() };
+        for side in [y + bounds.top, x + bounds.left, y + bounds.bottom, x + bounds.right] {
             self.u32(side)?;
         }
         self.u16(CHANNELS.len() as u16)?;

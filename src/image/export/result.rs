@@ -17,7 +17,14 @@ impl Stack {
             let png = files.remove(&file.name).ok_or_else(|| {
                 JobError::storage(file.name.clone(), "the manifest names it, but it is missing; fetch the result again")
             })?;
-            sheets.push(Sheet { name, file: file.name.clone(), png, opacity: 1.0, visible: true });
+            sheets.push(Sheet {
+                name,
+                file: file.name.clone(),
+                png,
+                placement: file.placement,
+                opacity: 1.0,
+                visible: true,
+            });
         }
         Ok(Self { sheets, beside: files.into_iter().collect() })
     }

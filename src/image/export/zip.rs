@@ -1,5 +1,6 @@
 //! ZIP: the unchanged files of the result under their own names, and two more: `composite.png`, the composite of the
-//! visible layers, and `stack.json`, the layers back to front with name, opacity and visibility.
+//! visible layers, and `stack.json`, the layers back to front with name, opacity, visibility, and the placement of trimmed
+//! ones.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,10 @@ use serde::Serialize;
 use zip::{CompressionMethod, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
 use super::{ExportError, Merged, Stack, steady::Steady};
-use crate::{image::encode_png, job::JobError};
+use crate::{
+    image::encode_png,
+    job::{JobError, Placement},
+};
 
 const COMPOSITE: &str = "composite.png";
 const STACK: &str = "stack.json";
@@ -22,6 +26,8 @@ struct Listed<'a> {
     name: &'a str,
     opacity: f32,
     visible: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    placement: Option<Placement>,
 }
 
 pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> Result<W, ExportError> {
@@ -45,6 +51,7 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
         name: &sheet.name,
         opacity: sheet.opacity,
         visible: sheet.visible,
+        placement: sheet.placement,
     });
     let text = serde_json::to_vec_pretty(&listed.collect::<Vec<_>>()).map_err(|error| unwritten(&error))?;
     archive.add(STACK, &text)?;

@@ -54,7 +54,9 @@ export class Canvas {
     context.clearRect(0, 0, canvas.width, canvas.height);
     shown.forEach((layer, index) => {
       context.globalAlpha = layer.opacity;
-      context.drawImage(pictures[index], 0, 0, canvas.width, canvas.height);
+      const { placement } = layer.current;
+      if (placement) context.drawImage(pictures[index], placement.x, placement.y);
+      else context.drawImage(pictures[index], 0, 0, canvas.width, canvas.height);
     });
     const names = shown.map((layer) => layer.name).reverse().join(', ');
     canvas.setAttribute('aria-label', shown.length ? `Composite of ${shown.length} layers: ${names}` : 'Empty: every layer is hidden');

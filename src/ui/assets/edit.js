@@ -75,7 +75,9 @@ export function editLayer(sheets, key, { config, models }) {
     const { name, versions: all, current } = layer();
     title.textContent = `Edit ${name}`;
     const before = all[Math.max(0, all.indexOf(current) - 1)];
-    compare.show(versionUrl(before), versionUrl(current));
+    // Thumbnails show trimmed layers on their canvas, so that both pictures have one place.
+    const url = before.placement || current.placement ? (version) => versionThumbnail(version, 1280) : versionUrl;
+    compare.show(url(before), url(current));
     versions.replaceChildren(...all.map((version, index) => {
       const text = index === 0 ? 'Original' : version.instruction || 'Edited';
       return h('li', {}, h('button', { 'aria-pressed': String(version === current), 'aria-label': `Version ${index + 1}: ${text}`, onclick: () => choose(version, index) },

@@ -189,7 +189,8 @@ function layersOf(job) {
     if (edited.has(file.layer)) {
       const edits = (job.params.edits ?? []).filter((edit) => edit.layer === file.layer);
       const instruction = edits.map((edit) => edit.instruction).join('; ');
-      made.current = { job: job.id, file: edited.get(file.layer).name, instruction };
+      const { name, placement } = edited.get(file.layer);
+      made.current = { job: job.id, file: name, placement, instruction };
       made.versions.push(made.current);
     }
     return made;
@@ -197,7 +198,9 @@ function layersOf(job) {
 }
 
 function layer(job, file, name) {
-  const original = { job: job.id, file: file.name };
-  const { width, height } = file;
+  const { placement } = file;
+  const original = { job: job.id, file: file.name, placement };
+  // Of the canvas, if the file is trimmed.
+  const { width, height } = placement ?? file;
   return { key: file.name, name, opacity: 1, visible: true, width, height, versions: [original], current: original };
 }

@@ -120,6 +120,12 @@ async fn every_format_has_the_rows_and_their_columns(world: World) {
                     let file = |name: &Value| fs::read(folder.join(name.as_str().unwrap())).unwrap();
                     assert_eq!(file(&line["regenerated_file_name"]), png(&result["regenerated"]));
                     assert_eq!(line["layers_file_names"].as_array().unwrap().len(), 2);
+                    let canvas = &result["fidelity"]["output"];
+                    let info = json!({
+                        "layer": 2, "edited": false, "x": 0, "y": 0, "canvas_width": canvas["width"],
+                        "canvas_height": canvas["height"],
+                    });
+                    assert_eq!(line["layer_info"][1], info);
                     for (layer, wanted) in result["layers"].as_array().unwrap().iter().enumerate() {
                         assert_eq!(file(&line["layers_file_names"][layer]), png(wanted));
                     }

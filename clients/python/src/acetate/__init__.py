@@ -21,7 +21,7 @@ from ._sheets import Sheet
 from ._sync.batch import Batch
 from ._sync.client import Client
 from ._sync.job import Job
-from ._types import BatchInfo, ErrorInfo, JobInfo, Model, Models, Output, Progress
+from ._types import BatchInfo, ErrorInfo, JobInfo, Model, Models, Output, Placement, Progress
 from ._version import VERSION as __version__
 from .errors import (
     AcetateError,
@@ -71,6 +71,7 @@ __all__ = [
     "NotFound",
     "Output",
     "Picture",
+    "Placement",
     "Progress",
     "RateLimited",
     "Result",

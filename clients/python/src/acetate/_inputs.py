@@ -127,7 +127,8 @@ def _prepare(image: Any, server: str) -> tuple[Reference | None, Upload | None]:
 
 
 def _of_picture(picture: Picture, server: str) -> tuple[Reference | None, Upload]:
-    upload = Upload(picture.name, picture.png)
+    # The server puts a trimmed layer of its own at its place.
+    upload = Upload(picture.name, picture.png) if picture.placement is None else _of_image(picture.canvas)
     source = picture.source
     if source is None or source.server != server or picture.is_changed:
         return None, upload

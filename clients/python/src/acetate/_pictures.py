@@ -14,6 +14,7 @@ from typing import Any, overload
 from PIL import Image
 
 from ._show import on_checkerboard, sheet, thumbnail
+from ._types import Placement
 
 _SHOWN_PIXELS = 640
 _LAYER_PIXELS = 160
@@ -38,15 +39,24 @@ class Picture:
         role: `regenerated`, `layer`, `edited_layer`, `edited`, `composite`, or `local` for a picture of your own.
         layer: the number of a layer; 0 is the whole picture as the model regenerates it, 1 the rearmost layer.
         source: where it is on the server; `None` for a picture of your own.
+        placement: where a trimmed layer belongs; `None` if the picture is the whole canvas.
     """
 
     def __init__(
-        self, png: bytes, *, name: str, role: str = "local", layer: int | None = None, source: Source | None = None
+        self,
+        png: bytes,
+        *,
+        name: str,
+        role: str = "local",
+        layer: int | None = None,
+        source: Source | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self.name = name
         self.role = role
         self.layer = layer
         self.source = source
+        self.placement = placement
         self._png = png
         self._image: Image.Image | None = None
 
@@ -64,6 +74,15 @@ class Picture:
         if self._image is None:
             self._image = _decode(self._png)
         return self._image
+
+    @property
+    def canvas(self) -> Image.Image:
+        """The picture at its place on the canvas, as a PIL image in RGBA: `image`, unless it is trimmed."""
+        if self.placement is None:
+            return self.image
+        canvas = Image.new("RGBA", (self.placement.width, self.placement.height))
+        canvas.paste(self.image, (self.placement.x, self.placement.y))
+        return canvas
 
     @property
     def png(self) -> bytes:
@@ -95,12 +114,17 @@ class Picture:
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
-        """The smallest box around everything visible: left, top, right, bottom.
+        """The smallest box around everything visible, on the canvas: left, top, right, bottom.
 
-        Layers have the size of the whole picture; the box says where their content is. Pixels that are less than 3 %
-        opaque do not count, because models leave such traces everywhere. `None` if nothing is visible.
+        Layers have the size of the whole picture, unless they are trimmed; the box says where their content is. Pixels
+        that are less than 3 % opaque do not count, because models leave such traces everywhere. `None` if nothing is
+        visible.
         """
-        return self.image.getchannel("A").point(_VISIBLE).getbbox()
+        box = self._visible()
+        if box is None or self.placement is None:
+            return box
+        x, y = self.placement.x, self.placement.y
+        return (box[0] + x, box[1] + y, box[2] + x, box[3] + y)
 
     @property
     def offset(self) -> tuple[int, int]:
@@ -115,7 +139,7 @@ class Picture:
 
     def cropped(self) -> Image.Image:
         """Returns the content alone, without the transparent margin around it."""
-        return self.image.crop(self.box or (0, 0, 1, 1))
+        return self.image.crop(self._visible() or (0, 0, 1, 1))
 
     def save(self, path: str | Path) -> Path:
         """Writes the picture; the ending chooses the format, PNG if there is none. Returns the path."""
@@ -127,6 +151,9 @@ class Picture:
         else:
             self.image.save(path)
         return path
+
+    def _visible(self) -> tuple[int, int, int, int] | None:
+        return self.image.getchannel("A").point(_VISIBLE).getbbox()
 
     def _repr_png_(self) -> bytes:
         """Shows the picture in a notebook."""
@@ -197,16 +224,20 @@ class Layers(Sequence[Picture]):
         pictures = self.stack
         if not pictures:
             raise ValueError("there are no layers to composite")
-        image = pictures[0].image.copy()
+        image = pictures[0].canvas.copy()
         for picture in pictures[1:]:
-            if picture.size != image.size:
-                wanted = "x".join(map(str, image.size))
-                raise ValueError(f"{picture.name} is {picture.width}x{picture.height}, but the first layer is {wanted}")
-            image.alpha_composite(picture.image)
+            canvas = picture.canvas
+            if canvas.size != image.size:
+                is_, wanted = ("x".join(map(str, one.size)) for one in (canvas, image))
+                raise ValueError(f"{picture.name} is {is_}, but the first layer is {wanted}")
+            image.alpha_composite(canvas)
         return image
 
     def replace(self, number: int, picture: Picture | Image.Image) -> Layers:
-        """Returns a stack with another picture, for instance an edited one, as layer `number`."""
+        """Returns a stack with another picture, for instance an edited one, as layer `number`.
+
+        The place of a trimmed layer is kept if the other picture has its size, as after drawing on `layer.image`.
+        """
         if number not in {one.layer for one in self._pictures}:
             raise IndexError(f"there is no layer {number}")
         given = Picture.from_image(picture) if isinstance(picture, Image.Image) else picture
@@ -242,8 +273,8 @@ class Layers(Sequence[Picture]):
         return iter(self._pictures)
 
     def __repr__(self) -> str:
-        size = f" {self[0].width}x{self[0].height}" if self._pictures else ""
-        return f"<Layers {len(self)}{size} job={self.job_id}>"
+        size = "x".join(map(str, self[0].canvas.size)) if self._pictures else ""
+        return f"<Layers {len(self)}{size and ' '}{size} job={self.job_id}>"
 
     def _repr_html_(self) -> str:
         """Shows all layers in a notebook, on a checkerboard."""
@@ -252,7 +283,7 @@ class Layers(Sequence[Picture]):
 
     def _repr_png_(self) -> bytes:
         """Shows all layers where HTML is not possible."""
-        return _encode(sheet([picture.image for picture in self._pictures], _LAYER_PIXELS))
+        return _encode(sheet([picture.canvas for picture in self._pictures], _LAYER_PIXELS))
 
 
 @dataclass(frozen=True)
@@ -276,6 +307,9 @@ class WorkflowResult:
 
 
 def _as_layer(picture: Picture, place: Picture) -> Picture:
+    placement = picture.placement
+    if placement is None and picture.role == "local" and picture.size == place.size:
+        placement = place.placement
     return Picture(
         picture.png,
         name=place.name,
@@ -283,17 +317,18 @@ def _as_layer(picture: Picture, place: Picture) -> Picture:
         layer=place.layer,
         # Without its source, a changed picture is uploaded where it is used.
         source=None if picture.is_changed else picture.source,
+        placement=placement,
     )
 
 
 def _figure(picture: Picture) -> str:
-    data = base64.b64encode(_encode(thumbnail(picture.image, _LAYER_PIXELS))).decode()
+    data = base64.b64encode(_encode(thumbnail(picture.canvas, _LAYER_PIXELS))).decode()
     name = html.escape(picture.name)
     return (
         '<figure style="margin:0;text-align:center;font:12px sans-serif">'
         f'<img alt="{name}" src="data:image/png;base64,{data}" style="background:'
         'repeating-conic-gradient(#ccc 0 25%,#fff 0 50%) 0 0/16px 16px">'
-        f"<figcaption>{name}<br>{picture.width}x{picture.height}</figcaption></figure>"
+        f"<figcaption>{name}<br>{picture.canvas.width}x{picture.canvas.height}</figcaption></figure>"
     )
 
 

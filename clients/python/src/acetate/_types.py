@@ -51,6 +51,20 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a trimmed layer belongs, in pixels."""
+
+    x: int
+    """The left edge of the layer on the canvas."""
+    y: int
+    """Its upper edge."""
+    width: int
+    """The width of the canvas, not of the layer."""
+    height: int
+    """The height of the canvas."""
+
+
+@dataclass(frozen=True)
 class Output:
     """A file of a job's result."""
 
@@ -64,6 +78,8 @@ class Output:
     size: int
     """Bytes."""
     sha256: str
+    placement: Placement | None = None
+    """Where a trimmed layer belongs; `None` if the file is the whole canvas."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +158,7 @@ class JobInfo:
                     height=one["height"],
                     size=one["size"],
                     sha256=one["sha256"],
+                    placement=Placement(**one["placement"]) if one.get("placement") else None,
                 )
                 for one in data["outputs"]
             ),

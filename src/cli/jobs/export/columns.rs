@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::rows::{Item, OWN, PICTURES, ResultRows};
+use super::rows::{Item, LAYER_INFO, OWN, PICTURES, ResultRows};
 use crate::{
     app::Submitter,
     job::{BatchId, JobError, JobKind},
@@ -33,7 +33,7 @@ pub struct Column {
 pub struct ResultColumns {
     /// The columns of pictures, in the order of [`PICTURES`].
     pub pictures: Vec<String>,
-    /// The columns of the dataset, in the order in which they are first seen.
+    /// `layer_info`, if there are layers, and the columns of the dataset, in the order in which they are first seen.
     pub foreign: Vec<Column>,
 }
 
@@ -50,11 +50,18 @@ impl ResultColumns {
         }
         let there = PICTURES.into_iter().zip(kinds).filter(|(_, is_there)| *is_there);
         columns.pictures = there.map(|(name, _)| name.to_owned()).collect();
+        if columns.pictures.iter().any(|name| name == "layers") {
+            columns.foreign.insert(0, Column { name: LAYER_INFO.to_owned(), kind: Kind::Json });
+        }
         Ok(columns)
     }
 
     /// Gives a row all columns, with values of their types: readers of JSON take the types from the first rows.
     pub fn fit(&self, record: &mut Map<String, Value>) {
+        // An export that an earlier version began is without it.
+        if !self.foreign.iter().any(|column| column.name == LAYER_INFO) {
+            record.remove(LAYER_INFO);
+        }
         for Column { name, kind } in &self.foreign {
             let value = record.entry(name.as_str()).or_insert(Value::Null);
             match (kind, &value) {

@@ -8,7 +8,7 @@ use crate::{
     app::Submitter,
     cli::jobs::results::prompt,
     database::{DatasetJob, JobRow},
-    job::{BatchId, JobError, JobId},
+    job::{BatchId, FileEntry, JobError, JobId, LayerRole, Placement},
 };
 
 /// The number of rows read at a time.
@@ -16,6 +16,8 @@ const PAGE: u32 = 500;
 
 /// The columns that every row has.
 pub const OWN: [&str; 7] = ["row", "id", "kind", "input", "prompt", "caption", "seed"];
+/// The column that says where layers belong.
+pub const LAYER_INFO: &str = "layer_info";
 /// The columns of pictures.
 pub const PICTURES: [&str; 5] = ["regenerated", "layers", "edited_layers", "edited", "composite"];
 
@@ -98,7 +100,25 @@ impl Item {
             json!(request.seed()),
         ];
         let own = OWN.into_iter().map(str::to_owned).zip(own);
-        own.chain(self.foreign().map(|(name, value)| (name, value.clone()))).collect()
+        let info = self.layer_info().map(|info| (LAYER_INFO.to_owned(), info));
+        own.chain(info).chain(self.foreign().map(|(name, value)| (name, value.clone()))).collect()
+    }
+
+    /// For each layer, then for each edited one, its number and where its file belongs on the canvas. Readers of JSON
+    /// take the types from the first rows, so that a layer that is not trimmed has a place, too.
+    fn layer_info(&self) -> Option<Value> {
+        let of = |role: LayerRole| {
+            self.job.published.iter().flat_map(|result| &result.files).filter(move |file| file.role == role)
+        };
+        let info = |file: &FileEntry| {
+            let Placement { x, y, width, height } = file.canvas();
+            json!({
+                "layer": file.layer(), "edited": file.role == LayerRole::EditedLayer, "x": x, "y": y,
+                "canvas_width": width, "canvas_height": height,
+            })
+        };
+        let all: Vec<_> = of(LayerRole::Layer).chain(of(LayerRole::EditedLayer)).map(info).collect();
+        (!all.is_empty()).then_some(Value::Array(all))
     }
 
     /// The columns of the dataset, as they are called in an export.
@@ -111,7 +131,8 @@ impl Item {
 /// would take it for a picture.
 fn free_name(name: &str, columns: &Map<String, Value>) -> String {
     let of_picture = |name: &str| ["file_name", "file_names"].iter().any(|end| name.ends_with(end));
-    let is_taken = |name: &str| OWN.contains(&name) || PICTURES.contains(&name) || of_picture(name);
+    let is_taken =
+        |name: &str| OWN.contains(&name) || name == LAYER_INFO || PICTURES.contains(&name) || of_picture(name);
     if !name.is_empty() && !is_taken(name) {
         return name.to_owned();
     }

@@ -209,6 +209,7 @@ pub fn result() -> Published {
         size: 70,
         sha256: "ab".repeat(32),
         bounding_box: None,
+        placement: None,
     };
     Published {
         manifest: "j/1/manifest.json".to_owned(),

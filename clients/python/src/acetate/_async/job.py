@@ -151,6 +151,7 @@ class AsyncJob:
             role=output.role,
             layer=output.layer,
             source=Source(self._http.url, self.id, output.name),
+            placement=output.placement,
         )
 
     async def manifest(self) -> Mapping[str, Any]:

@@ -44,6 +44,7 @@ class Client(Service):
         cfg_normalize: bool | None = None,
         output_size: OutputSize | None = None,
         min_psnr: float | None = None,
+        trim: bool | None = None,
         seed: int | None = None,
         negative_prompt: str | None = None,
         preset: str | None = None,
@@ -72,6 +73,8 @@ class Client(Service):
             output_size: `source` for layers of the picture's size, which compose to it exactly; `model` for what the
                 model made. By default `source` for pictures that are larger than the model's, or of another shape.
             min_psnr: marks the result with `quality: low` in `fidelity` if its layers are less true, in dB.
+            trim: whether each layer is cut to its visible part; `layer.placement` says where it belongs, and
+                `layer.canvas` has it there.
             seed: the seed of the noise, for a result that you can repeat.
             negative_prompt: what the picture should not show.
             preset: `exact`, `balanced`, `fast` or `lightning`.
@@ -107,6 +110,7 @@ class Client(Service):
             cfg_normalize=cfg_normalize,
             output_size=output_size,
             min_psnr=min_psnr,
+            trim=trim,
             seed=seed,
             negative_prompt=negative_prompt,
             preset=preset,

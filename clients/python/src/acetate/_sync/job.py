@@ -153,6 +153,7 @@ class Job:
             role=output.role,
             layer=output.layer,
             source=Source(self._http.url, self.id, output.name),
+            placement=output.placement,
         )
 
     def manifest(self) -> Mapping[str, Any]:

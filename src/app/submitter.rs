@@ -14,7 +14,7 @@ use crate::{
     queue::Queue,
     store::{InputReader, ObjectKey, Stores, Trust, check_readable},
     trace,
-    worker::{Liveness, publish_due},
+    worker::{Liveness, Relayed, publish_due},
 };
 
 /// How long a submitter waits for the broker. The jobs are already saved; a worker's relay sends the rest.
@@ -122,7 +122,8 @@ impl Submitter {
         let sent = match self.queue.ready(BROKER).await {
             Ok(()) => loop {
                 match publish_due(&self.jobs, &self.queue).await {
-                    Ok(sent) if sent == 0 || !go_on(sent as u64) => break Ok(()),
+                    Ok(Relayed { refused: Some(error), .. }) => break Err(error),
+                    Ok(Relayed { sent, .. }) if sent == 0 || !go_on(sent as u64) => break Ok(()),
                     Ok(_) => {}
                     Err(error) => break Err(error),
                 }
@@ -130,7 +131,7 @@ impl Submitter {
             Err(error) => Err(error),
         };
         if let Err(error) = sent {
-            warn!(%error, "the jobs are accepted and will be dispatched when the broker is back");
+            warn!(%error, "the jobs are accepted and will be dispatched when the broker takes them");
             return false;
         }
         true

@@ -158,14 +158,24 @@ pub async fn history(submitter: &Submitter, args: HistoryArgs) -> Result<(), Fai
     output::table(&["TIME", ""], &rows)
 }
 
+/// ` (exchange acetate.jobs, app_id shop)`, for a message.
+fn through(action: &ActionRow) -> String {
+    let known = |name: &str| {
+        let value = action.detail.as_ref()?.get(name)?.as_str().filter(|value| !value.is_empty())?;
+        Some(format!("{name} {value}"))
+    };
+    let known: Vec<_> = ["exchange", "app_id"].into_iter().filter_map(known).collect();
+    if known.is_empty() { String::new() } else { format!(" ({})", known.join(", ")) }
+}
+
 fn in_words(entry: &HistoryEntry) -> String {
     match entry {
-        HistoryEntry::Accepted(_) => "accepted from a message".to_owned(),
+        HistoryEntry::Accepted(_) => "accepted".to_owned(),
         HistoryEntry::Removed(_) => "deleted, together with others".to_owned(),
         HistoryEntry::Action(action) => {
             let from = action.address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
             let all = if action.job.is_none() { format!(", {}", about(action)) } else { String::new() };
-            format!("{} by {}{from}{all}", action.action, action.actor)
+            format!("{} by {}{from}{all}{}", action.action, action.actor, through(action))
         }
         HistoryEntry::Attempt(attempt) => {
             let end = match (&attempt.outcome, attempt.ended_at) {

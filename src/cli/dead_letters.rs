@@ -10,7 +10,7 @@ use crate::{
     app::{self, Submitter},
     database::{Action, Subject},
     job::{JobError, JobKind},
-    queue::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, Queue},
+    queue::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, DeadLetterRetry, Queue},
 };
 
 /// The longest reason in a table.
@@ -24,7 +24,8 @@ const LIST_EXAMPLES: &str = "Examples:
 const RETRY_EXAMPLES: &str = "Examples:
   acetate dead-letters retry 3f9a0c52be71d604
   acetate dead-letters retry --all --reason expired
-  acetate dead-letters retry --all --kind decompose";
+  acetate dead-letters retry --all --kind decompose
+  acetate dead-letters retry --all --reason 'older backup' --as-new";
 const DROP_EXAMPLES: &str = "Examples:
   acetate dead-letters drop 3f9a0c52be71d604
   acetate dead-letters drop --all --reason 'unknown field' --yes";
@@ -114,6 +115,9 @@ struct RetryArgs {
     /// Publish them as jobs of this kind, instead of their original one
     #[arg(long, value_name = "KIND")]
     to: Option<JobKind>,
+    /// Also run jobs that the database does not know, for instance after it was restored from an older backup
+    #[arg(long)]
+    as_new: bool,
 }
 
 #[derive(Debug, Args)]
@@ -149,7 +153,7 @@ impl DeadLettersArgs {
                 DeadLettersCommand::List(args) => list(&queue, args).await,
                 DeadLettersCommand::Show(args) => show(&queue, args).await,
                 DeadLettersCommand::Retry(args) => {
-                    let action = DeadLetterAction::Retry(args.to);
+                    let action = DeadLetterAction::Retry(DeadLetterRetry { to: args.to, as_new: args.as_new });
                     let submitter = Submitter::open(&loaded).await?;
                     let filter = args.which.filter.clone().with(args.which.named.id.clone());
                     let done = handle(global, &queue, &submitter, &args.which, filter, action).await;

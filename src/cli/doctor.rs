@@ -16,7 +16,7 @@ use crate::{
     app,
     config::{LoadedConfig, parse_bytes},
     job::JobError,
-    queue::Queue,
+    queue::{EVENTS, Queue},
     store::{Store, Trust},
 };
 
@@ -117,8 +117,17 @@ async fn database(loaded: &LoadedConfig) -> Check {
             status.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
         let jobs = if jobs.is_empty() { "no jobs".to_owned() } else { jobs.join(", ") };
         let mut remarks: String = status.check().await?.into_iter().map(|remark| format!("; {remark}")).collect();
+        let refused = status.refused_events().await?;
+        if refused > 0 {
+            remarks.push_str(&format!(
+                "; {} refused by a queue that is bound to the exchange {EVENTS}, and sent again later: is it full? \
+                 rabbitmqctl list_bindings source_name destination_name | grep {EVENTS}",
+                output::count(refused, "event")
+            ));
+        }
         for pause in status.pauses().await? {
-            remarks.push_str(&format!("; paused: {} (acetate queue status)", pause.scope));
+            let why = pause.reason.unwrap_or_else(|| "acetate queue status".to_owned());
+            remarks.push_str(&format!("; paused: {} ({why})", pause.scope));
         }
         status.close().await;
         Ok::<_, JobError>(format!("{}: can be written to, {jobs}{remarks}", status.place()))

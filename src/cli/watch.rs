@@ -11,9 +11,14 @@ use tokio::sync::watch;
 use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, progress, view::JobView};
 use crate::{
     app::Submitter,
-    database::{BatchSummary, JobRow},
+    database::{BatchSummary, JobRow, Scope},
     job::{BatchId, ErrorRecord, JobError, JobId, JobState},
 };
+
+/// When it is said why a job still waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The most workers that are named.
+const MOST_NAMED: u32 = 5;
 
 /// Waits for a job to end and returns its row. Ctrl-C stops watching, not the job.
 pub async fn job(global: &GlobalArgs, submitter: &Submitter, id: JobId) -> Result<JobRow, Failure> {
@@ -22,6 +27,8 @@ pub async fn job(global: &GlobalArgs, submitter: &Submitter, id: JobId) -> Resul
     let mut changes = submitter.jobs.changes();
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let mut last = None;
+    let mut look_again = std::pin::pin!(tokio::time::sleep(PATIENCE));
+    let mut explained = false;
     let ended = loop {
         let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
         if row.state.is_terminal() {
@@ -32,15 +39,23 @@ pub async fn job(global: &GlobalArgs, submitter: &Submitter, id: JobId) -> Resul
             if row.state == JobState::Queued {
                 global.say(&match &row.error {
                     Some(error) => format!("waiting for the next attempt: {}", error.message),
-                    None => "waiting for a worker (start one: acetate worker)".to_owned(),
+                    None if submitter.jobs.workers().await?.workers == 0 => {
+                        "waiting for a worker (start one: acetate worker)".to_owned()
+                    }
+                    None => "waiting for a worker".to_owned(),
                 });
             }
+        }
+        if row.state == JobState::Queued && look_again.is_elapsed() && !explained {
+            explained = true;
+            global.say(&why_it_waits(submitter, &row).await?);
         }
         if row.state == JobState::Running {
             tell.send_replace(row.progress);
         }
         tokio::select! {
             () = changes.wait_for_change() => {}
+            () = &mut look_again, if !explained && !look_again.is_elapsed() => {}
             _ = &mut stop => {
                 let text = format!("stopped watching; the job continues (stop it: acetate jobs cancel {id})");
                 break Err(Failure::Cancelled(text));
@@ -49,6 +64,45 @@ pub async fn job(global: &GlobalArgs, submitter: &Submitter, id: JobId) -> Resul
     };
     shown.finish().await;
     ended
+}
+
+/// What is known about a job that no worker has taken.
+async fn why_it_waits(submitter: &Submitter, row: &JobRow) -> Result<String, JobError> {
+    let kind = row.request.task.kind();
+    let wait = PATIENCE.as_secs();
+    if row.available_at > submitter.jobs.now().await? {
+        return Ok(format!("it starts at {} at the earliest", row.available_at));
+    }
+    if let Some(pause) = submitter.jobs.pauses().await?.iter().find(|pause| pause.scope.concerns(row)) {
+        let scope = match &pause.scope {
+            Scope::All => String::new(),
+            Scope::Kind(kind) => format!(" {kind}"),
+            Scope::Batch(batch) => format!(" --batch {batch}"),
+        };
+        return Ok(format!("it does not start: {} is paused (acetate queue resume{scope})", pause.scope));
+    }
+    let workers = submitter.jobs.live_workers(MOST_NAMED).await?;
+    if workers.is_empty() {
+        return Ok(format!(
+            "no worker took it in {wait} s, and none is running on this database (start one: acetate worker)"
+        ));
+    }
+    let counts = submitter.jobs.kind_counts().await?;
+    let of_kind = counts.iter().find(|counts| counts.kind == kind);
+    let (queued, running) = of_kind.map_or((1, 0), |counts| (counts.waiting + counts.dispatched, counts.running));
+    let named: Vec<_> = workers
+        .iter()
+        .map(|worker| match &worker.version {
+            Some(version) => format!("{} (version {version})", worker.name),
+            None => format!("{} (an older version)", worker.name),
+        })
+        .collect();
+    let mixed = workers.iter().any(|worker| worker.version.as_deref() != Some(env!("CARGO_PKG_VERSION")));
+    let hint = if mixed { "; a worker leaves jobs that its version does not know to newer ones" } else { "" };
+    Ok(format!(
+        "no worker took it in {wait} s: {queued} {kind} queued, {running} running; workers seen: {}{hint}",
+        named.join(", ")
+    ))
 }
 
 /// Prints a job that has ended; a job without a result is a failure.

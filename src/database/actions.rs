@@ -22,12 +22,21 @@ struct Named {
     name: String,
     address: Option<IpAddr>,
     operation: Uuid,
+    /// What else is known of it, JSON; in entries that have no other detail.
+    about: Option<String>,
 }
 
 impl Actor {
     /// `name` is that of a token, or `cli:USER@HOST`; `address` is that of a client.
     pub fn new(name: impl Into<String>, address: Option<IpAddr>) -> Self {
-        Self(Arc::new(Named { name: name.into(), address, operation: Uuid::now_v7() }))
+        Self(Arc::new(Named { name: name.into(), address, operation: Uuid::now_v7(), about: None }))
+    }
+
+    /// Whoever published a message: `amqp:USER`, or `amqp` if it does not say.
+    pub fn of_message(user: Option<&str>, about: &serde_json::Value) -> Self {
+        let name = user.map_or_else(|| "amqp".to_owned(), |user| format!("amqp:{user}"));
+        let about = Some(about.to_string());
+        Self(Arc::new(Named { name, address: None, operation: Uuid::now_v7(), about }))
     }
 
     pub fn name(&self) -> &str {
@@ -35,7 +44,7 @@ impl Actor {
     }
 
     pub(super) fn note(&self, action: Action, subject: Subject<'_>, detail: Option<String>) -> Note {
-        let Named { name, address, operation } = &*self.0;
+        let Named { name, address, operation, about } = &*self.0;
         let (of, job, batch) = match subject {
             Subject::Job(job, batch) => (format!(".{job}"), Some(job), batch),
             Subject::Many(batch) => (String::new(), None, batch),
@@ -49,7 +58,7 @@ impl Actor {
             action: action.as_str(),
             job: job.map(|job| job.to_string()),
             batch: batch.map(BatchId::to_string),
-            detail,
+            detail: detail.or_else(|| about.clone()),
         }
     }
 }

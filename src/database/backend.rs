@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use super::{
     Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim,
     ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetRow, Deferred, Depth, DispatchRules, ErrorCount,
-    Fenced, Filter, JobRow, KindCounts, OutboxId, OutboxMode, OutboxRow, Page, Pause, PostgresJobStore, PrunePage,
-    PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore, Subject, Submissions,
-    SubmitOptions, Submitted, SweepCursor, Swept, WebhookId, WebhookRow, Workers,
+    Fenced, Filter, JobRow, KindCounts, Lineage, LiveWorker, OutboxId, OutboxMode, OutboxRow, Page, Pause,
+    PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore,
+    Subject, Submissions, SubmitOptions, Submitted, SweepCursor, Swept, WebhookId, WebhookRow, Workers,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress, TraceContext};
 
@@ -282,11 +282,11 @@ in_either! {
     /// Ended jobs that may be deleted, oldest first. Delete their objects, then [`JobStore::forget`] them.
     async fn prunable(&self, rules: &PruneRules, after: Option<SweepCursor>) -> Result<PrunePage, JobError>;
 
-    /// Deletes the rows of ended jobs with their history, and remembers their ids; returns their number.
-    async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError>;
+    /// See [`JobStore::forget`].
+    async fn delete_rows(&self, ids: &[JobId]) -> Result<u64, JobError>;
 
-    /// Like [`JobStore::forget`], for old jobs of any number, all of one batch if there is one.
-    async fn prune(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError>;
+    /// See [`JobStore::prune`].
+    async fn prune_rows(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError>;
 
     /// Forgets the ids of jobs that were deleted longer ago than this; returns their number.
     async fn forget_tombstones(&self, older_than: Duration) -> Result<u64, JobError>;
@@ -316,6 +316,12 @@ in_either! {
     /// Makes messages that could not be sent due again after `delay`.
     async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError>;
 
+    /// Makes events that a queue refused due again after a pause, or gives them up. Dispatches are never given up.
+    async fn outbox_refused(&self, ids: &[OutboxId], again: Option<Duration>) -> Result<(), JobError>;
+
+    /// The number of events that wait because a queue refused them.
+    async fn refused_events(&self) -> Result<u64, JobError>;
+
     /// Sends another message for jobs that seem lost: running jobs whose lease has ended, and queued ones that no
     /// worker has claimed within `grace` after their message was sent. The time until the next repetition doubles, so
     /// that a long queue does not fill up with repetitions. Returns the number of messages written.
@@ -341,12 +347,24 @@ in_either! {
 
     async fn pauses(&self) -> Result<Vec<Pause>, JobError>;
 
+    /// Pauses everything for a reason that a person must know.
+    async fn hold_all(&self, reason: &str) -> Result<(), JobError>;
+
+    /// Until when the database is known to have been in use.
+    async fn lineage(&self) -> Result<Lineage, JobError>;
+
+    /// Says that the database is in use; returns the time.
+    async fn lives_on(&self) -> Result<Timestamp, JobError>;
+
     /// Says that a worker is alive, and how many jobs it holds at a time.
     async fn worker_lives(&self, name: &str, slots: u32) -> Result<(), JobError>;
 
     async fn worker_leaves(&self, name: &str) -> Result<(), JobError>;
 
     async fn workers(&self) -> Result<Workers, JobError>;
+
+    /// Some of the live workers by name.
+    async fn live_workers(&self, limit: u32) -> Result<Vec<LiveWorker>, JobError>;
 
     /// The unfinished jobs by kind.
     async fn kind_counts(&self) -> Result<Vec<KindCounts>, JobError>;

@@ -76,6 +76,8 @@ pub enum Scope {
 pub struct Pause {
     pub scope: Scope,
     pub paused_at: Timestamp,
+    /// In words; absent if a person paused it.
+    pub reason: Option<String>,
 }
 
 /// The live workers.
@@ -84,6 +86,21 @@ pub struct Workers {
     pub workers: u64,
     /// The sum of their slots.
     pub slots: u64,
+}
+
+/// One of the live workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveWorker {
+    pub name: String,
+    pub slots: u64,
+    /// Absent if it is older than this column.
+    pub version: Option<String>,
+}
+
+impl LiveWorker {
+    pub(super) fn read(row: &impl Columns) -> Result<Self, JobError> {
+        Ok(Self { name: row.text("name")?, slots: row.small("slots")?, version: row.maybe_text("version")? })
+    }
 }
 
 /// The unfinished jobs of one kind.

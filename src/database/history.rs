@@ -11,7 +11,7 @@ const MOST: u32 = 1000;
 /// One thing that happened to a job.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HistoryEntry {
-    /// The job was accepted from a message, or by a version that did not record who submitted it.
+    /// The job was accepted by a version that did not record who submitted it.
     Accepted(Timestamp),
     Action(ActionRow),
     Attempt(Attempt),

@@ -30,6 +30,9 @@ pub struct PauseStatus {
     /// The kind or the batch; null for `all`.
     pub name: Option<String>,
     pub paused_at: Timestamp,
+    /// Why, if acetate paused it and not a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// The unfinished jobs of one kind.
@@ -86,6 +89,11 @@ impl JobStore {
 impl From<&Pause> for PauseStatus {
     fn from(pause: &Pause) -> Self {
         let (scope, name) = pause.scope.columns();
-        Self { scope: scope.to_owned(), name: Some(name).filter(|name| !name.is_empty()), paused_at: pause.paused_at }
+        Self {
+            scope: scope.to_owned(),
+            name: Some(name).filter(|name| !name.is_empty()),
+            paused_at: pause.paused_at,
+            reason: pause.reason.clone(),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{row_mapping::Columns, sweep::SweepCursor};
+use super::{JobStore, row_mapping::Columns, sweep::SweepCursor};
 use crate::job::{BatchId, Epoch, FileEntry, JobError, JobId, JobRequest, JobState};
 
 /// Which ended jobs to delete.
@@ -38,6 +38,27 @@ pub struct Pruned {
     pub prefix: String,
     /// The names of the files that its manifest lists; absent without a result.
     pub files: Option<Vec<String>>,
+}
+
+impl JobStore {
+    /// Deletes the rows of ended jobs with their history, and remembers their ids; returns their number. What was
+    /// promised to be told about them is told all the same: calls, answers and events that are not sent yet stay.
+    pub async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError> {
+        self.tell_of_batches().await?;
+        self.delete_rows(ids).await
+    }
+
+    /// Like [`JobStore::forget`], for old jobs of any number, all of one batch if there is one.
+    pub async fn prune(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError> {
+        self.tell_of_batches().await?;
+        self.prune_rows(ids, batch).await
+    }
+
+    /// Makes the calls of batches that have ended, while their jobs can still be counted.
+    async fn tell_of_batches(&self) -> Result<(), JobError> {
+        while self.end_batches().await? > 0 {}
+        Ok(())
+    }
 }
 
 /// The columns of a [`Pruned`]. The request of a job without attempts is not needed.

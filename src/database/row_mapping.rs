@@ -198,6 +198,7 @@ pub(super) fn read_outbox(row: &impl Columns) -> Result<OutboxRow, JobError> {
         payload: row.text("payload")?,
         trace: read_trace(row)?,
         attempt: read_attempt_trace(row)?,
+        refusals: row.small("refusals")?,
         available_at: row.time("available_at")?,
         created_at: row.time("created_at")?,
     })

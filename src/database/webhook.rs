@@ -37,7 +37,8 @@ pub struct WebhookRow {
 }
 
 impl JobStore {
-    /// Makes the calls due for batches that have ended; returns their number.
+    /// Makes the calls due for batches that have ended; returns their number. Jobs that were deleted before the end of
+    /// their batch are not counted.
     pub async fn end_batches(&self) -> Result<u64, JobError> {
         let mut calls = 0;
         for batch in self.ended_batches().await? {

@@ -26,7 +26,8 @@ pub struct ActionView {
     pub id: i64,
     /// By the database's clock.
     pub at: Timestamp,
-    /// The name of a token (`token` for `http.token`), `anonymous` without one, or `cli:USER@HOST`.
+    /// The name of a token (`token` for `http.token`), `anonymous` without one, `cli:USER@HOST`, or
+    /// `amqp:USER` (`amqp` if the message does not say) for a message.
     pub actor: String,
     /// The client's address, for requests.
     pub address: Option<String>,
@@ -71,7 +72,7 @@ pub struct AuditQuery {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum HistoryView {
-    /// The job was accepted from a message, or by a version that did not record who submitted it.
+    /// The job was accepted by a version that did not record who submitted it.
     Accepted { at: Timestamp },
     /// An action on the job, or on its whole batch.
     Action(ActionView),

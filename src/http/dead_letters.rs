@@ -14,7 +14,7 @@ use super::{
 use crate::{
     database::{Action, JobStore, Subject},
     job::{JobError, JobKind},
-    queue::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, DeadLetterReport, Queue},
+    queue::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, DeadLetterReport, DeadLetterRetry, Queue},
 };
 
 const USUAL: u32 = 50;
@@ -39,6 +39,9 @@ pub struct DeadLetterQuery {
 pub struct RetryQuery {
     /// The kind of job to publish it as. Default: that of the queue that it came from.
     to: Option<JobKind>,
+    /// Also run jobs that the database does not know, for instance after it was restored from an older backup.
+    #[serde(default)]
+    as_new: bool,
 }
 
 /// Some of the dead letters, oldest first, without their bodies.
@@ -99,7 +102,8 @@ pub async fn retry(
     PathParams(id): PathParams<String>,
     QueryParams(asked): QueryParams<RetryQuery>,
 ) -> Answer<Json<RetriedLetters>> {
-    let report = handle(&api, &caller, &id, DeadLetterAction::Retry(asked.to)).await?;
+    let how = DeadLetterRetry { to: asked.to, as_new: asked.as_new };
+    let report = handle(&api, &caller, &id, DeadLetterAction::Retry(how)).await?;
     Ok(Json(RetriedLetters { retried: report.done.len() }))
 }
 

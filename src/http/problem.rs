@@ -99,6 +99,7 @@ impl From<JobError> for ApiError {
             | JobError::Storage { .. }
             | JobError::Database { .. }
             | JobError::Queue { .. }
+            | JobError::Unconfirmed { .. }
             | JobError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             // Only for requests that wait for a job.
             JobError::ModelNotFound { .. }

@@ -58,6 +58,10 @@ pub enum JobError {
     Database { reason: String, source: Option<Cause> },
     #[error("queue: {reason}")]
     Queue { reason: String, source: Option<Cause> },
+    /// The broker did not take over a message that it got: a queue refused it, or did not confirm it. The connection is
+    /// not at fault, and other messages may pass.
+    #[error("queue: {reason}")]
+    Unconfirmed { reason: String },
     #[error("{reason}")]
     Busy { reason: String },
     #[error("device {device}: {reason}")]
@@ -90,7 +94,7 @@ impl JobError {
             Self::DiskFull { .. } => "disk_full",
             Self::Storage { .. } => "storage",
             Self::Database { .. } => "database",
-            Self::Queue { .. } => "queue",
+            Self::Queue { .. } | Self::Unconfirmed { .. } => "queue",
             Self::Busy { .. } => "busy",
             Self::Device { .. } => "device",
             Self::OutOfMemory { .. } => "out_of_memory",
@@ -120,6 +124,7 @@ impl JobError {
             | Self::Database { .. }
             | Self::TimedOut { .. }
             | Self::Queue { .. }
+            | Self::Unconfirmed { .. }
             | Self::Busy { .. } => ErrorClass::Transient,
             Self::Device { .. } | Self::OutOfMemory { .. } => ErrorClass::Device,
             Self::Cancelled => ErrorClass::Cancelled,
@@ -184,6 +189,7 @@ impl JobError {
             | Self::ModelTooLarge { .. }
             | Self::NonFinite { .. }
             | Self::DiskFull { .. }
+            | Self::Unconfirmed { .. }
             | Self::Busy { .. }
             | Self::AttemptsExhausted { .. }
             | Self::TimedOut { .. }

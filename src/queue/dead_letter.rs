@@ -87,9 +87,18 @@ pub struct DeadLetterPage {
 /// What to do with dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeadLetterAction {
-    /// Publish them to the queue of this kind, or to the one that they came from.
-    Retry(Option<JobKind>),
+    Retry(DeadLetterRetry),
     Drop,
+}
+
+/// How to publish dead letters again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeadLetterRetry {
+    /// To the queue of this kind; absent: to the one that each came from.
+    pub to: Option<JobKind>,
+    /// Also as new jobs: a message that acetate sent because of a row is published as a submission, which runs a job
+    /// that the database does not know.
+    pub as_new: bool,
 }
 
 /// What was done.
@@ -226,7 +235,7 @@ impl Queue {
                 let chunk = std::mem::take(&mut chosen);
                 bytes = 0;
                 let published = match action {
-                    DeadLetterAction::Retry(to) => session.publish(&chunk, to).await,
+                    DeadLetterAction::Retry(how) => session.publish(&chunk, how).await,
                     DeadLetterAction::Drop => vec![Ok(()); chunk.len()],
                 };
                 let mut done = Vec::new();

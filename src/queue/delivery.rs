@@ -35,7 +35,20 @@ pub struct Delivery {
     pub trace: Option<TraceContext>,
     /// Where the sender wants to be told of the job's end.
     pub reply_to: Option<ReplyTo>,
+    /// Who published it, as far as that is known.
+    pub sender: Option<MessageSender>,
     origin: Origin,
+}
+
+/// Who published a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageSender {
+    /// The user of the connection, if the message says it; RabbitMQ refuses another one.
+    pub user: Option<String>,
+    /// The property `app_id`.
+    pub app: Option<String>,
+    /// Empty: directly to the queue.
+    pub exchange: String,
 }
 
 #[derive(Debug)]
@@ -53,6 +66,7 @@ impl Delivery {
             not_before: None,
             trace: None,
             reply_to: None,
+            sender: None,
             origin: Origin::Embedded(taken),
         }
     }
@@ -65,6 +79,7 @@ impl Delivery {
             not_before: if handle.is_dispatch() { None } else { not_before(handle.body()) },
             trace: handle.trace(),
             reply_to: handle.reply_to(),
+            sender: Some(handle.sender()),
             origin: Origin::Rabbit(Box::new(handle)),
         }
     }

@@ -23,9 +23,9 @@ use jiff::Timestamp;
 
 pub use consumer::{ConsumeOptions, Consumer};
 pub use dead_letter::{
-    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, DeadLetterPage, DeadLetterReport,
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, DeadLetterPage, DeadLetterReport, DeadLetterRetry,
 };
-pub use delivery::Delivery;
+pub use delivery::{Delivery, MessageSender};
 pub use embedded::EmbeddedQueue;
 pub use events::{Event, EventStream};
 pub use message::{Content, MAX_KEPT_BYTES};

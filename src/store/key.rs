@@ -47,6 +47,12 @@ impl ObjectKey {
         made_here.then(|| Self(format!("{INPUTS}/{name}")))
     }
 
+    /// What is remembered of a database, by its name.
+    pub fn lineage(database: &str) -> Result<Self, JobError> {
+        check_name(database)?;
+        Ok(Self(format!("databases/{database}")))
+    }
+
     /// Another object of the same attempt.
     pub fn sibling(&self, name: &str) -> Result<Self, JobError> {
         check_name(name)?;

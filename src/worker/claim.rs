@@ -1,13 +1,14 @@
 //! Turns a message into a claimed row. A message from another client is submitted first.
 
 use jiff::Timestamp;
+use serde_json::json;
 use tracing::warn;
 
 use super::{JobControl, Worker, newer, replies, retry::with_deadline};
 use crate::{
-    database::{Admission, Claim, ClaimRules, JobRow, SubmitOptions},
+    database::{Actor, Admission, Claim, ClaimRules, JobRow, SubmitOptions},
     job::{ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest, TraceContext},
-    queue::{Content, Delivery, Event},
+    queue::{Content, Delivery, Event, MessageSender},
 };
 
 pub(super) enum Accepted {
@@ -39,7 +40,8 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
         Content::Job(id) => with_deadline("the claim", limit, control, || claim(worker, *id, None)).await,
         Content::Request(request) => {
             let Delivery { is_dispatch, not_before, .. } = *delivery;
-            let message = Some(Message { request, is_dispatch, not_before, trace: delivery.trace.as_ref() });
+            let (trace, sender) = (delivery.trace.as_ref(), delivery.sender.as_ref());
+            let message = Some(Message { request, is_dispatch, not_before, trace, sender });
             let accepted = with_deadline("the claim", limit, control, || claim(worker, request.id, message)).await?;
             match &accepted {
                 Accepted::Refused(reason) => tell_sender(worker, delivery, request.id, reason).await,
@@ -92,7 +94,14 @@ async fn tell_refused(worker: &Worker, delivery: &Delivery, id: JobId, reason: &
     let Some(kind) = delivery.kind() else { return Ok(()) };
     let body = JobEvent::refused(id, kind, reason.clone()).to_json();
     let event = Event { name: JobEvent::FAILED.to_owned(), body, trace: delivery.trace.clone() };
-    worker.queue.publish_events(vec![event]).await.remove(0)?;
+    match worker.queue.publish_events(vec![event]).await.remove(0) {
+        Ok(()) => {}
+        // The other listeners have it, and would get it again and again.
+        Err(error @ JobError::Unconfirmed { .. }) => {
+            warn!(job = %id, "not every listener was told of a refused message, because {error}");
+        }
+        Err(error) => return Err(error),
+    }
     tell_sender(worker, delivery, id, reason).await;
     Ok(())
 }
@@ -113,6 +122,7 @@ struct Message<'a> {
     /// See [`Delivery::not_before`].
     not_before: Option<Timestamp>,
     trace: Option<&'a TraceContext>,
+    sender: Option<&'a MessageSender>,
 }
 
 async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Result<Accepted, JobError> {
@@ -127,13 +137,14 @@ async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Resu
     };
     let mut claim = worker.jobs.claim(id, &rules).await?;
     let is_dispatch = message.is_some_and(|message| message.is_dispatch);
-    if let (Claim::Unknown, Some(Message { request, not_before, trace, .. })) = (&claim, message) {
+    if let (Claim::Unknown, Some(Message { request, not_before, trace, sender, .. })) = (&claim, message) {
         if is_dispatch {
             return without_row(worker, id).await;
         }
         // A message from another client. If another worker submits it at the same time, both get the same row.
         let options = SubmitOptions { at: not_before, trace: trace.cloned(), ..SubmitOptions::default() };
-        match worker.jobs.submit_message(request, &options).await {
+        let jobs = worker.jobs.by(actor(sender));
+        match jobs.submit_message(request, &options).await {
             Ok(Admission::Job) => claim = worker.jobs.claim(id, &rules).await?,
             Ok(Admission::Deleted(at)) => return Ok(Accepted::Stale(Stale::Deleted(at))),
             Err(error @ JobError::InvalidRequest { .. }) => return Ok(Accepted::Refused(ErrorRecord::from(&error))),
@@ -152,6 +163,13 @@ async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Resu
     }
 }
 
+/// Whose submission a message is, for the audit log.
+fn actor(sender: Option<&MessageSender>) -> Actor {
+    let Some(MessageSender { user, app, exchange }) = sender else { return Actor::of_message(None, &json!({})) };
+    let about = json!({ "exchange": exchange, "app_id": app });
+    Actor::of_message(user.as_deref(), &about)
+}
+
 /// A dispatch whose row is gone: the job ended and was deleted, or the database is older than the message. Only the
 /// first is certain; the other is kept where a person can see it.
 async fn without_row(worker: &Worker, id: JobId) -> Result<Accepted, JobError> {
@@ -160,8 +178,8 @@ async fn without_row(worker: &Worker, id: JobId) -> Result<Accepted, JobError> {
     }
     let reason = format!(
         "no job {id} is in the database, although this message was sent for one: the job was deleted longer ago than \
-         queue.remember_deleted_days, or the database was restored from an older backup; to run it, publish this body \
-         to acetate.jobs"
+         queue.remember_deleted_days, or the database was restored from an older backup; to run it all the same, \
+         `acetate dead-letters retry --as-new`"
     );
     Ok(Accepted::Refused(ErrorRecord::from(&JobError::invalid("id", reason))))
 }

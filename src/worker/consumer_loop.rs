@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{JobControl, StopReason, Verdict, Worker, fill, metrics, reaper, relay, replies, run};
+use super::{JobControl, StopReason, Verdict, Worker, fill, metrics, reaper, relay, replies, restored, run};
 use crate::{
     database::LeaseState,
     job::{JobError, JobId, JobKind, JobState},
@@ -52,6 +52,8 @@ pub struct Unusable;
 /// # Errors
 /// [`Unusable`]: the process must be restarted. Its jobs are back in the queue by then.
 pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable> {
+    // Before anything is dispatched or claimed.
+    restored::look(worker).await;
     // Before anything is dispatched, because the slots of all workers decide how much.
     reaper::sign_of_life(worker).await;
     let service = Arc::new(Service::new(worker.clone()));

@@ -20,6 +20,10 @@ pub fn describe() {
     describe_counter!("acetate_retries_total", "Retries, by the code of the error that caused them.");
     describe_counter!("acetate_dead_letters_total", "Refused messages, by the code of the reason.");
     describe_counter!("acetate_dropped_messages_total", "Messages of jobs that had ended and were deleted, by reason.");
+    describe_counter!(
+        "acetate_refused_events_total",
+        "Events that a listener's queue refused, by outcome: later (sent again) or given_up."
+    );
     describe_histogram!(
         "acetate_queue_wait_seconds",
         Unit::Seconds,
@@ -42,6 +46,11 @@ pub fn describe() {
     describe_gauge!("acetate_queue_blocked", "1 while RabbitMQ accepts no messages (connection.blocked).");
     describe_gauge!("acetate_deliveries_unacked", "Messages that this worker holds.");
     let _ = started();
+}
+
+pub(super) fn refused_events(events: usize, are_sent_again: bool) {
+    let outcome = if are_sent_again { "later" } else { "given_up" };
+    counter!("acetate_refused_events_total", "outcome" => outcome).increment(events as u64);
 }
 
 pub(super) fn claimed(row: &JobRow) {

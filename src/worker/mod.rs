@@ -17,6 +17,7 @@ mod metrics;
 mod newer;
 mod reaper;
 mod replies;
+mod restored;
 mod spans;
 mod stop;
 
@@ -40,7 +41,7 @@ pub use failpoint::Failpoint;
 pub use identity::{Liveness, WorkerName};
 pub use metrics::describe;
 pub use progress::Reporter;
-pub use relay::{publish_due, relay};
+pub use relay::{Relayed, publish_due, relay};
 pub use run::{Verdict, run};
 pub use stop::{JobControl, StopReason};
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Worker, metrics};
+use super::{Worker, metrics, restored};
 use crate::{
     database::{Filter, LeaseState},
     job::{JobError, JobState},
@@ -39,11 +39,15 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
     }
     let due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
     let (mut looked, mut counted, mut forgot, mut compared) = (None, None, None, Some(Instant::now()));
-    let mut lived = Some(Instant::now());
+    let (mut lived, mut remembered) = (Some(Instant::now()), Some(Instant::now()));
     while !stop.is_cancelled() {
         if due(lived, LIVES_EVERY) {
             lived = Some(Instant::now());
             sign_of_life(&worker).await;
+        }
+        if due(remembered, restored::EVERY) {
+            remembered = Some(Instant::now());
+            restored::look(&worker).await;
         }
         if due(looked, every) {
             looked = Some(Instant::now());

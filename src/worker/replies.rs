@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -17,10 +18,13 @@ use crate::{
 const CHUNK: u32 = 100;
 /// After this time, another worker may send an answer.
 const LEASE: Duration = Duration::from_secs(30);
-/// The attempts of one answer. A sender that is away for a moment gets it after all.
+/// The attempts of one answer that its queue does not take. A sender that is away for a moment gets it after all.
 const MOST_TRIES: u32 = 5;
 /// The pause after the first attempt; each next one is five times as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// While the broker is away, an answer is tried again for this long, with pauses no longer than that.
+const LONGEST_AWAY: Duration = Duration::from_secs(24 * 3600);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_secs(1);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(5);
 
@@ -63,8 +67,7 @@ async fn send_due(jobs: &JobStore, queue: &Queue) -> Result<usize, JobError> {
         match result {
             Ok(()) => jobs.webhook_done(row.id).await?,
             Err(error) => {
-                let again = (row.attempts + 1 < MOST_TRIES && error.is_transient())
-                    .then(|| FIRST_PAUSE.saturating_mul(5u32.saturating_pow(row.attempts)));
+                let again = again_after(row, &error);
                 match again {
                     Some(pause) => debug!(job = %row.job, %error, again_s = pause.as_secs(), "an answer was not sent"),
                     None => warn!(job = %row.job, %error, "an answer to reply_to is given up"),
@@ -74,6 +77,20 @@ async fn send_due(jobs: &JobStore, queue: &Queue) -> Result<usize, JobError> {
         }
     }
     Ok(rows.len())
+}
+
+/// The pause before the next attempt; none if the answer is given up.
+fn again_after(row: &WebhookRow, error: &JobError) -> Option<Duration> {
+    let pause = FIRST_PAUSE.saturating_mul(5u32.saturating_pow(row.attempts));
+    match error {
+        JobError::Unconfirmed { .. } => (row.attempts + 1 < MOST_TRIES).then_some(pause),
+        // The broker's fault, not that of the sender's queue.
+        error if error.is_transient() => {
+            let age = Timestamp::now().duration_since(row.created_at).unsigned_abs();
+            (age < LONGEST_AWAY).then_some(pause.min(LONGEST_PAUSE))
+        }
+        _ => None,
+    }
 }
 
 /// The answer and its span; nothing if the row cannot be read.

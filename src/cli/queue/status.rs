@@ -17,7 +17,8 @@ pub async fn show(submitter: &Submitter, json: bool) -> Result<(), Failure> {
     for pause in &status.paused {
         let name = pause.name.as_deref().map_or(String::new(), |name| format!(" {name}"));
         let since = pause.paused_at.strftime("%Y-%m-%d %H:%M:%SZ");
-        output::line(&format!("paused: {}{name}, since {since}", pause.scope))?;
+        let why = pause.reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
+        output::line(&format!("paused: {}{name}, since {since}{why}", pause.scope))?;
     }
     for tenant in &status.tenants {
         let limit = tenant.limit.map_or(String::new(), |limit| format!(" of {limit}"));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{actions::noted_change, open::PostgresJobStore};
 use crate::{
     database::{
-        Action, Hold, KindCounts, Pause, Scope, Workers,
+        Action, Hold, KindCounts, LiveWorker, Pause, Scope, Workers,
         dispatch::{LIMITED_AGAIN, PAUSED_AGAIN, WORKER_LIVES},
         row_mapping::{Columns, is_of_known_kind, milliseconds},
     },
@@ -94,11 +94,12 @@ impl PostgresJobStore {
     }
 
     pub async fn pauses(&self) -> Result<Vec<Pause>, JobError> {
-        let rows = self.all(sqlx::query("SELECT scope, name, paused_at FROM pauses ORDER BY scope, name")).await?;
+        let rows =
+            self.all(sqlx::query("SELECT scope, name, paused_at, reason FROM pauses ORDER BY scope, name")).await?;
         let mut pauses = Vec::with_capacity(rows.len());
         for row in &rows {
             if let Some(scope) = Scope::from_columns(&row.text("scope")?, &row.text("name")?) {
-                pauses.push(Pause { scope, paused_at: row.time("paused_at")? });
+                pauses.push(Pause { scope, paused_at: row.time("paused_at")?, reason: row.maybe_text("reason")? });
             }
         }
         Ok(pauses)
@@ -107,12 +108,14 @@ impl PostgresJobStore {
     pub async fn worker_lives(&self, name: &str, slots: u32) -> Result<(), JobError> {
         let query = sqlx::query(
             "WITH forgotten AS (DELETE FROM workers WHERE seen_at < acetate_now() - $3 AND name <> $1)
-             INSERT INTO workers (name, slots, seen_at) VALUES ($1, $2, acetate_now())
-             ON CONFLICT (name) DO UPDATE SET slots = EXCLUDED.slots, seen_at = EXCLUDED.seen_at",
+             INSERT INTO workers (name, slots, seen_at, version) VALUES ($1, $2, acetate_now(), $4)
+             ON CONFLICT (name)
+             DO UPDATE SET slots = EXCLUDED.slots, seen_at = EXCLUDED.seen_at, version = EXCLUDED.version",
         )
         .bind(name)
         .bind(i64::from(slots))
-        .bind(WORKER_FORGOTTEN_MS);
+        .bind(WORKER_FORGOTTEN_MS)
+        .bind(env!("CARGO_PKG_VERSION"));
         self.execute(query).await.map(drop)
     }
 
@@ -130,6 +133,15 @@ impl PostgresJobStore {
         let count =
             |row: sqlx::postgres::PgRow| Ok(Workers { workers: row.small("workers")?, slots: row.small("slots")? });
         self.one(query).await?.map_or(Ok(none), count)
+    }
+
+    pub async fn live_workers(&self, limit: u32) -> Result<Vec<LiveWorker>, JobError> {
+        let query = sqlx::query(
+            "SELECT name, slots, version FROM workers WHERE seen_at > acetate_now() - $1 ORDER BY name LIMIT $2",
+        )
+        .bind(milliseconds(WORKER_LIVES))
+        .bind(i64::from(limit));
+        self.all(query).await?.iter().map(LiveWorker::read).collect()
     }
 
     pub async fn kind_counts(&self) -> Result<Vec<KindCounts>, JobError> {

@@ -20,7 +20,7 @@ use super::{
 use crate::{database::Migrated, job::JobError};
 
 /// The migrations in order; the table `acetate_schema` has the number of those applied.
-pub(super) const MIGRATIONS: [&str; 11] = [
+pub(super) const MIGRATIONS: [&str; 13] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
     include_str!("../../../migrations/postgres/0003_caption.sql"),
@@ -32,6 +32,8 @@ pub(super) const MIGRATIONS: [&str; 11] = [
     include_str!("../../../migrations/postgres/0009_datasets.sql"),
     include_str!("../../../migrations/postgres/0010_batches.sql"),
     include_str!("../../../migrations/postgres/0011_fidelity.sql"),
+    include_str!("../../../migrations/postgres/0012_kept_promises.sql"),
+    include_str!("../../../migrations/postgres/0013_restored.sql"),
 ];
 
 /// How long a migration waits for its locks. A worker's lease must not end behind it.

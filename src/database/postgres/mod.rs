@@ -13,6 +13,7 @@ mod dataset;
 mod dispatch;
 mod fault;
 mod indexes;
+mod lineage;
 mod listen;
 mod message;
 mod migrate;

@@ -118,6 +118,7 @@ impl PostgresJobStore {
              INSERT INTO actions (operation, at, actor, action, jobs)
              SELECT operation, at, actor, action, jobs FROM actions WHERE FALSE;
              UPDATE workers SET slots = slots WHERE FALSE; UPDATE pauses SET name = name WHERE FALSE;
+             UPDATE lineage SET alive_at = alive_at WHERE FALSE;
              DELETE FROM jobs WHERE FALSE; DELETE FROM outbox WHERE FALSE; DELETE FROM webhooks WHERE FALSE"
         );
         self.connections.try_to_write(&sql).await

@@ -10,7 +10,7 @@ use crate::{
     database::{
         OutboxId, OutboxRow,
         dispatch::IN_BROKER,
-        row_mapping::{milliseconds, read_outbox},
+        row_mapping::{Columns, milliseconds, read_outbox},
     },
     job::{JobError, JobKind},
 };
@@ -32,7 +32,7 @@ impl PostgresJobStore {
              taken AS (
                 UPDATE outbox SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
              RETURNING *)
-             SELECT message, id, job, topic, kind, priority, available_at, created_at,
+             SELECT message, id, job, topic, kind, priority, available_at, created_at, refusals,
                     COALESCE(payload, of_job.request) AS payload,
                     COALESCE(chosen.traceparent, of_job.traceparent) AS traceparent,
                     CASE WHEN chosen.traceparent IS NULL THEN of_job.tracestate ELSE chosen.tracestate END AS tracestate,
@@ -41,10 +41,10 @@ impl PostgresJobStore {
                     END AS attempt_traceparent
                FROM (
                 SELECT id AS message, job AS id, job, topic, kind, priority, available_at, created_at, payload,
-                       traceparent, tracestate, 0 AS part, ROW_NUMBER() OVER (ORDER BY available_at, id) AS place
+                       traceparent, tracestate, refusals, 0 AS part, ROW_NUMBER() OVER (ORDER BY available_at, id) AS place
                   FROM taken
                 UNION ALL
-                SELECT message, id, job, topic, kind, priority, available_at, created_at, payload, NULL, NULL, 1, place
+                SELECT message, id, job, topic, kind, priority, available_at, created_at, payload, NULL, NULL, 0, 1, place
                   FROM acetate_dispatch($3, $1, $2, $4, $5, $6, $7) WITH ORDINALITY AS next (
                        message, id, job, topic, kind, priority, available_at, created_at, payload, place)) AS chosen
                LEFT JOIN LATERAL (SELECT request, traceparent, tracestate FROM jobs WHERE jobs.id = chosen.job LIMIT 1)
@@ -84,6 +84,24 @@ impl PostgresJobStore {
         .bind(numbers(ids))
         .bind(milliseconds(delay));
         self.execute(query).await.map(drop)
+    }
+
+    pub async fn outbox_refused(&self, ids: &[OutboxId], again: Option<Duration>) -> Result<(), JobError> {
+        let query = match again {
+            Some(pause) => sqlx::query(
+                "UPDATE outbox SET refusals = refusals + 1, taken_until = acetate_now(), available_at = acetate_now() + $2
+                  WHERE id = ANY($1) AND topic <> 'dispatch'",
+            )
+            .bind(numbers(ids))
+            .bind(milliseconds(pause)),
+            None => sqlx::query("DELETE FROM outbox WHERE id = ANY($1) AND topic <> 'dispatch'").bind(numbers(ids)),
+        };
+        self.execute(query).await.map(drop)
+    }
+
+    pub async fn refused_events(&self) -> Result<u64, JobError> {
+        let query = sqlx::query("SELECT COUNT(*) AS events FROM outbox WHERE topic <> 'dispatch' AND refusals > 0");
+        self.one(query).await?.map_or(Ok(0), |row| row.small("events"))
     }
 
     pub async fn reap(&self, grace: Duration) -> Result<u64, JobError> {

@@ -41,7 +41,7 @@ impl PostgresJobStore {
         prune_page(&self.all(query.build()).await?, rules.limit)
     }
 
-    pub async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError> {
+    pub async fn delete_rows(&self, ids: &[JobId]) -> Result<u64, JobError> {
         let subject = |chunk: &[JobId]| match chunk {
             [id] => Subject::Job(*id, None),
             _ => Subject::Many(None),
@@ -49,7 +49,7 @@ impl PostgresJobStore {
         self.remove(ids, |chunk| self.note(Action::Deleted, subject(chunk))).await
     }
 
-    pub async fn prune(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError> {
+    pub async fn prune_rows(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError> {
         self.remove(ids, |_| self.note(Action::Pruned, Subject::Many(batch))).await
     }
 
@@ -75,7 +75,9 @@ impl PostgresJobStore {
                      WHERE outbox.job = gone.id AND topic = 'dispatch' AND taken_until IS NULL),
                  unheard AS (
                     DELETE FROM outbox USING gone
-                     WHERE outbox.job = gone.id AND topic = 'dispatch' AND taken_until IS NOT NULL), ",
+                     WHERE outbox.job = gone.id AND topic = 'dispatch' AND taken_until IS NOT NULL),
+                 given_up AS (
+                    DELETE FROM webhooks USING gone WHERE webhooks.job = gone.id AND gave_up_at IS NOT NULL), ",
                 noted!("gone", "$2"),
                 " SELECT id FROM gone"
             ))

@@ -80,9 +80,9 @@ impl PostgresJobStore {
                 UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
                  WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id, webhook, traceparent, tracestate),
              hooked AS (
-                INSERT INTO webhooks (job, url, payload, available_at, created_at)
-                SELECT changed.id, webhook, payload, $5, $5 FROM changed JOIN held ON held.id = changed.id
-                 WHERE webhook IS NOT NULL),
+                INSERT INTO webhooks (job, url, payload, available_at, created_at, traceparent, tracestate)
+                SELECT changed.id, webhook, payload, $5, $5, traceparent, tracestate
+                  FROM changed JOIN held ON held.id = changed.id WHERE webhook IS NOT NULL),
              unsent AS (
                 DELETE FROM outbox USING changed
                  WHERE outbox.job = changed.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{open::PostgresJobStore, submit::vanished};
 use crate::{
     database::{
-        Admission, SubmitOptions,
+        Action, Admission, Subject, SubmitOptions,
         row_mapping::{Columns, milliseconds},
         transitions::check_same,
     },
@@ -20,7 +20,8 @@ const CHUNK: i64 = 5000;
 impl PostgresJobStore {
     pub async fn submit_message(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Admission, JobError> {
         let one = (request, request.to_json());
-        if !self.insert(&[&one], options, true, None).await?.is_empty() {
+        let note = self.note(Action::Submitted, Subject::Job(request.id, options.batch.as_ref()));
+        if !self.insert(&[&one], options, true, note).await?.is_empty() {
             self.signal.tell();
             return Ok(Admission::Job);
         }

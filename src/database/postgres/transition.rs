@@ -192,8 +192,8 @@ impl PostgresJobStore {
                  WHERE outbox.job = changed.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL
                    AND $18::TEXT <> 'dispatch'),
              hooked AS (
-                INSERT INTO webhooks (job, url, payload, available_at, created_at)
-                SELECT id, webhook, $22, $14, $14 FROM changed WHERE $22::TEXT IS NOT NULL AND webhook IS NOT NULL), ",
+                INSERT INTO webhooks (job, url, payload, available_at, created_at, traceparent, tracestate)
+                SELECT id, webhook, $22, $14, $14, traceparent, tracestate FROM changed WHERE $22::TEXT IS NOT NULL AND webhook IS NOT NULL), ",
             noted!("changed", "$24"),
             " SELECT 1 FROM changed"
         ))

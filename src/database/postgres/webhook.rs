@@ -36,7 +36,7 @@ impl PostgresJobStore {
     }
 
     pub async fn call_batch_webhooks(&self, batch: &BatchId, payload: &str) -> Result<u64, JobError> {
-        // The calls of a batch hang on one of its jobs. Of two servers, the second finds nothing to end.
+        // The calls of a batch name one of its jobs. Of two servers, the second finds nothing to end.
         let query = sqlx::query(
             "WITH ended AS (
                 UPDATE batch_webhooks SET ended_at = acetate_now()
@@ -69,8 +69,9 @@ impl PostgresJobStore {
                    FOR UPDATE SKIP LOCKED)
              UPDATE webhooks SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
           RETURNING id AS call, job AS id, url, payload, attempts, created_at,
-                    (SELECT traceparent FROM jobs WHERE jobs.id = webhooks.job) AS traceparent,
-                    (SELECT tracestate FROM jobs WHERE jobs.id = webhooks.job) AS tracestate,
+                    COALESCE(traceparent, (SELECT traceparent FROM jobs WHERE jobs.id = webhooks.job)) AS traceparent,
+                    CASE WHEN traceparent IS NULL THEN (SELECT tracestate FROM jobs WHERE jobs.id = webhooks.job)
+                         ELSE tracestate END AS tracestate,
                     (SELECT traceparent FROM attempts WHERE attempts.job = webhooks.job ORDER BY epoch DESC LIMIT 1)
                         AS attempt_traceparent",
         )
@@ -85,12 +86,17 @@ impl PostgresJobStore {
     }
 
     pub async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError> {
+        // What is given up is kept only as long as its job.
         let query = sqlx::query(
-            "UPDATE webhooks
+            "WITH call AS (
+                SELECT id, $3::BIGINT IS NOT NULL OR EXISTS (SELECT 1 FROM jobs WHERE jobs.id = webhooks.job) AS stays
+                  FROM webhooks WHERE id = $1),
+             gone AS (DELETE FROM webhooks USING call WHERE webhooks.id = call.id AND NOT stays)
+             UPDATE webhooks
                 SET attempts = attempts + 1, last_error = $2, taken_until = NULL,
                     available_at = COALESCE(acetate_now() + $3, available_at),
                     gave_up_at = CASE WHEN $3::BIGINT IS NULL THEN acetate_now() END
-              WHERE id = $1",
+               FROM call WHERE webhooks.id = call.id AND stays",
         )
         .bind(id.0)
         .bind(error)

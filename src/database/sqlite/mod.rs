@@ -6,6 +6,7 @@ mod batch;
 mod claim;
 mod dataset;
 mod dispatch;
+mod lineage;
 mod message;
 mod open;
 mod outbox;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
-const MIGRATIONS: [&str; 12] = [
+const MIGRATIONS: [&str; 14] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
@@ -31,6 +31,8 @@ const MIGRATIONS: [&str; 12] = [
     include_str!("../../../migrations/sqlite/0010_datasets.sql"),
     include_str!("../../../migrations/sqlite/0011_batches.sql"),
     include_str!("../../../migrations/sqlite/0012_fidelity.sql"),
+    include_str!("../../../migrations/sqlite/0013_kept_promises.sql"),
+    include_str!("../../../migrations/sqlite/0014_restored.sql"),
 ];
 
 /// How long a write waits for another process to finish its own.

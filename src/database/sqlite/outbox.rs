@@ -65,6 +65,31 @@ impl SqliteJobStore {
         Ok(())
     }
 
+    pub async fn outbox_refused(&self, ids: &[OutboxId], again: Option<Duration>) -> Result<(), JobError> {
+        let now = now_ms();
+        let ids = to_json(&ids.iter().map(|id| id.0).collect::<Vec<_>>())?;
+        let query = match again {
+            Some(pause) => sqlx::query(
+                "UPDATE outbox SET refusals = refusals + 1, taken_until = ?2, available_at = ?3
+                  WHERE topic <> 'dispatch' AND id IN (SELECT value FROM json_each(?1))",
+            )
+            .bind(ids)
+            .bind(now)
+            .bind(after(now, pause)),
+            None => {
+                sqlx::query("DELETE FROM outbox WHERE topic <> 'dispatch' AND id IN (SELECT value FROM json_each(?1))")
+                    .bind(ids)
+            }
+        };
+        query.execute(&self.writer).await.map_err(database)?;
+        Ok(())
+    }
+
+    pub async fn refused_events(&self) -> Result<u64, JobError> {
+        let query = sqlx::query("SELECT COUNT(*) AS events FROM outbox WHERE topic <> 'dispatch' AND refusals > 0");
+        query.fetch_one(&self.readers).await.map_err(database)?.small("events")
+    }
+
     pub async fn reap(&self, grace: Duration) -> Result<u64, JobError> {
         if self.mode == OutboxMode::Embedded {
             return Ok(0);
@@ -179,7 +204,7 @@ async fn take(tx: &mut SqliteConnection, ids: &[i64], now: i64, lease: Duration)
     }
     let rows = sqlx::query(
         "UPDATE outbox SET taken_until = ?2 WHERE id IN (SELECT value FROM json_each(?1))
-      RETURNING id AS message, job AS id, job, topic, kind, priority, available_at, created_at,
+      RETURNING id AS message, job AS id, job, topic, kind, priority, available_at, created_at, refusals,
                 COALESCE(payload, (SELECT request FROM jobs WHERE jobs.id = outbox.job)) AS payload,
                     COALESCE(traceparent, (SELECT traceparent FROM jobs WHERE jobs.id = outbox.job)) AS traceparent,
                     CASE WHEN traceparent IS NULL THEN (SELECT tracestate FROM jobs WHERE jobs.id = outbox.job)

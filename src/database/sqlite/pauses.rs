@@ -9,9 +9,9 @@ use super::{
 };
 use crate::{
     database::{
-        Action, KindCounts, Pause, Scope, Workers,
-        dispatch::PAUSED_AGAIN,
-        row_mapping::{Columns, after, is_of_known_kind},
+        Action, KindCounts, LiveWorker, Pause, Scope, Workers,
+        dispatch::{PAUSED_AGAIN, WORKER_LIVES},
+        row_mapping::{Columns, after, is_of_known_kind, milliseconds},
     },
     job::JobError,
 };
@@ -68,14 +68,14 @@ impl SqliteJobStore {
     }
 
     pub async fn pauses(&self) -> Result<Vec<Pause>, JobError> {
-        let rows = sqlx::query("SELECT scope, name, paused_at FROM pauses ORDER BY scope, name")
+        let rows = sqlx::query("SELECT scope, name, paused_at, reason FROM pauses ORDER BY scope, name")
             .fetch_all(&self.readers)
             .await
             .map_err(database)?;
         let mut pauses = Vec::with_capacity(rows.len());
         for row in &rows {
             if let Some(scope) = Scope::from_columns(&row.text("scope")?, &row.text("name")?) {
-                pauses.push(Pause { scope, paused_at: row.time("paused_at")? });
+                pauses.push(Pause { scope, paused_at: row.time("paused_at")?, reason: row.maybe_text("reason")? });
             }
         }
         Ok(pauses)
@@ -90,12 +90,14 @@ impl SqliteJobStore {
             .await
             .map_err(database)?;
         sqlx::query(
-            "INSERT INTO workers (name, slots, seen_at) VALUES (?, ?, ?)
-             ON CONFLICT (name) DO UPDATE SET slots = excluded.slots, seen_at = excluded.seen_at",
+            "INSERT INTO workers (name, slots, seen_at, version) VALUES (?, ?, ?, ?)
+             ON CONFLICT (name)
+             DO UPDATE SET slots = excluded.slots, seen_at = excluded.seen_at, version = excluded.version",
         )
         .bind(name)
         .bind(slots)
         .bind(now)
+        .bind(env!("CARGO_PKG_VERSION"))
         .execute(&mut *tx)
         .await
         .map_err(database)?;
@@ -111,6 +113,16 @@ impl SqliteJobStore {
     pub async fn workers(&self) -> Result<Workers, JobError> {
         let mut reader = self.readers.acquire().await.map_err(database)?;
         live_workers(&mut reader, now_ms()).await
+    }
+
+    pub async fn live_workers(&self, limit: u32) -> Result<Vec<LiveWorker>, JobError> {
+        let rows = sqlx::query("SELECT name, slots, version FROM workers WHERE seen_at > ? ORDER BY name LIMIT ?")
+            .bind(now_ms() - milliseconds(WORKER_LIVES))
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(database)?;
+        rows.iter().map(LiveWorker::read).collect()
     }
 
     pub async fn kind_counts(&self) -> Result<Vec<KindCounts>, JobError> {

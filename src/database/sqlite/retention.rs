@@ -46,7 +46,7 @@ impl SqliteJobStore {
         prune_page(&query.build().fetch_all(&self.readers).await.map_err(database)?, rules.limit)
     }
 
-    pub async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError> {
+    pub async fn delete_rows(&self, ids: &[JobId]) -> Result<u64, JobError> {
         let subject = |chunk: &[JobId]| match chunk {
             [id] => Subject::Job(*id, None),
             _ => Subject::Many(None),
@@ -54,7 +54,7 @@ impl SqliteJobStore {
         self.remove(ids, |chunk| self.note(Action::Deleted, subject(chunk))).await
     }
 
-    pub async fn prune(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError> {
+    pub async fn prune_rows(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError> {
         self.remove(ids, |_| self.note(Action::Pruned, Subject::Many(batch))).await
     }
 
@@ -87,6 +87,15 @@ impl SqliteJobStore {
                 "DELETE FROM outbox
                   WHERE topic = 'dispatch' AND job IN (SELECT value FROM json_each(?1))
                     AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = outbox.job)",
+            )
+            .bind(&ids)
+            .execute(&mut *tx)
+            .await
+            .map_err(database)?;
+            sqlx::query(
+                "DELETE FROM webhooks
+                  WHERE gave_up_at IS NOT NULL AND job IN (SELECT value FROM json_each(?1))
+                    AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = webhooks.job)",
             )
             .bind(&ids)
             .execute(&mut *tx)

@@ -6,12 +6,13 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::{
+    actions::write_note,
     open::{SqliteJobStore, database, now_ms},
     submit::submit_in,
 };
 use crate::{
     database::{
-        Admission, SubmitOptions,
+        Action, Admission, Subject, SubmitOptions, Submitted,
         row_mapping::{Columns, milliseconds},
     },
     job::{JobError, JobId, JobRequest},
@@ -29,7 +30,10 @@ impl SqliteJobStore {
         {
             return Ok(Admission::Deleted(at));
         }
-        submit_in(&mut tx, request, options, self.mode).await?;
+        if let Submitted::New(_) = submit_in(&mut tx, request, options, self.mode).await? {
+            let note = self.note(Action::Submitted, Subject::Job(request.id, options.batch.as_ref()));
+            write_note(&mut tx, note, 1).await?;
+        }
         tx.commit().await.map_err(database)?;
         self.signal.tell();
         Ok(Admission::Job)

@@ -196,8 +196,8 @@ pub(super) async fn write(tx: &mut SqliteConnection, transition: &Transition) ->
     .map_err(database)?;
     if let Some(event) = &transition.event {
         sqlx::query(
-            "INSERT INTO webhooks (job, url, payload, available_at, created_at)
-             SELECT id, webhook, ?2, ?3, ?3 FROM jobs WHERE id = ?1 AND webhook IS NOT NULL",
+            "INSERT INTO webhooks (job, url, payload, available_at, created_at, traceparent, tracestate)
+             SELECT id, webhook, ?2, ?3, ?3, traceparent, tracestate FROM jobs WHERE id = ?1 AND webhook IS NOT NULL",
         )
         .bind(&id)
         .bind(event)

@@ -45,7 +45,7 @@ impl SqliteJobStore {
     pub async fn call_batch_webhooks(&self, batch: &BatchId, payload: &str) -> Result<u64, JobError> {
         let now = now_ms();
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
-        // The calls of a batch hang on one of its jobs.
+        // The calls of a batch name one of its jobs.
         let made = sqlx::query(
             "INSERT INTO webhooks (job, url, payload, available_at, created_at)
              SELECT (SELECT id FROM jobs WHERE batch = ?1 LIMIT 1), url, ?2, ?3, ?3
@@ -102,8 +102,9 @@ impl SqliteJobStore {
                               AND (taken_until IS NULL OR taken_until <= ?1)
                             ORDER BY available_at, id LIMIT ?2)
           RETURNING id AS call, job AS id, url, payload, attempts, created_at,
-                    (SELECT traceparent FROM jobs WHERE jobs.id = webhooks.job) AS traceparent,
-                    (SELECT tracestate FROM jobs WHERE jobs.id = webhooks.job) AS tracestate,
+                    COALESCE(traceparent, (SELECT traceparent FROM jobs WHERE jobs.id = webhooks.job)) AS traceparent,
+                    CASE WHEN traceparent IS NULL THEN (SELECT tracestate FROM jobs WHERE jobs.id = webhooks.job)
+                         ELSE tracestate END AS tracestate,
                     (SELECT traceparent FROM attempts WHERE attempts.job = webhooks.job ORDER BY epoch DESC LIMIT 1)
                         AS attempt_traceparent",
         )
@@ -124,6 +125,7 @@ impl SqliteJobStore {
 
     pub async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError> {
         let now = now_ms();
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         sqlx::query(
             "UPDATE webhooks
                 SET attempts = attempts + 1, last_error = ?2, taken_until = NULL,
@@ -134,9 +136,18 @@ impl SqliteJobStore {
         .bind(error)
         .bind(again.map(|pause| after(now, pause)))
         .bind(now)
-        .execute(&self.writer)
+        .execute(&mut *tx)
         .await
         .map_err(database)?;
-        Ok(())
+        // What is given up is kept only as long as its job.
+        sqlx::query(
+            "DELETE FROM webhooks WHERE id = ? AND gave_up_at IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = webhooks.job)",
+        )
+        .bind(id.0)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+        tx.commit().await.map_err(database)
     }
 }

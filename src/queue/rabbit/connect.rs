@@ -84,6 +84,10 @@ impl Connector {
         place(&self.nodes)
     }
 
+    pub(super) fn vhost(&self) -> &str {
+        self.nodes.first().map_or("/", |node| &node.vhost)
+    }
+
     /// The maximum time for one response from the broker.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout

@@ -22,13 +22,13 @@ use tracing::{debug, warn};
 use super::{
     Core, DEAD_EXCHANGE, DEAD_LETTERS, JOBS, RabbitQueue,
     errors::{broken, is_missing, is_refused, reason},
-    outgoing::{Outgoing, copy_id, own_message_id},
+    outgoing::{Outgoing, as_submission, copy_id, own_message_id},
     publish::Publisher,
     topology::queue_of,
 };
 use crate::{
     job::{JobError, JobKind},
-    queue::{Content, DeadLetter, dead_letter::ID_DIGITS, message::MAX_KEPT_BYTES},
+    queue::{Content, DeadLetter, DeadLetterRetry, dead_letter::ID_DIGITS, message::MAX_KEPT_BYTES},
 };
 
 /// The limit is 20 unless a policy sets another.
@@ -141,15 +141,16 @@ impl DeadLetters {
         }
     }
 
-    /// Publishes letters to the queue of a kind, or to the one that each came from, and waits until that is confirmed.
-    pub(in crate::queue) async fn publish(&self, letters: &[Held], to: Option<JobKind>) -> Vec<Result<(), JobError>> {
-        let kinds: Vec<_> = letters.iter().map(|held| to.or(held.letter.kind)).collect();
+    /// Publishes letters again, and waits until that is confirmed.
+    pub(in crate::queue) async fn publish(&self, letters: &[Held], how: DeadLetterRetry) -> Vec<Result<(), JobError>> {
+        let kinds: Vec<_> = letters.iter().map(|held| how.to.or(held.letter.kind)).collect();
         let drop: Vec<&str> = OF_DEATH.into_iter().chain(BY_BROKER).collect();
         let messages: Vec<_> = letters
             .iter()
             .zip(&kinds)
             .filter_map(|(held, kind)| {
                 let properties = held.properties(&drop);
+                let properties = if how.as_new { as_submission(properties) } else { properties };
                 let properties = match &Content::read(&held.delivery.data, None) {
                     Content::Request(request) => properties.with_priority(request.priority),
                     _ => properties,

@@ -20,6 +20,11 @@ pub(super) fn connecting(place: &str, tls: bool, error: Error) -> JobError {
     };
     let text = refused.get_message();
     match refused.kind() {
+        // Others may disconnect, or somebody raises the limit.
+        _ if limit(text.as_str()).is_some() => {
+            broken(format!("{place} takes no more connections of this worker, server or command: {}", reason(&error)))
+                .caused_by(error)
+        }
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
             JobError::invalid("queue.url", format!("{place} refuses the user or the password ({text})"))
         }
@@ -63,10 +68,42 @@ pub(super) fn is_missing(error: &Error) -> bool {
     is_soft(error, &AMQPSoftError::NOTFOUND)
 }
 
+/// What the broker says when a limit of its operator is reached, and what that is about.
+const LIMITS: [(&str, &str); 7] = [
+    ("queue limit in vhost", "rabbitmqctl set_vhost_limits -p VHOST '{\"max-queues\": N}'; acetate has five queues"),
+    ("queue limit", "cluster_queue_limit in rabbitmq.conf; acetate has five queues"),
+    ("exchange limit", "cluster_exchange_limit in rabbitmq.conf; acetate has three exchanges"),
+    (
+        "user connection limit",
+        "rabbitmqctl set_user_limits USER '{\"max-connections\": N}'; a worker has two connections",
+    ),
+    ("node connection limit", "connection_max in rabbitmq.conf; a worker has two connections"),
+    (
+        "connection limit",
+        "rabbitmqctl set_vhost_limits -p VHOST '{\"max-connections\": N}'; a worker has two connections",
+    ),
+    (
+        "maximum allowed user limit",
+        "rabbitmqctl set_user_limits USER '{\"max-channels\": N}'; a worker has about ten channels",
+    ),
+];
+
+/// How to raise the limit that the broker's message is about. It may be reached again, and be free a moment later.
+pub(super) fn limit(text: &str) -> Option<&'static str> {
+    let reached = text.contains("is reached") || text.contains("has reached");
+    LIMITS.iter().find(|(words, _)| reached && text.contains(words)).map(|(_, raise)| *raise)
+}
+
 /// The broker's message if there is one, otherwise lapin's.
 pub(super) fn reason(error: &Error) -> String {
     match error.kind() {
-        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        ErrorKind::ProtocolError(error) => {
+            let text = error.get_message().to_string();
+            match limit(&text) {
+                Some(raise) => format!("{text}. Raise the limit: {raise}"),
+                None => text,
+            }
+        }
         ErrorKind::IOError(error) => error.to_string(),
         _ => error.to_string(),
     }

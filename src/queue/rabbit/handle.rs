@@ -12,13 +12,13 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{
-    outgoing::{Outgoing, copy_id, headers_for_dead_letter, is_dispatch, persistent, trace_of},
+    outgoing::{Outgoing, copy_id, is_dispatch, persistent, trace_of, without_deaths},
     publish::Publisher,
-    topology::{DEAD_EXCHANGE, JOBS, queue_of},
+    topology::{DEAD_EXCHANGE, JOBS, LATER, queue_of},
 };
 use crate::{
     job::{ErrorRecord, JobError, JobKind, TraceContext},
-    queue::ReplyTo,
+    queue::{MessageSender, ReplyTo},
     trace::Destination,
 };
 
@@ -30,10 +30,12 @@ const LONGEST_REASON: usize = 4096;
 /// How often workers have left a message to newer ones, and since when, in seconds since 1970.
 const LEFT: &str = "x-acetate-left";
 const LEFT_SINCE: &str = "x-acetate-left-since";
-/// The pause after the first time, which doubles each time. While it lasts, the message counts as one of those that the
-/// worker holds, so the longest pause is how long it may keep others out.
-const FIRST_LEAVE: Duration = Duration::from_millis(250);
-const LONGEST_LEAVE: Duration = Duration::from_secs(2);
+/// How long the message is kept from all workers after the first time, which doubles each time.
+const FIRST_LEAVE: Duration = Duration::from_secs(1);
+const LONGEST_LEAVE: Duration = Duration::from_secs(30);
+/// The longest pause where there is no queue for such messages. While it lasts, the message counts as one of those that
+/// the worker holds, and keeps others out.
+const LONGEST_HELD: Duration = Duration::from_secs(2);
 /// The broker does not reply to this; only a full socket takes time.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -42,6 +44,7 @@ pub(in crate::queue) struct Handle {
     open: Option<Open>,
     kind: JobKind,
     redelivered: bool,
+    exchange: ShortString,
     properties: BasicProperties,
     body: Vec<u8>,
 }
@@ -60,6 +63,7 @@ impl Handle {
             open: Some(Open { acker: delivery.acker, channel, publisher }),
             kind,
             redelivered: delivery.redelivered,
+            exchange: delivery.exchange,
             properties: delivery.properties,
             body: delivery.data,
         }
@@ -99,6 +103,14 @@ impl Handle {
         (!queue.is_empty()).then_some(ReplyTo { queue, correlation_id })
     }
 
+    pub(in crate::queue) fn sender(&self) -> MessageSender {
+        MessageSender {
+            user: self.properties.user_id().as_ref().map(ToString::to_string),
+            app: self.properties.app_id().as_ref().map(ToString::to_string),
+            exchange: self.exchange.to_string(),
+        }
+    }
+
     pub(in crate::queue) fn left_for(&self) -> Option<Duration> {
         let since = u64::try_from(self.number(LEFT_SINCE)?).ok()?;
         Some(Duration::from_secs(now().saturating_sub(since)))
@@ -132,30 +144,41 @@ impl Handle {
         }
     }
 
-    /// Publishes the message again at the end of the queue after a pause, and acknowledges it once that is confirmed.
+    /// Publishes the message to where it waits for a while, and acknowledges it once that is confirmed. Then it comes
+    /// back to the end of the queue.
     pub(in crate::queue) fn leave(mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let times = self.number(LEFT).unwrap_or(0).max(0);
         let doubled = 1u32.checked_shl(times.try_into().unwrap_or(u32::MAX)).unwrap_or(u32::MAX);
-        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        let mut headers = without_deaths(&self.properties);
         headers.insert(LEFT.into(), AMQPValue::LongLongInt(times.saturating_add(1)));
         let since = self.number(LEFT_SINCE).unwrap_or_else(|| now().try_into().unwrap_or(i64::MAX));
         headers.insert(LEFT_SINCE.into(), AMQPValue::LongLongInt(since));
         // Without an id, a message that no queue takes would go unnoticed.
         let id = self.properties.message_id().clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
         let properties = self.properties.clone().with_headers(headers).with_message_id(id).with_delivery_mode(2);
+        let pause = FIRST_LEAVE.saturating_mul(doubled).min(LONGEST_LEAVE);
+        let key = self.kind.as_str();
         runtime.spawn(async move {
-            sleep(FIRST_LEAVE.saturating_mul(doubled).min(LONGEST_LEAVE)).await;
+            let Some(publisher) = self.open.as_ref().map(|open| open.publisher.clone()) else { return };
+            let (exchange, properties) = match publisher.has_later().await {
+                Ok(true) => (LATER, properties.with_expiration(pause.as_millis().to_string().into())),
+                // An error shows again when the message is published.
+                Ok(false) | Err(_) => {
+                    sleep(pause.min(LONGEST_HELD)).await;
+                    (JOBS, properties)
+                }
+            };
             // Where the broker took it back meanwhile, a copy would be one too many.
             let Some(open) = self.open.as_ref().filter(|open| open.acker.usable()) else { return };
-            let key = self.kind.as_str();
-            let message = Outgoing { exchange: JOBS, key, mandatory: true, body: &self.body, properties };
+            let message = Outgoing { exchange, key, mandatory: true, body: &self.body, properties };
             let published = open.publisher.one(message).await;
             let Some(open) = self.open.take() else { return };
             match published {
                 Ok(()) => open.ack().await,
                 Err(error) => {
                     debug!(%error, "a message for newer workers goes back where it was");
+                    publisher.forget_later().await;
                     sleep(PAUSE).await;
                     open.give_back().await;
                 }
@@ -198,11 +221,11 @@ impl Handle {
         }
     }
 
-    /// The sender's properties that describe the message, not its delivery.
+    /// The sender's properties that describe the message, not its delivery. A dispatch stays one, however often it is
+    /// retried: without its job's row there is nothing to run.
     fn with_reason(&self, reason: &ErrorRecord) -> BasicProperties {
         let sent = &self.properties;
-        let mut headers = headers_for_dead_letter(sent);
-        let app = sent.app_id().clone().filter(|_| !self.is_dispatch());
+        let mut headers = sent.headers().clone().unwrap_or_default();
         let mut header = |name: &str, value: &str| {
             headers.insert(name.into(), AMQPValue::LongString(value.into()));
         };
@@ -216,7 +239,7 @@ impl Handle {
             (sent.content_encoding(), BasicProperties::with_content_encoding),
             (sent.correlation_id(), BasicProperties::with_correlation_id),
             (sent.kind(), BasicProperties::with_type),
-            (&app, BasicProperties::with_app_id),
+            (sent.app_id(), BasicProperties::with_app_id),
         ] {
             if let Some(value) = value {
                 properties = set(properties, value.clone());

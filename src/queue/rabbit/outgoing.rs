@@ -21,6 +21,9 @@ const DISPATCH: &str = "x-acetate-dispatch";
 /// The `app_id` of our messages. Dispatches of versions before [`DISPATCH`] have only this.
 const APP: &str = "acetate";
 
+/// The `app_id` of a dispatch that was published again as a submission.
+const FROM_DEAD_LETTERS: &str = "acetate-dead-letters";
+
 const COPY: &str = "acetate-copy-";
 
 #[derive(Clone)]
@@ -63,6 +66,30 @@ impl<'a> Outgoing<'a> {
         }
         short(&reply.to.queue)?;
         Ok(Self { exchange: "", key: &reply.to.queue, mandatory: true, body: &reply.body, properties })
+    }
+
+    /// What it is and where it was sent.
+    pub(super) fn destination(&self) -> String {
+        match self.exchange {
+            "" => format!("a message for the queue {}", self.key),
+            EVENTS => format!("an event for the exchange {EVENTS} with the routing key {}", self.key),
+            exchange => format!("a message for the exchange {exchange} with the routing key {}", self.key),
+        }
+    }
+
+    /// Why the broker may have refused it, and how to find the queue.
+    pub(super) fn refusal(&self, vhost: &str) -> String {
+        let what = self.destination();
+        let full = "is full (x-max-length or a policy's max-length, with x-overflow reject-publish) or not available";
+        let find = format!("rabbitmqctl list_queues -p {vhost} name messages state policy arguments");
+        match self.exchange {
+            "" => format!("{what}: it {full}"),
+            EVENTS => format!(
+                "{what}: a queue that is bound to {EVENTS} {full}. Find it: rabbitmqctl list_bindings -p {vhost} \
+                 source_name destination_name | grep {EVENTS}, and {find}"
+            ),
+            _ => format!("{what}: its queue {full}; see {find}"),
+        }
     }
 
     /// A message that no queue takes.
@@ -114,12 +141,27 @@ pub(super) fn is_dispatch(properties: &BasicProperties) -> bool {
     marked || properties.app_id().as_ref().is_some_and(|app| app.as_str() == APP)
 }
 
-/// The headers of a message without the mark of a dispatch: what is published again from the dead letters is a
-/// submission.
-pub(super) fn headers_for_dead_letter(properties: &BasicProperties) -> FieldTable {
+/// The headers without those that the broker adds when it moves or delivers a message. With them, it would take a
+/// message that comes back for one that goes round in circles, and drop it.
+pub(super) fn without_deaths(properties: &BasicProperties) -> FieldTable {
+    const BY_BROKER: [&str; 3] = ["x-death", "x-delivery-count", "x-acquired-count"];
+    let mut headers = properties.headers().as_ref().map_or_else(Default::default, |headers| headers.inner().clone());
+    headers.retain(|name, _| {
+        let name = name.as_str();
+        !BY_BROKER.contains(&name) && !name.starts_with("x-first-death-") && !name.starts_with("x-last-death-")
+    });
+    FieldTable::from(headers)
+}
+
+/// The message as a submission, which may be the first that anyone hears of its job.
+pub(super) fn as_submission(properties: BasicProperties) -> BasicProperties {
     let mut headers = properties.headers().as_ref().map_or_else(Default::default, |headers| headers.inner().clone());
     headers.retain(|name, _| name.as_str() != DISPATCH);
-    FieldTable::from(headers)
+    let properties = properties.with_headers(FieldTable::from(headers));
+    match properties.app_id().as_ref().is_some_and(|app| app.as_str() == APP) {
+        true => properties.with_app_id(FROM_DEAD_LETTERS.into()),
+        false => properties,
+    }
 }
 
 /// The `message_id` of a message that was sent without one, by which a returned message is recognized. It is no UUID, so

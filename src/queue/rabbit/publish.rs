@@ -11,11 +11,11 @@ use tokio::{
     sync::Mutex,
     time::{sleep, timeout},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     Core, blocked,
-    errors::{broken, reason},
+    errors::{broken, differs, is_refused, reason},
     outgoing::Outgoing,
     topology,
 };
@@ -38,6 +38,8 @@ pub(in crate::queue) struct Publisher {
     replies: Arc<Mutex<Option<Channel>>>,
     /// Messages that only find out whether the broker accepts messages.
     asking: Arc<Mutex<Option<Channel>>>,
+    /// Whether messages can wait for newer workers in the broker; absent: not known since the last connection.
+    later: Arc<Mutex<Option<bool>>>,
 }
 
 /// How often a publisher that waits looks whether the broker has blocked it.
@@ -46,10 +48,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long after a confirmation the broker may say that it blocks the connection.
 const SAID_WITHIN: Duration = Duration::from_millis(500);
 
+/// Whether the broker has answered, so that no answer to this message comes later.
+fn is_settled(result: &Result<(), JobError>) -> bool {
+    matches!(result, Ok(()) | Err(JobError::Unconfirmed { .. }))
+}
+
 impl Publisher {
     pub(super) fn new(core: Arc<Core>) -> Self {
         let [jobs, events, replies, asking] = [(); 4].map(|()| Arc::default());
-        Self { core, connection: Arc::default(), jobs, events, replies, asking }
+        Self { core, connection: Arc::default(), jobs, events, replies, asking, later: Arc::default() }
     }
 
     pub(in crate::queue) async fn dispatch(&self, dispatches: &[Dispatch]) -> Vec<Result<(), JobError>> {
@@ -83,6 +90,37 @@ impl Publisher {
     /// Messages that must arrive in a queue; the results are in their order.
     pub(super) async fn many(&self, messages: &[Outgoing<'_>]) -> Vec<Result<(), JobError>> {
         self.batch(&self.jobs, messages).await
+    }
+
+    /// Whether messages can wait for newer workers in the broker. The first question declares the queue.
+    pub(super) async fn has_later(&self) -> Result<bool, JobError> {
+        let mut later = self.later.lock().await;
+        if let Some(known) = *later {
+            return Ok(known);
+        }
+        let limit = self.core.options.connect_timeout;
+        let declared = self
+            .with_connection(async |connection| Ok(timeout(limit, topology::declare_later(connection)).await))
+            .await?;
+        match declared {
+            Ok(Ok(())) => Ok(*later.insert(true)),
+            Ok(Err(error)) if differs(&error) || is_refused(&error) => {
+                warn!(
+                    "messages for newer workers keep a part of this worker busy, because they cannot wait in the queue {}: \
+                     {}. Declare it as docs/messages.md shows",
+                    topology::LATER,
+                    reason(&error)
+                );
+                Ok(*later.insert(false))
+            }
+            Ok(Err(error)) => Err(self.lost(&reason(&error)).caused_by(error)),
+            Err(_) => Err(self.lost("no response")),
+        }
+    }
+
+    /// Declares the queue again before the next use; somebody may have deleted it.
+    pub(super) async fn forget_later(&self) {
+        *self.later.lock().await = None;
     }
 
     /// Ensures that there is a connection with its channels.
@@ -166,13 +204,15 @@ impl Publisher {
         let mut returned = HashSet::new();
         let mut limit = self.core.options.publish_timeout;
         let mut settled = Vec::with_capacity(messages.len());
-        for sent in results.drain(..) {
+        for (sent, message) in results.drain(..).zip(messages) {
             settled.push(match sent {
-                Ok(confirm) => self.confirmed(confirm, &mut limit, &mut returned).await,
+                Ok(confirm) => self.confirmed(confirm, message, &mut limit, &mut returned).await,
                 Err(error) => Err(error),
             });
         }
-        if settled.iter().all(Result::is_ok) {
+        // What a queue refused is settled as well.
+        let all_settled = limit > Duration::ZERO && settled.iter().all(is_settled);
+        if all_settled {
             *lane = Some(channel);
         }
         // A returned message is confirmed, too, and if the broker confirms many at once, lapin may deliver it with
@@ -180,12 +220,17 @@ impl Publisher {
         for (result, message) in settled.iter_mut().zip(messages) {
             let id = message.properties.message_id().as_ref();
             if message.mandatory && id.is_some_and(|id| returned.contains(id)) {
-                *result = Err(broken(format!(
-                    "{}: no queue is bound to the exchange {} with the routing key {}",
-                    self.core.connector.place(),
-                    message.exchange,
-                    message.key
-                )));
+                let place = self.core.connector.place();
+                let reason = match message.exchange {
+                    "" => format!("{place}: there is no queue {}", message.key),
+                    exchange => {
+                        format!(
+                            "{place}: no queue is bound to the exchange {exchange} with the routing key {}",
+                            message.key
+                        )
+                    }
+                };
+                *result = Err(JobError::Unconfirmed { reason });
             }
         }
         settled
@@ -227,6 +272,7 @@ impl Publisher {
     async fn confirmed(
         &self,
         confirm: PublisherConfirm,
+        message: &Outgoing<'_>,
         limit: &mut Duration,
         returned: &mut HashSet<ShortString>,
     ) -> Result<(), JobError> {
@@ -237,7 +283,7 @@ impl Publisher {
                 Ok(Err(error)) => return Err(self.lost(&reason(&error)).caused_by(error)),
                 Err(_) => {
                     *limit = Duration::ZERO;
-                    return Err(self.stuck().await);
+                    return Err(self.unconfirmed(message).await);
                 }
             },
             // It may take hours. What was sent may arrive after that; whoever sends it again duplicates it.
@@ -250,10 +296,18 @@ impl Publisher {
         if accepted {
             Ok(())
         } else {
-            Err(broken(format!(
-                "{} refused a message: its queue is full or not available",
-                self.core.connector.place()
-            )))
+            let (place, vhost) = (self.core.connector.place(), self.core.connector.vhost());
+            Err(JobError::Unconfirmed { reason: format!("{place} refused {}", message.refusal(vhost)) })
+        }
+    }
+
+    /// The broker is silent about a message. One of the queues that get it may be without a leader.
+    async fn unconfirmed(&self, message: &Outgoing<'_>) -> JobError {
+        match self.stuck().await {
+            JobError::Queue { reason, .. } => {
+                JobError::Unconfirmed { reason: format!("{reason}: {}", message.destination()) }
+            }
+            other => other,
         }
     }
 
@@ -332,6 +386,10 @@ impl Publisher {
     }
 
     async fn open(&self) -> Result<Connection, JobError> {
+        // Another connection may be to another broker. Who asks for it holds the lock.
+        if let Ok(mut later) = self.later.try_lock() {
+            *later = None;
+        }
         let connection = self.core.connector.connect("publish").await?;
         topology::declare(&self.core.connector, &connection, &self.core.options).await?;
         self.core.links.publish_blocked(None);

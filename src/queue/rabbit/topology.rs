@@ -29,6 +29,10 @@ pub const DEAD_LETTERS: &str = "acetate.dead-letters";
 /// Topic; the routing key is the event's name.
 pub const EVENTS: &str = "acetate.events";
 
+/// Fanout, to the queue of the same name, where messages for newer workers wait until they expire back into the queue
+/// that they came from. Declared when there is the first one.
+pub(super) const LATER: &str = "acetate.later";
+
 /// Attempts are counted in the job's row, and a returned delivery is not an attempt. Without this argument, a quorum
 /// queue has a limit of 20 since RabbitMQ 4; -1, which means unlimited there, is refused by older versions.
 const DELIVERY_LIMIT: i32 = 1_000_000;
@@ -67,6 +71,33 @@ pub(super) async fn exists(connector: &Connector, connection: &Connection, queue
         Ok(Ok(_)) => Some(true),
         Ok(Err(error)) if is_missing(&error) => Some(false),
         Ok(Err(_)) | Err(_) => None,
+    }
+}
+
+/// Declares where messages wait for newer workers, or, for a user that may not, asks whether it exists.
+pub(super) async fn declare_later(connection: &Connection) -> lapin::Result<()> {
+    let mut arguments = quorum();
+    arguments.insert("x-dead-letter-exchange".into(), text(JOBS));
+    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    let needed = [Declared::Exchange(LATER, ExchangeKind::Fanout), Declared::Queue(LATER, arguments)];
+    let declared = async {
+        let channel = connection.create_channel().await?;
+        for what in &needed {
+            what.on(&channel, false).await?;
+        }
+        let options = QueueBindOptions::default();
+        channel.queue_bind(LATER.into(), LATER.into(), "".into(), options, FieldTable::default()).await
+    };
+    match declared.await {
+        Err(refused) if is_refused(&refused) => {
+            let channel = connection.create_channel().await?;
+            for what in &needed {
+                // What was refused first says more than what is missing.
+                what.on(&channel, true).await.map_err(|_| refused.clone())?;
+            }
+            Ok(())
+        }
+        other => other,
     }
 }
 
@@ -245,8 +276,10 @@ impl Failed {
     fn explain(self, connector: &Connector) -> JobError {
         let Self { what, error, refused } = self;
         let (place, said) = (connector.place(), reason(&error));
-        if differs(&error) {
+        if differs(&error) && said.contains("inequivalent arg") {
             JobError::invalid(what, format!("{} on {place}: {said}. {}", otherwise(&said), REPLACE))
+        } else if differs(&error) {
+            JobError::invalid(what, format!("cannot be declared on {place}: {said}"))
         } else if refused {
             JobError::invalid(
                 what,

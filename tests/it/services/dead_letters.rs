@@ -9,7 +9,8 @@ use std::{
 use acetate::{
     job::{ErrorRecord, JobError, JobKind, TraceContext},
     queue::{
-        DEAD_EXCHANGE, DEAD_LETTERS, DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, Queue, RabbitQueue,
+        DEAD_EXCHANGE, DEAD_LETTERS, DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, DeadLetterRetry,
+        Queue, RabbitQueue,
     },
 };
 use lapin::{
@@ -28,6 +29,8 @@ use crate::{
 };
 
 const ALL: &str = "^acetate\\.";
+/// To where they came from, as they were sent.
+const RETRY: DeadLetterAction = DeadLetterAction::Retry(DeadLetterRetry { to: None, as_new: false });
 
 /// This machine's broker, the newest, and an older 4.x, which counts returns.
 async fn brokers() -> (Vec<Broker>, Option<Node>) {
@@ -153,7 +156,7 @@ async fn what_is_retried_goes_to_where_it_came_from_as_it_was_sent() {
             ready(Ok(()))
         };
         let named = DeadLetterFilter::one(DeadLetterName::Id(letter.id.clone()));
-        let report = queue.handle_dead_letters(&named, DeadLetterAction::Retry(None), record, |_| true).await.unwrap();
+        let report = queue.handle_dead_letters(&named, RETRY, record, |_| true).await.unwrap();
         assert_eq!((report.done, report.failed.len()), (vec![letter.id.clone()], 0));
         assert_eq!(recorded, [letter.id]);
         let again = next(&consumer).await;
@@ -161,7 +164,22 @@ async fn what_is_retried_goes_to_where_it_came_from_as_it_was_sent() {
             (again.job(), again.kind(), again.trace.clone()),
             (Some(sent.id), Some(JobKind::Composite), sent.trace)
         );
-        again.ack().await;
+        // Sent because of a row, and it stays so, however often it is refused and retried.
+        assert!(again.is_dispatch);
+        again.dead_letter(&reason).await.unwrap();
+        vhost.until_left(DEAD_LETTERS, 1).await;
+        let all = DeadLetterFilter::default();
+        queue.handle_dead_letters(&all, RETRY, nothing_recorded, |_| true).await.unwrap();
+        let again = next(&consumer).await;
+        assert!(again.is_dispatch);
+        again.dead_letter(&reason).await.unwrap();
+        vhost.until_left(DEAD_LETTERS, 1).await;
+        // Unless a person says otherwise.
+        let as_new = DeadLetterAction::Retry(DeadLetterRetry { to: None, as_new: true });
+        queue.handle_dead_letters(&all, as_new, nothing_recorded, |_| true).await.unwrap();
+        let new = next(&consumer).await;
+        assert_eq!((new.is_dispatch, new.job()), (false, Some(sent.id)));
+        new.ack().await;
         vhost.until_left(DEAD_LETTERS, 0).await;
         consumer.close().await;
     }
@@ -187,7 +205,7 @@ async fn expired_messages_are_letters_too() {
         assert!(letter.at.is_some() && letter.headers.contains_key("x-death"), "{letter:?}");
         vhost.until_left(DEAD_LETTERS, 1).await;
 
-        let to = DeadLetterAction::Retry(Some(JobKind::Composite));
+        let to = DeadLetterAction::Retry(DeadLetterRetry { to: Some(JobKind::Composite), as_new: false });
         let report = queue.handle_dead_letters(&filter, to, nothing_recorded, |_| true).await.unwrap();
         assert_eq!(report.done.len(), 1);
         vhost.until_left("acetate.composite", 1).await;
@@ -209,7 +227,7 @@ async fn a_crash_in_between_duplicates_and_does_not_lose() {
     put(&vhost, &bodies(3), &headers(&[("x-acetate-queue", "acetate.edit")])).await;
     let crash = |_: Vec<DeadLetter>| ready(Err(JobError::database("away")));
     let all = DeadLetterFilter::default();
-    let error = queue.handle_dead_letters(&all, DeadLetterAction::Retry(None), crash, |_| true).await.unwrap_err();
+    let error = queue.handle_dead_letters(&all, RETRY, crash, |_| true).await.unwrap_err();
     assert!(error.to_string().contains("away"));
     vhost.until_left(DEAD_LETTERS, 3).await;
     vhost.until_left("acetate.edit", 3).await;
@@ -265,7 +283,8 @@ async fn a_letter_of_unknown_origin_needs_to_be_told_where_to_go() {
     vhost.until_left(DEAD_LETTERS, 1).await;
     let all = DeadLetterFilter::default();
     let retry = async |to| {
-        queue.handle_dead_letters(&all, DeadLetterAction::Retry(to), nothing_recorded, |_| true).await.unwrap()
+        let action = DeadLetterAction::Retry(DeadLetterRetry { to, as_new: false });
+        queue.handle_dead_letters(&all, action, nothing_recorded, |_| true).await.unwrap()
     };
     let report = retry(None).await;
     assert!(report.done.is_empty() && report.failed[0].1.to_string().contains("--to"), "{report:?}");
@@ -305,13 +324,12 @@ async fn two_operators_and_a_worker_at_once() {
             sent.await.unwrap().await.unwrap();
         }
     };
-    let (mut retried, dropped, ()) =
-        tokio::join!(handle(DeadLetterAction::Retry(None)), handle(DeadLetterAction::Drop), more);
+    let (mut retried, dropped, ()) = tokio::join!(handle(RETRY), handle(DeadLetterAction::Drop), more);
     // What came, or was returned, after both had ended.
     let start = Instant::now();
     while retried.len() + dropped.len() < sent.len() {
         assert!(start.elapsed() < Duration::from_secs(60), "{} and {}", retried.len(), dropped.len());
-        retried.extend(handle(DeadLetterAction::Retry(None)).await);
+        retried.extend(handle(RETRY).await);
     }
     vhost.until_left(DEAD_LETTERS, 0).await;
     let all: BTreeSet<_> = retried.iter().chain(&dropped).collect();

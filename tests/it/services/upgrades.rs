@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use acetate::job::JobId;
 use lapin::{
-    BasicProperties,
-    options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions},
-    types::{AMQPValue, FieldTable},
+    BasicProperties, ExchangeKind,
+    options::{
+        BasicAckOptions, BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions,
+        QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable, ShortString},
 };
 use serde_json::{Value, json};
 
@@ -87,6 +90,139 @@ async fn messages_of_a_newer_version_are_left_to_newer_workers() {
         }
     }
     assert!(left.iter().all(|body| found.contains(body)), "{found:?}");
+}
+
+/// In a fleet whose clients are newer than its workers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_known_goes_on_beside_many_messages_of_a_newer_version() {
+    const NEWER: u32 = 200;
+    const KNOWN: usize = 20;
+    let mut world = World::service().await;
+    world.set("ACETATE__WORKER__SLOTS", "2");
+    world.rows().await;
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    vhost.ready().await.close().await;
+    let input = world.input("a.png", [1, 2, 3, 255]);
+    let (connection, channel) = vhost.foreign().await;
+    let send = async |body: Value| {
+        let (options, body) = (BasicPublishOptions::default(), body.to_string());
+        channel
+            .basic_publish("acetate.jobs".into(), "composite".into(), options, body.as_bytes(), Default::default())
+            .await
+            .unwrap();
+    };
+    for _ in 0..NEWER {
+        send(newer(&world, &JobId::new().to_string(), &input)[0].clone()).await;
+    }
+    let ids: Vec<_> = (0..KNOWN).map(|_| JobId::new().to_string()).collect();
+    for id in &ids {
+        send(golden(&world, id, &input)).await;
+    }
+    vhost.until_left("acetate.composite", NEWER + KNOWN as u32).await;
+    let start = std::time::Instant::now();
+    let worker = world.worker();
+    let done = "SELECT count(*) FROM jobs WHERE state = 'succeeded'";
+    until(|| async {
+        let count = world.count(done).await;
+        if count == KNOWN as i64 { Ok(()) } else { Err(format!("{count} have run: {}", worker.log())) }
+    })
+    .await;
+    let first = start.elapsed();
+    // While they circulate.
+    let id = JobId::new().to_string();
+    let start = std::time::Instant::now();
+    send(golden(&world, &id, &input)).await;
+    world.until(&id, &["succeeded"]).await;
+    println!("{KNOWN} known messages behind {NEWER} newer ones: {first:.1?}; one beside them: {:.1?}", start.elapsed());
+    assert!(first < Duration::from_secs(45) && start.elapsed() < Duration::from_secs(10), "{first:?}");
+    drop(worker);
+    connection.close(0, "".into()).await.unwrap();
+    // None is lost.
+    let all = async || {
+        let (_connection, channel) = vhost.foreign().await;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let mut left = 0;
+        for queue in ["acetate.composite", "acetate.later"] {
+            left += channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap().message_count();
+        }
+        // What a worker published and had not acknowledged when it was killed is there twice.
+        if (NEWER..NEWER + 10).contains(&left) { Ok(()) } else { Err(format!("{left} messages are left")) }
+    };
+    until(all).await;
+}
+
+/// Without the right to declare the queue where they wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn newer_messages_wait_with_the_worker_where_no_queue_can_be_declared() {
+    let mut world = World::service().await;
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    vhost.ready().await.close().await;
+    let user = tokio::task::block_in_place(|| vhost.user("", "^acetate\\.", "^acetate\\."));
+    let url = user.url.clone();
+    world.set("ACETATE__QUEUE__URL", &url);
+    let worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    let input = world.input("a.png", [1, 2, 3, 255]);
+    let [left, known] = [(); 2].map(|()| JobId::new().to_string());
+    publish(&world, "composite", &newer(&world, &left, &input)[0].clone(), FieldTable::default()).await;
+    publish(&world, "composite", &golden(&world, &known, &input), FieldTable::default()).await;
+    assert_eq!(world.until(&known, &["succeeded", "failed"]).await["state"], "succeeded");
+    worker.until_said("cannot wait in the queue acetate.later").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(worker.log().matches("cannot wait in the queue").count(), 1, "{}", worker.log());
+    drop(worker);
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    vhost.until_left("acetate.composite", 1).await;
+
+    // Somebody else declares it, as the documentation shows.
+    let (connection, channel) = vhost.foreign().await;
+    let later: ShortString = "acetate.later".into();
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    channel.exchange_declare(later.clone(), ExchangeKind::Fanout, durable, FieldTable::default()).await.unwrap();
+    let mut arguments = FieldTable::default();
+    for (name, value) in [
+        ("x-queue-type", "quorum"),
+        ("x-overflow", "reject-publish"),
+        ("x-dead-letter-exchange", "acetate.jobs"),
+        ("x-dead-letter-strategy", "at-least-once"),
+    ] {
+        arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(later.clone(), durable, arguments).await.unwrap();
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind(later.clone(), later, "".into(), options, none).await.unwrap();
+    connection.close(0, "".into()).await.unwrap();
+    let worker = world.worker();
+    vhost.until_left("acetate.later", 1).await;
+    assert!(!worker.log().contains("cannot wait in the queue"), "{}", worker.log());
+    drop(worker);
+    tokio::task::block_in_place(|| drop(user));
+}
+
+/// A person who waits is told what is known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_job_hears_of_the_workers_that_do_not_take_it() {
+    let world = World::service().await;
+    world.rows().await;
+    let (input, output) = (world.input("a.png", [1, 2, 3, 255]), world.output("waits"));
+    let args = ["submit", "composite", "--input", &input, "--output", &output, "--wait"];
+    let alone = world.start(&args, &[]);
+    alone.until_said("waiting for a worker (start one: acetate worker)").await;
+    alone.until_said("no worker took it in 10 s, and none is running").await;
+    drop(alone);
+    world.sql("INSERT INTO workers (name, slots, seen_at) VALUES ('old@elsewhere', 2, acetate_now() + 600000)").await;
+    let waits = world.start(&args, &[]);
+    waits
+        .until_said(
+            "no worker took it in 10 s: 2 composite queued, 0 running; workers seen: old@elsewhere (an older version)",
+        )
+        .await;
+    assert!(!waits.log().contains("start one"), "{}", waits.log());
+    drop(waits);
+    assert_eq!(world.run(&["queue", "pause", "composite"]).await.code, Some(0));
+    let paused = world.start(&args, &[]);
+    paused.until_said("composite is paused (acetate queue resume composite)").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

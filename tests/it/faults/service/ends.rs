@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use lapin::{
-    BasicProperties, Channel,
-    options::{BasicGetOptions, BasicPublishOptions},
-    types::AMQPValue,
-};
+use lapin::{BasicProperties, Channel, options::BasicPublishOptions};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
@@ -27,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         case("a message comes again after its job succeeded and was pruned", late_duplicate()),
         case("a database from before the messages in the queue", older_database()),
         case("messages of a version without dispatch headers", older_messages()),
+        case("a backup from before jobs were cancelled and pruned is restored", restored_backup()),
         case("a database in which a job that has succeeded is still queued", older_row("queued", 0)),
         case("a database in which a job that has succeeded is still running", older_row("running", 1)),
     ]
@@ -127,8 +124,8 @@ async fn late_duplicate() -> Tally {
     tally
 }
 
-/// The jobs were accepted after the backup. What is not known is not run, and not lost either: publishing a dead letter
-/// again submits it.
+/// The jobs were accepted after the backup. What is not known is not run, however often it is retried, and not lost
+/// either: a person can submit it.
 async fn older_database() -> Tally {
     let world = World::service().await;
     let _declared = Witness::of(&world).await;
@@ -136,21 +133,60 @@ async fn older_database() -> Tally {
     forget_rows(&world).await;
     let tally = nothing_comes_back(&world, &ids, 2).await;
 
-    let (connection, channel) = world.service.as_ref().unwrap().vhost.foreign().await;
-    let letter = channel.basic_get("acetate.dead-letters".into(), BasicGetOptions { no_ack: true }).await.unwrap();
-    let letter = letter.unwrap().delivery;
-    let headers = letter.properties.headers().clone().unwrap();
-    let Some(AMQPValue::LongString(reason)) = headers.inner().get("x-acetate-reason") else { panic!("{headers:?}") };
-    assert!(reason.to_string().contains("restored from an older backup"), "{reason}");
-    let body: Value = serde_json::from_slice(&letter.data).unwrap();
-    let id = body["id"].as_str().unwrap();
-    assert!(ids.iter().any(|known| known == id));
+    let retry = async |more: &[&str]| {
+        let args = [&["dead-letters", "retry", "--all", "--reason", "restored from an older backup", "--json"], more];
+        assert_eq!(world.json(&args.concat()).await["done"].as_array().unwrap().len(), 2);
+    };
+    for _ in 0..2 {
+        retry(&[]).await;
+        forget_rows(&world).await;
+        nothing_comes_back(&world, &ids, 2).await;
+    }
     let witness = Witness::of(&world).await;
-    publish(&channel, &body, letter.properties).await;
+    retry(&["--as-new"]).await;
     let _worker = world.worker();
-    let again = witness.judge(&world, &[id.to_owned()]).await;
-    assert_eq!((again.succeeded, again.attempts), (1, 1), "{again:?}");
-    connection.close(0, "".into()).await.unwrap();
+    for id in &ids {
+        world.once(id, |_| true).await;
+    }
+    let again = witness.judge(&world, &ids).await;
+    assert_eq!((again.succeeded, again.attempts), (2, 2), "{again:?}");
+    tally
+}
+
+/// Nothing in the database says that the jobs have ended. It is noticed that it is old, and a person decides.
+async fn restored_backup() -> Tally {
+    let world = World::service().await;
+    let witness = Witness::of(&world).await;
+    let ids = queued(&world, "wrong", 3).await;
+    world.sql("CREATE TABLE backup AS TABLE jobs; UPDATE lineage SET alive_at = alive_at - 120000").await;
+    // Life goes on: a worker says so, and the jobs end.
+    assert_eq!(world.run(&["queue", "pause"]).await.code, Some(0));
+    let mut worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    assert_eq!(world.json(&["jobs", "cancel", "--batch", "wrong", "--json"]).await["cancelled"], 3);
+    worker.signal("-TERM");
+    assert_eq!(worker.ended().await, Some(0), "{}", worker.log());
+    assert!(!worker.log().contains("was restored"), "{}", worker.log());
+    prune(&world, 3).await;
+    assert_eq!(world.run(&["queue", "resume"]).await.code, Some(0));
+
+    world
+        .sql("INSERT INTO jobs SELECT * FROM backup; DELETE FROM tombstones; UPDATE lineage SET alive_at = alive_at - 3600000")
+        .await;
+    let worker = world.worker_with(&[("ACETATE__WORKER__REDISPATCH_SECONDS", "1")]);
+    worker.until_said("nothing starts: the database was restored").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.count("SELECT count(*) FROM jobs WHERE state = 'queued'").await, 3, "{}", worker.log());
+    let status = world.run(&["queue", "status"]).await;
+    assert!(status.stdout.contains("the database was restored"), "{status:?}");
+    let doctor = world.run(&["doctor"]).await;
+    assert!(doctor.stdout.contains("acetate queue resume"), "{doctor:?}");
+    assert_eq!(world.json(&["jobs", "cancel", "--batch", "wrong", "--json"]).await["cancelled"], 3);
+    assert_eq!(world.run(&["queue", "resume"]).await.code, Some(0));
+    let last = composite(&world, "last").await;
+    let tally = witness.judge_with_ended(&world, &[last], &ids).await;
+    assert_eq!((tally.succeeded, tally.resurrected), (1, 0), "{tally:?}");
+    assert_eq!(worker.log().matches("was restored").count(), 1, "{}", worker.log());
     tally
 }
 

@@ -171,6 +171,17 @@ async fn a_history_has_actions_and_attempts_in_order(database: Database) {
     status.cancel(raw, &|_| false).await.unwrap();
     status.by(actor("cron")).prune(&[raw], None).await.unwrap();
     assert_eq!(shown(status.history(raw).await.unwrap().unwrap()), ["removed"]);
+
+    let told = JobId::new();
+    let sender = Actor::of_message(Some("shop"), &serde_json::json!({ "exchange": "acetate.jobs" }));
+    for _ in 0..2 {
+        let request = request(told, "file:///c.png");
+        status.by(sender.clone()).submit_message(&request, &SubmitOptions::default()).await.unwrap();
+    }
+    let history = status.history(told).await.unwrap().unwrap();
+    let [HistoryEntry::Action(action)] = &history[..] else { panic!("{history:?}") };
+    assert_eq!((action.action.as_str(), action.actor.as_str(), action.jobs), ("submitted", "amqp:shop", 1));
+    assert_eq!(action.detail, Some(serde_json::json!({ "exchange": "acetate.jobs" })));
 }
 
 async fn entries_outlive_jobs_until_their_time(database: Database) {

@@ -85,6 +85,19 @@ impl Database {
             connection.close().await.unwrap();
         }
     }
+
+    /// The number that a statement returns.
+    pub async fn count(&self, sql: &str) -> i64 {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        if let Some(file) = &self.file {
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+            let mut connection: SqliteConnection = options.connect().await.unwrap();
+            sqlx::Row::get(&sqlx::raw_sql(sql).fetch_one(&mut connection).await.unwrap(), 0)
+        } else {
+            let mut connection = PgConnection::connect(&self.url).await.unwrap();
+            sqlx::Row::get(&sqlx::raw_sql(sql).fetch_one(&mut connection).await.unwrap(), 0)
+        }
+    }
 }
 
 pub async fn on_sqlite<F: Future<Output = ()> + Send + 'static>(test: fn(Database) -> F) {

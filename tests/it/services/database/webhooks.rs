@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use acetate::{
     database::{Fenced, Filter, JobStore, SubmitOptions, WebhookRow},
-    job::{InputRef, JobEvent, JobId, JobRequest},
+    job::{InputRef, JobEvent, JobId, JobRequest, TraceContext},
 };
 
 use super::support::*;
@@ -13,7 +13,8 @@ on_both!(
     the_end_of_a_job_leaves_a_call_and_nothing_else_does,
     a_call_is_taken_by_one_and_comes_again_until_it_is_done_or_given_up,
     a_batch_that_is_cancelled_calls_for_each_job,
-    calls_go_with_their_job,
+    calls_outlive_their_job,
+    a_batch_is_told_of_although_its_jobs_are_deleted,
     jobs_are_found_by_words_and_labels,
     many_rows_are_read_at_once,
 );
@@ -93,12 +94,55 @@ async fn a_batch_that_is_cancelled_calls_for_each_job(database: Database) {
     assert_eq!(status.batches(10).await.unwrap(), [batch("a"), batch("b")]);
 }
 
-async fn calls_go_with_their_job(database: Database) {
+/// What was promised to be told is told, whoever deletes the job meanwhile.
+async fn calls_outlive_their_job(database: Database) {
     let status = database.service().await;
-    let id = called(&status).await;
-    status.cancel(id, &|_| false).await.unwrap();
-    assert_eq!(status.forget(&[id]).await.unwrap(), 1);
-    assert_eq!(due(&status).await.len(), 0);
+    let count = async || database.count("SELECT count(*) FROM webhooks").await;
+    let trace = TraceContext::read("a test", Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), None);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let request = request(JobId::new(), "file:///a.png");
+        let options = SubmitOptions { webhook: Some(URL.to_owned()), trace: trace.clone(), ..SubmitOptions::default() };
+        status.submit(&request, &options).await.unwrap();
+        status.cancel(request.id, &|_| false).await.unwrap();
+        ids.push(request.id);
+    }
+    // The first is with a server that will fail, the second is given up, the third was not looked at.
+    let mut taken = status.webhooks_take(2, Duration::from_millis(1)).await.unwrap();
+    taken.sort_by_key(|call| call.id);
+    let [first, second] = &taken[..] else { panic!("{} calls", taken.len()) };
+    status.webhook_failed(second.id, "410", None).await.unwrap();
+    assert_eq!(status.forget(&ids[..1]).await.unwrap(), 1);
+    assert_eq!(status.prune(&ids[1..], None).await.unwrap(), 2);
+    assert_eq!(count().await, 2, "what is given up needs no row any more");
+
+    let mut calls = until_some(|| due(&status)).await;
+    calls.sort_by_key(|call| call.id);
+    assert_eq!(calls.iter().map(|call| call.job).collect::<Vec<_>>(), [ids[0], ids[2]]);
+    assert!(calls.iter().all(|call| event(call).event == "job.cancelled" && call.trace == trace));
+    status.webhook_failed(first.id, "500", Some(NO_TIME)).await.unwrap();
+    let again = due(&status).await;
+    assert_eq!((again.len(), again[0].id, again[0].attempts), (1, first.id, 1));
+    status.webhook_failed(first.id, "500", None).await.unwrap();
+    assert_eq!(count().await, 1, "nobody can look at a call of a deleted job that is given up");
+    status.webhook_done(calls[1].id).await.unwrap();
+    assert_eq!(count().await, 0);
+}
+
+/// Nobody looked at the batch between its end and the deletion.
+async fn a_batch_is_told_of_although_its_jobs_are_deleted(database: Database) {
+    let status = database.service().await;
+    let ids = submitted_batch(&status, &batch("b"), 3).await;
+    status.watch_batch(&batch("b"), URL, false).await.unwrap();
+    status.cancel(ids[0], &|_| false).await.unwrap();
+    assert_eq!(status.prune(&ids[..1], None).await.unwrap(), 1);
+    assert_eq!(due(&status).await.len(), 0, "two jobs are left");
+    status.cancel_batch(&batch("b")).await.unwrap();
+    assert_eq!(status.prune(&ids[1..], None).await.unwrap(), 2);
+    let calls = due(&status).await;
+    assert_eq!(calls.len(), 1);
+    let told: serde_json::Value = serde_json::from_str(&calls[0].payload).unwrap();
+    assert_eq!((&told["batch"], &told["cancelled"]), (&"b".into(), &2.into()), "{told:#}");
 }
 
 async fn jobs_are_found_by_words_and_labels(database: Database) {

@@ -1,0 +1,42 @@
+//! Until when the database was in use, and the pause of one that was restored.
+
+use jiff::Timestamp;
+
+use super::{
+    actions::write_entry,
+    open::{SqliteJobStore, database, now_ms},
+};
+use crate::{
+    database::{Action, Lineage, Scope, row_mapping::Columns},
+    job::JobError,
+};
+
+impl SqliteJobStore {
+    pub async fn lineage(&self) -> Result<Lineage, JobError> {
+        let query = sqlx::query("SELECT name, alive_at, ? AS now FROM lineage").bind(now_ms());
+        Lineage::read(&query.fetch_one(&self.readers).await.map_err(database)?)
+    }
+
+    pub async fn lives_on(&self) -> Result<Timestamp, JobError> {
+        let query = sqlx::query("UPDATE lineage SET alive_at = MAX(alive_at, ?) RETURNING alive_at").bind(now_ms());
+        query.fetch_one(&self.writer).await.map_err(database)?.time("alive_at")
+    }
+
+    pub async fn hold_all(&self, reason: &str) -> Result<(), JobError> {
+        let note = self.actor.as_ref().map(|actor| actor.note_of_queue(Action::Paused, &Scope::All));
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        sqlx::query(
+            "INSERT INTO pauses (scope, name, paused_at, reason) VALUES ('all', '', ?, ?)
+             ON CONFLICT (scope, name) DO UPDATE SET reason = excluded.reason",
+        )
+        .bind(now_ms())
+        .bind(reason)
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+        write_entry(&mut tx, note, 0).await?;
+        tx.commit().await.map_err(database)?;
+        self.signal.tell();
+        Ok(())
+    }
+}

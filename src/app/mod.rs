@@ -18,5 +18,5 @@ pub use run_one::Embedded;
 pub use server::serve_api;
 pub use submitter::Submitter;
 pub use traces::start_traces;
-pub use wiring::{database_url, job_store, migrated_job_store, queue, stores};
+pub use wiring::{database_url, look_at_jobs, migrated_job_store, queue, stores};
 pub use worker::work;

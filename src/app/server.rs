@@ -17,8 +17,8 @@ use crate::{
     database::JobStore,
     egress::WebhookPolicy,
     http::{
-        self, Api, ApiToken, ApiTokens, Defaults, Dispatcher, NamedToken, Parts, Probes, Role, Server, ServerMode,
-        Settings, WebhookSecret,
+        self, Api, ApiToken, ApiTokens, Defaults, Dispatcher, NamedToken, Parts, Probes, Role, SINGLE_TOKEN, Server,
+        ServerMode, Settings, WebhookSecret,
     },
     image::Limits,
     job::EditParams,
@@ -192,7 +192,7 @@ fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settin
 /// `http.token`, which may do everything, and `http.tokens`.
 fn tokens(settings: &Http) -> ApiTokens {
     let one = settings.token.as_ref().map(|token| NamedToken {
-        name: "token".to_owned(),
+        name: SINGLE_TOKEN.to_owned(),
         role: Role::Operate,
         token: ApiToken::new(token.reveal().to_owned()),
         requests_per_second: 0.0,

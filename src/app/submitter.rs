@@ -34,9 +34,20 @@ pub struct Submitter {
 
 impl Submitter {
     pub async fn open(loaded: &LoadedConfig) -> Result<Self, JobError> {
+        let stores = wiring::stores(&loaded.config, Trust::Local)?;
+        Self::with(loaded, stores, wiring::job_store(&loaded.config).await?)
+    }
+
+    /// For commands that only read: without jobs yet, the database is not created. A remark says so.
+    pub async fn to_read(loaded: &LoadedConfig) -> Result<(Self, Option<String>), JobError> {
+        let stores = wiring::stores(&loaded.config, Trust::Local)?;
+        let (jobs, remark) = wiring::jobs_to_read(&loaded.config).await?;
+        Ok((Self::with(loaded, stores, jobs)?, remark))
+    }
+
+    fn with(loaded: &LoadedConfig, stores: Stores, jobs: JobStore) -> Result<Self, JobError> {
         let config = &loaded.config;
-        let stores = wiring::stores(config, Trust::Local)?;
-        let (jobs, queue) = (wiring::job_store(config).await?.by(wiring::cli_actor(loaded)), wiring::queue(config)?);
+        let (jobs, queue) = (jobs.by(wiring::cli_actor(loaded)), wiring::queue(config)?);
         // With SQLite and the queue in the worker's process, the worker is on this machine.
         let is_local = matches!((&jobs, &queue), (JobStore::Sqlite(_), Queue::Embedded(_)));
         let rules = if is_local { None } else { Some(wiring::stores(config, Trust::Submitted)?) };

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, BucketOptions, Config, ImageLimits, LoadedConfig, PathStyleSetting},
-    database::{self, Actor, DatabaseOptions, DispatchRules, JobStore, OutboxMode, Window},
+    database::{self, Actor, DatabaseOptions, DispatchRules, JobStore, Looked, OutboxMode, Window},
     egress::PrivateCas,
     engine::Engine,
     image::Limits,
@@ -86,7 +86,11 @@ pub(super) fn cli_actor(loaded: &LoadedConfig) -> Actor {
 /// The job database of a process that works: one that takes writes.
 pub async fn writable_job_store(config: &Config) -> Result<JobStore, JobError> {
     let jobs = job_store(config).await?;
-    match jobs.check_writes().await {
+    let checked = async {
+        jobs.check_writes().await?;
+        jobs.check_reads().await
+    };
+    match checked.await {
         Ok(()) => Ok(jobs),
         Err(error) => {
             jobs.close().await;
@@ -100,9 +104,37 @@ pub async fn migrated_job_store(config: &Config) -> Result<JobStore, JobError> {
     open_job_store(config, &DatabaseOptions { migrate: true, ..database_options(config)? }).await
 }
 
+/// What the job database has; nothing is created or migrated.
+pub async fn look_at_jobs(config: &Config) -> Result<Looked, JobError> {
+    JobStore::look(&database_url(config)?, outbox_mode(config), &database_options(config)?).await
+}
+
+/// The job database for commands that only read: it is neither created nor migrated. Also a remark, if it does not exist.
+pub(super) async fn jobs_to_read(config: &Config) -> Result<(JobStore, Option<String>), JobError> {
+    let url = database_url(config)?;
+    let wrong = |reason: String| Err(JobError::database(format!("{url}: {reason}")));
+    match (look_at_jobs(config).await?, &url) {
+        (Looked::Tables(jobs), _) => Ok((jobs, None)),
+        (Looked::Older { has, needs }, _) => wrong(format!(
+            "has schema {has}, and this version needs schema {needs}; this command changes no tables, so run \
+             `acetate migrate` first"
+        )),
+        (Looked::Nothing(_), database::DatabaseUrl::Postgres(_)) => {
+            wrong("has no tables of acetate yet; run `acetate migrate`, or name another database".to_owned())
+        }
+        (Looked::Nothing(_), database::DatabaseUrl::Sqlite(path)) => {
+            let jobs = JobStore::nothing(path, outbox_mode(config), &database_options(config)?).await?;
+            Ok((jobs, Some(format!("there are no jobs yet: {} does not exist", path.display()))))
+        }
+    }
+}
+
+fn outbox_mode(config: &Config) -> OutboxMode {
+    if config.queue.url.is_some() { OutboxMode::Service } else { OutboxMode::Embedded }
+}
+
 async fn open_job_store(config: &Config, options: &DatabaseOptions) -> Result<JobStore, JobError> {
-    let mode = if config.queue.url.is_some() { OutboxMode::Service } else { OutboxMode::Embedded };
-    JobStore::open_with(&database_url(config)?, mode, options).await
+    JobStore::open_with(&database_url(config)?, outbox_mode(config), options).await
 }
 
 /// The queue; it does not connect to RabbitMQ yet.

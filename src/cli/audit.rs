@@ -4,7 +4,14 @@ use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Failure, global::GlobalArgs, job_name::JobName, jobs, output, runtime::block_on};
+use super::{
+    Failure,
+    global::GlobalArgs,
+    job_name::JobName,
+    jobs::{self, open_to_read},
+    output,
+    runtime::block_on,
+};
 use crate::{
     app::Submitter,
     database::{ActionFilter, ActionRow, HistoryEntry},
@@ -77,7 +84,7 @@ impl AuditArgs {
         let AuditCommand::List(args) = self.command;
         let loaded = global.load(Vec::new())?;
         block_on(async {
-            let submitter = Submitter::open(&loaded).await?;
+            let submitter = open_to_read(global, &loaded).await?;
             let done = list(&submitter, args).await;
             submitter.close().await;
             done

@@ -14,7 +14,8 @@ use serde_json::json;
 use super::{Failure, global::GlobalArgs, output, runtime::block_on, what_if};
 use crate::{
     app,
-    config::{LoadedConfig, parse_bytes},
+    config::{LoadedConfig, Traces, parse_bytes},
+    database::{DatabaseUrl, JobStore, Looked},
     job::JobError,
     queue::{EVENTS, Queue},
     store::{Store, Trust},
@@ -46,6 +47,8 @@ struct Check {
 #[serde(rename_all = "snake_case")]
 enum State {
     Ok,
+    /// Works, and is probably not what was meant.
+    Warning,
     /// Some jobs need this, and get it on first use.
     Missing,
     /// Some jobs need this, and will fail.
@@ -60,7 +63,7 @@ impl DoctorArgs {
         if !self.vram.is_empty() {
             return what_if::print(&loaded, &self.vram, self.json);
         }
-        let checks = vec![
+        let mut checks = vec![
             settings(&loaded),
             block_on(async { Ok(objects(&loaded).await) })?,
             block_on(async { Ok(database(&loaded).await) })?,
@@ -69,13 +72,15 @@ impl DoctorArgs {
             model("model", &loaded, app::model(&loaded), PipelineKind::Layered),
             model("edit model", &loaded, app::edit_model(&loaded), PipelineKind::EditPlus),
         ];
-        let ready = checks.iter().all(|check| matches!(check.state, State::Ok | State::Missing));
+        checks.extend(traces(&loaded));
+        let ready = checks.iter().all(|check| matches!(check.state, State::Ok | State::Warning | State::Missing));
         if self.json {
             output::json(&json!({ "ready": ready, "checks": checks }))?;
         } else {
             for check in &checks {
                 let state = match check.state {
                     State::Ok => "ok",
+                    State::Warning => "warning",
                     State::Missing | State::Absent => "missing",
                     State::Broken => "BROKEN",
                 };
@@ -91,62 +96,121 @@ fn settings(loaded: &LoadedConfig) -> Check {
         Some(path) => format!("{}, profile {}", path.display(), loaded.profile),
         None => "the defaults; no file".to_owned(),
     };
-    Check { name: "settings", state: State::Ok, text }
+    match loaded.remarks.is_empty() {
+        true => Check { name: "settings", state: State::Ok, text },
+        false => {
+            Check { name: "settings", state: State::Warning, text: format!("{text}; {}", loaded.remarks.join("; ")) }
+        }
+    }
+}
+
+/// Only if OpenTelemetry's variables ask for traces.
+fn traces(loaded: &LoadedConfig) -> Option<Check> {
+    let (state, text) = match &loaded.traces {
+        Traces::Off => return None,
+        Traces::Unsupported(reason) => (State::Warning, format!("not exported: {reason}")),
+        Traces::Otlp(target) => (State::Ok, format!("exported to the collector in {}", target.variable)),
+    };
+    Some(Check { name: "traces", state, text })
 }
 
 async fn objects(loaded: &LoadedConfig) -> Check {
     let checked = async {
         let stores = app::stores(&loaded.config, Trust::Local)?;
-        stores.own().check().await?;
+        let exists = stores.own().look().await?;
         // The rules for jobs that others submit; local commands do not need them.
         app::stores(&loaded.config, Trust::Submitted)?;
-        match stores.own() {
+        Ok(match stores.own() {
             Store::Folder(folder) => {
-                Ok(format!("{}, {} free", folder.root().display(), output::size(folder.free_space()?)))
+                let (root, free) = (folder.root().display(), output::size(folder.free_space()?));
+                match exists {
+                    true => (State::Ok, format!("{root}: can be written to, {free} free")),
+                    false => {
+                        (State::Missing, format!("{root} does not exist yet, {free} free; the first job makes it"))
+                    }
+                }
             }
-            Store::S3(_) => Ok(format!("{}: can write, read and delete", stores.own().root_url())),
-        }
+            Store::S3(_) => (State::Ok, format!("{}: can write, read and delete", stores.own().root_url())),
+        })
     };
-    from_result("results", checked.await)
+    from_found("results", checked.await)
 }
 
 async fn database(loaded: &LoadedConfig) -> Check {
-    let counted = async {
-        let status = app::job_store(&loaded.config).await?;
-        let jobs: Vec<String> =
-            status.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
-        let jobs = if jobs.is_empty() { "no jobs".to_owned() } else { jobs.join(", ") };
-        let mut remarks: String = status.check().await?.into_iter().map(|remark| format!("; {remark}")).collect();
-        let refused = status.refused_events().await?;
-        if refused > 0 {
-            remarks.push_str(&format!(
-                "; {} refused by a queue that is bound to the exchange {EVENTS}, and sent again later: is it full? \
-                 rabbitmqctl list_bindings source_name destination_name | grep {EVENTS}",
-                output::count(refused, "event")
-            ));
+    let looked = async {
+        let place = app::database_url(&loaded.config)?;
+        // Without tables, the first process makes them, unless that is left to one command.
+        let (later, how) = match loaded.config.status.migrate {
+            true => (
+                State::Missing,
+                "`acetate migrate` makes or migrates them now, otherwise the next worker, server or submission does",
+            ),
+            false => {
+                (State::Absent, "run `acetate migrate`: status.migrate is off, so nothing else makes or migrates them")
+            }
+        };
+        match app::look_at_jobs(&loaded.config).await? {
+            Looked::Tables(jobs) => {
+                let found = rows(&jobs).await;
+                jobs.close().await;
+                Ok((State::Ok, found?))
+            }
+            Looked::Older { has, needs } => {
+                Ok((later, format!("{place}: its tables have schema {has} and must be migrated to {needs}; {how}")))
+            }
+            Looked::Nothing(may) => {
+                may?;
+                Ok(match place {
+                    DatabaseUrl::Sqlite(path) if later == State::Missing => {
+                        (later, format!("{} does not exist yet; the first job makes it", path.display()))
+                    }
+                    DatabaseUrl::Sqlite(path) => (later, format!("{} does not exist yet; {how}", path.display())),
+                    DatabaseUrl::Postgres(url) => (later, format!("{url}: can be used, and has no tables yet; {how}")),
+                })
+            }
         }
-        for pause in status.pauses().await? {
-            let why = pause.reason.unwrap_or_else(|| "acetate queue status".to_owned());
-            remarks.push_str(&format!("; paused: {} ({why})", pause.scope));
-        }
-        status.close().await;
-        Ok::<_, JobError>(format!("{}: can be written to, {jobs}{remarks}", status.place()))
     };
-    from_result("database", counted.await)
+    from_found("database", looked.await)
+}
+
+/// What is in the tables, and what an operator should know of them.
+async fn rows(jobs: &JobStore) -> Result<String, JobError> {
+    let counts: Vec<String> = jobs.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
+    let counts = if counts.is_empty() { "no jobs".to_owned() } else { counts.join(", ") };
+    let mut remarks: String = jobs.check().await?.into_iter().map(|remark| format!("; {remark}")).collect();
+    let refused = jobs.refused_events().await?;
+    if refused > 0 {
+        remarks.push_str(&format!(
+            "; {} refused by a queue that is bound to the exchange {EVENTS}, and sent again later: is it full? \
+             rabbitmqctl list_bindings source_name destination_name | grep {EVENTS}",
+            output::count(refused, "event")
+        ));
+    }
+    for pause in jobs.pauses().await? {
+        let why = pause.reason.unwrap_or_else(|| "acetate queue status".to_owned());
+        remarks.push_str(&format!("; paused: {} ({why})", pause.scope));
+    }
+    Ok(format!("{}: can be written to, {counts}{remarks}", jobs.place()))
 }
 
 async fn queue(loaded: &LoadedConfig) -> Check {
     let asked = async {
         let queue = app::queue(&loaded.config)?;
-        queue.ready(QUEUE_TIMEOUT).await?;
+        let Queue::Rabbit(rabbit) = &queue else {
+            return Ok((State::Ok, "inside the process; set queue.url for RabbitMQ".to_owned()));
+        };
+        let missing = queue.look(QUEUE_TIMEOUT).await?;
+        if !missing.is_empty() {
+            let what = missing.join(", ");
+            let text =
+                format!("{}: the first worker or server declares what does not exist yet: {what}", rabbit.place());
+            return Ok((State::Missing, text));
+        }
         // A broker that is short of memory or disk answers, and accepts nothing.
         queue.accepts().await?;
-        Ok::<_, JobError>(match &queue {
-            Queue::Embedded(_) => "inside the process; set queue.url for RabbitMQ".to_owned(),
-            Queue::Rabbit(rabbit) => format!("{}: exchanges and queues exist, messages are accepted", rabbit.place()),
-        })
+        Ok((State::Ok, format!("{}: exchanges and queues exist, messages are accepted", rabbit.place())))
     };
-    from_result("queue", asked.await)
+    from_found("queue", asked.await)
 }
 
 fn device(loaded: &LoadedConfig) -> Check {
@@ -218,6 +282,13 @@ fn checkpoint(name: &'static str, folder: &Path, remark: &str, place: Result<Opt
                 Check { name, state: State::Ok, text }
             }
         },
+    }
+}
+
+fn from_found(name: &'static str, found: Result<(State, String), JobError>) -> Check {
+    match found {
+        Ok((state, text)) => Check { name, state, text },
+        Err(error) => Check { name, state: State::Broken, text: error.to_string() },
     }
 }
 

@@ -147,7 +147,7 @@ impl ExportLayersArgs {
             );
             JobError::invalid("JOB|FOLDER", reason)
         })?;
-        let submitter = Submitter::open(loaded).await?;
+        let (submitter, _) = Submitter::to_read(loaded).await?;
         let files = async { published(&submitter, name.id(&submitter).await?).await }.await;
         submitter.close().await;
         Ok(files?)

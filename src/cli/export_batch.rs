@@ -7,7 +7,14 @@ use std::{
 
 use serde_json::json;
 
-use super::{Failure, export, global::GlobalArgs, jobs::sweep::Sweep, output, runtime::block_on, watch::no_such_batch};
+use super::{
+    Failure, export,
+    global::GlobalArgs,
+    jobs::{open_to_read, sweep::Sweep},
+    output,
+    runtime::block_on,
+    watch::no_such_batch,
+};
 use crate::{
     app::Submitter,
     config::LoadedConfig,
@@ -33,7 +40,7 @@ pub fn run(global: &GlobalArgs, wish: &BatchExport<'_>) -> Result<(), Failure> {
     std::fs::create_dir_all(wish.out)
         .map_err(|error| JobError::invalid("--out", format!("{}: {error}", wish.out.display())))?;
     block_on(async {
-        let submitter = Submitter::open(&loaded).await?;
+        let submitter = open_to_read(global, &loaded).await?;
         let done = all(global, &loaded, &submitter, wish).await;
         submitter.close().await;
         done

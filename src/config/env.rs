@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::layers::{ConfigError, current_key, known_key};
+use super::{
+    layers::{ConfigError, current_key, keys, known_key},
+    nearest::nearest,
+    secret_files,
+};
 use qwen_image::hub::Surroundings;
 
 const PREFIX: &str = "ACETATE__";
@@ -87,12 +91,27 @@ impl Environment {
         for (name, value) in &self.variables {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
             let key = current_key(rest.to_ascii_lowercase().replace("__", "."));
-            match known_key(&key) {
-                Ok(()) => settings.push((name.clone(), key, value.clone())),
+            if let Err(reason) = known_key(&key) {
+                errors.push(ConfigError::new(name, reason));
+                continue;
+            }
+            match secret_files::rule(&key)(value) {
+                Ok(value) => settings.push((name.clone(), key, value.to_owned())),
                 Err(reason) => errors.push(ConfigError::new(name, reason)),
             }
         }
         settings
+    }
+
+    /// Variables that look like settings and are none: `ACETATE_QUEUE_URL` with one underscore.
+    pub(super) fn remarks(&self) -> Vec<String> {
+        let one_underscore = self.variables.keys().filter(|name| !name.starts_with(PREFIX));
+        let meant = one_underscore.filter_map(|name| {
+            let meant = nearest(name.strip_prefix("ACETATE_")?, keys())?;
+            let variable = format!("{PREFIX}{}", meant.replace('.', "__").to_ascii_uppercase());
+            Some(format!("{name} is not a setting and has no effect; did you mean {variable}?"))
+        });
+        meant.collect()
     }
 }
 

@@ -9,6 +9,7 @@ use figment::{
 };
 
 use super::{
+    clean,
     env::Environment,
     layers::{ConfigError, current_key, is_section, known_key, section_names},
 };
@@ -86,11 +87,7 @@ pub(super) fn find(named: Option<&Path>, environment: &Environment) -> Result<Op
 
 /// A file's text without the byte order mark that some editors write.
 fn text(bytes: Vec<u8>) -> Result<String, String> {
-    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Err("is UTF-16; save it as UTF-8".to_owned());
-    }
-    let text = String::from_utf8(bytes)
-        .map_err(|error| format!("is not UTF-8 at byte {}; save it as UTF-8", error.utf8_error().valid_up_to()))?;
+    let text = clean::decoded(bytes)?;
     Ok(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned))
 }
 

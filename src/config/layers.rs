@@ -11,9 +11,12 @@ use figment::{
 use super::{
     Config, Environment, Traces, aws, file,
     file::FileLayer,
+    nearest::nearest,
     passwords,
     redact::{HIDDEN, shown},
-    secret_files, tokens, traces,
+    secret_files,
+    telemetry::check_filter,
+    tokens, traces,
 };
 use crate::job::TraceContext;
 use qwen_image::hub::{HubConfig, Surroundings};
@@ -173,7 +176,11 @@ pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
     let surroundings = sources.environment.surroundings.clone();
     let cache_dir = sources.environment.cache_dir();
     let user = sources.environment.user();
-    let remarks = [resolved.remarks, more].concat();
+    let mut remarks = [sources.environment.remarks(), resolved.remarks, more].concat();
+    if let Some(Err(reason)) = sources.environment.get("RUST_LOG").map(|filter| check_filter(&filter)) {
+        remarks.push(format!("RUST_LOG: {reason}"));
+    }
+    remarks.extend(traces::remarks(&sources.environment));
     Ok(LoadedConfig {
         config,
         hub,
@@ -246,7 +253,7 @@ static KNOWN: LazyLock<Vec<(String, Value)>> = LazyLock::new(|| {
     known
 });
 
-fn keys() -> impl Iterator<Item = &'static str> {
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
     KNOWN.iter().map(|(key, _)| key.as_str())
 }
 
@@ -272,6 +279,9 @@ pub(super) fn current_key(key: String) -> String {
 pub(super) fn known_key(key: &str) -> Result<(), String> {
     if keys().any(|known| known == key) {
         return Ok(());
+    }
+    if let Some(meant) = nearest(key, keys()) {
+        return Err(format!("`{key}` is not a setting; did you mean {meant}?"));
     }
     let section = key.split_once('.').map_or(key, |(section, _)| section);
     if !is_section(section) {

@@ -5,10 +5,12 @@
 
 mod audit;
 mod aws;
+mod clean;
 mod env;
 mod file;
 mod hub;
 mod layers;
+mod nearest;
 mod passwords;
 mod queue;
 mod qwen_image;
@@ -70,6 +72,7 @@ impl Config {
         self.http.check()?;
         self.audit.check()?;
         self.qwen_image.check()?;
+        self.telemetry.check()?;
         if self.queue.url.is_some() && self.status.url.is_none() {
             let reason = "is empty while queue.url is set: workers and submitters need the same job rows; set \
                           postgres://user@host/database (or sqlite:/// for one machine)";

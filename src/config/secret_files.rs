@@ -10,7 +10,7 @@ use std::{
 use figment::{Figment, value::Value};
 
 use super::{
-    Environment,
+    Environment, clean,
     layers::{ConfigError, One, origin},
 };
 
@@ -38,6 +38,15 @@ const CREDENTIALS: &str = "${CREDENTIALS_DIRECTORY}";
 /// Folders of one container, in which every file can be read by everybody and there is nobody else.
 const OF_A_CONTAINER: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 
+/// What makes a text the value of a setting.
+type Clean = fn(&str) -> Result<&str, String>;
+
+/// The rule for the value of a setting.
+pub(super) fn rule(key: &str) -> Clean {
+    // JSON, which has lines.
+    if key == "http.tokens" { clean::lines } else { clean::value }
+}
+
 /// The text of a file, and what the owner should know.
 #[derive(Debug)]
 pub(super) struct SecretFile {
@@ -62,6 +71,7 @@ pub(super) fn resolve(
     let mut resolved = Resolved::default();
     for key in SECRETS {
         let file_key = format!("{key}_file");
+        figment = cleaned(figment, key, errors);
         let Some(file) = Given::find(&figment, &file_key) else { continue };
         let Value::String(_, path) = &file.value else { continue };
         if let Some(value) = Given::find(&figment, key) {
@@ -74,7 +84,7 @@ pub(super) fn resolve(
                 continue;
             }
         }
-        match read(Path::new(path), environment) {
+        match read_with(Path::new(path), environment, rule(key)) {
             Ok(found) => {
                 let origin = format!("{path} ({})", file.origin);
                 figment = figment.merge(One { origin, key: key.to_owned(), value: Value::from(found.text) });
@@ -87,23 +97,41 @@ pub(super) fn resolve(
     (figment, resolved)
 }
 
-/// The text of a secret's file without the newlines at its end. The error names the file.
+/// With a secret that is written into the configuration file by the rule that holds for variables and files.
+fn cleaned(figment: Figment, key: &'static str, errors: &mut Vec<ConfigError>) -> Figment {
+    let Ok(Value::String(_, text)) = figment.find_value(key) else { return figment };
+    let origin = origin(&figment, key);
+    match rule(key)(&text) {
+        Ok(value) if value == text => figment,
+        Ok(value) => figment.merge(One { origin, key: key.to_owned(), value: Value::from(value) }),
+        Err(reason) => {
+            errors.push(ConfigError::new(&origin, format!("{key}: {reason}")));
+            figment
+        }
+    }
+}
+
+/// The secret in a file. The error names the file.
 pub(super) fn read(named: &Path, environment: &Environment) -> Result<SecretFile, String> {
+    read_with(named, environment, clean::value)
+}
+
+fn read_with(named: &Path, environment: &Environment, clean: Clean) -> Result<SecretFile, String> {
     let path = expanded(named, environment)?;
     let wrong = |reason: &str| format!("{}: {reason}", path.display());
     let mut bytes = Vec::new();
-    let file = File::open(&path).map_err(|error| wrong(&format!("cannot read it: {error}")))?;
+    let file = clean::open(&path).map_err(|error| wrong(&format!("cannot read it: {error}")))?;
     let remark = remark(&path, &file);
     file.take(LARGEST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| wrong(&format!("cannot read it: {error}")))?;
     if bytes.len() as u64 > LARGEST_BYTES {
         return Err(wrong("is larger than 1 MiB; is it the right file?"));
     }
-    let text = String::from_utf8(bytes).map_err(|_| wrong("is not UTF-8; a secret is one line of text"))?;
-    let text = text.trim_end_matches(['\n', '\r']);
-    if text.trim().is_empty() {
+    let text =
+        clean::decoded(bytes).and_then(|text| clean(&text).map(str::to_owned)).map_err(|reason| wrong(&reason))?;
+    if text.is_empty() {
         return Err(wrong("is empty; write the secret into it, or leave the setting out"));
     }
-    Ok(SecretFile { text: text.to_owned(), remark })
+    Ok(SecretFile { text, remark })
 }
 
 fn expanded(path: &Path, environment: &Environment) -> Result<PathBuf, String> {

@@ -98,11 +98,18 @@ fn what_is_wrong_with_a_file_names_the_setting_and_the_file() {
     let (empty, binary) = (place.file("empty", "\n"), place.file("binary", [0xff, 0xfe]));
     let large = place.file("large", vec![b'x'; 2 << 20]);
     let (folder, missing) = (place.0.path().display().to_string(), format!("{}/none", place.0.path().display()));
+    let (lines, nul) = (place.file("lines", "s3cret\nother\n"), place.file("nul", "s3\0cret"));
+    let pipe = place.0.path().join("pipe").display().to_string();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     for (path, wanted) in [
         (&missing, "cannot read it: No such file"),
-        (&folder, "cannot read it: Is a directory"),
+        (&folder, "cannot read it: is a folder"),
+        (&pipe, "cannot read it: is a pipe"),
+        (&"/dev/null".to_owned(), "cannot read it: is a pipe, a socket or a device"),
+        (&lines, "has a line break after 6 characters"),
+        (&nul, "has the control character U+0000"),
         (&empty, "is empty"),
-        (&binary, "is not UTF-8"),
+        (&binary, "is UTF-16"),
         (&large, "is larger than 1 MiB"),
     ] {
         let error = place.load("", &[("ACETATE__HTTP__TOKEN_FILE", path)]).unwrap_err();
@@ -111,6 +118,51 @@ fn what_is_wrong_with_a_file_names_the_setting_and_the_file() {
         let error = place.load(&format!("[hub]\ntoken_file = \"{path}\"\n"), &[]).unwrap_err();
         assert!(error.contains("acetate.toml: hub.token_file: ") && error.contains(wanted), "{error}");
     }
+}
+
+#[test]
+fn one_rule_holds_for_variables_files_and_the_configuration() {
+    let place = Fixture::new();
+    let wanted = "a-token-0123456789";
+    for text in ["\u{feff}a-token-0123456789", "a-token-0123456789\r\n", " a-token-0123456789 \n\n"] {
+        let file = place.file("token", text);
+        let written = format!("[http]\ntoken = {}\n", serde_json::Value::from(text));
+        // As Kubernetes mounts secrets.
+        let link = place.0.path().join("link");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink("token", &link).unwrap();
+        for (text, variables) in [
+            ("", ("ACETATE__HTTP__TOKEN", text)),
+            ("", ("ACETATE__HTTP__TOKEN_FILE", &file)),
+            ("", ("ACETATE__HTTP__TOKEN_FILE", link.to_str().unwrap())),
+            (&written, ("HOME", "/home/me")),
+        ] {
+            let loaded = place.load(text, &[variables]).unwrap();
+            assert_eq!(loaded.config.http.token.unwrap().reveal(), wanted, "{variables:?}");
+        }
+    }
+    let variable = [("ACETATE__HTTP__TOKEN", "s3cret\nother")];
+    for (text, variables, named) in [
+        ("", &variable[..], "ACETATE__HTTP__TOKEN"),
+        ("[http]\ntoken = \"s3cret\\nother\"\n", &[], "acetate.toml: http.token"),
+    ] {
+        let error = place.load(text, variables).unwrap_err();
+        assert!(error.contains("has a line break after 6") && !error.contains("s3cret"), "{error}");
+        assert!(error.contains(named), "{error}");
+    }
+    let loaded = place.load("", &[("ACETATE__WORKER__SLOTS", " 3\n"), ("ACETATE__STORE__URL", "file:///x\n")]).unwrap();
+    assert_eq!((loaded.config.worker.slots, loaded.config.store.url.as_deref()), (3, Some("file:///x")));
+}
+
+#[test]
+fn variables_that_look_like_settings_are_remarked() {
+    let place = Fixture::new();
+    let variables = [("ACETATE_QUEUE_URL", "amqp://me:hunter2@h"), ("ACETATE_WORKERS", "3"), ("ACETATE_PROFILE", "")];
+    let remarks = place.load("", &variables).unwrap().remarks;
+    let wanted = "ACETATE_QUEUE_URL is not a setting and has no effect; did you mean ACETATE__QUEUE__URL?";
+    assert_eq!(remarks, [wanted]);
+    let error = place.load("", &[("ACETATE__QUEUE__ULR", "x")]).unwrap_err();
+    assert!(error.contains("`queue.ulr` is not a setting; did you mean queue.url?"), "{error}");
 }
 
 #[test]

@@ -36,8 +36,8 @@ impl Status {
     /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         if !(2..=1000).contains(&self.max_connections) {
-            let reason = format!("{} is not between 2 and 1000", self.max_connections);
-            return Err(("status.max_connections", reason));
+            let reason = "is not between 2 and 1000; one of them listens for notifications, and the others work";
+            return Err(("status.max_connections", format!("{} {reason}", self.max_connections)));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! One interface for both databases.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use jiff::Timestamp;
 
@@ -26,6 +26,17 @@ pub struct Migrated {
     /// 0: there were none.
     pub from: usize,
     pub to: usize,
+}
+
+/// What is at an address, found out without changing it.
+#[derive(Debug)]
+pub enum Looked {
+    /// The tables of this version.
+    Tables(JobStore),
+    /// The tables of an older version.
+    Older { has: usize, needs: usize },
+    /// No tables yet; whether they could be made.
+    Nothing(Result<(), JobError>),
 }
 
 /// How often connections were lost; for metrics.
@@ -66,6 +77,19 @@ impl JobStore {
         })
     }
 
+    /// Connects to tables that exist. Creates and migrates nothing, whatever the options say.
+    pub async fn look(url: &DatabaseUrl, mode: OutboxMode, options: &DatabaseOptions) -> Result<Looked, JobError> {
+        match url {
+            DatabaseUrl::Sqlite(path) => SqliteJobStore::look(path, mode, options).await,
+            DatabaseUrl::Postgres(url) => PostgresJobStore::look(url, mode, options).await,
+        }
+    }
+
+    /// A store without jobs, in memory, for commands that read from a file that does not exist yet.
+    pub async fn nothing(path: &Path, mode: OutboxMode, options: &DatabaseOptions) -> Result<Self, JobError> {
+        Ok(Self::Sqlite(SqliteJobStore::nothing(path, mode, options).await?))
+    }
+
     /// What opening did to the tables.
     pub fn migrated(&self) -> Migrated {
         match self {
@@ -79,6 +103,15 @@ impl JobStore {
             // It has no server that could be lost.
             Self::Sqlite(_) => ConnectionCounts::default(),
             Self::Postgres(store) => store.connection_counts(),
+        }
+    }
+
+    /// Whether what is read comes from the server that is written to.
+    pub async fn check_reads(&self) -> Result<(), JobError> {
+        match self {
+            // There is only one file.
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(store) => store.check_reads().await,
         }
     }
 
@@ -125,7 +158,7 @@ in_either! {
     /// Writes to the tables and takes it back.
     async fn check_writes(&self) -> Result<(), JobError>;
 
-    /// [`JobStore::check_writes`], and what an operator should know of this database.
+    /// [`JobStore::check_writes`] and [`JobStore::check_reads`], and what an operator should know of this database.
     async fn check(&self) -> Result<Vec<String>, JobError>;
 
     /// Submits a job. The same id with the same body is the same job; the same id with a different body is refused.

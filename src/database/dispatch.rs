@@ -5,6 +5,12 @@
 //! first, then in turn from each tenant and batch, where the one with the fewest jobs in the broker or running comes
 //! first. So a single job that was submitted behind a large batch waits for one window of jobs, not for the batch.
 //!
+//! Thousands of batches may wait, and a relay asks several times a second. So not every batch is looked at. In the order
+//! of arrival, the first jobs of batches that have none in the broker or running come first, and if there are enough of
+//! those, nothing else is looked at. A large batch may hide the others: then some of the batches are looked at in the
+//! order of their names, and the next time, those after them. Batches take turns all the same; only which of many idle
+//! ones is first may then differ from the order of arrival.
+//!
 //! A dispatch stays in the outbox while its message waits in the broker, and counts for the window until a worker claims
 //! the job. The window cannot shrink for good: jobs whose message was lost are found by the reaper, which sends the
 //! message again, and what belongs to a started or ended job is removed before the window is counted.

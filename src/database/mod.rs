@@ -35,7 +35,7 @@ mod url;
 mod webhook;
 
 pub use actions::{Action, ActionFilter, ActionPage, ActionRow, Actor, Subject, Submissions};
-pub use backend::{ConnectionCounts, JobStore, Migrated};
+pub use backend::{ConnectionCounts, JobStore, Looked, Migrated};
 pub use dataset::{DatasetJob, DatasetRow};
 pub use dispatch::{DispatchRules, Hold, KindCounts, LiveWorker, Pause, Scope, Window, Workers};
 pub use history::HistoryEntry;

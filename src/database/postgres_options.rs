@@ -143,6 +143,12 @@ impl Parameters {
             _ if WITHOUT_EFFECT.contains(&key) => {}
             _ => match key.strip_prefix("options[").and_then(|name| name.strip_suffix(']')) {
                 Some(name) => self.settings.push((name.to_owned(), value)),
+                None if ["schema", "currentSchema", "search_path"].contains(&key) => {
+                    return Err(format!(
+                        "has the parameter `{key}` of another driver; write options=-csearch_path%3D{value} for the schema \
+                         {value}"
+                    ));
+                }
                 None => {
                     return Err(format!(
                         "has the unknown parameter `{key}`; the known ones are libpq's, such as sslmode, sslrootcert, \
@@ -196,9 +202,10 @@ impl Parameters {
             }
             let read = |port: &str| match port {
                 "" => Ok(None),
-                port => {
-                    port.parse().map(Some).map_err(|_| format!("port={ports}: is not a number between 1 and 65535"))
-                }
+                port => match port_number(port) {
+                    Some(port) => Ok(Some(port)),
+                    None => Err(format!("port={ports}: is not a number between 1 and 65535")),
+                },
             };
             self.ports = ports.split(',').map(read).collect::<Result<_, _>>()?;
         }
@@ -256,6 +263,12 @@ impl Parameters {
         ];
         files.into_iter().filter_map(|(name, file)| Some((name, PathBuf::from(file?)))).collect()
     }
+}
+
+/// Only digits: a sign is a slip.
+pub(super) fn port_number(text: &str) -> Option<u16> {
+    let port = text.parse().ok().filter(|port| *port > 0)?;
+    text.bytes().all(|byte| byte.is_ascii_digit()).then_some(port)
 }
 
 /// Words as the server splits `options`.

@@ -15,7 +15,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tracing::warn;
 
-use super::postgres_options::{Parameters, SessionAttributes};
+use super::postgres_options::{Parameters, SessionAttributes, port_number};
 use crate::job::percent_decoded;
 
 /// A parsed address; it is never shown whole, because it may contain a password.
@@ -186,12 +186,9 @@ fn host_and_port(text: &str) -> Result<(Option<String>, Option<u16>), String> {
         return Err("has more than one colon; write an IPv6 address as [::1]".to_owned());
     }
     let port = match port.filter(|port| !port.is_empty()) {
-        Some(port) => Some(
-            port.parse()
-                .ok()
-                .filter(|port| *port > 0)
-                .ok_or_else(|| format!("the port is not a number between 1 and 65535; {SPECIAL}"))?,
-        ),
+        Some(port) => {
+            Some(port_number(port).ok_or_else(|| format!("the port is not a number between 1 and 65535; {SPECIAL}"))?)
+        }
         None => None,
     };
     Ok((decoded("its name", host)?, port))
@@ -275,6 +272,10 @@ mod tests {
             ("me@a,b,c/x?port=1,2", "port"),
             ("me@a:5432,b:5433/x?port=1", "port"),
             ("me@a:70000/x", "65535"),
+            ("me@a:+5432/x", "65535"),
+            ("me@a/x?port=0", "port=0: is not a number between 1 and 65535"),
+            ("me@a/x?port=+5432", "port=+5432"),
+            ("me@a/x?schema=jobs", "options=-csearch_path%3Djobs"),
             ("me@::1/x", "[::1]"),
             ("me@a/x?sslmode", "`sslmode`"),
             ("me@a/x?client_encoding=LATIN1", "client_encoding"),

@@ -3,6 +3,7 @@
 
 mod otlp_client;
 mod public_ip;
+mod status_line;
 mod trust;
 mod web_address;
 mod web_client;

@@ -16,16 +16,17 @@ use ureq::{
     http::{Response, Uri, header},
     unversioned::{
         resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
-        transport::{DefaultConnector, NextTimeout},
+        transport::{Connector, DefaultConnector, NextTimeout},
     },
 };
 
 use super::{
     public_ip::is_public,
+    status_line::StatusLine,
     trust::{self, PrivateCas},
     web_address::WebAddress,
 };
-use crate::job::JobError;
+use crate::job::{JobError, certificate_advice};
 
 const MAX_REDIRECTS: usize = 3;
 const USER_AGENT: &str = concat!("acetate/", env!("CARGO_PKG_VERSION"));
@@ -84,7 +85,12 @@ fn ask(address: &WebAddress, limits: &WebLimits, end: Instant) -> Result<Respons
 }
 
 /// The HTTP client with these limits. It follows no redirects, keeps no connections and uses no proxy.
-pub(super) fn agent(limits: &WebLimits, end: Instant) -> Agent {
+fn agent(limits: &WebLimits, end: Instant) -> Agent {
+    agent_with(limits, end, &StatusLine::default())
+}
+
+/// As [`agent`], and `line` remembers the status of a response.
+pub(super) fn agent_with(limits: &WebLimits, end: Instant, line: &StatusLine) -> Agent {
     let config = Agent::config_builder()
         .user_agent(USER_AGENT)
         // A small body that decompresses to a large one would exceed the cap.
@@ -101,7 +107,7 @@ pub(super) fn agent(limits: &WebLimits, end: Instant) -> Agent {
         .timeout_per_read(Some(limits.read))
         .timeout_global(Some(end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))))
         .build();
-    Agent::with_parts(config, DefaultConnector::new(), Guarded { may_connect: limits.may_connect })
+    Agent::with_parts(config, DefaultConnector::new().chain(line.clone()), Guarded { may_connect: limits.may_connect })
 }
 
 fn receive(address: &WebAddress, answer: Response<Body>, cap: u64) -> Result<Vec<u8>, JobError> {
@@ -176,7 +182,9 @@ pub(super) fn failed(address: &WebAddress, error: ureq::Error) -> JobError {
             JobError::input_unreachable(input, reason).caused_by(error)
         }
         ureq::Error::Io(error) => {
-            JobError::input_unreachable(input, format!("cannot read it: {error}")).caused_by(error)
+            let text = error.to_string();
+            let reason = certificate_advice(&text, "its server").unwrap_or_else(|| format!("cannot read it: {text}"));
+            JobError::input_unreachable(input, reason).caused_by(error)
         }
         other => JobError::input_unreachable(input, format!("cannot read it: {other}")).caused_by(other),
     }

@@ -9,6 +9,7 @@ use ureq::http::{HeaderMap, HeaderName, header};
 
 use super::{
     public_ip::is_public,
+    status_line::StatusLine,
     trust::PrivateCas,
     web_address::WebAddress,
     web_client::{self, WebLimits},
@@ -75,12 +76,20 @@ impl WebhookPolicy {
         if self.trusts(&address) {
             limits.may_connect = |_| true;
         }
-        let mut request = web_client::agent(&limits, Instant::now() + limits.deadline).post(address.uri().clone());
+        let line = StatusLine::default();
+        let agent = web_client::agent_with(&limits, Instant::now() + limits.deadline, &line);
+        let mut request = agent.post(address.uri().clone());
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let answer = request.send(body).map_err(|error| web_client::failed(&address, error))?;
-        Ok(WebhookAnswer { status: answer.status().as_u16(), retry_after: retry_after(answer.headers()) })
+        match (request.send(body), line.status()) {
+            (Ok(answer), _) => {
+                Ok(WebhookAnswer { status: answer.status().as_u16(), retry_after: retry_after(answer.headers()) })
+            }
+            // The call has arrived. The rest of the response is not needed.
+            (Err(ureq::Error::Protocol(_)), Some(status)) => Ok(WebhookAnswer { status, retry_after: None }),
+            (Err(error), _) => Err(web_client::failed(&address, error)),
+        }
     }
 
     fn trusts(&self, address: &WebAddress) -> bool {
@@ -175,6 +184,30 @@ mod tests {
         assert_eq!(asked("Sun, 06 Nov 1994 08:00:00 GMT", None), Some(0));
         for nonsense in ["", "soon", "-5", "1.5", "20 s"] {
             assert_eq!(asked(nonsense, None), None, "{nonsense}");
+        }
+    }
+
+    /// More headers than the HTTP client reads: the call has arrived all the same.
+    #[test]
+    fn a_response_with_many_headers_counts_by_its_status() {
+        use std::io::{Read, Write};
+        for (line, wanted) in [("200 OK", 200), ("503 Busy", 503)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let server = std::thread::spawn(move || {
+                let (mut client, _) = listener.accept().unwrap();
+                let mut read = Vec::new();
+                while !read.ends_with(b"{}") {
+                    let mut some = [0; 1024];
+                    let count = client.read(&mut some).unwrap();
+                    read.extend_from_slice(&some[..count]);
+                }
+                let headers: String = (0..300).map(|number| format!("x-{number}: y\r\n")).collect();
+                write!(client, "HTTP/1.1 {line}\r\n{headers}content-length: 0\r\n\r\n").unwrap();
+            });
+            let policy = WebhookPolicy::new("http.webhook_allow", std::slice::from_ref(&url), None).unwrap();
+            assert_eq!(policy.post(&url, &[], "{}").unwrap().status, wanted);
+            server.join().unwrap();
         }
     }
 

@@ -18,6 +18,8 @@ use crate::{database::Actor, job::JobId};
 
 /// The name of requests to a server without tokens.
 const ANONYMOUS: &str = "anonymous";
+/// The name of `http.token`.
+pub const SINGLE_TOKEN: &str = "token";
 
 /// What a token may do; each role may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
@@ -84,6 +86,11 @@ impl Caller {
             },
             None => Self { actor: Actor::new(ANONYMOUS, Some(client)), role: Role::Operate, jobs_per_day: None },
         }
+    }
+
+    /// The name of the token; absent for `http.token`, and without tokens.
+    pub fn named(&self) -> Option<&str> {
+        Some(self.actor.name()).filter(|name| ![ANONYMOUS, SINGLE_TOKEN].contains(name))
     }
 
     pub fn check(&self, needed: Role) -> Answer<()> {

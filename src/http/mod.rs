@@ -45,7 +45,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use api::{Api, Dispatcher, Parts};
-pub use caller::Role;
+pub use caller::{Role, SINGLE_TOKEN};
 pub use listen::ConnectionLimits;
 pub use metrics::describe;
 pub use middleware::{ApiToken, ApiTokens, NamedToken};

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     api::Api,
-    jobs::{InputBody, SubmitBody, compose},
+    jobs::{InputBody, Key, SubmitBody, compose},
     problem::{Answer, ApiError},
     view::InputView,
     watch::Watched,
@@ -32,7 +32,7 @@ pub struct Wait<'a> {
     pub most: Option<Duration>,
     /// The `Idempotency-Key` of the request. Its sender may come back for the same jobs, so they are not cancelled when
     /// it leaves.
-    pub key: Option<&'a str>,
+    pub key: Option<&'a Key>,
 }
 
 /// A job for a client that waits.
@@ -61,8 +61,7 @@ pub async fn done(api: &Api, bodies: Vec<SubmitBody>, wait: Wait<'_>) -> Answer<
     let deadline = Instant::now() + wait.most.unwrap_or(ENDLESS);
     let mut requests = Vec::with_capacity(bodies.len());
     for (index, body) in bodies.into_iter().enumerate() {
-        let key = wait.key.map(|key| if index == 0 { key.to_owned() } else { format!("{key} {index}") });
-        requests.push(compose(api, body, key.as_deref()).await?);
+        requests.push(compose(api, body, wait.key.map(|key| key.nth(index))).await?);
     }
     let mut caller = Caller { api: api.clone(), jobs: Vec::new(), comes_back: wait.key.is_some() };
     for (request, options) in &requests {

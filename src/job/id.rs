@@ -27,9 +27,11 @@ impl JobId {
         Self(Uuid::new_v5(&namespace, format!("{batch}\0{fingerprint}").as_bytes()))
     }
 
-    /// The id of a submission with an `Idempotency-Key` (version 5): the same key is the same job.
-    pub fn of_key(key: &str) -> Self {
-        let namespace = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"acetate idempotency key");
+    /// The id of a submission with an `Idempotency-Key` (version 5): the same key of the same `sender` is the same job.
+    /// Senders without a name of their own share their keys.
+    pub fn of_key(sender: Option<&str>, key: &str) -> Self {
+        let all = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"acetate idempotency key");
+        let namespace = sender.map_or(all, |sender| Uuid::new_v5(&all, format!("\0{sender}").as_bytes()));
         Self(Uuid::new_v5(&namespace, key.as_bytes()))
     }
 
@@ -69,5 +71,19 @@ pub struct Epoch(pub i64);
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_belong_to_their_sender() {
+        let all = [None, Some("a"), Some("b")].map(|sender| JobId::of_key(sender, "k"));
+        assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);
+        assert_eq!(JobId::of_key(Some("a"), "k"), all[1]);
+        // As before there were named tokens.
+        assert_eq!(all[0].to_string(), "acc863c4-6478-581b-83f2-2bedd1eafc46");
     }
 }

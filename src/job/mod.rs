@@ -2,6 +2,7 @@
 
 mod batch;
 mod cause;
+mod certificate;
 mod error;
 mod event;
 mod fidelity;
@@ -26,6 +27,7 @@ mod trace;
 
 pub use batch::BatchId;
 pub use cause::{Cause, lacks_open_files};
+pub use certificate::certificate_advice;
 pub use error::{ErrorClass, ErrorRecord, JobError};
 pub use event::{BatchEvent, EventFile, JobEvent};
 pub use fidelity::{Fidelity, LayerCoverage, PictureSize, Quality};

@@ -62,9 +62,15 @@ pub fn time_from_value(field: &str, value: &Value) -> Result<Option<Timestamp>, 
     }
 }
 
+const TOO_LONG: &str = "is more than ten years from now";
+
 fn rfc3339(text: &str) -> Result<Timestamp, &'static str> {
+    let now = Timestamp::now();
     match text.parse::<Timestamp>() {
+        Ok(at) if at.duration_since(now).unsigned_abs() > LONGEST && at > now => Err(TOO_LONG),
         Ok(at) => Ok(at),
+        // The last hours of the year 9999 have no timestamp in every time zone.
+        Err(_) if text.starts_with("9999-12-3") => Err(TOO_LONG),
         Err(_) if text.parse::<jiff::civil::DateTime>().is_ok() => Err("has no offset from UTC, such as Z or +02:00"),
         Err(_) => Err("is not a time"),
     }
@@ -73,7 +79,7 @@ fn rfc3339(text: &str) -> Result<Timestamp, &'static str> {
 /// `2h`, `90m` or `1d12h`.
 fn from_now(text: &str) -> Result<Duration, &'static str> {
     let (mut total, mut number) = (0u64, String::new());
-    let too_long = "is more than ten years from now";
+    let too_long = TOO_LONG;
     for letter in text.chars() {
         if letter.is_ascii_digit() {
             number.push(letter);
@@ -137,6 +143,8 @@ mod tests {
             ("+2w", "has a unit other than s, m, h and d"),
             ("+h", "has a unit without a number"),
             ("+-2h", "has a unit other"),
+            ("9999-12-31T23:59:59Z", "is more than ten years from now"),
+            ("9999-01-01T00:00:00Z", "is more than ten years from now"),
             ("+9999999d", "is more than ten years from now"),
             ("+99999999999999999999d", "is more than ten years from now"),
         ] {
@@ -154,6 +162,7 @@ mod tests {
             (json!("+2h"), "not_before: `+2h` is not a time; give RFC 3339"),
             (json!(1_764_612_000), "not_before: 1764612000 is not a text with an RFC 3339 time"),
             (json!("2026-12-01T18:00:00"), "has no offset from UTC"),
+            (json!("9999-12-31T23:59:59Z"), "not_before: `9999-12-31T23:59:59Z` is more than ten years from now"),
         ] {
             let error = read(value).unwrap_err();
             assert!(error.contains(reason), "{error}");

@@ -92,6 +92,14 @@ impl Queue {
         }
     }
 
+    /// As [`Queue::ready`], but declares nothing, also later: what acetate needs and does not exist yet.
+    pub async fn look(&self, within: Duration) -> Result<Vec<String>, JobError> {
+        match self {
+            Self::Embedded(_) => Ok(Vec::new()),
+            Self::Rabbit(rabbit) => rabbit.look(within).await,
+        }
+    }
+
     /// Whether the broker accepts messages: one that has too little memory or disk answers, and blocks publishers.
     pub async fn accepts(&self) -> Result<(), JobError> {
         match self {

@@ -95,6 +95,14 @@ impl Store {
         }
     }
 
+    /// As [`Store::check`], without making a folder; false: it does not exist yet, and can be made.
+    pub async fn look(&self) -> Result<bool, JobError> {
+        match self {
+            Self::Folder(store) => store.look().await,
+            Self::S3(store) => store.check().await.map(|()| true),
+        }
+    }
+
     /// A temporary address with which anyone can read an object; a folder has none.
     pub async fn presigned(&self, key: &ObjectKey, lasts: Duration) -> Result<Option<String>, JobError> {
         match self {

@@ -60,6 +60,21 @@ impl FolderStore {
         blocking(move || store.make()).await
     }
 
+    /// Whether the folder exists, and can be written; or, if it does not, whether it can be made. Leaves nothing behind.
+    pub async fn look(&self) -> Result<bool, JobError> {
+        let root = self.root.clone();
+        blocking(move || {
+            let there = root.ancestors().find(|folder| folder.exists()).unwrap_or(&root);
+            if !there.is_dir() {
+                let reason = format!("{} is a file, not a folder; correct store.url", there.display());
+                return Err(JobError::storage(root.display().to_string(), reason));
+            }
+            check_writable(there)?;
+            Ok(there == root)
+        })
+        .await
+    }
+
     fn make(&self) -> Result<(), JobError> {
         let root = &self.root;
         fs::create_dir_all(root).map_err(|error| io_error(root, "create the folder for objects", error))?;
@@ -68,7 +83,9 @@ impl FolderStore {
 
     /// The free space, in bytes.
     pub fn free_space(&self) -> Result<u64, JobError> {
-        fs4::available_space(&self.root).map_err(|error| io_error(&self.root, "check the free space", error))
+        // Before the first object, the folder may not exist.
+        let there = self.root.ancestors().find(|folder| folder.exists()).unwrap_or(&self.root);
+        fs4::available_space(there).map_err(|error| io_error(&self.root, "check the free space", error))
     }
 
     pub fn root(&self) -> &Path {

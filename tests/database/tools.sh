@@ -6,6 +6,7 @@
 #
 #   ACETATE_TEST_PGBOUNCER_1_18    PgBouncer of Debian 12
 #   ACETATE_TEST_PGBOUNCER_1_24    PgBouncer of Debian 13
+#   ACETATE_TEST_PGPOOL            pgpool of Debian 12
 #   ACETATE_TEST_POSTGRES_17       the folder of initdb and postgres of Debian 13
 #   ACETATE_TEST_POSTGRES_18       the same of the release after it
 set -euo pipefail
@@ -17,8 +18,8 @@ say() { echo "tests/database/tools.sh: $*" >&2; }
 
 # Downloads packages of a release with the libraries that they need, and unpacks them into one folder. apt's lists are
 # kept apart from the machine's.
-unpack() { # RELEASE PACKAGE...
-    local release=$1 root=$place/$1 apt mirror options names
+unpack() { # RELEASE[-NAME] PACKAGE...
+    local release=${1%%-*} root=$place/$1 apt mirror options names
     shift
     if [ -e "$root/complete" ]; then return 0; fi
     rm -rf "$root"
@@ -44,7 +45,7 @@ unpack() { # RELEASE PACKAGE...
     rm -rf "$apt"
     local loader libraries=$root/usr/lib/$machine program
     loader=$(find "$libraries" "$root/lib" "$root/lib64" -name 'ld-linux-*.so.*' -type f 2>/dev/null | head -n 1)
-    for program in "$root"/usr/sbin/pgbouncer "$root"/usr/lib/postgresql/*/bin/*; do
+    for program in "$root"/usr/sbin/pgbouncer "$root"/usr/sbin/pgpool "$root"/usr/lib/postgresql/*/bin/*; do
         [ -f "$program" ] || continue
         patchelf --force-rpath --set-interpreter "$loader" --set-rpath "$libraries:$root/lib/$machine" "$program" 2>/dev/null ||
             return 1
@@ -78,6 +79,11 @@ if unpack bookworm pgbouncer && runs "$place/bookworm/usr/sbin/pgbouncer"; then
     echo "ACETATE_TEST_PGBOUNCER_1_18=$place/bookworm/usr/sbin/pgbouncer"
 else
     say "PgBouncer 1.18 of Debian 12 cannot be had"
+fi
+if unpack bookworm-pgpool pgpool2 && runs "$place/bookworm-pgpool/usr/sbin/pgpool"; then
+    echo "ACETATE_TEST_PGPOOL=$place/bookworm-pgpool/usr/sbin/pgpool"
+else
+    say "pgpool of Debian 12 cannot be had"
 fi
 postgres() { # RELEASE VERSION
     local programs=$place/$1/usr/lib/postgresql/$2/bin

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     app::Submitter,
+    config::LoadedConfig,
     job::{JobError, JobId, JobState},
     worker::WorkerName,
 };
@@ -118,6 +119,31 @@ struct FetchArgs {
     json: bool,
 }
 
+impl JobsCommand {
+    /// Whether it needs no tables where there are none.
+    fn only_reads(&self) -> bool {
+        match self {
+            Self::List(_)
+            | Self::Show(_)
+            | Self::History(_)
+            | Self::Watch(_)
+            | Self::Fetch(_)
+            | Self::Results(_)
+            | Self::Export(_) => true,
+            Self::Cancel(_) | Self::Retry(_) | Self::Rerun(_) | Self::Delete(_) | Self::Prune(_) => false,
+        }
+    }
+}
+
+/// The parts for a command that only reads, and a remark on stderr if there is nothing to read yet.
+pub async fn open_to_read(global: &GlobalArgs, loaded: &LoadedConfig) -> Result<Submitter, Failure> {
+    let (submitter, remark) = Submitter::to_read(loaded).await?;
+    if let Some(remark) = remark {
+        global.say(&remark);
+    }
+    Ok(submitter)
+}
+
 impl JobsArgs {
     pub fn json(&self) -> bool {
         match &self.command {
@@ -139,7 +165,10 @@ impl JobsArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
         block_on(async {
-            let submitter = Submitter::open(&loaded).await?;
+            let submitter = match self.command.only_reads() {
+                true => open_to_read(global, &loaded).await?,
+                false => Submitter::open(&loaded).await?,
+            };
             let done = match self.command {
                 JobsCommand::List(args) => list::list(&submitter, args).await,
                 JobsCommand::Show(args) => show(&submitter, args).await,

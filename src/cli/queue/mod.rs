@@ -6,7 +6,7 @@ mod status;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Failure, global::GlobalArgs, output, runtime::block_on};
+use super::{Failure, global::GlobalArgs, jobs::open_to_read, output, runtime::block_on};
 use crate::{
     app::Submitter,
     database::Scope,
@@ -84,7 +84,12 @@ impl QueueArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
         block_on(async {
-            let submitter = Submitter::open(&loaded).await?;
+            let submitter = match &self.command {
+                QueueCommand::Status(_) => open_to_read(global, &loaded).await?,
+                QueueCommand::Pause(_) | QueueCommand::Resume(_) | QueueCommand::Drain(_) => {
+                    Submitter::open(&loaded).await?
+                }
+            };
             let done = match &self.command {
                 QueueCommand::Status(args) => status::show(&submitter, args.json).await,
                 QueueCommand::Pause(args) => pause(&submitter, args).await,

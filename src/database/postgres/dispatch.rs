@@ -1,5 +1,5 @@
 //! Pauses, live workers, and what waits. The choice of the next dispatches is the function `acetate_dispatch` of
-//! migration 6, which `outbox_take` calls.
+//! migration 14, which `outbox_take` calls.
 
 use std::collections::BTreeMap;
 

@@ -4,7 +4,11 @@ use std::{io, time::Duration};
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::{database::PostgresUrl, job::JobError};
+use super::tables::MISSING;
+use crate::{
+    database::PostgresUrl,
+    job::{JobError, certificate_advice},
+};
 
 /// What is to be done after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +77,7 @@ pub(super) fn no_answer(url: &PostgresUrl, waited: Duration) -> JobError {
     let seconds = waited.as_secs();
     JobError::database(format!(
         "{url} did not respond for {seconds} seconds; is the server healthy, and does a pooler before it have free \
-         connections?"
+         connections (at least two)? Behind pgpool, set load_balance_mode = off"
     ))
 }
 
@@ -107,11 +111,35 @@ pub(super) fn explain(url: &PostgresUrl, error: &sqlx::Error) -> String {
         }
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => tls_advice(url, &error.to_string()),
         sqlx::Error::Tls(error) => tls_advice(url, &error.to_string()),
+        sqlx::Error::Io(error) if is_length_of_text(&error.to_string()) => not_postgres("it answers something else"),
+        sqlx::Error::Io(error)
+            if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) =>
+        {
+            format!(
+                "{error}; is the server stopping, or is it something other than Postgres, whose port is usually 5432? \
+                 ACETATE__STATUS__URL names it"
+            )
+        }
         sqlx::Error::Io(error) => {
             format!("{error}; is the server running, and does ACETATE__STATUS__URL name it?")
         }
+        sqlx::Error::Protocol(reason) => not_postgres(reason),
         other => other.to_string(),
     }
+}
+
+fn not_postgres(reason: &str) -> String {
+    format!(
+        "{reason}; what answers there does not speak as Postgres does: correct the host and port in ACETATE__STATUS__URL \
+         (Postgres' port is usually 5432)"
+    )
+}
+
+/// Whether the length of a message is text: a web server's `HTTP/1.1` would be one of more than a gigabyte.
+fn is_length_of_text(reason: &str) -> bool {
+    const LONGEST: u64 = 512 << 20;
+    let length = reason.strip_prefix("expected to read ").and_then(|rest| rest.split(' ').next());
+    length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > LONGEST)
 }
 
 fn advice(url: &PostgresUrl, code: &str, message: &str) -> Option<String> {
@@ -129,14 +157,40 @@ fn advice(url: &PostgresUrl, code: &str, message: &str) -> Option<String> {
             "the pooler has no free connection to the server; raise its default_pool_size, or lower \
              status.max_connections or the number of processes"
         }
+        _ if pooler("PQexec disallowed") => {
+            "this PgBouncer refuses statements without parameters, which acetate needs; remove disable_pqexec from its \
+             settings"
+        }
+        _ if pooler("is disabled") => {
+            "it was disabled in PgBouncer; on its console run `ENABLE` with the database's name"
+        }
+        _ if pooler("no such database") => {
+            "add the database to [databases] of the pooler's settings, or name another one in ACETATE__STATUS__URL"
+        }
+        _ if pooler("no such user") => "add the user to the pooler's auth_file, or check it in ACETATE__STATUS__URL",
         _ if pooler("no more connections allowed") => "raise the pooler's max_client_conn, or start fewer processes",
         "28000" if pooler("no encryption") => "this server requires TLS: add ?sslmode=require to ACETATE__STATUS__URL",
         "28P01" | "28000" => "check the user and password in ACETATE__STATUS__URL",
         "3D000" => "create the database with `createdb`, or name another one in ACETATE__STATUS__URL",
         "3F000" => "make the schema that the search path names with `CREATE SCHEMA`",
         "42501" => return Some(grants(url, message)),
+        "42P01" if message.starts_with(MISSING) => "restore them from a backup, or use an empty schema",
         "42P01" | "42703" | "42883" => {
             "its tables do not match this version; run `acetate migrate`, or restart acetate to migrate them"
+        }
+        "53300" if message.contains("too many connections for role") => {
+            let user = identifier(url.user());
+            return Some(format!(
+                "this role has a limit of its own, whatever the server's max_connections: as a superuser run `ALTER ROLE \
+                 {user} CONNECTION LIMIT -1`, or lower status.max_connections or the number of processes"
+            ));
+        }
+        "53300" if message.contains("too many connections for database") => {
+            let database = identifier(url.database());
+            return Some(format!(
+                "this database has a limit of its own: as its owner run `ALTER DATABASE {database} CONNECTION LIMIT -1`, or \
+                 lower status.max_connections or the number of processes"
+            ));
         }
         "53300" => {
             "all connections of the server are in use (max_connections there); a process of acetate takes up to \
@@ -177,7 +231,10 @@ fn identifier(name: &str) -> String {
 
 fn tls_advice(url: &PostgresUrl, reason: &str) -> String {
     let file = url.files.iter().find(|(name, _)| *name == "sslrootcert").map(|(_, file)| file.display().to_string());
-    let advice = if reason.contains("UnknownIssuer") {
+    let certificate = || certificate_advice(reason, &url.to_string());
+    let advice = if let Some(advice) = certificate() {
+        advice
+    } else if reason.contains("UnknownIssuer") {
         match file {
             Some(file) => format!(
                 "the server's certificate is not signed by a CA in sslrootcert={file}; name the file of the right CA"
@@ -188,8 +245,6 @@ fn tls_advice(url: &PostgresUrl, reason: &str) -> String {
         }
     } else if reason.contains("not valid for name") || reason.contains("NotValidForName") {
         "the server's certificate is for another host name; connect by that name, or use sslmode=verify-ca".to_owned()
-    } else if reason.contains("expired") || reason.contains("not valid yet") {
-        "check the clocks of both machines, and renew the server's certificate".to_owned()
     } else if reason.contains("does not support TLS") {
         "turn TLS on in the server, or use sslmode=disable in ACETATE__STATUS__URL on a network that you trust"
             .to_owned()

@@ -4,15 +4,15 @@
 //! transaction that waits only a moment for its locks, because everything else waits behind it meanwhile. Indexes of
 //! existing tables are built afterwards, concurrently, outside any transaction.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use sqlx::{AssertSqlSafe, PgConnection, Row};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{
     connect::{Connector, run},
-    fault::explain,
+    fault::{explain, no_answer},
     indexes::{self, Index},
     pool::Connections,
     session::Mode,
@@ -20,7 +20,7 @@ use super::{
 use crate::{database::Migrated, job::JobError};
 
 /// The migrations in order; the table `acetate_schema` has the number of those applied.
-pub(super) const MIGRATIONS: [&str; 13] = [
+pub(super) const MIGRATIONS: [&str; 14] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
     include_str!("../../../migrations/postgres/0003_caption.sql"),
@@ -34,6 +34,7 @@ pub(super) const MIGRATIONS: [&str; 13] = [
     include_str!("../../../migrations/postgres/0011_fidelity.sql"),
     include_str!("../../../migrations/postgres/0012_kept_promises.sql"),
     include_str!("../../../migrations/postgres/0013_restored.sql"),
+    include_str!("../../../migrations/postgres/0014_turns.sql"),
 ];
 
 /// How long a migration waits for its locks. A worker's lease must not end behind it.
@@ -41,6 +42,10 @@ const LOCK_TIMEOUT: &str = "3s";
 /// How long it is tried again.
 const LIMIT: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_secs(2);
+/// How often a long wait is logged.
+const SAY_EVERY: Duration = Duration::from_secs(30);
+/// How long the server may take for a question that needs no lock.
+const ANSWER: Duration = Duration::from_secs(40);
 /// The pause before looking whether another process has finished.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -99,6 +104,13 @@ pub(super) async fn require_current(connections: &Connections) -> Result<Migrate
     }
 }
 
+/// The version of the tables; absent without any. Those of a newer version are refused.
+pub(super) async fn version(connections: &Connections) -> Result<Option<usize>, JobError> {
+    let found = look(connections).await?;
+    refuse_newer(connections.connector(), &found)?;
+    Ok(found.version)
+}
+
 fn refuse_newer(connector: &Connector, found: &Found) -> Result<(), JobError> {
     match found.version {
         Some(version) if version > MIGRATIONS.len() => Err(JobError::database(format!(
@@ -136,6 +148,21 @@ fn missing(found: &Found) -> Vec<Index> {
     indexes
 }
 
+/// Waits as long as it takes, and says so: it may be a large table, or a pooler that does not answer.
+async fn patiently<T>(connector: &Connector, what: &str, work: impl Future<Output = T>) -> T {
+    let (mut work, begin) = (pin!(work), Instant::now());
+    loop {
+        match timeout(SAY_EVERY, &mut work).await {
+            Ok(done) => return done,
+            Err(_) => warn!(
+                seconds = begin.elapsed().as_secs(),
+                "{}: still waiting to {what}; the server's pg_stat_activity shows whether it works or waits",
+                connector.url
+            ),
+        }
+    }
+}
+
 /// One run of the migrations.
 struct Run<'a> {
     connector: &'a Connector,
@@ -147,11 +174,15 @@ impl Run<'_> {
     async fn wait_for_turn(&self, guard: &mut PgConnection) -> Result<(), JobError> {
         let (start, mut told) = (Instant::now(), false);
         loop {
-            run(guard, self.connector.sessions.begin_unlimited()).await.map_err(|error| self.wrong(&error))?;
-            let asked = sqlx::raw_sql(
-                "SELECT pg_try_advisory_xact_lock(hashtextextended('acetate ' || COALESCE(current_schema(), ''), 0))",
-            );
-            let row = asked.fetch_one(&mut *guard).await.map_err(|error| self.wrong(&error))?;
+            let asked = async {
+                run(guard, self.connector.sessions.begin_unlimited()).await?;
+                let asked = sqlx::raw_sql(
+                    "SELECT pg_try_advisory_xact_lock(hashtextextended('acetate ' || COALESCE(current_schema(), ''), 0))",
+                );
+                asked.fetch_one(&mut *guard).await
+            };
+            let asked = timeout(ANSWER, asked).await.map_err(|_| no_answer(&self.connector.url, ANSWER))?;
+            let row = asked.map_err(|error| self.wrong(&error))?;
             if row.try_get::<bool, _>(0).map_err(|error| self.wrong(&error))? {
                 return Ok(());
             }
@@ -211,7 +242,8 @@ impl Run<'_> {
     /// Ends a transaction with some statements and the new version's number.
     async fn finish(&self, work: &mut PgConnection, sql: &str, version: usize) -> Result<(), sqlx::Error> {
         let sql = format!("{sql};\nUPDATE acetate_schema SET version = {version}; COMMIT");
-        let done = run(work, sql.into()).await;
+        let what = format!("make the tables of schema {version}");
+        let done = patiently(self.connector, &what, run(work, sql.into())).await;
         if done.is_err() {
             let _ = run(work, "ROLLBACK".into()).await;
         }
@@ -259,7 +291,8 @@ impl Run<'_> {
             let begin = Instant::now();
             info!(index = index.name, "building an index; this takes a while in a large table");
             for sql in [index.drop(&schema), index.create(&schema)] {
-                run(work, sql.into()).await.map_err(|error| {
+                let what = format!("build the index {}", index.name);
+                patiently(self.connector, &what, run(work, sql.into())).await.map_err(|error| {
                     let reason = explain(&self.connector.url, &error);
                     self.database(&format!("cannot build the index {} ({reason})", index.name))
                 })?;

@@ -6,6 +6,7 @@
 
 mod actions;
 mod attempt;
+mod balance;
 mod batch;
 mod claim;
 mod connect;
@@ -26,6 +27,7 @@ mod retention;
 mod session;
 mod submit;
 mod sweep;
+mod tables;
 mod tombstone;
 mod transition;
 mod webhook;

@@ -13,15 +13,18 @@ use sqlx::{
 use tokio::time::timeout;
 
 use super::{
+    balance,
     connect::Connector,
     listen::{self, Listener},
-    migrate::{migrate, require_current},
+    migrate::{MIGRATIONS, migrate, require_current, version},
     pool::Connections,
     session::Mode,
+    tables,
 };
 use crate::{
     database::{
-        Actor, Changes, ConnectionCounts, DatabaseOptions, DispatchRules, Migrated, OutboxMode, PostgresUrl,
+        Actor, Changes, ConnectionCounts, DatabaseOptions, DispatchRules, JobStore, Looked, Migrated, OutboxMode,
+        PostgresUrl,
         notify::{AbortOnDrop, Signal},
     },
     job::{JobError, JobId},
@@ -54,15 +57,42 @@ pub struct PostgresJobStore {
 impl PostgresJobStore {
     /// Connects and migrates the tables.
     pub async fn open(url: &PostgresUrl, mode: OutboxMode, options: &DatabaseOptions) -> Result<Self, JobError> {
-        let connections = Connections::new(Connector::new(url), options.max_connections)?;
-        connections.find_out().await?;
+        let connections = connected(url, options).await?;
         let migrated =
             if options.migrate { migrate(&connections).await? } else { require_current(&connections).await? };
+        Ok(Self::with(connections, migrated, url, mode, options))
+    }
 
+    /// Connects to tables that exist, and changes nothing.
+    pub async fn look(url: &PostgresUrl, mode: OutboxMode, options: &DatabaseOptions) -> Result<Looked, JobError> {
+        let connections = connected(url, options).await?;
+        let needs = MIGRATIONS.len();
+        let looked = match version(&connections).await? {
+            Some(has) if has == needs => {
+                let migrated = Migrated { from: has, to: needs };
+                return Ok(Looked::Tables(JobStore::Postgres(Self::with(connections, migrated, url, mode, options))));
+            }
+            Some(has) => Looked::Older { has, needs },
+            None => {
+                let sql = format!("CREATE TABLE \"acetate check {}\" (at BIGINT)", JobId::new());
+                Looked::Nothing(connections.try_to_write(&sql).await)
+            }
+        };
+        let _ = timeout(CLOSE_TIMEOUT, connections.close()).await;
+        Ok(looked)
+    }
+
+    fn with(
+        connections: Connections,
+        migrated: Migrated,
+        url: &PostgresUrl,
+        mode: OutboxMode,
+        options: &DatabaseOptions,
+    ) -> Self {
         let signal = Signal::default();
         let helpers = [listen::tell_others(connections.clone(), signal.own()), look_after(connections.clone())];
         let listening = Listener::new(connections.clone(), options.listen.as_ref());
-        Ok(Self {
+        Self {
             connections,
             mode,
             signal,
@@ -73,7 +103,7 @@ impl PostgresJobStore {
             listening: Arc::new(listening),
             helpers: Arc::new(helpers),
             listener: Arc::default(),
-        })
+        }
     }
 
     pub fn place(&self) -> String {
@@ -105,28 +135,22 @@ impl PostgresJobStore {
         }
     }
 
-    /// Writes to each table and takes it back.
+    /// Writes, and takes it back; refused if the role lacks a right on one of the tables.
     pub async fn check_writes(&self) -> Result<(), JobError> {
-        let id = JobId::new();
-        let sql = format!(
-            "INSERT INTO rejections (id, received_at, error, body) VALUES ('check {id}', 0, '', '');
-             UPDATE jobs SET updated_at = updated_at WHERE FALSE;
-             INSERT INTO attempts (job, epoch, attempt, worker, started_at)
-             SELECT job, epoch, attempt, worker, started_at FROM attempts WHERE FALSE;
-             UPDATE outbox SET taken_until = taken_until WHERE FALSE;
-             UPDATE webhooks SET taken_until = taken_until WHERE FALSE;
-             INSERT INTO actions (operation, at, actor, action, jobs)
-             SELECT operation, at, actor, action, jobs FROM actions WHERE FALSE;
-             UPDATE workers SET slots = slots WHERE FALSE; UPDATE pauses SET name = name WHERE FALSE;
-             UPDATE lineage SET alive_at = alive_at WHERE FALSE;
-             DELETE FROM jobs WHERE FALSE; DELETE FROM outbox WHERE FALSE; DELETE FROM webhooks WHERE FALSE"
-        );
+        let insert = "INSERT INTO rejections (id, received_at, error, body) VALUES";
+        let sql = format!("{insert} ('check {}', 0, '', ''); {}", JobId::new(), tables::check_rights());
         self.connections.try_to_write(&sql).await
+    }
+
+    /// Whether what was written can be read again.
+    pub async fn check_reads(&self) -> Result<(), JobError> {
+        balance::check(&self.connections).await
     }
 
     /// [`PostgresJobStore::check_writes`], and what an operator should know of this database.
     pub async fn check(&self) -> Result<Vec<String>, JobError> {
         self.check_writes().await?;
+        self.check_reads().await?;
         let mut remarks = Vec::new();
         match self.connections.mode() {
             Mode::Own => {}
@@ -173,6 +197,12 @@ impl PostgresJobStore {
     pub(super) async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, JobError> {
         Ok(self.connections.run(query).await?.affected)
     }
+}
+
+async fn connected(url: &PostgresUrl, options: &DatabaseOptions) -> Result<Connections, JobError> {
+    let connections = Connections::new(Connector::new(url), options.max_connections)?;
+    connections.find_out().await?;
+    Ok(connections)
 }
 
 fn look_after(connections: Connections) -> AbortOnDrop {

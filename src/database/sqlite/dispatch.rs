@@ -1,20 +1,20 @@
 //! The next dispatches, and jobs that must wait.
 //!
-//! With a broker, what waits is in the outbox. Without one, the rows of queued jobs are the queue. Both are indexed by
-//! priority, tenant and batch, so that finding the first of each share does not read a whole batch.
+//! With a broker, what waits is in the outbox. Without one, the rows of queued jobs are the queue.
 
 use std::collections::BTreeMap;
 
-use sqlx::{Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments};
+use sqlx::SqliteConnection;
 
 use super::{
     open::{database, now_ms},
+    shares::{Look, Turns, Waiting},
     transition::{arrived, send},
 };
 use crate::{
     database::{
         DispatchRules, Hold, JobRow, OutboxMode, Workers,
-        dispatch::{LIMITED_AGAIN, PAUSED_AGAIN, Share, WORKER_LIVES, in_turn},
+        dispatch::{LIMITED_AGAIN, PAUSED_AGAIN, WORKER_LIVES, in_turn},
         outbox::Topic,
         row_mapping::{Columns, after, milliseconds},
     },
@@ -30,6 +30,7 @@ fn least_room(window: i64) -> i64 {
 pub(super) async fn next_dispatches(
     tx: &mut SqliteConnection,
     rules: &DispatchRules,
+    turns: &Turns,
     now: i64,
     limit: u32,
 ) -> Result<Vec<i64>, JobError> {
@@ -51,7 +52,9 @@ pub(super) async fn next_dispatches(
             continue;
         }
         let waiting = Waiting::Outbox(kind);
-        let shares = shares(tx, &waiting, &paused, &busy, now, room).await?;
+        let (connection, most) = (&mut *tx, room);
+        let mut look = Look { connection, waiting, turns, paused: &paused, busy: &busy, rules, now, most };
+        let shares = look.shares().await?;
         for (id, tenant) in in_turn(&shares, &busy.tenants, rules, usize::try_from(room).unwrap_or_default()) {
             *busy.tenants.entry(tenant).or_default() += 1;
             chosen.push(id);
@@ -64,6 +67,7 @@ pub(super) async fn next_dispatches(
 pub(super) async fn next_jobs(
     reader: &mut SqliteConnection,
     rules: &DispatchRules,
+    turns: &Turns,
     now: i64,
     limit: u32,
 ) -> Result<Vec<String>, JobError> {
@@ -72,7 +76,9 @@ pub(super) async fn next_jobs(
         return Ok(Vec::new());
     }
     let busy = Busy::read(reader, now).await?;
-    let shares = shares(reader, &Waiting::Rows, &paused, &busy, now, i64::from(limit)).await?;
+    let (connection, waiting, most) = (reader, Waiting::Rows, i64::from(limit));
+    let mut look = Look { connection, waiting, turns, paused: &paused, busy: &busy, rules, now, most };
+    let shares = look.shares().await?;
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
     Ok(in_turn(&shares, &busy.tenants, rules, most).into_iter().map(|(id, _)| id).collect())
 }
@@ -122,7 +128,7 @@ pub(super) async fn put_back(
 
 /// What is paused.
 #[derive(Default)]
-struct Paused {
+pub(super) struct Paused {
     all: bool,
     kinds: Vec<String>,
     batches: Vec<String>,
@@ -142,14 +148,18 @@ impl Paused {
         Ok(paused)
     }
 
-    fn concerns(&self, kind: &str, batch: &str) -> bool {
+    pub(super) fn kinds_as_json(&self) -> String {
+        serde_json::json!(self.kinds).to_string()
+    }
+
+    pub(super) fn concerns(&self, kind: &str, batch: &str) -> bool {
         self.all || self.kinds.iter().any(|paused| paused == kind) || self.batches.iter().any(|paused| paused == batch)
     }
 }
 
 /// The jobs that are dispatched or running.
 #[derive(Default)]
-struct Busy {
+pub(super) struct Busy {
     /// By kind, tenant and batch.
     shares: BTreeMap<(String, String, String), i64>,
     tenants: BTreeMap<String, i64>,
@@ -186,140 +196,31 @@ impl Busy {
         self.sent.get(kind.as_str()).copied().unwrap_or_default()
     }
 
-    fn of(&self, waiting: &Waiting, tenant: &str, batch: &str) -> i64 {
+    /// The jobs of one tenant and batch, of the kind that waits.
+    pub(super) fn of(&self, waiting: &Waiting, tenant: &str, batch: &str) -> i64 {
+        let key = |kind: JobKind| (kind.to_string(), tenant.to_owned(), batch.to_owned());
+        let jobs = |kind: JobKind| self.shares.get(&key(kind)).copied().unwrap_or_default();
+        match waiting {
+            Waiting::Outbox(kind) => jobs(*kind),
+            Waiting::Rows => JobKind::ALL.into_iter().map(jobs).sum(),
+        }
+    }
+
+    /// The tenants and batches that have some of the kind that waits.
+    pub(super) fn names(&self, waiting: &Waiting) -> impl Iterator<Item = (String, String)> {
         let belongs = |kind: &str| match waiting {
             Waiting::Outbox(this) => this.as_str() == kind,
             Waiting::Rows => true,
         };
-        let jobs = self.shares.iter().filter(|((kind, of, named), _)| belongs(kind) && of == tenant && named == batch);
-        jobs.map(|(_, jobs)| jobs).sum()
+        self.shares
+            .keys()
+            .filter(move |(kind, ..)| belongs(kind))
+            .map(|(_, tenant, batch)| (tenant.clone(), batch.clone()))
     }
-}
 
-/// Where jobs wait.
-enum Waiting {
-    /// In the outbox, for the queue of this kind.
-    Outbox(JobKind),
-    Rows,
-}
-
-/// An id and its tenant: the message's number, or the job's id.
-trait Id: Clone + Ord {
-    fn read(row: &sqlx::sqlite::SqliteRow) -> Result<Self, JobError>;
-}
-
-impl Id for i64 {
-    fn read(row: &sqlx::sqlite::SqliteRow) -> Result<Self, JobError> {
-        row.number("waiting")
+    pub(super) fn tenant(&self, tenant: &str) -> i64 {
+        self.tenants.get(tenant).copied().unwrap_or_default()
     }
-}
-
-impl Id for String {
-    fn read(row: &sqlx::sqlite::SqliteRow) -> Result<Self, JobError> {
-        row.text("waiting")
-    }
-}
-
-/// The first waiting jobs of each priority, tenant and batch that is not paused.
-async fn shares<T: Id>(
-    connection: &mut SqliteConnection,
-    waiting: &Waiting,
-    paused: &Paused,
-    busy: &Busy,
-    now: i64,
-    most: i64,
-) -> Result<Vec<Share<(T, String)>>, JobError> {
-    let mut shares = Vec::new();
-    let mut last: Option<(i64, String, String)> = None;
-    while let Some((priority, tenant, batch)) = next_share(connection, waiting, last.as_ref()).await? {
-        if !paused.concerns("", &batch) {
-            let kinds = serde_json::json!(paused.kinds).to_string();
-            let query = match waiting {
-                Waiting::Outbox(kind) => sqlx::query(
-                    "SELECT id AS waiting, available_at FROM outbox
-                      WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = ?6 AND priority = ?1 AND tenant = ?2
-                        AND batch = ?3 AND available_at <= ?4
-                      ORDER BY available_at, id LIMIT ?5",
-                )
-                .bind(priority)
-                .bind(&tenant)
-                .bind(&batch)
-                .bind(now)
-                .bind(most)
-                .bind(kind.as_str()),
-                Waiting::Rows => sqlx::query(
-                    "SELECT id AS waiting, available_at FROM jobs
-                      WHERE state = 'queued' AND priority = ?1 AND IFNULL(tenant, '') = ?2 AND IFNULL(batch, '') = ?3
-                        AND available_at <= ?4 AND kind NOT IN (SELECT value FROM json_each(?6))
-                      ORDER BY available_at, id LIMIT ?5",
-                )
-                .bind(priority)
-                .bind(&tenant)
-                .bind(&batch)
-                .bind(now)
-                .bind(most)
-                .bind(&kinds),
-            };
-            let rows = query.fetch_all(&mut *connection).await.map_err(database)?;
-            let mut heads = Vec::with_capacity(rows.len());
-            for row in &rows {
-                heads.push(((T::read(row)?, tenant.clone()), row.number("available_at")?));
-            }
-            let busy = busy.of(waiting, &tenant, &batch);
-            shares.push(Share { priority, tenant: tenant.clone(), busy, heads });
-        }
-        last = Some((priority, tenant, batch));
-    }
-    Ok(shares)
-}
-
-/// The share after `last` in the index, the most urgent first.
-async fn next_share(
-    connection: &mut SqliteConnection,
-    waiting: &Waiting,
-    last: Option<&(i64, String, String)>,
-) -> Result<Option<(i64, String, String)>, JobError> {
-    type Statement<'a> = Query<'a, Sqlite, SqliteArguments>;
-    let statement: Statement<'_> = match (waiting, last) {
-        (Waiting::Outbox(kind), None) => sqlx::query(
-            "SELECT priority, tenant, batch FROM outbox WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = ?1
-              ORDER BY priority DESC, tenant DESC, batch DESC LIMIT 1",
-        )
-        .bind(kind.as_str()),
-        (Waiting::Outbox(kind), Some((priority, tenant, batch))) => sqlx::query(
-            "SELECT priority, tenant, batch FROM outbox WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = ?1
-                AND (priority, tenant, batch) < (?2, ?3, ?4)
-              ORDER BY priority DESC, tenant DESC, batch DESC LIMIT 1",
-        )
-        .bind(kind.as_str())
-        .bind(priority)
-        .bind(tenant)
-        .bind(batch),
-        (Waiting::Rows, None) => sqlx::query(
-            "SELECT priority, IFNULL(tenant, '') AS tenant, IFNULL(batch, '') AS batch FROM jobs WHERE state = 'queued'
-              ORDER BY priority DESC, IFNULL(tenant, '') DESC, IFNULL(batch, '') DESC LIMIT 1",
-        ),
-        // A comparison of rows would not use the index, which has expressions. The parts are in order.
-        (Waiting::Rows, Some((priority, tenant, batch))) => sqlx::query(
-            "SELECT * FROM (
-                SELECT priority, IFNULL(tenant, '') AS tenant, IFNULL(batch, '') AS batch FROM jobs
-                 WHERE state = 'queued' AND priority = ?1 AND IFNULL(tenant, '') = ?2 AND IFNULL(batch, '') < ?3
-                 ORDER BY IFNULL(batch, '') DESC LIMIT 1)
-             UNION ALL SELECT * FROM (
-                SELECT priority, IFNULL(tenant, ''), IFNULL(batch, '') FROM jobs
-                 WHERE state = 'queued' AND priority = ?1 AND IFNULL(tenant, '') < ?2
-                 ORDER BY IFNULL(tenant, '') DESC, IFNULL(batch, '') DESC LIMIT 1)
-             UNION ALL SELECT * FROM (
-                SELECT priority, IFNULL(tenant, ''), IFNULL(batch, '') FROM jobs WHERE state = 'queued' AND priority < ?1
-                 ORDER BY priority DESC, IFNULL(tenant, '') DESC, IFNULL(batch, '') DESC LIMIT 1)
-             LIMIT 1",
-        )
-        .bind(priority)
-        .bind(tenant)
-        .bind(batch),
-    };
-    let Some(row) = statement.fetch_optional(connection).await.map_err(database)? else { return Ok(None) };
-    Ok(Some((row.number("priority")?, row.text("tenant")?, row.text("batch")?)))
 }
 
 /// Removes the dispatches of started and ended jobs. What a relay took and neither sent nor gave back waits again, once

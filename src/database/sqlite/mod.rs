@@ -13,6 +13,7 @@ mod outbox;
 mod pauses;
 mod query;
 mod retention;
+mod shares;
 mod submit;
 mod sweep;
 mod tombstone;

@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,13 +13,16 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use super::shares::Turns;
 use crate::{
-    database::{Actor, Changes, DatabaseOptions, DispatchRules, Migrated, OutboxMode, notify::Signal},
+    database::{
+        Actor, Changes, DatabaseOptions, DispatchRules, JobStore, Looked, Migrated, OutboxMode, notify::Signal,
+    },
     job::{JobError, JobId},
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
-const MIGRATIONS: [&str; 14] = [
+const MIGRATIONS: [&str; 15] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
@@ -33,6 +37,7 @@ const MIGRATIONS: [&str; 14] = [
     include_str!("../../../migrations/sqlite/0012_fidelity.sql"),
     include_str!("../../../migrations/sqlite/0013_kept_promises.sql"),
     include_str!("../../../migrations/sqlite/0014_restored.sql"),
+    include_str!("../../../migrations/sqlite/0015_turns.sql"),
 ];
 
 /// How long a write waits for another process to finish its own.
@@ -49,6 +54,7 @@ pub struct SqliteJobStore {
     /// Whose changes are recorded; absent for a worker.
     pub(super) actor: Option<Actor>,
     pub(super) rules: Arc<DispatchRules>,
+    pub(super) turns: Turns,
     migrated: Migrated,
     path: PathBuf,
 }
@@ -56,26 +62,62 @@ pub struct SqliteJobStore {
 impl SqliteJobStore {
     /// Opens the file, creates it and its folder if needed, and migrates its tables.
     pub async fn open(path: &Path, mode: OutboxMode, options: &DatabaseOptions) -> Result<Self, JobError> {
-        let at = |reason: String| JobError::database(format!("{}: {reason}", path.display()));
+        let at = |reason: String| at(path, reason);
         if let Some(folder) = path.parent() {
             tokio::fs::create_dir_all(folder)
                 .await
                 .map_err(|error| at(format!("cannot create its folder ({error})")))?;
         }
-        let file = SqliteConnectOptions::new()
-            .filename(path)
+        let file = settings(SqliteConnectOptions::new().filename(path))
             .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // An accepted job must survive a power failure; a commit per heartbeat is cheap enough.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
+            .journal_mode(SqliteJournalMode::Wal);
         let writer = connect(&file).await.map_err(|error| at(explain(&error)))?;
         let migrated = migrate(&writer, options.migrate).await.map_err(at)?;
+        Ok(Self::with(writer, file, migrated, path, mode, options))
+    }
+
+    /// Opens a file that has the tables, and changes nothing.
+    pub async fn look(path: &Path, mode: OutboxMode, options: &DatabaseOptions) -> Result<Looked, JobError> {
+        if !path.try_exists().map_err(|error| at(path, error.to_string()))? {
+            return Ok(Looked::Nothing(can_be_made(path)));
+        }
+        let file = settings(SqliteConnectOptions::new().filename(path));
+        let writer = connect(&file).await.map_err(|error| at(path, explain(&error)))?;
+        let version = async { user_version(&mut *writer.acquire().await?).await };
+        let (has, needs) = (version.await.map_err(|error| at(path, explain(&error)))?, MIGRATIONS.len());
+        refuse_newer(has).map_err(|reason| at(path, reason))?;
+        if has == needs {
+            let migrated = Migrated { from: has, to: needs };
+            let store = Self::with(writer, file, migrated, path, mode, options);
+            return Ok(Looked::Tables(JobStore::Sqlite(store)));
+        }
+        writer.close().await;
+        Ok(if has == 0 { Looked::Nothing(can_be_made(path)) } else { Looked::Older { has, needs } })
+    }
+
+    /// Tables without rows in memory, under the name of a file that does not exist yet.
+    pub async fn nothing(path: &Path, mode: OutboxMode, options: &DatabaseOptions) -> Result<Self, JobError> {
+        let at = |reason: String| at(path, reason);
+        let memory = SqliteConnectOptions::from_str("sqlite::memory:").map_err(|error| at(error.to_string()))?;
+        let memory = settings(memory);
+        let writer = connect(&memory).await.map_err(|error| at(explain(&error)))?;
+        let migrated = migrate(&writer, true).await.map_err(at)?;
+        Ok(Self::with(writer, memory, migrated, path, mode, options))
+    }
+
+    fn with(
+        writer: SqlitePool,
+        file: SqliteConnectOptions,
+        migrated: Migrated,
+        path: &Path,
+        mode: OutboxMode,
+        options: &DatabaseOptions,
+    ) -> Self {
         let readers = pool_options(4).connect_lazy_with(file.pragma("query_only", "on"));
         let rules = Arc::new(options.dispatch.clone());
         let path = path.to_owned();
-        Ok(Self { writer, readers, mode, signal: Signal::default(), actor: None, rules, migrated, path })
+        let (signal, turns) = (Signal::default(), Turns::default());
+        Self { writer, readers, mode, signal, actor: None, rules, turns, migrated, path }
     }
 
     pub fn place(&self) -> String {
@@ -120,6 +162,25 @@ impl SqliteJobStore {
     }
 }
 
+fn at(path: &Path, reason: String) -> JobError {
+    JobError::database(format!("{}: {reason}", path.display()))
+}
+
+fn settings(file: SqliteConnectOptions) -> SqliteConnectOptions {
+    // An accepted job must survive a power failure; a commit per heartbeat is cheap enough.
+    file.synchronous(SqliteSynchronous::Full).foreign_keys(true).busy_timeout(BUSY_TIMEOUT)
+}
+
+/// Whether the file can be made, or written, later: tried with another one in the nearest folder that exists.
+fn can_be_made(path: &Path) -> Result<(), JobError> {
+    let Some(folder) = path.ancestors().skip(1).find(|folder| folder.exists()) else { return Ok(()) };
+    let name = format!(".acetate-check-{}", JobId::new());
+    let probe = folder.join(name);
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&probe);
+    made.and_then(|_| std::fs::remove_file(&probe))
+        .map_err(|error| at(path, format!("does not exist, and cannot be created in {} ({error})", folder.display())))
+}
+
 /// A connection to a file does not die while idle, so it is not tested before each use.
 fn pool_options(connections: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new().max_connections(connections).test_before_acquire(false)
@@ -146,13 +207,7 @@ async fn connect(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Err
 async fn migrate(writer: &SqlitePool, may_migrate: bool) -> Result<Migrated, String> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(|error| explain(&error))?;
     let done = user_version(&mut tx).await.map_err(|error| explain(&error))?;
-    if done > MIGRATIONS.len() {
-        return Err(format!(
-            "was written by a newer acetate (schema {done}, this one knows {}); update acetate, or name another file \
-             with ACETATE__STATUS__URL",
-            MIGRATIONS.len()
-        ));
-    }
+    refuse_newer(done)?;
     if done < MIGRATIONS.len() && !may_migrate {
         return Err(format!(
             "has schema {done}, and this version needs schema {}; run `acetate migrate` (status.migrate is off)",
@@ -167,6 +222,17 @@ async fn migrate(writer: &SqlitePool, may_migrate: bool) -> Result<Migrated, Str
     sqlx::raw_sql(version).execute(&mut *tx).await.map_err(|error| explain(&error))?;
     tx.commit().await.map_err(|error| explain(&error))?;
     Ok(Migrated { from: done, to: MIGRATIONS.len() })
+}
+
+fn refuse_newer(version: usize) -> Result<(), String> {
+    let known = MIGRATIONS.len();
+    if version <= known {
+        return Ok(());
+    }
+    Err(format!(
+        "was written by a newer acetate (schema {version}, this one knows {known}); update acetate, or name another file \
+         with ACETATE__STATUS__URL"
+    ))
 }
 
 async fn user_version(connection: &mut SqliteConnection) -> Result<usize, sqlx::Error> {

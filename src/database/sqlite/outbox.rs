@@ -27,7 +27,7 @@ impl SqliteJobStore {
         let events = due_events(&mut tx, now, limit).await?;
         let mut taken = take(&mut tx, &events, now, lease).await?;
         if self.mode == OutboxMode::Service {
-            let next = next_dispatches(&mut tx, &self.rules, now, limit).await?;
+            let next = next_dispatches(&mut tx, &self.rules, &self.turns, now, limit).await?;
             taken.extend(take(&mut tx, &next, now, lease).await?);
         }
         tx.commit().await.map_err(database)?;

@@ -142,7 +142,7 @@ impl SqliteJobStore {
     pub async fn due(&self, limit: u32) -> Result<Vec<(JobId, u8, Timestamp)>, JobError> {
         let mut reader = self.readers.acquire().await.map_err(database)?;
         let now = now_ms();
-        let next = next_jobs(&mut reader, &self.rules, now, limit).await?;
+        let next = next_jobs(&mut reader, &self.rules, &self.turns, now, limit).await?;
         // After those whose worker is dead; within a priority, the order of the list stays.
         let rows = sqlx::query(
             "SELECT id, priority, lease_until AS at, 0 AS place FROM jobs

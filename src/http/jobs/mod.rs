@@ -13,7 +13,7 @@ pub use events::events;
 pub(super) use events::{__path_events, StateEvent};
 pub(super) use list::{__path_list, __path_show};
 pub use list::{list, show};
-pub use request::{InputBody, SubmitBody, check, compose, key, resolve, reused};
+pub use request::{InputBody, Key, SubmitBody, check, compose, key, resolve, reused};
 pub(super) use submit::__path_submit;
 pub use submit::submit;
 pub use upload::{Kept, broken, in_turn, keep, multipart, read_picture, read_text, upload_one};

@@ -12,6 +12,7 @@ use crate::{
     database::SubmitOptions,
     http::{
         api::Api,
+        caller::Caller,
         problem::{Answer, ApiError},
         view::InputView,
     },
@@ -82,10 +83,10 @@ pub struct InputBody {
     pub mask: Option<InputView>,
 }
 
-/// Reads and checks the request. `key` is the value of the `Idempotency-Key` header.
-pub async fn compose(api: &Api, body: SubmitBody, key: Option<&str>) -> Answer<(JobRequest, SubmitOptions)> {
+/// Reads and checks the request. `by_key` is the id that its `Idempotency-Key` stands for.
+pub async fn compose(api: &Api, body: SubmitBody, by_key: Option<JobId>) -> Answer<(JobRequest, SubmitOptions)> {
     check_version(body.version.unwrap_or(1).into())?;
-    let id = body.id.or_else(|| key.map(JobId::of_key)).unwrap_or_else(JobId::new);
+    let id = body.id.or(by_key).unwrap_or_else(JobId::new);
     let inputs = match (body.input.image, body.input.images) {
         (Some(image), images) if images.is_empty() => vec![image],
         (None, images) => images,
@@ -237,12 +238,33 @@ fn check_webhook(api: &Api, url: &str) -> Answer<()> {
     api.settings().webhook_policy.check("webhook", url).map_err(|error| ApiError::from(error).about("webhook"))
 }
 
+/// An `Idempotency-Key`, and whose it is: one sender's key must not lead to the job of another.
+#[derive(Debug)]
+pub struct Key {
+    sender: Option<String>,
+    key: String,
+}
+
+impl Key {
+    pub fn id(&self) -> JobId {
+        JobId::of_key(self.sender.as_deref(), &self.key)
+    }
+
+    /// Of one of several jobs with the same key.
+    pub fn nth(&self, index: usize) -> JobId {
+        match index {
+            0 => self.id(),
+            index => JobId::of_key(self.sender.as_deref(), &format!("{} {index}", self.key)),
+        }
+    }
+}
+
 /// The key of an `Idempotency-Key` header.
-pub fn key(headers: &axum::http::HeaderMap) -> Answer<Option<String>> {
+pub fn key(headers: &axum::http::HeaderMap, caller: &Caller) -> Answer<Option<Key>> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let key = value.to_str().ok().map(str::trim).filter(|key| (1..=255).contains(&key.len()));
     match key {
-        Some(key) => Ok(Some(key.to_owned())),
+        Some(key) => Ok(Some(Key { sender: caller.named().map(str::to_owned), key: key.to_owned() })),
         None => {
             let detail = "an Idempotency-Key has 1 to 255 visible ASCII characters";
             Err(ApiError::bad_request(detail).about("Idempotency-Key"))

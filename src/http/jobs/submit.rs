@@ -9,7 +9,7 @@ use axum::{
 use utoipa::ToSchema;
 
 use super::{
-    request::{SubmitBody, compose, key, reused},
+    request::{Key, SubmitBody, compose, key, reused},
     upload,
 };
 use crate::{
@@ -117,7 +117,7 @@ pub struct UploadForm {
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn submit(State(api): State<Api>, caller: Caller, request: Request) -> Answer<Response> {
     let api = api.by(&caller);
-    let key = key(request.headers())?;
+    let key = key(request.headers(), &caller)?;
     let body = match extract::media_type(request.headers()).as_str() {
         "multipart/form-data" => upload::form(&api, request).await?,
         _ if extract::is_json(request.headers()) => {
@@ -126,7 +126,7 @@ pub async fn submit(State(api): State<Api>, caller: Caller, request: Request) ->
         _ => return Err(extract::unsupported("application/json or multipart/form-data")),
     };
     let by_key = key.is_some() && body.id.is_none();
-    let (request, options) = compose(&api, body, key.as_deref()).await?;
+    let (request, options) = compose(&api, body, key.as_ref().map(Key::id)).await?;
     let submitted =
         api.accept(&request, &options).await.map_err(|failure| if by_key { reused(failure) } else { failure })?;
     let (status, row) = match submitted {

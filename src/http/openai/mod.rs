@@ -66,12 +66,12 @@ pub struct EditedImage {
 pub async fn edits(State(api): State<Api>, caller: Caller, request: Request) -> Answer<Json<ImagesResponse>> {
     let api = api.by(&caller);
     let headers = request.headers().clone();
-    let key = key(&headers)?;
+    let key = key(&headers, &caller)?;
     if extract::media_type(&headers) != "multipart/form-data" {
         return Err(extract::unsupported("multipart/form-data"));
     }
     let form = form::read(&api, request).await?;
-    let wait = Wait { most: Some(api.settings().wait), key: key.as_deref() };
+    let wait = Wait { most: Some(api.settings().wait), key: key.as_ref() };
     let rows = done(&api, form.bodies(), wait).await.map_err(|failure| match failure.code.as_ref() {
         "conflict" if key.is_some() => reused(failure),
         _ => failure,

@@ -74,8 +74,12 @@ impl Connector {
         let connected = Connection::connect_uri_with_config(node.clone(), properties, tls, runtime);
         match tokio::time::timeout(self.timeout, connected).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(connecting(&place, is_tls(node), error)),
-            Err(_) => Err(broken(format!("{place} did not respond within {:?}", self.timeout))),
+            Ok(Err(error)) => Err(connecting(&place, node, error)),
+            Err(_) => Err(broken(format!(
+                "{place} did not respond within {:?}; is it the port of AMQP, usually 5672, or 5671 with amqps://, and \
+                 does a firewall let it through?",
+                self.timeout
+            ))),
         }
     }
 

@@ -3,19 +3,22 @@
 use lapin::{
     Error, ErrorKind,
     protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
+    uri::AMQPUri,
 };
 
-use crate::job::JobError;
+use super::address::{host_and_port, is_tls};
+use crate::job::{JobError, certificate_advice};
 
 pub(super) fn broken(reason: impl Into<String>) -> JobError {
     JobError::queue(reason.into())
 }
 
 /// An error while connecting to `place`: a refusal is permanent, everything else is temporary.
-pub(super) fn connecting(place: &str, tls: bool, error: Error) -> JobError {
+pub(super) fn connecting(place: &str, node: &AMQPUri, error: Error) -> JobError {
     let ErrorKind::ProtocolError(refused) = error.kind() else {
         let text = reason(&error);
-        let advice = advice(&text, tls).map(|advice| format!("; {advice}")).unwrap_or_default();
+        let advice = certificate_advice(&text, &host_and_port(node)).or_else(|| advice(&text, node).map(str::to_owned));
+        let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
         return broken(format!("{place} cannot be reached: {text}{advice}")).caused_by(error);
     };
     let text = refused.get_message();
@@ -36,8 +39,8 @@ pub(super) fn connecting(place: &str, tls: bool, error: Error) -> JobError {
     }
 }
 
-/// What to do about an error of TLS, by the words of rustls.
-fn advice(text: &str, tls: bool) -> Option<&'static str> {
+/// What to do about an error, by the words of lapin and rustls.
+fn advice(text: &str, node: &AMQPUri) -> Option<&'static str> {
     const MEANS: [(&str, &str); 7] = [
         (
             "InvalidContentType",
@@ -50,7 +53,24 @@ fn advice(text: &str, tls: bool) -> Option<&'static str> {
         ("UnknownCA", "the server does not know the authority of the client certificate in queue.client_cert"),
         ("HandshakeFailure", "the server may require a client certificate: queue.client_cert and queue.client_key"),
     ];
-    if !tls {
+    // The usual ports of RabbitMQ, which somebody mistakes for each other.
+    let closed = ["failed to parse", "reset", "abort", "closed", "unexpected end", "eof", "invalid"].iter();
+    if !text.contains("refused") && closed.clone().any(|word| text.to_lowercase().contains(word)) {
+        match node.authority.port {
+            15672 | 15671 => {
+                return Some("this is the port of the management page; queue.url needs that of AMQP, usually 5672");
+            }
+            15692 | 15691 => {
+                return Some("this is the port of the metrics; queue.url needs that of AMQP, usually 5672");
+            }
+            25672 => return Some("this is the port between nodes; queue.url needs that of AMQP, usually 5672"),
+            5671 if !is_tls(node) => {
+                return Some("this is usually the port for TLS: let queue.url begin with amqps://");
+            }
+            _ => {}
+        }
+    }
+    if !is_tls(node) {
         let other = "what responds is not RabbitMQ's AMQP port; if it is its port for TLS, use amqps://";
         return text.starts_with("failed to parse").then_some(other);
     }

@@ -19,7 +19,13 @@ mod subscribe;
 mod tls;
 mod topology;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use backon::Retryable;
 use tokio::{sync::Mutex, time::Instant};
@@ -77,6 +83,8 @@ struct Core {
     links: Links,
     /// Held by the reader of dead letters.
     dead: Arc<Mutex<()>>,
+    /// Whether nothing may be declared.
+    looks_only: AtomicBool,
 }
 
 impl RabbitQueue {
@@ -84,7 +92,8 @@ impl RabbitQueue {
     /// password.
     pub fn new(url: &str, options: RabbitOptions) -> Result<Self, JobError> {
         let connector = Connector::new(url, &options)?;
-        let core = Arc::new(Core { connector, options, links: Links::default(), dead: Arc::default() });
+        let (links, dead) = (Links::default(), Arc::default());
+        let core = Arc::new(Core { connector, options, links, dead, looks_only: AtomicBool::new(false) });
         Ok(Self { publisher: Publisher::new(core.clone()), core })
     }
 
@@ -101,6 +110,13 @@ impl RabbitQueue {
             .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
             .notify(|error, pause| warn!(retry_in_s = pause.as_secs_f64(), "{error}"))
             .await
+    }
+
+    /// What does not exist. From now on, connections of this process declare nothing.
+    pub(super) async fn look(&self, within: Duration) -> Result<Vec<String>, JobError> {
+        self.core.looks_only.store(true, Ordering::Relaxed);
+        self.ready(within).await?;
+        self.publisher.missing().await
     }
 
     pub(super) fn consume(&self, options: ConsumeOptions) -> RabbitConsumer {

@@ -1,6 +1,10 @@
 //! Publishing: nothing counts as published before the broker confirms it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use lapin::{
     Channel, Confirmation, Connection, PublisherConfirm,
@@ -126,6 +130,12 @@ impl Publisher {
     /// Ensures that there is a connection with its channels.
     pub(super) async fn connect(&self) -> Result<(), JobError> {
         self.with_connection(async |_| Ok(())).await
+    }
+
+    /// What acetate needs and does not exist.
+    pub(super) async fn missing(&self) -> Result<Vec<String>, JobError> {
+        let Core { connector, options, .. } = &*self.core;
+        self.with_connection(async |connection| topology::missing(connector, connection, options).await).await
     }
 
     /// Whether the broker accepts messages.
@@ -391,7 +401,9 @@ impl Publisher {
             *later = None;
         }
         let connection = self.core.connector.connect("publish").await?;
-        topology::declare(&self.core.connector, &connection, &self.core.options).await?;
+        if !self.core.looks_only.load(Ordering::Relaxed) {
+            topology::declare(&self.core.connector, &connection, &self.core.options).await?;
+        }
         self.core.links.publish_blocked(None);
         self.core.links.publish_up(connection.status().clone());
         tokio::spawn(blocked::watch(self.core.clone(), connection.status().clone(), connection.events_listener()));

@@ -18,7 +18,7 @@ use super::{
     connect::Connector,
     errors::{broken, differs, is_missing, is_refused, reason},
 };
-use crate::job::{JobError, JobKind};
+use crate::job::{JobError, JobId, JobKind};
 
 /// Direct; the routing key is the job's kind.
 pub const JOBS: &str = "acetate.jobs";
@@ -54,9 +54,30 @@ pub(super) async fn declare(
     connection: &Connection,
     options: &RabbitOptions,
 ) -> Result<(), JobError> {
-    let declared = declare_all(connection, options);
-    match tokio::time::timeout(connector.timeout(), declared).await {
+    let mut topology = Topology::new(connection);
+    match tokio::time::timeout(connector.timeout(), topology.all(options)).await {
         Ok(declared) => declared.map_err(|failed| failed.explain(connector)),
+        Err(_) => Err(broken(format!("{} did not respond within {:?}", connector.place(), connector.timeout()))),
+    }
+}
+
+/// What does not exist, without declaring it. What exists is compared with what is needed, and where something is missing,
+/// the user must be allowed to declare.
+pub(super) async fn missing(
+    connector: &Connector,
+    connection: &Connection,
+    options: &RabbitOptions,
+) -> Result<Vec<String>, JobError> {
+    let found = async {
+        let mut topology = Topology { missing: Some(Vec::new()), ..Topology::new(connection) };
+        topology.all(options).await?;
+        if topology.missing.as_ref().is_some_and(|missing| !missing.is_empty()) {
+            topology.may_declare().await?;
+        }
+        Ok(topology.missing.unwrap_or_default())
+    };
+    match tokio::time::timeout(connector.timeout(), found).await {
+        Ok(found) => found.map_err(|failed: Failed| failed.explain(connector)),
         Err(_) => Err(broken(format!("{} did not respond within {:?}", connector.place(), connector.timeout()))),
     }
 }
@@ -114,21 +135,6 @@ pub(super) async fn empty(connection: &Connection) -> lapin::Result<Vec<JobKind>
     Ok(empty)
 }
 
-async fn declare_all(connection: &Connection, options: &RabbitOptions) -> Result<(), Failed> {
-    let mut topology = Topology { connection, channel: None, may_configure: true, may_bind: true };
-    topology.exchange(DEAD_EXCHANGE, ExchangeKind::Fanout).await?;
-    topology.exchange(JOBS, ExchangeKind::Direct).await?;
-    topology.exchange(EVENTS, ExchangeKind::Topic).await?;
-
-    topology.queue(DEAD_LETTERS, quorum()).await?;
-    topology.bind(DEAD_LETTERS, DEAD_EXCHANGE, "").await?;
-    for kind in JobKind::ALL {
-        topology.queue(queue_of(kind), job_queue(options)).await?;
-        topology.bind(queue_of(kind), JOBS, kind.as_str()).await?;
-    }
-    Ok(())
-}
-
 /// Declares on a channel of its own, which the broker closes at every refusal.
 struct Topology<'a> {
     connection: &'a Connection,
@@ -136,6 +142,8 @@ struct Topology<'a> {
     /// Whether nothing was refused yet. After that, it is first asked what exists.
     may_configure: bool,
     may_bind: bool,
+    /// What does not exist, where nothing may be declared.
+    missing: Option<Vec<String>>,
 }
 
 /// What is declared.
@@ -179,7 +187,25 @@ struct Failed {
     refused: bool,
 }
 
-impl Topology<'_> {
+impl<'a> Topology<'a> {
+    fn new(connection: &'a Connection) -> Self {
+        Self { connection, channel: None, may_configure: true, may_bind: true, missing: None }
+    }
+
+    async fn all(&mut self, options: &RabbitOptions) -> Result<(), Failed> {
+        self.exchange(DEAD_EXCHANGE, ExchangeKind::Fanout).await?;
+        self.exchange(JOBS, ExchangeKind::Direct).await?;
+        self.exchange(EVENTS, ExchangeKind::Topic).await?;
+
+        self.queue(DEAD_LETTERS, quorum()).await?;
+        self.bind(DEAD_LETTERS, DEAD_EXCHANGE, "").await?;
+        for kind in JobKind::ALL {
+            self.queue(queue_of(kind), job_queue(options)).await?;
+            self.bind(queue_of(kind), JOBS, kind.as_str()).await?;
+        }
+        Ok(())
+    }
+
     async fn exchange(&mut self, name: &'static str, kind: ExchangeKind) -> Result<(), Failed> {
         self.declare(Declared::Exchange(name, kind)).await
     }
@@ -190,6 +216,19 @@ impl Topology<'_> {
 
     /// Declares, or, for a user that may not, asks whether it exists.
     async fn declare(&mut self, declared: Declared) -> Result<(), Failed> {
+        if self.missing.is_some() {
+            let failed = |error| Failed { what: declared.to_string(), error, refused: false };
+            let channel = self.channel().await.map_err(failed)?;
+            match declared.on(&channel, true).await {
+                Ok(()) => {}
+                Err(error) if is_missing(&error) => {
+                    self.channel = None;
+                    self.missing.get_or_insert_default().push(declared.to_string());
+                    return Ok(());
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
         let mut passive = !self.may_configure;
         let mut refused = false;
         loop {
@@ -214,9 +253,26 @@ impl Topology<'_> {
         }
     }
 
+    /// Whether this user may declare: a queue that is gone with the connection.
+    async fn may_declare(&mut self) -> Result<(), Failed> {
+        let what = self.missing.iter().flatten().next().cloned().unwrap_or_default();
+        let failed = |error, refused| Failed { what: what.clone(), error, refused };
+        let channel = self.channel().await.map_err(|error| failed(error, false))?;
+        let own = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let name = format!("acetate.check.{}", JobId::new());
+        match channel.queue_declare(name.as_str().into(), own, FieldTable::default()).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.channel = None;
+                let refused = is_refused(&error);
+                Err(failed(error, refused))
+            }
+        }
+    }
+
     /// A user that may neither declare nor bind relies on whoever declared.
     async fn bind(&mut self, queue: &str, exchange: &str, key: &str) -> Result<(), Failed> {
-        if !self.may_bind {
+        if !self.may_bind || self.missing.is_some() {
             return Ok(());
         }
         let what = format!("the binding of the queue {queue} to {exchange}");

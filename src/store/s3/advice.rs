@@ -1,6 +1,7 @@
 //! What is wrong with a request to S3, and which setting changes it.
 
 use super::{Checksums, S3Client, S3Error, failure::words};
+use crate::job::certificate_advice;
 
 impl S3Error {
     pub(super) fn in_words(self, url: &str, cap: u64, client: &S3Client) -> String {
@@ -59,6 +60,23 @@ impl S3Error {
             Self::Untrusted(message) => {
                 let what = "has a certificate of an authority that is not trusted; add the authority to tls.ca_file";
                 words(&format!("{server} {what}"), &message)
+            }
+            Self::Certificate(message) => match certificate_advice(&message, &server) {
+                Some(advice) => words(&advice, &message),
+                None => words(&format!("the certificate of {server} is not valid"), &message),
+            },
+            Self::NotS3(message) => words(
+                &format!("what answers at {server} is not an S3 server; correct the host and port in store.endpoint"),
+                &message,
+            ),
+            Self::NoHost(message) if server == "AWS" => {
+                let region = client.region(url).unwrap_or_default();
+                let what = format!(
+                    "no host of AWS has the name of this bucket and the region `{region}`; check AWS_REGION (or the \
+                     region of the profile, or region= in store.buckets), the bucket's name, and the DNS server; for a \
+                     store that is not AWS, set store.endpoint"
+                );
+                words(&what, &message)
             }
             Self::NoHost(message) => {
                 let advice = match client.path_style(url) {

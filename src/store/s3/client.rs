@@ -67,6 +67,7 @@ struct Built {
     /// Its address, for messages.
     server: String,
     path_style: bool,
+    region: Option<String>,
     /// Whether the server refuses requests that delete many objects.
     deletes_singly: AtomicBool,
 }
@@ -110,6 +111,11 @@ impl S3Client {
     /// Whether requests for an address have the bucket in the path; none before the first one.
     pub(super) fn path_style(&self, url: &str) -> Option<bool> {
         self.cell(bucket_of(url)).get().map(|built| built.path_style)
+    }
+
+    /// The region in which an address is looked for; none before the first request.
+    pub(super) fn region(&self, url: &str) -> Option<String> {
+        self.cell(bucket_of(url)).get()?.region.clone()
     }
 
     fn cell(&self, bucket: &str) -> &OnceCell<Built> {
@@ -180,7 +186,8 @@ async fn build(settings: &S3Settings, options: &BucketSettings) -> Built {
     let config: Config = config.build();
     let server = endpoint.unwrap_or_else(|| "AWS".to_owned());
     let deletes_singly = AtomicBool::new(settings.checksums == Checksums::Required);
-    Built { client: Client::from_conf(config), server, path_style, deletes_singly }
+    let region = common.region().map(ToString::to_string);
+    Built { client: Client::from_conf(config), server, path_style, region, deletes_singly }
 }
 
 async fn common(settings: &S3Settings, options: &BucketSettings) -> SdkConfig {

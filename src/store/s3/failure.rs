@@ -7,7 +7,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use jiff::Timestamp;
 
 use super::S3Client;
-use crate::job::{JobError, lacks_open_files};
+use crate::job::{JobError, certificate_advice, lacks_open_files};
 
 /// The maximum length of a server's message in ours.
 const LONGEST_MESSAGE: usize = 300;
@@ -36,6 +36,10 @@ pub(in crate::store) enum S3Error {
     Scheme(&'static str),
     /// The server's certificate is from an unknown authority.
     Untrusted(String),
+    /// The server's certificate is not valid, for instance because it has expired.
+    Certificate(String),
+    /// What answers speaks HTTP, and is no store.
+    NotS3(String),
     /// The name of the bucket's host is unknown.
     NoHost(String),
     /// This process may open no more connections.
@@ -88,6 +92,11 @@ impl S3Error {
             Some(301 | 307 | 308) => {
                 Self::Region { bucket_region: header(&error, "x-amz-bucket-region"), message: said }
             }
+            // A store describes its errors in XML, with a code.
+            Some(status @ (400 | 405 | 411 | 501 | 505)) if error.code().is_none() && is_page(&error) => {
+                let program = header(&error, "server").map(|name| format!(", {}", clipped(&name))).unwrap_or_default();
+                Self::NotS3(format!("it answers {status} with a page for people{program}"))
+            }
             Some(status @ (405 | 501)) => Self::Unsupported(format!("it answers {status} {said}")),
             Some(status @ (408 | 429 | 500..)) => Self::Unavailable(format!("it responds with {status} {said}")),
             Some(status @ 400..) if is_about_checksums(&said) => {
@@ -112,6 +121,8 @@ impl S3Error {
             Self::Scheme("https://")
         } else if says("UnknownIssuer") {
             Self::Untrusted(text)
+        } else if certificate_advice(&text, "").is_some() {
+            Self::Certificate(text)
         } else if says("credentials") || says("identity") || says("profile") || says("cargo feature") {
             Self::Credentials(text)
         } else if says("dns error") || says("failed to lookup address") {
@@ -151,6 +162,8 @@ impl S3Error {
             | Self::Unsupported(_)
             | Self::Scheme(_)
             | Self::Untrusted(_)
+            | Self::Certificate(_)
+            | Self::NotS3(_)
             | Self::NoHost(_)
             | Self::Changed
             | Self::Unavailable(_)) => JobError::input_unreachable(input, other.in_words(url, cap, client)),
@@ -191,6 +204,10 @@ fn clock_difference<E>(error: &SdkError<E>) -> Option<i64> {
     let server = Timestamp::try_from(httpdate::parse_http_date(&header(error, "date")?).ok()?).ok()?;
     let ahead = Timestamp::now().as_second() - server.as_second();
     (ahead.abs() > TOLERATED).then_some(ahead)
+}
+
+fn is_page<E>(error: &SdkError<E>) -> bool {
+    header(error, "content-type").is_some_and(|kind| kind.starts_with("text/html") || kind.starts_with("text/plain"))
 }
 
 fn header<E>(error: &SdkError<E>, name: &str) -> Option<String> {

@@ -204,3 +204,21 @@ fn other_addresses_need_any_token() {
     child.wait().unwrap();
     assert!(said.starts_with("acetate is at http://0.0.0.0:"), "{said}");
 }
+
+/// The same key with another token is another job, not the job of somebody else.
+#[test]
+fn an_idempotency_key_belongs_to_its_token() {
+    let place = TestDir::new();
+    let settings = [("ACETATE__HTTP__TOKENS", tokens()), ("ACETATE__HTTP__TOKEN", SINGLE.to_owned())];
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = Server::start_with(&place, &["--work", "false"], &settings);
+    let (kind, body) = form(&[("kind", "composite")], &[("image", "x.png", &picture(4, 4, [1, 2, 3, 255]))]);
+    let keyed = |token: &str, status: u16| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", &kind), ("idempotency-key", "k")];
+        id_of(&send("POST", &server.url("/v1/jobs"), &headers, &body).ok(status))
+    };
+    let ids = [SUBMIT, OTHER, SINGLE].map(|token| keyed(token, 202));
+    assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "{ids:?}");
+    assert_eq!([SUBMIT, OTHER, SINGLE].map(|token| keyed(token, 200)), ids);
+}

@@ -53,6 +53,9 @@ async fn the_servers_of_a_service_are_trusted_through_one_setting() {
     assert!(doctor.stdout.lines().any(|line| line.starts_with("database") && line.contains("BROKEN")), "{doctor:?}");
 
     world.set("ACETATE__TLS__CA_FILE", &ca.file().display().to_string());
+    // Doctor makes neither tables nor queues.
+    world.run(&["migrate"]).await;
+    world.service.as_ref().unwrap().vhost.ready().await.close().await;
     let doctor = world.run(&["doctor"]).await;
     for part in ["results", "queue", "database"] {
         assert!(
@@ -79,6 +82,90 @@ async fn a_port_that_does_not_speak_tls_is_named() {
         let line = doctor.stdout.lines().find(|line| line.starts_with(part)).unwrap();
         assert!(line.contains("does not speak TLS") && line.contains(advice), "{line}");
     }
+}
+
+/// What is wrong with it, since when, and whose it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_not_valid_says_why() {
+    let expired = PrivateCa::with(|params| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 2);
+        params.not_after = rcgen::date_time_ymd(2021, 3, 4);
+    });
+    let authority = PrivateCa::with(|params| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    });
+    let mut world = World::service().await;
+    let service = world.service.as_ref().unwrap();
+    let (queue, database, store) = (service.vhost.url(), service.schema.url.clone(), service.s3.endpoint());
+    let and = if database.contains('?') { '&' } else { '?' };
+    for (ca, wanted) in [(expired, "expired on 2021-03-04"), (authority, "CA:FALSE")] {
+        let ports = (ca.before(address(&queue)), ca.before_postgres(address(&database)), ca.before(address(&store)));
+        world.set("ACETATE__QUEUE__URL", &at(&queue, "amqps", ports.0));
+        let verified = format!("{}{and}sslmode=verify-full", at(&database, "postgres", ports.1));
+        world.set("ACETATE__STATUS__URL", &verified);
+        world.set("ACETATE__STORE__ENDPOINT", &at(&store, "https", ports.2));
+        world.set("ACETATE__TLS__CA_FILE", &ca.file().display().to_string());
+        let doctor = world.run(&["doctor"]).await;
+        for (part, port) in [("queue", ports.0), ("database", ports.1), ("results", ports.2)] {
+            let line = doctor.stdout.lines().find(|line| line.starts_with(part)).unwrap();
+            let named = line.contains(&format!("localhost:{port}"));
+            assert!(line.contains("BROKEN") && line.contains(wanted) && named, "{line}");
+        }
+    }
+}
+
+/// Ports of servers that are something else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_of_another_kind_is_named_by_its_setting() {
+    let mut world = World::service().await;
+    let service = world.service.as_ref().unwrap();
+    let (queue, database) = (service.vhost.url(), service.schema.url.clone());
+    let web = web_server();
+    let at_web = |url: &str, scheme: &str| at(url, scheme, web).replace("localhost", "127.0.0.1");
+    world.set("ACETATE__QUEUE__URL", &at_web(&queue, "amqp"));
+    world.set("ACETATE__STATUS__URL", &at_web(&database, "postgres"));
+    world.set("ACETATE__STORE__ENDPOINT", &format!("http://127.0.0.1:{web}"));
+    let doctor = world.run(&["doctor"]).await;
+    for (part, wanted) in [
+        ("queue", "is not RabbitMQ's AMQP port"),
+        ("database", "does not speak as Postgres does: correct the host and port in ACETATE__STATUS__URL"),
+        ("results", "is not an S3 server; correct the host and port in store.endpoint"),
+    ] {
+        let line = doctor.stdout.lines().find(|line| line.starts_with(part)).unwrap();
+        assert!(line.contains("BROKEN") && line.contains(wanted), "{line}");
+    }
+    // RabbitMQ instead of Postgres, and its page instead of its queues.
+    world.set("ACETATE__STATUS__URL", &at(&database, "postgres", address(&queue).port()));
+    let api =
+        std::env::var("ACETATE_TEST_RABBITMQ_API").unwrap_or_else(|_| "http://guest:guest@127.0.0.1:15672".into());
+    world.set("ACETATE__QUEUE__URL", &at(&queue, "amqp", address(&api).port()));
+    let doctor = world.run(&["doctor"]).await;
+    for (part, wanted) in [("database", "something other than Postgres"), ("queue", "needs that of AMQP")] {
+        let line = doctor.stdout.lines().find(|line| line.starts_with(part)).unwrap();
+        assert!(line.contains("BROKEN") && line.contains(wanted), "{line}");
+    }
+}
+
+/// Answers everything with a page, as simple web servers do; gives the port.
+fn web_server() -> u16 {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let _ = client.read(&mut [0; 4096]);
+                let page = "<html>Unsupported method</html>";
+                let head = "HTTP/1.1 501 Not Implemented\r\ncontent-type: text/html\r\nserver: SimpleHTTP/0.6\r\n\
+                            connection: close\r\n";
+                let _ = write!(client, "{head}content-length: {}\r\n\r\n{page}", page.len());
+                // The rest of the request, so that the answer is not lost with it.
+                let _ = client.shutdown(std::net::Shutdown::Write);
+                let _ = client.read_to_end(&mut Vec::new());
+            });
+        }
+    });
+    port
 }
 
 #[test]

@@ -59,6 +59,15 @@ fn aws_config(place: &TestDir, text: &str) {
     fs::write(place.path(".aws/config"), text).unwrap();
 }
 
+/// AWS has a host for each region; a typo is one that nobody knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_does_not_exist_is_named() {
+    let place = TestDir::new();
+    let key = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
+    let line = results(&doctor(&place, &[&key[..], &[("AWS_REGION", "us-esat-1")]].concat()).await);
+    assert!(line.contains("BROKEN") && line.contains("`us-esat-1`") && line.contains("AWS_REGION"), "{line}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_way_to_log_in_is_compiled_in() {
     let server = S3Server::start(&["bucket"]).await;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use acetate::{
     database::{
         CancelOutcome, Claim, DatabaseOptions, DispatchRules, Fenced, Hold, JobStore, OutboxId, OutboxMode, OutboxRow,
-        RetryOutcome, Scope, SubmitOptions, Topic, Window,
+        RetryOutcome, Scope, SubmitOptions, Submitted, Topic, Window,
     },
     job::{JobId, JobKind, JobRequest, JobState},
 };
@@ -18,6 +18,9 @@ on_both!(
     a_window_is_filled_and_refilled_when_jobs_start,
     a_single_job_comes_before_the_rest_of_a_batch,
     a_higher_priority_comes_first,
+    many_batches_take_turns_in_the_order_of_arrival,
+    many_batches_behind_a_large_one_all_have_their_turn,
+    a_tenant_at_its_limit_does_not_hide_the_others,
     relays_at_once_do_not_overfill_the_window,
     lost_messages_and_dead_relays_do_not_shrink_the_window,
     started_jobs_of_older_workers_leave_the_window,
@@ -110,6 +113,76 @@ async fn a_higher_priority_comes_first(database: Database) {
     }
     let first = send(&status).await;
     assert!(first.len() == 3 && first.iter().all(|id| urgent.contains(id)), "{first:?}");
+}
+
+/// Jobs of as many tenants.
+async fn submitted_tenants(status: &JobStore, count: usize) -> Vec<JobId> {
+    let requests: Vec<_> = (0..count).map(|number| of_tenant(&format!("t{:04}", (number * 7919) % count))).collect();
+    let submitted = status.submit_many(&requests, &SubmitOptions::default()).await;
+    assert!(submitted.iter().all(|submitted| matches!(submitted, Ok(Submitted::New(_)))));
+    requests.iter().map(|request| request.id).collect()
+}
+
+async fn many_batches_take_turns_in_the_order_of_arrival(database: Database) {
+    let status = with_window(&database, 10).await;
+    let jobs = submitted_tenants(&status, 300).await;
+    let more = of_tenant("t0000");
+    submit(&status, &more).await;
+    let (mut sent, mut left) = (Vec::new(), jobs.len() + 1);
+    while left > 0 {
+        let next = send(&status).await;
+        left -= next.len();
+        for id in &next {
+            assert_eq!(status.cancel(*id, &|_| false).await.unwrap(), CancelOutcome::Cancelled);
+        }
+        sent.push(next);
+    }
+    let sent: Vec<JobId> = sent.concat();
+    // Those of one submission arrived together, and the index has them in the order of their messages.
+    let place = |id: &JobId| sent.iter().position(|sent| sent == id).unwrap();
+    assert!(place(&jobs[0]) < 40 && place(&more.id) == 300, "{} {}", place(&jobs[0]), place(&more.id));
+}
+
+/// More of them than are looked at together.
+async fn many_batches_behind_a_large_one_all_have_their_turn(database: Database) {
+    let status = with_window(&database, 40).await;
+    let large = submitted_batch(&status, &batch("large"), 300).await;
+    let singles = submitted_tenants(&status, 700).await;
+    let (mut seen, mut rounds) = (Vec::new(), 0);
+    while !singles.iter().all(|id| seen.contains(id)) {
+        let next = send(&status).await;
+        assert_eq!(next.len(), 40, "round {rounds}");
+        let left = singles.iter().filter(|id| !seen.contains(*id)).count();
+        let of_large = next.iter().filter(|id| large.contains(id)).count();
+        assert_eq!(of_large, 40 - left.min(39), "round {rounds}");
+        for id in &next {
+            assert_eq!(status.cancel(*id, &|_| false).await.unwrap(), CancelOutcome::Cancelled);
+        }
+        seen.extend(next);
+        rounds += 1;
+        assert!(rounds <= 18, "{} of {} after {rounds} rounds", seen.len(), singles.len());
+    }
+}
+
+async fn a_tenant_at_its_limit_does_not_hide_the_others(database: Database) {
+    let dispatch = DispatchRules { window: Window::Of(4), tenant_limit: 1, ..DispatchRules::default() };
+    let status = with_rules(&database, OutboxMode::Service, dispatch).await;
+    for number in 0..400 {
+        let requests: Vec<_> = (0..2).map(|_| of_tenant("large")).collect();
+        let options = SubmitOptions { batch: Some(batch(&format!("b{number}"))), ..SubmitOptions::default() };
+        status.submit_many(&requests, &options).await;
+    }
+    let others: Vec<_> = ["a", "m", "z"].map(of_tenant).to_vec();
+    for other in &others {
+        submit(&status, other).await;
+    }
+    let mut sent = send(&status).await;
+    // A look that ended among the batches of the large tenant.
+    for _ in 0..4 {
+        sent.extend(send(&status).await);
+    }
+    assert!(others.iter().all(|other| sent.contains(&other.id)), "{sent:?}");
+    assert_eq!(sent.len(), 4);
 }
 
 async fn relays_at_once_do_not_overfill_the_window(database: Database) {

@@ -93,6 +93,20 @@ async fn a_full_server_is_named_as_what_it_is() {
     waiting.await.unwrap().unwrap().close().await;
 }
 
+/// The server has room; the limit is of the role, or of the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_limit_of_a_role_or_a_database_is_named_as_what_it_is() {
+    let Some(programs) = server_programs("") else { return };
+    let server = Server::start(&programs, "");
+    admin(&server.url(), "CREATE ROLE me LOGIN CONNECTION LIMIT 0").await;
+    let url = |role: &str| format!("postgres://{role}@127.0.0.1:{}/postgres?connect_timeout=2", server.port);
+    refused(&url("me"), &["limit of its own", "ALTER ROLE \"me\" CONNECTION LIMIT -1"]).await;
+    for sql in ["CREATE ROLE you LOGIN", "ALTER DATABASE postgres CONNECTION LIMIT 0"] {
+        admin(&server.url(), sql).await;
+    }
+    refused(&url("you"), &["limit of its own", "ALTER DATABASE \"postgres\" CONNECTION LIMIT -1"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_process_takes_no_more_connections_than_it_may() {
     let Some(programs) = server_programs("") else { return };

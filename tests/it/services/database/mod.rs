@@ -9,6 +9,7 @@ mod endings;
 mod failover;
 pub mod freezer;
 mod hosts;
+mod looking;
 mod message;
 mod migrating;
 mod opening;

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use sqlx::ConnectOptions;
 
 use super::{
-    servers::{POOLERS, Pooler, free_port, tool},
+    servers::{POOLERS, Pgpool, Pooler, Server, free_port, server_programs, tool},
     support::*,
 };
 use crate::services::world::World;
@@ -156,6 +156,8 @@ async fn what_a_pooler_cannot_do_is_said() {
     let Some(program) = tool(POOLERS[0]) else { return };
     said(&program, "statement", "", "pool_mode = transaction").await;
 
+    said(&program, "transaction", "disable_pqexec = 1", "remove disable_pqexec").await;
+
     // Others hold all sessions of a pooler in session mode.
     let pooler = Pooler::start(&program, "session", "default_pool_size = 1\nquery_wait_timeout = 1");
     let url = pooler.url(&postgres_url());
@@ -210,4 +212,29 @@ async fn changed_mode(database: Database) {
         }
     }
     assert_eq!(one.count().await.unwrap(), [(acetate::job::JobState::Queued, 12)]);
+}
+
+/// pgpool sends statements elsewhere by their text. What that breaks is found out, and named with what to change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pooler_that_reads_elsewhere_is_refused() {
+    let (Some(program), Some(programs)) = (tool("ACETATE_TEST_PGPOOL"), server_programs("")) else { return };
+    let primary = Server::start(&programs, "");
+    open(&primary.url()).await.close().await;
+    let replica = primary.replica();
+    for (mode, balance, works) in
+        [("streaming_replication", "off", true), ("streaming_replication", "on", false), ("raw", "on", false)]
+    {
+        let pool = Pgpool::start(&program, mode, balance, &primary, &replica);
+        let url = format!("postgres://postgres@127.0.0.1:{}/postgres", pool.port);
+        let checked = open(&url).await.check().await;
+        match checked {
+            Ok(_) => assert!(works, "{mode}, {balance}"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!works && text.contains("load_balance_mode = off"), "{mode}, {balance}: {text}");
+            }
+        }
+        let left = value(&primary.url(), "SELECT COUNT(*)::TEXT FROM rejections").await;
+        assert_eq!(left, "0", "{mode}, {balance}");
+    }
 }

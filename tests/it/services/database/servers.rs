@@ -132,6 +132,54 @@ impl Pooler {
     }
 }
 
+/// pgpool before a primary and its replica.
+pub struct Pgpool {
+    pub port: u16,
+    folder: tempfile::TempDir,
+    process: Process,
+}
+
+impl Pgpool {
+    /// All reads that are balanced go to the replica.
+    pub fn start(program: &Path, mode: &str, balance: &str, primary: &Server, replica: &Server) -> Self {
+        let (port, folder) = (free_port(), folder());
+        let at = folder.path().display();
+        let mut text = format!(
+            "backend_clustering_mode = '{mode}'\nload_balance_mode = {balance}\nlisten_addresses = '127.0.0.1'\n\
+             port = {port}\npcp_port = {}\nsocket_dir = '{at}'\npcp_socket_dir = '{at}'\n\
+             pid_file_name = '{at}/pid'\nlogdir = '{at}'\npool_passwd = ''\nsr_check_user = 'postgres'\n\
+             sr_check_period = 1\nnum_init_children = 20\n",
+            free_port()
+        );
+        for (number, (server, weight)) in [(primary, 0), (replica, 1)].into_iter().enumerate() {
+            text += &format!(
+                "backend_hostname{number} = '127.0.0.1'\nbackend_port{number} = {}\nbackend_weight{number} = {weight}\n",
+                server.port
+            );
+        }
+        let file = folder.path().join("pgpool.conf");
+        fs::write(&file, text).unwrap();
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        let mut command = as_user(program);
+        command.arg("-n").arg("-f").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let process = Process(command.spawn().unwrap());
+        let pool = Self { port, folder, process };
+        blocking_until(|| {
+            let log = fs::read_to_string(pool.folder.path().join("log")).unwrap_or_default();
+            if log.contains("successfully started") { Ok(()) } else { Err(log) }
+        });
+        pool
+    }
+}
+
+impl Drop for Pgpool {
+    /// Its children end with it only if it is asked.
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.process.0.id().to_string()).status();
+        let _ = self.process.0.wait();
+    }
+}
+
 /// A server of PostgreSQL, empty, for `postgres` without a password.
 pub struct Server {
     pub port: u16,

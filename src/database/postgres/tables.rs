@@ -1,0 +1,58 @@
+//! The tables that the migrations make, and whether the role may use all of them.
+
+use super::migrate::MIGRATIONS;
+
+/// How the message about tables that somebody dropped begins.
+pub(super) const MISSING: &str = "there are no longer the tables ";
+
+/// All tables that acetate writes, from the migrations: a new one cannot be forgotten.
+pub(super) fn tables() -> Vec<&'static str> {
+    let mut tables = Vec::new();
+    for line in MIGRATIONS.iter().flat_map(|sql| sql.lines()) {
+        if let Some(rest) = line.strip_prefix("CREATE TABLE ") {
+            tables.extend(rest.split([' ', '(']).next());
+        }
+        if let Some(rest) = line.strip_prefix("DROP TABLE ") {
+            let name = rest.trim_start_matches("IF EXISTS ").trim_end_matches(';');
+            tables.retain(|table| *table != name);
+        }
+    }
+    tables
+}
+
+/// A statement that fails as the server would, with all tables at once. It asks for the rights, because a statement that
+/// changes no row would have to name the columns of each table.
+pub(super) fn check_rights() -> String {
+    let names: Vec<String> = tables().iter().map(|table| format!("'{table}'")).collect();
+    let names = names.join(", ");
+    format!(
+        "DO $$ DECLARE v_names TEXT[] := ARRAY[{names}]; v_found TEXT; BEGIN
+            SELECT STRING_AGG(name, ', ') INTO v_found FROM UNNEST(v_names) AS name WHERE TO_REGCLASS(name) IS NULL;
+            IF v_found IS NOT NULL THEN
+                RAISE EXCEPTION USING ERRCODE = '42P01', MESSAGE = '{MISSING}' || v_found;
+            END IF;
+            SELECT STRING_AGG(format('%s (%s)', name, needed), ', ') INTO v_found FROM (
+                SELECT name, STRING_AGG(needed, ', ') AS needed
+                  FROM UNNEST(v_names) AS name, UNNEST(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
+                 WHERE NOT HAS_TABLE_PRIVILEGE(name, needed) GROUP BY name ORDER BY name) AS lacking;
+            IF v_found IS NOT NULL THEN
+                RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'permission denied for the tables ' || v_found;
+            END IF;
+         END $$"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_of_the_migrations_is_known() {
+        let tables = tables();
+        let written: usize = MIGRATIONS.iter().map(|sql| sql.matches("CREATE TABLE ").count()).sum();
+        assert_eq!(tables.len(), written, "{tables:?}");
+        for table in ["jobs", "tombstones", "dataset_rows", "batch_webhooks"] {
+            assert!(tables.contains(&table), "{table}");
+        }
+    }
+}

@@ -442,7 +442,7 @@ def commands(acetate):
         words = line.split()
         path = []
         for word in words[1:3]:
-            if not re.fullmatch(r"[a-z]+", word):
+            if not re.fullmatch(r"[a-z][a-z-]*", word):
                 break
             path.append(word)
         done = subprocess.run([acetate, *path, "--help"], capture_output=True, text=True)

@@ -13,7 +13,7 @@ use crate::{
     config::QwenImage,
     engine::AllowedLoras,
     job::{
-        DecomposeParams, EditParams, JobError, KeepRest, LayerEdit, LoraParam, MAX_SEED, OutputSize, Sampling,
+        AlphaMode, DecomposeParams, EditParams, JobError, KeepRest, LayerEdit, LoraParam, MAX_SEED, OutputSize, Sampling,
         WorkflowParams,
     },
 };
@@ -68,6 +68,10 @@ pub struct EditFlags {
     /// Size of the result: that of the last picture, with its exact alpha, or the size that the model works at
     #[arg(long, value_name = "SIZE", default_value = "source")]
     output_size: Size,
+    /// Whether the outline may change: `keep` leaves the picture's alpha exactly as it is; `grow` finds a new one, for
+    /// "Add a shadow", "Make it bigger" or "Remove the background", and takes twice the time
+    #[arg(long, value_name = "MODE", default_value = "keep")]
+    alpha: Alpha,
     /// Where the last picture may change: a picture whose white may change and whose black stays, exactly; or
     /// job:ID:LAYER, whose alpha is the mask. Another size is scaled
     #[arg(long, value_name = "IMAGE", conflicts_with = "region")]
@@ -83,6 +87,21 @@ pub struct EditFlags {
     /// Measure how far the edited picture moved, and undo up to 3 % of shift and zoom [default: true]
     #[arg(long, value_name = "BOOL")]
     drift_guard: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Alpha {
+    Keep,
+    Grow,
+}
+
+impl From<Alpha> for AlphaMode {
+    fn from(alpha: Alpha) -> Self {
+        match alpha {
+            Alpha::Keep => Self::Keep,
+            Alpha::Grow => Self::Grow,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -114,6 +133,7 @@ impl EditFlags {
         };
         EditParams {
             output_size: self.output_size.into(),
+            alpha: self.alpha.into(),
             region: self.region,
             feather: self.feather,
             keep_rest,
@@ -133,14 +153,19 @@ pub struct WorkflowFlags {
     /// Edit a layer by its number (1 is the rearmost), for instance --edit 2="Make it red"; may be repeated
     #[arg(long = "edit", value_name = "N=INSTRUCTION", value_parser = parse_edit)]
     edits: Vec<(u32, String)>,
+    /// Whether edits may change the outlines of their layers, as in `acetate run edit`
+    #[arg(long, value_name = "MODE", default_value = "keep")]
+    alpha: Alpha,
     #[command(flatten)]
     decompose: DecomposeFlags,
 }
 
 impl WorkflowFlags {
     pub fn over(&self, sampling: &SamplingFlags, settings: &QwenImage) -> WorkflowParams {
-        let edit =
-            |(layer, instruction): &(u32, String)| LayerEdit::of(*layer, instruction.clone(), sampling.over(settings));
+        let edit = |(layer, instruction): &(u32, String)| LayerEdit {
+            alpha: self.alpha.into(),
+            ..LayerEdit::of(*layer, instruction.clone(), sampling.over(settings))
+        };
         WorkflowParams {
             decompose: self.decompose.over(sampling, settings),
             edits: self.edits.iter().map(edit).collect(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use qwen_image::{
-    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, LoadedModel, PipelineKind, PipelineOptions,
+    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, EditOutput, LoadedModel, PipelineKind, PipelineOptions,
     QwenImagePipeline, Used, compute_pool, hub::ModelRef,
 };
 use tokio::sync::mpsc;
@@ -151,7 +151,7 @@ fn serve(
             let loras = allowed.of(params.loras.as_deref())?;
             let options = EditOptions { seed: Some(seed), loras, ..params.options() };
             let (made, used) = pipeline.edit_with(inputs, &params.instruction, &options, &mut callbacks)?;
-            let edit = edit_record(made.drift, made.changed);
+            let edit = edit_record(&made);
             (vec![made.image], None, None, edit, made.sampling, made.notes, used)
         }
     };
@@ -200,15 +200,16 @@ fn sampling_record(model: &LoadedModel, sampling: qwen_image::SamplingRecord) ->
 }
 
 /// Rounded to what can be measured.
-fn edit_record(drift: Option<qwen_image::DriftRecord>, changed: Option<f64>) -> Option<EditRecord> {
+fn edit_record(made: &EditOutput) -> Option<EditRecord> {
     let rounded = |value: f64, to: f64| (value * to).round() / to;
-    let drift = drift.map(|qwen_image::DriftRecord { shift, zoom, undone }| DriftRecord {
+    let drift = made.drift.map(|qwen_image::DriftRecord { shift, zoom, undone }| DriftRecord {
         shift: shift.map(|shift| rounded(shift, 1e3)),
         zoom: rounded(zoom, 1e5),
         undone,
     });
-    let changed = changed.map(|changed| rounded(changed, 1e5));
-    (drift.is_some() || changed.is_some()).then_some(EditRecord { drift, changed })
+    let [changed, alpha_changed] = [made.changed, made.alpha_changed].map(|share| share.map(|share| rounded(share, 1e5)));
+    let record = EditRecord { drift, changed, alpha_changed };
+    (record != EditRecord::default()).then_some(record)
 }
 
 fn timing(timing: &qwen_image::StageTiming) -> StageTiming {

@@ -75,6 +75,9 @@ pub struct EditRecord {
     /// others are the source's, exactly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed: Option<f64>,
+    /// The share of the pixels whose alpha may differ from the source's, if the request has `alpha` `grow`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha_changed: Option<f64>,
 }
 
 /// How far an edited picture had moved against its source.

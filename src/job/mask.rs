@@ -56,6 +56,8 @@ mod tests {
             (json!({ "drift_guard": true, "keep_rest": "off" }), 1),
             (json!({ "drift_guard": false }), 3),
             (json!({ "keep_rest": "auto" }), 3),
+            (json!({ "alpha": "keep" }), 1),
+            (json!({ "alpha": "grow" }), 3),
             (json!({ "region": [1, 2, 3, 4], "sampler": "abm2" }), 3),
         ] {
             let written: Value = serde_json::from_str(&message(plain(), params).unwrap().to_json()).unwrap();

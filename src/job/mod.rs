@@ -43,7 +43,7 @@ pub use manifest::{
 pub use names::{PresetName, SamplerName};
 pub use objects::JobObjects;
 pub use params::{
-    CompositeParams, DecomposeParams, EditParams, KeepRest, LayerEdit, MAX_SEED, MIN_PSNR, OutputSize, WorkflowParams,
+    AlphaMode, CompositeParams, DecomposeParams, EditParams, KeepRest, LayerEdit, MAX_SEED, MIN_PSNR, OutputSize, WorkflowParams,
     parameter_of,
 };
 pub use percent::percent_decoded;

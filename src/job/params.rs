@@ -168,6 +168,17 @@ pub enum OutputSize {
     Model,
 }
 
+/// What becomes of the alpha of an edited picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AlphaMode {
+    /// It is the source's, exactly.
+    #[default]
+    Keep,
+    /// It may change: the edit is made over two grounds, which takes twice the time, and its alpha is found from them.
+    Grow,
+}
+
 /// What becomes of the pixels that an edit was not asked to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -186,6 +197,9 @@ with_sampling! {
 pub struct EditParams {
     pub instruction: String = String::new(),
     pub output_size: OutputSize = OutputSize::Source,
+    /// Whether the picture's outline may change, as for "Add a shadow" or "Make it bigger".
+    #[serde(skip_serializing_if = "is_default")]
+    pub alpha: AlphaMode = AlphaMode::Keep,
     /// The rectangle that may change, instead of a mask: `[x, y, width, height]` in pixels of the edited picture.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<[u32; 4]> = None,
@@ -222,11 +236,13 @@ with_sampling! {
 pub struct LayerEdit {
     pub layer: u32 = 1,
     pub instruction: String = String::new(),
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub alpha: AlphaMode = AlphaMode::Keep,
 }
 }
 
-fn is_default(keep_rest: &KeepRest) -> bool {
-    *keep_rest == KeepRest::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -273,9 +289,9 @@ impl LayerEdit {
         Self { layer, instruction, ..Self::sampled(sampling) }
     }
 
-    /// The layer goes back into its picture, so it keeps its size and alpha.
+    /// The layer goes back into its picture, so it keeps its size.
     pub fn params(&self) -> EditParams {
-        EditParams::of(self.instruction.clone(), self.sampling())
+        EditParams { alpha: self.alpha, ..EditParams::of(self.instruction.clone(), self.sampling()) }
     }
 }
 
@@ -351,7 +367,7 @@ impl EditParams {
 
     /// Whether it uses what version 2 of messages did not have.
     pub(super) fn is_of_version_3(&self) -> bool {
-        let is_default = self.keep_rest == KeepRest::Off && self.drift_guard;
+        let is_default = self.keep_rest == KeepRest::Off && self.drift_guard && self.alpha == AlphaMode::Keep;
         self.region.is_some() || self.feather.is_some() || !is_default
     }
 
@@ -362,6 +378,10 @@ impl EditParams {
             output_size: match self.output_size {
                 OutputSize::Source => qwen_image::OutputSize::Source,
                 OutputSize::Model => qwen_image::OutputSize::Model,
+            },
+            alpha: match self.alpha {
+                AlphaMode::Keep => qwen_image::AlphaMode::Keep,
+                AlphaMode::Grow => qwen_image::AlphaMode::Grow,
             },
             feather: self.feather,
             keep_rest: self.keep_rest == KeepRest::Auto,

@@ -21,7 +21,7 @@ pub const TENANT: &str = "tenant";
 const LONGEST_TENANT: usize = 200;
 /// The newest version of messages. A message has the oldest one that knows its fields, so that workers of earlier
 /// versions of acetate take it, or leave it to others: version 2 added `preset`, `sampler`, `sigmas`, `step_cache`,
-/// `cfg_until` and `loras`; version 3 `input.mask`, `region`, `feather`, `keep_rest` and `drift_guard` of edits, and
+/// `cfg_until` and `loras`; version 3 `input.mask`, `region`, `feather`, `keep_rest`, `drift_guard` and `alpha` of edits, and
 /// `output_size`, `min_psnr` and `trim` of a decompose.
 pub const VERSION: u32 = 3;
 /// How many pictures an edit takes.

@@ -52,8 +52,9 @@ impl Task {
             Self::Edit(params) => (params.is_of_version_3(), params.sampling().is_of_version_2()),
             Self::Composite(_) => (false, false),
             Self::Workflow(WorkflowParams { decompose, edits }) => {
+                let newer = edits.iter().any(|edit| edit.params().is_of_version_3());
                 let edits = edits.iter().any(|edit| edit.sampling().is_of_version_2());
-                (decompose.is_of_version_3(), edits || decompose.sampling().is_of_version_2())
+                (newer || decompose.is_of_version_3(), edits || decompose.sampling().is_of_version_2())
             }
         };
         match (of_version_3, of_version_2) {

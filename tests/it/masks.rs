@@ -50,6 +50,40 @@ fn mask_picture(place: &TestDir, name: &str, (width, height): (u32, u32), white:
 }
 
 #[test]
+fn an_edit_may_change_the_outline_of_its_layer() {
+    let place = TestDir::new();
+    let picture = place.text("disk.png");
+    let disk = RgbaImage::from_fn(128, 128, |x, y| {
+        let far = (f64::from(x) - 64.0).hypot(f64::from(y) - 64.0);
+        Rgba([200, x as u8, y as u8, ((40.0 - far) * 60.0).clamp(0.0, 255.0) as u8])
+    });
+    disk.save(&picture).unwrap();
+    let alpha = |image: &RgbaImage| image.pixels().map(|pixel| pixel[3]).collect::<Vec<_>>();
+    let (kept, manifest) = edited(&place, &picture, &[]);
+    assert_eq!((alpha(&kept), &manifest["request"]["version"]), (alpha(&disk), &json!(1)));
+    assert_eq!(manifest["sampling"][0]["passes"], 2);
+    assert_eq!(edited(&place, &picture, &["--alpha", "keep"]).0, kept);
+
+    let (grown, manifest) = edited(&place, &picture, &["--alpha", "grow"]);
+    assert_eq!(grown.dimensions(), (128, 128));
+    assert_ne!(alpha(&grown), alpha(&disk), "random weights change everything");
+    assert!(manifest["edits"][0]["alpha_changed"].as_f64().is_some_and(|share| share > 0.0), "{manifest}");
+    assert_eq!(manifest["sampling"][0]["passes"], 4, "it runs twice");
+    let request = &manifest["request"];
+    assert_eq!((&request["version"], &request["params"]["alpha"]), (&json!(3), &json!("grow")));
+    assert_eq!(edited(&place, &picture, &["--alpha", "grow"]).0, grown, "a seed gives the same again");
+
+    // A mask holds alpha, too.
+    let (masked, _) = edited(&place, &picture, &["--alpha", "grow", "--region", "40,30,60,50"]);
+    let [changed, others] = differing(&masked, &disk);
+    assert!(changed > 500 && others == 0, "{changed} {others}");
+    let opaque = place.picture("opaque.png", [200, 30, 90, 255]);
+    let (still, manifest) = edited(&place, &opaque, &["--alpha", "grow"]);
+    assert!(still.pixels().all(|pixel| pixel[3] == 255));
+    assert!(manifest["notes"].to_string().contains("alpha grow had no effect"), "{manifest}");
+}
+
+#[test]
 fn a_mask_and_its_region_change_the_same_and_nothing_else() {
     let place = TestDir::new();
     let badge = golden("pictures/badge.png");

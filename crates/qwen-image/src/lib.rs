@@ -57,7 +57,7 @@ pub use models::{
     text_encoder::{ImageProcessorBackend, TextPositions},
 };
 pub use pipeline::{
-    Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs, EditOptions,
+    AlphaMode, Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs, EditOptions,
     EditOutput, OutputSize, PipelineKind, Preset, Sampler, SamplingRecord, Stage, StageTiming,
 };
 pub use qwen_image_pipeline::{PipelineOptions, QwenImagePipeline, Used};

@@ -186,13 +186,14 @@ const DECOMPOSE: [&str; 11] = [
     "seed",
     "negative_prompt",
 ];
-const EDIT: [&str; 11] = [
+const EDIT: [&str; 12] = [
     "instruction",
     "mask",
     "region",
     "feather",
     "keep_rest",
     "drift_guard",
+    "alpha",
     "output_size",
     "steps",
     "cfg_scale",
@@ -242,6 +243,7 @@ fn typed(field: &str, cell: String) -> Result<Value, JobError> {
             | "output_size"
             | "mask"
             | "keep_rest"
+            | "alpha"
     );
     if is_text || field.starts_with("label.") {
         return Ok(Value::String(cell));

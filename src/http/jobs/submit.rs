@@ -22,7 +22,7 @@ use crate::{
         problem::{Answer, Problem},
         view::JobView,
     },
-    job::{BatchId, JobId, JobKind, KeepRest, MAX_REQUEST_BYTES, OutputSize, PresetName, SamplerName},
+    job::{AlphaMode, BatchId, JobId, JobKind, KeepRest, MAX_REQUEST_BYTES, OutputSize, PresetName, SamplerName},
 };
 
 /// The fields of a form, only for the schema; the handler reads the fields as they arrive.
@@ -61,6 +61,7 @@ pub struct UploadForm {
     feather: Option<u32>,
     keep_rest: Option<KeepRest>,
     drift_guard: Option<bool>,
+    alpha: Option<AlphaMode>,
     /// For a workflow: the parameters of its decompose, as JSON.
     #[schema(content_media_type = "application/json")]
     decompose: Option<String>,

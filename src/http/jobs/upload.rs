@@ -216,8 +216,8 @@ impl Texts {
             "edits" | "decompose" | "sigmas" | "loras" | "region" => {
                 self.params.insert(name.to_owned(), extract::parse_value(text.as_bytes())?);
             }
-            "preset" | "sampler" | "output_size" | "keep_rest" if text.is_empty() => (),
-            "prompt" | "instruction" | "negative_prompt" | "output_size" | "keep_rest" | "preset" | "sampler" => {
+            "preset" | "sampler" | "output_size" | "keep_rest" | "alpha" if text.is_empty() => (),
+            "prompt" | "instruction" | "negative_prompt" | "output_size" | "keep_rest" | "alpha" | "preset" | "sampler" => {
                 self.params.insert(name.to_owned(), json!(text));
             }
             _ => {

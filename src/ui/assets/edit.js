@@ -47,6 +47,7 @@ export function editLayer(sheets, key, { config, models }) {
       number('cfg_scale', 'Guidance', 'How closely to follow the instruction. 1 turns it off.', bounds.cfg_scale, defaults.cfg_scale, 'any'),
       number('seed', 'Seed', 'Leave empty for a random seed.', [0, Number.MAX_SAFE_INTEGER], null)),
     h('label.row.soft', {}, h('input', { type: 'checkbox', name: 'keep_rest' }), 'Find what changed, and keep everything else exactly'),
+    h('label.row.soft', {}, h('input', { type: 'checkbox', name: 'alpha' }), 'The outline may change, as for “Add a shadow” (takes twice the time)'),
     models?.edit?.small && h('p.soft', {}, `${shortName(models.edit.id)} is a small checkpoint. It can recolor simple shapes, as in “Make it green”.`),
     problem, h('div.row.actions', {}, apply), place);
   const title = h('h2', { id: 'edit-title' });
@@ -124,6 +125,7 @@ export function editLayer(sheets, key, { config, models }) {
       if (value !== '') params[name] = Number(value);
     }
     if (form.elements.keep_rest.checked) params.keep_rest = 'auto';
+    if (form.elements.alpha.checked) params.alpha = 'grow';
     apply.disabled = true;
     try {
       await sheets.edit(key, layer().current, params);

@@ -12,6 +12,7 @@ from .errors import JobCancelled, JobFailed
 Kind = Literal["decompose", "edit", "composite", "workflow"]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 OutputSize = Literal["source", "model"]
+AlphaMode = Literal["keep", "grow"]
 ExportFormat = Literal["zip", "ora", "psd"]
 
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})

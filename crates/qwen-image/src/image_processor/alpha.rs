@@ -60,7 +60,7 @@ pub fn on_white(image: &RgbaImage) -> RgbImage {
 }
 
 /// Both must have the same size.
-fn join(rgb: &RgbImage, alpha: &GrayImage) -> RgbaImage {
+pub(super) fn join(rgb: &RgbImage, alpha: &GrayImage) -> RgbaImage {
     RgbaImage::from_fn(rgb.width(), rgb.height(), |x, y| {
         let Rgb([r, g, b]) = *rgb.get_pixel(x, y);
         Rgba([r, g, b, alpha.get_pixel(x, y).0[0]])

@@ -14,10 +14,12 @@ pub fn without_hidden(mut image: RgbaImage) -> RgbaImage {
     image
 }
 
-/// Puts the fully transparent pixels of a picture of the same size back, with the colors that they had.
+/// Puts the fully transparent pixels of a picture of the same size back, with the colors that they had, unless they are
+/// not transparent any more.
 pub fn put_back_hidden(image: &mut RgbaImage, source: &RgbaImage) {
     let pixels = image.par_chunks_exact_mut(4).zip(source.par_chunks_exact(4));
-    pixels.filter(|(_, source)| source[3] == 0).for_each(|(pixel, source)| pixel.copy_from_slice(source));
+    let hidden = pixels.filter(|(pixel, source)| pixel[3] == 0 && source[3] == 0);
+    hidden.for_each(|(pixel, source)| pixel.copy_from_slice(source));
 }
 
 /// The same for an edit, whose model sees colors without alpha. Next to what is visible, transparent pixels continue its
@@ -26,9 +28,14 @@ pub fn put_back_hidden(image: &mut RgbaImage, source: &RgbaImage) {
 /// A pixel gets the mean of the smallest visible cell that it is in, of cells of 2, 4, 8, ... pixels, as in the first
 /// half of push-pull (Gortler et al., "The Lumigraph", 1996).
 pub fn with_continued_colors(image: RgbaImage) -> RgbaImage {
-    let mut image = without_hidden(image);
+    let image = without_hidden(image);
     let reach = image.width().max(image.height()) / REACH;
-    if reach < LEAST_REACH || image.par_chunks_exact(4).all(|pixel| pixel[3] > 0) {
+    if reach < LEAST_REACH { image } else { continued_over(image, reach) }
+}
+
+/// Continues visible colors over at least `reach` transparent pixels, up to twice as many.
+pub(super) fn continued_over(mut image: RgbaImage, reach: u32) -> RgbaImage {
+    if image.par_chunks_exact(4).all(|pixel| pixel[3] > 0) {
         return image;
     }
     let mut levels = vec![Level::of(&image)];

@@ -71,6 +71,13 @@ impl Mask {
         if self.0.dimensions() == (width, height) { self.clone() } else { Self::new(lanczos_l(&self.0, width, height)) }
     }
 
+    /// What either of two masks of one size lets change.
+    #[must_use]
+    pub fn or(mut self, other: &Self) -> Self {
+        self.0.iter_mut().zip(other.0.iter()).for_each(|(value, other)| *value = (*value).max(*other));
+        self
+    }
+
     pub fn coverage(&self) -> MaskCoverage {
         if self.0.iter().all(|value| *value == 0) {
             MaskCoverage::Empty
@@ -128,11 +135,24 @@ pub fn put_back(edited: &mut RgbaImage, source: &RgbaImage, weights: &GrayImage)
         let sum = u32::from(edited) * weight + u32::from(source) * (255 - weight);
         ((sum + 127) / 255) as u8
     };
+    // Where alpha differs, colors count by it: a clear pixel has none.
+    let mix_color = |edited: &[u8], source: &[u8], index: usize, weight: u32| {
+        let parts = [(edited, weight), (source, 255 - weight)].map(|(pixel, weight)| u32::from(pixel[3]) * weight);
+        let sum = u32::from(edited[index]) * parts[0] + u32::from(source[index]) * parts[1];
+        let whole = parts[0] + parts[1];
+        if whole == 0 { 0 } else { ((sum + whole / 2) / whole) as u8 }
+    };
     edited.par_chunks_exact_mut(4).zip(source.par_chunks_exact(4)).zip(weights.as_raw().par_iter()).for_each(
         |((edited, source), weight)| match *weight {
             u8::MAX => {}
             0 => edited.copy_from_slice(source),
-            weight => (0..4).for_each(|index| edited[index] = mix(edited[index], source[index], u32::from(weight))),
+            weight if edited[3] == source[3] => {
+                (0..4).for_each(|index| edited[index] = mix(edited[index], source[index], u32::from(weight)));
+            }
+            weight => {
+                (0..3).for_each(|index| edited[index] = mix_color(edited, source, index, u32::from(weight)));
+                edited[3] = mix(edited[3], source[3], u32::from(weight));
+            }
         },
     );
 }

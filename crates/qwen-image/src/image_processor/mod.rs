@@ -9,6 +9,8 @@ mod composite;
 mod distance;
 mod hidden;
 mod mask;
+mod matting;
+mod outline;
 mod registration;
 mod resize;
 
@@ -17,6 +19,8 @@ pub use change::changes;
 pub use composite::{Compositor, composite};
 pub use hidden::{put_back_hidden, with_continued_colors, without_hidden};
 pub use mask::{Mask, MaskCoverage, put_back, usual_feather};
+pub use matting::{GROUNDS, from_two_grounds, over_ground};
+pub use outline::{Outline, outline};
 pub use registration::Drift;
 pub(crate) use resize::{Taps, bicubic_taps};
 pub use resize::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_l, lanczos_rgb};

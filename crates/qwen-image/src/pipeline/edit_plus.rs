@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ::image::RgbImage;
+use ::image::{RgbImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
 
 use super::{
@@ -16,12 +16,12 @@ use super::{
     image_tensor,
     image_tensor::Size,
     latents,
-    options::{EditInputs, EditOptions, EditOutput},
+    options::{AlphaMode, EditInputs, EditOptions, EditOutput},
     prompt,
     sampling::{Sampling, SamplingRecord},
 };
 use crate::{
-    image_processor::{self, Mask, MaskCoverage},
+    image_processor::{self, GROUNDS, Mask, MaskCoverage},
     models::{LoadContext, LoadResult, text_encoder::Prompt, vae::Vae},
 };
 
@@ -54,7 +54,7 @@ impl QwenImageEditPlusPipeline {
         &mut self.0
     }
 
-    /// Edits a picture. The model sees RGB; alpha bypasses it. Outside a mask, the latents are held on the picture's
+    /// Edits a picture. The model sees RGB; alpha bypasses it, or is found by a second run. Outside a mask, the latents are held on the picture's
     /// trajectory, and the finished pixels are those of the picture.
     ///
     /// # Errors
@@ -76,10 +76,19 @@ impl QwenImageEditPlusPipeline {
         }
         inputs.numbered().try_for_each(image_tensor::check_shape)?;
         let mask = checked_mask(&inputs, options)?;
-        let pictures: Vec<_> = inputs.numbered().map(image_processor::rgb_of).collect();
-        let (edited, sampling) = self.run_rgb(&pictures, mask, instruction, options, seed, callbacks)?;
-        let Finished { image, drift, changed } = finish(edited, inputs.image, &pictures[references], mask, options);
-        Ok(EditOutput { image, seed, sampling, drift, changed, notes: Vec::new() })
+        let mut pictures: Vec<_> = inputs.references.iter().map(image_processor::rgb_of).collect();
+        let (given, notes) = given(inputs.image, options.alpha);
+        let (mut seen, mut edited, mut sampling) = (Vec::new(), Vec::new(), SamplingRecord::default());
+        for picture in given {
+            pictures.push(picture);
+            let (made, record) = self.run_rgb(&pictures, mask, instruction, options, seed, callbacks)?;
+            seen.extend(pictures.pop());
+            let passes = sampling.passes + record.passes;
+            sampling = SamplingRecord { passes, ..if edited.is_empty() { record } else { sampling } };
+            edited.push(made);
+        }
+        let Finished { image, drift, changed, alpha_changed } = finish(edited, inputs.image, &seen, mask, options);
+        Ok(EditOutput { image, seed, sampling, drift, changed, alpha_changed, notes })
     }
 
     fn run_rgb(
@@ -155,6 +164,19 @@ impl QwenImageEditPlusPipeline {
             image_tensor::to_picture(&self.0.vae.enter()?.decode(&latents::unpack(&latents, frame)?)?)
         })?;
         Ok((image, sampling))
+    }
+}
+
+/// The picture as the model gets it: once, or over each ground; and a note if only once is of use.
+fn given(image: &RgbaImage, alpha: AlphaMode) -> (Vec<RgbImage>, Vec<String>) {
+    let is_opaque = || image.pixels().all(|pixel| pixel[3] == u8::MAX);
+    match alpha {
+        AlphaMode::Keep => (vec![image_processor::rgb_of(image)], Vec::new()),
+        AlphaMode::Grow if is_opaque() => {
+            let note = "alpha grow had no effect, because the picture is opaque everywhere; edit a layer of it";
+            (vec![image_processor::rgb_of(image)], vec![note.to_owned()])
+        }
+        AlphaMode::Grow => (GROUNDS.map(|ground| image_processor::over_ground(image, ground)).to_vec(), Vec::new()),
     }
 }
 

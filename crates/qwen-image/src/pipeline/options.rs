@@ -127,12 +127,27 @@ pub enum OutputSize {
     Model,
 }
 
+/// What becomes of the alpha of an edited picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AlphaMode {
+    /// It is the source's, bit for bit.
+    #[default]
+    Keep,
+    /// It may change. The edit is made twice, over a dark and over a light ground
+    /// ([`GROUNDS`](crate::image_processor::GROUNDS)), with the same noise, and the new alpha is that of the difference
+    /// ([`from_two_grounds`](crate::image_processor::from_two_grounds)). Where that says the same as the source's, it is
+    /// the source's. An opaque picture keeps its alpha, because both grounds would give the same.
+    Grow,
+}
+
 /// The options of an edit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EditOptions {
     /// What the picture should not show. A single space also counts as a negative prompt.
     pub negative_prompt: String,
     pub output_size: OutputSize,
+    /// Whether the picture may get another outline.
+    pub alpha: AlphaMode,
     /// Over how many pixels of the source the edit fades in at the edge of the mask, inside of it, 0 to 512. None: 1 %
     /// of the shorter side, from 1 to 16.
     pub feather: Option<u32>,
@@ -183,6 +198,7 @@ impl Default for EditOptions {
         Self {
             negative_prompt,
             output_size,
+            alpha: AlphaMode::default(),
             feather: None,
             keep_rest: false,
             drift_guard: false,
@@ -271,11 +287,14 @@ pub struct EditOutput {
     pub image: RgbaImage,
     /// The seed that was used.
     pub seed: u64,
+    /// For [`AlphaMode::Grow`], of the first run, with the passes of both.
     pub sampling: SamplingRecord,
     /// None: not asked for, or too little is alike to tell.
     pub drift: Option<DriftRecord>,
     /// The share of the pixels that may differ from the source's, where a mask was given or found.
     pub changed: Option<f64>,
+    /// For [`AlphaMode::Grow`]: the share of the pixels whose alpha may differ from the source's.
+    pub alpha_changed: Option<f64>,
     /// Notes for the user about this run.
     pub notes: Vec<String>,
 }

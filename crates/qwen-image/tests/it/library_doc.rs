@@ -14,7 +14,7 @@ use std::{
 };
 
 use qwen_image::{
-    Callbacks, Conditioning, DecomposeOptions, EditInputs, EditOptions, Error, ImageProcessorBackend, Lora,
+    AlphaMode, Callbacks, Conditioning, DecomposeOptions, EditInputs, EditOptions, Error, ImageProcessorBackend, Lora,
     TextPositions,
 };
 
@@ -56,6 +56,9 @@ fn load() -> Result<(), Box<dyn StdError>> {
 
     let edited_layer =
         pipe.edit_layer(&layers[2], "Add a sunset glow effect", EditOptions { seed: Some(42), ..Default::default() })?;
+
+    let shadowed =
+        pipe.edit_layer(&layers[2], "Add a shadow", EditOptions { alpha: AlphaMode::Grow, ..Default::default() })?;
 
     let mut pipe = QwenImagePipeline::from_pretrained(
         "/path/to/Qwen_Qwen-Image-Layered",

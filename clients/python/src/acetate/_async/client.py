@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from .._inputs import ImageInput
 from .._pictures import Layers, Picture, WorkflowResult
-from .._types import OutputSize, Progress
+from .._types import AlphaMode, OutputSize, Progress
 from ..errors import AcetateError
 from .service import AsyncService
 
@@ -127,6 +127,7 @@ class AsyncClient(AsyncService):
         instruction: str,
         *,
         output_size: OutputSize | None = None,
+        alpha: AlphaMode | None = None,
         steps: int | None = None,
         cfg_scale: float | None = None,
         seed: int | None = None,
@@ -141,7 +142,7 @@ class AsyncClient(AsyncService):
         on_progress: Callable[[Progress], object] | None = None,
         cancel_on_interrupt: bool = False,
     ) -> Picture:
-        """Changes one layer by an instruction; its size and its alpha stay exactly the same.
+        """Changes one layer by an instruction; its size and, unless `alpha` is `grow`, its alpha stay exactly the same.
 
         A layer of an earlier result is not uploaded again. `layers.replace(2, edited)` puts the result in its place.
 
@@ -149,6 +150,8 @@ class AsyncClient(AsyncService):
             layer_image: the layer, usually `layers[2]`.
             instruction: what to change, for instance "Change the color to blue".
             output_size: `source` keeps the size and the exact alpha; `model` keeps the size that the model works at.
+            alpha: `keep` (the default) keeps the exact alpha; `grow` finds a new one, as for "Add a shadow", in twice
+                the time.
             steps: denoise steps. `num_inference_steps` is another name for it.
             cfg_scale: guidance; 1 is off.
             seed: the seed of the noise, for a result that you can repeat.
@@ -172,6 +175,7 @@ class AsyncClient(AsyncService):
             layer_image,
             instruction,
             output_size=output_size,
+            alpha=alpha,
             steps=steps,
             cfg_scale=cfg_scale,
             seed=seed,
@@ -193,6 +197,7 @@ class AsyncClient(AsyncService):
         instruction: str,
         *,
         output_size: OutputSize | None = None,
+        alpha: AlphaMode | None = None,
         steps: int | None = None,
         cfg_scale: float | None = None,
         seed: int | None = None,
@@ -213,6 +218,8 @@ class AsyncClient(AsyncService):
             images: one to three pictures; the last one is edited, the others are references.
             instruction: what to change, for instance "Make it night".
             output_size: `source` keeps the size and the exact alpha; `model` keeps the size that the model works at.
+            alpha: `keep` (the default) keeps the exact alpha; `grow` finds a new one, as for "Add a shadow", in twice
+                the time.
             steps: denoise steps. `num_inference_steps` is another name for it.
             cfg_scale: guidance; 1 is off.
             seed: the seed of the noise, for a result that you can repeat.
@@ -240,6 +247,7 @@ class AsyncClient(AsyncService):
             idempotency_key=idempotency_key,
             instruction=instruction,
             output_size=output_size,
+            alpha=alpha,
             steps=steps,
             cfg_scale=cfg_scale,
             seed=seed,
@@ -300,7 +308,7 @@ class AsyncClient(AsyncService):
         Args:
             image: the picture, as for `decompose`.
             edits: instructions by layer number, `{2: "Make it green"}`; or a list with parameters for each,
-                `[{"layer": 2, "instruction": "Make it green", "steps": 20}]`.
+                `[{"layer": 2, "instruction": "Add a shadow", "alpha": "grow"}]`.
             decompose: the parameters of the decompose, for instance `{"layers": 3, "seed": 7}`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.

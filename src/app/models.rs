@@ -45,6 +45,7 @@ pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
             hub: loaded.hub.clone(),
         },
         allowed_loras: AllowedLoras::parse(&settings.allowed_loras)?,
+        name_layers: settings.name_layers,
     })
 }
 

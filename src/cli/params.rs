@@ -13,8 +13,8 @@ use crate::{
     config::QwenImage,
     engine::AllowedLoras,
     job::{
-        AlphaMode, DecomposeParams, EditParams, JobError, KeepRest, LayerEdit, LoraParam, MAX_SEED, OutputSize, Sampling,
-        WorkflowParams,
+        AlphaMode, DecomposeParams, EditParams, JobError, KeepRest, LayerEdit, LoraParam, MAX_SEED, OutputSize,
+        Sampling, WorkflowParams,
     },
 };
 

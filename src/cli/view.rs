@@ -66,6 +66,9 @@ pub struct OutputView {
     pub role: LayerRole,
     /// The number of a layer; absent for files without one.
     pub layer: Option<u32>,
+    /// A few words for a layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer_name: Option<String>,
     pub width: u32,
     pub height: u32,
     pub bounding_box: Option<BoundingBox>,
@@ -92,6 +95,7 @@ impl JobView {
                     name: file.name.clone(),
                     role: file.role,
                     layer: file.layer(),
+                    layer_name: file.layer_name.clone(),
                     width: file.width,
                     height: file.height,
                     bounding_box: file.bounding_box,

@@ -61,6 +61,8 @@ pub struct QwenImage {
     /// Absent: as the checkpoint says.
     #[serde(deserialize_with = "unless_empty")]
     pub image_processor: Option<ImageProcessorBackend>,
+    /// Ask the text encoder what layers are that the caption does not name.
+    pub name_layers: bool,
     /// The LoRAs of jobs that name none, each as `FILE|HUB_ID[:FILE][=STRENGTH]`: for decompose, and for edits.
     #[serde(deserialize_with = "list")]
     pub loras: Vec<String>,

@@ -39,6 +39,8 @@ pub struct EngineConfig {
     pub pipeline: PipelineOptions,
     /// The LoRAs that jobs may name.
     pub allowed_loras: AllowedLoras,
+    /// Whether the text encoder is asked what layers are that the caption does not name.
+    pub name_layers: bool,
 }
 
 /// One call of one pipeline.
@@ -66,6 +68,8 @@ pub enum Work {
 pub struct Outcome {
     /// Decompose: the regenerated composite, then the layers back to front. Edit: one picture.
     pub images: Vec<RgbaImage>,
+    /// Decompose: for each layer its name, if it is clear.
+    pub layer_names: Vec<Option<String>>,
     pub caption: Option<Caption>,
     /// Notes for the user about the checkpoint or this call.
     pub notes: Vec<String>,
@@ -188,6 +192,7 @@ impl Engine {
                 model: config.model.clone(),
                 options,
                 allowed_loras: config.allowed_loras.clone(),
+                name_layers: config.name_layers,
                 index,
                 alone: config.devices.len() == 1,
                 pool: pool.clone(),

@@ -6,9 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use ::image::RgbaImage;
 use qwen_image::{
-    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, EditOutput, LoadedModel, PipelineKind, PipelineOptions,
-    QwenImagePipeline, Used, compute_pool, hub::ModelRef,
+    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, EditOutput, LoadedModel, PipelineKind,
+    PipelineOptions, QwenImagePipeline, Used, compute_pool, hub::ModelRef,
 };
 use tokio::sync::mpsc;
 use tracing::{error, warn};
@@ -22,6 +23,7 @@ pub struct Thread {
     pub model: ModelRef,
     pub options: PipelineOptions,
     pub allowed_loras: AllowedLoras,
+    pub name_layers: bool,
     /// The device's number in the pool.
     pub index: usize,
     /// Whether there are no other devices.
@@ -92,9 +94,8 @@ impl Thread {
             Command::Run { work, task: Task { cancel, mut progress, lent }, reply } => {
                 let (served, panicked) = match pipeline {
                     Ok(pipeline) => {
-                        let served = catch_unwind(AssertUnwindSafe(|| {
-                            serve(pipeline, &self.allowed_loras, *work, &cancel, &mut progress)
-                        }));
+                        let served =
+                            catch_unwind(AssertUnwindSafe(|| self.serve(pipeline, *work, &cancel, &mut progress)));
                         let panicked = served.is_err();
                         (served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref()))), panicked)
                     }
@@ -106,6 +107,40 @@ impl Thread {
                 after
             }
         }
+    }
+
+    fn serve(
+        &self,
+        pipeline: &mut QwenImagePipeline,
+        work: Work,
+        cancel: &CancelToken,
+        progress: &mut ProgressFn,
+    ) -> Result<Outcome, JobError> {
+        let mut callbacks = callbacks(progress, cancel);
+        let mut outcome = match work {
+            Work::Decompose { image, params, seed } => {
+                let (loras, name_layers) = (self.allowed_loras.of(params.loras.as_deref())?, self.name_layers);
+                let options = DecomposeOptions { seed: Some(seed), loras, name_layers, ..params.options() };
+                let (made, used) = pipeline.decompose_with(&image, &options, &mut callbacks)?;
+                let caption = made.caption.map(|caption| Caption { text: caption.text, tokens: caption.tokens });
+                Outcome {
+                    layer_names: made.layer_names,
+                    caption,
+                    resolution: Some(made.resolution),
+                    ..outcome(made.images, made.sampling, made.notes, used)
+                }
+            }
+            Work::Edit { image, references, mask, params, seed } => {
+                let inputs = EditInputs { image: &image, references: &references, mask: mask.as_ref() };
+                let loras = self.allowed_loras.of(params.loras.as_deref())?;
+                let options = EditOptions { seed: Some(seed), loras, ..params.options() };
+                let (made, used) = pipeline.edit_with(inputs, &params.instruction, &options, &mut callbacks)?;
+                let edit = edit_record(&made);
+                Outcome { edit, ..outcome(vec![made.image], made.sampling, made.notes, used) }
+            }
+        };
+        outcome.timings = callbacks.timings().iter().map(timing).collect();
+        Ok(outcome)
     }
 
     /// The only device stays, unless its models' state is not reliable any more: its caller restarts the process.
@@ -131,42 +166,25 @@ fn panic_error(panic: &(dyn Any + Send)) -> JobError {
     JobError::device("engine", reason)
 }
 
-fn serve(
-    pipeline: &mut QwenImagePipeline,
-    allowed: &AllowedLoras,
-    work: Work,
-    cancel: &CancelToken,
-    progress: &mut ProgressFn,
-) -> Result<Outcome, JobError> {
-    let mut callbacks = callbacks(progress, cancel);
-    let (images, caption, resolution, edit, sampling, notes, used) = match work {
-        Work::Decompose { image, params, seed } => {
-            let loras = allowed.of(params.loras.as_deref())?;
-            let options = DecomposeOptions { seed: Some(seed), loras, ..params.options() };
-            let (made, used) = pipeline.decompose_with(&image, &options, &mut callbacks)?;
-            (made.images, made.caption, Some(made.resolution), None, made.sampling, made.notes, used)
-        }
-        Work::Edit { image, references, mask, params, seed } => {
-            let inputs = EditInputs { image: &image, references: &references, mask: mask.as_ref() };
-            let loras = allowed.of(params.loras.as_deref())?;
-            let options = EditOptions { seed: Some(seed), loras, ..params.options() };
-            let (made, used) = pipeline.edit_with(inputs, &params.instruction, &options, &mut callbacks)?;
-            let edit = edit_record(&made);
-            (vec![made.image], None, None, edit, made.sampling, made.notes, used)
-        }
-    };
-    let Used { model, device, notes: about } = used;
-    Ok(Outcome {
+/// What both kinds of calls have.
+fn outcome(
+    images: Vec<RgbaImage>,
+    sampling: qwen_image::SamplingRecord,
+    notes: Vec<String>,
+    Used { model, device, notes: about }: Used,
+) -> Outcome {
+    Outcome {
         images,
-        caption: caption.map(|caption| Caption { text: caption.text, tokens: caption.tokens }),
-        resolution,
-        edit,
+        layer_names: Vec::new(),
+        caption: None,
         notes: [about, notes].concat(),
+        resolution: None,
+        edit: None,
         sampling: sampling_record(&model, sampling),
         model: record(model),
         device,
-        timings: callbacks.timings().iter().map(timing).collect(),
-    })
+        timings: Vec::new(),
+    }
 }
 
 fn callbacks<'a>(progress: &'a mut ProgressFn, cancel: &'a CancelToken) -> Callbacks<'a> {
@@ -207,7 +225,8 @@ fn edit_record(made: &EditOutput) -> Option<EditRecord> {
         zoom: rounded(zoom, 1e5),
         undone,
     });
-    let [changed, alpha_changed] = [made.changed, made.alpha_changed].map(|share| share.map(|share| rounded(share, 1e5)));
+    let [changed, alpha_changed] =
+        [made.changed, made.alpha_changed].map(|share| share.map(|share| rounded(share, 1e5)));
     let record = EditRecord { drift, changed, alpha_changed };
     (record != EditRecord::default()).then_some(record)
 }

@@ -85,6 +85,8 @@ pub struct OutputView {
     pub role: LayerRole,
     /// The number of a layer; 0 is the whole picture as the model regenerates it, 1 the rearmost layer.
     pub layer: Option<u32>,
+    /// A few words for a layer; null for other files.
+    pub layer_name: Option<String>,
     pub width: u32,
     pub height: u32,
     /// Bytes.
@@ -208,6 +210,7 @@ impl OutputView {
             name: file.name.clone(),
             role: file.role,
             layer: file.layer(),
+            layer_name: file.layer_name.clone(),
             width: file.width,
             height: file.height,
             size: file.size,

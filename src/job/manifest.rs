@@ -153,6 +153,10 @@ pub struct FileEntry {
     /// Bytes.
     pub size: u64,
     pub sha256: String,
+    /// A few words for a layer, edited or not: what the caption or the text encoder clearly say it is, otherwise
+    /// "Background" for the rearmost and "Layer 2" and so on. Absent for other files, and in results of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_name: Option<String>,
     /// Where the file has visible pixels. Absent in results of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounding_box: Option<BoundingBox>,
@@ -199,11 +203,25 @@ impl FileEntry {
         self.placement.unwrap_or(Placement { x: 0, y: 0, width: self.width, height: self.height })
     }
 
+    /// The name of a layer for people.
+    pub fn shown_name(&self) -> Option<String> {
+        self.layer_name.clone().or_else(|| self.layer().map(usual_layer_name))
+    }
+
     /// The number in a layer's name, edited or not.
     pub fn layer(&self) -> Option<u32> {
-        let number = self.name.strip_prefix("edited-").unwrap_or(&self.name).strip_prefix("layer-")?;
-        number.strip_suffix(".png")?.parse().ok()
+        layer_number(&self.name)
     }
+}
+
+/// The number in the name of a layer's file, edited or not.
+pub fn layer_number(file: &str) -> Option<u32> {
+    file.strip_prefix("edited-").unwrap_or(file).strip_prefix("layer-")?.strip_suffix(".png")?.parse().ok()
+}
+
+/// The name of a layer that nothing is known of.
+pub fn usual_layer_name(layer: u32) -> String {
+    if layer == 1 { "Background".to_owned() } else { format!("Layer {layer}") }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

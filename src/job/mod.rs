@@ -38,13 +38,13 @@ pub use kind::JobKind;
 pub use lora::{LoraParam, MOST_LORAS, steps_of};
 pub use manifest::{
     BoundingBox, Caption, DriftRecord, EditRecord, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord, Placement,
-    SamplingRecord, StageTiming,
+    SamplingRecord, StageTiming, layer_number, usual_layer_name,
 };
 pub use names::{PresetName, SamplerName};
 pub use objects::JobObjects;
 pub use params::{
-    AlphaMode, CompositeParams, DecomposeParams, EditParams, KeepRest, LayerEdit, MAX_SEED, MIN_PSNR, OutputSize, WorkflowParams,
-    parameter_of,
+    AlphaMode, CompositeParams, DecomposeParams, EditParams, KeepRest, LayerEdit, MAX_SEED, MIN_PSNR, OutputSize,
+    WorkflowParams, parameter_of,
 };
 pub use percent::percent_decoded;
 pub use request::{

@@ -316,7 +316,7 @@ pub fn parameter_of(option: &str) -> &str {
 }
 
 impl DecomposeParams {
-    /// The parameters for the library, without the LoRAs, whose names only a worker knows.
+    /// The parameters for the library, without what only a worker knows: LoRAs, and whether it names layers.
     pub fn options(&self) -> DecomposeOptions {
         DecomposeOptions {
             prompt: self.prompt.clone(),
@@ -331,6 +331,7 @@ impl DecomposeParams {
             sigmas: self.sampling().levels(),
             step_cache: self.step_cache,
             cfg_until: self.cfg_until,
+            name_layers: false,
             loras: None,
             lightning: self.sampling().lightning(),
         }

@@ -38,6 +38,8 @@ pub(super) struct Made {
     pub pictures: Vec<OutputPicture>,
     /// Whether files of layers are cut to what is visible of them.
     pub trim: bool,
+    /// For each layer its name, if it is clear.
+    pub layer_names: Vec<Option<String>>,
     pub caption: Option<Caption>,
     pub resolution: Option<u32>,
     pub fidelity: Option<Fidelity>,
@@ -203,10 +205,13 @@ impl Execution<'_> {
     }
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {
-        let Outcome { images, caption, notes, resolution, edit, model, sampling, device, timings } =
+        let Outcome { images, layer_names, caption, notes, resolution, edit, model, sampling, device, timings } =
             self.in_turn(work).await?;
         self.made.caption = self.made.caption.take().or(caption);
         self.made.resolution = self.made.resolution.or(resolution);
+        if !layer_names.is_empty() {
+            self.made.layer_names = layer_names;
+        }
         for note in notes {
             if !self.made.notes.contains(&note) {
                 self.made.notes.push(note);

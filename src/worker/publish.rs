@@ -16,7 +16,7 @@ use super::{
 use crate::{
     database::{JobRow, Published},
     image,
-    job::{BoundingBox, FileEntry, JobError, LayerRole, Manifest, Placement, Stage},
+    job::{BoundingBox, FileEntry, JobError, LayerRole, Manifest, Placement, Stage, layer_number, usual_layer_name},
     store::{MANIFEST, ObjectKey, Store, Stored},
 };
 
@@ -30,16 +30,19 @@ pub(super) struct Png {
     height: u32,
     bounding_box: BoundingBox,
     placement: Option<Placement>,
+    layer_name: Option<String>,
     bytes: Vec<u8>,
 }
 
 /// Encodes the pictures in parallel and frees their pixels. Layers are cut to what is visible of them, if that is asked for.
 pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<Png>, JobError> {
-    let (pictures, trim) = (std::mem::take(&mut made.pictures), made.trim);
+    let (pictures, trim, names) =
+        (std::mem::take(&mut made.pictures), made.trim, std::mem::take(&mut made.layer_names));
     let total = count(pictures.len());
     reporter.at(Stage::EncodePng, 0, total);
     let mut tasks = JoinSet::new();
     for (index, OutputPicture { name, role, image }) in pictures.into_iter().enumerate() {
+        let layer_name = layer_name(&name, role, &names);
         tasks.spawn_blocking(move || {
             let is_trimmed = trim && matches!(role, LayerRole::Layer | LayerRole::EditedLayer);
             let (image, placement) = match is_trimmed.then(|| image::trimmed(&image)) {
@@ -48,7 +51,7 @@ pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<P
             };
             let bytes = image::encode_png(&image)?;
             let ((width, height), bounding_box) = (image.dimensions(), image::bounding_box(&image));
-            Ok::<_, JobError>((index, Png { name, role, width, height, bounding_box, placement, bytes }))
+            Ok::<_, JobError>((index, Png { name, role, width, height, bounding_box, placement, layer_name, bytes }))
         });
     }
     let mut pngs = Vec::with_capacity(tasks.len());
@@ -59,6 +62,16 @@ pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<P
     }
     pngs.sort_by_key(|(index, _)| *index);
     Ok(pngs.into_iter().map(|(_, png)| png).collect())
+}
+
+/// The name of a layer for people.
+fn layer_name(file: &str, role: LayerRole, names: &[Option<String>]) -> Option<String> {
+    if !matches!(role, LayerRole::Layer | LayerRole::EditedLayer) {
+        return None;
+    }
+    let number = layer_number(file)?;
+    let known = names.get(number.checked_sub(1)? as usize).cloned().flatten();
+    Some(known.unwrap_or_else(|| usual_layer_name(number)))
 }
 
 /// Writes each file under the attempt's epoch and verifies it, several at a time.
@@ -82,12 +95,12 @@ pub(super) async fn store(
 }
 
 async fn store_one(worker: &Worker, results: &Store, row: &JobRow, png: Png) -> Result<FileEntry, JobError> {
-    let Png { name, role, width, height, bounding_box, placement, bytes } = png;
+    let Png { name, role, width, height, bounding_box, placement, layer_name, bytes } = png;
     let stored = results.put(ObjectKey::new(row.id(), row.epoch, &name)?, bytes).await?;
     results.verify(&stored).await?;
     worker.options.failpoint.at(Point::Put, Some(row.id()));
     let Stored { size, sha256, .. } = stored;
-    Ok(FileEntry { name, role, width, height, size, sha256, bounding_box: Some(bounding_box), placement })
+    Ok(FileEntry { name, role, width, height, size, sha256, bounding_box: Some(bounding_box), placement, layer_name })
 }
 
 /// Writes the manifest. Every file that it names exists and is verified.

@@ -48,7 +48,7 @@ test('a picture is split into layers, step by step', async () => {
   await accessible(page, 'a job on its way');
   await screenshot(page, 'running');
   await page.waitForSelector('.layers .layer', { timeout: 180_000 });
-  assert.deepEqual(await names(), ['Layer 4', 'Layer 3', 'Layer 2', 'Background']);
+  assert.deepEqual(await names(), ['White tree', 'Purple house', 'Cyan star', 'Background']);
   await canvas(page);
   await accessible(page, 'the layers');
   await screenshot(page, 'layers');
@@ -56,7 +56,7 @@ test('a picture is split into layers, step by step', async () => {
 
 test('layers are hidden, made faint, renamed, moved, and viewed on their own', async () => {
   const whole = await canvas(page);
-  const eye = row('Layer 3').locator('[aria-label="Show Layer 3"]');
+  const eye = row('Purple house').locator('[aria-label="Show Purple house"]');
   await eye.click();
   assert.equal(await eye.getAttribute('aria-pressed'), 'false');
   const without = await canvas(page);
@@ -69,32 +69,32 @@ test('layers are hidden, made faint, renamed, moved, and viewed on their own', a
   await row('Background').locator('.thumb').click();
   assert.ok(!same(whole, alone));
 
-  await row('Layer 2').locator('input[type=range]').fill('40');
+  await row('Cyan star').locator('input[type=range]').fill('40');
   assert.ok(!same(whole, await canvas(page)), 'the star is faint');
-  await row('Layer 2').locator('.name').fill('Étoile');
+  await row('Cyan star').locator('.name').fill('Étoile');
   await page.keyboard.press('Enter');
 
   // With the keyboard and with the pointer.
-  const grip = row('Layer 4').locator('.grip');
+  const grip = row('White tree').locator('.grip');
   await grip.focus();
   await page.keyboard.press('ArrowDown');
-  assert.deepEqual(await names(), ['Layer 3', 'Layer 4', 'Étoile', 'Background']);
+  assert.deepEqual(await names(), ['Purple house', 'White tree', 'Étoile', 'Background']);
   assert.equal(await page.evaluate(() => document.activeElement.className), 'icon grip', 'the focus goes along');
-  assert.match(await page.locator('#say').textContent(), /Layer 4 is now number 2 of 4/);
+  assert.match(await page.locator('#say').textContent(), /White tree is now number 2 of 4/);
   const from = await row('Étoile').locator('.grip').boundingBox();
-  const to = await row('Layer 3').boundingBox();
+  const to = await row('Purple house').boundingBox();
   await page.mouse.move(from.x + 8, from.y + 8);
   await page.mouse.down();
   await page.mouse.move(from.x + 8, from.y - 60, { steps: 5 });
   await page.mouse.move(from.x + 8, to.y + 4, { steps: 8 });
   await page.mouse.up();
-  assert.deepEqual(await names(), ['Étoile', 'Layer 3', 'Layer 4', 'Background']);
+  assert.deepEqual(await names(), ['Étoile', 'Purple house', 'White tree', 'Background']);
 });
 
 test('a layer is edited: its colors change and its alpha does not', async () => {
-  const original = await row('Layer 3').locator('.thumb img').evaluate((image) => image.src.replace('/thumbnails/', '/files/').replace(/\?.*/, ''));
+  const original = await row('Purple house').locator('.thumb img').evaluate((image) => image.src.replace('/thumbnails/', '/files/').replace(/\?.*/, ''));
   const before = await canvas(page);
-  await page.click('[aria-label="Edit Layer 3"]');
+  await page.click('[aria-label="Edit Purple house"]');
   await page.waitForSelector('dialog[open]');
   await page.click('text=Change the color to blue');
   assert.equal(await page.inputValue('#instruction'), 'Change the color to blue');
@@ -123,7 +123,7 @@ test('a layer is edited: its colors change and its alpha does not', async () => 
   await page.click('[aria-label^="Version 2"]');
   assert.ok(same(after, await canvas(page)));
   await page.keyboard.press('Escape');
-  assert.equal(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), 'Edit Layer 3', 'the focus is where it was');
+  assert.equal(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), 'Edit Purple house', 'the focus is where it was');
 });
 
 test('the stack can be downloaded as arranged', async () => {
@@ -162,7 +162,7 @@ test('a reload finds everything as it was left, and the history finds the job', 
   const shown = await canvas(page);
   await page.reload();
   await page.waitForSelector('.layers .layer');
-  assert.deepEqual(await names(), ['Étoile', 'Layer 3', 'Layer 4', 'Background']);
+  assert.deepEqual(await names(), ['Étoile', 'Purple house', 'White tree', 'Background']);
   assert.ok(same(shown, await canvas(page)));
 
   await page.goto(`${server.url}#/`);
@@ -202,12 +202,12 @@ test('two tabs on one layer know of each other', async () => {
   await other.keyboard.press('Enter');
   await page.waitForFunction(() => [...document.querySelectorAll('.name')].some((input) => input.value === 'Dots'));
 
-  await other.click('[aria-label="Edit Layer 3"]');
+  await other.click('[aria-label="Edit Purple house"]');
   await other.fill('#instruction', 'Make it red');
   await other.fill('#edit-steps', '2');
   await other.click('text=Apply edit');
   await other.waitForFunction(() => document.querySelectorAll('.versions li').length === 3, null, { timeout: 120_000 });
-  await page.click('[aria-label="Edit Layer 3"]');
+  await page.click('[aria-label="Edit Purple house"]');
   await page.waitForFunction(() => document.querySelectorAll('.versions li').length === 3);
   assert.equal(await page.locator('.versions [aria-pressed=true]').count(), 1);
   await other.close();

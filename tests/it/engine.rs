@@ -40,6 +40,7 @@ fn limited(model: &Path, limits: Limits) -> EngineConfig {
             ..PipelineOptions::default()
         },
         allowed_loras: AllowedLoras::default(),
+        name_layers: false,
     }
 }
 

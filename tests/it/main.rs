@@ -17,6 +17,7 @@ mod faults;
 mod fidelity;
 mod http;
 mod image;
+mod layer_names;
 mod loras;
 mod many;
 mod masks;

@@ -29,6 +29,9 @@ def test_a_decompose_returns_the_whole_picture_and_its_layers(layers: Layers) ->
     assert layers.seed == 7
     assert layers.caption
     assert any("small checkpoint" in note for note in layers.notes)
+    assert layers[0].layer_name is None
+    assert layers[1].layer_name == "Background"
+    assert all(picture.layer_name for picture in layers[1:])
     assert layers.manifest["job"] == layers.job_id
 
 

@@ -27,7 +27,8 @@
 //! [`hub`] finds or downloads a checkpoint. The model cache decides which models are in memory and where, and loads
 //! them. [`pipeline`] has the two pipelines and the denoise loop. [`models`] has the networks, [`nn`] their building
 //! blocks, each of which picks its kernel by device and number format. [`image_processor`] resizes, splits and joins
-//! pictures as the reference does. [`source_size`] brings layers to the size of their picture.
+//! pictures as the reference does. [`source_size`] brings layers to the size of their picture, and [`layer_names`] names
+//! them.
 //!
 //! Every call blocks. The library uses no async runtime and does not read the environment: progress is reported through
 //! [`Callbacks`], and settings are passed as options.
@@ -37,6 +38,7 @@
 mod error;
 pub mod hub;
 pub mod image_processor;
+pub mod layer_names;
 mod model_cache;
 pub mod models;
 pub mod nn;
@@ -57,8 +59,8 @@ pub use models::{
     text_encoder::{ImageProcessorBackend, TextPositions},
 };
 pub use pipeline::{
-    AlphaMode, Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs, EditOptions,
-    EditOutput, OutputSize, PipelineKind, Preset, Sampler, SamplingRecord, Stage, StageTiming,
+    AlphaMode, Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs,
+    EditOptions, EditOutput, OutputSize, PipelineKind, Preset, Sampler, SamplingRecord, Stage, StageTiming,
 };
 pub use qwen_image_pipeline::{PipelineOptions, QwenImagePipeline, Used};
 pub use threads::{compute_pool, yield_to_compute};

@@ -1,13 +1,13 @@
 //! The summary of a finished run.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use qwen_image::hub::Small;
 
 use crate::{
     cli::{Failure, output},
     database::JobRow,
-    job::{JobKind, LayerRole, Manifest},
+    job::{FileEntry, JobKind, LayerRole, Manifest},
 };
 
 pub struct FinishedJob<'a> {
@@ -23,7 +23,7 @@ pub fn print(finished: &FinishedJob<'_>) -> Result<(), Failure> {
     for file in &manifest.files {
         let pixels = format!("{}x{}", file.width, file.height);
         let size = output::size(file.size);
-        let line = format!("  {:<width$}  {pixels:>9}  {size:>7}  {}", file.name, meaning(file.role));
+        let line = format!("  {:<width$}  {pixels:>9}  {size:>7}  {}", file.name, meaning(file));
         output::line(line.trim_end())?;
     }
     output::line("  manifest.json")?;
@@ -71,12 +71,12 @@ fn how_to_choose(manifest: &Manifest) -> Option<String> {
     Some(format!("default   {text}{}", flags.join(" ")))
 }
 
-fn meaning(role: LayerRole) -> &'static str {
-    match role {
+fn meaning(file: &FileEntry) -> Cow<'_, str> {
+    Cow::Borrowed(match file.role {
         LayerRole::Regenerated => "the whole picture, as the model regenerates it",
-        LayerRole::Layer => "",
+        LayerRole::Layer => return file.layer_name.as_deref().unwrap_or_default().into(),
         LayerRole::EditedLayer => "the layer after its edit",
         LayerRole::Edited => "the edited picture",
         LayerRole::Composite => "the composite of the layers",
-    }
+    })
 }

@@ -217,7 +217,8 @@ impl Texts {
                 self.params.insert(name.to_owned(), extract::parse_value(text.as_bytes())?);
             }
             "preset" | "sampler" | "output_size" | "keep_rest" | "alpha" if text.is_empty() => (),
-            "prompt" | "instruction" | "negative_prompt" | "output_size" | "keep_rest" | "alpha" | "preset" | "sampler" => {
+            "prompt" | "instruction" | "negative_prompt" | "output_size" | "keep_rest" | "alpha" | "preset"
+            | "sampler" => {
                 self.params.insert(name.to_owned(), json!(text));
             }
             _ => {

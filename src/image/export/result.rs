@@ -40,10 +40,9 @@ fn shown(files: &[FileEntry]) -> Vec<(String, &FileEntry)> {
         return files.iter().map(|file| (name(file), file)).collect();
     }
     let number = |file: &FileEntry| file.name.trim_start_matches("edited-").to_owned();
-    let name = |index: usize| if index == 0 { "Background".to_owned() } else { format!("Layer {}", index + 1) };
-    let layers = layers.into_iter().enumerate().map(|(index, layer)| {
+    let layers = layers.into_iter().map(|layer| {
         let edited = of(LayerRole::EditedLayer).find(|edited| number(edited) == layer.name);
-        (name(index), edited.unwrap_or(layer))
+        (layer.shown_name().unwrap_or_default(), edited.unwrap_or(layer))
     });
     layers.collect()
 }

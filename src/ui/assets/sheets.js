@@ -185,7 +185,7 @@ function layersOf(job) {
   }
   const edited = new Map(of('edited_layer').map((file) => [file.layer, file]));
   return base.map((file, index) => {
-    const made = layer(job, file, index === 0 ? 'Background' : `Layer ${index + 1}`);
+    const made = layer(job, file, file.layer_name ?? (index === 0 ? 'Background' : `Layer ${index + 1}`));
     if (edited.has(file.layer)) {
       const edits = (job.params.edits ?? []).filter((edit) => edit.layer === file.layer);
       const instruction = edits.map((edit) => edit.instruction).join('; ');

@@ -122,7 +122,7 @@ async fn every_format_has_the_rows_and_their_columns(world: World) {
                     assert_eq!(line["layers_file_names"].as_array().unwrap().len(), 2);
                     let canvas = &result["fidelity"]["output"];
                     let info = json!({
-                        "layer": 2, "edited": false, "x": 0, "y": 0, "canvas_width": canvas["width"],
+                        "layer": 2, "name": "Layer 2", "edited": false, "x": 0, "y": 0, "canvas_width": canvas["width"],
                         "canvas_height": canvas["height"],
                     });
                     assert_eq!(line["layer_info"][1], info);

@@ -40,6 +40,7 @@ class Picture:
         layer: the number of a layer; 0 is the whole picture as the model regenerates it, 1 the rearmost layer.
         source: where it is on the server; `None` for a picture of your own.
         placement: where a trimmed layer belongs; `None` if the picture is the whole canvas.
+        layer_name: a few words for a layer, such as "Red star" or "Layer 2"; `None` for other pictures.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Picture:
         layer: int | None = None,
         source: Source | None = None,
         placement: Placement | None = None,
+        layer_name: str | None = None,
     ) -> None:
         self.name = name
         self.role = role
         self.layer = layer
         self.source = source
         self.placement = placement
+        self.layer_name = layer_name
         self._png = png
         self._image: Image.Image | None = None
 
@@ -318,12 +321,13 @@ def _as_layer(picture: Picture, place: Picture) -> Picture:
         # Without its source, a changed picture is uploaded where it is used.
         source=None if picture.is_changed else picture.source,
         placement=placement,
+        layer_name=place.layer_name,
     )
 
 
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(_encode(thumbnail(picture.canvas, _LAYER_PIXELS))).decode()
-    name = html.escape(picture.name)
+    name = html.escape(picture.layer_name or picture.name)
     return (
         '<figure style="margin:0;text-align:center;font:12px sans-serif">'
         f'<img alt="{name}" src="data:image/png;base64,{data}" style="background:'

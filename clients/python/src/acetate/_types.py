@@ -81,6 +81,8 @@ class Output:
     sha256: str
     placement: Placement | None = None
     """Where a trimmed layer belongs; `None` if the file is the whole canvas."""
+    layer_name: str | None = None
+    """A few words for a layer; `None` for other files."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class JobInfo:
                     size=one["size"],
                     sha256=one["sha256"],
                     placement=Placement(**one["placement"]) if one.get("placement") else None,
+                    layer_name=one.get("layer_name"),
                 )
                 for one in data["outputs"]
             ),

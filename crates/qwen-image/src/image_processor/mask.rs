@@ -140,7 +140,7 @@ pub fn put_back(edited: &mut RgbaImage, source: &RgbaImage, weights: &GrayImage)
         let parts = [(edited, weight), (source, 255 - weight)].map(|(pixel, weight)| u32::from(pixel[3]) * weight);
         let sum = u32::from(edited[index]) * parts[0] + u32::from(source[index]) * parts[1];
         let whole = parts[0] + parts[1];
-        if whole == 0 { 0 } else { ((sum + whole / 2) / whole) as u8 }
+        (sum + whole / 2).checked_div(whole).unwrap_or(0) as u8
     };
     edited.par_chunks_exact_mut(4).zip(source.par_chunks_exact(4)).zip(weights.as_raw().par_iter()).for_each(
         |((edited, source), weight)| match *weight {

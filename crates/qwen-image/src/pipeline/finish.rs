@@ -124,7 +124,7 @@ mod tests {
         }
         let options = EditOptions { drift_guard: true, keep_rest: true, ..EditOptions::default() };
         let Finished { image, drift, changed, .. } =
-            finish(vec![edited.clone()], &source, &[seen.clone()], None, &options);
+            finish(vec![edited.clone()], &source, std::slice::from_ref(&seen), None, &options);
         assert!(!drift.unwrap().undone);
         let share = changed.unwrap();
         assert!((0.03..0.06).contains(&share), "{share}");

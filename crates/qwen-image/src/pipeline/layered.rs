@@ -20,12 +20,16 @@ use super::{
 };
 use crate::{
     image_processor,
+    layer_names::{crop_to_ask_about, name_from_answer, names_from_caption},
     models::{
         LoadContext, LoadResult,
         text_encoder::{Prompt, TextEncoder, TextPositions},
         vae::Vae,
     },
 };
+
+/// The most tokens of a layer's name.
+const NAME_TOKENS: usize = 16;
 
 pub struct QwenImageLayeredPipeline(Components);
 
@@ -135,7 +139,11 @@ impl QwenImageLayeredPipeline {
             }
             Ok(images)
         })?;
-        Ok(DecomposeOutput { images, caption, resolution, seed, sampling, notes })
+        let mut layer_names = names_from_caption(&prompt, &images[1..]);
+        if options.name_layers {
+            callbacks.stage(Stage::Caption, |callbacks| self.ask_names(&images[1..], &mut layer_names, callbacks))?;
+        }
+        Ok(DecomposeOutput { images, layer_names, caption, resolution, seed, sampling, notes })
     }
 
     /// Embeds a text; adds a note if its end was cut off.
@@ -156,6 +164,27 @@ impl QwenImageLayeredPipeline {
             ));
         }
         Ok(embedded.states)
+    }
+
+    /// Asks the text encoder about the layers that have no name yet.
+    fn ask_names(
+        &self,
+        layers: &[RgbaImage],
+        names: &mut [Option<String>],
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<()> {
+        let encoder = self.0.text_encoder.enter()?;
+        for (layer, name) in layers.iter().zip(names).filter(|(_, name)| name.is_none()) {
+            let Some(crop) = crop_to_ask_about(layer) else { continue };
+            let mut report = |token: usize, of: usize| match callbacks.report(Stage::Caption, token, of) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            };
+            let backend = self.0.constants.image_processor;
+            let answer = encoder.caption(prompt::LAYER_NAME, &crop, backend, NAME_TOKENS, &mut report)?;
+            *name = name_from_answer(&answer.ok_or(PipelineError::Cancelled)?.text);
+        }
+        Ok(())
     }
 
     /// The text encoder's caption of the picture.

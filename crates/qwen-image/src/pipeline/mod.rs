@@ -39,8 +39,8 @@ pub use layered::QwenImageLayeredPipeline;
 pub(crate) use lightning::lightning_lora;
 pub use noise::randn;
 pub use options::{
-    AlphaMode, CFG_SCALE, CFG_UNTIL, Caption, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs, EditOptions, EditOutput,
-    FEATHER, LAYERS, NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
+    AlphaMode, CFG_SCALE, CFG_UNTIL, Caption, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs, EditOptions,
+    EditOutput, FEATHER, LAYERS, NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
 };
 pub use placement::{ComponentPlacement, Placement};
 pub use preset::{LIGHTNING_STEPS, Preset, PresetValues};

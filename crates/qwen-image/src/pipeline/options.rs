@@ -60,6 +60,9 @@ pub struct DecomposeOptions {
     /// Seed of the initial noise, as for `torch.Generator("cpu").manual_seed`. None: a random one, which is in the
     /// output.
     pub seed: Option<u64>,
+    /// Ask the text encoder what each layer is, unless the caption says so. It reads each layer's picture and writes a
+    /// few words.
+    pub name_layers: bool,
     /// The LoRAs of this call, in the order in which they are added. None: those of the pipeline.
     pub loras: Option<Vec<Lora>>,
     /// Adds the checkpoint's Lightning LoRA for so many steps, unless there is one among the others
@@ -82,6 +85,7 @@ impl Default for DecomposeOptions {
             cfg_until: 1.0,
             cfg_normalize: true,
             seed: None,
+            name_layers: false,
             loras: None,
             lightning: None,
         }
@@ -260,6 +264,8 @@ pub struct Caption {
 pub struct DecomposeOutput {
     /// `layers + 1` pictures of one size: the regenerated whole, then the layers back to front.
     pub images: Vec<RgbaImage>,
+    /// A few words for each of `images[1..]`, where the caption, the prompt or the text encoder clearly say what it is.
+    pub layer_names: Vec<Option<String>>,
     pub caption: Option<Caption>,
     /// The working resolution.
     pub resolution: u32,

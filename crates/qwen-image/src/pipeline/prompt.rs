@@ -47,6 +47,14 @@ pub const CAPTION: &str = "<|im_start|>system\n\
     <|vision_start|><|image_pad|><|vision_end|><|im_end|>\n\
     <|im_start|>assistant\n";
 
+/// The question what a layer is, with the picture's placeholder. The reference has none.
+pub const LAYER_NAME: &str = "<|im_start|>system\n\
+    You are a helpful assistant.<|im_end|>\n\
+    <|im_start|>user\n\
+    <|vision_start|><|image_pad|><|vision_end|>\
+    What does this picture show? Answer with a name of one to three words, without a sentence.<|im_end|>\n\
+    <|im_start|>assistant\n";
+
 /// The whole text for a decompose prompt.
 pub fn decompose(prompt: &str) -> String {
     format!("{DECOMPOSE_SYSTEM}{prompt}{ASSISTANT}")

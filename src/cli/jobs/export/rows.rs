@@ -104,7 +104,7 @@ impl Item {
         own.chain(info).chain(self.foreign().map(|(name, value)| (name, value.clone()))).collect()
     }
 
-    /// For each layer, then for each edited one, its number and where its file belongs on the canvas. Readers of JSON
+    /// For each layer, then for each edited one, its number, its name, and where its file belongs on the canvas. Readers of JSON
     /// take the types from the first rows, so that a layer that is not trimmed has a place, too.
     fn layer_info(&self) -> Option<Value> {
         let of = |role: LayerRole| {
@@ -113,7 +113,7 @@ impl Item {
         let info = |file: &FileEntry| {
             let Placement { x, y, width, height } = file.canvas();
             json!({
-                "layer": file.layer(), "edited": file.role == LayerRole::EditedLayer, "x": x, "y": y,
+                "layer": file.layer(), "name": file.shown_name(), "edited": file.role == LayerRole::EditedLayer, "x": x, "y": y,
                 "canvas_width": width, "canvas_height": height,
             })
         };

@@ -223,6 +223,7 @@ pub fn result() -> Published {
         sha256: "ab".repeat(32),
         bounding_box: None,
         placement: None,
+        layer_name: None,
     };
     Published {
         manifest: "j/1/manifest.json".to_owned(),

@@ -152,6 +152,7 @@ class AsyncJob:
             layer=output.layer,
             source=Source(self._http.url, self.id, output.name),
             placement=output.placement,
+            layer_name=output.layer_name,
         )
 
     async def manifest(self) -> Mapping[str, Any]:

@@ -154,6 +154,7 @@ class Job:
             layer=output.layer,
             source=Source(self._http.url, self.id, output.name),
             placement=output.placement,
+            layer_name=output.layer_name,
         )
 
     def manifest(self) -> Mapping[str, Any]:

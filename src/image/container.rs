@@ -3,9 +3,47 @@
 
 use std::ops::Range;
 
-use ::image::ImageFormat;
-
 use super::raw;
+
+/// A format that acetate reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileFormat {
+    Png,
+    Jpeg,
+    WebP,
+    Gif,
+    Bmp,
+    Tiff,
+    JpegXl,
+}
+
+impl FileFormat {
+    /// Its name in messages.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Png => "PNG",
+            Self::Jpeg => "JPEG",
+            Self::WebP => "WebP",
+            Self::Gif => "GIF",
+            Self::Bmp => "BMP",
+            Self::Tiff => "TIFF",
+            Self::JpegXl => "JPEG XL",
+        }
+    }
+
+    /// The usual extension of its files.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Png => "png",
+            Self::Jpeg => "jpg",
+            Self::WebP => "webp",
+            Self::Gif => "gif",
+            Self::Bmp => "bmp",
+            Self::Tiff => "tiff",
+            Self::JpegXl => "jxl",
+        }
+    }
+}
 
 /// Facts read by walking over a file's parts without decoding them.
 pub(super) struct Survey {
@@ -26,8 +64,8 @@ impl Survey {
 }
 
 /// The format by the first bytes, or the reason why it is not supported.
-pub(super) fn recognize(bytes: &[u8]) -> Result<ImageFormat, String> {
-    const ACCEPTED: &str = "PNG, JPEG, WebP, GIF, BMP and TIFF are accepted";
+pub(super) fn recognize(bytes: &[u8]) -> Result<FileFormat, String> {
+    const ACCEPTED: &str = "PNG, JPEG, WebP, GIF, BMP, TIFF and JPEG XL are accepted";
     let starts = |magic: &[u8]| bytes.starts_with(magic);
     if let Some(camera) = raw::recognize(bytes) {
         return Err(format!(
@@ -36,17 +74,19 @@ pub(super) fn recognize(bytes: &[u8]) -> Result<ImageFormat, String> {
         ));
     }
     if starts(b"\x89PNG\r\n\x1a\n") {
-        Ok(ImageFormat::Png)
+        Ok(FileFormat::Png)
     } else if starts(b"\xff\xd8\xff") {
-        Ok(ImageFormat::Jpeg)
+        Ok(FileFormat::Jpeg)
     } else if starts(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
-        Ok(ImageFormat::WebP)
+        Ok(FileFormat::WebP)
     } else if starts(b"GIF87a") || starts(b"GIF89a") {
-        Ok(ImageFormat::Gif)
+        Ok(FileFormat::Gif)
     } else if starts(b"II*\0") || starts(b"MM\0*") || starts(b"II+\0") || starts(b"MM\0+") {
-        Ok(ImageFormat::Tiff)
+        Ok(FileFormat::Tiff)
     } else if starts(b"BM") {
-        Ok(ImageFormat::Bmp)
+        Ok(FileFormat::Bmp)
+    } else if starts(b"\xff\x0a") || starts(b"\x00\x00\x00\x0cJXL \r\n\x87\n") {
+        Ok(FileFormat::JpegXl)
     } else if bytes.is_empty() {
         Err(format!("the file is empty; {ACCEPTED}"))
     } else {
@@ -54,28 +94,16 @@ pub(super) fn recognize(bytes: &[u8]) -> Result<ImageFormat, String> {
     }
 }
 
-pub(super) fn label(format: ImageFormat) -> &'static str {
-    match format {
-        ImageFormat::Png => "PNG",
-        ImageFormat::Jpeg => "JPEG",
-        ImageFormat::WebP => "WebP",
-        ImageFormat::Gif => "GIF",
-        ImageFormat::Bmp => "BMP",
-        _ => "TIFF",
-    }
-}
-
 /// A guess for the message, for files that people often send by mistake.
 fn describe(bytes: &[u8]) -> String {
-    const KNOWN: [(&[u8], &str); 14] = [
+    const KNOWN: [(&[u8], &str); 13] = [
         (b"%PDF", "PDF"),
         (b"%!PS", "PostScript"),
         (b"8BPS", "a Photoshop file"),
         (b"PK\x03\x04", "a ZIP archive"),
         (b"\x1f\x8b", "gzip"),
         (b"\x00\x00\x01\x00", "an icon (ICO)"),
-        (b"\xff\x0a", "JPEG XL; save it as PNG, JPEG or WebP"),
-        (b"\x00\x00\x00\x0cJXL ", "JPEG XL; save it as PNG, JPEG or WebP"),
+        (b"\x00\x00\x00\x0cJXL ", "a JPEG XL whose first bytes were changed, for instance by a transfer in text mode"),
         (b"v/1\x01", "OpenEXR"),
         (b"#?RADIANCE", "Radiance HDR"),
         (b"qoif", "QOI"),
@@ -123,18 +151,18 @@ fn describe(bytes: &[u8]) -> String {
 }
 
 /// Walks over the file. An error says where it ends early.
-pub(super) fn survey(format: ImageFormat, bytes: &[u8]) -> Result<Survey, String> {
+pub(super) fn survey(format: FileFormat, bytes: &[u8]) -> Result<Survey, String> {
     let found = match format {
-        ImageFormat::Png => png(bytes),
-        ImageFormat::Jpeg => jpeg(bytes),
-        ImageFormat::WebP => webp(bytes),
-        ImageFormat::Gif => gif(bytes),
-        ImageFormat::Bmp => Some(Survey::new(bmp_size(bytes), 1)),
-        // A TIFF has no order; what is missing shows when it is read.
-        _ => Some(Survey::new(None, 1)),
+        FileFormat::Png => png(bytes),
+        FileFormat::Jpeg => jpeg(bytes),
+        FileFormat::WebP => webp(bytes),
+        FileFormat::Gif => gif(bytes),
+        FileFormat::Bmp => Some(Survey::new(bmp_size(bytes), 1)),
+        // A TIFF has no order, and a JPEG XL no lengths; what is missing shows when they are read.
+        FileFormat::Tiff | FileFormat::JpegXl => Some(Survey::new(None, 1)),
     };
     found.ok_or_else(|| {
-        format!("the {} is cut short: it ends after {} bytes; download or save it again", label(format), bytes.len())
+        format!("the {} is cut short: it ends after {} bytes; download or save it again", format.label(), bytes.len())
     })
 }
 

@@ -7,11 +7,12 @@ use std::{
 
 use ::image::codecs::{bmp, gif, webp};
 use ::image::metadata::Orientation;
-use ::image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, RgbaImage};
+use ::image::{DynamicImage, ImageDecoder, ImageError, RgbaImage};
 
 use super::color::{self, Encoding, MOST_PROFILE, Profile};
-use super::container::{self, Survey};
+use super::container::{self, FileFormat, Survey};
 use super::exif::{Exif, xmp_orientation};
+use super::jxl::{Jxl, JxlError};
 use super::limits::Limits;
 use super::pixels::Pixels;
 use super::tiff::Tiff;
@@ -26,7 +27,7 @@ pub struct Decoded {
     pub notes: Vec<String>,
 }
 
-/// Decodes PNG, JPEG, WebP, GIF, BMP or TIFF, detected by content. `name` is only for messages.
+/// Decodes PNG, JPEG, WebP, GIF, BMP, TIFF or JPEG XL, detected by content. `name` is only for messages.
 ///
 /// Takes the first picture of animations and multi-page files, applies the EXIF orientation, converts to sRGB by the
 /// file's color profile, cICP chunk or Adobe RGB mark, converts CMYK and Lab, and then rounds 16 bits to 8; each of
@@ -90,8 +91,7 @@ pub fn look(name: &str, bytes: &[u8], limits: &Limits) -> Result<Look, JobError>
         if header.orientation().to_exif() >= 5 {
             (width, height) = (height, width);
         }
-        let ending = header.format.extensions_str().first().copied().unwrap_or("bin");
-        Ok(Look { ending, width, height, memory: header.memory() })
+        Ok(Look { ending: header.format.extension(), width, height, memory: header.memory() })
     })
 }
 
@@ -118,7 +118,7 @@ fn guarded<T>(name: &str, work: impl FnOnce() -> Result<T, JobError>) -> Result<
 
 /// Everything about a picture but its pixels.
 struct Header<'a> {
-    format: ImageFormat,
+    format: FileFormat,
     survey: Survey,
     size: (u32, u32),
     exif: Exif,
@@ -132,6 +132,7 @@ enum Kind<'a> {
     },
     Jpeg(jpeg::JpegHeader),
     Tiff(Box<Tiff<'a>>),
+    Jxl(Box<Jxl>),
     /// A format that the `image` crate decodes.
     Other,
 }
@@ -156,13 +157,13 @@ impl<'a> Header<'a> {
         };
         header.exif.orientation = header.exif.orientation.or(part(&header.survey.xmp).and_then(xmp_orientation));
         match format {
-            ImageFormat::Png => {
+            FileFormat::Png => {
                 let facts = png_file::facts(bytes);
                 header.exif = facts.exif;
                 header.encoding = facts.encoding;
                 header.kind = Kind::Png { pixel_bytes: facts.pixel_bytes };
             }
-            ImageFormat::Jpeg => {
+            FileFormat::Jpeg => {
                 let jpeg = jpeg::JpegHeader::read(bytes, MOST_PROFILE).ok_or_else(|| {
                     invalid("the JPEG is damaged: it has no frame; download or save it again".to_owned())
                 })?;
@@ -174,7 +175,7 @@ impl<'a> Header<'a> {
                 header.encoding.profile = jpeg.icc.clone().map(|profile| Profile::Bytes(profile.into()));
                 header.kind = Kind::Jpeg(jpeg);
             }
-            ImageFormat::Tiff => {
+            FileFormat::Tiff => {
                 let tiff = Tiff::open(bytes).map_err(invalid)?;
                 header.size = tiff.size();
                 header.survey.frames = tiff.pages();
@@ -182,7 +183,18 @@ impl<'a> Header<'a> {
                 header.encoding.profile = tiff.icc(MOST_PROFILE).map(|profile| Profile::Bytes(profile.into()));
                 header.kind = Kind::Tiff(Box::new(tiff));
             }
-            _ => {
+            FileFormat::JpegXl => {
+                let most = usize::try_from(limits.max_memory).unwrap_or(usize::MAX);
+                let jxl = Jxl::open(bytes, most, |size| limits.check_size(name, size))?
+                    .map_err(|error| explain_jxl(name, error))?;
+                header.size = jxl.size();
+                header.survey.frames = jxl.frames();
+                header.encoding.profile = jxl.icc().map(|profile| {
+                    if profile.len() > MOST_PROFILE { Profile::TooLarge } else { Profile::Bytes(profile.into()) }
+                });
+                header.kind = Kind::Jxl(Box::new(jxl));
+            }
+            FileFormat::WebP | FileFormat::Gif | FileFormat::Bmp => {
                 header.size =
                     open(format, bytes, limits.max_memory).map_err(|e| explain(name, format, e))?.dimensions();
             }
@@ -200,6 +212,7 @@ impl<'a> Header<'a> {
             Kind::Png { pixel_bytes } => pixels * pixel_bytes,
             Kind::Jpeg(jpeg) => pixels * jpeg.bytes_per_pixel(),
             Kind::Tiff(tiff) => tiff.memory(),
+            Kind::Jxl(jxl) => pixels * jxl.bytes_per_pixel(),
             // The frame and the canvas.
             Kind::Other => pixels * 8,
         };
@@ -216,9 +229,9 @@ impl<'a> Header<'a> {
         let frames = self.survey.frames;
         let kind = match self.format {
             _ if frames < 2 => return None,
-            ImageFormat::Tiff => format!("TIFF with {frames} pages"),
-            ImageFormat::Png => format!("animated PNG with {frames} frames"),
-            format => format!("animated {} with {frames} frames", container::label(format)),
+            FileFormat::Tiff => format!("TIFF with {frames} pages"),
+            FileFormat::Png => format!("animated PNG with {frames} frames"),
+            format => format!("animated {} with {frames} frames", format.label()),
         };
         Some(format!("{kind}; only the first was used"))
     }
@@ -231,7 +244,7 @@ impl<'a> Header<'a> {
         note: &mut impl FnMut(String),
     ) -> Result<Pixels, JobError> {
         let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
-        let label = container::label(self.format);
+        let label = self.format.label();
         match &self.kind {
             Kind::Png { .. } => png_file::decode(bytes, most_memory).map_err(|failure| match failure {
                 png_file::PngError::CutShort => invalid(cut_short(label)),
@@ -246,6 +259,11 @@ impl<'a> Header<'a> {
             Kind::Tiff(tiff) => {
                 let (pixels, notes) = tiff.decode().map_err(invalid)?;
                 notes.into_iter().for_each(note);
+                Ok(pixels)
+            }
+            Kind::Jxl(jxl) => {
+                let (pixels, hdr) = jxl.decode().map_err(|error| explain_jxl(name, error))?;
+                hdr.into_iter().for_each(note);
                 Ok(pixels)
             }
             Kind::Other => {
@@ -264,21 +282,21 @@ fn bounded(profile: &[u8]) -> Profile<'_> {
 }
 
 /// Reads the header. The decoder's own allocations are limited, too.
-fn open<'a>(format: ImageFormat, bytes: &'a [u8], most: u64) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
+fn open<'a>(format: FileFormat, bytes: &'a [u8], most: u64) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
     let mut allowed = ::image::Limits::default();
     allowed.max_alloc = Some(most);
     let reader = Cursor::new(bytes);
     let mut decoder: Box<dyn ImageDecoder + 'a> = match format {
-        ImageFormat::WebP => Box::new(webp::WebPDecoder::new(reader)?),
-        ImageFormat::Gif => Box::new(gif::GifDecoder::new(reader)?),
+        FileFormat::WebP => Box::new(webp::WebPDecoder::new(reader)?),
+        FileFormat::Gif => Box::new(gif::GifDecoder::new(reader)?),
         _ => Box::new(bmp::BmpDecoder::new(reader)?),
     };
     decoder.set_limits(allowed)?;
     Ok(decoder)
 }
 
-fn explain(name: &str, format: ImageFormat, error: ImageError) -> JobError {
-    let label = container::label(format);
+fn explain(name: &str, format: FileFormat, error: ImageError) -> JobError {
+    let label = format.label();
     let reason = match error {
         ImageError::Limits(error) => return too_much(name, label, &error.to_string()),
         ImageError::Unsupported(error) => {
@@ -286,6 +304,16 @@ fn explain(name: &str, format: ImageFormat, error: ImageError) -> JobError {
         }
         ImageError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => cut_short(label),
         error => damaged(label, &error.to_string()),
+    };
+    JobError::InvalidImage { input: name.to_owned(), reason }
+}
+
+fn explain_jxl(name: &str, error: JxlError) -> JobError {
+    let label = FileFormat::JpegXl.label();
+    let reason = match error {
+        JxlError::TooLarge => return too_much(name, label, "the limit is image.max_memory"),
+        JxlError::CutShort => cut_short(label),
+        JxlError::Damaged(said) => damaged(label, &said),
     };
     JobError::InvalidImage { input: name.to_owned(), reason }
 }

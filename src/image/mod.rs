@@ -13,6 +13,7 @@ mod exif;
 mod export;
 mod fit;
 mod jpeg;
+mod jxl;
 mod limits;
 mod mask;
 mod pixels;

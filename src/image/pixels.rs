@@ -68,3 +68,18 @@ impl TryFrom<DynamicImage> for Pixels {
         Ok(Self { width, height, model, alpha, samples })
     }
 }
+
+/// Divides the color of a pixel by its alpha, the last sample.
+pub(super) fn straight<T: Copy + Into<u32> + TryFrom<u32>>(pixel: &mut [T], colors: usize) {
+    let most: u32 = if size_of::<T>() == 1 { 255 } else { 65535 };
+    let alpha: u32 = pixel[colors].into();
+    if alpha == 0 || alpha == most {
+        return;
+    }
+    for value in &mut pixel[..colors] {
+        let color = (u64::from((*value).into()) * u64::from(most) + u64::from(alpha / 2)) / u64::from(alpha);
+        if let Ok(straight) = T::try_from(color.min(u64::from(most)) as u32) {
+            *value = straight;
+        }
+    }
+}

@@ -2,14 +2,16 @@
 
     python tests/image/kinds.py FOLDER
 
-Needs Pillow, NumPy, tifffile and imagecodecs. tests/image/kinds/ has some of them; `scripts/corpus` checks all."""
+Needs Pillow, NumPy, tifffile, imagecodecs and pillow-jxl-plugin. tests/image/kinds/ has some of them; `scripts/corpus` checks all."""
 
 import pathlib
 import sys
 
+import imagecodecs
 import numpy
+import pillow_jxl  # noqa: F401  registers JPEG XL
 import tifffile
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 SIZE = (50, 40)
 
@@ -100,6 +102,26 @@ def main(folder):
             store(name, Image.open(folder / name).convert("RGB"))
     soft.save(folder / "jpeg-restarts.jpg", quality=92, restart_marker_blocks=3)
     store("jpeg-restarts.jpg", Image.open(folder / "jpeg-restarts.jpg").convert("RGB"))
+
+    def jxl(name, data, expected, **options):
+        (folder / f"{name}.jxl").write_bytes(imagecodecs.jpegxl_encode(data, **options))
+        store(f"{name}.jxl", expected)
+
+    jxl("jxl-lossless", rgb, rgb, lossless=True)
+    jxl("jxl-lossless-alpha", rgba, rgba, lossless=True, usecontainer=True)
+    jxl("jxl-gray", gray, gray, lossless=True)
+    jxl("jxl-gray-alpha", numpy.dstack([gray, alpha]), numpy.dstack([gray, gray, gray, alpha]), lossless=True)
+    jxl("jxl-16", wide, rounded(wide, 65535), lossless=True)
+    jxl("jxl-float", (wide / 65535).astype(numpy.float32), rounded(wide, 65535), lossless=True)
+    lossy = imagecodecs.jpegxl_encode(numpy.asarray(soft), distance=1.0)
+    jxl("jxl-lossy", numpy.asarray(soft), imagecodecs.jpegxl_decode(lossy), distance=1.0)
+    # Turned by the file's own orientation; the pixels of a JPEG are kept as they are.
+    turned = soft.getexif()
+    turned[274] = 6
+    soft.save(folder / "turned.jpg", quality=92, exif=turned)
+    Image.open(folder / "turned.jpg").save(folder / "jxl-from-jpeg-turned.jxl", lossless_jpeg=True)
+    store("jxl-from-jpeg-turned.jxl", ImageOps.exif_transpose(Image.open(folder / "jxl-from-jpeg-turned.jxl")).convert("RGB"))
+    (folder / "turned.jpg").unlink()
 
 
 main(pathlib.Path(sys.argv[1]))

@@ -7,7 +7,7 @@ use super::{Row, reading::Sink};
 use crate::{job::JobError, store::InputReader};
 
 /// The extensions of pictures. Decoding checks the content later.
-const PICTURES: [&str; 9] = ["png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff"];
+const PICTURES: [&str; 10] = ["png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "jxl"];
 
 pub fn read(inputs: &InputReader, url: &str, sink: &mut Sink) -> Result<(), JobError> {
     let runtime = Handle::current();

@@ -5,7 +5,7 @@ use super::{
     layout::{Alpha, Color, Compression, Layout, SampleFormat},
     samples::Plain,
 };
-use crate::image::pixels::{Model, Pixels, Samples};
+use crate::image::pixels::{Model, Pixels, Samples, straight};
 
 /// The pixels, and notes about what the conversion changed.
 pub(super) fn finish(all: Plain, layout: &Layout, directory: &Directory<'_>) -> Result<(Pixels, Vec<String>), String> {
@@ -158,19 +158,4 @@ pub(super) fn full_chroma(raw: &[u8], layout: &Layout, columns: usize, rows: usi
         }
     }
     out
-}
-
-/// Divides the color of a pixel by its alpha, the last sample.
-fn straight<T: Copy + Into<u32> + TryFrom<u32>>(pixel: &mut [T], colors: usize) {
-    let most: u32 = if size_of::<T>() == 1 { 255 } else { 65535 };
-    let alpha: u32 = pixel[colors].into();
-    if alpha == 0 || alpha == most {
-        return;
-    }
-    for value in &mut pixel[..colors] {
-        let color = (u64::from((*value).into()) * u64::from(most) + u64::from(alpha / 2)) / u64::from(alpha);
-        if let Ok(straight) = T::try_from(color.min(u64::from(most)) as u32) {
-            *value = straight;
-        }
-    }
 }

@@ -4,7 +4,7 @@ import { api } from './api.js';
 import { bytes, h, icon, say } from './dom.js';
 import { failed, toast } from './toast.js';
 
-const KINDS = 'image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff';
+const KINDS = 'image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff,image/jxl,.jxl';
 
 /** Returns the element and a function that takes files from elsewhere on the page; calls `onJob(job)` for an accepted job. */
 export function newJob({ config, models, onJob }) {
@@ -29,7 +29,7 @@ export function newJob({ config, models, onJob }) {
   const form = h('form.new', { onsubmit: send, 'aria-label': 'New picture' },
     h('h1', {}, 'Split a picture into layers'),
     h('p.lead', {}, 'You get transparent layers, back to front, which you can edit one by one and put back together.'),
-    input, zone, h('div.row.between', {}, sample, h('p.soft', {}, `PNG, JPEG, WebP, GIF, BMP or TIFF, up to ${bytes(limits.max_upload_bytes)}`)),
+    input, zone, h('div.row.between', {}, sample, h('p.soft', {}, `PNG, JPEG, WebP, GIF, BMP, TIFF or JPEG XL, up to ${bytes(limits.max_upload_bytes)}`)),
     modelNotice(models),
     h('div.fields', {},
       number('layers', 'Layers', layersHint(layers), layers, Math.min(Math.max(defaults.layers, layers[0]), layers[1])),
@@ -83,7 +83,7 @@ export function newJob({ config, models, onJob }) {
     if (!given) return;
     problem.hidden = true;
     if (given.type && !given.type.startsWith('image/')) {
-      refuse(`${given.name} is not a picture. Use PNG, JPEG, WebP, GIF, BMP or TIFF.`);
+      refuse(`${given.name} is not a picture. Use PNG, JPEG, WebP, GIF, BMP, TIFF or JPEG XL.`);
       return;
     }
     if (given.size > limits.max_upload_bytes) {

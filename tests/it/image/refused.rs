@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn what_is_no_picture_is_told_by_what_it_looks_like() {
-    let accepted = "PNG, JPEG, WebP, GIF, BMP and TIFF are accepted";
+    let accepted = "PNG, JPEG, WebP, GIF, BMP, TIFF and JPEG XL are accepted";
     let cases: [(&[u8], &str); 12] = [
         (b"  <!DOCTYPE html><html><body>404", "the bytes look like HTML, perhaps an error page"),
         (b"%PDF-1.7 ...", "the bytes look like PDF"),
@@ -172,6 +172,8 @@ fn no_cut_gives_part_of_a_picture() {
         "kind-rgb.bmp",
         "kind-palette.gif",
         "icc-wide.jpg",
+        "kinds/jxl-lossy.jxl",
+        "kinds/jxl-lossless-alpha.jxl",
     ]
     .iter()
     .map(|name| ((*name).to_owned(), file(name)))
@@ -207,6 +209,8 @@ fn damage_does_not_panic() {
         "kind-palette.gif",
         "kind-rgba.tif",
         "kind-rgb.bmp",
+        "kinds/jxl-lossy.jxl",
+        "kinds/jxl-float.jxl",
     ]
     .iter()
     .map(|name| file(name))

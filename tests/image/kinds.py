@@ -111,8 +111,11 @@ def main(folder):
     jxl("jxl-lossless-alpha", rgba, rgba, lossless=True, usecontainer=True)
     jxl("jxl-gray", gray, gray, lossless=True)
     jxl("jxl-gray-alpha", numpy.dstack([gray, alpha]), numpy.dstack([gray, gray, gray, alpha]), lossless=True)
-    jxl("jxl-16", wide, rounded(wide, 65535), lossless=True)
-    jxl("jxl-float", (wide / 65535).astype(numpy.float32), rounded(wide, 65535), lossless=True)
+    # imagecodecs says of more than 8 bits that they are linear light.
+    light = (wide / 65535).astype(numpy.float32)
+    coded = numpy.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    jxl("jxl-16", wide, rounded(coded, 1), lossless=True)
+    jxl("jxl-float", light, rounded(coded, 1), lossless=True)
     lossy = imagecodecs.jpegxl_encode(numpy.asarray(soft), distance=1.0)
     jxl("jxl-lossy", numpy.asarray(soft), imagecodecs.jpegxl_decode(lossy), distance=1.0)
     # Turned by the file's own orientation; the pixels of a JPEG are kept as they are.

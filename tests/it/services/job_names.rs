@@ -20,6 +20,7 @@ async fn composite(world: &World, more: &[&str]) -> String {
 }
 
 async fn jobs_are_named_by_a_beginning_or_as_the_last_one(world: World) {
+    assert_eq!(world.run(&["migrate"]).await.code, Some(0));
     let missing = world.run(&["jobs", "show", "last"]).await;
     assert!(missing.code == Some(2) && missing.stderr.contains("there are no jobs"), "{missing:?}");
     let ids = ["0badcafe-0000-4000-8000-000000000001", "0badcafe-1000-4000-8000-000000000002"];

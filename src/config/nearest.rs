@@ -1,35 +1,18 @@
 //! What was probably meant by a name that does not exist.
 
+use strsim::osa_distance;
+
 /// The nearest of the names, if it is near enough to be meant. Letters' case and underscores that are doubled or missing
 /// do not count.
 pub(super) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = plain(name);
     let most = (name.len() / 5).clamp(1, 2);
-    let distances = names.map(|known| (distance(&name, &plain(known)), known));
+    let distances = names.map(|known| (osa_distance(&name, &plain(known)), known));
     distances.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
 }
 
 fn plain(name: &str) -> String {
     name.chars().filter(|letter| !matches!(letter, '_' | '.' | '-')).map(|letter| letter.to_ascii_lowercase()).collect()
-}
-
-/// The number of letters to insert, delete or replace, or of neighbors to exchange.
-fn distance(one: &str, other: &str) -> usize {
-    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
-    let mut rows = vec![(0..=other.len()).collect::<Vec<usize>>()];
-    for (line, letter) in one.iter().enumerate() {
-        let mut row = vec![line + 1];
-        for (column, known) in other.iter().enumerate() {
-            let replaced = rows[line][column] + usize::from(letter != known);
-            let mut least = replaced.min(rows[line][column + 1] + 1).min(row[column] + 1);
-            if line > 0 && column > 0 && *letter == other[column - 1] && one[line - 1] == *known {
-                least = least.min(rows[line - 1][column - 1] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[one.len()][other.len()]
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Decodes pictures under limits, with a note for every conversion.
 
 use std::{
+    borrow::Cow,
     io::{Cursor, ErrorKind},
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -12,9 +13,9 @@ use ::image::{DynamicImage, ImageDecoder, ImageError, RgbaImage};
 use super::color::{self, Encoding, MOST_PROFILE, Profile};
 use super::container::{self, FileFormat, Survey};
 use super::exif::{Exif, xmp_orientation};
-use super::jxl::{Jxl, JxlError};
+use super::jxl::Jxl;
 use super::limits::Limits;
-use super::pixels::Pixels;
+use super::pixels::{CodecError, Pixels};
 use super::tiff::Tiff;
 use super::{jpeg, png_file};
 use crate::job::JobError;
@@ -186,12 +187,10 @@ impl<'a> Header<'a> {
             FileFormat::JpegXl => {
                 let most = usize::try_from(limits.max_memory).unwrap_or(usize::MAX);
                 let jxl = Jxl::open(bytes, most, |size| limits.check_size(name, size))?
-                    .map_err(|error| explain_jxl(name, error))?;
+                    .map_err(|error| explain_codec(name, format, error))?;
                 header.size = jxl.size();
                 header.survey.frames = jxl.frames();
-                header.encoding.profile = jxl.icc().map(|profile| {
-                    if profile.len() > MOST_PROFILE { Profile::TooLarge } else { Profile::Bytes(profile.into()) }
-                });
+                header.encoding.profile = jxl.icc().map(bounded);
                 header.kind = Kind::Jxl(Box::new(jxl));
             }
             FileFormat::WebP | FileFormat::Gif | FileFormat::Bmp => {
@@ -244,13 +243,9 @@ impl<'a> Header<'a> {
         note: &mut impl FnMut(String),
     ) -> Result<Pixels, JobError> {
         let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
-        let label = self.format.label();
+        let broken = |error| explain_codec(name, self.format, error);
         match &self.kind {
-            Kind::Png { .. } => png_file::decode(bytes, most_memory).map_err(|failure| match failure {
-                png_file::PngError::CutShort => invalid(cut_short(label)),
-                png_file::PngError::TooLarge => too_much(name, label, "the limit is image.max_memory"),
-                png_file::PngError::Damaged(said) => invalid(damaged(label, &said)),
-            }),
+            Kind::Png { .. } => png_file::decode(bytes, most_memory).map_err(broken),
             Kind::Jpeg(jpeg) => {
                 let opened = jpeg::decode(bytes, jpeg, None, most_memory).map_err(invalid)?;
                 opened.notes.into_iter().for_each(note);
@@ -262,7 +257,7 @@ impl<'a> Header<'a> {
                 Ok(pixels)
             }
             Kind::Jxl(jxl) => {
-                let (pixels, hdr) = jxl.decode().map_err(|error| explain_jxl(name, error))?;
+                let (pixels, hdr) = jxl.decode().map_err(broken)?;
                 hdr.into_iter().for_each(note);
                 Ok(pixels)
             }
@@ -277,8 +272,9 @@ impl<'a> Header<'a> {
     }
 }
 
-fn bounded(profile: &[u8]) -> Profile<'_> {
-    if profile.len() > MOST_PROFILE { Profile::TooLarge } else { Profile::Bytes(profile.into()) }
+fn bounded<'a>(profile: impl Into<Cow<'a, [u8]>>) -> Profile<'a> {
+    let profile = profile.into();
+    if profile.len() > MOST_PROFILE { Profile::TooLarge } else { Profile::Bytes(profile) }
 }
 
 /// Reads the header. The decoder's own allocations are limited, too.
@@ -308,12 +304,12 @@ fn explain(name: &str, format: FileFormat, error: ImageError) -> JobError {
     JobError::InvalidImage { input: name.to_owned(), reason }
 }
 
-fn explain_jxl(name: &str, error: JxlError) -> JobError {
-    let label = FileFormat::JpegXl.label();
+fn explain_codec(name: &str, format: FileFormat, error: CodecError) -> JobError {
+    let label = format.label();
     let reason = match error {
-        JxlError::TooLarge => return too_much(name, label, "the limit is image.max_memory"),
-        JxlError::CutShort => cut_short(label),
-        JxlError::Damaged(said) => damaged(label, &said),
+        CodecError::TooLarge => return too_much(name, label, "the limit is image.max_memory"),
+        CodecError::CutShort => cut_short(label),
+        CodecError::Damaged(said) => damaged(label, &said),
     };
     JobError::InvalidImage { input: name.to_owned(), reason }
 }

@@ -7,7 +7,7 @@ use jxl_oxide::{
     RenderingIntent,
 };
 
-use super::pixels::{Model, Pixels, Samples, straight};
+use super::pixels::{CodecError, Model, Pixels, Samples, straight};
 use crate::job::JobError;
 
 /// A JPEG XL file that is read, but not decoded.
@@ -19,13 +19,6 @@ pub(super) struct Jxl {
     high_dynamic_range: bool,
 }
 
-/// Why a file cannot be read.
-pub(super) enum JxlError {
-    CutShort,
-    TooLarge,
-    Damaged(String),
-}
-
 impl Jxl {
     /// Reads the headers of all frames. `check` gets the size before anything of that size is allocated; decoding will
     /// hold at most `most_memory` bytes beside the result.
@@ -33,7 +26,7 @@ impl Jxl {
         bytes: &[u8],
         most_memory: usize,
         check: impl FnOnce((u32, u32)) -> Result<(), JobError>,
-    ) -> Result<Result<Self, JxlError>, JobError> {
+    ) -> Result<Result<Self, CodecError>, JobError> {
         let (mut image, rest) = match begin(bytes, most_memory) {
             Ok(begun) => begun,
             Err(error) => return Ok(Err(error)),
@@ -83,7 +76,7 @@ impl Jxl {
     }
 
     /// The first picture, and a note about its light.
-    pub fn decode(&self) -> Result<(Pixels, Option<String>), JxlError> {
+    pub fn decode(&self) -> Result<(Pixels, Option<String>), CodecError> {
         let render = self.image.render_frame(0).map_err(|error| refused(&*error))?;
         let mut samples = if self.image.image_header().metadata.bit_depth.bits_per_sample() > 8 {
             Samples::Sixteen(read(&render))
@@ -117,13 +110,13 @@ impl Jxl {
 }
 
 /// Reads until the header is complete, and returns the rest.
-fn begin(mut bytes: &[u8], most_memory: usize) -> Result<(JxlImage, &[u8]), JxlError> {
+fn begin(mut bytes: &[u8], most_memory: usize) -> Result<(JxlImage, &[u8]), CodecError> {
     let mut unread = JxlImage::builder().alloc_tracker(AllocTracker::with_limit(most_memory)).build_uninit();
     loop {
         // What is not consumed is given again.
         let consumed = unread.feed_bytes(&bytes[..bytes.len().min(4096)]).map_err(|error| refused(&*error))?;
         if consumed == 0 {
-            return Err(JxlError::CutShort);
+            return Err(CodecError::CutShort);
         }
         bytes = &bytes[consumed..];
         match unread.try_init().map_err(|error| refused(&*error))? {
@@ -134,10 +127,10 @@ fn begin(mut bytes: &[u8], most_memory: usize) -> Result<(JxlImage, &[u8]), JxlE
 }
 
 /// Reads the rest.
-fn load(image: &mut JxlImage, mut bytes: &[u8]) -> Result<(), JxlError> {
+fn load(image: &mut JxlImage, mut bytes: &[u8]) -> Result<(), CodecError> {
     while !image.is_loading_done() {
         match image.feed_bytes(bytes).map_err(|error| refused(&*error))? {
-            0 => return Err(JxlError::CutShort),
+            0 => return Err(CodecError::CutShort),
             consumed => bytes = &bytes[consumed..],
         }
     }
@@ -153,11 +146,11 @@ fn read<T: FrameBufferSample + Clone + Default>(render: &Render) -> Vec<T> {
 }
 
 /// The decoder's error is a chain of types that it does not export.
-fn refused(error: &(dyn std::error::Error + Send + Sync + 'static)) -> JxlError {
+fn refused(error: &(dyn std::error::Error + Send + Sync + 'static)) -> CodecError {
     let is_end = |error: &std::io::Error| error.kind() == std::io::ErrorKind::UnexpectedEof;
     if error.downcast_ref::<std::io::Error>().is_some_and(is_end) {
-        return JxlError::CutShort;
+        return CodecError::CutShort;
     }
     let said = error.to_string();
-    if said.contains("failed to allocate") { JxlError::TooLarge } else { JxlError::Damaged(said) }
+    if said.contains("failed to allocate") { CodecError::TooLarge } else { CodecError::Damaged(said) }
 }

@@ -48,6 +48,15 @@ impl Pixels {
     }
 }
 
+/// Why a codec gave no pixels.
+#[derive(Debug)]
+pub(super) enum CodecError {
+    CutShort,
+    TooLarge,
+    /// What the codec says.
+    Damaged(String),
+}
+
 /// Returns the pixel type's name if it is not one of 8 or 16 bits.
 impl TryFrom<DynamicImage> for Pixels {
     type Error = String;

@@ -12,7 +12,7 @@ use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Transformations};
 use super::{
     color::{Encoding, MOST_PROFILE, Profile},
     exif::{Exif, xmp_orientation},
-    pixels::{Model, Pixels, Samples},
+    pixels::{CodecError, Model, Pixels, Samples},
 };
 
 /// sRGB's gamma and primaries, as gAMA and cHRM have them: times 100,000.
@@ -113,26 +113,19 @@ fn ignored(gamma: Option<u32>, primaries: Option<&[u32]>) -> Option<String> {
     Some(format!("{what} ignored; the pixels were treated as sRGB"))
 }
 
-/// Why a PNG could not be decoded.
-pub(super) enum PngError {
-    CutShort,
-    TooLarge,
-    Damaged(String),
-}
-
 /// The first picture, with 8 or 16 bits; palettes become RGB, and transparent colors alpha.
-pub(super) fn decode(bytes: &[u8], most_memory: usize) -> Result<Pixels, PngError> {
+pub(super) fn decode(bytes: &[u8], most_memory: usize) -> Result<Pixels, CodecError> {
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: most_memory });
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(Transformations::EXPAND);
     let mut reader = decoder.read_info().map_err(failure)?;
     let (width, height) = (reader.info().width, reader.info().height);
-    let size = reader.output_buffer_size().filter(|size| *size <= most_memory).ok_or(PngError::TooLarge)?;
+    let size = reader.output_buffer_size().filter(|size| *size <= most_memory).ok_or(CodecError::TooLarge)?;
     let mut data = vec![0; size];
     let frame = reader.next_frame(&mut data).map_err(failure)?;
     if (frame.width, frame.height) != (width, height) {
-        return Err(PngError::Damaged("its first picture has another size".to_owned()));
+        return Err(CodecError::Damaged("its first picture has another size".to_owned()));
     }
     data.truncate(frame.buffer_size());
     let (model, alpha) = match frame.color_type {
@@ -140,7 +133,7 @@ pub(super) fn decode(bytes: &[u8], most_memory: usize) -> Result<Pixels, PngErro
         ColorType::GrayscaleAlpha => (Model::Gray, true),
         ColorType::Rgb => (Model::Rgb, false),
         ColorType::Rgba => (Model::Rgb, true),
-        ColorType::Indexed => return Err(PngError::Damaged("its palette is missing".to_owned())),
+        ColorType::Indexed => return Err(CodecError::Damaged("its palette is missing".to_owned())),
     };
     let samples = match frame.bit_depth {
         BitDepth::Sixteen => {
@@ -151,10 +144,10 @@ pub(super) fn decode(bytes: &[u8], most_memory: usize) -> Result<Pixels, PngErro
     Ok(Pixels { width, height, model, alpha, samples })
 }
 
-fn failure(error: DecodingError) -> PngError {
+fn failure(error: DecodingError) -> CodecError {
     match error {
-        DecodingError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => PngError::CutShort,
-        DecodingError::LimitsExceeded => PngError::TooLarge,
-        error => PngError::Damaged(error.to_string()),
+        DecodingError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => CodecError::CutShort,
+        DecodingError::LimitsExceeded => CodecError::TooLarge,
+        error => CodecError::Damaged(error.to_string()),
     }
 }

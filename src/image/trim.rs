@@ -5,7 +5,7 @@ use ::image::{RgbaImage, imageops};
 use super::{Limits, bounding_box};
 use crate::job::{BoundingBox, JobError, Placement};
 
-/// Cuts a layer to its visible part. Of a layer that shows nothing, one transparent pixel stays, because a PNG has at
+/// Cuts the fully transparent margins off a layer. Of a layer that shows nothing, one transparent pixel stays, because a PNG has at
 /// least one.
 pub fn trimmed(layer: &RgbaImage) -> (RgbaImage, Placement) {
     let BoundingBox { x, y, width, height } = bounding_box(layer);

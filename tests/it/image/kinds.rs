@@ -23,10 +23,12 @@ fn every_kind_gives_its_pixels() {
         if name.ends_with(".rgba.png") {
             continue;
         }
-        let tolerance = match () {
-            () if name.contains("jpeg") => 12,
-            () if name.contains("lossy") => 2,
-            () => 1,
+        let tolerance = if name.contains("jpeg") {
+            12
+        } else if name.contains("lossy") {
+            2
+        } else {
+            1
         };
         let far = far_from_stored(&format!("kinds/{name}"), &decode_file(&format!("kinds/{name}")).pixels);
         assert!(far <= tolerance, "{name} differs by up to {far}");

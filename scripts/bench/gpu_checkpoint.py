@@ -1,9 +1,11 @@
 """Makes a checkpoint of the published sizes with random weights in a folder, because weights do not affect the speed.
 
-    gpu_checkpoint.py FOLDER [--blocks 60] [--text-layers 28] [--parts transformer,vae,text_encoder]
+    gpu_checkpoint.py FOLDER [--edit] [--blocks 60] [--text-layers 28] [--parts transformer,vae,text_encoder]
+    gpu_checkpoint.py FILE.safetensors --lora RANK [--blocks 60]
 
 Weights are drawn on the GPU and scaled so that every path moves the output. Tokenizer, processor and scheduler are
-those of the small checkpoint in models/, or of --small.
+those of the small checkpoint in models/, or of --small. The model is Layered, or with --edit, Edit-2509. A LoRA changes
+twelve matrices of each block, as Lightning's do.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-SMALL = Path(__file__).parents[2] / "models/layered-nano"
+MODELS = Path(__file__).parents[2] / "models"
 # Bytes of a shard.
 SHARD = 4 << 30
 
@@ -23,6 +25,14 @@ TRANSFORMER = {
     "patch_size": 2, "in_channels": 64, "out_channels": 16, "num_layers": 60, "attention_head_dim": 128,
     "num_attention_heads": 24, "joint_attention_dim": 3584, "guidance_embeds": False,
     "axes_dims_rope": [16, 56, 56], "use_additional_t_cond": True, "use_layer3d_rope": True,
+}  # fmt: skip
+EDIT = {"use_additional_t_cond": False, "use_layer3d_rope": False}
+# The twelve matrices of a block that a Lightning LoRA changes, with their inputs and outputs in units of the width.
+LORA = {
+    **{f"attn.{name}": (1, 1) for name in ["to_q", "to_k", "to_v", "to_out.0"]},
+    **{f"attn.{name}": (1, 1) for name in ["add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]},
+    **{f"{stream}_mlp.net.0.proj": (1, 4) for stream in ["img", "txt"]},
+    **{f"{stream}_mlp.net.2": (4, 1) for stream in ["img", "txt"]},
 }  # fmt: skip
 VAE = {
     "base_dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [],
@@ -84,23 +94,37 @@ def shapes_of(model: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def make(folder: Path, blocks: int, text_layers: int, parts: list[str], small: Path = SMALL) -> None:
+def make_lora(file: Path, rank: int, blocks: int) -> None:
+    torch.manual_seed(0)
+    tensors = {}
+    for block in range(blocks):
+        for name, (wide_in, wide_out) in LORA.items():
+            name = f"transformer_blocks.{block}.{name}"
+            down, up = torch.randn(rank, 3072 * wide_in), torch.randn(3072 * wide_out, rank)
+            tensors[f"{name}.lora_down.weight"] = (0.01 * down).bfloat16()
+            tensors[f"{name}.lora_up.weight"] = (0.01 * up).bfloat16()
+            tensors[f"{name}.alpha"] = torch.tensor(float(rank))
+    save_file(tensors, file)
+
+
+def make(folder: Path, edit: bool, blocks: int, text_layers: int, parts: list[str], small: Path) -> None:
     from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     if "transformer" in parts:
-        config = {**TRANSFORMER, "num_layers": blocks}
+        config = {**TRANSFORMER, "num_layers": blocks, **(EDIT if edit else {})}
         with torch.device("meta"):
             shapes = shapes_of(QwenImageTransformer2DModel(**config))
         write(folder / "transformer", "diffusion_pytorch_model", shapes)
         config["_class_name"] = "QwenImageTransformer2DModel"
         (folder / "transformer/config.json").write_text(json.dumps(config))
     if "vae" in parts:
+        vae = {**VAE, "input_channels": 3 if edit else 4}
         with torch.device("meta"):
-            shapes = shapes_of(AutoencoderKLQwenImage(**VAE))
+            shapes = shapes_of(AutoencoderKLQwenImage(**vae))
         write(folder / "vae", "diffusion_pytorch_model", shapes)
-        (folder / "vae/config.json").write_text(json.dumps({**VAE, "_class_name": "AutoencoderKLQwenImage"}))
+        (folder / "vae/config.json").write_text(json.dumps({**vae, "_class_name": "AutoencoderKLQwenImage"}))
     if "text_encoder" in parts:
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -122,9 +146,16 @@ def make(folder: Path, blocks: int, text_layers: int, parts: list[str], small: P
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--edit", action="store_true")
+    parser.add_argument("--lora", type=int, metavar="RANK")
     parser.add_argument("--blocks", type=int, default=60)
     parser.add_argument("--text-layers", type=int, default=28)
     parser.add_argument("--parts", default="transformer,vae,text_encoder")
-    parser.add_argument("--small", type=Path, default=SMALL)
+    parser.add_argument("--small", type=Path)
     arguments = parser.parse_args()
-    make(arguments.folder, arguments.blocks, arguments.text_layers, arguments.parts.split(","), arguments.small)
+    if arguments.lora:
+        make_lora(arguments.folder, arguments.lora, arguments.blocks)
+    else:
+        small = arguments.small or MODELS / ("edit-nano" if arguments.edit else "layered-nano")
+        parts = arguments.parts.split(",")
+        make(arguments.folder, arguments.edit, arguments.blocks, arguments.text_layers, parts, small)

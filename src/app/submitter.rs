@@ -8,7 +8,7 @@ use tracing::warn;
 use super::wiring;
 use crate::{
     config::LoadedConfig,
-    database::{JobStore, SubmitOptions, Submitted},
+    database::{DatabaseUrl, JobStore, SubmitOptions, Submitted},
     egress::WebhookPolicy,
     job::{InputRef, JobError, JobRequest},
     queue::Queue,
@@ -45,11 +45,17 @@ impl Submitter {
         Ok((Self::with(loaded, stores, jobs)?, remark))
     }
 
+    /// For commands that tell what submitting would do: nothing is created or migrated.
+    pub async fn to_foresee(loaded: &LoadedConfig) -> Result<Self, JobError> {
+        let stores = wiring::stores(&loaded.config, Trust::Local)?;
+        Self::with(loaded, stores, wiring::jobs_to_foresee(&loaded.config).await?)
+    }
+
     fn with(loaded: &LoadedConfig, stores: Stores, jobs: JobStore) -> Result<Self, JobError> {
         let config = &loaded.config;
         let (jobs, queue) = (jobs.by(wiring::cli_actor(loaded)), wiring::queue(config)?);
         // With SQLite and the queue in the worker's process, the worker is on this machine.
-        let is_local = matches!((&jobs, &queue), (JobStore::Sqlite(_), Queue::Embedded(_)));
+        let is_local = matches!((wiring::database_url(config)?, &queue), (DatabaseUrl::Sqlite(_), Queue::Embedded(_)));
         let rules = if is_local { None } else { Some(wiring::stores(config, Trust::Submitted)?) };
         let http = &config.http;
         let policy = || WebhookPolicy::new("http.webhook_allow", &http.webhook_allow, None);

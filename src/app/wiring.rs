@@ -111,22 +111,41 @@ pub async fn look_at_jobs(config: &Config) -> Result<Looked, JobError> {
 
 /// The job database for commands that only read: it is neither created nor migrated. Also a remark, if it does not exist.
 pub(super) async fn jobs_to_read(config: &Config) -> Result<(JobStore, Option<String>), JobError> {
-    let url = database_url(config)?;
-    let wrong = |reason: String| Err(JobError::database(format!("{url}: {reason}")));
-    match (look_at_jobs(config).await?, &url) {
-        (Looked::Tables(jobs), _) => Ok((jobs, None)),
-        (Looked::Older { has, needs }, _) => wrong(format!(
-            "has schema {has}, and this version needs schema {needs}; this command changes no tables, so run \
-             `acetate migrate` first"
-        )),
-        (Looked::Nothing(_), database::DatabaseUrl::Postgres(_)) => {
-            wrong("has no tables of acetate yet; run `acetate migrate`, or name another database".to_owned())
-        }
-        (Looked::Nothing(_), database::DatabaseUrl::Sqlite(path)) => {
-            let jobs = JobStore::nothing(path, outbox_mode(config), &database_options(config)?).await?;
-            Ok((jobs, Some(format!("there are no jobs yet: {} does not exist", path.display()))))
+    match jobs_that_exist(config).await? {
+        (Some(jobs), _) => Ok((jobs, None)),
+        (None, url @ database::DatabaseUrl::Postgres(_)) => Err(JobError::database(format!(
+            "{url}: has no tables of acetate yet; run `acetate migrate`, or name another database"
+        ))),
+        (None, database::DatabaseUrl::Sqlite(ref path)) => {
+            let remark = format!("there are no jobs yet: {} does not exist", path.display());
+            Ok((no_jobs(config, path).await?, Some(remark)))
         }
     }
+}
+
+/// The job database for commands that tell what submitting would do, which creates the tables if there are none.
+pub(super) async fn jobs_to_foresee(config: &Config) -> Result<JobStore, JobError> {
+    match jobs_that_exist(config).await? {
+        (Some(jobs), _) => Ok(jobs),
+        (None, url) => no_jobs(config, Path::new(&url.to_string())).await,
+    }
+}
+
+async fn jobs_that_exist(config: &Config) -> Result<(Option<JobStore>, database::DatabaseUrl), JobError> {
+    let url = database_url(config)?;
+    match look_at_jobs(config).await? {
+        Looked::Tables(jobs) => Ok((Some(jobs), url)),
+        Looked::Nothing(_) => Ok((None, url)),
+        Looked::Older { has, needs } => Err(JobError::database(format!(
+            "{url}: has schema {has}, and this version needs schema {needs}; this command changes no tables, so run \
+             `acetate migrate` first"
+        ))),
+    }
+}
+
+/// Stands for a database that does not exist.
+async fn no_jobs(config: &Config, path: &Path) -> Result<JobStore, JobError> {
+    JobStore::nothing(path, outbox_mode(config), &database_options(config)?).await
 }
 
 fn outbox_mode(config: &Config) -> OutboxMode {

@@ -48,6 +48,14 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     if kind.is_file() { File::open(path) } else { Err(io::Error::other(other_than_a_file(kind))) }
 }
 
+/// Refuses what is there and is not a regular file. That it is missing is told by whoever reads it.
+pub(super) fn check_regular(path: &Path) -> Result<(), String> {
+    match std::fs::metadata(path).map(|metadata| metadata.file_type()) {
+        Ok(kind) if !kind.is_file() => Err(format!("{} {}", path.display(), other_than_a_file(kind))),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 fn other_than_a_file(kind: FileType) -> String {
     let what = if kind.is_dir() { "a folder" } else { "a pipe, a socket or a device" };
     format!("is {what}; name a regular file, or a link to one")

@@ -69,6 +69,7 @@ impl Config {
         self.queue.check()?;
         self.status.check()?;
         self.store.check()?;
+        self.tls.check()?;
         self.http.check()?;
         self.audit.check()?;
         self.qwen_image.check()?;

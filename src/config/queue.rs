@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Secret, set, store::list};
+use super::{Secret, clean, set, store::list};
 
 /// Larger windows would be none.
 const MOST_WINDOW: u32 = 10_000_000;
@@ -56,7 +56,11 @@ impl QueueSection {
                     "is empty while queue.client_key is set; both are needed".to_owned(),
                 ));
             }
-            (Some(_), Some(_)) | (None, None) => {}
+            (Some(certificate), Some(key)) => {
+                clean::check_regular(certificate).map_err(|reason| ("queue.client_cert", reason))?;
+                clean::check_regular(key).map_err(|reason| ("queue.client_key", reason))?;
+            }
+            (None, None) => {}
         }
         let seconds = |key, value: f64, least: f64, most: f64| {
             if (least..=most).contains(&value) {

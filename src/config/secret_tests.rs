@@ -121,6 +121,24 @@ fn what_is_wrong_with_a_file_names_the_setting_and_the_file() {
 }
 
 #[test]
+fn certificates_are_not_read_from_pipes() {
+    let place = Fixture::new();
+    let (folder, plain) = (place.0.path().display().to_string(), place.file("plain", "pem"));
+    let pipe = format!("{folder}/pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (wrong, is) in [(&pipe, "is a pipe"), (&folder, "is a folder")] {
+        for (settings, named) in [
+            (format!("[tls]\nca_file = \"{wrong}\"\n"), "tls.ca_file"),
+            (format!("[queue]\nclient_cert = \"{wrong}\"\nclient_key = \"{plain}\"\n"), "queue.client_cert"),
+            (format!("[queue]\nclient_cert = \"{plain}\"\nclient_key = \"{wrong}\"\n"), "queue.client_key"),
+        ] {
+            let error = place.load(&settings, &[]).unwrap_err();
+            assert!(error.contains(&format!("{named}: {wrong} {is}")), "{error}");
+        }
+    }
+}
+
+#[test]
 fn one_rule_holds_for_variables_files_and_the_configuration() {
     let place = Fixture::new();
     let wanted = "a-token-0123456789";

@@ -115,9 +115,12 @@ impl Connector {
     /// Named files are read at each connection; a missing one would be reported without its name.
     async fn check_files(&self) -> Result<(), ConnectError> {
         for (parameter, path) in &self.url.files {
-            if let Err(error) = tokio::fs::File::open(path).await {
-                return Err(ConnectError::File { parameter, path: path.clone(), error });
+            let wrong = |error| ConnectError::File { parameter, path: path.clone(), error };
+            // Opening a pipe would wait for a writer.
+            if !tokio::fs::metadata(path).await.map_err(wrong)?.is_file() {
+                return Err(wrong(io::Error::other("it is not a regular file, or a link to one")));
             }
+            tokio::fs::File::open(path).await.map_err(wrong)?;
         }
         Ok(())
     }

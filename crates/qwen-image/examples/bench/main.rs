@@ -6,7 +6,7 @@ mod runner;
 use std::{error::Error, path::PathBuf};
 
 use clap::Parser;
-use qwen_image::{ComputeDType, DeviceChoice};
+use qwen_image::{ComputeDType, DeviceChoice, Preset, WeightOptions};
 
 use runner::{BenchConfig, BenchLine, BenchPart, Tensors, bench};
 
@@ -35,6 +35,21 @@ struct Args {
     /// Denoise steps of whole pipelines
     #[arg(long, default_value_t = 50)]
     steps: u32,
+    /// The transformer's weights in one file: GGUF or fp8
+    #[arg(long, value_name = "FILE")]
+    transformer: Option<PathBuf>,
+    /// Round the text encoder's layers to fp8
+    #[arg(long)]
+    text_encoder_fp8: bool,
+    /// LoRAs; after the jobs without any, `decompose` and `edit` run one with each
+    #[arg(long = "lora", value_name = "FILE")]
+    loras: Vec<PathBuf>,
+    /// Sampler, steps and guidance of whole pipelines: exact, balanced, fast or lightning; `--steps` has no effect then
+    #[arg(long, value_parser = str::parse::<Preset>)]
+    preset: Option<Preset>,
+    /// The memory that whole pipelines may take on the GPU, in GiB
+    #[arg(long, value_name = "GIB")]
+    vram_budget: Option<u64>,
     /// The inputs of `--parts forward`, as safetensors
     #[arg(long, value_name = "FILE", requires = "out")]
     tensors: Option<PathBuf>,
@@ -55,6 +70,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         parts: args.parts,
         repeats: args.repeats,
         steps: args.steps,
+        weights: WeightOptions {
+            transformer: args.transformer,
+            text_encoder: None,
+            text_encoder_fp8: args.text_encoder_fp8,
+        },
+        loras: args.loras,
+        preset: args.preset,
+        vram_budget: args.vram_budget.map(|gib| gib << 30),
         tensors: args.tensors.zip(args.out).map(|(given, out)| Tensors { given, out }),
     };
     let report = bench(&config, &mut |line| eprintln!("{}", text(line)))?;

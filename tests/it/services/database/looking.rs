@@ -83,6 +83,16 @@ async fn doctor_and_listings_leave_a_new_service_as_it_is() {
         let ran = world.run(args).await;
         assert!(ran.code == Some(1) && ran.stderr.contains("run `acetate migrate`"), "{args:?}: {ran:?}");
     }
+    // What submitting would do is known without tables, which it would create.
+    let pictures = world.place.path("pictures").display().to_string();
+    fs::create_dir(&pictures).unwrap();
+    fs::copy("examples/scene.png", format!("{pictures}/scene.png")).unwrap();
+    world.set("ACETATE__STORE__INPUTS", &format!("[\"file://{pictures}/\"]"));
+    for look in ["--dry-run", "--estimate"] {
+        let ran = world.run(&["submit", "decompose", "--from", &pictures, look]).await;
+        assert_eq!(ran.code, Some(0), "{look}: {ran:?}");
+        assert!(look == "--estimate" || ran.stdout.contains("1 would be new, 0 already submitted"), "{ran:?}");
+    }
     let service = world.service.as_ref().unwrap();
     assert_eq!(tables(&service.schema.url).await, [""; 0]);
     assert!(!store.exists() && !store.parent().unwrap().exists());
@@ -108,6 +118,13 @@ async fn doctor_and_listings_leave_a_new_service_as_it_is() {
 #[test]
 fn commands_that_read_make_no_files() {
     let place = TestDir::new();
+    fs::create_dir(place.path("pictures")).unwrap();
+    fs::copy("examples/scene.png", place.path("pictures/scene.png")).unwrap();
+    for look in ["--dry-run", "--estimate"] {
+        let ran = place.run(&["submit", "decompose", "--from", "pictures", look]);
+        assert_eq!(ran.code, Some(0), "{look}: {ran:?}");
+        assert!(!place.path("data").exists() || fs::read_dir(place.path("data")).unwrap().count() == 0, "{look}");
+    }
     for args in [
         &["doctor"][..],
         &["jobs", "list"],

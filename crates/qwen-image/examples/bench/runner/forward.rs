@@ -24,7 +24,8 @@ pub struct Tensors {
 /// The timestep of the pass.
 const TIMESTEP: f32 = 0.5;
 
-pub fn forward(folder: &Path, tensors: &Tensors, device: &Device, dtype: DType, fp8: bool) -> Result<(), Failed> {
+pub fn forward(folder: &Path, tensors: &Tensors, loading: LoadContext<'_>, fp8: bool) -> Result<(), Failed> {
+    let LoadContext { device, dtype, .. } = loading;
     let given = safetensors::load(&tensors.given, device)?;
     let take = |name: &str| match given.get(name) {
         Some(tensor) => Ok(tensor),
@@ -42,7 +43,6 @@ pub fn forward(folder: &Path, tensors: &Tensors, device: &Device, dtype: DType, 
         Ok(())
     };
     {
-        let loading = LoadContext::new(device, dtype);
         let model = Transformer::load_with(&folder.join("transformer"), loading, BlockPlacement::OnDevice, fp8)?;
         let (hidden, embeds) = (take("hidden")?.to_dtype(dtype)?, take("text")?.to_dtype(dtype)?);
         let (patches, tokens) = (hidden.dim(1)?, embeds.dim(1)?);

@@ -40,10 +40,7 @@ impl Bench<'_> {
     pub(super) fn memory(&mut self) -> Result<(), Failed> {
         let folder = self.config.folder.join("transformer");
         let fp8 = self.fp8();
-        let load = |bench: &Self, place: BlockPlacement| {
-            let loading = LoadContext::new(&bench.device, bench.dtype);
-            Transformer::load_with(&folder, loading, place, fp8)
-        };
+        let load = |bench: &Self, place: BlockPlacement| Transformer::load_with(&folder, bench.loading(), place, fp8);
         // The first load brings the files into the page cache.
         for name in ["load: transformer, files perhaps not in memory", "load: transformer"] {
             nn::reset_peak_memory(&self.device)?;

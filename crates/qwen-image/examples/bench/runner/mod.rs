@@ -7,12 +7,15 @@ mod forward;
 mod memory;
 mod parts;
 mod pieces;
+mod whole;
 
 use std::{path::PathBuf, time::Instant};
 
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
-use qwen_image::{ComputeDType, DeviceChoice, StageTiming, compute_pool, nn, open_device};
+use qwen_image::{
+    ComputeDType, DeviceChoice, Preset, StageTiming, WeightOptions, compute_pool, models::LoadContext, nn, open_device,
+};
 use serde::Serialize;
 
 pub use self::forward::Tensors;
@@ -27,6 +30,14 @@ pub struct BenchConfig {
     pub repeats: usize,
     /// Denoise steps of whole pipelines.
     pub steps: u32,
+    /// Files and forms of weights that replace the folder's.
+    pub weights: WeightOptions,
+    /// Whole pipelines run once with each, after the runs without.
+    pub loras: Vec<PathBuf>,
+    /// Replaces `steps`.
+    pub preset: Option<Preset>,
+    /// The memory of whole pipelines on the GPU, in bytes. None: all that is free.
+    pub vram_budget: Option<u64>,
     /// The tensors for [`BenchPart::Forward`].
     pub tensors: Option<Tensors>,
 }
@@ -160,13 +171,7 @@ pub fn bench(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Resu
                 let Some(tensors) = &config.tensors else {
                     return Err("--parts forward needs --tensors and --out".into());
                 };
-                forward::forward(
-                    &config.folder,
-                    tensors,
-                    &bench.device,
-                    bench.dtype,
-                    config.dtype == ComputeDType::Fp8,
-                )?;
+                forward::forward(&config.folder, tensors, bench.loading(), bench.fp8())?;
             }
         }
     }
@@ -249,6 +254,11 @@ impl Bench<'_> {
             floor(line.operations, self.report.product_rate).or(floor(line.bytes, self.report.copy_rate));
         (self.progress)(&line);
         self.report.lines.push(line);
+    }
+
+    /// How the transformer is loaded.
+    fn loading(&self) -> LoadContext<'_> {
+        LoadContext { file: self.config.weights.transformer.as_deref(), ..LoadContext::new(&self.device, self.dtype) }
     }
 
     fn fp8(&self) -> bool {

@@ -7,15 +7,13 @@ use candle_core::Tensor;
 
 use super::{Bench, CASES, Case, Failed};
 use qwen_image::{
-    Callbacks, DecomposeOptions, EditInputs, EditOptions,
     models::{
-        BlockPlacement, LoadContext,
+        BlockPlacement,
         text_encoder::{ImageProcessorBackend, Prompt, TextEncoder, TextError, TextPositions},
         transformer::{Frame, Transformer},
         vae::{Tiling, Vae},
     },
     nn,
-    pipeline::{LoadOptions, PipelineError, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
 };
 
 impl Bench<'_> {
@@ -67,13 +65,8 @@ impl Bench<'_> {
 
     pub(super) fn transformer(&mut self) -> Result<(), Failed> {
         let start = Instant::now();
-        let loading = LoadContext::new(&self.device, self.dtype);
-        let model = Transformer::load_with(
-            &self.config.folder.join("transformer"),
-            loading,
-            BlockPlacement::OnDevice,
-            self.fp8(),
-        )?;
+        let folder = self.config.folder.join("transformer");
+        let model = Transformer::load_with(&folder, self.loading(), BlockPlacement::OnDevice, self.fp8())?;
         self.once("load: transformer", start, &[])?;
         for Case { name, side, frames, noisy, text_tokens } in CASES {
             let frames = vec![Frame { height: side, width: side }; frames];
@@ -106,55 +99,6 @@ impl Bench<'_> {
         self.time("vae decode 1024", None, || vae.decode(&latents).map(|_| ()))?;
         let latents = Tensor::randn(0.0_f32, 1.0, (1, 80, 80, z), &self.device)?;
         self.time("vae decode 4 x 640", None, || (0..4).try_for_each(|_| vae.decode(&latents).map(|_| ())))?;
-        Ok(())
-    }
-
-    /// All of it on the device.
-    fn options(&self) -> LoadOptions<'_> {
-        LoadOptions { fp8: self.fp8(), ..LoadOptions::new(LoadContext::new(&self.device, self.dtype)) }
-    }
-
-    /// The whole layered pipeline at 640, 4 layers.
-    pub(super) fn decompose(&mut self) -> Result<(), Failed> {
-        let start = Instant::now();
-        let pipeline = QwenImageLayeredPipeline::load_with(&self.config.folder, self.options())?;
-        self.once("load: layered pipeline", start, &[])?;
-        let params = DecomposeOptions {
-            prompt: "a red kite over the hills".to_owned(),
-            num_inference_steps: self.config.steps,
-            ..DecomposeOptions::default()
-        };
-        let scene = scene();
-        self.job("layered job", "640, 4 layers", |callbacks| pipeline.run(&scene, &params, 1, callbacks).map(drop))
-    }
-
-    /// The whole edit pipeline at 1024, one reference.
-    pub(super) fn edit(&mut self) -> Result<(), Failed> {
-        let start = Instant::now();
-        let pipeline = QwenImageEditPlusPipeline::load_with(&self.config.folder, self.options())?;
-        self.once("load: edit pipeline", start, &[])?;
-        let options = EditOptions { num_inference_steps: self.config.steps, ..EditOptions::default() };
-        let scene = scene();
-        let inputs = EditInputs { image: &scene, references: &[], mask: None };
-        self.job("edit job", "1024, one reference", |callbacks| {
-            pipeline.run(inputs, "make the kite blue", &options, 1, callbacks).map(drop)
-        })
-    }
-
-    /// Runs a job twice: the first run of a shape also makes its plans, so only the second one counts.
-    fn job(
-        &mut self,
-        name: &str,
-        shape: &str,
-        mut run: impl FnMut(&mut Callbacks<'_>) -> Result<(), PipelineError>,
-    ) -> Result<(), Failed> {
-        for name in [format!("first {name}"), name.to_owned()] {
-            let mut callbacks = Callbacks::default();
-            nn::reset_peak_memory(&self.device)?;
-            let start = Instant::now();
-            run(&mut callbacks)?;
-            self.once(&format!("{name}, {shape}, {} steps", self.config.steps), start, callbacks.timings())?;
-        }
         Ok(())
     }
 }

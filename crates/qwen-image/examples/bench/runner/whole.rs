@@ -1,0 +1,115 @@
+//! The whole pipelines, as a program uses them: loaded within the limits of memory, then one job after the other.
+
+use std::{path::Path, time::Instant};
+
+use super::{Bench, Failed, parts::scene};
+use qwen_image::{
+    Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, Limits, Lora, PipelineOptions, QwenImagePipeline,
+    Used, available_memory,
+    hub::{LoraSource, ModelRef},
+    nn,
+};
+
+impl Bench<'_> {
+    /// The whole layered pipeline at 640, 4 layers.
+    pub(super) fn decompose(&mut self) -> Result<(), Failed> {
+        let before = available_memory();
+        let start = Instant::now();
+        let mut pipeline =
+            QwenImagePipeline::from_pretrained(&self.config.folder.display().to_string(), self.options())?;
+        self.once("load: layered pipeline", start, &[])?;
+        let options = self.sampling();
+        let (scene, steps) = (scene(), options.num_inference_steps);
+        self.jobs("layered job", &format!("640, 4 layers, {steps} steps"), before, |loras, callbacks| {
+            let options = DecomposeOptions { loras: Some(loras), ..options.clone() };
+            pipeline.decompose_with(&scene, &options, callbacks).map(|(_, used)| used)
+        })
+    }
+
+    /// The whole edit pipeline at 1024, one reference.
+    pub(super) fn edit(&mut self) -> Result<(), Failed> {
+        let before = available_memory();
+        let start = Instant::now();
+        let model = ModelRef::Folder(self.config.folder.clone());
+        let mut pipeline = QwenImagePipeline::lazy(model, self.options())?;
+        pipeline.load_edit_model()?;
+        self.once("load: edit pipeline", start, &[])?;
+        let DecomposeOptions { sampler, num_inference_steps, cfg_scale, sigmas, seed, .. } = self.sampling();
+        let options = EditOptions { sampler, num_inference_steps, cfg_scale, sigmas, seed, ..EditOptions::default() };
+        let (scene, steps) = (scene(), options.num_inference_steps);
+        let inputs = EditInputs { image: &scene, references: &[], mask: None };
+        self.jobs("edit job", &format!("1024, one reference, {steps} steps"), before, |loras, callbacks| {
+            let options = EditOptions { loras: Some(loras), ..options.clone() };
+            pipeline.edit_with(inputs, "make the kite blue", &options, callbacks).map(|(_, used)| used)
+        })
+    }
+
+    /// The preset's steps, or as many as are asked for.
+    fn sampling(&self) -> DecomposeOptions {
+        let options = DecomposeOptions {
+            prompt: "a red kite over the hills".to_owned(),
+            num_inference_steps: self.config.steps,
+            seed: Some(1),
+            ..DecomposeOptions::default()
+        };
+        let Some(preset) = self.config.preset else { return options };
+        let values = preset.values();
+        DecomposeOptions {
+            sampler: Some(values.sampler),
+            num_inference_steps: values.num_inference_steps,
+            cfg_scale: values.cfg_scale.unwrap_or(options.cfg_scale),
+            sigmas: preset.sigmas(values.num_inference_steps),
+            ..options
+        }
+    }
+
+    fn options(&self) -> PipelineOptions {
+        let weights = self.config.weights.clone();
+        PipelineOptions {
+            edit_model: Some(ModelRef::Folder(self.config.folder.clone())),
+            transformer: weights.transformer.clone(),
+            edit_transformer: weights.transformer,
+            text_encoder_fp8: weights.text_encoder_fp8,
+            limits: Limits {
+                device: self.config.device,
+                dtype: self.config.dtype,
+                vram_budget: self.config.vram_budget,
+                ..Limits::default()
+            },
+            ..PipelineOptions::default()
+        }
+    }
+
+    /// Runs a job twice: the first run of a shape also makes its plans, so only the second one counts. Then once with
+    /// each LoRA, and without again; the time to change them is that of the stage `load`.
+    fn jobs(
+        &mut self,
+        name: &str,
+        shape: &str,
+        before: u64,
+        mut run: impl FnMut(Vec<Lora>, &mut Callbacks<'_>) -> Result<Used, Error>,
+    ) -> Result<(), Failed> {
+        let lora = |file: &Path| vec![Lora::new(LoraSource::File(file.to_owned()))];
+        let mut turns = vec![(format!("first {name}"), Vec::new()), (name.to_owned(), Vec::new())];
+        for file in &self.config.loras {
+            turns.push((format!("{name} with {}", file.display()), lora(file)));
+        }
+        if !self.config.loras.is_empty() {
+            turns.push((format!("{name} without a LoRA again"), Vec::new()));
+        }
+        for (index, (name, loras)) in turns.into_iter().enumerate() {
+            let mut callbacks = Callbacks::default();
+            nn::reset_peak_memory(&self.device)?;
+            let start = Instant::now();
+            let used = run(loras, &mut callbacks)?;
+            self.once(&format!("{name}, {shape}"), start, callbacks.timings())?;
+            if index == 0 {
+                let held = before.saturating_sub(available_memory()) as f64 / f64::from(1 << 30);
+                let note = format!("{}; host memory {held:.1} GiB", used.device);
+                tracing::info!("{note}");
+                self.report.notes.push(note);
+            }
+        }
+        Ok(())
+    }
+}

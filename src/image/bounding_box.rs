@@ -4,13 +4,16 @@ use ::image::RgbaImage;
 
 use crate::job::BoundingBox;
 
-/// The smallest rectangle around all pixels that are not fully transparent.
+/// Alpha of this and more counts as visible. Models leave a trace of alpha over whole layers, which nobody sees.
+const VISIBLE: u8 = 8;
+
+/// The smallest rectangle around all visible pixels, those with an alpha of 8 or more.
 pub fn bounding_box(picture: &RgbaImage) -> BoundingBox {
     let mut found: Option<(u32, u32, u32, u32)> = None;
     for (y, row) in picture.rows().enumerate() {
         let (mut first, mut last) = (None, 0);
         for (x, pixel) in row.enumerate() {
-            if pixel[3] > 0 {
+            if pixel[3] >= VISIBLE {
                 first.get_or_insert(x);
                 last = x;
             }
@@ -35,9 +38,9 @@ mod tests {
 
     #[test]
     fn the_box_is_around_all_that_can_be_seen() {
-        let mut picture = RgbaImage::from_pixel(9, 7, ::image::Rgba([255, 255, 255, 0]));
+        let mut picture = RgbaImage::from_pixel(9, 7, ::image::Rgba([255, 255, 255, 7]));
         assert_eq!(bounding_box(&picture), BoundingBox::default());
-        picture.get_pixel_mut(6, 2)[3] = 1;
+        picture.get_pixel_mut(6, 2)[3] = 8;
         assert_eq!(bounding_box(&picture), BoundingBox { x: 6, y: 2, width: 1, height: 1 });
         picture.get_pixel_mut(3, 5)[3] = 255;
         assert_eq!(bounding_box(&picture), BoundingBox { x: 3, y: 2, width: 4, height: 4 });

@@ -5,8 +5,8 @@ use ::image::{RgbaImage, imageops};
 use super::{Limits, bounding_box};
 use crate::job::{BoundingBox, JobError, Placement};
 
-/// Cuts the fully transparent margins off a layer. Of a layer that shows nothing, one transparent pixel stays, because a PNG has at
-/// least one.
+/// Cuts off the margins in which nothing is visible: pixels with an alpha below 8. Of a layer that shows nothing, one
+/// transparent pixel stays, because a PNG has at least one.
 pub fn trimmed(layer: &RgbaImage) -> (RgbaImage, Placement) {
     let BoundingBox { x, y, width, height } = bounding_box(layer);
     let placement = Placement { x, y, width: layer.width(), height: layer.height() };
@@ -68,7 +68,7 @@ mod tests {
     fn a_trimmed_layer_is_put_back_where_it_was() {
         let limits = Limits::default();
         let mut layer = RgbaImage::new(9, 7);
-        layer.put_pixel(3, 2, Rgba([1, 2, 3, 4]));
+        layer.put_pixel(3, 2, Rgba([1, 2, 3, 8]));
         layer.put_pixel(6, 5, Rgba([9, 8, 7, 255]));
         let (cut, placement) = trimmed(&layer);
         assert_eq!((cut.dimensions(), placement), ((4, 4), Placement { x: 3, y: 2, width: 9, height: 7 }));
@@ -78,6 +78,20 @@ mod tests {
         let (cut, placement) = trimmed(&RgbaImage::new(9, 7));
         assert_eq!((cut.dimensions(), placement), ((1, 1), Placement { x: 0, y: 0, width: 9, height: 7 }));
         assert_eq!(placed("x", cut, Some(placement), &limits).unwrap(), RgbaImage::new(9, 7));
+    }
+
+    #[test]
+    fn a_trace_of_alpha_in_the_margins_is_cut_off_and_stays_inside() {
+        let mut layer = RgbaImage::from_pixel(9, 7, Rgba([5, 5, 5, 7]));
+        layer.put_pixel(3, 2, Rgba([1, 2, 3, 200]));
+        layer.put_pixel(6, 5, Rgba([9, 8, 7, 255]));
+        let (cut, placement) = trimmed(&layer);
+        assert_eq!((cut.dimensions(), (placement.x, placement.y)), ((4, 4), (3, 2)));
+        let back = placed("x", cut, Some(placement), &Limits::default()).unwrap();
+        for (x, y, pixel) in layer.enumerate_pixels() {
+            let is_inside = (3..=6).contains(&x) && (2..=5).contains(&y);
+            assert_eq!(back.get_pixel(x, y), &if is_inside { *pixel } else { Rgba([0; 4]) }, "{x} {y}");
+        }
     }
 
     #[test]

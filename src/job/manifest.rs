@@ -175,8 +175,8 @@ pub struct Placement {
     pub height: u32,
 }
 
-/// The smallest rectangle around all pixels that are not fully transparent, in pixels from the top left corner. Its
-/// width and height are 0 if there are none.
+/// The smallest rectangle around all visible pixels, those with an alpha of 8 or more of 255, in pixels from the top
+/// left corner. Its width and height are 0 if there are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct BoundingBox {
     pub x: u32,

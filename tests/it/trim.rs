@@ -1,8 +1,12 @@
 //! Trimmed layers: smaller files with a place, and the same pictures wherever they are used.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{Cursor, Read},
+    path::Path,
+};
 
-use ::image::RgbaImage;
+use ::image::{Rgba, RgbaImage};
 use acetate::{
     image::{Limits, decode, placed},
     job::Placement,
@@ -33,6 +37,37 @@ fn decompose(place: &TestDir, kind: &str, picture: &str, out: &str, more: &[&str
     place.json(&[&args[..], &FLAGS, more].concat())
 }
 
+/// Whether a trimmed layer on its canvas is the whole one, but for a trace of alpha in its margins.
+fn is_cut_of(cut: &RgbaImage, whole: &RgbaImage) -> bool {
+    let is_trace = |cut: &Rgba<u8>, whole: &Rgba<u8>| cut.0 == [0; 4] && whole[3] < 8;
+    cut.dimensions() == whole.dimensions()
+        && cut.pixels().zip(whole.pixels()).all(|(cut, whole)| cut == whole || is_trace(cut, whole))
+}
+
+/// The largest difference of premultiplied channels, of 255.
+fn difference(a: &RgbaImage, b: &RgbaImage) -> u8 {
+    assert_eq!(a.dimensions(), b.dimensions());
+    let premultiplied = |pixel: &Rgba<u8>| {
+        let [r, g, b, a] = pixel.0.map(u16::from);
+        [r * a / 255, g * a / 255, b * a / 255, a]
+    };
+    let largest = |(a, b): (&Rgba<u8>, &Rgba<u8>)| {
+        premultiplied(a).into_iter().zip(premultiplied(b)).map(|(a, b)| a.abs_diff(b)).max().unwrap()
+    };
+    u8::try_from(a.pixels().zip(b.pixels()).map(largest).max().unwrap()).unwrap()
+}
+
+/// The composite in an exported ZIP.
+fn composite_of(zip: &[u8]) -> RgbaImage {
+    let mut archive = ::zip::ZipArchive::new(Cursor::new(zip)).unwrap();
+    let mut png = Vec::new();
+    archive.by_name("composite.png").unwrap().read_to_end(&mut png).unwrap();
+    decode("composite", &png, &Limits::default()).unwrap().pixels
+}
+
+/// What trimming three layers may change at most: 7 of 255 for each.
+const CUT: u8 = 21;
+
 /// A file of a result, on its canvas.
 fn on_canvas(place: &TestDir, out: &str, file: &Value) -> RgbaImage {
     let name = file["name"].as_str().unwrap();
@@ -54,23 +89,24 @@ fn trimmed_layers_are_the_same_pictures() {
     assert!(whole.iter().all(|file| file.get("placement").is_none()));
     assert!(cut[0].get("placement").is_none(), "the regenerated picture is whole");
     for (whole, cut) in whole.iter().zip(&cut) {
-        assert_eq!(on_canvas(&place, "cut", cut), on_canvas(&place, "whole", whole), "{cut}");
+        assert!(is_cut_of(&on_canvas(&place, "cut", cut), &on_canvas(&place, "whole", whole)), "{cut}");
     }
     for cut in &cut[1..] {
         assert_eq!((&cut["placement"]["width"], &cut["placement"]["height"]), (&json!(300), &json!(200)), "{cut}");
         let size = |of: &Value| (of["width"].as_u64().unwrap(), of["height"].as_u64().unwrap());
-        assert!(size(cut) < (300, 200) && size(&cut["bounding_box"]) <= size(cut), "{cut}");
+        assert!(size(cut) < (300, 200) && size(&cut["bounding_box"]) == size(cut), "{cut}");
     }
-    let bytes = |name: &str| fs::read(place.path(name)).unwrap();
-    assert_eq!(bytes("whole.png"), bytes("cut.png"), "the sheets show the same");
+    let [whole, cut] = ["whole.png", "cut.png"].map(|name| pixels(&place.path(name)));
+    assert!(difference(&whole, &cut) <= CUT, "the sheets show the same");
 
     // As one file.
-    for out in ["whole", "cut"] {
-        let file = format!("{out}.psd");
+    let merged = ["whole", "cut"].map(|out| {
+        let file = format!("{out}.zip");
         let ran = place.run(&["export", out, "--out", &file]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
-    }
-    assert_eq!(bytes("whole.psd"), bytes("cut.psd"));
+        composite_of(&fs::read(place.path(&file)).unwrap())
+    });
+    assert!(difference(&merged[0], &merged[1]) <= CUT);
 }
 
 #[test]
@@ -82,7 +118,7 @@ fn later_jobs_get_trimmed_layers_on_their_canvas() {
     let layers: Vec<String> = (1..=3).map(|layer| format!("job:{id}:{layer}")).collect();
     let args = ["run", "composite", &layers[0], &layers[1], &layers[2], "--out", "again", "--json"];
     place.json(&args);
-    assert_eq!(pixels(&place.path("again/composite.png")), pixels(Path::new(&picture)));
+    assert!(difference(&pixels(&place.path("again/composite.png")), &pixels(Path::new(&picture))) <= CUT);
     let edit = ["run", "edit", &layers[1], "--instruction", "Make it blue", "--steps", "1", "--out", "edit", "--json"];
     place.json(&[&edit[..], &["--model", &checkpoint("edit")]].concat());
     let (edited, files) = (pixels(&place.path("edit/edited.png")), place.manifest("cut")["files"].clone());
@@ -108,5 +144,5 @@ fn a_workflow_trims_its_edited_layers_too() {
     let layers =
         ["layer-01.png", "edited-layer-02.png", "layer-03.png"].map(|name| on_canvas(&place, "out", named(name)));
     let wanted = qwen_image::image_processor::composite(&layers).unwrap();
-    assert_eq!(on_canvas(&place, "out", composite), wanted);
+    assert!(difference(&on_canvas(&place, "out", composite), &wanted) <= CUT);
 }

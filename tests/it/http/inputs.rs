@@ -96,7 +96,7 @@ fn an_export_takes_any_picture_and_a_manifest_has_boxes() {
     for (file, output) in manifest["files"].as_array().unwrap().iter().zip(job["outputs"].as_array().unwrap()) {
         assert_eq!(file["bounding_box"], output["bounding_box"]);
         let shown = pixels(&server.get(output["url"].as_str().unwrap()).ok(200).body);
-        let visible = |x: u32, y: u32| shown.get_pixel(x, y)[3] > 0;
+        let visible = |x: u32, y: u32| shown.get_pixel(x, y)[3] >= 8;
         let (mut xs, mut ys) = (Vec::new(), Vec::new());
         for (x, y) in (0..shown.width()).flat_map(|x| (0..shown.height()).map(move |y| (x, y))) {
             if visible(x, y) {

@@ -48,6 +48,9 @@ pub struct ExportLayersArgs {
     /// zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP) [default: the extension of --out; with --batch: psd]
     #[arg(long)]
     format: Option<ExportFormat>,
+    /// Of a job with variants: which one, from 1 [default: 1]. A ZIP also has the pictures of the others
+    #[arg(long, value_name = "N", conflicts_with = "batch")]
+    variant: Option<u32>,
     /// The file to write, or - for standard output (with --format); with --batch, the folder
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
@@ -81,7 +84,7 @@ impl ExportLayersArgs {
         let files = block_on(self.open(&loaded))?;
         let limits = Limits::from(&loaded.config.image);
         let manifest = files.manifest.clone();
-        let stack = Stack::of_result(&manifest, block_on(async { Ok(files.read_all().await?) })?)?;
+        let stack = Stack::of_result(&manifest, block_on(async { Ok(files.read_all().await?) })?, self.variant)?;
         if self.to_stdout() {
             return to_stdout(&stack, format, &limits);
         }
@@ -196,7 +199,7 @@ pub async fn write_result(
     limits: &Limits,
     path: &Path,
 ) -> Result<u64, JobError> {
-    let stack = Stack::of_result(&files.manifest, files.read_all().await?)?;
+    let stack = Stack::of_result(&files.manifest, files.read_all().await?, None)?;
     write(&stack, format, limits, path)
 }
 

@@ -14,7 +14,7 @@ use crate::{
     engine::AllowedLoras,
     job::{
         AlphaMode, DecomposeParams, EditParams, JobError, KeepRest, LayerEdit, LoraParam, MAX_SEED, OutputSize,
-        Sampling, WorkflowParams,
+        Sampling, VARIANTS, WorkflowParams,
     },
 };
 
@@ -251,6 +251,27 @@ impl SamplingFlags {
             settings.allowed_loras.push(lora.name.clone());
         }
         Ok(())
+    }
+}
+
+/// How many results a job makes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Parameters")]
+pub struct VariantFlags {
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_whole, help = format!("Make several variants, {}, with the seeds N, N + 1 and so on; `variants.png` shows all of them [default: 1]", from_to(VARIANTS)))]
+    count: Option<u32>,
+    /// Make a variant with each of these seeds, instead of --seed and --count, for instance 7,11,13
+    #[arg(long, value_name = "N,N", value_delimiter = ',', allow_negative_numbers = true, value_parser = parse_seed, conflicts_with = "seed")]
+    seeds: Option<Vec<u64>>,
+}
+
+impl VariantFlags {
+    pub fn of_decompose(&self, params: DecomposeParams) -> DecomposeParams {
+        DecomposeParams { count: self.count, seeds: self.seeds.clone(), ..params }
+    }
+
+    pub fn of_edit(&self, params: EditParams) -> EditParams {
+        EditParams { count: self.count, seeds: self.seeds.clone(), ..params }
     }
 }
 

@@ -75,6 +75,12 @@ pub struct OutputView {
     /// Where a trimmed layer belongs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
+    /// The variant that it is of, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<u32>,
+    /// The seed of its variant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     pub url: String,
     /// Bytes.
     pub size: u64,
@@ -100,6 +106,8 @@ impl JobView {
                     height: file.height,
                     bounding_box: file.bounding_box,
                     placement: file.placement,
+                    variant: file.variant,
+                    seed: file.seed,
                     url,
                     size: file.size,
                     sha256: file.sha256.clone(),

@@ -94,11 +94,12 @@ impl JobRow {
         match input {
             InputRef::Layer { layer, .. } => {
                 let layers = || result.files.iter().filter(|file| file.is_layer());
-                let wanted = format!("layer-{layer:02}.png");
-                match (layers().find(|file| file.name == wanted), layers().count()) {
+                // Of several variants, the first one is meant; others are named by their files.
+                match (layers().find(|file| file.layer() == Some(*layer)), layers().filter_map(FileEntry::layer).max())
+                {
                     (Some(file), _) => Ok(file),
-                    (None, 0) => refused(format!("a {} job has no layers", self.request.task.kind())),
-                    (None, there) => refused(format!("its layers are 0 to {}", there - 1)),
+                    (None, None) => refused(format!("a {} job has no layers", self.request.task.kind())),
+                    (None, Some(most)) => refused(format!("its layers are 0 to {most}")),
                 }
             }
             InputRef::File { file, .. } => match result.files.iter().find(|there| there.name == *file) {

@@ -78,10 +78,32 @@ pub struct Outcome {
     /// For an edit, if there is anything to say.
     pub edit: Option<EditRecord>,
     pub model: ModelRecord,
-    pub sampling: SamplingRecord,
+    /// Absent for a call with several seeds.
+    pub sampling: Option<SamplingRecord>,
     /// Device, number format and attention kernel.
     pub device: String,
     pub timings: Vec<StageTiming>,
+}
+
+/// What a call made with one of its seeds.
+#[derive(Debug)]
+pub struct SeedOutput {
+    pub seed: u64,
+    /// As in [`Outcome`].
+    pub images: Vec<RgbaImage>,
+    pub layer_names: Vec<Option<String>>,
+    pub caption: Option<Caption>,
+    pub notes: Vec<String>,
+    pub resolution: Option<u32>,
+    pub edit: Option<EditRecord>,
+    pub sampling: SamplingRecord,
+}
+
+/// The seeds of a call, and where its outputs go, in order.
+#[derive(Debug)]
+struct Seeds {
+    seeds: Vec<u64>,
+    each: mpsc::Sender<SeedOutput>,
 }
 
 /// Cancels a call: any thread may set it, and the pipeline checks it between steps.
@@ -164,7 +186,7 @@ impl Busy {
 
 enum Command {
     Test { reply: oneshot::Sender<Result<String, JobError>> },
-    Run { work: Box<Work>, task: Task, reply: oneshot::Sender<Result<Outcome, JobError>> },
+    Run { work: Box<Work>, seeds: Option<Seeds>, task: Task, reply: oneshot::Sender<Result<Outcome, JobError>> },
     LoadEdit { task: Task, reply: oneshot::Sender<Result<(), JobError>> },
 }
 
@@ -213,10 +235,36 @@ impl Engine {
     /// # Errors
     /// The pipeline's. An error of class `Device` means that the device was lost; see [`Self::has_others`].
     pub async fn run(&self, work: Work, cancel: CancelToken, progress: ProgressFn) -> Result<Outcome, JobError> {
+        self.run_with(work, None, cancel, progress).await
+    }
+
+    /// Runs one call with several seeds, which replace its own: the models are loaded once, and its inputs are encoded
+    /// once. `each` gets the outputs, in order; without a receiver, the call is cancelled. The outcome has no pictures.
+    ///
+    /// # Errors
+    /// Like [`Self::run`].
+    pub async fn run_seeds(
+        &self,
+        work: Work,
+        seeds: Vec<u64>,
+        each: mpsc::Sender<SeedOutput>,
+        cancel: CancelToken,
+        progress: ProgressFn,
+    ) -> Result<Outcome, JobError> {
+        self.run_with(work, Some(Seeds { seeds, each }), cancel, progress).await
+    }
+
+    async fn run_with(
+        &self,
+        work: Work,
+        seeds: Option<Seeds>,
+        cancel: CancelToken,
+        progress: ProgressFn,
+    ) -> Result<Outcome, JobError> {
         let lent = self.pool.lend(Some(&work)).await?;
         let (reply, answer) = oneshot::channel();
         let work = Box::new(work);
-        self.send(lent.index, Command::Run { work, task: Task { cancel, progress, lent }, reply }).await?;
+        self.send(lent.index, Command::Run { work, seeds, task: Task { cancel, progress, lent }, reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 

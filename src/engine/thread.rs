@@ -2,19 +2,21 @@
 
 use std::{
     any::Any,
+    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
-use ::image::RgbaImage;
 use qwen_image::{
-    AppliedLora, Callbacks, DecomposeOptions, EditInputs, EditOptions, EditOutput, LoadedModel, PipelineKind,
-    PipelineOptions, QwenImagePipeline, Used, compute_pool, hub::ModelRef,
+    AppliedLora, Callbacks, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput, LoadedModel,
+    PipelineKind, PipelineOptions, QwenImagePipeline, Used, compute_pool, hub::ModelRef,
 };
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
-use super::{AllowedLoras, Busy, CancelToken, Command, Outcome, ProgressFn, Resident, Task, Work, pool::Pool};
+use super::{
+    AllowedLoras, Busy, CancelToken, Command, Outcome, ProgressFn, Resident, SeedOutput, Seeds, Task, Work, pool::Pool,
+};
 use crate::job::{
     Caption, DriftRecord, EditRecord, JobError, LoraRecord, ModelRecord, SamplingRecord, Stage, StageTiming,
 };
@@ -91,11 +93,12 @@ impl Thread {
                 drop(reply.send(loaded));
                 after
             }
-            Command::Run { work, task: Task { cancel, mut progress, lent }, reply } => {
+            Command::Run { work, seeds, task: Task { cancel, mut progress, lent }, reply } => {
                 let (served, panicked) = match pipeline {
                     Ok(pipeline) => {
-                        let served =
-                            catch_unwind(AssertUnwindSafe(|| self.serve(pipeline, *work, &cancel, &mut progress)));
+                        let served = catch_unwind(AssertUnwindSafe(|| {
+                            self.serve(pipeline, *work, seeds, &cancel, &mut progress)
+                        }));
                         let panicked = served.is_err();
                         (served.unwrap_or_else(|panic| Err(panic_error(panic.as_ref()))), panicked)
                     }
@@ -113,34 +116,56 @@ impl Thread {
         &self,
         pipeline: &mut QwenImagePipeline,
         work: Work,
+        seeds: Option<Seeds>,
         cancel: &CancelToken,
         progress: &mut ProgressFn,
     ) -> Result<Outcome, JobError> {
         let mut callbacks = callbacks(progress, cancel);
-        let mut outcome = match work {
-            Work::Decompose { image, params, seed } => {
+        let mut only = None;
+        let (seeds, each) = match seeds {
+            Some(Seeds { seeds, each }) => (seeds, Some(each)),
+            None => (vec![work.seed()], None),
+        };
+        let mut deliver = |output: SeedOutput| {
+            let Some(each) = &each else {
+                only = Some(output);
+                return ControlFlow::Continue(());
+            };
+            // Waits until the receiver has room, so that few pictures are in memory.
+            if each.blocking_send(output).is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let Used { model, device, notes } = match work {
+            Work::Decompose { image, params, seed: _ } => {
                 let (loras, name_layers) = (self.allowed_loras.of(params.loras.as_deref())?, self.name_layers);
-                let options = DecomposeOptions { seed: Some(seed), loras, name_layers, ..params.options() };
-                let (made, used) = pipeline.decompose_with(&image, &options, &mut callbacks)?;
-                let caption = made.caption.map(|caption| Caption { text: caption.text, tokens: caption.tokens });
-                Outcome {
-                    layer_names: made.layer_names,
-                    caption,
-                    resolution: Some(made.resolution),
-                    ..outcome(made.images, made.sampling, made.notes, used)
-                }
+                let options = DecomposeOptions { loras, name_layers, ..params.options() };
+                pipeline.decompose_seeds(&image, &options, &seeds, &mut callbacks, |made| deliver(made.into()))?
             }
-            Work::Edit { image, references, mask, params, seed } => {
+            Work::Edit { image, references, mask, params, seed: _ } => {
                 let inputs = EditInputs { image: &image, references: &references, mask: mask.as_ref() };
-                let loras = self.allowed_loras.of(params.loras.as_deref())?;
-                let options = EditOptions { seed: Some(seed), loras, ..params.options() };
-                let (made, used) = pipeline.edit_with(inputs, &params.instruction, &options, &mut callbacks)?;
-                let edit = edit_record(&made);
-                Outcome { edit, ..outcome(vec![made.image], made.sampling, made.notes, used) }
+                let options =
+                    EditOptions { loras: self.allowed_loras.of(params.loras.as_deref())?, ..params.options() };
+                let deliver = |made: EditOutput| deliver(made.into());
+                pipeline.edit_seeds(inputs, &params.instruction, &options, &seeds, &mut callbacks, deliver)?
             }
         };
-        outcome.timings = callbacks.timings().iter().map(timing).collect();
-        Ok(outcome)
+        let timings = callbacks.timings().iter().map(timing).collect();
+        let outcome = Outcome {
+            images: Vec::new(),
+            layer_names: Vec::new(),
+            caption: None,
+            notes,
+            resolution: None,
+            edit: None,
+            sampling: None,
+            model: record(model),
+            device,
+            timings,
+        };
+        let Some(SeedOutput { seed: _, images, layer_names, caption, notes, resolution, edit, sampling }) = only else {
+            return Ok(outcome);
+        };
+        let (notes, sampling) = ([outcome.notes, notes].concat(), Some(sampling));
+        Ok(Outcome { images, layer_names, caption, notes, resolution, edit, sampling, ..outcome })
     }
 
     /// The only device stays, unless its models' state is not reliable any more: its caller restarts the process.
@@ -166,24 +191,44 @@ fn panic_error(panic: &(dyn Any + Send)) -> JobError {
     JobError::device("engine", reason)
 }
 
-/// What both kinds of calls have.
-fn outcome(
-    images: Vec<RgbaImage>,
-    sampling: qwen_image::SamplingRecord,
-    notes: Vec<String>,
-    Used { model, device, notes: about }: Used,
-) -> Outcome {
-    Outcome {
-        images,
-        layer_names: Vec::new(),
-        caption: None,
-        notes: [about, notes].concat(),
-        resolution: None,
-        edit: None,
-        sampling: sampling_record(&model, sampling),
-        model: record(model),
-        device,
-        timings: Vec::new(),
+impl Work {
+    fn seed(&self) -> u64 {
+        match self {
+            Self::Decompose { seed, .. } | Self::Edit { seed, .. } => *seed,
+        }
+    }
+}
+
+impl From<DecomposeOutput> for SeedOutput {
+    fn from(made: DecomposeOutput) -> Self {
+        let DecomposeOutput { images, layer_names, caption, resolution, seed, sampling, notes } = made;
+        Self {
+            seed,
+            images,
+            layer_names,
+            caption: caption.map(|caption| Caption { text: caption.text, tokens: caption.tokens }),
+            notes,
+            resolution: Some(resolution),
+            edit: None,
+            sampling: sampling_record(PipelineKind::Layered, sampling),
+        }
+    }
+}
+
+impl From<EditOutput> for SeedOutput {
+    fn from(made: EditOutput) -> Self {
+        let edit = edit_record(&made);
+        let EditOutput { image, seed, sampling, notes, .. } = made;
+        Self {
+            seed,
+            images: vec![image],
+            layer_names: Vec::new(),
+            caption: None,
+            notes,
+            resolution: None,
+            edit,
+            sampling: sampling_record(PipelineKind::EditPlus, sampling),
+        }
     }
 }
 
@@ -211,9 +256,9 @@ fn lora(lora: AppliedLora) -> LoraRecord {
     LoraRecord { file, sha256, strength, rank, modules }
 }
 
-fn sampling_record(model: &LoadedModel, sampling: qwen_image::SamplingRecord) -> SamplingRecord {
+fn sampling_record(pipeline: PipelineKind, sampling: qwen_image::SamplingRecord) -> SamplingRecord {
     let qwen_image::SamplingRecord { sampler, sigmas, skipped_steps, passes } = sampling;
-    let (pipeline, sampler) = (model.pipeline.class_name().to_owned(), sampler.as_str().to_owned());
+    let (pipeline, sampler) = (pipeline.class_name().to_owned(), sampler.as_str().to_owned());
     SamplingRecord { pipeline, sampler, sigmas, skipped_steps, passes }
 }
 

@@ -8,12 +8,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     api::Api,
     caller::{Caller, Role},
-    extract::{Id, Json},
+    extract::{Id, Json, QueryParams},
     files::{self, FOREVER, is_known, missing, published, unchanged},
     jobs::{check, resolve},
     openapi::Binary,
@@ -34,43 +34,75 @@ const LAYERS: RangeInclusive<usize> = COMPOSITE_IMAGES;
 const MOST_BYTES: usize = 256 * 1024;
 
 /// Export the layers of a job as a ZIP of PNGs
-#[utoipa::path(get, path = "/v1/jobs/{id}/export.zip", tag = "pictures", operation_id = "export_zip", params(("id" = JobId, Path)),
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.zip", tag = "pictures", operation_id = "export_zip", params(("id" = JobId, Path), VariantQuery),
     responses((status = 200, description = "The layers as ZIP", body = inline(Binary), content_type = "application/zip"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn zip(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
-    of_job(&api, id, ExportFormat::Zip, &headers).await
+pub async fn zip(
+    State(api): State<Api>,
+    Id(id): Id,
+    QueryParams(asked): QueryParams<VariantQuery>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    of_job(&api, id, ExportFormat::Zip, asked.variant, &headers).await
 }
 
 /// Export the layers of a job for Krita
-#[utoipa::path(get, path = "/v1/jobs/{id}/export.ora", tag = "pictures", operation_id = "export_ora", params(("id" = JobId, Path)),
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.ora", tag = "pictures", operation_id = "export_ora", params(("id" = JobId, Path), VariantQuery),
     responses((status = 200, description = "The layers as OpenRaster", body = inline(Binary), content_type = "image/openraster"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn ora(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
-    of_job(&api, id, ExportFormat::Ora, &headers).await
+pub async fn ora(
+    State(api): State<Api>,
+    Id(id): Id,
+    QueryParams(asked): QueryParams<VariantQuery>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    of_job(&api, id, ExportFormat::Ora, asked.variant, &headers).await
 }
 
 /// Export the layers of a job for Photoshop and GIMP
-#[utoipa::path(get, path = "/v1/jobs/{id}/export.psd", tag = "pictures", operation_id = "export_psd", params(("id" = JobId, Path)),
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.psd", tag = "pictures", operation_id = "export_psd", params(("id" = JobId, Path), VariantQuery),
     responses((status = 200, description = "The layers as PSD", body = inline(Binary), content_type = "image/vnd.adobe.photoshop"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
-pub async fn psd(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
-    of_job(&api, id, ExportFormat::Psd, &headers).await
+pub async fn psd(
+    State(api): State<Api>,
+    Id(id): Id,
+    QueryParams(asked): QueryParams<VariantQuery>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    of_job(&api, id, ExportFormat::Psd, asked.variant, &headers).await
 }
 
-async fn of_job(api: &Api, id: JobId, format: ExportFormat, headers: &HeaderMap) -> Answer<Response> {
+/// Of a job with variants: which one.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct VariantQuery {
+    /// The variant whose layers are exported, from 1. Default: the first one.
+    #[serde(default)]
+    #[param(minimum = 1, maximum = 64)]
+    variant: Option<u32>,
+}
+
+async fn of_job(
+    api: &Api,
+    id: JobId,
+    format: ExportFormat,
+    variant: Option<u32>,
+    headers: &HeaderMap,
+) -> Answer<Response> {
     let row = api.job(id).await?;
     let result = published(&row)?;
     if !result.files.iter().any(FileEntry::is_layer) {
         let kind = row.request.task.kind();
         return Err(ApiError::not_found(format!("a {kind} job has no layers; get its picture from /files")));
     }
-    let tag = format!("\"{id}-{}-{format}\"", row.epoch);
+    let tag = format!("\"{id}-{}-{}-{format}\"", row.epoch, variant.unwrap_or(1));
     if is_known(headers, &tag) {
         return Ok(unchanged(&tag, FOREVER));
     }
     let store = api.stores().at_root(result.root.as_deref())?;
     let found = ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await?;
-    let stack = Stack::of_result(&found.manifest, found.read_all().await?)?;
+    let stack = Stack::of_result(&found.manifest, found.read_all().await?, variant)?;
     let bytes = write(api, stack, format).await?;
     let response = download(headers, bytes, format.media_type(), &tag, FOREVER);
     Ok(attached(response, &format!("acetate-{id}.{format}")))

@@ -122,7 +122,7 @@ pub async fn decompose(State(api): State<Api>, caller: Caller, request: Request)
     });
     let row = finished(&api, JobKind::Decompose, &asked.image, params).await?;
     if accepts(&headers, "application/zip") && !accepts(&headers, "application/json") {
-        return export::zip(State(api), extract::Id(row.id()), HeaderMap::new()).await;
+        return export::zip(State(api), extract::Id(row.id()), extract::QueryParams::default(), HeaderMap::new()).await;
     }
     let mut layers = Vec::new();
     for file in files_of(&row) {

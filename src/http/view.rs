@@ -96,6 +96,10 @@ pub struct OutputView {
     pub bounding_box: Option<BoundingBox>,
     /// Where a trimmed layer belongs; null if the file is the whole canvas.
     pub placement: Option<Placement>,
+    /// The variant that it is of, from 1; null in results without variants.
+    pub variant: Option<u32>,
+    /// The seed of its variant.
+    pub seed: Option<u64>,
     pub url: String,
     pub thumbnail: String,
 }
@@ -217,6 +221,8 @@ impl OutputView {
             sha256: file.sha256.clone(),
             bounding_box: file.bounding_box,
             placement: file.placement,
+            variant: file.variant,
+            seed: file.seed,
             url: format!("{path}/files/{}", file.name),
             thumbnail: format!("{path}/thumbnails/{}", file.name),
         }
@@ -225,7 +231,7 @@ impl OutputView {
 
 fn shows_whole(file: &FileEntry) -> bool {
     match file.role {
-        LayerRole::Composite | LayerRole::Edited => true,
+        LayerRole::Composite | LayerRole::Edited | LayerRole::ContactSheet => true,
         LayerRole::Regenerated | LayerRole::Layer | LayerRole::EditedLayer => false,
     }
 }

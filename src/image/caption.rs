@@ -9,7 +9,7 @@ pub(super) const HEIGHT: u32 = 5 * DOT + 6;
 const INK: Rgba<u8> = Rgba([70, 70, 70, 255]);
 
 /// The rows of a letter from the top, the left dot in the highest of three bits.
-const LETTERS: [(char, [u8; 5]); 25] = [
+const LETTERS: [(char, [u8; 5]); 26] = [
     ('0', [0b111, 0b101, 0b101, 0b101, 0b111]),
     ('1', [0b010, 0b110, 0b010, 0b010, 0b111]),
     ('2', [0b111, 0b001, 0b111, 0b100, 0b111]),
@@ -31,11 +31,17 @@ const LETTERS: [(char, [u8; 5]); 25] = [
     ('M', [0b101, 0b111, 0b111, 0b101, 0b101]),
     ('O', [0b010, 0b101, 0b101, 0b101, 0b010]),
     ('P', [0b110, 0b101, 0b110, 0b100, 0b100]),
+    ('S', [0b011, 0b100, 0b010, 0b001, 0b110]),
     ('T', [0b111, 0b010, 0b010, 0b010, 0b010]),
     ('W', [0b101, 0b101, 0b111, 0b111, 0b101]),
     ('X', [0b101, 0b101, 0b010, 0b101, 0b101]),
     ('Y', [0b101, 0b101, 0b010, 0b010, 0b010]),
 ];
+
+/// The width of a line, in pixels.
+pub(super) fn width(text: &str) -> u32 {
+    text.chars().count() as u32 * 4 * DOT
+}
 
 /// Writes a line, in capitals, with its top left corner at `left`, `top`. Letters that the font lacks are left blank, and
 /// what does not fit into the picture is cut off.

@@ -33,6 +33,6 @@ pub use fit::{Background, fitted};
 pub use limits::Limits;
 pub use mask::mask_of_transparency;
 pub use png::encode_png;
-pub use sheet::contact_sheet;
+pub use sheet::{SHEET_COLUMNS, contact_sheet, shrunk};
 pub use thumbnail::thumbnail;
 pub use trim::{placed, trimmed};

@@ -10,19 +10,20 @@ use qwen_image::image_processor::{composite, lanczos};
 const CELL: u32 = 256;
 const GAP: u32 = 12;
 const SQUARE: u32 = 8;
-/// The number of pictures per row.
-const COLUMNS: usize = 6;
+/// The usual number of pictures per row.
+pub const SHEET_COLUMNS: usize = 6;
 
-/// Lays pictures out in rows on white, each shrunk to fit its cell, with a checkerboard behind transparent pixels. Below
+/// Lays pictures out in rows of `columns` on white, each shrunk to fit its cell, with a checkerboard behind transparent pixels. Below
 /// a picture is its caption, if there are `captions`.
 ///
 /// # Errors
 /// None in practice; only those of [`composite`].
-pub fn contact_sheet(pictures: &[RgbaImage], captions: &[String]) -> Result<RgbaImage, JobError> {
-    let pictures: Vec<RgbaImage> = pictures.iter().map(fit).collect();
-    let columns = pictures.len().min(COLUMNS);
-    let rows = pictures.len().div_ceil(COLUMNS);
-    let cell_width = pictures.iter().map(RgbaImage::width).max().unwrap_or(CELL);
+pub fn contact_sheet(pictures: &[RgbaImage], captions: &[String], columns: usize) -> Result<RgbaImage, JobError> {
+    let pictures: Vec<RgbaImage> = pictures.iter().map(|picture| shrunk(picture, CELL)).collect();
+    let columns = pictures.len().min(columns).max(1);
+    let rows = pictures.len().div_ceil(columns);
+    let captions_width = captions.iter().map(|text| caption::width(text)).max().unwrap_or(0);
+    let cell_width = pictures.iter().map(RgbaImage::width).max().unwrap_or(CELL).max(captions_width);
     let below = if captions.is_empty() { 0 } else { caption::HEIGHT };
     let cell_height = pictures.iter().map(RgbaImage::height).max().unwrap_or(CELL) + below;
     let side = |cells: usize, cell: u32| cells as u32 * (cell + GAP) + GAP;
@@ -31,9 +32,9 @@ pub fn contact_sheet(pictures: &[RgbaImage], captions: &[String]) -> Result<Rgba
         RgbaImage::from_pixel(side(columns, cell_width), side(rows, cell_height), Rgba([255, 255, 255, 255]));
     for (index, picture) in pictures.into_iter().enumerate() {
         let board = checkerboard(picture.width(), picture.height());
-        let x = side(index % COLUMNS, cell_width) + (cell_width - picture.width()) / 2;
-        let y = side(index / COLUMNS, cell_height) + (cell_height - below - picture.height()) / 2;
-        let bottom = side(index / COLUMNS + 1, cell_height) - GAP - caption::HEIGHT;
+        let x = side(index % columns, cell_width) + (cell_width - picture.width()) / 2;
+        let y = side(index / columns, cell_height) + (cell_height - below - picture.height()) / 2;
+        let bottom = side(index / columns + 1, cell_height) - GAP - caption::HEIGHT;
         if let Some(text) = captions.get(index) {
             caption::write(&mut sheet, x, bottom + 4, text);
         }
@@ -42,13 +43,13 @@ pub fn contact_sheet(pictures: &[RgbaImage], captions: &[String]) -> Result<Rgba
     Ok(sheet)
 }
 
-/// Shrinks a picture to the cell; a smaller picture is unchanged.
-fn fit(picture: &RgbaImage) -> RgbaImage {
-    let longest = picture.width().max(picture.height()).max(1);
-    if longest <= CELL {
+/// Shrinks a picture so that its longest side is at most `longest`; a smaller picture is unchanged.
+pub fn shrunk(picture: &RgbaImage, longest: u32) -> RgbaImage {
+    let side = picture.width().max(picture.height()).max(1);
+    if side <= longest {
         return picture.clone();
     }
-    let scaled = |side: u32| (u64::from(side) * u64::from(CELL) / u64::from(longest)).max(1) as u32;
+    let scaled = |length: u32| (u64::from(length) * u64::from(longest) / u64::from(side)).max(1) as u32;
     lanczos(picture, scaled(picture.width()), scaled(picture.height()))
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Epoch, Fidelity, JobId, JobRequest, Stage, request::Wire};
+use super::{Epoch, Fidelity, JobId, JobRequest, Stage, request::Wire, without_variant};
 
 /// `manifest.json`. If it exists, so does every file it names, complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -18,14 +18,18 @@ pub struct Manifest {
     pub created_at: String,
     #[schema(value_type = Wire)]
     pub request: JobRequest,
-    /// The seed that was used, even if the request had none.
+    /// The seed that was used, even if the request had none; of several variants, that of the first one.
     pub seed: u64,
+    /// The variants in order, if there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<VariantRecord>,
     /// The `resolution` of a decompose, even if the request had none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolution: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<Caption>,
-    /// How true the layers are to their picture. Absent for other kinds of jobs, and in older manifests.
+    /// How true the layers are to their picture; of several variants, those of the first one, and `quality` is `low` if that of
+    /// any is. Absent for other kinds of jobs, and in older manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
     pub models: Vec<ModelRecord>,
@@ -48,6 +52,16 @@ pub struct Manifest {
 pub struct Caption {
     pub text: String,
     pub tokens: u32,
+}
+
+/// One of several results that differ only by their seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VariantRecord {
+    /// From 1, as in its files.
+    pub variant: u32,
+    pub seed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<Fidelity>,
 }
 
 /// How a run of a model was sampled.
@@ -141,6 +155,8 @@ pub enum LayerRole {
     EditedLayer,
     Edited,
     Composite,
+    /// `variants.png`: all variants of a job on one picture.
+    ContactSheet,
 }
 
 /// A file of a result.
@@ -163,6 +179,12 @@ pub struct FileEntry {
     /// Where a trimmed layer belongs. Absent: the file is not trimmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
+    /// The variant that it is of, from 1. Absent in results without variants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<u32>,
+    /// The seed of its variant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 /// Where a trimmed layer belongs: its top left corner on the canvas, and the size of the canvas, in pixels.
@@ -214,8 +236,9 @@ impl FileEntry {
     }
 }
 
-/// The number in the name of a layer's file, edited or not.
+/// The number in the name of a layer's file, edited or not, of any variant.
 pub fn layer_number(file: &str) -> Option<u32> {
+    let file = without_variant(file);
     file.strip_prefix("edited-").unwrap_or(file).strip_prefix("layer-")?.strip_suffix(".png")?.parse().ok()
 }
 

@@ -24,6 +24,7 @@ mod start_time;
 mod state;
 mod task;
 mod trace;
+mod variants;
 
 pub use batch::BatchId;
 pub use cause::{Cause, lacks_open_files};
@@ -38,7 +39,7 @@ pub use kind::JobKind;
 pub use lora::{LoraParam, MOST_LORAS, steps_of};
 pub use manifest::{
     BoundingBox, Caption, DriftRecord, EditRecord, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord, Placement,
-    SamplingRecord, StageTiming, layer_number, usual_layer_name,
+    SamplingRecord, StageTiming, VariantRecord, layer_number, usual_layer_name,
 };
 pub use names::{PresetName, SamplerName};
 pub use objects::JobObjects;
@@ -56,3 +57,4 @@ pub use start_time::{StartTime, time_from_value};
 pub use state::{JobState, Progress, Stage};
 pub use task::Task;
 pub use trace::TraceContext;
+pub use variants::{CONTACT_SHEET, Seeds, VARIANTS, variant_file, without_variant};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    JobError, PresetName, SamplerName, Sampling,
+    JobError, PresetName, SamplerName, Sampling, Seeds,
     lora::{LoraParam, check_loras},
 };
 
@@ -148,6 +148,14 @@ pub struct DecomposeParams {
     /// Cuts each layer's file to its visible part. `placement` of the file then says where that is.
     #[serde(skip_serializing_if = "is_false")]
     pub trim: bool = false,
+    /// How many variants, 1 to 64: results that differ only by their seed, which is `seed`, `seed` + 1 and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 64)]
+    pub count: Option<u32> = None,
+    /// The seed of each variant, instead of `seed` and `count`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 64)]
+    pub seeds: Option<Vec<u64>> = None,
 }
 }
 
@@ -213,6 +221,14 @@ pub struct EditParams {
     /// Measure how far the edited picture moved against its source, and undo up to 3 % of shift and zoom.
     #[serde(skip_serializing_if = "is_on")]
     pub drift_guard: bool = true,
+    /// How many variants, 1 to 64: results that differ only by their seed, which is `seed`, `seed` + 1 and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 64)]
+    pub count: Option<u32> = None,
+    /// The seed of each variant, instead of `seed` and `count`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 64)]
+    pub seeds: Option<Vec<u64>> = None,
 }
 }
 
@@ -342,12 +358,17 @@ impl DecomposeParams {
         if let Some(least) = self.min_psnr.filter(|least| !MIN_PSNR.contains(least)) {
             return Err(JobError::invalid(format!("{at}.min_psnr"), format!("{least} is not between 0 and 100 dB")));
         }
+        self.seeds().check(at)?;
         validated(at, self.seed, self.options().check())
     }
 
     /// Whether it uses what version 1 of messages did not have.
     pub(super) fn is_of_version_3(&self) -> bool {
-        self.output_size.is_some() || self.min_psnr.is_some() || self.trim
+        self.output_size.is_some() || self.min_psnr.is_some() || self.trim || self.seeds().is_of_version_3()
+    }
+
+    pub fn seeds(&self) -> Seeds<'_> {
+        Seeds { seed: self.seed, count: self.count, seeds: self.seeds.as_deref() }
     }
 
     /// Whether layers that the model made of a picture are brought to its size.
@@ -369,7 +390,11 @@ impl EditParams {
     /// Whether it uses what version 2 of messages did not have.
     pub(super) fn is_of_version_3(&self) -> bool {
         let is_default = self.keep_rest == KeepRest::Off && self.drift_guard && self.alpha == AlphaMode::Keep;
-        self.region.is_some() || self.feather.is_some() || !is_default
+        self.region.is_some() || self.feather.is_some() || !is_default || self.seeds().is_of_version_3()
+    }
+
+    pub fn seeds(&self) -> Seeds<'_> {
+        Seeds { seed: self.seed, count: self.count, seeds: self.seeds.as_deref() }
     }
 
     /// The parameters for the library, without the instruction and the LoRAs.
@@ -413,6 +438,7 @@ impl EditParams {
             return Err(JobError::invalid(format!("{at}.region"), reason));
         }
         check_loras(self.loras.as_deref(), at)?;
+        self.seeds().check(at)?;
         validated(at, self.seed, self.options().check())
     }
 }
@@ -420,6 +446,12 @@ impl EditParams {
 impl WorkflowParams {
     pub(super) fn validate(&self, at: &str) -> Result<(), JobError> {
         self.decompose.validate(&format!("{at}.decompose"))?;
+        let variants = [("count", self.decompose.count.is_some()), ("seeds", self.decompose.seeds.is_some())];
+        if let Some((name, _)) = variants.into_iter().find(|(_, given)| *given) {
+            let reason =
+                "a workflow makes one result; make variants with a decompose, and edit the layers of the best one";
+            return Err(JobError::invalid(format!("{at}.decompose.{name}"), reason));
+        }
         for (index, edit) in self.edits.iter().enumerate() {
             let at = format!("{at}.edits[{index}]");
             if edit.layer == 0 || edit.layer > self.decompose.layers {

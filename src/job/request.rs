@@ -22,7 +22,7 @@ const LONGEST_TENANT: usize = 200;
 /// The newest version of messages. A message has the oldest one that knows its fields, so that workers of earlier
 /// versions of acetate take it, or leave it to others: version 2 added `preset`, `sampler`, `sigmas`, `step_cache`,
 /// `cfg_until` and `loras`; version 3 `input.mask`, `region`, `feather`, `keep_rest`, `drift_guard` and `alpha` of edits, and
-/// `output_size`, `min_psnr` and `trim` of a decompose.
+/// `output_size`, `min_psnr` and `trim` of a decompose, and `count` and `seeds` of both.
 pub const VERSION: u32 = 3;
 /// How many pictures an edit takes.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
@@ -134,15 +134,21 @@ impl JobRequest {
         Some(tenant).filter(|tenant| !tenant.is_empty())
     }
 
-    /// The seed of the job's noise.
+    /// The seed of the job's noise; of several variants, that of the first one.
     pub fn seed(&self) -> u64 {
-        let asked = match &self.task {
-            Task::Decompose(params) => params.seed,
-            Task::Edit(params) => params.seed,
-            Task::Workflow(params) => params.decompose.seed,
-            Task::Composite(_) => None,
+        self.seeds().first().copied().unwrap_or_else(|| self.id.default_seed())
+    }
+
+    /// The seed of each variant; there is at least one.
+    pub fn seeds(&self) -> Vec<u64> {
+        let (asked, seeds) = match &self.task {
+            Task::Decompose(params) => (params.seed, Some(params.seeds())),
+            Task::Edit(params) => (params.seed, Some(params.seeds())),
+            Task::Workflow(params) => (params.decompose.seed, None),
+            Task::Composite(_) => (None, None),
         };
-        asked.unwrap_or_else(|| self.id.default_seed())
+        let own = asked.unwrap_or_else(|| self.id.default_seed());
+        seeds.map_or_else(|| vec![own], |seeds| seeds.list(own))
     }
 
     /// Checks bounds and the number of inputs. Every way to submit a job calls this once.
@@ -353,7 +359,12 @@ mod tests {
         let found = (&params["preset"], &params["steps"], &params["sampler"], &params["step_cache"]);
         assert_eq!(found, (&json!("fast"), &json!(12), &json!("abm2"), &Value::Null));
         assert_eq!(written(json!({ "preset": "fast", "steps": 9 }))["params"]["steps"], 9);
-        for newer in [json!({ "output_size": "model" }), json!({ "min_psnr": 30.0 })] {
+        for newer in [
+            json!({ "output_size": "model" }),
+            json!({ "min_psnr": 30.0 }),
+            json!({ "count": 3 }),
+            json!({ "seeds": [7, 8] }),
+        ] {
             assert_eq!(written(newer)["version"], 3);
         }
         let adapted = written(json!({ "loras": [{ "name": "ink" }] }));
@@ -365,6 +376,13 @@ mod tests {
             (json!({ "step_cache": -1 }), "params.step_cache"),
             (json!({ "cfg_until": 1.5 }), "params.cfg_until"),
             (json!({ "min_psnr": 101 }), "params.min_psnr"),
+            (json!({ "count": 0 }), "params.count"),
+            (json!({ "count": 65 }), "params.count"),
+            (json!({ "seeds": [] }), "params.seeds"),
+            (json!({ "seeds": [7, 7] }), "params.seeds[1]"),
+            (json!({ "seeds": [7, -7] }), "params.seeds[1]"),
+            (json!({ "seeds": 7 }), "params.seeds"),
+            (json!({ "seeds": [7, 8], "count": 3 }), "params.count"),
             (json!({ "output_size": "large" }), "params.output_size"),
             (json!({ "loras": [{ "name": "ink" }, { "name": " " }] }), "params.loras[1].name"),
             (json!({ "loras": [{ "name": "ink", "strength": 101 }] }), "params.loras[0].strength"),

@@ -42,6 +42,13 @@ fn merge(params: &mut Map<String, Value>, changes: &Map<String, Value>) {
         let lightning = params.get("preset") == Some(&json!("lightning"));
         params.retain(|name, _| !OF_PRESETS.contains(&name.as_str()) || (name == "cfg_scale" && !lightning));
     }
+    // A list of seeds says how many variants there are, and their seeds.
+    let named = |name: &str| changes.get(name).is_some_and(|change| !change.is_null());
+    if named("seeds") {
+        params.retain(|name, _| !matches!(name.as_str(), "seed" | "count"));
+    } else if named("seed") || named("count") {
+        params.remove("seeds");
+    }
     for (name, change) in changes {
         match (params.get_mut(name), change) {
             (_, Value::Null) => drop(params.remove(name)),
@@ -91,6 +98,19 @@ mod tests {
         let job = request("decompose", json!({ "preset": "lightning" }));
         let params = rerun(&job, json!({ "preset": "exact", "steps": 9 })).unwrap();
         assert_eq!((&params["steps"], &params["cfg_scale"]), (&json!(9), &json!(4.0)));
+    }
+
+    #[test]
+    fn seeds_and_a_seed_replace_each_other() {
+        let params = |params: Value, changes: Value| rerun(&request("decompose", params), changes).unwrap();
+        let seeds = params(json!({ "seed": 7, "count": 3 }), json!({ "seeds": [1, 2] }));
+        assert_eq!((&seeds["seeds"], &seeds["seed"], seeds.get("count")), (&json!([1, 2]), &json!(null), None));
+        let one = params(json!({ "seeds": [1, 2] }), json!({ "seed": 7 }));
+        assert_eq!((one.get("seeds"), &one["seed"]), (None, &json!(7)));
+        let counted = params(json!({ "seed": 7 }), json!({ "count": 3 }));
+        assert_eq!((&counted["seed"], &counted["count"]), (&json!(7), &json!(3)));
+        let same = params(json!({ "seeds": [1, 2] }), json!({ "steps": 9 }));
+        assert_eq!(same["seeds"], json!([1, 2]));
     }
 
     #[test]

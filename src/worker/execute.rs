@@ -11,6 +11,7 @@ use std::{
 
 use ::image::RgbaImage;
 use qwen_image::image_processor::{self, Mask};
+use tokio::sync::mpsc::Sender;
 
 use super::{
     JobControl, Worker,
@@ -18,14 +19,15 @@ use super::{
     inputs::{Pictures, blocking, count},
     mask::edit_mask,
     progress::Timings,
+    publish::Png,
     source_size,
     spans::EngineSpans,
 };
 use crate::{
-    engine::{Outcome, ProgressFn, Work},
+    engine::{Outcome, ProgressFn, SeedOutput, Work},
     job::{
         Caption, DecomposeParams, EditParams, EditRecord, Fidelity, Inputs, JobError, JobId, JobRequest, KeepRest,
-        LayerRole, ModelRecord, SamplingRecord, Stage, StageTiming, Task, WorkflowParams,
+        LayerRole, ModelRecord, SamplingRecord, Stage, StageTiming, Task, VariantRecord, WorkflowParams,
     },
     trace,
 };
@@ -36,6 +38,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub(super) struct Made {
     pub pictures: Vec<OutputPicture>,
+    /// Those that are encoded already.
+    pub pngs: Vec<Png>,
+    pub variants: Vec<VariantRecord>,
     /// Whether files of layers are cut to what is visible of them.
     pub trim: bool,
     /// For each layer its name, if it is clear.
@@ -70,11 +75,18 @@ pub(super) async fn execute(
     job.made.trim = request.task.trims();
     let Inputs { image, references, layers: _, mask } = pictures.inputs;
     let image = image.ok_or_else(|| JobError::invalid("input", "names no picture"));
+    let seeds = request.seeds();
     match &request.task {
+        Task::Decompose(params) if seeds.len() > 1 => job.decompose_variants(image?, params, &seeds).await?,
         Task::Decompose(params) => job.decompose(image?, params, seed).await?,
         Task::Edit(params) => {
             let image = image?;
             let mask = job.mask(request, params, image.dimensions(), mask).await?;
+            if seeds.len() > 1 {
+                job.edit_variants(image, references, mask, params.clone(), &seeds).await?;
+                job.made.timings = job.timings.into_vec();
+                return Ok(job.made);
+            }
             let edited = job.edit(image, references, mask, params.clone(), seed).await?;
             job.add("edited.png".to_owned(), LayerRole::Edited, edited);
         }
@@ -88,12 +100,12 @@ pub(super) async fn execute(
     Ok(job.made)
 }
 
-struct Execution<'a> {
-    worker: &'a Worker,
-    control: &'a JobControl,
+pub(super) struct Execution<'a> {
+    pub worker: &'a Worker,
+    pub control: &'a JobControl,
     id: JobId,
-    made: Made,
-    timings: Timings,
+    pub made: Made,
+    pub timings: Timings,
 }
 
 impl Execution<'_> {
@@ -103,18 +115,11 @@ impl Execution<'_> {
         let source = Arc::new(blocking(move || Ok(image_processor::without_hidden(image))).await?);
         let (image, params) = ((*source).clone(), params.clone());
         let images = self.engine(Work::Decompose { image, params: params.clone(), seed }).await?;
-        let wanted = params.layers as usize + 1;
-        if images.len() != wanted {
-            let reason = format!("returned {} pictures instead of {wanted}", images.len());
-            return Err(JobError::device("engine", reason));
-        }
+        check_layers(&images, &params)?;
         let (images, fidelity) =
             self.composing(params.layers as usize, move || source_size::refine(&source, images, &params)).await?;
         self.made.fidelity = Some(fidelity);
-        for (index, image) in images.into_iter().enumerate() {
-            let role = if index == 0 { LayerRole::Regenerated } else { LayerRole::Layer };
-            self.add(format!("layer-{index:02}.png"), role, image);
-        }
+        self.made.pictures.extend(layer_pictures(images));
         Ok(())
     }
 
@@ -141,21 +146,10 @@ impl Execution<'_> {
         seed: u64,
     ) -> Result<RgbaImage, JobError> {
         let seed = params.seed.unwrap_or(seed);
-        // Where the source's pixels are put back, those under an alpha of 0 are, too.
-        let keeps = mask.is_some() || params.keep_rest == KeepRest::Auto;
-        let (kept, image, references) = blocking(move || {
-            let kept = keeps.then(|| image.clone());
-            let references = references.into_iter().map(image_processor::with_continued_colors).collect();
-            Ok((kept, image_processor::with_continued_colors(image), references))
-        })
-        .await?;
-        let mut edited = one(self.engine(Work::Edit { image, references, mask, params, seed }).await?)?;
-        let Some(kept) = kept.filter(|kept| kept.dimensions() == edited.dimensions()) else { return Ok(edited) };
-        blocking(move || {
-            image_processor::put_back_hidden(&mut edited, &kept);
-            Ok(edited)
-        })
-        .await
+        let keeps = keeps_hidden(&params, mask.as_ref());
+        let EditPictures { kept, image, references } = prepared(image, references, keeps).await?;
+        let edited = one(self.engine(Work::Edit { image, references, mask, params, seed }).await?)?;
+        blocking(move || Ok(with_hidden(edited, kept.as_ref()))).await
     }
 
     /// `work` makes the composite of `layers` pictures.
@@ -205,30 +199,45 @@ impl Execution<'_> {
     }
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {
-        let Outcome { images, layer_names, caption, notes, resolution, edit, model, sampling, device, timings } =
-            self.in_turn(work).await?;
-        self.made.caption = self.made.caption.take().or(caption);
-        self.made.resolution = self.made.resolution.or(resolution);
-        if !layer_names.is_empty() {
-            self.made.layer_names = layer_names;
+        let mut outcome = self.in_turn(work, None).await?;
+        self.made.caption = self.made.caption.take().or(outcome.caption.take());
+        self.made.resolution = self.made.resolution.or(outcome.resolution);
+        if !outcome.layer_names.is_empty() {
+            self.made.layer_names = std::mem::take(&mut outcome.layer_names);
         }
+        self.made.sampling.extend(outcome.sampling.take());
+        self.made.edits.extend(outcome.edit);
+        let images = std::mem::take(&mut outcome.images);
+        self.note_outcome(outcome);
+        Ok(images)
+    }
+
+    /// Records what a call used.
+    pub fn note_outcome(&mut self, outcome: Outcome) {
+        let Outcome { notes, model, device, timings, .. } = outcome;
+        self.note(notes);
+        if !self.made.models.contains(&model) {
+            self.made.models.push(model);
+        }
+        self.made.device = Some(device);
+        self.timings.merge(timings);
+    }
+
+    pub fn note(&mut self, notes: Vec<String>) {
         for note in notes {
             if !self.made.notes.contains(&note) {
                 self.made.notes.push(note);
             }
         }
-        if !self.made.models.contains(&model) {
-            self.made.models.push(model);
-        }
-        self.made.sampling.push(sampling);
-        self.made.edits.extend(edit);
-        self.made.device = Some(device);
-        self.timings.merge(timings);
-        Ok(images)
     }
 
-    /// A job that waits for the device can be cancelled at once; one that is running stops within a step.
-    async fn in_turn(&self, work: Work) -> Result<Outcome, JobError> {
+    /// A job that waits for the device can be cancelled at once; one that is running stops within a step. A call with several
+    /// seeds sends its outputs.
+    pub async fn in_turn(
+        &self,
+        work: Work,
+        seeds: Option<(Vec<u64>, Sender<SeedOutput>)>,
+    ) -> Result<Outcome, JobError> {
         let began = Arc::new(AtomicBool::new(false));
         let mut progress = self.progress();
         let (told, spans) = (began.clone(), EngineSpans::here());
@@ -243,8 +252,15 @@ impl Execution<'_> {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
+        let (engine, cancel) = (&self.worker.engine, self.control.cancel.clone());
+        let run = async {
+            match seeds {
+                Some((seeds, each)) => engine.run_seeds(work, seeds, each, cancel, progress).await,
+                None => engine.run(work, cancel, progress).await,
+            }
+        };
         let outcome = tokio::select! {
-            outcome = self.worker.engine.run(work, self.control.cancel.clone(), progress) => outcome,
+            outcome = run => outcome,
             () = cancelled => Err(JobError::Cancelled),
         };
         spans.end(&outcome);
@@ -262,12 +278,61 @@ impl Execution<'_> {
         })
     }
 
-    fn add(&mut self, name: String, role: LayerRole, image: RgbaImage) {
+    pub fn add(&mut self, name: String, role: LayerRole, image: RgbaImage) {
         self.made.pictures.push(OutputPicture { name, role, image });
     }
 }
 
-fn one(images: Vec<RgbaImage>) -> Result<RgbaImage, JobError> {
+/// Whether the colors under an alpha of 0 are put back, as other pixels of the source are.
+pub(super) fn keeps_hidden(params: &EditParams, mask: Option<&Mask>) -> bool {
+    mask.is_some() || params.keep_rest == KeepRest::Auto
+}
+
+/// The pictures of an edit, without what stands under alpha 0.
+pub(super) struct EditPictures {
+    /// The picture as it was, if anything of it is put back.
+    pub kept: Option<RgbaImage>,
+    pub image: RgbaImage,
+    pub references: Vec<RgbaImage>,
+}
+
+pub(super) async fn prepared(
+    image: RgbaImage,
+    references: Vec<RgbaImage>,
+    keeps: bool,
+) -> Result<EditPictures, JobError> {
+    blocking(move || {
+        let kept = keeps.then(|| image.clone());
+        let references = references.into_iter().map(image_processor::with_continued_colors).collect();
+        Ok(EditPictures { kept, image: image_processor::with_continued_colors(image), references })
+    })
+    .await
+}
+
+pub(super) fn with_hidden(mut edited: RgbaImage, kept: Option<&RgbaImage>) -> RgbaImage {
+    if let Some(kept) = kept.filter(|kept| kept.dimensions() == edited.dimensions()) {
+        image_processor::put_back_hidden(&mut edited, kept);
+    }
+    edited
+}
+
+pub(super) fn check_layers(images: &[RgbaImage], params: &DecomposeParams) -> Result<(), JobError> {
+    let wanted = params.layers as usize + 1;
+    if images.len() == wanted {
+        return Ok(());
+    }
+    Err(JobError::device("engine", format!("returned {} pictures instead of {wanted}", images.len())))
+}
+
+/// The files of a decompose.
+pub(super) fn layer_pictures(images: Vec<RgbaImage>) -> impl Iterator<Item = OutputPicture> {
+    images.into_iter().enumerate().map(|(index, image)| {
+        let role = if index == 0 { LayerRole::Regenerated } else { LayerRole::Layer };
+        OutputPicture { name: format!("layer-{index:02}.png"), role, image }
+    })
+}
+
+pub(super) fn one(images: Vec<RgbaImage>) -> Result<RgbaImage, JobError> {
     <[RgbaImage; 1]>::try_from(images).map(|[image]| image).map_err(|images| {
         let reason = format!("returned {} pictures instead of one", images.len());
         JobError::device("engine", reason)

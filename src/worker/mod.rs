@@ -20,6 +20,7 @@ mod replies;
 mod restored;
 mod spans;
 mod stop;
+mod variants;
 
 mod backoff;
 mod consumer_loop;

@@ -16,7 +16,10 @@ use super::{
 use crate::{
     database::{JobRow, Published},
     image,
-    job::{BoundingBox, FileEntry, JobError, LayerRole, Manifest, Placement, Stage, layer_number, usual_layer_name},
+    job::{
+        BoundingBox, FileEntry, JobError, LayerRole, Manifest, Placement, Stage, layer_number, usual_layer_name,
+        variant_file,
+    },
     store::{MANIFEST, ObjectKey, Store, Stored},
 };
 
@@ -31,18 +34,36 @@ pub(super) struct Png {
     bounding_box: BoundingBox,
     placement: Option<Placement>,
     layer_name: Option<String>,
+    /// Its number and its seed.
+    variant: Option<(u32, u64)>,
     bytes: Vec<u8>,
 }
 
 /// Encodes the pictures in parallel and frees their pixels. Layers are cut to what is visible of them, if that is asked for.
 pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<Png>, JobError> {
-    let (pictures, trim, names) =
-        (std::mem::take(&mut made.pictures), made.trim, std::mem::take(&mut made.layer_names));
+    let (pictures, names) = (std::mem::take(&mut made.pictures), std::mem::take(&mut made.layer_names));
+    let mut pngs = std::mem::take(&mut made.pngs);
     let total = count(pictures.len());
     reporter.at(Stage::EncodePng, 0, total);
+    let mut done = 0;
+    let encoded = encode_pictures(pictures, made.trim, &names, || {
+        done += 1;
+        reporter.at(Stage::EncodePng, done, total);
+    });
+    pngs.extend(encoded.await?);
+    Ok(pngs)
+}
+
+/// The same for some of a job's pictures; `each` is called for each one that is done.
+pub(super) async fn encode_pictures(
+    pictures: Vec<OutputPicture>,
+    trim: bool,
+    names: &[Option<String>],
+    mut each: impl FnMut(),
+) -> Result<Vec<Png>, JobError> {
     let mut tasks = JoinSet::new();
     for (index, OutputPicture { name, role, image }) in pictures.into_iter().enumerate() {
-        let layer_name = layer_name(&name, role, &names);
+        let layer_name = layer_name(&name, role, names);
         tasks.spawn_blocking(move || {
             let is_trimmed = trim && matches!(role, LayerRole::Layer | LayerRole::EditedLayer);
             let (image, placement) = match is_trimmed.then(|| image::trimmed(&image)) {
@@ -51,17 +72,25 @@ pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<P
             };
             let bytes = image::encode_png(&image)?;
             let ((width, height), bounding_box) = (image.dimensions(), image::bounding_box(&image));
-            Ok::<_, JobError>((index, Png { name, role, width, height, bounding_box, placement, layer_name, bytes }))
+            let png = Png { name, role, width, height, bounding_box, placement, layer_name, variant: None, bytes };
+            Ok::<_, JobError>((index, png))
         });
     }
     let mut pngs = Vec::with_capacity(tasks.len());
     while let Some(done) = tasks.join_next().await {
         let failed = |error| JobError::device("cpu", format!("PNG encoder ended: {error}"));
         pngs.push(done.map_err(failed)??);
-        reporter.at(Stage::EncodePng, count(pngs.len()), total);
+        each();
     }
     pngs.sort_by_key(|(index, _)| *index);
     Ok(pngs.into_iter().map(|(_, png)| png).collect())
+}
+
+impl Png {
+    /// Makes it the file of a variant.
+    pub(super) fn of_variant(self, variant: u32, seed: u64) -> Self {
+        Self { name: variant_file(variant, &self.name), variant: Some((variant, seed)), ..self }
+    }
 }
 
 /// The name of a layer for people.
@@ -95,12 +124,14 @@ pub(super) async fn store(
 }
 
 async fn store_one(worker: &Worker, results: &Store, row: &JobRow, png: Png) -> Result<FileEntry, JobError> {
-    let Png { name, role, width, height, bounding_box, placement, layer_name, bytes } = png;
+    let Png { name, role, width, height, bounding_box, placement, layer_name, variant, bytes } = png;
     let stored = results.put(ObjectKey::new(row.id(), row.epoch, &name)?, bytes).await?;
     results.verify(&stored).await?;
     worker.options.failpoint.at(Point::Put, Some(row.id()));
     let Stored { size, sha256, .. } = stored;
-    Ok(FileEntry { name, role, width, height, size, sha256, bounding_box: Some(bounding_box), placement, layer_name })
+    let (variant, seed) = variant.unzip();
+    let bounding_box = Some(bounding_box);
+    Ok(FileEntry { name, role, width, height, size, sha256, bounding_box, placement, layer_name, variant, seed })
 }
 
 /// Writes the manifest. Every file that it names exists and is verified.
@@ -121,6 +152,7 @@ pub(super) async fn manifest(
         created_at: Timestamp::now().to_string(),
         request: row.request.clone(),
         seed: row.request.seed(),
+        variants: made.variants,
         resolution: made.resolution,
         caption: made.caption,
         fidelity: made.fidelity.clone(),

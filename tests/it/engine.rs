@@ -14,6 +14,7 @@ use qwen_image::{
     Conditioning, DeviceChoice, ImageProcessorBackend, Limits, PipelineOptions, TextPositions,
     hub::{HubConfig, ModelRef, Small, Surroundings},
 };
+use tokio::sync::mpsc;
 
 use crate::common;
 
@@ -334,4 +335,60 @@ async fn nan_latents_fail_with_their_own_code() {
     let error = run(&engine, decompose(4)).await.unwrap_err();
     assert_eq!(error.to_string(), "the latents became NaN or infinite at step 1; no picture was written");
     assert_eq!(error.code(), "non_finite");
+}
+
+#[tokio::test]
+async fn several_seeds_share_what_is_encoded_and_the_progress() {
+    let engine = Engine::start(&config(&golden("checkpoints/layered"))).unwrap();
+    let alone = run(&engine, decompose(2)).await.unwrap();
+    let (seen, (each, mut outputs)) = (Arc::new(Mutex::new(Vec::new())), mpsc::channel(1));
+    let told = seen.clone();
+    let progress: ProgressFn = Box::new(move |stage, step, steps| told.lock().unwrap().push((stage, step, steps)));
+    let run = engine.run_seeds(decompose(2), vec![3, 1, 2], each, CancelToken::default(), progress);
+    let collected = async {
+        let mut all = Vec::new();
+        while let Some(output) = outputs.recv().await {
+            all.push(output);
+        }
+        all
+    };
+    let (outcome, all) = tokio::join!(run, collected);
+    assert!(outcome.unwrap().images.is_empty());
+    assert_eq!(all.iter().map(|output| output.seed).collect::<Vec<_>>(), [3, 1, 2]);
+    assert_eq!(all[1].images, alone.images);
+    assert_ne!(all[0].images, alone.images);
+    let seen = seen.lock().unwrap();
+    let of =
+        |wanted: Stage| seen.iter().filter(move |(stage, ..)| *stage == wanted).map(|(_, step, steps)| (*step, *steps));
+    for once in [Stage::TextEncode, Stage::VaeEncode] {
+        assert_eq!(of(once).filter(|at| *at == (0, 0)).count(), 1, "{once:?}");
+    }
+    let denoise: Vec<_> = of(Stage::Denoise).skip(1).collect();
+    assert!(denoise.iter().all(|(_, steps)| *steps == 6) && denoise.is_sorted(), "{denoise:?}");
+    assert_eq!((denoise.last(), of(Stage::VaeDecode).next_back()), (Some(&(6, 6)), Some((9, 9))));
+}
+
+#[tokio::test]
+async fn several_seeds_are_cancelled_between_and_within_their_runs() {
+    let engine = Engine::start(&config(&golden("checkpoints/layered"))).unwrap();
+    for (stage, at) in [(Stage::Denoise, 3), (Stage::VaeDecode, 4)] {
+        let (each, mut outputs) = mpsc::channel(8);
+        let cancel = CancelToken::default();
+        let stop = cancel.clone();
+        let progress: ProgressFn = Box::new(move |now, step, _| {
+            if (now, step) == (stage, at) {
+                stop.cancel();
+            }
+        });
+        let error = engine.run_seeds(decompose(2), vec![3, 1, 2], each, cancel, progress).await.unwrap_err();
+        assert!(matches!(error, JobError::Cancelled), "{error}");
+        let made = std::iter::from_fn(|| outputs.try_recv().ok()).count();
+        assert_eq!(made, usize::from(stage == Stage::VaeDecode));
+    }
+    // Nobody waits for the outputs.
+    let (each, outputs) = mpsc::channel(1);
+    drop(outputs);
+    let error = engine.run_seeds(decompose(1), vec![1, 2], each, CancelToken::default(), silent()).await.unwrap_err();
+    assert!(matches!(error, JobError::Cancelled), "{error}");
+    run(&engine, decompose(1)).await.unwrap();
 }

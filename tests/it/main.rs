@@ -25,4 +25,5 @@ mod quality;
 mod services;
 mod small_models;
 mod trim;
+mod variants;
 mod weights;

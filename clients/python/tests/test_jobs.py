@@ -47,6 +47,21 @@ def test_an_edit_keeps_the_size_and_the_alpha_of_a_layer(client: Client, layers:
     assert client.composite(new).size == (128, 128)
 
 
+def test_variants_are_results_of_one_job(client: Client, picture: Image.Image, layers: Layers) -> None:
+    made = client.decompose_variants(picture, "x", seeds=[7, 3], layers=2, steps=2)
+    assert (len(made), made.seeds, made.sheet.name) == (2, (7, 3), "variants.png")
+    alone = client.decompose(picture, "x", seed=3, layers=2, steps=2)
+    assert [one.png for one in made[1]] == [one.png for one in alone]
+    assert (made[1].seed, made[1].fidelity) == (3, alone.fidelity)
+    edits = client.edit_variants(layers[1], "Make it red", count=2, seed=5, steps=1)
+    assert (edits.seeds, [one.size for one in edits]) == ((5, 6), [layers[1].size] * 2)
+    # A layer of a variant is a picture of the server.
+    assert client.edit_layer(made[1][2], "Make it red", steps=1).size == made[1][2].size
+    with pytest.raises(InvalidRequest) as refused:
+        client.decompose_variants(picture, count=65)
+    assert refused.value.field == "params.count"
+
+
 def test_a_workflow_has_the_layers_before_and_after(client: Client) -> None:
     result = client.workflow(
         EXAMPLES / "scene.png",

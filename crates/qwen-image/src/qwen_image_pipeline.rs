@@ -1,6 +1,6 @@
 //! The main type of the library: both models, loaded on first use.
 
-use std::path::PathBuf;
+use std::{ops::ControlFlow, path::PathBuf};
 
 use ::image::RgbaImage;
 
@@ -188,6 +188,37 @@ impl QwenImagePipeline {
         })
     }
 
+    /// [`Self::decompose_with`] once for each seed, with one load of the model and one encoding of the prompt and the
+    /// picture. `options.seed` has no effect. `each` gets the outputs in order, as they are decoded; if it breaks, the
+    /// call ends with [`Error::Cancelled`]. With the same seed, an output is the same as alone.
+    ///
+    /// # Errors
+    /// Like [`Self::decompose_with`]; also if there are no seeds.
+    pub fn decompose_seeds(
+        &mut self,
+        image: &RgbaImage,
+        options: &DecomposeOptions,
+        seeds: &[u64],
+        callbacks: &mut Callbacks<'_>,
+        mut each: impl FnMut(DecomposeOutput) -> ControlFlow<()>,
+    ) -> Result<Used, Error> {
+        let wanted = self.wanted(PipelineKind::Layered, options.loras.as_deref(), options.lightning);
+        // A call that is repeated because the memory was full goes on after what it made.
+        let mut made = 0;
+        let run = |pipeline: &LoadedPipeline, callbacks: &mut Callbacks<'_>| match pipeline {
+            LoadedPipeline::Layered(layered) => {
+                let rest = &seeds[made..];
+                let mut each = |output| {
+                    made += 1;
+                    each(output)
+                };
+                layered.run_seeds(image, options, rest, callbacks, &mut each).map(Some)
+            }
+            LoadedPipeline::EditPlus(_) => Ok(None),
+        };
+        Ok(self.call(&wanted, callbacks, run)?.1)
+    }
+
     /// Edits one layer by an instruction. The model sees its colors. Its alpha and its size are kept exactly, unless
     /// `options.output_size` is [`crate::OutputSize::Model`].
     ///
@@ -220,6 +251,35 @@ impl QwenImagePipeline {
             LoadedPipeline::EditPlus(edit) => edit.run(inputs, instruction, options, seed, callbacks).map(Some),
             LoadedPipeline::Layered(_) => Ok(None),
         })
+    }
+
+    /// [`Self::edit_with`] once for each seed, as [`Self::decompose_seeds`].
+    ///
+    /// # Errors
+    /// Like [`Self::edit_with`]; also if there are no seeds.
+    pub fn edit_seeds(
+        &mut self,
+        inputs: EditInputs<'_>,
+        instruction: &str,
+        options: &EditOptions,
+        seeds: &[u64],
+        callbacks: &mut Callbacks<'_>,
+        mut each: impl FnMut(EditOutput) -> ControlFlow<()>,
+    ) -> Result<Used, Error> {
+        let wanted = self.wanted(PipelineKind::EditPlus, options.loras.as_deref(), options.lightning);
+        let mut made = 0;
+        let run = |pipeline: &LoadedPipeline, callbacks: &mut Callbacks<'_>| match pipeline {
+            LoadedPipeline::EditPlus(edit) => {
+                let rest = &seeds[made..];
+                let mut each = |output| {
+                    made += 1;
+                    each(output)
+                };
+                edit.run_seeds(inputs, instruction, options, rest, callbacks, &mut each).map(Some)
+            }
+            LoadedPipeline::Layered(_) => Ok(None),
+        };
+        Ok(self.call(&wanted, callbacks, run)?.1)
     }
 
     /// Composites layers of one size, back to front.
@@ -293,12 +353,12 @@ impl QwenImagePipeline {
         &mut self,
         wanted: &Wanted<'_>,
         callbacks: &mut Callbacks<'_>,
-        run: impl Fn(&LoadedPipeline, &mut Callbacks<'_>) -> Result<Option<T>, PipelineError>,
+        mut run: impl FnMut(&LoadedPipeline, &mut Callbacks<'_>) -> Result<Option<T>, PipelineError>,
     ) -> Result<(T, Used), Error> {
-        match self.call_once(wanted, callbacks, &run) {
+        match self.call_once(wanted, callbacks, &mut run) {
             Err(Error::OutOfMemory { device, source }) if self.cache.shrink() => {
                 tracing::warn!(device, reason = %source, "out of memory; retrying with more of the model offloaded");
-                match self.call_once(wanted, callbacks, &run) {
+                match self.call_once(wanted, callbacks, &mut run) {
                     Ok((made, mut used)) => {
                         used.notes.push(format!(
                             "{device} ran out of memory; the job was repeated with more of the model offloaded"
@@ -319,7 +379,7 @@ impl QwenImagePipeline {
         &mut self,
         wanted: &Wanted<'_>,
         callbacks: &mut Callbacks<'_>,
-        run: &impl Fn(&LoadedPipeline, &mut Callbacks<'_>) -> Result<Option<T>, PipelineError>,
+        run: &mut impl FnMut(&LoadedPipeline, &mut Callbacks<'_>) -> Result<Option<T>, PipelineError>,
     ) -> Result<(T, Used), Error> {
         if callbacks.is_cancelled() {
             return Err(Error::Cancelled);

@@ -173,7 +173,7 @@ fn parameters(kind: JobKind) -> Vec<&'static str> {
     }
 }
 
-const DECOMPOSE: [&str; 11] = [
+const DECOMPOSE: [&str; 13] = [
     "prompt",
     "layers",
     "resolution",
@@ -184,9 +184,11 @@ const DECOMPOSE: [&str; 11] = [
     "steps",
     "cfg_scale",
     "seed",
+    "count",
+    "seeds",
     "negative_prompt",
 ];
-const EDIT: [&str; 12] = [
+const EDIT: [&str; 14] = [
     "instruction",
     "mask",
     "region",
@@ -198,6 +200,8 @@ const EDIT: [&str; 12] = [
     "steps",
     "cfg_scale",
     "seed",
+    "count",
+    "seeds",
     "negative_prompt",
 ];
 const WORKFLOW: [&str; 2] = ["decompose", "edits"];

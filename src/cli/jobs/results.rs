@@ -4,6 +4,7 @@
 //! same content are one job, and each has its line.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufWriter, Write},
     path::PathBuf,
@@ -14,7 +15,13 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     app::Submitter,
-    cli::{Failure, global::GlobalArgs, output, view::JobView, watch::no_such_batch},
+    cli::{
+        Failure,
+        global::GlobalArgs,
+        output,
+        view::{JobView, OutputView},
+        watch::no_such_batch,
+    },
     database::{DatasetJob, JobRow},
     job::{BatchId, JobError, JobRequest, JobState, LayerRole, Task},
     store::io_error,
@@ -107,14 +114,25 @@ fn line(
     let seed = row.request.seed();
     let roles: Vec<_> = row.published.iter().flat_map(|result| &result.files).map(|file| file.role).collect();
     let view = JobView::new(row, &submitter.stores)?;
-    let of = |wanted: LayerRole| -> Vec<&str> {
-        view.outputs
-            .iter()
-            .zip(&roles)
-            .filter(|(_, role)| **role == wanted)
-            .map(|(file, _)| file.url.as_str())
-            .collect()
+    let of_variant = |wanted: LayerRole, variant: u32| -> Vec<&str> {
+        let has = |file: &OutputView| file.variant.is_none_or(|number| number == variant);
+        let found = view.outputs.iter().zip(&roles).filter(|(file, role)| **role == wanted && has(file));
+        found.map(|(file, _)| file.url.as_str()).collect()
     };
+    // The columns of pictures have those of the first variant.
+    let of = |wanted: LayerRole| of_variant(wanted, 1);
+    let seeds: BTreeMap<u32, Option<u64>> =
+        view.outputs.iter().filter_map(|file| Some((file.variant?, file.seed))).collect();
+    let variants: Vec<Value> = seeds
+        .into_iter()
+        .map(|(variant, seed)| {
+            json!({
+                "variant": variant, "seed": seed, "layers": of_variant(LayerRole::Layer, variant),
+                "regenerated": of_variant(LayerRole::Regenerated, variant).first(),
+                "edited": of_variant(LayerRole::Edited, variant).first(),
+            })
+        })
+        .collect();
     Ok(json!({
         "row": number,
         "id": view.id,
@@ -129,6 +147,7 @@ fn line(
         "edited": of(LayerRole::Edited).first(),
         "edited_layers": of(LayerRole::EditedLayer),
         "composite": of(LayerRole::Composite).first(),
+        "variants": variants,
         "quality": view.fidelity.as_ref().and_then(|fidelity| fidelity.quality),
         "fidelity": view.fidelity,
         "manifest": view.manifest,

@@ -13,7 +13,7 @@ use crate::{
     cli::{
         Failure,
         global::GlobalArgs,
-        params::{DecomposeFlags, SamplingFlags},
+        params::{DecomposeFlags, SamplingFlags, VariantFlags},
     },
     config::Flag,
     image::ExportFormat,
@@ -42,6 +42,8 @@ pub struct DecomposeArgs {
     model: ModelFlags,
     #[command(flatten)]
     params: DecomposeFlags,
+    #[command(flatten)]
+    variants: VariantFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
 }
@@ -75,7 +77,7 @@ impl DecomposeArgs {
     pub fn run(mut self, global: &GlobalArgs) -> Result<(), Failure> {
         let mut loaded = global.load(self.model.settings())?;
         self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
-        let params = self.params.over(&self.sampling, &loaded.config.qwen_image);
+        let params = self.variants.of_decompose(self.params.over(&self.sampling, &loaded.config.qwen_image));
         if are_many(&self.images) || self.export.is_some() {
             let Self { images, job: flags, export, .. } = self;
             return drive_many(global, &loaded, Many { task: Task::Decompose(params), images, flags, export });

@@ -12,7 +12,7 @@ use crate::{
     cli::{
         Failure,
         global::GlobalArgs,
-        params::{EditFlags, SamplingFlags},
+        params::{EditFlags, SamplingFlags, VariantFlags},
     },
     job::{Inputs, JobKind, Task},
 };
@@ -47,6 +47,8 @@ pub struct EditArgs {
     #[command(flatten)]
     params: EditFlags,
     #[command(flatten)]
+    variants: VariantFlags,
+    #[command(flatten)]
     sampling: SamplingFlags,
 }
 
@@ -60,6 +62,7 @@ impl EditArgs {
         self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
         let mask = self.params.mask().map(input).transpose()?;
         let params = self.params.over(self.instruction, &self.sampling, &loaded.config.qwen_image);
+        let params = self.variants.of_edit(params);
         let pictures = self.images.iter().map(|image| input(image)).collect::<Result<_, _>>()?;
         let inputs = Inputs { mask, ..Inputs::named(JobKind::Edit, pictures) };
         drive(global, loaded, LocalJob { task: Task::Edit(params), inputs, flags: self.job })

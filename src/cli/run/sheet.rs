@@ -13,6 +13,8 @@ use crate::{
 /// Writes the input, the layers and the result side by side, on a checkerboard where they are transparent. Below the
 /// layers is how much they cover, below their composite how true it is to the input.
 ///
+/// Of a job with variants, it is a copy of their contact sheet.
+///
 /// `folder` holds the files that the manifest names. An input that is a layer of an earlier job is not shown.
 pub async fn write(
     path: &Path,
@@ -21,6 +23,10 @@ pub async fn write(
     folder: &Path,
     manifest: &Manifest,
 ) -> Result<(), JobError> {
+    if let Some(sheet) = manifest.files.iter().find(|file| file.role == LayerRole::ContactSheet) {
+        let all = folder.join(&sheet.name);
+        return fs::copy(&all, path).map(drop).map_err(|error| io_error(path, "write the sheet", error));
+    }
     let (mut pictures, mut captions) = (Vec::new(), Vec::new());
     let size = |picture: &RgbaImage| format!("{}x{}", picture.width(), picture.height());
     for input in manifest.request.inputs.iter() {
@@ -47,7 +53,7 @@ pub async fn write(
         captions.push(manifest.fidelity.as_ref().map(recomposed).unwrap_or_default());
         pictures.push(qwen_image::image_processor::composite(&layers)?);
     }
-    let bytes = image::encode_png(&image::contact_sheet(&pictures, &captions)?)?;
+    let bytes = image::encode_png(&image::contact_sheet(&pictures, &captions, image::SHEET_COLUMNS)?)?;
     fs::write(path, bytes).map_err(|error| io_error(path, "write the sheet", error))
 }
 

@@ -42,7 +42,8 @@ pub fn print(finished: &FinishedJob<'_>) -> Result<(), Failure> {
         output::line(&line)?;
     }
     if !manifest.models.is_empty() {
-        output::line(&format!("seed      {}", manifest.seed))?;
+        let seeds: Vec<String> = manifest.request.seeds().iter().map(u64::to_string).collect();
+        output::line(&format!("seed      {}", seeds.join(", ")))?;
     }
     output::line(&format!("device    {}", manifest.device))?;
     let seconds: f64 = manifest.timings.iter().map(|timing| timing.seconds).sum();
@@ -78,5 +79,6 @@ fn meaning(file: &FileEntry) -> Cow<'_, str> {
         LayerRole::EditedLayer => "the layer after its edit",
         LayerRole::Edited => "the edited picture",
         LayerRole::Composite => "the composite of the layers",
+        LayerRole::ContactSheet => "all variants on one picture",
     })
 }

@@ -15,7 +15,7 @@ use clap::{Args, Subcommand};
 use super::{
     Failure,
     global::GlobalArgs,
-    params::{DecomposeFlags, EditFlags, SamplingFlags, WorkflowFlags},
+    params::{DecomposeFlags, EditFlags, SamplingFlags, VariantFlags, WorkflowFlags},
 };
 use crate::{
     config::QwenImage,
@@ -51,6 +51,8 @@ enum KindCommand {
         #[command(flatten)]
         params: DecomposeFlags,
         #[command(flatten)]
+        variants: VariantFlags,
+        #[command(flatten)]
         sampling: SamplingFlags,
     },
     /// Change pictures or layers by an instruction
@@ -63,6 +65,8 @@ enum KindCommand {
         instruction: Option<String>,
         #[command(flatten)]
         params: EditFlags,
+        #[command(flatten)]
+        variants: VariantFlags,
         #[command(flatten)]
         sampling: SamplingFlags,
     },
@@ -118,9 +122,12 @@ impl KindCommand {
     /// The parameters from the flags and the configuration; a row of a manifest may override them.
     fn task(&self, settings: &QwenImage) -> Task {
         match self {
-            Self::Decompose { params, sampling, .. } => Task::Decompose(params.over(sampling, settings)),
-            Self::Edit { instruction, params, sampling, .. } => {
-                Task::Edit(params.over(instruction.clone().unwrap_or_default(), sampling, settings))
+            Self::Decompose { params, variants, sampling, .. } => {
+                Task::Decompose(variants.of_decompose(params.over(sampling, settings)))
+            }
+            Self::Edit { instruction, params, variants, sampling, .. } => {
+                let params = params.over(instruction.clone().unwrap_or_default(), sampling, settings);
+                Task::Edit(variants.of_edit(params))
             }
             Self::Composite { .. } => Task::Composite(CompositeParams::default()),
             Self::Workflow { params, sampling, .. } => Task::Workflow(params.over(sampling, settings)),

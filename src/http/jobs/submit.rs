@@ -52,6 +52,11 @@ pub struct UploadForm {
     #[schema(minimum = 0, maximum = 100)]
     min_psnr: Option<f64>,
     trim: Option<bool>,
+    #[schema(minimum = 1, maximum = 64)]
+    count: Option<u32>,
+    /// A JSON array: the seed of each variant.
+    #[schema(content_media_type = "application/json")]
+    seeds: Option<String>,
     instruction: Option<String>,
     output_size: Option<OutputSize>,
     /// A JSON array: `[x, y, width, height]`.

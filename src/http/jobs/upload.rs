@@ -198,7 +198,7 @@ impl Texts {
                 let number = whole_number(&text).ok_or_else(|| wrong("a number from 0 to 9"))?;
                 self.fields.insert(name.to_owned(), json!(number));
             }
-            "layers" | "steps" | "resolution" | "seed" | "step_cache" | "feather" => {
+            "layers" | "steps" | "resolution" | "seed" | "step_cache" | "feather" | "count" => {
                 // Forms also send empty fields.
                 if !text.trim().is_empty() {
                     let number = whole_number(&text).ok_or_else(|| wrong("a whole number"))?;
@@ -213,7 +213,7 @@ impl Texts {
                 let flag: bool = text.trim().parse().map_err(|_| wrong("true or false"))?;
                 self.params.insert(name.to_owned(), json!(flag));
             }
-            "edits" | "decompose" | "sigmas" | "loras" | "region" => {
+            "edits" | "decompose" | "sigmas" | "loras" | "region" | "seeds" => {
                 self.params.insert(name.to_owned(), extract::parse_value(text.as_bytes())?);
             }
             "preset" | "sampler" | "output_size" | "keep_rest" | "alpha" if text.is_empty() => (),

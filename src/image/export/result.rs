@@ -6,14 +6,30 @@ use super::{Sheet, Stack};
 use crate::job::{FileEntry, JobError, LayerRole, Manifest};
 
 impl Stack {
-    /// The layers of a result, opaque and visible, and its other files. `files` has the bytes of all files that the
-    /// manifest names, and may have more, for instance the manifest itself.
+    /// The layers of a result, opaque and visible, and its other files. Of a job with variants, those of one variant, from
+    /// 1; absent: the first one. `files` has the bytes of all files that the manifest names, and may have more, for instance the
+    /// manifest itself.
     ///
     /// # Errors
-    /// [`JobError::Storage`] if `files` lacks one that the manifest names.
-    pub fn of_result(manifest: &Manifest, mut files: BTreeMap<String, Vec<u8>>) -> Result<Self, JobError> {
+    /// [`JobError::Storage`] if `files` lacks one that the manifest names, [`JobError::InvalidRequest`] for a variant
+    /// that there is not.
+    pub fn of_result(
+        manifest: &Manifest,
+        mut files: BTreeMap<String, Vec<u8>>,
+        variant: Option<u32>,
+    ) -> Result<Self, JobError> {
+        let count = manifest.variants.len().max(1);
+        let wanted = variant.unwrap_or(1);
+        if !(1..=count).contains(&(wanted as usize)) {
+            return Err(JobError::invalid("variant", format!("{wanted}: the job's variants are 1 to {count}")));
+        }
+        let of_variant = |file: &&FileEntry| match (file.variant, file.role) {
+            (Some(variant), _) => variant == wanted,
+            (None, role) => role != LayerRole::ContactSheet,
+        };
+        let own: Vec<FileEntry> = manifest.files.iter().filter(of_variant).cloned().collect();
         let mut sheets = Vec::new();
-        for (name, file) in shown(&manifest.files) {
+        for (name, file) in shown(&own) {
             let png = files.remove(&file.name).ok_or_else(|| {
                 JobError::storage(file.name.clone(), "the manifest names it, but it is missing; fetch the result again")
             })?;

@@ -1,13 +1,13 @@
 // One job on the page: its progress, its failure, or its layers on the canvas with their controls.
 
-import { api, ended, fileUrl } from './api.js';
+import { api, ended, fileUrl, thumbnailUrl } from './api.js';
 import { Canvas } from './canvas.js';
 import { download, h, icon, say } from './dom.js';
 import { editLayer } from './edit.js';
 import { kindOf, titleOf } from './history.js';
 import { LayerList } from './layers.js';
 import { running } from './running.js';
-import { Sheets } from './sheets.js';
+import { Sheets, variantsOf } from './sheets.js';
 import { failed, toast } from './toast.js';
 
 /** Returns the element and a function that releases everything. `onChange(job)` is called for every change of a job. */
@@ -65,8 +65,31 @@ async function act(button, work) {
   button.disabled = false;
 }
 
+/** The layers of a job; of a job with variants, those of the chosen one. */
 function stack(job, context) {
-  const sheets = new Sheets(job);
+  const variants = variantsOf(job);
+  if (!variants.length) return workbench(job, null, context);
+  let shown = { close() {} };
+  const place = h('div');
+  const button = ({ variant, seed, picture }) => h('button', { onclick: () => choose(variant) },
+    h('img', { src: thumbnailUrl(job.id, picture, 96), alt: '', width: 72, height: 72 }), h('span', {}, `Seed ${seed}`));
+  const buttons = new Map(variants.map((one) => [one.variant, button(one)]));
+  const choose = (variant) => {
+    shown.close();
+    shown = workbench(job, variant, context);
+    place.replaceChildren(shown.element);
+    for (const [other, one] of buttons) one.setAttribute('aria-pressed', String(other === variant));
+    say(`Variant ${variant} is shown`);
+  };
+  choose(variants[0].variant);
+  const list = h('ol.versions', { 'aria-label': 'Variants' }, ...[...buttons.values()].map((one) => h('li', {}, one)));
+  const sheet = job.outputs.find(({ role }) => role === 'contact_sheet');
+  const all = h('a.button.quiet', { href: fileUrl(job.id, sheet.name), download: 'variants.png' }, icon('down'), 'Contact sheet');
+  return { element: h('div', {}, h('div.variants', {}, list, all), place), close: () => shown.close() };
+}
+
+function workbench(job, variant, context) {
+  const sheets = new Sheets(job, variant);
   const canvas = new Canvas(sheets, (text) => toast(text, { kind: 'error' }));
   const list = new LayerList(sheets, canvas, { onEdit: (layer) => editLayer(sheets, layer.key, context) });
   sheets.addEventListener('edit', ({ detail: { job: edit, key, mine } }) => {
@@ -85,7 +108,7 @@ function stack(job, context) {
     h('section.stage', { 'aria-label': 'Picture' },
       h('div.title-row', {}, h('h1', {}, titleOf(job)), downloads(job, sheets, canvas), remove),
       h('div.table', {}, canvas.element),
-      facts(job)),
+      facts(job, variant)),
     h('section.panel', { 'aria-label': 'Layers' },
       h('div.row.between', {}, h('h2', {}, 'Layers'), allShown(sheets)),
       list.element));
@@ -132,18 +155,19 @@ function downloads(job, sheets, canvas) {
 }
 
 /** How the layers were made: caption, model, seed, device and so on. */
-function facts(job) {
+function facts(job, variant) {
   const list = h('dl.facts');
   const details = h('details.more', { ontoggle: load }, h('summary', {}, 'How it was made'), list);
   async function load() {
     if (!details.open || list.children.length) return;
     try {
       const manifest = await api.manifest(job);
+      const own = manifest.variants?.find((one) => one.variant === variant) ?? manifest;
       const pairs = [
         ['Caption', manifest.caption?.text ?? manifest.request.params.prompt],
         ['Model', manifest.models.map((model) => model.id.split('/').slice(-2).join('/')).join(', ')],
-        ['Fidelity', manifest.fidelity && fidelityInWords(manifest.fidelity)],
-        ['Seed', String(manifest.seed)],
+        ['Fidelity', own.fidelity && fidelityInWords(own.fidelity)],
+        ['Seed', String(own.seed)],
         ['Steps', manifest.request.params.steps ?? manifest.request.params.decompose?.steps],
         ['Quality', manifest.request.params.preset ?? manifest.request.params.decompose?.preset],
         ['Sampler', [...new Set(manifest.sampling?.map(({ sampler }) => sampler))].join(', ')],

@@ -45,7 +45,8 @@ export function editLayer(sheets, key, { config, models }) {
       presetField('edit-preset', presets, defaults, () => form.elements.steps),
       number('steps', 'Steps', 'More steps: finer, slower.', bounds.steps, defaults.steps),
       number('cfg_scale', 'Guidance', 'How closely to follow the instruction. 1 turns it off.', bounds.cfg_scale, defaults.cfg_scale, 'any'),
-      number('seed', 'Seed', 'Leave empty for a random seed.', [0, Number.MAX_SAFE_INTEGER], null)),
+      number('seed', 'Seed', 'Leave empty for a random seed.', [0, Number.MAX_SAFE_INTEGER], null),
+      number('count', 'Variants', 'Several versions with other seeds, to choose from.', [1, 64], null)),
     h('label.row.soft', {}, h('input', { type: 'checkbox', name: 'keep_rest' }), 'Find what changed, and keep everything else exactly'),
     h('label.row.soft', {}, h('input', { type: 'checkbox', name: 'alpha' }), 'The outline may change, as for “Add a shadow” (takes twice the time)'),
     models?.edit?.small && h('p.soft', {}, `${shortName(models.edit.id)} is a small checkpoint. It can recolor simple shapes, as in “Make it green”.`),
@@ -120,7 +121,7 @@ export function editLayer(sheets, key, { config, models }) {
     problem.hidden = true;
     const params = { instruction: instruction.value.trim() };
     if (form.elements.preset.value) params.preset = form.elements.preset.value;
-    for (const name of ['steps', 'cfg_scale', 'seed']) {
+    for (const name of ['steps', 'cfg_scale', 'seed', 'count']) {
       const { value } = form.elements[name];
       if (value !== '') params[name] = Number(value);
     }

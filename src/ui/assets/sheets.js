@@ -10,11 +10,12 @@ const EDIT_OF = 'edit-of';
 const LAYER = 'layer';
 
 export class Sheets extends EventTarget {
-  /** `job` has succeeded. */
-  constructor(job) {
+  /** `job` has succeeded; `variant` is one of its variants, if it has any. */
+  constructor(job, variant = null) {
     super();
     this.job = job;
-    this.layers = layersOf(job);
+    this.variant = variant;
+    this.layers = layersOf(job, variant);
     /** Edits that are waiting or running: key of the layer -> { job, past }, `past` in seconds. */
     this.pending = new Map();
     this.watched = new Map();
@@ -35,7 +36,7 @@ export class Sheets extends EventTarget {
   }
 
   get storageKey() {
-    return `acetate:stack:${this.job.id}`;
+    return `acetate:stack:${this.job.id}${this.variant > 1 ? `:${this.variant}` : ''}`;
   }
 
   get topFirst() {
@@ -110,11 +111,16 @@ export class Sheets extends EventTarget {
     else this.changed('here');
   }
 
+  /** Adds what an edit made: one version, or one for each of its variants. */
   addVersion(layer, job, choose) {
     if (layer.versions.some((version) => version.job === job.id)) return;
-    const version = { job: job.id, file: 'edited.png', instruction: job.params.instruction };
-    layer.versions.push(version);
-    if (choose || layer.wanted === versionKey(version)) layer.current = version;
+    const made = job.outputs.filter(({ role }) => role === 'edited').map(({ name, variant, seed }) => {
+      const { instruction } = job.params;
+      return { job: job.id, file: name, instruction: variant ? `${instruction} (seed ${seed})` : instruction };
+    });
+    layer.versions.push(...made);
+    const wanted = made.find((version) => layer.wanted === versionKey(version));
+    if (wanted || choose) layer.current = wanted ?? made[0];
   }
 
   watch(job, key, mine) {
@@ -157,6 +163,18 @@ export class Sheets extends EventTarget {
 }
 
 const versionKey = (version) => `${version.job}/${version.file}`;
+/** The variants of a job, in order; none if it has one result. */
+export function variantsOf(job) {
+  const seeds = new Map(job.outputs.filter(({ variant }) => variant).map(({ variant, seed }) => [variant, seed]));
+  return [...seeds].map(([variant, seed]) => ({ variant, seed, picture: pictureOf(job, variant) }));
+}
+
+/** The picture that stands for a variant: an edit's own, or the foremost layer. */
+function pictureOf(job, variant) {
+  const files = job.outputs.filter((file) => file.variant === variant && file.role !== 'regenerated');
+  return files[files.length - 1].name;
+}
+
 export const versionUrl = (version) => fileUrl(version.job, version.file);
 export const versionThumbnail = (version, size) => thumbnailUrl(version.job, version.file, size);
 /** The job whose stack an edit belongs to, if it was made on this page. */
@@ -176,11 +194,12 @@ export async function editsOf(job) {
 }
 
 /** The layers of a job, back to front. A workflow's own edits become versions; the originals are kept. */
-function layersOf(job) {
-  const of = (role) => job.outputs.filter((file) => file.role === role);
+function layersOf(job, variant) {
+  const outputs = job.outputs.filter((file) => (variant ? file.variant === variant : true));
+  const of = (role) => outputs.filter((file) => file.role === role);
   const base = of('layer');
   if (!base.length) {
-    const [file] = job.outputs;
+    const [file] = outputs;
     return file ? [layer(job, file, job.kind === 'edit' ? 'Edited' : 'Composite')] : [];
   }
   const edited = new Map(of('edited_layer').map((file) => [file.layer, file]));

@@ -1,5 +1,7 @@
 //! Submitting, reading and managing jobs.
 
+use std::io::{Cursor, Read};
+
 use serde_json::json;
 
 use crate::{
@@ -65,6 +67,50 @@ fn masks_come_as_json_and_in_forms() {
     let made = pixels(&server.get(job["outputs"][0]["url"].as_str().unwrap()).ok(200).body);
     assert_eq!(made.get_pixel(40, 40).0, [200, 80, 40, 255]);
     assert_ne!(made.get_pixel(16, 16).0, [200, 80, 40, 255]);
+}
+
+#[test]
+fn variants_come_as_fields_and_are_exported_one_by_one() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let scene = picture(64, 48, [200, 80, 40, 255]);
+    let id = server.submit(&[&QUICK[..3], &[("seeds", "[5, 3]")]].concat(), &scene);
+    let job = server.succeeded(&id);
+    assert_eq!(job["params"]["seeds"], json!([5, 3]));
+    let outputs = job["outputs"].as_array().unwrap();
+    let seeds: Vec<_> = outputs.iter().map(|file| (file["variant"].as_u64(), file["seed"].as_u64())).collect();
+    assert_eq!(
+        seeds,
+        [[(Some(1), Some(5)); 3], [(Some(2), Some(3)); 3]]
+            .concat()
+            .into_iter()
+            .chain([(None, None)])
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(outputs[6]["role"], "contact_sheet");
+    let export = |query: &str| server.get(&format!("/v1/jobs/{id}/export.zip{query}"));
+    let listed = |query: &str| {
+        let mut archive = ::zip::ZipArchive::new(Cursor::new(export(query).ok(200).body)).unwrap();
+        let mut text = String::new();
+        archive.by_name("stack.json").unwrap().read_to_string(&mut text).unwrap();
+        text
+    };
+    for (query, own) in [
+        ("", "variant-01-layer-02.png"),
+        ("?variant=1", "variant-01-layer-02.png"),
+        ("?variant=2", "variant-02-layer-02.png"),
+    ] {
+        let text = listed(query);
+        assert!(text.contains(own) && text.matches("variant-").count() == 2, "{query}: {text}");
+    }
+    for wrong in ["?variant=3", "?variant=0", "?variant=x", "?varient=1"] {
+        assert!((400..500).contains(&export(wrong).status), "{wrong}");
+    }
+    let counted = server.submit(&[&QUICK[..3], &[("count", "2"), ("seed", "7")]].concat(), &scene);
+    assert_eq!(server.succeeded(&counted)["params"]["count"], 2);
+    let texts = [&QUICK[..3], &[("count", "65")]].concat();
+    let refused = upload(&server.url("/v1/jobs"), &texts, &[("image", "x.png", &scene)]).ok(422).json();
+    assert_eq!(refused["field"], "params.count", "{refused}");
 }
 
 #[test]

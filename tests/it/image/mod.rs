@@ -133,7 +133,7 @@ mod output {
         let red = RgbaImage::from_pixel(300, 200, Rgba([200, 0, 0, 255]));
         let clear = RgbaImage::from_pixel(300, 200, Rgba([0, 0, 200, 0]));
         let sheet =
-            image::contact_sheet(&[red.clone(), clear.clone(), red.clone(), red.clone()], &[]).expect("a sheet");
+            image::contact_sheet(&[red.clone(), clear.clone(), red.clone(), red.clone()], &[], 6).expect("a sheet");
         assert_eq!(sheet.dimensions(), (4 * (256 + 12) + 12, 170 + 24));
         let count = |colour: [u8; 4]| sheet.pixels().filter(|pixel| pixel.0 == colour).count();
         assert_eq!(count([200, 0, 0, 255]), 3 * 256 * 170);

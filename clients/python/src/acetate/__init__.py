@@ -15,7 +15,7 @@ from ._async.batch import AsyncBatch
 from ._async.client import AsyncClient
 from ._async.job import AsyncJob
 from ._inputs import ImageInput, Row
-from ._pictures import Layers, Picture, Source, WorkflowResult
+from ._pictures import Layers, Picture, Source, Variants, WorkflowResult
 from ._results import Result
 from ._sheets import Sheet
 from ._sync.batch import Batch
@@ -81,6 +81,7 @@ __all__ = [
     "Source",
     "Unauthorized",
     "Unavailable",
+    "Variants",
     "WaitTimeout",
     "WorkflowResult",
     "__version__",

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from PIL import Image
 
@@ -287,6 +287,44 @@ class Layers(Sequence[Picture]):
     def _repr_png_(self) -> bytes:
         """Shows all layers where HTML is not possible."""
         return _encode(sheet([picture.canvas for picture in self._pictures], _LAYER_PIXELS))
+
+
+V = TypeVar("V", bound="Layers | Picture")
+
+
+class Variants(Sequence[V]):
+    """Several results of one job that differ only by their seed: `Layers` of a decompose, a `Picture` of an edit.
+
+    Attributes:
+        seeds: the seed of each.
+        sheet: all of them on one picture.
+        job_id: the job that made them.
+    """
+
+    def __init__(self, results: Iterable[V], *, seeds: Sequence[int], sheet: Picture, job_id: str) -> None:
+        self._results: tuple[V, ...] = tuple(results)
+        self.seeds = tuple(seeds)
+        self.sheet = sheet
+        self.job_id = job_id
+
+    @overload
+    def __getitem__(self, index: int) -> V: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[V]: ...
+
+    def __getitem__(self, index: int | slice) -> V | Sequence[V]:
+        return self._results[index]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __repr__(self) -> str:
+        return f"<Variants {len(self)} job={self.job_id}>"
+
+    def _repr_png_(self) -> bytes:
+        """Shows all variants in a notebook."""
+        return self.sheet.png
 
 
 @dataclass(frozen=True)

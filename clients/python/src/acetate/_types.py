@@ -71,7 +71,7 @@ class Output:
 
     name: str
     role: str
-    """`regenerated` (layer 0, the whole picture), `layer`, `edited_layer`, `edited` or `composite`."""
+    """`regenerated` (layer 0, the whole picture), `layer`, `edited_layer`, `edited`, `composite` or `contact_sheet`."""
     layer: int | None
     """The number of a layer: 1 is the rearmost."""
     width: int
@@ -83,6 +83,10 @@ class Output:
     """Where a trimmed layer belongs; `None` if the file is the whole canvas."""
     layer_name: str | None = None
     """A few words for a layer; `None` for other files."""
+    variant: int | None = None
+    """The variant that it is of, from 1; `None` in results without variants."""
+    seed: int | None = None
+    """The seed of its variant."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,8 @@ class JobInfo:
                     sha256=one["sha256"],
                     placement=Placement(**one["placement"]) if one.get("placement") else None,
                     layer_name=one.get("layer_name"),
+                    variant=one.get("variant"),
+                    seed=one.get("seed"),
                 )
                 for one in data["outputs"]
             ),

@@ -45,7 +45,7 @@ pub struct StageTiming {
 /// Called with `(stage, done, of)`; `of` is 0 while it is unknown. Runs on the computing thread, so it must be quick.
 pub type OnProgress<'a> = dyn FnMut(Stage, u32, u32) + 'a;
 
-/// Called with the number of the completed step, from 1, and the packed latents `(1, tokens, channels)`, float32, which
+/// Called with the number of the completed step, from 1 for each seed, and the packed latents `(1, tokens, channels)`, float32, which
 /// it may change, for instance for masks; it can also make previews. diffusers calls it `callback_on_step_end`.
 pub type OnStepEnd<'a> = dyn FnMut(usize, &mut Tensor) -> candle_core::Result<()> + 'a;
 
@@ -55,6 +55,8 @@ pub struct Callbacks<'a> {
     is_cancelled: Box<dyn Fn() -> bool + 'a>,
     on_step_end: Box<OnStepEnd<'a>>,
     timings: Vec<StageTiming>,
+    /// Which of how many equal parts of a stage is running.
+    part: (usize, usize),
 }
 
 impl Default for Callbacks<'_> {
@@ -65,6 +67,7 @@ impl Default for Callbacks<'_> {
             is_cancelled: Box::new(|| false),
             on_step_end: Box::new(|_, _| Ok(())),
             timings: Vec::new(),
+            part: (0, 1),
         }
     }
 }
@@ -102,14 +105,23 @@ impl<'a> Callbacks<'a> {
         (self.on_progress)(stage, done, of);
     }
 
-    /// Reports the progress of a stage, and fails if the run is cancelled.
+    /// Reports the progress of a stage, and fails if the run is cancelled. Within a part, the progress is that of all parts.
     pub(crate) fn report(&mut self, stage: Stage, done: usize, of: usize) -> Result<()> {
-        self.progress(stage, done as u32, of as u32);
+        let (part, parts) = self.part;
+        self.progress(stage, (part * of + done) as u32, (parts * of) as u32);
         if self.is_cancelled() { Err(PipelineError::Cancelled) } else { Ok(()) }
     }
 
     pub(crate) fn step_ended(&mut self, step: usize, latents: &mut Tensor) -> Result<()> {
         Ok((self.on_step_end)(step, latents)?)
+    }
+
+    /// Runs one of several equal parts of a stage, such as one of several pictures.
+    pub(crate) fn in_part<T>(&mut self, part: usize, parts: usize, run: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.part, (part, parts));
+        let made = run(self);
+        self.part = before;
+        made
     }
 
     /// Adds the seconds of `run` to the timings.

@@ -1,6 +1,6 @@
 //! Qwen-Image-Edit-2509 and -2511: one to three pictures and an instruction -> one picture.
 
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use ::image::{RgbImage, RgbaImage};
 use candle_core::{DType, Device, Tensor};
@@ -19,6 +19,7 @@ use super::{
     options::{AlphaMode, EditInputs, EditOptions, EditOutput},
     prompt,
     sampling::{Sampling, SamplingRecord},
+    seeds::{check_seeds, only_one},
 };
 use crate::{
     image_processor::{self, GROUNDS, Mask, MaskCoverage},
@@ -68,6 +69,24 @@ impl QwenImageEditPlusPipeline {
         seed: u64,
         callbacks: &mut Callbacks<'_>,
     ) -> Result<EditOutput> {
+        only_one(|each| self.run_seeds(inputs, instruction, options, &[seed], callbacks, each))
+    }
+
+    /// Edits the picture once for each seed: the instruction and the pictures are encoded once. `each` gets the outputs
+    /// in order, and may break the run off. With the same seed, an output is the same as alone.
+    ///
+    /// # Errors
+    /// Like [`Self::run`]; also if there are no seeds.
+    pub fn run_seeds(
+        &self,
+        inputs: EditInputs<'_>,
+        instruction: &str,
+        options: &EditOptions,
+        seeds: &[u64],
+        callbacks: &mut Callbacks<'_>,
+        each: &mut dyn FnMut(EditOutput) -> ControlFlow<()>,
+    ) -> Result<()> {
+        check_seeds(seeds)?;
         options.check()?;
         let references = inputs.references.len();
         if references > MOST_REFERENCES {
@@ -78,28 +97,47 @@ impl QwenImageEditPlusPipeline {
         let mask = checked_mask(&inputs, options)?;
         let mut pictures: Vec<_> = inputs.references.iter().map(image_processor::rgb_of).collect();
         let (given, notes) = given(inputs.image, options.alpha);
-        let (mut seen, mut edited, mut sampling) = (Vec::new(), Vec::new(), SamplingRecord::default());
-        for picture in given {
+        // For each seed, its pictures over each ground, and how they were sampled.
+        let mut made = vec![(Vec::new(), SamplingRecord::default()); seeds.len()];
+        let (mut seen, grounds) = (Vec::new(), given.len());
+        for (ground, picture) in given.into_iter().enumerate() {
             pictures.push(picture);
-            let (made, record) = self.run_rgb(&pictures, mask, instruction, options, seed, callbacks)?;
+            let part = Part { index: ground, of: grounds };
+            let runs = self.run_rgb(&pictures, mask, instruction, options, seeds, part, callbacks)?;
             seen.extend(pictures.pop());
-            let passes = sampling.passes + record.passes;
-            sampling = SamplingRecord { passes, ..if edited.is_empty() { record } else { sampling } };
-            edited.push(made);
+            for ((edited, sampling), (picture, record)) in made.iter_mut().zip(runs) {
+                let passes = sampling.passes + record.passes;
+                let first = if edited.is_empty() { record } else { std::mem::take(sampling) };
+                *sampling = SamplingRecord { passes, ..first };
+                edited.push(picture);
+            }
         }
-        let Finished { image, drift, changed, alpha_changed } = finish(edited, inputs.image, &seen, mask, options);
-        Ok(EditOutput { image, seed, sampling, drift, changed, alpha_changed, notes })
+        for (&seed, (edited, sampling)) in seeds.iter().zip(made) {
+            if callbacks.is_cancelled() {
+                return Err(PipelineError::Cancelled);
+            }
+            let Finished { image, drift, changed, alpha_changed } = finish(edited, inputs.image, &seen, mask, options);
+            let notes = notes.clone();
+            let output = EditOutput { image, seed, sampling, drift, changed, alpha_changed, notes };
+            if each(output).is_break() {
+                return Err(PipelineError::Cancelled);
+            }
+        }
+        Ok(())
     }
 
+    /// One picture for each seed.
+    #[expect(clippy::too_many_arguments, reason = "all are of one call, and named where it is made")]
     fn run_rgb(
         &self,
         pictures: &[RgbImage],
         mask: Option<&Mask>,
         instruction: &str,
         options: &EditOptions,
-        seed: u64,
+        seeds: &[u64],
+        part: Part,
         callbacks: &mut Callbacks<'_>,
-    ) -> Result<(RgbImage, SamplingRecord)> {
+    ) -> Result<Vec<(RgbImage, SamplingRecord)>> {
         let sampling = Sampling::from(options);
         let (positive, negative) = callbacks.stage(Stage::TextEncode, |callbacks| {
             let encoder = self.0.text_encoder.enter()?;
@@ -139,32 +177,54 @@ impl QwenImageEditPlusPipeline {
         let frames: Vec<_> = references.iter().map(latents::frame_of).collect::<candle_core::Result<_>>()?;
         let frame = frames[frames.len() - 1];
         let packed: Vec<_> = references.iter().map(latents::pack).collect::<candle_core::Result<_>>()?;
-        let noise = latents::noise(seed, 1, frame, self.0.vae.about(Vae::latent_channels), &self.0.device)?;
+        let channels = self.0.vae.about(Vae::latent_channels);
         let source = &packed[packed.len() - 1];
-        let held = mask.map(|mask| HeldLatents::new(mask, source, &noise, frame, &self.0.device)).transpose()?;
+        let condition = Tensor::cat(&packed, 1)?;
         let scheduler = &self.0.scheduler;
         let plan = sampling.plan(scheduler, |steps| scheduler.edit(steps, frame.patches()));
-        let (latents, sampling) = callbacks.stage(Stage::Denoise, |callbacks| {
+        let parts = part.of * seeds.len();
+        let part_of = |index: usize| part.index * seeds.len() + index;
+        let denoised = callbacks.stage(Stage::Denoise, |callbacks| {
             let transformer = self.0.transformer.enter()?;
-            let denoise = Denoise {
-                transformer: &transformer,
-                device: &self.0.device,
-                dtype: self.0.dtype,
-                plan,
-                frames: &[&[frame], frames.as_slice()].concat(),
-                condition: &Tensor::cat(&packed, 1)?,
-                prompt: &positive,
-                negative: negative.as_ref(),
-                guidance: self.0.guidance(&transformer, options.cfg_scale, true),
-                held: held.as_ref(),
+            let denoise = |(index, seed): (usize, &u64)| {
+                let noise = latents::noise(*seed, 1, frame, channels, &self.0.device)?;
+                let held =
+                    mask.map(|mask| HeldLatents::new(mask, source, &noise, frame, &self.0.device)).transpose()?;
+                let denoise = Denoise {
+                    transformer: &transformer,
+                    device: &self.0.device,
+                    dtype: self.0.dtype,
+                    plan: plan.clone(),
+                    frames: &[&[frame], frames.as_slice()].concat(),
+                    condition: &condition,
+                    prompt: &positive,
+                    negative: negative.as_ref(),
+                    guidance: self.0.guidance(&transformer, options.cfg_scale, true),
+                    held: held.as_ref(),
+                };
+                callbacks.in_part(part_of(index), parts, |callbacks| denoise.run(noise, callbacks))
             };
-            denoise.run(noise, callbacks)
+            seeds.iter().enumerate().map(denoise).collect::<Result<Vec<_>>>()
         })?;
-        let image = callbacks.stage(Stage::VaeDecode, |_| {
-            image_tensor::to_picture(&self.0.vae.enter()?.decode(&latents::unpack(&latents, frame)?)?)
-        })?;
-        Ok((image, sampling))
+        callbacks.stage(Stage::VaeDecode, |callbacks| {
+            let vae = self.0.vae.enter()?;
+            let mut made = Vec::with_capacity(denoised.len());
+            for (index, (latents, sampling)) in denoised.into_iter().enumerate() {
+                made.push((image_tensor::to_picture(&vae.decode(&latents::unpack(&latents, frame)?)?)?, sampling));
+                if parts > 1 {
+                    callbacks.in_part(part_of(index), parts, |callbacks| callbacks.report(Stage::VaeDecode, 1, 1))?;
+                }
+            }
+            Ok(made)
+        })
     }
+}
+
+/// Which of the runs over several grounds it is.
+#[derive(Clone, Copy)]
+struct Part {
+    index: usize,
+    of: usize,
 }
 
 /// The picture as the model gets it: once, or over each ground; and a note if only once is of use.

@@ -17,6 +17,7 @@ use super::{
     options::{Caption, DecomposeOptions, DecomposeOutput},
     prompt,
     sampling::Sampling,
+    seeds::{check_seeds, only_one},
 };
 use crate::{
     image_processor,
@@ -69,6 +70,23 @@ impl QwenImageLayeredPipeline {
         seed: u64,
         callbacks: &mut Callbacks<'_>,
     ) -> Result<DecomposeOutput> {
+        only_one(|each| self.run_seeds(picture, options, &[seed], callbacks, each))
+    }
+
+    /// Splits the picture once for each seed: the prompt and the picture are encoded once. `each` gets the outputs in
+    /// order, as they are decoded, and may break the run off. With the same seed, an output is the same as alone.
+    ///
+    /// # Errors
+    /// Like [`Self::run`]; also if there are no seeds.
+    pub fn run_seeds(
+        &self,
+        picture: &RgbaImage,
+        options: &DecomposeOptions,
+        seeds: &[u64],
+        callbacks: &mut Callbacks<'_>,
+        each: &mut dyn FnMut(DecomposeOutput) -> ControlFlow<()>,
+    ) -> Result<()> {
+        check_seeds(seeds)?;
         options.check()?;
         let sampling = Sampling::from(options);
         image_tensor::check_shape(picture)?;
@@ -109,41 +127,55 @@ impl QwenImageLayeredPipeline {
 
         let frame = latents::frame_of(&condition)?;
         let targets = options.layers as usize + 1;
-        let noise = latents::noise(seed, targets, frame, self.0.vae.about(Vae::latent_channels), &self.0.device)?;
+        let channels = self.0.vae.about(Vae::latent_channels);
         let scheduler = &self.0.scheduler;
         let plan = sampling.plan(scheduler, |steps| scheduler.layered(steps, frame.patches()));
-        let (packed, sampling) = callbacks.stage(Stage::Denoise, |callbacks| {
+        let packed_condition = latents::pack(&condition)?;
+        let denoised = callbacks.stage(Stage::Denoise, |callbacks| {
             let transformer = self.0.transformer.enter()?;
-            let denoise = Denoise {
-                transformer: &transformer,
-                device: &self.0.device,
-                dtype: self.0.dtype,
-                plan,
-                frames: &vec![frame; targets + 1],
-                condition: &latents::pack(&condition)?,
-                prompt: &positive,
-                negative: negative.as_ref(),
-                guidance: self.0.guidance(&transformer, options.cfg_scale, options.cfg_normalize),
-                held: None,
+            let denoise = |(index, seed): (usize, &u64)| {
+                let noise = latents::noise(*seed, targets, frame, channels, &self.0.device)?;
+                let denoise = Denoise {
+                    transformer: &transformer,
+                    device: &self.0.device,
+                    dtype: self.0.dtype,
+                    plan: plan.clone(),
+                    frames: &vec![frame; targets + 1],
+                    condition: &packed_condition,
+                    prompt: &positive,
+                    negative: negative.as_ref(),
+                    guidance: self.0.guidance(&transformer, options.cfg_scale, options.cfg_normalize),
+                    held: None,
+                };
+                callbacks.in_part(index, seeds.len(), |callbacks| denoise.run(noise, callbacks))
             };
-            denoise.run(noise, callbacks)
+            seeds.iter().enumerate().map(denoise).collect::<Result<Vec<_>>>()
         })?;
 
-        let images = callbacks.stage(Stage::VaeDecode, |callbacks| {
-            let vae = self.0.vae.enter()?;
-            let mut images = Vec::with_capacity(targets);
-            for index in 0..targets {
-                let patches = packed.narrow(1, index * frame.patches(), frame.patches())?;
-                images.push(image_tensor::to_picture(&vae.decode(&latents::unpack(&patches, frame)?)?)?);
-                callbacks.report(Stage::VaeDecode, index + 1, targets)?;
+        callbacks.report(Stage::VaeDecode, 0, 0)?;
+        for (index, (seed, (packed, sampling))) in seeds.iter().zip(denoised).enumerate() {
+            let images = callbacks.timed(Stage::VaeDecode, |callbacks| {
+                let vae = self.0.vae.enter()?;
+                let mut images = Vec::with_capacity(targets);
+                for target in 0..targets {
+                    let patches = packed.narrow(1, target * frame.patches(), frame.patches())?;
+                    images.push(image_tensor::to_picture(&vae.decode(&latents::unpack(&patches, frame)?)?)?);
+                    callbacks.in_part(index, seeds.len(), |c| c.report(Stage::VaeDecode, target + 1, targets))?;
+                }
+                Ok::<_, PipelineError>(images)
+            })?;
+            let mut layer_names = names_from_caption(&prompt, &images[1..]);
+            if options.name_layers {
+                callbacks
+                    .stage(Stage::Caption, |callbacks| self.ask_names(&images[1..], &mut layer_names, callbacks))?;
             }
-            Ok(images)
-        })?;
-        let mut layer_names = names_from_caption(&prompt, &images[1..]);
-        if options.name_layers {
-            callbacks.stage(Stage::Caption, |callbacks| self.ask_names(&images[1..], &mut layer_names, callbacks))?;
+            let (caption, notes, seed) = (caption.clone(), notes.clone(), *seed);
+            let output = DecomposeOutput { images, layer_names, caption, resolution, seed, sampling, notes };
+            if each(output).is_break() {
+                return Err(PipelineError::Cancelled);
+            }
         }
-        Ok(DecomposeOutput { images, layer_names, caption, resolution, seed, sampling, notes })
+        Ok(())
     }
 
     /// Embeds a text; adds a note if its end was cut off.

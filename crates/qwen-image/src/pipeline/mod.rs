@@ -23,6 +23,7 @@ mod preset;
 mod prompt;
 mod sampler;
 mod sampling;
+mod seeds;
 mod sizes;
 mod step_cache;
 

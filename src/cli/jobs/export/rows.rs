@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use serde_json::{Map, Value, json};
 
+use super::sample::is_exported;
 use crate::{
     app::Submitter,
     cli::jobs::results::prompt,
@@ -108,7 +109,11 @@ impl Item {
     /// take the types from the first rows, so that a layer that is not trimmed has a place, too.
     fn layer_info(&self) -> Option<Value> {
         let of = |role: LayerRole| {
-            self.job.published.iter().flat_map(|result| &result.files).filter(move |file| file.role == role)
+            self.job
+                .published
+                .iter()
+                .flat_map(|result| &result.files)
+                .filter(move |file| file.role == role && is_exported(file))
         };
         let info = |file: &FileEntry| {
             let Placement { x, y, width, height } = file.canvas();

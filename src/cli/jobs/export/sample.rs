@@ -56,7 +56,7 @@ pub fn read(
         let result = published.ok_or_else(|| JobError::database("the job has succeeded without a result"))?;
         let share = match with_pictures {
             true => {
-                let bytes = result.files.iter().map(|file| file.size).sum::<u64>();
+                let bytes = result.files.iter().filter(|file| is_exported(file)).map(|file| file.size).sum::<u64>();
                 let wanted = permits(bytes).clamp(1, permits(super::IN_MEMORY));
                 budget.acquire_many_owned(u32::try_from(wanted).unwrap_or(u32::MAX)).await.ok()
             }
@@ -76,12 +76,17 @@ async fn pictures(
 ) -> Result<Vec<SamplePicture>, JobError> {
     let (store, manifest) = (stores.at_root(root)?, ObjectKey::parse(manifest)?);
     let mut pictures = Vec::with_capacity(files.len());
-    for file in files {
+    for file in files.iter().filter(|file| is_exported(file)) {
         let (column, is_list, ending) = slot(file);
         let bytes = if with_pictures { read_published(&store, &manifest, file).await? } else { Vec::new() };
         pictures.push(SamplePicture { column, is_list, ending, url: store.url(&manifest.sibling(&file.name)?), bytes });
     }
     Ok(pictures)
+}
+
+/// Whether a dataset has the file: of several variants, those of the first one.
+pub fn is_exported(file: &FileEntry) -> bool {
+    file.variant.is_none_or(|variant| variant == 1) && file.role != LayerRole::ContactSheet
 }
 
 /// The column of a file, whether it has a list, and the file's name after that of the row. Readers of WebDataset take
@@ -94,5 +99,6 @@ fn slot(file: &FileEntry) -> (&'static str, bool, String) {
         LayerRole::EditedLayer => ("edited_layers", true, format!("edited_layer_{number:02}.png")),
         LayerRole::Edited => ("edited", false, "edited.png".to_owned()),
         LayerRole::Composite => ("composite", false, "composite.png".to_owned()),
+        LayerRole::ContactSheet => ("variants", false, "variants.png".to_owned()),
     }
 }

@@ -224,6 +224,8 @@ pub fn result() -> Published {
         bounding_box: None,
         placement: None,
         layer_name: None,
+        variant: None,
+        seed: None,
     };
     Published {
         manifest: "j/1/manifest.json".to_owned(),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from .._inputs import ImageInput
-from .._pictures import Layers, Picture, WorkflowResult
+from .._pictures import Layers, Picture, Variants, WorkflowResult
 from .._types import AlphaMode, OutputSize, Progress
 from ..errors import AcetateError
 from .service import AsyncService
@@ -118,6 +118,66 @@ class AsyncClient(AsyncService):
         )
         return _expect(
             Layers,
+            await job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
+        )
+
+    async def decompose_variants(
+        self,
+        image: ImageInput,
+        prompt: str | None = None,
+        *,
+        count: int | None = None,
+        seeds: Sequence[int] | None = None,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        cancel_on_interrupt: bool = False,
+        **params: Any,
+    ) -> Variants[Layers]:
+        """Splits a picture several times, with other seeds, as one job: models are loaded and inputs are read once.
+
+        Args:
+            image: the picture, as for `decompose`.
+            prompt: a caption of the whole picture; the model writes one if you leave it out.
+            count: the number of variants, 2 to 64, with the seeds `seed`, `seed + 1` and so on.
+            seeds: the seeds of the variants, instead of `count` and `seed`.
+            timeout: the longest wait in seconds.
+            on_progress: is called with every `Progress`.
+            cancel_on_interrupt: whether Ctrl-C cancels the job. By default it goes on.
+            params: everything else that `decompose` takes.
+        """
+        job = await self.submit("decompose", image, prompt=prompt, count=count, seeds=seeds, **params)
+        return _expect(
+            Variants,
+            await job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
+        )
+
+    async def edit_variants(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        instruction: str,
+        *,
+        count: int | None = None,
+        seeds: Sequence[int] | None = None,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        cancel_on_interrupt: bool = False,
+        **params: Any,
+    ) -> Variants[Picture]:
+        """Edits a picture several times, with other seeds, as one job: models are loaded and inputs are read once.
+
+        Args:
+            images: one to three pictures, as for `edit`.
+            instruction: what to change, for instance "Make it night".
+            count: the number of variants, 2 to 64, with the seeds `seed`, `seed + 1` and so on.
+            seeds: the seeds of the variants, instead of `count` and `seed`.
+            timeout: the longest wait in seconds.
+            on_progress: is called with every `Progress`.
+            cancel_on_interrupt: whether Ctrl-C cancels the job. By default it goes on.
+            params: everything else that `edit` takes.
+        """
+        job = await self.submit("edit", images, instruction=instruction, count=count, seeds=seeds, **params)
+        return _expect(
+            Variants,
             await job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
         )
 

@@ -1,5 +1,7 @@
 //! The whole pipelines, as a program uses them: loaded within the limits of memory, then one job after the other.
 
+#![allow(clippy::result_large_err, reason = "the closures return the errors of the library, once for each job")]
+
 use std::{path::Path, time::Instant};
 
 use super::{Bench, Failed, parts::scene};

@@ -3,7 +3,7 @@
 use qwen_image::{
     Conditioning, CpuOffload, DeviceChoice, Limits, Lora, PipelineKind, PipelineOptions,
     hub::{self, HubConfig, ModelRef, Small, Surroundings},
-    pipeline::{Constants, LAYERS},
+    pipeline::Constants,
 };
 
 use super::embedded_models;
@@ -119,7 +119,7 @@ fn shown(hub: &HubConfig, model: &ModelRef, pipeline: PipelineKind, works: bool)
         small,
         loaded: None,
         available: (here || works).then_some(here),
-        layers: made_for.as_ref().map(|constants| [*LAYERS.start(), constants.max_layers]),
+        layers: made_for.as_ref().map(|constants| [*constants.layers.start(), *constants.layers.end()]),
         resolutions: made_for.map(|constants| constants.resolutions),
     }
 }

@@ -6,15 +6,15 @@ use clap::{Args, ValueEnum};
 use qwen_image::{
     Preset, Sampler,
     hub::LoraSource,
-    pipeline::{FEATHER, LAYERS, NUM_INFERENCE_STEPS},
+    pipeline::{FEATHER, NUM_INFERENCE_STEPS},
 };
 
 use crate::{
     config::QwenImage,
     engine::AllowedLoras,
     job::{
-        AlphaMode, DecomposeParams, EditParams, JobError, KeepRest, LayerEdit, LoraParam, MAX_SEED, OutputSize,
-        Sampling, VARIANTS, WorkflowParams,
+        AlphaMode, DecomposeParams, EditParams, JobError, KeepRest, LayerCount, LayerEdit, LoraParam, MAX_SEED,
+        OutputSize, Sampling, VARIANTS, WorkflowParams,
     },
 };
 
@@ -24,8 +24,8 @@ pub struct DecomposeFlags {
     /// What the whole picture shows [default: the model writes a caption]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_whole, help = format!("Number of layers, {} [default: 4]", from_to(LAYERS)))]
-    layers: Option<u32>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_count, help = "Number of layers, 2 to 10, or auto: as many as the picture has. 0 lifts the part out of the picture that --prompt names, with a Layered-Control checkpoint [default: 4]")]
+    layers: Option<LayerCount>,
     /// Working resolution, the side of a square with the same area: 640 or 1024 for the full model [default: what the
     /// checkpoint was made for, 640 for the full model]
     #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, value_parser = parse_whole)]
@@ -51,7 +51,7 @@ impl DecomposeFlags {
         let reference = DecomposeParams::sampled(sampling.over(settings));
         DecomposeParams {
             prompt: self.prompt.clone().unwrap_or_default(),
-            layers: self.layers.unwrap_or(settings.layer_num),
+            layers: self.layers.unwrap_or(LayerCount::Exactly(settings.layer_num)),
             resolution: self.resolution.or(Some(settings.resolution).filter(|&side| side != 0)),
             cfg_normalize: self.cfg_normalize.unwrap_or(reference.cfg_normalize),
             output_size: self.output_size.map(OutputSize::from),
@@ -289,6 +289,10 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
 
 fn parse_whole(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "not a whole number".to_owned())
+}
+
+fn parse_count(text: &str) -> Result<LayerCount, String> {
+    text.parse()
 }
 
 fn parse_region(text: &str) -> Result<[u32; 4], String> {

@@ -9,7 +9,7 @@ use qwen_image::{
 use serde::{Deserialize, Deserializer};
 
 use super::{set, store::list};
-use crate::job::{DecomposeParams, JobError, Sampling};
+use crate::job::{DecomposeParams, JobError, LayerCount, Sampling};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -121,7 +121,11 @@ impl QwenImage {
     /// The defaults of decompose.
     pub fn decompose(&self) -> DecomposeParams {
         let resolution = Some(self.resolution).filter(|resolution| *resolution > 0);
-        DecomposeParams { layers: self.layer_num, resolution, ..DecomposeParams::sampled(self.sampling()) }
+        DecomposeParams {
+            layers: LayerCount::Exactly(self.layer_num),
+            resolution,
+            ..DecomposeParams::sampled(self.sampling())
+        }
     }
 
     /// The number format for the device, or why the configured one is not possible.

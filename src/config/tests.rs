@@ -104,7 +104,7 @@ fn mistakes_name_their_place_and_what_there_is() {
         ("[qwen_image]\ndtype = \"fp16\"", "acetate.toml: qwen_image.dtype: fp16 gives black pictures"),
         ("[worker]\nlease_seconds = 0", "acetate.toml: worker.lease_seconds: 0 is not between 1 and 86400 seconds"),
         ("[queue]\nconsumer_timeout_seconds = 1", "queue.consumer_timeout_seconds: 1 is not between 60 and 4000000"),
-        ("[qwen_image]\nlayer_num = 11", "acetate.toml: qwen_image.layer_num: 11 is not between 2 and 10"),
+        ("[qwen_image]\nlayer_num = 11", "acetate.toml: qwen_image.layer_num: 11 is not between 0 and 10"),
         ("[qwen_image]\nnum_inference_steps = 0", "acetate.toml: qwen_image.num_inference_steps: 0 is not between"),
         ("[qwen_image]\ncfg_scale = -1", "acetate.toml: qwen_image.cfg_scale: -1 is not a number between 0 and 100"),
         ("[qwen_image]\nresolution = 700", "acetate.toml: qwen_image.resolution: 700 is not a multiple of 32"),

@@ -163,7 +163,7 @@ pub async fn edit_layer(State(api): State<Api>, caller: Caller, request: Request
 pub async fn config(State(api): State<Api>) -> Json<QwenImageConfig> {
     let defaults = &api.settings().defaults.decompose;
     Json(QwenImageConfig {
-        layer_num: defaults.layers,
+        layer_num: defaults.layers.number().unwrap_or_default(),
         num_inference_steps: defaults.steps,
         steps: defaults.steps,
         cfg_scale: defaults.cfg_scale,

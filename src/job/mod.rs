@@ -10,6 +10,7 @@ mod id;
 mod inputs;
 mod json;
 mod kind;
+mod layer_count;
 mod lora;
 mod manifest;
 mod mask;
@@ -36,6 +37,7 @@ pub use id::{Epoch, JobId};
 pub use inputs::Inputs;
 pub use json::{JsonError, object_from_slice, object_from_value, value_from_slice};
 pub use kind::JobKind;
+pub use layer_count::LayerCount;
 pub use lora::{LoraParam, MOST_LORAS, steps_of};
 pub use manifest::{
     BoundingBox, Caption, DriftRecord, EditRecord, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord, Placement,

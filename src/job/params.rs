@@ -6,12 +6,15 @@
 
 use std::ops::RangeInclusive;
 
-use qwen_image::{DecomposeOptions, EditOptions, Preset, Sampler, pipeline::PipelineError};
+use qwen_image::{
+    DecomposeOptions, EditOptions, Preset, Sampler,
+    pipeline::{LAYERS, PipelineError},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    JobError, PresetName, SamplerName, Sampling, Seeds,
+    JobError, LayerCount, PresetName, SamplerName, Sampling, Seeds,
     lora::{LoraParam, check_loras},
 };
 
@@ -126,9 +129,9 @@ with_sampling! {
 pub struct DecomposeParams {
     /// A caption of the whole picture. Empty: the text encoder writes one.
     pub prompt: String = DecomposeOptions::default().prompt,
-    /// Number of layers, 2 to 10.
-    #[schema(minimum = 2, maximum = 10)]
-    pub layers: u32 = DecomposeOptions::default().layers,
+    /// Number of layers, 2 to 10, or `auto`: as many as the picture has. 1 if the checkpoint makes that; 0 lifts the part out of the
+    /// picture that `prompt` names, with a Layered-Control checkpoint.
+    pub layers: LayerCount = LayerCount::Exactly(DecomposeOptions::default().layers),
     /// Working resolution in pixels, the side of a square with the same area: 640 or 1024 for the full model. Absent:
     /// the first one that the checkpoint was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -337,7 +340,8 @@ impl DecomposeParams {
         DecomposeOptions {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
-            layers: self.layers,
+            layers: self.layers.number().unwrap_or(*LAYERS.end()),
+            auto_layers: self.layers == LayerCount::Auto,
             resolution: self.resolution,
             num_inference_steps: self.steps,
             cfg_scale: self.cfg_scale,
@@ -364,7 +368,8 @@ impl DecomposeParams {
 
     /// Whether it uses what version 1 of messages did not have.
     pub(super) fn is_of_version_3(&self) -> bool {
-        self.output_size.is_some() || self.min_psnr.is_some() || self.trim || self.seeds().is_of_version_3()
+        let is_newer = self.output_size.is_some() || self.min_psnr.is_some() || self.trim;
+        is_newer || !self.layers.is_of_version_1() || self.seeds().is_of_version_3()
     }
 
     pub fn seeds(&self) -> Seeds<'_> {
@@ -452,12 +457,17 @@ impl WorkflowParams {
                 "a workflow makes one result; make variants with a decompose, and edit the layers of the best one";
             return Err(JobError::invalid(format!("{at}.decompose.{name}"), reason));
         }
+        if self.decompose.layers == LayerCount::Exactly(0) {
+            let reason = "0 lifts one part out of the picture, which makes no layers to put together; use a decompose";
+            return Err(JobError::invalid(format!("{at}.decompose.layers"), reason));
+        }
         for (index, edit) in self.edits.iter().enumerate() {
             let at = format!("{at}.edits[{index}]");
-            if edit.layer == 0 || edit.layer > self.decompose.layers {
+            let most = self.decompose.layers.number().unwrap_or(*LAYERS.end());
+            if edit.layer == 0 || edit.layer > most {
                 return Err(JobError::invalid(
                     format!("{at}.layer"),
-                    format!("{} is not between 1 and {}, the number of layers", edit.layer, self.decompose.layers),
+                    format!("{} is not between 1 and {most}, the number of layers", edit.layer),
                 ));
             }
             edit.params().validate(&at)?;

@@ -22,7 +22,7 @@ const LONGEST_TENANT: usize = 200;
 /// The newest version of messages. A message has the oldest one that knows its fields, so that workers of earlier
 /// versions of acetate take it, or leave it to others: version 2 added `preset`, `sampler`, `sigmas`, `step_cache`,
 /// `cfg_until` and `loras`; version 3 `input.mask`, `region`, `feather`, `keep_rest`, `drift_guard` and `alpha` of edits, and
-/// `output_size`, `min_psnr` and `trim` of a decompose, and `count` and `seeds` of both.
+/// `output_size`, `min_psnr` and `trim` of a decompose, `layers` that are `auto`, 0 or 1, and `count` and `seeds` of both.
 pub const VERSION: u32 = 3;
 /// How many pictures an edit takes.
 pub const EDIT_IMAGES: RangeInclusive<usize> = 1..=3;
@@ -364,6 +364,8 @@ mod tests {
             json!({ "min_psnr": 30.0 }),
             json!({ "count": 3 }),
             json!({ "seeds": [7, 8] }),
+            json!({ "layers": "auto" }),
+            json!({ "layers": 0 }),
         ] {
             assert_eq!(written(newer)["version"], 3);
         }
@@ -376,6 +378,8 @@ mod tests {
             (json!({ "step_cache": -1 }), "params.step_cache"),
             (json!({ "cfg_until": 1.5 }), "params.cfg_until"),
             (json!({ "min_psnr": 101 }), "params.min_psnr"),
+            (json!({ "layers": "many" }), "params.layers"),
+            (json!({ "layers": 11 }), "params.layers"),
             (json!({ "count": 0 }), "params.count"),
             (json!({ "count": 65 }), "params.count"),
             (json!({ "seeds": [] }), "params.seeds"),

@@ -115,11 +115,11 @@ impl Execution<'_> {
         let source = Arc::new(blocking(move || Ok(image_processor::without_hidden(image))).await?);
         let (image, params) = ((*source).clone(), params.clone());
         let images = self.engine(Work::Decompose { image, params: params.clone(), seed }).await?;
-        check_layers(&images, &params)?;
-        let (images, fidelity) =
-            self.composing(params.layers as usize, move || source_size::refine(&source, images, &params)).await?;
-        self.made.fidelity = Some(fidelity);
-        self.made.pictures.extend(layer_pictures(images));
+        let limits = self.worker.options.limits;
+        let refined =
+            self.composing(images.len(), move || source_size::finished(&source, images, &params, &limits)).await?;
+        self.made.fidelity = refined.fidelity;
+        self.made.pictures.extend(refined.pictures);
         Ok(())
     }
 
@@ -183,6 +183,11 @@ impl Execution<'_> {
     /// Several edits of one layer run in sequence; the file has the last result.
     async fn workflow(&mut self, image: RgbaImage, params: &WorkflowParams, seed: u64) -> Result<(), JobError> {
         self.decompose(image, &params.decompose, seed).await?;
+        let there = self.made.pictures.len() - 1;
+        if let Some(index) = params.edits.iter().position(|edit| edit.layer as usize > there) {
+            let reason = format!("{} was asked for, but the picture has {there} layers", params.edits[index].layer);
+            return Err(JobError::invalid(format!("params.edits[{index}].layer"), reason));
+        }
         let mut layers: Vec<RgbaImage> = self.made.pictures.iter().map(|picture| picture.image.clone()).collect();
         let mut edited = BTreeMap::new();
         for edit in &params.edits {
@@ -314,22 +319,6 @@ pub(super) fn with_hidden(mut edited: RgbaImage, kept: Option<&RgbaImage>) -> Rg
         image_processor::put_back_hidden(&mut edited, kept);
     }
     edited
-}
-
-pub(super) fn check_layers(images: &[RgbaImage], params: &DecomposeParams) -> Result<(), JobError> {
-    let wanted = params.layers as usize + 1;
-    if images.len() == wanted {
-        return Ok(());
-    }
-    Err(JobError::device("engine", format!("returned {} pictures instead of {wanted}", images.len())))
-}
-
-/// The files of a decompose.
-pub(super) fn layer_pictures(images: Vec<RgbaImage>) -> impl Iterator<Item = OutputPicture> {
-    images.into_iter().enumerate().map(|(index, image)| {
-        let role = if index == 0 { LayerRole::Regenerated } else { LayerRole::Layer };
-        OutputPicture { name: format!("layer-{index:02}.png"), role, image }
-    })
 }
 
 pub(super) fn one(images: Vec<RgbaImage>) -> Result<RgbaImage, JobError> {

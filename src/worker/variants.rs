@@ -12,12 +12,10 @@ use qwen_image::image_processor::{self, Mask};
 use tokio::sync::mpsc;
 
 use super::{
-    execute::{
-        EditPictures, Execution, OutputPicture, check_layers, keeps_hidden, layer_pictures, one, prepared, with_hidden,
-    },
+    execute::{EditPictures, Execution, OutputPicture, keeps_hidden, one, prepared, with_hidden},
     inputs::{blocking, count},
     publish::{Png, encode_pictures},
-    source_size,
+    source_size::{self, FinishedLayers},
 };
 use crate::{
     engine::{SeedOutput, Work},
@@ -31,6 +29,8 @@ use crate::{
 /// The longest side of a picture on the contact sheet, for few and for many of them, in pixels.
 const FEW: (usize, u32) = (96, 256);
 const MANY: u32 = 96;
+/// How many layers `auto` finds, as an estimate.
+const USUAL_LAYERS: u32 = 5;
 
 /// A variant as it is shown and stored.
 struct Finished {
@@ -63,24 +63,24 @@ impl Execution<'_> {
     ) -> Result<(), JobError> {
         source_size::check_memory(image.dimensions(), params, &self.worker.options.limits)?;
         let source = Arc::new(blocking(move || Ok(image_processor::without_hidden(image))).await?);
-        let layers = params.layers as usize;
-        let side = shown_side(seeds.len() * layers);
+        let layers = params.layers.number().unwrap_or(USUAL_LAYERS).max(1) as usize;
+        let (side, limits) = (shown_side(seeds.len() * layers), self.worker.options.limits);
         let work = Work::Decompose { image: (*source).clone(), params: params.clone(), seed: seeds[0] };
         let params = Arc::new(params.clone());
         let finish = move |seed: u64, images: Vec<RgbaImage>| {
-            check_layers(&images, &params)?;
-            let (images, fidelity) = source_size::refine(&source, images, &params)?;
-            let caption = |index: usize| match (index, fidelity.layers.get(index)) {
+            let FinishedLayers { pictures, fidelity } = source_size::finished(&source, images, &params, &limits)?;
+            let covers = fidelity.as_ref().map(|fidelity| fidelity.layers.as_slice()).unwrap_or_default();
+            let caption = |index: usize| match (index, covers.get(index)) {
                 (0, _) => format!("seed {seed}"),
                 (_, Some(cover)) if cover.empty => "empty".to_owned(),
                 (_, Some(cover)) => format!("{:.1} %", 100.0 * cover.area),
                 (_, None) => String::new(),
             };
-            let shown = images[1..].iter().enumerate();
-            let shown = shown.map(|(index, layer)| (image::shrunk(layer, side), caption(index))).collect();
-            Ok(Finished { pictures: layer_pictures(images).collect(), fidelity: Some(fidelity), shown })
+            let shown = pictures.iter().filter(|picture| picture.role == LayerRole::Layer).enumerate();
+            let shown = shown.map(|(index, layer)| (image::shrunk(&layer.image, side), caption(index))).collect();
+            Ok(Finished { pictures, fidelity, shown })
         };
-        self.variants(work, seeds, layers, finish).await
+        self.variants(work, seeds, None, finish).await
     }
 
     pub(super) async fn edit_variants(
@@ -101,15 +101,16 @@ impl Execution<'_> {
             let picture = OutputPicture { name: "edited.png".to_owned(), role: LayerRole::Edited, image };
             Ok(Finished { pictures: vec![picture], fidelity: None, shown })
         };
-        self.variants(work, seeds, image::SHEET_COLUMNS, finish).await
+        self.variants(work, seeds, Some(image::SHEET_COLUMNS), finish).await
     }
 
-    /// Runs the work with each seed. `finish` makes a variant of what the engine made.
+    /// Runs the work with each seed. `finish` makes a variant of what the engine made. The contact sheet has `columns`; none: a row
+    /// for each variant.
     async fn variants(
         &mut self,
         work: Work,
         seeds: &[u64],
-        columns: usize,
+        columns: Option<usize>,
         finish: impl Fn(u64, Vec<RgbaImage>) -> Result<Finished, JobError> + Send + Sync + 'static,
     ) -> Result<(), JobError> {
         let (each, receiver) = mpsc::channel(1);
@@ -130,6 +131,7 @@ impl Execution<'_> {
             let reason = format!("returned {} variants instead of {}", kept.len(), seeds.len());
             return Err(JobError::device("engine", reason));
         }
+        let longest = kept.iter().map(|variant| variant.shown.len()).max().unwrap_or(1);
         let mut shown = Vec::new();
         for variant in kept {
             let Kept { record, pngs, shown: pictures, caption, resolution, edit, sampling, notes, times } = variant;
@@ -146,10 +148,15 @@ impl Execution<'_> {
             }
             self.timings.add(Stage::EncodePng, times[1]);
             shown.extend(pictures);
+            if columns.is_none() {
+                shown.resize_with(shown.len().next_multiple_of(longest.max(1)), || {
+                    (RgbaImage::new(1, 1), String::new())
+                });
+            }
         }
         let sheet = blocking(move || {
             let (pictures, captions): (Vec<_>, Vec<_>) = shown.into_iter().unzip();
-            image::contact_sheet(&pictures, &captions, columns)
+            image::contact_sheet(&pictures, &captions, columns.unwrap_or(longest))
         });
         self.add(CONTACT_SHEET.to_owned(), LayerRole::ContactSheet, sheet.await?);
         Ok(())

@@ -123,10 +123,11 @@ fn parameters_out_of_bounds() {
     let decompose = |more: &[&str], wanted: &[&str]| {
         refused(&[&["run", "decompose", "in.png", "--out", "out", "--model", &model], more].concat(), wanted);
     };
-    decompose(&["--layers", "0"], &["--layers: 0 is not between 2 and 10"]);
-    decompose(&["--layers", "11"], &["--layers: 11 is not between 2 and 10"]);
-    decompose(&["--layers", "-1"], &["-1", "--layers", "not a whole number"]);
-    decompose(&["--layers", "four"], &["four", "--layers", "not a whole number"]);
+    decompose(&["--layers", "0"], &["--layers: 0 lifts one part", "use a Layered-Control checkpoint, or 2 to 10"]);
+    decompose(&["--layers", "1"], &["--layers: 1 are fewer than this checkpoint was made for: 2 to 10"]);
+    decompose(&["--layers", "11"], &["--layers: 11 is not between 0 and 10"]);
+    decompose(&["--layers", "-1"], &["-1", "--layers", "not a whole number, nor `auto`"]);
+    decompose(&["--layers", "many"], &["many", "--layers", "not a whole number, nor `auto`"]);
     decompose(&["--cfg-scale", "high"], &["high", "--cfg-scale", "not a number"]);
     decompose(&["--resolution", "700"], &["--resolution: 700", "multiple of 32"]);
     decompose(&["--steps", "0"], &["--steps: 0 is not between 1 and 1000"]);
@@ -184,7 +185,7 @@ fn unknown_fields_of_a_request_are_named() {
     for (params, more, wanted) in [
         ("\"layer\": 3", "", "unknown field `layer`"),
         ("", ", \"color\": 1", "unknown field `color`"),
-        ("\"layers\": 11", "", "params.layers: 11 is not between 2 and 10"),
+        ("\"layers\": 11", "", "params.layers: 11 is not between 0 and 10"),
         ("\"steps\": \"many\"", "", "expected u32"),
     ] {
         let error = JobRequest::from_json(body(params, more).as_bytes()).unwrap_err().to_string();

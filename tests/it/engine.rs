@@ -8,7 +8,7 @@ use std::{
 use ::image::RgbaImage;
 use acetate::{
     engine::{AllowedLoras, CancelToken, Engine, EngineConfig, Outcome, ProgressFn, Resident, Work},
-    job::{DecomposeParams, EditParams, JobError, LoraParam, OutputSize, Stage},
+    job::{DecomposeParams, EditParams, JobError, LayerCount, LoraParam, OutputSize, Stage},
 };
 use qwen_image::{
     Conditioning, DeviceChoice, ImageProcessorBackend, Limits, PipelineOptions, TextPositions,
@@ -50,7 +50,12 @@ fn picture(path: &str) -> RgbaImage {
 }
 
 fn decompose(steps: u32) -> Work {
-    let params = DecomposeParams { prompt: "A house.".to_owned(), layers: 2, steps, ..DecomposeParams::default() };
+    let params = DecomposeParams {
+        prompt: "A house.".to_owned(),
+        layers: LayerCount::Exactly(2),
+        steps,
+        ..DecomposeParams::default()
+    };
     Work::Decompose { image: picture("house.png"), params, seed: 1 }
 }
 

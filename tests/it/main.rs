@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests have a process of their own, and wait for other programs")]
 
 mod architecture;
+mod auto_layers;
 mod cli;
 mod common;
 mod embedded;

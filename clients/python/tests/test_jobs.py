@@ -47,6 +47,15 @@ def test_an_edit_keeps_the_size_and_the_alpha_of_a_layer(client: Client, layers:
     assert client.composite(new).size == (128, 128)
 
 
+def test_layers_are_counted(client: Client, picture: Image.Image) -> None:
+    layers = client.decompose(picture, "x", layers="auto", seed=7, steps=1)
+    assert len(layers) >= 2
+    assert layers.manifest["request"]["params"]["layers"] == "auto"
+    with pytest.raises(InvalidRequest) as refused:
+        client.submit("decompose", picture, layers="many")
+    assert refused.value.field == "params.layers"
+
+
 def test_variants_are_results_of_one_job(client: Client, picture: Image.Image, layers: Layers) -> None:
     made = client.decompose_variants(picture, "x", seeds=[7, 3], layers=2, steps=2)
     assert (len(made), made.seeds, made.sheet.name) == (2, (7, 3), "variants.png")

@@ -35,6 +35,7 @@
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod auto_layers;
 mod error;
 pub mod hub;
 pub mod image_processor;
@@ -47,6 +48,7 @@ mod qwen_image_pipeline;
 pub mod source_size;
 mod threads;
 
+pub use auto_layers::auto_layers;
 pub use error::Error;
 pub use hub::Lora;
 pub use model_cache::{

@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use qwen_image::{PipelineOptions, hub::ModelRef};
+use qwen_image::{
+    Conditioning, PipelineKind, PipelineOptions,
+    hub::ModelRef,
+    pipeline::{Constants, PipelineError},
+};
 
 use crate::{
     app,
     config::LoadedConfig,
-    job::{InputRef, Inputs, JobError, Task},
+    job::{InputRef, Inputs, JobError, LayerCount, Task},
     store::path_of,
 };
 
@@ -32,16 +36,25 @@ pub fn check_apart(inputs: &Inputs, out: &Path) -> Result<(), JobError> {
 /// The model folders that the task needs must exist before anything starts.
 pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> {
     let engine = app::engine_config(loaded)?;
+    let params = match task {
+        Task::Decompose(params) => Some(params),
+        Task::Workflow(params) => Some(&params.decompose),
+        Task::Edit(_) | Task::Composite(_) => None,
+    };
     let (decomposes, edits) = match task {
         Task::Decompose(_) => (true, engine.pipeline.load_edit_model),
         Task::Edit(_) => (false, true),
         Task::Composite(_) => (false, false),
         Task::Workflow(params) => (true, !params.edits.is_empty() || engine.pipeline.load_edit_model),
     };
-    for model in
-        [decomposes.then_some(engine.model), engine.pipeline.edit_model.clone().filter(|_| edits)].into_iter().flatten()
+    for model in [decomposes.then(|| engine.model.clone()), engine.pipeline.edit_model.clone().filter(|_| edits)]
+        .into_iter()
+        .flatten()
     {
         check_model(&model)?;
+    }
+    if let Some(params) = params {
+        check_layers(&engine.model, params.layers, engine.pipeline.transformer.as_deref())?;
     }
     let PipelineOptions { transformer, edit_transformer, text_encoder, .. } = engine.pipeline;
     let (transformer, edit_transformer) = (transformer.filter(|_| decomposes), edit_transformer.filter(|_| edits));
@@ -53,6 +66,23 @@ pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> 
         }
     }
     Ok(())
+}
+
+/// Whether the checkpoint makes so many layers, if it is here.
+fn check_layers(model: &ModelRef, layers: LayerCount, transformer: Option<&Path>) -> Result<(), JobError> {
+    let folder = match model {
+        ModelRef::Hub { .. } => return Ok(()),
+        ModelRef::Small { which, around } => around.find(*which)?,
+        ModelRef::Folder(folder) => folder.clone(),
+    };
+    let Ok(constants) = Constants::load(&folder, PipelineKind::Layered, Conditioning::default()) else {
+        // Loading the model says what is wrong.
+        return Ok(());
+    };
+    constants.with_transformer(transformer).check_layers(layers.number()).map_err(|error| match error {
+        PipelineError::Invalid { field, reason } => JobError::invalid(format!("params.{field}"), reason),
+        other => JobError::invalid("params.layers", other.to_string()),
+    })
 }
 
 fn check_model(model: &ModelRef) -> Result<(), JobError> {

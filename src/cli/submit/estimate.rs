@@ -186,10 +186,10 @@ fn size_of(task: &Task) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::DecomposeParams;
+    use crate::job::{DecomposeParams, LayerCount};
 
     fn decompose(steps: u32, cfg_scale: f64, layers: u32) -> Task {
-        let prompt = format!("prompt of {steps}");
+        let (layers, prompt) = (LayerCount::Exactly(layers), format!("prompt of {steps}"));
         Task::Decompose(DecomposeParams { steps, cfg_scale, layers, prompt, ..DecomposeParams::default() })
     }
 

@@ -164,7 +164,7 @@ pub fn named(input: &InputRef) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Task;
+    use crate::job::{LayerCount, Task};
 
     fn defaults() -> RowDefaults {
         RowDefaults {
@@ -188,7 +188,7 @@ mod tests {
         let made =
             request(json!({ "image": "s3://in/a.png", "prompt": "a cat", "layers": 5, "label.x": "y" })).unwrap();
         let Task::Decompose(params) = &made.task else { panic!("{made:?}") };
-        assert_eq!((params.prompt.as_str(), params.layers, params.steps), ("a cat", 5, 20));
+        assert_eq!((params.prompt.as_str(), params.layers, params.steps), ("a cat", LayerCount::Exactly(5), 20));
         assert_eq!(made.output.prefix, "s3://out/a/");
         assert_eq!((made.labels.len(), made.priority), (2, 2));
     }

@@ -212,10 +212,11 @@ async fn check_model(api: &Api, task: &Task) -> Answer<()> {
         return Ok(());
     }
     let model = api.models().await.decompose;
-    if let Some([least, most]) = model.layers
-        && params.layers > most
+    if let (Some([least, most]), Some(layers)) = (model.layers, params.layers.number())
+        && !(least..=most).contains(&layers)
     {
-        let reason = format!("{} are more than the model {} was made for: {least} to {most}", params.layers, model.id);
+        let than = if layers > most { "more" } else { "fewer" };
+        let reason = format!("{layers} are {than} than the model {} was made for: {least} to {most}", model.id);
         return Err(JobError::invalid(format!("{at}.layers"), reason).into());
     }
     match (params.resolution, model.resolutions) {

@@ -22,7 +22,10 @@ use crate::{
         problem::{Answer, Problem},
         view::JobView,
     },
-    job::{AlphaMode, BatchId, JobId, JobKind, KeepRest, MAX_REQUEST_BYTES, OutputSize, PresetName, SamplerName},
+    job::{
+        AlphaMode, BatchId, JobId, JobKind, KeepRest, LayerCount, MAX_REQUEST_BYTES, OutputSize, PresetName,
+        SamplerName,
+    },
 };
 
 /// The fields of a form, only for the schema; the handler reads the fields as they arrive.
@@ -44,8 +47,7 @@ pub struct UploadForm {
     #[schema(content_media_type = "application/json")]
     request: Option<String>,
     prompt: Option<String>,
-    #[schema(minimum = 2, maximum = 10)]
-    layers: Option<u32>,
+    layers: Option<LayerCount>,
     #[schema(minimum = 32, maximum = 4096, multiple_of = 32)]
     resolution: Option<u32>,
     cfg_normalize: Option<bool>,

@@ -198,7 +198,12 @@ impl Texts {
                 let number = whole_number(&text).ok_or_else(|| wrong("a number from 0 to 9"))?;
                 self.fields.insert(name.to_owned(), json!(number));
             }
-            "layers" | "steps" | "resolution" | "seed" | "step_cache" | "feather" | "count" => {
+            "layers" if text.trim().is_empty() => (),
+            "layers" => {
+                let number = whole_number(&text).map(|number| json!(number));
+                self.params.insert(name.to_owned(), number.unwrap_or_else(|| json!(text.trim())));
+            }
+            "steps" | "resolution" | "seed" | "step_cache" | "feather" | "count" => {
                 // Forms also send empty fields.
                 if !text.trim().is_empty() {
                     let number = whole_number(&text).ok_or_else(|| wrong("a whole number"))?;

@@ -32,7 +32,7 @@ export function newJob({ config, models, onJob }) {
     input, zone, h('div.row.between', {}, sample, h('p.soft', {}, `PNG, JPEG, WebP, GIF, BMP, TIFF or JPEG XL, up to ${bytes(limits.max_upload_bytes)}`)),
     modelNotice(models),
     h('div.fields', {},
-      number('layers', 'Layers', layersHint(layers), layers, Math.min(Math.max(defaults.layers, layers[0]), layers[1])),
+      layersField(layers, defaults.layers),
       presetField('preset', presets, defaults, () => form.elements.steps),
       number('steps', 'Steps', 'More steps: finer, slower.', bounds.steps, defaults.steps),
       number('seed', 'Seed', 'Same seed, same layers. Leave empty for a random seed.', [0, Number.MAX_SAFE_INTEGER], null),
@@ -116,6 +116,8 @@ export function newJob({ config, models, onJob }) {
     for (const [name, value] of new FormData(form)) {
       // Empty fields are left out, so the server uses its defaults; a negative prompt may be a space.
       if (value !== '' && !(value instanceof File)) body.set(name, value);
+      // As many as the picture has.
+      else if (name === 'layers') body.set(name, 'auto');
     }
     body.append('label', `name=${(file.name || 'pasted picture').slice(0, 200)}`);
     body.set('image', file);
@@ -174,7 +176,12 @@ function resolution(defaults, models) {
     h('select', { id: 'resolution', name: 'resolution' }, h('option', { value: '', selected: !given }, 'default'), options));
 }
 
-const layersHint = ([least, most]) => `Including the background. ${least} to ${most} with this model.`;
+function layersField([least, most], value) {
+  const low = Math.max(least, 1);
+  const shown = value === 'auto' ? '' : Math.min(Math.max(value, low), most);
+  return field('layers', 'Layers', `Including the background, ${low} to ${most} with this model. Leave empty for as many as the picture has.`,
+    h('input', { type: 'number', id: 'layers', name: 'layers', min: low, max: most, step: 1, value: shown, inputMode: 'numeric' }));
+}
 
 /** What users must know of the model before they use it, or null. */
 export function modelNotice(models) {

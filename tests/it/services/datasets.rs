@@ -111,7 +111,7 @@ async fn invalid_rows_are_left_out_and_written_down(world: World) {
         "nothing was submitted:",
         "m.jsonl:2 (row 2): ",
         "nowhere.png: not found",
-        "m.jsonl:3 (row 3): params.layers: 99 is not between 2 and 10",
+        "m.jsonl:3 (row 3): params.layers: 99 is not between 0 and 10",
         "m.jsonl:4 (row 4): input: there is no field `image` (or `images`, `input`, `file_name`",
         "the only one is `text`",
         "m.jsonl:5 (row 5): row: has NaN, which JSON does not have; write null instead",

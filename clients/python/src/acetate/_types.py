@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from .errors import JobCancelled, JobFailed
 
@@ -13,6 +13,7 @@ Kind = Literal["decompose", "edit", "composite", "workflow"]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 OutputSize = Literal["source", "model"]
 AlphaMode = Literal["keep", "grow"]
+LayerCount: TypeAlias = "int | Literal['auto']"
 ExportFormat = Literal["zip", "ora", "psd"]
 
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})

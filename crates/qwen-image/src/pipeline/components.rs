@@ -62,7 +62,8 @@ impl Components {
     /// Loads a folder in diffusers' layout for this pipeline.
     pub fn load(folder: &Path, pipeline: PipelineKind, options: LoadOptions<'_>) -> LoadResult<Self> {
         let LoadOptions { context, placement, fp8, files, text_encoder, conditioning, loras } = options;
-        let constants = Constants::load(folder, pipeline, conditioning)?;
+        let constants =
+            Constants::load(folder, pipeline, conditioning)?.with_transformer(files.of(Component::Transformer));
         let scheduler = Scheduler::load(&folder.join("scheduler"))?;
         // Before anything large is read.
         overlays(folder, loras)?;

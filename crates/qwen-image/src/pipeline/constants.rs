@@ -1,10 +1,14 @@
 //! Constants from the reference's Python code, and the small file that can override them.
 
-use std::path::{Component, Path};
+use std::{
+    ffi::OsStr,
+    ops::RangeInclusive,
+    path::{Component, Path},
+};
 
 use serde::Deserialize;
 
-use super::options::LAYERS;
+use super::{error::PipelineError, options::LAYERS};
 use crate::models::{
     LoadResult, ModelError, read_json,
     text_encoder::{ImageProcessorBackend, TextPositions},
@@ -32,8 +36,8 @@ impl PipelineKind {
 pub struct Constants {
     /// Accepted values of `resolution`; the first is the default.
     pub resolutions: Vec<u32>,
-    /// The maximum number of layers that the checkpoint was trained for.
-    pub max_layers: u32,
+    /// The numbers of layers that the checkpoint was trained for. 0 to 0: it lifts one part out of the picture.
+    pub layers: RangeInclusive<u32>,
     /// Area of a reference as the text encoder sees it, in square pixels.
     pub condition_area: u32,
     /// Area of a reference as the VAE sees it, and of an edit's output.
@@ -63,6 +67,13 @@ pub const MAX_PROMPT_TOKENS: usize = 1024;
 
 const OVERRIDES: &str = "acetate.json";
 
+/// Whether a folder or file has the name of a checkpoint such as DiffSynth's Qwen-Image-Layered-Control.
+fn is_control(path: &Path) -> bool {
+    let named =
+        |part: &OsStr| part.to_string_lossy().to_ascii_lowercase().replace('_', "-").contains("layered-control");
+    path.iter().any(named)
+}
+
 fn is_plain(part: Component<'_>) -> bool {
     matches!(part, Component::Normal(_))
 }
@@ -71,6 +82,7 @@ fn is_plain(part: Component<'_>) -> bool {
 #[serde(deny_unknown_fields, default)]
 struct Overrides {
     resolutions: Option<Vec<u32>>,
+    min_layers: Option<u32>,
     max_layers: Option<u32>,
     condition_area: Option<u32>,
     vae_area: Option<u32>,
@@ -114,10 +126,11 @@ impl Constants {
         }
         let path = folder.join(OVERRIDES);
         let given = if path.is_file() { read_json(&path)? } else { Overrides::default() };
-        let defaults = Self::of(pipeline);
+        let defaults = Self::of(pipeline, is_control(folder));
         let constants = Self {
             resolutions: given.resolutions.unwrap_or(defaults.resolutions),
-            max_layers: given.max_layers.unwrap_or(defaults.max_layers),
+            layers: given.min_layers.unwrap_or(*defaults.layers.start())
+                ..=given.max_layers.unwrap_or(*defaults.layers.end()),
             condition_area: given.condition_area.unwrap_or(defaults.condition_area),
             vae_area: given.vae_area.unwrap_or(defaults.vae_area),
             prompt_template_encode_start_idx: given
@@ -133,8 +146,9 @@ impl Constants {
             let reason = format!("`resolutions` {:?} are multiples of 32 from 32 to 4096", constants.resolutions);
             return Err(ModelError::invalid(path, reason));
         }
-        if !LAYERS.contains(&constants.max_layers) {
-            let reason = format!("`max_layers` {} is not between 2 and 10", constants.max_layers);
+        let (least, most) = (*constants.layers.start(), *constants.layers.end());
+        if !LAYERS.contains(&most) || least > most {
+            let reason = format!("`min_layers` {least} and `max_layers` {most} are not from 0 to 10 in order");
             return Err(ModelError::invalid(path, reason));
         }
         let areas = [constants.condition_area, constants.vae_area];
@@ -158,10 +172,52 @@ impl Constants {
         }
     }
 
-    fn of(pipeline: PipelineKind) -> Self {
+    /// Makes them those of a Layered-Control checkpoint, if the transformer's file is one.
+    #[must_use]
+    pub fn with_transformer(self, file: Option<&Path>) -> Self {
+        let is_one = file.and_then(Path::file_name).is_some_and(|name| is_control(Path::new(name)));
+        if !is_one {
+            return self;
+        }
+        let Self { resolutions, layers, .. } = Self::of(PipelineKind::Layered, true);
+        Self { resolutions, layers, ..self }
+    }
+
+    /// Whether it lifts the one part out of the picture that the prompt names, instead of making layers.
+    pub fn lifts(&self) -> bool {
+        *self.layers.end() == 0
+    }
+
+    /// Checks a number of layers; none: as many as the picture has.
+    ///
+    /// # Errors
+    /// [`PipelineError::Invalid`] for the option `layers`.
+    pub fn check_layers(&self, layers: Option<u32>) -> Result<(), PipelineError> {
+        let (least, most) = (*self.layers.start(), *self.layers.end());
+        let reason = match layers {
+            Some(layers) if self.layers.contains(&layers) => return Ok(()),
+            None if !self.lifts() => return Ok(()),
+            _ if self.lifts() => {
+                "this checkpoint lifts one part out of the picture; ask for 0 layers, and name the part in the prompt"
+                    .to_owned()
+            }
+            Some(0) => format!(
+                "0 lifts one part out of the picture, for which this checkpoint was not made; use a Layered-Control \
+                 checkpoint, or {least} to {most} layers"
+            ),
+            Some(layers) => {
+                let than = if layers > most { "more" } else { "fewer" };
+                format!("{layers} are {than} than this checkpoint was made for: {least} to {most}")
+            }
+            None => return Ok(()),
+        };
+        Err(PipelineError::invalid("layers", reason))
+    }
+
+    fn of(pipeline: PipelineKind, control: bool) -> Self {
         Self {
-            resolutions: vec![640, 1024],
-            max_layers: 10,
+            resolutions: if control { vec![1024, 640] } else { vec![640, 1024] },
+            layers: if control { 0..=0 } else { 2..=10 },
             condition_area: 384 * 384,
             vae_area: 1024 * 1024,
             prompt_template_encode_start_idx: match pipeline {
@@ -179,6 +235,37 @@ impl Constants {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_checkpoint_takes_the_layers_that_it_was_made_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let reason = |name: &str, overrides: &str, layers: Option<u32>| {
+            let folder = folder.path().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("model_index.json"), r#"{"_class_name": "QwenImageLayeredPipeline"}"#).unwrap();
+            std::fs::write(folder.join("acetate.json"), overrides).unwrap();
+            let constants = Constants::load(&folder, PipelineKind::Layered, Conditioning::default()).unwrap();
+            constants.check_layers(layers).err().map(|error| error.to_string())
+        };
+        for (name, overrides, layers) in [
+            ("Qwen-Image-Layered", "{}", Some(2)),
+            ("Qwen-Image-Layered", "{}", None),
+            ("Qwen-Image-Layered", r#"{"min_layers": 1}"#, Some(1)),
+            ("Qwen-Image-Layered-Control", "{}", Some(0)),
+            ("lifts", r#"{"min_layers": 0, "max_layers": 0}"#, Some(0)),
+        ] {
+            assert_eq!(reason(name, overrides, layers), None, "{name} {overrides} {layers:?}");
+        }
+        for (name, layers, wanted) in [
+            ("Qwen-Image-Layered", Some(0), "use a Layered-Control checkpoint, or 2 to 10 layers"),
+            ("Qwen-Image-Layered", Some(1), "1 are fewer than this checkpoint was made for: 2 to 10"),
+            ("models--DiffSynth-Studio--Qwen-Image-Layered-Control", Some(4), "ask for 0 layers, and name the part"),
+            ("models--DiffSynth-Studio--Qwen-Image-Layered-Control", None, "ask for 0 layers, and name the part"),
+        ] {
+            let reason = reason(name, "{}", layers).unwrap();
+            assert!(reason.contains(wanted), "{name} {layers:?}: {reason}");
+        }
+    }
 
     #[test]
     fn the_caller_is_heard_before_the_checkpoint_and_the_checkpoint_before_the_defaults() {

@@ -20,7 +20,7 @@ use super::{
     seeds::{check_seeds, only_one},
 };
 use crate::{
-    image_processor,
+    auto_layers, image_processor,
     layer_names::{crop_to_ask_about, name_from_answer, names_from_caption},
     models::{
         LoadContext, LoadResult,
@@ -96,11 +96,13 @@ impl QwenImageLayeredPipeline {
             let reason = format!("{resolution} is not supported by this checkpoint, which was made for {accepted:?}");
             return Err(PipelineError::invalid("resolution", reason));
         }
-        let most = self.0.constants.max_layers;
-        if options.layers > most {
-            let reason = format!("{} are more than this checkpoint was made for: 2 to {most}", options.layers);
-            return Err(PipelineError::invalid("layers", reason));
+        self.0.constants.check_layers((!options.auto_layers).then_some(options.layers))?;
+        let lifts = self.0.constants.lifts();
+        if lifts && options.prompt.trim().is_empty() {
+            let reason = "names no part; say what to lift out of the picture, for instance \"the red star\"".to_owned();
+            return Err(PipelineError::invalid("prompt", reason));
         }
+        let layers = if options.auto_layers { *self.0.constants.layers.end() } else { options.layers };
         let size = Size::with_area(resolution * resolution, picture.width(), picture.height());
         let resized = image_processor::lanczos(picture, size.width, size.height);
 
@@ -126,7 +128,7 @@ impl QwenImageLayeredPipeline {
         })?;
 
         let frame = latents::frame_of(&condition)?;
-        let targets = options.layers as usize + 1;
+        let targets = layers as usize + 1;
         let channels = self.0.vae.about(Vae::latent_channels);
         let scheduler = &self.0.scheduler;
         let plan = sampling.plan(scheduler, |steps| scheduler.layered(steps, frame.patches()));
@@ -154,7 +156,7 @@ impl QwenImageLayeredPipeline {
 
         callbacks.report(Stage::VaeDecode, 0, 0)?;
         for (index, (seed, (packed, sampling))) in seeds.iter().zip(denoised).enumerate() {
-            let images = callbacks.timed(Stage::VaeDecode, |callbacks| {
+            let mut images = callbacks.timed(Stage::VaeDecode, |callbacks| {
                 let vae = self.0.vae.enter()?;
                 let mut images = Vec::with_capacity(targets);
                 for target in 0..targets {
@@ -164,8 +166,15 @@ impl QwenImageLayeredPipeline {
                 }
                 Ok::<_, PipelineError>(images)
             })?;
-            let mut layer_names = names_from_caption(&prompt, &images[1..]);
-            if options.name_layers {
+            if options.auto_layers {
+                let layers = auto_layers(images.split_off(1));
+                images.extend(layers);
+            }
+            let mut layer_names = match lifts {
+                true => vec![name_from_answer(&prompt)],
+                false => names_from_caption(&prompt, &images[1..]),
+            };
+            if options.name_layers && !lifts {
                 callbacks
                     .stage(Stage::Caption, |callbacks| self.ask_names(&images[1..], &mut layer_names, callbacks))?;
             }

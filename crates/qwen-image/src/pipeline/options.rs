@@ -14,8 +14,9 @@ use crate::{
     image_processor::Mask,
 };
 
-/// The number of layers that a decompose may request; a checkpoint may be trained for fewer.
-pub const LAYERS: RangeInclusive<u32> = 2..=10;
+/// The number of layers that a decompose may request; most checkpoints are trained for 2 and more, and 0 is for those that lift one part
+/// out of the picture.
+pub const LAYERS: RangeInclusive<u32> = 0..=10;
 /// Denoise steps.
 pub const NUM_INFERENCE_STEPS: RangeInclusive<u32> = 1..=1000;
 pub const CFG_SCALE: RangeInclusive<f64> = 0.0..=100.0;
@@ -37,8 +38,12 @@ pub struct DecomposeOptions {
     /// What the picture should not show. A single space also counts as a negative prompt; without one, diffusers turns
     /// guidance off.
     pub negative_prompt: String,
-    /// Number of layers, 2 to 10, but no more than the checkpoint was trained for.
+    /// Number of layers, 2 to 10, but no more than the checkpoint was trained for; 1 if the checkpoint makes that. 0 is
+    /// for Layered-Control checkpoints, which lift the one part out of the picture that the prompt names.
     pub layers: u32,
+    /// Find out how many layers the picture has, with [`auto_layers`](crate::auto_layers): the checkpoint's most are made, and
+    /// `layers` has no effect.
+    pub auto_layers: bool,
     /// Working resolution in pixels, the side of a square with the same area. None: the first one that the checkpoint
     /// was made for, 640 for the full model.
     pub resolution: Option<u32>,
@@ -76,6 +81,7 @@ impl Default for DecomposeOptions {
             prompt: String::new(),
             negative_prompt: " ".to_owned(),
             layers: 4,
+            auto_layers: false,
             resolution: None,
             num_inference_steps: 50,
             cfg_scale: 4.0,
@@ -99,7 +105,7 @@ impl DecomposeOptions {
     /// [`PipelineError::Invalid`] with the first field that is out of bounds.
     pub fn check(&self) -> Result<()> {
         if !LAYERS.contains(&self.layers) {
-            return Err(PipelineError::invalid("layers", format!("{} is not between 2 and 10", self.layers)));
+            return Err(PipelineError::invalid("layers", format!("{} is not between 0 and 10", self.layers)));
         }
         if let Some(resolution) = self.resolution
             && !(RESOLUTION.contains(&resolution) && resolution.is_multiple_of(RESOLUTION_STEP))
@@ -262,9 +268,10 @@ pub struct Caption {
 /// The output of a decompose.
 #[derive(Debug, Clone)]
 pub struct DecomposeOutput {
-    /// `layers + 1` pictures of one size: the regenerated whole, then the layers back to front.
+    /// `layers + 1` pictures of one size: the regenerated whole, then the layers back to front. For 0 layers, only the part that was
+    /// lifted.
     pub images: Vec<RgbaImage>,
-    /// A few words for each of `images[1..]`, where the caption, the prompt or the text encoder clearly say what it is.
+    /// A few words for each layer, where the caption, the prompt or the text encoder clearly say what it is.
     pub layer_names: Vec<Option<String>>,
     pub caption: Option<Caption>,
     /// The working resolution.

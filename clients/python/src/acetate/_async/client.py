@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from .._inputs import ImageInput
 from .._pictures import Layers, Picture, Variants, WorkflowResult
-from .._types import AlphaMode, OutputSize, Progress
+from .._types import AlphaMode, LayerCount, OutputSize, Progress
 from ..errors import AcetateError
 from .service import AsyncService
 
@@ -35,7 +35,7 @@ class AsyncClient(AsyncService):
         image: ImageInput,
         prompt: str | None = None,
         *,
-        layers: int | None = None,
+        layers: LayerCount | None = None,
         resolution: int | None = None,
         steps: int | None = None,
         cfg_scale: float | None = None,
@@ -63,7 +63,8 @@ class AsyncClient(AsyncService):
         Args:
             image: a path, bytes, a PIL image, an open file, a `Picture`, or an address that the server reads.
             prompt: a caption of the whole picture; the model writes one if you leave it out.
-            layers: the number of layers, 2 to 10. `layer_num` is another name for it.
+            layers: the number of layers, 2 to 10, or "auto" for as many as the picture has. `layer_num` is another name
+                for it.
             resolution: the working resolution in pixels, the side of a square with the same area.
             steps: denoise steps. `num_inference_steps` is another name for it.
             cfg_scale: guidance; 1 is off.

@@ -161,7 +161,7 @@ fn a_config_that_contradicts_itself() {
 fn a_misspelled_override() {
     let broken = Broken::new("layered");
     broken.set("acetate.json", "resolution", 128.into());
-    insta::assert_snapshot!(broken.decompose_error().split(" at line").next().unwrap(), @"CHECKPOINT/acetate.json: unknown field `resolution`, expected one of `resolutions`, `max_layers`, `condition_area`, `vae_area`, `prompt_template_encode_start_idx`, `caption_max_new_tokens`, `text_positions`, `image_processor`, `lightning`, `note`");
+    insta::assert_snapshot!(broken.decompose_error().split(" at line").next().unwrap(), @"CHECKPOINT/acetate.json: unknown field `resolution`, expected one of `resolutions`, `min_layers`, `max_layers`, `condition_area`, `vae_area`, `prompt_template_encode_start_idx`, `caption_max_new_tokens`, `text_positions`, `image_processor`, `lightning`, `note`");
 }
 
 #[test]

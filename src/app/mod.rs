@@ -11,6 +11,7 @@ mod traces;
 mod wiring;
 mod worker;
 
+pub use crate::http::NestedResult;
 pub use error::StartError;
 pub use models::{edit_model, engine_config, model, surroundings};
 pub use open_files::raise as raise_open_files;

@@ -20,7 +20,7 @@ use super::{
     runtime::block_on,
 };
 use crate::{
-    app::Submitter,
+    app::{NestedResult, Submitter},
     config::LoadedConfig,
     image::{ExportError, ExportFormat, Limits, Sheet, Stack},
     job::{BatchId, JobError, JobId, JobState, Manifest},
@@ -81,10 +81,8 @@ impl ExportLayersArgs {
         let format = self.format()?;
         self.check_out()?;
         let loaded = global.load(Vec::new())?;
-        let files = block_on(self.open(&loaded))?;
         let limits = Limits::from(&loaded.config.image);
-        let manifest = files.manifest.clone();
-        let stack = Stack::of_result(&manifest, block_on(async { Ok(files.read_all().await?) })?, self.variant)?;
+        let (manifest, stack) = block_on(self.open(&loaded))?;
         if self.to_stdout() {
             return to_stdout(&stack, format, &limits);
         }
@@ -133,12 +131,14 @@ impl ExportLayersArgs {
     }
 
     /// A folder with that name takes precedence over a job.
-    async fn open(&self, loaded: &LoadedConfig) -> Result<ResultFiles, Failure> {
+    async fn open(&self, loaded: &LoadedConfig) -> Result<(Manifest, Stack), Failure> {
         let source = self.source.as_deref().unwrap_or_default();
         let path = Path::new(source);
         if path.exists() {
             return if path.is_dir() {
-                Ok(ResultFiles::in_folder(path).await?)
+                let files = ResultFiles::in_folder(path).await?;
+                let stack = Stack::of_result(&files.manifest, files.read_all().await?, self.variant)?;
+                Ok((files.manifest, stack))
             } else {
                 let reason = format!("{source} is a file; give the folder of a result, or a job's id");
                 Err(JobError::invalid("JOB|FOLDER", reason).into())
@@ -151,9 +151,16 @@ impl ExportLayersArgs {
             JobError::invalid("JOB|FOLDER", reason)
         })?;
         let (submitter, _) = Submitter::to_read(loaded).await?;
-        let files = async { published(&submitter, name.id(&submitter).await?).await }.await;
+        let made = async {
+            let id = name.id(&submitter).await?;
+            let files = published(&submitter, id).await?;
+            let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+            let nested = NestedResult::find(&submitter.jobs, row, self.variant).await?;
+            Ok::<_, JobError>((files.manifest, nested.stack(&submitter.stores).await?))
+        };
+        let made = made.await;
         submitter.close().await;
-        Ok(files?)
+        Ok(made?)
     }
 
     fn report(&self, format: ExportFormat, manifest: &Manifest, stack: &Stack, size: u64) -> Result<(), Failure> {

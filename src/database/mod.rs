@@ -16,6 +16,7 @@ mod dispatch;
 mod history;
 mod lineage;
 mod listing;
+mod nesting;
 mod notify;
 mod outbox;
 mod outcome;

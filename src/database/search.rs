@@ -1,6 +1,6 @@
 //! The search words of a job, derived from its request when it is accepted.
 
-use crate::job::{BatchId, InputRef, JobRequest, Task};
+use crate::job::{BatchId, InputRef, JobRequest, LAYER_OF, Task};
 
 /// Only the beginning of a longer text can be found.
 const LONGEST: usize = 4096;
@@ -19,6 +19,7 @@ pub(super) fn text(request: &JobRequest, batch: Option<&BatchId>) -> String {
             lines.extend(params.edits.iter().map(|edit| edit.instruction.clone()));
         }
     }
+    lines.extend(request.parent_layer().map(|parent| label_line(LAYER_OF, &parent.job.to_string())));
     lines.extend(request.inputs.iter().filter_map(file_name));
     let one_line = |line: &String| line.replace(['\n', '\0'], " ").to_lowercase();
     let text: String = lines.iter().map(|line| format!("\n{}", one_line(line))).collect();

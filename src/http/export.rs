@@ -8,29 +8,36 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     api::Api,
     caller::{Caller, Role},
     extract::{Id, Json, QueryParams},
-    files::{self, FOREVER, is_known, missing, published, unchanged},
+    files::{self, is_known, missing, published, unchanged},
     jobs::{check, resolve},
+    nested::NestedResult,
     openapi::Binary,
     problem::{Answer, ApiError, Problem},
     range::download,
     view::InputView,
 };
 use crate::{
-    image::{self, ExportError, ExportFormat, Sheet, Stack},
+    image::{self, ExportError, ExportFormat, Group, Sheet, Stack},
     job::{COMPOSITE_IMAGES, FileEntry, InputRef, JobError, JobId},
-    store::{ObjectKey, ResultFiles, input_name},
+    store::input_name,
 };
+
+/// Exports change when a layer is taken apart.
+const ASK_AGAIN: &str = "private, no-cache";
 
 pub const FORMATS: [ExportFormat; 3] = ExportFormat::ALL;
 
 /// Exports layers as one file.
 const LAYERS: RangeInclusive<usize> = COMPOSITE_IMAGES;
+/// How many groups a layer may be in.
+const MOST_GROUPS: usize = 8;
 const MOST_BYTES: usize = 256 * 1024;
 
 /// Export the layers of a job as a ZIP of PNGs
@@ -96,15 +103,14 @@ async fn of_job(
         let kind = row.request.task.kind();
         return Err(ApiError::not_found(format!("a {kind} job has no layers; get its picture from /files")));
     }
-    let tag = format!("\"{id}-{}-{}-{format}\"", row.epoch, variant.unwrap_or(1));
+    // Its layers may be taken apart later.
+    let nested = NestedResult::find(api.jobs(), row, variant).await?;
+    let tag = format!("\"{:x}-{format}\"", Sha256::digest(nested.tag()));
     if is_known(headers, &tag) {
-        return Ok(unchanged(&tag, FOREVER));
+        return Ok(unchanged(&tag, ASK_AGAIN));
     }
-    let store = api.stores().at_root(result.root.as_deref())?;
-    let found = ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await?;
-    let stack = Stack::of_result(&found.manifest, found.read_all().await?, variant)?;
-    let bytes = write(api, stack, format).await?;
-    let response = download(headers, bytes, format.media_type(), &tag, FOREVER);
+    let bytes = write(api, nested.stack(api.stores()).await?, format).await?;
+    let response = download(headers, bytes, format.media_type(), &tag, ASK_AGAIN);
     Ok(attached(response, &format!("acetate-{id}.{format}")))
 }
 
@@ -152,6 +158,11 @@ struct LayerBody {
     opacity: f32,
     #[serde(default = "shown")]
     visible: bool,
+    /// The names of the groups that it is in, outermost first, at most 8. Layers next to each other with the same names
+    /// are in one group.
+    #[serde(default)]
+    #[schema(max_items = 8)]
+    groups: Vec<String>,
 }
 
 fn solid() -> f32 {
@@ -234,7 +245,12 @@ async fn sheet(api: &Api, caller: &Caller, at: usize, mut layer: LayerBody) -> A
         }
     };
     let name = layer.name.unwrap_or_else(|| file.clone());
-    Ok(Sheet { name, file, png, placement, opacity: layer.opacity, visible: layer.visible })
+    if layer.groups.len() > MOST_GROUPS {
+        let reason = format!("{} groups; a layer is in at most {MOST_GROUPS}", layer.groups.len());
+        return Err(JobError::invalid(format!("layers[{at}].groups"), reason).into());
+    }
+    let groups = layer.groups.into_iter().map(|name| Group { file: name.clone(), name }).collect();
+    Ok(Sheet { name, file, png, placement, opacity: layer.opacity, visible: layer.visible, groups })
 }
 
 /// Pictures of other formats, which archives of layers cannot contain, become PNGs.

@@ -46,7 +46,7 @@ pub fn submission(
         version: None,
         id: None,
         kind,
-        input: InputBody { image: None, images, mask: None },
+        input: InputBody { from: None, image: None, images, mask: None },
         output: None,
         params,
         labels: Default::default(),

@@ -28,7 +28,7 @@ mod trim;
 pub use bounding_box::bounding_box;
 use decode::is_plain;
 pub use decode::{Decoded, Look, decode, look};
-pub use export::{ExportError, ExportFormat, Sheet, Stack};
+pub use export::{ExportError, ExportFormat, Group, Sheet, Stack};
 pub use fit::{Background, fitted};
 pub use limits::Limits;
 pub use mask::mask_of_transparency;

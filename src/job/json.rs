@@ -16,7 +16,8 @@ use super::JobError;
 /// Some programs write it in front of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The fields that have several values.
-const LISTS: [&str; 9] = ["images", "edits", "layers", "sigmas", "loras", "region", "seeds", "state", "code"];
+const LISTS: [&str; 10] =
+    ["images", "edits", "layers", "groups", "sigmas", "loras", "region", "seeds", "state", "code"];
 /// Above this, a float does not tell neighboring whole numbers apart: 2^53.
 const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Epoch, Fidelity, JobId, JobRequest, Stage, request::Wire, without_variant};
+use super::{Epoch, Fidelity, JobId, JobRequest, ParentLayer, Stage, request::Wire, without_variant};
 
 /// `manifest.json`. If it exists, so does every file it names, complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -23,6 +23,9 @@ pub struct Manifest {
     /// The variants in order, if there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<VariantRecord>,
+    /// The layer of an earlier job that it takes apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<ParentLayer>,
     /// The `resolution` of a decompose, even if the request had none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolution: Option<u32>,

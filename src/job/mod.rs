@@ -15,6 +15,7 @@ mod lora;
 mod manifest;
 mod mask;
 mod names;
+mod nested;
 mod objects;
 mod params;
 mod percent;
@@ -44,6 +45,7 @@ pub use manifest::{
     SamplingRecord, StageTiming, VariantRecord, layer_number, usual_layer_name,
 };
 pub use names::{PresetName, SamplerName};
+pub use nested::{LAYER_OF, MOST_NESTED, ParentLayer, pictures_of};
 pub use objects::JobObjects;
 pub use params::{
     AlphaMode, CompositeParams, DecomposeParams, EditParams, KeepRest, LayerEdit, MAX_SEED, MIN_PSNR, OutputSize,

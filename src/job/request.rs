@@ -12,6 +12,7 @@ use super::{
     Inputs, JobError, JobId, JobKind, Task,
     json::{object_from_value, one_value_from_slice},
     mask::check_mask,
+    nested::pictures_of,
     start_time::time_from_value,
 };
 
@@ -256,6 +257,9 @@ pub(super) struct Wire {
 #[serde(deny_unknown_fields)]
 #[schema(as = MessageInput)]
 pub(super) struct WireInput {
+    /// Of a decompose: the layer of an earlier job that it takes apart. It is the same as `image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<InputRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<InputRef>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -273,14 +277,11 @@ impl TryFrom<Wire> for JobRequest {
         check_version(wire.version.into())?;
         let params = if wire.params.is_null() { json!({}) } else { wire.params };
         let task = Task::from_params(wire.kind, params)?;
-        let list = match (wire.input.image, wire.input.images) {
-            (Some(image), images) if images.is_empty() => vec![image],
-            (None, images) => images,
-            (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one of them")),
-        };
+        let WireInput { from, image, images, mask } = wire.input;
+        let list = pictures_of(wire.kind, from, image, images, |from| from.as_layer().is_some())?;
         Ok(Self {
             id: wire.id.parse()?,
-            inputs: Inputs { mask: wire.input.mask, ..Inputs::named(wire.kind, list) },
+            inputs: Inputs { mask, ..Inputs::named(wire.kind, list) },
             output: wire.output,
             task,
             labels: wire.labels,
@@ -315,9 +316,9 @@ impl From<JobRequest> for Wire {
         let version = if mask.is_some() { version.max(3) } else { version };
         let mut list: Vec<_> = request.inputs.into_iter().collect();
         let input = if list.len() == 1 {
-            WireInput { image: list.pop(), images: Vec::new(), mask }
+            WireInput { from: None, image: list.pop(), images: Vec::new(), mask }
         } else {
-            WireInput { image: None, images: list, mask }
+            WireInput { from: None, image: None, images: list, mask }
         };
         Self {
             version,

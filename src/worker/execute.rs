@@ -27,7 +27,8 @@ use crate::{
     engine::{Outcome, ProgressFn, SeedOutput, Work},
     job::{
         Caption, DecomposeParams, EditParams, EditRecord, Fidelity, Inputs, JobError, JobId, JobRequest, KeepRest,
-        LayerRole, ModelRecord, SamplingRecord, Stage, StageTiming, Task, VariantRecord, WorkflowParams,
+        LayerRole, ModelRecord, OutputSize, ParentLayer, SamplingRecord, Stage, StageTiming, Task, VariantRecord,
+        WorkflowParams,
     },
     trace,
 };
@@ -41,6 +42,7 @@ pub(super) struct Made {
     /// Those that are encoded already.
     pub pngs: Vec<Png>,
     pub variants: Vec<VariantRecord>,
+    pub from: Option<ParentLayer>,
     /// Whether files of layers are cut to what is visible of them.
     pub trim: bool,
     /// For each layer its name, if it is clear.
@@ -72,13 +74,22 @@ pub(super) async fn execute(
     let seed = request.seed();
     let mut job = Execution { worker, control, id: request.id, made: Made::default(), timings: Timings::default() };
     job.made.notes = pictures.notes;
+    job.made.from = worker.jobs.nesting(request).await?;
     job.made.trim = request.task.trims();
     let Inputs { image, references, layers: _, mask } = pictures.inputs;
     let image = image.ok_or_else(|| JobError::invalid("input", "names no picture"));
     let seeds = request.seeds();
     match &request.task {
-        Task::Decompose(params) if seeds.len() > 1 => job.decompose_variants(image?, params, &seeds).await?,
-        Task::Decompose(params) => job.decompose(image?, params, seed).await?,
+        Task::Decompose(params) => {
+            // What takes the place of a layer has its size.
+            let usual = job.made.from.as_ref().map(|_| OutputSize::Source);
+            let params = DecomposeParams { output_size: params.output_size.or(usual), ..params.clone() };
+            if seeds.len() > 1 {
+                job.decompose_variants(image?, &params, &seeds).await?;
+            } else {
+                job.decompose(image?, &params, seed).await?;
+            }
+        }
         Task::Edit(params) => {
             let image = image?;
             let mask = job.mask(request, params, image.dimensions(), mask).await?;

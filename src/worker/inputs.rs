@@ -109,7 +109,7 @@ fn check_memory(files: &Inputs<InputFile>, limits: &Limits) -> Result<(), JobErr
 async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputFile, JobError> {
     let name = input.to_string();
     let Some(row) = worker.jobs.get(job).await? else {
-        return Err(JobError::InputNotFound { input: name });
+        return Err(JobError::InputNotFound { input: format!("{name}, a job that does not exist or was deleted") });
     };
     let file = row.picture(input)?;
     let Some(result) = &row.published else { return Err(JobError::InputNotFound { input: name }) };

@@ -153,6 +153,7 @@ pub(super) async fn manifest(
         request: row.request.clone(),
         seed: row.request.seed(),
         variants: made.variants,
+        from: made.from,
         resolution: made.resolution,
         caption: made.caption,
         fidelity: made.fidelity.clone(),

@@ -26,7 +26,7 @@ fn write(stack: &Stack, format: ExportFormat) -> Result<Vec<u8>, ExportError> {
 
 fn sheet(name: &str, index: usize, picture: &RgbaImage) -> Sheet {
     let (file, png) = (format!("layer-{index:02}.png"), encode_png(picture).unwrap());
-    Sheet { name: name.to_owned(), file, png, placement: None, opacity: 1.0, visible: true }
+    Sheet { name: name.to_owned(), file, png, placement: None, opacity: 1.0, visible: true, groups: Vec::new() }
 }
 
 /// Reproducible noise in every channel, so that nothing compresses and every alpha occurs.
@@ -164,6 +164,58 @@ fn trimmed_layers_are_written_at_their_place() {
         error.starts_with("layer-02.png: it is 17x17 pixels, which do not fit at 60, 7 on a canvas of 70x50"),
         "{error}"
     );
+}
+
+#[test]
+fn a_layer_that_was_taken_apart_is_a_group() {
+    let (_, plain) = stacks().remove(0);
+    let part = |name: &str, index, radius, color| sheet(name, index, &disc(70, 50, (20.0, 15.0, radius), color));
+    let inner = |name: &str| Stack {
+        sheets: vec![part("Back", 1, 2.0, [250, 0, 0]), part(name, 2, 9.0, [250, 200, 20])],
+        beside: Vec::new(),
+    };
+    let mut stack = plain.clone();
+    stack.nest("layer-02.png", inner("Front <1>"));
+    stack.nest("layer-09.png", inner("nowhere"));
+    let names: Vec<_> = stack.sheets.iter().map(|sheet| (sheet.name.as_str(), sheet.groups.len())).collect();
+    assert_eq!(names, [("Background", 0), ("Back", 1), ("Front <1>", 1), ("Boat", 0)]);
+    assert_eq!(stack.beside.len(), plain.beside.len() + 1, "the layer itself is in a ZIP");
+    // What is in the place of the sun hides the red disc, so that the picture stays.
+    let merged = |stack: &Stack| {
+        let files = entries(&write(stack, ExportFormat::Ora).unwrap());
+        files.into_iter().find(|(name, _)| name == "mergedimage.png").unwrap().1
+    };
+    assert!(merged(&stack) == merged(&plain));
+    let ora = entries(&write(&stack, ExportFormat::Ora).unwrap());
+    let xml = String::from_utf8(ora[1].1.clone()).unwrap();
+    let shown: Vec<&str> = xml.lines().map(|line| line.trim().split(" src").next().unwrap()).collect();
+    let group =
+        "<stack name=\"Sun\" opacity=\"1\" visibility=\"visible\" composite-op=\"svg:src-over\" isolation=\"isolate\">";
+    assert_eq!(
+        &shown[2..],
+        [
+            "<stack>",
+            "<layer name=\"Boat\"",
+            group,
+            "<layer name=\"Front &lt;1&gt;\"",
+            "<layer name=\"Back\"",
+            "</stack>",
+            "<layer name=\"Background\"",
+            "</stack>",
+            "</image>"
+        ]
+    );
+    let zip = entries(&write(&stack, ExportFormat::Zip).unwrap());
+    let listed: Value = serde_json::from_slice(&zip.last().unwrap().1).unwrap();
+    assert_eq!((&listed[1]["groups"], listed[0].get("groups")), (&json!(["Sun"]), None));
+    // Groups in groups, and two of one name next to each other.
+    stack.nest(&stack.sheets[2].file.clone(), inner("Inner"));
+    stack.nest("layer-03.png", inner("Hull"));
+    let psd = write(&stack, ExportFormat::Psd).unwrap();
+    let count = |needle: &[u8]| psd.windows(needle.len()).filter(|bytes| *bytes == needle).count();
+    assert_eq!((count(b"8BIMlsct"), count(b"8BIMluni")), (6, stack.sheets.len() + 6));
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nested.psd");
+    fs::write(root, psd).unwrap();
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod layer_names;
 mod loras;
 mod many;
 mod masks;
+mod nested;
 mod quality;
 mod services;
 mod small_models;

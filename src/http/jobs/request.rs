@@ -18,7 +18,7 @@ use crate::{
     },
     job::{
         BatchId, InputRef, Inputs, JobError, JobId, JobKind, JobRequest, Output, Task, check_version, expand_presets,
-        leave_lightning, time_from_value,
+        leave_lightning, pictures_of, time_from_value,
     },
 };
 
@@ -73,6 +73,9 @@ pub struct SubmitBody {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputBody {
+    /// Of a decompose: the layer of an earlier job that it takes apart. It is the same as `image`.
+    #[serde(default)]
+    pub from: Option<InputView>,
     #[serde(default)]
     pub image: Option<InputView>,
     #[serde(default)]
@@ -87,13 +90,10 @@ pub struct InputBody {
 pub async fn compose(api: &Api, body: SubmitBody, by_key: Option<JobId>) -> Answer<(JobRequest, SubmitOptions)> {
     check_version(body.version.unwrap_or(1).into())?;
     let id = body.id.or(by_key).unwrap_or_else(JobId::new);
-    let inputs = match (body.input.image, body.input.images) {
-        (Some(image), images) if images.is_empty() => vec![image],
-        (None, images) => images,
-        (Some(_), _) => return Err(JobError::invalid("input", "has both `image` and `images`; give one").into()),
-    };
-    let inputs =
-        Inputs { mask: body.input.mask, ..Inputs::named(body.kind, inputs) }.try_map(|input| resolve(api, input))?;
+    let InputBody { from, image, images, mask } = body.input;
+    let is_layer = |from: &InputView| resolve(api, from.clone()).is_ok_and(|from| from.as_layer().is_some());
+    let inputs = pictures_of(body.kind, from, image, images, is_layer)?;
+    let inputs = Inputs { mask, ..Inputs::named(body.kind, inputs) }.try_map(|input| resolve(api, input))?;
     let request = JobRequest {
         id,
         inputs,
@@ -108,6 +108,7 @@ pub async fn compose(api: &Api, body: SubmitBody, by_key: Option<JobId>) -> Answ
     for input in request.inputs.with_mask() {
         check(api, input).await?;
     }
+    api.jobs().nesting(&request).await?;
     if let Some(url) = &body.webhook {
         check_webhook(api, url)?;
     }
@@ -195,7 +196,10 @@ pub async fn check(api: &Api, input: &InputRef) -> Answer<()> {
         }
         InputRef::Layer { job, .. } | InputRef::File { job, .. } => match api.jobs().get(*job).await? {
             Some(row) => Ok(row.picture(input).map(drop)?),
-            None => Err(JobError::InputNotFound { input: input.to_string() }.into()),
+            None => {
+                let input = format!("{input}, a job that does not exist or was deleted");
+                Err(JobError::InputNotFound { input }.into())
+            }
         },
     }
 }

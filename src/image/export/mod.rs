@@ -42,6 +42,39 @@ pub struct Sheet {
     /// From 0 to 1.
     pub opacity: f32,
     pub visible: bool,
+    /// The groups that it is in, outermost first.
+    pub groups: Vec<Group>,
+}
+
+/// A group of layers. Layers next to each other that are in the same group are in one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name in layer lists.
+    pub name: String,
+    /// What makes it another one than the next group of that name, such as the file that it stands for.
+    pub file: String,
+}
+
+/// A step through a stack, back to front.
+enum Step<'a> {
+    Open,
+    /// The layer with this index.
+    Layer(usize, &'a Sheet),
+    Close(&'a Group),
+}
+
+/// The layers and the bounds of their groups, back to front.
+fn steps(sheets: &[Sheet]) -> Vec<Step<'_>> {
+    let (mut steps, mut open): (Vec<Step<'_>>, Vec<&Group>) = (Vec::new(), Vec::new());
+    for (index, sheet) in sheets.iter().enumerate() {
+        let same = open.iter().zip(&sheet.groups).take_while(|(open, group)| **open == *group).count();
+        steps.extend(open.drain(same..).rev().map(Step::Close));
+        steps.extend(sheet.groups[same..].iter().map(|_| Step::Open));
+        open.extend(&sheet.groups[same..]);
+        steps.push(Step::Layer(index, sheet));
+    }
+    steps.extend(open.into_iter().rev().map(Step::Close));
+    steps
 }
 
 impl Sheet {
@@ -50,19 +83,29 @@ impl Sheet {
         self.placement.map_or((0, 0), |placement| (placement.x, placement.y))
     }
 
-    /// The name without control characters: XML cannot represent most of them, and programs that read one from a PSD
-    /// write broken files.
-    ///
     /// Programs show no name at all for an empty one, so it is `Layer N`, counted from 1.
     fn shown_name(&self, index: usize) -> String {
-        let plain = |c: char| match c {
-            c if c.is_control() => ' ',
-            '\u{fffe}' | '\u{ffff}' => char::REPLACEMENT_CHARACTER,
-            c => c,
-        };
-        let name: String = self.name.chars().map(plain).collect();
+        let name = plain(&self.name);
         if name.trim().is_empty() { format!("Layer {}", index + 1) } else { name }
     }
+}
+
+impl Group {
+    fn shown_name(&self) -> String {
+        let name = plain(&self.name);
+        if name.trim().is_empty() { "Group".to_owned() } else { name }
+    }
+}
+
+/// A name without control characters: XML cannot represent most of them, and programs that read one from a PSD write
+/// broken files.
+fn plain(name: &str) -> String {
+    let plain = |c: char| match c {
+        c if c.is_control() => ' ',
+        '\u{fffe}' | '\u{ffff}' => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    name.chars().map(plain).collect()
 }
 
 /// Layers of one canvas, back to front, and the other files for a ZIP.
@@ -85,6 +128,21 @@ pub enum ExportError {
 }
 
 impl Stack {
+    /// Puts the layers of another stack, of the same canvas, in the place of a layer, as a group with its name. The layer
+    /// itself is then one of the other files. A stack without that layer stays as it is.
+    pub fn nest(&mut self, file: &str, inner: Self) {
+        let Some(at) = self.sheets.iter().position(|sheet| sheet.file == file) else { return };
+        let Sheet { name, file, png, opacity: _, visible, groups, placement: _ } = self.sheets.remove(at);
+        let group = Group { name, file: file.clone() };
+        let inner = inner.sheets.into_iter().map(|sheet| Sheet {
+            visible: visible && sheet.visible,
+            groups: [groups.clone(), vec![group.clone()], sheet.groups].concat(),
+            ..sheet
+        });
+        self.sheets.splice(at..at, inner);
+        self.beside.push((file, png));
+    }
+
     /// Writes the stack and returns the flushed writer. Use a buffer if small writes are slow.
     ///
     /// The same stack gives the same bytes, because they contain no time stamp.

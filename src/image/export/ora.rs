@@ -10,7 +10,7 @@ use std::{
 
 use ::image::RgbaImage;
 
-use super::{ExportError, Merged, Stack, zip::Archive};
+use super::{ExportError, Merged, Stack, Step, steps, zip::Archive};
 use qwen_image::image_processor::lanczos;
 
 use crate::image::{encode_png, is_plain};
@@ -44,14 +44,35 @@ fn description(stack: &Stack, (width, height): (u32, u32)) -> String {
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <image version=\"0.0.3\" w=\"{width}\" h=\"{height}\" xres=\"72\" yres=\"72\">\n  <stack>\n"
     );
-    for (index, sheet) in stack.sheets.iter().enumerate().rev() {
+    // Writing to a String does not fail.
+    let mut depth = 2;
+    for step in steps(&stack.sheets).into_iter().rev() {
+        let (index, sheet) = match step {
+            Step::Layer(index, sheet) => (index, sheet),
+            // The stack is written from its top.
+            Step::Close(group) => {
+                let (indent, name) = ("  ".repeat(depth), attribute(&group.shown_name()));
+                let _ = writeln!(
+                    xml,
+                    "{indent}<stack name=\"{name}\" opacity=\"1\" visibility=\"visible\" composite-op=\"svg:src-over\" \
+                     isolation=\"isolate\">"
+                );
+                depth += 1;
+                continue;
+            }
+            Step::Open => {
+                depth -= 1;
+                let _ = writeln!(xml, "{}</stack>", "  ".repeat(depth));
+                continue;
+            }
+        };
+        let indent = "  ".repeat(depth);
         let (name, src, opacity) = (attribute(&sheet.shown_name(index)), source(index), sheet.opacity);
         let (x, y) = sheet.corner();
         let visibility = if sheet.visible { "visible" } else { "hidden" };
-        // Writing to a String does not fail.
         let _ = writeln!(
             xml,
-            "    <layer name=\"{name}\" src=\"{src}\" x=\"{x}\" y=\"{y}\" opacity=\"{opacity}\" \
+            "{indent}<layer name=\"{name}\" src=\"{src}\" x=\"{x}\" y=\"{y}\" opacity=\"{opacity}\" \
              visibility=\"{visibility}\" composite-op=\"svg:src-over\"/>"
         );
     }

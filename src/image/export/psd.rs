@@ -8,7 +8,7 @@ use std::io::{Seek, SeekFrom, Write};
 
 use ::image::RgbaImage;
 
-use super::{ExportError, Merged, Sheet, Stack, merged::Bounds, packbits::pack, srgb};
+use super::{ExportError, Merged, Sheet, Stack, Step, merged::Bounds, packbits::pack, srgb, steps};
 use qwen_image::image_processor::on_white;
 
 use crate::job::JobError;
@@ -24,6 +24,11 @@ const CHANNELS: [(i16, usize); 4] = [(ALPHA, 3), (0, 0), (1, 1), (2, 2)];
 const HIDDEN: u8 = 1 << 1;
 /// Marks the bits above as those of Photoshop 5 and later.
 const MODERN: u8 = 1 << 3;
+/// The pixels do not matter to what the document looks like.
+const NO_PIXELS: u8 = 1 << 4;
+/// The kinds of records that bound a group.
+const OPEN_FOLDER: u32 = 1;
+const END_OF_GROUP: u32 = 3;
 
 pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> Result<W, ExportError> {
     let (width, height) = merged.size();
@@ -93,20 +98,29 @@ impl<W: Write + Seek> Writer<W> {
 
     /// First a record for every layer, then the pixels of all layers, rearmost first.
     fn layers(&mut self, stack: &Stack, merged: &Merged, opaque: bool) -> Result<(), ExportError> {
-        let Ok(count) = i16::try_from(stack.sheets.len()) else {
-            return Err(too_large(&format!("{} layers; a PSD has at most {}", stack.sheets.len(), i16::MAX)));
+        let steps = steps(&stack.sheets);
+        let Ok(count) = i16::try_from(steps.len()) else {
+            return Err(too_large(&format!("{} layers; a PSD has at most {}", steps.len(), i16::MAX)));
         };
         let all = self.open()?;
         // A negative count means that the fourth channel of the merged picture is its transparency.
         self.i16(if opaque { count } else { -count })?;
         let mut records = Vec::new();
-        for (index, (sheet, bounds)) in stack.sheets.iter().zip(&merged.bounds).enumerate() {
-            records.push((sheet, *bounds, self.record(index, sheet, *bounds)?));
+        for step in steps {
+            records.push(match step {
+                Step::Layer(index, sheet) => {
+                    let bounds = merged.bounds[index];
+                    (Some(sheet), bounds, self.record(index, sheet, bounds)?)
+                }
+                // A group is what lies between two records without pixels. From the back, its end comes first.
+                Step::Open => (None, Bounds::default(), self.divider("</Layer group>", END_OF_GROUP)?),
+                Step::Close(group) => (None, Bounds::default(), self.divider(&group.shown_name(), OPEN_FOLDER)?),
+            });
         }
         for (sheet, bounds, lengths) in records {
-            let layer = &merged.layer(sheet)?;
+            let layer = sheet.map(|sheet| merged.layer(sheet)).transpose()?.unwrap_or_default();
             for ((_, offset), open) in CHANNELS.into_iter().zip(lengths) {
-                let data = channel(layer, bounds, offset);
+                let data = channel(&layer, bounds, offset);
                 self.bytes(&data)?;
                 self.fill(open, length(data.len())?)?;
             }
@@ -117,7 +131,27 @@ impl<W: Write + Seek> Writer<W> {
     /// Writes everything about a layer except its pixels; returns the positions of its channel lengths.
     fn record(&mut self, index: usize, sheet: &Sheet, bounds: Bounds) -> Result<Vec<Open>, ExportError> {
         let (x, y) = if bounds.is_empty() { (0, 0) } else { sheet.corner() };
-        for side in [y + bounds.top, x + bounds.left, y + bounds.bottom, x + bounds.right] {
+        let sides = [y + bounds.top, x + bounds.left, y + bounds.bottom, x + bounds.right];
+        let opacity = (sheet.opacity * 255.0).round() as u8;
+        let flags = if sheet.visible { MODERN } else { MODERN | HIDDEN };
+        self.any_record(sides, opacity, flags, &sheet.shown_name(index), None)
+    }
+
+    /// The same for the beginning or the end of a group.
+    fn divider(&mut self, name: &str, kind: u32) -> Result<Vec<Open>, ExportError> {
+        let flags = if kind == END_OF_GROUP { MODERN | HIDDEN | NO_PIXELS } else { MODERN | NO_PIXELS };
+        self.any_record([0; 4], 255, flags, name, Some(kind))
+    }
+
+    fn any_record(
+        &mut self,
+        sides: [u32; 4],
+        opacity: u8,
+        flags: u8,
+        name: &str,
+        section: Option<u32>,
+    ) -> Result<Vec<Open>, ExportError> {
+        for side in sides {
             self.u32(side)?;
         }
         self.u16(CHANNELS.len() as u16)?;
@@ -127,18 +161,21 @@ impl<W: Write + Seek> Writer<W> {
             lengths.push(self.open()?);
         }
         self.bytes(b"8BIMnorm")?;
-        let opacity = (sheet.opacity * 255.0).round() as u8;
-        let flags = if sheet.visible { MODERN } else { MODERN | HIDDEN };
         self.bytes(&[opacity, 0, flags, 0])?;
         let extra = self.open()?;
         self.u32(0)?; // no mask
         self.u32(0)?; // blended over its whole range
-        let name = sheet.shown_name(index);
-        self.bytes(&short_name(&name))?;
+        self.bytes(&short_name(name))?;
         self.bytes(b"8BIMluni")?;
         let unicode = self.open()?;
-        self.bytes(&utf16(&name))?;
+        self.bytes(&utf16(name))?;
         self.close(unicode, 4)?;
+        if let Some(kind) = section {
+            self.bytes(b"8BIMlsct")?;
+            self.u32(12)?;
+            self.u32(kind)?;
+            self.bytes(b"8BIMnorm")?;
+        }
         self.close(extra, 1)?;
         Ok(lengths)
     }

@@ -40,6 +40,7 @@ impl Stack {
                 placement: file.placement,
                 opacity: 1.0,
                 visible: true,
+                groups: Vec::new(),
             });
         }
         Ok(Self { sheets, beside: files.into_iter().collect() })

@@ -28,6 +28,9 @@ struct Listed<'a> {
     visible: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     placement: Option<Placement>,
+    /// The names of the groups that it is in, outermost first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<&'a str>,
 }
 
 pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> Result<W, ExportError> {
@@ -52,6 +55,7 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
         opacity: sheet.opacity,
         visible: sheet.visible,
         placement: sheet.placement,
+        groups: sheet.groups.iter().map(|group| group.name.as_str()).collect(),
     });
     let text = serde_json::to_vec_pretty(&listed.collect::<Vec<_>>()).map_err(|error| unwritten(&error))?;
     archive.add(STACK, &text)?;

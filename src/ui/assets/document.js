@@ -91,7 +91,7 @@ function stack(job, context) {
 function workbench(job, variant, context) {
   const sheets = new Sheets(job, variant);
   const canvas = new Canvas(sheets, (text) => toast(text, { kind: 'error' }));
-  const list = new LayerList(sheets, canvas, { onEdit: (layer) => editLayer(sheets, layer.key, context) });
+  const list = new LayerList(sheets, canvas, { onEdit: (layer) => editLayer(sheets, layer.key, context), onSplit: (layer) => splitLayer(sheets, layer, context) });
   sheets.addEventListener('edit', ({ detail: { job: edit, key, mine } }) => {
     context.onChange(edit);
     const name = sheets.layer(key)?.name ?? 'The layer';
@@ -102,17 +102,49 @@ function workbench(job, variant, context) {
     if (edit.state === 'failed') toast(`The edit of ${name} failed: ${edit.error?.message ?? 'unknown reason'}`, { kind: 'error' });
   });
   sheets.loadEdits().catch(failed);
+  if (job.kind !== 'edit' && job.kind !== 'composite') sheets.loadNested().catch(failed);
 
   const remove = h('button.quiet', { onclick: () => act(remove, () => context.remove(job)) }, 'Delete');
   const element = h('div.workbench', {},
     h('section.stage', { 'aria-label': 'Picture' },
       h('div.title-row', {}, h('h1', {}, titleOf(job)), downloads(job, sheets, canvas), remove),
       h('div.table', {}, canvas.element),
-      facts(job, variant)),
+      parentLink(job), facts(job, variant)),
     h('section.panel', { 'aria-label': 'Layers' },
       h('div.row.between', {}, h('h2', {}, 'Layers'), allShown(sheets)),
-      list.element));
+      list.element, nestedLinks(sheets)));
   return { element, close: () => sheets.close() };
+}
+
+async function splitLayer(sheets, layer, context) {
+  try {
+    const job = await sheets.split(layer.key);
+    context.onChange(job);
+    location.hash = `#/jobs/${job.id}`;
+  } catch (error) {
+    failed(error);
+  }
+}
+
+/** Of a job that takes a layer apart: the way back to its picture. */
+function parentLink(job) {
+  const [input] = job.kind === 'decompose' ? job.input : [];
+  if (!input?.job) return null;
+  const which = input.layer ? `layer ${input.layer}` : input.file;
+  return h('p.soft', {}, 'These are the layers of ', h('a', { href: `#/jobs/${input.job}` }, `${which} of another picture`), '. Its downloads have them as a group.');
+}
+
+/** The layers that were split again, with the way to their own layers. */
+function nestedLinks(sheets) {
+  const list = h('ul.nested', { 'aria-label': 'Layers that were split again' });
+  const show = () => list.replaceChildren(...sheets.topFirst.filter(({ nested }) => nested).map(({ name, nested }) => {
+    const count = nested.outputs.filter((file) => file.role === 'layer').length;
+    const found = nested.state === 'succeeded' ? `${count} layers` : nested.state;
+    return h('li', {}, `${name}: `, h('a', { href: `#/jobs/${nested.id}` }, found));
+  }));
+  sheets.addEventListener('change', show);
+  show();
+  return list;
 }
 
 function allShown(sheets) {

@@ -5,11 +5,12 @@ import { inWords } from './running.js';
 import { versionThumbnail } from './sheets.js';
 
 export class LayerList {
-  /** `onEdit(layer)` opens the edit of a layer. */
-  constructor(sheets, canvas, { onEdit }) {
+  /** `onEdit(layer)` opens the edit of a layer, `onSplit(layer)` splits it into layers of its own. */
+  constructor(sheets, canvas, { onEdit, onSplit }) {
     this.sheets = sheets;
     this.canvas = canvas;
     this.onEdit = onEdit;
+    this.onSplit = onSplit;
     this.rows = new Map(sheets.layers.map((layer) => [layer.key, this.row(layer)]));
     this.element = h('ol.layers', { 'aria-label': 'Layers, topmost first' });
     sheets.addEventListener('change', () => this.show());
@@ -38,9 +39,10 @@ export class LayerList {
     const opacity = h('input', { type: 'range', min: 0, max: 100, step: 1, oninput: () => sheets.change(key, { opacity: opacity.value / 100 }) });
     const percent = h('output', {});
     const edit = h('button.edit', { onclick: () => this.onEdit(sheets.layer(key)) }, icon('pencil'), 'Edit');
+    const split = h('button.split', { title: 'Split this layer into layers', onclick: () => this.onSplit(sheets.layer(key)) }, 'Split');
     const grip = h('button.icon.grip', { onkeydown: (event) => this.nudge(event, key), onpointerdown: (event) => this.drag(event, key) }, icon('grip'));
     const status = h('p.status', { role: 'status', hidden: true });
-    const element = h('li.layer', { data: { key } }, grip, solo, name, h('div.tools', {}, eye, edit), h('div.opacity', {}, opacity, percent), status);
+    const element = h('li.layer', { data: { key } }, grip, solo, name, h('div.tools', {}, eye, split, edit), h('div.opacity', {}, opacity, percent), status);
 
     const rename = () => {
       const given = name.value.trim();
@@ -64,6 +66,7 @@ export class LayerList {
       opacity.setAttribute('aria-label', `Opacity of ${layer.name}`);
       percent.textContent = `${Math.round(layer.opacity * 100)} %`;
       edit.setAttribute('aria-label', `Edit ${layer.name}`);
+      split.setAttribute('aria-label', `Split ${layer.name}`);
       grip.setAttribute('aria-label', `Move ${layer.name}: drag, or use the arrow keys`);
       element.classList.toggle('off', !layer.visible);
       const pending = sheets.pending.get(key);

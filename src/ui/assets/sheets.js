@@ -8,6 +8,8 @@ import { watch } from './events.js';
 
 const EDIT_OF = 'edit-of';
 const LAYER = 'layer';
+/** Decomposes of a job's layers are found as if this were their label. */
+const LAYER_OF = 'layer-of';
 
 export class Sheets extends EventTarget {
   /** `job` has succeeded; `variant` is one of its variants, if it has any. */
@@ -152,14 +154,56 @@ export class Sheets extends EventTarget {
     return job;
   }
 
+  /** Splits what a layer shows now into layers of its own and returns the job. */
+  split(key) {
+    const { job, file } = this.layer(key).current;
+    const from = { job, file };
+    // An edited layer is a picture of its own.
+    const input = this.isOriginal(key) && this.layer(key).number ? { from } : { image: from };
+    return api.submit({ kind: 'decompose', input, params: { layers: 'auto' } });
+  }
+
+  isOriginal(key) {
+    const { current, versions } = this.layer(key);
+    return current === versions[0];
+  }
+
+  /** Finds what layers were split into: the newest result for each. */
+  async loadNested() {
+    const { jobs } = await api.jobs({ label: `${LAYER_OF}=${this.job.id}`, kind: 'decompose', limit: 200 });
+    for (const job of jobs) {
+      const layer = this.layers.find(({ key, number }) => isFrom(job, this.job.id, key, this.variant > 1 ? null : number));
+      if (layer && !layer.nested) layer.nested = job;
+    }
+    this.changed('here');
+  }
+
   changed(by) {
     this.dispatchEvent(new CustomEvent('change', { detail: { by } }));
   }
 
   /** The layers for the export, back to front. */
   get exported() {
-    return this.layers.map(({ name, opacity, visible, current: { job, file } }) => ({ job, file, name, opacity, visible }));
+    return this.layers.flatMap(({ key, name, opacity, visible, nested, current: { job, file } }) => {
+      const parts = opacity === 1 && this.isOriginal(key) ? partsOf(nested, this.layer(key)) : [];
+      if (!parts.length) return [{ job, file, name, opacity, visible }];
+      return parts.map((part) => ({ job: nested.id, file: part.name, name: part.layer_name ?? part.name, opacity: 1, visible, groups: [name] }));
+    });
   }
+}
+
+/** Whether a job takes this layer apart. */
+function isFrom(job, parent, file, number) {
+  const [input] = job.input ?? [];
+  return input?.job === parent && (input.file === file || (number && input.layer === number));
+}
+
+/** The layers that a layer was split into, if they have its canvas. */
+function partsOf(nested, { width, height }) {
+  if (nested?.state !== 'succeeded') return [];
+  const parts = nested.outputs.filter((file) => file.role === 'layer' && (file.variant ?? 1) === 1);
+  const fits = (file) => (file.placement ?? file).width === width && (file.placement ?? file).height === height;
+  return parts.every(fits) ? parts : [];
 }
 
 const versionKey = (version) => `${version.job}/${version.file}`;
@@ -221,5 +265,5 @@ function layer(job, file, name) {
   const original = { job: job.id, file: file.name, placement };
   // Of the canvas, if the file is trimmed.
   const { width, height } = placement ?? file;
-  return { key: file.name, name, opacity: 1, visible: true, width, height, versions: [original], current: original };
+  return { key: file.name, number: file.layer, nested: null, name, opacity: 1, visible: true, width, height, versions: [original], current: original };
 }

@@ -38,10 +38,10 @@ impl Embedded {
         Ok(Self { worker, actor: wiring::cli_actor(loaded), queue })
     }
 
-    /// Creates the job, as part of the trace of the running code.
-    pub async fn submit(&self, request: &JobRequest) -> Result<Submitted, JobError> {
+    /// Creates the job, as part of the trace of the running code. `reuse`: it may take the result of an equal one.
+    pub async fn submit(&self, request: &JobRequest, reuse: bool) -> Result<Submitted, JobError> {
         let span = trace::send(&self.worker.queue.destination(request.task.kind()), 1, Some(request.id));
-        let options = SubmitOptions { trace: span.context(), ..SubmitOptions::default() };
+        let options = SubmitOptions { trace: span.context(), reuse, ..SubmitOptions::default() };
         let submitted = self.worker.jobs.by(self.actor.clone()).submit(request, &options).await;
         span.end_with(&submitted);
         submitted

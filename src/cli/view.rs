@@ -42,6 +42,9 @@ pub struct JobView {
     /// How true the layers are to their picture, if it has layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
+    /// The job whose result it took, so that nothing was computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reused_from: Option<JobId>,
     pub labels: BTreeMap<String, String>,
     /// The W3C trace that the job was submitted in.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,6 +133,7 @@ impl JobView {
             outputs,
             cancel_requested: row.cancel_requested,
             fidelity: row.published.as_ref().and_then(|result| result.fidelity.clone()),
+            reused_from: row.published.as_ref().and_then(|result| result.reused_from),
             caption: row.published.and_then(|result| result.caption),
             labels: row.request.labels.clone(),
             request: row.request,

@@ -262,6 +262,9 @@ in_either! {
 
     async fn list(&self, filter: &Filter) -> Result<Page, JobError>;
 
+    /// Jobs that have a result with this content key, the latest first.
+    async fn results_of(&self, content_key: &str, limit: u32) -> Result<Vec<JobRow>, JobError>;
+
     /// The newest unfinished job with this body, left by a process that was killed.
     async fn find_unfinished(&self, fingerprint: &str) -> Result<Option<JobRow>, JobError>;
 

@@ -19,6 +19,8 @@ pub struct SubmitOptions {
     pub trace: Option<TraceContext>,
     /// See [`JobRow::local`].
     pub local: bool,
+    /// See [`JobRow::reuse`].
+    pub reuse: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

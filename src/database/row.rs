@@ -22,6 +22,8 @@ pub struct JobRow {
     /// The job was submitted on this machine by a user who may read its files and write to its output, as far as the
     /// database says so. Only a database that is a file of this machine is to be believed.
     pub local: bool,
+    /// It may take the result of an equal job that has succeeded.
+    pub reuse: bool,
     /// The worker that holds the lease, and until when.
     pub worker: Option<String>,
     pub lease_until: Option<Timestamp>,
@@ -134,6 +136,7 @@ impl JobRow {
             error: self.error.clone(),
             manifest: result.map(Published::address),
             outputs: result.map(|result| result.files.iter().map(EventFile::from).collect()).unwrap_or_default(),
+            reused_from: result.and_then(|result| result.reused_from),
             time,
         }
     }
@@ -150,6 +153,10 @@ pub struct Published {
     pub caption: Option<String>,
     /// How true the layers are to their picture, if it has layers.
     pub fidelity: Option<Fidelity>,
+    /// A hash of everything that its pictures depend on; absent if that is not known.
+    pub content_key: Option<String>,
+    /// The job that they were copied from, so that nothing was computed.
+    pub reused_from: Option<JobId>,
 }
 
 impl Published {
@@ -170,7 +177,7 @@ pub struct Attempt {
     pub worker: String,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
-    /// `succeeded`, `failed`, `requeued`, `given_back` by a worker that was told to stop (such an attempt does not
+    /// `succeeded`, `reused` if it took the result of another job, `failed`, `requeued`, `given_back` by a worker that was told to stop (such an attempt does not
     /// count), `cancelled`, or `lost` when another worker took over.
     pub outcome: Option<String>,
     pub error: Option<ErrorRecord>,
@@ -226,6 +233,7 @@ mod tests {
             error: None,
             cancel_requested: false,
             local: false,
+            reuse: false,
             worker: Some("host:1:2".to_owned()),
             lease_until,
             available_at: now,

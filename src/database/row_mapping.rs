@@ -16,8 +16,8 @@ use crate::job::{Epoch, JobError, JobKind, JobRequest, TraceContext};
 macro_rules! job_columns {
     () => {
         "id, request, batch, state, attempts, epoch, worker, lease_until, available_at, cancel_requested, local, \
-         progress, error, manifest, result_root, outputs, caption, fidelity, created_at, started_at, updated_at, finished_at, \
-         traceparent, tracestate"
+         progress, error, manifest, result_root, outputs, caption, fidelity, content_key, reused_from, reuse, created_at, started_at, \
+         updated_at, finished_at, traceparent, tracestate"
     };
 }
 pub(super) use job_columns;
@@ -73,6 +73,11 @@ pub(super) trait Columns {
         self.text(column)?.parse().map_err(|error: T::Err| self.unreadable(column, &error.to_string()))
     }
 
+    /// [`Columns::word`], if there is one.
+    fn maybe_word<T: std::str::FromStr<Err: std::fmt::Display>>(&self, column: &str) -> Result<Option<T>, JobError> {
+        if self.maybe_text(column)?.is_some() { self.word(column).map(Some) } else { Ok(None) }
+    }
+
     fn unreadable(&self, column: &str, reason: &str) -> JobError {
         let id = self.maybe_text("id").ok().flatten().unwrap_or_else(|| "?".to_owned());
         JobError::database(format!("row of job {id}, column {column}: {reason}"))
@@ -116,16 +121,14 @@ pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
             files: row.json("outputs")?.unwrap_or_default(),
             caption: row.maybe_text("caption")?,
             fidelity: row.json("fidelity")?,
+            content_key: row.maybe_text("content_key")?,
+            reused_from: row.maybe_word("reused_from")?,
         }),
-        None => None,
-    };
-    let batch = match row.maybe_text("batch")? {
-        Some(_) => Some(row.word("batch")?),
         None => None,
     };
     Ok(JobRow {
         request: JobRequest::from_stored(&request).map_err(|error| row.unreadable("request", &error.to_string()))?,
-        batch,
+        batch: row.maybe_word("batch")?,
         state: row.word("state")?,
         attempts: row.small("attempts")?,
         epoch: Epoch(row.number("epoch")?),
@@ -133,6 +136,7 @@ pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
         error: row.json("error")?,
         cancel_requested: row.flag("cancel_requested")?,
         local: row.flag("local")?,
+        reuse: row.flag("reuse")?,
         worker: row.maybe_text("worker")?,
         lease_until: row.maybe_time("lease_until")?,
         available_at: row.time("available_at")?,

@@ -162,7 +162,7 @@ impl Transition {
         let (state, outcome, error) = match ending {
             Ending::Succeeded(result) => {
                 next.published = Some(result.clone());
-                (JobState::Succeeded, "succeeded", None)
+                (JobState::Succeeded, if result.reused_from.is_some() { "reused" } else { "succeeded" }, None)
             }
             Ending::Adopted(result, epoch) => {
                 next.published = Some(result.clone());

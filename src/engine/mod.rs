@@ -5,11 +5,12 @@
 //! go on.
 
 mod error;
+mod identity;
 mod loras;
 mod pool;
 mod thread;
 
-pub use self::loras::AllowedLoras;
+pub use self::{identity::EngineIdentity, loras::AllowedLoras};
 
 use std::{
     sync::{
@@ -78,6 +79,8 @@ pub struct Outcome {
     /// For an edit, if there is anything to say.
     pub edit: Option<EditRecord>,
     pub model: ModelRecord,
+    /// The identity of its checkpoint's files; see [`EngineIdentity::weights`].
+    pub weights: String,
     /// Absent for a call with several seeds.
     pub sampling: Option<SamplingRecord>,
     /// Device, number format and attention kernel.
@@ -133,6 +136,7 @@ pub struct Resident {
 /// The handle; clones share the threads, which end when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct Engine {
+    config: Arc<EngineConfig>,
     devices: Arc<[Device]>,
     pool: Arc<Pool>,
 }
@@ -227,7 +231,7 @@ impl Engine {
             Ok(Device { name: device.name(), commands, busy })
         };
         let devices = config.devices.iter().enumerate().map(start).collect::<Result<_, JobError>>()?;
-        Ok(Self { devices, pool })
+        Ok(Self { config: Arc::new(config.clone()), devices, pool })
     }
 
     /// Runs one call when its turn comes. Dropping the future does not stop the work; cancelling does.

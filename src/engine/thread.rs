@@ -157,6 +157,7 @@ impl Thread {
             resolution: None,
             edit: None,
             sampling: None,
+            weights: model.weights.clone(),
             model: record(model),
             device,
             timings,
@@ -239,7 +240,7 @@ fn callbacks<'a>(progress: &'a mut ProgressFn, cancel: &'a CancelToken) -> Callb
 }
 
 fn record(model: LoadedModel) -> ModelRecord {
-    let LoadedModel { pipeline, id, revision, default, text_positions, image_processor, loras } = model;
+    let LoadedModel { pipeline, id, revision, weights: _, default, text_positions, image_processor, loras } = model;
     ModelRecord {
         pipeline: pipeline.class_name().to_owned(),
         id,

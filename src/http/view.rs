@@ -55,6 +55,8 @@ pub struct JobView {
     pub outputs: Vec<OutputView>,
     /// How true the layers are to their picture; null for a job without layers, or that has not succeeded.
     pub fidelity: Option<Fidelity>,
+    /// The job whose result it took, so that nothing was computed.
+    pub reused_from: Option<JobId>,
     pub links: JobLinks,
     /// Its attempts, oldest first; only when a single job is requested.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,7 +125,7 @@ pub struct AttemptView {
     pub attempt: u32,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
-    /// `succeeded`, `failed`, `requeued`, `given_back`, `cancelled` or `lost`; null while it runs.
+    /// `succeeded`, `reused`, `failed`, `requeued`, `given_back`, `cancelled` or `lost`; null while it runs.
     pub outcome: Option<String>,
     pub error: Option<ErrorRecord>,
     /// The trace of the attempt, if its worker exported it.
@@ -168,6 +170,7 @@ impl JobView {
             finished_at: row.finished_at,
             outputs: files.iter().map(|file| OutputView::new(file, &path)).collect(),
             fidelity: row.published.as_ref().and_then(|result| result.fidelity.clone()),
+            reused_from: row.published.as_ref().and_then(|result| result.reused_from),
             links: JobLinks {
                 events: format!("{path}/events"),
                 thumbnail: shown

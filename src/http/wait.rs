@@ -43,6 +43,7 @@ pub fn submission(
 ) -> SubmitBody {
     SubmitBody {
         not_before: None,
+        reuse: false,
         version: None,
         id: None,
         kind,

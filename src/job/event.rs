@@ -30,6 +30,9 @@ pub struct JobEvent {
     pub manifest: Option<String>,
     /// The files that the manifest names; they are in the same folder.
     pub outputs: Vec<EventFile>,
+    /// The job whose result it took, so that nothing was computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused_from: Option<JobId>,
     pub time: Timestamp,
 }
 
@@ -85,6 +88,7 @@ impl JobEvent {
             error: Some(reason),
             manifest: None,
             outputs: Vec::new(),
+            reused_from: None,
             time: Timestamp::now(),
         }
     }

@@ -12,6 +12,14 @@ pub struct Manifest {
     pub job: JobId,
     pub epoch: Epoch,
     pub attempt: u32,
+    /// The job whose result this is: its pictures were copied, and everything below but `timings` says how they were
+    /// made. Absent if they were made by this job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused_from: Option<JobId>,
+    /// A hash of everything that the pictures depend on; equal jobs may take this result. Absent if that is not known, and
+    /// in older manifests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_key: Option<String>,
     /// The version of acetate.
     pub generator: String,
     /// RFC 3339, UTC.
@@ -78,7 +86,7 @@ pub struct SamplingRecord {
     /// The steps that the step cache skipped, from 1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped_steps: Vec<u32>,
-    /// How often the transformer was evaluated, counting each branch of guidance.
+    /// How often the transformer was evaluated, counting each branch of guidance; 0 in a result that was reused.
     pub passes: u32,
 }
 

@@ -53,8 +53,8 @@ pub use params::{
 };
 pub use percent::percent_decoded;
 pub use request::{
-    COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, TENANT,
-    VERSION as REQUEST_VERSION, check_version,
+    BesideRequest, COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output,
+    TENANT, VERSION as REQUEST_VERSION, check_version,
 };
 pub use sampling::{Sampling, expand_presets, leave_lightning};
 pub use start_time::{StartTime, time_from_value};

@@ -8,11 +8,11 @@ use tracing::{debug, warn};
 use super::{
     ReplyTo,
     embedded::Taken,
-    message::{Content, not_before},
+    message::{Content, beside},
     rabbit::Handle,
 };
 use crate::{
-    job::{ErrorRecord, JobError, JobId, JobKind, TraceContext},
+    job::{BesideRequest, ErrorRecord, JobError, JobId, JobKind, TraceContext},
     trace::Destination,
 };
 
@@ -29,8 +29,8 @@ pub struct Delivery {
     /// Whether it was sent because of a job's row, so that without a row there is nothing to do. A message of another
     /// client is a submission, and creates the row.
     pub is_dispatch: bool,
-    /// When the job of another client's message may start at the earliest. The row of a dispatch says it.
-    pub not_before: Option<Timestamp>,
+    /// What another client's message has beside the request. The row of a dispatch says it.
+    pub beside: BesideRequest,
     /// The trace that the message was sent in.
     pub trace: Option<TraceContext>,
     /// Where the sender wants to be told of the job's end.
@@ -63,7 +63,7 @@ impl Delivery {
             content: Content::Job(taken.job),
             redelivered: false,
             is_dispatch: true,
-            not_before: None,
+            beside: BesideRequest::default(),
             trace: None,
             reply_to: None,
             sender: None,
@@ -76,7 +76,7 @@ impl Delivery {
             content: Content::read(handle.body(), handle.message_id()),
             redelivered: handle.redelivered(),
             is_dispatch: handle.is_dispatch(),
-            not_before: if handle.is_dispatch() { None } else { not_before(handle.body()) },
+            beside: if handle.is_dispatch() { BesideRequest::default() } else { beside(handle.body()) },
             trace: handle.trace(),
             reply_to: handle.reply_to(),
             sender: Some(handle.sender()),

@@ -1,10 +1,9 @@
 //! The content of a message: a request, or the reason why it is invalid.
 
-use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::newer::is_newer;
-use crate::job::{JobError, JobId, JobRequest};
+use crate::job::{BesideRequest, JobError, JobId, JobRequest};
 
 /// How much of an invalid message is stored for inspection.
 pub const MAX_KEPT_BYTES: usize = 64 * 1024;
@@ -54,12 +53,13 @@ impl Content {
     }
 }
 
-/// When the job of another client's message may start at the earliest.
-pub(super) fn not_before(body: &[u8]) -> Option<Timestamp> {
-    const FIELD: &[u8] = b"\"not_before\"";
-    // Few messages have it, and only those are read twice.
-    let has_it = body.windows(FIELD.len()).any(|part| part == FIELD);
-    has_it.then(|| JobRequest::from_message(body).ok()).flatten()?.1
+/// What another client's message has beside the request.
+pub(super) fn beside(body: &[u8]) -> BesideRequest {
+    const FIELDS: [&[u8]; 2] = [b"\"not_before\"", b"\"reuse\""];
+    // Few messages have any, and only those are read twice.
+    let has_any = FIELDS.iter().any(|field| body.windows(field.len()).any(|part| part == *field));
+    let read = if has_any { JobRequest::from_message(body).ok() } else { None };
+    read.map(|(_, beside)| beside).unwrap_or_default()
 }
 
 /// Reads only the id, so that messages of any size are fine.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tracing::debug;
 
 use super::{FolderStore, ObjectKey, S3Store, Stored, digest::sha256, file_url};
 use crate::job::{Epoch, JobError, JobId};
@@ -24,6 +25,25 @@ impl Store {
             Self::Folder(store) => store.put(key, bytes).await,
             Self::S3(store) => store.put(key, bytes).await,
         }
+    }
+
+    /// Copies an object, perhaps of another store, as it was written; the caller verifies the copy. S3 copies within one
+    /// server by itself.
+    pub async fn copy(&self, source: &Self, from: &Stored, to: ObjectKey) -> Result<Stored, JobError> {
+        if let (Self::S3(source), Self::S3(store)) = (source, self) {
+            match store.copy(source, from, &to).await {
+                Ok(Some(copied)) => return Ok(copied),
+                Ok(None) => {}
+                // Not every server can do it.
+                Err(error) => debug!(%error, "the server did not copy an object; it is read and written"),
+            }
+        }
+        let copied = self.put(to, source.get(&from.key, from.size).await?).await?;
+        if copied.sha256 == from.sha256 {
+            return Ok(copied);
+        }
+        let reason = "does not have the bytes that its manifest names; the store is damaged";
+        Err(JobError::storage(source.place(&from.key), reason))
     }
 
     /// Stores a picture that jobs can then use as an input; its key is the same for the same bytes. An upload that is

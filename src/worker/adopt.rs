@@ -58,6 +58,8 @@ async fn look(results: &Results, row: &JobRow) -> Result<Option<Known>, JobError
         files: manifest.files,
         caption,
         fidelity: manifest.fidelity,
+        content_key: manifest.content_key,
+        reused_from: manifest.reused_from,
     };
     Ok(Some(Known { result, epoch }))
 }

@@ -7,7 +7,7 @@ use tracing::warn;
 use super::{JobControl, Worker, newer, replies, retry::with_deadline};
 use crate::{
     database::{Actor, Admission, Claim, ClaimRules, JobRow, SubmitOptions},
-    job::{ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest, TraceContext},
+    job::{BesideRequest, ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest, TraceContext},
     queue::{Content, Delivery, Event, MessageSender},
 };
 
@@ -39,9 +39,9 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
     match &delivery.content {
         Content::Job(id) => with_deadline("the claim", limit, control, || claim(worker, *id, None)).await,
         Content::Request(request) => {
-            let Delivery { is_dispatch, not_before, .. } = *delivery;
+            let Delivery { is_dispatch, beside, .. } = *delivery;
             let (trace, sender) = (delivery.trace.as_ref(), delivery.sender.as_ref());
-            let message = Some(Message { request, is_dispatch, not_before, trace, sender });
+            let message = Some(Message { request, is_dispatch, beside, trace, sender });
             let accepted = with_deadline("the claim", limit, control, || claim(worker, request.id, message)).await?;
             match &accepted {
                 Accepted::Refused(reason) => tell_sender(worker, delivery, request.id, reason).await,
@@ -119,8 +119,8 @@ struct Message<'a> {
     request: &'a JobRequest,
     /// See [`Delivery::is_dispatch`].
     is_dispatch: bool,
-    /// See [`Delivery::not_before`].
-    not_before: Option<Timestamp>,
+    /// See [`Delivery::beside`].
+    beside: BesideRequest,
     trace: Option<&'a TraceContext>,
     sender: Option<&'a MessageSender>,
 }
@@ -137,12 +137,13 @@ async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Resu
     };
     let mut claim = worker.jobs.claim(id, &rules).await?;
     let is_dispatch = message.is_some_and(|message| message.is_dispatch);
-    if let (Claim::Unknown, Some(Message { request, not_before, trace, sender, .. })) = (&claim, message) {
+    if let (Claim::Unknown, Some(Message { request, beside, trace, sender, .. })) = (&claim, message) {
         if is_dispatch {
             return without_row(worker, id).await;
         }
         // A message from another client. If another worker submits it at the same time, both get the same row.
-        let options = SubmitOptions { at: not_before, trace: trace.cloned(), ..SubmitOptions::default() };
+        let BesideRequest { not_before: at, reuse } = beside;
+        let options = SubmitOptions { at, reuse, trace: trace.cloned(), ..SubmitOptions::default() };
         let jobs = worker.jobs.by(actor(sender));
         match jobs.submit_message(request, &options).await {
             Ok(Admission::Job) => claim = worker.jobs.claim(id, &rules).await?,

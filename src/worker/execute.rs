@@ -51,6 +51,8 @@ pub(super) struct Made {
     pub resolution: Option<u32>,
     pub fidelity: Option<Fidelity>,
     pub models: Vec<ModelRecord>,
+    /// The pipelines that were used, each with the identity of its checkpoint's files.
+    pub weights: Vec<(String, String)>,
     pub sampling: Vec<SamplingRecord>,
     pub edits: Vec<EditRecord>,
     /// The engine's device; absent if no model was used.
@@ -230,8 +232,9 @@ impl Execution<'_> {
 
     /// Records what a call used.
     pub fn note_outcome(&mut self, outcome: Outcome) {
-        let Outcome { notes, model, device, timings, .. } = outcome;
+        let Outcome { notes, model, weights, device, timings, .. } = outcome;
         self.note(notes);
+        self.made.weights.push((model.pipeline.clone(), weights));
         if !self.made.models.contains(&model) {
             self.made.models.push(model);
         }

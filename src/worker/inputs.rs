@@ -5,6 +5,8 @@ use std::path::Path;
 use ::image::RgbaImage;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use qwen_image::image_processor::Compositor;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::{Reporter, Worker};
 use crate::{
@@ -21,6 +23,13 @@ pub(super) struct InputFile {
     placement: Option<Placement>,
 }
 
+/// What is in an input, for a [`ContentKey`](super::reuse::ContentKey).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct InputDigest {
+    pub sha256: String,
+    pub placement: Option<Placement>,
+}
+
 pub(super) struct Pictures {
     pub inputs: Inputs<RgbaImage>,
     /// The composite of a composite job's layers, which are not in `inputs`: each is decoded when its turn comes.
@@ -29,7 +38,12 @@ pub(super) struct Pictures {
     pub notes: Vec<String>,
 }
 
-pub(super) async fn fetch(worker: &Worker, row: &JobRow, reporter: &Reporter) -> Result<Inputs<InputFile>, JobError> {
+/// The files of a job's inputs, and what is in them.
+pub(super) async fn fetch(
+    worker: &Worker,
+    row: &JobRow,
+    reporter: &Reporter,
+) -> Result<(Inputs<InputFile>, Inputs<InputDigest>), JobError> {
     let (request, stores) = (&row.request, worker.stores_of(row));
     let total = count(request.inputs.with_mask().count());
     reporter.at(Stage::Fetch, 0, total);
@@ -44,7 +58,7 @@ pub(super) async fn fetch(worker: &Worker, row: &JobRow, reporter: &Reporter) ->
         reporter.at(Stage::Fetch, count(files.len()), total);
     }
     let mask = if request.inputs.mask.is_some() { files.pop() } else { None };
-    Ok(Inputs { mask, ..Inputs::named(request.task.kind(), files) })
+    digest(Inputs { mask, ..Inputs::named(request.task.kind(), files) }).await
 }
 
 async fn fetch_one(worker: &Worker, stores: &Stores, input: &InputRef) -> Result<InputFile, JobError> {
@@ -55,6 +69,23 @@ async fn fetch_one(worker: &Worker, stores: &Stores, input: &InputRef) -> Result
         }
         InputRef::Layer { job, .. } | InputRef::File { job, .. } => earlier(worker, *job, input).await,
     }
+}
+
+async fn digest(files: Inputs<InputFile>) -> Result<(Inputs<InputFile>, Inputs<InputDigest>), JobError> {
+    blocking(move || {
+        let of = |InputFile { bytes, placement, .. }: &InputFile| InputDigest {
+            sha256: hex::encode(Sha256::digest(bytes)),
+            placement: *placement,
+        };
+        let digests = Inputs {
+            references: files.references.iter().map(of).collect(),
+            image: files.image.as_ref().map(of),
+            layers: files.layers.iter().map(of).collect(),
+            mask: files.mask.as_ref().map(of),
+        };
+        Ok((files, digests))
+    })
+    .await
 }
 
 pub(super) async fn decode(

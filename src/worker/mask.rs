@@ -23,7 +23,7 @@ pub(super) fn edit_mask(
     let mask = match (picture, params.region) {
         (None, None) => return Ok((None, notes)),
         (None, Some(region)) => Mask::from_region((width, height), region),
-        (Some(picture), _) if named.is_some_and(is_layer) => Mask::from_alpha(picture),
+        (Some(picture), _) if named.is_some_and(InputRef::is_layer) => Mask::from_alpha(picture),
         (Some(picture), _) => Mask::from_picture(picture),
     };
     let (has_width, has_height) = mask.dimensions();
@@ -38,7 +38,7 @@ pub(super) fn edit_mask(
             Ok((None, notes))
         }
         MaskCoverage::Empty => {
-            let reason = if named.is_some_and(is_layer) {
+            let reason = if named.is_some_and(InputRef::is_layer) {
                 "the layer is transparent everywhere, so that nothing may change; name another layer"
             } else {
                 "is black everywhere, so that nothing may change; paint white what may change"
@@ -60,14 +60,6 @@ fn check_region(region: [u32; 4], (width, height): (u32, u32)) -> Result<(), Job
         y + h
     );
     Err(JobError::invalid("params.region", reason))
-}
-
-fn is_layer(input: &InputRef) -> bool {
-    match input {
-        InputRef::Url(_) => false,
-        InputRef::Layer { .. } => true,
-        InputRef::File { file, .. } => file.starts_with("layer-") || file.starts_with("edited-layer-"),
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::{
 /// Describes the metrics; called once at startup.
 pub fn describe() {
     describe_counter!("acetate_jobs_total", "Jobs that ended on this worker, by kind and result.");
+    describe_counter!("acetate_jobs_reused_total", "Jobs that took the result of an equal job, by kind.");
     describe_counter!("acetate_job_attempts_total", "Attempts that ended on this worker, by kind and outcome.");
     describe_counter!("acetate_retries_total", "Retries, by the code of the error that caused them.");
     describe_counter!("acetate_dead_letters_total", "Refused messages, by the code of the reason.");
@@ -63,6 +64,9 @@ pub(super) fn settled(row: &JobRow) {
     counter!("acetate_job_attempts_total", "kind" => kind(row), "outcome" => row.state.as_str()).increment(1);
     if row.state.is_terminal() {
         counter!("acetate_jobs_total", "kind" => kind(row), "result" => row.state.as_str()).increment(1);
+    }
+    if row.published.as_ref().is_some_and(|result| result.reused_from.is_some()) {
+        counter!("acetate_jobs_reused_total", "kind" => kind(row)).increment(1);
     }
 }
 

@@ -28,6 +28,7 @@ mod progress;
 mod publish;
 mod relay;
 mod retry;
+mod reuse;
 mod run;
 mod source_size;
 

@@ -139,24 +139,26 @@ pub(super) async fn manifest(
     results: &Results,
     row: &JobRow,
     made: Made,
+    content_key: Option<String>,
     files: Vec<FileEntry>,
     timings: Timings,
 ) -> Result<Published, JobError> {
-    let caption = made.caption.as_ref().map(|caption| caption.text.clone());
     let manifest = Manifest {
         version: 1,
         job: row.id(),
         epoch: row.epoch,
         attempt: row.attempts,
-        generator: concat!("acetate ", env!("CARGO_PKG_VERSION")).to_owned(),
-        created_at: Timestamp::now().to_string(),
+        reused_from: None,
+        content_key,
+        generator: String::new(),
+        created_at: String::new(),
         request: row.request.clone(),
         seed: row.request.seed(),
         variants: made.variants,
         from: made.from,
         resolution: made.resolution,
         caption: made.caption,
-        fidelity: made.fidelity.clone(),
+        fidelity: made.fidelity,
         models: made.models,
         sampling: made.sampling,
         edits: made.edits,
@@ -164,6 +166,20 @@ pub(super) async fn manifest(
         files,
         notes: made.notes,
         timings: timings.into_vec(),
+    };
+    write_manifest(results, row, manifest).await
+}
+
+/// Writes a manifest as that of this attempt.
+pub(super) async fn write_manifest(results: &Results, row: &JobRow, manifest: Manifest) -> Result<Published, JobError> {
+    let manifest = Manifest {
+        job: row.id(),
+        epoch: row.epoch,
+        attempt: row.attempts,
+        generator: concat!("acetate ", env!("CARGO_PKG_VERSION")).to_owned(),
+        created_at: Timestamp::now().to_string(),
+        request: row.request.clone(),
+        ..manifest
     };
     let key = ObjectKey::new(row.id(), row.epoch, MANIFEST)?;
     let json =
@@ -175,8 +191,10 @@ pub(super) async fn manifest(
         manifest: stored.key.to_string(),
         root: results.root.clone(),
         files: manifest.files,
-        caption,
-        fidelity: made.fidelity,
+        caption: manifest.caption.map(|caption| caption.text),
+        fidelity: manifest.fidelity,
+        content_key: manifest.content_key,
+        reused_from: manifest.reused_from,
     })
 }
 

@@ -17,6 +17,7 @@ use super::{
     progress::Timings,
     publish,
     retry::with_deadline,
+    reuse::{self, ContentKey},
     spans,
 };
 use crate::{
@@ -200,8 +201,15 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     if let Some(known) = known {
         return Ok(Made::Known(known));
     }
-    let files = files?;
+    let (files, digests) = files?;
     worker.options.failpoint.at(Point::Fetched, Some(row.id()));
+    let key = ContentKey::of(worker, row, &digests).await;
+    if let Some(key) = key.as_ref().filter(|_| row.reuse) {
+        if let Some(copied) = reuse::take(worker, &results, row, key, reporter, &mut timings).await {
+            check(control)?;
+            return Ok(Made::New(copied));
+        }
+    }
     let pictures = timings.measure(Stage::Decode, inputs::decode(worker, files, reporter)).await?;
     check(control)?;
     let mut made = execute(worker, &row.request, pictures, control).await?;
@@ -211,7 +219,8 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     let files = timings.measure(Stage::Store, publish::store(worker, &results.store, row, pngs, reporter)).await?;
     // The job can be cancelled up to here.
     check(control)?;
-    let published = publish::manifest(&results, row, made, files, timings).await?;
+    let key = key.filter(|key| key.is_of(&made.weights)).map(|key| key.text);
+    let published = publish::manifest(&results, row, made, key, files, timings).await?;
     worker.options.failpoint.at(Point::Manifest, Some(row.id()));
     Ok(Made::New(published))
 }

@@ -56,6 +56,20 @@ fn a_composite_leaves_a_row_objects_and_a_manifest() {
 }
 
 #[test]
+fn an_equal_run_takes_the_result_of_the_first() {
+    let place = TestDir::new();
+    let (one, two) = (place.picture("one.png", [1, 2, 3, 255]), place.picture("two.png", [1, 2, 3, 255]));
+    let first = place.json(&["run", "composite", &one, "--out", "first", "--json"]);
+    let ran = place.run(&["run", "composite", &two, "--out", "second", "--reuse"]);
+    let told = format!("reused    the result of job {}; nothing was computed", first["id"].as_str().unwrap());
+    assert!(ran.code == Some(0) && ran.stdout.contains(&told), "{ran:?}");
+    let files = ["first/composite.png", "second/composite.png"].map(|file| fs::read(place.path(file)).unwrap());
+    assert_eq!(files[0], files[1]);
+    let refused = place.run(&["run", "decompose", &one, "--out", "third", "--reuse"]);
+    assert!(refused.code == Some(2) && refused.stderr.contains("--reuse: needs a seed"), "{refused:?}");
+}
+
+#[test]
 fn the_same_id_is_done_once_and_another_body_is_refused() {
     let place = TestDir::new();
     let one = place.picture("one.png", [1, 2, 3, 255]);

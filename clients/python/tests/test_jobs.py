@@ -102,6 +102,18 @@ def test_a_job_is_found_again(client: Client, picture: Image.Image) -> None:
         again.download("layer-07.png")
 
 
+def test_a_job_takes_the_result_of_an_equal_one(client: Client, picture: Image.Image) -> None:
+    first = client.submit("decompose", picture, layers=2, steps=1, seed=11, prompt="x").wait()
+    second = client.submit("decompose", picture, layers=2, steps=1, seed=11, prompt="x", reuse=True).wait()
+    assert (first.info.reused_from, second.info.reused_from) == (None, first.id)
+    assert [output.sha256 for output in second.outputs] == [output.sha256 for output in first.outputs]
+    assert second.manifest()["reused_from"] == first.id
+    assert client.composite([picture], reuse=True).role == "composite"
+    with pytest.raises(InvalidRequest, match="needs a seed") as refused:
+        client.decompose(picture, layers=2, reuse=True)
+    assert refused.value.field == "reuse"
+
+
 def test_the_progress_ends_with_the_job(client: Client, picture: Image.Image) -> None:
     job = client.submit("composite", [picture])
     seen = list(job.progress())

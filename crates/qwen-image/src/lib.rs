@@ -38,6 +38,7 @@
 mod auto_layers;
 mod error;
 pub mod hub;
+mod identity;
 pub mod image_processor;
 pub mod layer_names;
 mod model_cache;
@@ -51,6 +52,7 @@ mod threads;
 pub use auto_layers::auto_layers;
 pub use error::Error;
 pub use hub::Lora;
+pub use identity::ModelIdentity;
 pub use model_cache::{
     ComputeDType, CpuOffload, DeviceChoice, Devices, Limits, LoadedModel, PublishedForm, WhatIf, available_memory,
     describe_device, foresee, foresee_card, human_memory, open_device, published_forms,

@@ -222,6 +222,9 @@ async fn show(submitter: &Submitter, args: OneArgs) -> Result<(), Failure> {
     if let Some(fidelity) = &view.fidelity {
         line("fidelity", &fidelity.to_string())?;
     }
+    if let Some(from) = view.reused_from {
+        line("reused", &format!("the result of job {from}"))?;
+    }
     if let Some(progress) = view.progress.filter(|_| view.state == JobState::Running) {
         line("progress", &progress_text(&progress))?;
     }

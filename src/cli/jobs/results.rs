@@ -153,6 +153,7 @@ fn line(
         "manifest": view.manifest,
         "labels": view.labels,
         "attempts": view.attempts,
+        "reused_from": view.reused_from,
         "error": view.error,
         "meta": meta,
     }))

@@ -109,7 +109,7 @@ pub fn in_words_of_flags(error: JobError) -> JobError {
         ("input", _) => "IMAGE".to_owned(),
         (setting, _) if setting.starts_with("qwen_image.") => format!("--{}", name.replace('_', "-")),
         (param, _) if param.starts_with("params.") => format!("--{}", name.replace('_', "-")),
-        (_, "out" | "id" | "model") => format!("--{name}"),
+        (_, "out" | "id" | "model" | "reuse") => format!("--{name}"),
         _ => field,
     };
     JobError::InvalidRequest { field, reason }

@@ -47,6 +47,9 @@ pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: LocalJob) -> Resul
         priority: 0,
     };
     request.validate().map_err(in_words_of_flags)?;
+    if flags.reuse {
+        request.check_reuse().map_err(in_words_of_flags)?;
+    }
     check_models(&loaded, &request.task).map_err(in_words_of_flags)?;
     check_apart(&request.inputs, &flags.out)?;
     let out = OutFolder::prepare(&flags.out).map_err(in_words_of_flags)?;
@@ -55,8 +58,15 @@ pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: LocalJob) -> Resul
     let trace = flags.trace.over(&loaded);
     block_on(trace::within(trace.as_ref(), async {
         let app = Embedded::open(&loaded).await?;
-        let run =
-            Run { global, loaded: &loaded, app: &app, out: &out, sheet: flags.sheet.as_deref(), json: flags.json };
+        let run = Run {
+            global,
+            loaded: &loaded,
+            app: &app,
+            out: &out,
+            sheet: flags.sheet.as_deref(),
+            reuse: flags.reuse,
+            json: flags.json,
+        };
         let result = run.to_the_end(&request, flags.id).await;
         app.close().await;
         result
@@ -69,6 +79,7 @@ struct Run<'a> {
     app: &'a Embedded,
     out: &'a OutFolder,
     sheet: Option<&'a Path>,
+    reuse: bool,
     json: bool,
 }
 
@@ -139,7 +150,7 @@ impl Run<'_> {
                 return Ok(Todo::Export(Box::new(row)));
             }
         }
-        match self.app.submit(request).await.map_err(in_words_of_flags)? {
+        match self.app.submit(request, self.reuse).await.map_err(in_words_of_flags)? {
             Submitted::New(row) => Ok(Todo::Work(row.id())),
             Submitted::Known(row) => match row.state {
                 JobState::Queued | JobState::Running => {

@@ -66,6 +66,9 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
         labels: flags.labels.iter().cloned().collect(),
         priority: 0,
     };
+    if flags.reuse {
+        template.check_reuse().map_err(in_words_of_flags)?;
+    }
     block_on(async {
         let app = Embedded::open(loaded).await?;
         let done = match find(app.worker.stores.inputs(), &images, &out).await {
@@ -73,7 +76,7 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
                 tally.text().into_iter().for_each(|text| global.say(&text));
                 let models = models_of(loaded);
                 let started = Timestamp::now().as_microsecond();
-                let run = Run { global, app: &app, out, batch, started, template, models, export };
+                let run = Run { global, app: &app, out, batch, started, template, reuse: flags.reuse, models, export };
                 run.all(&pictures, flags.json).await
             }
             Err(failure) => Err(failure),
@@ -108,6 +111,7 @@ struct Run<'a> {
     started: i64,
     /// The job without its picture.
     template: JobRequest,
+    reuse: bool,
     models: String,
     export: Option<ExportFormat>,
 }
@@ -210,7 +214,7 @@ impl Run<'_> {
             Err(error) => return Ok(Outcome::Failed(ErrorRecord::from(&in_words_of_flags(error)))),
         };
         let jobs = &self.app.worker.jobs;
-        let options = SubmitOptions { batch: Some(self.batch.clone()), ..SubmitOptions::default() };
+        let options = SubmitOptions { batch: Some(self.batch.clone()), reuse: self.reuse, ..SubmitOptions::default() };
         let row = match jobs.submit(&request, &options).await? {
             Submitted::New(row) | Submitted::Known(row) => *row,
         };

@@ -45,6 +45,9 @@ pub fn print(finished: &FinishedJob<'_>) -> Result<(), Failure> {
         let seeds: Vec<String> = manifest.request.seeds().iter().map(u64::to_string).collect();
         output::line(&format!("seed      {}", seeds.join(", ")))?;
     }
+    if let Some(from) = &manifest.reused_from {
+        output::line(&format!("reused    the result of job {from}; nothing was computed"))?;
+    }
     output::line(&format!("device    {}", manifest.device))?;
     let seconds: f64 = manifest.timings.iter().map(|timing| timing.seconds).sum();
     let attempt = if manifest.attempt > 1 { format!(", attempt {}", manifest.attempt) } else { String::new() };

@@ -112,6 +112,7 @@ fn plan(loaded: &LoadedConfig, task: &Task, flags: &SubmitFlags, found: &Found) 
         at: None,
         limits: Limits::from(&loaded.config.image),
         upload: flags.upload,
+        reuse: flags.reuse,
         skip_invalid: flags.skip_invalid,
         rejects: flags.rejects.clone(),
     })

@@ -58,7 +58,10 @@ pub async fn estimate(submitter: &Submitter, task: &Task, jobs: u64) -> Result<E
         Filter { state: Some(JobState::Succeeded), kind: Some(task.kind()), limit: LOOKED_AT, ..Filter::default() };
     let rows = submitter.jobs.list(&filter).await?.jobs;
     let like = |wanted: fn(&Task) -> Value| -> Vec<&JobRow> {
-        rows.iter().filter(|row| wanted(&row.request.task) == wanted(task)).take(MEASURED).collect()
+        // What was copied from another job says nothing about the time that computing takes.
+        let is_computed = |row: &&JobRow| row.published.as_ref().is_some_and(|result| result.reused_from.is_none());
+        let alike = rows.iter().filter(is_computed).filter(|row| wanted(&row.request.task) == wanted(task));
+        alike.take(MEASURED).collect()
     };
     let (same, same_settings) = match like(settings_of) {
         same if same.is_empty() => (like(size_of), false),

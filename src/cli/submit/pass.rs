@@ -57,6 +57,8 @@ pub struct BulkOptions {
     /// No job starts before this time.
     pub at: Option<Timestamp>,
     pub upload: bool,
+    /// Jobs may take the results of equal ones.
+    pub reuse: bool,
     pub skip_invalid: bool,
     pub rejects: Option<PathBuf>,
 }
@@ -199,6 +201,7 @@ impl<'a> BulkPass<'a> {
             base: plan.base(),
             limits: plan.limits,
             upload: plan.upload,
+            reuse: plan.reuse,
             keep_original: plan.rejects.is_some(),
         };
         let ready = match preparation.row(row) {
@@ -279,6 +282,7 @@ impl<'a> BulkPass<'a> {
             batch: Some(batch.clone()),
             at: self.plan.at,
             local: self.submitter.is_local(),
+            reuse: self.plan.reuse,
             ..SubmitOptions::default()
         };
         let requests: Vec<_> = chunk.iter().map(|ready| ready.request.clone()).collect();

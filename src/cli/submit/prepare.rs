@@ -34,6 +34,8 @@ pub struct Preparation<'a> {
     pub limits: Limits,
     /// Local inputs go into the store first.
     pub upload: bool,
+    /// Jobs may take the results of equal ones.
+    pub reuse: bool,
     /// Rejected rows are written down.
     pub keep_original: bool,
 }
@@ -80,6 +82,9 @@ impl Preparation<'_> {
         let has_own_id = job.get("id").is_some_and(|id| !id.is_null());
         let request = self.defaults.request(number, job, name.as_deref())?;
         check_addresses(&request)?;
+        if self.reuse {
+            request.check_reuse()?;
+        }
         self.submitter.check_allowed(&request, self.upload)?;
         Ok((request, has_own_id, meta, stored))
     }

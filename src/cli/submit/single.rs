@@ -52,11 +52,15 @@ async fn one(
     }
     let request = request(task, flags, inputs)?;
     check_addresses(&request)?;
+    if flags.reuse {
+        request.check_reuse()?;
+    }
     submitter.check_allowed(&request, flags.upload)?;
     let options = SubmitOptions {
         batch: flags.batch.clone(),
         at: start_time(submitter, flags).await?,
         local: submitter.is_local(),
+        reuse: flags.reuse,
         ..SubmitOptions::default()
     };
     let submitted = submitter.submit(&request, &options).await?;

@@ -31,6 +31,16 @@ impl PostgresJobStore {
         Ok(self.all(query).await?.iter().filter_map(readable).collect())
     }
 
+    pub async fn results_of(&self, content_key: &str, limit: u32) -> Result<Vec<JobRow>, JobError> {
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            job_columns!(),
+            " FROM jobs WHERE content_key = $1 ORDER BY finished_at DESC, id DESC LIMIT $2"
+        ));
+        let rows = self.all(query.bind(content_key).bind(i64::from(limit))).await?;
+        Ok(rows.iter().filter_map(readable).collect())
+    }
+
     pub async fn list(&self, filter: &Filter) -> Result<Page, JobError> {
         let mut query = QueryBuilder::<Postgres>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE TRUE"));
         if let Some(state) = filter.state {

@@ -114,10 +114,11 @@ impl PostgresJobStore {
         let query = sqlx::query(concat!(
             "WITH new AS (
                 INSERT INTO jobs (id, fingerprint, kind, request, priority, batch, state, available_at, quiet_until,
-                                  created_at, updated_at, search, webhook, tenant, traceparent, tracestate, local)
+                                  created_at, updated_at, search, webhook, tenant, traceparent, tracestate, local,
+                                  reuse)
                 SELECT id, fingerprint, kind, request, priority, $6, 'queued', COALESCE($7, acetate_now()),
                        COALESCE($7, acetate_now()), acetate_now(), acetate_now(), search, $10, NULLIF(tenant, ''),
-                       $14, $15, $16
+                       $14, $15, $16, $17
                   FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $9::TEXT[], $12::TEXT[])
                     AS requests (id, fingerprint, kind, request, priority, search, tenant)
                  WHERE NOT ($11 AND EXISTS (SELECT 1 FROM tombstones WHERE tombstones.id = requests.id))
@@ -149,7 +150,8 @@ impl PostgresJobStore {
         .bind(note)
         .bind(options.trace.as_ref().map(TraceContext::traceparent))
         .bind(options.trace.as_ref().and_then(TraceContext::tracestate))
-        .bind(options.local);
+        .bind(options.local)
+        .bind(options.reuse);
         let rows = self.all(query).await?;
         rows.iter().map(|row| Ok((row.word("id")?, (row.time("created_at")?, row.time("available_at")?)))).collect()
     }
@@ -194,6 +196,7 @@ fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -
         error: None,
         cancel_requested: false,
         local: options.local,
+        reuse: options.reuse,
         worker: None,
         lease_until: None,
         available_at: created_at,

@@ -120,7 +120,8 @@ impl PostgresJobStore {
              changed AS (
                 UPDATE jobs
                    SET state = 'queued', attempts = 0, error = NULL, manifest = NULL, result_root = NULL,
-                       outputs = NULL, caption = NULL, fidelity = NULL, available_at = acetate_now(), quiet_until = acetate_now(),
+                       outputs = NULL, caption = NULL, fidelity = NULL, content_key = NULL, reused_from = NULL,
+                       available_at = acetate_now(), quiet_until = acetate_now(),
                        cancel_requested = FALSE, worker = NULL, lease_until = NULL, updated_at = acetate_now(),
                        finished_at = NULL
                  WHERE id = ANY(ARRAY(SELECT id FROM chosen))

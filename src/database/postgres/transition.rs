@@ -171,6 +171,7 @@ impl PostgresJobStore {
             "WITH changed AS (
                 UPDATE jobs
                    SET state = $6, epoch = $23, attempts = $7, error = $8, manifest = $9, result_root = $10, outputs = $11, caption = $21, fidelity = $25,
+                       content_key = $26, reused_from = $27,
                        available_at = $12, quiet_until = $12, cancel_requested = $13, worker = NULL,
                        lease_until = NULL, updated_at = $14, finished_at = $15
                  WHERE id = $1 AND epoch = $2 AND state || '' = $3 AND cancel_requested = $4
@@ -221,7 +222,9 @@ impl PostgresJobStore {
         .bind(transition.event.as_deref())
         .bind(row.epoch.0)
         .bind(note)
-        .bind(result.and_then(|result| result.fidelity.as_ref()).map(to_json).transpose()?);
+        .bind(result.and_then(|result| result.fidelity.as_ref()).map(to_json).transpose()?)
+        .bind(result.and_then(|result| result.content_key.as_deref()))
+        .bind(result.and_then(|result| result.reused_from).map(|job| job.to_string()));
         let written = self.one(query).await?.is_some();
         if written {
             self.signal.tell();

@@ -44,6 +44,16 @@ impl SqliteJobStore {
         Ok(rows.iter().filter_map(readable).collect())
     }
 
+    pub async fn results_of(&self, content_key: &str, limit: u32) -> Result<Vec<JobRow>, JobError> {
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            job_columns!(),
+            " FROM jobs WHERE content_key = ? ORDER BY finished_at DESC, id DESC LIMIT ?"
+        ));
+        let rows = query.bind(content_key).bind(i64::from(limit)).fetch_all(&self.readers).await.map_err(database)?;
+        Ok(rows.iter().filter_map(readable).collect())
+    }
+
     pub async fn list(&self, filter: &Filter) -> Result<Page, JobError> {
         let mut query = QueryBuilder::<Sqlite>::new(concat!("SELECT ", job_columns!(), " FROM jobs WHERE TRUE"));
         if let Some(state) = filter.state {

@@ -112,8 +112,8 @@ pub(super) async fn submit_in(
     let available_at = options.at.map_or(now, Timestamp::as_millisecond);
     let new = sqlx::query(concat!(
         "INSERT INTO jobs (id, fingerprint, kind, request, priority, batch, state, available_at, quiet_until,
-                           created_at, updated_at, search, webhook, tenant, traceparent, tracestate, local)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queued', ?7, ?7, ?8, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+                           created_at, updated_at, search, webhook, tenant, traceparent, tracestate, local, reuse)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queued', ?7, ?7, ?8, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT (id) DO NOTHING RETURNING ",
         job_columns!()
     ))
@@ -131,6 +131,7 @@ pub(super) async fn submit_in(
     .bind(options.trace.as_ref().map(TraceContext::traceparent))
     .bind(options.trace.as_ref().and_then(TraceContext::tracestate))
     .bind(options.local)
+    .bind(options.reuse)
     .fetch_optional(&mut *tx)
     .await
     .map_err(database)?;

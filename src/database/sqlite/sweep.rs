@@ -88,8 +88,8 @@ impl SqliteJobStore {
         sqlx::query(
             "UPDATE jobs
                 SET state = 'queued', attempts = 0, error = NULL, manifest = NULL, result_root = NULL, outputs = NULL,
-                    caption = NULL, fidelity = NULL, available_at = ?2, quiet_until = ?2, cancel_requested = 0, worker = NULL,
-                    lease_until = NULL, updated_at = ?2, finished_at = NULL
+                    caption = NULL, fidelity = NULL, content_key = NULL, reused_from = NULL, available_at = ?2,
+                    quiet_until = ?2, cancel_requested = 0, worker = NULL, lease_until = NULL, updated_at = ?2, finished_at = NULL
               WHERE id IN (SELECT value FROM json_each(?1))",
         )
         .bind(&ids)

@@ -171,7 +171,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, transition: &Transition) ->
         .map_err(database)?;
     sqlx::query(
         "UPDATE jobs
-            SET state = ?3, epoch = ?14, attempts = ?4, error = ?5, manifest = ?6, result_root = ?7, outputs = ?8, caption = ?13, fidelity = ?15,
+            SET state = ?3, epoch = ?14, attempts = ?4, error = ?5, manifest = ?6, result_root = ?7, outputs = ?8, caption = ?13, fidelity = ?15, content_key = ?16, reused_from = ?17,
                 available_at = ?9, quiet_until = ?9, cancel_requested = ?10, worker = NULL, lease_until = NULL,
                 updated_at = ?11, finished_at = ?12
           WHERE id = ?1 AND epoch = ?2",
@@ -191,6 +191,8 @@ pub(super) async fn write(tx: &mut SqliteConnection, transition: &Transition) ->
     .bind(row.published.as_ref().and_then(|result| result.caption.as_deref()))
     .bind(row.epoch.0)
     .bind(row.published.as_ref().and_then(|result| result.fidelity.as_ref()).map(to_json).transpose()?)
+    .bind(row.published.as_ref().and_then(|result| result.content_key.as_deref()))
+    .bind(row.published.as_ref().and_then(|result| result.reused_from).map(|job| job.to_string()))
     .execute(&mut *tx)
     .await
     .map_err(database)?;

@@ -64,6 +64,10 @@ pub struct SubmitBody {
     #[serde(default, deserialize_with = "not_before")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub not_before: Option<Timestamp>,
+    /// Take the result of an equal job that has succeeded, if there is one: the same pictures, parameters and model, and
+    /// the same seed, which must be given.
+    #[serde(default)]
+    pub reuse: bool,
     /// An address to call when the job ends.
     #[serde(default)]
     pub webhook: Option<String>,
@@ -103,6 +107,9 @@ pub async fn compose(api: &Api, body: SubmitBody, by_key: Option<JobId>) -> Answ
         priority: body.priority,
     };
     request.validate()?;
+    if body.reuse {
+        request.check_reuse()?;
+    }
     check_model(api, &request.task).await?;
     api.stores().results(&request.output.prefix)?;
     for input in request.inputs.with_mask() {
@@ -112,8 +119,8 @@ pub async fn compose(api: &Api, body: SubmitBody, by_key: Option<JobId>) -> Answ
     if let Some(url) = &body.webhook {
         check_webhook(api, url)?;
     }
-    let options =
-        SubmitOptions { batch: body.batch, at: body.not_before, webhook: body.webhook, ..SubmitOptions::default() };
+    let SubmitBody { batch, not_before: at, webhook, reuse, .. } = body;
+    let options = SubmitOptions { batch, at, webhook, reuse, ..SubmitOptions::default() };
     Ok((request, options))
 }
 

@@ -105,6 +105,8 @@ pub struct UploadForm {
     /// Start not before this time, RFC 3339.
     #[schema(value_type = Option<String>, format = DateTime)]
     not_before: Option<String>,
+    /// Take the result of an equal job that has succeeded, if there is one; needs a seed.
+    reuse: Option<bool>,
     webhook: Option<String>,
     id: Option<JobId>,
 }

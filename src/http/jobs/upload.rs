@@ -198,6 +198,10 @@ impl Texts {
                 let number = whole_number(&text).ok_or_else(|| wrong("a number from 0 to 9"))?;
                 self.fields.insert(name.to_owned(), json!(number));
             }
+            "reuse" => {
+                let flag: bool = text.trim().parse().map_err(|_| wrong("true or false"))?;
+                self.fields.insert(name.to_owned(), json!(flag));
+            }
             "layers" if text.trim().is_empty() => (),
             "layers" => {
                 let number = whole_number(&text).map(|number| json!(number));
@@ -228,7 +232,7 @@ impl Texts {
             }
             _ => {
                 let reason = "is not a field of this form; its fields are image, reference, mask, kind, the parameters, label, \
-                              priority, batch, not_before, webhook, id, params and request";
+                              priority, batch, not_before, reuse, webhook, id, params and request";
                 return Err(JobError::invalid(name.escape_debug().to_string(), reason).into());
             }
         }

@@ -91,6 +91,16 @@ impl S3Client {
         &self.cell(bucket).get_or_init(|| build(settings, options)).await.client
     }
 
+    /// Whether the server of one bucket can read the other by itself, as far as the settings say.
+    pub(super) fn are_of_one_server(&self, one: &str, other: &str) -> bool {
+        let of = |bucket: &str| {
+            let BucketSettings { endpoint, region, anonymous, .. } =
+                self.0.settings.buckets.get(bucket).cloned().unwrap_or_default();
+            (endpoint, region, anonymous)
+        };
+        one == other || of(one) == of(other)
+    }
+
     pub(super) fn payer(&self, bucket: &str) -> Option<RequestPayer> {
         let pays = self.0.settings.buckets.get(bucket).is_some_and(|bucket| bucket.requester_pays);
         pays.then_some(RequestPayer::Requester)

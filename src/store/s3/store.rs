@@ -12,13 +12,15 @@ use super::{
     Checksums, S3Client, S3Error,
     delete::delete_all,
     list, read,
-    write::{NewObject, write, write_file},
+    write::{NewObject, copy, write, write_file},
 };
 use crate::{
     job::{Epoch, JobError, JobId},
     store::{MANIFEST, ObjectKey, Stored, digest::sha256, location::S3Location},
 };
 
+/// What S3 copies in one request, in bytes.
+const LARGEST_COPY: u64 = 5 << 30;
 const PROBE: &[u8] = b"acetate checks whether it can write, read and delete here";
 
 /// Objects under one prefix.
@@ -40,6 +42,22 @@ impl S3Store {
         let size = bytes.len() as u64;
         let digest = write(&self.client, NewObject { at: &at, bytes, media_type: media_type(&at.key) }).await?;
         Ok(Stored { key, size, sha256: hex::encode(digest) })
+    }
+
+    /// Copies an object on the server. None if that has to be done here: it is on another server, or too large for one
+    /// request.
+    pub(in crate::store) async fn copy(
+        &self,
+        source: &Self,
+        from: &Stored,
+        to: &ObjectKey,
+    ) -> Result<Option<Stored>, JobError> {
+        let (from_at, to_at) = (source.at(&from.key), self.at(to));
+        if from.size > LARGEST_COPY || !self.client.are_of_one_server(&from_at.bucket, &to_at.bucket) {
+            return Ok(None);
+        }
+        copy(&self.client, &from_at, &to_at).await.map_err(|failure| self.broken(&from_at, 0, failure))?;
+        Ok(Some(Stored { key: to.clone(), ..from.clone() }))
     }
 
     /// Compares the stored object with what was written: by the server's checksum, or by reading it back if there is

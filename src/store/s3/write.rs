@@ -18,6 +18,7 @@ use aws_sdk_s3::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hyper::body::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
@@ -90,6 +91,27 @@ pub(super) async fn write_file(client: &S3Client, at: &S3Location, path: &Path, 
     sent.map_err(|error| error.for_written(&at.to_string(), client))
 }
 
+/// Copies an object with its type and metadata; the copy gets a checksum of its own.
+pub(super) async fn copy(client: &S3Client, from: &S3Location, to: &S3Location) -> Result<(), S3Error> {
+    /// What a key may have unescaped in the header.
+    const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+    let (algorithm, key) = encryption(client);
+    let has_checksums = client.settings().checksums == Checksums::Supported;
+    let source = format!("{}/{}", from.bucket, utf8_percent_encode(&from.key, PLAIN));
+    let request = client
+        .of(&to.bucket)
+        .await
+        .copy_object()
+        .copy_source(source)
+        .bucket(&to.bucket)
+        .key(&to.key)
+        .set_server_side_encryption(algorithm)
+        .set_ssekms_key_id(key)
+        .set_request_payer(client.payer(&from.bucket).or(client.payer(&to.bucket)))
+        .set_checksum_algorithm(has_checksums.then_some(ChecksumAlgorithm::Sha256));
+    request.send().await.map_err(S3Error::of).map(drop)
+}
+
 /// The SHA-256 of a file, hexadecimal, and its size.
 fn digest_of(path: &Path) -> std::io::Result<(String, usize)> {
     let (mut file, mut hash, mut size) = (File::open(path)?, Sha256::new(), 0);
@@ -148,7 +170,7 @@ struct Upload<'a> {
 
 impl Upload<'_> {
     async fn whole(&self, bytes: Bytes, digest: [u8; 32]) -> Result<(), S3Error> {
-        let (algorithm, key) = self.encryption();
+        let (algorithm, key) = encryption(self.client);
         let size = bytes.len();
         let request = self
             .sdk
@@ -168,7 +190,7 @@ impl Upload<'_> {
     }
 
     async fn in_parts(&self, content: &Content) -> Result<(), S3Error> {
-        let (algorithm, key) = self.encryption();
+        let (algorithm, key) = encryption(self.client);
         let begun = self
             .sdk
             .create_multipart_upload()
@@ -263,17 +285,18 @@ impl Upload<'_> {
         }
     }
 
-    fn encryption(&self) -> (Option<ServerSideEncryption>, Option<String>) {
-        match &self.client.settings().encryption {
-            Some(Encryption { algorithm, kms_key_id }) => {
-                (Some(ServerSideEncryption::from(algorithm.as_str())), kms_key_id.clone())
-            }
-            None => (None, None),
-        }
-    }
-
     fn timeouts(&self, bytes: usize) -> aws_sdk_s3::config::Builder {
         Config::builder().timeout_config(self.client.upload_timeouts(bytes))
+    }
+}
+
+/// How new objects are encrypted, and with which key.
+fn encryption(client: &S3Client) -> (Option<ServerSideEncryption>, Option<String>) {
+    match &client.settings().encryption {
+        Some(Encryption { algorithm, kms_key_id }) => {
+            (Some(ServerSideEncryption::from(algorithm.as_str())), kms_key_id.clone())
+        }
+        None => (None, None),
     }
 }
 

@@ -204,6 +204,7 @@ function facts(job, variant) {
         ['Quality', manifest.request.params.preset ?? manifest.request.params.decompose?.preset],
         ['Sampler', [...new Set(manifest.sampling?.map(({ sampler }) => sampler))].join(', ')],
         ['Guidance', manifest.request.params.cfg_scale],
+        ['Reused', manifest.reused_from && `the result of job ${manifest.reused_from}`],
         ['Device', manifest.device],
         ['Time', `${manifest.timings.reduce((sum, { seconds }) => sum + seconds, 0).toFixed(1)} s`],
         ['Notes', manifest.notes.join(' ')],

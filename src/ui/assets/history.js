@@ -203,7 +203,7 @@ class Row {
     const source = edited ? `${edited.thumbnail}?size=96` : job.links.thumbnail && `${job.links.thumbnail}?size=96`;
     if (source && this.image.getAttribute('src') !== source) this.image.src = source;
     this.title.textContent = titleOf(job);
-    this.state.textContent = job.state === 'succeeded' ? `${KIND[job.kind]} · ${ago(job.created_at)}` : ended(job) ? `${KIND[job.kind]} ${job.state}` : inWords(job);
+    this.state.textContent = job.state === 'succeeded' ? `${KIND[job.kind]}${job.reused_from ? ', reused' : ''} · ${ago(job.created_at)}` : ended(job) ? `${KIND[job.kind]} ${job.state}` : inWords(job);
     this.element.dataset.state = job.state;
     this.bar.hidden = job.state !== 'running';
     const part = share(job);

@@ -114,6 +114,32 @@ fn variants_come_as_fields_and_are_exported_one_by_one() {
 }
 
 #[test]
+fn an_equal_job_is_not_computed_again() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let scene = picture(64, 48, [200, 80, 40, 255]);
+    let seeded = [&QUICK[..], &[("seed", "7")]].concat();
+    let first = server.succeeded(&server.submit(&seeded, &scene));
+    let second = server.succeeded(&server.submit(&[&seeded[..], &[("reuse", "true")]].concat(), &scene));
+    assert_eq!((&first["reused_from"], &second["reused_from"]), (&json!(null), &first["id"]));
+    assert_eq!(second["history"][0]["outcome"], "reused");
+    let manifest = server.get(second["links"]["manifest"].as_str().unwrap()).ok(200).json();
+    assert_eq!((&manifest["reused_from"], &manifest["job"]), (&first["id"], &second["id"]));
+    let files = |job: &serde_json::Value| job["outputs"].as_array().unwrap().len();
+    assert_eq!(files(&first), files(&second));
+
+    let unseeded =
+        upload(&server.url("/v1/jobs"), &[&QUICK[..], &[("reuse", "true")]].concat(), &[("image", "x", &scene)]);
+    let problem = unseeded.ok(422).json();
+    assert_eq!(problem["field"], "reuse", "{problem}");
+    let image = json!({"image": first["input"][0]});
+    let params = json!({"decompose": {"steps": 1, "layers": 2}, "edits": []});
+    let body = json!({"kind": "workflow", "input": image, "params": params, "reuse": true});
+    let problem = server.post("/v1/jobs", &body).ok(422).json();
+    assert!(problem["detail"].as_str().unwrap().contains("params.decompose.seed"), "{problem}");
+}
+
+#[test]
 fn the_same_wish_is_one_job() {
     let place = TestDir::new();
     let server = Server::start(&place, &[]);

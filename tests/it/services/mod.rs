@@ -25,6 +25,7 @@ mod queue_faults;
 mod queue_rights;
 pub mod rabbit;
 mod replies;
+mod reuse;
 mod s3_files;
 pub mod s3_server;
 mod script;

@@ -33,6 +33,7 @@ macro_rules! passed_on {
 passed_on! {
     get_object: GetObjectInput -> GetObjectOutput;
     head_object: HeadObjectInput -> HeadObjectOutput;
+    copy_object: CopyObjectInput -> CopyObjectOutput;
     put_object: PutObjectInput -> PutObjectOutput;
     delete_object: DeleteObjectInput -> DeleteObjectOutput;
     delete_objects: DeleteObjectsInput -> DeleteObjectsOutput;

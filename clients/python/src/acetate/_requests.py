@@ -95,9 +95,10 @@ def _named(given: Mapping[str, Any]) -> dict[str, Any]:
 def row_id(batch: str, submission: Submission) -> str:
     """The id of a row: the same content in the same batch is the same job.
 
-    The content of uploads counts, not their names.
+    The content of uploads counts, not their names. Whether a result may be reused is not part of the content.
     """
-    whole = {**submission.body, "input": submission.inputs.identity()}
+    body = {name: value for name, value in submission.body.items() if name != "reuse"}
+    whole = {**body, "input": submission.inputs.identity()}
     text = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
     return str(uuid.uuid5(_ROWS, f"{batch}\0{text}"))
 

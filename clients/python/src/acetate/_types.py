@@ -121,6 +121,8 @@ class JobInfo:
     finished_at: datetime | None
     outputs: tuple[Output, ...]
     """The files of the result; empty until the job has succeeded."""
+    reused_from: str | None
+    """The job whose result it took, so that nothing was computed."""
     data: Mapping[str, Any] = field(repr=False)
     """The server's whole answer."""
 
@@ -173,6 +175,7 @@ class JobInfo:
                 )
                 for one in data["outputs"]
             ),
+            reused_from=data.get("reused_from"),
             data=data,
         )
 

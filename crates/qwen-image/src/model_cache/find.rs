@@ -67,7 +67,7 @@ pub(super) fn with_progress<T>(
 }
 
 /// Whether a file of a checkpoint has weights that come from elsewhere.
-fn is_replaced(path: &str, files: &WeightOptions) -> bool {
+pub(super) fn is_replaced(path: &str, files: &WeightOptions) -> bool {
     let Some((folder, name)) = path.split_once('/') else { return false };
     let replaced = match folder {
         "transformer" => files.transformer.is_some(),

@@ -5,6 +5,7 @@ mod adapters;
 mod device;
 mod find;
 mod host_memory;
+mod identity;
 mod limits;
 mod memory_plan;
 mod room;
@@ -31,6 +32,7 @@ pub use self::{
     adapters::ChosenLora,
     device::{ComputeDType, DeviceChoice, Devices, describe_device, foresee, open_device},
     host_memory::{available_memory, human_memory},
+    identity::{local_weights, stamp},
     limits::Limits,
     memory_plan::CpuOffload,
     slot::{LoadedModel, LoadedPipeline, Slot, SlotKey},
@@ -199,6 +201,8 @@ impl ModelCache {
     fn read(&mut self, key: &SlotKey, loras: &[ChosenLora], callbacks: &mut Callbacks<'_>) -> Result<Slot, Error> {
         let device = self.device()?;
         let found = find(&self.hub, &key.checkpoint, &key.files, callbacks)?;
+        // Before anything is read, so that what changes meanwhile is noticed.
+        let weights = identity::weights_of(&found.folder, found.revision.as_deref(), &key.files).unwrap_or_default();
         let adapters = adapters::read(loras)?;
         let mut text_encoder = self.text_encoder_for(key, &found.folder);
         let (bytes, plan) = match self.plan(key, &found, text_encoder.is_some(), &device) {
@@ -239,7 +243,7 @@ impl ModelCache {
         }
         .map_err(|source| Error::model(id, &self.device_name(), source))?;
         tracing::info!(model = id, seconds = start.elapsed().as_secs_f64(), "loaded");
-        let model = LoadedModel::new(key.pipeline, &found, pipeline.components());
+        let model = LoadedModel::new(key.pipeline, &found, weights, pipeline.components());
         let text_encoder_file = key.files.text_encoder.clone();
         Ok(Slot { pipeline, model, plan, bytes, folder: found.folder, text_encoder_file, used: 0 })
     }

@@ -51,6 +51,8 @@ pub struct LoadedModel {
     pub id: String,
     /// The commit of a hub snapshot; none for a plain folder.
     pub revision: Option<String>,
+    /// The identity of its files, as in [`crate::ModelIdentity`]. Empty if they could not be looked at.
+    pub weights: String,
     /// Whether no model was chosen, so that the small one was used.
     pub default: bool,
     /// The positions of pictures' tokens in an edit's prompt; none if prompts have no pictures.
@@ -62,12 +64,18 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    pub(super) fn new(pipeline: PipelineKind, found: &FoundCheckpoint, components: &Components) -> Self {
+    pub(super) fn new(
+        pipeline: PipelineKind,
+        found: &FoundCheckpoint,
+        weights: String,
+        components: &Components,
+    ) -> Self {
         let Components { constants, loras, .. } = components;
         Self {
             pipeline,
             id: found.id.clone(),
             revision: found.revision.clone(),
+            weights,
             default: found.default,
             text_positions: (pipeline == PipelineKind::EditPlus).then_some(constants.text_positions),
             image_processor: constants.image_processor,

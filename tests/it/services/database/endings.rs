@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use acetate::{
-    database::{Beat, CancelOutcome, Claim, Fenced, JobStore, RetryOutcome, SubmitOptions, Topic},
+    database::{Beat, CancelOutcome, Claim, Fenced, JobStore, Published, RetryOutcome, SubmitOptions, Topic},
     job::{ErrorRecord, JobError, JobEvent, JobId, JobState},
 };
 
@@ -14,6 +14,7 @@ on_both!(
     a_worker_that_lost_its_lease_loses_every_write,
     an_ending_that_is_written_twice_counts_once,
     a_result_is_told_with_everything_about_it,
+    a_result_is_found_by_its_content,
     a_requeued_job_waits_for_its_time,
     a_job_that_was_given_back_has_lost_no_attempt,
     cancel_is_told_to_the_worker_or_done_at_once,
@@ -30,6 +31,35 @@ async fn events(status: &JobStore) -> Vec<(Topic, JobEvent)> {
         .filter(|row| row.topic.is_event())
         .map(|row| (row.topic, serde_json::from_str(&row.payload).unwrap()))
         .collect()
+}
+
+async fn a_result_is_found_by_its_content(database: Database) {
+    let status = database.service().await;
+    let key = "cd".repeat(32);
+    assert_eq!(status.results_of(&key, 4).await.unwrap(), []);
+    let mut made = Vec::new();
+    for source in [None, Some(JobId::new())] {
+        let id = JobId::new();
+        let options = SubmitOptions { reuse: source.is_some(), ..SubmitOptions::default() };
+        status.submit(&request(id, "file:///a.png"), &options).await.unwrap();
+        let epoch = take(&status, id, "one", LEASE).await.epoch;
+        let published = Published { reused_from: source, ..result() };
+        assert!(matches!(status.succeed(id, epoch, &published).await.unwrap(), Fenced::Held(_)));
+        let there = row(&status, id).await;
+        assert_eq!((there.reuse, there.published.unwrap().reused_from), (source.is_some(), source));
+        let outcome = if source.is_some() { "reused" } else { "succeeded" };
+        assert_eq!(attempts(&status, id).await[0].outcome.as_deref(), Some(outcome));
+        made.push(id);
+    }
+    let found = status.results_of(&key, 4).await.unwrap();
+    let mut ids: Vec<_> = found.iter().map(|row| row.id()).collect();
+    ids.sort();
+    made.sort();
+    assert_eq!(ids, made);
+    assert_eq!(status.results_of(&key, 1).await.unwrap().len(), 1);
+    assert_eq!(status.results_of("another", 4).await.unwrap(), []);
+    let told: Vec<_> = events(&status).await.into_iter().map(|(_, event)| event.reused_from.is_some()).collect();
+    assert_eq!(told, [false, true]);
 }
 
 async fn a_worker_that_lost_its_lease_loses_every_write(database: Database) {

@@ -243,6 +243,8 @@ pub fn result() -> Published {
             layers: vec![LayerCoverage { layer: 1, area: 0.25, empty: false }],
             quality: Some(Quality::Low),
         }),
+        content_key: Some("cd".repeat(32)),
+        reused_from: None,
     }
 }
 

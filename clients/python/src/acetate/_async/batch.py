@@ -29,7 +29,7 @@ from .pages import jobs
 _POLL_SECONDS = 1.0
 # A server that asks to come back later than that has a limit that waiting does not help with.
 _LONGEST_WAIT_SECONDS = 600.0
-_FIELDS = ("labels", "priority", "output", "webhook", "extra")
+_FIELDS = ("labels", "priority", "reuse", "output", "webhook", "extra")
 
 
 class AsyncBatch:

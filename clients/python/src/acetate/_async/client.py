@@ -51,6 +51,7 @@ class AsyncClient(AsyncService):
         num_inference_steps: int | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -82,6 +83,7 @@ class AsyncClient(AsyncService):
             num_inference_steps: the reference's name for `steps`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded; needs a seed.
             idempotency_key: 1 to 255 characters; the same key is the same job.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -100,6 +102,7 @@ class AsyncClient(AsyncService):
             image,
             labels=labels,
             priority=priority,
+            reuse=reuse,
             idempotency_key=idempotency_key,
             prompt=prompt,
             layers=layers,
@@ -198,6 +201,7 @@ class AsyncClient(AsyncService):
         num_inference_steps: int | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -222,6 +226,7 @@ class AsyncClient(AsyncService):
             num_inference_steps: the reference's name for `steps`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded; needs a seed.
             idempotency_key: 1 to 255 characters; the same key is the same job.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -246,6 +251,7 @@ class AsyncClient(AsyncService):
             num_inference_steps=num_inference_steps,
             labels=labels,
             priority=priority,
+            reuse=reuse,
             idempotency_key=idempotency_key,
             timeout=timeout,
             on_progress=on_progress,
@@ -268,6 +274,7 @@ class AsyncClient(AsyncService):
         num_inference_steps: int | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -290,6 +297,7 @@ class AsyncClient(AsyncService):
             num_inference_steps: the reference's name for `steps`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded; needs a seed.
             idempotency_key: 1 to 255 characters; the same key is the same job.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -305,6 +313,7 @@ class AsyncClient(AsyncService):
             images,
             labels=labels,
             priority=priority,
+            reuse=reuse,
             idempotency_key=idempotency_key,
             instruction=instruction,
             output_size=output_size,
@@ -328,6 +337,7 @@ class AsyncClient(AsyncService):
         *,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -339,13 +349,16 @@ class AsyncClient(AsyncService):
             layers: the layers. Of `Layers`, the regenerated whole picture, `layers[0]`, is left out.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded.
             idempotency_key: 1 to 255 characters; the same key is the same job.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
             cancel_on_interrupt: whether Ctrl-C cancels the job. By default it goes on.
         """
         images = layers.stack if isinstance(layers, Layers) else layers
-        job = await self.submit("composite", images, labels=labels, priority=priority, idempotency_key=idempotency_key)
+        job = await self.submit(
+            "composite", images, labels=labels, priority=priority, reuse=reuse, idempotency_key=idempotency_key
+        )
         return _expect(
             Picture,
             await job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
@@ -359,6 +372,7 @@ class AsyncClient(AsyncService):
         decompose: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -373,6 +387,7 @@ class AsyncClient(AsyncService):
             decompose: the parameters of the decompose, for instance `{"layers": 3, "seed": 7}`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded; needs a seed.
             idempotency_key: 1 to 255 characters; the same key is the same job.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -383,6 +398,7 @@ class AsyncClient(AsyncService):
             image,
             labels=labels,
             priority=priority,
+            reuse=reuse,
             idempotency_key=idempotency_key,
             decompose=decompose,
             edits=edits,

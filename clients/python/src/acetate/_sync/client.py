@@ -53,6 +53,7 @@ class Client(Service):
         num_inference_steps: int | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -84,6 +85,7 @@ class Client(Service):
             num_inference_steps: the reference's name for `steps`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded; needs a seed.
             idempotency_key: 1 to 255 characters; the same key is the same job.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -102,6 +104,7 @@ class Client(Service):
             image,
             labels=labels,
             priority=priority,
+            reuse=reuse,
             idempotency_key=idempotency_key,
             prompt=prompt,
             layers=layers,
@@ -200,6 +203,7 @@ class Client(Service):
         num_inference_steps: int | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -224,6 +228,7 @@ class Client(Service):
             num_inference_steps: the reference's name for `steps`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded; needs a seed.
             idempotency_key: 1 to 255 characters; the same key is the same job.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -248,6 +253,7 @@ class Client(Service):
             num_inference_steps=num_inference_steps,
             labels=labels,
             priority=priority,
+            reuse=reuse,
             idempotency_key=idempotency_key,
             timeout=timeout,
             on_progress=on_progress,
@@ -270,6 +276,7 @@ class Client(Service):
         num_inference_steps: int | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -292,6 +299,7 @@ class Client(Service):
             num_inference_steps: the reference's name for `steps`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded; needs a seed.
             idempotency_key: 1 to 255 characters; the same key is the same job.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -307,6 +315,7 @@ class Client(Service):
             images,
             labels=labels,
             priority=priority,
+            reuse=reuse,
             idempotency_key=idempotency_key,
             instruction=instruction,
             output_size=output_size,
@@ -330,6 +339,7 @@ class Client(Service):
         *,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -341,13 +351,16 @@ class Client(Service):
             layers: the layers. Of `Layers`, the regenerated whole picture, `layers[0]`, is left out.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded.
             idempotency_key: 1 to 255 characters; the same key is the same job.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
             cancel_on_interrupt: whether Ctrl-C cancels the job. By default it goes on.
         """
         images = layers.stack if isinstance(layers, Layers) else layers
-        job = self.submit("composite", images, labels=labels, priority=priority, idempotency_key=idempotency_key)
+        job = self.submit(
+            "composite", images, labels=labels, priority=priority, reuse=reuse, idempotency_key=idempotency_key
+        )
         return _expect(
             Picture,
             job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
@@ -361,6 +374,7 @@ class Client(Service):
         decompose: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -375,6 +389,7 @@ class Client(Service):
             decompose: the parameters of the decompose, for instance `{"layers": 3, "seed": 7}`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded; needs a seed.
             idempotency_key: 1 to 255 characters; the same key is the same job.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -385,6 +400,7 @@ class Client(Service):
             image,
             labels=labels,
             priority=priority,
+            reuse=reuse,
             idempotency_key=idempotency_key,
             decompose=decompose,
             edits=edits,

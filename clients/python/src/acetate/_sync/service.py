@@ -58,6 +58,7 @@ class Service:
         idempotency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        reuse: bool | None = None,
         batch: str | None = None,
         webhook: str | None = None,
         output: str | None = None,
@@ -73,6 +74,8 @@ class Service:
             idempotency_key: 1 to 255 characters; the same key is the same job. By default every call has its own.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
+            reuse: whether the job may take the result of an equal one that has succeeded: the same pictures, parameters
+                and model, and the same seed, which must be given. `job.info.reused_from` says that it did.
             batch: the name of the batch that the job belongs to.
             webhook: an address that the server calls when the job ends; `acetate.webhooks` checks such calls.
             output: where the results go, `s3://bucket/prefix/` or `file:///folder/`; the server's store if left out.
@@ -92,6 +95,7 @@ class Service:
             idempotency_key=idempotency_key,
             labels=labels,
             priority=priority,
+            reuse=reuse,
             batch=batch,
             webhook=webhook,
             output=output,
@@ -148,7 +152,8 @@ class Service:
         """Submits many jobs under a name; without rows, returns the batch of that name.
 
         Each row is a picture, or a mapping with its `image` (or several `images`), any parameter by name, and
-        `labels`, `priority`, `id`, `kind`, `output`, `webhook` or `extra`. A row's values override those of the call.
+        `labels`, `priority`, `reuse`, `id`, `kind`, `output`, `webhook` or `extra`. A row's values override those of
+        the call.
 
         A job's id is made from the batch's name and the row's content. So after a crash, the same call goes on where it
         stopped: nothing is submitted or even uploaded twice. Two equal rows are one job. While the server's queue is

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelOutcome, Changes, Claim,
-    ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetRow, Deferred, Depth, DispatchRules, ErrorCount,
-    Fenced, Filter, JobRow, KindCounts, Lineage, LiveWorker, OutboxId, OutboxMode, OutboxRow, Page, Pause,
+    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelId, CancelOutcome, Changes,
+    Claim, ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetRow, Deferred, Depth, DispatchRules,
+    ErrorCount, Fenced, Filter, JobRow, KindCounts, Lineage, LiveWorker, OutboxId, OutboxMode, OutboxRow, Page, Pause,
     PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore,
     Subject, Submissions, SubmitOptions, Submitted, SweepCursor, Swept, WebhookId, WebhookRow, Workers,
 };
@@ -234,10 +234,18 @@ in_either! {
     async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError>;
 
     /// Cancels some of the queued jobs of a batch, in order of arrival; see [`JobStore::cancel_batch`].
-    async fn cancel_queued(&self, batch: &BatchId, after: Option<SweepCursor>) -> Result<Swept, JobError>;
+    async fn cancel_queued(
+        &self,
+        batch: &BatchId,
+        cancel: CancelId,
+        after: Option<SweepCursor>,
+    ) -> Result<Swept, JobError>;
 
     /// Asks the workers of a batch's running jobs to stop; returns the number of those that had not been asked.
-    async fn cancel_running(&self, batch: &BatchId) -> Result<u64, JobError>;
+    async fn cancel_running(&self, batch: &BatchId, cancel: CancelId) -> Result<u64, JobError>;
+
+    /// The number of jobs that a cancellation of a batch asked to stop and that still run.
+    async fn stopping(&self, batch: &BatchId, cancel: CancelId) -> Result<u64, JobError>;
 
     /// Requeues some of the jobs that the rules choose, in order of arrival; see [`JobStore::retry_batch`].
     async fn retry_some(&self, rules: &RetryRules, after: Option<SweepCursor>) -> Result<Swept, JobError>;

@@ -51,7 +51,7 @@ pub use queue_status::{KindStatus, PauseStatus, QueueStatus, TenantStatus};
 pub use retention::{PrunePage, PruneRules, Pruned};
 pub use row::{Attempt, JobRow, LeaseState, Published, Rejection};
 pub use sqlite::SqliteJobStore;
-pub use sweep::{ErrorCount, RetryRules, SweepCursor, Swept};
+pub use sweep::{CancelId, ErrorCount, RetryRules, SweepCursor, Swept};
 pub use tombstone::Admission;
 pub use url::{DatabaseOptions, DatabaseUrl, OutboxMode};
 pub use webhook::{WebhookId, WebhookRow};

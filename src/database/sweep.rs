@@ -1,5 +1,11 @@
 //! Changes of many jobs, some at a time, so that others get a turn and the caller can show progress and stop.
 
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
 use super::{backend::JobStore, row_mapping::Columns};
 use crate::job::{BatchId, JobError, JobId, JobState};
 
@@ -22,6 +28,11 @@ pub struct Swept {
     pub next: Option<SweepCursor>,
 }
 
+/// The id of one cancellation of a batch, by which it can be taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct CancelId(Uuid);
+
 /// Which ended jobs of a batch to queue again.
 #[derive(Debug, Clone)]
 pub struct RetryRules {
@@ -30,6 +41,30 @@ pub struct RetryRules {
     pub states: Vec<JobState>,
     /// Only jobs whose error has one of these codes. Empty: any.
     pub codes: Vec<String>,
+    /// Only jobs that this cancellation of the batch cancelled. Absent: any.
+    pub cancel: Option<CancelId>,
+}
+
+impl CancelId {
+    #[expect(clippy::new_without_default, reason = "every call returns a different id")]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for CancelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for CancelId {
+    type Err = JobError;
+
+    fn from_str(text: &str) -> Result<Self, JobError> {
+        let reason = || format!("`{text}` is not the id that the cancellation of the batch has shown");
+        Uuid::parse_str(text).map(Self).map_err(|_| JobError::invalid("undo", reason()))
+    }
 }
 
 /// How many jobs of a batch ended with an error.
@@ -43,23 +78,24 @@ pub struct ErrorCount {
 impl JobStore {
     /// Requests the cancellation of all jobs of a batch; returns their number.
     pub async fn cancel_batch(&self, batch: &BatchId) -> Result<u64, JobError> {
-        self.cancel_batch_in_steps(batch, |_| true).await
+        self.cancel_batch_in_steps(batch, CancelId::new(), |_| true).await
     }
 
-    /// Like [`JobStore::cancel_batch`]; `go_on` gets the number of jobs of each step, and may stop after it.
+    /// Like [`JobStore::cancel_batch`], with an id by which it can be taken back ([`RetryRules::cancel`]); `go_on` gets the number of jobs of each step, and may stop after it.
     pub async fn cancel_batch_in_steps(
         &self,
         batch: &BatchId,
+        id: CancelId,
         mut go_on: impl FnMut(u64) -> bool,
     ) -> Result<u64, JobError> {
         let mut cancelled = 0;
         for _ in 0..MOST_LOOKS {
             // Before the queued ones: a running job that was asked to stop is not returned to the queue.
-            let mut found = self.cancel_running(batch).await?;
+            let mut found = self.cancel_running(batch, id).await?;
             let mut more = go_on(found);
             let mut after = None;
             while more {
-                let step = self.cancel_queued(batch, after).await?;
+                let step = self.cancel_queued(batch, id, after).await?;
                 let jobs = u64::try_from(step.jobs.len()).unwrap_or(u64::MAX);
                 found += jobs;
                 more = go_on(jobs);
@@ -134,6 +170,7 @@ mod tests {
             batch: "b".parse().unwrap(),
             states: JobState::ALL.to_vec(),
             codes: vec![code.to_owned()],
+            cancel: None,
         };
         let error = ErrorRecord::from(&JobError::storage("/x", "bro\0ken"));
         let stored = serde_json::to_string(&error).unwrap();

@@ -17,7 +17,7 @@ use super::{
     problem::{Answer, ApiError, Problem},
 };
 use crate::{
-    database::{BatchSummary, RetryRules},
+    database::{BatchSummary, CancelId, RetryRules},
     job::{BatchId, JobError, JobState},
 };
 
@@ -51,6 +51,8 @@ pub struct Batches {
 pub struct Cancelled {
     /// The number of jobs that were cancelled or asked to stop.
     pub cancelled: u64,
+    /// Takes it back: give it to `POST /v1/batches/{batch}/retry`.
+    pub undo: CancelId,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -118,9 +120,10 @@ pub async fn cancel(
     if api.jobs().batch_summary(&batch).await?.is_none() {
         return Err(ApiError::not_found(format!("there is no batch {batch}")));
     }
-    let cancelled = api.jobs().cancel_batch(&batch).await?;
+    let undo = CancelId::new();
+    let cancelled = api.jobs().cancel_batch_in_steps(&batch, undo, |_| true).await?;
     api.wake();
-    Ok(Json(Cancelled { cancelled }))
+    Ok(Json(Cancelled { cancelled, undo }))
 }
 
 /// Which jobs of a batch to retry.
@@ -131,12 +134,17 @@ pub struct RetryBody {
     state: Vec<JobState>,
     /// Only jobs whose error has one of these codes.
     code: Vec<String>,
+    /// Only the jobs that this cancellation of the batch cancelled: its `undo`. Instead of `state` and `code`.
+    undo: Option<CancelId>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Retried {
     /// The number of jobs that were queued again.
     pub retried: u64,
+    /// With `undo`: the number of jobs that the cancellation asked to stop and that still run. Send the request again
+    /// until there are none.
+    pub stopping: u64,
 }
 
 /// Retry the failed jobs of a batch
@@ -165,13 +173,27 @@ pub async fn retry(
         let reason = format!("{state} jobs are not retried; the states are failed and cancelled");
         return Err(JobError::invalid("state", reason).into());
     }
+    let RetryBody { state, code: codes, undo: cancel } = asked;
+    if cancel.is_some() && !(state.is_empty() && codes.is_empty()) {
+        let reason = "chooses the jobs that were cancelled by it; leave out `state` and `code`";
+        return Err(JobError::invalid("undo", reason).into());
+    }
     if api.jobs().batch_summary(&batch).await?.is_none() {
         return Err(ApiError::not_found(format!("there is no batch {batch}")));
     }
-    let states = if asked.state.is_empty() { vec![JobState::Failed] } else { asked.state };
-    let queued = api.jobs().retry_batch(&RetryRules { batch, states, codes: asked.code }, |_| true).await?;
+    let states = match (cancel, state.is_empty()) {
+        (Some(_), _) => vec![JobState::Cancelled],
+        (None, true) => vec![JobState::Failed],
+        (None, false) => state,
+    };
+    // Before those that have stopped are queued again, so that none is missed between the two.
+    let stopping = match cancel {
+        Some(cancel) => api.jobs().stopping(&batch, cancel).await?,
+        None => 0,
+    };
+    let queued = api.jobs().retry_batch(&RetryRules { batch, states, codes, cancel }, |_| true).await?;
     api.wake();
-    Ok(Json(Retried { retried: queued.len() as u64 }))
+    Ok(Json(Retried { retried: queued.len() as u64, stopping }))
 }
 
 fn named(text: &str) -> Answer<BatchId> {

@@ -79,6 +79,43 @@ for (const [width, height] of SIZES) {
   }));
 }
 
+test('a batch that was cancelled by mistake is put back, and nothing else', async () => {
+  // Nothing of the batch starts meanwhile.
+  await server.ask('POST', '/v1/queue/pause', { batch: 'mistake' });
+  const body = new FormData();
+  body.set('kind', 'composite');
+  body.set('image', new Blob([readFileSync(SCENE)]), 'scene.png');
+  const first = await server.ask('POST', '/v1/jobs', body);
+  const jobs = [];
+  for (let number = 0; number < 5; number += 1) {
+    jobs.push(await server.ask('POST', '/v1/jobs', { kind: 'composite', input: { image: first.input[0] }, labels: { number: `${number}` }, batch: 'mistake' }));
+  }
+  await server.ask('POST', `/v1/jobs/${jobs[0].id}/cancel`);
+  const states = async () => (await server.ask('GET', '/v1/batches/mistake')).states;
+  assert.deepEqual(await states(), { queued: 4, cancelled: 1 });
+  await on(server.url, async (page) => {
+    await page.waitForSelector('[aria-label="Cancel the rest of mistake"]');
+    let asked = '';
+    page.once('dialog', (dialog) => { asked = dialog.message(); dialog.dismiss(); });
+    await page.click('[aria-label="Cancel the rest of mistake"]');
+    assert.match(asked, /4 jobs have not ended/);
+    assert.deepEqual(await states(), { queued: 4, cancelled: 1 });
+    page.once('dialog', (dialog) => dialog.accept());
+    await page.click('[aria-label="Cancel the rest of mistake"]');
+    const toast = page.locator('.toast', { hasText: '4 jobs of “mistake” were cancelled.' });
+    await toast.waitFor();
+    assert.deepEqual(await states(), { cancelled: 5 });
+    await accessible(page, 'a cancelled batch');
+    // It waits for people who need longer than other messages stay.
+    await page.waitForTimeout(6500);
+    await toast.getByRole('button', { name: 'Undo' }).click();
+    await page.locator('.toast', { hasText: '4 jobs of “mistake” are queued again.' }).waitFor();
+    assert.deepEqual(await states(), { queued: 4, cancelled: 1 });
+    await page.waitForSelector('[aria-label="Cancel the rest of mistake"]');
+  });
+  await server.ask('POST', '/v1/queue/resume', { batch: 'mistake' });
+});
+
 test('only as many layers are offered as the model was made for', () => on(server.url, async (page) => {
   const { decompose } = await server.ask('GET', '/v1/models');
   assert.deepEqual(decompose.layers, [2, 5]);

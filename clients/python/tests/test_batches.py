@@ -103,6 +103,9 @@ def test_a_batch_is_cancelled_and_retried(idle_client: Client, paths: list[Path]
         batch.wait(timeout=0.2)
     assert batch.cancel() == 6
     assert batch.wait().states == {"cancelled": 6}
+    assert (batch.undo_cancel(), batch.undo_cancel()) == (6, 0)
+    assert batch.progress().states == {"queued": 6}
+    assert batch.cancel() == 6
     assert batch.retry() == 0
     assert batch.retry(["failed", "cancelled"]) == 6
     assert len(list(batch.jobs(state="queued"))) == 6

@@ -17,7 +17,7 @@ use crate::{
         view::JobView,
         watch::{self, no_such_batch},
     },
-    database::{CancelOutcome, RetryOutcome, RetryRules},
+    database::{CancelId, CancelOutcome, RetryOutcome, RetryRules},
     job::{BatchId, JobError, JobId, JobState},
 };
 
@@ -121,7 +121,8 @@ async fn cancel_batch(
 ) -> Result<(), Failure> {
     let summary = submitter.jobs.batch_summary(batch).await?.ok_or_else(|| no_such_batch(batch))?;
     let unfinished = summary.total() - summary.ended();
-    let undo = format!("acetate jobs retry --batch {batch} --state cancelled");
+    let id = CancelId::new();
+    let undo = format!("acetate jobs retry --batch {batch} --undo {id}");
     // Scripts that cancel did so without a question before there was one.
     if unfinished > 0 && !args.yes && std::io::stdin().is_terminal() {
         let running = summary.in_state(JobState::Running);
@@ -133,7 +134,7 @@ async fn cancel_batch(
         }
     }
     let mut sweep = Sweep::start(global, "cancelling", unfinished);
-    let jobs = submitter.jobs.cancel_batch_in_steps(batch, |jobs| sweep.add(jobs)).await?;
+    let jobs = submitter.jobs.cancel_batch_in_steps(batch, id, |jobs| sweep.add(jobs)).await?;
     let stopped = sweep.is_stopped();
     drop(sweep);
     publish(global, submitter, jobs, stopped).await;
@@ -165,6 +166,9 @@ pub struct RetryArgs {
     /// With --batch: only jobs whose error has this code, such as storage; may be repeated
     #[arg(long)]
     code: Vec<String>,
+    /// With --batch: only the jobs that one cancellation of the batch cancelled; `acetate jobs cancel --batch` shows its id
+    #[arg(long, value_name = "ID", requires = "batch", conflicts_with_all = ["state", "code"])]
+    undo: Option<CancelId>,
 }
 
 impl RetryArgs {
@@ -216,10 +220,14 @@ async fn retry_batch(
         let reason = format!("{state} jobs are not retried; the states are failed and cancelled");
         return Err(JobError::invalid("--state", reason).into());
     }
-    let states = if args.state.is_empty() { vec![JobState::Failed] } else { args.state.clone() };
+    let states = match (args.undo, args.state.is_empty()) {
+        (Some(_), _) => vec![JobState::Cancelled],
+        (None, true) => vec![JobState::Failed],
+        (None, false) => args.state.clone(),
+    };
     let summary = submitter.jobs.batch_summary(&batch).await?.ok_or_else(|| no_such_batch(&batch))?;
     let total = states.iter().map(|state| summary.in_state(*state)).sum();
-    let rules = RetryRules { batch, states, codes: args.code.clone() };
+    let rules = RetryRules { batch, states, codes: args.code.clone(), cancel: args.undo };
     let mut sweep = Sweep::start(global, "queueing", total);
     let queued = submitter.jobs.retry_batch(&rules, |jobs| sweep.add(jobs)).await?;
     let stopped = sweep.is_stopped();

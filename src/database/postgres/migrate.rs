@@ -20,7 +20,7 @@ use super::{
 use crate::{database::Migrated, job::JobError};
 
 /// The migrations in order; the table `acetate_schema` has the number of those applied.
-pub(super) const MIGRATIONS: [&str; 15] = [
+pub(super) const MIGRATIONS: [&str; 16] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
     include_str!("../../../migrations/postgres/0003_caption.sql"),
@@ -36,6 +36,7 @@ pub(super) const MIGRATIONS: [&str; 15] = [
     include_str!("../../../migrations/postgres/0013_restored.sql"),
     include_str!("../../../migrations/postgres/0014_turns.sql"),
     include_str!("../../../migrations/postgres/0015_reuse.sql"),
+    include_str!("../../../migrations/postgres/0016_undo.sql"),
 ];
 
 /// How long a migration waits for its locks. A worker's lease must not end behind it.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     database::{
-        Action, ErrorCount, JobRow, RetryRules, Subject, SweepCursor, Swept,
+        Action, CancelId, ErrorCount, JobRow, RetryRules, Subject, SweepCursor, Swept,
         row_mapping::{Columns, job_columns, readable, to_json},
         transitions::Transition,
     },
@@ -19,7 +19,12 @@ use crate::{
 const CHUNK: u32 = 1000;
 
 impl PostgresJobStore {
-    pub async fn cancel_queued(&self, batch: &BatchId, after: Option<SweepCursor>) -> Result<Swept, JobError> {
+    pub async fn cancel_queued(
+        &self,
+        batch: &BatchId,
+        cancel: CancelId,
+        after: Option<SweepCursor>,
+    ) -> Result<Swept, JobError> {
         let mut query = QueryBuilder::<Postgres>::new(concat!(
             "SELECT ",
             job_columns!(),
@@ -30,16 +35,16 @@ impl PostgresJobStore {
         let rows = self.all(query.build()).await?;
         let next = SweepCursor::after(&rows, CHUNK)?;
         let Some(first) = rows.first() else { return Ok(Swept { jobs: Vec::new(), next }) };
-        let jobs = self.end_queued(batch, rows.iter().filter_map(readable), first.number("now")?).await?;
+        let jobs = self.end_queued((batch, cancel), rows.iter().filter_map(readable), first.number("now")?).await?;
         self.signal.tell();
         Ok(Swept { jobs, next })
     }
 
     /// Asks the workers of running jobs that have not been asked yet.
-    pub async fn cancel_running(&self, batch: &BatchId) -> Result<u64, JobError> {
+    pub async fn cancel_running(&self, batch: &BatchId, cancel: CancelId) -> Result<u64, JobError> {
         let query = sqlx::query(concat!(
             "WITH asked AS (
-                UPDATE jobs SET cancel_requested = TRUE, updated_at = acetate_now()
+                UPDATE jobs SET cancel_requested = TRUE, cancel_id = $3, updated_at = acetate_now()
                  WHERE id = ANY(ARRAY(
                     SELECT id FROM jobs WHERE batch = $1 AND state = 'running' AND NOT cancel_requested
                      ORDER BY created_at, id FOR UPDATE))
@@ -48,16 +53,23 @@ impl PostgresJobStore {
             " SELECT COUNT(*) AS jobs FROM asked"
         ))
         .bind(batch.as_str())
-        .bind(self.note(Action::Cancelled, Subject::Many(Some(batch))));
+        .bind(self.note(Action::Cancelled, Subject::Many(Some(batch))))
+        .bind(cancel.to_string());
         let asked = self.one(query).await?.map_or(Ok(0), |row| row.small("jobs"))?;
         self.signal.tell();
         Ok(asked)
     }
 
+    pub async fn stopping(&self, batch: &BatchId, cancel: CancelId) -> Result<u64, JobError> {
+        let query = "SELECT COUNT(*) AS jobs FROM jobs WHERE batch = $1 AND state = 'running' AND cancel_id = $2";
+        let query = sqlx::query(query).bind(batch.as_str()).bind(cancel.to_string());
+        self.one(query).await?.map_or(Ok(0), |row| row.small("jobs"))
+    }
+
     /// Cancels the rows that have not changed since they were read, and writes their messages.
     async fn end_queued(
         &self,
-        batch: &BatchId,
+        (batch, cancel): (&BatchId, CancelId),
         rows: impl Iterator<Item = JobRow>,
         now: i64,
     ) -> Result<Vec<JobId>, JobError> {
@@ -77,7 +89,8 @@ impl PostgresJobStore {
                      WHERE jobs.id = turns.id AND jobs.epoch = turns.epoch AND state || '' = 'queued'
                        FOR UPDATE) AS waiting),
              changed AS (
-                UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5
+                UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5,
+                       cancel_id = $8
                  WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id, webhook, traceparent, tracestate),
              hooked AS (
                 INSERT INTO webhooks (job, url, payload, available_at, created_at, traceparent, tracestate)
@@ -99,7 +112,8 @@ impl PostgresJobStore {
         .bind(to_json(&ErrorRecord::from(&JobError::Cancelled))?)
         .bind(now)
         .bind(self.service())
-        .bind(self.note(Action::Cancelled, Subject::Many(Some(batch))));
+        .bind(self.note(Action::Cancelled, Subject::Many(Some(batch))))
+        .bind(cancel.to_string());
         self.all(query).await?.iter().map(|row| row.word("id")).collect()
     }
 
@@ -114,6 +128,9 @@ impl PostgresJobStore {
             query.push(" AND EXISTS (SELECT 1 FROM UNNEST(").push_bind(beginnings);
             query.push("::TEXT[]) AS wanted WHERE starts_with(error, wanted))");
         }
+        if let Some(cancel) = rules.cancel {
+            query.push(" AND cancel_id = ").push_bind(cancel.to_string());
+        }
         push_cursor(&mut query, after);
         query.push(
             " FOR UPDATE),
@@ -121,7 +138,7 @@ impl PostgresJobStore {
                 UPDATE jobs
                    SET state = 'queued', attempts = 0, error = NULL, manifest = NULL, result_root = NULL,
                        outputs = NULL, caption = NULL, fidelity = NULL, content_key = NULL, reused_from = NULL,
-                       available_at = acetate_now(), quiet_until = acetate_now(),
+                       cancel_id = NULL, available_at = acetate_now(), quiet_until = acetate_now(),
                        cancel_requested = FALSE, worker = NULL, lease_until = NULL, updated_at = acetate_now(),
                        finished_at = NULL
                  WHERE id = ANY(ARRAY(SELECT id FROM chosen))

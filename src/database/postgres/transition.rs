@@ -172,6 +172,7 @@ impl PostgresJobStore {
                 UPDATE jobs
                    SET state = $6, epoch = $23, attempts = $7, error = $8, manifest = $9, result_root = $10, outputs = $11, caption = $21, fidelity = $25,
                        content_key = $26, reused_from = $27,
+                       cancel_id = CASE WHEN $6 = 'queued' THEN NULL ELSE cancel_id END,
                        available_at = $12, quiet_until = $12, cancel_requested = $13, worker = NULL,
                        lease_until = NULL, updated_at = $14, finished_at = $15
                  WHERE id = $1 AND epoch = $2 AND state || '' = $3 AND cancel_requested = $4

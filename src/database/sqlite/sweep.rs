@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     database::{
-        Action, ErrorCount, OutboxMode, RetryRules, Subject, SweepCursor, Swept,
+        Action, CancelId, ErrorCount, OutboxMode, RetryRules, Subject, SweepCursor, Swept,
         row_mapping::{Columns, job_columns, readable, to_json},
         transitions::Transition,
     },
@@ -20,7 +20,12 @@ use crate::{
 const CHUNK: u32 = 1000;
 
 impl SqliteJobStore {
-    pub async fn cancel_queued(&self, batch: &BatchId, after: Option<SweepCursor>) -> Result<Swept, JobError> {
+    pub async fn cancel_queued(
+        &self,
+        batch: &BatchId,
+        cancel: CancelId,
+        after: Option<SweepCursor>,
+    ) -> Result<Swept, JobError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let mut query = QueryBuilder::<Sqlite>::new(concat!(
             "SELECT ",
@@ -41,10 +46,16 @@ impl SqliteJobStore {
             "DELETE FROM outbox
               WHERE topic = 'dispatch' AND taken_until IS NULL AND job IN (SELECT value FROM json_each(?))",
         )
-        .bind(ids)
+        .bind(&ids)
         .execute(&mut *tx)
         .await
         .map_err(database)?;
+        sqlx::query("UPDATE jobs SET cancel_id = ?2 WHERE id IN (SELECT value FROM json_each(?1))")
+            .bind(&ids)
+            .bind(cancel.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(database)?;
         let note = self.note(Action::Cancelled, Subject::Many(Some(batch)));
         write_note(&mut tx, note, u64::try_from(jobs.len()).unwrap_or(u64::MAX)).await?;
         tx.commit().await.map_err(database)?;
@@ -53,14 +64,15 @@ impl SqliteJobStore {
     }
 
     /// Asks the workers of running jobs that have not been asked yet.
-    pub async fn cancel_running(&self, batch: &BatchId) -> Result<u64, JobError> {
+    pub async fn cancel_running(&self, batch: &BatchId, cancel: CancelId) -> Result<u64, JobError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let asked = sqlx::query(
-            "UPDATE jobs SET cancel_requested = 1, updated_at = ?2
+            "UPDATE jobs SET cancel_requested = 1, cancel_id = ?3, updated_at = ?2
               WHERE batch = ?1 AND state = 'running' AND NOT cancel_requested",
         )
         .bind(batch.as_str())
         .bind(now_ms())
+        .bind(cancel.to_string())
         .execute(&mut *tx)
         .await
         .map_err(database)?
@@ -69,6 +81,12 @@ impl SqliteJobStore {
         tx.commit().await.map_err(database)?;
         self.signal.tell();
         Ok(asked)
+    }
+
+    pub async fn stopping(&self, batch: &BatchId, cancel: CancelId) -> Result<u64, JobError> {
+        let query = "SELECT COUNT(*) AS jobs FROM jobs WHERE batch = ? AND state = 'running' AND cancel_id = ?";
+        let query = sqlx::query(query).bind(batch.as_str()).bind(cancel.to_string());
+        query.fetch_one(&self.readers).await.map_err(database)?.small("jobs")
     }
 
     pub async fn retry_some(&self, rules: &RetryRules, after: Option<SweepCursor>) -> Result<Swept, JobError> {
@@ -81,6 +99,9 @@ impl SqliteJobStore {
             query.push(" AND EXISTS (SELECT 1 FROM json_each(").push_bind(to_json(&beginnings)?);
             query.push(") AS wanted WHERE substr(error, 1, length(wanted.value)) = wanted.value)");
         }
+        if let Some(cancel) = rules.cancel {
+            query.push(" AND cancel_id = ").push_bind(cancel.to_string());
+        }
         push_cursor(&mut query, after);
         let rows = query.build().fetch_all(&mut *tx).await.map_err(database)?;
         let jobs = rows.iter().map(|row| row.word("id")).collect::<Result<Vec<JobId>, _>>()?;
@@ -88,8 +109,9 @@ impl SqliteJobStore {
         sqlx::query(
             "UPDATE jobs
                 SET state = 'queued', attempts = 0, error = NULL, manifest = NULL, result_root = NULL, outputs = NULL,
-                    caption = NULL, fidelity = NULL, content_key = NULL, reused_from = NULL, available_at = ?2,
-                    quiet_until = ?2, cancel_requested = 0, worker = NULL, lease_until = NULL, updated_at = ?2, finished_at = NULL
+                    caption = NULL, fidelity = NULL, content_key = NULL, reused_from = NULL, cancel_id = NULL,
+                    available_at = ?2, quiet_until = ?2, cancel_requested = 0, worker = NULL, lease_until = NULL,
+                    updated_at = ?2, finished_at = NULL
               WHERE id IN (SELECT value FROM json_each(?1))",
         )
         .bind(&ids)

@@ -172,6 +172,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, transition: &Transition) ->
     sqlx::query(
         "UPDATE jobs
             SET state = ?3, epoch = ?14, attempts = ?4, error = ?5, manifest = ?6, result_root = ?7, outputs = ?8, caption = ?13, fidelity = ?15, content_key = ?16, reused_from = ?17,
+                cancel_id = CASE WHEN ?3 = 'queued' THEN NULL ELSE cancel_id END,
                 available_at = ?9, quiet_until = ?9, cancel_requested = ?10, worker = NULL, lease_until = NULL,
                 updated_at = ?11, finished_at = ?12
           WHERE id = ?1 AND epoch = ?2",

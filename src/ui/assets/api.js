@@ -62,6 +62,7 @@ export const api = {
   remove: (id) => json('DELETE', `/v1/jobs/${id}`),
   batches: (signal) => json('GET', '/v1/batches?limit=10', undefined, signal),
   cancelBatch: (name) => json('POST', `/v1/batches/${encodeURIComponent(name)}/cancel`),
+  undoCancel: (name, undo) => json('POST', `/v1/batches/${encodeURIComponent(name)}/retry`, { undo }),
   manifest: (job) => json('GET', job.links.manifest),
   exportStack: async (format, layers) => (await ask('POST', '/v1/export', { format, layers }, undefined, '*/*')).blob(),
 };

@@ -4,12 +4,16 @@ import { api, ended } from './api.js';
 import { ago, h, icon } from './dom.js';
 import { inWords, share } from './running.js';
 import { parentOf } from './sheets.js';
-import { failed } from './toast.js';
+import { failed, toast } from './toast.js';
 
 const PAGE = 60;
 /** Milliseconds between requests to the server: while jobs run, and otherwise. */
 const BUSY = 2500;
 const IDLE = 12_000;
+/** How often, a second apart, the jobs are looked at that were asked to stop and are to be queued again. */
+const STOPPING_TRIES = 300;
+
+const jobs = (count) => (count === 1 ? '1 job' : `${count} jobs`);
 
 export class History {
   constructor(element) {
@@ -150,6 +154,23 @@ export class History {
     for (const row of this.rows.values()) row.mark(id);
   }
 
+  /** Takes a cancellation back. Jobs that were asked to stop do so within a step, and are queued again after that. */
+  async putBack(batch, undo) {
+    let back = 0;
+    try {
+      for (let tries = 0; tries < STOPPING_TRIES; tries += 1) {
+        const { retried, stopping } = await api.undoCancel(batch, undo);
+        back += retried;
+        this.schedule(0);
+        if (!stopping) break;
+        await new Promise((done) => { setTimeout(done, 1000); });
+      }
+      toast(`${jobs(back)} of “${batch}” ${back === 1 ? 'is' : 'are'} queued again.`);
+    } catch (error) {
+      failed(error);
+    }
+  }
+
   showBatches({ batches }) {
     const open = batches.filter((batch) => batch.ended < batch.total);
     this.batches.hidden = open.length === 0;
@@ -158,9 +179,11 @@ export class History {
       const told = `${batch.ended} of ${batch.total}${lost ? `, ${lost} failed` : ''}`;
       const stop = async () => {
         const left = batch.total - batch.ended;
-        if (!confirm(`Cancel the rest of “${batch.batch}”? ${left === 1 ? '1 job has' : `${left} jobs have`} not ended.`)) return;
+        if (!confirm(`Cancel the rest of “${batch.batch}”? ${jobs(left)} ${left === 1 ? 'has' : 'have'} not ended.`)) return;
         try {
-          await api.cancelBatch(batch.batch);
+          const { cancelled, undo } = await api.cancelBatch(batch.batch);
+          const told = `${jobs(cancelled)} of “${batch.batch}” ${cancelled === 1 ? 'was' : 'were'} cancelled.`;
+          toast(told, { action: cancelled ? { label: 'Undo', run: () => this.putBack(batch.batch, undo) } : null });
           this.schedule(0);
         } catch (error) {
           failed(error);

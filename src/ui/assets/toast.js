@@ -11,7 +11,8 @@ export function toast(text, { kind = 'note', action = null } = {}) {
     action && h('button.quiet', { onclick: () => { close(); action.run(); } }, action.label),
     h('button.icon', { 'aria-label': 'Close this message', onclick: close }, icon('close')));
   region.append(element);
-  if (kind !== 'error') setTimeout(close, 6000);
+  // What offers an action stays until it is closed, for those who read slowly.
+  if (kind !== 'error' && !action) setTimeout(close, 6000);
   return close;
 }
 

@@ -3,6 +3,7 @@
 
 use std::{fs, io::Write, process::Stdio};
 
+use acetate::job::JobId;
 use serde_json::{Value, json};
 
 use crate::{
@@ -170,8 +171,13 @@ async fn cancelling_a_batch_asks_on_a_terminal(world: World) {
     assert_eq!(world.json(&["jobs", "list", "--state", "cancelled", "--json"]).await["jobs"], json!([]));
     let said = answer("y\n").await;
     assert!(said.contains("3 jobs cancelled or asked to stop"), "{said}");
-    assert!(said.contains("acetate jobs retry --batch asked --state cancelled takes it back"), "{said}");
-    let back = world.run(&["jobs", "retry", "--batch", "asked", "--state", "cancelled"]).await;
+    let undo =
+        said.lines().find_map(|line| line.trim().strip_suffix(" takes it back")).unwrap_or_else(|| panic!("{said}"));
+    let undo: Vec<_> = undo.split(' ').skip(1).collect();
+    assert_eq!(undo[..5], ["jobs", "retry", "--batch", "asked", "--undo"], "{said}");
+    let other = world.run(&["jobs", "retry", "--batch", "asked", "--undo", &JobId::new().to_string()]).await;
+    assert!(other.stdout.contains("0 jobs queued again"), "{other:?}");
+    let back = world.run(&undo).await;
     assert!(back.stdout.contains("3 jobs queued again"), "{back:?}");
     // Without a terminal, nobody is there to ask.
     let yes = world.json(&["jobs", "cancel", "--batch", "asked", "--yes", "--json"]).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use acetate::{
     database::{
-        Action, ActionFilter, ActionRow, Actor, CancelOutcome, HistoryEntry, JobStore, RetryRules, Subject,
+        Action, ActionFilter, ActionRow, Actor, CancelId, CancelOutcome, HistoryEntry, JobStore, RetryRules, Subject,
         SubmitOptions,
     },
     job::{JobId, JobState},
@@ -82,7 +82,8 @@ async fn an_action_on_a_batch_is_one_entry(database: Database) {
     submitted_batch(&by, &posters, 3).await;
     take(&status, ids[7], "one", LEASE).await;
     assert_eq!(status.by(actor("ops")).cancel_batch(&posters).await.unwrap(), 2503);
-    let rules = RetryRules { batch: posters.clone(), states: vec![JobState::Cancelled], codes: Vec::new() };
+    let rules =
+        RetryRules { batch: posters.clone(), states: vec![JobState::Cancelled], codes: Vec::new(), cancel: None };
     assert_eq!(status.by(actor("ops")).retry_batch(&rules, |_| true).await.unwrap().len(), 2502);
     status.by(actor("ops")).cancel_batch(&posters).await.unwrap();
     let pruner = status.by(actor("cron"));
@@ -115,7 +116,7 @@ async fn a_change_without_its_entry_does_not_happen(database: Database) {
     assert!(by.cancel(queued, &|_| false).await.is_err());
     assert!(by.retry(failed).await.is_err());
     assert!(by.forget(&[failed]).await.is_err());
-    assert!(by.cancel_queued(&named, None).await.is_err());
+    assert!(by.cancel_queued(&named, CancelId::new(), None).await.is_err());
     let new = request(JobId::new(), "file:///a.png");
     assert!(by.submit(&new, &Default::default()).await.is_err());
     database.sql("ALTER TABLE elsewhere RENAME TO actions").await;

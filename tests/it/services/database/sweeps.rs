@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use acetate::{
-    database::{Admission, Claim, ErrorCount, Fenced, JobStore, PruneRules, RetryRules, SubmitOptions, Submitted},
+    database::{
+        Admission, CancelId, Claim, ErrorCount, Fenced, JobStore, PruneRules, RetryRules, SubmitOptions, Submitted,
+    },
     job::{BatchId, ErrorRecord, JobError, JobId, JobState},
 };
 use jiff::Timestamp;
@@ -21,6 +23,7 @@ on_both!(
     cancelled_jobs_take_their_unsent_dispatches_along,
     a_batch_is_retried_by_state_and_code,
     a_retried_batch_starts_over,
+    a_cancellation_is_taken_back_and_nothing_else,
 );
 
 async fn ended(status: &JobStore) -> JobId {
@@ -147,7 +150,7 @@ async fn a_job_that_goes_back_to_the_queue_during_a_cancel_is_cancelled_too(data
     let moving = ids[3];
     let mut epoch = None;
     let mut steps = 0;
-    let cancelled = status.cancel_batch_in_steps(&name, |_| {
+    let cancelled = status.cancel_batch_in_steps(&name, CancelId::new(), |_| {
         steps += 1;
         // A worker takes the job before the sweep comes to it, and returns it behind the sweep.
         let status = status.clone();
@@ -171,7 +174,7 @@ async fn a_cancel_that_is_stopped_is_continued(database: Database) {
     let name = batch("long");
     submitted_batch(&status, &name, 2500).await;
     let mut steps = 0;
-    let stopped = status.cancel_batch_in_steps(&name, |_| {
+    let stopped = status.cancel_batch_in_steps(&name, CancelId::new(), |_| {
         steps += 1;
         steps < 2
     });
@@ -234,6 +237,7 @@ async fn a_batch_is_retried_by_state_and_code(database: Database) {
         batch: name.clone(),
         states: states.to_vec(),
         codes: codes.iter().map(|code| (*code).to_owned()).collect(),
+        cancel: None,
     };
     let retry = async |rules: RetryRules| status.retry_batch(&rules, |_| true).await.unwrap();
     use JobState::{Cancelled, Failed};
@@ -251,6 +255,42 @@ async fn a_batch_is_retried_by_state_and_code(database: Database) {
     assert_eq!(row(&status, elsewhere[5]).await.state, Failed);
 }
 
+async fn a_cancellation_is_taken_back_and_nothing_else(database: Database) {
+    let status = database.service().await;
+    let name = batch("undone");
+    let ids = submitted_batch(&status, &name, 8).await;
+    // One was cancelled before, two by another cancellation of the batch; one has failed, one runs.
+    status.cancel(ids[0], &|_| false).await.unwrap();
+    let epoch = take(&status, ids[1], "one", LEASE).await.epoch;
+    assert!(matches!(status.fail(ids[1], epoch, &broken()).await.unwrap(), Fenced::Held(_)));
+    let running = take(&status, ids[2], "one", LEASE).await;
+    let (cancel, other) = (CancelId::new(), CancelId::new());
+    assert_eq!(status.cancel_batch_in_steps(&name, cancel, |_| true).await.unwrap(), 6);
+    let rules = |cancel| RetryRules {
+        batch: name.clone(),
+        states: vec![JobState::Cancelled],
+        codes: Vec::new(),
+        cancel: Some(cancel),
+    };
+    let undo = async |cancel| status.retry_batch(&rules(cancel), |_| true).await.unwrap();
+    assert_eq!(undo(other).await, []);
+    assert_eq!(status.stopping(&name, cancel).await.unwrap(), 1);
+    assert_eq!(undo(cancel).await, ids[3..]);
+    // The worker stops a step later.
+    assert!(matches!(status.cancelled(ids[2], running.epoch).await.unwrap(), Fenced::Held(_)));
+    assert_eq!(status.stopping(&name, cancel).await.unwrap(), 0);
+    assert_eq!(undo(cancel).await, ids[2..3]);
+    assert_eq!(undo(cancel).await, [], "once");
+    let states = [(JobState::Queued, 6), (JobState::Failed, 1), (JobState::Cancelled, 1)];
+    assert_eq!(status.batch_summary(&name).await.unwrap().unwrap().states, states);
+
+    // What was retried by other means and cancelled again is not of the first cancellation any more.
+    assert_eq!(status.cancel_batch_in_steps(&name, other, |_| true).await.unwrap(), 6);
+    assert!(matches!(status.retry(ids[3]).await.unwrap(), acetate::database::RetryOutcome::Queued(_)));
+    status.cancel(ids[3], &|_| false).await.unwrap();
+    assert_eq!(undo(other).await, [&ids[2..3], &ids[4..]].concat());
+}
+
 async fn a_retried_batch_starts_over(database: Database) {
     let status = database.service().await;
     let name = batch("again");
@@ -259,7 +299,12 @@ async fn a_retried_batch_starts_over(database: Database) {
     for row in status.outbox_take(100, LEASE).await.unwrap() {
         status.outbox_done(&[row.id]).await.unwrap();
     }
-    let rules = RetryRules { batch: name, states: vec![JobState::Failed, JobState::Cancelled], codes: Vec::new() };
+    let rules = RetryRules {
+        batch: name,
+        states: vec![JobState::Failed, JobState::Cancelled],
+        codes: Vec::new(),
+        cancel: None,
+    };
     let mut told = 0;
     let queued = status.retry_batch(&rules, |jobs| {
         told += jobs;
@@ -283,7 +328,7 @@ async fn a_retried_batch_starts_over(database: Database) {
     let id = JobId::new();
     embedded.submit(&request(id, "file:///a.png"), &options).await.unwrap();
     assert_eq!(embedded.cancel_batch(&alone).await.unwrap(), 1);
-    let rules = RetryRules { batch: alone, states: vec![JobState::Cancelled], codes: Vec::new() };
+    let rules = RetryRules { batch: alone, states: vec![JobState::Cancelled], codes: Vec::new(), cancel: None };
     assert_eq!(embedded.retry_batch(&rules, |_| true).await.unwrap(), [id]);
     assert_eq!(embedded.outbox_take(100, LEASE).await.unwrap(), []);
 }

@@ -1,7 +1,7 @@
 //! The trace of a job, and the spans of its attempts.
 
 use acetate::{
-    database::{Fenced, JobStore, SubmitOptions, Topic},
+    database::{CancelId, Fenced, JobStore, SubmitOptions, Topic},
     job::{JobId, TraceContext},
 };
 
@@ -85,7 +85,7 @@ async fn an_event_has_its_trace_even_if_the_job_is_deleted(database: Database) {
     status.cancel(id, &|_| false).await.unwrap();
     let options = SubmitOptions { trace: Some(submission()), batch: Some(batch("b")), ..SubmitOptions::default() };
     status.submit(&request(JobId::new(), "file:///a.png"), &options).await.unwrap();
-    status.cancel_queued(&batch("b"), None).await.unwrap();
+    status.cancel_queued(&batch("b"), CancelId::new(), None).await.unwrap();
     let delete = "DELETE FROM attempts; DELETE FROM webhooks; DELETE FROM jobs";
     database.sql(&format!("DELETE FROM outbox WHERE topic = 'dispatch'; {delete}")).await;
     let events = status.outbox_take(10, LEASE).await.unwrap();

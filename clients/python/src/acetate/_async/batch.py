@@ -44,6 +44,7 @@ class AsyncBatch:
         self._http = http
         self.name = name
         self.ids = tuple(ids)
+        self._undo: str | None = None
 
     async def progress(self) -> BatchInfo:
         """Asks the server how far the batch is.
@@ -102,8 +103,26 @@ class AsyncBatch:
 
     async def cancel(self) -> int:
         """Cancels all jobs of the batch that have not ended, and returns their number."""
-        cancelled: int = (await self._http.post(f"{self._path}/cancel", idempotent=True))["cancelled"]
+        answer = await self._http.post(f"{self._path}/cancel", idempotent=True)
+        self._undo = answer["undo"]
+        cancelled: int = answer["cancelled"]
         return cancelled
+
+    async def undo_cancel(self) -> int:
+        """Takes the last `cancel()` of this object back, and returns the number of jobs that are queued again.
+
+        Only jobs that it cancelled are. It waits for those that are still stopping.
+        """
+        back = 0
+        while self._undo is not None:
+            response = await self._http.send("POST", f"{self._path}/retry", json={"undo": self._undo})
+            answer = response.json()
+            back += answer["retried"]
+            if not answer["stopping"]:
+                self._undo = None
+                break
+            await sleep(_POLL_SECONDS)
+        return back
 
     async def retry(self, states: Iterable[State] = ("failed",), *, concurrency: int = 8) -> int:
         """Queues jobs of the batch again, and returns their number.

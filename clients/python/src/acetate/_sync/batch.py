@@ -46,6 +46,7 @@ class Batch:
         self._http = http
         self.name = name
         self.ids = tuple(ids)
+        self._undo: str | None = None
 
     def progress(self) -> BatchInfo:
         """Asks the server how far the batch is.
@@ -104,8 +105,26 @@ class Batch:
 
     def cancel(self) -> int:
         """Cancels all jobs of the batch that have not ended, and returns their number."""
-        cancelled: int = (self._http.post(f"{self._path}/cancel", idempotent=True))["cancelled"]
+        answer = self._http.post(f"{self._path}/cancel", idempotent=True)
+        self._undo = answer["undo"]
+        cancelled: int = answer["cancelled"]
         return cancelled
+
+    def undo_cancel(self) -> int:
+        """Takes the last `cancel()` of this object back, and returns the number of jobs that are queued again.
+
+        Only jobs that it cancelled are. It waits for those that are still stopping.
+        """
+        back = 0
+        while self._undo is not None:
+            response = self._http.send("POST", f"{self._path}/retry", json={"undo": self._undo})
+            answer = response.json()
+            back += answer["retried"]
+            if not answer["stopping"]:
+                self._undo = None
+                break
+            sleep(_POLL_SECONDS)
+        return back
 
     def retry(self, states: Iterable[State] = ("failed",), *, concurrency: int = 8) -> int:
         """Queues jobs of the batch again, and returns their number.

@@ -72,7 +72,15 @@ pub struct EditFlags {
     /// "Add a shadow", "Make it bigger" or "Remove the background", and takes twice the time
     #[arg(long, value_name = "MODE", default_value = "keep")]
     alpha: Alpha,
-    /// Where the last picture may change: a picture whose white may change and whose black stays, exactly; or
+    #[command(flatten)]
+    place: PlaceFlags,
+}
+
+/// Where edits may change their picture.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Parameters")]
+struct PlaceFlags {
+    /// Where an edit may change its picture: a picture whose white may change and whose black stays, exactly; or
     /// job:ID:LAYER, whose alpha is the mask. Another size is scaled
     #[arg(long, value_name = "IMAGE", conflicts_with = "region")]
     mask: Option<String>,
@@ -110,6 +118,15 @@ enum Keep {
     Auto,
 }
 
+impl From<Keep> for KeepRest {
+    fn from(keep: Keep) -> Self {
+        match keep {
+            Keep::Off => Self::Off,
+            Keep::Auto => Self::Auto,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Size {
     Source,
@@ -127,24 +144,20 @@ impl From<Size> for OutputSize {
 
 impl EditFlags {
     pub fn over(&self, instruction: String, sampling: &SamplingFlags, settings: &QwenImage) -> EditParams {
-        let keep_rest = match self.keep_rest {
-            Keep::Off => KeepRest::Off,
-            Keep::Auto => KeepRest::Auto,
-        };
         EditParams {
             output_size: self.output_size.into(),
             alpha: self.alpha.into(),
-            region: self.region,
-            feather: self.feather,
-            keep_rest,
-            drift_guard: self.drift_guard.unwrap_or(true),
+            region: self.place.region,
+            feather: self.place.feather,
+            keep_rest: self.place.keep_rest.into(),
+            drift_guard: self.place.drift_guard.unwrap_or(true),
             ..EditParams::of(instruction, sampling.over(settings))
         }
     }
 
     /// The mask, by its name on the command line.
     pub fn mask(&self) -> Option<&str> {
-        self.mask.as_deref()
+        self.place.mask.as_deref()
     }
 }
 
@@ -157,6 +170,8 @@ pub struct WorkflowFlags {
     #[arg(long, value_name = "MODE", default_value = "keep")]
     alpha: Alpha,
     #[command(flatten)]
+    place: PlaceFlags,
+    #[command(flatten)]
     decompose: DecomposeFlags,
 }
 
@@ -164,12 +179,21 @@ impl WorkflowFlags {
     pub fn over(&self, sampling: &SamplingFlags, settings: &QwenImage) -> WorkflowParams {
         let edit = |(layer, instruction): &(u32, String)| LayerEdit {
             alpha: self.alpha.into(),
+            region: self.place.region,
+            feather: self.place.feather,
+            keep_rest: self.place.keep_rest.into(),
+            drift_guard: self.place.drift_guard.unwrap_or(true),
             ..LayerEdit::of(*layer, instruction.clone(), sampling.over(settings))
         };
         WorkflowParams {
             decompose: self.decompose.over(sampling, settings),
             edits: self.edits.iter().map(edit).collect(),
         }
+    }
+
+    /// The mask of all edits, by its name on the command line.
+    pub fn mask(&self) -> Option<&str> {
+        self.place.mask.as_deref()
     }
 }
 

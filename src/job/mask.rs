@@ -1,25 +1,39 @@
 //! What a request may say about the mask of an edit.
 
-use super::{Inputs, JobError, KeepRest, Task};
+use super::{EditParams, Inputs, JobError, KeepRest, Task};
 
 /// Checks that at most one thing says what may change: a mask, a region, or `keep_rest`.
 pub(super) fn check_mask(inputs: &Inputs, task: &Task) -> Result<(), JobError> {
     let has_mask = inputs.mask.is_some();
-    let Task::Edit(params) = task else {
-        let reason = format!("{} takes no mask, only an edit does", task.kind());
-        return if has_mask { Err(JobError::invalid("input.mask", reason)) } else { Ok(()) };
-    };
+    let useless = |reason: String| if has_mask { Err(JobError::invalid("input.mask", reason)) } else { Ok(()) };
+    match task {
+        Task::Edit(params) => check_edit("params", params, has_mask),
+        Task::Workflow(params) if params.edits.is_empty() => {
+            useless("says where edits may change the layers, and the workflow has no edits".to_owned())
+        }
+        Task::Workflow(params) => params
+            .edits
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, edit)| check_edit(&format!("params.edits[{index}]"), &edit.params(), has_mask)),
+        Task::Decompose(_) | Task::Composite(_) => {
+            useless(format!("{} takes no mask, only edits and workflows do", task.kind()))
+        }
+    }
+}
+
+fn check_edit(at: &str, params: &EditParams, has_mask: bool) -> Result<(), JobError> {
     let (has_region, finds) = (params.region.is_some(), params.keep_rest == KeepRest::Auto);
     if has_mask && has_region {
-        return Err(JobError::invalid("params.region", "there is a mask as well; give one of the two"));
+        return Err(JobError::invalid(format!("{at}.region"), "there is a mask as well; give one of the two"));
     }
     if (has_mask || has_region) && finds {
         let reason = "finds what changed without a mask; give a mask or a region, or this";
-        return Err(JobError::invalid("params.keep_rest", reason));
+        return Err(JobError::invalid(format!("{at}.keep_rest"), reason));
     }
     if params.feather.is_some() && !has_mask && !has_region && !finds {
         let reason = "is the soft edge of a mask, and there is none; give a mask or a region as well";
-        return Err(JobError::invalid("params.feather", reason));
+        return Err(JobError::invalid(format!("{at}.feather"), reason));
     }
     Ok(())
 }
@@ -73,6 +87,43 @@ mod tests {
             (json!({ "image": "s3://a/b.png", "mask": 3 }), json!({}), "input.mask"),
         ] {
             let error = message(input, params).unwrap_err();
+            assert!(matches!(&error, JobError::InvalidRequest { field, .. } if field == wanted), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_edits_of_a_workflow_share_a_mask_and_have_regions_of_their_own() {
+        let message = |mask: Value, edits: Value| {
+            JobRequest::from_value(json!({
+                "version": 3, "id": ID, "kind": "workflow", "input": { "image": "s3://a/b.png", "mask": mask },
+                "output": { "prefix": "s3://o/" }, "params": { "edits": edits }
+            }))
+        };
+        let edit = |more: Value| {
+            let mut edit = json!({ "layer": 1, "instruction": "x" });
+            edit.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            edit
+        };
+        let mask = || json!({ "job": ID, "layer": 1 });
+        for (mask, edits, version) in [
+            (Value::Null, json!([edit(json!({})), edit(json!({ "drift_guard": true }))]), 1),
+            (Value::Null, json!([edit(json!({})), edit(json!({ "region": [1, 2, 3, 4], "feather": 2 }))]), 3),
+            (Value::Null, json!([edit(json!({ "keep_rest": "auto", "drift_guard": false }))]), 3),
+            (mask(), json!([edit(json!({ "feather": 2 }))]), 3),
+        ] {
+            let request = message(mask, edits).unwrap();
+            let written: Value = serde_json::from_str(&request.to_json()).unwrap();
+            assert_eq!(written["version"], version, "{written}");
+            assert_eq!(JobRequest::from_stored(&request.to_json()).unwrap(), request);
+        }
+        for (mask, edits, wanted) in [
+            (mask(), json!([]), "input.mask"),
+            (mask(), json!([edit(json!({})), edit(json!({ "region": [1, 2, 3, 4] }))]), "params.edits[1].region"),
+            (mask(), json!([edit(json!({ "keep_rest": "auto" }))]), "params.edits[0].keep_rest"),
+            (Value::Null, json!([edit(json!({ "feather": 2 }))]), "params.edits[0].feather"),
+            (Value::Null, json!([edit(json!({ "region": [1, 2, 0, 4] }))]), "params.edits[0].region"),
+        ] {
+            let error = message(mask, edits).unwrap_err();
             assert!(matches!(&error, JobError::InvalidRequest { field, .. } if field == wanted), "{error}");
         }
     }

@@ -257,6 +257,16 @@ pub struct LayerEdit {
     pub instruction: String = String::new(),
     #[serde(default, skip_serializing_if = "is_default")]
     pub alpha: AlphaMode = AlphaMode::Keep,
+    /// The rectangle of the layer that may change, instead of a mask: `[x, y, width, height]` in its pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<[u32; 4]> = None,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 512)]
+    pub feather: Option<u32> = None,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub keep_rest: KeepRest = KeepRest::Off,
+    #[serde(default = "on", skip_serializing_if = "is_on")]
+    pub drift_guard: bool = true,
 }
 }
 
@@ -266,6 +276,10 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 fn is_false(flag: &bool) -> bool {
     !*flag
+}
+
+fn on() -> bool {
+    true
 }
 
 fn is_on(guard: &bool) -> bool {
@@ -310,7 +324,9 @@ impl LayerEdit {
 
     /// The layer goes back into its picture, so it keeps its size.
     pub fn params(&self) -> EditParams {
-        EditParams { alpha: self.alpha, ..EditParams::of(self.instruction.clone(), self.sampling()) }
+        let Self { alpha, region, feather, keep_rest, drift_guard, .. } = *self;
+        let params = EditParams::of(self.instruction.clone(), self.sampling());
+        EditParams { alpha, region, feather, keep_rest, drift_guard, ..params }
     }
 }
 

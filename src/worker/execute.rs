@@ -94,7 +94,7 @@ pub(super) async fn execute(
         }
         Task::Edit(params) => {
             let image = image?;
-            let mask = job.mask(request, params, image.dimensions(), mask).await?;
+            let mask = job.mask(request, ("params", params), image.dimensions(), mask).await?;
             if seeds.len() > 1 {
                 job.edit_variants(image, references, mask, params.clone(), &seeds).await?;
                 job.made.timings = job.timings.into_vec();
@@ -107,7 +107,7 @@ pub(super) async fn execute(
             let picture = pictures.composite.ok_or_else(|| JobError::invalid("input", "names no picture"))?;
             job.composite(request.inputs.len(), || Ok(picture)).await?;
         }
-        Task::Workflow(params) => job.workflow(image?, params, seed).await?,
+        Task::Workflow(params) => job.workflow(request, params, image?, mask, seed).await?,
     }
     job.made.timings = job.timings.into_vec();
     Ok(job.made)
@@ -140,13 +140,18 @@ impl Execution<'_> {
     async fn mask(
         &mut self,
         request: &JobRequest,
-        params: &EditParams,
+        (at, params): (&str, &EditParams),
         size: (u32, u32),
         picture: Option<RgbaImage>,
     ) -> Result<Option<Mask>, JobError> {
-        let (params, named) = (params.clone(), request.inputs.mask.clone());
-        let (mask, notes) = blocking(move || edit_mask(&params, named.as_ref(), picture.as_ref(), size)).await?;
-        self.made.notes.extend(notes);
+        let (at, params, named) = (at.to_owned(), params.clone(), request.inputs.mask.clone());
+        let find = move || edit_mask((&at, &params), named.as_ref(), picture.as_ref(), size);
+        let (mask, notes) = blocking(find).await?;
+        for note in notes {
+            if !self.made.notes.contains(&note) {
+                self.made.notes.push(note);
+            }
+        }
         Ok(mask)
     }
 
@@ -194,7 +199,14 @@ impl Execution<'_> {
     }
 
     /// Several edits of one layer run in sequence; the file has the last result.
-    async fn workflow(&mut self, image: RgbaImage, params: &WorkflowParams, seed: u64) -> Result<(), JobError> {
+    async fn workflow(
+        &mut self,
+        request: &JobRequest,
+        params: &WorkflowParams,
+        image: RgbaImage,
+        mask: Option<RgbaImage>,
+        seed: u64,
+    ) -> Result<(), JobError> {
         self.decompose(image, &params.decompose, seed).await?;
         let there = self.made.pictures.len() - 1;
         if let Some(index) = params.edits.iter().position(|edit| edit.layer as usize > there) {
@@ -203,9 +215,11 @@ impl Execution<'_> {
         }
         let mut layers: Vec<RgbaImage> = self.made.pictures.iter().map(|picture| picture.image.clone()).collect();
         let mut edited = BTreeMap::new();
-        for edit in &params.edits {
-            let index = edit.layer as usize;
-            let result = self.edit(layers[index].clone(), Vec::new(), None, edit.params(), seed).await?;
+        for (number, edit) in params.edits.iter().enumerate() {
+            let (index, params) = (edit.layer as usize, edit.params());
+            let (at, size) = (format!("params.edits[{number}]"), layers[index].dimensions());
+            let mask = self.mask(request, (&at, &params), size, mask.clone()).await?;
+            let result = self.edit(layers[index].clone(), Vec::new(), mask, params, seed).await?;
             layers[index] = result.clone();
             edited.insert(index, result);
         }

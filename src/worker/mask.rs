@@ -5,20 +5,20 @@ use qwen_image::image_processor::{Mask, MaskCoverage};
 
 use crate::job::{EditParams, InputRef, JobError};
 
-/// Makes the mask of the request's region, or of its mask picture: of a layer's alpha, of another picture's brightness.
+/// Makes the mask of an edit's region, or of its mask picture: of a layer's alpha, of another picture's brightness.
 /// Returns it with notes for the user; there is none if everything may change.
 ///
 /// # Errors
 /// [`JobError::InvalidRequest`] for a region that leaves the picture, and for a mask that lets nothing change.
 pub(super) fn edit_mask(
-    params: &EditParams,
+    (at, params): (&str, &EditParams),
     named: Option<&InputRef>,
     picture: Option<&RgbaImage>,
     (width, height): (u32, u32),
 ) -> Result<(Option<Mask>, Vec<String>), JobError> {
     let mut notes = Vec::new();
     if let Some(region) = params.region {
-        check_region(region, (width, height))?;
+        check_region(at, region, (width, height))?;
     }
     let mask = match (picture, params.region) {
         (None, None) => return Ok((None, notes)),
@@ -48,7 +48,7 @@ pub(super) fn edit_mask(
     }
 }
 
-fn check_region(region: [u32; 4], (width, height): (u32, u32)) -> Result<(), JobError> {
+fn check_region(at: &str, region: [u32; 4], (width, height): (u32, u32)) -> Result<(), JobError> {
     let [x, y, w, h] = region.map(u64::from);
     if x + w <= u64::from(width) && y + h <= u64::from(height) {
         return Ok(());
@@ -59,7 +59,7 @@ fn check_region(region: [u32; 4], (width, height): (u32, u32)) -> Result<(), Job
         x + w,
         y + h
     );
-    Err(JobError::invalid("params.region", reason))
+    Err(JobError::invalid(format!("{at}.region"), reason))
 }
 
 #[cfg(test)]
@@ -70,12 +70,12 @@ mod tests {
     use crate::job::JobId;
 
     fn region(region: [u32; 4]) -> Result<(Option<Mask>, Vec<String>), JobError> {
-        edit_mask(&EditParams { region: Some(region), ..EditParams::default() }, None, None, (64, 48))
+        edit_mask(("params", &EditParams { region: Some(region), ..EditParams::default() }), None, None, (64, 48))
     }
 
     fn picture(named: &InputRef, pixel: [u8; 4]) -> Result<(Option<Mask>, Vec<String>), JobError> {
         let picture = RgbaImage::from_fn(32, 48, |x, _| if x < 16 { Rgba(pixel) } else { Rgba([0, 0, 0, pixel[3]]) });
-        edit_mask(&EditParams::default(), Some(named), Some(&picture), (64, 48))
+        edit_mask(("params", &EditParams::default()), Some(named), Some(&picture), (64, 48))
     }
 
     #[test]

@@ -118,6 +118,46 @@ fn a_mask_and_its_region_change_the_same_and_nothing_else() {
 }
 
 #[test]
+fn the_edits_of_a_workflow_stay_in_their_mask_or_region() {
+    let place = TestDir::new();
+    let badge = golden("pictures/badge.png");
+    let models = ["--model", &checkpoint("layered"), "--edit-model", &checkpoint("edit")];
+    let quick = ["--resolution", "128", "--layers", "2", "--steps", "1", "--cfg-scale", "1", "--prompt", "a badge"];
+    let edits = ["--seed", "1", "--edit", "1=Make it red", "--edit", "2=Make it blue", "--out", "out"];
+    let workflow =
+        |more: &[&str]| place.run(&[&["run", "workflow", &badge][..], &models, &quick, &edits, more].concat());
+    let picture = |name: &str| image::open(place.path(&format!("out/{name}.png"))).unwrap().to_rgba8();
+    let results = |more: &[&str]| {
+        let ran = workflow(more);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        for layer in ["layer-01", "layer-02"] {
+            let [changed, others] = differing(&picture(&format!("edited-{layer}")), &picture(layer));
+            assert!(changed > 500 && others == 0, "{layer} with {more:?}: {changed} {others}");
+        }
+        ["edited-layer-01", "edited-layer-02", "composite"].map(picture)
+    };
+    let by_region = results(&["--region", "40,30,60,50"]);
+    let manifest = place.manifest("out");
+    assert_eq!(manifest["request"]["params"]["edits"][1]["region"], json!(MASK));
+    assert_eq!((&manifest["request"]["version"], &manifest["edits"][1]["changed"]), (&json!(3), &json!(0.13333)));
+    let mask = mask_picture(&place, "mask.png", (150, 150), inside);
+    assert_eq!(results(&["--mask", &mask]), by_region);
+    assert!(place.manifest("out")["request"]["input"]["mask"].as_str().unwrap().ends_with("/mask.png"));
+    for (more, wanted) in [
+        (&["--region", "100,100,60,20"][..], "params.edits[0].region: [100, 100, 60, 20] reaches to 160, 120"),
+        (&["--feather", "3"], "--feather: is the soft edge of a mask"),
+        (&["--mask", &mask, "--keep-rest", "auto"], "--keep-rest: finds what changed without a mask"),
+        (&["--mask", &mask, "--region", "1,2,3,4"], "cannot be used with"),
+    ] {
+        let ran = workflow(more);
+        assert!(ran.code != Some(0) && ran.stderr.contains(wanted), "{more:?} gave {ran:?}");
+    }
+    let whole = ["run", "workflow", &badge, "--mask", &mask, "--out", "none"];
+    let ran = place.run(&whole);
+    assert!(ran.code == Some(2) && ran.stderr.contains("--mask: says where edits may change"), "{ran:?}");
+}
+
+#[test]
 fn masks_that_cannot_be_used_say_why_before_a_model_is_loaded() {
     let place = TestDir::new();
     let badge = golden("pictures/badge.png");

@@ -8,6 +8,7 @@ import uuid
 import zipfile
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -69,6 +70,44 @@ def test_variants_are_results_of_one_job(client: Client, picture: Image.Image, l
     with pytest.raises(InvalidRequest) as refused:
         client.decompose_variants(picture, count=65)
     assert refused.value.field == "params.count"
+
+
+def test_edits_change_only_what_they_may(client: Client, layers: Layers) -> None:
+    scene = layers[0].image
+    left = Image.new("L", scene.size)
+    left.paste(255, (0, 0, scene.width // 2, scene.height))
+    right = (scene.width // 2, 0, *scene.size)
+
+    def kept(edited: Picture) -> bool:
+        return edited.image.crop(right).tobytes() == scene.crop(right).tobytes()
+
+    quick: dict[str, Any] = {"steps": 2, "seed": 7}
+    masked = client.edit_layer(layers[0], "Make it green", mask=left, feather=0, **quick)
+    assert kept(masked)
+    assert masked.image.tobytes() != scene.tobytes()
+    region = client.edit(scene, "Make it green", region=(0, 0, scene.width, scene.height // 2), **quick)
+    lower = (0, scene.height // 2, *scene.size)
+    assert region.image.crop(lower).tobytes() == scene.crop(lower).tobytes()
+    assert not kept(region)
+    # An upload with a reference as its mask, whose alpha counts; and the same layer as a picture of its own.
+    by_name = client.submit(
+        "edit", scene, instruction="Make it green", mask={"job": layers.job_id, "layer": 2}, **quick
+    )
+    drawn = client.job(str(layers.job_id)).download("layer-02.png")
+    drawn.image.putpixel((0, 0), (1, 2, 3, drawn.image.getpixel((0, 0))[3]))  # type: ignore[index]
+    by_alpha = client.edit(scene, "Make it green", mask=drawn, **quick)
+    assert by_alpha.image.tobytes() == by_name.result().image.tobytes()  # type: ignore[union-attr]
+    result = client.workflow(
+        EXAMPLES / "scene.png",
+        [{"layer": 1, "instruction": "Make it green", "steps": 1}],
+        decompose={"layers": 2, "steps": 1, "seed": 7},
+        mask=left,
+    )
+    before, after = result.originals[1].image, result.layers[1].image
+    assert after.crop(right).tobytes() == before.crop(right).tobytes()
+    assert after.tobytes() != before.tobytes()
+    with pytest.raises(InvalidRequest, match="takes no mask"):
+        client.submit("composite", [scene], mask=left)
 
 
 def test_a_workflow_has_the_layers_before_and_after(client: Client) -> None:

@@ -100,13 +100,17 @@ fn check_model(model: &ModelRef) -> Result<(), JobError> {
     Err(JobError::ModelNotFound { model: model.to_string(), reason: reason.to_owned() })
 }
 
+/// The parameters of a workflow's edits that are flags for all of them.
+const OF_ALL_EDITS: [&str; 4] = ["region", "feather", "keep_rest", "drift_guard"];
+
 /// Turns `params.cfg_scale: ...` into `--cfg-scale: ...`.
 pub fn in_words_of_flags(error: JobError) -> JobError {
     let JobError::InvalidRequest { field, reason } = error else { return error };
     let name = field.rsplit('.').next().unwrap_or(&field);
     let field = match (field.as_str(), name) {
-        (edit, _) if edit.starts_with("params.edits[") => "--edit".to_owned(),
+        (edit, name) if edit.starts_with("params.edits[") && !OF_ALL_EDITS.contains(&name) => "--edit".to_owned(),
         ("input", _) => "IMAGE".to_owned(),
+        ("input.mask", _) => "--mask".to_owned(),
         (setting, _) if setting.starts_with("qwen_image.") => format!("--{}", name.replace('_', "-")),
         (param, _) if param.starts_with("params.") => format!("--{}", name.replace('_', "-")),
         (_, "out" | "id" | "model" | "reuse") => format!("--{name}"),

@@ -51,8 +51,9 @@ impl WorkflowArgs {
         let mut loaded = global.load(flags)?;
         self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
         let settings = &loaded.config.qwen_image;
+        let mask = self.params.mask().map(input).transpose()?;
         let params = self.params.over(&self.sampling, settings);
-        let inputs = Inputs::named(JobKind::Workflow, vec![input(&self.image)?]);
+        let inputs = Inputs { mask, ..Inputs::named(JobKind::Workflow, vec![input(&self.image)?]) };
         drive(global, loaded, LocalJob { task: Task::Workflow(params), inputs, flags: self.job })
     }
 }

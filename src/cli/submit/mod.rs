@@ -102,7 +102,8 @@ impl SubmitArgs {
         let task = self.kind.task(&loaded.config.qwen_image);
         let mask = match &self.kind {
             KindCommand::Edit { params, .. } => params.mask().map(str::to_owned),
-            KindCommand::Decompose { .. } | KindCommand::Composite { .. } | KindCommand::Workflow { .. } => None,
+            KindCommand::Workflow { params, .. } => params.mask().map(str::to_owned),
+            KindCommand::Decompose { .. } | KindCommand::Composite { .. } => None,
         };
         let (KindCommand::Decompose { submit, .. }
         | KindCommand::Edit { submit, .. }

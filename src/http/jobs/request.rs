@@ -84,8 +84,8 @@ pub struct InputBody {
     pub image: Option<InputView>,
     #[serde(default)]
     pub images: Vec<InputView>,
-    /// Where an edit may change its picture: white may change, black stays. Of a layer (`{"job", "layer"}`) it is the
-    /// alpha. Another size is scaled.
+    /// Where an edit, or the edits of a workflow, may change their picture: white may change, black stays. Of a layer
+    /// (`{"job", "layer"}`) it is the alpha. Another size is scaled.
     #[serde(default)]
     pub mask: Option<InputView>,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,35 +68,74 @@ class Upload:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The pictures of one job: all by reference, or all as uploads."""
+    """The pictures of one job: all by reference, or all as uploads; and the mask of edits, either way."""
 
     references: tuple[Reference, ...] = ()
     uploads: tuple[Upload, ...] = ()
+    mask: Reference | Upload | None = None
+
+    @property
+    def is_form(self) -> bool:
+        """Whether something is uploaded, so that the request is a form."""
+        return bool(self.uploads) or isinstance(self.mask, Upload)
 
     def body(self) -> dict[str, Any]:
         """The field `input` of a request, which a form with uploads does not have."""
-        if self.uploads:
+        if self.is_form:
             return {}
-        return {"input": {"images": list(self.references)}}
+        mask = {} if self.mask is None else {"mask": self.mask}
+        return {"input": {"images": list(self.references), **mask}}
+
+    @contextlib.contextmanager
+    def fields(self) -> Iterator[list[tuple[str, Any]]]:
+        """The fields of a form, in order: uploads as files, which are open meanwhile, and references as texts."""
+        with contextlib.ExitStack() as files:
+
+            def field(name: str, item: Reference | Upload) -> tuple[str, Any]:
+                if isinstance(item, Upload):
+                    return name, (item.name, files.enter_context(item.open()), "application/octet-stream")
+                return name, (None, item if isinstance(item, str) else json.dumps(item))
+
+            parts = [field("image", upload) for upload in self.uploads]
+            parts += [field("reference", reference) for reference in self.references]
+            if self.mask is not None:
+                parts.append(field("mask", self.mask))
+            yield parts
 
     def identity(self) -> list[Any]:
         """What these pictures are, for ids that depend on the content."""
-        return [*self.references, *({"sha256": upload.sha256()} for upload in self.uploads)]
+        pictures = [*self.references, *({"sha256": upload.sha256()} for upload in self.uploads)]
+        if self.mask is None:
+            return pictures
+        mask = {"sha256": self.mask.sha256()} if isinstance(self.mask, Upload) else self.mask
+        return [*pictures, {"mask": mask}]
 
 
-def inputs(images: ImageInput | Sequence[ImageInput], server: str) -> Inputs:
-    """Prepares the pictures of a job for the server at this address."""
+def inputs(images: ImageInput | Sequence[ImageInput], server: str, mask: ImageInput | None = None) -> Inputs:
+    """Prepares the pictures of a job, and its mask, for the server at this address."""
+    ready_mask = None if mask is None else _mask(mask, server)
     ready = [_prepare(one, server) for one in _several(images)]
     references = tuple(reference for reference, _ in ready if reference is not None)
     if len(references) == len(ready):
-        return Inputs(references=references)
+        return Inputs(references=references, mask=ready_mask)
     uploads = tuple(upload for _, upload in ready if upload is not None)
     if len(uploads) == len(ready):
-        return Inputs(uploads=uploads)
+        return Inputs(uploads=uploads, mask=ready_mask)
     raise ValueError(
         "some of these pictures are uploads, others are addresses or references, and a job takes only one of both; "
         "give all of them as Picture, path, bytes or PIL image, or all as addresses and references"
     )
+
+
+def _mask(mask: Any, server: str) -> Reference | Upload | None:
+    """A mask: of a layer of a result, its alpha; of any other picture, its brightness."""
+    reference, upload = _prepare(mask, server)
+    if reference is not None:
+        return reference
+    if isinstance(mask, Picture) and mask.layer is not None:
+        # The server knows its own layers by their names; this one is a picture like any other there.
+        return _of_image((mask.canvas if mask.placement is not None else mask.image).getchannel("A"))
+    return upload
 
 
 def _several(images: object) -> list[object]:

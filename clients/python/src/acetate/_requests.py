@@ -28,12 +28,10 @@ class Submission:
     @contextlib.contextmanager
     def content(self) -> Iterator[dict[str, Any]]:
         """The arguments for httpx: JSON, or a form whose files are read while they are sent."""
-        if not self.inputs.uploads:
+        if not self.inputs.is_form:
             yield {"json": {**self.body, **self.inputs.body()}}
             return
-        with contextlib.ExitStack() as files:
-            opened = [(upload.name, files.enter_context(upload.open())) for upload in self.inputs.uploads]
-            parts = [("image", (name, file, "application/octet-stream")) for name, file in opened]
+        with self.inputs.fields() as parts:
             yield {"data": {"request": json.dumps(self.body)}, "files": parts}
 
     @property

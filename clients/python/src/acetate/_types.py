@@ -14,6 +14,7 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 OutputSize = Literal["source", "model"]
 AlphaMode = Literal["keep", "grow"]
 LayerCount: TypeAlias = "int | Literal['auto']"
+KeepRest = Literal["off", "auto"]
 ExportFormat = Literal["zip", "ora", "psd"]
 
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})

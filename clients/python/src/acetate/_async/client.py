@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from .._inputs import ImageInput
 from .._pictures import Layers, Picture, Variants, WorkflowResult
-from .._types import AlphaMode, LayerCount, OutputSize, Progress
+from .._types import AlphaMode, KeepRest, LayerCount, OutputSize, Progress
 from ..errors import AcetateError
 from .service import AsyncService
 
@@ -191,6 +191,11 @@ class AsyncClient(AsyncService):
         instruction: str,
         *,
         output_size: OutputSize | None = None,
+        mask: ImageInput | None = None,
+        region: Sequence[int] | None = None,
+        feather: int | None = None,
+        keep_rest: KeepRest | None = None,
+        drift_guard: bool | None = None,
         alpha: AlphaMode | None = None,
         steps: int | None = None,
         cfg_scale: float | None = None,
@@ -215,6 +220,12 @@ class AsyncClient(AsyncService):
             layer_image: the layer, usually `layers[2]`.
             instruction: what to change, for instance "Change the color to blue".
             output_size: `source` keeps the size and the exact alpha; `model` keeps the size that the model works at.
+            mask: where the edit may change the picture: white may change, black stays exactly; of a layer of a result,
+                the alpha. Another size is scaled.
+            region: the rectangle that may change, instead of a mask: `(x, y, width, height)` in pixels.
+            feather: over how many pixels the edit fades in at the edge of its mask or region, inside of it.
+            keep_rest: `auto` finds what changed, without a mask, and keeps everything else exactly.
+            drift_guard: whether the shift and zoom of the edited picture are measured and undone; on by default.
             alpha: `keep` (the default) keeps the exact alpha; `grow` finds a new one, as for "Add a shadow", in twice
                 the time.
             steps: denoise steps. `num_inference_steps` is another name for it.
@@ -241,6 +252,11 @@ class AsyncClient(AsyncService):
             layer_image,
             instruction,
             output_size=output_size,
+            mask=mask,
+            region=region,
+            feather=feather,
+            keep_rest=keep_rest,
+            drift_guard=drift_guard,
             alpha=alpha,
             steps=steps,
             cfg_scale=cfg_scale,
@@ -264,6 +280,11 @@ class AsyncClient(AsyncService):
         instruction: str,
         *,
         output_size: OutputSize | None = None,
+        mask: ImageInput | None = None,
+        region: Sequence[int] | None = None,
+        feather: int | None = None,
+        keep_rest: KeepRest | None = None,
+        drift_guard: bool | None = None,
         alpha: AlphaMode | None = None,
         steps: int | None = None,
         cfg_scale: float | None = None,
@@ -286,6 +307,12 @@ class AsyncClient(AsyncService):
             images: one to three pictures; the last one is edited, the others are references.
             instruction: what to change, for instance "Make it night".
             output_size: `source` keeps the size and the exact alpha; `model` keeps the size that the model works at.
+            mask: where the edit may change the picture: white may change, black stays exactly; of a layer of a result,
+                the alpha. Another size is scaled.
+            region: the rectangle that may change, instead of a mask: `(x, y, width, height)` in pixels.
+            feather: over how many pixels the edit fades in at the edge of its mask or region, inside of it.
+            keep_rest: `auto` finds what changed, without a mask, and keeps everything else exactly.
+            drift_guard: whether the shift and zoom of the edited picture are measured and undone; on by default.
             alpha: `keep` (the default) keeps the exact alpha; `grow` finds a new one, as for "Add a shadow", in twice
                 the time.
             steps: denoise steps. `num_inference_steps` is another name for it.
@@ -317,6 +344,11 @@ class AsyncClient(AsyncService):
             idempotency_key=idempotency_key,
             instruction=instruction,
             output_size=output_size,
+            mask=mask,
+            region=region,
+            feather=feather,
+            keep_rest=keep_rest,
+            drift_guard=drift_guard,
             alpha=alpha,
             steps=steps,
             cfg_scale=cfg_scale,
@@ -370,6 +402,7 @@ class AsyncClient(AsyncService):
         edits: Mapping[int, str] | Iterable[Mapping[str, Any]] = (),
         *,
         decompose: Mapping[str, Any] | None = None,
+        mask: ImageInput | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
         reuse: bool | None = None,
@@ -383,8 +416,9 @@ class AsyncClient(AsyncService):
         Args:
             image: the picture, as for `decompose`.
             edits: instructions by layer number, `{2: "Make it green"}`; or a list with parameters for each,
-                `[{"layer": 2, "instruction": "Add a shadow", "alpha": "grow"}]`.
+                `[{"layer": 2, "instruction": "Add a shadow", "alpha": "grow", "region": [100, 50, 200, 150]}]`.
             decompose: the parameters of the decompose, for instance `{"layers": 3, "seed": 7}`.
+            mask: where all edits may change their layers, as for `edit`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
             reuse: whether the job may take the result of an equal one that has succeeded; needs a seed.
@@ -396,6 +430,7 @@ class AsyncClient(AsyncService):
         job = await self.submit(
             "workflow",
             image,
+            mask=mask,
             labels=labels,
             priority=priority,
             reuse=reuse,

@@ -52,6 +52,7 @@ class AsyncService:
         kind: Kind,
         images: ImageInput | Sequence[ImageInput],
         *,
+        mask: ImageInput | None = None,
         id: str | None = None,
         idempotency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -68,6 +69,8 @@ class AsyncService:
         Args:
             kind: `decompose`, `edit`, `composite` or `workflow`.
             images: the picture, or several.
+            mask: where an edit, or the edits of a workflow, may change the picture: white may change, black stays; of a
+                layer of a result, the alpha.
             id: a UUID of your choice; the same id is the same job.
             idempotency_key: 1 to 255 characters; the same key is the same job. By default every call has its own.
             labels: your own key-value pairs, stored with the job.
@@ -87,7 +90,7 @@ class AsyncService:
         ready = await run(
             submission,
             kind,
-            await run(inputs, images, self._http.url),
+            await run(inputs, images, self._http.url, mask),
             params,
             id=id,
             idempotency_key=idempotency_key,
@@ -149,7 +152,7 @@ class AsyncService:
     ) -> AsyncBatch:
         """Submits many jobs under a name; without rows, returns the batch of that name.
 
-        Each row is a picture, or a mapping with its `image` (or several `images`), any parameter by name, and
+        Each row is a picture, or a mapping with its `image` (or several `images`), a `mask`, any parameter by name, and
         `labels`, `priority`, `reuse`, `id`, `kind`, `output`, `webhook` or `extra`. A row's values override those of
         the call.
 

@@ -246,12 +246,12 @@ def _submission(batch: str, row: Row, kind: str, defaults: Mapping[str, Any], se
     pictures = [given.pop(name) for name in ("image", "images", "input") if given.get(name) is not None]
     if len(pictures) != 1:
         raise ValueError("a row has its picture as `image`, or several as `images`")
-    own_id = given.pop("id", None)
+    own_id, mask = given.pop("id", None), given.pop("mask", None)
     whole = {**defaults, **{name: value for name, value in given.items() if value is not None}}
     chosen_kind = whole.pop("kind", kind)
     fields = {name: whole.pop(name) for name in _FIELDS if name in whole}
     ready = submission(
-        chosen_kind, inputs(pictures[0], server), whole, id=own_id, idempotency_key=None, batch=batch, **fields
+        chosen_kind, inputs(pictures[0], server, mask), whole, id=own_id, idempotency_key=None, batch=batch, **fields
     )
     if own_id is not None:
         return ready, True

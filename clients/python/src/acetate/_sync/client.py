@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from .._inputs import ImageInput
 from .._pictures import Layers, Picture, Variants, WorkflowResult
-from .._types import AlphaMode, LayerCount, OutputSize, Progress
+from .._types import AlphaMode, KeepRest, LayerCount, OutputSize, Progress
 from ..errors import AcetateError
 from .service import Service
 
@@ -193,6 +193,11 @@ class Client(Service):
         instruction: str,
         *,
         output_size: OutputSize | None = None,
+        mask: ImageInput | None = None,
+        region: Sequence[int] | None = None,
+        feather: int | None = None,
+        keep_rest: KeepRest | None = None,
+        drift_guard: bool | None = None,
         alpha: AlphaMode | None = None,
         steps: int | None = None,
         cfg_scale: float | None = None,
@@ -217,6 +222,12 @@ class Client(Service):
             layer_image: the layer, usually `layers[2]`.
             instruction: what to change, for instance "Change the color to blue".
             output_size: `source` keeps the size and the exact alpha; `model` keeps the size that the model works at.
+            mask: where the edit may change the picture: white may change, black stays exactly; of a layer of a result,
+                the alpha. Another size is scaled.
+            region: the rectangle that may change, instead of a mask: `(x, y, width, height)` in pixels.
+            feather: over how many pixels the edit fades in at the edge of its mask or region, inside of it.
+            keep_rest: `auto` finds what changed, without a mask, and keeps everything else exactly.
+            drift_guard: whether the shift and zoom of the edited picture are measured and undone; on by default.
             alpha: `keep` (the default) keeps the exact alpha; `grow` finds a new one, as for "Add a shadow", in twice
                 the time.
             steps: denoise steps. `num_inference_steps` is another name for it.
@@ -243,6 +254,11 @@ class Client(Service):
             layer_image,
             instruction,
             output_size=output_size,
+            mask=mask,
+            region=region,
+            feather=feather,
+            keep_rest=keep_rest,
+            drift_guard=drift_guard,
             alpha=alpha,
             steps=steps,
             cfg_scale=cfg_scale,
@@ -266,6 +282,11 @@ class Client(Service):
         instruction: str,
         *,
         output_size: OutputSize | None = None,
+        mask: ImageInput | None = None,
+        region: Sequence[int] | None = None,
+        feather: int | None = None,
+        keep_rest: KeepRest | None = None,
+        drift_guard: bool | None = None,
         alpha: AlphaMode | None = None,
         steps: int | None = None,
         cfg_scale: float | None = None,
@@ -288,6 +309,12 @@ class Client(Service):
             images: one to three pictures; the last one is edited, the others are references.
             instruction: what to change, for instance "Make it night".
             output_size: `source` keeps the size and the exact alpha; `model` keeps the size that the model works at.
+            mask: where the edit may change the picture: white may change, black stays exactly; of a layer of a result,
+                the alpha. Another size is scaled.
+            region: the rectangle that may change, instead of a mask: `(x, y, width, height)` in pixels.
+            feather: over how many pixels the edit fades in at the edge of its mask or region, inside of it.
+            keep_rest: `auto` finds what changed, without a mask, and keeps everything else exactly.
+            drift_guard: whether the shift and zoom of the edited picture are measured and undone; on by default.
             alpha: `keep` (the default) keeps the exact alpha; `grow` finds a new one, as for "Add a shadow", in twice
                 the time.
             steps: denoise steps. `num_inference_steps` is another name for it.
@@ -319,6 +346,11 @@ class Client(Service):
             idempotency_key=idempotency_key,
             instruction=instruction,
             output_size=output_size,
+            mask=mask,
+            region=region,
+            feather=feather,
+            keep_rest=keep_rest,
+            drift_guard=drift_guard,
             alpha=alpha,
             steps=steps,
             cfg_scale=cfg_scale,
@@ -372,6 +404,7 @@ class Client(Service):
         edits: Mapping[int, str] | Iterable[Mapping[str, Any]] = (),
         *,
         decompose: Mapping[str, Any] | None = None,
+        mask: ImageInput | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
         reuse: bool | None = None,
@@ -385,8 +418,9 @@ class Client(Service):
         Args:
             image: the picture, as for `decompose`.
             edits: instructions by layer number, `{2: "Make it green"}`; or a list with parameters for each,
-                `[{"layer": 2, "instruction": "Add a shadow", "alpha": "grow"}]`.
+                `[{"layer": 2, "instruction": "Add a shadow", "alpha": "grow", "region": [100, 50, 200, 150]}]`.
             decompose: the parameters of the decompose, for instance `{"layers": 3, "seed": 7}`.
+            mask: where all edits may change their layers, as for `edit`.
             labels: your own key-value pairs, stored with the job.
             priority: 0 to 9, higher first.
             reuse: whether the job may take the result of an equal one that has succeeded; needs a seed.
@@ -398,6 +432,7 @@ class Client(Service):
         job = self.submit(
             "workflow",
             image,
+            mask=mask,
             labels=labels,
             priority=priority,
             reuse=reuse,

@@ -145,7 +145,7 @@ impl Execution<'_> {
         picture: Option<RgbaImage>,
     ) -> Result<Option<Mask>, JobError> {
         let (at, params, named) = (at.to_owned(), params.clone(), request.inputs.mask.clone());
-        let find = move || edit_mask((&at, &params), named.as_ref(), picture.as_ref(), size);
+        let find = move || edit_mask((at.as_str(), &params), named.as_ref(), picture.as_ref(), size);
         let (mask, notes) = blocking(find).await?;
         for note in notes {
             if !self.made.notes.contains(&note) {
@@ -218,7 +218,7 @@ impl Execution<'_> {
         for (number, edit) in params.edits.iter().enumerate() {
             let (index, params) = (edit.layer as usize, edit.params());
             let (at, size) = (format!("params.edits[{number}]"), layers[index].dimensions());
-            let mask = self.mask(request, (&at, &params), size, mask.clone()).await?;
+            let mask = self.mask(request, (at.as_str(), &params), size, mask.clone()).await?;
             let result = self.edit(layers[index].clone(), Vec::new(), mask, params, seed).await?;
             layers[index] = result.clone();
             edited.insert(index, result);

@@ -158,6 +158,7 @@ fn event(row: &JobRow, progress: Progress) -> Event {
         error: None,
         manifest: None,
         outputs: Vec::new(),
+        reused_from: None,
         time: Timestamp::now(),
     };
     // There may be thousands of them, so they have no spans of their own.

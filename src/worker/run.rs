@@ -204,11 +204,12 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     let (files, digests) = files?;
     worker.options.failpoint.at(Point::Fetched, Some(row.id()));
     let key = ContentKey::of(worker, row, &digests).await;
-    if let Some(key) = key.as_ref().filter(|_| row.reuse) {
-        if let Some(copied) = reuse::take(worker, &results, row, key, reporter, &mut timings).await {
-            check(control)?;
-            return Ok(Made::New(copied));
-        }
+    if row.reuse
+        && let Some(key) = &key
+        && let Some(copied) = reuse::take(worker, &results, row, key, reporter, &mut timings).await
+    {
+        check(control)?;
+        return Ok(Made::New(copied));
     }
     let pictures = timings.measure(Stage::Decode, inputs::decode(worker, files, reporter)).await?;
     check(control)?;

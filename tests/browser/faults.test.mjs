@@ -116,6 +116,40 @@ test('a batch that was cancelled by mistake is put back, and nothing else', asyn
   await server.ask('POST', '/v1/queue/resume', { batch: 'mistake' });
 });
 
+test('an equal picture takes the result of the first, if that is wanted', async () => {
+  const split = (seed, reuse) => on(server.url, async (page) => {
+    await page.waitForSelector('.drop');
+    await page.setInputFiles('#file', SCENE);
+    await page.fill('#layers', '2');
+    await page.fill('#steps', '1');
+    await page.fill('#prompt', 'x');
+    await page.fill('#seed', seed);
+    await page.click('.new .more summary');
+    await page.selectOption('#reuse', reuse);
+    await page.click('button[type=submit]');
+    if (!seed) {
+      await page.waitForSelector('.problem:not([hidden])');
+      return page.locator('.problem').innerText();
+    }
+    await page.waitForSelector('.layers .layer');
+    await page.click('details.more summary >> text=How it was made');
+    await page.waitForSelector('.facts dt');
+    await accessible(page, 'a picture with a reused result');
+    return page.locator('.facts').innerText();
+  });
+  assert.doesNotMatch(await split('77', 'true'), /Reused/);
+  const { jobs: [first] } = await server.ask('GET', '/v1/jobs?limit=1');
+  assert.match(await split('77', 'true'), new RegExp(`Reused\\s+the result of job ${first.id}`));
+  const { jobs: [second] } = await server.ask('GET', '/v1/jobs?limit=1');
+  assert.equal(second.reused_from, first.id);
+  assert.match(await split('', 'true'), /needs a seed/);
+  await on(server.url, async (page) => {
+    const row = page.locator(`.jobs a[href="#/jobs/${second.id}"]`);
+    await row.waitFor();
+    assert.match(await row.innerText(), /Decompose, reused/);
+  });
+});
+
 test('only as many layers are offered as the model was made for', () => on(server.url, async (page) => {
   const { decompose } = await server.ask('GET', '/v1/models');
   assert.deepEqual(decompose.layers, [2, 5]);

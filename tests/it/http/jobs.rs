@@ -128,9 +128,8 @@ fn an_equal_job_is_not_computed_again() {
     let files = |job: &serde_json::Value| job["outputs"].as_array().unwrap().len();
     assert_eq!(files(&first), files(&second));
 
-    let unseeded =
-        upload(&server.url("/v1/jobs"), &[&QUICK[..], &[("reuse", "true")]].concat(), &[("image", "x", &scene)]);
-    let problem = unseeded.ok(422).json();
+    let unseeded = [("layers", "2"), ("steps", "1"), ("reuse", "true")];
+    let problem = upload(&server.url("/v1/jobs"), &unseeded, &[("image", "x", &scene)]).ok(422).json();
     assert_eq!(problem["field"], "reuse", "{problem}");
     let image = json!({"image": first["input"][0]});
     let params = json!({"decompose": {"steps": 1, "layers": 2}, "edits": []});
@@ -248,7 +247,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             422,
             "invalid_request",
             "input.mask",
-            "only an edit",
+            "only edits and workflows",
         ),
         (masked("edit", params(json!({})), json!({"job": absent, "layer": 1})), 422, "input_not_found", "", absent),
         (masked("edit", params(json!({})), json!("file:///etc/passwd")), 403, "input_forbidden", "", "store.inputs"),

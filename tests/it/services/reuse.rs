@@ -95,10 +95,12 @@ async fn another_picture_seed_or_tenant_is_computed(world: World) {
     let refused = world.run(&args).await;
     assert!(refused.code == Some(2) && refused.stderr.contains("reuse: needs a seed"), "{refused:?}");
     assert!(refused.stderr.contains("params.seed"), "{refused:?}");
-    let pictures = boat.rsplit_once('/').unwrap().0.to_owned();
-    let refused =
-        world.run(&["submit", "decompose", "--from", &pictures, "--output", &output, "--reuse", "--dry-run"]).await;
-    assert!(refused.code == Some(2) && refused.stderr.contains("boat.png: reuse: needs a seed"), "{refused:?}");
+    fs::write(world.place.path("m.jsonl"), format!("{}\n", json!({ "image": boat }))).unwrap();
+    let args = ["submit", "decompose", "--from", "m.jsonl", "--output", &output, "--reuse", "--dry-run"];
+    let refused = world.run(&args).await;
+    assert!(refused.code == Some(2) && refused.stderr.contains("(row 1): reuse: needs a seed"), "{refused:?}");
+    let seeded = world.json(&[&args[..], &["--seed", "7", "--json"]].concat()).await;
+    assert_eq!(seeded["rows"], 1, "{seeded:#}");
 
     // A composite has no seed.
     for reused in [false, true] {
@@ -118,7 +120,10 @@ async fn what_is_gone_is_computed_again(world: World) {
     fs::remove_file(&layer).unwrap();
     let second = decompose(&world, &input, "out", "7", &["--reuse"]).await;
     assert_eq!((&second["reused_from"], digests(&second)), (&Value::Null, digests(&first)));
-    // With two results, the whole one is taken, not the damaged one.
+    // With two results, the whole one is taken, not the damaged one. S3 checks by itself what it copies.
+    if world.service.is_some() {
+        return;
+    }
     fs::write(&layer, bytes).unwrap();
     let damaged = world.path(second["outputs"][2]["url"].as_str().unwrap());
     let mut bytes = fs::read(&damaged).unwrap();

@@ -281,7 +281,7 @@ async fn a_cancellation_is_taken_back_and_nothing_else(database: Database) {
     assert_eq!(status.stopping(&name, cancel).await.unwrap(), 0);
     assert_eq!(undo(cancel).await, ids[2..3]);
     assert_eq!(undo(cancel).await, [], "once");
-    let states = [(JobState::Queued, 6), (JobState::Failed, 1), (JobState::Cancelled, 1)];
+    let states = [(JobState::Cancelled, 1), (JobState::Failed, 1), (JobState::Queued, 6)];
     assert_eq!(status.batch_summary(&name).await.unwrap().unwrap().states, states);
 
     // What was retried by other means and cancelled again is not of the first cancellation any more.

@@ -1,6 +1,7 @@
 //! The types of a job: its request, its id and its states. No I/O.
 
 mod batch;
+mod beside;
 mod cause;
 mod certificate;
 mod error;
@@ -29,6 +30,7 @@ mod trace;
 mod variants;
 
 pub use batch::BatchId;
+pub use beside::BesideRequest;
 pub use cause::{Cause, lacks_open_files};
 pub use certificate::certificate_advice;
 pub use error::{ErrorClass, ErrorRecord, JobError};
@@ -53,8 +55,8 @@ pub use params::{
 };
 pub use percent::percent_decoded;
 pub use request::{
-    BesideRequest, COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output,
-    TENANT, VERSION as REQUEST_VERSION, check_version,
+    COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, TENANT,
+    VERSION as REQUEST_VERSION, check_version,
 };
 pub use sampling::{Sampling, expand_presets, leave_lightning};
 pub use start_time::{StartTime, time_from_value};

@@ -13,7 +13,6 @@ use super::{
     json::{object_from_value, one_value_from_slice},
     mask::check_mask,
     nested::pictures_of,
-    start_time::time_from_value,
     without_variant,
 };
 
@@ -97,38 +96,10 @@ pub struct JobRequest {
     pub priority: u8,
 }
 
-/// What a client's message may have beside the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct BesideRequest {
-    /// The job may not start before this time.
-    pub not_before: Option<Timestamp>,
-    /// The job may take the result of an equal job.
-    pub reuse: bool,
-}
-
 impl JobRequest {
     /// Parses a message. Unknown fields, wrong types and values out of bounds are errors that name the field.
     pub fn from_json(bytes: &[u8]) -> Result<Self, JobError> {
         Self::from_value(read_message(bytes)?)
-    }
-
-    /// Like [`JobRequest::from_json`], for a message of another client, which may also have what is not part of the
-    /// request.
-    pub fn from_message(bytes: &[u8]) -> Result<(Self, BesideRequest), JobError> {
-        let mut message = read_message(bytes)?;
-        let mut field = |name| message.as_object_mut().and_then(|fields| fields.remove(name));
-        let (not_before, reuse) = (field("not_before"), field("reuse"));
-        let not_before = not_before.map(|value| time_from_value("not_before", &value)).transpose()?.flatten();
-        let reuse = match reuse {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(reuse)) => reuse,
-            Some(other) => return Err(JobError::invalid("reuse", format!("{other} is not true or false"))),
-        };
-        let request = Self::from_value(message)?;
-        if reuse {
-            request.check_reuse()?;
-        }
-        Ok((request, BesideRequest { not_before, reuse }))
     }
 
     /// Like [`JobRequest::from_json`], for a message made from rows and flags.
@@ -168,25 +139,6 @@ impl JobRequest {
         let plain = label.split('\0').next().unwrap_or_default();
         let tenant = &plain[..plain.floor_char_boundary(LONGEST_TENANT)];
         Some(tenant).filter(|tenant| !tenant.is_empty())
-    }
-
-    /// Whether the job may take the result of an equal one, which a seed of its own makes impossible.
-    ///
-    /// # Errors
-    /// [`JobError::InvalidRequest`] for `reuse`, if the request leaves the seed to the job's id.
-    pub fn check_reuse(&self) -> Result<(), JobError> {
-        let given = match &self.task {
-            Task::Decompose(params) => params.seed.is_some() || params.seeds.is_some(),
-            Task::Edit(params) => params.seed.is_some() || params.seeds.is_some(),
-            Task::Workflow(params) => params.decompose.seed.is_some(),
-            Task::Composite(_) => true,
-        };
-        if given {
-            return Ok(());
-        }
-        let parameter = self.seed_parameter().unwrap_or_default().join(".");
-        let reason = "needs a seed: without one, each job has noise of its own, and no other job has the same result";
-        Err(JobError::invalid("reuse", format!("{reason}; set params.{parameter}")))
     }
 
     /// The seed of the job's noise; of several variants, that of the first one.
@@ -261,7 +213,7 @@ impl JobRequest {
 }
 
 /// Reads the JSON of a message.
-fn read_message(bytes: &[u8]) -> Result<Value, JobError> {
+pub(super) fn read_message(bytes: &[u8]) -> Result<Value, JobError> {
     if bytes.len() > MAX_REQUEST_BYTES {
         return Err(JobError::invalid(
             "request",

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

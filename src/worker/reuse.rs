@@ -53,6 +53,8 @@ struct Content<'a> {
     mask: Option<&'a InputDigest>,
     /// Of a layer's picture as a mask, the alpha counts.
     mask_is_layer: bool,
+    /// What takes the place of a layer has its size.
+    is_of_layer: bool,
     models: &'a [String],
 }
 
@@ -86,6 +88,7 @@ fn hashed(request: &JobRequest, digests: &Inputs<InputDigest>, identity: &Engine
         inputs: digests.iter().collect(),
         mask: digests.mask.as_ref(),
         mask_is_layer: request.inputs.mask.as_ref().is_some_and(InputRef::is_layer),
+        is_of_layer: request.parent_layer().is_some(),
         models: &identity.models,
     };
     let json = serde_json::to_vec(&content).unwrap_or_else(|error| unreachable!("plain data: {error}"));
@@ -150,7 +153,8 @@ async fn copy(
     let timings = std::mem::take(timings).into_vec();
     let mut sampling = manifest.sampling;
     sampling.iter_mut().for_each(|sampling| sampling.passes = 0);
-    let copied = Manifest { reused_from: Some(source.id()), sampling, timings, ..manifest };
+    let from = worker.jobs.nesting(&row.request).await?;
+    let copied = Manifest { reused_from: Some(source.id()), from, sampling, timings, ..manifest };
     write_manifest(results, row, copied).await
 }
 
@@ -279,7 +283,11 @@ mod tests {
         let masked = Inputs { mask: Some(digest("m")), ..edit(&["a"]) };
         let mask =
             |mask: Value| request("edit", &params, json!({ "input": { "image": "s3://a/b.png", "mask": mask } }));
+        let decompose =
+            |image: Value| request("decompose", &json!({ "seed": 7 }), json!({ "input": { "image": image } }));
         let mut keys = vec![
+            key(&decompose(json!("s3://a/b.png"))),
+            key(&decompose(json!({ "job": JobId::new(), "layer": 2 }))),
             key(&plain),
             key(&request("edit", &params, json!({ "labels": { "tenant": "a" } }))),
             key(&request("edit", &params, json!({ "labels": { "tenant": "b" } }))),

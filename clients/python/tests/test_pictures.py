@@ -81,16 +81,17 @@ def test_a_box_is_where_the_content_is(picture: Image.Image) -> None:
 
 def test_trimmed_layers_are_put_at_their_place(client: Client, layers: Layers) -> None:
     trimmed = client.decompose(EXAMPLES / "scene.png", layers=3, steps=2, seed=7, trim=True)
-    assert trimmed.composite().tobytes() == layers.composite().tobytes()
+    # Of each layer, a trace of alpha of at most 7 may be cut off.
+    assert difference(trimmed.composite(), layers.composite()) <= 3 * 7
     for cut, whole in zip(trimmed.stack, layers.stack, strict=True):
         assert cut.placement is not None
         assert (cut.placement.width, cut.placement.height) == whole.size
         assert cut.box == whole.box
         assert cut.cropped().tobytes() == whole.cropped().tobytes()
-        left, top, right, bottom = whole.image.getchannel("A").getbbox() or (0, 0, 1, 1)
+        left, top, right, bottom = whole.box or (0, 0, 1, 1)
         assert cut.size == (right - left, bottom - top)
     # The server puts its own layers, and those that were changed here, at their places.
-    assert difference(client.composite(trimmed).image, layers.composite()) <= 2
+    assert difference(client.composite(trimmed).image, trimmed.composite()) <= 2
     drawn, place = trimmed[3].image.copy(), trimmed[3].placement
     assert place is not None
     drawn.paste((255, 0, 0, 255), (0, 0, 2, 2))

@@ -3,7 +3,6 @@
 import { api, ended, fileUrl, thumbnailUrl } from './api.js';
 import { Canvas } from './canvas.js';
 import { download, h, icon, say } from './dom.js';
-import { editLayer } from './edit.js';
 import { kindOf, titleOf } from './history.js';
 import { LayerList } from './layers.js';
 import { running } from './running.js';
@@ -115,6 +114,9 @@ function workbench(job, variant, context) {
       list.element, nestedLinks(sheets)));
   return { element, close: () => sheets.close() };
 }
+
+/** The dialog's code is loaded when it is first needed. */
+const editLayer = (...given) => import('./edit.js').then((edit) => edit.editLayer(...given)).catch(failed);
 
 async function splitLayer(sheets, layer, context) {
   try {

@@ -24,7 +24,7 @@ after(async () => {
 async function on(address, work) {
   const page = await browser.page(address);
   try {
-    await work(page);
+    return await work(page);
   } finally {
     await page.close();
   }

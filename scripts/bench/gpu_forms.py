@@ -1,10 +1,10 @@
 """Measures the forms of weights, LoRAs and presets on an NVIDIA GPU, and prints the tables of docs/performance.md.
 
-    cargo build --release -p qwen-image --features cuda --example bench && cargo build --release
-    gpu_forms.py [--bench PATH] [--acetate PATH] [--place DIR] [--only numerics,passes,budgets,edit,presets]
+    cargo build --release -p qwen-image --features cuda --examples
+    gpu_forms.py [--examples FOLDER] [--place DIR] [--only numerics,passes,budgets,edit,presets]
 
 Checkpoints of the published sizes with random weights are made in the folder of --place, which needs 95 GiB; memory is
-best. `acetate` converts them and needs no GPU. Results are also in results.json there, as soon as they are known.
+best. Results are also in results.json there, as soon as they are known.
 """
 
 import argparse
@@ -40,12 +40,12 @@ class Measures:
         out = checkpoint.with_name(f"{checkpoint.name}-{form}.{'safetensors' if form == 'fp8' else 'gguf'}")
         if not out.exists():
             start = time.perf_counter()
-            run([self.arguments.acetate, "models", "convert", checkpoint, "--to", form, "--out", out])
+            run([self.arguments.examples / "convert", checkpoint, form, out], capture=True)
             self.note(f"convert {checkpoint.name} {form}, s", round(time.perf_counter() - start, 1))
         return out
 
     def bench(self, checkpoint: Path, *flags) -> dict:
-        done = run([self.arguments.bench, "--model", checkpoint, "--json", *flags], capture=True)
+        done = run([self.arguments.examples / "bench", "--model", checkpoint, "--json", *flags], capture=True)
         return json.loads(done)
 
     def note(self, name: str, value) -> None:
@@ -153,8 +153,7 @@ def run(words: list, capture: bool = False) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bench", default=ROOT / "target/release/examples/bench", type=Path)
-    parser.add_argument("--acetate", default=ROOT / "target/release/acetate", type=Path)
+    parser.add_argument("--examples", default=ROOT / "target/release/examples", type=Path)
     parser.add_argument("--place", default=Path("/dev/shm/acetate-bench"), type=Path)
     parser.add_argument("--blocks", default=60, type=int)
     parser.add_argument("--only", default=",".join(PARTS))

@@ -48,3 +48,14 @@ fn seeds_and_the_workflow() {
     );
     assert_eq!(size(&new), (128, 128));
 }
+
+#[test]
+fn a_smaller_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = folder.path().join("layered-q8_0.gguf");
+    let said = run("convert", &["models/layered-nano".as_ref(), "q8_0".as_ref(), small.as_ref()]);
+    let bytes = std::fs::metadata(&small).unwrap().len();
+    assert!(said.contains(&format!("{bytes} bytes")), "{said}");
+    let dense = root().join("models/layered-nano/transformer/diffusion_pytorch_model.safetensors");
+    assert!(bytes * 3 < std::fs::metadata(dense).unwrap().len() * 2, "{bytes} bytes are not smaller");
+}

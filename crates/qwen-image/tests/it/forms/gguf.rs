@@ -1,12 +1,16 @@
 //! GGUF transformers over a checkpoint folder.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use qwen_image::{
-    Callbacks, DecomposeOptions, PipelineOptions, QwenImagePipeline,
+    Callbacks, DecomposeOptions, PipelineOptions, QwenImagePipeline, WeightOptions,
     hub::ModelRef,
-    models::{BlockPlacement, Component, Offloadable, WeightFiles},
+    models::{
+        BlockPlacement, Component, LoadContext, Offloadable, WeightFiles,
+        lora::{Adapter, LoraFile},
+    },
+    pipeline::{LoadOptions, QwenImageLayeredPipeline},
 };
 
 use super::files::{Gguf, forms, load, numbers, predict, predict_layered, refusal, text};
@@ -14,6 +18,13 @@ use crate::parity::bars::{golden, relative_error, zero_cond_checkpoint};
 
 fn bits(tensor: &Tensor) -> Vec<u32> {
     numbers(tensor).into_iter().map(f32::to_bits).collect()
+}
+
+/// Writes the numbers that a file's blocks stand for.
+fn save_numbers(path: &Path, dense: &Path) {
+    let files = WeightFiles::of_file(path, Component::Transformer).unwrap();
+    let numbers = files.tensors.iter().map(|(name, stored)| (name.clone(), files.numbers(stored).unwrap()));
+    candle_core::safetensors::save(&numbers.collect(), dense).unwrap();
 }
 
 /// The same numbers, dense, through another path.
@@ -24,15 +35,53 @@ fn a_file_of_the_gguf_package_computes_with_its_numbers() {
     let types: std::collections::BTreeSet<_> = files.tensors.values().map(|stored| stored.form.name()).collect();
     assert_eq!(types.into_iter().collect::<Vec<_>>(), ["BF16", "F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]);
     let folder = tempfile::tempdir().unwrap();
-    let numbers = files.tensors.iter().map(|(name, stored)| (name.clone(), files.numbers(stored).unwrap()));
     let dense = folder.path().join("dense.safetensors");
-    candle_core::safetensors::save(&numbers.collect(), &dense).unwrap();
+    save_numbers(&path, &dense);
 
     let (quantized, plain) = (predict_layered(Some(&path)), predict_layered(Some(&dense)));
     let error = relative_error(&quantized, &plain);
     assert!(error < 1e-5, "{error:.1e} between blocks and their numbers");
     let error = relative_error(&quantized, &predict_layered(None));
     assert!((1e-2..0.4).contains(&error), "{error:.1e} from the dense checkpoint");
+}
+
+/// The pipeline's layers with a LoRA in float32, over a transformer of these weights.
+fn layers_with(lora: &str, strength: f64, weights: &Path) -> Vec<Vec<u8>> {
+    let file = Arc::new(LoraFile::read(&golden("loras").join(lora)).unwrap());
+    let loras = [Adapter { name: lora.to_owned(), file, strength }];
+    let files = WeightOptions { transformer: Some(weights.to_owned()), ..WeightOptions::default() };
+    let load =
+        LoadOptions { loras: &loras, files: &files, ..LoadOptions::new(LoadContext::new(&Device::Cpu, DType::F32)) };
+    let pipeline = QwenImageLayeredPipeline::load_with(&golden("checkpoints/layered"), load).unwrap();
+    let picture = ::image::open(golden("pictures/house.png")).unwrap().to_rgba8();
+    let options = DecomposeOptions {
+        layers: 2,
+        num_inference_steps: 3,
+        prompt: "a house".to_owned(),
+        ..DecomposeOptions::default()
+    };
+    let made = pipeline.run(&picture, &options, 7, &mut Callbacks::default()).unwrap();
+    made.images.into_iter().map(|image| image.into_raw()).collect()
+}
+
+#[test]
+fn a_lora_over_blocks_changes_the_numbers_that_they_stand_for() {
+    let path = forms("layered.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let dense = folder.path().join("dense.safetensors");
+    save_numbers(&path, &dense);
+    let apart = |some: &[Vec<u8>], others: &[Vec<u8>]| {
+        some.concat().iter().zip(&others.concat()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+    };
+    for lora in ["layered-bare.safetensors", "layered-kohya.safetensors"] {
+        let over_blocks = layers_with(lora, 1.0, &path);
+        let off = apart(&over_blocks, &layers_with(lora, 1.0, &dense));
+        assert!(off <= 1, "{lora}: {off}/255 from the same LoRA over the numbers");
+        let without = layers_with(lora, 0.0, &path);
+        let moved = apart(&over_blocks, &without);
+        assert!(moved > 20, "{lora}: {moved}/255, so it was not applied");
+        assert!(apart(&without, &layers_with(lora, 0.0, &dense)) <= 1);
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ from denoiser import FRAMES, Denoiser, build, unpack
 SHIFT = 3.0  # exp(base_shift) of the preset
 BATCH = {"layered": 64, "edit": 192}
 HELD = {"layered": 64, "edit": 256}  # unseen scenes, other ones than those of evaluate.py
+RATE = {"layered": 1e-4, "edit": 1e-3}  # at 1e-3, layers diverged within 70 updates
 EARLIER = 0.1  # weight of the guesses before the last
 SEED = 515_151
 LORA = ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj",
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, choices=[1, 2, 4, 8], default=4)
     parser.add_argument("--batch", type=int, help=f"default: {BATCH['layered']} for layers, {BATCH['edit']} for edits")
     parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, help=f"default: {RATE['layered']} for layers, {RATE['edit']} for edits")
     parser.add_argument("--pixels", type=float, default=1.0, help="weight of the pictures' error beside the latents'")
     parser.add_argument("--no-through", dest="through", action="store_false", help="no gradient from a step to those before")
     parser.add_argument("--pool", type=int, default=16384, help="scenes before the training begins")
@@ -208,7 +209,7 @@ def main() -> None:
         pool.add()
     flow.synchronize(device)
     log(f"{pool.filled} scenes")
-    student = Student(base, chosen.rank, chosen.rate)
+    student = Student(base, chosen.rank, chosen.rate or RATE[kind])
     if device.type == "cuda":
         for block in student.denoiser.model.transformer_blocks:
             block.compile(dynamic=False)

@@ -55,7 +55,7 @@ class Attend:
 
 
 def rotate(x, cos, sin):
-    """Rope of the pairs' form: neighbours in the last axis are one complex number."""
+    """Rope of the pairs' form: neighbors in the last axis are one complex number."""
     real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2).to(x.dtype)
 

@@ -13,14 +13,14 @@ SHADE, BLUR = 0.4, 6.0  # a shadow's alpha, and the width of its edge in pixels
 GRAIN = 9.0  # period of an object's texture in pixels
 
 
-def box(x, y, centre, half):
-    dx, dy = (x - centre[0]).abs() - half[0], (y - centre[1]).abs() - half[1]
+def box(x, y, center, half):
+    dx, dy = (x - center[0]).abs() - half[0], (y - center[1]).abs() - half[1]
     outside = torch.hypot(dx.clamp(min=0), dy.clamp(min=0))
     return outside + torch.maximum(dx, dy).clamp(max=0)
 
 
-def disc(x, y, centre, radius):
-    return torch.hypot(x - centre[0], y - centre[1]) - radius
+def disc(x, y, center, radius):
+    return torch.hypot(x - center[0], y - center[1]) - radius
 
 
 def union(*distances):
@@ -90,7 +90,7 @@ def grid(device):
 
 
 def draw_objects(scenes: Scenes) -> torch.Tensor:
-    """(b, n, 4, h, w): colour and alpha of every object with its shadow, in 0..1; colour is 0 where alpha is."""
+    """(b, n, 4, h, w): color and alpha of every object with its shadow, in 0..1; color is 0 where alpha is."""
     columns, rows = grid(scenes.x.device)
     radius = scenes.radius[..., None, None]
     cos, sin = (f(scenes.angle)[..., None, None] for f in (torch.cos, torch.sin))
@@ -110,26 +110,26 @@ def draw_objects(scenes: Scenes) -> torch.Tensor:
 
     x, y = place(0, 0)
     alpha = cover(shape(x, y)) * visible
-    colour = scenes.rgb[..., None, None] * (tone(x, y, radius, scenes.texture) - 0.12 * y.clamp(-1, 1)).unsqueeze(2)
+    color = scenes.rgb[..., None, None] * (tone(x, y, radius, scenes.texture) - 0.12 * y.clamp(-1, 1)).unsqueeze(2)
 
-    def paint(colour, where, distance, other):
+    def paint(color, where, distance, other):
         share = (cover(distance) * (kind == where)).unsqueeze(2)
-        return colour * (1 - share) + other * share
+        return color * (1 - share) + other * share
 
     def fixed(values):
         return torch.tensor(values, device=x.device).view(1, 1, 3, 1, 1)
 
-    colour = paint(colour, 6, roof(x, y), colour * 0.6)
-    colour = paint(colour, 6, box(x, y, (-0.25, 0.5), (0.17, 0.3)), fixed(WOOD) * 0.7)
-    colour = paint(colour, 6, box(x, y, (0.3, 0.25), (0.17, 0.17)), fixed(GLASS))
-    colour = paint(colour, 7, torch.maximum(box(x, y, (0, 0.65), (0.15, 0.32)), -crown(x, y)), fixed(WOOD))
+    color = paint(color, 6, roof(x, y), color * 0.6)
+    color = paint(color, 6, box(x, y, (-0.25, 0.5), (0.17, 0.3)), fixed(WOOD) * 0.7)
+    color = paint(color, 6, box(x, y, (0.3, 0.25), (0.17, 0.17)), fixed(GLASS))
+    color = paint(color, 7, torch.maximum(box(x, y, (0, 0.65), (0.15, 0.32)), -crown(x, y)), fixed(WOOD))
 
     right, down = scenes.shadow[:, :1, None, None], scenes.shadow[:, 1:, None, None]
     shade = SHADE * cover(shape(*place(right, down)), BLUR) * visible * (down > 0)
     both = alpha + shade * (1 - alpha)
     both = both * (both > 0.5 / 255)
-    colour = colour.clamp(0, 1) * (alpha / both.clamp(min=1e-6)).unsqueeze(2) * (both > 0).unsqueeze(2)
-    return torch.cat([colour, both.unsqueeze(2)], dim=2)
+    color = color.clamp(0, 1) * (alpha / both.clamp(min=1e-6)).unsqueeze(2) * (both > 0).unsqueeze(2)
+    return torch.cat([color, both.unsqueeze(2)], dim=2)
 
 
 def tone(x, y, radius, texture):
@@ -158,14 +158,14 @@ def draw_backgrounds(scenes: Scenes) -> torch.Tensor:
     checks = first * (1 - second) + second * (1 - first)
     near = torch.hypot(torch.remainder(u, period) - period / 2, torch.remainder(v, period) - period / 2)
     dots = (0.5 - (near - period * 0.26) / SOFT).clamp(0, 1)
-    centre = (columns - SIZE / 2) * slant.cos() + (rows - SIZE / 2) * slant.sin()
-    gradient = (0.5 + centre / (SIZE * 1.2)).clamp(0, 1) * 2.0
+    center = (columns - SIZE / 2) * slant.cos() + (rows - SIZE / 2) * slant.sin()
+    gradient = (0.5 + center / (SIZE * 1.2)).clamp(0, 1) * 2.0
     share = torch.stack([torch.zeros_like(stripes), gradient, stripes, dots, checks])
     share = share.gather(0, scenes.style[None, :, None, None].expand(1, *stripes.shape))[0].unsqueeze(1)
     base = scenes.ground_rgb[:, :, None, None]
     towards = scenes.lighter[:, None, None, None].to(base.dtype)
-    colour = base + (towards - base) * share * 0.22
-    return torch.cat([colour.clamp(0, 1), torch.ones_like(share)], dim=1)
+    color = base + (towards - base) * share * 0.22
+    return torch.cat([color.clamp(0, 1), torch.ones_like(share)], dim=1)
 
 
 def composite(layers: torch.Tensor) -> torch.Tensor:
@@ -198,9 +198,9 @@ def gathered(layers: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
 
 def over(layers: torch.Tensor) -> torch.Tensor:
     """One straight-alpha layer (b, 4, h, w) out of several (b, n, 4, h, w), back to front."""
-    colour, alpha = layers[:, 0, :3] * layers[:, 0, 3:], layers[:, 0, 3:]
+    color, alpha = layers[:, 0, :3] * layers[:, 0, 3:], layers[:, 0, 3:]
     for index in range(1, layers.shape[1]):
         above = layers[:, index, 3:]
-        colour = colour * (1 - above) + layers[:, index, :3] * above
+        color = color * (1 - above) + layers[:, index, :3] * above
         alpha = alpha * (1 - above) + above
-    return torch.cat([colour / alpha.clamp(min=1e-6), alpha], dim=1)
+    return torch.cat([color / alpha.clamp(min=1e-6), alpha], dim=1)

@@ -8,8 +8,8 @@ from draw import composite, draw
 from world import KINDS, NAMES, PALETTE, PATTERNS, Scenes, thing
 
 NEGATIVE = " "
-RECOLOUR = ["Change the {} to {}", "Make the {} {}", "Paint the {} {}", "Turn the {} {}", "Change the color of the {} to {}"]
-RECOLOUR_IT = ["Make it {}", "Change it to {}", "Paint it {}", "Turn it {}", "Change the color to {}"]
+RECOLOR = ["Change the {} to {}", "Make the {} {}", "Paint the {} {}", "Turn the {} {}", "Change the color of the {} to {}"]
+RECOLOR_IT = ["Make it {}", "Change it to {}", "Paint it {}", "Turn it {}", "Change the color to {}"]
 SHADES = {"darker": lambda rgb: rgb * 0.6, "lighter": lambda rgb: rgb + (1 - rgb) * 0.5}
 PALETTE_ARRAY = PALETTE.numpy()
 PLAIN = ["Remove the pattern", "Make the background plain"]
@@ -23,7 +23,7 @@ class Edits:
     after: Scenes
     words: list[str]
     only: torch.Tensor  # (b,)
-    target: list[str | None]  # the colour asked for, where it is one
+    target: list[str | None]  # the color asked for, where it is one
 
 
 def make(scenes: Scenes, generator: torch.Generator) -> Edits:
@@ -44,7 +44,7 @@ def pick(items, number: float):
 
 
 def one(before: Scenes, after: Scenes, scene: int, numbers: list[float]) -> tuple[str, str | None, int]:
-    """Changes `after[scene]`; returns the words, the colour asked for and what of the scene is shown."""
+    """Changes `after[scene]`; returns the words, the color asked for and what of the scene is shown."""
     task, where, which, new, form, _ = numbers
     index = pick(range(before.count(scene)), which)
     alone = where < 0.45
@@ -58,9 +58,9 @@ def one(before: Scenes, after: Scenes, scene: int, numbers: list[float]) -> tupl
         if int(before.style[scene]) in PATTERNS and task < 0.1:
             after.style[scene] = 0
             return pick(PLAIN, form), None, shown
-        colour = new_colour(int(before.ground[scene]), before, scene, new)
-        after.ground[scene], after.ground_rgb[scene] = colour, PALETTE_ARRAY[colour]
-        return recolour("background", colour, alone and which < 0.5, form), NAMES[colour], shown
+        color = new_color(int(before.ground[scene]), before, scene, new)
+        after.ground[scene], after.ground_rgb[scene] = color, PALETTE_ARRAY[color]
+        return recolor("background", color, alone and which < 0.5, form), NAMES[color], shown
     if alone and task < 0.23 and before.texture[scene, index]:
         after.texture[scene, index] = 0
         return PLAIN[0], None, shown
@@ -71,24 +71,24 @@ def one(before: Scenes, after: Scenes, scene: int, numbers: list[float]) -> tupl
     if task < 0.38 and not alone:
         after.visible[scene, index] = False
         return f"{pick(['Remove', 'Delete', 'Take away'], form)} the {name}", None, shown
-    colour = new_colour(int(before.colour[scene, index]), before, scene, new)
-    after.colour[scene, index], after.rgb[scene, index] = colour, PALETTE_ARRAY[colour]
+    color = new_color(int(before.color[scene, index]), before, scene, new)
+    after.color[scene, index], after.rgb[scene, index] = color, PALETTE_ARRAY[color]
     it = alone and (which * 10) % 1 < 0.5
-    return recolour(name, colour, it, form), NAMES[colour], shown
+    return recolor(name, color, it, form), NAMES[color], shown
 
 
-def recolour(name: str, colour: int, it: bool, form: float) -> str:
-    return pick(RECOLOUR_IT, form).format(NAMES[colour]) if it else pick(RECOLOUR, form).format(name, NAMES[colour])
+def recolor(name: str, color: int, it: bool, form: float) -> str:
+    return pick(RECOLOR_IT, form).format(NAMES[color]) if it else pick(RECOLOR, form).format(name, NAMES[color])
 
 
-def new_colour(old: int, before: Scenes, scene: int, number: float) -> int:
-    """Another colour than the old one; an object never takes the background's, which would hide it."""
+def new_color(old: int, before: Scenes, scene: int, number: float) -> int:
+    """Another color than the old one; an object never takes the background's, which would hide it."""
     taken = {old, int(before.ground[scene])}
     return pick([index for index in range(len(NAMES)) if index not in taken], number)
 
 
 def show(scenes: Scenes, only: torch.Tensor) -> torch.Tensor:
-    """What the edit model sees, RGB (b, 3, h, w) in 0..1: acetate drops a layer's alpha and keeps the colour below."""
+    """What the edit model sees, RGB (b, 3, h, w) in 0..1: acetate drops a layer's alpha and keeps the color below."""
     layers = draw(scenes)
     frames = torch.cat([composite(layers).unsqueeze(1), layers[:, :, :3]], dim=1)
     return frames[torch.arange(len(scenes), device=frames.device), only + 1]
@@ -97,8 +97,8 @@ def show(scenes: Scenes, only: torch.Tensor) -> torch.Tensor:
 def phrases() -> list[str]:
     """Every form of words once, for the tokenizer."""
     things = [*KINDS, "background"]
-    texts = [form.format(name, colour) for form in RECOLOUR for name in things for colour in NAMES]
-    texts += [form.format(colour) for form in RECOLOUR_IT for colour in NAMES]
+    texts = [form.format(name, color) for form in RECOLOR for name in things for color in NAMES]
+    texts += [form.format(color) for form in RECOLOR_IT for color in NAMES]
     texts += [f"Make the {name} {shade}" for name in things for shade in SHADES]
     texts += [f"{verb} the {name}." for verb in ("Remove", "Delete", "Take away") for name in KINDS]
     return texts + [f"Make it {shade}." for shade in SHADES] + PLAIN

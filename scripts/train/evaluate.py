@@ -49,7 +49,7 @@ LIGHTNING = {"use_dynamic_shifting": False, "shift": 3.0, "shift_terminal": None
 TABLE = {
     "composite of the layers, compared with the picture": ("composite", ">= 28", " dB", 2),
     "alpha IoU of objects, best match": ("iou", ">= 0.80", "", 3),
-    "color error inside alpha": ("colour", "<= 12", " / 255", 2),
+    "color error inside alpha": ("color", "<= 12", " / 255", 2),
     "order of overlapping pairs": ("order", ">= 0.90", "", 3),
     "caption names every shape and color": ("caption", ">= 0.80", "", 3),
     "edit reaches the requested hue within 20 degrees": ("hue", ">= 0.90", "", 3),
@@ -122,7 +122,7 @@ class Diffusers:
         return found.images[0], said
 
     def edit(self, shown: Path, words: str, seed: int) -> Image.Image:
-        """A layer's colour goes in without its alpha, which comes back unchanged, as in acetate."""
+        """A layer's color goes in without its alpha, which comes back unchanged, as in acetate."""
         given = Image.open(shown).convert("RGBA")
         found = self.edits(
             [Image.merge("RGB", given.split()[:3])], words, negative_prompt=edits.NEGATIVE,

@@ -44,7 +44,7 @@ class Source:
             return (self.encode(self.vae, pictures).float() - self.mean) / self.std
 
     def pictures(self, latents: torch.Tensor) -> torch.Tensor:
-        """Normalised latents (b, 16, h, w) -> pictures in 0..1."""
+        """Normalized latents (b, 16, h, w) -> pictures in 0..1."""
         return folded.decode(self.vae, latents * self.std + self.mean).clamp(-1, 1) / 2 + 0.5
 
     def prompts(self, ids: torch.Tensor, count: torch.Tensor, seen: torch.Tensor | None):

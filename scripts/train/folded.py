@@ -83,7 +83,7 @@ def build(settings: dict) -> AutoencoderKLQwenImage:
 
 
 def encode(vae, pictures: torch.Tensor) -> torch.Tensor:
-    """(b, c, h, w) in -1..1 -> the mode of the latents (b, 16, h / 8, w / 8), not normalised."""
+    """(b, c, h, w) in -1..1 -> the mode of the latents (b, 16, h / 8, w / 8), not normalized."""
     return vae.quant_conv(vae.encoder(pictures))[:, : vae.config.z_dim]
 
 

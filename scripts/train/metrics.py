@@ -24,7 +24,7 @@ def flatten(layers: torch.Tensor) -> torch.Tensor:
 
 def decomposition(true: torch.Tensor, found: torch.Tensor) -> dict[str, list[float]]:
     """One scene: true layers and found layers, both (1 + objects, 4, h, w), background first."""
-    result = {"composite": [psnr(flatten(found), composite(true[None])[0])], "iou": [], "colour": [], "order": []}
+    result = {"composite": [psnr(flatten(found), composite(true[None])[0])], "iou": [], "color": [], "order": []}
     present = [index for index in range(1, len(true)) if true[index, 3].sum() > 1]
     candidates = range(1, len(found))
 
@@ -39,7 +39,7 @@ def decomposition(true: torch.Tensor, found: torch.Tensor) -> dict[str, list[flo
         seen = visible(true, index) > 0.9
         if seen.any():
             error = (true[index, :3] - found[candidate, :3]).abs()[:, seen]
-            result["colour"].append(float(error.mean()) * 255)
+            result["color"].append(float(error.mean()) * 255)
     for (i, a), (j, b) in itertools.combinations(zip(present, best), 2):
         if (true[i, 3] * true[j, 3]).sum() > OVERLAP:
             result["order"].append(float((i < j) == (a < b)))
@@ -61,7 +61,7 @@ def hue(rgb: torch.Tensor) -> float:
 
 
 def edit(before: torch.Tensor, after: torch.Tensor, found: torch.Tensor, target: str | None, whole: bool = True) -> dict[str, list[float]]:
-    """One edit, pictures (3, h, w). `hue`: 1 within 20 degrees of the asked colour; `outside`: change
+    """One edit, pictures (3, h, w). `hue`: 1 within 20 degrees of the asked color; `outside`: change
     elsewhere, /255, measured if a whole scene was edited."""
     changed = (after - before).abs().amax(dim=0) > 0.04
     result = {"edited": [psnr(found, after)], "hue": [], "done": [], "outside": []}
@@ -80,7 +80,7 @@ def edit(before: torch.Tensor, after: torch.Tensor, found: torch.Tensor, target:
 def caption_right(said: str, things: set[str]) -> float:
     """1 if the words have exactly the true kinds, each after its color; `things`: "red star", ..."""
     parts = said.lower().replace(".", " ").replace(",", " ").split()
-    named = {f"{colour} {kind}" for colour, kind in zip(parts, parts[1:]) if kind in KINDS}
+    named = {f"{color} {kind}" for color, kind in zip(parts, parts[1:]) if kind in KINDS}
     return float(named == things)
 
 

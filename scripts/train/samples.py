@@ -45,7 +45,7 @@ def main() -> None:
             picture(tensor).save(folder / f"{name}.png", optimize=True)
         told.append({
             "folder": str(index + 1), "layers": count, "caption": world.caption(scenes, index),
-            "instruction": made.words[index], "shown": "scene" if only < 0 else "layer", "colour": made.target[index],
+            "instruction": made.words[index], "shown": "scene" if only < 0 else "layer", "color": made.target[index],
         })  # fmt: skip
     (chosen.out / "scenes.json").write_text(json.dumps(told, indent=2) + "\n")
 

@@ -40,7 +40,7 @@ class Scenes:
 
     visible: torch.Tensor  # (b, n) bool
     kind: torch.Tensor  # (b, n) index into KINDS, no kind twice in a scene
-    colour: torch.Tensor  # (b, n) index into NAMES, no colour twice in a scene
+    color: torch.Tensor  # (b, n) index into NAMES, no color twice in a scene
     rgb: torch.Tensor  # (b, n, 3) in 0..1
     x: torch.Tensor  # (b, n)
     y: torch.Tensor  # (b, n)
@@ -93,8 +93,8 @@ def sample(count: int, generator: torch.Generator) -> Scenes:
     wish = torch.where(visible, wish, 9.0)
     kind = kind.gather(1, wish.argsort(dim=1))
 
-    colours = distinct(len(NAMES), OBJECTS + 1)
-    rgb = PALETTE[colours] + uniform(count, OBJECTS + 1, 3, low=-0.04, high=0.04)
+    colors = distinct(len(NAMES), OBJECTS + 1)
+    rgb = PALETTE[colors] + uniform(count, OBJECTS + 1, 3, low=-0.04, high=0.04)
     rgb = rgb.clamp(0.03, 0.98)
 
     # Sorted heights with a gap, spread over what is left.
@@ -113,7 +113,7 @@ def sample(count: int, generator: torch.Generator) -> Scenes:
     # A plain background is as frequent as all patterns together.
     style = torch.tensor([0, 0, 0, 1, 1, 2, 3, 4])[integers(8, count)]
     return Scenes(
-        visible, kind, colours[:, 1:], rgb[:, 1:], x, y, radius, angle, texture, shadow, style, colours[:, 0], rgb[:, 0],
+        visible, kind, colors[:, 1:], rgb[:, 1:], x, y, radius, angle, texture, shadow, style, colors[:, 0], rgb[:, 0],
         uniform(count) < 0.5, uniform(count, low=18, high=30), uniform(count, low=-1.57, high=1.57),
         uniform(count, 2),
     )  # fmt: skip
@@ -121,14 +121,14 @@ def sample(count: int, generator: torch.Generator) -> Scenes:
 
 def thing(scenes: Scenes, scene: int, index: int) -> str:
     """An object in words: "red star"."""
-    return f"{NAMES[scenes.colour[scene, index]]} {KINDS[scenes.kind[scene, index]]}"
+    return f"{NAMES[scenes.color[scene, index]]} {KINDS[scenes.kind[scene, index]]}"
 
 
 def background(scenes: Scenes, scene: int) -> str:
-    style, colour = STYLES[scenes.style[scene]], NAMES[scenes.ground[scene]]
+    style, color = STYLES[scenes.style[scene]], NAMES[scenes.ground[scene]]
     if style == "gradient":
-        return f"{article(colour)} {colour} gradient background"
-    words = colour if style == "plain" else f"{style} {colour}"
+        return f"{article(color)} {color} gradient background"
+    words = color if style == "plain" else f"{style} {color}"
     return f"{article(words)} {words} background"
 
 

@@ -123,7 +123,8 @@ pub(super) async fn jobs_to_read(config: &Config) -> Result<(JobStore, Option<St
     }
 }
 
-/// The job database for commands that tell what submitting would do, which creates the tables if there are none.
+/// The job database for commands that tell what submitting would do: it is neither created nor migrated. Submitting
+/// would create it, so that it does not exist is no error.
 pub(super) async fn jobs_to_foresee(config: &Config) -> Result<JobStore, JobError> {
     match jobs_that_exist(config).await? {
         (Some(jobs), _) => Ok(jobs),

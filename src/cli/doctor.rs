@@ -29,11 +29,19 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct DoctorArgs {
     /// Show what a GPU with this much memory would do with the configured models and the published ones in every form,
     /// for instance 24GiB; may be repeated
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = card)]
     pub vram: Vec<u64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// The memory of a card; a number alone would be bytes.
+fn card(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes if bytes < 1 << 30 => Err(format!("`{text}` is less than 1 GiB; write the unit, for instance 24GiB")),
+        bytes => Ok(bytes),
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -74,7 +74,7 @@ enum Command {
     Queue(queue::QueueArgs),
     /// Write the layers of a result as one file: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP)
     Export(export::ExportLayersArgs),
-    /// List, download or check model checkpoints
+    /// List, download, check or convert models
     Models(models::ModelsArgs),
     /// Show the configuration and where each value comes from
     Config(config::ConfigArgs),

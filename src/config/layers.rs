@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf, sync::LazyLock};
 
 use figment::{
     Figment, Metadata, Profile, Provider,
+    error::{Actual, Kind},
     providers::{Format, Toml},
     value::{Dict, Map, Value},
 };
@@ -307,11 +308,7 @@ fn text_of(value: &Value) -> String {
     match value {
         Value::String(_, text) => text.clone(),
         Value::Bool(_, value) => value.to_string(),
-        Value::Num(_, number) => number
-            .to_i128()
-            .map(|number| number.to_string())
-            .or_else(|| number.to_f64().map(|number| number.to_string()))
-            .unwrap_or_default(),
+        Value::Num(_, number) => plain(&number.to_actual()),
         Value::Array(_, values) => values.iter().map(text_of).collect::<Vec<_>>().join(", "),
         other => format!("{other:?}"),
     }
@@ -320,7 +317,41 @@ fn text_of(value: &Value) -> String {
 /// figment's first error as place, key and reason.
 fn explain(error: figment::Error) -> ConfigError {
     let place = error.metadata.as_ref().map_or("the settings".to_owned(), |data| data.name.to_string());
-    ConfigError::new(&place, format!("{}: {}", error.path.join("."), error.kind))
+    let reason = match &error.kind {
+        Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
+            format!("{} is not {}", plain(found), in_words(wanted))
+        }
+        other => other.to_string(),
+    };
+    ConfigError::new(&place, format!("{}: {reason}", error.path.join(".")))
+}
+
+/// A value as it stands in a file.
+fn plain(value: &Actual) -> String {
+    match value {
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(number) => number.to_string(),
+        Actual::Signed(number) => number.to_string(),
+        Actual::Float(number) => number.to_string(),
+        Actual::Str(text) => format!("{text:?}"),
+        Actual::Char(one) => format!("{one:?}"),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a table".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What serde calls by Rust's types.
+fn in_words(wanted: &str) -> &str {
+    match wanted {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a string" | "path string" => "a text in quotes",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        other => other.strip_prefix("struct ").map_or(other, |_| "a section with settings"),
+    }
 }
 
 /// A provider with a readable name.

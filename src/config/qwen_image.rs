@@ -183,7 +183,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 
 /// A setting that may be a number, a boolean or a text.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "is neither a text in quotes nor a whole number, 0 or more")]
 pub(super) enum Scalar {
     Truth(bool),
     Number(u64),

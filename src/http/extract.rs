@@ -167,7 +167,7 @@ pub fn swallow(body: Body) {
 }
 
 /// Like [`swallow`], for a body with a reader: if the reader stops early, the rest is discarded.
-pub fn patient(body: Body) -> Body {
+pub fn discard_rest(body: Body) -> Body {
     let (hand, taken) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut stream = body.into_data_stream();

@@ -83,8 +83,24 @@ pub fn object_from_value<T: DeserializeOwned>(value: Value) -> Result<T, JsonErr
     check_shape("", &value)?;
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = path(error.path());
-        JsonError::Data { field, reason: error.into_inner().to_string() }
+        JsonError::Data { field, reason: in_words(error.into_inner().to_string()) }
     })
+}
+
+/// serde names Rust's types.
+fn in_words(reason: String) -> String {
+    let Some((found, wanted)) = reason.rsplit_once(", expected ") else { return reason };
+    let wanted = match wanted {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a string" => "a text",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        wanted if wanted.starts_with("struct ") => "an object",
+        _ => return reason,
+    };
+    format!("{found}, expected {wanted}")
 }
 
 fn without_mark(bytes: &[u8]) -> &[u8] {

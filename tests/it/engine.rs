@@ -284,7 +284,7 @@ async fn a_device_that_this_build_cannot_drive_is_refused_at_once() {
         return;
     }
     let config = limited(Path::new("unused"), Limits { device: DeviceChoice::Cuda(0), ..Limits::default() });
-    insta::assert_snapshot!(Engine::start(&config).unwrap_err(), @"device: this acetate is built without CUDA; use cpu");
+    insta::assert_snapshot!(Engine::start(&config).unwrap_err(), @"device: this build has no CUDA; use cpu, or a build with the `cuda` feature");
 }
 
 #[tokio::test]

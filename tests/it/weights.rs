@@ -75,4 +75,19 @@ fn the_doctor_knows_cards_that_are_not_here() {
     assert!(plans.iter().all(|plan| plan["plan"].as_str().is_some_and(|text| !text.is_empty())), "{report}");
     let ran = place.run(&["doctor", "--vram", "a lot"]);
     assert!(ran.code == Some(2) && ran.stderr.contains("not a unit of memory"), "{}", ran.stderr);
+    let ran = place.run(&["doctor", "--vram", "24"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("write the unit, for instance 24GiB"), "{}", ran.stderr);
+}
+
+#[test]
+fn numbers_from_variables_are_shown() {
+    let place = TestDir::new();
+    let mut command = place.command(&["config", "show", "--json"]);
+    command.env("ACETATE__QWEN_IMAGE__LAYER_NUM", "3").env("ACETATE__HTTP__MAX_QUEUED", "70000");
+    let shown: serde_json::Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+    let value = |key: &str| {
+        let found = shown["settings"].as_array().unwrap().iter().find(|one| one["key"] == key);
+        found.unwrap_or_else(|| panic!("{key}: {shown}"))["value"].clone()
+    };
+    assert_eq!((value("qwen_image.layer_num"), value("http.max_queued")), ("3".into(), "70000".into()));
 }

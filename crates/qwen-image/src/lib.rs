@@ -30,7 +30,7 @@
 //! pictures as the reference does. [`source_size`] brings layers to the size of their picture, and [`layer_names`] names
 //! them.
 //!
-//! Every call blocks. The library uses no async runtime and does not read the environment: progress is reported through
+//! Every call blocks. The library uses no async runtime and, but for the home folder of the default cache, does not read the environment: progress is reported through
 //! [`Callbacks`], and settings are passed as options.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]

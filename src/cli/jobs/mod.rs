@@ -61,7 +61,7 @@ enum JobsCommand {
     ///
     /// Also of a job that was deleted, for audit.keep_days.
     History(HistoryArgs),
-    /// Wait for a job or a batch to end, with progress: of a batch, the rate and the time that is left
+    /// Wait for a job or a batch to end, and show the progress; for a batch also the rate and the time left
     #[command(after_help = "Examples:\n  acetate jobs watch last\n  acetate jobs watch --batch posters")]
     Watch(ManyArgs),
     /// Cancel a job or a batch; a running job stops within one denoise step

@@ -56,8 +56,8 @@ pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: &Task, flags: &S
     let pulled = if is_on_hub(from) { Some(pull(global, &loaded.hub, from)?) } else { None };
     let trace = flags.trace.over(loaded);
     block_on(trace::within(trace.as_ref(), async {
-        let looks_only = flags.dry_run || flags.estimate;
-        let submitter = if looks_only { Submitter::to_read(loaded).await?.0 } else { Submitter::open(loaded).await? };
+        let foresees = flags.dry_run || flags.estimate;
+        let submitter = if foresees { Submitter::to_foresee(loaded).await? } else { Submitter::open(loaded).await? };
         let done = match find(&submitter, from, pulled).await {
             Ok(found) => all(global, loaded, &submitter, task, flags, found).await,
             Err(error) => Err(error.into()),

@@ -151,7 +151,7 @@ fn missing(found: &Found) -> Vec<Index> {
 }
 
 /// Waits as long as it takes, and says so: it may be a large table, or a pooler that does not answer.
-async fn patiently<T>(connector: &Connector, what: &str, work: impl Future<Output = T>) -> T {
+async fn with_progress_log<T>(connector: &Connector, what: &str, work: impl Future<Output = T>) -> T {
     let (mut work, begin) = (pin!(work), Instant::now());
     loop {
         match timeout(SAY_EVERY, &mut work).await {
@@ -245,7 +245,7 @@ impl Run<'_> {
     async fn finish(&self, work: &mut PgConnection, sql: &str, version: usize) -> Result<(), sqlx::Error> {
         let sql = format!("{sql};\nUPDATE acetate_schema SET version = {version}; COMMIT");
         let what = format!("make the tables of schema {version}");
-        let done = patiently(self.connector, &what, run(work, sql.into())).await;
+        let done = with_progress_log(self.connector, &what, run(work, sql.into())).await;
         if done.is_err() {
             let _ = run(work, "ROLLBACK".into()).await;
         }
@@ -294,7 +294,7 @@ impl Run<'_> {
             info!(index = index.name, "building an index; this takes a while in a large table");
             for sql in [index.drop(&schema), index.create(&schema)] {
                 let what = format!("build the index {}", index.name);
-                patiently(self.connector, &what, run(work, sql.into())).await.map_err(|error| {
+                with_progress_log(self.connector, &what, run(work, sql.into())).await.map_err(|error| {
                     let reason = explain(&self.connector.url, &error);
                     self.database(&format!("cannot build the index {} ({reason})", index.name))
                 })?;

@@ -65,7 +65,7 @@ pub async fn in_turn<T>(api: &Api, reading: impl Future<Output = Answer<T>>) -> 
 }
 
 pub async fn multipart(request: Request) -> Answer<Multipart> {
-    Multipart::from_request(request.map(extract::patient), &())
+    Multipart::from_request(request.map(extract::discard_rest), &())
         .await
         .map_err(|rejection| ApiError::bad_request(rejection.body_text()))
 }

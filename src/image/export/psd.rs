@@ -281,8 +281,8 @@ fn utf16(text: &str) -> Vec<u8> {
 }
 
 fn length(bytes: usize) -> Result<u32, ExportError> {
-    // Photoshop opens PSD files of up to 2 GB.
-    u32::try_from(bytes).ok().filter(|length| *length < 1 << 31).ok_or_else(|| too_large("2 GB of pixels or more"))
+    // Photoshop opens PSD files of up to 2 GiB.
+    u32::try_from(bytes).ok().filter(|length| *length < 1 << 31).ok_or_else(|| too_large("2 GiB of pixels or more"))
 }
 
 fn too_large(what: &str) -> ExportError {

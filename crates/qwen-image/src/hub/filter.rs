@@ -28,8 +28,8 @@ pub fn diffusers_files(path: &str) -> bool {
 /// The files to download.
 ///
 /// # Errors
-/// [`HubError::NoFiles`] or [`HubError::NoLora`] if there are none; for models, [`HubError::NotAModel`] without a `model_index.json`; [`HubError::Pickle`] if a wanted folder has weights only as
-/// pickle.
+/// [`HubError::NoFiles`] or [`HubError::NoLora`] if there are none; for models, [`HubError::NotAModel`] without a
+/// `model_index.json`; [`HubError::Pickle`] if a wanted folder has weights only as pickle.
 pub(super) fn select<'a>(
     listing: &'a RepoListing,
     wanted: &dyn Fn(&str) -> bool,

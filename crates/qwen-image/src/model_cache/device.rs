@@ -46,7 +46,10 @@ impl DeviceChoice {
     /// For `Cuda` without the `cuda` feature.
     pub fn check(self) -> Result<(), Error> {
         if matches!(self, Self::Cuda(_)) && !candle_core::utils::cuda_is_available() {
-            return Err(Error::invalid("device", "this acetate is built without CUDA; use cpu"));
+            return Err(Error::invalid(
+                "device",
+                "this build has no CUDA; use cpu, or a build with the `cuda` feature",
+            ));
         }
         Ok(())
     }

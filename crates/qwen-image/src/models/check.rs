@@ -6,24 +6,20 @@ use std::{
     path::Path,
 };
 
-use candle_core::{DType, Device};
-use serde::Deserialize;
-
 use super::{
     LoadResult, ModelError, Scheduler,
     files::find_files,
+    model_index::{EDIT_PLUS, LAYERED, pipeline_class},
     read_json,
     text_encoder::{self, PictureProcessor, TextEncoder, Tokenizer, generation_config::GenerationConfig},
     transformer::{self, Transformer},
     vae::{self, Tiling, Vae},
     weight_files::{StoredTensor, WeightFiles},
 };
+use candle_core::{DType, Device};
 
 /// Parts smaller than this, as float32, are loaded.
 const SMALL: u64 = 1 << 30;
-
-const LAYERED: &str = "QwenImageLayeredPipeline";
-const EDIT: &str = "QwenImageEditPlusPipeline";
 
 /// A checkpoint's description from its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,11 +69,6 @@ fn check_loading(folder: &Path, below: u64) -> LoadResult<CheckpointReport> {
 }
 
 fn pipeline_of(folder: &Path) -> LoadResult<String> {
-    #[derive(Deserialize)]
-    struct Index {
-        #[serde(rename = "_class_name")]
-        class_name: String,
-    }
     if !folder.exists() {
         return Err(ModelError::NotFound { path: folder.to_owned() });
     }
@@ -89,9 +80,9 @@ fn pipeline_of(folder: &Path) -> LoadResult<String> {
         let reason = "the folder has no model_index.json; give the folder of a whole checkpoint in diffusers' layout";
         return Err(ModelError::invalid(folder, reason));
     }
-    let pipeline = read_json::<Index>(&index)?.class_name;
-    if ![LAYERED, EDIT].contains(&pipeline.as_str()) {
-        return Err(ModelError::invalid(index, format!("is a {pipeline}; a {LAYERED} or a {EDIT} is needed")));
+    let pipeline = pipeline_class(folder)?;
+    if ![LAYERED, EDIT_PLUS].contains(&pipeline.as_str()) {
+        return Err(ModelError::invalid(index, format!("is a {pipeline}; a {LAYERED} or a {EDIT_PLUS} is needed")));
     }
     Ok(pipeline)
 }
@@ -171,6 +162,7 @@ impl Parts<'_> {
         let path = folder.join("config.json");
         let config: transformer::config::TransformerConfig = read_json(&path)?;
         config.check(&path)?;
+        config.check_is(self.layered, &path)?;
         let (reads, takes) = (config.joint_attention_dim, config.in_channels);
         if let Ok(text) = self.text_config()
             && text.text.hidden_size != reads

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use super::{LoadResult, ModelError, read_json};
@@ -27,10 +27,15 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
             return Ok(vec![path]);
         }
         if is("gguf") {
-            let reason = "is GGUF, which is not read from a checkpoint folder; use safetensors";
+            let reason = "is GGUF, which a checkpoint's folder does not have; put it elsewhere, and give \
+                          it as the file that replaces the transformer's weights (--transformer, or \
+                          qwen_image.transformer_path)";
             return Err(ModelError::invalid(path, reason));
         }
         let names: BTreeSet<String> = read_json::<Index>(&path)?.weight_map.into_values().collect();
+        if let Some(name) = names.iter().find(|name| !is_plain(name)) {
+            return Err(ModelError::invalid(&path, format!("names the shard {name:?}, which is not a file's name")));
+        }
         let paths: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
         return match paths.iter().find(|path| !path.is_file()) {
             None => Ok(paths),
@@ -41,32 +46,44 @@ pub(super) fn find_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
         };
     }
     let entries = fs::read_dir(folder).map_err(|error| ModelError::invalid(folder, error.to_string()))?;
-    let pickle = entries.flatten().map(|entry| entry.path()).find(|path| {
-        path.extension()
-            .is_some_and(|extension| ["bin", "pt", "pth", "pkl", "ckpt"].iter().any(|kind| extension == *kind))
-    });
-    match pickle {
-        Some(path) => Err(ModelError::invalid(
-            path,
-            "is a pickle, which can run code when it is loaded; convert the checkpoint to safetensors",
-        )),
-        None => Err(ModelError::invalid(folder, "has no safetensors files; the checkpoint is not complete")),
-    }
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let of = |kinds: &[&str]| {
+        let is =
+            |path: &&PathBuf| path.extension().is_some_and(|extension| kinds.iter().any(|kind| extension == *kind));
+        paths.iter().find(is)
+    };
+    Err(if let Some(path) = of(&["safetensors"]) {
+        let names = WHOLE.join(" or ");
+        let reason = format!("has another name than the weights that are read, {names}; a variant must be renamed");
+        ModelError::invalid(path, reason)
+    } else if let Some(path) = of(&["bin", "pt", "pth", "pkl", "ckpt"]) {
+        let reason = "is a pickle, which can run code when it is loaded; convert the checkpoint to safetensors";
+        ModelError::invalid(path, reason)
+    } else {
+        ModelError::invalid(folder, "has no safetensors files; the checkpoint is not complete")
+    })
+}
+
+/// The names of weights in one file; that of an index of shards ends in `.index.json`.
+const WHOLE: [&str; 2] = ["diffusion_pytorch_model.safetensors", "model.safetensors"];
+
+fn is_read(name: &str) -> bool {
+    WHOLE.contains(&name.strip_suffix(".index.json").unwrap_or(name))
+}
+
+/// Whether it names a file of the same folder.
+fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
 }
 
 /// The forms in which a folder holds a component's weights, each represented by one file name: a single file, an index
 /// of shards, or GGUF.
 fn forms_in(folder: &Path) -> LoadResult<Vec<String>> {
-    const NAMES: [&str; 4] = [
-        "diffusion_pytorch_model.safetensors",
-        "diffusion_pytorch_model.safetensors.index.json",
-        "model.safetensors",
-        "model.safetensors.index.json",
-    ];
     let entries = fs::read_dir(folder).map_err(|error| ModelError::invalid(folder, error.to_string()))?;
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut forms: Vec<String> =
-        names.filter(|name| NAMES.contains(&name.as_str()) || name.ends_with(".gguf")).collect();
+    let mut forms: Vec<String> = names.filter(|name| is_read(name) || name.ends_with(".gguf")).collect();
     forms.sort();
     Ok(forms)
 }
@@ -81,7 +98,7 @@ pub(super) fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
     let mut file = fs::File::open(path).map_err(|error| fail(error.to_string()))?;
     let length = file.metadata().map_err(|error| fail(error.to_string()))?.len();
     let mut size = [0; 8];
-    let not_safetensors = || fail("is not a safetensors file; download it again".to_owned());
+    let not_safetensors = || fail("is not a safetensors file, or only a part of one".to_owned());
     file.read_exact(&mut size).map_err(|_| not_safetensors())?;
     let header_length = u64::from_le_bytes(size);
     if header_length > 100 << 20 {

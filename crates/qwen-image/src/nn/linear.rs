@@ -147,7 +147,7 @@ impl Linear {
             }
             Weight::Dense(_) => {}
         }
-        candle_core::bail!("fp8 needs an NVIDIA GPU, and acetate built with the `cuda` feature")
+        candle_core::bail!("fp8 needs an NVIDIA GPU, and a build with the `cuda` feature")
     }
 
     /// `(..., in)` -> `(..., out)`.

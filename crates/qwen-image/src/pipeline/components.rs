@@ -66,6 +66,7 @@ impl Components {
             Constants::load(folder, pipeline, conditioning)?.with_transformer(files.of(Component::Transformer));
         let scheduler = Scheduler::load(&folder.join("scheduler"))?;
         // Before anything large is read.
+        Transformer::check_is(&folder.join("transformer"), pipeline == PipelineKind::Layered)?;
         overlays(folder, loras)?;
         let text_encoder = match text_encoder {
             Some(shared) => shared,

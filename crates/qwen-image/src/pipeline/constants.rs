@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{error::PipelineError, options::LAYERS};
 use crate::models::{
-    LoadResult, ModelError, read_json,
+    EDIT_PLUS, LAYERED, LoadResult, ModelError, pipeline_class, read_json,
     text_encoder::{ImageProcessorBackend, TextPositions},
 };
 
@@ -25,8 +25,8 @@ impl PipelineKind {
     /// The class name in `model_index.json`.
     pub fn class_name(self) -> &'static str {
         match self {
-            Self::Layered => "QwenImageLayeredPipeline",
-            Self::EditPlus => "QwenImageEditPlusPipeline",
+            Self::Layered => LAYERED,
+            Self::EditPlus => EDIT_PLUS,
         }
     }
 }
@@ -104,12 +104,6 @@ pub enum Lightning {
     Needed(bool),
 }
 
-#[derive(Deserialize)]
-struct ModelIndex {
-    #[serde(rename = "_class_name")]
-    class_name: String,
-}
-
 impl Constants {
     /// Checks that the checkpoint is for this pipeline and reads its overrides.
     pub fn load(folder: &Path, pipeline: PipelineKind, conditioning: Conditioning) -> LoadResult<Self> {
@@ -117,12 +111,15 @@ impl Constants {
         if !index.is_file() {
             return Err(ModelError::NotFound { path: folder.to_owned() });
         }
-        let found = read_json::<ModelIndex>(&index)?.class_name;
+        let found = pipeline_class(folder)?;
         if found != pipeline.class_name() {
-            return Err(ModelError::invalid(
-                index,
-                format!("is a {found}, but this needs a {}; is it the other of the two models?", pipeline.class_name()),
-            ));
+            let mut reason = format!("is a {found}, but this needs a {}", pipeline.class_name());
+            match found.as_str() {
+                LAYERED => reason += "; the model for layers was given where the one for edits is needed",
+                EDIT_PLUS => reason += "; the model for edits was given where the one for layers is needed",
+                _ => {}
+            }
+            return Err(ModelError::invalid(index, reason));
         }
         let path = folder.join(OVERRIDES);
         let given = if path.is_file() { read_json(&path)? } else { Overrides::default() };

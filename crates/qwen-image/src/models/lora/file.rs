@@ -70,7 +70,7 @@ impl LoraFile {
 
     fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, LoraError> {
         let invalid = |reason: String| LoraError::Invalid { path: path.to_owned(), reason };
-        let not_safetensors = || invalid("is not a safetensors file; download it again".to_owned());
+        let not_safetensors = || invalid("is not a safetensors file, or only a part of one".to_owned());
         let Some((length, rest)) = bytes.split_first_chunk() else { return Err(not_safetensors()) };
         let length = u64::from_le_bytes(*length);
         if length > LONGEST_HEADER {

@@ -4,7 +4,12 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::models::{LoadResult, ModelError, lora::Modules, read_json};
+use crate::models::{
+    LoadResult, ModelError,
+    lora::Modules,
+    model_index::{self, check_class},
+    read_json,
+};
 
 /// Channels of the timestep's sinusoids.
 pub const TIME_CHANNELS: usize = 256;
@@ -13,6 +18,8 @@ pub const TIME_CHANNELS: usize = 256;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct TransformerConfig {
+    #[serde(rename = "_class_name")]
+    pub class_name: Option<String>,
     pub patch_size: usize,
     pub in_channels: usize,
     pub out_channels: Option<usize>,
@@ -30,6 +37,7 @@ pub struct TransformerConfig {
 impl Default for TransformerConfig {
     fn default() -> Self {
         Self {
+            class_name: None,
             patch_size: 2,
             in_channels: 64,
             out_channels: Some(16),
@@ -64,6 +72,19 @@ impl TransformerConfig {
         Ok(config)
     }
 
+    /// Checks that this is the transformer of the layered model, or of an edit model.
+    pub fn check_is(&self, layered: bool, path: &Path) -> LoadResult<()> {
+        let flags =
+            [("use_additional_t_cond", self.use_additional_t_cond), ("use_layer3d_rope", self.use_layer3d_rope)];
+        let Some((flag, value)) = flags.into_iter().find(|(_, value)| *value != layered) else { return Ok(()) };
+        let (this, other) = if layered { ("layers", "edits") } else { ("edits", "layers") };
+        let reason = format!(
+            "`{flag}` is {value}, as in a model for {other}, but this checkpoint is for {this}; give it the transformer \
+             of its own model"
+        );
+        Err(ModelError::invalid(path, reason))
+    }
+
     /// All linear layers, which are what a LoRA may change.
     pub fn linears(&self) -> Modules {
         let dim = self.inner_dim();
@@ -92,6 +113,7 @@ impl TransformerConfig {
     }
 
     pub fn check(&self, path: &Path) -> LoadResult<()> {
+        check_class(path, self.class_name.as_deref(), model_index::TRANSFORMER)?;
         let fail = |reason: String| Err(ModelError::invalid(path, reason));
         if self.guidance_embeds {
             return fail("`guidance_embeds` is true; guidance-distilled checkpoints are not supported".into());

@@ -90,6 +90,14 @@ pub struct Branch<'a> {
 }
 
 impl Transformer {
+    /// Checks the configuration in a component's folder: that of the layered model, or of an edit model.
+    ///
+    /// # Errors
+    /// If it is another model's, or cannot be read.
+    pub fn check_is(folder: &Path, layered: bool) -> LoadResult<()> {
+        TransformerConfig::read(folder)?.check_is(layered, &folder.join("config.json"))
+    }
+
     /// Loads the `transformer/` folder of a checkpoint onto a device.
     pub fn load(folder: &Path, device: &Device, dtype: DType) -> LoadResult<Self> {
         Self::load_with(folder, LoadContext::new(device, dtype), BlockPlacement::OnDevice, false)

@@ -4,11 +4,16 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::models::{LoadResult, ModelError};
+use crate::models::{
+    LoadResult, ModelError,
+    model_index::{self, check_class},
+};
 
 /// Names as in diffusers, including their spelling.
 #[derive(Debug, Clone, Deserialize)]
 pub struct VaeConfig {
+    #[serde(rename = "_class_name")]
+    pub class_name: Option<String>,
     #[serde(default = "default_base_dim")]
     pub base_dim: usize,
     #[serde(default = "default_z_dim")]
@@ -48,6 +53,7 @@ fn default_input_channels() -> usize {
 
 impl VaeConfig {
     pub fn check(&self, path: &Path) -> LoadResult<()> {
+        check_class(path, self.class_name.as_deref(), model_index::VAE)?;
         let fail = |reason: String| Err(ModelError::invalid(path, reason));
         if self.dim_mult.len() != self.temperal_downsample.len() + 1 {
             return fail("`dim_mult` must have one entry more than `temperal_downsample`".into());

@@ -86,7 +86,52 @@ fn no_checkpoint_at_all() {
 
 #[test]
 fn the_other_of_the_two_models() {
-    insta::assert_snapshot!(Broken::new("edit").decompose_error(), @"CHECKPOINT/model_index.json: is a QwenImageEditPlusPipeline, but this needs a QwenImageLayeredPipeline; is it the other of the two models?");
+    insta::assert_snapshot!(Broken::new("edit").decompose_error(), @"CHECKPOINT/model_index.json: is a QwenImageEditPlusPipeline, but this needs a QwenImageLayeredPipeline; the model for edits was given where the one for layers is needed");
+}
+
+#[test]
+fn a_folder_that_mixes_the_two_models() {
+    for (checkpoint, other, wanted) in [("layered", "edit", "layers"), ("edit", "layered", "edits")] {
+        let broken = Broken::new(checkpoint);
+        fs::remove_dir_all(broken.path("transformer")).unwrap();
+        fs::create_dir(broken.path("transformer")).unwrap();
+        copy(&golden(&format!("checkpoints/{other}/transformer")), &broken.path("transformer"));
+        let error = if checkpoint == "layered" { broken.decompose_error() } else { broken.edit_error() };
+        let place = "CHECKPOINT/transformer/config.json: `use_additional_t_cond` is ";
+        assert!(error.starts_with(place) && error.contains(&format!("this checkpoint is for {wanted}")), "{error}");
+        assert_eq!(broken.checked(), [error]);
+    }
+}
+
+#[test]
+fn components_of_other_classes() {
+    let broken = Broken::new("layered");
+    broken.set("transformer/config.json", "_class_name", "FluxTransformer2DModel".into());
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/config.json: `_class_name` is FluxTransformer2DModel; QwenImageTransformer2DModel is needed");
+    let broken = Broken::new("layered");
+    broken.set("vae/config.json", "_class_name", "AutoencoderKLWan".into());
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/vae/config.json: `_class_name` is AutoencoderKLWan; AutoencoderKLQwenImage is needed");
+    let broken = Broken::new("layered");
+    broken.set("model_index.json", "transformer", serde_json::json!(["diffusers", "FluxTransformer2DModel"]));
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/model_index.json: `transformer` is FluxTransformer2DModel; QwenImageTransformer2DModel is needed");
+}
+
+#[test]
+fn a_shard_outside_the_folder() {
+    let broken = Broken::new("edit");
+    for name in ["../secret.safetensors", "/etc/secret.safetensors", "a/b.safetensors", ""] {
+        let map = serde_json::json!({ "model.embed_tokens.weight": name });
+        broken.set("text_encoder/model.safetensors.index.json", "weight_map", map);
+        let error = broken.edit_error();
+        assert!(error.contains("model.safetensors.index.json: names the shard") && error.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn weights_under_another_name() {
+    let broken = Broken::new("layered");
+    fs::rename(broken.path(SINGLE), broken.path("transformer/diffusion_pytorch_model.fp16.safetensors")).unwrap();
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/diffusion_pytorch_model.fp16.safetensors: has another name than the weights that are read, diffusion_pytorch_model.safetensors or model.safetensors; a variant must be renamed");
 }
 
 #[test]
@@ -121,7 +166,7 @@ fn half_a_file() {
 fn not_safetensors() {
     let broken = Broken::new("layered");
     fs::write(broken.path(SINGLE), "<!DOCTYPE html><title>Sign in</title>").unwrap();
-    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/diffusion_pytorch_model.safetensors: is not a safetensors file; download it again");
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT/transformer/diffusion_pytorch_model.safetensors: is not a safetensors file, or only a part of one");
 }
 
 #[test]

@@ -416,6 +416,9 @@ in_either! {
     /// The number of jobs that live workers run.
     async fn running_in(&self, scope: &Scope) -> Result<u64, JobError>;
 
+    /// Jobs whose worker has not been heard of for the length of its lease, and that nobody has claimed since.
+    async fn abandoned_in(&self, scope: &Scope, limit: u32) -> Result<Vec<JobId>, JobError>;
+
     /// How many jobs of each tenant live workers run.
     async fn tenants_running(&self) -> Result<BTreeMap<String, u64>, JobError>;
 }

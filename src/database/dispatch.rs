@@ -113,7 +113,7 @@ impl LiveWorker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KindCounts {
     pub kind: JobKind,
-    /// Queued and due, but not dispatched.
+    /// Due, but not dispatched: queued, or left by a worker that died.
     pub waiting: u64,
     /// Queued for a later time: scheduled, or waiting for the next attempt.
     pub scheduled: u64,

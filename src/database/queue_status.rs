@@ -39,7 +39,7 @@ pub struct PauseStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct KindStatus {
     pub kind: JobKind,
-    /// Queued and due, but not dispatched.
+    /// Due, but not dispatched: queued, or left by a worker that died.
     pub waiting: u64,
     /// Queued for a later time: scheduled, or waiting for the next attempt.
     pub scheduled: u64,

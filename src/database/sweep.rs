@@ -6,12 +6,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{backend::JobStore, row_mapping::Columns};
+use super::{CancelOutcome, Scope, backend::JobStore, row_mapping::Columns};
 use crate::job::{BatchId, JobError, JobId, JobState};
 
 /// How often a batch is looked through until nothing is left to cancel. A worker may return a job to the queue behind
 /// the sweep, so that one look can miss it.
 const MOST_LOOKS: usize = 10;
+
+/// The number of jobs of dead workers that one look ends.
+const ABANDONED: u32 = 1000;
 
 /// A job's place in the order of arrival: what comes after it is the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +94,8 @@ impl JobStore {
         let mut cancelled = 0;
         for _ in 0..MOST_LOOKS {
             // Before the queued ones: a running job that was asked to stop is not returned to the queue.
-            let mut found = self.cancel_running(batch, id).await?;
+            let asked = self.cancel_running(batch, id).await?;
+            let mut found = self.cancel_abandoned(batch).await?.max(asked);
             let mut more = go_on(found);
             let mut after = None;
             while more {
@@ -110,6 +114,18 @@ impl JobStore {
             }
         }
         Ok(cancelled)
+    }
+
+    /// Ends the jobs of dead workers, who were asked and cannot answer; some may have been asked by an earlier
+    /// cancellation.
+    async fn cancel_abandoned(&self, batch: &BatchId) -> Result<u64, JobError> {
+        let mut ended = 0;
+        for id in self.abandoned_in(&Scope::Batch(batch.clone()), ABANDONED).await? {
+            if self.cancel(id, &|_| false).await? == CancelOutcome::Cancelled {
+                ended += 1;
+            }
+        }
+        Ok(ended)
     }
 
     /// Requeues the ended jobs that the rules choose, with all their attempts; returns them. For `go_on`, see

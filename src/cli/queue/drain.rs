@@ -10,6 +10,8 @@ use crate::{
     cli::{Failure, global::GlobalArgs, output},
 };
 
+/// The most jobs of dead workers that are counted.
+const MOST_SHOWN: u32 = 10_000;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub async fn drain(global: &GlobalArgs, submitter: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
@@ -38,8 +40,13 @@ pub async fn drain(global: &GlobalArgs, submitter: &Submitter, args: &ScopeArgs)
             }
         }
     }
+    let abandoned = submitter.jobs.abandoned_in(&scope, MOST_SHOWN).await?.len();
     if args.json {
-        return output::json(&json!({ "paused": scope.to_string(), "running": 0 }));
+        return output::json(&json!({ "paused": scope.to_string(), "running": 0, "abandoned": abandoned }));
     }
-    output::line(&format!("{scope}: drained, no job is running; {resume} starts jobs again"))
+    let idle = match u64::try_from(abandoned).unwrap_or_default() {
+        0 => "no job is running".to_owned(),
+        jobs => format!("no live worker runs a job; {} of workers that died will run again", output::count(jobs, "job")),
+    };
+    output::line(&format!("{scope}: drained, {idle}; {resume} starts jobs again"))
 }

@@ -147,14 +147,16 @@ impl PostgresJobStore {
     pub async fn kind_counts(&self) -> Result<Vec<KindCounts>, JobError> {
         let query = sqlx::query(
             "WITH unfinished AS (
-                SELECT kind, COUNT(*) FILTER (WHERE state = 'queued' AND available_at <= acetate_now()) AS due,
+                SELECT kind, COUNT(*) FILTER (WHERE state = 'queued' AND available_at <= acetate_now()
+                                          OR state = 'running' AND lease_until <= acetate_now()) AS due,
                        COUNT(*) FILTER (WHERE state = 'queued' AND available_at > acetate_now()) AS scheduled,
                        COUNT(*) FILTER (WHERE state = 'running' AND lease_until > acetate_now()) AS running
                   FROM jobs WHERE state IN ('queued', 'running') GROUP BY kind),
              sent AS (
                 SELECT kind, COUNT(DISTINCT job) AS jobs FROM outbox
                  WHERE topic = 'dispatch' AND taken_until > acetate_now()
-                   AND (SELECT state = 'queued' FROM jobs WHERE jobs.id = outbox.job) GROUP BY kind)
+                   AND (SELECT state = 'queued' OR state = 'running' AND lease_until <= acetate_now()
+                          FROM jobs WHERE jobs.id = outbox.job) GROUP BY kind)
              SELECT kind, due, scheduled, running, LEAST(due, COALESCE(sent.jobs, 0)) AS dispatched
                FROM unfinished LEFT JOIN sent USING (kind) ORDER BY kind",
         );
@@ -172,6 +174,20 @@ impl PostgresJobStore {
         .bind(scope)
         .bind(name);
         self.one(query).await?.map_or(Ok(0), |row| row.small("jobs"))
+    }
+
+    pub async fn abandoned_in(&self, scope: &Scope, limit: u32) -> Result<Vec<JobId>, JobError> {
+        let (scope, name) = scope.columns();
+        let query = sqlx::query(
+            "SELECT id FROM jobs
+              WHERE state = 'running' AND lease_until <= acetate_now()
+                AND ($1 = 'all' OR ($1 = 'kind' AND kind = $2) OR ($1 = 'batch' AND batch = $2))
+              ORDER BY lease_until LIMIT $3",
+        )
+        .bind(scope)
+        .bind(name)
+        .bind(i64::from(limit));
+        self.all(query).await?.iter().map(|row| row.word("id")).collect()
     }
 
     pub async fn tenants_running(&self) -> Result<BTreeMap<String, u64>, JobError> {

@@ -22,6 +22,8 @@ pub(super) enum Fault {
     Failover,
     /// The server does not have what this connection prepared: a pooler gives each transaction another session.
     SharedSession,
+    /// Another transaction was in the way. The connection can be used, and the statement may be repeated.
+    Conflict,
     /// The statement failed, the connection can be used.
     Statement,
     /// The statement failed, and the connection is broken; repeating it would fail again.
@@ -42,6 +44,8 @@ pub(super) fn fault(error: &sqlx::Error) -> Fault {
                 "57P01" | "57P02" | "57P03" | "25P02" => Fault::Connection,
                 // Named statements exist per session: missing, or there already.
                 "26000" | "42P05" => Fault::SharedSession,
+                // A serialization failure, and a deadlock.
+                "40001" | "40P01" => Fault::Conflict,
                 // A newer version has changed the tables.
                 "0A000" if error.message().contains("cached plan") => Fault::Connection,
                 code if code.starts_with("08") => Fault::Connection,
@@ -67,7 +71,12 @@ pub(super) fn statement_error(url: &PostgresUrl, error: sqlx::Error) -> JobError
                 error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
             JobError::invalid("request", format!("the job database cannot store it ({code}: {reason})"))
         }
-        Fault::Connection | Fault::Failover | Fault::SharedSession | Fault::Statement | Fault::Broken => {
+        Fault::Connection
+        | Fault::Failover
+        | Fault::SharedSession
+        | Fault::Conflict
+        | Fault::Statement
+        | Fault::Broken => {
             JobError::database(format!("{url}: {}", explain(url, &error))).caused_by(error)
         }
     }
@@ -203,6 +212,7 @@ fn advice(url: &PostgresUrl, code: &str, message: &str) -> Option<String> {
             "this server is a replica or read-only; name the primary in ACETATE__STATUS__URL, or all hosts with \
              target_session_attrs=read-write"
         }
+        "40001" | "40P01" => "other transactions were in the way each time; what else writes into acetate's tables?",
         "55P03" => "another session holds a lock on the tables; acetate retries",
         _ => return None,
     };

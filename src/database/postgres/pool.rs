@@ -30,6 +30,9 @@ use crate::job::JobError;
 const REPLY_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long an idle connection may take to show that it is alive.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a statement that another transaction was in the way of is repeated, each time after a longer pause.
+const MOST_CONFLICTS: u32 = 8;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
 /// Idle connections are closed after a while: through a pooler, each may hold one of the server's.
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
 /// After this time a connection is replaced, so that it follows changes of names and certificates.
@@ -129,7 +132,7 @@ impl Connections {
     }
 
     async fn work(&self, work: Work<'_>) -> Result<Answer, JobError> {
-        let mut last_try = false;
+        let (mut last_try, mut conflicts) = (false, 0);
         loop {
             let mut lent = self.lend().await?;
             let (sessions, mode) = (&self.connector().sessions, self.mode());
@@ -146,7 +149,16 @@ impl Connections {
             };
             let fault = fault(&error);
             match fault {
-                Fault::Data | Fault::Statement => {
+                Fault::Conflict if conflicts < MOST_CONFLICTS => {
+                    if clean {
+                        lent.give_back();
+                    }
+                    conflicts += 1;
+                    debug!(%error, "the statement is repeated");
+                    tokio::time::sleep(CONFLICT_PAUSE * conflicts).await;
+                    continue;
+                }
+                Fault::Data | Fault::Conflict | Fault::Statement => {
                     if clean {
                         lent.give_back();
                     }

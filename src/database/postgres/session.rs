@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+/// Whatever the database or the role has for a default: the statements are made for this level.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 /// The server's statement timeout.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -45,15 +47,17 @@ impl Sessions {
         // server, that is the pooler's business.
         let keepalives = [("idle", "30"), ("interval", "10"), ("count", "3")]
             .map(|(name, value)| pair(&format!("tcp_keepalives_{name}"), value));
-        let own = [&limits, keepalives.as_slice(), settings].concat();
+        // Last, because it is no matter of taste: under a stricter level, statements fail that wait for each other.
+        let isolation = [pair("default_transaction_isolation", "read committed")];
+        let own = [&limits, keepalives.as_slice(), settings, &isolation].concat();
         let shared = [limits.as_slice(), settings].concat();
         let unlimited =
             [settings, &[pair("statement_timeout", "0"), pair("idle_in_transaction_session_timeout", "0")]].concat();
         Self {
             mode: AtomicU8::new(mode as u8),
             own: set_all(&own, false).into(),
-            begin: format!("BEGIN; {}", set_all(&shared, true)).into(),
-            begin_unlimited: format!("BEGIN; {}", set_all(&unlimited, true)).into(),
+            begin: format!("{BEGIN}; {}", set_all(&shared, true)).into(),
+            begin_unlimited: format!("{BEGIN}; {}", set_all(&unlimited, true)).into(),
         }
     }
 
@@ -106,7 +110,10 @@ mod tests {
         let settings = [("search_path".to_owned(), "a, \"b'c\\\"".to_owned())];
         let sessions = Sessions::new(&settings, Mode::Unknown);
         let begin = sessions.begin();
-        assert!(begin.starts_with("BEGIN; SELECT set_config('statement_timeout', '30000', true), "), "{begin}");
+        let start = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '30000', true), ";
+        assert!(begin.starts_with(start), "{begin}");
+        let own = sessions.settings();
+        assert!(own.ends_with("set_config('default_transaction_isolation', 'read committed', false)"), "{own}");
         assert!(begin.ends_with("set_config('search_path', E'a, \"b''c\\\\\"', true)"), "{begin}");
         assert!(sessions.settings().contains("tcp_keepalives_idle") && !begin.contains("tcp_keepalives_idle"));
         assert_eq!(sessions.mode(), Mode::Unknown);

@@ -130,9 +130,11 @@ impl SqliteJobStore {
             "WITH sent AS (
                 SELECT kind, COUNT(DISTINCT job) AS jobs FROM outbox
                  WHERE topic = 'dispatch' AND taken_until IS NOT NULL AND taken_until > ?1
-                   AND (SELECT state = 'queued' FROM jobs WHERE jobs.id = outbox.job) GROUP BY kind),
+                   AND (SELECT state = 'queued' OR state = 'running' AND lease_until <= ?1
+                          FROM jobs WHERE jobs.id = outbox.job) GROUP BY kind),
              unfinished AS (
-                SELECT kind, COUNT(*) FILTER (WHERE state = 'queued' AND available_at <= ?1) AS due,
+                SELECT kind, COUNT(*) FILTER (WHERE state = 'queued' AND available_at <= ?1
+                                          OR state = 'running' AND lease_until <= ?1) AS due,
                        COUNT(*) FILTER (WHERE state = 'queued' AND available_at > ?1) AS scheduled,
                        COUNT(*) FILTER (WHERE state = 'running' AND lease_until > ?1) AS running
                   FROM jobs WHERE state IN ('queued', 'running') GROUP BY kind)
@@ -161,6 +163,24 @@ impl SqliteJobStore {
         .await
         .map_err(database)?;
         row.small("jobs")
+    }
+
+    pub async fn abandoned_in(&self, scope: &Scope, limit: u32) -> Result<Vec<JobId>, JobError> {
+        let (scope, name) = scope.columns();
+        let rows = sqlx::query(
+            "SELECT id FROM jobs
+              WHERE state = 'running' AND lease_until <= ?3
+                AND (?1 = 'all' OR (?1 = 'kind' AND kind = ?2) OR (?1 = 'batch' AND batch = ?2))
+              ORDER BY lease_until LIMIT ?4",
+        )
+        .bind(scope)
+        .bind(name)
+        .bind(now_ms())
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(database)?;
+        rows.iter().map(|row| row.word("id")).collect()
     }
 
     pub async fn tenants_running(&self) -> Result<BTreeMap<String, u64>, JobError> {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use acetate::{
     database::{Claim, DatabaseUrl, Fenced, JobStore, OutboxMode},
-    job::{ErrorClass, JobError, JobId},
+    job::{ErrorClass, JobError, JobId, JobState},
 };
 use lapin::{BasicProperties, options::BasicPublishOptions};
 use serde_json::{Value, json};
@@ -53,6 +53,36 @@ impl OwnDatabase {
 
     async fn drop(self) {
         admin(&postgres_url(), &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+}
+
+/// The statements wait for each other's rows, which stricter levels refuse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn stricter_isolation_levels_of_the_database_do_not_matter() {
+    for level in ["repeatable read", "serializable"] {
+        let database = OwnDatabase::new("").await;
+        let set = format!("ALTER DATABASE {} SET default_transaction_isolation = '{level}'", database.name);
+        admin(&postgres_url(), &set).await;
+        let status = open(&database.url).await;
+        let name = batch("strict");
+        let ids = submitted_batch(&status, &name, 40).await;
+        let mut beats = tokio::task::JoinSet::new();
+        for id in ids.iter().take(20).copied() {
+            let (status, epoch) = (status.clone(), take(&status, id, "one", LEASE).await.epoch);
+            // Until its job ends, as a worker does.
+            beats.spawn(async move {
+                while let Fenced::Held(beat) = status.heartbeat(id, epoch, LEASE, None).await.unwrap() {
+                    if beat.cancel_requested {
+                        status.cancelled(id, epoch).await.unwrap();
+                    }
+                }
+            });
+        }
+        assert_eq!(status.cancel_batch(&name).await.unwrap(), 40, "{level}");
+        beats.join_all().await;
+        assert_eq!(status.count().await.unwrap(), [(JobState::Cancelled, 40)], "{level}");
+        drop(status);
+        database.drop().await;
     }
 }
 

@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use acetate::{
     database::{
-        Admission, CancelId, Claim, ErrorCount, Fenced, JobStore, PruneRules, RetryRules, SubmitOptions, Submitted,
+        Admission, CancelId, Claim, ErrorCount, Fenced, JobStore, PruneRules, RetryRules, Scope, SubmitOptions,
+        Submitted,
     },
     job::{BatchId, ErrorRecord, JobError, JobId, JobState},
 };
@@ -19,6 +20,7 @@ on_both!(
     the_age_of_a_job_is_by_the_databases_clock,
     pages_of_old_jobs_pass_by_those_that_stay,
     a_job_that_goes_back_to_the_queue_during_a_cancel_is_cancelled_too,
+    a_cancelled_batch_ends_the_jobs_of_dead_workers,
     a_cancel_that_is_stopped_is_continued,
     cancelled_jobs_take_their_unsent_dispatches_along,
     a_batch_is_retried_by_state_and_code,
@@ -167,6 +169,37 @@ async fn a_job_that_goes_back_to_the_queue_during_a_cancel_is_cancelled_too(data
     });
     assert_eq!(cancelled.await.unwrap(), 1500);
     assert_eq!(status.count().await.unwrap(), [(JobState::Cancelled, 1500)]);
+}
+
+async fn a_cancelled_batch_ends_the_jobs_of_dead_workers(database: Database) {
+    let status = database.service().await;
+    let name = batch("dead");
+    let ids = submitted_batch(&status, &name, 4).await;
+    take(&status, ids[0], "gone", NO_TIME).await;
+    let asked = take(&status, ids[1], "alive", LEASE).await.epoch;
+    // Its worker dies after it was asked.
+    take(&status, ids[2], "gone", Duration::from_millis(300)).await;
+    assert_eq!(status.cancel_running(&name, CancelId::new()).await.unwrap(), 3);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let scope = Scope::Batch(name.clone());
+    let composite = async || {
+        let counts = status.kind_counts().await.unwrap();
+        counts.first().map(|counts| (counts.waiting + counts.dispatched, counts.running))
+    };
+    assert_eq!(composite().await, Some((3, 1)), "what dead workers left waits");
+    assert_eq!(status.abandoned_in(&scope, 10).await.unwrap(), [ids[0], ids[2]]);
+    assert_eq!(status.running_in(&scope).await.unwrap(), 1);
+
+    // Two of dead workers, and one that waits.
+    assert_eq!(status.cancel_batch(&name).await.unwrap(), 3);
+    assert_eq!(status.abandoned_in(&scope, 10).await.unwrap(), []);
+    let summary = status.batch_summary(&name).await.unwrap().unwrap();
+    assert_eq!(summary.states, [(JobState::Cancelled, 3), (JobState::Running, 1)]);
+    assert_eq!(attempts(&status, ids[0]).await[0].outcome.as_deref(), Some("lost"));
+    assert!(matches!(status.cancelled(ids[1], asked).await.unwrap(), Fenced::Held(_)));
+    let told = status.outbox_take(100, LEASE).await.unwrap();
+    let told: BTreeSet<_> = told.iter().filter(|row| row.topic.as_str() == "job.cancelled").map(|row| row.job).collect();
+    assert_eq!(told, ids.iter().copied().collect());
 }
 
 async fn a_cancel_that_is_stopped_is_continued(database: Database) {

@@ -72,6 +72,7 @@ pub async fn serve_api(
     }
     let broken = working.as_ref().map(|worker| worker.broken.clone()).unwrap_or_default();
     let liveness = Liveness::of(&queue);
+    let probed = stores.clone();
     let api = Api::new(Parts {
         settings,
         models: Arc::new(models),
@@ -82,7 +83,7 @@ pub async fn serve_api(
             (true, false) => Dispatcher::Nobody,
             (true, true) | (false, _) => Dispatcher::Wake(wake),
         },
-        probes: Probes::new(jobs.clone(), queue.clone(), metrics, works, broken, shutdown.drain.clone()),
+        probes: Probes::new(jobs.clone(), queue.clone(), probed, metrics, works, broken, shutdown.drain.clone()),
         resident: working.as_ref().map(|worker| worker.engine.resident()),
         is_dead: Arc::new(move |worker| liveness.is_dead(worker)),
         stop: stop.clone(),

@@ -53,5 +53,6 @@ pub use row::{Attempt, JobRow, LeaseState, Published, Rejection};
 pub use sqlite::SqliteJobStore;
 pub use sweep::{CancelId, ErrorCount, RetryRules, SweepCursor, Swept};
 pub use tombstone::Admission;
+pub(crate) use transitions::exhausted_by;
 pub use url::{DatabaseOptions, DatabaseUrl, OutboxMode};
 pub use webhook::{WebhookId, WebhookRow};

@@ -33,6 +33,9 @@ pub struct PauseStatus {
     /// Why, if acetate paused it and not a person.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What may be a mistake: no job is in this batch yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remark: Option<&'static str>,
 }
 
 /// The unfinished jobs of one kind.
@@ -75,14 +78,27 @@ impl JobStore {
             let limit = rules.limit_of(&tenant);
             TenantStatus { tenant, running, limit }
         };
+        let mut paused = Vec::with_capacity(pauses.len());
+        for pause in &pauses {
+            paused.push(PauseStatus { remark: self.remark_on(&pause.scope).await?, ..PauseStatus::from(pause) });
+        }
         Ok(QueueStatus {
             window: rules.window_of(workers),
             workers: workers.workers,
             slots: workers.slots,
-            paused: pauses.iter().map(PauseStatus::from).collect(),
+            paused,
             kinds: JobKind::ALL.into_iter().map(kind).collect(),
             tenants: self.tenants_running().await?.into_iter().map(tenant).collect(),
         })
+    }
+}
+
+impl JobStore {
+    /// What a person who pauses this should know.
+    pub async fn remark_on(&self, scope: &Scope) -> Result<Option<&'static str>, JobError> {
+        let Scope::Batch(batch) = scope else { return Ok(None) };
+        let is_empty = self.batch_rows(batch, None, 1).await?.is_empty();
+        Ok(is_empty.then_some("no job is in this batch yet"))
     }
 }
 
@@ -94,6 +110,7 @@ impl From<&Pause> for PauseStatus {
             name: Some(name).filter(|name| !name.is_empty()),
             paused_at: pause.paused_at,
             reason: pause.reason.clone(),
+            remark: None,
         }
     }
 }

@@ -42,7 +42,7 @@ pub struct RetryRules {
     pub batch: BatchId,
     /// `failed`, `cancelled` or both; jobs in other states are left alone.
     pub states: Vec<JobState>,
-    /// Only jobs whose error has one of these codes. Empty: any.
+    /// Only jobs whose error has one of these codes, or that have no attempts left after such an error. Empty: any.
     pub codes: Vec<String>,
     /// Only jobs that this cancellation of the batch cancelled. Absent: any.
     pub cancel: Option<CancelId>,
@@ -157,7 +157,12 @@ impl RetryRules {
     /// The beginnings of the stored errors, whose first field is the code. The whole text cannot be read as JSON by
     /// Postgres, because a message may contain `\u0000`.
     pub(super) fn beginnings(&self) -> Vec<String> {
-        self.codes.iter().map(|code| format!("{{\"code\":{},", serde_json::Value::from(code.as_str()))).collect()
+        let exhausted = JobError::AttemptsExhausted { attempts: 0, last: String::new(), cause: None };
+        let beginnings = |code: &String| {
+            let code = serde_json::Value::from(code.as_str());
+            [format!("{{\"code\":{code},"), format!("{{\"code\":\"{}\",\"cause\":{code},", exhausted.code())]
+        };
+        self.codes.iter().flat_map(beginnings).collect()
     }
 }
 
@@ -191,6 +196,10 @@ mod tests {
         let error = ErrorRecord::from(&JobError::storage("/x", "bro\0ken"));
         let stored = serde_json::to_string(&error).unwrap();
         assert!(stored.starts_with(&rules("storage").beginnings()[0]), "{stored}");
+        let exhausted = super::super::transitions::exhausted_by(5, &error);
+        let stored = serde_json::to_string(&ErrorRecord::from(&exhausted)).unwrap();
+        assert!(stored.starts_with(&rules("storage").beginnings()[1]), "{stored}");
+        assert!(stored.starts_with(&rules("attempts_exhausted").beginnings()[0]), "{stored}");
         for other in ["stor", "storage\"", "queue", ""] {
             assert!(!stored.starts_with(&rules(other).beginnings()[0]), "{other}");
         }

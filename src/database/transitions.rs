@@ -53,8 +53,15 @@ pub(super) fn standing(row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> Standi
 
 /// The error of a job that has no attempts left.
 pub(super) fn exhausted(row: &JobRow) -> JobError {
-    let last = row.error.as_ref().map_or("its worker died", |error| error.message.as_str()).to_owned();
-    JobError::AttemptsExhausted { attempts: row.attempts, last }
+    match &row.error {
+        Some(last) => exhausted_by(row.attempts, last),
+        None => JobError::AttemptsExhausted { attempts: row.attempts, last: "its worker died".to_owned(), cause: None },
+    }
+}
+
+/// The same, with the error of the last attempt.
+pub(crate) fn exhausted_by(attempts: u32, last: &ErrorRecord) -> JobError {
+    JobError::AttemptsExhausted { attempts, last: last.message.clone(), cause: Some(last.code.clone()) }
 }
 
 /// Whether a message's fingerprint differs from the row's. The row's is computed from its request, which a newer

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics;
-use crate::{database::JobStore, queue::Queue, telemetry::Metrics};
+use crate::{database::JobStore, queue::Queue, store::Stores, telemetry::Metrics};
 
 /// How long a probe waits for the database.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,6 +35,8 @@ pub struct Probes {
     pub broken: CancellationToken,
     /// Set once the worker accepts no more jobs.
     pub leaving: CancellationToken,
+    /// Those of the worker.
+    stores: Stores,
     database: Arc<Mutex<Option<LastAnswer>>>,
 }
 
@@ -45,13 +47,14 @@ impl Probes {
     pub fn new(
         jobs: JobStore,
         queue: Queue,
+        stores: Stores,
         metrics: Metrics,
         works: bool,
         broken: CancellationToken,
         leaving: CancellationToken,
     ) -> Self {
         super::metrics::describe_database();
-        Self { jobs, queue, metrics, works, broken, leaving, database: Arc::default() }
+        Self { jobs, queue, stores, metrics, works, broken, leaving, database: Arc::default() }
     }
 
     async fn database(&self) -> Result<(), String> {
@@ -72,6 +75,15 @@ impl Probes {
         };
         *last = Some((Instant::now(), result.clone()));
         result
+    }
+
+    /// What the last job that could not write found, until the store takes objects again.
+    async fn store(&self) -> Result<(), String> {
+        let Some(trouble) = self.stores.trouble() else { return Ok(()) };
+        match tokio::time::timeout(TIMEOUT, self.stores.own_is_usable()).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => Err(trouble),
+        }
     }
 }
 
@@ -101,9 +113,11 @@ pub async fn readyz(State(probes): State<Probes>) -> Response {
     };
     let device = if probes.broken.is_cancelled() { Err("not usable, see the log".to_owned()) } else { Ok(()) };
     let leaving = if probes.leaving.is_cancelled() { Err("accepts no more jobs".to_owned()) } else { Ok(()) };
-    let checks = [("queue", queue), ("database", probes.database().await), ("device", device), ("worker", leaving)];
+    let (database, store) = tokio::join!(probes.database(), probes.store());
+    let checks = [("queue", queue), ("database", database), ("store", store), ("device", device), ("worker", leaving)];
     // A process that only accepts jobs can do so while the queue is blocked.
-    let ready = checks.iter().all(|(name, result)| result.is_ok() || *name == "queue" && !probes.works);
+    let ready =
+        checks.iter().all(|(name, result)| result.is_ok() || matches!(*name, "queue" | "store") && !probes.works);
     let shown: serde_json::Map<String, Value> = checks
         .into_iter()
         .map(|(name, result)| (name.to_owned(), result.map_or_else(Value::from, |()| Value::from("ok"))))

@@ -27,7 +27,7 @@ impl JobRequest {
             Some(Value::Bool(reuse)) => reuse,
             Some(other) => return Err(JobError::invalid("reuse", format!("{other} is not true or false"))),
         };
-        let request = Self::from_value(message)?;
+        let request = Self::from_value(message).map_err(with_those_beside)?;
         if reuse {
             request.check_reuse()?;
         }
@@ -51,5 +51,16 @@ impl JobRequest {
         let parameter = self.seed_parameter().unwrap_or_default().join(".");
         let reason = "needs a seed: without one, each job has noise of its own, and no other job has the same result";
         Err(JobError::invalid("reuse", format!("{reason}; set params.{parameter}")))
+    }
+}
+
+/// Names these among the fields that a message may have.
+fn with_those_beside(error: JobError) -> JobError {
+    match error {
+        JobError::InvalidRequest { field, reason } if reason.contains("expected one of `version`") => {
+            let reason = reason.replacen("expected one of ", "expected one of `not_before`, `reuse`, ", 1);
+            JobError::InvalidRequest { field, reason }
+        }
+        other => other,
     }
 }

@@ -69,7 +69,12 @@ pub enum JobError {
     #[error("device {device} is out of memory: {reason}")]
     OutOfMemory { device: String, reason: String, source: Option<Cause> },
     #[error("quarantined after {attempts} attempts; the last one ended with: {last}")]
-    AttemptsExhausted { attempts: u32, last: String },
+    AttemptsExhausted {
+        attempts: u32,
+        last: String,
+        /// The code of the last attempt's error, if it had one.
+        cause: Option<String>,
+    },
     #[error("took longer than the limit of {seconds} s (worker.job_timeout_seconds)")]
     TimedOut { seconds: f64 },
     #[error("cancelled")]
@@ -207,12 +212,19 @@ impl JobError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorRecord {
     pub code: String,
+    /// The code of the last attempt's error, for `attempts_exhausted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     pub class: ErrorClass,
     pub message: String,
 }
 
 impl From<&JobError> for ErrorRecord {
     fn from(error: &JobError) -> Self {
-        Self { code: error.code().to_owned(), class: error.class(), message: error.to_string() }
+        let cause = match error {
+            JobError::AttemptsExhausted { cause, .. } => cause.clone(),
+            _ => None,
+        };
+        Self { code: error.code().to_owned(), cause, class: error.class(), message: error.to_string() }
     }
 }

@@ -30,6 +30,7 @@ pub(super) fn input_error(input: &str, error: Error) -> JobError {
         ErrorKind::PermissionDenied => {
             JobError::InputForbidden { input, reason: "permission denied; make the file readable".to_owned() }
         }
+        ErrorKind::InvalidFilename => JobError::invalid("input", "has a name that is too long for the file system"),
         _ => JobError::input_unreachable(input, format!("cannot read it: {error}")).caused_by(error),
     }
 }

@@ -1,7 +1,10 @@
 //! Everything that a process reads and writes: its own store, the inputs that it may read, and the roots where results
 //! may go, with one client.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use super::{
     FolderStore, InputReader, ObjectKey, S3Client, S3Settings, S3Store, Store, Trust, allow::AllowList, key::INPUTS,
@@ -29,6 +32,8 @@ pub struct Stores {
     inputs: InputReader,
     outputs: Option<AllowList>,
     client: S3Client,
+    /// Why the own store could not be used when it was last tried; absent if it could.
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl Stores {
@@ -51,12 +56,24 @@ impl Stores {
         };
         let (allowed, outputs) = lists.unzip();
         let web = settings.http_inputs.then(|| WebLimits::of(&settings.s3));
-        Ok(Self { own, inputs: InputReader::new(client.clone(), allowed, web), outputs, client })
+        Ok(Self { own, inputs: InputReader::new(client.clone(), allowed, web), outputs, client, trouble: Arc::default() })
     }
 
     /// The store of `store.url`.
     pub fn own(&self) -> &Store {
         &self.own
+    }
+
+    /// Tries whether the own store takes objects, which [`Stores::trouble`] then tells.
+    pub async fn own_is_usable(&self) -> Result<(), JobError> {
+        let result = self.own.check().await;
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = result.as_ref().err().map(ToString::to_string);
+        result
+    }
+
+    /// Why the own store could not be used when it was last tried after a failure.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn client(&self) -> &S3Client {

@@ -15,6 +15,7 @@ mod lease;
 mod mask;
 mod metrics;
 mod newer;
+mod own_store;
 mod reaper;
 mod replies;
 mod restored;
@@ -91,7 +92,7 @@ pub struct WorkerOptions {
     pub job_timeout: Duration,
     /// How long running jobs may take to finish when the worker stops.
     pub drain: Duration,
-    /// How long a write waits for an unreachable database.
+    /// How long a write waits for an unreachable database or store.
     pub database_retry: Duration,
     /// How often the outbox or the rows are polled.
     pub poll: Duration,

@@ -6,11 +6,12 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::{
-    Reporter, Results, Worker,
+    JobControl, Reporter, Results, Worker,
     execute::{Made, OutputPicture},
     failpoint::Point,
     inputs::count,
     metrics,
+    own_store::patiently,
     progress::Timings,
 };
 use crate::{
@@ -103,17 +104,32 @@ fn layer_name(file: &str, role: LayerRole, names: &[Option<String>]) -> Option<S
     Some(known.unwrap_or_else(|| usual_layer_name(number)))
 }
 
+/// Where the result of an attempt goes.
+pub(super) struct Target<'a> {
+    pub worker: &'a Worker,
+    pub results: &'a Results,
+    pub row: &'a JobRow,
+    pub control: &'a JobControl,
+}
+
+impl Target<'_> {
+    /// Writes an object and verifies it.
+    async fn put(&self, name: &str, bytes: &[u8]) -> Result<Stored, JobError> {
+        let key = ObjectKey::new(self.row.id(), self.row.epoch, name)?;
+        let write = || async {
+            let stored = self.results.store.put(key.clone(), bytes.to_vec()).await?;
+            self.results.store.verify(&stored).await?;
+            Ok(stored)
+        };
+        patiently(self.worker, self.control, write).await
+    }
+}
+
 /// Writes each file under the attempt's epoch and verifies it, several at a time.
-pub(super) async fn store(
-    worker: &Worker,
-    results: &Store,
-    row: &JobRow,
-    pngs: Vec<Png>,
-    reporter: &Reporter,
-) -> Result<Vec<FileEntry>, JobError> {
-    let total = count(pngs.len());
+pub(super) async fn store(target: &Target<'_>, pngs: Vec<Png>) -> Result<Vec<FileEntry>, JobError> {
+    let (total, reporter) = (count(pngs.len()), &target.control.reporter);
     reporter.at(Stage::Store, 0, total);
-    let writes: Vec<_> = pngs.into_iter().map(|png| store_one(worker, results, row, png)).collect();
+    let writes: Vec<_> = pngs.into_iter().map(|png| store_one(target, png)).collect();
     let mut stored = stream::iter(writes).buffered(AT_A_TIME);
     let mut files = Vec::new();
     while let Some(file) = stored.try_next().await? {
@@ -123,11 +139,10 @@ pub(super) async fn store(
     Ok(files)
 }
 
-async fn store_one(worker: &Worker, results: &Store, row: &JobRow, png: Png) -> Result<FileEntry, JobError> {
+async fn store_one(target: &Target<'_>, png: Png) -> Result<FileEntry, JobError> {
     let Png { name, role, width, height, bounding_box, placement, layer_name, variant, bytes } = png;
-    let stored = results.put(ObjectKey::new(row.id(), row.epoch, &name)?, bytes).await?;
-    results.verify(&stored).await?;
-    worker.options.failpoint.at(Point::Put, Some(row.id()));
+    let stored = target.put(&name, &bytes).await?;
+    target.worker.options.failpoint.at(Point::Put, Some(target.row.id()));
     let Stored { size, sha256, .. } = stored;
     let (variant, seed) = variant.unzip();
     let bounding_box = Some(bounding_box);
@@ -136,13 +151,13 @@ async fn store_one(worker: &Worker, results: &Store, row: &JobRow, png: Png) -> 
 
 /// Writes the manifest. Every file that it names exists and is verified.
 pub(super) async fn manifest(
-    results: &Results,
-    row: &JobRow,
+    target: &Target<'_>,
     made: Made,
     content_key: Option<String>,
     files: Vec<FileEntry>,
     timings: Timings,
 ) -> Result<Published, JobError> {
+    let (row, results) = (target.row, target.results);
     let manifest = Manifest {
         version: 1,
         job: row.id(),
@@ -167,7 +182,7 @@ pub(super) async fn manifest(
         notes: made.notes,
         timings: timings.into_vec(),
     };
-    write_manifest(results, row, manifest).await
+    patiently(target.worker, target.control, || write_manifest(results, row, manifest.clone())).await
 }
 
 /// Writes a manifest as that of this attempt.

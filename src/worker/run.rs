@@ -14,6 +14,7 @@ use super::{
     inputs,
     lease::Lease,
     metrics, newer,
+    own_store::patiently,
     progress::Timings,
     publish,
     retry::with_deadline,
@@ -21,7 +22,7 @@ use super::{
     spans,
 };
 use crate::{
-    database::{Claim, Fenced, JobRow, Published},
+    database::{Claim, Fenced, JobRow, Published, exhausted_by},
     job::{ErrorClass, ErrorRecord, JobError, JobState, Stage, lacks_open_files},
     queue::{Delivery, Queue},
     trace,
@@ -196,7 +197,7 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     let reporter = &control.reporter;
     let mut timings = Timings::default();
     let results = worker.results_of(row)?;
-    let fetch = timings.measure(Stage::Fetch, inputs::fetch(worker, row, reporter));
+    let fetch = timings.measure(Stage::Fetch, patiently(worker, control, || inputs::fetch(worker, row, reporter)));
     let (files, known) = tokio::join!(fetch, adopt::find(&results, row));
     if let Some(known) = known {
         return Ok(Made::Known(known));
@@ -217,11 +218,12 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     check(control)?;
     timings.merge(std::mem::take(&mut made.timings));
     let pngs = timings.measure(Stage::EncodePng, publish::encode(&mut made, reporter)).await?;
-    let files = timings.measure(Stage::Store, publish::store(worker, &results.store, row, pngs, reporter)).await?;
+    let target = publish::Target { worker, results: &results, row, control };
+    let files = timings.measure(Stage::Store, publish::store(&target, pngs)).await?;
     // The job can be cancelled up to here.
     check(control)?;
     let key = key.filter(|key| key.is_of(&made.weights)).map(|key| key.text);
-    let published = publish::manifest(&results, row, made, key, files, timings).await?;
+    let published = publish::manifest(&target, made, key, files, timings).await?;
     worker.options.failpoint.at(Point::Manifest, Some(row.id()));
     Ok(Made::New(published))
 }
@@ -291,7 +293,7 @@ async fn end(
             jobs.fail(id, epoch, &record).await
         }
         Next::Quarantine => {
-            let exhausted = JobError::AttemptsExhausted { attempts: row.attempts, last: record.message };
+            let exhausted = exhausted_by(row.attempts, &record);
             warn!(code = record.code, "quarantined");
             jobs.fail(id, epoch, &ErrorRecord::from(&exhausted)).await
         }

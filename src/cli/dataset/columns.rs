@@ -10,6 +10,8 @@ use crate::job::{JobError, JobId, JobKind, value_from_slice};
 const FIELDS: [&str; 9] = ["version", "id", "kind", "priority", "input", "image", "images", "output", "labels"];
 /// The names of a picture in other programs' manifests, the most telling first.
 const PICTURES: [&str; 6] = ["file_name", "image_path", "image_url", "url", "path", "filename"];
+/// What would be silently carried through, although it is meant for the job.
+const NOT_OF_A_ROW: [&str; 3] = ["not_before", "tenant", "webhook"];
 /// What programs write for a missing value.
 const MISSING: [&str; 6] = ["nan", "NaN", "NULL", "null", "None", "NA"];
 /// The most bytes of other columns that a job carries.
@@ -92,6 +94,9 @@ impl Columns {
                 }
                 None => {}
             }
+        }
+        if let Some(name) = NOT_OF_A_ROW.into_iter().find(|name| row.contains_key(*name)) {
+            return Err(not_of_a_row(name));
         }
         for (name, value) in row {
             if !job.contains_key(&name) && is_meant(&name, &value, kind) {
@@ -220,6 +225,16 @@ fn is_meant(name: &str, value: &Value, kind: JobKind) -> bool {
     }
 }
 
+/// What people expect to be a field of a row, and is given otherwise.
+pub fn not_of_a_row(name: &str) -> JobError {
+    let instead = match name {
+        "not_before" => "give the time of all jobs with --at",
+        "tenant" => "name the column label.tenant, or give all jobs --label tenant=NAME",
+        _ => "give the batch an address with --batch-webhook",
+    };
+    JobError::invalid(name, format!("a row has no field `{name}`: {instead}; --drop-column {name} ignores the column"))
+}
+
 /// Adds a field. A missing value is left out; a text of a table becomes what it means.
 fn put(job: &mut Fields, field: &str, value: Value, is_table: bool) -> Result<(), JobError> {
     let value = match value {
@@ -330,6 +345,18 @@ mod tests {
             (plain.meant("promt"), plain.meant("layer"), plain.meant("width")),
             (Some("prompt"), Some("layers"), None)
         );
+    }
+
+    #[test]
+    fn fields_that_are_given_otherwise_are_named() {
+        for (name, instead) in [("not_before", "--at"), ("tenant", "label.tenant"), ("webhook", "--batch-webhook")] {
+            let row = json!({ "image": "a.png", name: "x" });
+            for is_table in [false, true] {
+                let error = split(&columns(&[], &[]), &row, is_table).unwrap_err();
+                assert!(error.starts_with(name) && error.contains(instead), "{error}");
+            }
+            assert_eq!(split(&columns(&[], &[name]), &row, true).unwrap().1, json!({}));
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 
 use crate::job::JobError;
 
-pub use columns::{ColumnFlags, Columns, Split};
+pub use columns::{ColumnFlags, Columns, Split, not_of_a_row};
 pub use hub::{is_on_hub, pull};
 pub use listed::why_not;
 pub use paths::{Base, resolve};

@@ -105,11 +105,17 @@ impl QueueArgs {
 async fn pause(submitter: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
     let scope = args.scope();
     let new = submitter.jobs.pause(&scope).await?;
+    let remark = submitter.jobs.remark_on(&scope).await?;
     if args.json {
-        return output::json(&json!({ "paused": scope.to_string(), "new": new }));
+        let mut shown = json!({ "paused": scope.to_string(), "new": new });
+        if let Some(remark) = remark {
+            shown["remark"] = remark.into();
+        }
+        return output::json(&shown);
     }
     let was = if new { "paused" } else { "already paused" };
-    output::line(&format!("{scope}: {was}; resume with: {}", resume_command(&scope)))
+    let remark = remark.map(|remark| format!(" ({remark})")).unwrap_or_default();
+    output::line(&format!("{scope}: {was}{remark}; resume with: {}", resume_command(&scope)))
 }
 
 async fn resume(global: &GlobalArgs, submitter: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::template::{Template, Values};
 use crate::{
-    cli::dataset::Fields,
+    cli::dataset::{Fields, not_of_a_row},
     job::{BatchId, InputRef, JobError, JobId, JobKind, JobRequest, expand_presets, leave_lightning},
     store::{Stores, file_url},
 };
@@ -108,6 +108,7 @@ fn in_shape(row: Fields) -> Result<Fields, JobError> {
             "output" if value.is_string() => drop(message.insert(name, json!({ "prefix": value }))),
             "output" => drop(message.insert(name, value)),
             "image" | "images" | "mask" => put_inside(&mut message, "input", &name, value)?,
+            name @ ("not_before" | "tenant" | "webhook") => return Err(not_of_a_row(name)),
             "params" | "labels" => lay_under(&mut message, &name, value)?,
             _ => match name.strip_prefix("label.") {
                 Some(label) => put_inside(&mut message, "labels", label, value)?,

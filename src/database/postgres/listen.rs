@@ -101,7 +101,7 @@ pub(super) fn listen(listener: Arc<Listener>, signal: Signal) -> AbortOnDrop {
                     let (reason, pause) = match &deaf {
                         Deaf::Lost(reason) => {
                             listener.connections.listener_lost().fetch_add(1, Ordering::Relaxed);
-                            (reason.clone(), RECONNECT)
+                            (listener.named(reason.clone()), RECONNECT)
                         }
                         Deaf::Silent => (listener.silent(), LATER),
                     };
@@ -136,7 +136,7 @@ impl Listener {
         };
         match heard.await {
             Ok(_) => Ok(()),
-            Err(Deaf::Lost(reason)) => Err(format!("no connection to listen on: {reason}")),
+            Err(Deaf::Lost(reason)) => Err(format!("no connection to listen on: {}", self.named(reason))),
             Err(Deaf::Silent) => Err(self.silent()),
         }
     }
@@ -150,6 +150,14 @@ impl Listener {
         "notifications do not pass a pooler in transaction mode, so job rows are polled; set status.listen_url to the \
          server's own address to hear of changes at once"
             .to_owned()
+    }
+
+    /// A reason with the setting that its address is from.
+    fn named(&self, reason: String) -> String {
+        match self.apart {
+            Some(_) => reason.replace("ACETATE__STATUS__URL", "ACETATE__STATUS__LISTEN_URL (status.listen_url)"),
+            None => reason,
+        }
     }
 
     fn silent(&self) -> String {

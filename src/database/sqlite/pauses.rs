@@ -13,7 +13,7 @@ use crate::{
         dispatch::{PAUSED_AGAIN, WORKER_LIVES},
         row_mapping::{Columns, after, is_of_known_kind, milliseconds},
     },
-    job::JobError,
+    job::{JobError, JobId},
 };
 
 /// How long a worker is remembered.

@@ -70,9 +70,41 @@ fn nodes_of(address: &str) -> Result<Vec<AMQPUri>, JobError> {
     if [login.unwrap_or_default(), path_only].iter().any(|text| percent_decoded(text).is_none()) {
         return Err(wrong("has a % that is not followed by two hexadecimal digits, or is not UTF-8", ESCAPES));
     }
+    check_parameters(path.split_once('?').map_or("", |(_, query)| query))?;
     let login = login.map(|login| format!("{login}@")).unwrap_or_default();
     let node = |host: &str| node(host.trim(), |host| format!("{scheme}://{login}{host}{path}"));
     hosts.split(',').map(node).collect()
+}
+
+/// lapin ignores what it does not know, and names no parameter.
+fn check_parameters(query: &str) -> Result<(), JobError> {
+    const KNOWN: &str = "heartbeat, connection_timeout, channel_max, frame_max and auth_mechanism";
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let most = match name {
+            "heartbeat" | "channel_max" => u64::from(u16::MAX),
+            "frame_max" => u64::from(u32::MAX),
+            "connection_timeout" => u64::MAX,
+            "auth_mechanism" => {
+                value.parse::<SASLMechanism>().map_err(|_| {
+                    let reason = "the parameter auth_mechanism is not a mechanism";
+                    wrong(reason, "plain, external, amqplain and rabbit-cr-demo exist")
+                })?;
+                continue;
+            }
+            _ => {
+                // It may be a part of a password.
+                let is_name = name.len() < 40 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+                let name = if is_name { format!("the unknown parameter `{name}`") } else { "an unknown parameter".to_owned() };
+                return Err(wrong(&format!("has {name}"), &format!("{KNOWN} exist")));
+            }
+        };
+        if value.parse::<u64>().ok().is_none_or(|value| value > most) {
+            let what = format!("the parameter {name} is not a whole number up to {most}");
+            return Err(wrong(&what, "write for instance ?heartbeat=30"));
+        }
+    }
+    Ok(())
 }
 
 fn node(host: &str, whole: impl Fn(&str) -> String) -> Result<AMQPUri, JobError> {
@@ -140,6 +172,11 @@ mod tests {
             ("amqp://u:s3cret%w@host/v", "%25"),
             ("amqp://u:s3cret%ff@host/v", "UTF-8"),
             ("amqp://u:s3cret/5@host", "%2F"),
+            ("amqp://u:s3cret@host/v?heartbeat=abc", "parameter heartbeat is not a whole number up to 65535"),
+            ("amqp://u:s3cret@host/v?heartbeat", "parameter heartbeat"),
+            ("amqp://u:s3cret@host/v?heartbeat=5&channel_max=-1", "parameter channel_max"),
+            ("amqp://u:s3cret@host/v?hartbeat=5", "unknown parameter `hartbeat`; heartbeat, "),
+            ("amqp://u:s3cret@host/v?auth_mechanism=none", "parameter auth_mechanism"),
         ] {
             let error = parse(url).unwrap_err().to_string();
             assert!(error.starts_with("queue.url: ") && error.contains(reason), "{url}: {error}");

@@ -18,6 +18,9 @@ const PERSISTENT: u8 = 2;
 /// that anyone hears of its job.
 const DISPATCH: &str = "x-acetate-dispatch";
 
+/// The only value of [`DISPATCH`].
+const MARK: &str = "1";
+
 /// The `app_id` of our messages. Dispatches of versions before [`DISPATCH`] have only this.
 const APP: &str = "acetate";
 
@@ -39,7 +42,7 @@ pub(super) struct Outgoing<'a> {
 impl<'a> Outgoing<'a> {
     pub(super) fn dispatch(dispatch: &'a Dispatch) -> Self {
         let mut headers = FieldTable::default();
-        headers.insert(DISPATCH.into(), AMQPValue::LongString("1".into()));
+        headers.insert(DISPATCH.into(), AMQPValue::LongString(MARK.into()));
         add_trace(&mut headers, dispatch.trace.as_ref());
         let properties = persistent()
             .with_content_type("application/json".into())
@@ -137,7 +140,9 @@ pub(super) fn trace_of(properties: &BasicProperties) -> Option<TraceContext> {
 
 /// Whether a message was sent because of a row, by this version or an older one.
 pub(super) fn is_dispatch(properties: &BasicProperties) -> bool {
-    let marked = properties.headers().as_ref().is_some_and(|headers| headers.inner().contains_key(DISPATCH));
+    let mark = properties.headers().as_ref().and_then(|headers| headers.inner().get(DISPATCH));
+    // What others write there, by mistake or to be let in, makes no dispatch.
+    let marked = matches!(mark, Some(AMQPValue::LongString(text)) if text.as_bytes() == MARK.as_bytes());
     marked || properties.app_id().as_ref().is_some_and(|app| app.as_str() == APP)
 }
 
@@ -177,4 +182,30 @@ pub(super) fn own_message_id(properties: &BasicProperties) -> Option<String> {
 
 pub(super) fn persistent() -> BasicProperties {
     BasicProperties::default().with_delivery_mode(PERSISTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_mark_makes_a_dispatch() {
+        let marked = |value: AMQPValue| {
+            let mut headers = FieldTable::default();
+            headers.insert(DISPATCH.into(), value);
+            is_dispatch(&BasicProperties::default().with_headers(headers))
+        };
+        assert!(marked(AMQPValue::LongString("1".into())));
+        for other in [
+            AMQPValue::Boolean(false),
+            AMQPValue::LongInt(1),
+            AMQPValue::LongString("0".into()),
+            AMQPValue::LongString("".into()),
+            AMQPValue::Void,
+        ] {
+            assert!(!marked(other.clone()), "{other:?}");
+        }
+        assert!(!is_dispatch(&BasicProperties::default()));
+        assert!(is_dispatch(&BasicProperties::default().with_app_id(APP.into())));
+    }
 }

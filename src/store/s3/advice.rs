@@ -21,6 +21,25 @@ impl S3Error {
                 let advice = client.settings().credentials_hint.as_deref().unwrap_or(usual);
                 words(&format!("{server} rejects the credentials, or there are none; {advice}"), &message)
             }
+            Self::Expired(message) => words(
+                &format!(
+                    "the credentials for {server} have expired; renew them, for instance with aws sso login, or set new \
+                     ones and AWS_SESSION_TOKEN"
+                ),
+                &message,
+            ),
+            Self::Full(message) => {
+                words(&format!("{server} is full; free some space there, or raise the bucket's quota"), &message)
+            }
+            Self::Key(message) => {
+                let what = "cannot use the key of the encryption; correct store.kms_key_id, enable the key, and allow \
+                            kms:GenerateDataKey and kms:Decrypt with it";
+                words(&format!("{server} {what}"), &message)
+            }
+            Self::Archived(message) => {
+                let what = "is archived; restore it first, for instance with aws s3api restore-object";
+                words(what, &message)
+            }
             Self::Region { bucket_region, message } => {
                 let bucket = url.strip_prefix("s3://").and_then(|rest| rest.split('/').next()).unwrap_or(url);
                 let what = match bucket_region {
@@ -66,7 +85,10 @@ impl S3Error {
                 None => words(&format!("the certificate of {server} is not valid"), &message),
             },
             Self::NotS3(message) => words(
-                &format!("what answers at {server} is not an S3 server; correct the host and port in store.endpoint"),
+                &format!(
+                    "what answers at {server} is not an S3 server; correct the host and port in store.endpoint, or look for \
+                     a proxy in between"
+                ),
                 &message,
             ),
             Self::NoHost(message) if server == "AWS" => {

@@ -20,6 +20,14 @@ pub(in crate::store) enum S3Error {
     Denied(String),
     /// The credentials are missing or rejected.
     Credentials(String),
+    /// They were valid once.
+    Expired(String),
+    /// The quota is used up, or the server's disk.
+    Full(String),
+    /// The server cannot use the key of the encryption.
+    Key(String),
+    /// The object must be restored from an archive before it can be read.
+    Archived(String),
     /// The bucket is in another region; with that region, if the server tells.
     Region {
         bucket_region: Option<String>,
@@ -71,7 +79,6 @@ impl S3Error {
             Some(
                 code @ ("InvalidAccessKeyId"
                 | "SignatureDoesNotMatch"
-                | "ExpiredToken"
                 | "InvalidToken"
                 | "TokenRefreshRequired"
                 | "RequestTimeTooSkewed"
@@ -80,8 +87,17 @@ impl S3Error {
             Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
                 return Self::Region { bucket_region: header(&error, "x-amz-bucket-region"), message: said };
             }
+            Some(code @ ("ExpiredToken" | "ExpiredTokenException")) => return Self::Expired(format!("{code} {message}")),
+            Some("InvalidObjectState") => return Self::Archived(message),
+            Some(code) if code.starts_with("KMS.") => return Self::Key(said),
+            Some(code) if is_about_space(code) => return Self::Full(said),
             Some("RequestTimeout") => return Self::Unavailable(message),
             Some(_) | None => {}
+        }
+        if let Some(status) = status
+            && let Some(page) = page_instead(&error, status)
+        {
+            return Self::NotS3(page);
         }
         match status {
             // A HEAD response has no body that would distinguish the two.
@@ -92,11 +108,7 @@ impl S3Error {
             Some(301 | 307 | 308) => {
                 Self::Region { bucket_region: header(&error, "x-amz-bucket-region"), message: said }
             }
-            // A store describes its errors in XML, with a code.
-            Some(status @ (400 | 405 | 411 | 501 | 505)) if error.code().is_none() && is_page(&error) => {
-                let program = header(&error, "server").map(|name| format!(", {}", clipped(&name))).unwrap_or_default();
-                Self::NotS3(format!("it answers {status} with a page for people{program}"))
-            }
+            Some(507) => Self::Full(format!("it answers 507 {said}")),
             Some(status @ (405 | 501)) => Self::Unsupported(format!("it answers {status} {said}")),
             Some(status @ (408 | 429 | 500..)) => Self::Unavailable(format!("it responds with {status} {said}")),
             Some(status @ 400..) if is_about_checksums(&said) => {
@@ -149,6 +161,7 @@ impl S3Error {
                     &message,
                 ),
             },
+            Self::Archived(_) => JobError::InputForbidden { input, reason: self.in_words(url, cap, client) },
             Self::TooLarge(size) => JobError::ImageTooLarge { input, reason: too_large(size, cap) },
             Self::Refused(message) => {
                 JobError::invalid("input", format!("{url}: {} rejects the request: {message}", client.server(url)))
@@ -157,6 +170,9 @@ impl S3Error {
                 JobError::input_unreachable(input, self.in_words(url, cap, client)).caused_by(too_many_open_files())
             }
             other @ (Self::Credentials(_)
+            | Self::Expired(_)
+            | Self::Full(_)
+            | Self::Key(_)
             | Self::Region { .. }
             | Self::Clock { .. }
             | Self::Unsupported(_)
@@ -204,6 +220,40 @@ fn clock_difference<E>(error: &SdkError<E>) -> Option<i64> {
     let server = Timestamp::try_from(httpdate::parse_http_date(&header(error, "date")?).ok()?).ok()?;
     let ahead = Timestamp::now().as_second() - server.as_second();
     (ahead.abs() > TOLERATED).then_some(ahead)
+}
+
+/// What a proxy or a web server says instead of a store, which describes its errors in XML, with a code, and redirects to
+/// regions alone.
+fn page_instead<E: ProvideErrorMetadata>(error: &SdkError<E>, status: u16) -> Option<String> {
+    if error.code().is_some() || header(error, "x-amz-bucket-region").is_some() {
+        return None;
+    }
+    let program = header(error, "server").map(|name| format!(", {}", clipped(&name))).unwrap_or_default();
+    match (status, header(error, "location")) {
+        (302 | 303, place) => {
+            let place = place.map(|place| format!(" to {}", clipped(&place))).unwrap_or_default();
+            Some(format!("it answers {status}, a redirect{place}{program}"))
+        }
+        (301 | 307 | 308, Some(place)) if is_page(error) => {
+            Some(format!("it answers {status}, a redirect to {}{program}", clipped(&place)))
+        }
+        (200 | 401 | 403 | 407 | 511, _) if is_html(error) => {
+            Some(format!("it answers {status} with a page for people{program}"))
+        }
+        (400 | 405 | 411 | 501 | 505, _) if is_page(error) => {
+            Some(format!("it answers {status} with a page for people{program}"))
+        }
+        _ => None,
+    }
+}
+
+/// The codes of a quota or disk that is used up, by Ceph, MinIO and others.
+fn is_about_space(code: &str) -> bool {
+    ["QuotaExceeded", "StorageFull", "InsufficientStorage", "InsufficientCapacity"].iter().any(|part| code.ends_with(part))
+}
+
+fn is_html<E>(error: &SdkError<E>) -> bool {
+    header(error, "content-type").is_some_and(|kind| kind.starts_with("text/html"))
 }
 
 fn is_page<E>(error: &SdkError<E>) -> bool {

@@ -68,6 +68,9 @@ async fn ask(client: &S3Client, at: &S3Location, partial: &mut Partial) -> Resul
         Some(_) | None => partial.bytes.clear(),
     }
     let answer = request.send().await.map_err(S3Error::of)?;
+    if answer.e_tag().is_none() && answer.content_type().is_some_and(|kind| kind.starts_with("text/html")) {
+        return Err(S3Error::NotS3("it answers 200 with a page for people".to_owned()));
+    }
     match answer.content_range() {
         // Some servers support ranges, but not If-Match.
         Some(range) if answer.e_tag() == partial.etag.as_deref() && starts_at(range, partial.bytes.len()) => {}

@@ -14,7 +14,9 @@ fn the_queue_is_paused_shown_and_resumed() {
     let server = Server::start(&place, &[]);
     let paused = server.post("/v1/queue/pause", &json!({"kind": "composite"})).ok(200).json();
     assert_eq!((&paused["paused"][0]["scope"], &paused["paused"][0]["name"]), (&json!("kind"), &json!("composite")));
-    server.post("/v1/queue/pause", &json!({"batch": "b1"})).ok(200);
+    let typo = server.post("/v1/queue/pause", &json!({"batch": "b1"})).ok(200).json();
+    let remarks: Vec<_> = typo["paused"].as_array().unwrap().iter().map(|pause| &pause["remark"]).collect();
+    assert_eq!(remarks, [&json!("no job is in this batch yet"), &json!(null)], "{typo}");
     let id = server.submit(&[("kind", "composite")], &picture(4, 4, [1, 2, 3, 255]));
     // Time enough to start it.
     std::thread::sleep(std::time::Duration::from_secs(1));

@@ -114,7 +114,8 @@ async fn a_paused_queue_starts_nothing_until_it_is_resumed(world: World) {
     assert_eq!((&kind["paused"], &kind["waiting"]), (&json!(true), &json!(1)), "{status:#}");
     let text = world.run(&["queue", "status"]).await.stdout;
     assert!(text.contains("1 worker with 3 slots") && text.contains("paused: kind composite"), "{text}");
-    world.run(&["queue", "pause", "--batch", "other"]).await;
+    let typo = world.run(&["queue", "pause", "--batch", "other"]).await;
+    assert!(typo.stdout.contains("batch other: paused (no job is in this batch yet); resume"), "{typo:?}");
     let resumed = world.run(&["queue", "resume", "composite"]).await;
     assert!(resumed.stderr.contains("still paused: batch other (acetate queue resume --batch other)"), "{resumed:?}");
     assert_eq!(world.until(&id, &["succeeded", "failed"]).await["attempts"], 1);

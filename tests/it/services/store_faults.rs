@@ -166,6 +166,35 @@ async fn a_server_that_is_not_there_is_transient_for_inputs_too() {
 }
 
 #[tokio::test]
+async fn a_refusal_names_its_cause() {
+    const PAGE: &str = "<html><body>Blocked by policy</body></html>";
+    let cases: [(&str, &'static str, &'static str, &str); 9] = [
+        ("PUT", "403 Forbidden", "<Error><Code>QuotaExceeded</Code></Error>", "is full"),
+        ("PUT", "507 Insufficient Storage", "<Error><Code>XMinioStorageFull</Code></Error>", "is full"),
+        ("PUT", "400 Bad Request", "<Error><Code>KMS.NotFoundException</Code></Error>", "store.kms_key_id"),
+        ("PUT", "403 Forbidden\r\nContent-Type: text/html", PAGE, "403 with a page for people"),
+        ("PUT", "302 Found\r\nLocation: https://login.example/x", "", "302, a redirect to https://login.example/x"),
+        ("PUT", "400 Bad Request", "<Error><Code>ExpiredToken</Code></Error>", "aws sso login"),
+        ("GET", "403 Forbidden", "<Error><Code>InvalidObjectState</Code></Error>", "restore it first"),
+        ("GET", "200 OK\r\nContent-Type: text/html", PAGE, "is not an S3 server"),
+        ("GET", "403 Forbidden", "<Error><Code>AccessDenied</Code></Error>", "s3:GetObject"),
+    ];
+    for (method, status, body, wanted) in cases {
+        let setup = Setup::new().await;
+        setup.put_past_the_proxy(b"x");
+        for _ in 0..8 {
+            setup.proxy.next(if method == "PUT" { "PUT" } else { "GET" }, Fault::Answer(status, body));
+        }
+        let result = match method {
+            "PUT" => setup.store.put(setup.key.clone(), vec![1]).await.map(drop),
+            _ => setup.store.get(&setup.key, 100).await.map(drop),
+        };
+        let error = result.unwrap_err();
+        assert!(error.code() == "storage" && error.to_string().contains(wanted), "{status} {body}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_written_is_verified_without_reading_it_back_where_the_store_keeps_checksums() {
     let setup = Setup::new().await;
     let stored = setup.store.put(setup.key.clone(), bytes()).await.unwrap();

@@ -24,7 +24,10 @@ pub fn cases() -> Vec<Case> {
     ];
     let mut cases: Vec<Case> =
         faults.into_iter().map(|(name, method, fault)| case(name, broken(method, fault, 6))).collect();
-    cases.push(case("S3 answers 503 to every write, until a job is tried again", until_tried_again(busy)));
+    cases.push(case("S3 answers 503 to every write for a while", waited_for("PUT", busy)));
+    let expired: Make = || Fault::Answer("403 Forbidden", "<Error><Code>ExpiredToken</Code></Error>");
+    cases.push(case("the credentials of S3 have expired for a while", waited_for("PUT", expired)));
+    cases.push(case("S3 stays away longer than a worker waits", given_up(busy)));
     if is_root() {
         cases.push(case("the disk of the results is full", full_disk()));
     } else {
@@ -33,11 +36,54 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Two jobs share so many error responses that one of them uses up the retries of a single write.
-async fn until_tried_again(fault: Make) -> Tally {
-    let tally = broken("PUT", fault, 8).await;
-    assert!(tally.attempts > 2, "no job was tried again: {tally:?}");
+/// So many error responses that a single write fails several times. The worker waits for its own store: no attempt is
+/// counted.
+async fn waited_for(method: &'static str, fault: Make) -> Tally {
+    let tally = broken(method, fault, 16).await;
+    assert_eq!(tally.attempts, 2, "an outage of the store costs no attempt: {tally:?}");
     tally
+}
+
+/// A worker that waits no longer uses up the attempts; `jobs retry --code` finds the job by the cause.
+async fn given_up(fault: Make) -> Tally {
+    let mut world = World::service().await;
+    let witness = Witness::of(&world).await;
+    let proxy = Proxy::before(world.service.as_ref().unwrap().s3.address).await;
+    world.set("ACETATE__STORE__ENDPOINT", &proxy.endpoint());
+    world.set("ACETATE__STORE__OPERATION_TIMEOUT_SECONDS", "3");
+    world.set("ACETATE__WORKER__DATABASE_RETRY_SECONDS", "1");
+    world.set("ACETATE__WORKER__MAX_ATTEMPTS", "2");
+    let worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    for _ in 0..200 {
+        proxy.next("PUT", fault());
+    }
+    let (input, output) = (world.input("red.png", [255, 0, 0, 255]), world.output("gone"));
+    let id = world.submit(&["composite", "--input", &input, "--output", &output, "--batch", "gone"]).await;
+    let job = world.until(&id, &["failed"]).await;
+    let error = &job["error"];
+    assert_eq!((&error["code"], &error["cause"]), (&"attempts_exhausted".into(), &"storage".into()), "{job:#}");
+    let address = format!("{}/readyz", worker.http().await);
+    let readyz = async || {
+        let address = address.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+            agent.get(&address).call().unwrap().body_mut().read_to_string().unwrap()
+        });
+        serde_json::from_str::<serde_json::Value>(&asked.await.unwrap()).unwrap()
+    };
+    let answer = readyz().await;
+    assert!(answer["ready"] == false && answer["checks"]["store"] != "ok", "{answer:#}");
+    proxy.forget();
+    let answer = readyz().await;
+    assert!(answer["ready"] == true && answer["checks"]["store"] == "ok", "{answer:#}");
+    let found = world.run(&["jobs", "retry", "--batch", "gone", "--code", "storage"]).await;
+    assert!(found.stdout.starts_with("1 job queued again"), "{found:?}");
+    let job = world.until(&id, &["succeeded", "failed"]).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    drop(worker);
+    drop(witness);
+    Tally { jobs: 1, succeeded: 1, attempts: job["attempts"].as_u64().unwrap(), ..Tally::default() }
 }
 
 async fn broken(method: &'static str, fault: Make, times: usize) -> Tally {

@@ -42,8 +42,15 @@ pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), Star
     }
     let stop = CancellationToken::new();
     let answering = server.map(|server| {
-        let probes =
-            Probes::new(jobs.clone(), queue.clone(), worker.stores.clone(), metrics, true, worker.broken.clone(), shutdown.drain.clone());
+        let probes = Probes::new(
+            jobs.clone(),
+            queue.clone(),
+            worker.stores.clone(),
+            metrics,
+            true,
+            worker.broken.clone(),
+            shutdown.drain.clone(),
+        );
         tokio::spawn(server.serve(probes, stop.clone()))
     });
     let served = serve(&worker, shutdown).await;

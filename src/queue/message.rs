@@ -101,7 +101,11 @@ mod tests {
         assert!(matches!(Content::read(request("").as_bytes(), None), Content::Request(_)));
         let cases = [
             (request("").replace("\"version\":1", "\"version\":0"), Some(ID), "version: 0 is not known"),
-            (request(",\"color\":1"), Some(ID), "unknown field `color`, expected one of `not_before`, `reuse`, `version`"),
+            (
+                request(",\"color\":1"),
+                Some(ID),
+                "unknown field `color`, expected one of `not_before`, `reuse`, `version`",
+            ),
             (request("").replace("composite", "PAINT"), Some(ID), "unknown variant `PAINT`"),
             (request(&format!(",\"labels\":{{\"x\":\"{}\"}}", "y".repeat(10 << 20))), Some(ID), "send references"),
             ("{\"id\":".to_owned(), None, "EOF"),

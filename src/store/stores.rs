@@ -56,7 +56,13 @@ impl Stores {
         };
         let (allowed, outputs) = lists.unzip();
         let web = settings.http_inputs.then(|| WebLimits::of(&settings.s3));
-        Ok(Self { own, inputs: InputReader::new(client.clone(), allowed, web), outputs, client, trouble: Arc::default() })
+        Ok(Self {
+            own,
+            inputs: InputReader::new(client.clone(), allowed, web),
+            outputs,
+            client,
+            trouble: Arc::default(),
+        })
     }
 
     /// The store of `store.url`.

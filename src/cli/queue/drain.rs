@@ -46,7 +46,9 @@ pub async fn drain(global: &GlobalArgs, submitter: &Submitter, args: &ScopeArgs)
     }
     let idle = match u64::try_from(abandoned).unwrap_or_default() {
         0 => "no job is running".to_owned(),
-        jobs => format!("no live worker runs a job; {} of workers that died will run again", output::count(jobs, "job")),
+        jobs => {
+            format!("no live worker runs a job; {} of workers that died will run again", output::count(jobs, "job"))
+        }
     };
     output::line(&format!("{scope}: drained, {idle}; {resume} starts jobs again"))
 }

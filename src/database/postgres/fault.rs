@@ -76,9 +76,7 @@ pub(super) fn statement_error(url: &PostgresUrl, error: sqlx::Error) -> JobError
         | Fault::SharedSession
         | Fault::Conflict
         | Fault::Statement
-        | Fault::Broken => {
-            JobError::database(format!("{url}: {}", explain(url, &error))).caused_by(error)
-        }
+        | Fault::Broken => JobError::database(format!("{url}: {}", explain(url, &error))).caused_by(error),
     }
 }
 

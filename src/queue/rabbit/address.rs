@@ -95,7 +95,8 @@ fn check_parameters(query: &str) -> Result<(), JobError> {
             _ => {
                 // It may be a part of a password.
                 let is_name = name.len() < 40 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-                let name = if is_name { format!("the unknown parameter `{name}`") } else { "an unknown parameter".to_owned() };
+                let name =
+                    if is_name { format!("the unknown parameter `{name}`") } else { "an unknown parameter".to_owned() };
                 return Err(wrong(&format!("has {name}"), &format!("{KNOWN} exist")));
             }
         };

@@ -87,7 +87,9 @@ impl S3Error {
             Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
                 return Self::Region { bucket_region: header(&error, "x-amz-bucket-region"), message: said };
             }
-            Some(code @ ("ExpiredToken" | "ExpiredTokenException")) => return Self::Expired(format!("{code} {message}")),
+            Some(code @ ("ExpiredToken" | "ExpiredTokenException")) => {
+                return Self::Expired(format!("{code} {message}"));
+            }
             Some("InvalidObjectState") => return Self::Archived(message),
             Some(code) if code.starts_with("KMS.") => return Self::Key(said),
             Some(code) if is_about_space(code) => return Self::Full(said),
@@ -249,7 +251,9 @@ fn page_instead<E: ProvideErrorMetadata>(error: &SdkError<E>, status: u16) -> Op
 
 /// The codes of a quota or disk that is used up, by Ceph, MinIO and others.
 fn is_about_space(code: &str) -> bool {
-    ["QuotaExceeded", "StorageFull", "InsufficientStorage", "InsufficientCapacity"].iter().any(|part| code.ends_with(part))
+    ["QuotaExceeded", "StorageFull", "InsufficientStorage", "InsufficientCapacity"]
+        .iter()
+        .any(|part| code.ends_with(part))
 }
 
 fn is_html<E>(error: &SdkError<E>) -> bool {

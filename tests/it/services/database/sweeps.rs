@@ -198,7 +198,8 @@ async fn a_cancelled_batch_ends_the_jobs_of_dead_workers(database: Database) {
     assert_eq!(attempts(&status, ids[0]).await[0].outcome.as_deref(), Some("lost"));
     assert!(matches!(status.cancelled(ids[1], asked).await.unwrap(), Fenced::Held(_)));
     let told = status.outbox_take(100, LEASE).await.unwrap();
-    let told: BTreeSet<_> = told.iter().filter(|row| row.topic.as_str() == "job.cancelled").map(|row| row.job).collect();
+    let told: BTreeSet<_> =
+        told.iter().filter(|row| row.topic.as_str() == "job.cancelled").map(|row| row.job).collect();
     assert_eq!(told, ids.iter().copied().collect());
 }
 

@@ -99,6 +99,8 @@ class ErrorInfo:
     error_class: str
     """`invalid`, `transient`, `device` or `cancelled`."""
     message: str
+    cause: str | None = None
+    """The code of the last attempt's error, for `attempts_exhausted`."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class JobInfo:
             labels=data["labels"],
             params=data["params"],
             progress=progress_of(data),
-            error=ErrorInfo(error["code"], error["class"], error["message"]) if error else None,
+            error=ErrorInfo(error["code"], error["class"], error["message"], error.get("cause")) if error else None,
             cancel_requested=data["cancel_requested"],
             created_at=parse_time(data["created_at"]),
             started_at=_maybe_time(data["started_at"]),

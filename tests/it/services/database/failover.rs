@@ -73,7 +73,7 @@ async fn stricter_isolation_levels_of_the_database_do_not_matter() {
             beats.spawn(async move {
                 while let Fenced::Held(beat) = status.heartbeat(id, epoch, LEASE, None).await.unwrap() {
                     if beat.cancel_requested {
-                        status.cancelled(id, epoch).await.unwrap();
+                        let _ = status.cancelled(id, epoch).await.unwrap();
                     }
                 }
             });

@@ -21,7 +21,7 @@ use crate::{
         BoundingBox, FileEntry, JobError, LayerRole, Manifest, Placement, Stage, layer_number, usual_layer_name,
         variant_file,
     },
-    store::{MANIFEST, ObjectKey, Store, Stored},
+    store::{MANIFEST, ObjectKey, Stored},
 };
 
 /// How many files are written or read at a time.

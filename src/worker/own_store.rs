@@ -35,7 +35,7 @@ where
         return attempt().await;
     }
     let (start, mut pauses) = (Instant::now(), Pauses::new(FIRST_PAUSE, LONGEST_PAUSE));
-    let mut waited = false;
+    let (mut waited, mut repeated) = (false, false);
     loop {
         let error = match attempt().await {
             Ok(done) => {
@@ -46,8 +46,14 @@ where
             }
             Err(error) => error,
         };
-        if !is_the_stores(worker, &error).await {
-            return Err(error);
+        match blame(worker, &error).await {
+            Blame::Store => repeated = false,
+            // It may have come back just now.
+            Blame::Perhaps if !repeated => {
+                repeated = true;
+                continue;
+            }
+            Blame::Perhaps | Blame::Job => return Err(error),
         }
         warn!(%error, "the store is away; the job waits for it, and no attempt is counted");
         waited = true;
@@ -65,15 +71,24 @@ where
     }
 }
 
-async fn is_the_stores(worker: &Worker, error: &JobError) -> bool {
+enum Blame {
+    Store,
+    /// The store works now.
+    Perhaps,
+    Job,
+}
+
+async fn blame(worker: &Worker, error: &JobError) -> Blame {
     match error {
-        _ if lacks_open_files(error) => false,
+        _ if lacks_open_files(error) => Blame::Job,
+        // A web server.
+        JobError::InputUnreachable { input, .. } if input.starts_with("http") => Blame::Job,
         // A small object may still fit.
-        JobError::DiskFull { path } if is_own(worker, path) => true,
+        JobError::DiskFull { path } if is_own(worker, path) => Blame::Store,
         JobError::DiskFull { .. } | JobError::Storage { .. } | JobError::InputUnreachable { .. } => {
-            worker.stores.own_is_usable().await.is_err()
+            if worker.stores.own_is_usable().await.is_err() { Blame::Store } else { Blame::Perhaps }
         }
-        _ => false,
+        _ => Blame::Job,
     }
 }
 

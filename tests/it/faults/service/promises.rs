@@ -57,6 +57,7 @@ async fn never_stored() -> Tally {
     world.set("ACETATE__STORE__ENDPOINT", &proxy.endpoint());
     world.set("ACETATE__STORE__OPERATION_TIMEOUT_SECONDS", "6");
     world.set("ACETATE__WORKER__MAX_ATTEMPTS", "2");
+    world.set("ACETATE__WORKER__DATABASE_RETRY_SECONDS", "1");
     let worker = world.worker();
     worker.until_said("ready for jobs").await;
     for _ in 0..100 {

@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Repeats what fails because the own store is unreachable, full or refuses the credentials, for at most
 /// `worker.database_retry_seconds`. What fails while that store takes objects is the job's fault: a prefix elsewhere, or
 /// a name that is too long.
-pub(super) async fn patiently<T, F>(
+pub(super) async fn waiting_for_store<T, F>(
     worker: &Worker,
     control: &JobControl,
     mut attempt: impl FnMut() -> F,

@@ -11,7 +11,7 @@ use super::{
     failpoint::Point,
     inputs::count,
     metrics,
-    own_store::patiently,
+    own_store::waiting_for_store,
     progress::Timings,
 };
 use crate::{
@@ -121,7 +121,7 @@ impl Target<'_> {
             self.results.store.verify(&stored).await?;
             Ok(stored)
         };
-        patiently(self.worker, self.control, write).await
+        waiting_for_store(self.worker, self.control, write).await
     }
 }
 
@@ -182,7 +182,7 @@ pub(super) async fn manifest(
         notes: made.notes,
         timings: timings.into_vec(),
     };
-    patiently(target.worker, target.control, || write_manifest(results, row, manifest.clone())).await
+    waiting_for_store(target.worker, target.control, || write_manifest(results, row, manifest.clone())).await
 }
 
 /// Writes a manifest as that of this attempt.

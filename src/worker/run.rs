@@ -14,7 +14,7 @@ use super::{
     inputs,
     lease::Lease,
     metrics, newer,
-    own_store::patiently,
+    own_store::waiting_for_store,
     progress::Timings,
     publish,
     retry::with_deadline,
@@ -197,7 +197,8 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     let reporter = &control.reporter;
     let mut timings = Timings::default();
     let results = worker.results_of(row)?;
-    let fetch = timings.measure(Stage::Fetch, patiently(worker, control, || inputs::fetch(worker, row, reporter)));
+    let fetch =
+        timings.measure(Stage::Fetch, waiting_for_store(worker, control, || inputs::fetch(worker, row, reporter)));
     let (files, known) = tokio::join!(fetch, adopt::find(&results, row));
     if let Some(known) = known {
         return Ok(Made::Known(known));

@@ -300,7 +300,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             upload(&url, &[("layers", "two")], &[("image", "x.png", &picture(2, 2, [0; 4]))]),
             422,
             "invalid_request",
-            "layers",
+            "params.layers",
             "two",
         ),
         (

@@ -88,8 +88,9 @@ async fn doctor_and_listings_leave_a_new_service_as_it_is() {
     fs::create_dir(&pictures).unwrap();
     fs::copy("examples/scene.png", format!("{pictures}/scene.png")).unwrap();
     world.set("ACETATE__STORE__INPUTS", &format!("[\"file://{pictures}/\"]"));
+    let output = format!("file://{}/dry/", store.display());
     for look in ["--dry-run", "--estimate"] {
-        let ran = world.run(&["submit", "decompose", "--from", &pictures, look]).await;
+        let ran = world.run(&["submit", "decompose", "--from", &pictures, "--output", &output, look]).await;
         assert_eq!(ran.code, Some(0), "{look}: {ran:?}");
         assert!(look == "--estimate" || ran.stdout.contains("1 would be new, 0 already submitted"), "{ran:?}");
     }
@@ -121,7 +122,7 @@ fn commands_that_read_make_no_files() {
     fs::create_dir(place.path("pictures")).unwrap();
     fs::copy("examples/scene.png", place.path("pictures/scene.png")).unwrap();
     for look in ["--dry-run", "--estimate"] {
-        let ran = place.run(&["submit", "decompose", "--from", "pictures", look]);
+        let ran = place.run(&["submit", "decompose", "--from", "pictures", "--output", "file:///tmp/out/", look]);
         assert_eq!(ran.code, Some(0), "{look}: {ran:?}");
         assert!(!place.path("data").exists() || fs::read_dir(place.path("data")).unwrap().count() == 0, "{look}");
     }

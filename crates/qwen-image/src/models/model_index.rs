@@ -23,13 +23,16 @@ struct ModelIndex {
     others: BTreeMap<String, Value>,
 }
 
-/// The class of the pipeline in a checkpoint's folder.
+/// The class of the pipeline in a checkpoint's folder. It may be another than the two that are known here.
 ///
 /// # Errors
-/// If the file is missing or cannot be read, or names a component of another class.
+/// If the file is missing or cannot be read, or if one of these two has a component of another class.
 pub fn pipeline_class(folder: &Path) -> LoadResult<String> {
     let path = folder.join("model_index.json");
     let index: ModelIndex = read_json(&path)?;
+    if ![LAYERED, EDIT_PLUS].contains(&index.class_name.as_str()) {
+        return Ok(index.class_name);
+    }
     for (component, wanted) in [("transformer", TRANSFORMER), ("vae", VAE), ("text_encoder", TEXT_ENCODER)] {
         if let Some(found) = index.others.get(component).and_then(|entry| entry.get(1)?.as_str())
             && found != wanted

@@ -302,7 +302,10 @@ fn a_check_holds_the_parts_against_each_other() {
     insta::assert_snapshot!(broken.checked().join("\n"), @"CHECKPOINT/transformer/config.json: `joint_attention_dim` is 80, but the text encoder's states have 64 values");
     let broken = Broken::new("layered");
     broken.set("model_index.json", "_class_name", "QwenImageEditPlusPipeline".into());
-    insta::assert_snapshot!(broken.checked().join("\n"), @"CHECKPOINT/vae/config.json: `input_channels` is 4, but this pipeline's pictures have 3");
+    insta::assert_snapshot!(broken.checked().join("\n"), @r"
+    CHECKPOINT/transformer/config.json: `use_additional_t_cond` is true, as in a model for layers, but this checkpoint is for edits; give it the transformer of its own model
+    CHECKPOINT/vae/config.json: `input_channels` is 4, but this pipeline's pictures have 3
+    ");
     broken.set("model_index.json", "_class_name", "FluxPipeline".into());
     let error = models::check(broken.folder.path()).unwrap_err().to_string();
     insta::assert_snapshot!(broken.shorten(error), @"CHECKPOINT/model_index.json: is a FluxPipeline; a QwenImageLayeredPipeline or a QwenImageEditPlusPipeline is needed");

@@ -21,7 +21,7 @@ def test_the_snippets_work(tmp_path_factory: pytest.TempPathFactory, monkeypatch
         shutil.copy(EXAMPLES / name, folder / "posters" / name)
     monkeypatch.chdir(folder)
     snippets = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 8
+    assert len(snippets) == 10
     with Server(tmp_path_factory.mktemp("server"), {"qwen_image.num_inference_steps": "1"}) as server:
         namespace: dict[str, object] = {}
         for snippet in snippets:

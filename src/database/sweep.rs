@@ -84,7 +84,8 @@ impl JobStore {
         self.cancel_batch_in_steps(batch, CancelId::new(), |_| true).await
     }
 
-    /// Like [`JobStore::cancel_batch`], with an id by which it can be taken back ([`RetryRules::cancel`]); `go_on` gets the number of jobs of each step, and may stop after it.
+    /// Like [`JobStore::cancel_batch`], with an id by which it can be taken back ([`RetryRules::cancel`]); `go_on` gets
+    /// the number of jobs of each step, and may stop after it.
     pub async fn cancel_batch_in_steps(
         &self,
         batch: &BatchId,

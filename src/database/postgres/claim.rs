@@ -83,12 +83,8 @@ impl PostgresJobStore {
                 UPDATE attempts SET ended_at = taken.updated_at, outcome = 'lost'
                   FROM taken
                  WHERE attempts.job = taken.id AND attempts.epoch = taken.epoch - 1 AND attempts.ended_at IS NULL),
-             unsent AS (
-                DELETE FROM outbox USING taken
-                 WHERE outbox.job = taken.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),
-             started AS (
-                DELETE FROM outbox USING taken
-                 WHERE outbox.job = taken.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NOT NULL),
+             dispatched AS (
+                DELETE FROM outbox USING taken WHERE outbox.job = taken.id AND topic || '' = 'dispatch'),
              begun AS (
                 INSERT INTO attempts (job, epoch, attempt, worker, started_at)
                 SELECT id, epoch, attempts, worker, started_at FROM taken)
@@ -118,7 +114,7 @@ impl PostgresJobStore {
         }
         let query = sqlx::query(
             "WITH arrived AS (
-                DELETE FROM outbox WHERE job = $1 AND topic = 'dispatch' AND taken_until IS NOT NULL)
+                DELETE FROM outbox WHERE job = $1 AND topic || '' = 'dispatch' AND taken_until IS NOT NULL)
              INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
              SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''), available_at, acetate_now()
                FROM jobs WHERE id = $1 AND state || '' = 'queued'

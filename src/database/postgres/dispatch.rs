@@ -32,7 +32,7 @@ impl PostgresJobStore {
              held AS MATERIALIZED (SELECT * FROM job WHERE paused OR limited),
              arrived AS (
                 DELETE FROM outbox USING held
-                 WHERE outbox.job = held.id AND topic = 'dispatch' AND taken_until IS NOT NULL),
+                 WHERE outbox.job = held.id AND topic || '' = 'dispatch' AND taken_until IS NOT NULL),
              waiting AS (
                 INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
                 SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''),

@@ -55,7 +55,8 @@ impl PostgresJobStore {
     pub async fn defer(&self, id: JobId, delay: Duration) -> Result<Deferred, JobError> {
         let query = sqlx::query(
             "WITH job AS (SELECT id, kind, priority, tenant, batch, state FROM jobs WHERE id = $1),
-             arrived AS (DELETE FROM outbox WHERE job = $1 AND topic = 'dispatch' AND taken_until IS NOT NULL),
+             arrived AS (
+                DELETE FROM outbox WHERE job = $1 AND topic || '' = 'dispatch' AND taken_until IS NOT NULL),
              sent AS (
                 INSERT INTO outbox (job, topic, kind, priority, tenant, batch, available_at, created_at)
                 SELECT id, 'dispatch', kind, priority, COALESCE(tenant, ''), COALESCE(batch, ''),

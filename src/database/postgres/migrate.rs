@@ -37,6 +37,7 @@ pub(super) const MIGRATIONS: [&str; 16] = [
     include_str!("../../../migrations/postgres/0014_turns.sql"),
     include_str!("../../../migrations/postgres/0015_reuse.sql"),
     include_str!("../../../migrations/postgres/0016_undo.sql"),
+    include_str!("../../../migrations/postgres/0017_outbox_by_job.sql"),
 ];
 
 /// How long a migration waits for its locks. A worker's lease must not end behind it.

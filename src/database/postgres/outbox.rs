@@ -1,7 +1,7 @@
 //! The outbox, and jobs that seem lost.
 //!
-//! `id = ANY(ARRAY(...))` instead of a join keeps the planner from reading whole tables while it has no statistics; for
-//! `state || ''`, see the parent module.
+//! `id = ANY(ARRAY(...))` instead of a join, and `OFFSET 0` in `EXISTS`, keep the planner from reading whole tables while it
+//! has no statistics; for `state || ''`, see the parent module.
 
 use std::time::Duration;
 
@@ -112,8 +112,9 @@ impl PostgresJobStore {
             "WITH late AS (
                 SELECT id, kind, priority, tenant, batch FROM jobs
                  WHERE state = 'queued' AND quiet_until <= acetate_now() - $1
-                   AND NOT EXISTS (SELECT 1 FROM outbox
-                                    WHERE outbox.job = jobs.id AND topic = 'dispatch' AND taken_until IS NOT NULL)
+                   AND NOT EXISTS (
+                       SELECT 1 FROM outbox
+                        WHERE outbox.job = jobs.id AND topic || '' = 'dispatch' AND taken_until IS NOT NULL OFFSET 0)
                  ORDER BY quiet_until LIMIT $2 FOR UPDATE SKIP LOCKED),
              unheard AS (
                 SELECT jobs.id, jobs.kind, jobs.priority, jobs.tenant, jobs.batch
@@ -128,8 +129,9 @@ impl PostgresJobStore {
              -- A job that waits for its turn is not lost.
              lost AS (
                 SELECT * FROM late
-                 WHERE NOT EXISTS (SELECT 1 FROM outbox
-                                    WHERE outbox.job = late.id AND topic = 'dispatch' AND taken_until IS NULL)
+                 WHERE NOT EXISTS (
+                       SELECT 1 FROM outbox
+                        WHERE outbox.job = late.id AND topic || '' = 'dispatch' AND taken_until IS NULL OFFSET 0)
                 UNION SELECT * FROM unheard
                 UNION SELECT * FROM dead),
              noted AS (
@@ -137,7 +139,7 @@ impl PostgresJobStore {
                    SET quiet_until = CASE state
                            WHEN 'queued' THEN COALESCE(
                                (SELECT 3 * acetate_now() - 2 * MAX(sent_at) FROM outbox
-                                 WHERE outbox.job = jobs.id AND topic = 'dispatch' AND taken_until IS NOT NULL),
+                                 WHERE outbox.job = jobs.id AND topic || '' = 'dispatch' AND taken_until IS NOT NULL),
                                2 * acetate_now() - available_at)
                            ELSE acetate_now() + GREATEST($1, acetate_now() - lease_until) END
                  WHERE id = ANY(ARRAY(

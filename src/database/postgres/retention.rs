@@ -70,12 +70,11 @@ impl PostgresJobStore {
                  remembered AS (
                     INSERT INTO tombstones (id, deleted_at) SELECT id, acetate_now() FROM gone
                     ON CONFLICT (id) DO UPDATE SET deleted_at = EXCLUDED.deleted_at),
-                 unsent AS (
-                    DELETE FROM outbox USING gone
-                     WHERE outbox.job = gone.id AND topic = 'dispatch' AND taken_until IS NULL),
-                 unheard AS (
-                    DELETE FROM outbox USING gone
-                     WHERE outbox.job = gone.id AND topic = 'dispatch' AND taken_until IS NOT NULL),
+                 undispatched AS (
+                    DELETE FROM outbox WHERE id = ANY(ARRAY(
+                        SELECT sent.id FROM gone CROSS JOIN LATERAL (
+                            SELECT outbox.id FROM outbox
+                             WHERE outbox.job = gone.id AND topic || '' = 'dispatch' FOR UPDATE) AS sent))),
                  given_up AS (
                     DELETE FROM webhooks USING gone WHERE webhooks.job = gone.id AND gave_up_at IS NOT NULL), ",
                 noted!("gone", "$2"),

@@ -97,8 +97,11 @@ impl PostgresJobStore {
                 SELECT changed.id, webhook, payload, $5, $5, traceparent, tracestate
                   FROM changed JOIN held ON held.id = changed.id WHERE webhook IS NOT NULL),
              unsent AS (
-                DELETE FROM outbox USING changed
-                 WHERE outbox.job = changed.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL),
+                DELETE FROM outbox WHERE id = ANY(ARRAY(
+                    SELECT waiting.id FROM changed CROSS JOIN LATERAL (
+                        SELECT outbox.id FROM outbox
+                         WHERE outbox.job = changed.id AND topic || '' = 'dispatch' AND taken_until IS NULL
+                           FOR UPDATE) AS waiting))),
              sent AS (
                 INSERT INTO outbox (job, topic, kind, priority, payload, available_at, created_at, traceparent, tracestate)
                 SELECT held.id, 'job.cancelled', kind, priority, payload, $5, $5, traceparent, tracestate

@@ -191,7 +191,7 @@ impl PostgresJobStore {
                 DO UPDATE SET available_at = EXCLUDED.available_at),
              unsent AS (
                 DELETE FROM outbox USING changed
-                 WHERE outbox.job = changed.id AND outbox.topic = 'dispatch' AND outbox.taken_until IS NULL
+                 WHERE outbox.job = changed.id AND topic || '' = 'dispatch' AND taken_until IS NULL
                    AND $18::TEXT <> 'dispatch'),
              hooked AS (
                 INSERT INTO webhooks (job, url, payload, available_at, created_at, traceparent, tracestate)

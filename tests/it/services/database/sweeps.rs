@@ -366,3 +366,34 @@ async fn a_retried_batch_starts_over(database: Database) {
     assert_eq!(embedded.retry_batch(&rules, |_| true).await.unwrap(), [id]);
     assert_eq!(embedded.outbox_take(100, LEASE).await.unwrap(), []);
 }
+
+/// Without statistics, the planner takes the indexes of messages that wait for almost empty, and may read all of one for
+/// every job. After a large submission that would be so until the tables are analyzed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_job_costs_the_same_however_many_messages_wait() {
+    on_postgres(beside_many).await;
+}
+
+async fn beside_many(database: Database) {
+    let status = database.service().await;
+    database.sql("ALTER TABLE jobs SET (autovacuum_enabled = FALSE)").await;
+    database.sql("ALTER TABLE outbox SET (autovacuum_enabled = FALSE)").await;
+    let ids = submitted_batch(&status, &batch("large"), 4000).await;
+    let few = &ids[..20];
+    status.close().await;
+    let read = "SELECT (SUM(idx_tup_read) + (SELECT SUM(seq_tup_read) FROM pg_stat_user_tables
+                         WHERE relname = 'outbox' AND schemaname = CURRENT_SCHEMA))::BIGINT
+                  FROM pg_stat_user_indexes WHERE relname = 'outbox' AND schemaname = CURRENT_SCHEMA";
+    let before = database.count(read).await;
+    let status = database.service().await;
+    for (n, &id) in few.iter().enumerate() {
+        match n % 2 {
+            0 => assert_eq!(take(&status, id, "one", LEASE).await.attempts, 1),
+            _ => drop(status.cancel(id, &|_| false).await.unwrap()),
+        }
+    }
+    assert_eq!(status.forget(few).await.unwrap(), 10);
+    status.close().await;
+    let after = database.count(read).await;
+    assert!(after - before < 1000, "{} rows and entries were read for {} jobs", after - before, few.len());
+}

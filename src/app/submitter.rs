@@ -148,7 +148,7 @@ impl Submitter {
             Err(error) => Err(error),
         };
         if let Err(error) = sent {
-            warn!(%error, "the jobs are accepted and will be dispatched when the broker takes them");
+            warn!(%error, "the jobs are accepted and will be dispatched when {}", when_dispatched(&error));
             return false;
         }
         true
@@ -182,5 +182,23 @@ impl Submitter {
         let ending = url.rsplit('.').next().filter(|ending| ending.len() <= 4).unwrap_or("bin").to_ascii_lowercase();
         let own = self.stores.own();
         Ok(own.url(&own.put_input(&ending, bytes).await?))
+    }
+}
+
+fn when_dispatched(error: &JobError) -> &'static str {
+    match error {
+        JobError::Database { .. } => "the job database takes writes again",
+        _ => "the broker takes them",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_what_failed() {
+        assert_eq!(when_dispatched(&JobError::database("its disk is full")), "the job database takes writes again");
+        assert_eq!(when_dispatched(&JobError::queue("blocked")), "the broker takes them");
     }
 }

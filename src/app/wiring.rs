@@ -20,7 +20,7 @@ use crate::{
         BucketSettings, Checksums, Encryption, PathStyle, S3Credentials, S3Settings, StoreSettings, Stores, Trust,
         file_url,
     },
-    worker::{Backoff, ResultPlacement, Worker, WorkerName, WorkerOptions},
+    worker::{Backoff, KnownAge, ResultPlacement, Worker, WorkerName, WorkerOptions},
 };
 
 /// The address of the job database.
@@ -260,7 +260,7 @@ pub(super) fn worker(
     options.slots *= engine.devices.len();
     let engine = Engine::start(&engine)?;
     let (wake, broken) = (Arc::new(Notify::new()), CancellationToken::new());
-    Ok(Worker { jobs, stores, queue, engine, options, wake, broken })
+    Ok(Worker { jobs, stores, queue, engine, options, wake, broken, age: KnownAge::default() })
 }
 
 fn options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, JobError> {

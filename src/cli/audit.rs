@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     app::Submitter,
-    database::{ActionFilter, ActionRow, HistoryEntry},
+    database::{Action, ActionFilter, ActionRow, HistoryEntry},
     job::BatchId,
     worker::WorkerName,
 };
@@ -41,7 +41,7 @@ enum AuditCommand {
 
 #[derive(Debug, Args)]
 struct ListArgs {
-    /// Only since this time (2026-11-28T12:00:00Z) or within this age (30d, 12h, 90m)
+    /// Only since this time (2026-11-28T12:00:00Z) or within this age (30d, 12h, 90m, 45s)
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
     /// Only actions of this token, or of cli:USER@HOST
@@ -49,7 +49,7 @@ struct ListArgs {
     actor: Option<String>,
     /// Only this action: submitted, cancelled, retried, deleted, pruned, dead_letter_retried, dead_letter_dropped,
     /// paused or resumed
-    #[arg(long)]
+    #[arg(long, value_parser = |name: &str| Action::check(name).map(|()| name.to_owned()))]
     action: Option<String>,
     /// Only actions on this job: its id, the beginning of the id, or `last`
     #[arg(long, value_name = "ID")]
@@ -218,20 +218,23 @@ fn parse_since(text: &str) -> Result<Since, String> {
         return Ok(Since::Time(at));
     }
     jobs::parse_age(text).map(|seconds| Since::Age(SignedDuration::from_secs(seconds))).map_err(|_| {
-        format!("`{text}` is neither a time such as 2026-11-28T12:00:00Z nor an age such as 30d, 12h or 90m")
+        format!("`{text}` is neither a time such as 2026-11-28T12:00:00Z nor an age such as 30d, 12h, 90m or 45s")
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::Action;
 
     #[test]
     fn times_and_ages_are_read() {
         assert!(matches!(parse_since("2026-11-28T12:00:00Z"), Ok(Since::Time(_))));
         assert!(matches!(parse_since("12h"), Ok(Since::Age(age)) if age.as_secs() == 43_200));
-        assert!(parse_since("yesterday").unwrap_err().contains("neither a time"));
+        for word in ["yesterday", "now", "today", "last week", "1w", "epoch", "@0", "-1d", "12:00", "2026-11-28"] {
+            assert!(parse_since(word).unwrap_err().contains("neither a time"), "{word}");
+        }
+        let wrong = Action::check("cancel").unwrap_err();
+        assert!(wrong.contains("`cancel` is not an action") && wrong.contains("cancelled, "), "{wrong}");
         // The help names all of them.
         let help = "submitted, cancelled, retried, deleted, pruned, dead_letter_retried, dead_letter_dropped, paused or resumed";
         assert!(Action::ALL.iter().all(|action| help.contains(action.as_str())));

@@ -1,6 +1,6 @@
 //! `acetate doctor`: checks whether this machine is ready, and says what is missing.
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use clap::Args;
 use qwen_image::{
@@ -17,7 +17,7 @@ use crate::{
     config::{LoadedConfig, Traces, parse_bytes},
     database::{DatabaseUrl, JobStore, Looked},
     job::JobError,
-    queue::{EVENTS, Queue},
+    queue::{EVENTS, MissingRights, Queue},
     store::{Store, Trust},
 };
 
@@ -76,6 +76,7 @@ impl DoctorArgs {
             block_on(async { Ok(objects(&loaded).await) })?,
             block_on(async { Ok(database(&loaded).await) })?,
             block_on(async { Ok(queue(&loaded).await) })?,
+            api(&loaded),
             device(&loaded),
             model("model", &loaded, app::model(&loaded), PipelineKind::Layered),
             model("edit model", &loaded, app::edit_model(&loaded), PipelineKind::EditPlus),
@@ -214,11 +215,48 @@ async fn queue(loaded: &LoadedConfig) -> Check {
                 format!("{}: the first worker or server declares what does not exist yet: {what}", rabbit.place());
             return Ok((State::Missing, text));
         }
+        let rights = queue.missing_rights().await?;
+        if let Some(MissingRights { needed, command, .. }) = &rights
+            && !needed.is_empty()
+        {
+            let reason =
+                format!("the user of {} may not {}; to allow it: {command}", rabbit.place(), needed.join(", "));
+            return Err(JobError::invalid("queue.url", reason));
+        }
         // A broker that is short of memory or disk answers, and accepts nothing.
         queue.accepts().await?;
-        Ok((State::Ok, format!("{}: exchanges and queues exist, messages are accepted", rabbit.place())))
+        let text = format!("{}: exchanges and queues exist, messages are accepted", rabbit.place());
+        Ok(match rights {
+            None => (State::Ok, text),
+            Some(MissingRights { useful, command, .. }) => {
+                let may_not = useful.join(", nor ");
+                (State::Warning, format!("{text}; the user may not {may_not}; to allow it: {command}"))
+            }
+        })
     };
     from_found("queue", asked.await)
+}
+
+/// Who may use the API. Also said where nothing serves it: a worker has the same settings.
+fn api(loaded: &LoadedConfig) -> Check {
+    let http = &loaded.config.http;
+    let checked = http.check_tokens().map_err(|(setting, reason)| JobError::invalid(setting, reason)).map(|()| {
+        let one = http.token.iter().map(|_| "http.token (operate)".to_owned());
+        let named = http.tokens.iter().map(|token| format!("{} ({})", token.name, token.role.as_str()));
+        let tokens: Vec<String> = one.chain(named).collect();
+        let own = http.bind.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
+            || http.bind.starts_with("localhost:");
+        match (tokens.is_empty(), own) {
+            (false, _) => format!("requests need a token: {}", tokens.join(", ")),
+            (true, true) => format!("no token is set: everyone on this machine may use the API ({})", http.bind),
+            (true, false) => format!(
+                "no token is set: `acetate serve` does not start on {} without one, for instance ACETATE__HTTP__TOKEN from \
+                 `openssl rand -hex 32`; a worker needs none",
+                http.bind
+            ),
+        }
+    });
+    from_result("api", checked)
 }
 
 fn device(loaded: &LoadedConfig) -> Check {

@@ -218,7 +218,10 @@ fn checked(mut figment: Figment, errors: &mut Vec<ConfigError>) -> Result<(Figme
             }
             // Replacing it would change nothing, so the rest cannot be checked.
             None => {
-                errors.push(error.clone());
+                // It was reported with the value that was set.
+                if !stands_in {
+                    errors.push(error.clone());
+                }
                 return Err(ConfigError::all(std::mem::take(errors)).err().unwrap_or(error));
             }
         }
@@ -317,13 +320,15 @@ fn text_of(value: &Value) -> String {
 /// figment's first error as place, key and reason.
 fn explain(error: figment::Error) -> ConfigError {
     let place = error.metadata.as_ref().map_or("the settings".to_owned(), |data| data.name.to_string());
+    let path = error.path.join(".");
     let reason = match &error.kind {
         Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
-            format!("{} is not {}", plain(found), in_words(wanted))
+            // A secret without its quotes.
+            format!("{} is not {}", shown(&path, &plain(found)), in_words(wanted))
         }
         other => other.to_string(),
     };
-    ConfigError::new(&place, format!("{}: {reason}", error.path.join(".")))
+    ConfigError::new(&place, format!("{path}: {reason}"))
 }
 
 /// A value as it stands in a file.
@@ -342,7 +347,7 @@ fn plain(value: &Actual) -> String {
 }
 
 /// What serde calls by Rust's types.
-fn in_words(wanted: &str) -> &str {
+pub(super) fn in_words(wanted: &str) -> &str {
     match wanted {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
         "i32" | "i64" => "a whole number",

@@ -283,6 +283,34 @@ fn tokens_come_from_tables_json_and_files() {
     assert!(error.contains("http.tokens, ci, token_file: /none: cannot read it"), "{error}");
 }
 
+/// With the field, and without what stands there, which may be the token.
+#[test]
+fn a_wrong_token_is_told_with_its_field() {
+    let place = Fixture::new();
+    let table = |fields: &str| place.load(&format!("[[http.tokens]]\nname = \"ci\"\n{fields}\n"), &[]).unwrap_err();
+    let json = |fields: &str| {
+        let list = format!(r#"[{{"name": "ok", "role": "read", "token": "a-token-0123456789"}}, {{{fields}}}]"#);
+        place.load("", &[("ACETATE__HTTP__TOKENS", &list)]).unwrap_err()
+    };
+    for (error, wanted) in [
+        (table("role = \"admin\"\ntoken = \"hunter2\""), "role"),
+        (table("role = \"read\"\ntoken = 77712345"), "token"),
+        (table("role = \"read\"\ntoken = \"hunter2\"\njobs_per_day = \"many\""), "jobs_per_day"),
+        (table("role = \"read\"\ntokens = \"hunter2\""), "tokens"),
+        (json(r#""name": "ci", "role": "admin", "token": "hunter2""#), "[1].role"),
+        (json(r#""name": "ci", "role": "read", "token": 77712345"#), "[1].token: is not a text"),
+        (json(r#""name": 7, "role": "read", "token": "hunter2""#), "[1].name: is not a text"),
+        (
+            json(r#""name": "ci", "role": "read", "token": "hunter2", "requests_per_second": "hunter2""#),
+            "[1].requests_per_second: is not a number",
+        ),
+        (json(r#""name": "ci", "role": "read", "token": "hunter2", "jobs_per_day": -1"#), "[1].jobs_per_day: is not"),
+    ] {
+        assert!(error.contains("http.tokens") && error.contains(wanted), "{wanted}: {error}");
+        assert!(!error.contains("hunter2") && !error.contains("77712345"), "{error}");
+    }
+}
+
 #[test]
 fn a_secret_that_all_can_read_is_remarked() {
     let place = Fixture::new();

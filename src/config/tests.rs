@@ -127,6 +127,35 @@ fn mistakes_name_their_place_and_what_there_is() {
     assert!(error.contains("--profile: there is no profile `producton`"), "{error}");
 }
 
+/// A wrong pair of settings is found again with the default in the place of one of them.
+#[test]
+fn a_mistake_is_told_once() {
+    for (text, wanted) in [
+        ("[store]\naccess_key_id = \"x\"", "store.secret_access_key: is empty while store.access_key_id is set"),
+        ("[queue]\nclient_cert = \"/x\"", "queue.client_key: is empty while queue.client_cert is set"),
+        ("[store]\nkms_key_id = \"x\"", "store.kms_key_id: needs store.server_side_encryption"),
+    ] {
+        let error = with_file(text, home(), None).unwrap_err();
+        assert_eq!(error.matches(wanted).count(), 1, "{error}");
+        assert!(!error.contains("stands in"), "{error}");
+    }
+}
+
+#[test]
+fn times_that_no_clock_has_are_refused_with_the_range() {
+    let times: Vec<&str> = layers::keys().filter(|key| key.ends_with("_seconds") || key.ends_with("_days")).collect();
+    assert!(times.len() > 15, "{times:?}");
+    for key in times {
+        let variable = format!("ACETATE__{}", key.replace('.', "__").to_uppercase());
+        for value in ["1e30", "-1", "1e308", "nan", "inf", "-inf", "1e999"] {
+            let environment = Environment::from_pairs([("HOME", "/h"), (variable.as_str(), value)]);
+            let error = with_file("", environment, None).unwrap_err();
+            assert!(error.contains(&format!("{variable}: {key}: ")), "{value}: {error}");
+            assert!(error.contains("between") || error.contains("is not a number"), "{value}: {error}");
+        }
+    }
+}
+
 #[test]
 fn all_mistakes_are_told_at_once() {
     let text = "[qwen_image]\nlayers = 3\nlayer_num = 11\nresolution = 700\n[worker]\nlease_seconds = \"soon\"\n\

@@ -7,7 +7,7 @@ use serde::{
     de::{Error, SeqAccess, Visitor},
 };
 
-use super::{Environment, Secret, secret_files};
+use super::{Environment, Secret, layers::in_words, secret_files};
 
 /// Names that stand for `http.token`, and for no token at all.
 const TAKEN: [&str; 2] = ["token", "anonymous"];
@@ -39,6 +39,16 @@ pub enum TokenRole {
     Read,
     Submit,
     Operate,
+}
+
+impl TokenRole {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Submit => "submit",
+            Self::Operate => "operate",
+        }
+    }
 }
 
 /// The first invalid entry, and why it is invalid.
@@ -112,20 +122,30 @@ pub(super) fn tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T
             if text.trim().is_empty() {
                 return Ok(Vec::new());
             }
-            serde_json::from_str(text).map_err(|error| E::custom(reason(&error)))
+            let mut json = serde_json::Deserializer::from_str(text);
+            serde_path_to_error::deserialize(&mut json).map_err(|error| {
+                let field = error.path().to_string();
+                E::custom(reason(&field, error.inner()))
+            })
         }
     }
 
     deserializer.deserialize_any(ListOrText)
 }
 
-/// Without what the parser found, which may be a token.
-fn reason(error: &serde_json::Error) -> String {
+/// Without what the parser found, which may be a token. `field`: for instance `[0].role`.
+fn reason(field: &str, error: &serde_json::Error) -> String {
     let (line, column) = (error.line(), error.column());
     let example = r#"[{"name": "ci", "role": "submit", "token_file": "/run/secrets/ci"}]"#;
     let text = error.to_string();
     let said = text.split(" at line ").next().unwrap_or_default();
     let shown = ["unknown field", "missing field", "unknown variant"].iter().any(|known| said.starts_with(known));
-    let said = if error.is_data() && shown { said } else { "is not a list of tokens as JSON" };
-    format!("{said} (line {line}, column {column}); write {example}")
+    let wanted = said.rsplit_once(", expected ").map(|(_, wanted)| format!("is not {}", in_words(wanted)));
+    let said = match wanted.filter(|_| error.is_data()) {
+        _ if error.is_data() && shown => said.to_owned(),
+        Some(wanted) if field.starts_with('[') => wanted,
+        Some(_) | None => "is not a list of tokens as JSON".to_owned(),
+    };
+    let field = if field.starts_with('[') { format!("{field}: ") } else { String::new() };
+    format!("{field}{said} (line {line}, column {column}); write {example}")
 }

@@ -94,6 +94,15 @@ impl Action {
         Self::Resumed,
     ];
 
+    /// Refuses the name of an action that there is not, which would find nothing.
+    pub fn check(name: &str) -> Result<(), String> {
+        if Self::ALL.iter().any(|action| action.as_str() == name) {
+            return Ok(());
+        }
+        let known = Self::ALL.map(Self::as_str).join(", ");
+        Err(format!("`{}` is not an action; they are {known}", name.escape_debug()))
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Submitted => "submitted",

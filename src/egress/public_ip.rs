@@ -39,9 +39,71 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     }
 }
 
+/// The IP address that a host is, in every way of writing one that resolvers read: `2130706433`, `0x7f.1`, `0177.0.0.1`,
+/// `[::1]`, and each with a dot at the end.
+pub fn written_address(host: &str) -> Option<IpAddr> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        // A zone belongs to this machine.
+        return inner.split('%').next()?.parse().ok().map(IpAddr::V6);
+    }
+    let parts: Vec<u64> = host.split('.').map(number).collect::<Option<_>>()?;
+    let (last, bytes) = parts.split_last()?;
+    let room = 4usize.checked_sub(bytes.len()).filter(|room| *room > 0)?;
+    if bytes.iter().any(|byte| *byte > 255) || *last >= 1 << (8 * room) {
+        return None;
+    }
+    let high = bytes.iter().enumerate().map(|(index, byte)| byte << (24 - 8 * index)).sum::<u64>();
+    u32::try_from(high + last).ok().map(|address| IpAddr::V4(Ipv4Addr::from(address)))
+}
+
+/// Decimal, octal or hexadecimal, as in C.
+fn number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        Some(digits) => (if digits.is_empty() { "0" } else { digits }, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    };
+    digits.chars().all(|digit| digit.is_digit(radix)).then(|| u64::from_str_radix(digits, radix).ok())?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_known_however_it_is_written() {
+        for written in [
+            "127.0.0.1",
+            "127.0.0.1.",
+            "2130706433",
+            "2130706433.",
+            "127.1",
+            "127.0.1",
+            "0x7f000001",
+            "0X7F.0.0.1",
+            "0x7f.1",
+            "0177.0.0.01",
+            "017700000001",
+        ] {
+            assert_eq!(written_address(written), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), "{written}");
+        }
+        for (written, address) in [
+            ("[::1]", "::1"),
+            ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1"),
+            ("[fe80::1%eth0]", "fe80::1"),
+            ("16843009", "1.1.1.1"),
+            ("0", "0.0.0.0"),
+            ("0x", "0.0.0.0"),
+            ("4294967295", "255.255.255.255"),
+        ] {
+            assert_eq!(written_address(written), Some(address.parse().unwrap()), "{written}");
+        }
+        for name in ["example.org", "", ".", "1.2.3.4.5", "256.1.1.1", "4294967296", "1.2.3.256", "08.1", "0xg", "1..2"]
+        {
+            assert_eq!(written_address(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn inner_addresses_are_not_public_however_they_are_written() {

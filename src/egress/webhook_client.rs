@@ -1,14 +1,11 @@
 //! Webhook calls: a `POST` to an address from a request, with the same rules as for reading.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
 
 use ureq::http::{HeaderMap, HeaderName, header};
 
 use super::{
-    public_ip::is_public,
+    public_ip::{is_public, written_address},
     status_line::StatusLine,
     trust::PrivateCas,
     web_address::WebAddress,
@@ -61,8 +58,7 @@ impl WebhookPolicy {
             return forbidden("is not encrypted (https://)");
         }
         let (_, host, _) = address.origin();
-        let number: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
-        if number.is_some_and(|address| !is_public(address)) || is_local_name(&host) {
+        if written_address(&host).is_some_and(|address| !is_public(address)) || is_local_name(&host) {
             return forbidden("is not a public address");
         }
         Ok(())
@@ -71,7 +67,10 @@ impl WebhookPolicy {
     /// Makes the call; ignores the response's body. Blocks.
     pub fn post(&self, url: &str, headers: &[(&str, String)], body: &str) -> Result<WebhookAnswer, JobError> {
         self.check("webhook", url)?;
-        let address = WebAddress::parse("webhook", url)?;
+        self.call(WebAddress::parse("webhook", url)?, headers, body)
+    }
+
+    fn call(&self, address: WebAddress, headers: &[(&str, String)], body: &str) -> Result<WebhookAnswer, JobError> {
         let mut limits = self.limits.clone();
         if self.trusts(&address) {
             limits.may_connect = |_| true;
@@ -134,7 +133,13 @@ mod tests {
     #[test]
     fn only_public_and_encrypted_addresses_or_trusted_origins_are_called() {
         let policy = WebhookPolicy::new("http.webhook_allow", &["http://127.0.0.1:9000".to_owned()], None).unwrap();
-        for allowed in ["https://example.org/hook?key=1", "https://1.1.1.1/", "http://127.0.0.1:9000/any"] {
+        for allowed in [
+            "https://example.org/hook?key=1",
+            "https://example.org./hook",
+            "https://1.1.1.1/",
+            "https://16843009/",
+            "http://127.0.0.1:9000/any",
+        ] {
             policy.check("webhook", allowed).unwrap();
         }
         for refused in [
@@ -148,6 +153,15 @@ mod tests {
             "https://localhost/",
             "https://x.localhost./",
             "https://metadata.google.internal/",
+            "https://metadata.google.internal./",
+            "https://2130706433/",
+            "https://0x7f000001/",
+            "https://0177.0.0.1/",
+            "https://127.1/",
+            "https://127.0.0.1./",
+            "https://2852039166/latest",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[::ffff:7f00:1]/",
         ] {
             assert_eq!(policy.check("webhook", refused).unwrap_err().code(), "input_forbidden", "{refused}");
         }
@@ -217,11 +231,11 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let policy = WebhookPolicy::new("http.webhook_allow", &[], None).unwrap();
-        // These look like ordinary names, but resolve to the loopback address.
+        // These resolve to the loopback address, as a name of somebody's domain may.
         for name in ["2130706433", "0x7f000001", "127.1"] {
             let url = format!("https://{name}:{port}/hook");
-            policy.check("webhook", &url).unwrap();
-            let error = policy.post(&url, &[], "{}").unwrap_err();
+            assert_eq!(policy.post(&url, &[], "{}").unwrap_err().code(), "input_forbidden", "{name}");
+            let error = policy.call(WebAddress::parse("webhook", &url).unwrap(), &[], "{}").unwrap_err();
             assert_eq!(error.code(), "input_forbidden", "{error}");
             assert!(error.to_string().contains("its host has the address 127.0.0.1"), "{error}");
             let nobody = listener.accept().unwrap_err();

@@ -13,7 +13,7 @@ use super::{
     view::AttemptView,
 };
 use crate::{
-    database::{ActionFilter, ActionRow, HistoryEntry},
+    database::{Action, ActionFilter, ActionRow, HistoryEntry},
     job::{BatchId, JobId},
 };
 
@@ -117,6 +117,10 @@ pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<AuditQ
         return Err(ApiError::bad_request(format!("limit: {limit} is not between 1 and {MOST}")).about("limit"));
     }
     let AuditQuery { since, actor, action, job, batch, after, .. } = asked;
+    let action = action.filter(|action| !action.is_empty());
+    if let Some(reason) = action.as_deref().and_then(|action| Action::check(action).err()) {
+        return Err(ApiError::bad_request(format!("action: {reason}")).about("action"));
+    }
     let page = api.jobs().list_actions(&ActionFilter { since, actor, action, job, batch, limit, after }).await?;
     Ok(Json(Actions { actions: page.actions.into_iter().map(ActionView::from).collect(), next: page.next }))
 }

@@ -115,6 +115,15 @@ pub fn media_type(headers: &HeaderMap) -> String {
     whole.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
+/// The `charset` of a `Content-Type`, if it is not UTF-8 or a part of it.
+pub fn other_charset(headers: &HeaderMap) -> Option<String> {
+    let whole = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let parameters = whole.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let charset = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset")).map(|(_, value)| value);
+    let unquoted = |value: &str| value.trim().trim_matches(['"', '\'']).to_ascii_lowercase();
+    charset.map(unquoted).find(|charset| !matches!(charset.as_str(), "utf-8" | "utf8" | "us-ascii" | "ascii" | ""))
+}
+
 pub fn unsupported(wanted: &str) -> ApiError {
     let detail = format!("the body's Content-Type must be {wanted}");
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail).about("Content-Type")

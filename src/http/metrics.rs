@@ -41,6 +41,7 @@ pub fn database(jobs: &JobStore) {
 /// Also for a process without a worker, which does not report the queue otherwise.
 pub fn queue(health: &Health) {
     gauge!("acetate_queue_blocked").set(if health.blocked.is_some() { 1.0 } else { 0.0 });
+    gauge!("acetate_queue_refused").set(if health.refused.is_some() { 1.0 } else { 0.0 });
 }
 
 /// Counts by route, not by path, because paths contain ids.

@@ -103,8 +103,11 @@ pub async fn readyz(State(probes): State<Probes>) -> Response {
              kept in the database until it accepts them again"
         )
     });
-    let queue = match blocked {
-        Some(blocked) => Err(blocked),
+    let refused = health.refused.map(|why| {
+        format!("refused: RabbitMQ does not take everything that this process sends, which stays in the database or its queue until it does: {why}")
+    });
+    let queue = match blocked.or(refused) {
+        Some(why) => Err(why),
         None if !probes.works || health.connected && health.consuming => Ok(()),
         None => {
             let why = health.last_error.unwrap_or_else(|| "not consuming yet".to_owned());
@@ -115,7 +118,7 @@ pub async fn readyz(State(probes): State<Probes>) -> Response {
     let leaving = if probes.leaving.is_cancelled() { Err("accepts no more jobs".to_owned()) } else { Ok(()) };
     let (database, store) = tokio::join!(probes.database(), probes.store());
     let checks = [("queue", queue), ("database", database), ("store", store), ("device", device), ("worker", leaving)];
-    // A process that only accepts jobs can do so while the queue is blocked.
+    // A process that only accepts jobs can do so while nothing can be sent.
     let ready =
         checks.iter().all(|(name, result)| result.is_ok() || matches!(*name, "queue" | "store") && !probes.works);
     let shown: serde_json::Map<String, Value> = checks

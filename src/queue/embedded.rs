@@ -131,7 +131,8 @@ impl EmbeddedQueue {
 
     pub(super) fn health(&self) -> Health {
         let open = !self.lock().closed;
-        Health { connected: open, consuming: open, since: self.shared.since, last_error: None, blocked: None }
+        let since = self.shared.since;
+        Health { connected: open, consuming: open, since, last_error: None, blocked: None, refused: None }
     }
 
     /// No code under the lock can leave it inconsistent, so a panic elsewhere does not matter here.

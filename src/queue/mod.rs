@@ -29,7 +29,9 @@ pub use delivery::{Delivery, MessageSender};
 pub use embedded::EmbeddedQueue;
 pub use events::{Event, EventStream};
 pub use message::{Content, MAX_KEPT_BYTES};
-pub use rabbit::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, RabbitOptions, RabbitQueue, TlsFiles, queue_of};
+pub use rabbit::{
+    DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, MissingRights, RabbitOptions, RabbitQueue, TlsFiles, queue_of,
+};
 
 pub use reply::{Reply, ReplyTo};
 
@@ -72,6 +74,9 @@ pub struct Health {
     /// Why the broker accepts no messages at present (`connection.blocked`), in its own words. Deliveries and
     /// acknowledgments go on.
     pub blocked: Option<String>,
+    /// Why the broker refuses what this process publishes: an exchange or a binding is gone, or the user may not write.
+    /// Absent again once it takes a message, or when nothing was refused for a minute.
+    pub refused: Option<String>,
 }
 
 impl Queue {
@@ -105,6 +110,14 @@ impl Queue {
         match self {
             Self::Embedded(_) => Ok(()),
             Self::Rabbit(rabbit) => rabbit.publisher().accepts().await,
+        }
+    }
+
+    /// What the user may not do, once everything exists.
+    pub async fn missing_rights(&self) -> Result<Option<MissingRights>, JobError> {
+        match self {
+            Self::Embedded(_) => Ok(None),
+            Self::Rabbit(rabbit) => rabbit.publisher().missing_rights().await,
         }
     }
 

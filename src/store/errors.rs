@@ -15,6 +15,11 @@ pub fn io_error(path: &Path, action: &str, error: Error) -> JobError {
         ErrorKind::PermissionDenied => {
             format!("cannot {action}: permission denied; choose a folder that you can write to")
         }
+        // It stays too long, however often it is tried.
+        ErrorKind::InvalidFilename => {
+            let reason = format!("cannot {action}: it, or a name in it, is too long for the file system; shorten it");
+            return JobError::invalid(path, reason);
+        }
         ErrorKind::ReadOnlyFilesystem => format!("cannot {action}: the file system is read-only"),
         ErrorKind::NotADirectory => format!("cannot {action}: part of the path is a file, not a folder"),
         _ => format!("cannot {action}: {error}"),

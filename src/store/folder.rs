@@ -316,4 +316,26 @@ mod tests {
         let names: Vec<_> = fs::read_dir(store.path(&key).parent().unwrap()).unwrap().collect();
         assert_eq!(names.len(), 1, "no temporary file is left");
     }
+
+    #[tokio::test]
+    async fn a_path_that_is_too_long_is_not_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        // A name, and a path of names that fit.
+        for long in ["n".repeat(300), format!("{}/", "n".repeat(200)).repeat(30)] {
+            let store = FolderStore::in_folder(folder.path().join(long));
+            let key = ObjectKey::new(JobId::new(), Epoch(1), "a.png").unwrap();
+            for error in [
+                store.check().await.unwrap_err(),
+                store.put(key.clone(), b"abc".to_vec()).await.unwrap_err(),
+                store.get(&key, 3).await.unwrap_err(),
+                store.exists(&key).await.unwrap_err(),
+                store.modified(&key).await.unwrap_err(),
+                store.manifests(JobId::new()).await.unwrap_err(),
+                store.delete(std::slice::from_ref(&key)).await.unwrap_err(),
+            ] {
+                assert_eq!(error.code(), "invalid_request", "{error}");
+                assert!(error.to_string().contains("too long for the file system"), "{error}");
+            }
+        }
+    }
 }

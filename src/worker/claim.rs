@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tracing::warn;
 
-use super::{JobControl, Worker, newer, replies, retry::with_deadline};
+use super::{JobControl, Worker, newer, replies, restored, retry::with_deadline};
 use crate::{
     database::{Actor, Admission, Claim, ClaimRules, JobRow, SubmitOptions},
     job::{BesideRequest, ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest, TraceContext},
@@ -135,6 +135,7 @@ async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Resu
         is_dead: &|other| worker.is_dead(other),
         fingerprint: fingerprint.as_deref(),
     };
+    restored::guard(worker).await?;
     let mut claim = worker.jobs.claim(id, &rules).await?;
     let is_dispatch = message.is_some_and(|message| message.is_dispatch);
     if let (Claim::Unknown, Some(Message { request, beside, trace, sender, .. })) = (&claim, message) {

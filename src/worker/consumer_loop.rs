@@ -53,7 +53,7 @@ pub struct Unusable;
 /// [`Unusable`]: the process must be restarted. Its jobs are back in the queue by then.
 pub async fn serve(worker: &Worker, shutdown: &Shutdown) -> Result<(), Unusable> {
     // Before anything is dispatched or claimed.
-    restored::look(worker).await;
+    restored::begin(worker, shutdown).await;
     // Before anything is dispatched, because the slots of all workers decide how much.
     reaper::sign_of_life(worker).await;
     let service = Arc::new(Service::new(worker.clone()));

@@ -45,6 +45,10 @@ pub fn describe() {
     describe_gauge!("acetate_device_usable", "0 after the device has failed; the worker goes on with its others.");
     describe_gauge!("acetate_queue_connected", "1 while the worker is connected to the queue.");
     describe_gauge!("acetate_queue_blocked", "1 while RabbitMQ accepts no messages (connection.blocked).");
+    describe_gauge!(
+        "acetate_queue_refused",
+        "1 while RabbitMQ refuses what this process sends: a missing right, exchange or binding."
+    );
     describe_gauge!("acetate_deliveries_unacked", "Messages that this worker holds.");
     let _ = started();
 }

@@ -45,6 +45,7 @@ pub use identity::{Liveness, WorkerName};
 pub use metrics::describe;
 pub use progress::Reporter;
 pub use relay::{Relayed, publish_due, relay};
+pub use restored::KnownAge;
 pub use run::{Verdict, run};
 pub use stop::{JobControl, StopReason};
 
@@ -69,6 +70,8 @@ pub struct Worker {
     pub wake: Arc<Notify>,
     /// Set when the device is no longer reliable.
     pub broken: CancellationToken,
+    /// How old the database is known to be.
+    pub age: KnownAge,
 }
 
 #[derive(Debug, Clone)]

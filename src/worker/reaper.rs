@@ -49,6 +49,10 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
             remembered = Some(Instant::now());
             restored::look(&worker).await;
         }
+        // Before jobs are dispatched again.
+        if let Err(error) = restored::guard(&worker).await {
+            debug!(%error, "could not look how old the database is");
+        }
         if due(looked, every) {
             looked = Some(Instant::now());
             if let Err(error) = look(&worker).await {

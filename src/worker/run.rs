@@ -66,7 +66,6 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
         Accepted::Row(row) => row,
         Accepted::Refused(reason) => {
             delivery.dead_letter(&reason).await?;
-            warn!(code = reason.code, reason = reason.message, "a message was dead-lettered");
             metrics::dead_letter(&reason);
             return Ok(Verdict::Refused(reason));
         }

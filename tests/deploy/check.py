@@ -28,6 +28,7 @@ METRICS = {
     "acetate_model_resident": {"model", "device"},
     "acetate_queue_connected": set(),
     "acetate_queue_blocked": set(),
+    "acetate_queue_refused": set(),
     "acetate_deliveries_unacked": set(),
     "acetate_dead_letters_total": {"code"},
     "acetate_http_requests_total": {"route", "method", "status"},

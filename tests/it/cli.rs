@@ -322,6 +322,36 @@ fn what_the_configuration_says() {
 }
 
 #[test]
+fn the_doctor_says_who_may_use_the_api() {
+    let place = TestDir::new();
+    let api = |settings: &str| {
+        fs::write(place.path("acetate.toml"), settings).unwrap();
+        let report = place.run(&["doctor", "--json"]).stdout;
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "api").unwrap().clone()
+    };
+    for (settings, state, text) in [
+        ("", "ok", "no token is set: everyone on this machine may use the API (127.0.0.1:"),
+        (
+            "[http]\nbind = \"0.0.0.0:1\"",
+            "ok",
+            "no token is set: `acetate serve` does not start on 0.0.0.0:1 without one",
+        ),
+        (
+            "[http]\ntoken = \"hunter2-hunter2-0\"\n[[http.tokens]]\nname = \"ci\"\nrole = \"submit\"\n\
+             token = \"hunter2-hunter2-1\"",
+            "ok",
+            "requests need a token: http.token (operate), ci (submit)",
+        ),
+        ("[http]\ntoken = \"hunter2\"", "broken", "http.token: has fewer than 16 characters"),
+    ] {
+        let check = api(settings);
+        assert!(check["state"] == state && check["text"].as_str().unwrap().starts_with(text), "{settings}: {check:#}");
+        assert!(!check.to_string().contains("hunter2"), "{check:#}");
+    }
+}
+
+#[test]
 fn the_doctor_and_the_checkpoints() {
     let place = TestDir::new();
     let report = place.json(&["doctor", "--json"]);

@@ -41,8 +41,15 @@ pub async fn weak_tags(request: Request, next: Next) -> Response {
     response
 }
 
-/// Refuses encoded bodies, which would otherwise be read as broken JSON. Small ones can expand to any size.
+/// Refuses encoded bodies, which would otherwise be read as broken JSON. Small ones can expand to any size. JSON is UTF-8
+/// (RFC 8259), so another charset would give other letters.
 pub async fn identity(request: Request, next: Next) -> Response {
+    if let Some(charset) = extract::other_charset(request.headers()).filter(|_| extract::is_json(request.headers())) {
+        extract::swallow(request.into_body());
+        let detail = format!("the body's charset is `{}`; JSON is UTF-8: send it in UTF-8", charset.escape_debug());
+        let refused = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
+        return refused.about("Content-Type").into_response();
+    }
     let encodings = request.headers().get_all(header::CONTENT_ENCODING).iter();
     let encoded = encodings.map(|value| value.to_str().unwrap_or("?").trim().to_owned()).find(|encoding| {
         !encoding.is_empty() && !encoding.split(',').all(|part| part.trim().eq_ignore_ascii_case("identity"))

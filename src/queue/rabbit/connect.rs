@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use lapin::{Connection, ConnectionProperties, runtime::default_runtime, tcp::OwnedTLSConfig, uri::AMQPUri};
+use lapin::{
+    Connection, ConnectionProperties,
+    runtime::default_runtime,
+    tcp::OwnedTLSConfig,
+    uri::{AMQPUri, SASLMechanism},
+};
 
 use super::{
     RabbitOptions,
@@ -90,6 +95,13 @@ impl Connector {
 
     pub(super) fn vhost(&self) -> &str {
         self.nodes.first().map_or("/", |node| &node.vhost)
+    }
+
+    /// Unless a certificate logs in.
+    pub(super) fn user(&self) -> Option<&str> {
+        let node = self.nodes.first()?;
+        let by_certificate = matches!(node.query.auth_mechanism, Some(SASLMechanism::External));
+        (!by_certificate).then_some(node.authority.userinfo.username.as_str())
     }
 
     /// The maximum time for one response from the broker.

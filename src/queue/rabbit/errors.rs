@@ -88,6 +88,12 @@ pub(super) fn is_missing(error: &Error) -> bool {
     is_soft(error, &AMQPSoftError::NOTFOUND)
 }
 
+/// Whether a message was not sent because its exchange does not exist.
+pub(super) fn is_gone(error: &JobError) -> bool {
+    matches!(error, JobError::Queue { source: Some(cause), .. }
+        if cause.downcast_ref::<Error>().is_some_and(is_missing))
+}
+
 /// What the broker says when a limit of its operator is reached, and what that is about.
 const LIMITS: [(&str, &str); 7] = [
     ("queue limit in vhost", "rabbitmqctl set_vhost_limits -p VHOST '{\"max-queues\": N}'; acetate has five queues"),

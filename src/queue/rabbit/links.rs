@@ -1,6 +1,7 @@
 //! The state of the connections, for health checks.
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,6 +15,8 @@ use crate::{job::JobError, queue::Health};
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a health check asks whether the broker accepts messages.
 const ASK_EVERY: Duration = Duration::from_secs(15);
+/// How long a refusal counts. What is refused is published again within seconds, by this process or another one.
+const REFUSAL_COUNTS: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(super) struct Links(Mutex<State>);
@@ -32,6 +35,8 @@ struct State {
     wanted: usize,
     live: usize,
     last_error: Option<String>,
+    /// What cannot be published, by exchange and routing key, and why. The key is empty if the whole exchange refuses.
+    refused: BTreeMap<(&'static str, String), (Instant, String)>,
     /// The last state, and since when.
     seen: Option<(bool, bool, Timestamp)>,
 }
@@ -142,11 +147,27 @@ impl Links {
         self.change(|state| state.last_error = Some(error.to_string()));
     }
 
+    /// The exchange takes nothing, or, with a key, nothing with this routing key.
+    pub(super) fn refused(&self, exchange: &'static str, key: &str, why: &str) {
+        self.lock().refused.insert((exchange, key.to_owned()), (Instant::now(), why.to_owned()));
+    }
+
+    /// A message with this routing key arrived.
+    pub(super) fn sent(&self, exchange: &'static str, key: &str) {
+        let mut state = self.lock();
+        if !state.refused.is_empty() {
+            state.refused.retain(|(where_to, what), _| *where_to != exchange || !what.is_empty() && what != key);
+        }
+    }
+
     pub(super) fn health(&self) -> Health {
         let mut state = self.lock();
         let (connected, consuming, since) = state.look();
         let blocked = state.why_blocked();
-        Health { connected, consuming, since, last_error: state.last_error.clone(), blocked }
+        state.refused.retain(|_, (at, _)| at.elapsed() < REFUSAL_COUNTS);
+        let refused: Vec<_> = state.refused.values().map(|(_, why)| why.as_str()).collect();
+        let refused = (!refused.is_empty()).then(|| refused.join("; "));
+        Health { connected, consuming, since, last_error: state.last_error.clone(), blocked, refused }
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {

@@ -15,6 +15,7 @@ mod handle;
 mod links;
 mod outgoing;
 mod publish;
+mod rights;
 mod subscribe;
 mod tls;
 mod topology;
@@ -31,6 +32,7 @@ use backon::Retryable;
 use tokio::{sync::Mutex, time::Instant};
 use tracing::warn;
 
+pub use self::rights::MissingRights;
 pub use self::tls::TlsFiles;
 pub use self::topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, queue_of};
 use self::{connect::Connector, links::Links};

@@ -19,9 +19,10 @@ use tracing::{debug, warn};
 
 use super::{
     Core, blocked,
-    errors::{broken, differs, is_refused, reason},
+    errors::{broken, differs, is_gone, is_refused, reason},
     outgoing::Outgoing,
-    topology,
+    rights::{self, MissingRights},
+    topology::{self, LATER},
 };
 use crate::{
     job::{JobError, JobKind},
@@ -112,7 +113,7 @@ impl Publisher {
                 warn!(
                     "messages for newer workers keep a part of this worker busy, because they cannot wait in the queue {}: \
                      {}. Declare it as docs/messages.md shows",
-                    topology::LATER,
+                    LATER,
                     reason(&error)
                 );
                 Ok(*later.insert(false))
@@ -136,6 +137,23 @@ impl Publisher {
     pub(super) async fn missing(&self) -> Result<Vec<String>, JobError> {
         let Core { connector, options, .. } = &*self.core;
         self.with_connection(async |connection| topology::missing(connector, connection, options).await).await
+    }
+
+    /// What the user may not do.
+    pub(in crate::queue) async fn missing_rights(&self) -> Result<Option<MissingRights>, JobError> {
+        let Core { connector, options, .. } = &*self.core;
+        self.with_connection(async |connection| {
+            tokio::select! {
+                biased;
+                tried = timeout(options.connect_timeout, rights::missing(connector, connection)) => match tried {
+                    Ok(Ok(missing)) => Ok(missing),
+                    Ok(Err(error)) => Err(self.lost(&reason(&error)).caused_by(error)),
+                    Err(_) => Err(self.lost("no answer")),
+                },
+                error = self.until_blocked() => Err(error),
+            }
+        })
+        .await
     }
 
     /// Whether the broker accepts messages.
@@ -227,6 +245,7 @@ impl Publisher {
         }
         // A returned message is confirmed, too, and if the broker confirms many at once, lapin may deliver it with
         // another message's confirmation: only its id identifies it.
+        let mut unbound = false;
         for (result, message) in settled.iter_mut().zip(messages) {
             let id = message.properties.message_id().as_ref();
             if message.mandatory && id.is_some_and(|id| returned.contains(id)) {
@@ -240,10 +259,46 @@ impl Publisher {
                         )
                     }
                 };
+                if !matches!(message.exchange, "" | LATER) {
+                    unbound = true;
+                    self.core.links.refused(message.exchange, message.key, &reason);
+                }
                 *result = Err(JobError::Unconfirmed { reason });
+            } else if result.is_ok() {
+                self.core.links.sent(message.exchange, message.key);
             }
         }
+        let gone = |result: &Result<(), JobError>| matches!(result, Err(error) if is_gone(error));
+        if unbound || settled.iter().any(gone) {
+            self.declare_again().await;
+        }
         settled
+    }
+
+    /// An exchange, a queue or a binding was deleted. It is declared at each connect, and this is as good.
+    async fn declare_again(&self) {
+        let Core { connector, options, looks_only, .. } = &*self.core;
+        if looks_only.load(Ordering::Relaxed) {
+            return;
+        }
+        let declared =
+            self.with_connection(async |connection| topology::declare(connector, connection, options).await).await;
+        if let Err(error) = declared {
+            debug!(%error, "what was deleted is not declared again");
+        }
+    }
+
+    /// The channel or the connection is closed. The broker closes a channel over what it refuses.
+    fn not_sent(&self, exchange: &'static str, error: lapin::Error) -> JobError {
+        match rights::cannot_publish(&self.core.connector, exchange, &error) {
+            Some(why) => {
+                if !matches!(exchange, "" | LATER) {
+                    self.core.links.refused(exchange, "", &why);
+                }
+                broken(why).caused_by(error)
+            }
+            None => self.lost(&reason(&error)).caused_by(error),
+        }
     }
 
     /// Writes the messages to the socket, and stops at the first failure.
@@ -267,7 +322,7 @@ impl Publisher {
                 biased;
                 sent = timeout(self.core.options.publish_timeout, publish) => match sent {
                     Ok(Ok(confirm)) => Ok(confirm),
-                    Ok(Err(error)) => Err(self.lost(&reason(&error)).caused_by(error)),
+                    Ok(Err(error)) => Err(self.not_sent(message.exchange, error)),
                     Err(_) => Err(self.stuck().await),
                 },
                 error = self.until_blocked() => Err(error),
@@ -290,7 +345,7 @@ impl Publisher {
             biased;
             confirmation = timeout(*limit, confirm) => match confirmation {
                 Ok(Ok(confirmation)) => confirmation,
-                Ok(Err(error)) => return Err(self.lost(&reason(&error)).caused_by(error)),
+                Ok(Err(error)) => return Err(self.not_sent(message.exchange, error)),
                 Err(_) => {
                     *limit = Duration::ZERO;
                     return Err(self.unconfirmed(message).await);

@@ -17,6 +17,7 @@ use super::{
     RabbitOptions,
     connect::Connector,
     errors::{broken, differs, is_missing, is_refused, reason},
+    rights,
 };
 use crate::job::{JobError, JobId, JobKind};
 
@@ -332,7 +333,16 @@ impl Failed {
     fn explain(self, connector: &Connector) -> JobError {
         let Self { what, error, refused } = self;
         let (place, said) = (connector.place(), reason(&error));
-        if differs(&error) && said.contains("inequivalent arg") {
+        let name = what.strip_prefix("the exchange ").map(str::to_owned);
+        if let Some(name) = name.filter(|_| differs(&error) && said.contains("inequivalent arg")) {
+            // Exchanges have no messages, and their bindings are made again with them.
+            let reason = format!(
+                "was declared on {place} by somebody else, with another type or other arguments: {said}. Stop the workers \
+                 and delete it (rabbitmqadmin delete exchange --name {name}); it is then created again, with its queues \
+                 bound to it"
+            );
+            JobError::invalid(what, reason)
+        } else if differs(&error) && said.contains("inequivalent arg") {
             JobError::invalid(what, format!("{} on {place}: {said}. {}", otherwise(&said), REPLACE))
         } else if differs(&error) {
             JobError::invalid(what, format!("cannot be declared on {place}: {said}"))
@@ -341,7 +351,8 @@ impl Failed {
                 what,
                 format!(
                     "does not exist on {place}, and the user in queue.url may not declare it ({said}). Declare it as \
-                     docs/messages.md shows, or give the user permission to configure acetate.*"
+                     docs/messages.md shows, or give the user permission to configure acetate.*: {}",
+                    rights::command(connector)
                 ),
             )
         } else if is_refused(&error) {
@@ -349,7 +360,8 @@ impl Failed {
                 what,
                 format!(
                     "{said}. The user in queue.url needs permission to write and read acetate.*, and to configure it \
-                     unless everything is declared already"
+                     unless everything is declared already: {}",
+                    rights::command(connector)
                 ),
             )
         } else {

@@ -3,7 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use aws_sdk_s3::{
-    operation::head_object::builders::HeadObjectFluentBuilder, presigning::PresigningConfig, types::ChecksumMode,
+    operation::head_object::{HeadObjectOutput, builders::HeadObjectFluentBuilder},
+    presigning::PresigningConfig,
+    types::ChecksumMode,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -72,7 +74,7 @@ impl S3Store {
         if self.client.settings().checksums == Checksums::Supported {
             request = request.checksum_mode(ChecksumMode::Enabled);
         }
-        let head = request.send().await.map_err(|error| self.broken(&at, 0, S3Error::of(error)))?;
+        let head = answer(request).await.map_err(|failure| self.broken(&at, 0, failure))?;
         if head.content_length().and_then(|size| u64::try_from(size).ok()) != Some(stored.size) {
             return Err(differs("its size"));
         }
@@ -92,8 +94,7 @@ impl S3Store {
 
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
         let at = self.at(key);
-        let head = self.head(&at).await.send().await;
-        match head.map_err(S3Error::of) {
+        match answer(self.head(&at).await).await {
             Ok(_) => Ok(true),
             Err(S3Error::NoKey) => Ok(false),
             Err(failure) => Err(self.broken(&at, 0, failure)),
@@ -103,7 +104,7 @@ impl S3Store {
     /// When an object was written; none if it is not there.
     pub async fn modified(&self, key: &ObjectKey) -> Result<Option<Timestamp>, JobError> {
         let at = self.at(key);
-        match self.head(&at).await.send().await.map_err(S3Error::of) {
+        match answer(self.head(&at).await).await {
             Ok(head) => {
                 let time = head.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
                 Ok(Some(time.unwrap_or(Timestamp::UNIX_EPOCH)))
@@ -217,6 +218,15 @@ impl S3Store {
     fn broken(&self, at: &S3Location, cap: u64, failure: S3Error) -> JobError {
         failure.for_object(&at.to_string(), cap, &self.client)
     }
+}
+
+/// A page for people answers 200 to everything.
+async fn answer(request: HeadObjectFluentBuilder) -> Result<HeadObjectOutput, S3Error> {
+    let head = request.send().await.map_err(S3Error::of)?;
+    if head.e_tag().is_none() && head.content_type().is_some_and(|kind| kind.starts_with("text/html")) {
+        return Err(S3Error::NotS3("it answers 200 with a page for people".to_owned()));
+    }
+    Ok(head)
 }
 
 /// Writes an object, whatever its key.

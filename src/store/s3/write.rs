@@ -12,6 +12,7 @@ use aws_sdk_s3::{
     Client,
     config::Config,
     error::{ProvideErrorMetadata, SdkError},
+    operation::RequestId,
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, ServerSideEncryption},
 };
@@ -186,7 +187,12 @@ impl Upload<'_> {
             .body(ByteStream::from(bytes))
             .customize()
             .config_override(self.timeouts(size));
-        sent(size, request.send()).await.map(drop)
+        let answer = sent(size, request.send()).await?;
+        // A hotel's sign-in page, or a web server, answers 200 to everything. Stores tell at least one of the two.
+        if answer.e_tag().is_none() && answer.request_id().is_none() {
+            return Err(S3Error::NotS3("it answers 200 without an ETag, as no store does".to_owned()));
+        }
+        Ok(())
     }
 
     async fn in_parts(&self, content: &Content) -> Result<(), S3Error> {
@@ -266,6 +272,9 @@ impl Upload<'_> {
             .customize()
             .config_override(self.timeouts(size));
         let answer = sent(size, request.send()).await?;
+        if answer.e_tag().is_none() {
+            return Err(S3Error::NotS3("it answers 200 to a part, without an ETag, as no store does".to_owned()));
+        }
         let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag().map(str::to_owned));
         Ok(part.set_checksum_sha256(checksum).build())
     }

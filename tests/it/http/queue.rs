@@ -30,6 +30,12 @@ fn the_queue_is_paused_shown_and_resumed() {
     let all = server.post("/v1/queue/pause", &json!({})).ok(200).json();
     assert!(all["kinds"].as_array().unwrap().iter().all(|kind| kind["paused"] == true), "{all}");
     server.post("/v1/queue/pause", &json!({"kind": "composite", "batch": "b1"})).problem(400, "bad_request");
+    let wrong = server.post("/v1/queue/pause", &json!({"batch": "a b"})).problem(422, "invalid_request").to_string();
+    assert!(wrong.contains("batch: `a b` is not the name of a batch") && !wrong.contains("batch: batch:"), "{wrong}");
+    server.get("/v1/audit?action=pause").problem(400, "bad_request");
+    server.get("/v1/audit?action=paused").ok(200);
+    let wrong = server.get("/v1/audit?batch=a%20b").problem(400, "bad_request").to_string();
+    assert!(wrong.contains("`a b` is not the name of a batch") && !wrong.contains("batch: batch:"), "{wrong}");
     server.post("/v1/queue/pause", &json!({"kinds": "composite"})).problem(422, "invalid_request");
 }
 

@@ -177,6 +177,24 @@ fn an_encoded_body_is_refused_by_name() {
         assert!(answer.starts_with("HTTP/1.1 415") && answer.contains("Content-Encoding"), "{encoding}: {answer}");
         assert!(answer.to_lowercase().contains("accept-encoding: identity"), "{answer}");
     }
+    for (charset, is_utf8) in [
+        ("latin1", false),
+        ("\"ISO-8859-1\"", false),
+        ("utf-16", false),
+        ("UTF-8", true),
+        ("\"utf-8\"", true),
+        ("us-ascii", true),
+    ] {
+        let kind = format!("application/json; x=y; Charset={charset}");
+        let headers = [("content-type", kind.as_str())];
+        let answer = crate::http::client::send("POST", &server.url("/v1/jobs"), &headers, b"{}");
+        if is_utf8 {
+            answer.problem(422, "invalid_request");
+        } else {
+            let problem = answer.problem(415, "unsupported_media_type").to_string();
+            assert!(problem.contains("send it in UTF-8"), "{problem}");
+        }
+    }
     // Without the header, by its first bytes.
     let answer = crate::http::client::send(
         "POST",

@@ -44,6 +44,13 @@ async fn a_limit_of_queues_is_not_taken_for_other_arguments() {
         other.put(&format!("/queues/{}/acetate.edit", other.name), &classic);
         let error = other.rabbit().ready(LONG).await.unwrap_err();
         says(&error, ErrorClass::Invalid, &["acetate.edit", "inequivalent arg", "delete it"]);
+        // An exchange is never empty.
+        other.delete(&format!("/queues/{}/acetate.edit", other.name));
+        other.delete(&format!("/exchanges/{}/acetate.events", other.name));
+        other.put(&format!("/exchanges/{}/acetate.events", other.name), &json!({ "type": "fanout", "durable": true }));
+        let error = other.rabbit().ready(LONG).await.unwrap_err();
+        says(&error, ErrorClass::Invalid, &["acetate.events", "delete exchange --name acetate.events"]);
+        assert!(!error.to_string().contains("run empty"), "{error}");
     }
 }
 

@@ -72,6 +72,11 @@ async fn the_commands_show_retry_and_drop() {
     vhost.until_left(DEAD_LETTERS, 0).await;
     vhost.until_left("acetate.composite", 1).await;
 
+    let wrong = world.run(&["audit", "list", "--action", "retry"]).await;
+    assert!(
+        wrong.code == Some(2) && wrong.stderr.contains("`retry` is not an action; they are submitted"),
+        "{wrong:?}"
+    );
     let audit = world.json(&["audit", "list", "--since", "1h", "--json"]).await;
     let actions = audit["actions"].as_array().unwrap();
     let who = actions[0]["actor"].as_str().unwrap();

@@ -18,6 +18,7 @@ in_both_worlds! {
     one_job_behind_a_batch_of_5000_starts_within_two_jobs_per_slot,
     a_paused_queue_starts_nothing_until_it_is_resumed,
     draining_waits_for_running_jobs_and_stays_paused,
+    draining_tells_of_jobs_whose_workers_died,
     a_job_starts_not_before_its_time,
     times_that_make_no_sense_are_refused,
     a_tenant_runs_one_job_at_a_time,
@@ -119,6 +120,25 @@ async fn a_paused_queue_starts_nothing_until_it_is_resumed(world: World) {
     let resumed = world.run(&["queue", "resume", "composite"]).await;
     assert!(resumed.stderr.contains("still paused: batch other (acetate queue resume --batch other)"), "{resumed:?}");
     assert_eq!(world.until(&id, &["succeeded", "failed"]).await["attempts"], 1);
+}
+
+async fn draining_tells_of_jobs_whose_workers_died(world: World) {
+    let mut worker = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", "fetched=pause:60")]);
+    let id = composite(&world, &[]).await;
+    worker.until_said("stands still").await;
+    worker.signal("-KILL");
+    worker.ended().await;
+    // Until its lease of two seconds ends, it may be alive.
+    let drained = world.run(&["queue", "drain"]).await;
+    assert_eq!(drained.code, Some(0), "{drained:?}");
+    let text = "all kinds: drained, no live worker runs a job; 1 job of workers that died will run again; acetate queue resume";
+    assert!(drained.stdout.contains(text), "{drained:?}");
+    let drained = world.json(&["queue", "drain", "--json"]).await;
+    assert_eq!((&drained["running"], &drained["abandoned"]), (&json!(0), &json!(1)), "{drained:#}");
+    let worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    assert_eq!(world.run(&["queue", "resume"]).await.code, Some(0));
+    assert_eq!(world.until(&id, &["succeeded", "failed"]).await["attempts"], 2);
 }
 
 async fn draining_waits_for_running_jobs_and_stays_paused(world: World) {

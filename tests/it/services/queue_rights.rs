@@ -12,7 +12,8 @@ use acetate::{
     queue::{Queue, RabbitOptions, RabbitQueue, TlsFiles},
 };
 use lapin::{
-    options::QueueDeclareOptions,
+    BasicProperties,
+    options::{BasicPublishOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ use crate::{
     common,
     services::{
         broker::{Node, free_ports, other_programs, program},
-        rabbit::{Broker, Vhost, consume, dispatch, next, options},
+        rabbit::{Broker, User, Vhost, consume, dispatch, next, options},
         world::World,
     },
 };
@@ -103,6 +104,134 @@ async fn a_stream_in_the_way_is_noticed_without_the_right_to_declare() {
         until(|| queue.health().consuming).await;
         queue.publish_dispatch(&dispatch(JobKind::Edit)).await.unwrap();
         until(|| queue.health().last_error.is_some_and(|error| error.contains("it is a stream"))).await;
+        consumer.close().await;
+    }
+}
+
+/// As a user that may not declare, so that nothing is declared again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readyz_names_what_the_broker_refuses_until_it_is_taken() {
+    for broker in brokers() {
+        let mut world = World::service_on(broker).await;
+        world.service.as_ref().unwrap().vhost.ready().await.close().await;
+        let user = world.service.as_ref().unwrap().vhost.user("", ALL, ALL);
+        world.set("ACETATE__QUEUE__URL", &user.url);
+        refuses(&world, &user).await;
+    }
+}
+
+async fn refuses(world: &World, user: &User) {
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    let worker = world.worker();
+    let at = worker.http().await;
+    let becomes = async |status: u16, words: &[&str]| {
+        common::until(|| async {
+            let answer = readyz(&at).await;
+            let text = answer.1["checks"]["queue"].as_str().unwrap_or_default();
+            let says = words.iter().all(|word| text.contains(word));
+            if answer.0 == status && says { Ok(()) } else { Err(format!("{words:?} is not in {answer:?}")) }
+        })
+        .await;
+    };
+    let picture = world.input("a.png", [1, 2, 3, 255]);
+    let submit =
+        async |name: &str| world.submit(&["composite", "--input", &picture, "--output", &world.output(name)]).await;
+    becomes(200, &["ok"]).await;
+
+    // The right to write.
+    vhost.allow(user, "", "^acetate\\.(dead|events)$", ALL);
+    vhost.cut(2).await;
+    let job = submit("right").await;
+    becomes(503, &["acetate.jobs", "rabbitmqctl set_permissions", &vhost.name, &user.name]).await;
+    assert!(get(&format!("{at}/metrics")).await.1.contains("acetate_queue_refused 1"));
+    vhost.allow(user, "", ALL, ALL);
+    assert_eq!(world.until(&job, &["succeeded", "failed"]).await["state"], "succeeded");
+    becomes(200, &["ok"]).await;
+
+    // An exchange.
+    vhost.delete(&format!("/exchanges/{}/acetate.events", vhost.name));
+    let job = submit("exchange").await;
+    assert_eq!(world.until(&job, &["succeeded", "failed"]).await["state"], "succeeded");
+    becomes(503, &["acetate.events", "does not exist any more"]).await;
+    vhost.ready().await.close().await;
+    becomes(200, &["ok"]).await;
+
+    // The binding of the dead letters, by a user that may not bind.
+    vhost.allow(user, "", "^acetate\\.(jobs|dead|events)$", ALL);
+    vhost.delete(&format!("/bindings/{}/e/acetate.dead/q/acetate.dead-letters/~", vhost.name));
+    let (_connection, channel) = vhost.foreign().await;
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    channel.basic_publish("acetate.jobs".into(), "edit".into(), options, b"no job", properties).await.unwrap();
+    becomes(503, &["no queue is bound to the exchange acetate.dead"]).await;
+    vhost.ready().await.close().await;
+    vhost.until_left("acetate.dead-letters", 1).await;
+    let log = worker.log();
+    assert_eq!(log.lines().filter(|line| line.contains("was dead-lettered")).count(), 1, "{log}");
+    becomes(200, &["ok"]).await;
+}
+
+#[tokio::test]
+async fn what_was_deleted_is_declared_again() {
+    for broker in brokers() {
+        let vhost = Vhost::on(&broker);
+        let queue = vhost.ready().await;
+        let message = dispatch(JobKind::Edit);
+        for (deleted, words) in [
+            (format!("/exchanges/{}/acetate.jobs", vhost.name), "acetate.jobs does not exist any more"),
+            (format!("/bindings/{}/e/acetate.jobs/q/acetate.edit/edit", vhost.name), "no queue is bound"),
+            (format!("/queues/{}/acetate.edit", vhost.name), "no queue is bound"),
+        ] {
+            vhost.delete(&deleted);
+            let error = queue.publish_dispatch(&message).await.unwrap_err().to_string();
+            assert!(error.contains(words), "{deleted}: {error}");
+            let refused = queue.health().refused.unwrap_or_default();
+            assert!(refused.contains(words), "{deleted}: {refused}");
+            queue.publish_dispatch(&message).await.unwrap();
+            assert_eq!(queue.health().refused, None);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doctor_tries_every_right_and_leaves_no_trace() {
+    for broker in brokers() {
+        let mut world = World::service_on(broker).await;
+        let queue = world.service.as_ref().unwrap().vhost.ready().await;
+        let mut events = queue.events("#").await.unwrap();
+        queue.publish_dispatch(&dispatch(JobKind::Edit)).await.unwrap();
+        let user =
+            world.service.as_ref().unwrap().vhost.user("", "^acetate\\.(jobs|dead.*|edit)$", "^acetate\\.(?!edit)");
+        world.set("ACETATE__QUEUE__URL", &user.url);
+        let vhost = &world.service.as_ref().unwrap().vhost;
+        let checked = async |state: &str| {
+            let ran = world.run(&["doctor", "--json"]).await;
+            let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+            let checks = report["checks"].as_array().unwrap();
+            let queue = checks.iter().find(|check| check["name"] == "queue").unwrap();
+            assert_eq!(queue["state"], state, "{queue:#}");
+            queue["text"].as_str().unwrap().to_owned()
+        };
+
+        let text = checked("broken").await;
+        let command = format!("rabbitmqctl set_permissions -p {} {} ", vhost.name, user.name);
+        let named = "may not write to acetate.events, read acetate.edit; to allow it:";
+        assert!(text.contains(named) && text.contains(&command), "{text}");
+        vhost.allow(&user, "", ALL, ALL);
+        let text = checked("warning").await;
+        assert!(text.contains("messages are accepted; the user may not write to amq.default"), "{text}");
+        let patterns: Vec<&str> = text.split_once(&command).unwrap().1.split('\'').skip(1).step_by(2).collect();
+        vhost.allow(&user, patterns[0], patterns[1], patterns[2]);
+        checked("ok").await;
+
+        for left in ["acetate.decompose", "acetate.composite", "acetate.workflow", "acetate.dead-letters"] {
+            vhost.until_left(left, 0).await;
+        }
+        let consumer = consume(&queue, &[JobKind::Edit], 1);
+        let delivery = next(&consumer).await;
+        assert!(!delivery.redelivered, "it was taken before");
+        delivery.ack().await;
+        let told = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
+        assert!(told.is_err(), "{told:?}");
         consumer.close().await;
     }
 }

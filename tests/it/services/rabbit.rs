@@ -54,6 +54,7 @@ impl Broker {
 
 /// Gone when the test ends.
 pub struct User {
+    pub name: String,
     pub url: String,
     path: String,
     api: Api,
@@ -119,9 +120,15 @@ impl Vhost {
     pub fn user(&self, configure: &str, write: &str, read: &str) -> User {
         let name = JobId::new().to_string();
         self.api.put(&format!("/users/{name}"), &json!({ "password": name, "tags": "" }));
+        let user = User { url: self.url_of(&name), path: format!("/users/{name}"), api: self.api.clone(), name };
+        self.allow(&user, configure, write, read);
+        user
+    }
+
+    /// Other rights for a user. The broker looks at them when a client connects or opens a channel.
+    pub fn allow(&self, user: &User, configure: &str, write: &str, read: &str) {
         let rights = json!({ "configure": configure, "write": write, "read": read });
-        self.api.put(&format!("/permissions/{}/{name}", self.name), &rights);
-        User { url: self.url_of(&name), path: format!("/users/{name}"), api: self.api.clone() }
+        self.api.put(&format!("/permissions/{}/{}", self.name, user.name), &rights);
     }
 
     /// A policy for the queues whose names match.

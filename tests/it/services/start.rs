@@ -8,7 +8,10 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     faults::service::Gate,
-    services::world::{Worker, World},
+    services::{
+        proxy::{Fault, Proxy},
+        world::{Worker, World},
+    },
 };
 
 /// A server that a worker needs.
@@ -102,6 +105,33 @@ async fn told_to_leave(server: Server) {
     worker.signal("-TERM");
     assert_eq!(worker.ended().await, Some(0), "{server:?}: {}", worker.log());
     assert!(start.elapsed() < Duration::from_secs(10), "{server:?}: {}", worker.log());
+}
+
+/// The store knows until when the database was in use. Until it answers, nothing starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_waits_for_the_store_that_knows_the_age_of_the_database() {
+    let mut world = World::service().await;
+    let proxy = Proxy::before(world.service.as_ref().unwrap().s3.address).await;
+    world.set("ACETATE__STORE__ENDPOINT", &proxy.endpoint());
+    world.set("ACETATE__STORE__OPERATION_TIMEOUT_SECONDS", "3");
+    assert_eq!(world.run(&["migrate"]).await.code, Some(0));
+    world.sql("UPDATE lineage SET alive_at = alive_at - 120000").await;
+    let mut worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    worker.signal("-TERM");
+    assert_eq!(worker.ended().await, Some(0), "{}", worker.log());
+
+    world.sql("UPDATE lineage SET alive_at = alive_at - 3600000").await;
+    for _ in 0..200 {
+        proxy.next("HEAD", Fault::Answer("503 Slow Down", ""));
+    }
+    let worker = world.worker();
+    let waits = "no job starts before it is known whether the database was restored";
+    worker.until_log(waits, |log| log.matches(waits).count() > 1).await;
+    assert!(!worker.log().contains("ready for jobs"), "{}", worker.log());
+    proxy.forget();
+    worker.until_said("nothing starts: the database was restored").await;
+    worker.until_said("ready for jobs").await;
 }
 
 /// An address on which nothing listens while this exists.

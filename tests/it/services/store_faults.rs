@@ -168,7 +168,10 @@ async fn a_server_that_is_not_there_is_transient_for_inputs_too() {
 #[tokio::test]
 async fn a_refusal_names_its_cause() {
     const PAGE: &str = "<html><body>Blocked by policy</body></html>";
-    let cases: [(&str, &'static str, &'static str, &str); 9] = [
+    let cases: [(&'static str, &'static str, &'static str, &str); 12] = [
+        ("PUT", "200 OK\r\nContent-Type: text/html", PAGE, "is not an S3 server"),
+        ("PUT", "200 OK", "", "is not an S3 server"),
+        ("HEAD", "200 OK\r\nContent-Type: text/html", "", "is not an S3 server"),
         ("PUT", "403 Forbidden", "<Error><Code>QuotaExceeded</Code></Error>", "is full"),
         ("PUT", "507 Insufficient Storage", "<Error><Code>XMinioStorageFull</Code></Error>", "is full"),
         ("PUT", "400 Bad Request", "<Error><Code>KMS.NotFoundException</Code></Error>", "store.kms_key_id"),
@@ -183,15 +186,30 @@ async fn a_refusal_names_its_cause() {
         let setup = Setup::new().await;
         setup.put_past_the_proxy(b"x");
         for _ in 0..8 {
-            setup.proxy.next(if method == "PUT" { "PUT" } else { "GET" }, Fault::Answer(status, body));
+            setup.proxy.next(method, Fault::Answer(status, body));
         }
         let result = match method {
             "PUT" => setup.store.put(setup.key.clone(), vec![1]).await.map(drop),
+            "HEAD" => setup.store.exists(&setup.key).await.map(drop),
             _ => setup.store.get(&setup.key, 100).await.map(drop),
         };
         let error = result.unwrap_err();
         assert!(error.code() == "storage" && error.to_string().contains(wanted), "{status} {body}: {error}");
     }
+}
+
+/// A part is as good as the whole.
+#[tokio::test]
+async fn a_page_in_the_place_of_a_part_is_not_taken_for_it() {
+    let setup = Setup::with(|settings| S3Settings { multipart_above: 1 << 20, ..settings }).await;
+    for _ in 0..8 {
+        setup.proxy.next("PUT", Fault::Answer("200 OK\r\nContent-Type: text/html", "<html></html>"));
+    }
+    let error = setup.store.put(setup.key.clone(), vec![7; 2 << 20]).await.unwrap_err();
+    assert!(error.code() == "storage" && error.to_string().contains("is not an S3 server"), "{error}");
+    assert!(!setup.path().exists());
+    setup.proxy.forget();
+    setup.store.put(setup.key.clone(), vec![7; 2 << 20]).await.unwrap();
 }
 
 #[tokio::test]

@@ -139,6 +139,19 @@ async fn a_worker_that_is_told_to_leave_gives_its_job_back(world: World) {
     world.check_result(&id).await;
 }
 
+/// Each name fits, and the path does not. Trying again would not make it shorter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_is_too_long_fails_at_once() {
+    let world = World::embedded();
+    let _worker = world.worker();
+    let (input, output) = (world.input("a.png", [9, 80, 200, 255]), world.output(&vec!["n".repeat(200); 22].join("/")));
+    let id = world.submit(&["composite", "--input", &input, "--output", &output]).await;
+    let job = world.until(&id, &["succeeded", "failed"]).await;
+    assert_eq!((&job["state"], &job["attempts"]), (&json!("failed"), &json!(1)), "{job:#}");
+    assert_eq!(job["error"]["code"], "invalid_request", "{job:#}");
+    assert!(job["error"]["message"].as_str().unwrap().contains("too long for the file system"), "{job:#}");
+}
+
 async fn probes_and_numbers_are_answered(world: World) {
     let worker = world.worker();
     let base = worker.http().await;

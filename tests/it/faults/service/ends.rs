@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         case("a database from before the messages in the queue", older_database()),
         case("messages of a version without dispatch headers", older_messages()),
         case("a backup from before jobs were cancelled and pruned is restored", restored_backup()),
+        case("a backup is restored under a running worker", rewound()),
         case("a database in which a job that has succeeded is still queued", older_row("queued", 0)),
         case("a database in which a job that has succeeded is still running", older_row("running", 1)),
     ]
@@ -187,6 +188,46 @@ async fn restored_backup() -> Tally {
     let tally = witness.judge_with_ended(&world, &[last], &ids).await;
     assert_eq!((tally.succeeded, tally.resurrected), (1, 0), "{tally:?}");
     assert_eq!(worker.log().matches("was restored").count(), 1, "{}", worker.log());
+    tally
+}
+
+/// Into the tables that a worker uses, so that it keeps its connections, and again with other connections.
+async fn rewound() -> Tally {
+    let world = World::service().await;
+    let witness = Witness::of(&world).await;
+    let ids = queued(&world, "wrong", 3).await;
+    world.sql("CREATE TABLE backup AS TABLE jobs").await;
+    assert_eq!(world.run(&["queue", "pause"]).await.code, Some(0));
+    let url = &world.service.as_ref().unwrap().schema.url;
+    let name = format!("rewound-{}", acetate::job::JobId::new());
+    let own = format!("{url}&application_name={name}");
+    let worker =
+        world.worker_with(&[("ACETATE__WORKER__REDISPATCH_SECONDS", "1"), ("ACETATE__STATUS__URL", own.as_str())]);
+    worker.until_said("ready for jobs").await;
+    assert_eq!(world.json(&["jobs", "cancel", "--batch", "wrong", "--json"]).await["cancelled"], 3);
+    prune(&world, 3).await;
+    assert_eq!(world.run(&["queue", "resume"]).await.code, Some(0));
+    let first = composite(&world, "first").await;
+    world.until(&first, &["succeeded", "failed"]).await;
+
+    for end in ["", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "] {
+        let cut = if end.is_empty() { String::new() } else { format!("; {end}'{name}'") };
+        let restore = format!(
+            "DELETE FROM jobs WHERE batch = 'wrong'; INSERT INTO jobs SELECT * FROM backup; DELETE FROM tombstones;
+             UPDATE lineage SET alive_at = alive_at - 3600000{cut}"
+        );
+        let times = worker.log().matches("nothing starts: the database was restored").count() + 1;
+        world.sql(&restore).await;
+        let said = |log: &str| log.matches("nothing starts: the database was restored").count() == times;
+        worker.until_log("nothing starts", said).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(world.count("SELECT count(*) FROM jobs WHERE state = 'queued'").await, 3, "{}", worker.log());
+        assert_eq!(world.json(&["jobs", "cancel", "--batch", "wrong", "--json"]).await["cancelled"], 3);
+        assert_eq!(world.run(&["queue", "resume"]).await.code, Some(0));
+    }
+    let last = composite(&world, "last").await;
+    let tally = witness.judge_with_ended(&world, &[first, last], &ids).await;
+    assert_eq!((tally.succeeded, tally.resurrected), (2, 0), "{tally:?}");
     tally
 }
 

@@ -135,6 +135,34 @@ async fn listen_past_the_pooler(database: Database) {
     hears_quickly(&status, &open(&url).await).await;
 }
 
+/// As an operator writes it, and what doctor says of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setting_says_where_to_listen() {
+    let mut world = World::service().await;
+    let url = world.service.as_ref().unwrap().schema.url.clone();
+    assert_eq!(world.run(&["migrate"]).await.code, Some(0));
+    let elsewhere = url.replacen("/postgres?", "/template1?", 1);
+    assert_ne!(elsewhere, url);
+    for (listen, said) in [
+        (url.as_str(), "notifications arrive"),
+        (&elsewhere, "which status.listen_url names, takes LISTEN, and no notification arrives"),
+        ("postgres://nobody@127.0.0.1:1/x", "ACETATE__STATUS__LISTEN_URL (status.listen_url)"),
+    ] {
+        world.set("ACETATE__STATUS__LISTEN_URL", listen);
+        let doctor = world.run(&["doctor"]).await;
+        let line = doctor.stdout.lines().find(|line| line.starts_with("database")).unwrap();
+        assert!(line.contains(" ok ") && line.contains(said), "{listen}: {line}");
+    }
+    // Jobs run all the same: their rows are polled.
+    let _worker = world.worker();
+    let (input, output) = (world.input("a.png", [9, 80, 200, 255]), world.output("a"));
+    let id = world.submit(&["composite", "--input", &input, "--output", &output]).await;
+    assert_eq!(world.until(&id, &["succeeded", "failed"]).await["state"], "succeeded");
+    world.set("ACETATE__STATUS__LISTEN_URL", "sqlite:///tmp/x.db");
+    let doctor = world.run(&["doctor"]).await;
+    assert!(doctor.stdout.contains("status.listen_url: is not an address such as postgres://"), "{doctor:?}");
+}
+
 /// Whether a change by `other` wakes a waiter sooner than polling would, most of the time.
 pub async fn hears_quickly(status: &JobStore, other: &JobStore) {
     let mut changes = status.changes();

@@ -7,9 +7,9 @@
 # No image is pulled: stand-ins for them are made of Debian's packages, and the image of acetate from deploy/Dockerfile
 # and the program that is already built ($ACETATE, target/release/acetate or target/debug/acetate).
 #
-# Nothing of this machine is changed. The engine is a Debian in a folder, started in namespaces of its own for processes,
-# mounts and the network. So ports and firewall rules cannot collide, and when the first process ends, for whatever
-# reason, the kernel ends all others and drops the mounts and the network.
+# Nothing of this machine is changed. The engine is a Debian in a folder, started in namespaces of its own for
+# processes, mounts and the network. So ports and firewall rules cannot collide, and when the first process ends, for
+# whatever reason, the kernel ends all others and drops the mounts and the network.
 #
 # Needs root on Debian, and the right to make namespaces; otherwise it says SKIPPED and why.
 # shellcheck disable=SC2317,SC2329  # functions are called by name, through timed()

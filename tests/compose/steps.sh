@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The steps of run.sh, which starts it as the first process of the namespaces, in the Debian with the engine. Prints each
-# step with its seconds; after a failure, what the containers say.
+# The steps of run.sh, which starts it as the first process of the namespaces, in the Debian with the engine. Prints
+# each step with its seconds; after a failure, what the containers say.
 # shellcheck disable=SC2317,SC2329  # functions are called by name, through step()
 set -euo pipefail
 cd /work/acetate
@@ -151,9 +151,9 @@ front_answers() {
     is "without a token" "$(curl --silent --output /dev/null --write-out '%{http_code}' http://127.0.0.1:8080/v1/jobs)" 401
     curl --silent --fail --header 'Authorization: Bearer acetate-development-token' http://127.0.0.1:8080/v1/jobs >/dev/null
     curl --silent --fail http://127.0.0.1:8080/metrics >/tmp/front.metrics
-    grep -q '^acetate_http_requests_total' /tmp/front.metrics || fail "the front does not count requests"
+    grep -q '^acetate_http_requests_total' /tmp/front.metrics || fail "the API server does not count requests"
     # The dashboard counts workers by this one.
-    if grep -q '^acetate_queue_connected' /tmp/front.metrics; then fail "the front counts as a worker"; fi
+    if grep -q '^acetate_queue_connected' /tmp/front.metrics; then fail "the API server counts as a worker"; fi
 }
 folders() {
     local service
@@ -286,13 +286,13 @@ step "a file .env with hard passwords" settings
 step "docker compose up --detach --wait (builds acetate's image)" up
 step "one image, one worker" built
 step "docker compose run --rm sample" first_sample
-step "the front: ready, asks for the token, counts requests and no worker" front_answers
+step "the API server: ready, asks for the token, counts requests and no worker" front_answers
 step "acetate can write to its folders; doctor finds nothing" folders
 step "the example of docs/running.md" documented
 step "ACETATE_WORKERS=3, docker compose up" scale
 step "the sample again: still 3 workers" sample_keeps_them
 step "docker compose --profile observe up: still 3 workers" observe
-step "Prometheus scrapes 3 workers and the front" within 45 scraped
+step "Prometheus scrapes 3 workers and the API server" within 45 scraped
 step "no alert fires" alerts
 step "kill -9 of a worker with jobs: started again, 6 of 6 succeed" killed
 step "RabbitMQ stops and starts: 6 of 6 succeed" restarted rabbitmq

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy/grafana/dashboards/acetate.json"
 HISTOGRAMS = {"acetate_queue_wait_seconds", "acetate_stage_seconds", "acetate_http_seconds"}
-# The metrics of a worker, and of a front at the end, with their labels.
+# The metrics of a worker, and of an API server at the end, with their labels.
 METRICS = {
     "acetate_jobs_total": {"kind", "result"},
     "acetate_job_attempts_total": {"kind", "outcome"},

@@ -5,9 +5,9 @@
 #   tests/deploy/check.sh
 #
 # A check whose tool is missing is listed at the end as SKIPPED; with DEPLOY_CHECKS=all it is a failure. The tools:
-# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate, cloudcoil-models-keda and PyYAML (from PyPI), shellcheck,
-# systemd-analyze, actionlint, zizmor and check-jsonschema (from PyPI), and acetate itself (target/release/acetate,
-# target/debug/acetate or $ACETATE).
+# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate, cloudcoil-models-keda and PyYAML (from PyPI),
+# shellcheck, systemd-analyze, actionlint, zizmor and check-jsonschema (from PyPI), and acetate itself
+# (target/release/acetate, target/debug/acetate or $ACETATE).
 # shellcheck disable=SC2317,SC2329  # functions are called by name, through check()
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -115,7 +115,8 @@ unit() { # without the program, which lies elsewhere here
 if have systemd-analyze; then check "the systemd unit" unit
 else skip "the systemd unit: no systemd-analyze"; fi
 
-# The workflows run only on GitHub; here they are only checked. --offline keeps zizmor from asking GitHub about the actions.
+# The workflows run only on GitHub; here they are only checked. --offline keeps zizmor from asking GitHub about the
+# actions.
 if have actionlint; then check "the workflows" actionlint
 else skip "the workflows in .github: no actionlint"; fi
 if have zizmor; then check "the workflows give nothing away" zizmor --offline --quiet .github
